@@ -1,0 +1,1 @@
+"""The runnable stages of the nightly batch job, one module each."""

@@ -1,0 +1,33 @@
+"""The console command `distilrec`: `distilrec <job> …` is the same as `python -m jobs.<job> …`."""
+
+import importlib
+import sys
+
+JOBS = {
+    "nightly": "the whole night: events in, published recommendations out",
+    "simulate-events": "write the embedded default input",
+    "build-features": "clean and sessionize the clickstream (Spark)",
+    "train-teacher": "train the teachers (Ray Train, DeepSpeed)",
+    "cache-teacher": "store the teachers' hidden states (Ray Data)",
+    "distill": "train the student (Ray Data, Ray Train, DeepSpeed)",
+    "evaluate": "measure all models and baselines",
+    "recommend": "write each user's top-k (Ray Data)",
+    "show": "print a user's history and recommendations",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: distilrec JOB [--config FILE] [--ds YYYY-MM-DD] [--set SECTION.KEY=VALUE …]\n")
+        print("\n".join(f"  {name:16} {meaning}" for name, meaning in JOBS.items()))
+        print("\n`distilrec JOB --help` lists a job's options.")
+        return 0
+    if arguments[0] not in JOBS:
+        print(f"distilrec: error: unknown job {arguments[0]!r}; the jobs are {', '.join(JOBS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"jobs.{arguments[0].replace('-', '_')}").main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

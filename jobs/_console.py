@@ -1,0 +1,113 @@
+"""What the person sees: one line a stage and progress bars; the engines' own chatter goes to a log file."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from kdlib.config import RunConfig, load_config
+from kdlib.errors import DistilrecError
+
+_person: TextIO | None = None
+"""The terminal, while standard output and error are redirected to a log file."""
+
+
+def say(text: str = "") -> None:
+    """Print a line for the person."""
+    print(text, file=_person or sys.stdout, flush=True)
+
+
+def progress(*, total: int | None, unit: str, description: str) -> tqdm:
+    """A progress bar for the person; silent where the output is not a terminal."""
+    stream = _person or sys.stderr
+    return tqdm(total=total, unit=unit, desc=description, file=stream, disable=not stream.isatty(), leave=False)
+
+
+@contextmanager
+def engine_output_to(path: Path) -> Iterator[None]:
+    """Send standard output and error, child processes' too, to a file; `say` and `progress` still reach the person."""
+    global _person
+    if _person is not None:  # nested: the outer file stays
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved_out, saved_err = os.dup(1), os.dup(2)
+    _person = os.fdopen(os.dup(1), "w", buffering=1)
+    try:
+        with path.open("ab", buffering=0) as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved_out, 1)
+        os.dup2(saved_err, 2)
+        os.close(saved_out)
+        os.close(saved_err)
+        _person.close()
+        _person = None
+
+
+def log_file(config: RunConfig, stage: str) -> Path:
+    """Where a stage's engines write their chatter."""
+    return config.root / "logs" / f"ds={config.day}" / f"{stage}.log"
+
+
+def command(
+    stage: str,
+    run: Callable[[RunConfig], object],
+    argv: list[str] | None,
+    *,
+    description: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    with_arguments: Callable[[RunConfig, argparse.Namespace], object] | None = None,
+) -> int:
+    """The main function of every job: parse, read the run config, run; the exit status is 0, 2 for what the user can mend, else 1."""
+    parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
+    parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
+    parser.add_argument("--ds", help="the day the run stands for, YYYY-MM-DD (default: the run config's)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated")
+    if add_arguments:
+        add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    started = time.monotonic()
+    log: Path | None = None
+    try:
+        config = load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
+        log = log_file(config, stage)
+        if with_arguments:
+            with_arguments(config, arguments)
+        else:
+            with engine_output_to(log):
+                run(config)
+                say(f"{stage}: done in {time.monotonic() - started:.0f} s")
+    except DistilrecError as error:
+        print(f"distilrec: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("distilrec: interrupted; nothing half-published, run the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if log is not None and log.parent.exists():
+            with log.open("a") as stream:
+                traceback.print_exc(file=stream)
+            print(f"distilrec: {stage} failed: {type(error).__name__}: {_one_line(error)}\nfull text: {log}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:500] if lines else ""

@@ -1,0 +1,32 @@
+"""Errors for the person who runs the job: what was expected, what was found, where, and what to do next."""
+
+
+class DistilrecError(Exception):
+    """A fault in the input, the configuration or the environment that the user can mend.
+
+    The command line prints its text without a traceback and exits with `exit_status`.
+    """
+
+    exit_status = 2
+
+
+class ConfigError(DistilrecError):
+    """The run config is wrong: unknown key, impossible value, missing setting."""
+
+
+class InputError(DistilrecError):
+    """The input data is missing, unreadable, empty or lacks a column."""
+
+
+class ContractError(DistilrecError):
+    """A table between two stages does not hold what its contract in `kdlib.tables` promises."""
+
+
+class ModelError(DistilrecError):
+    """A model file is missing, damaged, or does not fit the data it is used with."""
+
+
+class TrainingError(DistilrecError):
+    """Training ended without a usable model."""
+
+    exit_status = 1

@@ -1,0 +1,169 @@
+"""Publish a folder of finished files as one partition of a table, in one atomic step, with a manifest.
+
+    root/recommendations/ds=2026-11-22            a symbolic link, switched by one rename, to
+    root/_versions/recommendations/ds=2026-11-22.<version>/data/part-00000.parquet
+    root/_versions/recommendations/ds=2026-11-22.<version>/manifest.json
+
+A reader of `root/recommendations` finds last night's files or tonight's, never a mix, and no file in it is anything but
+data. Version folders are never written again. Model folders are published in the same way.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from kdlib.errors import InputError
+
+STAGING = "_staging"
+VERSIONS = "_versions"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a partition holds and what it was made from."""
+
+    table: str
+    ds: str
+    version: str
+    """Hash of the files' names and contents: the same content has the same version."""
+    fingerprint: str
+    """Hash of everything that the content depends on; a step whose fingerprint matches need not run again."""
+    rows: int | None
+    files: list[dict[str, Any]]
+    """`path`, `bytes`, `sha256` and, for Parquet, `rows`."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Input name → its version."""
+    details: dict[str, Any] = field(default_factory=dict)
+    published_unix_seconds: float = 0.0
+
+
+def new_staging(root: Path, table: str, ds: str) -> Path:
+    """A new empty folder on the same file system as the tables. What a killed run left there for this table is removed."""
+    parent = root / STAGING
+    parent.mkdir(parents=True, exist_ok=True)
+    for left_over in parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    folder = parent / f"{table.replace('/', '.')}.ds={ds}.{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    return folder
+
+
+def publish(
+    staging: Path,
+    root: Path,
+    table: str,
+    ds: str,
+    *,
+    fingerprint: str,
+    inputs: dict[str, str] | None = None,
+    details: dict[str, Any] | None = None,
+) -> Manifest:
+    """Make the staged files the partition `ds` of `table`. The switch is one rename; before it readers see the old files.
+
+    Args:
+      staging: a folder from `new_staging` with the finished files, already checked; it is consumed.
+      root: the folder of all outputs.
+      table: its name, `recommendations` or `models/student`.
+      ds: the partition, `YYYY-MM-DD`.
+      fingerprint: from `fingerprint_of`.
+      inputs: input name → version, kept in the manifest.
+      details: anything else to keep, JSON-ready.
+    """
+    _tidy(staging)
+    files = [_describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
+    digest = hashlib.sha256(json.dumps([(f["path"], f["sha256"]) for f in files]).encode())
+    digest.update(fingerprint.encode())
+    version = digest.hexdigest()[:12]
+    counted = [f["rows"] for f in files if "rows" in f]
+    manifest = Manifest(
+        table, ds, version, fingerprint, sum(counted) if counted else None, files, inputs or {}, details or {}, time.time()
+    )
+    home = root / VERSIONS / table / f"ds={ds}.{version}"
+    if not (home / "manifest.json").exists():
+        wrapper = staging.with_name(staging.name + ".whole")
+        wrapper.mkdir()
+        staging.rename(wrapper / "data")
+        _write_synced(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1))
+        home.parent.mkdir(parents=True, exist_ok=True)
+        if home.exists():  # a killed run's, without a manifest
+            shutil.rmtree(home)
+        wrapper.rename(home)
+    else:
+        shutil.rmtree(staging)
+    _switch(root / table / f"ds={ds}", home / "data")
+    return manifest
+
+
+def current(root: Path, table: str, ds: str) -> Path:
+    """The folder of the partition's present version: hold on to it to read one version throughout.
+
+    Raises:
+      InputError: there is no such partition.
+    """
+    link = root / table / f"ds={ds}"
+    if not link.exists():
+        raise InputError(f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first")
+    return link.resolve()
+
+
+def read_manifest(root: Path, table: str, ds: str) -> Manifest | None:
+    """The manifest of the partition's present version; None where there is no such partition."""
+    link = root / table / f"ds={ds}"
+    if not link.exists():
+        return None
+    return Manifest(**json.loads((link.resolve().parent / "manifest.json").read_text()))
+
+
+def latest(root: Path, table: str, *, before: str) -> str | None:
+    """The newest partition strictly before a date, or None."""
+    days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*"))
+    return next((day for day in reversed(days) if day < before), None)
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """A hash of JSON-ready values (configs, versions, file names with size and time)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _tidy(staging: Path) -> None:
+    """Drop what engines leave beside data and give the parts plain names, so that equal content has equal names."""
+    for path in staging.rglob("*"):
+        if path.is_file() and (path.name.startswith((".", "_SUCCESS")) or path.suffix == ".crc"):
+            path.unlink()
+    parts = sorted(staging.glob("*.parquet"))
+    for number, path in enumerate(parts):
+        path.rename(staging / f"~{number:05d}")
+    for number in range(len(parts)):
+        (staging / f"~{number:05d}").rename(staging / f"part-{number:05d}.parquet")
+
+
+def _describe(path: Path, base: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    facts: dict[str, Any] = {"path": str(path.relative_to(base)), "bytes": path.stat().st_size, "sha256": digest}
+    if path.suffix == ".parquet":
+        facts["rows"] = pq.read_metadata(path).num_rows
+    return facts
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _switch(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}")
+    fresh.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    fresh.replace(link)

@@ -1,0 +1,214 @@
+"""Every table between two stages: columns, types, units, grain and checks. The single place where a schema is stated.
+
+All tables are Parquet with plain types, so that Spark, DuckDB, Polars and pandas read them. Times are UTC microseconds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdlib.errors import ContractError
+
+TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's contract. `key` is its grain: one row for each distinct value; those columns are never null."""
+
+    name: str
+    key: tuple[str, ...]
+    schema: pa.Schema
+    may_be_empty: bool = False
+
+
+def _schema(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
+    """A schema of `name=type` (never null) and `name=(type, True)` (may be null) columns."""
+    return pa.schema(
+        [
+            pa.field(name, spec[0], nullable=spec[1]) if isinstance(spec, tuple) else pa.field(name, spec, nullable=False)
+            for name, spec in columns.items()
+        ]
+    )
+
+
+def list_of(type_: pa.DataType) -> pa.DataType:
+    """A plain Parquet list column."""
+    return pa.list_(type_)
+
+
+QUARANTINE = Table(
+    "quarantine",
+    key=(),
+    may_be_empty=True,
+    schema=_schema(
+        reason=pa.string(),  # a code of kdlib.features.clean.REASONS
+        raw=pa.string(),  # the row as it came: the text line, or the mapped columns as JSON
+        file=pa.string(),  # the input file
+    ),
+)
+
+SESSIONS = Table(
+    "sessions",
+    key=("user_id", "session_id"),
+    schema=_schema(
+        user_id=pa.string(),
+        session_id=pa.string(),  # the shop's, or a number counted per user from 0
+        started_at=TIME,
+        ended_at=TIME,
+        num_events=pa.int32(),
+        num_carts=pa.int32(),
+        num_purchases=pa.int32(),
+        item_ids=list_of(pa.string()),  # in time order, with repeats
+    ),
+)
+
+HISTORIES = Table(
+    "histories",
+    key=("user_id",),
+    schema=_schema(
+        user_id=pa.string(),
+        item_indices=list_of(pa.int32()),  # oldest first; empty when no item is in the vocabulary
+        event_types=list_of(pa.int8()),  # index into kdlib.config.EVENT_TYPES
+        event_times=list_of(TIME),
+        session_numbers=list_of(pa.int32()),  # 0 for a user's first session; grows by 1
+        num_train=pa.int32(),  # positions [0, num_train) may be trained on
+        validation_position=(pa.int32(), True),  # the item to predict from those before it; null: none
+        test_position=(pa.int32(), True),
+    ),
+)
+
+ITEM_VOCABULARY = Table(
+    "item_vocabulary",
+    key=("item_index",),
+    schema=_schema(
+        item_index=pa.int32(),  # dense from 0, append-only over the nights
+        item_id=pa.string(),
+        title=(pa.string(), True),
+        available=pa.bool_(),  # true where the catalogue does not say otherwise
+        first_seen=pa.string(),  # the run date that gave it its index, YYYY-MM-DD
+    ),
+)
+
+ITEM_STATISTICS = Table(
+    "item_statistics",
+    key=("item_index",),
+    schema=_schema(
+        item_index=pa.int32(),
+        num_interactions=pa.int64(),  # all kept events
+        num_users=pa.int64(),
+        num_purchases=pa.int64(),
+        num_train=pa.int64(),  # interactions at training positions: the popularity baseline counts these
+    ),
+)
+
+TEACHER_TARGETS = Table(
+    "teacher_targets",
+    key=("user_id", "start"),
+    schema=_schema(
+        user_id=pa.string(),
+        start=pa.int32(),  # position of the window's first item in the history
+        items=list_of(pa.int32()),  # n + 1 item indices: n inputs, each predicting the next
+        new_session=list_of(pa.int8()),  # n flags: the predicted item opens a session
+        hidden=pa.binary(),  # int8 [n, sum of the teachers' widths], row-major
+        scales=list_of(pa.float32()),  # n × teachers: hidden = int8 · scale
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    key=("model", "metric"),
+    schema=_schema(
+        model=pa.string(),
+        metric=pa.string(),
+        value=pa.float64(),
+        low=pa.float64(),  # 95% bootstrap interval over users
+        high=pa.float64(),
+        num_users=pa.int64(),
+    ),
+)
+
+RECOMMENDATIONS = Table(
+    "recommendations",
+    key=("user_id",),
+    schema=_schema(
+        user_id=pa.string(),
+        item_ids=list_of(pa.string()),  # best first, distinct, none in the user's history, all available
+        scores=list_of(pa.float32()),  # the model's logits, or the share of interactions for source=popular
+        source=pa.string(),  # model | popular
+        model_version=pa.string(),
+        generated_at=TIME,  # the end of the day ds: the data's cut-off, so that a rerun gives the same table
+    ),
+)
+
+ALL = {
+    table.name: table
+    for table in (
+        QUARANTINE, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TEACHER_TARGETS, METRICS, RECOMMENDATIONS,
+    )
+}  # fmt: skip
+
+
+def check_schema(table: Table, schema: pa.Schema, *, where: str | Path) -> None:
+    """Columns and types are the contract's (order and nullability aside).
+
+    Raises:
+      ContractError: names the first column that is missing, extra or of another type.
+    """
+    for field in table.schema:
+        index = schema.get_field_index(field.name)
+        if index < 0:
+            raise ContractError(f"table {table.name} at {where} lacks the column {field.name} ({field.type}); found {schema.names}")
+        found = schema.field(index).type
+        if _plain(found) != _plain(field.type):
+            raise ContractError(f"table {table.name} at {where}: column {field.name} must be {field.type}, found {found}")
+    if extra := sorted(set(schema.names) - set(table.schema.names) - {"ds"}):
+        raise ContractError(f"table {table.name} at {where} has columns outside its contract: {extra}")
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """The type without what Parquet writers choose freely: list item names, large offsets, item nullability."""
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return pa.list_(pa.field("item", _plain(type_.value_type)))
+    if pa.types.is_large_string(type_):
+        return pa.string()
+    if pa.types.is_large_binary(type_):
+        return pa.binary()
+    return type_
+
+
+def check_files(table: Table, folder: Path) -> int:
+    """Check a folder of Parquet files against the contract from their footers alone; return the number of rows.
+
+    Raises:
+      ContractError: no files, unreadable file, wrong schema, nulls in a column that has none, or no rows.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise ContractError(f"table {table.name}: no Parquet files in {folder}")
+    rows = 0
+    for file in files:
+        try:
+            footer = pq.read_metadata(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ContractError(f"table {table.name}: {file} is not a whole Parquet file: {error}") from None
+        check_schema(table, footer.schema.to_arrow_schema(), where=file)
+        rows += footer.num_rows
+        _check_nulls(table, footer, file)
+    if rows == 0 and not table.may_be_empty:
+        raise ContractError(f"table {table.name} at {folder} has no rows")
+    return rows
+
+
+def _check_nulls(table: Table, footer: pq.FileMetaData, file: Path) -> None:
+    flat = {field.name for field in table.schema if not field.nullable and not pa.types.is_nested(field.type)}
+    for group in range(footer.num_row_groups):
+        for number in range(footer.num_columns):
+            column = footer.row_group(group).column(number)
+            statistics = column.statistics
+            if column.path_in_schema in flat and statistics is not None and statistics.has_null_count and statistics.null_count:
+                raise ContractError(
+                    f"table {table.name}: column {column.path_in_schema} must not be null, found {statistics.null_count} nulls in {file}"
+                )
