@@ -104,6 +104,15 @@ ITEM_STATISTICS = Table(
     ),
 )
 
+TITLE_VECTORS = Table(
+    "title_vectors",
+    key=("item_index",),
+    schema=_schema(
+        item_index=pa.int32(),
+        vector=list_of(pa.float32()),  # unit length; zeros where the item has no title
+    ),
+)
+
 TEACHER_TARGETS = Table(
     "teacher_targets",
     key=("user_id", "start"),
@@ -146,7 +155,7 @@ RECOMMENDATIONS = Table(
 ALL = {
     table.name: table
     for table in (
-        QUARANTINE, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TEACHER_TARGETS, METRICS, RECOMMENDATIONS,
+        QUARANTINE, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, TEACHER_TARGETS, METRICS, RECOMMENDATIONS,
     )
 }  # fmt: skip
 

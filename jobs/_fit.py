@@ -1,0 +1,160 @@
+"""Run training on Ray Train: Ray Data feeds the workers, each a rank of a DeepSpeed engine."""
+
+import json
+import shutil
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs._console import progress, say
+from jobs._published import parquet_files
+from jobs._ray import start_ray
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One engine's work; the runs of one `fit` follow each other in the same workers, on the same data."""
+
+    name: str
+    export: str
+    """Folder for the finished model."""
+    model: dict[str, Any]
+    train: dict[str, Any]
+    seed: int
+    title_vectors: str | None = None
+    """Folder of the title vectors that this model's item embeddings get."""
+    teacher: dict[str, Any] | None = None
+    """Joint: options of a teacher trained along."""
+    teacher_export: str | None = None
+    teacher_title_vectors: str | None = None
+    cached: list[tuple[str, float]] = field(default_factory=list)
+    """Offline: (model folder, weight) of the teachers whose hidden states come with the data."""
+    kl_weight: float = 0.0
+    temperature: float = 1.0
+
+
+def fit(
+    config: RunConfig,
+    stage: str,
+    runs: list[TrainingRun],
+    *,
+    train_files: list[str],
+    histories: Path,
+    from_histories: bool,
+    facts: dict[str, Any],
+) -> None:
+    """Train all runs; the models lie in their export folders afterwards.
+
+    Args:
+      config: the run config.
+      stage: for the names of the log and the checkpoints.
+      runs: what to train, in this order.
+      train_files: Parquet files with histories or teacher targets.
+      histories: folder of the histories, for validation.
+      from_histories: whether `train_files` are histories, to be cut into windows on the fly.
+      facts: what `model.json` of each model shall hold.
+
+    Raises:
+      TrainingError: the workers failed more than `training.max_failures` times; the cause is in the text.
+    """
+    with start_ray(config):
+        import ray.data
+        from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+        from ray.train import RunConfig as RayRunConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from jobs._train_worker import train_worker
+        from kdlib.data.windows import training_windows
+
+        settings = config.training
+        key = publish.fingerprint_of([{**asdict(run), "export": ""} for run in runs], train_files, facts)
+        home = config.root / "_checkpoints"
+        name = f"{config.name}.{stage}.ds={config.day}.{key}"
+        report = home / f"{name}.jsonl"
+        home.mkdir(parents=True, exist_ok=True)
+        train = ray.data.read_parquet(train_files)
+        if from_histories:
+            train = train.map_batches(
+                training_windows, batch_format="pyarrow", batch_size=None, fn_kwargs={"max_length": settings.max_length}
+            )
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "runs": [asdict(run) for run in runs],
+                "settings": settings.model_dump(mode="json", exclude={"defaults"}),
+                "num_teachers": 0 if from_histories else len(next(run.cached for run in runs if run.cached)),
+                "histories": parquet_files(histories),
+                "report": str(report),
+                "facts": facts,
+            },
+            datasets={"train": train},
+            torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=settings.workers,
+                use_gpu=settings.gpus_per_worker > 0,
+                resources_per_worker={
+                    "CPU": settings.cpus_per_worker,
+                    **({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+                },
+            ),
+            run_config=RayRunConfig(
+                name=name,
+                storage_path=str(home.resolve()),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                failure_config=FailureConfig(
+                    max_failures=settings.max_failures, max_preemption_failures=settings.max_failures, controller_failure_limit=1
+                ),
+            ),
+        )
+        with _EpochLines(report, total=sum(run.train["epochs"] for run in runs), stage=stage):
+            try:
+                trainer.fit()
+            except Exception as error:
+                raise TrainingError(_cause(error, settings.max_failures)) from error
+        missing = [run.name for run in runs if not (Path(run.export) / "model.json").exists()]
+        if missing:
+            raise TrainingError(f"{stage}: the workers ended without a model for {missing}; see the log")
+        shutil.rmtree(home / name, ignore_errors=True)
+        report.unlink(missing_ok=True)
+
+
+def _cause(error: Exception, max_failures: int) -> str:
+    """The worker's own last line out of Ray's long text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    own = [line for line in lines if "Error" in line.split(":")[0] and not line.startswith(("File", "ray."))]
+    return f"training failed {max_failures + 1} times; the last cause: {(own or lines or ['unknown'])[-1][:400]}"
+
+
+class _EpochLines:
+    """Prints a line an epoch while the workers train: rank 0 appends JSON lines to a file, a thread follows it."""
+
+    def __init__(self, path: Path, *, total: int, stage: str) -> None:
+        self._path, self._total, self._stage = path, total, stage
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._path.touch()
+        self._seen = self._path.stat().st_size
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        with self._path.open() as stream, progress(total=self._total, unit="epoch", description=self._stage) as bar:
+            stream.seek(self._seen)
+            while True:
+                stopping = self._stop.is_set()
+                while line := stream.readline():
+                    bar.clear()
+                    say("  " + json.loads(line)["text"])
+                    bar.update()
+                if stopping:
+                    return
+                self._stop.wait(0.3)

@@ -1,0 +1,58 @@
+"""The published tables and models that the training and serving stages start from, looked up and checked once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.models.vocabulary import vocabulary_hash
+
+
+@dataclass(frozen=True)
+class Features:
+    """The published features of one date."""
+
+    histories: Path
+    vocabulary: Path
+    statistics: Path
+    versions: dict[str, str]
+
+    def item_ids(self) -> list[str]:
+        """All item ids in index order."""
+        table = pq.read_table(self.vocabulary, columns=["item_index", "item_id"], partitioning=None)
+        return table.sort_by("item_index")["item_id"].to_pylist()
+
+    def vocabulary_facts(self) -> dict[str, Any]:
+        """What a model's facts say of the vocabulary it was trained on."""
+        ids = self.item_ids()
+        return {
+            "vocabulary_items": len(ids),
+            "vocabulary_hash": vocabulary_hash(ids),
+            "vocabulary_version": self.versions["item_vocabulary"],
+        }
+
+
+def features(config: RunConfig) -> Features:
+    """The features of the run's date; InputError where they are not published."""
+    names = ("histories", "item_vocabulary", "item_statistics")
+    folders = [publish.current(config.root, name, config.day) for name in names]
+    return Features(*folders, versions=versions(config, *names))
+
+
+def versions(config: RunConfig, *names: str) -> dict[str, str]:
+    """Name → version of published partitions; InputError for one that is missing."""
+    found = {}
+    for name in names:
+        publish.current(config.root, name, config.day)
+        manifest = publish.read_manifest(config.root, name, config.day)
+        assert manifest is not None
+        found[name] = manifest.version
+    return found
+
+
+def parquet_files(folder: Path) -> list[str]:
+    """The data files of a partition, in order."""
+    return [str(file) for file in sorted(folder.glob("*.parquet"))]

@@ -1,0 +1,68 @@
+"""Start or join a Ray cluster, quietly and safely."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kdlib.config import RunConfig
+from kdlib.errors import DistilrecError
+
+_QUIET = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def start_ray(config: RunConfig) -> Iterator[None]:
+    """A Ray cluster for the length of the block: a local one on the loopback interface, or the one at `ray.address`.
+
+    Inside another such block it does nothing, so that stages of one process share a cluster.
+
+    Raises:
+      DistilrecError: the cluster at `ray.address` cannot be reached.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if config.ray.address is None:  # Ray reads these when it is imported
+        _set_token()
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        yield
+        return
+    if config.ray.address is None:
+        ray.init(
+            num_cpus=config.ray.num_cpus or max(4, os.cpu_count() or 1),
+            object_store_memory=config.ray.object_store_megabytes * 2**20,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level="WARNING",
+            _node_ip_address="127.0.0.1",
+        )
+    else:
+        try:
+            ray.init(address=config.ray.address, log_to_driver=True, logging_level="WARNING")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise DistilrecError(f"cannot join the Ray cluster at ray.address={config.ray.address}: {error}") from None
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.execution_options.preserve_order = True  # the same input gives the same batches and the same files
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _set_token() -> None:
+    """A token of this process alone: nothing is written to the home folder, and no one else on the machine can submit work."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,257 @@
+"""What runs in each Ray Train worker: take the shard, make the DeepSpeed engine, train, validate, checkpoint, export."""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
+from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
+from kdlib.inference.ranks import ranks_of_models
+from kdlib.metrics.ranking import hit_rate, ndcg
+from kdlib.models.files import FACTS, load_model, save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.teachers.text import read_title_vectors
+from kdlib.training.deepspeed_config import deepspeed_config
+from kdlib.training.loop import train_epoch
+from kdlib.training.module import CachedTeachers, NextItemTraining
+
+STREAM_ROWS = 65_536
+"""Windows held at a time where the shard does not fit in memory."""
+
+
+class _Shard:
+    """This worker's training data: in memory when it fits, else streamed from Ray Data each epoch."""
+
+    def __init__(self, iterator: Any, *, teachers: int, resident_bytes: int) -> None:
+        self._iterator, self._teachers = iterator, teachers
+        self._resident: WindowStore | None = None
+        held: list[pa.Table] = []
+        for table in self._tables():
+            held.append(table)
+            if sum(part.nbytes for part in held) > resident_bytes:
+                return
+        if not held:
+            raise ValueError("this worker got no training windows: fewer users with two or more training items than workers")
+        self._resident = store_from_tables(held, teachers=teachers)
+
+    def _tables(self) -> Iterator[pa.Table]:
+        yield from self._iterator.iter_batches(batch_size=STREAM_ROWS, batch_format="pyarrow", prefetch_batches=1)
+
+    def batches(self, *, batch_size: int, seed: int) -> Iterator[Batch]:
+        """One epoch."""
+        if self._resident is not None:
+            yield from shuffled_batches(self._resident, batch_size=batch_size, seed=seed)
+            return
+        for number, table in enumerate(self._tables()):
+            store = store_from_tables([table], teachers=self._teachers)
+            yield from shuffled_batches(store, batch_size=batch_size, seed=seed + number)
+
+
+def train_worker(spec: dict[str, Any]) -> None:
+    """Ray Train's training function; `spec` is described by `jobs._fit.fit`."""
+    import ray.train
+    import ray.train.torch
+
+    import deepspeed
+
+    # its shared-memory collective would be compiled here and now, with a compiler that few hosts have
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    settings = spec["settings"]
+    torch.set_num_threads(settings["threads_per_worker"])
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    shard = _Shard(
+        ray.train.get_dataset_shard("train"),
+        teachers=spec["num_teachers"],
+        resident_bytes=settings["resident_megabytes"] * 2**20,
+    )
+    held_out = read_evaluation_histories(
+        spec["histories"], position_column="validation_position", max_users=settings["max_validation_users"], part=rank, parts=world
+    )
+    rows = evaluation_rows(held_out, position_column="validation_position")
+    for run in spec["runs"]:
+        if (Path(run["export"]) / FACTS).exists():  # finished before a failure
+            continue
+        _train_one(run, spec, shard, rows, rank=rank, world=world, device=ray.train.torch.get_device())
+        if world > 1:
+            dist.barrier()
+
+
+def _train_one(
+    run: dict[str, Any], spec: dict[str, Any], shard: _Shard, rows: EvaluationRows, *, rank: int, world: int, device: torch.device
+) -> None:
+    import deepspeed
+    import ray.train
+
+    settings, train, num_items = spec["settings"], run["train"], spec["facts"]["vocabulary_items"]
+    torch.manual_seed(run["seed"])
+    student = _build(run["model"], run["title_vectors"], num_items, settings["max_length"])
+    teacher = run["teacher"] and _build(run["teacher"], run["teacher_title_vectors"], num_items, settings["max_length"])
+    module = NextItemTraining(
+        student,
+        teacher=teacher,
+        cached=_cached(run["cached"], num_items, device),
+        kl_weight=run["kl_weight"],
+        temperature=run["temperature"],
+    ).to(device)
+    if settings["zero_stage"] == 3:
+        # item tables are used as scoring matrices outside the module that owns them
+        for model in (m for m in module.modules() if isinstance(m, SequenceModel)):
+            for parameter in model.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(module, parameter)
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=torch.optim.AdamW(
+            module.parameters(), lr=train["learning_rate"], weight_decay=train["weight_decay"], fused=device.type == "cuda"
+        ),
+        config=deepspeed_config(
+            zero_stage=settings["zero_stage"], batch_size=train["batch_size"], workers=world,
+            gradient_clipping=train["gradient_clipping"], bf16=settings["bf16"],
+        ),
+        dist_init_required=False,
+    )  # fmt: skip
+    torch.manual_seed(run["seed"] + 1000 * (rank + 1))  # dropout differs between workers
+    best = {name: _Best() for name in ("student", "teacher") if getattr(module, name) is not None}
+    state: dict[str, Any] = {"run": run["name"], "epoch": 0, "steps": 0, "log": []}
+    _resume(engine, best, state, ray.train.get_checkpoint())
+    while state["epoch"] < train["epochs"] and best["student"].stale < train["patience"]:
+        epoch, started = state["epoch"], time.monotonic()
+        figures = train_epoch(
+            engine,
+            shard.batches(batch_size=train["batch_size"] // world, seed=run["seed"] * 1_000_003 + epoch),
+            device=device,
+            learning_rate=train["learning_rate"],
+            warmup_steps=train["warmup_steps"],
+            first_step=state["steps"],
+        )
+        if not math.isfinite(figures["student_ce"] + figures["kl"] + figures["teacher_ce"]):
+            raise FloatingPointError(f"{run['name']}: the loss is not finite in epoch {epoch + 1}; lower learning_rate or kl_weight")
+        state["epoch"], state["steps"] = epoch + 1, state["steps"] + figures["steps"]
+        line = {"run": run["name"], "epoch": epoch + 1, **figures, "train_seconds": time.monotonic() - started}
+        for name, record in best.items():
+            weights = _gathered(engine, getattr(module, name))
+            scores = _validate(getattr(module, name), weights, rows, device=device, world=world)
+            line |= {f"{name}_{metric}": value for metric, value in scores.items()}
+            record.update(scores["ndcg@10"], weights, has_rows=scores["rows"] > 0)
+        state["log"] = [*state["log"], line]
+        if rank == 0:
+            with Path(spec["report"]).open("a") as stream:
+                stream.write(json.dumps({"text": _epoch_text(line, run, train["epochs"], best)}) + "\n")
+        _checkpoint(engine, best, state, line, rank=rank)
+    if rank == 0:
+        exports = {"student": run["export"], "teacher": run["teacher_export"]}
+        for name, record in best.items():
+            own = {"name": run["name"] if name == "student" else f"{run['name']}_teacher", "seed": run["seed"],
+                   "epochs": state["log"], "validation_ndcg@10": record.score, "kl_weight": run["kl_weight"],
+                   "temperature": run["temperature"]}  # fmt: skip
+            save_model(Path(exports[name]), getattr(module, name), record.weights, {**spec["facts"], **own})
+    engine.destroy()
+
+
+def _build(options: dict[str, Any], title_vectors: str | None, num_items: int, max_length: int) -> SequenceModel:
+    vectors = None if title_vectors is None else torch.from_numpy(read_title_vectors(Path(title_vectors)))
+    return SequenceModel(**options, num_items=num_items, max_length=max_length, text_vectors_VE=vectors)
+
+
+def _cached(teachers: list[tuple[str, float]], num_items: int, device: torch.device) -> CachedTeachers | None:
+    if not teachers:
+        return None
+    heads = []
+    for folder, _ in teachers:
+        model, facts = load_model(Path(folder))
+        assert facts["num_items"] == num_items, "the job checks the vocabulary before it starts"
+        matrix, bias = model.head()
+        heads.append((matrix.to(device), None if bias is None else bias.to(device)))
+    return CachedTeachers(heads, [weight for _, weight in teachers])
+
+
+class _Best:
+    """The best epoch's weights of one model."""
+
+    def __init__(self) -> None:
+        self.score, self.stale, self.weights = -1.0, 0, {}
+
+    def update(self, score: float, weights: dict[str, torch.Tensor], *, has_rows: bool) -> None:
+        if score > self.score or not has_rows:
+            self.score, self.stale, self.weights = score, 0, weights
+        else:
+            self.stale += 1
+
+
+def _gathered(engine: Any, model: SequenceModel) -> dict[str, torch.Tensor]:
+    """A copy of the model's full weights, whatever the ZeRO stage."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=engine.zero_optimization_stage() == 3):
+        return {name: value.detach().float().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _validate(
+    model: SequenceModel, weights: dict[str, torch.Tensor], rows: EvaluationRows, *, device: torch.device, world: int
+) -> dict[str, float]:
+    """Validation metrics over all workers' rows."""
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    if len(rows):
+        plain = SequenceModel(**model.options, text_vectors_VE=None if model.text_projection is None else model.text_vectors_VE)
+        plain.load_state_dict(weights)
+        ranks = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device)
+        sums += torch.tensor([ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device)
+    if world > 1:
+        dist.all_reduce(sums)
+    total = max(sums[3].item(), 1.0)
+    return {"ndcg@10": sums[0].item() / total, "recall@10": sums[1].item() / total, "accuracy@1": sums[2].item() / total, "rows": sums[3].item()}
+
+
+def _epoch_text(line: dict[str, Any], run: dict[str, Any], epochs: int, best: dict[str, _Best]) -> str:
+    parts = [f"{run['name']} epoch {line['epoch']:>2}/{epochs}: CE {line['student_ce']:.3f}"]
+    if run["kl_weight"] and (run["teacher"] or run["cached"]):
+        total = line["student_ce"] + run["kl_weight"] * line["kl"]
+        parts = [f"{run['name']} epoch {line['epoch']:>2}/{epochs}: loss {total:.3f} = CE {line['student_ce']:.3f} + {run['kl_weight']:g}·KL {line['kl']:.3f}"]
+    parts.append(f"accuracy {line['accuracy']:.4f}")
+    if run["teacher"]:
+        parts.append(f"teacher CE {line['teacher_ce']:.3f}")
+    for name in best:
+        parts.append(
+            f"| {'validation' if name == 'student' else 'teacher'} accuracy {line[f'{name}_accuracy@1']:.4f},"
+            f" recall@10 {line[f'{name}_recall@10']:.4f}, NDCG@10 {line[f'{name}_ndcg@10']:.4f}"
+        )
+    return ", ".join(parts[:3 if run["teacher"] else 2]) + " " + " ".join(parts[3 if run["teacher"] else 2:]) + f" ({line['train_seconds']:.1f} s)"
+
+
+def _checkpoint(engine: Any, best: dict[str, _Best], state: dict[str, Any], line: dict[str, Any], *, rank: int) -> None:
+    """Each rank gives Ray its part of the checkpoint; all ranks report equally often."""
+    import ray.train
+
+    with tempfile.TemporaryDirectory(prefix="distilrec-checkpoint-") as folder:
+        engine.save_checkpoint(folder, tag="state", client_state={"distilrec": state})
+        if rank == 0:
+            facts = {name: {"score": record.score, "stale": record.stale} for name, record in best.items()}
+            Path(folder, "best.json").write_text(json.dumps({"run": state["run"], "best": facts}))
+            for name, record in best.items():
+                save_file(record.weights, Path(folder, f"best_{name}.safetensors"))
+        figures = {name: value for name, value in line.items() if isinstance(value, float)}
+        ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _resume(engine: Any, best: dict[str, _Best], state: dict[str, Any], checkpoint: Any) -> None:
+    """Go on where the last checkpoint of the same run stands."""
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as folder:
+        facts = json.loads(Path(folder, "best.json").read_text())
+        if facts["run"] != state["run"]:
+            return
+        _, client = engine.load_checkpoint(folder, tag="state")
+        state.update(client["distilrec"])
+        for name, record in best.items():
+            record.score, record.stale = facts["best"][name]["score"], facts["best"][name]["stale"]
+            record.weights = load_file(Path(folder, f"best_{name}.safetensors"))

@@ -1,0 +1,123 @@
+"""Training windows → ragged batches of tensors; in memory, shuffled by a seed and grouped by length.
+
+Shapes: B windows, L longest window of the batch, T real positions, K sum of the teachers' widths, N teachers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from kdlib.data.windows import ragged, take_slices
+
+BUCKET_BATCHES = 32
+"""So many batches' worth of shuffled windows are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input; all on one device."""
+
+    items_BL: Tensor
+    """int64, right-padded with 0."""
+    new_session_BL: Tensor
+    """bool; the item after this position opens a session."""
+    positions_T: Tensor
+    """int64 places of the real positions in the flattened [B · L]."""
+    targets_T: Tensor
+    """int64 item index to predict at each real position."""
+    hidden_TK: Tensor | None = None
+    """int8 teacher hidden states at the real positions, teachers side by side."""
+    scales_TN: Tensor | None = None
+    """float32; teacher n's hidden state is `int8 · scale`."""
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu":
+            return self
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class WindowStore:
+    """Many windows as flat arrays. Window i has positions `offsets[i]:offsets[i + 1]` in `inputs`, `targets`, ….
+
+    All int32 or smaller: 10⁸ positions take about 1 GB without teacher states.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    new_session: np.ndarray
+    offsets: np.ndarray
+    hidden: np.ndarray | None = None
+    scales: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(array.nbytes for array in vars(self).values() if array is not None)
+
+
+def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowStore:
+    """Flatten rows of training windows or, with `teachers` > 0, of `tables.TEACHER_TARGETS`."""
+    table = pa.concat_tables(chunks)
+    items, offsets = ragged(table["items"])
+    lengths = np.diff(offsets) - 1
+    inputs = take_slices(offsets[:-1], lengths)
+    positions = int(lengths.sum())
+    hidden = scales = None
+    if teachers:
+        column = table["hidden"].combine_chunks()
+        ends = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
+        raw = np.frombuffer(column.buffers()[2], np.int8)[ends[0] : ends[-1]] if positions else np.zeros(0, np.int8)
+        hidden = raw.reshape(positions, -1)
+        scales = ragged(table["scales"])[0].reshape(positions, teachers).astype(np.float32)
+    return WindowStore(
+        inputs=items[inputs].astype(np.int32),
+        targets=items[inputs + 1].astype(np.int32),
+        new_session=ragged(table["new_session"])[0].astype(np.int8),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        hidden=hidden,
+        scales=scales,
+    )
+
+
+def batch_of(store: WindowStore, windows: np.ndarray) -> Batch:
+    """The given windows as one batch."""
+    starts = store.offsets[windows]
+    lengths = store.offsets[windows + 1] - starts
+    flat = take_slices(starts, lengths)
+    longest = int(lengths.max())
+    places = take_slices(np.arange(len(windows)) * longest, lengths)
+    items = np.zeros(len(windows) * longest, np.int64)
+    items[places] = store.inputs[flat]
+    new_session = np.zeros(len(windows) * longest, bool)
+    new_session[places] = store.new_session[flat] != 0
+    return Batch(
+        items_BL=torch.from_numpy(items.reshape(-1, longest)),
+        new_session_BL=torch.from_numpy(new_session.reshape(-1, longest)),
+        positions_T=torch.from_numpy(places),
+        targets_T=torch.from_numpy(store.targets[flat].astype(np.int64)),
+        hidden_TK=None if store.hidden is None else torch.from_numpy(store.hidden[flat]),
+        scales_TN=None if store.scales is None else torch.from_numpy(store.scales[flat]),
+    )
+
+
+def shuffled_batches(store: WindowStore, *, batch_size: int, seed: int) -> Iterator[Batch]:
+    """All windows once, in an order that the seed fixes; windows of a batch have similar lengths, so little is padded."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(store))
+    lengths = np.diff(store.offsets)
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), BUCKET_BATCHES * batch_size):
+        bucket = order[start : start + BUCKET_BATCHES * batch_size]
+        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+        batches += [bucket[place : place + batch_size] for place in range(0, len(bucket), batch_size)]
+    for number in generator.permutation(len(batches)):
+        yield batch_of(store, batches[number])

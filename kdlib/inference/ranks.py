@@ -1,0 +1,88 @@
+"""Where the true next item lands among all items: the base of every ranking metric.
+
+Shapes: B rows, W scoring width, V items, L length.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdlib.data.windows import EvaluationRows, take_slices
+from kdlib.models.sequence import SequenceModel
+
+
+def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, seen_items: Tensor) -> Tensor:
+    """Rank of each row's target among all items except those seen, 0 for the best; ties go to the smaller item index.
+
+    Args:
+      scores_BV: float [rows, items]; its seen entries are overwritten with −inf.
+      targets_B: int64 [rows]; not among the row's seen items.
+      seen_rows: int64 row numbers of the seen items.
+      seen_items: int64 item indices, like `seen_rows`.
+
+    Returns:
+      int64 [rows].
+    """
+    if torch.isnan(scores_BV).any():
+        raise ValueError("scores contain NaN: the model is broken, its ranks would mean nothing")
+    scores_BV[seen_rows, seen_items] = -torch.inf
+    own_B1 = scores_BV.gather(1, targets_B[:, None])
+    indices_V = torch.arange(scores_BV.shape[1], device=scores_BV.device)
+    ahead = (scores_BV > own_B1) | ((scores_BV == own_B1) & (indices_V < targets_B[:, None]))
+    return ahead.sum(1)
+
+
+@torch.inference_mode()
+def last_hidden(model: SequenceModel, rows: EvaluationRows, which: np.ndarray, device: torch.device) -> Tensor:
+    """Hidden state float [B, W] after each row's last item, of the rows `which`; the last `max_length` items are seen."""
+    ends = rows.offsets[which + 1]
+    lengths = np.minimum(ends - rows.offsets[which], model.max_length)
+    longest = int(lengths.max())
+    flat = take_slices(ends - lengths, lengths)
+    places = take_slices(np.arange(len(which)) * longest, lengths)
+    items = np.zeros(len(which) * longest, np.int64)
+    items[places] = rows.items[flat]
+    sessions = np.zeros(len(which) * longest, bool)
+    sessions[places] = rows.new_session[flat] != 0
+    hidden_BLW = model(
+        torch.from_numpy(items.reshape(-1, longest)).to(device), torch.from_numpy(sessions.reshape(-1, longest)).to(device)
+    )
+    return hidden_BLW[torch.arange(len(which)), torch.from_numpy(lengths - 1).to(device)]
+
+
+@torch.inference_mode()
+def ranks_of_models(
+    models: list[SequenceModel],
+    weights: list[float],
+    rows: EvaluationRows,
+    *,
+    device: torch.device,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
+
+    Returns:
+      int64 [rows].
+    """
+    ranks = np.empty(len(rows), np.int64)
+    by_length = np.argsort(np.diff(rows.offsets), kind="stable")
+    heads = [model.head() for model in models]
+    for start in range(0, len(rows), batch_size):
+        which = by_length[start : start + batch_size]
+        logits = [
+            F.linear(last_hidden(model, rows, which, device), *head).float() for model, head in zip(models, heads, strict=True)
+        ]
+        if len(models) == 1:
+            scores_BV = logits[0]
+        else:
+            scores_BV = sum(weight * torch.softmax(part.double(), -1) for weight, part in zip(weights, logits, strict=True))
+        counts = np.diff(rows.offsets)[which]
+        seen = rows.items[take_slices(rows.offsets[which], counts)]
+        ranks[which] = target_ranks(
+            scores_BV,  # type: ignore[arg-type]
+            torch.from_numpy(rows.targets[which]).to(device),
+            seen_rows=torch.from_numpy(np.repeat(np.arange(len(which)), counts)).to(device),
+            seen_items=torch.from_numpy(seen).to(device),
+        ).cpu().numpy()
+    return ranks

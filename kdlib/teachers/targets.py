@@ -1,0 +1,74 @@
+"""The cached-teacher store: for each training position the teachers' hidden states, int8 with one scale a position.
+
+A recommender teacher's distribution is flat, so its top-K logits say little; the hidden state, with the teacher's item
+matrix, gives the whole distribution back at any temperature, for W + 4 bytes a position.
+
+Shapes: T positions, W scoring width, N teachers.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from kdlib import tables
+from kdlib.data.batches import batch_of, store_from_tables
+from kdlib.data.windows import list_array
+from kdlib.models.files import load_model
+
+
+def quantise(hidden_TW: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 with one float32 scale a row: `hidden ≈ int8 · scale`, error at most scale / 2 an entry.
+
+    Returns:
+      int8 [T, W] and float32 [T]; a row of zeros has the scale 0.
+    """
+    scale_T = hidden_TW.abs().amax(-1) / 127.0
+    return torch.round(hidden_TW / scale_T.clamp_min(1e-12)[:, None]).to(torch.int8), scale_T.float()
+
+
+class TargetWriter:
+    """Ray Data actor: training windows in, `tables.TEACHER_TARGETS` out.
+
+    Args:
+      folders: one model folder a teacher.
+      threads: of PyTorch.
+      batch_size: windows encoded at once.
+    """
+
+    def __init__(self, folders: list[str], threads: int, batch_size: int = 256) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._models = [load_model(Path(folder))[0].to(self._device) for folder in folders]
+        self._batch_size = batch_size
+
+    @torch.inference_mode()
+    def __call__(self, windows: pa.Table) -> pa.Table:
+        store = store_from_tables([windows])
+        lengths = np.diff(store.offsets)
+        width = sum(model.head()[0].shape[1] for model in self._models)
+        hidden = np.empty((len(store.inputs), width), np.int8)
+        scales = np.empty((len(store.inputs), len(self._models)), np.float32)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), self._batch_size):
+            which = order[start : start + self._batch_size]
+            batch = batch_of(store, which).to(self._device)
+            rows = np.concatenate([np.arange(store.offsets[i], store.offsets[i + 1]) for i in which])
+            column = 0
+            for number, model in enumerate(self._models):
+                states_TW = model(batch.items_BL, batch.new_session_BL).flatten(0, 1)[batch.positions_T]
+                quantised_TW, scale_T = quantise(states_TW.float())
+                hidden[rows, column : column + quantised_TW.shape[1]] = quantised_TW.cpu().numpy()
+                scales[rows, number] = scale_T.cpu().numpy()
+                column += quantised_TW.shape[1]
+        ends = (store.offsets * width).astype(np.int32)
+        return pa.table(
+            {
+                **{name: windows[name] for name in ("user_id", "start", "items", "new_session")},
+                "hidden": pa.Array.from_buffers(pa.binary(), len(store), [None, pa.py_buffer(ends), pa.py_buffer(hidden)]),
+                "scales": list_array(scales.ravel(), lengths * len(self._models), pa.float32()),
+            },
+            schema=tables.TEACHER_TARGETS.schema,
+        )

@@ -1,0 +1,74 @@
+"""Train one module through a DeepSpeed engine that the caller has made; nothing here knows Ray or DeepSpeed's set-up."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kdlib.data.batches import Batch
+from kdlib.training.module import StepLoss
+
+
+def train_epoch(
+    engine: Any,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    learning_rate: float,
+    warmup_steps: int,
+    first_step: int,
+    on_step: Any = None,
+) -> dict[str, float]:
+    """One pass over this worker's batches.
+
+    Workers may hold different numbers of positions: each step's loss is scaled so that the mean of the workers'
+    gradients is the gradient of the mean over *all* positions of the step, as in one process on the union.
+
+    Args:
+      engine: a DeepSpeed engine around `NextItemTraining`.
+      batches: as many on every worker.
+      device: the worker's.
+      learning_rate: after the warm-up.
+      warmup_steps: steps of linear rise from 0.
+      first_step: optimizer steps taken before this epoch.
+      on_step: called after each step without arguments.
+
+    Returns:
+      Means over all workers' positions: `student_ce`, `kl`, `teacher_ce` in nats, `accuracy`; and `positions`, `steps`.
+    """
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    engine.train()
+    sums: Tensor | None = None
+    step = first_step
+    for batch in batches:
+        batch = batch.to(device)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
+        loss: StepLoss = engine(batch)
+        positions = torch.tensor(float(len(batch.targets_T)), device=device)
+        everywhere = positions.clone()
+        if world > 1:
+            dist.all_reduce(everywhere)
+        engine.backward(loss.total * (world / everywhere))
+        engine.step()
+        parts = torch.stack([loss.student_ce, loss.kl, loss.teacher_ce, loss.correct.float(), positions]).double()
+        sums = parts if sums is None else sums + parts
+        step += 1
+        if on_step is not None:
+            on_step()
+    if sums is None:
+        sums = torch.zeros(5, dtype=torch.float64, device=device)
+    if world > 1:
+        dist.all_reduce(sums)
+    ce, kl, teacher_ce, correct, count = sums.tolist()
+    count = max(count, 1.0)
+    return {
+        "student_ce": ce / count,
+        "kl": kl / count,
+        "teacher_ce": teacher_ce / count,
+        "accuracy": correct / count,
+        "positions": count,
+        "steps": step - first_step,
+    }
