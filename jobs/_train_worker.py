@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from jobs._engine import full_weights, make_engine
+from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
 from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
@@ -20,7 +22,6 @@ from kdlib.metrics.ranking import hit_rate, ndcg
 from kdlib.models.files import FACTS, load_model, save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.teachers.text import read_title_vectors
-from kdlib.training.deepspeed_config import deepspeed_config
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
 
@@ -61,10 +62,6 @@ def train_worker(spec: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    import deepspeed
-
-    # its shared-memory collective would be compiled here and now, with a compiler that few hosts have
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings = spec["settings"]
     torch.set_num_threads(settings["threads_per_worker"])
     context = ray.train.get_context()
@@ -89,7 +86,6 @@ def train_worker(spec: dict[str, Any]) -> None:
 def _train_one(
     run: dict[str, Any], spec: dict[str, Any], shard: _Shard, rows: EvaluationRows, *, rank: int, world: int, device: torch.device
 ) -> None:
-    import deepspeed
     import ray.train
 
     settings, train, num_items = spec["settings"], run["train"], spec["facts"]["vocabulary_items"]
@@ -103,22 +99,9 @@ def _train_one(
         kl_weight=run["kl_weight"],
         temperature=run["temperature"],
     ).to(device)
-    if settings["zero_stage"] == 3:
-        # item tables are used as scoring matrices outside the module that owns them
-        for model in (m for m in module.modules() if isinstance(m, SequenceModel)):
-            for parameter in model.parameters(recurse=False):
-                deepspeed.zero.register_external_parameter(module, parameter)
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=torch.optim.AdamW(
-            module.parameters(), lr=train["learning_rate"], weight_decay=train["weight_decay"], fused=device.type == "cuda"
-        ),
-        config=deepspeed_config(
-            zero_stage=settings["zero_stage"], batch_size=train["batch_size"], workers=world,
-            gradient_clipping=train["gradient_clipping"], bf16=settings["bf16"],
-        ),
-        dist_init_required=False,
-    )  # fmt: skip
+    engine = make_engine(
+        module, TrainConfig(**train), zero_stage=settings["zero_stage"], workers=world, bf16=settings["bf16"]
+    )
     torch.manual_seed(run["seed"] + 1000 * (rank + 1))  # dropout differs between workers
     best = {name: _Best() for name in ("student", "teacher") if getattr(module, name) is not None}
     state: dict[str, Any] = {"run": run["name"], "epoch": 0, "steps": 0, "log": []}
@@ -138,7 +121,7 @@ def _train_one(
         state["epoch"], state["steps"] = epoch + 1, state["steps"] + figures["steps"]
         line = {"run": run["name"], "epoch": epoch + 1, **figures, "train_seconds": time.monotonic() - started}
         for name, record in best.items():
-            weights = _gathered(engine, getattr(module, name))
+            weights = full_weights(engine, getattr(module, name))
             scores = _validate(getattr(module, name), weights, rows, device=device, world=world)
             line |= {f"{name}_{metric}": value for metric, value in scores.items()}
             record.update(scores["ndcg@10"], weights, has_rows=scores["rows"] > 0)
@@ -187,14 +170,6 @@ class _Best:
             self.stale += 1
 
 
-def _gathered(engine: Any, model: SequenceModel) -> dict[str, torch.Tensor]:
-    """A copy of the model's full weights, whatever the ZeRO stage."""
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=engine.zero_optimization_stage() == 3):
-        return {name: value.detach().float().cpu().clone() for name, value in model.state_dict().items()}
-
-
 def _validate(
     model: SequenceModel, weights: dict[str, torch.Tensor], rows: EvaluationRows, *, device: torch.device, world: int
 ) -> dict[str, float]:
@@ -203,7 +178,7 @@ def _validate(
     if len(rows):
         plain = SequenceModel(**model.options, text_vectors_VE=None if model.text_projection is None else model.text_vectors_VE)
         plain.load_state_dict(weights)
-        ranks = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device)
+        ranks, _ = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device)
         sums += torch.tensor([ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device)
     if world > 1:
         dist.all_reduce(sums)

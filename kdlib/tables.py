@@ -128,13 +128,13 @@ TEACHER_TARGETS = Table(
 
 METRICS = Table(
     "metrics",
-    key=("model", "metric"),
+    key=("model", "metric"),  # "a - b" is the paired difference of two models
     schema=_schema(
         model=pa.string(),
         metric=pa.string(),
         value=pa.float64(),
-        low=pa.float64(),  # 95% bootstrap interval over users
-        high=pa.float64(),
+        low=(pa.float64(), True),  # 95% bootstrap interval over users; null where the metric is not a mean over users
+        high=(pa.float64(), True),
         num_users=pa.int64(),
     ),
 )

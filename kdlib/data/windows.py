@@ -124,7 +124,7 @@ def read_evaluation_histories(files: Sequence[str], *, position_column: str, max
       part: which share of the users to return.
       parts: into how many shares they are divided.
     """
-    columns = [field.name for field in tables.HISTORIES.schema if field.name not in ("event_types", "event_times")]
+    columns = [field.name for field in tables.HISTORIES.schema if field.name != "event_types"]
     dataset = pads.dataset(list(files), format="parquet")
     kept: pa.Table | None = None
     keys = np.zeros(0, np.int64)

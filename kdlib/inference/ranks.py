@@ -3,12 +3,15 @@
 Shapes: B rows, W scoring width, V items, L length.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.data.windows import EvaluationRows, take_slices
+from kdlib.losses.distillation import mixture_log_probs
 from kdlib.models.sequence import SequenceModel
 
 
@@ -53,36 +56,49 @@ def last_hidden(model: SequenceModel, rows: EvaluationRows, which: np.ndarray, d
 
 @torch.inference_mode()
 def ranks_of_models(
-    models: list[SequenceModel],
-    weights: list[float],
+    models: Sequence[SequenceModel],
+    weights: Sequence[float],
     rows: EvaluationRows,
     *,
     device: torch.device,
+    top: int = 0,
     batch_size: int = 256,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
 
     Returns:
-      int64 [rows].
+      int64 [rows], and the item indices int64 [rows, top] of each row's best unseen items.
     """
-    ranks = np.empty(len(rows), np.int64)
-    by_length = np.argsort(np.diff(rows.offsets), kind="stable")
     heads = [model.head() for model in models]
+
+    def scores(which: np.ndarray) -> Tensor:
+        logits = [F.linear(last_hidden(m, rows, which, device), *head).float() for m, head in zip(models, heads, strict=True)]
+        if len(logits) == 1:
+            return logits[0]
+        return mixture_log_probs([part.double() for part in logits], weights)
+
+    return ranks_of_scores(scores, rows, device=device, top=top, batch_size=batch_size)
+
+
+def ranks_of_scores(
+    scores: Callable[[np.ndarray], Tensor], rows: EvaluationRows, *, device: torch.device, top: int = 0, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for anything that scores all items for some rows: `scores(row numbers [B]) → float [B, V]`."""
+    ranks = np.empty(len(rows), np.int64)
+    best = np.empty((len(rows), top), np.int64)
+    by_length = np.argsort(np.diff(rows.offsets), kind="stable")
     for start in range(0, len(rows), batch_size):
         which = by_length[start : start + batch_size]
-        logits = [
-            F.linear(last_hidden(model, rows, which, device), *head).float() for model, head in zip(models, heads, strict=True)
-        ]
-        if len(models) == 1:
-            scores_BV = logits[0]
-        else:
-            scores_BV = sum(weight * torch.softmax(part.double(), -1) for weight, part in zip(weights, logits, strict=True))
+        scores_BV = scores(which)
         counts = np.diff(rows.offsets)[which]
         seen = rows.items[take_slices(rows.offsets[which], counts)]
-        ranks[which] = target_ranks(
-            scores_BV,  # type: ignore[arg-type]
+        ranks_B = target_ranks(
+            scores_BV,
             torch.from_numpy(rows.targets[which]).to(device),
             seen_rows=torch.from_numpy(np.repeat(np.arange(len(which)), counts)).to(device),
             seen_items=torch.from_numpy(seen).to(device),
-        ).cpu().numpy()
-    return ranks
+        )
+        ranks[which] = ranks_B.cpu().numpy()
+        if top:
+            best[which] = scores_BV.topk(top).indices.cpu().numpy()
+    return ranks, best

@@ -1,28 +1,25 @@
-"""What one DeepSpeed engine trains: a student alone, a student with cached teachers, or teacher and student together.
-
-Shapes: T real positions, W scoring width, V items, K sum of the teachers' widths, N teachers.
-"""
+"""What one DeepSpeed engine trains: a student alone, a student with cached teachers, or teacher and student together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdlib.data.batches import Batch
-from kdlib.losses.next_item import Scored, cross_entropy, cross_entropy_and_kl
+from kdlib.losses.next_item import Scored, Teachers, cross_entropy_and_kl
 from kdlib.models.sequence import SequenceModel
 
 
-@dataclass(frozen=True)
-class CachedTeachers:
+class CachedTeachers(NamedTuple):
     """The heads of finished teachers whose hidden states come with the batch; not parameters of the engine."""
 
     heads: Sequence[tuple[Tensor, Tensor | None]]
-    """One (matrix float [V, W], bias float [V] or None) a teacher."""
+    """One (matrix float [items, width], bias float [items] or None) a teacher."""
     weights: Sequence[float]
 
     def scored(self, batch: Batch) -> list[Scored]:
+        """The teachers at the batch's real positions."""
         assert batch.hidden_TK is not None
         assert batch.scales_TN is not None
         result, start = [], 0
@@ -34,8 +31,7 @@ class CachedTeachers:
         return result
 
 
-@dataclass(frozen=True)
-class StepLoss:
+class StepLoss(NamedTuple):
     """Sums over a step's real positions; `total` alone carries a gradient."""
 
     total: Tensor
@@ -52,7 +48,7 @@ class NextItemTraining(nn.Module):
       student: the model to train.
       teacher: a second model trained in the same engine (joint distillation); no gradient reaches it through the KL.
       cached: finished teachers instead.
-      kl_weight: λ; at 0, or without any teacher, the student learns from the data alone.
+      kl_weight: λ.
       temperature: T.
     """
 
@@ -73,20 +69,20 @@ class NextItemTraining(nn.Module):
         self.temperature = temperature
 
     def forward(self, batch: Batch) -> StepLoss:
+        """The loss of one batch, summed over its real positions."""
         student = _scored(self.student, batch)
-        nothing = torch.zeros((), device=batch.targets_T.device)
         if self.teacher is not None:
             teacher = _scored(self.teacher, batch)
-            teacher_ce, _ = cross_entropy(teacher, batch.targets_T)
-            teachers, weights = [teacher], [1.0]
-        else:
-            teacher_ce = nothing
-            teachers, weights = (self.cached.scored(batch), self.cached.weights) if self.cached else ([], [])
-        ce, kl, correct = cross_entropy_and_kl(
-            student, batch.targets_T, teachers=teachers, weights=weights, temperature=self.temperature
-        )
-        total = ce + self.kl_weight * kl + teacher_ce
-        return StepLoss(total, ce.detach(), kl.detach(), teacher_ce.detach(), correct)
+            teacher_loss = cross_entropy_and_kl(teacher, batch.targets_T)
+            detached = Scored(*(None if part is None else part.detach() for part in teacher))  # type: ignore[arg-type]
+            loss = cross_entropy_and_kl(student, batch.targets_T, self._teachers([detached], [1.0]))
+            return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
+        teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
+        loss = cross_entropy_and_kl(student, batch.targets_T, teachers)
+        return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
+
+    def _teachers(self, scored: list[Scored], weights: Sequence[float]) -> Teachers:
+        return Teachers(scored, weights, self.kl_weight, self.temperature)
 
 
 def _scored(model: SequenceModel, batch: Batch) -> Scored:

@@ -1,0 +1,58 @@
+"""The DeepSpeed engine around a module, the same for every training job and for the tests."""
+
+from typing import Any
+
+import torch
+
+from kdlib.config import TrainConfig
+from kdlib.models.sequence import SequenceModel
+from kdlib.training.deepspeed_config import deepspeed_config
+from kdlib.training.module import NextItemTraining
+
+
+def make_engine(module: NextItemTraining, train: TrainConfig, *, zero_stage: int, workers: int, bf16: bool) -> Any:
+    """A DeepSpeed engine with AdamW; the process group, if there are several workers, must stand already.
+
+    Args:
+      module: on the worker's device, the same weights on every worker.
+      train: batch size, learning rate, weight decay and clipping are taken from it.
+      zero_stage: 0 to 3.
+      workers: the world size.
+      bf16: see `deepspeed_config`.
+    """
+    import deepspeed
+
+    # its shared-memory collective would be compiled here and now, with a compiler that few hosts have
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if zero_stage == 3:
+        # item tables are used as scoring matrices outside the module that owns them
+        for model in (part for part in module.modules() if isinstance(part, SequenceModel)):
+            for parameter in model.parameters(recurse=False):
+                deepspeed.zero.register_external_parameter(module, parameter)
+    optimizer = torch.optim.AdamW(
+        module.parameters(),
+        lr=train.learning_rate,
+        weight_decay=train.weight_decay,
+        fused=next(module.parameters()).device.type == "cuda",
+    )
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,  # type: ignore[arg-type]
+        config=deepspeed_config(
+            zero_stage=zero_stage,
+            batch_size=train.batch_size,
+            workers=workers,
+            gradient_clipping=train.gradient_clipping,
+            bf16=bf16,
+        ),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def full_weights(engine: Any, model: SequenceModel) -> dict[str, torch.Tensor]:
+    """A float32 copy on the CPU of all of a model's weights, whatever the ZeRO stage; every worker must call it."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=engine.zero_optimization_stage() == 3):
+        return {name: value.detach().float().cpu().clone() for name, value in model.state_dict().items()}

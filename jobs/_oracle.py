@@ -1,0 +1,63 @@
+"""Ranks under the simulator's true model: the best that anyone can reach on the simulated clickstream."""
+
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from jobs.simulate_events import plan_of
+from kdlib.config import RunConfig
+from kdlib.data.windows import evaluation_rows, ragged
+from kdlib.inference.ranks import ranks_of_scores
+from kdlib.simulation.oracle import oracle_scores
+
+
+def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) -> np.ndarray:
+    """The rank of each test target under the exact predictive distribution, int64 [rows].
+
+    Args:
+      config: a run config that simulates, with a time split.
+      histories: rows of `tables.HISTORIES` in the order of evaluation.
+      item_ids: the vocabulary in index order.
+    """
+    plan = plan_of(config)
+    world = plan.world()
+    numbers_V = np.array([world.number_of(item_id) for item_id in item_ids])
+    rows = evaluation_rows(histories, position_column="test_position")
+    kept = histories.filter(pc.is_in(histories["user_id"], pa.array(rows.user_ids, pa.string())))
+    kept = kept.take(pc.index_in(pa.array(rows.user_ids, pa.string()), kept["user_id"].combine_chunks()))
+    start = np.datetime64(datetime.combine(plan.first_day, datetime.min.time()))
+    times, offsets = ragged(kept["event_times"])
+    days = (times.astype("datetime64[us]") - start) // np.timedelta64(1, "D")
+    sessions, _ = ragged(kept["session_numbers"])
+    position = kept["test_position"].to_numpy()
+    target_days = days[offsets[:-1] + position]
+    ranks = np.empty(len(rows), np.int64)
+    for day in np.unique(target_days):
+        which = np.flatnonzero(target_days == day)
+        prefixes = [slice(offsets[row], offsets[row] + position[row]) for row in which]
+        scores = oracle_scores(
+            world,
+            [numbers_V[rows.items[rows.offsets[row] : rows.offsets[row + 1]]] for row in which],
+            [sessions[prefix] for prefix in prefixes],
+            [days[prefix] for prefix in prefixes],
+            target_day=int(day),
+        )[:, numbers_V]
+        part = _subset(rows, which)
+        ranks[which], _ = ranks_of_scores(lambda batch, s=scores: torch.from_numpy(s[batch]), part, device=torch.device("cpu"))
+    return ranks
+
+
+def _subset(rows, which):  # noqa: ANN001, ANN202
+    from dataclasses import replace
+
+    from kdlib.data.windows import take_slices
+
+    lengths = np.diff(rows.offsets)[which]
+    flat = take_slices(rows.offsets[which], lengths)
+    return replace(
+        rows, user_ids=rows.user_ids[which], items=rows.items[flat], new_session=rows.new_session[flat],
+        offsets=np.concatenate(([0], np.cumsum(lengths))), targets=rows.targets[which],
+    )  # fmt: skip

@@ -1,0 +1,173 @@
+"""Measure every model and baseline on the test users: all items ranked, intervals by bootstrap over users (Ray Data)."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs._console import command, say
+from jobs._published import Features, features, parquet_files, versions
+from jobs._ray import start_ray
+from jobs._step import run_step
+from kdlib import publish, tables
+from kdlib.config import RunConfig
+from kdlib.data.windows import read_evaluation_histories
+from kdlib.errors import ConfigError, InputError
+from kdlib.inference.baselines import count_transitions
+from kdlib.metrics.bootstrap import bootstrap_interval
+from kdlib.metrics.ranking import all_metrics
+from kdlib.publish import Manifest
+
+ROWS = 1024
+"""Users handed to an actor at once."""
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    """Publish `metrics` and print them."""
+    source = features(config)
+    names = [*(t.name for t in config.teachers), "student", *(["control"] if config.evaluation.control else [])]
+    models = versions(config, *(f"models/{name}" for name in names))
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        ranks, coverage, details = _measure(config, source, names)
+        pq.write_table(metrics_table(config, ranks, coverage), staging["metrics"] / "part-00000.parquet")
+        return {"metrics": details}
+
+    made = run_step(
+        config,
+        ("metrics",),
+        settings=[
+            config.evaluation.model_dump(), config.features.split.model_dump(), config.input.model_dump(mode="json"),
+            [t.weight for t in config.teachers],
+        ],
+        inputs={**source.versions, **models},
+        build=build,
+    )  # fmt: skip
+    say(format_metrics(config))
+    return made
+
+
+def _measure(config: RunConfig, source: Features, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+    """Ranks a model, coverage a model, and what to note in the manifest."""
+    histories = read_evaluation_histories(
+        parquet_files(source.histories), position_column="test_position", max_users=config.evaluation.max_users
+    ).sort_by("user_id")
+    if not len(histories):
+        raise InputError(
+            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
+            " widen features.split.test_days or take in more events"
+        )
+    popularity = pq.read_table(source.statistics, columns=["item_index", "num_train"]).sort_by("item_index")["num_train"].to_numpy()
+    top = max(config.evaluation.k)
+    if top > len(popularity):
+        raise ConfigError(f"evaluation.k asks for the first {top} items, but the vocabulary has {len(popularity)}; set smaller values")
+    folders = {name: str(publish.current(config.root, f"models/{name}", config.day)) for name in names}
+    compared = {name: [(folder, 1.0)] for name, folder in folders.items()}
+    if len(config.teachers) > 1:
+        compared["ensemble"] = [(folders[t.name], t.weight) for t in config.teachers]
+    with start_ray(config):
+        import ray
+        import ray.data
+
+        from kdlib.inference.evaluator import Evaluator
+
+        markov = ray.put(count_transitions(parquet_files(source.histories), popularity))
+        settings = config.training
+        parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
+        batches = (
+            ray.data.from_arrow(parts)
+            .map_batches(
+                _Evaluation,
+                fn_constructor_args=(Evaluator, compared, markov, top, settings.threads_per_worker),
+                compute=ray.data.ActorPoolStrategy(size=min(settings.workers, len(parts))),
+                num_cpus=settings.cpus_per_worker,
+                num_gpus=settings.gpus_per_worker,
+                batch_format="pyarrow",
+                batch_size=ROWS,
+            )
+            .iter_batches(batch_size=None, batch_format="pyarrow")
+        )
+        found = pa.concat_tables(list(batches)).sort_by("user_id")
+    every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
+    ranks = {name: found[f"rank/{name}"].to_numpy() for name in every}
+    coverage = {name: len(found[f"top/{name}"].combine_chunks().flatten().unique()) / len(popularity) for name in every}
+    details = {"users": len(found), "repeats_left_out": len(histories) - len(found)}
+    if config.input.simulate is not None and config.features.split.kind == "time":
+        from jobs._oracle import oracle_ranks
+
+        ranks["best_reachable"] = oracle_ranks(config, histories, source.item_ids())
+    return ranks, coverage, details
+
+
+class _Evaluation:
+    """Fetches the shared transitions once an actor."""
+
+    def __init__(self, evaluator: Any, models: Any, markov: Any, top: int, threads: int) -> None:
+        import ray
+
+        self._evaluate = evaluator(models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, threads)
+
+    def __call__(self, histories: pa.Table) -> pa.Table:
+        return self._evaluate(histories)
+
+
+def metrics_table(config: RunConfig, ranks: dict[str, np.ndarray], coverage: dict[str, float]) -> pa.Table:
+    """`tables.METRICS`: every model, then the paired differences that decide something."""
+    values = {name: all_metrics(r, config.evaluation.k) for name, r in ranks.items()}
+    teacher = "ensemble" if "ensemble" in values else config.teachers[0].name
+    for left, right in [
+        ("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov"),
+    ]:  # fmt: skip
+        if left in ranks and right in ranks:
+            values[f"{left} - {right}"] = {metric: v - values[right][metric] for metric, v in values[left].items()}
+    rows = []
+    for name, metrics in values.items():
+        for metric, per_user in metrics.items():
+            low, high = bootstrap_interval(per_user, samples=config.evaluation.bootstrap_samples, seed=config.seed)
+            rows.append((name, metric, float(per_user.mean()), low, high, len(per_user)))
+    rows += [(name, f"coverage@{max(config.evaluation.k)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
+    columns = list(zip(*rows, strict=True))
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, tables.METRICS.schema, strict=True)], schema=tables.METRICS.schema)
+
+
+def format_metrics(config: RunConfig) -> str:
+    """The quality table of the published metrics."""
+    rows = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
+    found = {(row["model"], row["metric"]): row for row in rows}
+    k = 10 if 10 in config.evaluation.k else config.evaluation.k[0]
+    manifest = publish.read_manifest(config.root, "metrics", config.day)
+    assert manifest is not None
+    labels = {"control": "student without teacher", "markov": "first-order Markov", "best_reachable": "best reachable (true model)"}
+    lines = [
+        f"evaluate: {manifest.details['users']:,} test users, all items ranked"
+        f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)",
+        f"  {'':28} {'accuracy@1':>10} {'HR@' + str(k):>8} {'NDCG@' + str(k):>8} {'95% interval':>17} {'MRR@' + str(k):>8} {'coverage':>8}",
+    ]
+    singles = list(dict.fromkeys(row["model"] for row in rows if " - " not in row["model"]))
+    for name in singles:
+        ndcg = found[name, f"ndcg@{k}"]
+        cover = found.get((name, f"coverage@{max(config.evaluation.k)}"))
+        lines.append(
+            f"  {labels.get(name, name):28} {found[name, 'accuracy@1']['value']:>10.4f} {found[name, f'hr@{k}']['value']:>8.4f}"
+            f" {ndcg['value']:>8.4f} [{ndcg['low']:.4f}, {ndcg['high']:.4f}] {found[name, f'mrr@{k}']['value']:>8.4f}"
+            f" {'' if cover is None else format(cover['value'], '.1%'):>8}"
+        )
+    for name in dict.fromkeys(row["model"] for row in rows if " - " in row["model"]):
+        ndcg = found[name, f"ndcg@{k}"]
+        verdict = "higher" if ndcg["low"] > 0 else "lower" if ndcg["high"] < 0 else "no clear difference"
+        lines.append(f"  {name:28} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {verdict}")
+    if "best_reachable" in singles:
+        share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]
+        lines.append(f"  the student reaches {share:.0%} of the best reachable NDCG@{k}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("evaluate", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

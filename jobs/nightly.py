@@ -1,0 +1,85 @@
+"""The whole night: events in, published recommendations out. Steps whose inputs have not changed are skipped."""
+
+import argparse
+import subprocess
+import sys
+import time
+
+from jobs import cache_teacher, distill, evaluate, recommend, simulate_events, train_teacher
+from jobs._console import command, engine_output_to, log_file, say
+from jobs._ray import start_ray
+from jobs.show import format_user, sample_users
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.errors import DistilrecError
+
+
+def run(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Run every stage in order. Spark runs in a process of its own, the other stages share one Ray cluster."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, stage: object) -> None:
+        started = time.monotonic()
+        stage()  # type: ignore[operator]
+        seconds[name] = time.monotonic() - started
+
+    with engine_output_to(log_file(config, "nightly")):
+        say(f"nightly: {config.name}, {config.day}, output in {config.root}, engine logs in {log_file(config, 'nightly').parent}")
+        if config.input.simulate is not None:
+            timed("simulate_events", lambda: simulate_events.run(config))
+    timed("build_features", lambda: _in_own_process("build_features", arguments))
+    with engine_output_to(log_file(config, "nightly")):
+
+        def ray_stages() -> None:
+            with start_ray(config):
+                if config.distillation.mode == "offline":
+                    timed("train_teacher", lambda: train_teacher.run(config))
+                    timed("cache_teacher", lambda: cache_teacher.run(config))
+                timed("distill", lambda: distill.run(config))
+                timed("evaluate", lambda: evaluate.run(config))
+                timed("recommend", lambda: recommend.run(config))
+
+        ray_stages()
+        _summary(config, seconds)
+
+
+def _in_own_process(stage: str, arguments: argparse.Namespace) -> None:
+    command_line = [sys.executable, "-m", f"jobs.{stage}", "--config", arguments.config]
+    if arguments.ds:
+        command_line += ["--ds", arguments.ds]
+    for override in arguments.set:
+        command_line += ["--set", override]
+    status = subprocess.run(command_line, check=False).returncode
+    if status:
+        failure = DistilrecError(f"{stage} ended with exit status {status}; its message stands above")
+        failure.exit_status = status
+        raise failure
+
+
+def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
+    histories = publish.read_manifest(config.root, "histories", config.day)
+    recommendations = publish.read_manifest(config.root, "recommendations", config.day)
+    assert histories is not None
+    assert recommendations is not None
+    funnel = histories.details["funnel"]
+    say(f"\n=== {config.name}, {config.day} ===")
+    say(
+        f"rows      {funnel['rows_read']:,} read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
+        f" + {funnel['quarantined']:,} quarantined"
+    )
+    if config.input.events is not None and config.input.events.format == "sequences":
+        say("times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before")
+    say(evaluate.format_metrics(config))
+    say(f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}")
+    say(f"quarantine {config.root / 'quarantine' / f'ds={config.day}'}")
+    say("seconds   " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + f"; in all {sum(seconds.values()):.0f}")
+    for user_id in sample_users(config, 3):
+        say("\n" + format_user(config, user_id))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("nightly", lambda config: None, argv, description=__doc__ or "", with_arguments=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Ranks of the test targets under every model and baseline: the Ray Data actor of the evaluation job."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from kdlib.data.windows import evaluation_rows, list_array
+from kdlib.inference.baselines import Markov
+from kdlib.inference.ranks import ranks_of_models, ranks_of_scores
+from kdlib.models.files import load_model
+
+
+class Evaluator:
+    """Histories in, one row a test user out: `user_id`, and for each model `rank/<name>` and `top/<name>`.
+
+    Users whose next item already stands in their history give no row.
+
+    Args:
+      models: name → (model folder, weight) of one model or of an ensemble.
+      markov: the counted transitions.
+      top: length of the lists behind the coverage.
+      threads: of PyTorch.
+    """
+
+    def __init__(self, models: dict[str, list[tuple[str, float]]], markov: Markov, top: int, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        loaded = {folder: load_model(Path(folder))[0].to(self._device) for parts in models.values() for folder, _ in parts}
+        self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
+        self._markov, self._top = markov, top
+
+    def __call__(self, histories: pa.Table) -> pa.Table:
+        rows = evaluation_rows(histories, position_column="test_position")
+        cpu = torch.device("cpu")
+        popularity_1V = torch.from_numpy(self._markov.popularity)[None]
+        last_items = rows.items[rows.offsets[1:] - 1]
+        found = {
+            "popularity": ranks_of_scores(lambda which: popularity_1V.repeat(len(which), 1), rows, device=cpu, top=self._top),
+            "markov": ranks_of_scores(lambda which: self._markov.scores(last_items[which]), rows, device=cpu, top=self._top),
+        }
+        for name, (models, weights) in self._models.items():
+            found[name] = ranks_of_models(models, weights, rows, device=self._device, top=self._top)
+        columns: dict[str, pa.Array] = {"user_id": pa.array(rows.user_ids, pa.string())}
+        for name, (ranks, best) in found.items():
+            columns[f"rank/{name}"] = pa.array(ranks)
+            columns[f"top/{name}"] = list_array(best.ravel(), np.full(len(best), self._top), pa.int64())
+        return pa.table(columns)

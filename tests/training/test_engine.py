@@ -1,0 +1,99 @@
+"""The DeepSpeed engine under ZeRO 1, 2 and 3 on two processes, against plain PyTorch on the union of their data."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from kdlib.config import TrainConfig
+from kdlib.data.batches import Batch, WindowStore, batch_of
+from kdlib.models.sequence import SequenceModel
+from kdlib.training.module import NextItemTraining
+
+STEPS, WINDOWS, LEARNING_RATE = 3, 8, 0.01
+TRAIN = TrainConfig(batch_size=WINDOWS, learning_rate=LEARNING_RATE, gradient_clipping=0.0)
+
+
+def _store() -> WindowStore:
+    """Windows of very different lengths, so that the two workers hold different numbers of positions."""
+    generator = np.random.default_rng(0)
+    lengths = np.array([1, 9, 2, 8, 1, 7, 3, 12] * STEPS)
+    items = generator.integers(0, 40, lengths.sum() + 1).astype(np.int32)
+    return WindowStore(
+        inputs=items[:-1],
+        targets=items[1:],
+        new_session=generator.integers(0, 2, lengths.sum()).astype(np.int8),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+    )
+
+
+def _batch(step: int, part: int | None) -> Batch:
+    windows = np.arange(step * WINDOWS, (step + 1) * WINDOWS)
+    return batch_of(_store(), windows if part is None else windows[part::2])
+
+
+def _module() -> NextItemTraining:
+    torch.manual_seed(5)
+    sizes = {"num_items": 40, "dim": 8, "session_flag": True, "max_length": 16}
+    student = SequenceModel(kind="gru", hidden=12, **sizes)
+    teacher = SequenceModel(kind="transformer", heads=2, text_vectors_VE=torch.randn(40, 6), **sizes)
+    return NextItemTraining(student, teacher=teacher, kl_weight=0.5, temperature=2.0)
+
+
+def _worker(rank: int, folder: str) -> None:
+    from jobs._engine import full_weights, make_engine
+    from kdlib.training.loop import train_epoch
+
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    for stage in (1, 2, 3):
+        module = _module()
+        engine = make_engine(module, TRAIN, zero_stage=stage, workers=2, bf16=False)
+        figures = train_epoch(
+            engine,
+            (_batch(step, rank) for step in range(STEPS)),
+            device=torch.device("cpu"),
+            learning_rate=LEARNING_RATE,
+            warmup_steps=0,
+            first_step=0,
+        )
+        weights = {name: full_weights(engine, getattr(module, name)) for name in ("student", "teacher")}
+        if rank == 0:
+            torch.save((weights, figures), Path(folder, f"stage{stage}.pt"))
+        engine.destroy()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zero")
+    mp.spawn(_worker, args=(str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_workers_equal_one_process_on_the_union(trained: Path, stage: int) -> None:
+    """Different data on each of two workers gives the weights of one plain PyTorch process that sees all of it."""
+    module = _module()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    ce = positions = 0.0
+    for step in range(STEPS):
+        batch = _batch(step, None)
+        loss = module(batch)
+        optimizer.zero_grad()
+        (loss.total / len(batch.targets_T)).backward()
+        optimizer.step()
+        ce, positions = ce + loss.student_ce.item(), positions + len(batch.targets_T)
+    weights, figures = torch.load(trained / f"stage{stage}.pt")
+    for name in ("student", "teacher"):
+        expected = getattr(module, name).state_dict()
+        assert expected.keys() == weights[name].keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[name][key], value, atol=2e-5, rtol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+    assert figures["student_ce"] == pytest.approx(ce / positions, rel=1e-4)
+    assert figures["positions"] == positions
