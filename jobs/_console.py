@@ -76,7 +76,9 @@ def command(
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
     parser.add_argument("--ds", help="the day the run stands for, YYYY-MM-DD (default: the run config's)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated"
+    )
     if add_arguments:
         add_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -101,7 +103,10 @@ def command(
         if log is not None and log.parent.exists():
             with log.open("a") as stream:
                 traceback.print_exc(file=stream)
-            print(f"distilrec: {stage} failed: {type(error).__name__}: {_one_line(error)}\nfull text: {log}", file=sys.stderr)
+            print(
+                f"distilrec: {stage} failed: {type(error).__name__}: {_one_line(error)}\nfull text: {log}",
+                file=sys.stderr,
+            )
         else:
             traceback.print_exc()
         return 1

@@ -71,10 +71,13 @@ def fit(
         from kdlib.data.windows import training_windows
 
         settings = config.training
-        key = publish.fingerprint_of([{**asdict(run), "export": ""} for run in runs], train_files, facts)
+        key = publish.fingerprint_of(
+            [{**asdict(run), "export": "", "teacher_export": ""} for run in runs], train_files, facts
+        )
         home = config.root / "_checkpoints"
         name = f"{config.name}.{stage}.ds={config.day}.{key}"
         report = home / f"{name}.jsonl"
+        finished = home / f"{name}.models"  # outlives this process: a rerun does not train a finished model again
         home.mkdir(parents=True, exist_ok=True)
         train = ray.data.read_parquet(train_files)
         if from_histories:
@@ -84,7 +87,7 @@ def fit(
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
-                "runs": [asdict(run) for run in runs],
+                "runs": [_in_place(run, finished) for run in runs],
                 "settings": settings.model_dump(mode="json", exclude={"defaults"}),
                 "num_teachers": 0 if from_histories else len(next(run.cached for run in runs if run.cached)),
                 "histories": parquet_files(histories),
@@ -106,7 +109,9 @@ def fit(
                 storage_path=str(home.resolve()),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
                 failure_config=FailureConfig(
-                    max_failures=settings.max_failures, max_preemption_failures=settings.max_failures, controller_failure_limit=1
+                    max_failures=settings.max_failures,
+                    max_preemption_failures=settings.max_failures,
+                    controller_failure_limit=1,
                 ),
             ),
         )
@@ -115,11 +120,23 @@ def fit(
                 trainer.fit()
             except Exception as error:
                 raise TrainingError(_cause(error, settings.max_failures)) from error
-        missing = [run.name for run in runs if not (Path(run.export) / "model.json").exists()]
-        if missing:
-            raise TrainingError(f"{stage}: the workers ended without a model for {missing}; see the log")
+        for run in runs:
+            for model, folder in ((run.name, run.export), (f"{run.name}_teacher", run.teacher_export)):
+                if folder is not None:
+                    if not (finished / model / "model.json").exists():
+                        raise TrainingError(f"{stage}: the workers ended without the model {model}; see the log")
+                    shutil.copytree(finished / model, folder, dirs_exist_ok=True)
+        shutil.rmtree(finished)
         shutil.rmtree(home / name, ignore_errors=True)
         report.unlink(missing_ok=True)
+
+
+def _in_place(run: TrainingRun, finished: Path) -> dict[str, Any]:
+    """The run as the workers get it: they export into folders that outlive this process."""
+    folders = {"export": finished / run.name, "teacher_export": finished / f"{run.name}_teacher"}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return asdict(run) | {key: str(folder) for key, folder in folders.items()}
 
 
 def _cause(error: Exception, max_failures: int) -> str:

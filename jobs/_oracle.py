@@ -46,11 +46,13 @@ def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) ->
             target_day=int(day),
         )[:, numbers_V]
         part = _subset(rows, which)
-        ranks[which], _ = ranks_of_scores(lambda batch, s=scores: torch.from_numpy(s[batch]), part, device=torch.device("cpu"))
+        ranks[which], _ = ranks_of_scores(
+            lambda batch, s=scores: torch.from_numpy(s[batch]), part, device=torch.device("cpu")
+        )
     return ranks
 
 
-def _subset(rows, which):  # noqa: ANN001, ANN202
+def _subset(rows, which):
     from dataclasses import replace
 
     from kdlib.data.windows import take_slices

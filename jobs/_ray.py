@@ -54,6 +54,7 @@ def start_ray(config: RunConfig) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
+    context.raise_original_map_exception = True  # our own errors reach the person as they are
     context.execution_options.preserve_order = True  # the same input gives the same batches and the same files
     try:
         yield

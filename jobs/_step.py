@@ -19,7 +19,13 @@ def code_version() -> str:
     import kdlib
 
     home = Path(kdlib.__file__).parent.parent
-    return publish.fingerprint_of([(str(p.relative_to(home)), p.read_text()) for part in ("jobs", "kdlib") for p in sorted((home / part).rglob("*.py"))])
+    return publish.fingerprint_of(
+        [
+            (str(p.relative_to(home)), p.read_text())
+            for part in ("jobs", "kdlib")
+            for p in sorted((home / part).rglob("*.py"))
+        ]
+    )
 
 
 def run_step(

@@ -41,7 +41,9 @@ class _Shard:
             if sum(part.nbytes for part in held) > resident_bytes:
                 return
         if not held:
-            raise ValueError("this worker got no training windows: fewer users with two or more training items than workers")
+            raise ValueError(
+                "this worker got no training windows: fewer users with two or more training items than workers"
+            )
         self._resident = store_from_tables(held, teachers=teachers)
 
     def _tables(self) -> Iterator[pa.Table]:
@@ -72,7 +74,11 @@ def train_worker(spec: dict[str, Any]) -> None:
         resident_bytes=settings["resident_megabytes"] * 2**20,
     )
     held_out = read_evaluation_histories(
-        spec["histories"], position_column="validation_position", max_users=settings["max_validation_users"], part=rank, parts=world
+        spec["histories"],
+        position_column="validation_position",
+        max_users=settings["max_validation_users"],
+        part=rank,
+        parts=world,
     )
     rows = evaluation_rows(held_out, position_column="validation_position")
     for run in spec["runs"]:
@@ -84,7 +90,14 @@ def train_worker(spec: dict[str, Any]) -> None:
 
 
 def _train_one(
-    run: dict[str, Any], spec: dict[str, Any], shard: _Shard, rows: EvaluationRows, *, rank: int, world: int, device: torch.device
+    run: dict[str, Any],
+    spec: dict[str, Any],
+    shard: _Shard,
+    rows: EvaluationRows,
+    *,
+    rank: int,
+    world: int,
+    device: torch.device,
 ) -> None:
     import ray.train
 
@@ -117,7 +130,9 @@ def _train_one(
             first_step=state["steps"],
         )
         if not math.isfinite(figures["student_ce"] + figures["kl"] + figures["teacher_ce"]):
-            raise FloatingPointError(f"{run['name']}: the loss is not finite in epoch {epoch + 1}; lower learning_rate or kl_weight")
+            raise FloatingPointError(
+                f"{run['name']}: the loss is not finite in epoch {epoch + 1}; lower learning_rate or kl_weight"
+            )
         state["epoch"], state["steps"] = epoch + 1, state["steps"] + figures["steps"]
         line = {"run": run["name"], "epoch": epoch + 1, **figures, "train_seconds": time.monotonic() - started}
         for name, record in best.items():
@@ -132,7 +147,7 @@ def _train_one(
         _checkpoint(engine, best, state, line, rank=rank)
     if rank == 0:
         exports = {"student": run["export"], "teacher": run["teacher_export"]}
-        for name, record in best.items():
+        for name, record in reversed(best.items()):  # the student's last: it marks the run as finished
             own = {"name": run["name"] if name == "student" else f"{run['name']}_teacher", "seed": run["seed"],
                    "epochs": state["log"], "validation_ndcg@10": record.score, "kl_weight": run["kl_weight"],
                    "temperature": run["temperature"]}  # fmt: skip
@@ -176,30 +191,43 @@ def _validate(
     """Validation metrics over all workers' rows."""
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     if len(rows):
-        plain = SequenceModel(**model.options, text_vectors_VE=None if model.text_projection is None else model.text_vectors_VE)
+        plain = SequenceModel(
+            **model.options, text_vectors_VE=None if model.text_projection is None else model.text_vectors_VE
+        )
         plain.load_state_dict(weights)
         ranks, _ = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device)
-        sums += torch.tensor([ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device)
+        sums += torch.tensor(
+            [ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device
+        )
     if world > 1:
         dist.all_reduce(sums)
     total = max(sums[3].item(), 1.0)
-    return {"ndcg@10": sums[0].item() / total, "recall@10": sums[1].item() / total, "accuracy@1": sums[2].item() / total, "rows": sums[3].item()}
+    return {
+        "ndcg@10": sums[0].item() / total,
+        "recall@10": sums[1].item() / total,
+        "accuracy@1": sums[2].item() / total,
+        "rows": sums[3].item(),
+    }
 
 
 def _epoch_text(line: dict[str, Any], run: dict[str, Any], epochs: int, best: dict[str, _Best]) -> str:
-    parts = [f"{run['name']} epoch {line['epoch']:>2}/{epochs}: CE {line['student_ce']:.3f}"]
-    if run["kl_weight"] and (run["teacher"] or run["cached"]):
-        total = line["student_ce"] + run["kl_weight"] * line["kl"]
-        parts = [f"{run['name']} epoch {line['epoch']:>2}/{epochs}: loss {total:.3f} = CE {line['student_ce']:.3f} + {run['kl_weight']:g}·KL {line['kl']:.3f}"]
-    parts.append(f"accuracy {line['accuracy']:.4f}")
+    """One line for the person: training loss and accuracy, then each model's validation metrics."""
+    text = f"{run['name']} epoch {line['epoch']:>2}/{epochs}: "
+    if run["teacher"] or run["cached"]:
+        weight = run["kl_weight"]
+        text += f"loss {line['student_ce'] + weight * line['kl']:.3f} = CE {line['student_ce']:.3f} + {weight:g}·KL {line['kl']:.3f}"
+    else:
+        text += f"CE {line['student_ce']:.3f}"
+    text += f", accuracy {line['accuracy']:.4f}"
     if run["teacher"]:
-        parts.append(f"teacher CE {line['teacher_ce']:.3f}")
+        text += f", teacher CE {line['teacher_ce']:.3f}"
     for name in best:
-        parts.append(
-            f"| {'validation' if name == 'student' else 'teacher'} accuracy {line[f'{name}_accuracy@1']:.4f},"
-            f" recall@10 {line[f'{name}_recall@10']:.4f}, NDCG@10 {line[f'{name}_ndcg@10']:.4f}"
-        )
-    return ", ".join(parts[:3 if run["teacher"] else 2]) + " " + " ".join(parts[3 if run["teacher"] else 2:]) + f" ({line['train_seconds']:.1f} s)"
+        scores = [f"{label} {line[f'{name}_{metric}']:.4f}" for label, metric in _SHOWN.items()]
+        text += f" | {'teacher ' if name == 'teacher' else ''}validation {', '.join(scores)}"
+    return text + f" ({line['train_seconds']:.1f} s)"
+
+
+_SHOWN = {"accuracy": "accuracy@1", "recall@10": "recall@10", "NDCG@10": "ndcg@10"}
 
 
 def _checkpoint(engine: Any, best: dict[str, _Best], state: dict[str, Any], line: dict[str, Any], *, rank: int) -> None:

@@ -35,10 +35,18 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             settings = config.training
             (
                 ray.data.read_parquet(parquet_files(source.histories))
-                .map_batches(training_windows, batch_format="pyarrow", batch_size=None, fn_kwargs={"max_length": settings.max_length})
+                .map_batches(
+                    training_windows,
+                    batch_format="pyarrow",
+                    batch_size=None,
+                    fn_kwargs={"max_length": settings.max_length},
+                )
                 .map_batches(
                     TargetWriter,
-                    fn_constructor_kwargs={"folders": [str(f) for f in folders], "threads": settings.threads_per_worker},
+                    fn_constructor_kwargs={
+                        "folders": [str(f) for f in folders],
+                        "threads": settings.threads_per_worker,
+                    },
                     compute=ray.data.ActorPoolStrategy(size=settings.workers),
                     num_cpus=settings.cpus_per_worker,
                     num_gpus=settings.gpus_per_worker,
@@ -56,7 +64,9 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         inputs={**source.versions, **teachers},
         build=build,
     )
-    say(f"cache_teacher: {made['teacher_targets'].rows:,} windows, {sum(f['bytes'] for f in made['teacher_targets'].files) / 2**20:.1f} MiB")
+    say(
+        f"cache_teacher: {made['teacher_targets'].rows:,} windows, {sum(f['bytes'] for f in made['teacher_targets'].files) / 2**20:.1f} MiB"
+    )
     return made
 
 

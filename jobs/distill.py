@@ -31,7 +31,11 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             inputs |= versions(config, "teacher_targets", *(f"models/{t.name}" for t in config.teachers))
         train_folder = source.histories if joint else publish.current(config.root, "teacher_targets", config.day)
         teacher_name = f"models/{config.teachers[0].name}"
-        outputs = ("models/student", *(("models/control",) if config.evaluation.control else ()), *((teacher_name,) if joint else ()))
+        outputs = (
+            "models/student",
+            *(("models/control",) if config.evaluation.control else ()),
+            *((teacher_name,) if joint else ()),
+        )
 
         def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
             student = {
@@ -39,7 +43,10 @@ def run(config: RunConfig) -> dict[str, Manifest]:
                 "train": config.training.resolve(config.student.train).model_dump(),
                 "seed": config.seed,
             }
-            with_teacher: dict[str, Any] = {"kl_weight": distillation.kl_weight, "temperature": distillation.temperature}
+            with_teacher: dict[str, Any] = {
+                "kl_weight": distillation.kl_weight,
+                "temperature": distillation.temperature,
+            }
             if joint:
                 with_teacher |= {
                     "teacher": config.teachers[0].model.model_dump(mode="json"),
@@ -47,7 +54,9 @@ def run(config: RunConfig) -> dict[str, Manifest]:
                     "teacher_title_vectors": None if text is None else str(text),
                 }
             else:
-                with_teacher["cached"] = [(str(f), t.weight) for f, t in zip(teacher_models, config.teachers, strict=True)]
+                with_teacher["cached"] = [
+                    (str(f), t.weight) for f, t in zip(teacher_models, config.teachers, strict=True)
+                ]
             runs = [TrainingRun(name="student", export=str(staging["models/student"]), **student, **with_teacher)]
             if config.evaluation.control:
                 runs.append(TrainingRun(name="control", export=str(staging["models/control"]), **student))

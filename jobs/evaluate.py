@@ -12,13 +12,12 @@ from jobs._console import command, say
 from jobs._published import Features, features, parquet_files, versions
 from jobs._ray import start_ray
 from jobs._step import run_step
-from kdlib import publish, tables
+from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.data.windows import read_evaluation_histories
 from kdlib.errors import ConfigError, InputError
 from kdlib.inference.baselines import count_transitions
-from kdlib.metrics.bootstrap import bootstrap_interval
-from kdlib.metrics.ranking import all_metrics
+from kdlib.metrics.table import format_metrics, metrics_table
 from kdlib.publish import Manifest
 
 ROWS = 1024
@@ -33,7 +32,13 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         ranks, coverage, details = _measure(config, source, names)
-        pq.write_table(metrics_table(config, ranks, coverage), staging["metrics"] / "part-00000.parquet")
+        teacher = "ensemble" if "ensemble" in ranks else config.teachers[0].name
+        table = metrics_table(
+            ranks, coverage, config.evaluation.k,
+            pairs=[("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov")],
+            samples=config.evaluation.bootstrap_samples, seed=config.seed,
+        )  # fmt: skip
+        pq.write_table(table, staging["metrics"] / "part-00000.parquet")
         return {"metrics": details}
 
     made = run_step(
@@ -46,11 +51,24 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         inputs={**source.versions, **models},
         build=build,
     )  # fmt: skip
-    say(format_metrics(config))
+    say(quality_table(config))
     return made
 
 
-def _measure(config: RunConfig, source: Features, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+def quality_table(config: RunConfig) -> str:
+    """The published metrics as text."""
+    manifest = publish.read_manifest(config.root, "metrics", config.day)
+    assert manifest is not None
+    k = 10 if 10 in config.evaluation.k else config.evaluation.k[0]
+    return (
+        f"evaluate: {manifest.details['users']:,} test users, all items ranked"
+        f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)\n"
+    ) + format_metrics(pq.read_table(publish.current(config.root, "metrics", config.day)), k=k)
+
+
+def _measure(
+    config: RunConfig, source: Features, names: list[str]
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
     """Ranks a model, coverage a model, and what to note in the manifest."""
     histories = read_evaluation_histories(
         parquet_files(source.histories), position_column="test_position", max_users=config.evaluation.max_users
@@ -60,10 +78,16 @@ def _measure(config: RunConfig, source: Features, names: list[str]) -> tuple[dic
             f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
             " widen features.split.test_days or take in more events"
         )
-    popularity = pq.read_table(source.statistics, columns=["item_index", "num_train"]).sort_by("item_index")["num_train"].to_numpy()
+    popularity = (
+        pq.read_table(source.statistics, columns=["item_index", "num_train"])
+        .sort_by("item_index")["num_train"]
+        .to_numpy()
+    )
     top = max(config.evaluation.k)
     if top > len(popularity):
-        raise ConfigError(f"evaluation.k asks for the first {top} items, but the vocabulary has {len(popularity)}; set smaller values")
+        raise ConfigError(
+            f"evaluation.k asks for the first {top} items, but the vocabulary has {len(popularity)}; set smaller values"
+        )
     folders = {name: str(publish.current(config.root, f"models/{name}", config.day)) for name in names}
     compared = {name: [(folder, 1.0)] for name, folder in folders.items()}
     if len(config.teachers) > 1:
@@ -108,61 +132,12 @@ class _Evaluation:
     def __init__(self, evaluator: Any, models: Any, markov: Any, top: int, threads: int) -> None:
         import ray
 
-        self._evaluate = evaluator(models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, threads)
+        self._evaluate = evaluator(
+            models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, threads
+        )
 
     def __call__(self, histories: pa.Table) -> pa.Table:
         return self._evaluate(histories)
-
-
-def metrics_table(config: RunConfig, ranks: dict[str, np.ndarray], coverage: dict[str, float]) -> pa.Table:
-    """`tables.METRICS`: every model, then the paired differences that decide something."""
-    values = {name: all_metrics(r, config.evaluation.k) for name, r in ranks.items()}
-    teacher = "ensemble" if "ensemble" in values else config.teachers[0].name
-    for left, right in [
-        ("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov"),
-    ]:  # fmt: skip
-        if left in ranks and right in ranks:
-            values[f"{left} - {right}"] = {metric: v - values[right][metric] for metric, v in values[left].items()}
-    rows = []
-    for name, metrics in values.items():
-        for metric, per_user in metrics.items():
-            low, high = bootstrap_interval(per_user, samples=config.evaluation.bootstrap_samples, seed=config.seed)
-            rows.append((name, metric, float(per_user.mean()), low, high, len(per_user)))
-    rows += [(name, f"coverage@{max(config.evaluation.k)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
-    columns = list(zip(*rows, strict=True))
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, tables.METRICS.schema, strict=True)], schema=tables.METRICS.schema)
-
-
-def format_metrics(config: RunConfig) -> str:
-    """The quality table of the published metrics."""
-    rows = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
-    found = {(row["model"], row["metric"]): row for row in rows}
-    k = 10 if 10 in config.evaluation.k else config.evaluation.k[0]
-    manifest = publish.read_manifest(config.root, "metrics", config.day)
-    assert manifest is not None
-    labels = {"control": "student without teacher", "markov": "first-order Markov", "best_reachable": "best reachable (true model)"}
-    lines = [
-        f"evaluate: {manifest.details['users']:,} test users, all items ranked"
-        f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)",
-        f"  {'':28} {'accuracy@1':>10} {'HR@' + str(k):>8} {'NDCG@' + str(k):>8} {'95% interval':>17} {'MRR@' + str(k):>8} {'coverage':>8}",
-    ]
-    singles = list(dict.fromkeys(row["model"] for row in rows if " - " not in row["model"]))
-    for name in singles:
-        ndcg = found[name, f"ndcg@{k}"]
-        cover = found.get((name, f"coverage@{max(config.evaluation.k)}"))
-        lines.append(
-            f"  {labels.get(name, name):28} {found[name, 'accuracy@1']['value']:>10.4f} {found[name, f'hr@{k}']['value']:>8.4f}"
-            f" {ndcg['value']:>8.4f} [{ndcg['low']:.4f}, {ndcg['high']:.4f}] {found[name, f'mrr@{k}']['value']:>8.4f}"
-            f" {'' if cover is None else format(cover['value'], '.1%'):>8}"
-        )
-    for name in dict.fromkeys(row["model"] for row in rows if " - " in row["model"]):
-        ndcg = found[name, f"ndcg@{k}"]
-        verdict = "higher" if ndcg["low"] > 0 else "lower" if ndcg["high"] < 0 else "no clear difference"
-        lines.append(f"  {name:28} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {verdict}")
-    if "best_reachable" in singles:
-        share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]
-        lines.append(f"  the student reaches {share:.0%} of the best reachable NDCG@{k}")
-    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,7 +24,9 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         seconds[name] = time.monotonic() - started
 
     with engine_output_to(log_file(config, "nightly")):
-        say(f"nightly: {config.name}, {config.day}, output in {config.root}, engine logs in {log_file(config, 'nightly').parent}")
+        say(
+            f"nightly: {config.name}, {config.day}, output in {config.root}, engine logs in {log_file(config, 'nightly').parent}"
+        )
         if config.input.simulate is not None:
             timed("simulate_events", lambda: simulate_events.run(config))
     timed("build_features", lambda: _in_own_process("build_features", arguments))
@@ -68,11 +70,19 @@ def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
         f" + {funnel['quarantined']:,} quarantined"
     )
     if config.input.events is not None and config.input.events.format == "sequences":
-        say("times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before")
-    say(evaluate.format_metrics(config))
-    say(f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}")
+        say(
+            "times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before"
+        )
+    say(evaluate.quality_table(config))
+    say(
+        f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}"
+    )
     say(f"quarantine {config.root / 'quarantine' / f'ds={config.day}'}")
-    say("seconds   " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + f"; in all {sum(seconds.values()):.0f}")
+    say(
+        "seconds   "
+        + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        + f"; in all {sum(seconds.values()):.0f}"
+    )
     for user_id in sample_users(config, 3):
         say("\n" + format_user(config, user_id))
 

@@ -78,7 +78,11 @@ def title_vectors(config: RunConfig, source: Features, text: TextConfig) -> tupl
         return {}
 
     run_step(
-        config, ("title_vectors",), settings=text.model_dump(), inputs={"item_vocabulary": source.versions["item_vocabulary"]}, build=build
+        config,
+        ("title_vectors",),
+        settings=text.model_dump(),
+        inputs={"item_vocabulary": source.versions["item_vocabulary"]},
+        build=build,
     )
     manifest = read_manifest(config.root, "title_vectors", config.day)
     assert manifest is not None

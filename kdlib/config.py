@@ -24,7 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class SimulateConfig(_Section):
@@ -56,7 +56,9 @@ class TimeConfig(_Section):
     def _has_its_columns(self) -> "TimeConfig":
         if self.format == "day_and_order":
             if len(self.day_columns) not in (1, 3) or not self.order_column:
-                raise ValueError("format day_and_order needs day_columns (one date, or year, month, day) and order_column")
+                raise ValueError(
+                    "format day_and_order needs day_columns (one date, or year, month, day) and order_column"
+                )
         elif not self.column:
             raise ValueError(f"format {self.format} needs column")
         return self
@@ -241,7 +243,7 @@ class TrainingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    k: tuple[Positive, ...] = (5, 10, 20)
+    k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10, 20)
     max_users: Positive = 100_000
     control: bool = True
     """Also train and report the student without distillation."""
@@ -273,7 +275,7 @@ class RunConfig(_Section):
     name: Name
     ds: date | None = None
     """The day the run stands for; `--ds` overrides it. No job reads the clock."""
-    output_dir: str
+    output_dir: Annotated[str, Field(min_length=1)]
     seed: int = 1
     input: InputConfig
     features: FeaturesConfig = FeaturesConfig()
@@ -333,7 +335,11 @@ def load_config(path: str | Path, *, overrides: tuple[str, ...] = (), ds: str | 
     try:
         data = yaml.safe_load(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f"cannot read the run config {path}: {error.strerror}. The shipped ones lie in cluster/runs/") from None
+        raise ConfigError(
+            f"cannot read the run config {path}: {error.strerror}. The shipped ones lie in cluster/runs/"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the run config {path} is not UTF-8 text: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"the run config {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
@@ -378,7 +384,9 @@ def _expand(value: Any) -> Any:
     if isinstance(value, str) and "$" in value:
         text = os.path.expandvars(value)
         if missing := re.findall(r"\$\{?(\w+)\}?", text):
-            raise ConfigError(f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set")
+            raise ConfigError(
+                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set"
+            )
         return text
     return value
 

@@ -33,7 +33,7 @@ class Manifest:
     table: str
     ds: str
     version: str
-    """Hash of the files' names and contents: the same content has the same version."""
+    """Hash of the files' names and contents and of the fingerprint."""
     fingerprint: str
     """Hash of everything that the content depends on; a step whose fingerprint matches need not run again."""
     rows: int | None
@@ -50,7 +50,10 @@ def new_staging(root: Path, table: str, ds: str) -> Path:
     parent = root / STAGING
     parent.mkdir(parents=True, exist_ok=True)
     for left_over in parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+        if left_over.is_symlink():
+            left_over.unlink()
+        else:
+            shutil.rmtree(left_over, ignore_errors=True)
     folder = parent / f"{table.replace('/', '.')}.ds={ds}.{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     return folder
@@ -96,9 +99,10 @@ def publish(
         if home.exists():  # a killed run's, without a manifest
             shutil.rmtree(home)
         wrapper.rename(home)
-    else:
+    else:  # published before: that manifest stays the truth
         shutil.rmtree(staging)
-    _switch(root / table / f"ds={ds}", home / "data")
+        manifest = _read(home / "manifest.json")
+    _switch(root / table / f"ds={ds}", home / "data", scratch=staging.with_name(staging.name + ".link"))
     return manifest
 
 
@@ -119,12 +123,12 @@ def read_manifest(root: Path, table: str, ds: str) -> Manifest | None:
     link = root / table / f"ds={ds}"
     if not link.exists():
         return None
-    return Manifest(**json.loads((link.resolve().parent / "manifest.json").read_text()))
+    return _read(link.resolve().parent / "manifest.json")
 
 
 def latest(root: Path, table: str, *, before: str) -> str | None:
     """The newest partition strictly before a date, or None."""
-    days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*"))
+    days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*") if path.exists())
     return next((day for day in reversed(days) if day < before), None)
 
 
@@ -162,8 +166,18 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
-def _switch(link: Path, target: Path) -> None:
+def _switch(link: Path, target: Path, *, scratch: Path) -> None:
+    """Point the link at the target in one rename; a killed run leaves its new link in staging, not beside the data."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    fresh = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}")
-    fresh.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
-    fresh.replace(link)
+    scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    scratch.replace(link)
+
+
+def _read(file: Path) -> Manifest:
+    try:
+        return Manifest(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"no usable manifest at {file}: {error}. Partitions are links into {VERSIONS}; copy stores with links, "
+            f"or remove this partition and run its stage again"
+        ) from None

@@ -14,7 +14,9 @@ import pyarrow.dataset as pads
 
 from kdlib import tables
 
-WINDOWS_SCHEMA = pa.schema([tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "new_session")])
+WINDOWS_SCHEMA = pa.schema(
+    [tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "new_session")]
+)
 
 
 def ragged(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +116,9 @@ def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationR
     )
 
 
-def read_evaluation_histories(files: Sequence[str], *, position_column: str, max_users: int, part: int = 0, parts: int = 1) -> pa.Table:
+def read_evaluation_histories(
+    files: Sequence[str], *, position_column: str, max_users: int, part: int = 0, parts: int = 1
+) -> pa.Table:
     """The histories to evaluate on, read file by file: the same users every night, chosen by a hash of their id.
 
     Args:
@@ -138,4 +142,6 @@ def read_evaluation_histories(files: Sequence[str], *, position_column: str, max
         if len(keys) > limit:
             chosen = np.sort(np.argsort(keys, kind="stable")[:limit])
             kept, keys = kept.take(pa.array(chosen)), keys[chosen]
-    return kept if kept is not None else pa.schema([tables.HISTORIES.schema.field(name) for name in columns]).empty_table()
+    return (
+        kept if kept is not None else pa.schema([tables.HISTORIES.schema.field(name) for name in columns]).empty_table()
+    )

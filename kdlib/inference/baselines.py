@@ -26,7 +26,9 @@ class Markov:
 
     def scores(self, last_items: np.ndarray) -> Tensor:
         """float64 [B, V]: the count of each item after the row's last item; ties by popularity."""
-        scores = np.broadcast_to(self.popularity / (self.popularity.max() + 1.0), (len(last_items), len(self.popularity))).copy()
+        scores = np.broadcast_to(
+            self.popularity / (self.popularity.max() + 1.0), (len(last_items), len(self.popularity))
+        ).copy()
         lengths = np.diff(self.offsets)[last_items]
         flat = take_slices(self.offsets[last_items], lengths)
         scores[np.repeat(np.arange(len(last_items)), lengths), self.items[flat]] += self.counts[flat]

@@ -27,7 +27,9 @@ class Evaluator:
     def __init__(self, models: dict[str, list[tuple[str, float]]], markov: Markov, top: int, threads: int) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = {folder: load_model(Path(folder))[0].to(self._device) for parts in models.values() for folder, _ in parts}
+        loaded = {
+            folder: load_model(Path(folder))[0].to(self._device) for parts in models.values() for folder, _ in parts
+        }
         self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
         self._markov, self._top = markov, top
 
@@ -37,8 +39,12 @@ class Evaluator:
         popularity_1V = torch.from_numpy(self._markov.popularity)[None]
         last_items = rows.items[rows.offsets[1:] - 1]
         found = {
-            "popularity": ranks_of_scores(lambda which: popularity_1V.repeat(len(which), 1), rows, device=cpu, top=self._top),
-            "markov": ranks_of_scores(lambda which: self._markov.scores(last_items[which]), rows, device=cpu, top=self._top),
+            "popularity": ranks_of_scores(
+                lambda which: popularity_1V.repeat(len(which), 1), rows, device=cpu, top=self._top
+            ),
+            "markov": ranks_of_scores(
+                lambda which: self._markov.scores(last_items[which]), rows, device=cpu, top=self._top
+            ),
         }
         for name, (models, weights) in self._models.items():
             found[name] = ranks_of_models(models, weights, rows, device=self._device, top=self._top)

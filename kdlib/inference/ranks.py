@@ -49,7 +49,8 @@ def last_hidden(model: SequenceModel, rows: EvaluationRows, which: np.ndarray, d
     sessions = np.zeros(len(which) * longest, bool)
     sessions[places] = rows.new_session[flat] != 0
     hidden_BLW = model(
-        torch.from_numpy(items.reshape(-1, longest)).to(device), torch.from_numpy(sessions.reshape(-1, longest)).to(device)
+        torch.from_numpy(items.reshape(-1, longest)).to(device),
+        torch.from_numpy(sessions.reshape(-1, longest)).to(device),
     )
     return hidden_BLW[torch.arange(len(which)), torch.from_numpy(lengths - 1).to(device)]
 
@@ -72,7 +73,9 @@ def ranks_of_models(
     heads = [model.head() for model in models]
 
     def scores(which: np.ndarray) -> Tensor:
-        logits = [F.linear(last_hidden(m, rows, which, device), *head).float() for m, head in zip(models, heads, strict=True)]
+        logits = [
+            F.linear(last_hidden(m, rows, which, device), *head).float() for m, head in zip(models, heads, strict=True)
+        ]
         if len(logits) == 1:
             return logits[0]
         return mixture_log_probs([part.double() for part in logits], weights)
@@ -81,7 +84,12 @@ def ranks_of_models(
 
 
 def ranks_of_scores(
-    scores: Callable[[np.ndarray], Tensor], rows: EvaluationRows, *, device: torch.device, top: int = 0, batch_size: int = 256
+    scores: Callable[[np.ndarray], Tensor],
+    rows: EvaluationRows,
+    *,
+    device: torch.device,
+    top: int = 0,
+    batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same for anything that scores all items for some rows: `scores(row numbers [B]) → float [B, V]`."""
     ranks = np.empty(len(rows), np.int64)

@@ -30,7 +30,9 @@ def kl_divergence(student_logits: Tensor, teacher_log_probs: Tensor, *, temperat
     return temperature**2 * terms.sum(-1)
 
 
-def mixture_log_probs(teacher_logits: Sequence[Tensor], weights: Sequence[float], *, temperature: float = 1.0) -> Tensor:
+def mixture_log_probs(
+    teacher_logits: Sequence[Tensor], weights: Sequence[float], *, temperature: float = 1.0
+) -> Tensor:
     """Log of the weighted mean of the teachers' *probabilities* at a temperature.
 
     Args:
@@ -42,7 +44,9 @@ def mixture_log_probs(teacher_logits: Sequence[Tensor], weights: Sequence[float]
       float [..., items] log-probabilities.
     """
     if len(teacher_logits) != len(weights) or not weights or min(weights) <= 0:
-        raise ValueError(f"needs one positive weight a teacher, found {len(teacher_logits)} teachers and weights {list(weights)}")
+        raise ValueError(
+            f"needs one positive weight a teacher, found {len(teacher_logits)} teachers and weights {list(weights)}"
+        )
     logs = [torch.log_softmax(logits / temperature, dim=-1) for logits in teacher_logits]
     if len(logs) == 1:
         return logs[0]

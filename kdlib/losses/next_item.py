@@ -69,7 +69,9 @@ def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = No
     kl = torch.zeros_like(ce)
     total = ce
     if teachers is not None:
-        mixture_TV = mixture_log_probs([t.logits() for t in teachers.scored], teachers.weights, temperature=teachers.temperature)
+        mixture_TV = mixture_log_probs(
+            [t.logits() for t in teachers.scored], teachers.weights, temperature=teachers.temperature
+        )
         kl = kl_divergence(logits_TV, mixture_TV, temperature=teachers.temperature).sum()
         total = ce + teachers.kl_weight * kl
     correct = (logits_TV.gather(1, targets_T[:, None])[:, 0] >= logits_TV.amax(1)).sum()
@@ -79,7 +81,12 @@ def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = No
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_TW: Tensor, weight_VW: Tensor, bias_V: Tensor | None, targets_T: Tensor, teachers: Teachers | None
+        ctx: Any,
+        hidden_TW: Tensor,
+        weight_VW: Tensor,
+        bias_V: Tensor | None,
+        targets_T: Tensor,
+        teachers: Teachers | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         student = Scored(hidden_TW, weight_VW, bias_V)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -111,7 +118,9 @@ class _Fused(torch.autograd.Function):
         return (*grads, None, None)
 
 
-def _chunk(student: Scored, targets_T: Tensor, teachers: Teachers | None, start: int, stop: int) -> tuple[Tensor, Tensor]:
+def _chunk(
+    student: Scored, targets_T: Tensor, teachers: Teachers | None, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
     """Sums (ce, kl, correct) of a chunk and the gradient of its total with respect to the logits, float [t, V]."""
     z_TV = student.logits(start, stop)
     target_T1 = z_TV.gather(1, targets_T[:, None])

@@ -77,7 +77,9 @@ class SequenceModel(nn.Module):
             self.layers = recurrent(dim, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.output_projection = nn.Linear(width, dim) if tied and width != dim else None
         self.output_norm = nn.LayerNorm(dim) if tied else None
-        self.output_embedding = None if tied else nn.Parameter(torch.randn(num_items, width) * INITIAL_STANDARD_DEVIATION)
+        self.output_embedding = (
+            None if tied else nn.Parameter(torch.randn(num_items, width) * INITIAL_STANDARD_DEVIATION)
+        )
         self.output_bias = None if tied else nn.Parameter(torch.zeros(num_items))
 
     def item_vectors(self) -> Tensor:

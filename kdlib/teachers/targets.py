@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdlib import tables
 from kdlib.data.batches import batch_of, store_from_tables
-from kdlib.data.windows import list_array
+from kdlib.data.windows import list_array, take_slices
 from kdlib.models.files import load_model
 
 
@@ -55,7 +55,7 @@ class TargetWriter:
         for start in range(0, len(order), self._batch_size):
             which = order[start : start + self._batch_size]
             batch = batch_of(store, which).to(self._device)
-            rows = np.concatenate([np.arange(store.offsets[i], store.offsets[i + 1]) for i in which])
+            rows = take_slices(store.offsets[which], lengths[which])
             column = 0
             for number, model in enumerate(self._models):
                 states_TW = model(batch.items_BL, batch.new_session_BL).flatten(0, 1)[batch.positions_T]
@@ -67,7 +67,9 @@ class TargetWriter:
         return pa.table(
             {
                 **{name: windows[name] for name in ("user_id", "start", "items", "new_session")},
-                "hidden": pa.Array.from_buffers(pa.binary(), len(store), [None, pa.py_buffer(ends), pa.py_buffer(hidden)]),
+                "hidden": pa.Array.from_buffers(
+                    pa.binary(), len(store), [None, pa.py_buffer(ends), pa.py_buffer(hidden)]
+                ),
                 "scales": list_array(scales.ravel(), lengths * len(self._models), pa.float32()),
             },
             schema=tables.TEACHER_TARGETS.schema,

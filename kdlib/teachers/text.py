@@ -58,11 +58,17 @@ class TitleEncoder:
 
         titles = [title or "" for title in items["title"].to_pylist()]
         vectors = np.zeros((len(titles), self._model.config.hidden_size), np.float32)
-        order = [place for place in np.argsort([len(title) for title in titles], kind="stable") if titles[place].strip()]
+        order = [
+            place for place in np.argsort([len(title) for title in titles], kind="stable") if titles[place].strip()
+        ]
         for start in range(0, len(order), self._batch_size):
             part = order[start : start + self._batch_size]
             tokens = self._tokenizer(
-                [titles[place] for place in part], padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+                [titles[place] for place in part],
+                padding=True,
+                truncation=True,
+                max_length=self._max_tokens,
+                return_tensors="pt",
             ).to(self._device)
             with torch.inference_mode():
                 states = self._model(**tokens).last_hidden_state.float()

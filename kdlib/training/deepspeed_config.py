@@ -3,7 +3,9 @@
 from typing import Any
 
 
-def deepspeed_config(*, zero_stage: int, batch_size: int, workers: int, gradient_clipping: float, bf16: bool) -> dict[str, Any]:
+def deepspeed_config(
+    *, zero_stage: int, batch_size: int, workers: int, gradient_clipping: float, bf16: bool
+) -> dict[str, Any]:
     """The engine's configuration.
 
     Args:

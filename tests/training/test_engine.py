@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing
 
 from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
@@ -72,7 +72,9 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
-    mp.spawn(_worker, args=(str(folder),), nprocs=2)
+    torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+        _worker, args=(str(folder),), nprocs=2
+    )
     return folder
 
 
@@ -94,6 +96,8 @@ def test_two_workers_equal_one_process_on_the_union(trained: Path, stage: int) -
         expected = getattr(module, name).state_dict()
         assert expected.keys() == weights[name].keys()
         for key, value in expected.items():
-            torch.testing.assert_close(weights[name][key], value, atol=2e-5, rtol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(
+                weights[name][key], value, atol=2e-5, rtol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
+            )
     assert figures["student_ce"] == pytest.approx(ce / positions, rel=1e-4)
     assert figures["positions"] == positions

@@ -1,0 +1,36 @@
+# Each target sets up all it needs; a second call reuses the environment.
+PYTHON ?= python3
+CONFIG ?= cluster/runs/laptop.yaml
+BIN := .venv/bin
+
+.PHONY: nightly test lint clean
+
+nightly: .venv/installed  ## events in, published top-k table out (CONFIG=…, DS=YYYY-MM-DD)
+	$(BIN)/distilrec nightly --config $(CONFIG) $(if $(DS),--ds $(DS))
+
+test: .venv/installed-dev  ## lint, types and all tests
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "distilrec needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# DeepSpeed comes as source; its compiled operators are not used
+.venv/installed: pyproject.toml | .venv/bin/python
+	@echo "installing into .venv (once; some minutes)"
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	@echo "installing into .venv with the test tools (once; some minutes)"
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/installed
+
+clean:
+	rm -rf .venv output build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,93 @@
+"""Where a run's raw input lies, and which version of it this is."""
+
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from kdlib import publish
+from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
+from kdlib.errors import InputError
+
+
+def events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
+    """The events and the catalogue of the run config, or those that the simulator published for the day.
+
+    Raises:
+      InputError: the simulator has not run.
+    """
+    if config.input.simulate is None:
+        assert config.input.events is not None
+        return config.input.events, config.input.catalogue
+    if publish.read_manifest(config.root, "events", config.day) is None:
+        raise InputError(
+            f"no simulated events for {config.day} under {config.root}: run `distilrec simulate-events` first, "
+            "or set input.events to read your own"
+        )
+    from jobs.simulate_events import simulated_input
+
+    events, catalogue = simulated_input(config)
+    # one version throughout, even if the simulator publishes another meanwhile
+    return events.model_copy(update={"path": str(publish.current(config.root, "events", config.day))}), catalogue
+
+
+def input_versions(config: RunConfig, events: EventsConfig, catalogue: CatalogueConfig | None) -> dict[str, str]:
+    """Input name → version: of everything that the features are made from, last night's vocabulary too.
+
+    Raises:
+      InputError: a path without files.
+    """
+    if config.input.simulate is None:
+        versions = {"events": version_of(events.path)}
+    else:
+        manifest = publish.read_manifest(config.root, "events", config.day)
+        assert manifest is not None
+        versions = {"events": manifest.version}
+    if catalogue is not None:
+        versions["catalogue"] = version_of(catalogue.path)
+    earlier = publish.latest(config.root, "item_vocabulary", before=config.day)
+    manifest = publish.read_manifest(config.root, "item_vocabulary", earlier) if earlier else None
+    if manifest is not None:
+        versions["item_vocabulary"] = f"{manifest.ds}.{manifest.version}"
+    return versions
+
+
+def version_of(path: str) -> str:
+    """A hash of the names, sizes and times of the files at a path: a file, a folder or a glob, local or a URL.
+
+    For a glob in a URL all files of the folder above it count: a change too many
+    costs a rerun, one too few a wrong table.
+
+    Raises:
+      InputError: there are none.
+    """
+    files = _remote_files(path) if "://" in path else _local_files(path)
+    if not files:
+        raise InputError(f"no file matches {path}: check the path in the run config")
+    return publish.fingerprint_of(files)
+
+
+def _local_files(path: str) -> list[tuple[str, int, int]]:
+    whole = Path(path).absolute()
+    tops = sorted(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))) if _is_glob(path) else [whole]
+    found = [file for top in tops for file in ([top] if top.is_file() else sorted(top.rglob("*"))) if file.is_file()]
+    return [
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in found
+        if not file.name.startswith(("_", "."))
+    ]
+
+
+def _remote_files(path: str) -> list[tuple[str, int, int]]:
+    if _is_glob(path):
+        path = path[: min(path.find(sign) for sign in "*?[{" if sign in path)].rpartition("/")[0]
+    try:
+        system, base = pafs.FileSystem.from_uri(path)
+        top = system.get_file_info(base)
+        infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
+    return sorted((info.path, info.size, info.mtime_ns or 0) for info in infos if info.is_file)
+
+
+def _is_glob(path: str) -> bool:
+    return any(sign in path for sign in "*?[{")

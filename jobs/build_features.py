@@ -1,0 +1,134 @@
+"""Raw events → quarantine, sessions, histories, item_vocabulary and item_statistics, on Spark."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs._console import command, log_file, say
+from jobs._inputs import events_and_catalogue, input_versions
+from jobs._spark import running_spark
+from jobs._step import run_step
+from kdlib import publish, tables
+from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
+from kdlib.errors import InputError
+from kdlib.features import clean, read, splits, vocabulary
+from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
+from kdlib.features.events import read_events
+from kdlib.features.funnel import (
+    check_trainable,
+    count_histories,
+    count_outcomes,
+    funnel_text,
+    held_out_warning,
+    reasons_text,
+)
+from kdlib.features.histories import histories, interactions
+from kdlib.features.sessions import sessions_table, with_sessions
+from kdlib.publish import Manifest
+
+TABLES = ("quarantine", "sessions", "histories", "item_vocabulary", "item_statistics")
+ROWS_A_FILE = 2_000_000
+BROADCAST_ITEMS = 500_000
+"""A vocabulary up to this size is sent to every executor, which saves a second shuffle of the events."""
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    """Build and publish the feature tables of the day, unless they are up to date."""
+    events, catalogue = events_and_catalogue(config)
+    manifests = run_step(
+        config,
+        TABLES,
+        settings={"features": config.features.model_dump(mode="json"), "input": config.input.model_dump(mode="json")},
+        inputs=input_versions(config, events, catalogue),
+        build=lambda staging: _build(config, events, catalogue, staging),
+    )
+    funnel = manifests["histories"].details["funnel"]
+    say(f"build_features: {funnel_text(funnel)}")
+    if warning := held_out_warning(funnel):
+        say(f"build_features: warning: {warning}")
+    return manifests
+
+
+def _build(
+    config: RunConfig, events: EventsConfig, catalogue: CatalogueConfig | None, staging: dict[str, Path]
+) -> dict[str, dict[str, Any]]:
+    features, last_day = config.features, config.ds
+    assert last_day is not None  # config.day has raised
+    with running_spark(config, log_file(config, "build_features")) as spark, read.reading(events.path):
+        judged = clean.with_outcome(
+            read_events(spark, events, last_day=last_day),
+            period_start=features.period_start,
+            last_day=last_day,
+            max_events_per_user_day=features.max_events_per_user_day,
+            num_partitions=config.spark.shuffle_partitions,
+        ).persist(StorageLevel.MEMORY_AND_DISK)
+        funnel = count_outcomes(judged, path=events.path)
+        _write(
+            clean.quarantine(judged), staging["quarantine"], by=["reason", "file", "raw"], rows=funnel["quarantined"]
+        )
+        if funnel["kept"] == 0:
+            _fail_all_quarantined(config, staging["quarantine"], events.path, funnel)
+        kept = clean.kept(judged)
+        sessions = with_sessions(kept, gap_seconds=None if events.session else features.session_gap_seconds)
+        sessions_table(sessions).write.mode("append").parquet(str(staging["sessions"]))
+
+        counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
+        earlier = publish.latest(config.root, "item_vocabulary", before=config.day)
+        previous = (
+            spark.read.parquet(str(publish.current(config.root, "item_vocabulary", earlier))) if earlier else None
+        )
+        num_known = previous.count() if previous else 0
+        items = vocabulary.extend_vocabulary(
+            previous, counts, first_new_index=num_known, first_seen=config.day, max_items=features.max_items
+        )
+        products = read_catalogue(spark, catalogue) if catalogue else None
+        products_read = catalogue_counts(products, path=catalogue.path) if products and catalogue else None
+        items = vocabulary.with_catalogue(items, one_row_an_item(products) if products else None)
+        _write(items, staging["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
+        items = spark.read.parquet(str(staging["item_vocabulary"]))
+        num_items = items.count()
+
+        steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
+        known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items
+        people = splits.with_splits(histories(steps, known), last_day=last_day, **features.split.model_dump())
+        people.sortWithinPartitions("user_id").write.mode("append").parquet(str(staging["histories"]))
+        people = spark.read.parquet(str(staging["histories"]))
+        statistics = vocabulary.item_statistics(items, counts, people)
+        _write(statistics, staging["item_statistics"], by=["item_index"], rows=num_items)
+
+        left_out = counts.join(items, "item_id", "left_anti").agg(F.coalesce(F.sum("num_interactions"), F.lit(0)))
+        funnel["out_of_vocabulary"] = left_out.collect()[0][0]
+        funnel["sessions"] = tables.check_files(tables.SESSIONS, staging["sessions"])
+        funnel |= count_histories(people) | {"items": num_items}
+        check_trainable(funnel, last_day=last_day, **features.split.model_dump())
+        judged.unpersist()
+        counts.unpersist()
+    return {"histories": {"funnel": funnel}, "item_vocabulary": {"catalogue": products_read, "previous": earlier}}
+
+
+def _write(frame: DataFrame, folder: Path, *, by: list[str], rows: int) -> None:
+    """Few files in a fixed order, so that the same input gives the same files."""
+    ordered = frame.repartitionByRange(1 + rows // ROWS_A_FILE, *by).sortWithinPartitions(*by)
+    ordered.write.mode("append").parquet(str(folder))
+
+
+def _fail_all_quarantined(config: RunConfig, staged: Path, path: str, funnel: dict[str, Any]) -> None:
+    copy = config.root / "quarantine_failed" / f"ds={config.day}"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(staged, copy, ignore=shutil.ignore_patterns("_*", ".*"))
+    raise InputError(
+        f"all {funnel['rows_read']:,} rows of {path} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
+        f"in {copy} and mend the columns, the delimiter, the time format or the period in the run config"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("build_features", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

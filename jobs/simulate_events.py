@@ -1,0 +1,132 @@
+"""Writes the embedded default input: a raw clickstream with a known truth, and its catalogue.
+
+`events/ds=<DS>/day=YYYY-MM-DD/part-*.parquet` holds the days up to and with DS, `catalogue/ds=<DS>/part-00000.parquet`
+the products at their end.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from jobs._console import command, progress, say
+from jobs._step import run_step
+from kdlib.config import CatalogueConfig, EventsConfig, RunConfig, SimulateConfig, TimeConfig
+from kdlib.errors import ConfigError
+from kdlib.publish import Manifest
+from kdlib.simulation.events import PLANTED, Plan, write_task
+from kdlib.simulation.world import catalogue
+
+
+def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig]:
+    """How the later stages read what this job publishes for `config.day`."""
+    _settings(config)
+    events = EventsConfig(
+        path=str(config.root / "events" / f"ds={config.day}"),
+        format="parquet",
+        user="user_id",
+        item="item_id",
+        event_type="event_type",
+        event_id="event_id",
+        time=TimeConfig(format="iso", column="event_time"),
+    )
+    products = CatalogueConfig(
+        path=str(config.root / "catalogue" / f"ds={config.day}"),
+        format="parquet",
+        item="item_id",
+        title="title",
+        category="category",
+        price="price",
+        available="available",
+    )
+    return events, products
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """What is simulated; `plan_of(config).world()` is its truth.
+
+    Raises:
+      ConfigError: the run config does not simulate, or has no date.
+    """
+    settings = _settings(config)
+    config.day  # noqa: B018  (raises where there is none)
+    assert config.ds is not None
+    return Plan(**settings.model_dump(), last_day=config.ds)
+
+
+def run(config: RunConfig, *, num_processes: int | None = None) -> dict[str, Manifest]:
+    """Simulate and publish `events` and `catalogue`, unless they are up to date.
+
+    Args:
+      config: a run config with `input.simulate`.
+      num_processes: by default one for each core; the files are the same for any number.
+    """
+    plan = plan_of(config)
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        planted = _write_events(plan, staging["events"], num_processes or len(os.sched_getaffinity(0)))
+        products = catalogue(plan.world(), seed=plan.seed)
+        pq.write_table(products, staging["catalogue"] / "part-00000.parquet", compression="zstd")
+        details = {"planted": {kind: planted[kind] for kind in PLANTED}, "users": plan.num_users}
+        return {"events": details, "catalogue": {"unavailable": products["available"].to_pylist().count(False)}}
+
+    settings = _settings(config).model_dump(mode="json")
+    manifests = run_step(config, ("events", "catalogue"), settings=settings, inputs={}, build=build)
+    details = manifests["events"].details
+    kinds = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in details["planted"].items())
+    say(
+        f"simulate_events: {manifests['events'].rows:,} rows ({kinds}) of {details['users']:,} users "
+        f"on {plan.num_days} days → {config.root / 'events' / f'ds={config.day}'}; "
+        f"{manifests['catalogue'].rows:,} products → {config.root / 'catalogue' / f'ds={config.day}'}"
+    )
+    return manifests
+
+
+def _write_events(plan: Plan, folder: Path, num_processes: int) -> Counter[str]:
+    tasks = range(len(plan.tasks()))
+    planted: Counter[str] = Counter()
+    with progress(total=plan.num_events, unit="row", description="simulate_events") as bar:
+        if min(num_processes, len(tasks)) == 1:
+            for number in tasks:
+                found = write_task(plan, number, folder)
+                planted.update(found)
+                bar.update(found.total())
+            return planted
+        # spawn: a fork copies the locks of Arrow's threads and may hang
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(num_processes, len(tasks)), mp_context=context)
+        try:
+            for done in as_completed([pool.submit(write_task, plan, number, folder) for number in tasks]):
+                planted.update(done.result())
+                bar.update(done.result().total())
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return planted
+
+
+def _settings(config: RunConfig) -> SimulateConfig:
+    if config.input.simulate is None:
+        raise ConfigError(
+            f"run config {config.name}: simulate-events needs the section input.simulate, found input.events; "
+            "events of your own are read by build-features as they are, so leave this job out"
+        )
+    return config.input.simulate
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console command `distilrec simulate-events`."""
+    return command(
+        "simulate_events",
+        run,
+        argv,
+        description="Write the embedded default input: a raw clickstream with a known truth.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

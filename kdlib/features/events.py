@@ -1,0 +1,155 @@
+"""Input rows → events under our names, one way for every format. The session's time zone must be UTC.
+
+The columns of an event, before it is judged:
+  corrupt      bool       the line did not parse
+  user_id, session_id, item_id, event_id   text, trimmed, null where empty or not mapped
+  event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
+  time_given   bool       the row has a time, parseable or not
+  event_time   timestamp  UTC microseconds; null where it cannot be parsed
+  raw          text       the line (corrupt rows) or the mapped columns as JSON
+  file         text       the input file
+"""
+
+from datetime import date
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, IntegralType, StringType, StructType, TimestampNTZType, TimestampType
+
+from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
+from kdlib.errors import InputError
+from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, read_lines, read_parquet
+
+SECONDS_A_DAY = 86_400
+
+
+def read_events(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataFrame:
+    """The input as events (columns above). Without a user column each session is its own user.
+
+    Raises:
+      InputError: missing or unreadable files, a mapped column that is not there or has an unusable type.
+    """
+    if events.format == "sequences":
+        return sequence_events(read_lines(spark, events.path), last_day=last_day)
+    assert events.item
+    assert events.time
+    time = events.time
+    mapped = [events.user, events.session, events.item, events.event_type, events.event_id]
+    mapped += [*time.day_columns, time.order_column] if time.format == "day_and_order" else [time.column]
+    columns = list(dict.fromkeys(name for name in mapped if name))
+    if events.format == "parquet":
+        rows = read_parquet(spark, events.path, columns=columns)
+    elif events.format == "csv":
+        names = () if events.header else events.columns
+        rows = read_csv(spark, events.path, columns=columns, delimiter=events.delimiter, names=names)
+    else:
+        rows = read_jsonl(spark, events.path, columns=columns)
+    given, at = parse_time(time, rows.schema, path=events.path)
+    return rows.select(
+        F.col(CORRUPT).isNotNull().alias("corrupt"),
+        text_of(events.user or events.session).alias("user_id"),
+        text_of(events.session).alias("session_id"),
+        text_of(events.item).alias("item_id"),
+        text_of(events.event_id).alias("event_id"),
+        _event_type(events).alias("event_type"),
+        given.alias("time_given"),
+        at.alias("event_time"),
+        F.coalesce(CORRUPT, F.to_json(F.struct(*map(quoted, columns)), {"ignoreNullFields": "false"})).alias("raw"),
+        F.col(FILE).alias("file"),
+    )
+
+
+def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
+    """Lines `user item item …`, oldest first → one view an item, one a day at midnight UTC, the last on `last_day`.
+
+    The times are made up: the item j places before the end falls j days before `last_day`. A line without an item is
+    corrupt.
+    """
+    words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(" \t\r\n")), r"\s+").alias("words"))
+    items = words.select(
+        "value", FILE, F.col("words")[0].alias("user_id"), F.size("words").alias("num_words"),
+        F.posexplode_outer(F.slice("words", 2, F.greatest(F.size("words") - 1, F.lit(0)))).alias("place", "item_id"),
+    )  # fmt: skip
+    day = F.date_sub(F.lit(last_day.isoformat()).cast("date"), F.col("num_words") - 2 - F.col("place"))
+    at = F.timestamp_seconds(F.unix_date(day) * SECONDS_A_DAY)
+    corrupt = F.col("item_id").isNull()
+    as_json = F.to_json(F.struct("user_id", "item_id", at.alias("event_time")))
+    return items.select(
+        corrupt.alias("corrupt"),
+        "user_id",
+        text_of(None).alias("session_id"),
+        "item_id",
+        text_of(None).alias("event_id"),
+        F.lit(EVENT_TYPES[0]).alias("event_type"),
+        F.lit(True).alias("time_given"),
+        at.alias("event_time"),
+        F.when(corrupt, F.col("value")).otherwise(as_json).alias("raw"),
+        F.col(FILE).alias("file"),
+    )
+
+
+def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
+    """Whether a row has a time, and the time itself (null where it cannot be parsed).
+
+    Raises:
+      InputError: format iso on a column that is neither text, date nor timestamp.
+    """
+    if time.format == "day_and_order":
+        parts = [text_of(name) for name in time.day_columns]
+        order = text_of(time.order_column)
+        given = F.lit(True)
+        for part in (*parts, order):
+            given = given & part.isNotNull()
+        day_text = parts[0]
+        if len(parts) == 3:
+            day_text = F.concat_ws("-", *(F.lpad(p, n, "0") for p, n in zip(parts, (4, 2, 2), strict=True)))
+        day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), day_text.try_cast("date"))
+        seconds = order.try_cast("int")  # the running number counts as seconds after midnight: only the order matters
+        return given, F.when(
+            seconds.between(0, SECONDS_A_DAY - 1), F.timestamp_seconds(F.unix_date(day) * SECONDS_A_DAY + seconds)
+        )
+    assert time.column
+    column = F.col(quoted(time.column))
+    if time.format == "iso":
+        type_ = schema[time.column].dataType
+        if isinstance(type_, TimestampType | TimestampNTZType | DateType):
+            return column.isNotNull(), column.cast("timestamp")
+        if isinstance(type_, IntegralType) and _nanoseconds():
+            return column.isNotNull(), F.timestamp_micros(F.expr(f"{quoted(time.column)} div 1000"))
+        if not isinstance(type_, StringType):
+            raise InputError(
+                f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
+                f"{type_.simpleString()}; set time.format to epoch_seconds or epoch_millis"
+            )
+        text = text_of(time.column)
+        # Spark would also take `2017` and `12:30`, the latter for a time of today.
+        whole = F.when(text.rlike(r"^\d{4}-\d{2}-\d{2}([T ].+)?$"), text)
+        return text.isNotNull(), whole.try_cast("timestamp")
+    text = text_of(time.column)
+    micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
+    return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
+
+
+def text_of(name: str | None) -> Column:
+    """A column as trimmed text, null where empty; null throughout where there is no such column."""
+    if name is None:
+        return F.lit(None).cast("string")
+    trimmed = F.btrim(F.col(quoted(name)).cast("string"), F.lit(" \t\r\n"))
+    return F.when(trimmed != "", trimmed)
+
+
+def _event_type(events: EventsConfig) -> Column:
+    """Our name of the event type; every row of an input without event types is a view."""
+    if not events.event_type:
+        return F.lit(EVENT_TYPES[0])
+    text = text_of(events.event_type)
+    ours = F.lit(None).cast("string")
+    for theirs, name in events.event_types.items():
+        ours = F.when(text == theirs, F.lit(name)).otherwise(ours)
+    return ours
+
+
+def _nanoseconds() -> bool:
+    """The reader met nanosecond timestamps, which come as whole numbers."""
+    session = SparkSession.active()
+    return session.conf.get("spark.sql.legacy.parquet.nanosAsLong", "false") == "true"

@@ -1,0 +1,101 @@
+"""How many rows go in, what becomes of them, and whether enough is left to train on."""
+
+from datetime import date, timedelta
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from kdlib.errors import InputError
+from kdlib.features import clean
+from kdlib.features.splits import window_starts
+
+
+def count_outcomes(judged: DataFrame, *, path: str) -> dict[str, Any]:
+    """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
+
+    Args:
+      judged: from `clean.with_outcome`.
+      path: of the input, for the error's text.
+
+    Returns:
+      rows_read, kept, duplicate, quarantined, reasons (code → rows, none of them 0), first_event, last_event.
+
+    Raises:
+      InputError: there are no rows at all.
+    """
+    span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
+    rows = {row[0]: row for row in judged.groupBy("outcome").agg(F.count("*"), *span).collect()}
+    if not rows:
+        raise InputError(f"{path} has no rows: is it the right file, and did the export run?")
+    reasons = {reason: rows[reason][1] for reason in clean.REASONS if reason in rows}
+    first, last = rows[clean.KEPT][2:] if clean.KEPT in rows else (None, None)
+    kept, duplicate = (rows[outcome][1] if outcome in rows else 0 for outcome in (clean.KEPT, clean.DUPLICATE))
+    quarantined = sum(reasons.values())
+    return {
+        "rows_read": kept + duplicate + quarantined,
+        "kept": kept,
+        "duplicate": duplicate,
+        "quarantined": quarantined,
+        "reasons": reasons,
+        "first_event": first,
+        "last_event": last,
+    }
+
+
+def count_histories(histories: DataFrame) -> dict[str, int]:
+    """users, interactions, trainable_users (two interactions to train on), validation_users, test_users."""
+    row = histories.agg(
+        F.count("*").alias("users"),
+        F.coalesce(F.sum(F.size("item_indices")), F.lit(0)).alias("interactions"),
+        F.count_if(F.col("num_train") >= 2).alias("trainable_users"),
+        F.count("validation_position").alias("validation_users"),
+        F.count("test_position").alias("test_users"),
+    ).collect()[0]
+    return row.asDict()
+
+
+def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, validation_days: int, test_days: int) -> None:
+    """Some user has something to train on.
+
+    Raises:
+      InputError: names the windows and the data's span.
+    """
+    if funnel["trainable_users"]:
+        return
+    found = f"found {funnel['interactions']:,} interactions from {funnel['first_event']} to {funnel['last_event']} UTC"
+    if kind == "leave_one_out":
+        raise InputError(
+            f"nothing to train on: leave_one_out needs users with 4 interactions (2 train, 1 validates, 1 tests) "
+            f"or with 2 (both train), and there are none; {found}. Give more events"
+        )
+    validation, test = window_starts(last_day=last_day, validation_days=validation_days, test_days=test_days)
+    raise InputError(
+        f"nothing to train on: no user has 2 interactions before {validation}, where the validation window begins "
+        f"({validation} to {test - timedelta(days=1)}; the test window is {test} to {last_day}); {found}. "
+        "Give earlier events, a --ds that fits them, or shorter windows in features.split"
+    )
+
+
+def held_out_warning(funnel: dict[str, Any]) -> str | None:
+    """What to tell the person where nothing is left to validate or to test on: most often the day's export is late."""
+    lacking = " and ".join(f"{part} interactions" for part in ("validation", "test") if not funnel[f"{part}_users"])
+    if not lacking:
+        return None
+    return f"no user has {lacking}: the events end at {funnel['last_event']} UTC. Is the export whole, and --ds right?"
+
+
+def reasons_text(reasons: dict[str, int]) -> str:
+    """`corrupt_row 1, out_of_period 3`."""
+    return ", ".join(f"{reason} {number:,}" for reason, number in reasons.items())
+
+
+def funnel_text(funnel: dict[str, Any]) -> str:
+    """The whole funnel in one line."""
+    reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
+    return (
+        f"{funnel['rows_read']:,} rows read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
+        f"{funnel['quarantined']:,} quarantined{reasons}; {funnel['users']:,} users, {funnel['sessions']:,} sessions, "
+        f"{funnel['interactions']:,} interactions, {funnel['items']:,} items, "
+        f"{funnel['out_of_vocabulary']:,} events out of vocabulary"
+    )

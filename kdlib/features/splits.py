@@ -1,0 +1,52 @@
+"""Which interactions of a history train, validate and test."""
+
+from datetime import date, timedelta
+from typing import Literal
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+
+def day_start(day: date) -> Column:
+    """Midnight UTC, whatever the time zones of the machine and the session."""
+    return F.timestamp_seconds(F.lit((day - date(1970, 1, 1)).days * 86_400))
+
+
+def window_starts(*, last_day: date, validation_days: int, test_days: int) -> tuple[date, date]:
+    """First days of the validation and of the test window; the test window ends with `last_day`, inclusive."""
+    test = last_day - timedelta(days=test_days - 1)
+    return test - timedelta(days=validation_days), test
+
+
+def with_splits(
+    histories: DataFrame,
+    *,
+    kind: Literal["time", "leave_one_out"],
+    last_day: date,
+    validation_days: int,
+    test_days: int,
+) -> DataFrame:
+    """Add num_train, validation_position and test_position (int32) to rows with event_times (ascending).
+
+    `leave_one_out`: the last of three or more interactions tests, the one before it validates; shorter histories only
+    train. `time`: all before the validation window train; the first interaction inside the validation window validates
+    and the first inside the test window tests, where at least one precedes it.
+    """
+    total = F.size("event_times")
+    if kind == "leave_one_out":
+        enough = total >= 3
+        num_train = F.when(enough, total - 2).otherwise(total)
+        validation, test = F.when(enough, total - 2), F.when(enough, total - 1)
+    else:
+        first_validation, first_test = window_starts(
+            last_day=last_day, validation_days=validation_days, test_days=test_days
+        )
+        num_train = _num_before(day_start(first_validation))
+        num_before_test = _num_before(day_start(first_test))
+        validation = F.when((num_train >= 1) & (num_train < num_before_test), num_train)
+        test = F.when((num_before_test >= 1) & (num_before_test < total), num_before_test)
+    return histories.withColumns({"num_train": num_train, "validation_position": validation, "test_position": test})
+
+
+def _num_before(moment: Column) -> Column:
+    return F.size(F.filter("event_times", lambda time: time < moment))

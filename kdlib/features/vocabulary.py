@@ -1,0 +1,83 @@
+"""Items: counts, the append-only vocabulary, and its statistics."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from kdlib.config import EVENT_TYPES
+
+
+def item_counts(events: DataFrame) -> DataFrame:
+    """One row an item of the kept events: item_id, num_interactions, num_users, num_purchases (int64)."""
+    purchases = F.count_if(F.col("event_type") == EVENT_TYPES.index("purchase"))
+    by_user = events.groupBy("user_id", "item_id").agg(F.count("*").alias("events"), purchases.alias("purchases"))
+    return by_user.groupBy("item_id").agg(
+        F.sum("events").alias("num_interactions"),
+        F.count("*").alias("num_users"),
+        F.sum("purchases").alias("num_purchases"),
+    )
+
+
+def extend_vocabulary(
+    previous: DataFrame | None, counts: DataFrame, *, first_new_index: int, first_seen: str, max_items: int | None
+) -> DataFrame:
+    """Give the new items the next indices, the most frequent first, ties by item_id; known items keep theirs.
+
+    Args:
+      previous: an earlier ITEM_VOCABULARY, or None.
+      counts: from `item_counts`.
+      first_new_index: the number of rows of `previous`.
+      first_seen: the run's date, YYYY-MM-DD.
+      max_items: no new item gets an index from this on. Known items stay, even where they are more.
+
+    Returns:
+      item_index (int32), item_id, title (the earlier one, null for new items), first_seen.
+    """
+    fresh = counts if previous is None else counts.join(previous, "item_id", "left_anti")
+    fresh = fresh.orderBy(F.desc("num_interactions"), "item_id").select("item_id").zipWithIndex("place")
+    fresh = fresh.select(
+        (F.col("place") + first_new_index).cast("int").alias("item_index"),
+        "item_id",
+        F.lit(None).cast("string").alias("title"),
+        F.lit(first_seen).alias("first_seen"),
+    )
+    if max_items is not None:
+        fresh = fresh.filter(F.col("item_index") < max_items)
+    if previous is None:
+        return fresh
+    return previous.select("item_index", "item_id", "title", "first_seen").unionByName(fresh)
+
+
+def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None) -> DataFrame:
+    """The ITEM_VOCABULARY table. An item that left the catalogue keeps its last title and counts as available.
+
+    Args:
+      vocabulary: from `extend_vocabulary`.
+      catalogue: from `catalogue.one_row_an_item`, or None.
+    """
+    if catalogue is None:
+        return vocabulary.select("item_index", "item_id", "title", F.lit(True).alias("available"), "first_seen")
+    theirs = catalogue.withColumnRenamed("title", "new_title")
+    return vocabulary.join(theirs, "item_id", "left").select(
+        "item_index",
+        "item_id",
+        F.coalesce("new_title", "title").alias("title"),
+        F.coalesce("available", F.lit(True)).alias("available"),
+        "first_seen",
+    )
+
+
+def item_statistics(vocabulary: DataFrame, counts: DataFrame, histories: DataFrame) -> DataFrame:
+    """The ITEM_STATISTICS table: one row for each vocabulary item, zeros where it had no events.
+
+    Args:
+      vocabulary: item_index, item_id.
+      counts: from `item_counts`.
+      histories: item_indices, num_train.
+    """
+    trained = histories.select(F.explode(F.slice("item_indices", F.lit(1), F.col("num_train"))).alias("item_index"))
+    trained = trained.groupBy("item_index").agg(F.count("*").alias("num_train"))
+    joined = (
+        vocabulary.select("item_index", "item_id").join(counts, "item_id", "left").join(trained, "item_index", "left")
+    )
+    numbers = ("num_interactions", "num_users", "num_purchases", "num_train")
+    return joined.select("item_index", *(F.coalesce(name, F.lit(0)).cast("bigint").alias(name) for name in numbers))

@@ -1,0 +1,273 @@
+"""From histories to recommendations: an actor for Ray Data that works on Arrow tables, and the checks of what it made.
+
+Shapes: B users of a batch, L length, W width of the hidden state, V items of the model, K list length, N positions of
+all histories of the batch together.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdlib.errors import ContractError, ModelError
+from kdlib.inference.topk import exact_topk
+from kdlib.models.files import load_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.tables import RECOMMENDATIONS, TIME
+
+ENCODE_ROWS = 64
+"""Histories encoded at a time; they are sorted by length first, so that hardly any of it is padding."""
+
+
+class Recommender:
+    """Each user's k best items that are available and not in the user's history.
+
+    Made from plain values, so that Ray can start it on any machine that sees the files. A user without a history that
+    the model can read gets the items with the most training interactions, scored by their share of them.
+
+    Args:
+      model_folder: a published student.
+      vocabulary_folder: ITEM_VOCABULARY of the histories; it may have grown since the model was trained. Items that
+        the model does not know are never recommended and are skipped in its input.
+      statistics_folder: ITEM_STATISTICS.
+      k: length of the lists; shorter where fewer items are left.
+      item_block: most items scored at a time.
+      generated_at: end of the day that the data reach to, with time zone.
+      threads: CPU threads.
+
+    Raises:
+      ModelError: the model is damaged or was trained on another vocabulary.
+      ContractError: the vocabulary is not dense.
+    """
+
+    def __init__(
+        self,
+        model_folder: str,
+        vocabulary_folder: str,
+        statistics_folder: str,
+        *,
+        k: int,
+        item_block: int,
+        generated_at: datetime,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._model, facts = load_model(Path(model_folder))
+        self._item_ids, available = read_vocabulary(vocabulary_folder)
+        check_vocabulary(facts, self._item_ids)
+        num_items = facts["num_items"]
+        self._allowed_V = torch.from_numpy(available[:num_items])
+        self._popularity_rank_V1, self._popularity_share_V = _popularity(statistics_folder, num_items)
+        self._k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
+        self._num_items, self._version = num_items, facts["version"]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One row of RECOMMENDATIONS for each row of HISTORIES, of which user, items and session numbers are read."""
+        histories = batch["item_indices"].combine_chunks()
+        lengths = histories.value_lengths().to_numpy().astype(np.int64)
+        items = histories.flatten().to_numpy().astype(np.int64)
+        sessions = batch["session_numbers"].combine_chunks().flatten().to_numpy()
+        users = np.repeat(np.arange(len(lengths)), lengths)
+        known = items < self._num_items
+        known_lengths = np.bincount(users[known], minlength=len(lengths))
+        readable = known_lengths > 0
+        with_model = torch.from_numpy(readable)
+        scores_BK = torch.empty(len(lengths), self._k)
+        indices_BK = torch.empty(len(lengths), self._k, dtype=torch.int64)
+        if with_model.any():
+            hidden_BW = encode(
+                self._model, items[known], opens_session(sessions[known], known_lengths), known_lengths[readable]
+            )
+            weight_VW, bias_V = self._model.head()
+            found = self._topk(hidden_BW, weight_VW, bias_V, _seen_by(readable, items, lengths))
+            scores_BK[with_model], indices_BK[with_model] = found
+        if not with_model.all():
+            seen = _seen_by(~readable, items, lengths)
+            ones = torch.ones(int((~readable).sum()), 1)
+            ranks, found = self._topk(ones, self._popularity_rank_V1, None, seen)
+            shares = self._popularity_share_V[found.clamp(min=0)]
+            scores_BK[~with_model], indices_BK[~with_model] = torch.where(found < 0, ranks, shares), found
+        self._check_unseen(batch, indices_BK.numpy(), users, items)
+        return self._as_table(batch["user_id"], scores_BK.numpy(), indices_BK.numpy(), readable)
+
+    def _topk(
+        self, hidden_BW: Tensor, weight_VW: Tensor, bias_V: Tensor | None, seen: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        limits = {"k": self._k, "item_block": self._item_block, "allowed_V": self._allowed_V}
+        return exact_topk(hidden_BW, weight_VW, bias_V, excluded=seen, **limits)
+
+    def _check_unseen(self, batch: pa.Table, indices_BK: NDArray, users: NDArray, items: NDArray) -> None:
+        """The promise that breaks a shop's trust first, tested anew on every list."""
+        rows, places = np.nonzero(indices_BK >= 0)
+        num_items = len(self._item_ids)
+        again = np.isin(rows * num_items + indices_BK[rows, places], users * num_items + items)
+        if again.any():
+            user = batch["user_id"][int(rows[again][0])]
+            raise ContractError(f"user {user} would be recommended an item of its own history")
+
+    def _as_table(
+        self, user_ids: pa.ChunkedArray, scores_BK: NDArray, indices_BK: NDArray, readable: NDArray
+    ) -> pa.Table:
+        real = indices_BK >= 0
+        offsets = pa.array(np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int32))
+        item_ids = self._item_ids.take(pa.array(indices_BK[real]))
+        columns = {
+            "user_id": user_ids,
+            "item_ids": pa.ListArray.from_arrays(offsets, item_ids),
+            "scores": pa.ListArray.from_arrays(offsets, pa.array(scores_BK[real])),
+            "source": pa.array(["popular", "model"]).take(pa.array(readable.astype(np.int8))),
+            "model_version": pa.repeat(self._version, len(real)),
+            "generated_at": pa.repeat(self._generated_at, len(real)),
+        }
+        return pa.table(columns).cast(RECOMMENDATIONS.schema)
+
+
+def encode(model: SequenceModel, items_N: NDArray, new_session_N: NDArray, lengths: NDArray) -> Tensor:
+    """The hidden state after each history's last item: float [users, width].
+
+    Args:
+      model: in evaluation mode.
+      items_N: int64, all histories one after the other; of each the last `model.max_length` items are read.
+      new_session_N: bool, see `opens_session`.
+      lengths: int64 [users], all at least 1.
+    """
+    ends = np.cumsum(lengths)
+    lengths = np.minimum(lengths, model.max_length)
+    order = np.argsort(lengths, kind="stable")
+    parts = []
+    for first in range(0, len(order), ENCODE_ROWS):
+        chosen = order[first : first + ENCODE_ROWS]
+        length = lengths[chosen][:, None]
+        step = np.arange(length.max())
+        real = step < length
+        place = np.where(real, ends[chosen][:, None] - length + step, 0)
+        items_BL = torch.from_numpy(np.where(real, items_N[place], 0))
+        with torch.inference_mode():
+            hidden_BLW = model(items_BL, torch.from_numpy(new_session_N[place] & real))
+        parts.append(hidden_BLW[torch.arange(len(chosen)), torch.from_numpy(length[:, 0] - 1)])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return torch.cat(parts)[torch.from_numpy(back)]
+
+
+def opens_session(session_numbers_N: NDArray, lengths: NDArray) -> NDArray:
+    """For each position: does the item after it open a new session? bool [N].
+
+    After the last item of a history it does: the lists are read on the next day, in the user's next session.
+    """
+    opens = np.ones(len(session_numbers_N), dtype=bool)
+    opens[:-1] = session_numbers_N[1:] != session_numbers_N[:-1]
+    ends = np.cumsum(lengths)[lengths > 0]
+    opens[ends - 1] = True
+    return opens
+
+
+def read_vocabulary(folder: str | Path) -> tuple[pa.Array, NDArray]:
+    """Item ids, string [items], and whether each is available, bool [items], in index order.
+
+    Raises:
+      ContractError: the indices are not 0, 1, 2, …
+    """
+    table = pq.read_table(folder, columns=["item_index", "item_id", "available"])
+    table = table.sort_by("item_index")
+    if not np.array_equal(table["item_index"].to_numpy(), np.arange(len(table))):
+        raise ContractError(
+            f"table item_vocabulary at {folder}: item_index must run from 0 to {len(table) - 1} without gap or repeat"
+        )
+    return pa.concat_arrays(table["item_id"].chunks), table["available"].to_numpy()
+
+
+def check_vocabulary(facts: dict[str, Any], item_ids: pa.Array) -> None:
+    """The vocabulary begins with the ids that the model was trained on.
+
+    Args:
+      facts: of `load_model`; `num_items`, `vocabulary_hash` and `vocabulary_version` are read.
+      item_ids: string [items] in index order.
+
+    Raises:
+      ModelError: it has fewer items, or other ones.
+    """
+    num_items = facts["num_items"]
+    trained_on = f"the model {facts['version']} was trained on vocabulary {facts.get('vocabulary_version', 'unknown')}"
+    if num_items > len(item_ids):
+        raise ModelError(f"{trained_on} of {num_items} items, but this one has only {len(item_ids)}: train on this one")
+    if vocabulary_hash(item_ids[:num_items].to_pylist()) != facts.get("vocabulary_hash"):
+        raise ModelError(
+            f"{trained_on}, whose {num_items} items are not the first {num_items} of this vocabulary: "
+            f"its indices mean other items. Train on this vocabulary, or build the features on top of the earlier one"
+        )
+
+
+def check_recommendations(folder: Path, histories: Path, *, k: int, unavailable: frozenset[str]) -> dict[str, int]:
+    """Check a written table row by row; return the number of users by source (`model`, `popular`).
+
+    Holds the user ids of both tables in memory, the rest a batch at a time.
+
+    Args:
+      folder: the RECOMMENDATIONS files.
+      histories: the HISTORIES files they were made from.
+      k: longest list.
+      unavailable: item ids that may not be recommended.
+
+    Raises:
+      ContractError: a user is missing, extra or repeated, or a list is too long, repeats an item, holds an unavailable
+        one, or has a score that is not finite.
+    """
+    num_users = {"model": 0, "popular": 0}
+    for file in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(columns=["item_ids", "scores", "source"]):
+            _check_lists(batch, k, unavailable, file)
+            for count in batch["source"].value_counts().to_pylist():
+                num_users[count["values"]] += count["counts"]
+    expected = pq.read_table(histories, columns=["user_id"])["user_id"]
+    found = pq.read_table(folder, columns=["user_id"])["user_id"]
+    num_distinct = len(found.unique())
+    if num_distinct < len(found) or not found.sort().equals(expected.sort()):
+        raise ContractError(
+            f"table recommendations must have each of the {len(expected)} users of the histories exactly once, "
+            f"found {len(found)} rows of {num_distinct} users"
+        )
+    return num_users
+
+
+def _check_lists(batch: pa.RecordBatch, k: int, unavailable: frozenset[str], file: Path) -> None:
+    lengths = batch["item_ids"].value_lengths().to_numpy()
+    if lengths.max(initial=0) > k or not np.array_equal(lengths, batch["scores"].value_lengths().to_numpy()):
+        raise ContractError(f"table recommendations: {file} has a list of over {k} items, or not a score for each")
+    codes = batch["item_ids"].flatten().dictionary_encode()
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    if len(np.unique(rows * len(codes.dictionary) + codes.indices.to_numpy())) < len(rows):
+        raise ContractError(f"table recommendations: {file} has a list with the same item twice")
+    if not np.isfinite(batch["scores"].flatten().to_numpy()).all():
+        raise ContractError(f"table recommendations: {file} has a score that is not a finite number")
+    if wrong := unavailable.intersection(codes.dictionary.to_pylist()):
+        raise ContractError(f"table recommendations: {file} recommends {min(wrong)}, which is not available")
+
+
+def _popularity(folder: str | Path, num_items: int) -> tuple[Tensor, Tensor]:
+    """Minus each item's rank, float32 [V, 1], and its share of the training interactions, float32 [V].
+
+    Ranked by training interactions, then by all, then by index.
+    """
+    table = pq.read_table(folder, columns=["item_index", "num_train", "num_interactions"])
+    index = table["item_index"].to_numpy()
+    counts = np.zeros((2, max(num_items, index.max(initial=-1) + 1)), dtype=np.int64)
+    counts[0, index], counts[1, index] = table["num_train"].to_numpy(), table["num_interactions"].to_numpy()
+    num_train, num_interactions = counts[:, :num_items]
+    rank = np.empty(num_items, dtype=np.float32)
+    rank[np.lexsort((-num_interactions, -num_train))] = -np.arange(num_items)
+    share = num_train / max(1, counts[0].sum())
+    return torch.from_numpy(rank)[:, None], torch.from_numpy(share.astype(np.float32))
+
+
+def _seen_by(users: NDArray, items_N: NDArray, lengths: NDArray) -> tuple[Tensor, Tensor]:
+    """The ragged items of the chosen users (bool [B]), as `exact_topk` takes them."""
+    offsets = np.concatenate([[0], np.cumsum(lengths[users])])
+    return torch.from_numpy(items_N[np.repeat(users, lengths)]), torch.from_numpy(offsets)

@@ -1,0 +1,81 @@
+"""Ranks of all models → the table of metrics, and that table as text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from kdlib import tables
+from kdlib.metrics.bootstrap import bootstrap_interval
+from kdlib.metrics.ranking import all_metrics
+
+LABELS = {
+    "control": "student without teacher",
+    "markov": "first-order Markov",
+    "best_reachable": "best reachable (true model)",
+}
+
+
+def metrics_table(
+    ranks: dict[str, np.ndarray],
+    coverage: dict[str, float],
+    ks: tuple[int, ...],
+    *,
+    pairs: Sequence[tuple[str, str]],
+    samples: int,
+    seed: int,
+) -> pa.Table:
+    """`tables.METRICS`: every model, then the paired differences.
+
+    Args:
+      ranks: model → 0-based ranks int64 [users], the same users in the same order for all.
+      coverage: model → share of the catalogue that its lists of max(ks) items touch.
+      ks: list lengths.
+      pairs: (a, b) for a row "a - b" of differences user by user; pairs of unknown models are left out.
+      samples: bootstrap resamples.
+      seed: of the bootstrap.
+    """
+    values = {name: all_metrics(of_model, ks) for name, of_model in ranks.items()}
+    for left, right in pairs:
+        if left in ranks and right in ranks:
+            values[f"{left} - {right}"] = {
+                metric: mine - values[right][metric] for metric, mine in values[left].items()
+            }
+    rows: list[tuple] = []
+    for name, metrics in values.items():
+        for metric, per_user in metrics.items():
+            low, high = bootstrap_interval(per_user, samples=samples, seed=seed)
+            rows.append((name, metric, float(per_user.mean()), low, high, len(per_user)))
+    rows += [(name, f"coverage@{max(ks)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
+    columns = zip(*rows, strict=True)
+    schema = tables.METRICS.schema
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )
+
+
+def format_metrics(metrics: pa.Table, *, k: int) -> str:
+    """Accuracy, hit rate, NDCG with its interval, MRR and coverage of every model; then the differences."""
+    rows = metrics.to_pylist()
+    found = {(row["model"], row["metric"]): row for row in rows}
+    coverage = {row["model"]: row["value"] for row in rows if row["metric"].startswith("coverage@")}
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    lines = [
+        f"  {'':28} {'accuracy@1':>10} {f'HR@{k}':>8} {f'NDCG@{k}':>8} {'95% interval':>16} {f'MRR@{k}':>8} {'coverage':>8}"
+    ]
+    for name in (name for name in names if " - " not in name):
+        ndcg = found[name, f"ndcg@{k}"]
+        lines.append(
+            f"  {LABELS.get(name, name):28} {found[name, 'accuracy@1']['value']:>10.4f} {found[name, f'hr@{k}']['value']:>8.4f}"
+            f" {ndcg['value']:>8.4f} [{ndcg['low']:.4f}, {ndcg['high']:.4f}] {found[name, f'mrr@{k}']['value']:>8.4f}"
+            f" {format(coverage[name], '.1%') if name in coverage else '':>8}"
+        )
+    for name in (name for name in names if " - " in name):
+        ndcg = found[name, f"ndcg@{k}"]
+        verdict = "higher" if ndcg["low"] > 0 else "lower" if ndcg["high"] < 0 else "no clear difference"
+        label = " - ".join(LABELS.get(part, part) for part in name.split(" - "))
+        lines.append(f"  {label:44} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {verdict}")
+    if "best_reachable" in names:
+        share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]
+        lines.append(f"  the student reaches {share:.0%} of the best reachable NDCG@{k}")
+    return "\n".join(lines)

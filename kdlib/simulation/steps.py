@@ -1,0 +1,206 @@
+"""Draws what users look at: sessions in time, hidden intents, items; vectorised over all steps of a block."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+
+from kdlib.errors import ConfigError
+from kdlib.simulation.world import FOLLOW, INTENT_WEIGHTS, RESUME, SHIFT, SUCCESSOR_WEIGHTS, World
+
+SLOTS_PER_DAY = 6
+"""A day has 4-hour slots with at most one session of a user in each."""
+SLOT_WEIGHTS = np.array([0.5, 0.6, 1.1, 1.2, 1.4, 1.2])
+WEEKEND_WEIGHT = 1.25
+MAX_STEPS = 24
+"""Longest session, in items."""
+MEAN_STEPS = 6.0
+ACTIVITY_SPREAD = 1.0
+"""Sigma of the log-normal number of sessions of a user."""
+CART, PURCHASE = 0.10, 0.35
+"""Probability that a view is followed by a cart, and a cart by a purchase."""
+ROWS_PER_STEP = 1 + CART + CART * PURCHASE
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One row a viewed item, sorted by user and time. All arrays have the same length."""
+
+    users: np.ndarray
+    """int64, from 0 within the block."""
+    sessions: np.ndarray
+    """int64, the user's session number from 0."""
+    days: np.ndarray
+    """int64, day of the period from 0."""
+    times: np.ndarray
+    """int64, milliseconds from the start of the period."""
+    items: np.ndarray
+    """int64, item numbers of the world."""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """How much users do, such that a user has `events_per_user` events in the mean."""
+
+    mean_steps: float
+    """Of the geometric distribution before it is cut at `MAX_STEPS`."""
+    log_sessions: float
+    """Mean of the log of the number of sessions beyond the first."""
+    max_sessions: int
+
+
+@lru_cache(maxsize=1)
+def activity_for(*, events_per_user: int, num_days: int) -> Activity:
+    """Solve for the activity that gives the wanted mean number of events.
+
+    Raises:
+      ConfigError: so many events do not fit into so few days.
+    """
+    mean_steps = min(MEAN_STEPS, events_per_user / (1.5 * ROWS_PER_STEP))
+    max_sessions = num_days * SLOTS_PER_DAY // 2
+    stop = 1 / mean_steps
+    wanted = events_per_user / (ROWS_PER_STEP * (1 - (1 - stop) ** MAX_STEPS) / stop)
+    if wanted > 0.5 * max_sessions:
+        most = int(0.5 * max_sessions * ROWS_PER_STEP * MEAN_STEPS)
+        raise ConfigError(
+            f"input.simulate: events_per_user {events_per_user} is too many for num_days {num_days}; "
+            f"give at most {most}, or more days"
+        )
+    quantiles = (np.arange(4096) + 0.5) / 4096
+    low, high = -10.0, 10.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _num_sessions(quantiles, middle, max_sessions).mean() < wanted:
+            low = middle
+        else:
+            high = middle
+    return Activity(mean_steps, high, max_sessions)
+
+
+def draw_steps(world: World, rng: np.random.Generator, *, num_users: int, activity: Activity) -> Steps:
+    """Draw all items of `num_users` new users."""
+    types = rng.choice(len(world.type_shares), num_users, p=world.type_shares)
+    strata = (np.arange(num_users) + rng.random(num_users)) / max(num_users, 1)  # they keep the total steady
+    num_sessions = _num_sessions(rng.permutation(strata), activity.log_sessions, activity.max_sessions)
+    starts = _session_starts(rng, num_sessions, world.num_days)
+    session_users = np.repeat(np.arange(num_users), num_sessions)
+    lengths = np.minimum(rng.geometric(1 / activity.mean_steps, len(starts)), MAX_STEPS)
+    first = np.concatenate([[0], lengths.cumsum()[:-1]]).astype(np.int64)  # number of each session's first step
+    of_session = np.repeat(np.arange(len(starts)), lengths)
+    users = session_users[of_session]
+    position = np.arange(len(users)) - first[of_session]
+    days = (starts // DAY_MS)[of_session]
+    intents = _draw_intents(world, rng, types[users], users, position)
+    return Steps(
+        users=users,
+        sessions=_running_number(session_users)[of_session],
+        days=days,
+        times=starts[of_session] + _offsets(rng, position, of_session, first),
+        items=_draw_items(world, rng, intents, days, first, lengths),
+    )
+
+
+def _num_sessions(quantiles: np.ndarray, log_mean: float, max_sessions: int) -> np.ndarray:
+    """Quantile function of 1 + ⌊log-normal⌋, cut at `max_sessions`."""
+    deviates = np.interp(quantiles, *_normal_quantiles())
+    return np.minimum(1 + np.floor(np.exp(log_mean + ACTIVITY_SPREAD * deviates)), max_sessions).astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def _normal_quantiles() -> tuple[np.ndarray, np.ndarray]:
+    grid = np.linspace(0.0, 1.0, 4097)[1:-1]
+    return grid, np.array([NormalDist().inv_cdf(p) for p in grid.tolist()])
+
+
+def _session_starts(rng: np.random.Generator, num_sessions: np.ndarray, num_days: int) -> np.ndarray:
+    """Start of every session in ms, ascending per user.
+
+    A session lasts less than an hour; it starts within the hour after the user's own offset (up to two hours) in a
+    4-hour slot. So none crosses midnight, and two hours at least lie between a user's sessions.
+    """
+    slots = num_days * SLOTS_PER_DAY
+    users = np.repeat(np.arange(len(num_sessions)), num_sessions)
+    order = _running_number(users)
+    latest = np.minimum(0.7 * slots, slots - 2.0 * num_sessions).clip(0)
+    joined = np.where(rng.random(len(num_sessions)) < 0.5, rng.random(len(num_sessions)) * latest, 0.0)[users]
+    day_weights = np.where(np.arange(num_days) % 7 < 5, 1.0, WEEKEND_WEIGHT)
+    weights = np.concatenate([[0.0], np.outer(day_weights, SLOT_WEIGHTS).ravel().cumsum()])
+    from_weight = np.interp(joined, np.arange(slots + 1), weights)
+    levels = from_weight + rng.random(len(users)) * (weights[-1] - from_weight)
+    drawn = np.searchsorted(weights, levels, side="right") - 1
+    wide = users * (2 * slots)  # keeps the users apart in one sort
+    drawn = np.sort(wide + drawn) - wide
+    distinct = np.maximum.accumulate(wide + drawn - order) - wide + order
+    distinct = np.minimum(distinct, slots - num_sessions[users] + order)
+    own_offset = rng.integers(0, 2 * HOUR_MS, len(num_sessions))[users]
+    return distinct * (4 * HOUR_MS) + own_offset + rng.integers(0, HOUR_MS, len(users))
+
+
+def _offsets(rng: np.random.Generator, position: np.ndarray, of_session: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Time of each step from its session's start, ms: gaps of 20 s to 10 min that add up to less than an hour."""
+    extra = np.minimum(rng.lognormal(3.4, 1.1, len(position)), 575.0)
+    extra[first] = 0.0
+    summed = extra.cumsum()
+    so_far = summed - summed[first][of_session]
+    last = np.concatenate([first[1:], [len(position)]]) - 1
+    scale = np.minimum(1.0, 3_000.0 / np.maximum(so_far[last], 1.0))
+    return ((20.0 * position + so_far * scale[of_session]) * 1000).astype(np.int64)
+
+
+def _draw_intents(
+    world: World, rng: np.random.Generator, types: np.ndarray, users: np.ndarray, position: np.ndarray
+) -> np.ndarray:
+    """Intent of each step: drawn anew at some steps, else the one of the step before."""
+    chance = np.where(position == 0, 1 - RESUME, SHIFT)
+    anew = rng.random(len(users)) < chance
+    anew[np.flatnonzero(np.diff(users, prepend=-1))] = True  # a user's first step
+    where = np.flatnonzero(anew)
+    drawn = world.type_intents[types[where], _draw_columns(rng, INTENT_WEIGHTS, len(where))]
+    return drawn[anew.cumsum() - 1]
+
+
+def _draw_items(
+    world: World,
+    rng: np.random.Generator,
+    intents: np.ndarray,
+    days: np.ndarray,
+    first: np.ndarray,
+    lengths: np.ndarray,
+) -> np.ndarray:
+    """All sessions' first items, then all second ones, and so on; a repeat of the item before is drawn again."""
+    items = np.empty(len(intents), np.int64)
+    items[first] = _draw_by_intent(world, rng, intents[first], days[first])
+    for position in range(1, int(lengths.max(initial=1))):
+        open_steps = first[lengths > position] + position
+        while len(open_steps):
+            previous = items[open_steps - 1]
+            drawn = _draw_by_intent(world, rng, intents[open_steps], days[open_steps])
+            follow = np.flatnonzero(rng.random(len(open_steps)) < FOLLOW)
+            drawn[follow] = world.successors[previous[follow], _draw_columns(rng, SUCCESSOR_WEIGHTS, len(follow))]
+            items[open_steps] = drawn
+            open_steps = open_steps[drawn == previous]
+    return items
+
+
+def _draw_by_intent(world: World, rng: np.random.Generator, intents: np.ndarray, days: np.ndarray) -> np.ndarray:
+    limits = world.intent_weights.cumsum(axis=1)[:, :-1]
+    columns = (rng.random(len(intents))[:, None] >= limits[intents]).sum(axis=1)
+    categories = world.intent_categories[intents, columns]
+    low, high = world.first_items[categories], world.end_items[categories, days]
+    bottom, top = world.cumulative_weights[low], world.cumulative_weights[high]
+    levels = bottom + rng.random(len(intents)) * (top - bottom)
+    drawn = np.searchsorted(world.cumulative_weights, levels, side="right") - 1
+    return np.clip(drawn, low, high - 1)  # rounding at the range's ends
+
+
+def _draw_columns(rng: np.random.Generator, weights: np.ndarray, count: int) -> np.ndarray:
+    return np.searchsorted(weights.cumsum()[:-1], rng.random(count), side="right")
+
+
+def _running_number(groups: np.ndarray) -> np.ndarray:
+    """0, 1, 2 … within each run of equal values."""
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))

@@ -1,0 +1,60 @@
+"""Words for the simulated products' titles. Neighbouring categories share a noun, so titles tell what is related."""
+
+NOUNS = {
+    "boots": ("hiking", "winter", "work", "riding"),
+    "jacket": ("rain", "down", "fleece", "softshell"),
+    "backpack": ("trekking", "school", "camera", "laptop"),
+    "tent": ("family", "dome", "tunnel", "beach"),
+    "lamp": ("desk", "floor", "bedside", "head"),
+    "chair": ("office", "garden", "dining", "camping"),
+    "table": ("coffee", "folding", "console", "picnic"),
+    "shelf": ("wall", "corner", "spice", "shoe"),
+    "pan": ("frying", "grill", "crepe", "paella"),
+    "knife": ("chef", "bread", "pocket", "carving"),
+    "kettle": ("electric", "whistling", "gooseneck", "travel"),
+    "mug": ("coffee", "thermos", "beer", "enamel"),
+    "headphones": ("wireless", "studio", "sports", "gaming"),
+    "keyboard": ("mechanical", "compact", "ergonomic", "piano"),
+    "cable": ("charging", "network", "audio", "display"),
+    "speaker": ("bluetooth", "bookshelf", "party", "ceiling"),
+    "bicycle": ("city", "mountain", "road", "folding"),
+    "helmet": ("cycling", "ski", "climbing", "skate"),
+    "gloves": ("gardening", "boxing", "leather", "running"),
+    "mat": ("yoga", "bath", "door", "cutting"),
+    "drill": ("cordless", "hammer", "column", "hand"),
+    "saw": ("circular", "jig", "chain", "pruning"),
+    "hose": ("garden", "vacuum", "shower", "air"),
+    "brush": ("paint", "hair", "dish", "makeup"),
+    "cream": ("hand", "face", "sun", "shaving"),
+    "shampoo": ("herbal", "baby", "anti-dandruff", "dog"),
+    "puzzle": ("jigsaw", "wooden", "cube", "map"),
+    "blocks": ("building", "magnetic", "alphabet", "marble-run"),
+    "leash": ("retractable", "training", "running-belt", "double"),
+    "aquarium": ("nano", "corner", "reef", "turtle"),
+    "notebook": ("dotted", "lined", "sketch", "travel"),
+    "pen": ("fountain", "gel", "calligraphy", "marker"),
+}
+"""Noun → the kinds of it; each pair is a category."""
+
+RANGES = ("", "women's", "men's", "kids'", "vintage", "professional", "budget", "luxury", "rental-grade", "eco")
+"""Widens the categories beyond the pairs above."""
+
+BRANDS = (
+    "Norvik", "Talera", "Brisk & Sons", "Okuma Works", "Fjellro", "Casaluna", "Hartwin", "Velmora", "Pinegate",
+    "Zentavo", "Lumhaus", "Arkadi", "Tresco", "Mirabeau", "Kestrel Lane", "Ondelle",
+)  # fmt: skip
+ADJECTIVES = (
+    "waterproof", "lightweight", "classic", "compact", "sturdy", "soft", "foldable", "premium", "slim", "recycled",
+    "handmade", "colourful", "matte black", "extra long", "silent", "washable", "adjustable", "reinforced",
+)  # fmt: skip
+
+
+def category_names(num_categories: int) -> list[str]:
+    """A distinct name for each category: `hiking boots`, then `women's hiking boots`, then `hiking boots series 2`."""
+    pairs = [f"{kind} {noun}" for noun, kinds in NOUNS.items() for kind in kinds]
+    names = []
+    for number in range(num_categories):
+        widening, pair = divmod(number, len(pairs))
+        series, widening = divmod(widening, len(RANGES))
+        names.append(f"{RANGES[widening]} {pairs[pair]}".strip() + (f" series {series + 1}" if series else ""))
+    return names

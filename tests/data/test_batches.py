@@ -1,0 +1,59 @@
+"""Ragged batches: every position once, nothing padded into the loss."""
+
+import numpy as np
+import pytest
+
+from kdlib.data.batches import batch_of, shuffled_batches, store_from_tables
+from kdlib.data.windows import training_windows
+from tests.data.test_windows import histories
+
+
+def _store(seed: int = 0):
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(50):
+        length = int(generator.integers(2, 20))
+        rows.append(
+            (
+                generator.integers(0, 99, length).tolist(),
+                sorted(generator.integers(0, 4, length).tolist()),
+                length,
+                None,
+                None,
+            )
+        )
+    return store_from_tables([training_windows(histories(rows), max_length=8)])
+
+
+def test_a_batch_holds_its_windows() -> None:
+    """Real positions of a batch carry the windows' inputs, flags and targets in order."""
+    store = _store()
+    batch = batch_of(store, np.array([3, 0, 7]))
+    spans = [slice(store.offsets[window], store.offsets[window + 1]) for window in (3, 0, 7)]
+    flat = np.concatenate([store.inputs[span] for span in spans])
+    assert batch.items_BL.flatten()[batch.positions_T].tolist() == flat.tolist()
+    assert batch.targets_T.tolist() == np.concatenate([store.targets[span] for span in spans]).tolist()
+    flags = np.concatenate([store.new_session[span] for span in spans]) != 0
+    assert batch.new_session_BL.flatten()[batch.positions_T].tolist() == flags.tolist()
+    assert batch.items_BL.shape[1] == max(span.stop - span.start for span in spans)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_an_epoch_sees_every_position_once(batch_size: int) -> None:
+    """The batches of an epoch hold each input-target pair of the store exactly once."""
+    store = _store()
+    pairs = []
+    for batch in shuffled_batches(store, batch_size=batch_size, seed=4):
+        assert len(batch.items_BL) <= batch_size
+        pairs += list(zip(batch.items_BL.flatten()[batch.positions_T].tolist(), batch.targets_T.tolist(), strict=True))
+    assert sorted(pairs) == sorted(zip(store.inputs.tolist(), store.targets.tolist(), strict=True))
+
+
+def test_the_seed_fixes_the_order() -> None:
+    """Equal seeds give equal batches, another seed gives another order."""
+    store = _store()
+    orders = [
+        [batch.targets_T.tolist() for batch in shuffled_batches(store, batch_size=8, seed=seed)] for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]

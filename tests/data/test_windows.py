@@ -1,0 +1,117 @@
+"""Histories to training windows and evaluation rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdlib import tables
+from kdlib.data.windows import evaluation_rows, read_evaluation_histories, training_windows
+
+
+def histories(rows: Sequence[tuple[list[int], list[int], int, int | None, int | None]]) -> pa.Table:
+    """Rows of (items, sessions, num_train, validation_position, test_position) for users u0, u1, …."""
+    items, sessions, train, validation, test = (list(column) for column in zip(*rows, strict=True))
+    return pa.table(
+        {
+            "user_id": [f"u{number}" for number in range(len(rows))],
+            "item_indices": items,
+            "event_types": [[0] * len(row) for row in items],
+            "event_times": [[0] * len(row) for row in items],
+            "session_numbers": sessions,
+            "num_train": train,
+            "validation_position": pa.array(validation, pa.int32()),
+            "test_position": pa.array(test, pa.int32()),
+        }
+    ).cast(tables.HISTORIES.schema)
+
+
+def test_windows_end_align_and_overlap_by_one_item() -> None:
+    """Seven training items at length 3 give windows of 3 and 3 positions; the last window is full."""
+    table = training_windows(
+        histories([([9, 8, 7, 6, 5, 4, 3, 2], [0, 0, 0, 1, 1, 1, 2, 2], 7, 7, None)]), max_length=3
+    )
+    assert table["items"].to_pylist() == [[9, 8, 7, 6], [6, 5, 4, 3]]
+    assert table["start"].to_pylist() == [0, 3]
+    assert table["new_session"].to_pylist() == [[0, 0, 1], [0, 0, 1]]
+
+
+def test_a_long_history_leaves_the_short_window_first() -> None:
+    """Five items at length 3 have four positions: one, then three."""
+    table = training_windows(histories([([1, 2, 3, 4, 5], [0] * 5, 5, None, None)]), max_length=3)
+    assert table["items"].to_pylist() == [[1, 2], [2, 3, 4, 5]]
+
+
+def test_users_without_two_training_items_give_none() -> None:
+    """Empty, one-item and untrained histories have nothing to predict."""
+    table = training_windows(
+        histories([([], [], 0, None, None), ([4], [0], 1, None, None), ([4, 5], [0, 0], 0, 0, 1)]), max_length=3
+    )
+    assert len(table) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 7))
+def test_each_training_position_is_covered_once(lengths: list[int], max_length: int) -> None:
+    """Over all windows each (user, position) with a training target appears exactly once, with the right item and target."""
+    items = [list(range(100 * user, 100 * user + length)) for user, length in enumerate(lengths)]
+    table = training_windows(
+        histories([(row, [0] * len(row), max(len(row) - 1, 0), None, None) for row in items]), max_length=max_length
+    )
+    seen = []
+    for user, start, window in zip(
+        table["user_id"].to_pylist(), table["start"].to_pylist(), table["items"].to_pylist(), strict=True
+    ):
+        assert 2 <= len(window) <= max_length + 1
+        row = items[int(user[1:])]
+        assert window == row[start : start + len(window)]
+        seen += [(user, start + place) for place in range(len(window) - 1)]
+    expected = [(f"u{user}", position) for user, row in enumerate(items) for position in range(len(row) - 2)]
+    assert sorted(seen) == sorted(expected)
+
+
+def test_evaluation_rows() -> None:
+    """The prefix excludes the target; its last flag speaks of the target; repeats and users without a target are left out."""
+    rows = evaluation_rows(
+        histories(
+            [
+                ([3, 4, 5, 6], [0, 0, 1, 2], 2, 2, 3),
+                ([3, 4], [0, 0], 2, None, None),
+                ([7, 8, 7], [0, 0, 0], 1, 1, 2),
+                ([1, 2], [0, 0], 1, None, 1),
+            ]
+        ),
+        position_column="test_position",
+    )
+    assert rows.user_ids.tolist() == ["u0", "u3"]
+    assert rows.items.tolist() == [3, 4, 5, 1]
+    assert rows.new_session.tolist() == [0, 1, 1, 0]
+    assert rows.offsets.tolist() == [0, 3, 4]
+    assert rows.targets.tolist() == [6, 2]
+    assert rows.repeats == 1
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_same_users_are_evaluated_whatever_the_files(tmp_path, parts: int) -> None:
+    """The sample depends on the user ids alone, not on files or order, and parts are disjoint."""
+    table = histories([([1, 2], [0, 0], 1, 1, None) for _ in range(200)])
+    pq.write_table(table, tmp_path / "whole.parquet")
+    order = np.random.default_rng(0).permutation(200)
+    pq.write_table(table.take(pa.array(order[:90])), tmp_path / "a.parquet")
+    pq.write_table(table.take(pa.array(order[90:])), tmp_path / "b.parquet")
+    kept = []
+    for files in (["whole.parquet"], ["a.parquet", "b.parquet"]):
+        found: list[str] = []
+        for part in range(parts):
+            read = read_evaluation_histories(
+                [str(tmp_path / file) for file in files],
+                position_column="validation_position", max_users=30, part=part, parts=parts,
+            )  # fmt: skip
+            found += read["user_id"].to_pylist()
+        assert len(found) == len(set(found)) == 30
+        kept.append(sorted(found))
+    assert kept[0] == kept[1]

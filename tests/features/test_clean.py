@@ -1,0 +1,143 @@
+import random
+from collections import Counter
+from datetime import date
+
+import pytest
+from pyspark.sql import functions as F
+
+from kdlib.errors import InputError
+from kdlib.features import clean
+from kdlib.features.funnel import check_trainable, count_outcomes
+
+SCHEMA = (
+    "corrupt boolean, user_id string, session_id string, item_id string, event_id string, event_type string, "
+    "time_given boolean, event_time string, raw string, file string"
+)
+
+
+def event(
+    user: str | None = "u",
+    item: str | None = "a",
+    time: str | None = "2024-05-02 10:00:00",
+    *,
+    id_: str | None = None,
+    session: str | None = None,
+    type_: str | None = "view",
+    given: bool = True,
+    corrupt: bool = False,
+):
+    return (corrupt, user, session, item, id_, type_, given, time, f"{user}|{item}|{time}", "f")
+
+
+def judge(spark, rows, *, max_events=100, partitions=2):
+    events = spark.createDataFrame(rows, SCHEMA).withColumn("event_time", F.col("event_time").cast("timestamp"))
+    return clean.with_outcome(
+        events,
+        period_start=date(2024, 5, 1),
+        last_day=date(2024, 5, 3),
+        max_events_per_user_day=max_events,
+        num_partitions=partitions,
+    )
+
+
+def outcomes(judged):
+    return Counter(row["outcome"] for row in judged.select("outcome").collect())
+
+
+def test_each_fault_has_its_reason_and_the_first_one_counts(spark):
+    """Every row-level fault gives its code, a row with several the first; the period includes both its ends."""
+    rows = [
+        (event(corrupt=True, user=None), "corrupt_row"),
+        (event(user=None, item=None), "missing_user"),
+        (event(item=None), "missing_item"),
+        (event(time=None, given=False), "missing_time"),
+        (event(time=None, item="x1"), "bad_time"),
+        (event(time="2024-04-30 23:59:59.999999"), "out_of_period"),
+        (event(time="2024-05-04 00:00:00"), "out_of_period"),
+        (event(type_=None), "unknown_event_type"),
+        (event(time="2024-05-01 00:00:00"), "kept"),
+        (event(time="2024-05-03 23:59:59.999999"), "kept"),
+    ]
+    judged = judge(spark, [row for row, _ in rows])
+    assert outcomes(judged) == Counter(reason for _, reason in rows)
+    raws = Counter((row["reason"], row["raw"]) for row in clean.quarantine(judged).collect())
+    assert raws == Counter((reason, row[8]) for row, reason in rows if reason != "kept")
+
+
+def test_duplicates_share_an_event_id_or_else_everything(spark):
+    """The first of one user's rows with one event id is kept; without an id rows must agree in all columns."""
+    rows = [
+        event(id_="1", time="2024-05-02 10:00:09", item="late"),
+        event(id_="1", time="2024-05-02 10:00:00", item="early"),
+        event(id_="1", user="other", item="x"),
+        event(item="b"),
+        event(item="b"),
+        event(item="b", session="s"),
+        event(item="b", type_="cart"),
+        event(item="b", time="2024-05-02 10:00:01"),
+    ]
+    judged = judge(spark, rows)
+    kept = sorted(row["item_id"] for row in clean.kept(judged).collect())
+    assert kept == ["b", "b", "b", "b", "early", "x"]
+    assert outcomes(judged) == {"kept": 6, "duplicate": 2}
+
+
+def test_a_bot_is_a_user_with_more_events_on_a_utc_day_than_allowed(spark):
+    """One event over the limit quarantines all rows of the user; exactly the limit, or duplicates beyond it, do not."""
+    busy = [event("bot", f"i{n}", f"2024-05-02 23:59:0{n}") for n in range(4)] + [
+        event("bot", "z", "2024-05-01 00:00:00")
+    ]
+    limit = [event("human", f"i{n}", f"2024-05-02 23:59:0{n}") for n in range(3)]
+    limit += [limit[0], event("human", "next", "2024-05-03 00:00:00")]
+    judged = judge(spark, [*busy, *limit], max_events=3)
+    assert outcomes(judged) == {"bot_user": 5, "kept": 4, "duplicate": 1}
+    shown = clean.quarantine(judged).filter("raw LIKE '%z%'").collect()
+    assert [row["raw"] for row in shown] == [
+        '{"user_id":"bot","session_id":null,"item_id":"z","event_type":0,"event_time":"2024-05-01T00:00:00.000Z",'
+        '"event_id":null}'
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_row_has_one_outcome(spark, seed):
+    """Kept, duplicate and quarantined rows add up to the rows read, and no good row of a quiet user is quarantined."""
+    choose = random.Random(seed).choice
+    rows = [
+        event(
+            choose(["u", "v", "w", None]), choose(["a", "b", None]),
+            choose(["2024-05-02 10:00:00", "2024-05-02 10:00:01", "2023-01-01 00:00:00", None]),
+            id_=choose(["1", "2", None]), type_=choose(["view", "cart", None]), given=choose([True, False]),
+            corrupt=choose([True, False, False, False]),
+        )
+        for _ in range(200)
+    ]  # fmt: skip
+    counts = count_outcomes(judge(spark, rows, max_events=7), path="p")
+    assert counts["rows_read"] == 200
+    assert counts["kept"] + counts["duplicate"] + counts["quarantined"] == 200
+    bad = sum(r[0] or not (r[1] and r[3] and r[5] and r[6] and r[7]) or r[7] < "2024" for r in rows)
+    assert counts["quarantined"] - counts["reasons"].get("bot_user", 0) == bad
+    distinct = len({r[1:8] for r in rows if not r[0]})
+    assert counts["kept"] <= distinct
+
+
+def test_no_rows_at_all_are_an_error(spark):
+    """An empty input is an error and not an empty table."""
+    with pytest.raises(InputError, match="p has no rows"):
+        count_outcomes(judge(spark, []), path="p")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "time",
+            r"before 2024-04-30, .*2024-04-30 to 2024-05-01; the test window is 2024-05-02 to 2024-05-03.*from A to B",
+        ),
+        ("leave_one_out", r"users with 4 interactions .*from A to B UTC"),
+    ],
+)
+def test_nothing_to_train_on_is_an_error(kind, message):
+    """The error names the windows and the span of the data."""
+    funnel = {"trainable_users": 0, "interactions": 3, "first_event": "A", "last_event": "B"}
+    with pytest.raises(InputError, match=message):
+        check_trainable(funnel, kind=kind, last_day=date(2024, 5, 3), validation_days=2, test_days=2)

@@ -1,0 +1,186 @@
+import gzip
+from datetime import date, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import functions as F
+
+from kdlib.config import EventsConfig
+from kdlib.errors import InputError
+from kdlib.features.events import read_events
+from kdlib.features.read import reading
+
+LAST_DAY = date(2024, 5, 3)
+ISO = {"format": "iso", "column": "t"}
+
+
+def read(spark, path, **settings):
+    """Events as (corrupt, user, session, item, type, id, time given, time, raw) tuples, in file order."""
+    settings = {"format": "csv", "user": "u", "item": "i", "time": ISO, **settings}
+    config = EventsConfig.model_validate({"path": str(path), **settings})
+    events = read_events(spark, config, last_day=LAST_DAY)
+    time = F.date_format("event_time", "yyyy-MM-dd HH:mm:ss.SSSSSS")
+    names = ("corrupt", "user_id", "session_id", "item_id", "event_type", "event_id", "time_given")
+    with reading(str(path)):
+        return [tuple(row) for row in events.select(*names, time, "raw").collect()]
+
+
+def times(spark, path, **time):
+    return [row[7] for row in read(spark, path, time={"column": "t", **time})]
+
+
+def test_csv_lines_with_a_wrong_number_of_fields_are_corrupt_and_kept_as_text(spark, tmp_path):
+    """A CSV line with too few or too many fields is corrupt and its raw text is the line."""
+    lines = ["u;i;t;ip", "1;a;2024-05-01;0", "1;b;2024-05-01", "", "1;b;2024-05-01;0;9", ' 2 ;"x;""y""";2024-05-02;0']
+    (tmp_path / "e.csv").write_text("\n".join(lines))
+    rows = read(spark, tmp_path / "e.csv", delimiter=";")
+    assert [(row[0], row[8]) for row in rows[1:3]] == [(True, lines[2]), (True, lines[4])]
+    assert rows[0][:8] == (False, "1", None, "a", "view", None, True, "2024-05-01 00:00:00.000000")
+    assert rows[3][1] == "2"
+    assert rows[3][3] == 'x;"y"'
+
+
+def test_headerless_gzipped_csv_maps_event_types(spark, tmp_path):
+    """A gzipped CSV without a header takes its names from `columns`; unmapped event types are null."""
+    text = "1,a,pv,1511544070\n1,b,buy,1511544071.5\n1,c,zap,soon\n1,d"
+    (tmp_path / "e.csv.gz").write_bytes(gzip.compress(text.encode()))
+    rows = read(
+        spark, tmp_path / "e.csv.gz", header=False, columns=["u", "i", "b", "t"], event_type="b",
+        event_types={"pv": "view", "buy": "purchase"}, time={"format": "epoch_seconds", "column": "t"},
+    )  # fmt: skip
+    assert [row[4] for row in rows[:3]] == ["view", "purchase", None]
+    assert [row[7] for row in rows] == ["2017-11-24 17:21:10.000000", "2017-11-24 17:21:11.500000", None, None]
+    assert [row[6] for row in rows] == [True, True, True, False]
+    assert rows[3][0]
+
+
+def test_json_values_are_read_as_text_and_lines_that_do_not_parse_are_corrupt(spark, tmp_path):
+    """A JSON number is an id like any other, a missing key is null, and the quarantine shows the mapped keys only."""
+    lines = ['{"u": 12, "i": "a", "t": "2024-05-01", "ip": "10.0.0.1"}', '{"i": "b", "t": null}', "{oops", "7"]
+    (tmp_path / "e.jsonl").write_text("\n".join(lines))
+    rows = read(spark, tmp_path / "e.jsonl", format="jsonl")
+    assert [row[0] for row in rows] == [False, False, True, True]
+    assert rows[0][1] == "12"
+    assert rows[0][8] == '{"u":"12","i":"a","t":"2024-05-01"}'
+    assert rows[1][1] is None
+    assert rows[1][6] is False
+    assert [row[8] for row in rows[2:]] == ["{oops", "7"]
+
+
+def test_parquet_types_are_cast(spark, tmp_path):
+    """Whole-number ids, timestamps with a zone and the names of partition folders can all be mapped."""
+    folder = tmp_path / "events" / "shop=nl"
+    folder.mkdir(parents=True)
+    zoned = pa.array([datetime(2024, 5, 1, 12)], pa.timestamp("us", tz="Europe/Amsterdam"))
+    pq.write_table(pa.table({"u": [7], "i": pa.array([3], pa.int32()), "t": zoned}), folder / "a.parquet")
+    rows = read(spark, tmp_path / "events", format="parquet", session="shop")
+    assert rows[0][1:4] == ("7", "nl", "3")
+    assert rows[0][7] == "2024-05-01 12:00:00.000000"
+
+
+def test_parquet_nanoseconds_as_pandas_writes_them_are_read(spark, tmp_path):
+    """Nanosecond timestamps, which Spark reads only as whole numbers, come out as the right time."""
+    moment = pa.array([1_714_557_600_123_456_789, None], pa.timestamp("ns"))
+    pq.write_table(pa.table({"u": ["1", "2"], "i": ["a", "b"], "t": moment}), tmp_path / "e.parquet")
+    try:
+        rows = read(spark, tmp_path / "e.parquet", format="parquet")
+    finally:
+        spark.conf.unset("spark.sql.legacy.parquet.nanosAsLong")
+    assert [row[7] for row in rows] == ["2024-05-01 10:00:00.123456", None]
+    assert [row[6] for row in rows] == [True, False]
+
+
+def test_iso_times_with_and_without_offset(spark, tmp_path):
+    """An ISO time without an offset is UTC; what is no full date is not a time."""
+    given = ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00+0200", "2024-05-01T10:00:00.5", "2024-05-01", "12:30", "2024"]
+    (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in [*given, "2024-02-31"]))
+    assert times(spark, tmp_path / "e.csv", format="iso") == [
+        "2024-05-01 10:00:00.000000", "2024-05-01 08:00:00.000000", "2024-05-01 10:00:00.500000",
+        "2024-05-01 00:00:00.000000", None, None, None,
+    ]  # fmt: skip
+
+
+def test_epoch_millis_beyond_every_calendar_are_bad_and_do_not_fail(spark, tmp_path):
+    """A number too large for a time is null like any other bad time."""
+    (tmp_path / "e.csv").write_text("u,i,t\n1,a,1714557600123\n1,a,99999999999999999999999999\n1,a,1.7145576E12\n")
+    found = times(spark, tmp_path / "e.csv", format="epoch_millis")
+    assert found == ["2024-05-01 10:00:00.123000", None, "2024-05-01 10:00:00.000000"]
+
+
+def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
+    """Year, month and day columns make the day and the running number its second; without a user the session is it."""
+    (tmp_path / "e.csv").write_text("y,m,d,n,s,i\n2008,4,1,2,9,a\n2008,4,31,1,9,a\n2008,4,1,86400,9,a\n2008,,1,1,9,a\n")
+    time = {"format": "day_and_order", "day_columns": ["y", "m", "d"], "order_column": "n"}
+    rows = read(spark, tmp_path / "e.csv", user=None, session="s", time=time)
+    assert [row[7] for row in rows] == ["2008-04-01 00:00:02.000000", None, None, None]
+    assert [row[6] for row in rows] == [True, True, True, False]
+    assert rows[0][1:3] == ("9", "9")
+
+
+def test_sequences_become_one_view_a_day_that_end_on_the_last_day(spark, tmp_path):
+    """The last item of a line falls on the last day, the one before it on the day before; a lone user is corrupt."""
+    (tmp_path / "s.txt").write_text("1 a b\tc\n\n2\n3 z\n")
+    rows = read(spark, tmp_path / "s.txt", format="sequences", user=None, item=None, time=None)
+    days = [(row[1], row[3], row[7] and row[7][:10]) for row in rows if not row[0]]
+    assert days == [
+        ("1", "a", "2024-05-01"), ("1", "b", "2024-05-02"), ("1", "c", "2024-05-03"), ("3", "z", "2024-05-03"),
+    ]  # fmt: skip
+    assert [row[8] for row in rows if row[0]] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "message"),
+    [
+        ({}, "user,i,t\n1,a,2024-05-01\n", r"lacks the mapped column u; found user, i, t"),
+        ({}, "u;i;t\n1;a;2024-05-01\n", r"lacks .* columns u, i, t; found u;i;t\. .*delimiter is probably not ','"),
+        (
+            {"format": "jsonl", "session": "s"},
+            '{"u": 1, "i": 2, "t": 3}\n',
+            r"lacks the mapped column s; found i, t, u",
+        ),
+        ({"format": "parquet"}, "PAR1?", r"cannot read .*e\.data: .*Is it whole"),
+    ],
+)
+def test_unusable_files_are_named(spark, tmp_path, settings, text, message):
+    """A missing column, a wrong delimiter and a damaged file each have their own error."""
+    (tmp_path / "e.data").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read(spark, tmp_path / "e.data", **settings)
+
+
+@pytest.mark.parametrize("format_", ["csv", "parquet", "jsonl", "sequences"])
+def test_a_path_without_files_is_named(spark, tmp_path, format_):
+    """A glob that matches nothing is an error that shows it."""
+    with pytest.raises(InputError, match=r"no file matches .*/day=\*"):
+        read(spark, tmp_path / "day=*", format=format_)
+
+
+def test_csv_files_with_different_headers_are_refused(spark, tmp_path):
+    """Columns in another order in a second file are an error, not swapped values."""
+    (tmp_path / "a.csv").write_text("u,i,t\n1,a,2024-05-01\n")
+    (tmp_path / "b.csv").write_text("i,u,t\na,1,2024-05-01\n")
+    with pytest.raises(InputError, match=r"do not all have the same header; see \S+csv"):
+        read(spark, tmp_path)
+
+
+def test_a_cut_off_gzip_file_is_named(spark, tmp_path):
+    """A gzip file that ends too early is an error that names the file."""
+    whole = gzip.compress(b"u,i,t\n" + b"".join(b"%d,%d,2024-05-01\n" % (n, n * n) for n in range(5000)))
+    (tmp_path / "e.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cannot read .*e\.csv\.gz: .*Replace it"):
+        read(spark, tmp_path / "e.csv.gz")
+
+
+def test_a_parquet_time_of_the_wrong_kind_is_refused(spark, tmp_path):
+    """Whole numbers under the time format iso are an error that names the right formats."""
+    pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": [1]}), tmp_path / "e.parquet")
+    with pytest.raises(InputError, match=r"t is bigint; set time\.format to epoch_seconds"):
+        read(spark, tmp_path / "e.parquet", format="parquet")
+
+
+def test_a_parquet_list_column_is_refused(spark, tmp_path):
+    """A column of lists cannot be an id."""
+    pq.write_table(pa.table({"u": [["1"]], "i": ["a"], "t": ["2024-05-01"]}), tmp_path / "e.parquet")
+    with pytest.raises(InputError, match=r"column u must hold one plain value a row, found array<string>"):
+        read(spark, tmp_path / "e.parquet", format="parquet")

@@ -1,0 +1,113 @@
+import pytest
+from pyspark.sql import functions as F
+
+from kdlib.config import CatalogueConfig
+from kdlib.errors import InputError
+from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
+from kdlib.features.vocabulary import extend_vocabulary, item_counts, item_statistics, with_catalogue
+
+
+def rows(frame, *names):
+    return sorted(tuple(row) for row in frame.select(*names).collect())
+
+
+@pytest.fixture
+def counts(spark):
+    """Items b and a with 2 events each, c with 5, and d, known before, with 9."""
+    made = [("b", 2, 1, 0), ("a", 2, 2, 1), ("c", 5, 1, 0), ("d", 9, 3, 0)]
+    return spark.createDataFrame(made, "item_id string, num_interactions long, num_users long, num_purchases long")
+
+
+@pytest.fixture
+def previous(spark):
+    """Yesterday's vocabulary: x, which has no events tonight, and d."""
+    made = [(0, "x", "The X", "2024-05-01"), (1, "d", None, "2024-05-02")]
+    return spark.createDataFrame(made, "item_index int, item_id string, title string, first_seen string")
+
+
+def test_events_are_counted_by_item(spark):
+    """Events, distinct users and purchases of each item."""
+    made = spark.createDataFrame(
+        [("u", "a", 0), ("u", "a", 3), ("v", "a", 3), ("v", "b", 2)], "user_id string, item_id string, event_type int"
+    )
+    assert rows(item_counts(made), "item_id", "num_interactions", "num_users", "num_purchases") == [
+        ("a", 3, 2, 2),
+        ("b", 1, 1, 0),
+    ]
+
+
+def test_the_first_vocabulary_is_by_count_then_id(counts):
+    """Indices are dense from 0, the most frequent item first, ties by item id."""
+    made = extend_vocabulary(None, counts, first_new_index=0, first_seen="2024-05-03", max_items=None)
+    assert rows(made, "item_index", "item_id", "first_seen") == [
+        (0, "d", "2024-05-03"), (1, "c", "2024-05-03"), (2, "a", "2024-05-03"), (3, "b", "2024-05-03"),
+    ]  # fmt: skip
+
+
+def test_known_items_keep_their_index(counts, previous):
+    """New items follow after the known ones, of which even one without events stays."""
+    made = extend_vocabulary(previous, counts, first_new_index=2, first_seen="2024-05-03", max_items=None)
+    assert rows(made, "item_index", "item_id", "first_seen") == [
+        (0, "x", "2024-05-01"), (1, "d", "2024-05-02"),
+        (2, "c", "2024-05-03"), (3, "a", "2024-05-03"), (4, "b", "2024-05-03"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("max_items", "expected"), [(4, ["x", "d", "c", "a"]), (1, ["x", "d"])])
+def test_max_items_drops_the_rarest_new_items_only(counts, previous, max_items, expected):
+    """The limit cuts new items, the rarest first, and never a known one."""
+    made = extend_vocabulary(previous, counts, first_new_index=2, first_seen="2024-05-03", max_items=max_items)
+    assert [item for _, item in rows(made, "item_index", "item_id")] == expected
+
+
+def test_titles_and_availability_come_from_the_catalogue(spark, previous):
+    """Without a word from the catalogue an item is available and keeps its earlier title."""
+    catalogue = spark.createDataFrame(
+        [("d", "The D", False), ("new", "N", True)], "item_id string, title string, available boolean"
+    )
+    assert rows(with_catalogue(previous, catalogue), "item_id", "title", "available") == [
+        ("d", "The D", False),
+        ("x", "The X", True),
+    ]
+    assert rows(with_catalogue(previous, None), "item_id", "title", "available") == [
+        ("d", None, True),
+        ("x", "The X", True),
+    ]
+
+
+def test_statistics_count_training_positions(spark, counts, previous):
+    """Every vocabulary item has a row; num_train counts it at the positions before num_train of the histories."""
+    histories = spark.createDataFrame([([1, 1, 0], 2), ([1, 0], 0), ([], 0)], "item_indices array<int>, num_train int")
+    made = item_statistics(previous, counts, histories)
+    assert rows(made, "item_index", "num_interactions", "num_users", "num_purchases", "num_train") == [
+        (0, 0, 0, 0, 0),
+        (1, 9, 3, 0, 2),
+    ]
+
+
+def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):
+    """Quoted commas, doubled quotes and line breaks belong to the title; repeats and rows without an id are counted."""
+    text = 'item_id,title,stock\n1,"A ""big"", red\none",yes\n1,B,0\n,C,1\n2,,False\n3,D,\nbroken\n'
+    (tmp_path / "items.csv").write_text(text)
+    config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv", available="stock")
+    catalogue = read_catalogue(spark, config)
+    assert catalogue_counts(catalogue, path="p") == {"rows_read": 6, "without_id": 2, "repeated_id": 1, "items": 3}
+    products = one_row_an_item(catalogue).withColumn("title", F.coalesce("title", F.lit("-")))
+    assert rows(products, "item_id", "title", "available") == [
+        ("1", 'A "big", red\none', True), ("2", "-", False), ("3", "D", True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"item_id": 1, "stock": "perhaps"}\n', r"1 rows have an availability .* such as 'perhaps'"),
+        ('{"item_id": null, "stock": 1}\n', r"no row with an item id \(1 rows read\)"),
+    ],
+)
+def test_an_unusable_catalogue_is_named(spark, tmp_path, text, message):
+    """An availability that is neither yes nor no, or no item at all, is an error."""
+    (tmp_path / "items.jsonl").write_text(text)
+    config = CatalogueConfig(path=str(tmp_path / "items.jsonl"), format="jsonl", title=None, available="stock")
+    with pytest.raises(InputError, match=message):
+        catalogue_counts(read_catalogue(spark, config), path="p")

@@ -1,0 +1,79 @@
+"""Ranks of targets, and the baselines."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from kdlib.data.windows import evaluation_rows
+from kdlib.inference.baselines import count_transitions
+from kdlib.inference.ranks import last_hidden, ranks_of_models, ranks_of_scores, target_ranks
+from kdlib.models.sequence import SequenceModel
+from tests.data.test_windows import histories
+
+
+def test_ties_go_to_the_smaller_index_and_seen_items_do_not_count() -> None:
+    """Scores (5, 7, 5, 9): target 2 has rank 2 behind 3, 1 and, tied, 0; with item 3 seen it has rank 2."""
+    scores = torch.tensor([[5.0, 7.0, 5.0, 9.0], [5.0, 7.0, 5.0, 9.0]])
+    ranks = target_ranks(scores, torch.tensor([2, 2]), seen_rows=torch.tensor([1]), seen_items=torch.tensor([3]))
+    assert ranks.tolist() == [3, 2]
+
+
+def test_nan_scores_are_an_error() -> None:
+    """A broken model does not get a rank."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match="NaN"):
+        target_ranks(torch.tensor([[float("nan"), 1.0]]), torch.tensor([1]), seen_rows=nothing, seen_items=nothing)
+
+
+def test_ranks_of_an_ensemble_mix_probabilities() -> None:
+    """An ensemble ranks by its mean probability, over prefixes of different lengths, longer than the model sees too."""
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    rows = [
+        (generator.permutation(60)[:length].tolist(), [0] * length, 1, None, length - 1) for length in (2, 15, 6, 9, 3)
+    ]
+    prefixes = evaluation_rows(histories(rows), position_column="test_position")
+    models = [SequenceModel(num_items=60, kind="gru", dim=8, max_length=5).eval() for _ in range(2)]
+    ranks, best = ranks_of_models(models, [1.0, 3.0], prefixes, device=torch.device("cpu"), top=4, batch_size=2)
+    for row, (items, *_) in enumerate(rows):
+        shown = torch.tensor([items[:-1][-5:]])
+        probabilities = sum(
+            w * torch.softmax(m(shown, torch.zeros_like(shown, dtype=torch.bool))[0, -1] @ m.head()[0].T, -1)
+            for m, w in zip(models, (0.25, 0.75), strict=True)
+        )
+        assert isinstance(probabilities, torch.Tensor)
+        probabilities[items[:-1]] = -1
+        assert ranks[row] == (probabilities > probabilities[items[-1]]).sum()
+        assert best[row].tolist() == probabilities.topk(4).indices.tolist()
+
+
+def test_last_hidden_is_that_of_the_row_alone() -> None:
+    """Rows in a padded batch get the hidden state that each gets by itself."""
+    torch.manual_seed(0)
+    rows = evaluation_rows(
+        histories([([1, 2, 3, 4], [0, 0, 1, 1], 1, None, 3), ([5, 6], [0, 0], 1, None, 1)]),
+        position_column="test_position",
+    )
+    model = SequenceModel(num_items=9, kind="transformer", dim=8, session_flag=True, max_length=5).eval()
+    both = last_hidden(model, rows, np.array([0, 1]), torch.device("cpu"))
+    for row in (0, 1):
+        torch.testing.assert_close(both[row : row + 1], last_hidden(model, rows, np.array([row]), torch.device("cpu")))
+
+
+def test_markov_counts_training_pairs_only(tmp_path) -> None:
+    """Followers are counted on training positions, over files; what never followed is ranked by popularity."""
+    first = histories([([1, 2, 1, 2, 3], [0] * 5, 4, None, 4), ([2, 0], [0, 0], 1, None, 1)])
+    second = histories([([1, 3], [0, 0], 2, None, None)])
+    pq.write_table(first, tmp_path / "a.parquet")
+    pq.write_table(second, tmp_path / "b.parquet")
+    popularity = np.array([0, 3, 3, 1, 9])
+    markov = count_transitions([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")], popularity)
+    scores = markov.scores(np.array([1, 2, 0]))
+    assert scores.floor().tolist() == [[0, 0, 2, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert scores[2].argsort(descending=True, stable=True).tolist() == [4, 1, 2, 3, 0]
+    rows = evaluation_rows(first, position_column="test_position")
+    ranks, _ = ranks_of_scores(
+        lambda which: markov.scores(rows.items[rows.offsets[1:] - 1][which]), rows, device=torch.device("cpu")
+    )
+    assert ranks.tolist() == [1, 3]

@@ -1,0 +1,290 @@
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from kdlib import tables
+from kdlib.errors import ContractError, ModelError
+from kdlib.inference import recommender
+from kdlib.inference.recommender import (
+    Recommender,
+    check_recommendations,
+    check_vocabulary,
+    encode,
+    opens_session,
+    read_vocabulary,
+)
+from kdlib.models.files import save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary import vocabulary_hash
+
+NUM_ITEMS = 60
+UNAVAILABLE = {3, 40}
+END_OF_DAY = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def tiny_model(kind="transformer", num_items=NUM_ITEMS, **options):
+    torch.manual_seed(5)
+    options = {"dim": 8, "session_flag": True, "max_length": 6, **options}
+    model = SequenceModel(num_items=num_items, kind=kind, **options)  # pyright: ignore[reportArgumentType]
+    for parameter in model.parameters():  # fresh weights are so small that all scores are nearly equal
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def histories(*rows):
+    """HISTORIES columns of `(user, items, sessions)`."""
+    users, items, sessions = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "user_id": list(users),
+            "item_indices": pa.array(items, pa.list_(pa.int32())),
+            "session_numbers": pa.array(sessions, pa.list_(pa.int32())),
+        }
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Folders of a vocabulary of 60 items and its statistics, and a function that saves a model beside them."""
+    ids = [f"item{index:03}" for index in range(NUM_ITEMS)]
+    for name in ("vocabulary", "statistics", "model"):
+        (tmp_path / name).mkdir()
+    order = list(reversed(range(NUM_ITEMS)))  # the files need not be in index order
+    pq.write_table(
+        pa.table(
+            {
+                "item_index": pa.array(order, pa.int32()),
+                "item_id": [ids[index] for index in order],
+                "available": [index not in UNAVAILABLE for index in order],
+            }
+        ),
+        tmp_path / "vocabulary" / "part-00000.parquet",
+    )
+    train = [0] * NUM_ITEMS
+    train[3], train[7], train[20], train[21], train[50] = 100, 40, 30, 30, 20
+    interactions = [count * 2 for count in train]
+    interactions[21] += 1
+    interactions[50] = 1_000
+    pq.write_table(
+        pa.table(
+            {
+                "item_index": pa.array(order, pa.int32()),
+                "num_train": [train[index] for index in order],
+                "num_interactions": [interactions[index] for index in order],
+            }
+        ),
+        tmp_path / "statistics" / "part-00000.parquet",
+    )
+
+    def with_model(model, *, k=5):
+        facts = {"vocabulary_hash": vocabulary_hash(ids[: model.num_items]), "vocabulary_version": "v1"}
+        save_model(tmp_path / "model", model, model.state_dict(), facts)
+        return Recommender(
+            str(tmp_path / "model"), str(tmp_path / "vocabulary"), str(tmp_path / "statistics"),
+            k=k, item_block=32, generated_at=END_OF_DAY, threads=1,
+        )  # fmt: skip
+
+    return with_model
+
+
+def by_hand(model, items, sessions, *, k):
+    """One user's list by the model's plain forward pass and a full sort."""
+    known = [(item, session) for item, session in zip(items, sessions, strict=True) if item < model.num_items]
+    opens = [later != sooner for (_, sooner), (_, later) in pairwise(known)] + [True]
+    last = slice(-model.max_length, None)
+    hidden = model(torch.tensor([[item for item, _ in known[last]]]), torch.tensor([opens[last]]))[0, -1]
+    weight, bias = model.head()
+    scores = weight @ hidden if bias is None else weight @ hidden + bias
+    scores[[item for item in {*items, *UNAVAILABLE} if item < model.num_items]] = -torch.inf
+    best = torch.argsort(-scores, stable=True)[:k]
+    return [f"item{index:03}" for index in best.tolist()], scores[best].tolist()
+
+
+@pytest.mark.parametrize("kind", ["transformer", "gru", "lstm"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_lists_are_those_of_one_user_at_a_time(store, kind, tied, monkeypatch):
+    """Batched, sorted and padded, each user gets what the model says of that user alone, in the order of the rows."""
+    monkeypatch.setattr(recommender, "ENCODE_ROWS", 4)
+    random = np.random.default_rng(3)
+    rows = []
+    for user in range(15):
+        length = int(random.integers(1, 12))
+        sessions = np.cumsum(random.random(length) < 0.4)
+        rows.append((f"u{user}", random.integers(0, NUM_ITEMS, length).tolist(), sessions.tolist()))
+    model = tiny_model(kind, tied=tied)
+    found = store(model)(histories(*rows))
+    assert found["user_id"].to_pylist() == [user for user, _, _ in rows]
+    for (_, items, sessions), row in zip(rows, found.to_pylist(), strict=True):
+        want_ids, want_scores = by_hand(model, items, sessions, k=5)
+        assert row["item_ids"] == want_ids
+        assert row["scores"] == pytest.approx(want_scores, abs=1e-5)
+        assert row["source"] == "model"
+
+
+def test_rows_keep_the_contract(store):
+    """The columns are plain lists of the contract's types, with model version and end of day in every row."""
+    made = store(tiny_model())
+    found = made(histories(("a", [1, 2], [0, 0]), ("b", [], [])))
+    assert found.schema.equals(tables.RECOMMENDATIONS.schema)
+    assert set(found["generated_at"].to_pylist()) == {END_OF_DAY}
+    (version,) = set(found["model_version"].to_pylist())
+    assert len(version) == 12
+
+
+def test_items_seen_before_the_model_s_window_are_left_out(store):
+    """The whole history is excluded, though the model reads only its last 6 items."""
+    model = tiny_model()
+    best = by_hand(model, [1, 2, 4, 5, 6, 8], [0] * 6, k=1)[0]
+    long = [int(best[0].removeprefix("item")), 1, 2, 4, 5, 6, 8]
+    row = store(model)(histories(("a", long, [0] * 7))).to_pylist()[0]
+    assert best[0] not in row["item_ids"]
+    assert row["item_ids"] == by_hand(model, long, [0] * 7, k=5)[0]
+
+
+def test_a_user_without_a_history_gets_the_popular_available_items(store):
+    """Ranked by training interactions, then all, then index; scored by the share of training interactions."""
+    row = store(tiny_model(), k=6)(histories(("new", [], []), ("b", [1], [0]))).to_pylist()[0]
+    assert row["source"] == "popular"
+    assert row["item_ids"] == ["item007", "item021", "item020", "item050", "item000", "item001"]
+    assert row["scores"] == pytest.approx([40 / 220, 30 / 220, 30 / 220, 20 / 220, 0, 0])
+
+
+def test_a_list_is_shorter_when_fewer_items_are_left(store):
+    """A user who has seen all but two of the available items gets two, and one who has seen all gets none."""
+    two_left = [index for index in range(NUM_ITEMS) if index not in (10, 11)]
+    rows = [("two", two_left, [0] * 58), ("none", list(range(NUM_ITEMS)), [0] * NUM_ITEMS), ("all", [0], [0])]
+    found = store(tiny_model())(histories(*rows)).to_pylist()
+    assert sorted(found[0]["item_ids"]) == ["item010", "item011"]
+    assert [len(row["item_ids"]) for row in found] == [2, 0, 5]
+    assert [len(row["scores"]) for row in found] == [2, 0, 5]
+
+
+def test_items_newer_than_the_model_are_skipped_but_seen(store):
+    """A model of the first 50 items neither reads nor recommends later ones; who has no other gets popular ones."""
+    model = tiny_model(num_items=50)
+    rows = [("mixed", [1, 55, 2], [0, 1, 1]), ("new", [55, 56], [0, 1]), ("empty", [], [])]
+    mixed, new, empty = store(model)(histories(*rows)).to_pylist()
+    assert mixed["item_ids"] == by_hand(model, [1, 55, 2], [0, 1, 1], k=5)[0]
+    assert new["source"] == empty["source"] == "popular"
+    assert new["item_ids"] == empty["item_ids"] == ["item007", "item021", "item020", "item000", "item001"]
+
+
+def test_an_empty_batch_gives_an_empty_table(store):
+    """Ray Data may hand over no rows at all."""
+    found = store(tiny_model())(histories(("a", [1], [0])).slice(0, 0))
+    assert found.num_rows == 0
+    assert found.schema.equals(tables.RECOMMENDATIONS.schema)
+
+
+def test_a_sliced_batch_is_read_from_its_own_start(store):
+    """A slice of a table, whose buffers begin earlier, gives the same rows as the whole."""
+    made = store(tiny_model())
+    whole = histories(("a", [1, 2, 3], [0, 1, 1]), ("b", [4], [0]), ("c", [5, 6], [0, 0]))
+    assert made(whole.slice(1)).to_pylist() == made(whole).to_pylist()[1:]
+
+
+def test_a_model_with_broken_weights_is_an_error(store):
+    """A NaN in the weights stops the batch instead of giving a list."""
+    model = tiny_model()
+    model.item_embedding.data[9] = torch.nan
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        store(model)(histories(("a", [1], [0])))
+
+
+def test_a_seen_item_in_a_list_stops_the_batch(store, monkeypatch):
+    """Should the top-k ever return an item of the history, the batch fails with the user's name."""
+
+    def careless(hidden_BW, weight_VW, bias_V, *, k, **_):
+        return torch.zeros(len(hidden_BW), k), torch.arange(k).expand(len(hidden_BW), k)
+
+    made = store(tiny_model())
+    monkeypatch.setattr(recommender, "exact_topk", careless)
+    with pytest.raises(ContractError, match="user b would be recommended an item of its own history"):
+        made(histories(("a", [30], [0]), ("b", [31, 4], [0, 0])))
+
+
+def test_the_session_flag_looks_ahead():
+    """A position is flagged when the next item is of another session; the last position of each history always is."""
+    sessions, lengths = np.array([0, 0, 1, 0, 0, 0]), np.array([3, 0, 2, 1])
+    assert opens_session(sessions, lengths).tolist() == [False, True, True, False, True, True]
+
+
+def test_encode_returns_rows_in_their_own_order(monkeypatch):
+    """Sorting by length inside the batch does not show outside."""
+    monkeypatch.setattr(recommender, "ENCODE_ROWS", 2)
+    model = tiny_model("gru")
+    lists = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10, 11, 12, 13, 14], [15]]
+    lengths = np.array([len(items) for items in lists])
+    flags = np.zeros(lengths.sum(), dtype=bool)
+    found = encode(model, np.concatenate(lists), flags, lengths)
+    for items, hidden in zip(lists, found, strict=True):
+        window = torch.tensor([items[-6:]])
+        assert torch.allclose(hidden, model(window, torch.zeros_like(window, dtype=torch.bool))[0, -1], atol=1e-5)
+
+
+def test_a_vocabulary_may_grow_but_not_change():
+    """Further items at the end fit; fewer items, or others at the same place, are an error that says what to do."""
+    facts = {
+        "num_items": 2,
+        "version": "m1",
+        "vocabulary_hash": vocabulary_hash(["a", "b"]),
+        "vocabulary_version": "v1",
+    }
+    check_vocabulary(facts, pa.array(["a", "b"]))
+    check_vocabulary(facts, pa.array(["a", "b", "c"]))
+    with pytest.raises(ModelError, match="model m1 was trained on vocabulary v1 of 2 items, but this one has only 1"):
+        check_vocabulary(facts, pa.array(["a"]))
+    with pytest.raises(ModelError, match="not the first 2 of this vocabulary: its indices mean other items"):
+        check_vocabulary(facts, pa.array(["b", "a", "c"]))
+
+
+def test_a_vocabulary_with_a_gap_is_an_error(tmp_path):
+    """Item indices that are not dense would shift every item id."""
+    pq.write_table(
+        pa.table({"item_index": [0, 2], "item_id": ["a", "b"], "available": [True, True]}), tmp_path / "v.parquet"
+    )
+    with pytest.raises(ContractError, match="must run from 0 to 1 without gap or repeat"):
+        read_vocabulary(tmp_path)
+
+
+def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
+    """A repeated user is an error even if the histories repeat it too."""
+    rows = [{"user_id": "a", "item_ids": ["x"], "scores": [1.0], "source": "model"}] * 2
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000.parquet")
+    with pytest.raises(ContractError, match="found 2 rows of 1 users"):
+        check_recommendations(tmp_path, tmp_path, k=2, unavailable=frozenset())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"item_ids": ["x", "y", "z"], "scores": [3.0, 2.0, 1.0]}, "a list of over 2 items"),
+        ({"item_ids": ["x", "y"], "scores": [3.0]}, "not a score for each"),
+        ({"item_ids": ["x", "x"], "scores": [3.0, 2.0]}, "the same item twice"),
+        ({"item_ids": ["x", "y"], "scores": [3.0, float("nan")]}, "not a finite number"),
+        ({"item_ids": ["x", "gone"], "scores": [3.0, 2.0]}, "recommends gone, which is not available"),
+        ({"user_id": "a"}, "each of the 2 users of the histories exactly once, found 2 rows of 1 users"),
+        ({"user_id": "c"}, "each of the 2 users of the histories exactly once, found 2 rows of 2 users"),
+        (None, "each of the 2 users of the histories exactly once, found 1 rows of 1 users"),
+    ],
+)
+def test_the_written_table_is_checked(tmp_path, row, message):
+    """Each broken promise of the table is an error that says which; a good table is counted by source."""
+    for name in ("histories", "good", "bad"):
+        (tmp_path / name).mkdir()
+    pq.write_table(pa.table({"user_id": ["a", "b"]}), tmp_path / "histories" / "part-00000.parquet")
+    first = {"user_id": "a", "item_ids": ["x", "y"], "scores": [2.0, 1.0], "source": "model"}
+    second = {"user_id": "b", "item_ids": ["y", "z"], "scores": [2.0, 1.0], "source": "popular"}
+    pq.write_table(pa.Table.from_pylist([first]), tmp_path / "good" / "part-00000.parquet")
+    pq.write_table(pa.Table.from_pylist([second]), tmp_path / "good" / "part-00001.parquet")
+    rows = [first] if row is None else [first, second | row]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bad" / "part-00000.parquet")
+    limits = {"k": 2, "unavailable": frozenset({"gone", "y2"})}
+    assert check_recommendations(tmp_path / "good", tmp_path / "histories", **limits) == {"model": 1, "popular": 1}
+    with pytest.raises(ContractError, match=message):
+        check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)

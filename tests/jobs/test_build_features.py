@@ -1,0 +1,262 @@
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs._inputs import input_versions, version_of
+from jobs.build_features import TABLES, main, run
+from kdlib import publish, tables
+from kdlib.config import RunConfig
+from kdlib.errors import InputError
+from kdlib.features import clean, splits
+from kdlib.features.events import read_events
+from kdlib.features.histories import histories, interactions
+from kdlib.features.sessions import sessions_table, with_sessions
+
+TAOBAO = Path("../shared/data/taobao/UserBehavior.csv.gz")
+GAMES = Path("../shared/data/games")
+
+ROWS = """u,i,b,t
+1,a,view,2024-05-01 10:00:00
+1,b,view,2024-05-01 10:01:00
+1,b,cart,2024-05-01 10:02:00
+1,a,purchase,2024-05-02 09:00:00
+1,c,view,2024-05-03 09:00:00
+2,b,view,2024-05-01 10:00:00
+2,b,view,2024-05-01 10:00:00
+2,c,view,2024-05-03 10:00:00
+3,d,zap,2024-05-01 10:00:00
+3,d,view
+"""
+
+
+def config_for(tmp_path, *, ds="2024-05-03", output="out", events="events", **features) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "tiny",
+            "ds": ds,
+            "output_dir": str(tmp_path / output),
+            "input": {
+                "events": {
+                    "path": str(tmp_path / events), "format": "csv", "user": "u", "item": "i", "event_type": "b",
+                    "time": {"column": "t"},
+                },
+                "catalogue": {"path": str(tmp_path / "items.csv"), "format": "csv"},
+            },
+            "features": features,
+            "spark": {"shuffle_partitions": 2},
+        }
+    )  # fmt: skip
+
+
+def write_input(folder: Path) -> Path:
+    (folder / "events").mkdir()
+    (folder / "events" / "1.csv").write_text(ROWS)
+    (folder / "items.csv").write_text("item_id,title\na,The A\na,Another A\nd,The D\n")
+    return folder
+
+
+@pytest.fixture
+def tiny(spark, tmp_path):
+    """A folder with ten event rows and a catalogue."""
+    return write_input(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def first_night(spark, tmp_path_factory):
+    """The folder, the config and the manifests of one run over the ten rows."""
+    folder = write_input(tmp_path_factory.mktemp("night"))
+    config = config_for(folder)
+    return folder, config, run(config)
+
+
+def table(config, name):
+    return pq.read_table(publish.current(config.root, name, config.day)).to_pylist()
+
+
+def test_ten_rows_become_five_tables(first_night, capsys):
+    """Each table holds what the ten rows say, and the line for the person adds up."""
+    _, config, manifests = first_night
+    assert run(config) == manifests
+    assert capsys.readouterr().out == (
+        "quarantine, sessions, histories, item_vocabulary, item_statistics: up to date\n"
+        "build_features: 10 rows read = 7 kept + 1 duplicate + 2 quarantined (corrupt_row 1, unknown_event_type 1); "
+        "2 users, 5 sessions, 6 interactions, 3 items, 0 events out of vocabulary\n"
+    )
+    for name in TABLES:
+        tables.check_files(tables.ALL[name], publish.current(config.root, name, config.day))
+    one, two = sorted(table(config, "histories"), key=lambda row: row["user_id"])
+    assert (one["item_indices"], one["event_types"], one["session_numbers"]) == (
+        [1, 0, 1, 2],
+        [0, 2, 3, 0],
+        [0, 0, 1, 2],
+    )
+    assert (one["num_train"], one["validation_position"], one["test_position"]) == (2, 2, 3)
+    assert (two["item_indices"], two["num_train"], two["validation_position"], two["test_position"]) == (
+        [0, 2],
+        1,
+        None,
+        1,
+    )
+    assert [(row["item_id"], row["title"]) for row in table(config, "item_vocabulary")] == [
+        ("b", None), ("a", "Another A"), ("c", None),
+    ]  # fmt: skip
+    statistics = [
+        (r["num_interactions"], r["num_users"], r["num_purchases"], r["num_train"])
+        for r in table(config, "item_statistics")
+    ]
+    assert statistics == [(3, 2, 0, 2), (2, 1, 1, 1), (2, 2, 0, 0)]
+    assert sorted(row["raw"] for row in table(config, "quarantine")) == [
+        "3,d,view", '{"u":"3","i":"d","b":"zap","t":"2024-05-01 10:00:00"}',
+    ]  # fmt: skip
+    details = manifests["item_vocabulary"].details
+    assert details["catalogue"] == {"rows_read": 3, "without_id": 0, "repeated_id": 1, "items": 2}
+
+
+def test_the_next_night_appends_to_the_vocabulary(first_night):
+    """Known items keep their index, the most frequent new ones follow up to max_items, the others are left out."""
+    folder, *_ = first_night
+    config = config_for(folder, ds="2024-05-04", events="more", max_items=4)
+    (folder / "more").mkdir()
+    new = "".join(f"{user},new,view,2024-05-04 10:00:00\n" for user in (1, 2, 9))
+    (folder / "more" / "1.csv").write_text(ROWS + new + "9,rare,view,2024-05-04 10:00:01\n")
+    made = run(config)
+    found = [(row["item_id"], row["first_seen"]) for row in table(config, "item_vocabulary")]
+    assert found == [("b", "2024-05-03"), ("a", "2024-05-03"), ("c", "2024-05-03"), ("new", "2024-05-04")]
+    assert made["histories"].inputs["item_vocabulary"].startswith("2024-05-03.")
+    assert made["histories"].details["funnel"]["out_of_vocabulary"] == 1
+
+
+def test_the_same_input_gives_the_same_files(first_night):
+    """A run into another folder gives files of equal content."""
+    folder, _, manifests = first_night
+    again = run(config_for(folder, output="again"))
+    files = [[(f["path"], f["sha256"]) for name in TABLES for f in made[name].files] for made in (manifests, again)]
+    assert files[0] == files[1]
+
+
+def test_when_all_rows_are_quarantined_they_can_be_looked_at(tiny):
+    """The error counts the reasons, the quarantine lies where it says, and nothing is published."""
+    config = config_for(tiny, period_start="2025-01-01")
+    with pytest.raises(
+        InputError, match=r"all 10 rows .*\(corrupt_row 1, out_of_period 9\)\. Look at them in .*failed"
+    ):
+        run(config)
+    folder = config.root / "quarantine_failed" / "ds=2024-05-03"
+    assert pq.read_table(folder).num_rows == 10
+    assert [publish.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * 5
+
+
+def test_nothing_to_train_on_ends_the_night(tiny, capsys):
+    """The command line exits with 2 and names the windows and the span of the data."""
+    path = tiny / "run.yaml"
+    path.write_text(json.dumps(config_for(tiny).model_dump(mode="json")))
+    assert main(["--config", str(path), "--ds", "2024-05-01"]) == 2
+    error = capsys.readouterr().err
+    assert "no user has 2 interactions before 2024-04-30" in error
+    assert "from 2024-05-01 10:00:00 to 2024-05-01 10:02:00 UTC" in error
+
+
+def test_the_simulator_must_have_run(tmp_path):
+    """Without simulated events the error names the command that makes them."""
+    config = RunConfig.model_validate(
+        {"name": "t", "ds": "2024-05-03", "output_dir": str(tmp_path), "input": {"simulate": {}}}
+    )
+    with pytest.raises(InputError, match=r"no simulated events for 2024-05-03 .*run `distilrec simulate-events` first"):
+        run(config)
+
+
+def test_input_versions_follow_the_files(tiny):
+    """A new file, a changed one and another glob give another version; hidden files do not; no file is an error."""
+    config = config_for(tiny)
+    events, catalogue = config.input.events, config.input.catalogue
+    assert events is not None
+    before = input_versions(config, events, catalogue)
+    (tiny / "events" / "_SUCCESS").touch()
+    assert input_versions(config, events, catalogue) == before
+    (tiny / "events" / "2.csv").write_text("u,i,b,t\n")
+    after = input_versions(config, events, catalogue)
+    assert after["events"] != before["events"]
+    assert after["catalogue"] == before["catalogue"]
+    assert version_of(f"{tiny}/events/*.csv") == version_of(f"{tiny}/e*") != version_of(f"{tiny}/events/1.*")
+    assert version_of(f"file://{tiny}/events") != version_of(f"file://{tiny}/events/1.csv")
+    with pytest.raises(InputError, match=r"no file matches .*/3\.csv"):
+        version_of(f"{tiny}/events/3.csv")
+    with pytest.raises(InputError, match=r"cannot list file:.*/nowhere"):
+        version_of(f"file://{tiny}/nowhere")
+
+
+def test_events_are_shuffled_by_user_once(spark, tiny):
+    """From the input to sessions or histories the rows change places once, though windows and groups abound."""
+    events = config_for(tiny).input.events
+    assert events is not None
+    day = config_for(tiny).ds
+    assert day is not None
+    judged = clean.with_outcome(
+        read_events(spark, events, last_day=day),
+        period_start=None,
+        last_day=day,
+        max_events_per_user_day=9,
+        num_partitions=2,
+    ).persist()
+    judged.count()
+    sessions = with_sessions(clean.kept(judged), gap_seconds=1800)
+    words = spark.createDataFrame([("a", 0)], "item_id string, item_index int").hint("broadcast")
+    people = histories(interactions(sessions, collapse_repeats=True), words)
+    people = splits.with_splits(people, kind="time", last_day=day, validation_days=1, test_days=1)
+    for frame in (sessions_table(sessions), people):
+        plan = str(frame._jdf.queryExecution().executedPlan())
+        later, _, cached = plan.partition("InMemoryRelation")
+        assert "Window" in later
+        assert "Exchange hashpartitioning" not in later
+        assert cached.rpartition("Initial Plan")[2].count("Exchange hashpartitioning") == 1
+    judged.unpersist()
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not TAOBAO.exists(), reason="needs ../shared/data/taobao")
+def test_taobao_adds_up(spark, tmp_path):
+    """The real clickstream's cut-off last row and its three rows outside the period are quarantined, no others."""
+    config = RunConfig.model_validate(
+        {
+            "name": "taobao", "ds": "2017-12-03", "output_dir": str(tmp_path),
+            "input": {
+                "events": {
+                    "path": str(TAOBAO), "format": "csv", "header": False,
+                    "columns": ["user_id", "item_id", "category_id", "behaviour", "unix_seconds"],
+                    "user": "user_id", "item": "item_id", "event_type": "behaviour",
+                    "event_types": {"pv": "view", "fav": "favourite", "cart": "cart", "buy": "purchase"},
+                    "time": {"format": "epoch_seconds", "column": "unix_seconds"},
+                }
+            },
+            "features": {"period_start": "2017-11-23"},
+        }
+    )  # fmt: skip
+    funnel = run(config)["histories"].details["funnel"]
+    assert (funnel["rows_read"], funnel["kept"], funnel["duplicate"]) == (84_476, 84_472, 0)
+    assert funnel["reasons"] == {"corrupt_row": 1, "out_of_period": 3}
+    assert funnel["users"] == 815
+    statistics = table(config, "item_statistics")
+    assert sum(row["num_purchases"] for row in statistics) == 1_750
+    assert sum(row["num_interactions"] for row in statistics) == 84_472
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not GAMES.exists(), reason="needs ../shared/data/games")
+def test_games_replays_every_interaction(spark, tmp_path):
+    """All users, items and interactions of the sequences come through, each user with a validation and a test item."""
+    config = RunConfig.model_validate(
+        {
+            "name": "games", "ds": "2014-07-23", "output_dir": str(tmp_path),
+            "input": {
+                "events": {"path": str(GAMES / "sequences.txt"), "format": "sequences"},
+                "catalogue": {"path": str(GAMES / "items.csv"), "format": "csv"},
+            },
+            "features": {"split": {"kind": "leave_one_out"}},
+        }
+    )  # fmt: skip
+    funnel = run(config)["histories"].details["funnel"]
+    assert (funnel["users"], funnel["items"], funnel["interactions"]) == (50_546, 16_859, 440_264)
+    assert funnel["validation_users"] == funnel["test_users"] == 50_546
+    assert all(row["title"] for row in table(config, "item_vocabulary"))

@@ -1,0 +1,235 @@
+"""Whole nights on real Spark, Ray and DeepSpeed, through the command line, undisturbed and killed."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from kdlib import publish, tables
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+HOME = Path(__file__).parents[2]
+DS = "2026-11-22"
+SMALL = {
+    "ds": DS,
+    "training": {"workers": 2, "zero_stage": 2, "defaults": {"epochs": 2, "batch_size": 64, "learning_rate": 0.003}},
+    "evaluation": {"k": [5, 10], "bootstrap_samples": 50},
+    "recommend": {"k": 7},
+}
+
+
+def _command(config: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        "PYTHONPATH": str(HOME)
+    }
+
+
+def _run(config: Path, *more: str, status: int = 0) -> str:
+    done = subprocess.run(
+        _command(config, *more),
+        cwd=HOME,
+        env=_environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def _whole(root: Path, ds: str = DS) -> publish.Manifest:
+    """The published table's manifest, after each file is found as it says."""
+    folder = publish.current(root, "recommendations", ds)
+    manifest = publish.read_manifest(root, "recommendations", ds)
+    assert manifest is not None
+    assert sorted(file.name for file in folder.iterdir()) == [file["path"] for file in manifest.files]
+    for file in manifest.files:
+        assert hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"]
+    tables.check_files(tables.RECOMMENDATIONS, folder)
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A small simulated night: run config, output folder and what was printed."""
+    folder = tmp_path_factory.mktemp("night")
+    config = folder / "run.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            SMALL
+            | {
+                "name": "small",
+                "output_dir": str(folder / "output"),
+                "input": {"simulate": {"num_events": 15_000, "num_items": 200, "num_days": 10, "events_per_user": 20}},
+                "teachers": [
+                    {"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}
+                ],
+                "student": {"model": {"kind": "gru", "dim": 16, "session_flag": True}},
+            }
+        )
+    )
+    return config, folder / "output", _run(config)
+
+
+def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
+    """Every user once, k distinct items or fewer, none seen, none unavailable; the rows of the input add up."""
+    _, root, printed = night
+    _whole(root)
+    rows = pq.read_table(publish.current(root, "recommendations", DS)).to_pylist()
+    histories = pq.read_table(publish.current(root, "histories", DS)).to_pylist()
+    vocabulary = pq.read_table(publish.current(root, "item_vocabulary", DS)).sort_by("item_index").to_pylist()
+    seen = {row["user_id"]: {vocabulary[item]["item_id"] for item in row["item_indices"]} for row in histories}
+    unavailable = {item["item_id"] for item in vocabulary if not item["available"]}
+    assert unavailable
+    assert sorted(row["user_id"] for row in rows) == sorted(seen)
+    for row in rows:
+        assert len(row["item_ids"]) == len(set(row["item_ids"])) == len(row["scores"]) == 7
+        assert not set(row["item_ids"]) & (seen[row["user_id"]] | unavailable)
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+    manifest = publish.read_manifest(root, "histories", DS)
+    events = publish.read_manifest(root, "events", DS)
+    assert manifest is not None
+    assert events is not None
+    funnel, planted = manifest.details["funnel"], events.details["planted"]
+    assert funnel["rows_read"] == funnel["kept"] + funnel["duplicate"] + funnel["quarantined"] == events.rows
+    assert funnel["kept"] == planted["clean"]
+    assert funnel["duplicate"] == planted["duplicate"]
+    assert funnel["reasons"] == {kind: n for kind, n in planted.items() if n and kind not in ("clean", "duplicate")}
+    for expected in (
+        "teacher epoch",
+        "student epoch",
+        "KL",
+        "best reachable",
+        "student without teacher",
+        "recommended",
+    ):
+        assert expected in printed, printed
+    assert not re.search(r"\(pid=|WARN|Traceback", printed), printed
+
+
+def test_the_same_night_again_gives_the_same_table(night: tuple[Path, Path, str]) -> None:
+    """A second run skips what is up to date and leaves the published version as it is."""
+    config, root, _ = night
+    before = _whole(root)
+    printed = _run(config)
+    assert printed.count("up to date") >= 7, printed
+    assert "epoch" not in printed
+    assert _whole(root) == before
+
+
+def _start(config: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        _command(config, *more), cwd=HOME, env=_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def _follow(process: subprocess.Popen[str], text: str, then: Callable[[], None]) -> str:
+    """Read the process's lines to the end; do something when a line holds the text for the first time."""
+    assert process.stdout is not None
+    lines, done = [], False
+    for line in process.stdout:
+        lines.append(line)
+        if text in line and not done:
+            done = True
+            then()
+    process.wait()
+    assert done, "".join(lines)
+    return "".join(lines)
+
+
+def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """The whole job killed in training, then a single worker killed: readers keep the old table, the job ends with a new one."""
+    _, published, _ = night
+    root = tmp_path / "output"
+    shutil.copytree(published, root, symlinks=True)
+    before = _whole(root)
+    config = tmp_path / "run.yaml"
+    document = yaml.safe_load((published.parent / "run.yaml").read_text()) | {"output_dir": str(root)}
+    document["student"]["model"]["dropout"] = 0.1
+    document["student"]["train"] = {"epochs": 4, "patience": 4}
+    config.write_text(yaml.safe_dump(document))
+
+    process = _start(config)
+    _follow(process, "student epoch  2/4", lambda: os.killpg(process.pid, signal.SIGKILL))
+    assert process.returncode == -signal.SIGKILL
+    assert _whole(root) == before
+
+    def kill_a_worker() -> None:
+        workers = [
+            p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
+        ]
+        assert len(workers) == 2
+        workers[0].kill()
+
+    process = _start(config)
+    printed = _follow(process, "student epoch  3/4", kill_a_worker)
+    assert process.returncode == 0, printed
+    assert "student epoch  1/4" not in printed, "a night that goes on starts from its last checkpoint"
+    assert "student epoch  4/4" in printed
+    after = _whole(root)
+    assert after.version != before.version
+    assert after.rows == before.rows
+    facts = json.loads((publish.current(root, "models/student", DS) / "model.json").read_text())
+    assert [line["epoch"] for line in facts["epochs"]] == [1, 2, 3, 4]
+    deadline = time.monotonic() + 30
+    while (left := list((root / "_checkpoints").glob("*.distill.*"))) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, "finished training leaves no checkpoints"
+
+
+def test_teacher_and_student_learn_together(tmp_path: Path) -> None:
+    """Joint mode on sequences: loss and accuracy an epoch, the student beside itself without teacher, a lost user served."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    lines = []
+    for user in range(300):
+        start, length = int(generator.integers(0, 60)), int(generator.integers(3, 12))
+        lines.append(f"u{user} " + " ".join(f"i{(start + 7 * step) % 60}" for step in range(length)))
+    (tmp_path / "sequences.txt").write_text("\n".join([*lines, "lost rare", "corrupt"]) + "\n")
+    config = tmp_path / "run.yaml"
+    lstm = {"kind": "lstm", "dim": 16, "hidden": 12, "tied": False, "dropout": 0.0}
+    config.write_text(
+        yaml.safe_dump(
+            SMALL
+            | {
+                "name": "joint",
+                "output_dir": str(tmp_path / "output"),
+                "input": {"events": {"path": str(tmp_path / "sequences.txt"), "format": "sequences"}},
+                "features": {"max_items": 60, "split": {"kind": "leave_one_out"}},
+                "teachers": [{"name": "teacher", "model": lstm | {"hidden": 24}}],
+                "student": {"model": lstm},
+                "distillation": {"mode": "joint", "kl_weight": 0.5, "temperature": 1.0},
+            }
+        )
+    )
+    printed = _run(config)
+    assert re.search(r"student epoch  2/2: loss \S+ = CE \S+ \+ 0\.5·KL \S+, accuracy \S+, teacher CE", printed), (
+        printed
+    )
+    assert re.search(r"control epoch  2/2: CE \S+, accuracy", printed)
+    assert "1 quarantined" in printed
+    assert "made up" in printed
+    root = tmp_path / "output"
+    rows = {row["user_id"]: row for row in pq.read_table(publish.current(root, "recommendations", DS)).to_pylist()}
+    assert len(rows) == 301
+    assert rows["lost"]["source"] == "popular"
+    assert {row["source"] for user, row in rows.items() if user != "lost"} == {"model"}

@@ -1,0 +1,266 @@
+"""Whole runs on a handmade store: `recommend` on a real Ray with two actors, its readers, and `show`."""
+
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from jobs import recommend, show
+from jobs._ray import start_ray
+from kdlib import publish, tables
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError, InputError, ModelError
+from kdlib.models.files import save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary import vocabulary_hash
+
+DS = "2026-11-22"
+NUM_ITEMS, NUM_USERS = 80, 700
+UNAVAILABLE = {5, 6}
+ITEM_IDS = [f"item{index:03}" for index in range(NUM_ITEMS)]
+
+
+def config_for(root, **recommend_settings):
+    return RunConfig.model_validate(
+        {
+            "name": "tiny",
+            "ds": DS,
+            "output_dir": str(root),
+            "input": {"simulate": {}},
+            "recommend": {"k": 4, "actors": 2, "batch_size": 64, **recommend_settings},
+            "ray": {"num_cpus": 3, "object_store_megabytes": 100},
+        }
+    )
+
+
+def put(root, name, *row_lists):
+    """Publish a table of one file for each list of rows."""
+    staging = publish.new_staging(root, name, DS)
+    for number, rows in enumerate(row_lists):
+        table = pa.Table.from_pylist(rows, schema=tables.ALL[name].schema)
+        pq.write_table(table, staging / f"part-{number:05}.parquet")
+    publish.publish(staging, root, name, DS, fingerprint="by hand")
+
+
+def history(number):
+    """User n has n mod 8 interactions, one a day, each its own session; every eighth user has none."""
+    length = number % 8
+    start = datetime(2026, 11, 10, 12, tzinfo=UTC)
+    return {
+        "user_id": f"user{number:04}",
+        "item_indices": [(number * 7 + step * 13) % NUM_ITEMS for step in range(length)],
+        "event_types": [step % 4 for step in range(length)],
+        "event_times": [start + timedelta(days=step) for step in range(length)],
+        "session_numbers": list(range(length)),
+        "num_train": length,
+    }
+
+
+def put_model(root, item_ids=ITEM_IDS, *, broken=False):
+    torch.manual_seed(1)
+    model = SequenceModel(num_items=len(item_ids), kind="gru", dim=8, session_flag=True, max_length=5)
+    if broken:
+        model.item_embedding.data[3] = torch.nan
+    staging = publish.new_staging(root, "models/student", DS)
+    facts = {"vocabulary_hash": vocabulary_hash(item_ids), "vocabulary_version": "v1"}
+    save_model(staging, model, model.state_dict(), facts)
+    publish.publish(staging, root, "models/student", DS, fingerprint="by hand")
+
+
+def put_store(root):
+    users = [history(number) for number in range(NUM_USERS)]
+    put(root, "histories", users[:400], users[400:])
+    vocabulary = [
+        {"item_index": index, "item_id": item_id, "title": f"Title {index}" if index % 2 else None,
+         "available": index not in UNAVAILABLE, "first_seen": DS}
+        for index, item_id in enumerate(ITEM_IDS)
+    ]  # fmt: skip
+    put(root, "item_vocabulary", vocabulary)
+    statistics = [
+        {"item_index": index, "num_interactions": index, "num_users": 1, "num_purchases": 0, "num_train": index}
+        for index in range(NUM_ITEMS)
+    ]
+    put(root, "item_statistics", statistics)
+    put_model(root)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with recommendations; the Ray cluster lives as long as the tests of this module."""
+    root = tmp_path_factory.mktemp("store")
+    put_store(root)
+    with start_ray(config_for(root)):
+        recommend.run(config_for(root))
+        yield root
+
+
+def read_rows(root):
+    return pq.read_table(publish.current(root, "recommendations", DS)).to_pylist()
+
+
+@pytest.fixture
+def copy(store, tmp_path):
+    """A store of one's own to break."""
+    shutil.copytree(store, tmp_path / "store", symlinks=True)
+    return tmp_path / "store"
+
+
+@pytest.mark.e2e
+def test_every_user_gets_one_good_list(store):
+    """All 700 users stand in the table once, in the histories' order, with k unseen, available items each."""
+    rows = read_rows(store)
+    assert [row["user_id"] for row in rows] == [f"user{number:04}" for number in range(NUM_USERS)]
+    for number, row in enumerate(rows):
+        seen = {ITEM_IDS[index] for index in history(number)["item_indices"]}
+        assert len(set(row["item_ids"])) == len(row["scores"]) == 4
+        assert not set(row["item_ids"]) & (seen | {"item005", "item006"})
+        assert row["source"] == ("model" if number % 8 else "popular")
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+        assert row["generated_at"] == datetime(2026, 11, 23, tzinfo=UTC)
+    assert rows[0]["item_ids"] == ["item079", "item078", "item077", "item076"]
+
+
+@pytest.mark.e2e
+def test_the_same_inputs_give_the_same_files(store, copy):
+    """A second run from scratch, with the actors racing anew, writes the same files under the same version."""
+    first = publish.read_manifest(store, "recommendations", DS)
+    shutil.rmtree(copy / "recommendations")
+    shutil.rmtree(copy / "_versions" / "recommendations")
+    second = recommend.run(config_for(copy))["recommendations"]
+    assert first is not None
+    assert len(first.files) > 1
+    assert second.files == first.files
+    assert second.version == first.version
+    assert first.details["model"] + first.details["popular"] == first.details["users"] == NUM_USERS
+
+
+@pytest.mark.e2e
+def test_a_table_that_matches_its_inputs_is_not_made_again(store, capsys):
+    """With nothing changed the job only says so."""
+    recommend.run(config_for(store))
+    assert capsys.readouterr().out == "recommendations: up to date\n"
+
+
+@pytest.mark.e2e
+def test_broken_scores_keep_last_night_s_table(copy):
+    """A model whose scores are NaN ends in its own error, and readers still find the table from before."""
+    before = read_rows(copy)
+    put_model(copy, broken=True)
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        recommend.run(config_for(copy))
+    assert read_rows(copy) == before
+    assert list((copy / "_staging").iterdir()) == []
+
+
+@pytest.mark.e2e
+def test_more_actors_than_cpus_are_refused(copy):
+    """Actors that would leave no CPU to read with are an error, not an endless wait."""
+    with pytest.raises(ConfigError, match=r"recommend.actors is 3, one CPU each, .* the local Ray has 3"):
+        recommend.run(config_for(copy, actors=3))
+
+
+@pytest.mark.e2e
+def test_other_engines_read_the_same_rows(store):
+    """pyarrow, pandas, DuckDB, Polars and Spark read the table's folder, through the link, with `ds` as a partition."""
+    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+    from pyspark.sql import SparkSession
+
+    folder = store / "recommendations"
+    want = [(row["user_id"], row["item_ids"], row["scores"]) for row in read_rows(store)]
+    table = pq.read_table(folder).sort_by("user_id")
+    frame = table.to_pandas()
+    assert list(zip(frame["user_id"], map(list, frame["item_ids"]), map(list, frame["scores"]), strict=True)) == want
+    assert set(table["ds"].to_pylist()) == {DS}
+
+    pattern = f"{folder}/*/*.parquet"
+    columns = "user_id, item_ids, scores"
+    relation = duckdb.sql(
+        f"select {columns}, ds from read_parquet('{pattern}', hive_partitioning=true) order by user_id"
+    )
+    assert [row[:3] for row in relation.fetchall()] == want
+    assert str(relation.types[1]) == "VARCHAR[]"
+
+    lazy = polars.scan_parquet(f"{folder}/", hive_partitioning=True).sort("user_id").collect()
+    assert lazy.select("user_id", "item_ids", "scores").rows() == want
+    assert lazy["ds"].cast(str).unique().to_list() == [DS]
+
+    spark = SparkSession.getActiveSession()
+    if spark is None:
+        if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+            from jobs._spark import start_spark
+
+            spark = start_spark(config_for(store), store / "spark.log")
+        else:
+            spark = SparkSession.builder.master("local[1]").getOrCreate()
+    rows = spark.read.parquet(str(folder)).orderBy("user_id").collect()
+    assert [(row.user_id, list(row.item_ids), list(row.scores)) for row in rows] == want
+    assert {str(row.ds) for row in rows} == {DS}
+
+
+def test_k_beyond_the_available_items_is_refused(tmp_path):
+    """A list longer than the number of available items is an error that names both."""
+    put_store(tmp_path)
+    with pytest.raises(ConfigError, match=r"recommend.k is 79, but only 78 items are known to the model and available"):
+        recommend.run(config_for(tmp_path, k=79))
+
+
+def test_a_model_of_another_vocabulary_is_refused(tmp_path):
+    """A model trained on other ids at the same indices stops the job before anything is read."""
+    put_store(tmp_path)
+    put_model(tmp_path, [*ITEM_IDS[1:], "item000"])
+    with pytest.raises(ModelError, match="its indices mean other items"):
+        recommend.run(config_for(tmp_path))
+
+
+def test_a_missing_student_is_named(tmp_path):
+    """Without a published student the error says which stage comes first."""
+    put_store(tmp_path)
+    (tmp_path / "models" / "student" / f"ds={DS}").unlink()
+    with pytest.raises(InputError, match="no published models/student for 2026-11-22"):
+        recommend.run(config_for(tmp_path))
+
+
+@pytest.mark.e2e
+def test_show_prints_history_and_list(store):
+    """`show` prints the newest interactions and the ranked list with titles, or ids where there is no title."""
+    text = show.format_user(config_for(store), "user0003").splitlines()
+    assert text[:4] == [
+        "user user0003: 3 interactions:",
+        "  2026-11-10 12:00  view       Title 21",
+        "  2026-11-11 12:00  favourite  item034",
+        "  2026-11-12 12:00  cart       Title 47",
+    ]
+    assert text[4].startswith("recommended on 2026-11-22 (model, model ")
+    assert text[4].endswith(", data until 2026-11-23 00:00 UTC):")
+    best = read_rows(store)[3]
+    index = int(best["item_ids"][0].removeprefix("item"))
+    title = f"Title {index}" if index % 2 else best["item_ids"][0]
+    assert text[5].split(maxsplit=2) == ["1", f"{best['scores'][0]:.4f}", title]
+    assert len(text) == 9
+
+
+@pytest.mark.e2e
+def test_show_knows_users_without_a_history(store):
+    """A user with an empty history has popular items and no interactions to print."""
+    assert "(popular, model " in show.format_user(config_for(store), "user0008")
+
+
+@pytest.mark.e2e
+def test_show_refuses_a_stranger(store):
+    """An unknown user is an error that offers some that exist."""
+    with pytest.raises(InputError, match=r"no user 'nobody' in histories of 2026-11-22.*try user0"):
+        show.format_user(config_for(store), "nobody")
+
+
+@pytest.mark.e2e
+def test_sample_users_are_varied_and_always_the_same(store):
+    """Three samples have lists from the model and at least three interactions, of different lengths."""
+    users = show.sample_users(config_for(store), 3)
+    lengths = [int(user.removeprefix("user")) % 8 for user in users]
+    assert users == show.sample_users(config_for(store), 3)
+    assert len(set(lengths)) == 3
+    assert min(lengths) >= 3

@@ -1,0 +1,93 @@
+"""The job: what is published, and that the number of processes does not matter."""
+
+from datetime import date
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import simulate_events
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
+
+
+def config_in(folder: Path, **settings: object) -> RunConfig:
+    """A small simulated run in two tasks."""
+    simulate = {"num_events": 100_000, "num_items": 200, "num_days": 4, "events_per_user": 20, **settings}
+    return RunConfig.model_validate(
+        {"name": "small", "ds": date(2026, 3, 2), "output_dir": str(folder), "input": {"simulate": simulate}}
+    )
+
+
+def test_the_files_are_the_same_for_any_number_of_processes(tmp_path: Path) -> None:
+    """One process and two write the same bytes under the same names; another seed writes others."""
+    alone = simulate_events.run(config_in(tmp_path / "one"), num_processes=1)
+    shared = simulate_events.run(config_in(tmp_path / "two"), num_processes=2)
+    other = simulate_events.run(config_in(tmp_path / "seed", seed=8), num_processes=1)
+    for table in ("events", "catalogue"):
+        assert alone[table].files == shared[table].files
+        assert alone[table].version == shared[table].version != other[table].version
+    assert len({Path(file["path"]).name for file in alone["events"].files}) == 2
+    assert alone["events"].details["planted"] == shared["events"].details["planted"]
+
+
+def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path) -> None:
+    """Each day of the period is a folder, its rows are of that day, and the manifest's counts add up to the rows."""
+    config = config_in(tmp_path, broken_fraction=0.0)
+    manifests = simulate_events.run(config, num_processes=1)
+    events, products = simulate_events.simulated_input(config)
+    folders = sorted(Path(events.path).iterdir())
+    assert [folder.name for folder in folders] == [f"day=2026-02-{day}" for day in (27, 28)] + [
+        "day=2026-03-01",
+        "day=2026-03-02",
+    ]
+    rows = 0
+    for folder in folders:
+        for file in folder.iterdir():
+            table = pq.ParquetFile(file).read()
+            assert {time[:10] for time in table["event_time"].to_pylist()} == {folder.name.removeprefix("day=")}
+            rows += table.num_rows
+    assert rows == manifests["events"].rows == sum(manifests["events"].details["planted"].values())
+    assert events.time is not None
+    assert {events.user, events.item, events.event_type, events.event_id, events.time.column} <= set(table.column_names)
+    catalogue = pq.read_table(Path(products.path) / "part-00000.parquet")
+    assert {products.item, products.title, products.category, products.price, products.available} == set(
+        catalogue.column_names
+    )
+    assert catalogue.num_rows == 200 + 3 * 5
+
+
+def test_an_unchanged_run_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second run finds the partition up to date and still says what is there."""
+    first = simulate_events.run(config_in(tmp_path), num_processes=1)
+    capsys.readouterr()
+    second = simulate_events.run(config_in(tmp_path), num_processes=1)
+    said = capsys.readouterr().out
+    assert second["events"].published_unix_seconds == first["events"].published_unix_seconds
+    assert "events, catalogue: up to date" in said
+    assert f"simulate_events: {first['events'].rows:,} rows" in said
+
+
+def test_events_of_your_own_are_a_config_error(tmp_path: Path) -> None:
+    """The job refuses a run config without input.simulate and says what to do."""
+    own = {"path": "x", "format": "sequences"}
+    config = RunConfig.model_validate(
+        {"name": "own", "ds": "2026-03-02", "output_dir": str(tmp_path), "input": {"events": own}}
+    )
+    with pytest.raises(ConfigError, match=r"run config own: simulate-events needs the section input\.simulate"):
+        simulate_events.run(config)
+    with pytest.raises(ConfigError, match=r"input\.simulate"):
+        simulate_events.simulated_input(config)
+
+
+def test_the_command_reports_too_busy_users_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings that do not fit together end with status 2 and one line, and nothing is published."""
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"name: small\noutput_dir: {tmp_path}/out\ninput: {{simulate: {{num_days: 4, events_per_user: 900}}}}\n"
+    )
+    assert simulate_events.main(["--config", str(file), "--ds", "2026-03-02"]) == 2
+    assert "error: input.simulate: events_per_user 900 is too many for num_days 4" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "events").exists()

@@ -1,0 +1,232 @@
+"""What the simulator writes, against what it says it wrote."""
+
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kdlib.errors import ConfigError, InputError
+from kdlib.simulation.events import BROKEN_KINDS, RAW_SCHEMA, Plan, block_rows, block_steps, human_users, user_id_of
+from kdlib.simulation.steps import DAY_MS, HOUR_MS, Activity, activity_for, draw_steps
+from kdlib.simulation.world import build_world, catalogue
+
+PLAN = Plan(
+    num_events=60_000, num_items=300, num_days=8, events_per_user=20, new_items_per_day=6, bot_fraction=0.001,
+    duplicate_fraction=0.02, broken_fraction=0.01, seed=11, last_day=date(2026, 3, 2),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written() -> tuple[pa.Table, Counter[str]]:
+    """All rows of PLAN and the counts that the simulator reports."""
+    blocks = [block_rows(PLAN, block) for block in range(PLAN.num_blocks)]
+    return pa.concat_tables([table for table, _, _ in blocks]), sum((planted for _, _, planted in blocks), Counter())
+
+
+def seconds_of(row: dict) -> float:
+    """The row's time since the period's start."""
+    return (datetime.fromisoformat(row["event_time"]) - datetime(2026, 2, 23, tzinfo=UTC)).total_seconds()
+
+
+def clean_rows(table: pa.Table) -> list[dict]:
+    """The rows that a correct cleaning keeps, from their content alone; sorted by user and time."""
+    views = Counter((row["user_id"], row["event_time"][:10]) for row in table.to_pylist())
+    bots = {user for (user, _), count in views.items() if user and count > 2_000}
+    first = {row["event_id"]: row for row in table.to_pylist()}
+    kept = [
+        row
+        for row in first.values()
+        if row["user_id"]
+        and row["user_id"] not in bots
+        and row["item_id"]
+        and row["event_type"] in ("view", "cart", "purchase")
+        and "2026-02-23" <= row["event_time"][:10] <= "2026-03-02"
+    ]
+    return sorted(kept, key=lambda row: (row["user_id"], row["event_time"]))
+
+
+def test_the_planted_counts_are_what_the_rows_hold(written: tuple[pa.Table, Counter[str]]) -> None:
+    """Every kind of fault is counted exactly, and the kinds add up to the rows."""
+    table, planted = written
+    assert table.schema == RAW_SCHEMA
+    assert planted.total() == table.num_rows
+    users = table["user_id"].to_pylist()
+    times = table["event_time"].to_pylist()
+    found = {
+        "duplicate": table.num_rows - len(set(table["event_id"].to_pylist())),
+        "missing_user": sum(not user for user in users),
+        "missing_item": table["item_id"].null_count,
+        "bad_time": sum(time == "2026-13-45T99:00" for time in times),
+        "out_of_period": sum(time.startswith("2099") for time in times),
+        "unknown_event_type": table["event_type"].to_pylist().count("heartbeat"),
+    }
+    assert found == {kind: planted[kind] for kind in found}
+    assert {None, ""} <= set(users)
+    assert min(planted[kind] for kind in BROKEN_KINDS) > 80
+    assert planted["clean"] == len(clean_rows(table))
+    assert planted["duplicate"] == pytest.approx(0.02 * planted["clean"], abs=PLAN.num_blocks)
+    assert sum(planted[kind] for kind in BROKEN_KINDS) == pytest.approx(0.01 * planted["clean"], abs=PLAN.num_blocks)
+
+
+def test_duplicates_are_equal_in_every_column(written: tuple[pa.Table, Counter[str]]) -> None:
+    """Rows with one event id are the same row."""
+    table, planted = written
+    assert table.num_rows - len({tuple(row.values()) for row in table.to_pylist()}) == planted["duplicate"]
+
+
+def test_every_bot_has_more_than_2000_views_on_one_day(written: tuple[pa.Table, Counter[str]]) -> None:
+    """A bot shows up on one day only, with all its rows there; nobody else comes near."""
+    table, planted = written
+    bots = {user_id_of(number) for block in range(PLAN.num_blocks) for number in PLAN.bots_of(block)}
+    days = Counter((row["user_id"], row["event_time"][:10]) for row in table.to_pylist() if row["user_id"])
+    assert len(bots) == round(PLAN.num_users * 0.001) > 1
+    assert {user for (user, _), count in days.items() if count > 2_000} == bots
+    assert sum(user in bots for user, _ in days) == len(bots)
+    assert sum(count for (user, _), count in days.items() if user in bots) == planted["bot_user"]
+    assert max(count for (user, _), count in days.items() if user not in bots) < 500
+
+
+def test_clean_rows_collapse_to_the_true_steps(written: tuple[pa.Table, Counter[str]]) -> None:
+    """Sessions cut at 30 minutes, repeats collapsed, give each user's true items, session numbers and days."""
+    table, _ = written
+    world = PLAN.world()
+    number_of = {item_id: number for number, item_id in enumerate(world.item_ids())}
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    user, item, time, session = "", "", 0.0, 0
+    for row in clean_rows(table):
+        gap = seconds_of(row) - time
+        new_user = row["user_id"] != user
+        session = 0 if new_user else session + (gap > 1800)
+        if new_user or gap > 1800 or row["item_id"] != item:
+            assert row["event_type"] == "view"
+            assert new_user or gap < 600 or gap > 7200
+            day = int(seconds_of(row) // 86_400)
+            found.setdefault(row["user_id"], []).append((number_of[row["item_id"]], session, day))
+        user, item, time = row["user_id"], row["item_id"], seconds_of(row)
+    truth: dict[str, list[tuple[int, int, int]]] = {}
+    for block in range(PLAN.num_blocks):
+        steps, _ = block_steps(PLAN, block)
+        numbers = human_users(PLAN, block)[steps.users]
+        columns = (array.tolist() for array in (numbers, steps.items, steps.sessions, steps.days))
+        for user, item, session, day in zip(*columns, strict=True):
+            truth.setdefault(user_id_of(user), []).append((item, session, day))
+    assert found == truth
+
+
+def test_carts_and_purchases_follow_a_view_of_their_item(written: tuple[pa.Table, Counter[str]]) -> None:
+    """A purchase comes right after a cart, a cart right after a view, of the same user and item, within 20 seconds."""
+    table, _ = written
+    rows = clean_rows(table)
+    before = {"cart": "view", "purchase": "cart"}
+    for earlier, row in pairwise(rows):
+        if row["event_type"] in before:
+            assert (earlier["user_id"], earlier["item_id"]) == (row["user_id"], row["item_id"])
+            assert earlier["event_type"] == before[row["event_type"]]
+            assert 0 < seconds_of(row) - seconds_of(earlier) < 20
+    counts = Counter(row["event_type"] for row in rows)
+    assert 0.09 < counts["cart"] / counts["view"] < 0.11
+    assert 0.31 < counts["purchase"] / counts["cart"] < 0.39
+
+
+def test_new_items_appear_from_their_launch_day_on(written: tuple[pa.Table, Counter[str]]) -> None:
+    """No row shows an item before its launch, and items launched in the period do sell, on their first day too."""
+    table, _ = written
+    world = PLAN.world()
+    launch = dict(zip(world.item_ids(), world.launch_days.tolist(), strict=True))
+    ages = [
+        seconds_of(row) // 86_400 - launch[row["item_id"]] for row in clean_rows(table) if launch[row["item_id"]] > 0
+    ]
+    assert Counter(world.launch_days[world.launch_days > 0].tolist()) == dict.fromkeys(range(1, 8), 6)
+    assert min(ages) == 0
+    assert len(ages) > 500
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_events": 400_000, "num_days": 30, "events_per_user": 30},
+        {"events_per_user": 5},
+        {"num_days": 4, "bot_fraction": 0.01},
+    ],
+)
+def test_the_number_of_rows_is_near_the_one_asked_for(changes: dict) -> None:
+    """All rows together, faulty ones included, are within four per cent of num_events."""
+    plan = replace(PLAN, **changes)
+    rows = sum(block_rows(plan, block)[0].num_rows for block in range(plan.num_blocks))
+    assert rows == pytest.approx(plan.num_events, rel=0.04)
+
+
+def test_sessions_keep_two_hours_apart_and_within_a_day() -> None:
+    """Even the busiest user's sessions never cross midnight, have gaps of 20 s to 10 min inside and 2 h between."""
+    world = build_world(num_items=100, num_days=4, new_items_per_day=0, seed=1)
+    activity = Activity(mean_steps=20.0, log_sessions=3.0, max_sessions=12)
+    steps = draw_steps(world, np.random.default_rng(2), num_users=3_000, activity=activity)
+    same_user = np.diff(steps.users) == 0
+    same_session = same_user & (np.diff(steps.sessions) == 0)
+    gaps = np.diff(steps.times)
+    assert np.bincount(steps.sessions).tolist()[11] > 0
+    assert gaps[same_session].min() >= 20_000 - 1
+    assert gaps[same_session].max() < 600_000
+    assert gaps[same_user & ~same_session].min() > 2 * HOUR_MS
+    assert (steps.times // DAY_MS == steps.days).all()
+    assert (np.diff(steps.days)[same_session] == 0).all()
+    assert (np.diff(steps.items)[same_session] != 0).all()
+    assert steps.times.max() < 4 * DAY_MS
+
+
+def test_too_many_events_for_the_days_is_a_config_error() -> None:
+    """The error names both settings and the largest value that fits, and that value does fit."""
+    with pytest.raises(ConfigError, match=r"events_per_user 500 is too many for num_days 4; give at most 40"):
+        activity_for(events_per_user=500, num_days=4)
+    activity_for(events_per_user=40, num_days=4)
+
+
+def test_a_world_is_rebuilt_from_its_values_alone() -> None:
+    """The same four values give the same items, ids and successors; another seed gives others."""
+    values = {"num_items": 300, "num_days": 8, "new_items_per_day": 6}
+    first = build_world(**values, seed=1)
+    build_world.cache_clear()
+    again, other = build_world(**values, seed=1), build_world(**values, seed=2)
+    assert again is not first
+    assert first.item_ids() == again.item_ids() != other.item_ids()
+    assert (first.successors == again.successors).all()
+    assert catalogue(first, seed=1).equals(catalogue(again, seed=1))
+
+
+def test_item_ids_and_numbers_are_inverse() -> None:
+    """`number_of` undoes `item_id_of`; a foreign id is an error that says so."""
+    world = PLAN.world()
+    assert [world.number_of(world.item_id_of(number)) for number in (0, 7, 341)] == [0, 7, 341]
+    assert sorted(world.item_ids())[-1] == "i00000341"
+    for foreign in ("i00000342", "i7", "B0001", ""):
+        with pytest.raises(InputError, match=f"no item '{foreign}' in this simulated world; it has 342 items"):
+            world.number_of(foreign)
+
+
+def test_successors_are_launched_near_and_distinct() -> None:
+    """Five different successors, not the item itself, from the own or a neighbouring category, launched no later."""
+    world = PLAN.world()
+    num_categories = len(world.first_items)
+    distance = (world.categories[world.successors] - world.categories[:, None]) % num_categories
+    assert set(distance.ravel().tolist()) == {0, 1, num_categories - 1}
+    assert all(len({number, *row}) == 6 for number, row in enumerate(world.successors.tolist()))
+    assert (world.launch_days[world.successors] <= np.maximum(world.launch_days, 0)[:, None]).all()
+
+
+def test_the_catalogue_names_each_item_once_with_its_category() -> None:
+    """Titles end in category and model number, 2% are unavailable, prices match the events'."""
+    world = PLAN.world()
+    products = catalogue(world, seed=PLAN.seed)
+    assert products["item_id"].to_pylist() == sorted(world.item_ids())
+    assert products["available"].to_pylist().count(False) == round(0.02 * world.num_items)
+    for row in products.to_pylist():
+        number = world.number_of(row["item_id"])
+        assert f" {row['category']} " in row["title"]
+        assert row["price"] == world.prices[number]
+    assert len(set(products["category"].to_pylist())) == len(world.first_items)
+    assert min(products["price"].to_pylist()) > 0

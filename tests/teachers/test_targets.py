@@ -1,0 +1,54 @@
+"""The cached-teacher store gives back the teacher's predictions."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdlib.data.batches import shuffled_batches, store_from_tables
+from kdlib.data.windows import training_windows
+from kdlib.models.files import load_model, save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.teachers.targets import TargetWriter, quantise
+from kdlib.training.module import CachedTeachers
+from tests.data.test_windows import histories
+
+
+def test_quantise_error_is_half_a_step() -> None:
+    """int8 times scale is within half a step of the hidden state, and a row of zeros stays zero."""
+    hidden = torch.randn(20, 16) * torch.logspace(-3, 3, 20)[:, None]
+    hidden[5] = 0
+    quantised, scale = quantise(hidden)
+    assert quantised.dtype == torch.int8
+    assert ((quantised * scale[:, None] - hidden).abs() <= 0.5001 * scale[:, None]).all()
+    assert scale[5] == 0
+
+
+def test_cached_teachers_equal_online_teachers(tmp_path: Path) -> None:
+    """Logits rebuilt from the store are the teachers' own at each position, within rounding; costs W + 4 bytes a teacher."""
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    table = histories([(generator.integers(0, 40, 12).tolist(), [0] * 12, 12, None, None) for _ in range(9)])
+    windows = training_windows(table, max_length=5)
+    folders = []
+    for number, kind in enumerate(("gru", "transformer")):
+        model = SequenceModel(num_items=40, kind=kind, dim=8 + 8 * number, max_length=5)
+        folders.append(tmp_path / kind)
+        folders[-1].mkdir()
+        save_model(folders[-1], model, model.state_dict(), {})
+    cached = TargetWriter([str(folder) for folder in folders], threads=1, batch_size=4)(windows)
+    bytes_a_position = (
+        cached["hidden"].combine_chunks().buffers()[2].size + cached["scales"].combine_chunks().values.nbytes
+    ) / 99
+    assert bytes_a_position == 8 + 16 + 2 * 4
+    store = store_from_tables([cached.slice(0, 4), cached.slice(4)], teachers=2)
+    models = [load_model(folder)[0] for folder in folders]
+    heads = CachedTeachers([model.head() for model in models], [1.0, 1.0])
+    positions = 0
+    for batch in shuffled_batches(store, batch_size=6, seed=3):
+        for model, scored in zip(models, heads.scored(batch), strict=True):
+            online = model(batch.items_BL, batch.new_session_BL).flatten(0, 1)[batch.positions_T]
+            torch.testing.assert_close(scored.hidden_TW, online, rtol=0, atol=float(online.abs().max()) / 200)
+            torch.testing.assert_close(scored.logits(), online @ model.head()[0].T, rtol=0, atol=2e-2)
+        positions += len(batch.targets_T)
+    assert positions == 99

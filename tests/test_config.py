@@ -1,0 +1,150 @@
+from datetime import date
+
+import pytest
+from pydantic import ValidationError
+
+from kdlib.config import RunConfig, load_config
+from kdlib.errors import ConfigError
+
+SMALLEST = "name: tiny\noutput_dir: out\ninput: {simulate: {}}\n"
+EVENTS = "format: csv, path: e.csv, item: i, user: u"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a run config from text."""
+
+    def load_text(text, *overrides, ds=None):
+        (tmp_path / "run.yaml").write_text(text)
+        return load_config(tmp_path / "run.yaml", overrides=overrides, ds=ds)
+
+    return load_text
+
+
+def with_input(text):
+    return f"name: tiny\noutput_dir: out\ninput: {text}\n"
+
+
+def test_the_smallest_config_has_every_default(load):
+    """Name, output folder and input are enough; the rest has defaults, which a file may override one by one."""
+    config = load(SMALLEST + "recommend: {k: 3}\n")
+    assert config.recommend.k == 3
+    assert config.recommend.actors == RunConfig.model_fields["recommend"].default.actors
+    assert [teacher.name for teacher in config.teachers] == ["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALLEST + "recomend: {k: 3}\n", "unknown key recomend$"),
+        (SMALLEST + "recommend: {kk: 3}\n", "unknown key recommend.kk$"),
+        (SMALLEST + "recommend: {k: 0}\n", "recommend.k: Input should be greater than 0, found 0"),
+        (SMALLEST + "recommend: {k: ten}\n", "recommend.k: .*valid integer.*, found 'ten'"),
+        (SMALLEST + "distillation: {temperature: 0}\n", "distillation.temperature: .* greater than 0"),
+        (SMALLEST + "distillation: {temperature: .nan}\n", "distillation.temperature: .* greater than 0"),
+        (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
+        (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
+        (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
+        (SMALLEST + "teachers: [{name: a, train: {epochs: 0}}]\n", "a.train: epochs: .*greater than 0, found 0"),
+        (SMALLEST + "teachers: []\n", "teachers: .*at least 1 item"),
+        (SMALLEST + "teachers: [{name: a}, {name: a}]\n", r"distinct names .*found \['a', 'a'\]"),
+        (SMALLEST + "teachers: [{name: student}]\n", r"other than student and control, found \['student'\]"),
+        (SMALLEST + "teachers: [{name: A b}]\n", "teachers.0.name: .*pattern"),
+        (
+            SMALLEST + "teachers: [{name: a}, {name: b}]\ndistillation: {mode: joint}\n",
+            "joint trains one teacher, found 2",
+        ),
+        (SMALLEST + "training: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
+        ("name: tiny\ninput: {simulate: {}}\n", "missing key output_dir$"),
+        ("name: tiny\n", r"missing key output_dir \(and 1 more\)$"),
+        (with_input("{}"), "input: needs exactly one of simulate and events"),
+        (with_input("{simulate: {}, events: {path: x, format: sequences}}"), "exactly one of simulate and events"),
+        (with_input("{events: {path: x, format: csv}}"), "input.events: needs item and time"),
+        (
+            with_input("{events: {path: x, format: csv, item: i, time: {column: t}}}"),
+            "events: needs user or session",
+        ),
+        (with_input(f"{{events: {{{EVENTS}, header: false, time: {{column: t}}}}}}"), "without a header needs columns"),
+        (with_input(f"{{events: {{{EVENTS}, time: {{}}}}}}"), "input.events.time: format iso needs column"),
+        (with_input(f"{{events: {{{EVENTS}, time: {{format: day_and_order}}}}}}"), "needs day_columns"),
+        (
+            with_input("{events: {path: x, format: sequences}}") + "teachers: [{name: a, text: {}}]\n",
+            "a teacher with text needs input.catalogue with titles",
+        ),
+        ("", "must be a mapping of sections, found NoneType"),
+        ("- a\n", "must be a mapping of sections, found list"),
+        ("a: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_config_names_the_field_and_what_was_expected(load, text, message):
+    """Each unknown, missing or impossible value is one line that names the place in the file."""
+    with pytest.raises(ConfigError, match=message):
+        load(text)
+
+
+def test_a_missing_file_is_an_error_that_says_where_the_shipped_ones_lie(tmp_path):
+    """A mistyped path does not end in a traceback."""
+    with pytest.raises(ConfigError, match=r"cannot read the run config .*no.yaml: No such file.*cluster/runs/"):
+        load_config(tmp_path / "no.yaml")
+
+
+def test_overrides_reach_any_place(load):
+    """`--set` sets values in sections that the file has or has not, and in lists by number; the last one wins."""
+    text = SMALLEST + "teachers: [{name: a}, {name: b}]\n"
+    config = load(text, "recommend.k=7", "teachers.1.weight=2.5", "student.model.kind=gru", "recommend.k=8")
+    assert config.recommend.k == 8
+    assert [teacher.weight for teacher in config.teachers] == [1.0, 2.5]
+    assert config.student.model.kind == "gru"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recommend.k", "--set takes section.key=value, found 'recommend.k'"),
+        ("=3", "--set takes section.key=value, found '=3'"),
+        ("name.x=1", "'name.x=1': no such place"),
+        ("teachers.7.weight=1", "'teachers.7.weight=1': no such place"),
+        ("recommend.k=[", r"'\[' is not a YAML value"),
+        ("recommend.kk=1", "unknown key recommend.kk"),
+    ],
+)
+def test_a_wrong_override_is_an_error_that_repeats_it(load, override, message):
+    """An override without a value, into nowhere, or of a broken value is refused."""
+    with pytest.raises(ConfigError, match=message):
+        load(SMALLEST + "teachers: [{name: a}]\n", override)
+
+
+def test_the_day_comes_from_the_flag_before_the_file(load):
+    """`ds` of the file is a date; the flag wins; with neither, asking for the day says what to give."""
+    assert load(SMALLEST + "ds: 2026-11-22\n").day == "2026-11-22"
+    assert load(SMALLEST + "ds: 2026-11-22\n", ds="2026-11-23").ds == date(2026, 11, 23)
+    with pytest.raises(ConfigError, match="no date: give --ds YYYY-MM-DD or set ds"):
+        _ = load(SMALLEST).day
+    with pytest.raises(ConfigError, match=r"ds: .*found 'soon'"):
+        load(SMALLEST, ds="soon")
+
+
+def test_environment_variables_are_filled_in(load, monkeypatch):
+    """`${NAME}` is replaced anywhere in the file and in overrides; an unset one is named."""
+    monkeypatch.setenv("SHOP_DATA", "/lake")
+    monkeypatch.delenv("SHOP_NONE", raising=False)
+    text = with_input("{events: {path: '${SHOP_DATA}/events', format: sequences}}")
+    config = load(text, "output_dir=$SHOP_DATA/out")
+    assert config.input.events is not None
+    assert config.input.events.path == "/lake/events"
+    assert str(config.root) == "/lake/out"
+    with pytest.raises(ConfigError, match=r"uses \$\{SHOP_NONE\} in '\$\{SHOP_NONE\}/x', but that"):
+        load(SMALLEST, "output_dir=${SHOP_NONE}/x")
+
+
+def test_a_model_s_own_training_settings_lie_on_top_of_the_defaults(load):
+    """What a model does not set comes from `training.defaults`."""
+    config = load(SMALLEST + "training: {defaults: {epochs: 7}}\nstudent: {train: {batch_size: 64}}\n")
+    settings = config.training.resolve(config.student.train)
+    assert (settings.epochs, settings.batch_size) == (7, 64)
+
+
+def test_a_config_cannot_be_changed(load):
+    """What a job was given is what it runs with."""
+    with pytest.raises(ValidationError, match="frozen"):
+        load(SMALLEST).recommend.k = 3

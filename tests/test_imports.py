@@ -1,0 +1,80 @@
+"""Arrows point down: cluster → jobs → kdlib rooms → tables, config, errors; a room imports only its own engine."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parent.parent
+ENGINES = {"torch", "pyspark", "ray", "deepspeed", "transformers", "pyarrow", "safetensors"}
+ALLOWED_ENGINES = {
+    "features": {"pyspark", "pyarrow"},
+    "data": {"torch", "pyarrow"},
+    "models": {"torch", "safetensors"},
+    "losses": {"torch"},
+    "metrics": {"pyarrow"},
+    "simulation": {"pyarrow"},
+    "teachers": {"torch", "pyarrow", "transformers"},
+    "training": {"torch"},
+    "inference": {"torch", "pyarrow"},
+    "": {"pyarrow"},
+}
+ALLOWED_ROOMS = {
+    "features": set(),
+    "data": set(),
+    "models": set(),
+    "losses": set(),
+    "metrics": set(),
+    "simulation": set(),
+    "teachers": {"data", "models", "losses"},
+    "training": {"data", "models", "losses"},
+    "inference": {"data", "models", "losses"},
+    "": set(),
+}
+"""The room named "" is kdlib's own files: tables, config, errors, publish."""
+
+
+def _imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = sorted((HOME / "kdlib").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(HOME)) for path in FILES])
+def test_library_imports_point_down(path: Path) -> None:
+    """A library file imports no job, no room above or beside its own, and no other room's engine."""
+    parts = path.relative_to(HOME / "kdlib").parts
+    room = parts[0] if len(parts) > 1 else ""
+    for name in _imports(path):
+        package = name.split(".")[0]
+        assert package not in {"jobs", "tests"}, f"{path} imports {name}"
+        if package in ENGINES:
+            assert package in ALLOWED_ENGINES[room], f"{path} imports the engine {name}"
+        if package == "kdlib":
+            target = name.split(".")[1]
+            if target in ALLOWED_ROOMS and target:
+                assert target == room or target in ALLOWED_ROOMS[room], f"{path} imports {name}"
+
+
+def test_rooms_are_listed() -> None:
+    """Every folder of the library has its place in the order."""
+    rooms = {path.name for path in (HOME / "kdlib").iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert rooms == set(ALLOWED_ROOMS) - {""}
+
+
+def test_jobs_are_short() -> None:
+    """A job is a thin runnable stage of at most 150 lines, and is reachable from the console command."""
+    from jobs.__main__ import JOBS
+
+    for name in JOBS:
+        path = HOME / "jobs" / f"{name.replace('-', '_')}.py"
+        assert path.exists()
+        assert len(path.read_text().splitlines()) <= 150, path.name
