@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def fit(
         train = ray.data.read_parquet(train_files)
         if from_histories:
             train = train.map_batches(
-                training_windows, batch_format="pyarrow", batch_size=None, fn_kwargs={"max_length": settings.max_length}
+                partial(training_windows, max_length=settings.max_length), batch_format="pyarrow", batch_size=None
             )
         trainer = TorchTrainer(
             train_worker,

@@ -4,7 +4,6 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from jobs.simulate_events import plan_of
@@ -26,8 +25,8 @@ def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) ->
     world = plan.world()
     numbers_V = np.array([world.number_of(item_id) for item_id in item_ids])
     rows = evaluation_rows(histories, position_column="test_position")
-    kept = histories.filter(pc.is_in(histories["user_id"], pa.array(rows.user_ids, pa.string())))
-    kept = kept.take(pc.index_in(pa.array(rows.user_ids, pa.string()), kept["user_id"].combine_chunks()))
+    users = {user: row for row, user in enumerate(histories["user_id"].to_pylist())}
+    kept = histories.take(pa.array([users[user] for user in rows.user_ids], pa.int64()))
     start = np.datetime64(datetime.combine(plan.first_day, datetime.min.time()))
     times, offsets = ragged(kept["event_times"])
     days = (times.astype("datetime64[us]") - start) // np.timedelta64(1, "D")

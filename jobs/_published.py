@@ -22,7 +22,7 @@ class Features:
 
     def item_ids(self) -> list[str]:
         """All item ids in index order."""
-        table = pq.read_table(self.vocabulary, columns=["item_index", "item_id"], partitioning=None)
+        table = pq.read_table(self.vocabulary, columns=["item_index", "item_id"])
         return table.sort_by("item_index")["item_id"].to_pylist()
 
     def vocabulary_facts(self) -> dict[str, Any]:

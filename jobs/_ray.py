@@ -1,5 +1,6 @@
 """Start or join a Ray cluster, quietly and safely."""
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -43,12 +44,12 @@ def start_ray(config: RunConfig) -> Iterator[None]:
             object_store_memory=config.ray.object_store_megabytes * 2**20,
             include_dashboard=False,
             log_to_driver=True,
-            logging_level="WARNING",
+            logging_level=logging.WARNING,
             _node_ip_address="127.0.0.1",
         )
     else:
         try:
-            ray.init(address=config.ray.address, log_to_driver=True, logging_level="WARNING")
+            ray.init(address=config.ray.address, log_to_driver=True, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise DistilrecError(f"cannot join the Ray cluster at ray.address={config.ray.address}: {error}") from None
     context = ray.data.DataContext.get_current()

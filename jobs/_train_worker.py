@@ -192,7 +192,8 @@ def _validate(
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     if len(rows):
         plain = SequenceModel(
-            **model.options, text_vectors_VE=None if model.text_projection is None else model.text_vectors_VE
+            **model.options,
+            text_vectors_VE=None if model.text_projection is None else model.get_buffer("text_vectors_VE"),
         )
         plain.load_state_dict(weights)
         ranks, _ = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device)

@@ -1,6 +1,7 @@
 """Store the finished teachers' hidden states at every training position (Ray Data), for offline distillation."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             (
                 ray.data.read_parquet(parquet_files(source.histories))
                 .map_batches(
-                    training_windows,
-                    batch_format="pyarrow",
-                    batch_size=None,
-                    fn_kwargs={"max_length": settings.max_length},
+                    partial(training_windows, max_length=settings.max_length), batch_format="pyarrow", batch_size=None
                 )
                 .map_batches(
                     TargetWriter,

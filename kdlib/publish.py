@@ -87,7 +87,15 @@ def publish(
     version = digest.hexdigest()[:12]
     counted = [f["rows"] for f in files if "rows" in f]
     manifest = Manifest(
-        table, ds, version, fingerprint, sum(counted) if counted else None, files, inputs or {}, details or {}, time.time()
+        table,
+        ds,
+        version,
+        fingerprint,
+        sum(counted) if counted else None,
+        files,
+        inputs or {},
+        details or {},
+        time.time(),
     )
     home = root / VERSIONS / table / f"ds={ds}.{version}"
     if not (home / "manifest.json").exists():
@@ -114,7 +122,9 @@ def current(root: Path, table: str, ds: str) -> Path:
     """
     link = root / table / f"ds={ds}"
     if not link.exists():
-        raise InputError(f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first")
+        raise InputError(
+            f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first"
+        )
     return link.resolve()
 
 

@@ -28,7 +28,9 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
     """A schema of `name=type` (never null) and `name=(type, True)` (may be null) columns."""
     return pa.schema(
         [
-            pa.field(name, spec[0], nullable=spec[1]) if isinstance(spec, tuple) else pa.field(name, spec, nullable=False)
+            pa.field(name, spec[0], nullable=spec[1])
+            if isinstance(spec, tuple)
+            else pa.field(name, spec, nullable=False)
             for name, spec in columns.items()
         ]
     )
@@ -169,10 +171,14 @@ def check_schema(table: Table, schema: pa.Schema, *, where: str | Path) -> None:
     for field in table.schema:
         index = schema.get_field_index(field.name)
         if index < 0:
-            raise ContractError(f"table {table.name} at {where} lacks the column {field.name} ({field.type}); found {schema.names}")
+            raise ContractError(
+                f"table {table.name} at {where} lacks the column {field.name} ({field.type}); found {schema.names}"
+            )
         found = schema.field(index).type
         if _plain(found) != _plain(field.type):
-            raise ContractError(f"table {table.name} at {where}: column {field.name} must be {field.type}, found {found}")
+            raise ContractError(
+                f"table {table.name} at {where}: column {field.name} must be {field.type}, found {found}"
+            )
     if extra := sorted(set(schema.names) - set(table.schema.names) - {"ds"}):
         raise ContractError(f"table {table.name} at {where} has columns outside its contract: {extra}")
 
@@ -224,4 +230,6 @@ def _check_nulls(table: Table, footer: pq.FileMetaData, file: Path) -> None:
             else:  # writers leave the statistics out for long values
                 nulls = pq.ParquetFile(file).read_row_group(group, columns=[name])[name].null_count
             if nulls:
-                raise ContractError(f"table {table.name}: column {name} must not be null, found {nulls} nulls in {file}")
+                raise ContractError(
+                    f"table {table.name}: column {name} must not be null, found {nulls} nulls in {file}"
+                )

@@ -130,18 +130,16 @@ def read_evaluation_histories(
     """
     columns = [field.name for field in tables.HISTORIES.schema if field.name != "event_types"]
     dataset = pads.dataset(list(files), format="parquet")
-    kept: pa.Table | None = None
+    kept = pa.schema([tables.HISTORIES.schema.field(name) for name in columns]).empty_table()
     keys = np.zeros(0, np.int64)
     limit = -(-max_users // parts)
     for batch in dataset.to_batches(columns=columns, filter=pads.field(position_column).is_valid()):
         new_keys = np.array([zlib.crc32(user.encode()) for user in batch["user_id"].to_pylist()], np.int64)
         mine = np.flatnonzero(new_keys % parts == part)
         table = pa.Table.from_batches([batch]).take(pa.array(mine))
-        kept = table if kept is None else pa.concat_tables([kept, table])
+        kept = pa.concat_tables([kept, table.cast(kept.schema)])
         keys = np.concatenate([keys, new_keys[mine]])
         if len(keys) > limit:
             chosen = np.sort(np.argsort(keys, kind="stable")[:limit])
             kept, keys = kept.take(pa.array(chosen)), keys[chosen]
-    return (
-        kept if kept is not None else pa.schema([tables.HISTORIES.schema.field(name) for name in columns]).empty_table()
-    )
+    return kept

@@ -73,7 +73,7 @@ def format_metrics(metrics: pa.Table, *, k: int) -> str:
     for name in (name for name in names if " - " in name):
         ndcg = found[name, f"ndcg@{k}"]
         verdict = "higher" if ndcg["low"] > 0 else "lower" if ndcg["high"] < 0 else "no clear difference"
-        label = " - ".join(LABELS.get(part, part) for part in name.split(" - "))
+        label = " - ".join(LABELS.get(part, str(part)) for part in str(name).split(" - "))
         lines.append(f"  {label:44} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {verdict}")
     if "best_reachable" in names:
         share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]

@@ -206,7 +206,7 @@ def test_events_are_shuffled_by_user_once(spark, tiny):
     people = histories(interactions(sessions, collapse_repeats=True), words)
     people = splits.with_splits(people, kind="time", last_day=day, validation_days=1, test_days=1)
     for frame in (sessions_table(sessions), people):
-        plan = str(frame._jdf.queryExecution().executedPlan())
+        plan = str(frame._jdf.queryExecution().executedPlan())  # pyright: ignore[reportOptionalCall]
         later, _, cached = plan.partition("InMemoryRelation")
         assert "Window" in later
         assert "Exchange hashpartitioning" not in later
