@@ -40,8 +40,6 @@ def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig]:
         format="parquet",
         item="item_id",
         title="title",
-        category="category",
-        price="price",
         available="available",
     )
     return events, products

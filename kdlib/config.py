@@ -107,8 +107,6 @@ class CatalogueConfig(_Section):
     delimiter: str = ","
     item: str = "item_id"
     title: str | None = "title"
-    category: str | None = None
-    price: str | None = None
     available: str | None = None
 
 

@@ -47,7 +47,7 @@ QUARANTINE = Table(
     may_be_empty=True,
     schema=_schema(
         reason=pa.string(),  # a code of kdlib.features.clean.REASONS
-        raw=pa.string(),  # the row as it came: the text line, or the mapped columns as JSON
+        raw=pa.string(),  # the text line as it came, or the mapped columns as JSON (a bot's rows: under our names)
         file=pa.string(),  # the input file
     ),
 )
@@ -75,7 +75,7 @@ HISTORIES = Table(
         item_indices=list_of(pa.int32()),  # oldest first; empty when no item is in the vocabulary
         event_types=list_of(pa.int8()),  # index into kdlib.config.EVENT_TYPES
         event_times=list_of(TIME),
-        session_numbers=list_of(pa.int32()),  # 0 for a user's first session; grows by 1
+        session_numbers=list_of(pa.int32()),  # in the order of the sessions' starts; may skip numbers and interleave
         num_train=pa.int32(),  # positions [0, num_train) may be trained on
         validation_position=(pa.int32(), True),  # the item to predict from those before it; null: none
         test_position=(pa.int32(), True),
