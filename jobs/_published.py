@@ -1,5 +1,7 @@
 """The published tables and models that the training and serving stages start from, looked up and checked once."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pyarrow.parquet as pq
 
 from kdlib import publish
 from kdlib.config import RunConfig
+from kdlib.models.files import FACTS
 from kdlib.models.vocabulary import vocabulary_hash
 
 
@@ -51,6 +54,18 @@ def versions(config: RunConfig, *names: str) -> dict[str, str]:
         assert manifest is not None
         found[name] = manifest.version
     return found
+
+
+def describe_models(config: RunConfig, names: Sequence[str]) -> str:
+    """Each published model's version and size, for one line."""
+    parts = []
+    for name in names:
+        facts = json.loads((publish.current(config.root, f"models/{name}", config.day) / FACTS).read_text())
+        parts.append(
+            f"{name} {facts['version']} ({facts['parameters']:,} parameters, {facts['parameters_without_item_tables']:,}"
+            f" of them outside the item table; {facts['bytes'] / 2**20:.1f} MiB)"
+        )
+    return ", ".join(parts)
 
 
 def parquet_files(folder: Path) -> list[str]:

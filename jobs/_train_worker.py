@@ -30,21 +30,30 @@ STREAM_ROWS = 65_536
 
 
 class _Shard:
-    """This worker's training data: in memory when it fits, else streamed from Ray Data each epoch."""
+    """This worker's training data: in memory when every worker's fits, else streamed from Ray Data each epoch."""
 
-    def __init__(self, iterator: Any, *, teachers: int, resident_bytes: int) -> None:
+    def __init__(self, iterator: Any, *, teachers: int, resident_bytes: int, world: int) -> None:
         self._iterator, self._teachers = iterator, teachers
-        self._resident: WindowStore | None = None
-        held: list[pa.Table] = []
+        held: list[pa.Table] | None = []
         for table in self._tables():
             held.append(table)
             if sum(part.nbytes for part in held) > resident_bytes:
-                return
-        if not held:
+                held = None
+                break
+        windows = torch.tensor([-1 if held is None else sum(len(part) for part in held)])
+        everywhere = [windows.clone() for _ in range(world)]
+        if world > 1:
+            dist.all_gather_object(everywhere, windows)
+        counts = [int(count) for count in everywhere]
+        if 0 in counts:
             raise ValueError(
-                "this worker got no training windows: fewer users with two or more training items than workers"
+                f"a worker got no training windows (windows a worker: {counts}):"
+                " fewer users with two or more training items than workers; lower training.workers"
             )
-        self._resident = store_from_tables(held, teachers=teachers)
+        self._resident: WindowStore | None = None
+        if held is not None and min(counts) > 0:
+            # workers that take different numbers of steps would wait for each other for ever
+            self._resident = store_from_tables([pa.concat_tables(held).slice(0, min(counts))], teachers=teachers)
 
     def _tables(self) -> Iterator[pa.Table]:
         yield from self._iterator.iter_batches(batch_size=STREAM_ROWS, batch_format="pyarrow", prefetch_batches=1)
@@ -72,6 +81,7 @@ def train_worker(spec: dict[str, Any]) -> None:
         ray.train.get_dataset_shard("train"),
         teachers=spec["num_teachers"],
         resident_bytes=settings["resident_megabytes"] * 2**20,
+        world=world,
     )
     held_out = read_evaluation_histories(
         spec["histories"],
@@ -125,7 +135,7 @@ def _train_one(
             engine,
             shard.batches(batch_size=train["batch_size"] // world, seed=run["seed"] * 1_000_003 + epoch),
             device=device,
-            learning_rate=train["learning_rate"],
+            learning_rate=_learning_rate(train, epoch),
             warmup_steps=train["warmup_steps"],
             first_step=state["steps"],
         )
@@ -170,6 +180,11 @@ def _cached(teachers: list[tuple[str, float]], num_items: int, device: torch.dev
         matrix, bias = model.head()
         heads.append((matrix.to(device), None if bias is None else bias.to(device)))
     return CachedTeachers(heads, [weight for _, weight in teachers])
+
+
+def _learning_rate(train: dict[str, Any], epoch: int) -> float:
+    done = epoch / max(train["epochs"] - 1, 1)
+    return train["learning_rate"] * (1.0 - (1.0 - train["final_learning_rate_fraction"]) * done)
 
 
 class _Best:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs._console import command, say
 from jobs._fit import TrainingRun, fit
-from jobs._published import features, parquet_files, versions
+from jobs._published import describe_models, features, parquet_files, versions
 from jobs._ray import start_ray
 from jobs._step import run_step
 from jobs.cache_teacher import teacher_folders
@@ -76,7 +76,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             inputs=inputs,
             build=build,
         )  # fmt: skip
-        say(f"distill: {', '.join(f'{m.table}@{m.version}' for m in made.values())}")
+        say(f"distill: {describe_models(config, [name.removeprefix('models/') for name in outputs])}")
         return made
 
 

@@ -25,7 +25,7 @@ ROWS = 1024
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
-    """Publish `metrics` and print them."""
+    """Publish `metrics`."""
     source = features(config)
     names = [*(t.name for t in config.teachers), "student", *(["control"] if config.evaluation.control else [])]
     models = versions(config, *(f"models/{name}" for name in names))
@@ -51,7 +51,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         inputs={**source.versions, **models},
         build=build,
     )  # fmt: skip
-    say(quality_table(config))
+    manifest = made["metrics"]
+    say(f"evaluate: {manifest.details['users']:,} test users → {config.root / 'metrics' / f'ds={config.day}'}")
     return made
 
 
@@ -61,7 +62,7 @@ def quality_table(config: RunConfig) -> str:
     assert manifest is not None
     k = 10 if 10 in config.evaluation.k else config.evaluation.k[0]
     return (
-        f"evaluate: {manifest.details['users']:,} test users, all items ranked"
+        f"quality   {manifest.details['users']:,} test users, all items ranked"
         f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)\n"
     ) + format_metrics(pq.read_table(publish.current(config.root, "metrics", config.day)), k=k)
 
@@ -141,7 +142,11 @@ class _Evaluation:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command("evaluate", run, argv, description=__doc__ or "")
+    def run_and_show(config: RunConfig) -> None:
+        run(config)
+        say(quality_table(config))
+
+    return command("evaluate", run_and_show, argv, description=__doc__ or "")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs._console import command, say
 from jobs._fit import TrainingRun, fit
-from jobs._published import Features, features, parquet_files
+from jobs._published import Features, describe_models, features, parquet_files
 from jobs._ray import start_ray
 from jobs._step import run_step
 from kdlib.config import RunConfig, TextConfig
@@ -48,7 +48,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             inputs=source.versions | {f"title_vectors/{name}": version for name, (_, version) in titles.items()},
             build=build,
         )  # fmt: skip
-        say(f"train_teacher: {', '.join(f'{m.table}@{m.version}' for m in made.values())}")
+        say(f"train_teacher: {describe_models(config, [teacher.name for teacher in config.teachers])}")
         return made
 
 

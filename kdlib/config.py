@@ -189,6 +189,8 @@ class TrainConfig(_Section):
     """Training windows a step, over all workers together."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    final_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate falls linearly, epoch by epoch, to this share of itself in the last of `epochs`."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
 

@@ -1,0 +1,127 @@
+"""The command line: what a person who errs gets to read, and the exit status."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs.__main__ import JOBS, main
+from jobs.cache_teacher import teacher_folders
+from kdlib import publish, tables
+from kdlib.config import load_config
+from kdlib.errors import ModelError
+from kdlib.models.files import save_model
+from kdlib.models.sequence import SequenceModel
+
+DS = "2026-11-22"
+
+
+def _config(folder: Path, **more: object) -> Path:
+    path = folder / "run.yaml"
+    document = {"name": "broken", "ds": DS, "output_dir": str(folder / "output"), "input": {"simulate": {}}}
+    path.write_text(yaml.safe_dump(document | more))
+    return path
+
+
+def test_help_lists_every_job(capsys: pytest.CaptureFixture[str]) -> None:
+    """`distilrec --help` names all jobs."""
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(job in printed for job in JOBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "unknown job 'fly'; the jobs are nightly"),
+        (["nightly", "--config", "no/such.yaml"], "cannot read the run config no/such.yaml"),
+        (["evaluate", "--ds", "yesterday"], "ds: .*found 'yesterday'"),
+        (["distill", "--set", "distillation.temprature=2"], "unknown key distillation.temprature"),
+        (["distill", "--set", "distillation.temperature=-1"], "distillation.temperature: .*greater than 0, found -1"),
+        (["distill", "--set", "training.workers=3"], "batch_size 64 is not a multiple of training.workers 3"),
+        (["train-teacher"], "no published histories for 2026-11-22 under"),
+        (["recommend"], "no published histories for 2026-11-22 under .*run the stage that makes it"),
+        (["show", "--user", "x"], "no published .* for 2026-11-22"),
+    ],
+)
+def test_errors_exit_with_two(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault that the person can mend is one line on standard error and exit status 2, without a traceback."""
+    import re
+
+    more = [] if "nightly" in arguments or "fly" in arguments else ["--set", f"output_dir={tmp_path}"]
+    assert main([*arguments, *more]) == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err), printed.err
+    assert printed.err.startswith("distilrec: error: ")
+    assert "Traceback" not in printed.err + printed.out
+    assert not list(tmp_path.glob("models*"))
+
+
+def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug gives one line and the log's path; the traceback is in the log."""
+    import jobs.evaluate
+
+    def fail(_: object) -> None:
+        raise RuntimeError("boom\nmore")
+
+    monkeypatch.setattr(jobs.evaluate, "run", fail)
+    assert main(["evaluate", "--config", str(_config(tmp_path))]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("distilrec: evaluate failed: RuntimeError: boom\n")
+    log = Path(printed.splitlines()[1].removeprefix("full text: "))
+    assert "Traceback" in log.read_text()
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    """Distillation stops before it starts where teacher and features disagree on the items."""
+    config = load_config(_config(tmp_path))
+    staging = publish.new_staging(config.root, "models/teacher", DS)
+    model = SequenceModel(num_items=3, kind="gru", dim=4)
+    save_model(
+        staging,
+        model,
+        model.state_dict(),
+        {"vocabulary_hash": "other", "vocabulary_items": 3, "vocabulary_version": "abc"},
+    )
+    publish.publish(staging, config.root, "models/teacher", DS, fingerprint="x")
+    with pytest.raises(ModelError, match=r"teacher teacher at .* another item vocabulary \(3 items, version abc\)"):
+        teacher_folders(config, "mine")
+
+
+def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
+    """The quality table shows each model, the differences with a verdict, and the share of the best reachable."""
+    import numpy as np
+
+    from jobs.evaluate import quality_table
+    from kdlib.metrics.table import metrics_table
+
+    config = load_config(_config(tmp_path))
+    good, bad = np.zeros(50, np.int64), np.full(50, 30)
+    table = metrics_table(
+        {"popularity": bad, "student": good, "control": bad, "best_reachable": good},
+        {"student": 0.25},
+        (5, 10),
+        pairs=[("student", "control"), ("teacher", "student")],
+        samples=20,
+        seed=0,
+    )
+    tables.check_schema(tables.METRICS, table.schema, where="test")
+    staging = publish.new_staging(config.root, "metrics", DS)
+    pq.write_table(table, staging / "part.parquet")
+    publish.publish(staging, config.root, "metrics", DS, fingerprint="x", details={"users": 50, "repeats_left_out": 3})
+    text = quality_table(config)
+    assert "50 test users" in text
+    assert "3 left out" in text
+    assert "student - student without teacher" in text
+    assert "+1.0000 [+1.0000, +1.0000] higher" in text
+    assert "the student reaches 100% of the best reachable NDCG@10" in text
+    assert "teacher - student" not in text.replace("student - student without teacher", "")
+    assert pa.types.is_float64(table.schema.field("value").type)
+    assert json.dumps(table["model"].unique().to_pylist()).count(" - ") == 1

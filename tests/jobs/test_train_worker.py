@@ -1,0 +1,52 @@
+"""What a training worker does with its shard, without a cluster."""
+
+import pyarrow as pa
+import pytest
+
+from jobs._train_worker import _learning_rate, _Shard
+from kdlib.config import TrainConfig
+from kdlib.data.windows import training_windows
+from tests.data.test_windows import histories
+
+
+class _Iterator:
+    """Stands for Ray Data's iterator over a shard."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self.passes = 0
+
+    def iter_batches(self, **_: object):
+        self.passes += 1
+        for start in range(0, len(self._table), 10):
+            yield self._table.slice(start, 10)
+
+
+def _windows(users: int) -> pa.Table:
+    return training_windows(
+        histories([([user, user + 1, user + 2], [0, 0, 0], 3, None, None) for user in range(users)]), max_length=5
+    )
+
+
+@pytest.mark.parametrize(("resident_bytes", "passes"), [(1 << 20, 1), (300, 4)])
+def test_a_shard_is_read_once_where_it_fits_and_each_epoch_where_not(resident_bytes: int, passes: int) -> None:
+    """Every epoch sees all windows; a shard that fits is read from Ray Data once, a larger one again each epoch."""
+    iterator = _Iterator(_windows(35))
+    shard = _Shard(iterator, teachers=0, resident_bytes=resident_bytes, world=1)
+    for epoch in range(3):
+        targets = [target for batch in shard.batches(batch_size=4, seed=epoch) for target in batch.targets_T.tolist()]
+        assert sorted(targets) == sorted([user + step for user in range(35) for step in (1, 2)])
+    assert iterator.passes == passes
+
+
+def test_a_worker_without_windows_says_so() -> None:
+    """An empty shard is an error that names the remedy, not an endless wait."""
+    with pytest.raises(ValueError, match=r"windows a worker: \[0\].*lower training\.workers"):
+        _Shard(_Iterator(_windows(1).slice(0, 0)), teachers=0, resident_bytes=1, world=1)
+
+
+def test_the_learning_rate_falls_to_its_last_share() -> None:
+    """The first epoch has the full rate, the last the given share, and one epoch alone the full rate."""
+    train = TrainConfig(epochs=5, learning_rate=0.1, final_learning_rate_fraction=0.2).model_dump()
+    assert [_learning_rate(train, epoch) for epoch in range(5)] == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
+    assert _learning_rate(train | {"epochs": 1}, 0) == pytest.approx(0.1)
