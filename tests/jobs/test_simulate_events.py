@@ -51,9 +51,7 @@ def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path) -> Non
     assert events.time is not None
     assert {events.user, events.item, events.event_type, events.event_id, events.time.column} <= set(table.column_names)
     catalogue = pq.read_table(Path(products.path) / "part-00000.parquet")
-    assert {products.item, products.title, products.category, products.price, products.available} == set(
-        catalogue.column_names
-    )
+    assert {products.item, products.title, products.available} < set(catalogue.column_names)
     assert catalogue.num_rows == 200 + 3 * 5
 
 
