@@ -141,10 +141,12 @@ def _in_place(run: TrainingRun, finished: Path) -> dict[str, Any]:
 
 
 def _cause(error: Exception, max_failures: int) -> str:
-    """The worker's own last line out of Ray's long text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    own = [line for line in lines if "Error" in line.split(":")[0] and not line.startswith(("File", "ray."))]
-    return f"training failed {max_failures + 1} times; the last cause: {(own or lines or ['unknown'])[-1][:400]}"
+    """A worker's own exception out of Ray's long text."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        error = getattr(failure, "_base_exc", failure)
+        break
+    lines = [line for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return f"training failed {max_failures + 1} times; the last cause: {type(error).__name__}: {lines[0][:400]}"
 
 
 class _EpochLines:

@@ -310,8 +310,8 @@ class RunConfig(_Section):
 
     @property
     def root(self) -> Path:
-        """The folder of all outputs."""
-        return Path(self.output_dir)
+        """The folder of all outputs, absolute: workers have working folders of their own."""
+        return Path(self.output_dir).absolute()
 
     @property
     def day(self) -> str:

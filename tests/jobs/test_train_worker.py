@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pytest
 
+from jobs._fit import _cause
 from jobs._train_worker import _learning_rate, _Shard
 from kdlib.config import TrainConfig
 from kdlib.data.windows import training_windows
@@ -50,3 +51,15 @@ def test_the_learning_rate_falls_to_its_last_share() -> None:
     train = TrainConfig(epochs=5, learning_rate=0.1, final_learning_rate_fraction=0.2).model_dump()
     assert [_learning_rate(train, epoch) for epoch in range(5)] == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
     assert _learning_rate(train | {"epochs": 1}, 0) == pytest.approx(0.1)
+
+
+def test_the_cause_of_a_failed_training_is_the_workers_own_exception() -> None:
+    """Of Ray's long text the person gets the exception that a worker raised."""
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    own = FloatingPointError("student: the loss is not finite\nmore")
+    error = WorkerGroupError("[Rank 0 Error Snippet]:\nlong", {0: UserExceptionWithTraceback(own, "traceback")})
+    expected = "training failed 3 times; the last cause: FloatingPointError: student: the loss is not finite"
+    assert _cause(error, 2) == expected
+    assert _cause(RuntimeError(""), 0) == "training failed 1 times; the last cause: RuntimeError: no message"
