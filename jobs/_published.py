@@ -57,15 +57,17 @@ def versions(config: RunConfig, *names: str) -> dict[str, str]:
 
 
 def describe_models(config: RunConfig, names: Sequence[str]) -> str:
-    """Each published model's version and size, for one line."""
+    """Each published model's version, size and validation metrics, a line each."""
     parts = []
     for name in names:
         facts = json.loads((publish.current(config.root, f"models/{name}", config.day) / FACTS).read_text())
+        scores = facts["validation"]
         parts.append(
-            f"{name} {facts['version']} ({facts['parameters']:,} parameters, {facts['parameters_without_item_tables']:,}"
-            f" of them outside the item table; {facts['bytes'] / 2**20:.1f} MiB)"
+            f"\n  {name} {facts['version']}: {facts['parameters']:,} parameters,"
+            f" {facts['parameters_without_item_tables']:,} of them outside the item tables; validation accuracy"
+            f" {scores['accuracy@1']:.4f}, recall@10 {scores['recall@10']:.4f}, NDCG@10 {scores['ndcg@10']:.4f}"
         )
-    return ", ".join(parts)
+    return "".join(parts)
 
 
 def parquet_files(folder: Path) -> list[str]:

@@ -158,11 +158,23 @@ def _train_one(
     if rank == 0:
         exports = {"student": run["export"], "teacher": run["teacher_export"]}
         for name, record in reversed(best.items()):  # the student's last: it marks the run as finished
-            own = {"name": run["name"] if name == "student" else f"{run['name']}_teacher", "seed": run["seed"],
-                   "epochs": state["log"], "validation_ndcg@10": record.score, "kl_weight": run["kl_weight"],
-                   "temperature": run["temperature"]}  # fmt: skip
+            own = {
+                "name": run["name"] if name == "student" else f"{run['name']}_teacher",
+                "seed": run["seed"],
+                "kl_weight": run["kl_weight"],
+                "temperature": run["temperature"],
+                "validation": _best_epoch(state["log"], name),
+                "epochs": state["log"],
+            }
             save_model(Path(exports[name]), getattr(module, name), record.weights, {**spec["facts"], **own})
     engine.destroy()
+
+
+def _best_epoch(log: list[dict[str, Any]], name: str) -> dict[str, float]:
+    """Number and validation metrics of the epoch whose weights are kept; the last one where no user validates."""
+    validated = log[-1][f"{name}_rows"] > 0
+    line = max(log, key=lambda one: one[f"{name}_ndcg@10"]) if validated else log[-1]
+    return {"epoch": line["epoch"]} | {metric: line[f"{name}_{metric}"] for metric in _SHOWN.values()}
 
 
 def _build(options: dict[str, Any], title_vectors: str | None, num_items: int, max_length: int) -> SequenceModel:

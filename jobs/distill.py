@@ -76,7 +76,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             inputs=inputs,
             build=build,
         )  # fmt: skip
-        say(f"distill: {describe_models(config, [name.removeprefix('models/') for name in outputs])}")
+        say(f"distill:{describe_models(config, [name.removeprefix('models/') for name in outputs])}")
         return made
 
 

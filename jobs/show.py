@@ -38,7 +38,7 @@ def format_user(config: RunConfig, user_id: str) -> str:
     ):
         lines.append(f"  {time:%Y-%m-%d %H:%M}  {EVENT_TYPES[kind]:<9}  {by_index[index]}")
     lines.append(
-        f"recommended on {config.day} ({lists['source']}, model {lists['model_version']}, "
+        f"recommended on {config.day} (source {lists['source']}, model version {lists['model_version']}, "
         f"data until {lists['generated_at']:%Y-%m-%d %H:%M} UTC):"
     )
     for rank, (item_id, score) in enumerate(zip(lists["item_ids"], lists["scores"], strict=True), start=1):

@@ -48,7 +48,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             inputs=source.versions | {f"title_vectors/{name}": version for name, (_, version) in titles.items()},
             build=build,
         )  # fmt: skip
-        say(f"train_teacher: {describe_models(config, [teacher.name for teacher in config.teachers])}")
+        say(f"train_teacher:{describe_models(config, [teacher.name for teacher in config.teachers])}")
         return made
 
 

@@ -234,7 +234,7 @@ def test_show_prints_history_and_list(store):
         "  2026-11-11 12:00  favourite  item034",
         "  2026-11-12 12:00  cart       Title 47",
     ]
-    assert text[4].startswith("recommended on 2026-11-22 (model, model ")
+    assert text[4].startswith("recommended on 2026-11-22 (source model, model version ")
     assert text[4].endswith(", data until 2026-11-23 00:00 UTC):")
     best = read_rows(store)[3]
     index = int(best["item_ids"][0].removeprefix("item"))

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from jobs._fit import _cause
-from jobs._train_worker import _learning_rate, _Shard
+from jobs._train_worker import _best_epoch, _learning_rate, _Shard
 from kdlib.config import TrainConfig
 from kdlib.data.windows import training_windows
 from tests.data.test_windows import histories
@@ -63,3 +63,17 @@ def test_the_cause_of_a_failed_training_is_the_workers_own_exception() -> None:
     expected = "training failed 3 times; the last cause: FloatingPointError: student: the loss is not finite"
     assert _cause(error, 2) == expected
     assert _cause(RuntimeError(""), 0) == "training failed 1 times; the last cause: RuntimeError: no message"
+
+
+def test_the_kept_epoch_is_the_first_best_one() -> None:
+    """A model's facts speak of the epoch whose weights it has: the first best, or the last where no user validates."""
+
+    def log(*ndcg: float, rows: float) -> list[dict[str, float]]:
+        lines = enumerate(ndcg, start=1)
+        return [
+            {"epoch": n, "x_ndcg@10": v, "x_recall@10": 2 * v, "x_accuracy@1": v / 2, "x_rows": rows} for n, v in lines
+        ]
+
+    best = _best_epoch(log(0.1, 0.3, 0.3, 0.2, rows=9), "x")
+    assert best == {"epoch": 2, "accuracy@1": 0.15, "recall@10": 0.6, "ndcg@10": 0.3}
+    assert _best_epoch(log(0.0, 0.0, rows=0), "x")["epoch"] == 2

@@ -1,0 +1,77 @@
+"""Write down what a finished night measured: `python -m tests.benchmarks.record_run --config … [--set …]` → results/run_<name>.json.
+
+The README quotes these files. They carry the command, seed, hardware, versions and the time of publication.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from jobs._console import command, say
+from kdlib import publish
+from kdlib.config import RunConfig
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("distilrec", "ray", "torch", "deepspeed", "pyspark", "pyarrow", "numpy")
+SHOWN = ("accuracy@1", "hr@10", "ndcg@10", "mrr@10")
+
+
+def run(config: RunConfig) -> None:
+    """Collect the published metrics, the row funnel, model sizes and step times of the run's date."""
+    names = ["student", "control", *(teacher.name for teacher in config.teachers)]
+    manifests = {
+        name: publish.read_manifest(config.root, name, config.day)
+        for name in ("histories", "metrics", "recommendations", "teacher_targets", *(f"models/{n}" for n in names))
+    }
+    metrics = manifests["metrics"]
+    histories = manifests["histories"]
+    assert metrics is not None
+    assert histories is not None
+    rows = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
+    figures: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for row in rows:
+        if row["metric"] in SHOWN:
+            figures[f"{row['model']} {row['metric']}"] = round(row["value"], 5)
+            intervals[f"{row['model']} {row['metric']}"] = [round(row["low"], 5), round(row["high"], 5)]
+    models = {}
+    for name in names:
+        facts = json.loads((publish.current(config.root, f"models/{name}", config.day) / "model.json").read_text())
+        models[name] = {
+            key: facts[key] for key in ("parameters", "parameters_without_item_tables", "bytes", "seed", "version")
+        } | {"epochs": len(facts["epochs"])}
+    result = {
+        "command": f"distilrec nightly --config cluster/runs/{config.name}.yaml",
+        "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a user",
+        "seed": config.seed,
+        "hardware": f"{_processor()}, {os.cpu_count()} cores; training.workers={config.training.workers}",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "published": datetime.fromtimestamp(metrics.published_unix_seconds, UTC).isoformat(timespec="seconds"),
+        "test_users": metrics.details["users"],
+        "repeats_left_out": metrics.details["repeats_left_out"],
+        "funnel": {key: histories.details["funnel"][key] for key in ("rows_read", "kept", "duplicate", "reasons", "users", "interactions", "items")},
+        "step_seconds": {name: manifest.details["seconds"] for name, manifest in manifests.items() if manifest is not None},
+        "models": models,
+        "figures": figures,
+        "intervals": intervals,
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"run_{config.name}.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    say(f"wrote {path}")
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    sys.exit(command("record_run", run, None, description=__doc__ or ""))
