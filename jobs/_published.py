@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from kdlib import publish
 from kdlib.config import RunConfig
+from kdlib.metrics.table import format_metrics
 from kdlib.models.files import FACTS
 from kdlib.models.vocabulary import vocabulary_hash
 
@@ -68,6 +69,17 @@ def describe_models(config: RunConfig, names: Sequence[str]) -> str:
             f" {scores['accuracy@1']:.4f}, recall@10 {scores['recall@10']:.4f}, NDCG@10 {scores['ndcg@10']:.4f}"
         )
     return "".join(parts)
+
+
+def quality_table(config: RunConfig) -> str:
+    """The published metrics as text."""
+    manifest = publish.read_manifest(config.root, "metrics", config.day)
+    assert manifest is not None
+    k = 10 if 10 in config.evaluation.k else config.evaluation.k[0]
+    return (
+        f"quality   {manifest.details['users']:,} test users, all items ranked"
+        f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)\n"
+    ) + format_metrics(pq.read_table(publish.current(config.root, "metrics", config.day)), k=k)
 
 
 def parquet_files(folder: Path) -> list[str]:

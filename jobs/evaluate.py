@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._console import command, say
-from jobs._published import Features, features, parquet_files, versions
+from jobs._published import Features, features, parquet_files, quality_table, versions
 from jobs._ray import start_ray
 from jobs._step import run_step
 from kdlib import publish
@@ -17,7 +17,7 @@ from kdlib.config import RunConfig
 from kdlib.data.windows import read_evaluation_histories
 from kdlib.errors import ConfigError, InputError
 from kdlib.inference.baselines import count_transitions
-from kdlib.metrics.table import format_metrics, metrics_table
+from kdlib.metrics.table import metrics_table
 from kdlib.publish import Manifest
 
 ROWS = 1024
@@ -54,17 +54,6 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     manifest = made["metrics"]
     say(f"evaluate: {manifest.details['users']:,} test users → {config.root / 'metrics' / f'ds={config.day}'}")
     return made
-
-
-def quality_table(config: RunConfig) -> str:
-    """The published metrics as text."""
-    manifest = publish.read_manifest(config.root, "metrics", config.day)
-    assert manifest is not None
-    k = 10 if 10 in config.evaluation.k else config.evaluation.k[0]
-    return (
-        f"quality   {manifest.details['users']:,} test users, all items ranked"
-        f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)\n"
-    ) + format_metrics(pq.read_table(publish.current(config.root, "metrics", config.day)), k=k)
 
 
 def _measure(

@@ -7,6 +7,7 @@ import time
 
 from jobs import cache_teacher, distill, evaluate, recommend, simulate_events, train_teacher
 from jobs._console import command, engine_output_to, log_file, say
+from jobs._published import quality_table
 from jobs._ray import start_ray
 from jobs.show import format_user, sample_users
 from kdlib import publish
@@ -73,7 +74,7 @@ def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
         say(
             "times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before"
         )
-    say(evaluate.quality_table(config))
+    say(quality_table(config))
     say(
         f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}"
     )

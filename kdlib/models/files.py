@@ -71,7 +71,9 @@ def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
     with torch.device("meta"):
         model = SequenceModel(**facts["options"])
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        # copies, because PyTorch's memory is aligned and a file's is not: the last bits of a product depend on that
+        weights = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
+        model.load_state_dict(weights, assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"the model at {folder} does not fit its {FACTS}: {error}") from None
     return model.requires_grad_(False).eval(), facts

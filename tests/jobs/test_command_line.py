@@ -99,7 +99,7 @@ def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
     """The quality table shows each model, the differences with a verdict, and the share of the best reachable."""
     import numpy as np
 
-    from jobs.evaluate import quality_table
+    from jobs._published import quality_table
     from kdlib.metrics.table import metrics_table
 
     config = load_config(_config(tmp_path))
