@@ -246,7 +246,7 @@ def test_show_prints_history_and_list(store):
 @pytest.mark.e2e
 def test_show_knows_users_without_a_history(store):
     """A user with an empty history has popular items and no interactions to print."""
-    assert "(popular, model " in show.format_user(config_for(store), "user0008")
+    assert "(source popular, model version " in show.format_user(config_for(store), "user0008")
 
 
 @pytest.mark.e2e
