@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from jobs._ray import start_ray
 from jobs._step import run_step
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError, DistilrecError
-from kdlib.inference.recommender import Recommender, check_recommendations, check_vocabulary, read_vocabulary
+from kdlib.errors import ConfigError, DistilrecError, InputError
+from kdlib.inference.recommender import check_recommendations, check_vocabulary, read_vocabulary
+from kdlib.inference.shards import ShardRecommender, history_shards
 from kdlib.models.files import load_model
 from kdlib.publish import Manifest
 
 MOST_BATCHES = 64
-"""Batches in a block, which is one task of an actor and one file of the table."""
+"""Batches in a shard, which is one task of an actor and one file of the table."""
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -85,7 +87,7 @@ def _build(config: RunConfig, found: Features, student: Path, staging: Path) -> 
 
 
 def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> None:
-    """Stream the histories through the actors into the staging folder."""
+    """Hand the histories, shard by shard, to the actors, which write into the staging folder."""
     import ray
     import ray.data
     import ray.exceptions
@@ -98,31 +100,38 @@ def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> 
         )
     files = parquet_files(found.histories)
     end_of_day = datetime.fromisoformat(config.day).replace(tzinfo=UTC) + timedelta(days=1)
-    rows = ray.data.read_parquet(files, columns=["user_id", "item_indices", "session_numbers"], partitioning=None)
-    block_rows = _block_rows(
+    shard_rows = _shard_rows(
         sum(pq.read_metadata(file).num_rows for file in files), settings.actors, settings.batch_size
     )
-    lists = rows.repartition(target_num_rows_per_block=block_rows).map_batches(
-        Recommender,
-        fn_constructor_args=(str(student), str(found.vocabulary), str(found.statistics)),
+    shards = history_shards(files, num_rows=shard_rows)
+    if not shards:
+        raise InputError(f"the histories at {found.histories} hold no user: there is nobody to recommend to")
+    written = ray.data.from_items([asdict(s) for s in shards], override_num_blocks=len(shards)).map_batches(
+        ShardRecommender,
         fn_constructor_kwargs={
-            "k": settings.k, "item_block": settings.item_block, "generated_at": end_of_day, "threads": 1,
+            "folder": str(staging),
+            "batch_size": settings.batch_size,
+            "settings": {
+                "model_folder": str(student), "vocabulary_folder": str(found.vocabulary),
+                "statistics_folder": str(found.statistics), "k": settings.k, "item_block": settings.item_block,
+                "generated_at": end_of_day, "threads": 1,
+            },
         },
         compute=ray.data.ActorPoolStrategy(size=settings.actors),
         num_cpus=1,
-        batch_size=settings.batch_size,
+        batch_size=1,
         batch_format="pyarrow",
     )  # fmt: skip
     try:
-        lists.write_parquet(str(staging))
+        written.materialize()
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DistilrecError):
             raise error.cause from error
         raise
 
 
-def _block_rows(num_users: int, actors: int, batch_size: int) -> int:
-    """Rows of a block: whole batches, and four blocks an actor, for the reader may put all users into one."""
+def _shard_rows(num_users: int, actors: int, batch_size: int) -> int:
+    """Rows of a shard: whole batches, and four shards an actor, so that none waits long for the others."""
     batches = -(-num_users // (actors * 4 * batch_size))
     return batch_size * min(batches, MOST_BATCHES)
 

@@ -50,6 +50,7 @@ class NextItemTraining(nn.Module):
       cached: finished teachers instead.
       kl_weight: λ.
       temperature: T.
+      dtype: of the logits and their gradients, see `cross_entropy_and_kl`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class NextItemTraining(nn.Module):
         cached: CachedTeachers | None = None,
         kl_weight: float = 0.0,
         temperature: float = 1.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.student = student
@@ -67,18 +69,19 @@ class NextItemTraining(nn.Module):
         self.cached = cached
         self.kl_weight = kl_weight
         self.temperature = temperature
+        self.dtype = dtype
 
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of one batch, summed over its real positions."""
         student = _scored(self.student, batch)
         if self.teacher is not None:
             teacher = _scored(self.teacher, batch)
-            teacher_loss = cross_entropy_and_kl(teacher, batch.targets_T)
+            teacher_loss = cross_entropy_and_kl(teacher, batch.targets_T, dtype=self.dtype)
             detached = Scored(*(None if part is None else part.detach() for part in teacher))  # type: ignore[arg-type]
-            loss = cross_entropy_and_kl(student, batch.targets_T, self._teachers([detached], [1.0]))
+            loss = cross_entropy_and_kl(student, batch.targets_T, self._teachers([detached], [1.0]), dtype=self.dtype)
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
         teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
-        loss = cross_entropy_and_kl(student, batch.targets_T, teachers)
+        loss = cross_entropy_and_kl(student, batch.targets_T, teachers, dtype=self.dtype)
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
 
     def _teachers(self, scored: list[Scored], weights: Sequence[float]) -> Teachers:
