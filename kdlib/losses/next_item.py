@@ -6,7 +6,7 @@ the gradients of the hidden states and of the scoring matrix. `reference` says t
 Shapes: T real positions, W scoring width, V items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,11 @@ class LossSums(NamedTuple):
     """Positions whose target has the best score."""
 
 
+Chunk = Callable[[Scored, Tensor, Teachers | None, int, int], tuple[Tensor, Tensor]]
+"""(student, a chunk's targets, teachers, the chunk's first position, its end) → sums (ce, kl, correct) and the gradient
+of `ce + kl_weight · kl` with respect to the chunk's logits, [t, V], in the type of the matrix."""
+
+
 def cross_entropy_and_kl(
     student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
 ) -> LossSums:
@@ -66,7 +71,15 @@ def cross_entropy_and_kl(
       dtype: of logits, probabilities and their gradients; sums over positions are float32 whatever it is. bfloat16
         takes half the time where the processor multiplies it (AVX-512 BF16, AMX, GPUs), for a rounding of 2⁻⁹ a logit.
     """
-    return LossSums(*_Fused.apply(student.hidden_TW, student.weight_VW, student.bias_V, targets_T, teachers, dtype))
+    return in_chunks(student, targets_T, teachers, _chunk, dtype=dtype)
+
+
+def in_chunks(
+    student: Scored, targets_T: Tensor, teachers: Teachers | None, chunk: Chunk, *, dtype: torch.dtype
+) -> LossSums:
+    """A loss of logits over all items, one chunk of positions at a time; `cross_entropy_and_kl` says the arguments."""
+    scored = student.hidden_TW, student.weight_VW, student.bias_V
+    return LossSums(*_InChunks.apply(*scored, targets_T, teachers, dtype, chunk))
 
 
 def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = None) -> LossSums:
@@ -85,7 +98,7 @@ def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = No
     return LossSums(total, ce.detach(), kl.detach(), correct)
 
 
-class _Fused(torch.autograd.Function):
+class _InChunks(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -95,6 +108,7 @@ class _Fused(torch.autograd.Function):
         targets_T: Tensor,
         teachers: Teachers | None,
         dtype: torch.dtype,
+        chunk: Chunk,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         student = Scored(hidden_TW, weight_VW, bias_V).to(dtype)
         if teachers is not None:
@@ -107,7 +121,7 @@ class _Fused(torch.autograd.Function):
         size = max(1, CHUNK_LOGITS.get(hidden_TW.device.type, 1 << 26) // weight_VW.shape[0])
         for start in range(0, len(targets_T), size):
             stop = min(start + size, len(targets_T))
-            part, slope_TV = _chunk(student, targets_T[start:stop], teachers, start, stop)
+            part, slope_TV = chunk(student, targets_T[start:stop], teachers, start, stop)
             sums += part
             if grad_hidden is not None:
                 grad_hidden[start:stop] = slope_TV @ student.weight_VW
@@ -128,7 +142,7 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grads = [None if grad is None else grad * grad_total for grad in ctx.saved_tensors]
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _chunk(
@@ -138,7 +152,7 @@ def _chunk(
     z_TV = student.logits(start, stop)
     target_T = z_TV.gather(1, targets_T[:, None])[:, 0].float()
     best_T = z_TV.amax(1).float()
-    slope_TV, log_mass_T = _softmax(z_TV, best_T)
+    slope_TV, log_mass_T = softmax_and_log_mass(z_TV, best_T)
     ce = (log_mass_T - target_T).sum()
     kl = torch.zeros_like(ce)
     if teachers is not None:
@@ -146,7 +160,7 @@ def _chunk(
         p_TV, negative_entropy_T = _mixture(teachers, start, stop)
         z_TV.div_(temperature)
         agreement_T = torch.linalg.vecdot(p_TV, z_TV).float()
-        q_TV, log_mass_T = _softmax(z_TV, best_T / temperature)
+        q_TV, log_mass_T = softmax_and_log_mass(z_TV, best_T / temperature)
         pull = teachers.kl_weight * temperature
         slope_TV.add_(q_TV.sub_(p_TV), alpha=pull)
         kl = temperature**2 * (negative_entropy_T - agreement_T + log_mass_T).sum()
@@ -154,7 +168,7 @@ def _chunk(
     return torch.stack([ce, kl, (target_T >= best_T).sum().to(ce.dtype)]), slope_TV
 
 
-def _softmax(z_TV: Tensor, best_T: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_and_log_mass(z_TV: Tensor, best_T: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities and log Σ exp z, float [t]: the largest probability is exp(largest z) over the sum.
 
     PyTorch's softmax is vectorised and takes one pass through the cache; its exp on a CPU costs six times as much.
@@ -170,7 +184,7 @@ def _mixture(teachers: Teachers, start: int, stop: int) -> tuple[Tensor, Tensor]
     for scored, weight in zip(teachers.scored, teachers.weights, strict=True):
         y_TV = scored.logits(start, stop).div_(teachers.temperature)
         if len(teachers.scored) == 1:
-            p_TV, log_mass_T = _softmax(y_TV, y_TV.amax(1).float())
+            p_TV, log_mass_T = softmax_and_log_mass(y_TV, y_TV.amax(1).float())
             return p_TV, torch.linalg.vecdot(p_TV, y_TV).float() - log_mass_T
         p_TV = torch.softmax(y_TV, 1)
         mixed_TV = p_TV.mul_(weight / total) if mixed_TV is None else mixed_TV.add_(p_TV, alpha=weight / total)

@@ -1,0 +1,81 @@
+"""Distillation from draws: the fused form equals the plain functions, and in expectation the KL over all items."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdlib.losses import next_item
+from kdlib.losses.next_item import Scored, Teachers, cross_entropy_and_kl
+from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl, reference
+
+POSITIONS, ITEMS, WIDTH, SAMPLES = 23, 61, 12, 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tensors this small are faster with one thread, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _student(*, bias: bool = True) -> Scored:
+    torch.manual_seed(1)
+    tensors = [torch.randn(POSITIONS, WIDTH), torch.randn(ITEMS, WIDTH), *([torch.randn(ITEMS)] if bias else [])]
+    return Scored(*(tensor.requires_grad_() for tensor in tensors))
+
+
+TARGETS = torch.cat([_student().logits().argmax(1)[:9], torch.arange(9, POSITIONS)])
+"""Some of them the best item, so that there are right predictions to count."""
+
+
+def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
+    return list(torch.autograd.grad(0.3 * loss, [tensor for tensor in student if tensor is not None]))
+
+
+@pytest.mark.parametrize("chunk_logits", [5 * ITEMS, 1 << 20])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_fused_equals_reference(
+    monkeypatch: pytest.MonkeyPatch, temperature: float, bias: bool, chunk_logits: int
+) -> None:
+    """Loss parts and every gradient agree with whole logits and plain functions, with items drawn more than once."""
+    monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", chunk_logits)
+    student = _student(bias=bias)
+    items = torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32)
+    draws = Draws(items, -torch.rand(POSITIONS), 0.7, temperature)
+    fused, plain = cross_entropy_and_sampled_kl(student, TARGETS, draws), reference(student, TARGETS, draws)
+    for name in ("total", "ce", "kl", "correct"):
+        torch.testing.assert_close(getattr(fused, name).float(), getattr(plain, name).float(), rtol=1e-5, atol=1e-4)
+    for ours, theirs in zip(_gradients(fused.total, student), _gradients(plain.total, student), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_draws_in_proportion_give_the_whole_kl(temperature: float) -> None:
+    """Where each item is drawn exactly as often as the teacher expects, value and gradient are those of the full KL."""
+    student = _student()
+    counts = torch.ones(ITEMS, dtype=torch.int64)
+    counts[:3] = torch.tensor([20, 7, 3])
+    probs = counts / counts.sum()
+    drawn = torch.arange(ITEMS).repeat_interleave(counts).expand(POSITIONS, -1)
+    log_probs = probs.log()[drawn].mean(1)
+    # a teacher of these probabilities at the temperature
+    teacher = Scored(torch.ones(POSITIONS, 1), temperature * probs.log()[:, None])
+    full = cross_entropy_and_kl(student, TARGETS, Teachers([teacher], [1.0], 0.7, temperature))
+    sparse = cross_entropy_and_sampled_kl(student, TARGETS, Draws(drawn, log_probs, 0.7, temperature))
+    torch.testing.assert_close(sparse.kl, full.kl, rtol=1e-4, atol=1e-3)
+    for ours, theirs in zip(_gradients(sparse.total, student), _gradients(full.total, student), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_half_precision_is_near() -> None:
+    """With bfloat16 logits the loss and the gradients stay within their rounding of the float32 ones."""
+    student = _student()
+    draws = Draws(torch.randint(0, ITEMS, (POSITIONS, SAMPLES)), -torch.rand(POSITIONS), 0.7, 2.0)
+    exact = cross_entropy_and_sampled_kl(student, TARGETS, draws)
+    rounded = cross_entropy_and_sampled_kl(student, TARGETS, draws, dtype=torch.bfloat16)
+    torch.testing.assert_close(rounded.total, exact.total, rtol=0.02, atol=0.5)
+    for ours, theirs in zip(_gradients(rounded.total, student), _gradients(exact.total, student), strict=True):
+        assert (ours - theirs).norm() < 0.03 * theirs.norm()
