@@ -1,9 +1,13 @@
-"""A model as files: `model.safetensors` with the weights, `model.json` with its shape and provenance. Never a pickle."""
+"""A model as files: `model.safetensors` with the weights, `model.json` with its shape and provenance. Never a pickle.
+
+With the export `int8` each matrix is stored as int8 with one float32 scale a row under `<name>.scale`: a quarter of the
+bytes. `load_model` gives float32 either way. An item's codes are bytes in any case.
+"""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -15,19 +19,46 @@ from kdlib.models.sequence import SequenceModel
 
 WEIGHTS = "model.safetensors"
 FACTS = "model.json"
+SCALE = ".scale"
+ITEM_TABLES = ("item_embedding", "output_embedding", "output_bias", "code_tables", "codes_VM")
+"""What grows with the catalogue, or stands for what does."""
 
 
 def foldable(model: SequenceModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights with the text tower folded into the item table, so that the text encoder is not needed to serve."""
-    state = {name: value.detach().float().cpu().contiguous() for name, value in state.items()}
+    state = {
+        name: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous()
+        for name, value in state.items()
+    }
     projection = state.pop("text_projection.weight", None)
     if projection is not None:
         text_VE = model.get_buffer("text_vectors_VE").float().cpu()
-        state["item_embedding"] = state["item_embedding"] + text_VE @ projection.T
+        own_VD = state["item_embedding"] * model.get_buffer("trained_V").cpu()[:, None]
+        state["item_embedding"] = own_VD + text_VE @ projection.T
     return state
 
 
-def save_model(folder: Path, model: SequenceModel, state: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
+def quantise_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 with one scale a row: `matrix ≈ int8 · scale[..., None]`, error at most scale / 2 an entry.
+
+    Args:
+      matrix: float [..., W].
+
+    Returns:
+      int8 [..., W] and float32 [...]; a row of zeros has the scale 0.
+    """
+    scale = matrix.abs().amax(-1).float() / 127.0
+    return torch.round(matrix / scale.clamp_min(1e-12)[..., None]).to(torch.int8), scale
+
+
+def save_model(
+    folder: Path,
+    model: SequenceModel,
+    state: dict[str, Tensor],
+    facts: dict[str, Any],
+    *,
+    export: Literal["float32", "int8"] = "float32",
+) -> dict[str, Any]:
     """Write the model; return what stands in `model.json`: `facts` plus options, version and sizes.
 
     Args:
@@ -35,22 +66,46 @@ def save_model(folder: Path, model: SequenceModel, state: dict[str, Tensor], fac
       model: for its options (and its text vectors).
       state: full weights, for instance gathered from a ZeRO engine.
       facts: provenance: vocabulary hash and version, metrics, seed.
+      export: how matrices are stored; vectors (norms, biases) stay float32.
     """
     folded = foldable(model, state)
-    save_file(folded, folder / WEIGHTS)
-    item_tables = {"item_embedding", "output_embedding", "output_bias"}
+    stored = _as_int8(folded) if export == "int8" else folded
+    save_file(stored, folder / WEIGHTS)
+    learnt = {name: value.numel() for name, value in folded.items() if value.is_floating_point()}
+    item_tables = [value for name, value in stored.items() if name.removesuffix(SCALE) in ITEM_TABLES]
     facts = {
         **facts,
         "options": model.options,
         "num_items": model.num_items,
-        "parameters": sum(value.numel() for value in folded.values()),
-        "parameters_without_item_tables": sum(v.numel() for name, v in folded.items() if name not in item_tables),
+        "export": export,
+        "parameters": sum(learnt.values()),
+        "parameters_without_item_tables": sum(count for name, count in learnt.items() if name not in ITEM_TABLES),
+        "item_table_bytes": sum(value.numel() * value.element_size() for value in item_tables),
         "bytes": (folder / WEIGHTS).stat().st_size,
         "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     }
     facts["version"] = facts["sha256"][:12]
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
     return facts
+
+
+def _as_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    stored = {}
+    for name, value in state.items():
+        if value.is_floating_point() and value.ndim > 1:
+            stored[name], stored[name + SCALE] = quantise_rows(value)
+        else:
+            stored[name] = value
+    return stored
+
+
+def _as_float32(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as the model takes them, from either export."""
+    return {
+        name: value if (scale := stored.get(name + SCALE)) is None else value.float() * scale[..., None]
+        for name, value in stored.items()
+        if not name.endswith(SCALE)
+    }
 
 
 def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
@@ -73,7 +128,7 @@ def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
     try:
         # copies, because PyTorch's memory is aligned and a file's is not: the last bits of a product depend on that
         weights = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
-        model.load_state_dict(weights, assign=True)
+        model.load_state_dict(_as_float32(weights), assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"the model at {folder} does not fit its {FACTS}: {error}") from None
     return model.requires_grad_(False).eval(), facts

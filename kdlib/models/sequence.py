@@ -1,19 +1,26 @@
 """Next-item models over item sequences: LSTM, GRU and causal Transformer; students and teachers at other sizes.
 
-Shapes: B sequences, L length, D item-embedding width, H width of the layers, W scoring width, V items, E text width.
+Shapes: B sequences, L length, D item-embedding width, H width of the layers, W scoring width, V items, E text width,
+M codes an item, S codewords a table, d width of a codeword, C columns of the context.
 
 Sequences are right-padded: every model is causal, so what stands after a real position never reaches it, and no
 padding mask is needed. A model maps items to *hidden states*; `head` gives the matrix that turns them into scores, so
 that losses and top-k can work block by block and no [B, L, V] tensor ever exists.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-INITIAL_STANDARD_DEVIATION = 0.02
+from kdlib.models.codes import compose
+from kdlib.models.layers import INITIAL_STANDARD_DEVIATION, Transformer
+from kdlib.tables import CONTEXT
+
+COLUMNS = tuple(CONTEXT)
+NEW_SESSION = COLUMNS.index("new_session")
 
 
 class SequenceModel(nn.Module):
@@ -30,8 +37,20 @@ class SequenceModel(nn.Module):
       tied: score with the item embeddings (W = D, after a projection where H differs from D, and a layer norm);
         else with an output matrix and bias of their own (W = H).
       session_flag: whether the model is told, at each position, that the item to predict opens a session.
+      inputs: columns of the context, other than new_session, that are read with each item: `event_type`, `time_gap`.
+      block: the Transformer's layers, see `kdlib.models.layers`.
       max_length: longest sequence (positions of the Transformer).
       text_vectors_VE: frozen float text vectors; projected and added to the item embeddings. Folded away on export.
+      trained_V: with text vectors: bool, the items that occur in training. The others have no embedding of their own,
+        only their text: all that training would teach it is that the item never comes.
+      codes: `{"kind": "residual" | "product", "count": M, "size": S}`: item vectors are made from code tables [M, S, d]
+        and each item's codes (`kdlib.models.codes`) instead of an item table; d is D, or D / M for product codes.
+      codes_VM: uint8, each item's codes; zeros, to be loaded over, when None.
+      code_tables_MSd: float, what the code tables start from; random when None.
+
+    Raises:
+      ValueError: codes together with text vectors or untied, codes or tables of another shape, an unknown input, or
+        ligr blocks in a recurrent model.
     """
 
     def __init__(
@@ -46,31 +65,51 @@ class SequenceModel(nn.Module):
         dropout: float = 0.0,
         tied: bool = True,
         session_flag: bool = False,
+        inputs: Sequence[str] = (),
+        block: Literal["prenorm", "ligr"] = "prenorm",
         max_length: int = 50,
         text_vectors_VE: Tensor | None = None,
+        trained_V: Tensor | None = None,
+        codes: dict[str, Any] | None = None,
+        codes_VM: Tensor | None = None,
+        code_tables_MSd: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if unknown := set(inputs) - (set(COLUMNS) - {"new_session"}):
+            raise ValueError(f"inputs must be among event_type and time_gap, found {sorted(unknown)}")
+        if block != "prenorm" and kind != "transformer":
+            raise ValueError(f"block {block} is a layer of the transformer, but kind is {kind}")
         width = hidden or dim
         self.num_items = num_items
         self.max_length = max_length
         self.tied = tied
         self.options = {
             "num_items": num_items, "kind": kind, "dim": dim, "hidden": hidden, "layers": layers, "heads": heads,
-            "dropout": dropout, "tied": tied, "session_flag": session_flag, "max_length": max_length,
+            "dropout": dropout, "tied": tied, "session_flag": session_flag, "inputs": list(inputs), "block": block,
+            "max_length": max_length, "codes": codes,
         }  # fmt: skip
-        self.item_embedding = nn.Parameter(torch.randn(num_items, dim) * INITIAL_STANDARD_DEVIATION)
+        self.dim = dim
+        self.code_tables: nn.Parameter | None = None
+        if codes is None:
+            self.item_embedding = nn.Parameter(torch.randn(num_items, dim) * INITIAL_STANDARD_DEVIATION)
+        else:
+            if not tied or text_vectors_VE is not None:
+                raise ValueError("codes stand for the whole tied item table: they exclude tied=False and text vectors")
+            self._set_codes(codes, codes_VM, code_tables_MSd)
         self.text_projection: nn.Linear | None = None
         if text_vectors_VE is not None:
             self.register_buffer("text_vectors_VE", text_vectors_VE.float(), persistent=False)
             self.text_projection = nn.Linear(text_vectors_VE.shape[1], dim, bias=False)
             nn.init.normal_(self.text_projection.weight, std=INITIAL_STANDARD_DEVIATION)
+            known_V = torch.ones(num_items, dtype=torch.bool) if trained_V is None else trained_V
+            self.register_buffer("trained_V", known_V, persistent=False)
         self.session_embedding = nn.Embedding(2, dim) if session_flag else None
         if self.session_embedding is not None:
             nn.init.normal_(self.session_embedding.weight, std=INITIAL_STANDARD_DEVIATION)
         self.dropout = nn.Dropout(dropout)
         if kind == "transformer":
             self.input_projection = nn.Linear(dim, width) if width != dim else None
-            self.layers: nn.Module = _Transformer(width, layers, heads, dropout, max_length)
+            self.layers: nn.Module = Transformer(width, layers, heads, dropout, max_length, block=block)
         else:
             self.input_projection = None
             recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[kind]
@@ -81,12 +120,36 @@ class SequenceModel(nn.Module):
             None if tied else nn.Parameter(torch.randn(num_items, width) * INITIAL_STANDARD_DEVIATION)
         )
         self.output_bias = None if tied else nn.Parameter(torch.zeros(num_items))
+        # made last: from a seed the other weights are those of a model without them
+        self.context_embeddings = nn.ModuleDict({name: nn.Embedding(CONTEXT[name], dim) for name in inputs})
+        for parameter in self.context_embeddings.parameters():
+            nn.init.normal_(parameter, std=INITIAL_STANDARD_DEVIATION)
+
+    def _set_codes(self, codes: dict[str, Any], codes_VM: Tensor | None, tables_MSd: Tensor | None) -> None:
+        count, size = codes["count"], codes["size"]
+        added = codes["kind"] == "residual"
+        shape = (count, size, self.dim if added else self.dim // count)
+        spread = INITIAL_STANDARD_DEVIATION / (count**0.5 if added else 1.0)
+        held_VM = torch.zeros(self.num_items, count, dtype=torch.uint8) if codes_VM is None else codes_VM
+        start_MSd = torch.randn(shape) * spread if tables_MSd is None else tables_MSd.float()
+        if held_VM.shape != (self.num_items, count) or held_VM.dtype != torch.uint8 or start_MSd.shape != shape:
+            raise ValueError(
+                f"{codes} for {self.num_items} items of width {self.dim} need uint8 codes {(self.num_items, count)} and"
+                f" tables {shape}, found {held_VM.dtype} {tuple(held_VM.shape)} and {tuple(start_MSd.shape)}"
+            )
+        if codes_VM is not None and int(codes_VM.max()) >= size:
+            raise ValueError(f"a code must be below size {size}, found {int(codes_VM.max())}")
+        self.code_tables = nn.Parameter(start_MSd.clone())
+        self.register_buffer("codes_VM", held_VM)
 
     def item_vectors(self) -> Tensor:
         """The item table float [V, D], text included."""
+        if self.code_tables is not None:
+            return compose(self.code_tables, self.get_buffer("codes_VM"), width=self.dim)
         if self.text_projection is None:
             return self.item_embedding
-        return self.item_embedding + self.text_projection(self.text_vectors_VE)
+        text_VD = self.text_projection(self.get_buffer("text_vectors_VE"))
+        return self.item_embedding * self.get_buffer("trained_V")[:, None] + text_VD
 
     def head(self, item_vectors_VD: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scoring matrix float [V, W] and bias float [V] or None: `scores = hidden @ matrix.T + bias`."""
@@ -94,20 +157,25 @@ class SequenceModel(nn.Module):
             return self.output_embedding, self.output_bias
         return (self.item_vectors() if item_vectors_VD is None else item_vectors_VD), None
 
-    def forward(self, items_BL: Tensor, new_session_BL: Tensor, *, item_vectors_VD: Tensor | None = None) -> Tensor:
+    def forward(self, items_BL: Tensor, context_BLC: Tensor, *, item_vectors_VD: Tensor | None = None) -> Tensor:
         """Hidden states float [B, L, W]; the one at position t scores the item at t + 1.
 
         Args:
           items_BL: int64 item indices, right-padded with any valid index.
-          new_session_BL: bool; the item after position t opens a session. Unused without `session_flag`.
+          context_BLC: int8, the columns of `kdlib.tables.CONTEXT`; read with `session_flag` and `inputs`.
           item_vectors_VD: `item_vectors()` where the caller has it already.
         """
-        vectors_VD = self.item_vectors() if item_vectors_VD is None else item_vectors_VD
-        x_BLD = F.embedding(items_BL, vectors_VD)
+        if self.code_tables is not None and item_vectors_VD is None:  # only the items that are read
+            codes_NM = self.get_buffer("codes_VM")[items_BL.flatten()]
+            x_BLD = compose(self.code_tables, codes_NM, width=self.dim).view(*items_BL.shape, self.dim)
+        else:
+            x_BLD = F.embedding(items_BL, self.item_vectors() if item_vectors_VD is None else item_vectors_VD)
         if self.session_embedding is not None:
-            x_BLD = x_BLD + self.session_embedding(new_session_BL.long())
+            x_BLD = x_BLD + self.session_embedding(context_BLC[..., NEW_SESSION].long())
+        for name, embedding in self.context_embeddings.items():
+            x_BLD = x_BLD + embedding(context_BLC[..., COLUMNS.index(name)].long())
         x_BLD = self.dropout(x_BLD)
-        if isinstance(self.layers, _Transformer):
+        if isinstance(self.layers, Transformer):
             h_BLH = self.layers(x_BLD if self.input_projection is None else self.input_projection(x_BLD))
         else:
             h_BLH = self.layers(x_BLD)[0]
@@ -115,45 +183,3 @@ class SequenceModel(nn.Module):
         if self.output_projection is not None:
             h_BLH = self.output_projection(h_BLH)
         return h_BLH if self.output_norm is None else self.output_norm(h_BLH)
-
-
-class _Transformer(nn.Module):
-    """Pre-norm causal blocks with learnt positions (Kang & McAuley 2018, with the norm placed as in GPT-2)."""
-
-    def __init__(self, width: int, layers: int, heads: int, dropout: float, max_length: int) -> None:
-        super().__init__()
-        self.positions = nn.Embedding(max_length, width)
-        nn.init.normal_(self.positions.weight, std=INITIAL_STANDARD_DEVIATION)
-        self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
-
-    def forward(self, x_BLH: Tensor) -> Tensor:
-        length = x_BLH.shape[1]
-        x_BLH = x_BLH + self.positions(torch.arange(length, device=x_BLH.device))
-        for block in self.blocks:
-            x_BLH = block(x_BLH)
-        return x_BLH
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.attention_output = nn.Linear(width, width)
-        self.feed_norm = nn.LayerNorm(width)
-        self.feed_in = nn.Linear(width, 4 * width)
-        self.feed_out = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BLH: Tensor) -> Tensor:
-        batch, length, width = x_BLH.shape
-        qkv = self.query_key_value(self.attention_norm(x_BLH))
-        query, key, value = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, dropout_p=self.dropout.p if self.training else 0.0
-        )
-        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
-        x_BLH = x_BLH + self.dropout(self.attention_output(mixed))
-        fed = self.feed_out(self.dropout(F.gelu(self.feed_in(self.feed_norm(x_BLH)))))
-        return x_BLH + self.dropout(fed)

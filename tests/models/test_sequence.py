@@ -1,11 +1,15 @@
-"""What every sequence model keeps, whatever its kind."""
+"""What every sequence model keeps, whatever its kind, layers and inputs."""
 
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from kdlib.models.layers import LigrBlock, causal_attention
 from kdlib.models.sequence import SequenceModel
+from kdlib.tables import CONTEXT
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "lstm", "dim": 8, "hidden": 12, "tied": False},
@@ -13,27 +17,41 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "gru", "dim": 8, "hidden": 12},
     {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "session_flag": True},
     {"kind": "transformer", "dim": 8, "hidden": 16, "heads": 4, "tied": False},
+    {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "block": "ligr", "inputs": ["event_type", "time_gap"]},
+    {"kind": "lstm", "dim": 8, "session_flag": True, "inputs": ["time_gap", "event_type"]},
+    {"kind": "gru", "dim": 8, "hidden": 12, "inputs": ["event_type"]},
+    {"kind": "transformer", "dim": 8, "codes": {"kind": "residual", "count": 3, "size": 4}},
+    {"kind": "gru", "dim": 8, "hidden": 12, "codes": {"kind": "product", "count": 4, "size": 5}},
 ]
 
 
 def _model(options: dict[str, Any], **more: Any) -> SequenceModel:
     torch.manual_seed(0)
+    if codes := options.get("codes"):
+        more["codes_VM"] = torch.randint(0, codes["size"], (30, codes["count"]), dtype=torch.uint8)
     return SequenceModel(num_items=30, max_length=10, dropout=0.1, **options, **more).eval()
+
+
+def _context(*shape: int) -> Tensor:
+    """Random contexts, int8 [*shape, columns]."""
+    return torch.stack([torch.randint(0, size, shape) for size in CONTEXT.values()], -1).to(torch.int8)
 
 
 @pytest.mark.parametrize("options", KINDS, ids=[str(list(o.values())) for o in KINDS])
 def test_causal_and_padding_is_harmless(options: dict[str, Any]) -> None:
-    """A hidden state depends on its own and earlier items alone, so padding on the right changes nothing."""
+    """A hidden state depends on its own and earlier positions alone, so padding on the right changes nothing."""
     model = _model(options)
-    items, flags = torch.randint(0, 30, (4, 6)), torch.rand(4, 6) < 0.5
+    items, context = torch.randint(0, 30, (4, 6)), _context(4, 6)
     longer = torch.cat([items, torch.zeros(4, 3, dtype=torch.int64)], 1)
-    padded = model(longer, torch.cat([flags, torch.zeros(4, 3, dtype=torch.bool)], 1))[:, :6]
-    torch.testing.assert_close(model(items, flags), padded, rtol=1e-4, atol=1e-6)
-    changed = items.clone()
-    changed[:, 3] = (changed[:, 3] + 1) % 30
-    before, after = model(items, flags), model(changed, flags)
-    torch.testing.assert_close(before[:, :3], after[:, :3], rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(before[:, 3:], after[:, 3:])
+    padded = model(longer, torch.cat([context, torch.zeros(4, 3, 3, dtype=torch.int8)], 1))[:, :6]
+    before = model(items, context)
+    torch.testing.assert_close(before, padded, rtol=1e-4, atol=1e-6)
+    other_item, other_context = items.clone(), context.clone()
+    other_item[:, 3] = (other_item[:, 3] + 1) % 30
+    other_context[:, 3] = (other_context[:, 3] + 1) % torch.tensor(list(CONTEXT.values()))
+    assert not torch.allclose(before[:, 3:], model(other_item, context)[:, 3:])
+    for after in (model(other_item, context), model(items, other_context)):
+        torch.testing.assert_close(before[:, :3], after[:, :3], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", KINDS, ids=[str(list(o.values())) for o in KINDS])
@@ -41,18 +59,71 @@ def test_hidden_states_fit_the_head(options: dict[str, Any]) -> None:
     """The scoring width of the hidden states is that of the head's matrix, with one row an item."""
     model = _model(options)
     matrix, bias = model.head()
-    hidden = model(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.bool))
+    hidden = model(torch.zeros(2, 3, dtype=torch.int64), _context(2, 3))
     assert matrix.shape == (30, hidden.shape[-1])
     assert (bias is None) == options.get("tied", True)
 
 
-def test_session_flag_matters_only_where_asked() -> None:
-    """The flag changes the prediction of a model built with it and of no other."""
-    items = torch.randint(0, 30, (2, 4))
-    on, off = torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool)
-    with_flag, without = _model({"kind": "gru", "dim": 8, "session_flag": True}), _model({"kind": "gru", "dim": 8})
-    assert not torch.allclose(with_flag(items, on), with_flag(items, off))
-    torch.testing.assert_close(without(items, on), without(items, off))
+@pytest.mark.parametrize("kind", ["gru", "transformer"])
+@pytest.mark.parametrize(
+    ("column", "option"),
+    [
+        ("new_session", {"session_flag": True}),
+        ("event_type", {"inputs": ["event_type"]}),
+        ("time_gap", {"inputs": ["time_gap"]}),
+    ],
+)
+def test_a_column_of_the_context_matters_only_where_asked(kind: str, column: str, option: dict[str, Any]) -> None:
+    """Each value of a column gives another prediction in a model built with that column, and in no other."""
+    place, values = list(CONTEXT).index(column), CONTEXT[column]
+    items, context = torch.randint(0, 30, (1, 4)).repeat(values, 1), torch.zeros(values, 4, 3, dtype=torch.int8)
+    context[:, 2, place] = torch.arange(values)
+    with_it = _model({"kind": kind, "dim": 8, **option})(items, context)[:, 2]
+    assert (torch.cdist(with_it, with_it) + torch.eye(values)).min() > 1e-4
+    rest: dict[str, Any] = {"session_flag": True, "inputs": ["event_type", "time_gap"]}
+    rest |= (
+        {"session_flag": False} if column == "new_session" else {"inputs": [i for i in rest["inputs"] if i != column]}
+    )
+    without = _model({"kind": kind, "dim": 8, **rest})(items, context)
+    torch.testing.assert_close(without, without[:1].expand_as(without))
+
+
+def test_inputs_leave_a_seed_s_other_weights_as_they_are() -> None:
+    """With inputs a seeded model starts from the weights of the model without them, plus the inputs' own."""
+    for kind in ("lstm", "transformer"):
+        plain = _model({"kind": kind, "dim": 8}).state_dict()
+        richer = _model({"kind": kind, "dim": 8, "inputs": ["time_gap", "event_type"]}).state_dict()
+        assert list(richer)[: len(plain)] == list(plain)
+        assert all(torch.equal(richer[name], value) for name, value in plain.items())
+        assert {name: value.shape[0] for name, value in richer.items() if name not in plain} == {
+            "context_embeddings.time_gap.weight": 28,
+            "context_embeddings.event_type.weight": 4,
+        }
+
+
+def test_a_gated_block_is_its_formula() -> None:
+    """x + σ(W x) ⊙ f(norm(x)), the gate open for attention and SwiGLU alike when its logits are large, shut when small."""
+    torch.manual_seed(0)
+    block, x = LigrBlock(8, 2, 0.0).eval(), torch.randn(3, 5, 8)
+    mixed = causal_attention(block.query_key_value(block.attention_norm(x)), 2, dropout=0.0)
+    half = x + torch.sigmoid(x @ block.attention_gate.weight.T + block.attention_gate.bias) * block.attention_output(
+        mixed
+    )
+    normed, (passing, opening) = block.feed_norm(half), block.feed_in.weight.chunk(2)
+    fed = (F.silu(normed @ opening.T) * (normed @ passing.T)) @ block.feed_out.weight.T
+    want = half + torch.sigmoid(half @ block.feed_gate.weight.T + block.feed_gate.bias) * fed
+    torch.testing.assert_close(block(x), want)
+    for gate in (block.attention_gate, block.feed_gate):
+        torch.nn.init.constant_(gate.bias, -60.0)
+    torch.testing.assert_close(block(x), x)
+
+
+def test_what_a_model_cannot_read_is_an_error() -> None:
+    """An unknown input, or gated Transformer blocks in a recurrent model, are refused by name."""
+    with pytest.raises(ValueError, match=r"among event_type and time_gap, found \['price'\]"):
+        _model({"kind": "gru", "dim": 8, "inputs": ["price"]})
+    with pytest.raises(ValueError, match="block ligr is a layer of the transformer, but kind is gru"):
+        _model({"kind": "gru", "dim": 8, "block": "ligr"})
 
 
 def test_text_vectors_move_the_items() -> None:
@@ -62,3 +133,63 @@ def test_text_vectors_move_the_items() -> None:
     model.item_vectors().sum().backward()
     assert model.text_projection.weight.grad is not None
     assert not torch.allclose(model.item_vectors(), model.item_embedding)
+
+
+@pytest.mark.parametrize("options", KINDS[-2:], ids=["residual", "product"])
+def test_codes_stand_for_an_item_table(options: dict[str, Any]) -> None:
+    """A model with codes predicts as one whose item table holds the composed vectors, wherever it looks items up."""
+    model = _model(options)
+    plain = _model({**options, "codes": None})
+    plain.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if "code" not in name}
+        | {"item_embedding": model.item_vectors()}
+    )
+    items, context = torch.randint(0, 30, (3, 6)), _context(3, 6)
+    torch.testing.assert_close(model(items, context), plain(items, context))
+    torch.testing.assert_close(model(items, context, item_vectors_VD=model.item_vectors()), plain(items, context))
+    torch.testing.assert_close(model.head()[0], plain.head()[0])
+
+
+@pytest.mark.parametrize("options", KINDS[-2:], ids=["residual", "product"])
+def test_codes_are_learnt_through_and_rebuilt_from_options(options: dict[str, Any]) -> None:
+    """Gradients reach the code tables, given tables are where it starts, and options plus state make the model again."""
+    count, size = options["codes"]["count"], options["codes"]["size"]
+    tables = torch.randn(count, size, 8 if options["codes"]["kind"] == "residual" else 2)
+    model = _model(options, code_tables_MSd=tables)
+    assert model.code_tables is not None
+    assert torch.equal(model.code_tables, tables)
+    model.head()[0].square().sum().backward()
+    assert model.code_tables.grad is not None
+    assert model.code_tables.grad.abs().sum() > 0
+    again = SequenceModel(**model.options)
+    again.load_state_dict(model.state_dict())
+    assert again.get_buffer("codes_VM").dtype == torch.uint8
+    torch.testing.assert_close(again.item_vectors(), model.item_vectors())
+
+
+def test_codes_that_do_not_fit_say_so() -> None:
+    """Codes or tables of another shape, a code beyond the tables, an untied head or text vectors are errors."""
+    options: dict[str, Any] = {"kind": "gru", "dim": 8, "codes": {"kind": "residual", "count": 3, "size": 4}}
+    with pytest.raises(ValueError, match=r"uint8 codes \(30, 3\) and tables \(3, 4, 8\), found.*\(3, 4, 2\)"):
+        _model(options, code_tables_MSd=torch.zeros(3, 4, 2))
+    with pytest.raises(ValueError, match=r"found torch.uint8 \(29, 3\)"):
+        SequenceModel(num_items=30, codes_VM=torch.zeros(29, 3, dtype=torch.uint8), **options)
+    with pytest.raises(ValueError, match="below size 4, found 7"):
+        SequenceModel(num_items=30, codes_VM=torch.full((30, 3), 7, dtype=torch.uint8), **options)
+    with pytest.raises(ValueError, match="exclude tied=False and text vectors"):
+        _model(options, tied=False)
+    with pytest.raises(ValueError, match="exclude tied=False and text vectors"):
+        _model(options, text_vectors_VE=torch.randn(30, 5))
+
+
+def test_an_item_without_training_is_its_text_alone() -> None:
+    """With text, an item outside training has the projected text as its vector, and its embedding gets no gradient."""
+    torch.manual_seed(0)
+    trained_V = torch.tensor([True, False, True])
+    model = SequenceModel(num_items=3, kind="gru", dim=4, text_vectors_VE=torch.randn(3, 5), trained_V=trained_V)
+    assert model.text_projection is not None
+    vectors_VD = model.item_vectors()
+    torch.testing.assert_close(vectors_VD[1], model.text_projection(model.get_buffer("text_vectors_VE"))[1])
+    vectors_VD.square().sum().backward()
+    assert model.item_embedding.grad is not None
+    assert (model.item_embedding.grad.abs().sum(1) > 0).tolist() == [True, False, True]

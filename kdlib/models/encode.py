@@ -1,0 +1,49 @@
+"""Histories to the hidden state after their last item, which is what a next-item model predicts from.
+
+Shapes: B histories, L length, W width of the hidden state, N positions of all histories together, C columns of the context.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdlib.models.sequence import SequenceModel
+
+ENCODE_ROWS = 64
+"""Histories encoded at a time on a CPU; they are sorted by length first, so that hardly any of it is padding."""
+
+
+@torch.inference_mode()
+def last_hidden(
+    model: SequenceModel, items_N: NDArray, context_NC: NDArray, lengths: NDArray, *, device: torch.device
+) -> Tensor:
+    """The hidden state after each history's last item: float [users, width] on the device.
+
+    Args:
+      model: in evaluation mode, on the device.
+      items_N: int64, all histories one after the other; of each the last `model.max_length` items are read.
+      context_NC: int8, like `items_N`; the columns of `kdlib.tables.CONTEXT`.
+      lengths: int64 [users], all at least 1.
+      device: where to compute.
+    """
+    ends = np.cumsum(lengths)
+    lengths = np.minimum(lengths, model.max_length)
+    order = np.argsort(lengths, kind="stable")
+    rows = ENCODE_ROWS if device.type == "cpu" else len(order)
+    parts = []
+    for first in range(0, len(order), rows):
+        chosen = order[first : first + rows]
+        length = lengths[chosen][:, None]
+        step = np.arange(length.max())
+        real = step < length
+        place = np.where(real, ends[chosen][:, None] - length + step, 0)
+        hidden_BLW = model(
+            torch.from_numpy(np.where(real, items_N[place], 0)).to(device),
+            torch.from_numpy(np.where(real[..., None], context_NC[place], 0)).to(device),
+        )
+        last = torch.from_numpy(length[:, 0] - 1).to(device)
+        parts.append(hidden_BLW[torch.arange(len(chosen), device=device), last])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return torch.cat(parts)[torch.from_numpy(back).to(device)]

@@ -1,0 +1,119 @@
+"""Codes for every item of the vocabulary, and the tables that hold them and the codewords.
+
+An item that the teachers were trained on gets the codes of their vector for it. One without training interactions gets
+those of the vector that its title predicts, so a student with codes scores it like the items it resembles. An item with
+neither gets the codes of the mean vector: no favour, and no harm beyond what an average item meets.
+
+Shapes: V items, D width of an item vector, E width of a title vector, M codes an item, S codewords a table, d width of
+a codeword.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from kdlib import tables
+from kdlib.data.windows import list_array
+from kdlib.models.codes import compose, encode, explained_variance, product_codes, residual_codes
+from kdlib.teachers.item_space import fit_title_map, item_space
+
+SOURCES = ("teacher", "title", "none")
+
+
+def learn_item_codes(
+    heads: Sequence[tuple[Tensor, Tensor | None]],
+    weights: Sequence[float],
+    num_train_V: np.ndarray,
+    titles_VE: np.ndarray | None,
+    *,
+    kind: Literal["residual", "product"],
+    count: int,
+    size: int,
+    width: int,
+    seed: int,
+) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
+    """Learn codewords from the teachers' item vectors and give every item its codes.
+
+    Args:
+      heads: one (matrix float [V, W], bias float [V] or None) a teacher.
+      weights: one a teacher.
+      num_train_V: training interactions; the teachers know the items that have some.
+      titles_VE: title vectors, zeros where an item has no title; None without titles.
+      kind: see `kdlib.models.codes`.
+      count: M.
+      size: S, at most the number of items with training interactions.
+      width: D of the student.
+      seed: of all random choices.
+
+    Returns:
+      `tables.ITEM_CODES`, `tables.ITEM_CODEBOOKS`, and facts: `explained_variance` of the known items' vectors by their
+      codes, `title_explained_variance` of held-out known items' vectors by their titles (None without a title map),
+      and the number of items by source.
+
+    Raises:
+      ModelError: a teacher's item vector is not finite.
+      ValueError: `size` or `count` does not fit.
+    """
+    known_V = torch.from_numpy(num_train_V > 0)
+    vectors_VD = item_space(heads, weights, known_V, width=width, seed=seed)
+    learn = {"residual": residual_codes, "product": product_codes}[kind]
+    known_codes, codebooks_MSd = learn(vectors_VD[known_V], count=count, size=size, seed=seed)
+    kept = explained_variance(vectors_VD[known_V], compose(codebooks_MSd, known_codes, width=width))
+
+    sources_V = np.where(num_train_V > 0, 0, 2)
+    vectors_VD[~known_V] = 0.0  # the mean of the known ones
+    title_map = None
+    if titles_VE is not None:
+        titles = torch.tensor(titles_VE)
+        titled_V = (titles != 0).any(1)
+        title_map = fit_title_map(titles[known_V & titled_V], vectors_VD[known_V & titled_V], seed=seed)
+        if title_map is not None:
+            vectors_VD[~known_V & titled_V] = title_map(titles[~known_V & titled_V])
+            sources_V[(~known_V & titled_V).numpy()] = 1
+    facts = {
+        "explained_variance": kept,
+        "title_explained_variance": None if title_map is None else title_map.explained_variance,
+        "items": {name: int((sources_V == number).sum()) for number, name in enumerate(SOURCES)},
+    }
+    codes_VM = encode(vectors_VD, codebooks_MSd)
+    return _codes_table(codes_VM, sources_V), _codebooks_table(codebooks_MSd), facts
+
+
+def read_item_codes(codes_folder: Path, codebooks_folder: Path) -> tuple[Tensor, Tensor]:
+    """What a student with codes starts from: codes uint8 [V, M] and code tables float32 [M, S, d]."""
+    codes = pq.read_table(codes_folder, schema=tables.ITEM_CODES.schema).sort_by("item_index")
+    books = pq.read_table(codebooks_folder, schema=tables.ITEM_CODEBOOKS.schema)
+    books = books.sort_by([("level", "ascending"), ("code", "ascending")])
+    codes_VM = _flat(codes["codes"]).reshape(len(codes), -1).astype(np.uint8)
+    codewords = _flat(books["codeword"]).reshape(codes_VM.shape[1], -1, len(books["codeword"][0]))
+    return torch.from_numpy(codes_VM), torch.from_numpy(codewords.copy())
+
+
+def _codes_table(codes_VM: Tensor, sources_V: np.ndarray) -> pa.Table:
+    items, count = codes_VM.shape
+    columns = {
+        "item_index": pa.array(np.arange(items, dtype=np.int32)),
+        "codes": list_array(codes_VM.numpy().astype(np.int16).ravel(), np.full(items, count), pa.int16()),
+        "source": pa.array(SOURCES).take(pa.array(sources_V)),
+    }
+    return pa.table(columns, schema=tables.ITEM_CODES.schema)
+
+
+def _codebooks_table(codebooks_MSd: Tensor) -> pa.Table:
+    count, size, part = codebooks_MSd.shape
+    columns = {
+        "level": pa.array(np.repeat(np.arange(count, dtype=np.int16), size)),
+        "code": pa.array(np.tile(np.arange(size, dtype=np.int16), count)),
+        "codeword": list_array(codebooks_MSd.numpy().ravel(), np.full(count * size, part), pa.float32()),
+    }
+    return pa.table(columns, schema=tables.ITEM_CODEBOOKS.schema)
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    return pa.concat_arrays(column.chunks).flatten().to_numpy()

@@ -1,0 +1,122 @@
+"""Item codes as a published step, from handmade features and teachers; no cluster is started."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from jobs import build_codes
+from jobs._published import features
+from jobs._train_worker import _build
+from jobs.distill import student_run
+from kdlib import publish, tables
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError, ModelError
+from kdlib.models.files import save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.teachers.item_codes import read_item_codes
+from tests.jobs.test_recommend import DS, ITEM_IDS, NUM_ITEMS, put_store
+
+CODES = {"kind": "residual", "count": 3, "size": 16}
+
+
+def _config(root: Path, codes: dict[str, Any] | None = None, **more: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "tiny",
+            "ds": DS,
+            "output_dir": str(root),
+            "input": {"simulate": {}},
+            "teachers": [{"name": "first"}, {"name": "second", "weight": 2.0}],
+            "student": {"model": {"dim": 12, "codes": CODES | (codes or {})}},
+        }
+        | more
+    )
+
+
+def _put_teacher(root: Path, name: str, seed: int, item_ids: list[str] = ITEM_IDS) -> None:
+    torch.manual_seed(seed)
+    model = SequenceModel(num_items=len(item_ids), kind="gru", dim=8 + seed, tied=seed == 1)
+    staging = publish.new_staging(root, f"models/{name}", DS)
+    facts = {"vocabulary_hash": vocabulary_hash(item_ids), "vocabulary_items": len(item_ids), "vocabulary_version": "v"}
+    save_model(staging, model, model.state_dict(), facts)
+    publish.publish(staging, root, f"models/{name}", DS, fingerprint=f"by hand {seed}")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    put_store(tmp_path)  # item n has n training interactions, so item 0 has none
+    _put_teacher(tmp_path, "first", 1)
+    _put_teacher(tmp_path, "second", 2)
+    return tmp_path
+
+
+def test_codes_are_published_once_and_anew_when_a_teacher_changes(store: Path, capsys: pytest.CaptureFixture) -> None:
+    """Both tables keep their contracts and hold the whole vocabulary; only a changed teacher or setting makes them anew."""
+    config = _config(store)
+    made = build_codes.item_codes(config, features(config))
+    assert tables.check_files(tables.ITEM_CODES, made.codes) == NUM_ITEMS
+    assert tables.check_files(tables.ITEM_CODEBOOKS, made.codebooks) == 3 * 16
+    assert pq.read_table(made.codes)["source"].to_pylist() == ["none"] + ["teacher"] * (NUM_ITEMS - 1)
+    assert "79 from teacher, 0 from title, 1 from none; the codes explain" in capsys.readouterr().out
+    assert build_codes.item_codes(config, features(config)) == made
+    assert "up to date" in capsys.readouterr().out
+    other = _config(store, {"kind": "product"})
+    assert build_codes.item_codes(other, features(other)).codes.parent.parent != made.codes.parent.parent
+    assert build_codes.item_codes(config, features(config)) == made  # another student's codes do not displace them
+    _put_teacher(store, "second", 3)
+    assert build_codes.item_codes(config, features(config)).versions != made.versions
+
+
+@pytest.mark.parametrize("kind", ["residual", "product"])
+def test_student_and_control_start_from_the_codes(store: Path, kind: str) -> None:
+    """The published codes and codewords are what a worker's student starts from, with a teacher and without."""
+    config = _config(store, {"kind": kind})
+    made = build_codes.item_codes(config, features(config))
+    codes_VM, tables_MSd = read_item_codes(made.codes, made.codebooks)
+    for taught in (True, False):
+        run = student_run(config, "one", store / "unused", seed=1, statistics=store, taught=taught, codes=made)
+        model = _build(
+            run.model | {"num_items": NUM_ITEMS, "max_length": 10},
+            None,
+            torch.ones(NUM_ITEMS, dtype=torch.bool),
+            codes=run.codes,
+        )
+        assert torch.equal(model.get_buffer("codes_VM"), codes_VM)
+        assert model.code_tables is not None
+        assert torch.equal(model.code_tables, tables_MSd)
+
+
+def test_what_cannot_be_coded_is_said_before_the_training(store: Path) -> None:
+    """Too few trained items, a foreign teacher and a student without codes are errors that say what to do."""
+    large = _config(store, {"size": 80})
+    with pytest.raises(ConfigError, match=r"codes\.size: 80 codewords.*79 items with training.*set a smaller size"):
+        build_codes.item_codes(large, features(large))
+    _put_teacher(store, "first", 1, ITEM_IDS[:-1])
+    with pytest.raises(ModelError, match=r"first.*another item vocabulary"):
+        build_codes.item_codes(_config(store), features(_config(store)))
+    with pytest.raises(ConfigError, match=r"no codes: set student\.model\.codes"):
+        build_codes.run(_config(store, student={}))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"student": {"model": {"codes": {"size": 257}}}}, r"student\.model\.codes\.size\n.*less than or equal to 256"),
+        ({"student": {"model": {"codes": {}, "tied": False}}}, "codes need tied: true"),
+        (
+            {"student": {"model": {"dim": 12, "codes": {"kind": "product"}}}},
+            "dim 12 is not a multiple of codes.count 8",
+        ),
+        ({"teachers": [{"name": "a", "model": {"codes": {}}}]}, r"only student.model has them, not \['a'\]"),
+        ({"teachers": [{"name": "a"}], "distillation": {"mode": "joint"}}, "distillation.mode offline"),
+        ({"student": {"export": "int4"}}, r"student\.export\n.*'float32' or 'int8'"),
+    ],
+)
+def test_impossible_settings(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    """Codes that do not fit the student, a teacher with codes, and codes without finished teachers are refused."""
+    with pytest.raises(ValueError, match=message):
+        _config(tmp_path, **more)
