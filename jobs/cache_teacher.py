@@ -1,21 +1,16 @@
-"""Store the finished teachers' hidden states at every training position (Ray Data), for offline distillation."""
+"""Store what the finished teachers say at every training position (Ray Data), for offline distillation."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs._console import command, say
-from jobs._published import features, parquet_files, versions
-from jobs._ray import start_ray
+from jobs._published import features, versions
 from jobs._step import run_step
-from kdlib import publish
+from jobs._teachers import judge, teacher_folders, write_targets
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError, ModelError
+from kdlib.errors import ConfigError
 from kdlib.publish import Manifest
-
-ROWS = 2048
-"""Windows handed to an actor at once."""
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -24,70 +19,52 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         raise ConfigError("distillation.mode is joint: teacher and student learn together, there is nothing to cache")
     source = features(config)
     folders = teacher_folders(config, source.vocabulary_facts()["vocabulary_hash"])
-    teachers = versions(config, *(f"models/{t.name}" for t in config.teachers))
+    teachers = versions(config, *(name for teacher in config.teachers for name in teacher.models))
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        with start_ray(config):
-            import ray.data
+        judged = judge(config, source, folders)
+        weights = [teacher.weight for teacher in config.teachers]
+        if config.distillation.weights == "validation":
+            from kdlib.teachers.ensembles import mixture_weights
 
-            from kdlib.data.windows import training_windows
-            from kdlib.teachers.targets import TargetWriter
-
-            settings = config.training
-            (
-                ray.data.read_parquet(parquet_files(source.histories))
-                .map_batches(
-                    partial(training_windows, max_length=settings.max_length), batch_format="pyarrow", batch_size=None
-                )
-                .map_batches(
-                    TargetWriter,
-                    fn_constructor_kwargs={
-                        "folders": [str(f) for f in folders],
-                        "threads": settings.threads_per_worker,
-                    },
-                    compute=ray.data.ActorPoolStrategy(size=settings.workers),
-                    num_cpus=settings.cpus_per_worker,
-                    num_gpus=settings.gpus_per_worker,
-                    batch_format="pyarrow",
-                    batch_size=ROWS,
-                )
-                .write_parquet(str(staging["teacher_targets"]))
-            )
-        return {"teacher_targets": {"teachers": [t.name for t in config.teachers]}}
+            weights = mixture_weights(judged[1]).tolist()
+        write_targets(config, source, folders, weights, staging["teacher_targets"])
+        names, total = [teacher.name for teacher in config.teachers], sum(weights)
+        details = {
+            "teachers": {name: weight / total for name, weight in zip(names, weights, strict=True)},
+            "form": config.distillation.cached_form,
+            "log_probability": {
+                kind: dict(zip(names, rows.mean(1).tolist(), strict=True))
+                for kind, rows in zip(("training", "validation"), judged, strict=True)
+                if rows.shape[1]
+            },
+        }
+        return {"teacher_targets": details}
 
     made = run_step(
         config,
         ("teacher_targets",),
-        settings=[config.training.max_length, [t.name for t in config.teachers]],
+        settings=[
+            config.training.max_length, config.distillation.weights, config.distillation.cached_form, config.seed,
+            [(t.name, t.weight, t.folds) for t in config.teachers],
+        ],
         inputs={**source.versions, **teachers},
         build=build,
-    )
+    )  # fmt: skip
+    manifest = made["teacher_targets"]
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in manifest.details["teachers"].items())
     say(
-        f"cache_teacher: {made['teacher_targets'].rows:,} windows, {sum(f['bytes'] for f in made['teacher_targets'].files) / 2**20:.1f} MiB"
+        f"cache_teacher: {manifest.rows:,} windows, {sum(f['bytes'] for f in manifest.files) / 2**20:.1f} MiB;"
+        f" shares of the teachers ({config.distillation.weights}): {shares}"
     )
-    return made
-
-
-def teacher_folders(config: RunConfig, expected_hash: str) -> list[Path]:
-    """Each teacher's published model folder.
-
-    Raises:
-      ModelError: a teacher was trained on another vocabulary.
-    """
-    from kdlib.models.files import load_model
-
-    folders = []
-    for teacher in config.teachers:
-        folder = publish.current(config.root, f"models/{teacher.name}", config.day)
-        _, facts = load_model(folder)
-        if facts["vocabulary_hash"] != expected_hash:
-            raise ModelError(
-                f"teacher {teacher.name} at {folder} was trained on another item vocabulary"
-                f" ({facts['vocabulary_items']} items, version {facts['vocabulary_version']}) than the one published for {config.day}:"
-                " run `distilrec train-teacher` for this date again"
+    if len(means := manifest.details["log_probability"]) == 2:
+        for name, training in means["training"].items():
+            validation = means["validation"][name]
+            say(
+                f"  {name}: the next item's log-probability is {training:.2f} at the last training position,"
+                f" {validation:.2f} in validation: {training - validation:+.2f} nats"
             )
-        folders.append(folder)
-    return folders
+    return made
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Training windows → ragged batches of tensors; in memory, shuffled by a seed and grouped by length.
 
-Shapes: B windows, L longest window of the batch, T real positions, K sum of the teachers' widths, N teachers.
+Shapes: B windows, L longest window of the batch, T real positions, K sum of the teachers' widths, N teachers, C columns of
+the context.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdlib.data.windows import ragged, take_slices
+from kdlib.tables import CONTEXT
 
 BUCKET_BATCHES = 32
 """So many batches' worth of shuffled windows are sorted by length together."""
@@ -24,8 +26,8 @@ class Batch:
 
     items_BL: Tensor
     """int64, right-padded with 0."""
-    new_session_BL: Tensor
-    """bool; the item after this position opens a session."""
+    context_BLC: Tensor
+    """int8, the columns of `tables.CONTEXT`; right-padded with 0."""
     positions_T: Tensor
     """int64 places of the real positions in the flattened [B · L]."""
     targets_T: Tensor
@@ -51,7 +53,8 @@ class WindowStore:
 
     inputs: np.ndarray
     targets: np.ndarray
-    new_session: np.ndarray
+    context: np.ndarray
+    """int8 [positions, columns of `tables.CONTEXT`]."""
     offsets: np.ndarray
     hidden: np.ndarray | None = None
     scales: np.ndarray | None = None
@@ -81,7 +84,7 @@ def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowSto
     return WindowStore(
         inputs=items[inputs].astype(np.int32),
         targets=items[inputs + 1].astype(np.int32),
-        new_session=ragged(table["new_session"])[0].astype(np.int8),
+        context=ragged(table["context"])[0].reshape(positions, len(CONTEXT)).astype(np.int8),
         offsets=np.concatenate(([0], np.cumsum(lengths))),
         hidden=hidden,
         scales=scales,
@@ -97,11 +100,11 @@ def batch_of(store: WindowStore, windows: np.ndarray) -> Batch:
     places = take_slices(np.arange(len(windows)) * longest, lengths)
     items = np.zeros(len(windows) * longest, np.int64)
     items[places] = store.inputs[flat]
-    new_session = np.zeros(len(windows) * longest, bool)
-    new_session[places] = store.new_session[flat] != 0
+    context = np.zeros((len(windows) * longest, store.context.shape[1]), np.int8)
+    context[places] = store.context[flat]
     return Batch(
         items_BL=torch.from_numpy(items.reshape(-1, longest)),
-        new_session_BL=torch.from_numpy(new_session.reshape(-1, longest)),
+        context_BLC=torch.from_numpy(context.reshape(len(windows), longest, -1)),
         positions_T=torch.from_numpy(places),
         targets_T=torch.from_numpy(store.targets[flat].astype(np.int64)),
         hidden_TK=None if store.hidden is None else torch.from_numpy(store.hidden[flat]),

@@ -15,7 +15,7 @@ import pyarrow.dataset as pads
 from kdlib import tables
 
 WINDOWS_SCHEMA = pa.schema(
-    [tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "new_session")]
+    [tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "context")]
 )
 
 
@@ -39,6 +39,35 @@ def list_array(values: np.ndarray, lengths: np.ndarray, type_: pa.DataType) -> p
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=type_))
 
 
+def context_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> np.ndarray:
+    """The context of each position of the histories, one history after the other: int8 [N, columns of `tables.CONTEXT`].
+
+    The position after a history's last one is taken to open a session.
+
+    Args:
+      histories: rows with the columns session_numbers, event_types and event_times of `tables.HISTORIES`.
+      keep_N: bool; the positions that are read, all when None. The others do not exist: they are neither a
+        neighbour of a position nor in the result.
+    """
+    sessions, offsets = ragged(histories["session_numbers"])
+    types, times = ragged(histories["event_types"])[0], ragged(histories["event_times"])[0]
+    owner = np.repeat(np.arange(len(histories)), np.diff(offsets))
+    if keep_N is not None:
+        sessions, types, times, owner = sessions[keep_N], types[keep_N], times[keep_N], owner[keep_N]
+    same_history = owner[1:] == owner[:-1]
+    microseconds = times.astype("datetime64[us]").astype(np.int64)
+    gap_seconds = (microseconds[1:] - microseconds[:-1]) // 1_000_000
+    bit_lengths = np.frexp(gap_seconds.astype(np.float64))[1]
+    columns = {
+        "new_session": np.ones(len(owner), np.int8),
+        "event_type": types,
+        "time_gap": np.zeros(len(owner), np.int8),
+    }
+    columns["new_session"][:-1] = (sessions[1:] != sessions[:-1]) | ~same_history
+    columns["time_gap"][1:] = np.where(same_history, np.minimum(1 + bit_lengths, tables.CONTEXT["time_gap"] - 1), 0)
+    return np.stack([columns[name] for name in tables.CONTEXT], axis=1).astype(np.int8, copy=False)
+
+
 def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
     """Cut the training positions of each user into windows.
 
@@ -47,10 +76,11 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
       max_length: most positions of one window.
 
     Returns:
-      `user_id`, `start`, `items` list<int32> of n + 1, `new_session` list<int8> of n; users with < 2 training items give none.
+      `user_id`, `start`, `items` list<int32> of n + 1, `context` list<int8> of n · columns; users with < 2 training items
+      give none.
     """
     items, offsets = ragged(histories["item_indices"])
-    sessions, _ = ragged(histories["session_numbers"])
+    context = context_of(histories)
     positions = np.maximum(histories["num_train"].to_numpy().astype(np.int64) - 1, 0)
     windows = -(-positions // max_length)
     row = np.repeat(np.arange(len(positions)), windows)
@@ -65,7 +95,7 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
             "user_id": histories["user_id"].combine_chunks().take(pa.array(row)),
             "start": pa.array(start, pa.int32()),
             "items": list_array(items[take_slices(flat_start, length + 1)], length + 1, pa.int32()),
-            "new_session": list_array((sessions[inputs + 1] != sessions[inputs]).astype(np.int8), length, pa.int8()),
+            "context": list_array(context[inputs].ravel(), length * context.shape[1], pa.int8()),
         },
         schema=WINDOWS_SCHEMA,
     )
@@ -73,12 +103,12 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """Prefixes to predict from: flat `items` and `new_session` with `offsets` [rows + 1], and one target a row."""
+    """Prefixes to predict from: flat `items` and `context` with `offsets` [rows + 1], and one target a row."""
 
     user_ids: np.ndarray
     items: np.ndarray
-    new_session: np.ndarray
-    """int8 like `items`: the item after this position opens a session; the last one speaks of the target."""
+    context: np.ndarray
+    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`; the last new_session speaks of the target."""
     offsets: np.ndarray
     targets: np.ndarray
     repeats: int
@@ -97,7 +127,6 @@ def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationR
     """
     histories = histories.filter(histories[position_column].is_valid())
     items, offsets = ragged(histories["item_indices"])
-    sessions, _ = ragged(histories["session_numbers"])
     position = histories[position_column].to_numpy().astype(np.int64)
     targets = items[offsets[:-1] + position]
     inputs = take_slices(offsets[:-1], position)
@@ -109,7 +138,7 @@ def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationR
     return EvaluationRows(
         user_ids=histories["user_id"].take(pa.array(keep)).to_numpy(zero_copy_only=False),
         items=items[inputs].astype(np.int64),
-        new_session=(sessions[inputs + 1] != sessions[inputs]).astype(np.int8),
+        context=context_of(histories)[inputs],
         offsets=np.concatenate(([0], np.cumsum(position[keep]))),
         targets=targets[keep].astype(np.int64),
         repeats=int(seen.sum()),
@@ -128,12 +157,11 @@ def read_evaluation_histories(
       part: which share of the users to return.
       parts: into how many shares they are divided.
     """
-    columns = [field.name for field in tables.HISTORIES.schema if field.name != "event_types"]
     dataset = pads.dataset(list(files), format="parquet")
-    kept = pa.schema([tables.HISTORIES.schema.field(name) for name in columns]).empty_table()
+    kept = tables.HISTORIES.schema.empty_table()
     keys = np.zeros(0, np.int64)
     limit = -(-max_users // parts)
-    for batch in dataset.to_batches(columns=columns, filter=pads.field(position_column).is_valid()):
+    for batch in dataset.to_batches(columns=kept.column_names, filter=pads.field(position_column).is_valid()):
         new_keys = np.array([zlib.crc32(user.encode()) for user in batch["user_id"].to_pylist()], np.int64)
         mine = np.flatnonzero(new_keys % parts == part)
         table = pa.Table.from_batches([batch]).take(pa.array(mine))

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from kdlib import tables
-from kdlib.data.batches import batch_of, store_from_tables
+from kdlib.data.batches import Batch, batch_of, store_from_tables
 from kdlib.data.windows import list_array, take_slices
 from kdlib.models.files import load_model
+from kdlib.models.sequence import SequenceModel
 
 
 def quantise(hidden_TW: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,6 +28,11 @@ def quantise(hidden_TW: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale_T = hidden_TW.abs().amax(-1) / 127.0
     return torch.round(hidden_TW / scale_T.clamp_min(1e-12)[:, None]).to(torch.int8), scale_T.float()
+
+
+def states_at(model: SequenceModel, batch: Batch) -> Tensor:
+    """A model's hidden states at the batch's real positions, [positions, width]."""
+    return model(batch.items_BL, batch.context_BLC).flatten(0, 1)[batch.positions_T]
 
 
 class TargetWriter:
@@ -58,19 +64,26 @@ class TargetWriter:
             rows = take_slices(store.offsets[which], lengths[which])
             column = 0
             for number, model in enumerate(self._models):
-                states_TW = model(batch.items_BL, batch.new_session_BL).flatten(0, 1)[batch.positions_T]
+                states_TW = states_at(model, batch)
                 quantised_TW, scale_T = quantise(states_TW.float())
                 hidden[rows, column : column + quantised_TW.shape[1]] = quantised_TW.cpu().numpy()
                 scales[rows, number] = scale_T.cpu().numpy()
                 column += quantised_TW.shape[1]
-        ends = (store.offsets * width).astype(np.int32)
-        return pa.table(
-            {
-                **{name: windows[name] for name in ("user_id", "start", "items", "new_session")},
-                "hidden": pa.Array.from_buffers(
-                    pa.binary(), len(store), [None, pa.py_buffer(ends), pa.py_buffer(hidden)]
-                ),
-                "scales": list_array(scales.ravel(), lengths * len(self._models), pa.float32()),
-            },
-            schema=tables.TEACHER_TARGETS.schema,
-        )
+        return targets_table(windows, hidden, scales, lengths)
+
+
+def targets_table(windows: pa.Table, hidden_TK: np.ndarray, scales_TN: np.ndarray, lengths: np.ndarray) -> pa.Table:
+    """Rows of training windows with what their teachers say at each position, as `tables.TEACHER_TARGETS`.
+
+    Args:
+      windows: as `kdlib.data.windows.training_windows` makes them.
+      hidden_TK: int8 [positions, bytes], in the windows' order.
+      scales_TN: float32 [positions, numbers].
+      lengths: positions of each window.
+    """
+    ends = np.concatenate(([0], np.cumsum(lengths) * hidden_TK.shape[1])).astype(np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(hidden_TK))]
+    columns = {name: windows[name] for name in tables.TEACHER_TARGETS.schema.names if name not in ("hidden", "scales")}
+    columns["hidden"] = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+    columns["scales"] = list_array(scales_TN.ravel(), lengths * scales_TN.shape[1], pa.float32())
+    return pa.table(columns, schema=tables.TEACHER_TARGETS.schema)

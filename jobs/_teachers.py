@@ -1,0 +1,120 @@
+"""The finished teachers: their published models, how they are judged, and what they say at every training position."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs._published import Features, parquet_files
+from jobs._ray import start_ray
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.errors import InputError, ModelError
+
+ROWS = 2048
+"""Windows handed to an actor at once."""
+
+
+def teacher_folders(config: RunConfig, expected_hash: str) -> list[list[Path]]:
+    """Each teacher's published model folders: one, or, cross-fitted, one a fold.
+
+    Raises:
+      ModelError: a teacher was trained on another vocabulary, or with other folds.
+    """
+    from kdlib.models.files import load_model
+
+    found = []
+    for teacher in config.teachers:
+        found.append([publish.current(config.root, name, config.day) for name in teacher.models])
+        for fold, folder in enumerate(found[-1]):
+            _, facts = load_model(folder)
+            if facts["vocabulary_hash"] != expected_hash:
+                raise ModelError(
+                    f"teacher {teacher.name} at {folder} was trained on another item vocabulary"
+                    f" ({facts['vocabulary_items']} items, version {facts['vocabulary_version']}) than the one published for {config.day}:"
+                    " run `distilrec train-teacher` for this date again"
+                )
+            if teacher.folds > 1 and (facts.get("fold"), facts.get("folds")) != (fold, teacher.folds):
+                raise ModelError(
+                    f"teacher {teacher.name} at {folder} must be trained without fold {fold} of {teacher.folds}, found fold"
+                    f" {facts.get('fold')} of {facts.get('folds')}: run `distilrec train-teacher` for this date again"
+                )
+    return found
+
+
+def ensemble(folders: Sequence[Sequence[Path]], weights: Sequence[float]) -> list[tuple[str, float]]:
+    """(model folder, weight) of all models: a cross-fitted teacher's share falls to its folds' models in equal parts."""
+    parts = zip(folders, weights, strict=True)
+    return [(str(folder), weight / len(of_teacher)) for of_teacher, weight in parts for folder in of_teacher]
+
+
+def write_targets(
+    config: RunConfig, source: Features, folders: Sequence[Sequence[Path]], weights: Sequence[float], target: Path
+) -> None:
+    """Write what the models in these folders say at every training position as `TEACHER_TARGETS`.
+
+    Args:
+      config: for the form of the targets.
+      source: the features.
+      folders: one list a teacher: one model, or, cross-fitted, one a fold.
+      weights: the teachers' shares, for sampled targets.
+      target: an empty folder.
+    """
+    with start_ray(config):
+        import ray.data
+
+        from kdlib.data.windows import training_windows
+        from kdlib.teachers.sparse import SampledTargetWriter
+        from kdlib.teachers.targets import TargetWriter
+
+        settings, how = config.training, config.distillation
+        names = [[str(folder) for folder in of_teacher] for of_teacher in folders]
+        writer, options = TargetWriter, {"folders": [folder for of_teacher in names for folder in of_teacher]}
+        if how.targets == "sampled":
+            writer, options = SampledTargetWriter, {
+                "teachers": names, "weights": list(weights), "temperature": how.temperature, "samples": how.samples,
+                "seed": config.seed,
+            }  # fmt: skip
+        (
+            ray.data.read_parquet(parquet_files(source.histories))
+            .map_batches(
+                partial(training_windows, max_length=settings.max_length), batch_format="pyarrow", batch_size=None
+            )
+            .map_batches(
+                writer,
+                fn_constructor_kwargs=options | {"threads": settings.threads_per_worker},
+                compute=ray.data.ActorPoolStrategy(size=settings.workers),
+                num_cpus=settings.cpus_per_worker,
+                num_gpus=settings.gpus_per_worker,
+                batch_format="pyarrow",
+                batch_size=ROWS,
+            )
+            .write_parquet(str(target))
+        )
+
+
+def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> tuple[np.ndarray, np.ndarray]:
+    """See `kdlib.teachers.ensembles.judge_teachers`; on the same users as the training's validation."""
+    from kdlib.data.windows import read_evaluation_histories
+
+    histories = read_evaluation_histories(
+        parquet_files(source.histories),
+        position_column="validation_position",
+        max_users=config.training.max_validation_users,
+    )
+    with start_ray(config):
+        import ray
+
+        from kdlib.teachers.ensembles import judge_teachers
+
+        settings = config.training
+        task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)
+        names = [[str(folder) for folder in of_teacher] for of_teacher in folders]
+        trained_NR, held_out_NR = ray.get(
+            task(judge_teachers).remote(names, histories, threads=settings.threads_per_worker)
+        )
+    if config.distillation.weights == "validation" and not held_out_NR.shape[1]:
+        raise InputError("distillation.weights is validation, but no user has a validation item: set it to given")
+    return trained_NR, held_out_NR

@@ -1,0 +1,118 @@
+"""Train the text encoders in-domain, on titles of items that follow each other (Ray Data, Ray Train, DeepSpeed)."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from jobs._console import command, say
+from jobs._encoder_worker import FACTS, encoder_worker
+from jobs._fit import remove_checkpoints, run_workers
+from jobs._published import Features, features, parquet_files
+from jobs._ray import start_ray
+from jobs._step import run_step
+from kdlib import publish
+from kdlib.config import RunConfig, TextConfig
+from kdlib.errors import ConfigError, TrainingError
+from kdlib.publish import Manifest
+from kdlib.teachers.contrastive import training_pairs
+from kdlib.teachers.text import encoder_folder, encoder_version
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    """Publish `models/encoder_<hash>` for each teacher's and the student's text encoder that is to be adapted."""
+    readers = [*config.teachers, config.student]
+    texts = [reader.text for reader in readers if reader.text and reader.text.adapt]
+    if not texts:
+        raise ConfigError("no encoder to train: no teacher, nor the student, has text.adapt (`text: {adapt: {}}`)")
+    made: dict[str, Manifest] = {}
+    with start_ray(config):
+        source = features(config)
+        for text in {encoder_name(text): text for text in texts}.values():
+            made |= train_encoder(config, source, text)
+    return made
+
+
+def encoder_name(text: TextConfig) -> str:
+    """The output of an adapted encoder: texts that are only whitened or batched differently share it."""
+    assert text.adapt is not None
+    settings = text.model_dump(mode="json", include={"encoder", "max_tokens", "adapt"})
+    return f"models/encoder_{publish.fingerprint_of(settings)[:8]}"
+
+
+def encoder_and_version(config: RunConfig, source: Features, text: TextConfig) -> tuple[str, str]:
+    """What `TitleEncoder` shall load, trained first where `text.adapt` says so, and the version of its content."""
+    if text.adapt:
+        [(name, manifest)] = train_encoder(config, source, text).items()
+        return str(publish.current(config.root, name, config.day)), manifest.version
+    folder = encoder_folder(text.encoder)
+    # a package may lie elsewhere on the workers' machines; their working folders are not this one
+    return str(Path(text.encoder).absolute()) if Path(text.encoder).is_dir() else text.encoder, encoder_version(folder)
+
+
+def train_encoder(config: RunConfig, source: Features, text: TextConfig) -> dict[str, Manifest]:
+    """Train one encoder, unless it is up to date; output name → manifest."""
+    import ray.data
+
+    assert text.adapt is not None
+    name, base, histories = encoder_name(text), encoder_folder(text.encoder).absolute(), parquet_files(source.histories)
+    inputs = source.versions | {"encoder": encoder_version(base)}
+    adapt = text.adapt.model_dump(mode="json")
+    settings = [config.seed, text.max_tokens, adapt, config.training.model_dump(mode="json", exclude={"defaults"})]
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        short = name.removeprefix("models/")
+        key = publish.fingerprint_of(settings, inputs, histories)
+        run_name = f"{config.name}.{short}.ds={config.day}.{key}"
+        finished = config.root / "_checkpoints" / f"{run_name}.models"  # a worker's place that outlives this process
+        finished.mkdir(parents=True, exist_ok=True)
+        pairs = ray.data.read_parquet(histories, columns=["item_indices", "num_train"])
+        run_workers(
+            config,
+            encoder_worker,
+            {
+                "name": short,
+                "base": str(base),
+                "adapt": adapt,
+                "max_tokens": text.max_tokens,
+                "seed": config.seed,
+                "histories": histories,
+                "vocabulary": str(source.vocabulary),
+                "statistics": str(source.statistics),
+                "export": str(finished),
+                "facts": {"base": text.encoder, "inputs": inputs, "adapt": adapt, "seed": config.seed},
+            },
+            pairs.map_batches(training_pairs, batch_format="pyarrow", batch_size=None),
+            name=run_name,
+            stage="train_text_encoder",
+            epochs=text.adapt.epochs + 1 if text.adapt else 0,
+        )
+        if not (finished / FACTS).exists():
+            raise TrainingError(f"train_text_encoder: the workers ended without {short}; see the log")
+        shutil.copytree(finished, staging[name], dirs_exist_ok=True)
+        shutil.rmtree(finished)
+        remove_checkpoints(config, run_name)
+        return {}
+
+    made = run_step(config, (name,), settings=settings, inputs=inputs, build=build)
+    say(f"train_text_encoder: {_describe(publish.current(config.root, name, config.day))}")
+    return made
+
+
+def _describe(folder: Path) -> str:
+    """One line on a finished encoder."""
+    facts = json.loads((folder / FACTS).read_text())
+    text = f"{facts['parameters']:,} parameters, {facts['pairs']:,} pairs, epoch {facts['epoch']} kept"
+    if facts["validation_pairs"]:
+        before, after = (facts["epochs"][epoch]["recall@10"] for epoch in (0, facts["epoch"]))
+        text += f"; recall@10 of {facts['validation_pairs']:,} held-out transitions {before:.4f} as pretrained, {after:.4f} now"
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("train_text_encoder", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

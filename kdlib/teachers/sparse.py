@@ -1,0 +1,147 @@
+"""Sparse targets: at each training position a few items drawn from the teachers' mixture, in place of hidden states.
+
+For teachers whose scores are no product of a hidden state and a matrix, for many teachers (their mixture is stored, and
+costs what one does), and for cross-fitted teachers (whose head differs from user to user). Truncated top-K targets would
+be biased; draws are not: an item's expected share of the draws is its probability.
+
+Shapes: T positions, V items, S draws, P models.
+"""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdlib.data.batches import batch_of, store_from_tables
+from kdlib.data.folds import fold_of
+from kdlib.data.windows import take_slices
+from kdlib.models.files import load_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.teachers.targets import states_at, targets_table
+
+CHUNK_PROBABILITIES = 1 << 22
+"""Positions × items whose probabilities are held at once."""
+GOLDEN = 0.6180339887498949
+"""Its multiples, modulo 1, are spread evenly: the positions of a window get offsets that differ."""
+
+
+def sample_targets(probs_TV: Tensor, *, samples: int, offsets_T: Tensor) -> Tensor:
+    """Draw items by systematic sampling (Madow 1949): unbiased, each item `floor(S·p)` or `ceil(S·p)` times.
+
+    The points `(s + offset) / S` for s = 0 … S − 1 go through the inverse of the distribution function, so one uniform
+    offset makes all draws. Independent draws have the same expectation, but vary more: an item with p = 1/S then
+    occurs 0 to S times.
+
+    Args:
+      probs_TV: float [positions, items], not negative; scaled to sum to 1.
+      samples: S ≥ 1.
+      offsets_T: float [positions], uniform in [0, 1).
+
+    Returns:
+      int32 [positions, samples], rising along a row; an item drawn twice stands there twice.
+
+    Raises:
+      ValueError: an offset outside [0, 1), or no samples.
+    """
+    if samples < 1 or not ((offsets_T >= 0) & (offsets_T < 1)).all():
+        raise ValueError(
+            f"needs at least one sample and offsets in [0, 1), found {samples} samples, {offsets_T} offsets"
+        )
+    upto_TV = probs_TV.double().cumsum(1)
+    total_T1 = upto_TV[:, -1:]
+    steps_S = torch.arange(samples, dtype=torch.float64, device=probs_TV.device)
+    points_TS = (steps_S + offsets_T.double()[:, None]) / samples * total_T1
+    # the last point may be rounded up to the total, beyond which there is no item
+    points_TS = torch.minimum(points_TS, torch.nextafter(total_T1, torch.zeros_like(total_T1)))
+    return torch.searchsorted(upto_TV, points_TS, right=True).int()
+
+
+def pack_draws(items_TS: Tensor) -> np.ndarray:
+    """int32 [positions, samples] as the int8 [positions, 4 · samples] that `tables.TEACHER_TARGETS` stores."""
+    return items_TS.cpu().numpy().astype("<i4").view(np.int8)
+
+
+class SampledTargetWriter:
+    """Ray Data actor: training windows in, `tables.TEACHER_TARGETS` with draws out, 4 · samples + 4 bytes a position.
+
+    A window's draws depend on its user, its place and the seed alone, not on the windows that it is handed over with.
+
+    Args:
+      teachers: one list of model folders a teacher: one, or, cross-fitted, one a fold, in the folds' order.
+      weights: the teachers' shares of the mixture of probabilities.
+      temperature: at which the mixture is taken.
+      samples: draws a position.
+      seed: of the draws.
+      threads: of PyTorch.
+      batch_size: windows encoded at once.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Sequence[str]],
+        weights: Sequence[float],
+        *,
+        temperature: float,
+        samples: int,
+        seed: int,
+        threads: int,
+        batch_size: int = 256,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._teachers = [[load_model(Path(f))[0].to(self._device) for f in folders] for folders in teachers]
+        self._weights = [weight / sum(weights) for weight in weights]
+        self._temperature, self._samples, self._seed = temperature, samples, seed
+        self._batch_size = batch_size
+
+    @torch.inference_mode()
+    def __call__(self, windows: pa.Table) -> pa.Table:
+        store = store_from_tables([windows])
+        lengths = np.diff(store.offsets)
+        items = np.empty((len(store.inputs), 4 * self._samples), np.int8)
+        log_probs = np.empty((len(store.inputs), 1), np.float32)
+        offsets = _offsets(windows, lengths, seed=self._seed)
+        users = windows["user_id"].to_pylist()
+        folds = np.stack([fold_of(users, len(models)) for models in self._teachers])
+        for numbers in np.unique(folds, axis=1).T:  # windows whose user has the same models
+            models = [of_teacher[number] for of_teacher, number in zip(self._teachers, numbers, strict=True)]
+            mine = np.flatnonzero((folds == numbers[:, None]).all(0))
+            mine = mine[np.argsort(lengths[mine], kind="stable")]
+            for start in range(0, len(mine), self._batch_size):
+                which = mine[start : start + self._batch_size]
+                batch = batch_of(store, which).to(self._device)
+                rows = take_slices(store.offsets[which], lengths[which])
+                states = [states_at(model, batch) for model in models]
+                drawn_TS, log_probs[rows, 0] = self._draw(models, states, offsets[rows])
+                items[rows] = pack_draws(drawn_TS)
+        return targets_table(windows, items, log_probs, lengths)
+
+    def _draw(
+        self, models: list[SequenceModel], states: list[Tensor], offsets: np.ndarray
+    ) -> tuple[Tensor, np.ndarray]:
+        """Items int32 [T, S], and the mean of their log-probabilities, float32 [T], a chunk of positions at a time."""
+        heads = [model.head() for model in models]
+        size, drawn, logs = max(1, CHUNK_PROBABILITIES // len(heads[0][0])), [], []
+        for start in range(0, len(offsets), size):
+            stop = start + size
+            mixed_TV = torch.zeros((), device=self._device)
+            for (matrix, bias), hidden_TW, weight in zip(heads, states, self._weights, strict=True):
+                logits_TV = F.linear(hidden_TW[start:stop], matrix, bias).float()
+                mixed_TV = mixed_TV + weight * torch.softmax(logits_TV / self._temperature, 1)
+            offsets_T = torch.from_numpy(offsets[start:stop]).to(self._device)
+            drawn.append(sample_targets(mixed_TV, samples=self._samples, offsets_T=offsets_T))
+            logs.append(mixed_TV.gather(1, drawn[-1].long()).log().mean(1))
+        return torch.cat(drawn), torch.cat(logs).cpu().numpy()
+
+
+def _offsets(windows: pa.Table, lengths: np.ndarray, *, seed: int) -> np.ndarray:
+    """float64 in [0, 1) a position: a hash of user, window and seed, then steps of the golden ratio."""
+    names = zip(windows["user_id"].to_pylist(), windows["start"].to_pylist(), strict=True)
+    first = np.array([zlib.crc32(f"{seed}/{user}/{start}".encode()) / 2**32 for user, start in names])
+    place = take_slices(np.zeros(len(lengths), np.int64), lengths)
+    return (np.repeat(first, lengths) + GOLDEN * place) % 1.0

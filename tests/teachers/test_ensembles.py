@@ -1,0 +1,94 @@
+"""Ensemble weights make the validation items most likely; teachers are judged on trained and on held-out positions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kdlib.data.folds import fold_of
+from kdlib.data.windows import EvaluationRows, evaluation_rows
+from kdlib.models.files import load_model, save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.teachers.ensembles import judge_teachers, last_training_rows, mixture_weights, target_log_probs
+from tests.data.test_windows import histories
+
+
+def test_weights_recover_the_mixture_that_made_the_data() -> None:
+    """Rows drawn from 0.8·A + 0.2·B give those weights back within the sampling error."""
+    generator = np.random.default_rng(3)
+    parts = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    drawn = generator.choice(3, size=40_000, p=0.8 * parts[0] + 0.2 * parts[1])
+    weights = mixture_weights(np.log(parts[:, drawn]))
+    assert weights == pytest.approx([0.8, 0.2], abs=0.02)
+    assert weights.sum() == pytest.approx(1.0)
+
+
+def test_no_other_weights_are_more_likely() -> None:
+    """The likelihood at the weights found is at least that of a fine grid of others."""
+    generator = np.random.default_rng(4)
+    log_probs = -generator.exponential(3.0, size=(2, 200))
+    best = np.log(mixture_weights(log_probs) @ np.exp(log_probs)).mean()
+    for first in np.linspace(0, 1, 101):
+        assert np.log(np.array([first, 1 - first]) @ np.exp(log_probs)).mean() <= best + 1e-6
+
+
+def test_tiny_probabilities_do_not_underflow() -> None:
+    """Log-probabilities near −800, whose exponentials are 0, still give the better teacher all the weight."""
+    assert mixture_weights(np.array([[-800.0, -801.0], [-900.0, -901.0]]))[0] == pytest.approx(1.0)
+
+
+def test_no_rows_is_an_error() -> None:
+    """Without validation rows there is nothing to choose by."""
+    with pytest.raises(ValueError, match="at least one row"):
+        mixture_weights(np.zeros((2, 0)))
+
+
+def test_log_probs_are_the_models_own() -> None:
+    """Each entry is the log-softmax of the model's scores at the row's target, whatever the batches."""
+    torch.manual_seed(1)
+    models = [SequenceModel(num_items=20, kind="gru", dim=6, inputs=["event_type"]).eval() for _ in range(2)]
+    rows = EvaluationRows(
+        user_ids=np.array(["a", "b", "c"]), items=np.array([1, 2, 3, 4, 5, 6]), context=np.arange(18).reshape(6, 3).astype(np.int8) % 4,
+        offsets=np.array([0, 3, 4, 6]), targets=np.array([7, 8, 9]), repeats=0,
+    )  # fmt: skip
+    found = target_log_probs(models, rows, device=torch.device("cpu"), batch_size=2)
+    for number, model in enumerate(models):
+        for row in range(3):
+            prefix = torch.from_numpy(rows.items[rows.offsets[row] : rows.offsets[row + 1]])[None]
+            context = torch.from_numpy(rows.context[rows.offsets[row] : rows.offsets[row + 1]])[None]
+            with torch.inference_mode():
+                hidden = model(prefix, context)[0, -1]
+                want = F.log_softmax(hidden @ model.head()[0].T, -1)[rows.targets[row]]
+            assert found[number, row] == pytest.approx(want.item(), abs=1e-5)
+
+
+def _saved(folder: Path, seed: int) -> str:
+    torch.manual_seed(seed)
+    model = SequenceModel(num_items=20, kind="gru", dim=6)
+    folder.mkdir()
+    save_model(folder, model, model.state_dict(), {})
+    return str(folder)
+
+
+def test_last_training_rows_stop_before_the_held_out_items() -> None:
+    """A row predicts the last training item from those before it; users with fewer than two training items have none."""
+    table = histories([([3, 4, 5, 6], [0] * 4, 3, 3, None), ([7, 8], [0] * 2, 1, 1, None)])
+    rows = last_training_rows(table)
+    assert (rows.user_ids.tolist(), rows.items.tolist(), rows.targets.tolist()) == (["u0"], [3, 4], [5])
+
+
+def test_a_teacher_is_judged_on_both_kinds_of_position(tmp_path: Path) -> None:
+    """A row of log-probabilities a teacher; a cross-fitted one's are those of the model that did not see the user."""
+    folders = [[_saved(tmp_path / "a", 1)], [_saved(tmp_path / "b0", 2), _saved(tmp_path / "b1", 3)]]
+    table = histories([([user, 9, 10, 11 + user], [0] * 4, 3, 3, None) for user in range(6)])
+    found = judge_teachers(folders, table, threads=1)
+    models = [load_model(Path(folder))[0] for of_teacher in folders for folder in of_teacher]
+    fold = fold_of(table["user_id"].to_pylist(), 2)
+    assert set(fold) == {0, 1}
+    both = last_training_rows(table), evaluation_rows(table, position_column="validation_position")
+    for got, rows in zip(found, both, strict=True):
+        want = target_log_probs(models, rows, device=torch.device("cpu"))
+        np.testing.assert_allclose(got[0], want[0])
+        np.testing.assert_allclose(got[1], want[1 + fold, np.arange(6)])
