@@ -7,10 +7,13 @@ JOBS = {
     "nightly": "the whole night: events in, published recommendations out",
     "simulate-events": "write the embedded default input",
     "build-features": "clean and sessionize the clickstream (Spark)",
+    "train-text-encoder": "train the text encoders in-domain (Ray Train, DeepSpeed)",
     "train-teacher": "train the teachers (Ray Train, DeepSpeed)",
     "cache-teacher": "store the teachers' hidden states (Ray Data)",
+    "build-codes": "give each item its codes, for a student with codes (distill does so by itself)",
     "distill": "train the student (Ray Data, Ray Train, DeepSpeed)",
     "evaluate": "measure all models and baselines",
+    "benchmark": "train recipes of a student with several seeds and compare them",
     "recommend": "write each user's top-k (Ray Data)",
     "show": "print a user's history and recommendations",
 }
@@ -20,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: distilrec JOB [--config FILE] [--ds YYYY-MM-DD] [--set SECTION.KEY=VALUE …]\n")
-        print("\n".join(f"  {name:16} {meaning}" for name, meaning in JOBS.items()))
+        print("\n".join(f"  {name:18} {meaning}" for name, meaning in JOBS.items()))
         print("\n`distilrec JOB --help` lists a job's options.")
         return 0
     if arguments[0] not in JOBS:

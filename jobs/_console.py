@@ -71,6 +71,7 @@ def command(
     description: str,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     with_arguments: Callable[[RunConfig, argparse.Namespace], object] | None = None,
+    load: Callable[[argparse.Namespace], RunConfig] | None = None,
 ) -> int:
     """The main function of every job: parse, read the run config, run; the exit status is 0, 2 for what the user can mend, else 1."""
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
@@ -85,7 +86,10 @@ def command(
     started = time.monotonic()
     log: Path | None = None
     try:
-        config = load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
+        if load:
+            config = load(arguments)
+        else:
+            config = load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
         log = log_file(config, stage)
         if with_arguments:
             with_arguments(config, arguments)

@@ -3,14 +3,14 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdlib.config import TrainConfig
 from kdlib.models.sequence import SequenceModel
 from kdlib.training.deepspeed_config import deepspeed_config
-from kdlib.training.module import NextItemTraining
 
 
-def make_engine(module: NextItemTraining, train: TrainConfig, *, zero_stage: int, workers: int, bf16: bool) -> Any:
+def make_engine(module: nn.Module, train: TrainConfig, *, zero_stage: int, workers: int, bf16: bool) -> Any:
     """A DeepSpeed engine with AdamW; the process group, if there are several workers, must stand already.
 
     Args:
@@ -50,9 +50,19 @@ def make_engine(module: NextItemTraining, train: TrainConfig, *, zero_stage: int
     return engine
 
 
-def full_weights(engine: Any, model: SequenceModel) -> dict[str, torch.Tensor]:
+def scoring_dtype(device: torch.device, *, bf16: bool) -> torch.dtype:
+    """bfloat16 where it is wished for and the processor multiplies it itself, else float32."""
+    if device.type == "cpu":
+        bf16 = bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def full_weights(engine: Any, model: nn.Module) -> dict[str, torch.Tensor]:
     """A float32 copy on the CPU of all of a model's weights, whatever the ZeRO stage; every worker must call it."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=engine.zero_optimization_stage() == 3):
-        return {name: value.detach().float().cpu().clone() for name, value in model.state_dict().items()}
+        return {  # an item's codes stay bytes
+            name: (value.float() if value.is_floating_point() else value).detach().cpu().clone()
+            for name, value in model.state_dict().items()
+        }

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ class TrainingRun:
     model: dict[str, Any]
     train: dict[str, Any]
     seed: int
+    statistics: str
+    """Folder of the item statistics: which items occur in training, and how often."""
     title_vectors: str | None = None
     """Folder of the title vectors that this model's item embeddings get."""
     teacher: dict[str, Any] | None = None
@@ -33,9 +36,19 @@ class TrainingRun:
     teacher_export: str | None = None
     teacher_title_vectors: str | None = None
     cached: list[tuple[str, float]] = field(default_factory=list)
-    """Offline: (model folder, weight) of the teachers whose hidden states come with the data."""
+    """Offline: (model folder, weight) of the teachers whose hidden states, or draws, come with the data."""
+    targets: str = "hidden"
+    """What comes with the data: `hidden` or `sampled` (`DistillationConfig.targets`)."""
     kl_weight: float = 0.0
     temperature: float = 1.0
+    codes: tuple[str, str] | None = None
+    """Folders of the item codes and of the codebooks that a student with codes starts from."""
+    stored_as: str = "float32"
+    """How the finished student's matrices are stored: `float32` or `int8`."""
+    control: str = ""
+    """What stands in for the cached teachers' knowledge: `permuted`, `uniform` or `popularity` (`kdlib.training.controls`)."""
+    distillation: dict[str, Any] | None = None
+    """How the teachers are followed: the fields of `kdlib.training.module.Distillation`."""
 
 
 def fit(
@@ -47,6 +60,7 @@ def fit(
     histories: Path,
     from_histories: bool,
     facts: dict[str, Any],
+    without_fold: tuple[int, int] | None = None,
 ) -> None:
     """Train all runs; the models lie in their export folders afterwards.
 
@@ -58,69 +72,50 @@ def fit(
       histories: folder of the histories, for validation.
       from_histories: whether `train_files` are histories, to be cut into windows on the fly.
       facts: what `model.json` of each model shall hold.
+      without_fold: (fold, folds): leave this fold's users out; `train_files` are histories.
 
     Raises:
       TrainingError: the workers failed more than `training.max_failures` times; the cause is in the text.
     """
     with start_ray(config):
         import ray.data
-        from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
-        from ray.train import RunConfig as RayRunConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
 
         from jobs._train_worker import train_worker
+        from kdlib.data.folds import outside_fold
         from kdlib.data.windows import training_windows
 
         settings = config.training
+        if without_fold is not None:
+            facts = facts | dict(zip(("fold", "folds"), without_fold, strict=True))
         key = publish.fingerprint_of(
             [{**asdict(run), "export": "", "teacher_export": ""} for run in runs], train_files, facts
         )
         home = config.root / "_checkpoints"
         name = f"{config.name}.{stage}.ds={config.day}.{key}"
-        report = home / f"{name}.jsonl"
         finished = home / f"{name}.models"  # outlives this process: a rerun does not train a finished model again
         home.mkdir(parents=True, exist_ok=True)
         train = ray.data.read_parquet(train_files)
+        if without_fold is not None:
+            left_out = partial(outside_fold, fold=without_fold[0], folds=without_fold[1])
+            train = train.map_batches(left_out, batch_format="pyarrow", batch_size=None)
         if from_histories:
             train = train.map_batches(
                 partial(training_windows, max_length=settings.max_length), batch_format="pyarrow", batch_size=None
             )
-        trainer = TorchTrainer(
+        run_workers(
+            config,
             train_worker,
-            train_loop_config={
+            {
                 "runs": [_in_place(run, finished) for run in runs],
-                "settings": settings.model_dump(mode="json", exclude={"defaults"}),
-                "num_teachers": 0 if from_histories else len(next(run.cached for run in runs if run.cached)),
+                "num_teachers": 0 if from_histories else _states_a_position(runs),
                 "histories": parquet_files(histories),
-                "report": str(report),
                 "facts": facts,
             },
-            datasets={"train": train},
-            torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=settings.workers,
-                use_gpu=settings.gpus_per_worker > 0,
-                resources_per_worker={
-                    "CPU": settings.cpus_per_worker,
-                    **({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
-                },
-            ),
-            run_config=RayRunConfig(
-                name=name,
-                storage_path=str(home.resolve()),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-                failure_config=FailureConfig(
-                    max_failures=settings.max_failures,
-                    max_preemption_failures=settings.max_failures,
-                    controller_failure_limit=1,
-                ),
-            ),
+            train,
+            name=name,
+            stage=stage,
+            epochs=sum(run.train["epochs"] for run in runs),
         )
-        with _EpochLines(report, total=sum(run.train["epochs"] for run in runs), stage=stage):
-            try:
-                trainer.fit()
-            except Exception as error:
-                raise TrainingError(_cause(error, settings.max_failures)) from error
         for run in runs:
             for model, folder in ((run.name, run.export), (f"{run.name}_teacher", run.teacher_export)):
                 if folder is not None:
@@ -128,8 +123,82 @@ def fit(
                         raise TrainingError(f"{stage}: the workers ended without the model {model}; see the log")
                     shutil.copytree(finished / model, folder, dirs_exist_ok=True)
         shutil.rmtree(finished)
-        shutil.rmtree(home / name, ignore_errors=True)
-        report.unlink(missing_ok=True)
+        remove_checkpoints(config, name)
+
+
+def run_workers(
+    config: RunConfig,
+    worker: Callable[..., None],
+    spec: dict[str, Any],
+    train: Any,
+    *,
+    name: str,
+    stage: str,
+    epochs: int,
+) -> None:
+    """One Ray Train run, which goes on where a killed one of the same name stands; a line an epoch for the person.
+
+    Args:
+      config: the run config; Ray must run.
+      worker: Ray Train's training function.
+      spec: what it gets, with `report` (a file for its epoch lines) and `settings` (the config's `training`) added.
+      train: the Ray Dataset of which each worker gets its shard.
+      name: of the checkpoints' folder; other data or settings need another name.
+      stage: for the progress bar.
+      epochs: how many lines will come.
+
+    Raises:
+      TrainingError: the workers failed more than `training.max_failures` times; the cause is in the text.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    settings, home = config.training, config.root / "_checkpoints"
+    home.mkdir(parents=True, exist_ok=True)
+    report = home / f"{name}.jsonl"
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=spec
+        | {"settings": settings.model_dump(mode="json", exclude={"defaults"}), "report": str(report)},
+        datasets={"train": train},
+        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": settings.cpus_per_worker,
+                **({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+            },
+        ),
+        run_config=RayRunConfig(
+            name=name,
+            storage_path=str(home.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(
+                max_failures=settings.max_failures,
+                max_preemption_failures=settings.max_failures,
+                controller_failure_limit=1,
+            ),
+        ),
+    )
+    with _EpochLines(report, total=epochs, stage=stage):
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise TrainingError(_cause(error, settings.max_failures)) from error
+
+
+def remove_checkpoints(config: RunConfig, name: str) -> None:
+    """What a finished run of `run_workers` leaves."""
+    shutil.rmtree(config.root / "_checkpoints" / name, ignore_errors=True)
+    (config.root / "_checkpoints" / f"{name}.jsonl").unlink(missing_ok=True)
+
+
+def _states_a_position(runs: list[TrainingRun]) -> int:
+    """How many teachers' states, or one for the draws of them all, the cached targets hold at a position."""
+    taught = next((run for run in runs if run.cached), None)
+    return 0 if taught is None else 1 if taught.targets == "sampled" else len(taught.cached)
 
 
 def _in_place(run: TrainingRun, finished: Path) -> dict[str, Any]:

@@ -59,6 +59,6 @@ def _subset(rows, which):
     lengths = np.diff(rows.offsets)[which]
     flat = take_slices(rows.offsets[which], lengths)
     return replace(
-        rows, user_ids=rows.user_ids[which], items=rows.items[flat], new_session=rows.new_session[flat],
+        rows, user_ids=rows.user_ids[which], items=rows.items[flat], context=rows.context[flat],
         offsets=np.concatenate(([0], np.cumsum(lengths))), targets=rows.targets[which],
     )  # fmt: skip

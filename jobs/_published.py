@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from kdlib import publish
 from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
 from kdlib.metrics.table import format_metrics
 from kdlib.models.files import FACTS
 from kdlib.models.vocabulary import vocabulary_hash
@@ -55,6 +56,25 @@ def versions(config: RunConfig, *names: str) -> dict[str, str]:
         assert manifest is not None
         found[name] = manifest.version
     return found
+
+
+def teacher_weights(config: RunConfig) -> list[float]:
+    """The teachers' shares in the averaged probabilities, of sum 1, in the config's order, as `cache_teacher` set them.
+
+    Raises:
+      ConfigError: the cached targets are of another form than the config asks for.
+    """
+    if config.distillation.mode == "joint":
+        return [1.0]
+    publish.current(config.root, "teacher_targets", config.day)
+    manifest = publish.read_manifest(config.root, "teacher_targets", config.day)
+    assert manifest is not None
+    if manifest.details["form"] != config.distillation.cached_form:
+        raise ConfigError(
+            f"teacher_targets of {config.day} hold {manifest.details['form']}, the config asks for"
+            f" {config.distillation.cached_form}: run `distilrec cache-teacher` for this date again"
+        )
+    return [manifest.details["teachers"][teacher.name] for teacher in config.teachers]
 
 
 def describe_models(config: RunConfig, names: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ def run_step(
 
     Args:
       config: the run config.
-      outputs: table names (their contract is checked) or `models/<name>`.
+      outputs: table names, or `<table>/<variant>` (their contract is checked), or `models/<name>`.
       settings: the JSON-ready part of the config that the content depends on.
       inputs: input name → version.
       build: gets output → staging folder, fills them, and returns output → details for the manifest.
@@ -58,8 +58,8 @@ def run_step(
     try:
         details = build(staging)
         for name, folder in staging.items():
-            if name in tables.ALL:
-                tables.check_files(tables.ALL[name], folder)
+            if table := tables.ALL.get(name.partition("/")[0]):
+                tables.check_files(table, folder)
     except BaseException:
         for folder in staging.values():
             shutil.rmtree(folder, ignore_errors=True)

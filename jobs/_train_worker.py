@@ -8,22 +8,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from jobs._engine import full_weights, make_engine
+from jobs._engine import full_weights, make_engine, scoring_dtype
 from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
 from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
-from kdlib.models.files import FACTS, load_model, save_model
+from kdlib.models.files import FACTS, foldable, load_model, save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.teachers.item_codes import read_item_codes
 from kdlib.teachers.text import read_title_vectors
+from kdlib.training.controls import (
+    COUNT_FLOOR,
+    STATELESS,
+    permute_teacher_states,
+    popularity_teacher,
+    uniform_teacher,
+)
 from kdlib.training.loop import train_epoch
-from kdlib.training.module import CachedTeachers, NextItemTraining
+from kdlib.training.module import CachedTeachers, Distillation, NextItemTraining, Ranking
 
 STREAM_ROWS = 65_536
 """Windows held at a time where the shard does not fit in memory."""
@@ -58,14 +68,18 @@ class _Shard:
     def _tables(self) -> Iterator[pa.Table]:
         yield from self._iterator.iter_batches(batch_size=STREAM_ROWS, batch_format="pyarrow", prefetch_batches=1)
 
-    def batches(self, *, batch_size: int, seed: int) -> Iterator[Batch]:
-        """One epoch."""
+    def batches(self, *, batch_size: int, seed: int, permute_seed: int | None = None) -> Iterator[Batch]:
+        """One epoch; with `permute_seed` the teachers' states are exchanged between the positions held at a time."""
         if self._resident is not None:
-            yield from shuffled_batches(self._resident, batch_size=batch_size, seed=seed)
+            yield from shuffled_batches(_permuted(self._resident, permute_seed), batch_size=batch_size, seed=seed)
             return
         for number, table in enumerate(self._tables()):
-            store = store_from_tables([table], teachers=self._teachers)
+            store = _permuted(store_from_tables([table], teachers=self._teachers), permute_seed)
             yield from shuffled_batches(store, batch_size=batch_size, seed=seed + number)
+
+
+def _permuted(store: WindowStore, seed: int | None) -> WindowStore:
+    return store if seed is None else permute_teacher_states(store, seed=seed)
 
 
 def train_worker(spec: dict[str, Any]) -> None:
@@ -113,17 +127,27 @@ def _train_one(
 
     settings, train, num_items = spec["settings"], run["train"], spec["facts"]["vocabulary_items"]
     torch.manual_seed(run["seed"])
-    student = _build(run["model"], run["title_vectors"], num_items, settings["max_length"])
-    teacher = run["teacher"] and _build(run["teacher"], run["teacher_title_vectors"], num_items, settings["max_length"])
+    shape = {"num_items": num_items, "max_length": settings["max_length"]}
+    trained_V = torch.from_numpy(_train_counts(run["statistics"]) > 0)
+    student = _build(run["model"] | shape, run["title_vectors"], trained_V, codes=run["codes"])
+    teacher = run["teacher"] and _build(run["teacher"] | shape, run["teacher_title_vectors"], trained_V)
     module = NextItemTraining(
         student,
         teacher=teacher,
-        cached=_cached(run["cached"], num_items, device),
+        cached=_control(run, num_items, device) or _cached(run, num_items, device),
+        draws=run["targets"] == "sampled" and run["control"] not in STATELESS,
         kl_weight=run["kl_weight"],
         temperature=run["temperature"],
+        ranking=_ranking(run, device),
+        distillation=None if run["distillation"] is None else Distillation(**run["distillation"]),
+        dtype=scoring_dtype(device, bf16=settings["bf16"]),
     ).to(device)
     engine = make_engine(
-        module, TrainConfig(**train), zero_stage=settings["zero_stage"], workers=world, bf16=settings["bf16"]
+        module,
+        TrainConfig(**train),
+        zero_stage=settings["zero_stage"],
+        workers=world,
+        bf16=settings["bf16"] and device.type == "cuda",
     )
     torch.manual_seed(run["seed"] + 1000 * (rank + 1))  # dropout differs between workers
     best = {name: _Best() for name in ("student", "teacher") if getattr(module, name) is not None}
@@ -133,7 +157,11 @@ def _train_one(
         epoch, started = state["epoch"], time.monotonic()
         figures = train_epoch(
             engine,
-            shard.batches(batch_size=train["batch_size"] // world, seed=run["seed"] * 1_000_003 + epoch),
+            shard.batches(
+                batch_size=train["batch_size"] // world,
+                seed=run["seed"] * 1_000_003 + epoch,
+                permute_seed=run["seed"] if run["control"] == "permuted" else None,
+            ),
             device=device,
             learning_rate=_learning_rate(train, epoch),
             warmup_steps=train["warmup_steps"],
@@ -166,7 +194,13 @@ def _train_one(
                 "validation": _best_epoch(state["log"], name),
                 "epochs": state["log"],
             }
-            save_model(Path(exports[name]), getattr(module, name), record.weights, {**spec["facts"], **own})
+            save_model(
+                Path(exports[name]),
+                getattr(module, name),
+                record.weights,
+                {**spec["facts"], **own},
+                export=run["stored_as"] if name == "student" else "float32",
+            )
     engine.destroy()
 
 
@@ -177,13 +211,24 @@ def _best_epoch(log: list[dict[str, Any]], name: str) -> dict[str, float]:
     return {"epoch": line["epoch"]} | {metric: line[f"{name}_{metric}"] for metric in _SHOWN.values()}
 
 
-def _build(options: dict[str, Any], title_vectors: str | None, num_items: int, max_length: int) -> SequenceModel:
+def _build(
+    options: dict[str, Any],
+    title_vectors: str | None,
+    trained_V: torch.Tensor,
+    *,
+    codes: tuple[str, str] | None = None,
+) -> SequenceModel:
     vectors = None if title_vectors is None else torch.from_numpy(read_title_vectors(Path(title_vectors)))
-    return SequenceModel(**options, num_items=num_items, max_length=max_length, text_vectors_VE=vectors)
+    codes_VM, tables_MSd = (None, None) if codes is None else read_item_codes(Path(codes[0]), Path(codes[1]))
+    return SequenceModel(
+        **options, text_vectors_VE=vectors, trained_V=trained_V, codes_VM=codes_VM, code_tables_MSd=tables_MSd
+    )
 
 
-def _cached(teachers: list[tuple[str, float]], num_items: int, device: torch.device) -> CachedTeachers | None:
-    if not teachers:
+def _cached(run: dict[str, Any], num_items: int, device: torch.device) -> CachedTeachers | None:
+    """The heads that the cached hidden states belong to, if there are such states."""
+    teachers = run["cached"]
+    if not teachers or run["targets"] == "sampled":
         return None
     heads = []
     for folder, _ in teachers:
@@ -192,6 +237,32 @@ def _cached(teachers: list[tuple[str, float]], num_items: int, device: torch.dev
         matrix, bias = model.head()
         heads.append((matrix.to(device), None if bias is None else bias.to(device)))
     return CachedTeachers(heads, [weight for _, weight in teachers])
+
+
+def _control(run: dict[str, Any], num_items: int, device: torch.device) -> CachedTeachers | None:
+    """What predicts in the cached teachers' place, if anything does."""
+    if run["control"] == "uniform":
+        return uniform_teacher(num_items, device=device)
+    if run["control"] == "popularity":
+        return popularity_teacher(_train_counts(run["statistics"]), device=device)
+    return None
+
+
+def _ranking(run: dict[str, Any], device: torch.device) -> Ranking | None:
+    """The run's loss over sampled negatives, if it has one."""
+    train, weights = run["train"], None
+    if train["loss"] == "cross_entropy":
+        return None
+    if train["negative_sampling"] == "popularity":
+        counts = _train_counts(run["statistics"])
+        weights = torch.from_numpy(np.maximum(counts, COUNT_FLOOR).astype(np.float32)).to(device)
+    return Ranking(train["loss"], train["negatives"], train["gbce_calibration"], weights)
+
+
+def _train_counts(folder: str) -> np.ndarray:
+    """Training interactions of each item, by item index."""
+    statistics = pads.dataset(folder, format="parquet").to_table(columns=["item_index", "num_train"])
+    return statistics.sort_by("item_index")["num_train"].to_numpy()
 
 
 def _learning_rate(train: dict[str, Any], epoch: int) -> float:
@@ -218,11 +289,8 @@ def _validate(
     """Validation metrics over all workers' rows."""
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     if len(rows):
-        plain = SequenceModel(
-            **model.options,
-            text_vectors_VE=None if model.text_projection is None else model.get_buffer("text_vectors_VE"),
-        )
-        plain.load_state_dict(weights)
+        plain = SequenceModel(**model.options)  # what would be exported
+        plain.load_state_dict(foldable(model, weights))
         ranks, _ = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device)
         sums += torch.tensor(
             [ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device
@@ -241,11 +309,14 @@ def _validate(
 def _epoch_text(line: dict[str, Any], run: dict[str, Any], epochs: int, best: dict[str, _Best]) -> str:
     """One line for the person: training loss and accuracy, then each model's validation metrics."""
     text = f"{run['name']} epoch {line['epoch']:>2}/{epochs}: "
+    data = "CE" if run["train"]["loss"] == "cross_entropy" else run["train"]["loss"]
     if run["teacher"] or run["cached"]:
-        weight = run["kl_weight"]
-        text += f"loss {line['student_ce'] + weight * line['kl']:.3f} = CE {line['student_ce']:.3f} + {weight:g}·KL {line['kl']:.3f}"
+        weight, how = run["kl_weight"], run["distillation"] or {"loss": "kl", "hidden_weight": 0.0}
+        text += f"loss {line['student_ce'] + weight * line['kl']:.3f} = {data} {line['student_ce']:.3f}"
+        text += f" + {weight:g}·{'KL' if how['loss'] == 'kl' else how['loss']} {line['kl']:.3f}"
+        text += " (and the hidden-state match)" if how["hidden_weight"] else ""
     else:
-        text += f"CE {line['student_ce']:.3f}"
+        text += f"{data} {line['student_ce']:.3f}"
     text += f", accuracy {line['accuracy']:.4f}"
     if run["teacher"]:
         text += f", teacher CE {line['teacher_ce']:.3f}"

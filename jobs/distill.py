@@ -1,15 +1,19 @@
 """Train the student from its teachers, and the same student without them for comparison (Ray Train, DeepSpeed)."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs._console import command, say
 from jobs._fit import TrainingRun, fit
-from jobs._published import describe_models, features, parquet_files, versions
+from jobs._published import describe_models, features, parquet_files, teacher_weights, versions
 from jobs._ray import start_ray
 from jobs._step import run_step
-from jobs.cache_teacher import teacher_folders
+from jobs._teachers import ensemble, teacher_folders
+from jobs.build_codes import ItemCodes, item_codes
 from jobs.train_teacher import title_vectors
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -28,7 +32,12 @@ def run(config: RunConfig) -> dict[str, Manifest]:
                 text, inputs["title_vectors"] = title_vectors(config, source, config.teachers[0].text)
         else:
             teacher_models = teacher_folders(config, facts["vocabulary_hash"])
-            inputs |= versions(config, "teacher_targets", *(f"models/{t.name}" for t in config.teachers))
+            inputs |= versions(config, "teacher_targets", *(name for t in config.teachers for name in t.models))
+        titles = None
+        if config.student.text:
+            titles, inputs["title_vectors/student"] = title_vectors(config, source, config.student.text)
+        codes = item_codes(config, source) if config.student.model.codes else None
+        inputs |= codes.versions if codes else {}
         train_folder = source.histories if joint else publish.current(config.root, "teacher_targets", config.day)
         teacher_name = f"models/{config.teachers[0].name}"
         outputs = (
@@ -38,28 +47,21 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         )
 
         def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-            student = {
-                "model": config.student.model.model_dump(mode="json"),
-                "train": config.training.resolve(config.student.train).model_dump(),
-                "seed": config.seed,
-            }
-            with_teacher: dict[str, Any] = {
-                "kl_weight": distillation.kl_weight,
-                "temperature": distillation.temperature,
-            }
+            cached = [] if joint else ensemble(teacher_models, teacher_weights(config))
+            untrained = partial(
+                student_run, config, seed=config.seed, statistics=source.statistics, titles=titles, codes=codes
+            )
+            taught = untrained("student", staging["models/student"], taught=True, cached=cached)
             if joint:
-                with_teacher |= {
-                    "teacher": config.teachers[0].model.model_dump(mode="json"),
-                    "teacher_export": str(staging[teacher_name]),
-                    "teacher_title_vectors": None if text is None else str(text),
-                }
-            else:
-                with_teacher["cached"] = [
-                    (str(f), t.weight) for f, t in zip(teacher_models, config.teachers, strict=True)
-                ]
-            runs = [TrainingRun(name="student", export=str(staging["models/student"]), **student, **with_teacher)]
+                taught = replace(
+                    taught,
+                    teacher=config.teachers[0].model.model_dump(mode="json"),
+                    teacher_export=str(staging[teacher_name]),
+                    teacher_title_vectors=None if text is None else str(text),
+                )
+            runs = [taught]
             if config.evaluation.control:
-                runs.append(TrainingRun(name="control", export=str(staging["models/control"]), **student))
+                runs.append(untrained("control", staging["models/control"], taught=False))
             fit(
                 config, "distill", runs,
                 train_files=parquet_files(train_folder), histories=source.histories, from_histories=joint, facts=facts,
@@ -78,6 +80,55 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         )  # fmt: skip
         say(f"distill:{describe_models(config, [name.removeprefix('models/') for name in outputs])}")
         return made
+
+
+def student_run(
+    config: RunConfig,
+    name: str,
+    export: Path,
+    *,
+    seed: int,
+    statistics: Path,
+    taught: bool,
+    cached: Sequence[tuple[str, float]] = (),
+    titles: Path | None = None,
+    codes: ItemCodes | None = None,
+) -> TrainingRun:
+    """The run config's student, to be taught by teachers or by the data alone.
+
+    Args:
+      config: for the student's settings and, where it is taught, the distillation's.
+      name: of the model.
+      export: folder for it.
+      seed: of its training.
+      statistics: folder of the item statistics.
+      taught: whether it has teachers.
+      cached: (model folder, weight) of the teachers whose hidden states lie in the training files.
+      titles: folder of the title vectors, where `student.text` asks for them.
+      codes: from `item_codes`, where `student.model.codes` asks for them; with and without teachers the same.
+    """
+    distillation: dict[str, Any] = {
+        "kl_weight": config.distillation.kl_weight,
+        "temperature": config.distillation.temperature,
+        "distillation": config.distillation.model_dump(
+            include={"loss", "top_items", "jensen_shannon_beta", "hidden_weight", "auxiliary_head"}
+        ),
+    }
+    train = config.training.resolve(config.student.train)
+    return TrainingRun(
+        name=name,
+        export=str(export),
+        model=config.student.model.model_dump(mode="json"),
+        train=train.model_dump(),
+        seed=seed,
+        title_vectors=None if titles is None else str(titles),
+        cached=list(cached),
+        targets=config.distillation.targets if taught else "hidden",
+        statistics=str(statistics),
+        codes=None if codes is None else (str(codes.codes), str(codes.codebooks)),
+        stored_as=config.student.export,
+        **(distillation if taught else {}),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

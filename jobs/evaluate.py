@@ -5,30 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._console import command, say
-from jobs._published import Features, features, parquet_files, quality_table, versions
-from jobs._ray import start_ray
+from jobs._published import Features, features, quality_table, teacher_weights, versions
+from jobs._ranks import histories_to_test, rank_targets, training_counts
 from jobs._step import run_step
+from jobs._teachers import ensemble
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.data.windows import read_evaluation_histories
-from kdlib.errors import ConfigError, InputError
-from kdlib.inference.baselines import count_transitions
+from kdlib.errors import ConfigError
 from kdlib.metrics.table import metrics_table
 from kdlib.publish import Manifest
-
-ROWS = 1024
-"""Users handed to an actor at once."""
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
     """Publish `metrics`."""
     source = features(config)
-    names = [*(t.name for t in config.teachers), "student", *(["control"] if config.evaluation.control else [])]
-    models = versions(config, *(f"models/{name}" for name in names))
+    names = ["student", *(["control"] if config.evaluation.control else [])]
+    models = versions(config, *(m for t in config.teachers for m in t.models), *(f"models/{name}" for name in names))
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         ranks, coverage, details = _measure(config, source, names)
@@ -46,7 +41,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         ("metrics",),
         settings=[
             config.evaluation.model_dump(), config.features.split.model_dump(), config.input.model_dump(mode="json"),
-            [t.weight for t in config.teachers],
+            teacher_weights(config),
         ],
         inputs={**source.versions, **models},
         build=build,
@@ -59,75 +54,32 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 def _measure(
     config: RunConfig, source: Features, names: list[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
-    """Ranks a model, coverage a model, and what to note in the manifest."""
-    histories = read_evaluation_histories(
-        parquet_files(source.histories), position_column="test_position", max_users=config.evaluation.max_users
-    ).sort_by("user_id")
-    if not len(histories):
-        raise InputError(
-            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
-            " widen features.split.test_days or take in more events"
-        )
-    popularity = (
-        pq.read_table(source.statistics, columns=["item_index", "num_train"])
-        .sort_by("item_index")["num_train"]
-        .to_numpy()
-    )
-    top = max(config.evaluation.k)
-    if top > len(popularity):
-        raise ConfigError(
-            f"evaluation.k asks for the first {top} items, but the vocabulary has {len(popularity)}; set smaller values"
-        )
-    folders = {name: str(publish.current(config.root, f"models/{name}", config.day)) for name in names}
-    compared = {name: [(folder, 1.0)] for name, folder in folders.items()}
+    """Ranks a model, coverage a model, and what to note in the manifest.
+
+    A cross-fitted teacher predicts the test items as the mean of its folds' models.
+    """
+    teachers = [[publish.current(config.root, name, config.day) for name in t.models] for t in config.teachers]
+    compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
+    compared |= {name: [(str(publish.current(config.root, f"models/{name}", config.day)), 1.0)] for name in names}
     if len(config.teachers) > 1:
-        compared["ensemble"] = [(folders[t.name], t.weight) for t in config.teachers]
-    with start_ray(config):
-        import ray
-        import ray.data
-
-        from kdlib.inference.evaluator import Evaluator
-
-        markov = ray.put(count_transitions(parquet_files(source.histories), popularity))
-        settings = config.training
-        parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
-        batches = (
-            ray.data.from_arrow(parts)
-            .map_batches(
-                _Evaluation,
-                fn_constructor_args=(Evaluator, compared, markov, top, settings.threads_per_worker),
-                compute=ray.data.ActorPoolStrategy(size=min(settings.workers, len(parts))),
-                num_cpus=settings.cpus_per_worker,
-                num_gpus=settings.gpus_per_worker,
-                batch_format="pyarrow",
-                batch_size=ROWS,
-            )
-            .iter_batches(batch_size=None, batch_format="pyarrow")
+        compared["ensemble"] = ensemble(teachers, teacher_weights(config))
+    counts = training_counts(source)
+    top = max(config.evaluation.k)
+    if top > len(counts):
+        raise ConfigError(
+            f"evaluation.k asks for the first {top} items, but the vocabulary has {len(counts)}; set smaller values"
         )
-        found = pa.concat_tables(list(batches)).sort_by("user_id")
+    histories = histories_to_test(config, source)
+    found = rank_targets(config, source, histories, compared, top=top)
     every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
     ranks = {name: found[f"rank/{name}"].to_numpy() for name in every}
-    coverage = {name: len(found[f"top/{name}"].combine_chunks().flatten().unique()) / len(popularity) for name in every}
+    coverage = {name: len(found[f"top/{name}"].combine_chunks().flatten().unique()) / len(counts) for name in every}
     details = {"users": len(found), "repeats_left_out": len(histories) - len(found)}
     if config.input.simulate is not None and config.features.split.kind == "time":
         from jobs._oracle import oracle_ranks
 
         ranks["best_reachable"] = oracle_ranks(config, histories, source.item_ids())
     return ranks, coverage, details
-
-
-class _Evaluation:
-    """Fetches the shared transitions once an actor."""
-
-    def __init__(self, evaluator: Any, models: Any, markov: Any, top: int, threads: int) -> None:
-        import ray
-
-        self._evaluate = evaluator(
-            models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, threads
-        )
-
-    def __call__(self, histories: pa.Table) -> pa.Table:
-        return self._evaluate(histories)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,18 +1,17 @@
 """The whole night: events in, published recommendations out. Steps whose inputs have not changed are skipped."""
 
 import argparse
-import subprocess
 import sys
 import time
 
 from jobs import cache_teacher, distill, evaluate, recommend, simulate_events, train_teacher
 from jobs._console import command, engine_output_to, log_file, say
+from jobs._process import run_in_own_process
 from jobs._published import quality_table
 from jobs._ray import start_ray
 from jobs.show import format_user, sample_users
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.errors import DistilrecError
 
 
 def run(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -30,7 +29,10 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         )
         if config.input.simulate is not None:
             timed("simulate_events", lambda: simulate_events.run(config))
-    timed("build_features", lambda: _in_own_process("build_features", arguments))
+    timed(
+        "build_features",
+        lambda: run_in_own_process("build_features", arguments.config, ds=arguments.ds, overrides=arguments.set),
+    )
     with engine_output_to(log_file(config, "nightly")):
 
         def ray_stages() -> None:
@@ -44,19 +46,6 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
 
         ray_stages()
         _summary(config, seconds)
-
-
-def _in_own_process(stage: str, arguments: argparse.Namespace) -> None:
-    command_line = [sys.executable, "-m", f"jobs.{stage}", "--config", arguments.config]
-    if arguments.ds:
-        command_line += ["--ds", arguments.ds]
-    for override in arguments.set:
-        command_line += ["--set", override]
-    status = subprocess.run(command_line, check=False).returncode
-    if status:
-        failure = DistilrecError(f"{stage} ended with exit status {status}; its message stands above")
-        failure.exit_status = status
-        raise failure
 
 
 def _summary(config: RunConfig, seconds: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kdlib.config import EVENT_TYPES
 from kdlib.errors import ContractError
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -111,9 +112,40 @@ TITLE_VECTORS = Table(
     key=("item_index",),
     schema=_schema(
         item_index=pa.int32(),
-        vector=list_of(pa.float32()),  # unit length; zeros where the item has no title
+        vector=list_of(pa.float32()),  # unit length (whitened: in the mean); zeros where the item has no title
     ),
 )
+
+ITEM_CODES = Table(
+    "item_codes",
+    key=("item_index",),
+    schema=_schema(
+        item_index=pa.int32(),
+        codes=list_of(pa.int16()),  # one codeword number, 0 … 255, of each code table
+        source=pa.string(),  # what was quantised: teacher (the teachers' item vectors) | title | none (their mean)
+    ),
+)
+
+ITEM_CODEBOOKS = Table(
+    "item_codebooks",
+    key=("level", "code"),
+    schema=_schema(
+        level=pa.int16(),  # the code table, from 0
+        code=pa.int16(),  # the codeword's number, from 0
+        codeword=list_of(
+            pa.float32()
+        ),  # added up over the levels, or, where narrower than an item vector, side by side
+    ),
+)
+
+CONTEXT = {"new_session": 2, "event_type": len(EVENT_TYPES), "time_gap": 28}
+"""What a model may know at a position beside its item: columns, in this order, of whole numbers below so many.
+
+`new_session`: 1 where the item after this one opens a session, which the nightly job knows: its lists are read on the next
+day. `event_type`: of this interaction, index into EVENT_TYPES. `time_gap`: seconds since the interaction before it, 0 for a
+history's first one, 1 below a second, then b + 2 from 2^b seconds on, up to 27 from 2^25 (388 days) on. The time from the
+last interaction to the one to predict is no column, for no nightly job knows it.
+"""
 
 TEACHER_TARGETS = Table(
     "teacher_targets",
@@ -122,9 +154,12 @@ TEACHER_TARGETS = Table(
         user_id=pa.string(),
         start=pa.int32(),  # position of the window's first item in the history
         items=list_of(pa.int32()),  # n + 1 item indices: n inputs, each predicting the next
-        new_session=list_of(pa.int8()),  # n flags: the predicted item opens a session
-        hidden=pa.binary(),  # int8 [n, sum of the teachers' widths], row-major
-        scales=list_of(pa.float32()),  # n × teachers: hidden = int8 · scale
+        context=list_of(pa.int8()),  # n × the columns of CONTEXT, row-major
+        # what the teachers say at each position, n rows one after another, in one of two forms (the manifest's `form`):
+        # hidden: int8 [n, sum of the teachers' widths] states; sampled: int32 [n, samples] items drawn from their mixture
+        hidden=pa.binary(),
+        # hidden: n × teachers, state = int8 · scale; sampled: n × 1, mean log-probability of the draws
+        scales=list_of(pa.float32()),
     ),
 )
 
@@ -157,7 +192,8 @@ RECOMMENDATIONS = Table(
 ALL = {
     table.name: table
     for table in (
-        QUARANTINE, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, TEACHER_TARGETS, METRICS, RECOMMENDATIONS,
+        QUARANTINE, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, ITEM_CODES, ITEM_CODEBOOKS, TEACHER_TARGETS,
+        METRICS, RECOMMENDATIONS,
     )
 }  # fmt: skip
 

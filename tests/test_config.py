@@ -36,12 +36,33 @@ def test_the_smallest_config_has_every_default(load):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            SMALLEST + "student: {model: {kind: gru, block: ligr}}\n",
+            "student.model: block ligr is a layer of kind transformer, not of gru",
+        ),
+        (
+            SMALLEST + "student: {model: {inputs: [time_gap, time_gap]}}\n",
+            "student.model: inputs must be distinct, found time_gap, time_gap",
+        ),
+        (SMALLEST + "student: {model: {inputs: [price]}}\n", "student.model.inputs.0: .*'event_type' or 'time_gap'"),
         (SMALLEST + "recomend: {k: 3}\n", "unknown key recomend$"),
         (SMALLEST + "recommend: {kk: 3}\n", "unknown key recommend.kk$"),
         (SMALLEST + "recommend: {k: 0}\n", "recommend.k: Input should be greater than 0, found 0"),
         (SMALLEST + "recommend: {k: ten}\n", "recommend.k: .*valid integer.*, found 'ten'"),
         (SMALLEST + "distillation: {temperature: 0}\n", "distillation.temperature: .* greater than 0"),
         (SMALLEST + "distillation: {temperature: .nan}\n", "distillation.temperature: .* finite"),
+        (SMALLEST + "distillation: {targets: sampled, loss: reverse_kl}\n", "targets sampled needs .*loss kl"),
+        (SMALLEST + "distillation: {targets: sampled, hidden_weight: 1}\n", "targets sampled needs .*hidden_weight 0"),
+        (SMALLEST + "distillation: {targets: sampled, mode: joint}\n", "targets sampled needs mode offline"),
+        (
+            SMALLEST + "distillation: {targets: sampled}\nstudent: {train: {loss: gbce}}\n",
+            "targets sampled needs the student's train.loss cross_entropy",
+        ),
+        (SMALLEST + "teachers: [{name: a, folds: 2}]\n", r"\['a'\] have folds.*distillation.targets sampled"),
+        (
+            SMALLEST + "teachers: [{name: a, folds: 2}, {name: a_fold1}]\ndistillation: {targets: sampled}\n",
+            "name of another one's fold",
+        ),
         (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
         (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
         (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
@@ -69,7 +90,7 @@ def test_the_smallest_config_has_every_default(load):
         (with_input(f"{{events: {{{EVENTS}, time: {{format: day_and_order}}}}}}"), "needs day_columns"),
         (
             with_input("{events: {path: x, format: sequences}}") + "teachers: [{name: a, text: {}}]\n",
-            "a teacher with text needs input.catalogue with titles",
+            "a model with text needs input.catalogue with titles",
         ),
         ("", "must be a mapping of sections, found NoneType"),
         ("- a\n", "must be a mapping of sections, found list"),
@@ -155,3 +176,10 @@ def test_the_output_folder_is_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = RunConfig.model_validate({"name": "x", "output_dir": "out", "input": {"simulate": {}}})
     assert config.root == tmp_path / "out"
+
+
+def test_a_cross_fitted_teacher_is_a_model_a_fold(load):
+    """The models' names follow from the teacher's; without folds there is one."""
+    text = SMALLEST + "teachers: [{name: a, folds: 2}, {name: b}]\ndistillation: {targets: sampled}\n"
+    assert [teacher.models for teacher in load(text).teachers] == [("models/a_fold0", "models/a_fold1"), ("models/b",)]
+    assert load(text, "distillation.samples=32").distillation.cached_form != load(text).distillation.cached_form

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kdlib.data.windows import EvaluationRows, take_slices
 from kdlib.losses.distillation import mixture_log_probs
+from kdlib.models.encode import last_hidden
 from kdlib.models.sequence import SequenceModel
 
 
@@ -37,25 +38,6 @@ def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, see
 
 
 @torch.inference_mode()
-def last_hidden(model: SequenceModel, rows: EvaluationRows, which: np.ndarray, device: torch.device) -> Tensor:
-    """Hidden state float [B, W] after each row's last item, of the rows `which`; the last `max_length` items are seen."""
-    ends = rows.offsets[which + 1]
-    lengths = np.minimum(ends - rows.offsets[which], model.max_length)
-    longest = int(lengths.max())
-    flat = take_slices(ends - lengths, lengths)
-    places = take_slices(np.arange(len(which)) * longest, lengths)
-    items = np.zeros(len(which) * longest, np.int64)
-    items[places] = rows.items[flat]
-    sessions = np.zeros(len(which) * longest, bool)
-    sessions[places] = rows.new_session[flat] != 0
-    hidden_BLW = model(
-        torch.from_numpy(items.reshape(-1, longest)).to(device),
-        torch.from_numpy(sessions.reshape(-1, longest)).to(device),
-    )
-    return hidden_BLW[torch.arange(len(which)), torch.from_numpy(lengths - 1).to(device)]
-
-
-@torch.inference_mode()
 def ranks_of_models(
     models: Sequence[SequenceModel],
     weights: Sequence[float],
@@ -73,8 +55,11 @@ def ranks_of_models(
     heads = [model.head() for model in models]
 
     def scores(which: np.ndarray) -> Tensor:
+        lengths = np.diff(rows.offsets)[which]
+        flat = take_slices(rows.offsets[which], lengths)
         logits = [
-            F.linear(last_hidden(m, rows, which, device), *head).float() for m, head in zip(models, heads, strict=True)
+            F.linear(last_hidden(model, rows.items[flat], rows.context[flat], lengths, device=device), *head).float()
+            for model, head in zip(models, heads, strict=True)
         ]
         if len(logits) == 1:
             return logits[0]

@@ -15,15 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdlib.data.windows import context_of
 from kdlib.errors import ContractError, ModelError
 from kdlib.inference.topk import exact_topk
+from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
-from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
 from kdlib.tables import RECOMMENDATIONS, TIME
-
-ENCODE_ROWS = 64
-"""Histories encoded at a time; they are sorted by length first, so that hardly any of it is padding."""
 
 
 class Recommender:
@@ -69,11 +67,10 @@ class Recommender:
         self._num_items, self._version = num_items, facts["version"]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row of RECOMMENDATIONS for each row of HISTORIES, of which user, items and session numbers are read."""
+        """One row of RECOMMENDATIONS for each row of HISTORIES, of which the split is not read."""
         histories = batch["item_indices"].combine_chunks()
         lengths = histories.value_lengths().to_numpy().astype(np.int64)
         items = histories.flatten().to_numpy().astype(np.int64)
-        sessions = batch["session_numbers"].combine_chunks().flatten().to_numpy()
         users = np.repeat(np.arange(len(lengths)), lengths)
         known = items < self._num_items
         known_lengths = np.bincount(users[known], minlength=len(lengths))
@@ -82,8 +79,9 @@ class Recommender:
         scores_BK = torch.empty(len(lengths), self._k)
         indices_BK = torch.empty(len(lengths), self._k, dtype=torch.int64)
         if with_model.any():
-            hidden_BW = encode(
-                self._model, items[known], opens_session(sessions[known], known_lengths), known_lengths[readable]
+            context_NC = context_of(batch, keep_N=known)
+            hidden_BW = last_hidden(
+                self._model, items[known], context_NC, known_lengths[readable], device=torch.device("cpu")
             )
             weight_VW, bias_V = self._model.head()
             found = self._topk(hidden_BW, weight_VW, bias_V, _seen_by(readable, items, lengths))
@@ -127,46 +125,6 @@ class Recommender:
             "generated_at": pa.repeat(self._generated_at, len(real)),
         }
         return pa.table(columns).cast(RECOMMENDATIONS.schema)
-
-
-def encode(model: SequenceModel, items_N: NDArray, new_session_N: NDArray, lengths: NDArray) -> Tensor:
-    """The hidden state after each history's last item: float [users, width].
-
-    Args:
-      model: in evaluation mode.
-      items_N: int64, all histories one after the other; of each the last `model.max_length` items are read.
-      new_session_N: bool, see `opens_session`.
-      lengths: int64 [users], all at least 1.
-    """
-    ends = np.cumsum(lengths)
-    lengths = np.minimum(lengths, model.max_length)
-    order = np.argsort(lengths, kind="stable")
-    parts = []
-    for first in range(0, len(order), ENCODE_ROWS):
-        chosen = order[first : first + ENCODE_ROWS]
-        length = lengths[chosen][:, None]
-        step = np.arange(length.max())
-        real = step < length
-        place = np.where(real, ends[chosen][:, None] - length + step, 0)
-        items_BL = torch.from_numpy(np.where(real, items_N[place], 0))
-        with torch.inference_mode():
-            hidden_BLW = model(items_BL, torch.from_numpy(new_session_N[place] & real))
-        parts.append(hidden_BLW[torch.arange(len(chosen)), torch.from_numpy(length[:, 0] - 1)])
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return torch.cat(parts)[torch.from_numpy(back)]
-
-
-def opens_session(session_numbers_N: NDArray, lengths: NDArray) -> NDArray:
-    """For each position: does the item after it open a new session? bool [N].
-
-    After the last item of a history it does: the lists are read on the next day, in the user's next session.
-    """
-    opens = np.ones(len(session_numbers_N), dtype=bool)
-    opens[:-1] = session_numbers_N[1:] != session_numbers_N[:-1]
-    ends = np.cumsum(lengths)[lengths > 0]
-    opens[ends - 1] = True
-    return opens
 
 
 def read_vocabulary(folder: str | Path) -> tuple[pa.Array, NDArray]:

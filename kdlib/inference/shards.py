@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from kdlib.inference.recommender import Recommender
 
-COLUMNS = ["user_id", "item_indices", "session_numbers"]
+COLUMNS = ["user_id", "item_indices", "event_types", "event_times", "session_numbers"]
 
 
 @dataclass(frozen=True)

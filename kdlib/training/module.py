@@ -1,13 +1,18 @@
 """What one DeepSpeed engine trains: a student alone, a student with cached teachers, or teacher and student together."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdlib.data.batches import Batch
-from kdlib.losses.next_item import Scored, Teachers, cross_entropy_and_kl
+from kdlib.losses.chunked import Divergence, chunked, divergences
+from kdlib.losses.distillation import hidden_cosine, kl_divergence
+from kdlib.losses.next_item import LossSums, Scored, Teachers, cross_entropy_and_kl
+from kdlib.losses.sampled import draw_negatives, sampled_ranking
+from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.sequence import SequenceModel
 
 
@@ -36,9 +41,36 @@ class StepLoss(NamedTuple):
 
     total: Tensor
     student_ce: Tensor
+    """The loss on the data, whichever it is."""
     kl: Tensor
+    """The divergence from the teachers, whichever it is."""
     teacher_ce: Tensor
     correct: Tensor
+
+
+class Ranking(NamedTuple):
+    """A sampled loss on the data, in place of the cross-entropy over all items."""
+
+    loss: str
+    """`sampled_softmax`, `gbce` or `binary_cross_entropy`."""
+    negatives: int
+    """Drawn anew each step, shared by the step's positions."""
+    gbce_calibration: float
+    item_weights_V: Tensor | None
+    """What negatives are drawn by, float [items] on the model's device; None draws uniformly."""
+
+
+class Distillation(NamedTuple):
+    """A way to follow the teachers other than the KL between whole distributions."""
+
+    loss: str
+    """A name of `kdlib.losses.chunked.divergences`."""
+    top_items: int
+    jensen_shannon_beta: float
+    hidden_weight: float
+    """Weight of `1 − cos(projected student state, teacher's state)`, the mean over the teachers; 0 leaves it out."""
+    auxiliary_head: bool
+    """The teachers are followed by a second projection of the student's state, not by the one that serves."""
 
 
 class NextItemTraining(nn.Module):
@@ -48,9 +80,14 @@ class NextItemTraining(nn.Module):
       student: the model to train.
       teacher: a second model trained in the same engine (joint distillation); no gradient reaches it through the KL.
       cached: finished teachers instead.
+      draws: the batches hold draws from finished teachers (`kdlib.teachers.sparse`), and they are followed.
       kl_weight: λ.
       temperature: T.
       dtype: of the logits and their gradients, see `cross_entropy_and_kl`.
+      ranking: a sampled loss on the data; None is the cross-entropy over all items. A teacher that learns along keeps
+        the cross-entropy.
+      distillation: another way to follow the teachers; None is the KL. Its projections are parameters of this module:
+        they are trained and checkpointed, but not part of the student that is exported.
     """
 
     def __init__(
@@ -59,30 +96,116 @@ class NextItemTraining(nn.Module):
         *,
         teacher: SequenceModel | None = None,
         cached: CachedTeachers | None = None,
+        draws: bool = False,
         kl_weight: float = 0.0,
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
+        ranking: Ranking | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
         self.cached = cached
+        self.draws = draws
         self.kl_weight = kl_weight
         self.temperature = temperature
         self.dtype = dtype
+        self.ranking = ranking
+        self.distillation = distillation
+        alone = teacher is None and cached is None and not draws and ranking is None
+        restricted = alone and student.text_projection is not None and not student.get_buffer("trained_V").all()
+        trained_V = student.get_buffer("trained_V") if restricted else None
+        self.candidates_C: Tensor | None
+        self.place_V: Tensor | None
+        self.register_buffer("candidates_C", None if trained_V is None else trained_V.nonzero()[:, 0], persistent=False)
+        self.register_buffer("place_V", None if trained_V is None else trained_V.cumsum(0) - 1, persistent=False)
+        self.projector: nn.Linear | None = None
+        self.auxiliary: nn.Linear | None = None
+        self.divergence: Divergence = partial(kl_divergence, temperature=temperature)
+        if distillation is not None:
+            self.divergence = divergences(
+                temperature=temperature, top_items=distillation.top_items, beta=distillation.jensen_shannon_beta
+            )[distillation.loss]
+            width, widths = student.head()[0].shape[1], self._teacher_widths()
+            if distillation.hidden_weight and widths:
+                self.projector = nn.Linear(width, sum(widths), bias=False)
+            if distillation.auxiliary_head and widths:
+                self.auxiliary = nn.Linear(width, width, bias=False)
+                nn.init.eye_(self.auxiliary.weight)  # it starts as the head that serves
 
     def forward(self, batch: Batch) -> StepLoss:
-        """The loss of one batch, summed over its real positions."""
+        """The loss of one batch, summed over its real positions.
+
+        A model that reads titles and has no teacher competes against the items of the training data only: as an eternal
+        negative a new item's text would be learnt to mean "never".
+        """
         student = _scored(self.student, batch)
+        if self.place_V is not None and self.candidates_C is not None:
+            student = student._replace(weight_VW=student.weight_VW[self.candidates_C])
+            loss = self._student_loss(student, self.place_V[batch.targets_T], None)
+            return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
         if self.teacher is not None:
             teacher = _scored(self.teacher, batch)
             teacher_loss = cross_entropy_and_kl(teacher, batch.targets_T, dtype=self.dtype)
             detached = Scored(*(None if part is None else part.detach() for part in teacher))  # type: ignore[arg-type]
-            loss = cross_entropy_and_kl(student, batch.targets_T, self._teachers([detached], [1.0]), dtype=self.dtype)
+            loss = self._student_loss(student, batch.targets_T, self._teachers([detached], [1.0]))
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
+        if self.draws:
+            loss = cross_entropy_and_sampled_kl(student, batch.targets_T, self._draws(batch), dtype=self.dtype)
+            return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
         teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
-        loss = cross_entropy_and_kl(student, batch.targets_T, teachers, dtype=self.dtype)
+        loss = self._student_loss(student, batch.targets_T, teachers)
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
+
+    def _student_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
+        how, together = self.distillation, self.ranking is None and self.auxiliary is None
+        if teachers is None or (together and (how is None or how.loss == "kl")):
+            # the fused form, unless the data is learnt from otherwise
+            loss = self._data_loss(student, targets_T, teachers)
+        else:
+            follower = student
+            if self.auxiliary is not None:
+                follower = student._replace(hidden_TW=self.auxiliary(student.hidden_TW))
+            loss = chunked(
+                follower, targets_T, teachers, divergence=self.divergence, cross_entropy=together, dtype=self.dtype
+            )
+            if not together:
+                data = self._data_loss(student, targets_T, None)
+                correct = loss.correct if self.auxiliary is None else data.correct
+                loss = LossSums(data.total + loss.total, data.ce, loss.kl, correct)
+        if how is not None and self.projector is not None and teachers is not None:
+            apart = self._hidden_loss(student.hidden_TW, [scored.hidden_TW for scored in teachers.scored])
+            loss = loss._replace(total=loss.total + how.hidden_weight * apart)
+        return loss
+
+    def _data_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
+        if self.ranking is None:
+            return cross_entropy_and_kl(student, targets_T, teachers, dtype=self.dtype)
+        loss, negatives, calibration, item_weights_V = self.ranking
+        drawn_N = draw_negatives(
+            negatives, num_items=len(student.weight_VW), item_weights_V=item_weights_V, device=targets_T.device
+        )
+        return sampled_ranking(
+            student, targets_T, drawn_N, loss=loss, item_weights_V=item_weights_V, calibration=calibration
+        )
+
+    def _hidden_loss(self, student_TW: Tensor, teachers_TW: list[Tensor]) -> Tensor:
+        """Σ over positions of the mean over teachers of `1 − cos`."""
+        assert self.projector is not None
+        projected = self.projector(student_TW).split([hidden.shape[1] for hidden in teachers_TW], dim=1)
+        apart = [hidden_cosine(own, other) for own, other in zip(projected, teachers_TW, strict=True)]
+        return torch.stack(apart).mean(0).sum()
+
+    def _teacher_widths(self) -> list[int]:
+        if self.teacher is not None:
+            return [self.teacher.head()[0].shape[1]]
+        return [] if self.cached is None else [matrix.shape[1] for matrix, _ in self.cached.heads]
+
+    def _draws(self, batch: Batch) -> Draws:
+        assert batch.hidden_TK is not None
+        assert batch.scales_TN is not None
+        return Draws(batch.hidden_TK.view(torch.int32), batch.scales_TN[:, 0], self.kl_weight, self.temperature)
 
     def _teachers(self, scored: list[Scored], weights: Sequence[float]) -> Teachers:
         return Teachers(scored, weights, self.kl_weight, self.temperature)
@@ -90,5 +213,5 @@ class NextItemTraining(nn.Module):
 
 def _scored(model: SequenceModel, batch: Batch) -> Scored:
     vectors_VD = model.item_vectors()
-    hidden_BLW = model(batch.items_BL, batch.new_session_BL, item_vectors_VD=vectors_VD)
+    hidden_BLW = model(batch.items_BL, batch.context_BLC, item_vectors_VD=vectors_VD)
     return Scored(hidden_BLW.flatten(0, 1)[batch.positions_T], *model.head(vectors_VD))

@@ -3,10 +3,7 @@
 The README quotes these files. They carry the command, seed, hardware, versions and the time of publication.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,17 +12,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from jobs._console import command, say
+from jobs._provenance import hardware, package_versions
 from kdlib import publish
 from kdlib.config import RunConfig
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("distilrec", "ray", "torch", "deepspeed", "pyspark", "pyarrow", "numpy")
 SHOWN = ("accuracy@1", "hr@10", "ndcg@10", "mrr@10")
 
 
 def run(config: RunConfig) -> None:
     """Collect the published metrics, the row funnel, model sizes and step times of the run's date."""
-    names = ["student", "control", *(teacher.name for teacher in config.teachers)]
+    names = ["student", "control", *(model.removeprefix("models/") for t in config.teachers for model in t.models)]
     manifests = {
         name: publish.read_manifest(config.root, name, config.day)
         for name in ("histories", "metrics", "recommendations", "teacher_targets", *(f"models/{n}" for n in names))
@@ -51,8 +48,8 @@ def run(config: RunConfig) -> None:
         "command": f"distilrec nightly --config cluster/runs/{config.name}.yaml",
         "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a user",
         "seed": config.seed,
-        "hardware": f"{_processor()}, {os.cpu_count()} cores; training.workers={config.training.workers}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "hardware": hardware(config),
+        "versions": package_versions(),
         "published": datetime.fromtimestamp(metrics.published_unix_seconds, UTC).isoformat(timespec="seconds"),
         "test_users": metrics.details["users"],
         "repeats_left_out": metrics.details["repeats_left_out"],
@@ -66,11 +63,6 @@ def run(config: RunConfig) -> None:
     path = RESULTS / f"run_{config.name}.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     say(f"wrote {path}")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

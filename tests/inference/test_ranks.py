@@ -1,5 +1,7 @@
 """Ranks of targets, and the baselines."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from kdlib.data.windows import evaluation_rows
 from kdlib.inference.baselines import count_transitions
-from kdlib.inference.ranks import last_hidden, ranks_of_models, ranks_of_scores, target_ranks
+from kdlib.inference.ranks import ranks_of_models, ranks_of_scores, target_ranks
 from kdlib.models.sequence import SequenceModel
 from tests.data.test_windows import histories
 
@@ -34,31 +36,20 @@ def test_ranks_of_an_ensemble_mix_probabilities() -> None:
         (generator.permutation(60)[:length].tolist(), [0] * length, 1, None, length - 1) for length in (2, 15, 6, 9, 3)
     ]
     prefixes = evaluation_rows(histories(rows), position_column="test_position")
-    models = [SequenceModel(num_items=60, kind="gru", dim=8, max_length=5).eval() for _ in range(2)]
+    options: dict[str, Any] = {"kind": "gru", "dim": 8, "max_length": 5, "session_flag": True, "inputs": ["time_gap"]}
+    models = [SequenceModel(num_items=60, **options).eval() for _ in range(2)]
     ranks, best = ranks_of_models(models, [1.0, 3.0], prefixes, device=torch.device("cpu"), top=4, batch_size=2)
     for row, (items, *_) in enumerate(rows):
         shown = torch.tensor([items[:-1][-5:]])
+        context = torch.from_numpy(prefixes.context[prefixes.offsets[row] : prefixes.offsets[row + 1]][-5:])[None]
         probabilities = sum(
-            w * torch.softmax(m(shown, torch.zeros_like(shown, dtype=torch.bool))[0, -1] @ m.head()[0].T, -1)
+            w * torch.softmax(m(shown, context)[0, -1] @ m.head()[0].T, -1)
             for m, w in zip(models, (0.25, 0.75), strict=True)
         )
         assert isinstance(probabilities, torch.Tensor)
         probabilities[items[:-1]] = -1
         assert ranks[row] == (probabilities > probabilities[items[-1]]).sum()
         assert best[row].tolist() == probabilities.topk(4).indices.tolist()
-
-
-def test_last_hidden_is_that_of_the_row_alone() -> None:
-    """Rows in a padded batch get the hidden state that each gets by itself."""
-    torch.manual_seed(0)
-    rows = evaluation_rows(
-        histories([([1, 2, 3, 4], [0, 0, 1, 1], 1, None, 3), ([5, 6], [0, 0], 1, None, 1)]),
-        position_column="test_position",
-    )
-    model = SequenceModel(num_items=9, kind="transformer", dim=8, session_flag=True, max_length=5).eval()
-    both = last_hidden(model, rows, np.array([0, 1]), torch.device("cpu"))
-    for row in (0, 1):
-        torch.testing.assert_close(both[row : row + 1], last_hidden(model, rows, np.array([row]), torch.device("cpu")))
 
 
 def test_markov_counts_training_pairs_only(tmp_path) -> None:

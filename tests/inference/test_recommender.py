@@ -14,10 +14,9 @@ from kdlib.inference.recommender import (
     Recommender,
     check_recommendations,
     check_vocabulary,
-    encode,
-    opens_session,
     read_vocabulary,
 )
+from kdlib.models import encode
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
@@ -29,20 +28,28 @@ END_OF_DAY = datetime(2026, 11, 23, tzinfo=UTC)
 
 def tiny_model(kind="transformer", num_items=NUM_ITEMS, **options):
     torch.manual_seed(5)
-    options = {"dim": 8, "session_flag": True, "max_length": 6, **options}
+    options = {"dim": 8, "session_flag": True, "inputs": ["event_type", "time_gap"], "max_length": 6, **options}
     model = SequenceModel(num_items=num_items, kind=kind, **options)  # pyright: ignore[reportArgumentType]
     for parameter in model.parameters():  # fresh weights are so small that all scores are nearly equal
         torch.nn.init.normal_(parameter, std=0.5)
     return model.eval()
 
 
+def seconds_of(place):
+    """When the item at this place of a history was met: gaps of very different lengths."""
+    return place**5
+
+
 def histories(*rows):
-    """HISTORIES columns of `(user, items, sessions)`."""
+    """HISTORIES columns of `(user, items, sessions)`; the n-th event is of type n modulo 4, at `seconds_of(n)`."""
     users, items, sessions = zip(*rows, strict=True)
+    times = [[1_000_000 * seconds_of(place) for place in range(len(row))] for row in items]
     return pa.table(
         {
             "user_id": list(users),
             "item_indices": pa.array(items, pa.list_(pa.int32())),
+            "event_types": pa.array([[n % 4 for n in range(len(row))] for row in items], pa.list_(pa.int8())),
+            "event_times": pa.array(times, pa.list_(pa.int64())).cast(pa.list_(tables.TIME)),
             "session_numbers": pa.array(sessions, pa.list_(pa.int32())),
         }
     )
@@ -94,10 +101,13 @@ def store(tmp_path):
 
 def by_hand(model, items, sessions, *, k):
     """One user's list by the model's plain forward pass and a full sort."""
-    known = [(item, session) for item, session in zip(items, sessions, strict=True) if item < model.num_items]
-    opens = [later != sooner for (_, sooner), (_, later) in pairwise(known)] + [True]
+    known = [place for place, item in enumerate(items) if item < model.num_items]
+    opens = [sessions[later] != sessions[sooner] for sooner, later in pairwise(known)] + [True]
+    gaps = [0] + [1 + (seconds_of(later) - seconds_of(sooner)).bit_length() for sooner, later in pairwise(known)]
+    context = [[int(flag), place % 4, gap] for place, flag, gap in zip(known, opens, gaps, strict=True)]
     last = slice(-model.max_length, None)
-    hidden = model(torch.tensor([[item for item, _ in known[last]]]), torch.tensor([opens[last]]))[0, -1]
+    read = torch.tensor([[items[place] for place in known[last]]])
+    hidden = model(read, torch.tensor([context[last]], dtype=torch.int8))[0, -1]
     weight, bias = model.head()
     scores = weight @ hidden if bias is None else weight @ hidden + bias
     scores[[item for item in {*items, *UNAVAILABLE} if item < model.num_items]] = -torch.inf
@@ -109,7 +119,7 @@ def by_hand(model, items, sessions, *, k):
 @pytest.mark.parametrize("tied", [True, False])
 def test_lists_are_those_of_one_user_at_a_time(store, kind, tied, monkeypatch):
     """Batched, sorted and padded, each user gets what the model says of that user alone, in the order of the rows."""
-    monkeypatch.setattr(recommender, "ENCODE_ROWS", 4)
+    monkeypatch.setattr(encode, "ENCODE_ROWS", 4)
     random = np.random.default_rng(3)
     rows = []
     for user in range(15):
@@ -206,25 +216,6 @@ def test_a_seen_item_in_a_list_stops_the_batch(store, monkeypatch):
     monkeypatch.setattr(recommender, "exact_topk", careless)
     with pytest.raises(ContractError, match="user b would be recommended an item of its own history"):
         made(histories(("a", [30], [0]), ("b", [31, 4], [0, 0])))
-
-
-def test_the_session_flag_looks_ahead():
-    """A position is flagged when the next item is of another session; the last position of each history always is."""
-    sessions, lengths = np.array([0, 0, 1, 0, 0, 0]), np.array([3, 0, 2, 1])
-    assert opens_session(sessions, lengths).tolist() == [False, True, True, False, True, True]
-
-
-def test_encode_returns_rows_in_their_own_order(monkeypatch):
-    """Sorting by length inside the batch does not show outside."""
-    monkeypatch.setattr(recommender, "ENCODE_ROWS", 2)
-    model = tiny_model("gru")
-    lists = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10, 11, 12, 13, 14], [15]]
-    lengths = np.array([len(items) for items in lists])
-    flags = np.zeros(lengths.sum(), dtype=bool)
-    found = encode(model, np.concatenate(lists), flags, lengths)
-    for items, hidden in zip(lists, found, strict=True):
-        window = torch.tensor([items[-6:]])
-        assert torch.allclose(hidden, model(window, torch.zeros_like(window, dtype=torch.bool))[0, -1], atol=1e-5)
 
 
 def test_a_vocabulary_may_grow_but_not_change():

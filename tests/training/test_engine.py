@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch.multiprocessing
 from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
 from kdlib.models.sequence import SequenceModel
+from kdlib.tables import CONTEXT
 from kdlib.training.module import NextItemTraining
 
 STEPS, WINDOWS, LEARNING_RATE = 3, 8, 0.01
@@ -26,7 +28,7 @@ def _store() -> WindowStore:
     return WindowStore(
         inputs=items[:-1],
         targets=items[1:],
-        new_session=generator.integers(0, 2, lengths.sum()).astype(np.int8),
+        context=generator.integers(0, list(CONTEXT.values()), (lengths.sum(), len(CONTEXT))).astype(np.int8),
         offsets=np.concatenate(([0], np.cumsum(lengths))),
     )
 
@@ -38,8 +40,11 @@ def _batch(step: int, part: int | None) -> Batch:
 
 def _module() -> NextItemTraining:
     torch.manual_seed(5)
-    sizes = {"num_items": 40, "dim": 8, "session_flag": True, "max_length": 16}
-    student = SequenceModel(kind="gru", hidden=12, **sizes)
+    sizes: dict[str, Any] = {"num_items": 40, "dim": 8, "session_flag": True, "max_length": 16}
+    sizes["inputs"] = ["event_type", "time_gap"]
+    codes: dict[str, Any] = {"codes": {"kind": "residual", "count": 3, "size": 8}}
+    codes["codes_VM"] = torch.randint(0, 8, (40, 3), dtype=torch.uint8)
+    student = SequenceModel(kind="gru", hidden=12, **codes, **sizes)
     teacher = SequenceModel(kind="transformer", heads=2, text_vectors_VE=torch.randn(40, 6), **sizes)
     return NextItemTraining(student, teacher=teacher, kl_weight=0.5, temperature=2.0)
 

@@ -1,0 +1,173 @@
+"""Train a benchmark's students: each arm once a seed, all that are not up to date in one Ray Train run."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jobs._console import say
+from jobs._fit import fit
+from jobs._published import Features, parquet_files, teacher_weights, versions
+from jobs._step import code_version, run_step
+from jobs._teachers import ensemble, teacher_folders, write_targets
+from jobs.build_codes import item_codes
+from jobs.distill import student_run
+from jobs.train_teacher import title_vectors
+from kdlib import publish
+from kdlib.benchmark_config import Arm, Benchmark, draw_trials
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
+from kdlib.models.files import FACTS
+from kdlib.training.controls import STATELESS
+
+CONTROLS = ("permuted", "uniform", "popularity")
+
+
+@dataclass(frozen=True)
+class Student:
+    """One model to train."""
+
+    arm: Arm
+    seed: int
+    label: str
+
+    @property
+    def model(self) -> str:
+        """The name that it is published under."""
+        return f"models/bench_{self.label}"
+
+
+@dataclass(frozen=True)
+class _Teachers:
+    """Cached targets and the models that made them."""
+
+    targets: Path
+    models: list[tuple[str, float]]
+    versions: dict[str, str]
+
+
+def students_of(arms: Iterable[Arm]) -> list[Student]:
+    """Every arm's students, a seed each."""
+    return [Student(arm, seed, f"{arm.name}_s{seed}") for arm in arms for seed in arm.seeds]
+
+
+def search_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[str, Any]]:
+    """Arm → the trial with the best validation NDCG@10; the same trials for every arm, each trained once. Ray must run."""
+    search = benchmark.config.search
+    if search is None:
+        return {}
+    whole, trials = replace(benchmark, selected=None), draw_trials(search)
+    students = [
+        Student(whole.arms(dict.fromkeys(search.arms, trial))[name], search.seed, f"{name}_t{number}")
+        for name in search.arms
+        for number, trial in enumerate(trials)
+    ]
+    train_students(benchmark.run, source, students)
+    found = {}
+    for name in search.arms:
+        scores = [
+            model_facts(benchmark.run, student.model)["validation"]["ndcg@10"]
+            for student in students
+            if student.arm.name == name
+        ]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        taught = benchmark.config.arms[name].teacher != "none"
+        found[name] = {key: value for key, value in trials[best].items() if taught or key.startswith("student.")}
+        say(f"search: {name}: trial {best} of {len(trials)}, validation NDCG@10 {scores[best]:.4f}: {found[name]}")
+    return found
+
+
+def train_students(config: RunConfig, source: Features, students: list[Student]) -> None:
+    """Publish `models/bench_<label>` of every student; the ones that are up to date are not trained again. Ray must run."""
+    names = [name for teacher in config.teachers for name in teacher.models]
+    folders = teacher_folders(config, source.vocabulary_facts()["vocabulary_hash"])
+    teachers = _Teachers(
+        publish.current(config.root, "teacher_targets", config.day),
+        ensemble(folders, teacher_weights(config)),
+        versions(config, "teacher_targets", *names),
+    )
+    _train(config, source, [student for student in students if student.arm.teacher != "self"], teachers)
+    own = [student for student in students if student.arm.teacher == "self"]
+    for first in sorted({f"{student.arm.plain}_s{student.seed}" for student in own}):
+        taught = [student for student in own if f"{student.arm.plain}_s{student.seed}" == first]
+        _train(config, source, taught, _own_teacher(config, source, first))
+
+
+def _own_teacher(config: RunConfig, source: Features, label: str) -> _Teachers:
+    """A finished student as the teacher: its hidden states, cached like any teacher's."""
+    name, model = f"teacher_targets/bench_{label}", f"models/bench_{label}"
+    folder = publish.current(config.root, model, config.day)
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        write_targets(config, source, [[folder]], [1.0], staging[name])
+        return {}
+
+    inputs = source.versions | versions(config, model)
+    settings = [config.training.max_length, config.distillation.cached_form, config.seed]
+    run_step(config, (name,), settings=settings, inputs=inputs, build=build)
+    return _Teachers(
+        publish.current(config.root, name, config.day), [(str(folder), 1.0)], versions(config, name, model)
+    )
+
+
+def _train(config: RunConfig, source: Features, students: list[Student], teachers: _Teachers) -> None:
+    missing, runs, steps = [], [], []
+    made_codes: dict[str, Any] = {}
+    for student in students:
+        own, taught = student.arm.config, student.arm.teacher != "none"
+        variant = json.dumps([own.student.model.dim, own.student.model.codes and own.student.model.codes.model_dump()])
+        if own.student.model.codes and variant not in made_codes:
+            made_codes[variant] = item_codes(own, source)
+        codes = made_codes.get(variant)
+        titles, text_version = title_vectors(own, source, own.student.text) if own.student.text else (None, "")
+        inputs = (
+            source.versions
+            | ({"title_vectors": text_version} if titles else {})
+            | (codes.versions if codes else {})
+            | (teachers.versions if taught else {})
+        )
+        if taught and own.distillation.cached_form != config.distillation.cached_form:
+            raise ConfigError(
+                f"arm {student.arm.name} asks for cached targets {own.distillation.cached_form}, but the run's, which all arms"
+                f" share, are {config.distillation.cached_form}: set distillation.targets, samples and temperature in the run config"
+            )
+        settings = [student.seed, own.student.model_dump(mode="json"), own.training.model_dump(mode="json")]
+        if taught:
+            settings += [student.arm.teacher, own.distillation.model_dump(), [w for _, w in teachers.models]]
+        fingerprint = publish.fingerprint_of(code_version(), settings, inputs)
+        manifest = publish.read_manifest(config.root, student.model, config.day)
+        if manifest is None or manifest.fingerprint != fingerprint:
+            export = publish.new_staging(config.root, student.model, config.day)
+            run = student_run(
+                own, student.label, export, seed=student.seed, statistics=source.statistics, taught=taught,
+                cached=teachers.models if taught else [], titles=titles, codes=codes,
+            )  # fmt: skip
+            control = student.arm.teacher if student.arm.teacher in CONTROLS else ""
+            if control in STATELESS and run.distillation is not None:
+                run = replace(run, distillation=run.distillation | {"hidden_weight": 0.0})
+            runs.append(replace(run, control=control))
+            missing.append(student)
+            steps.append((export, fingerprint, inputs))
+    if up_to_date := len(students) - len(missing):
+        say(f"students: {up_to_date} of {len(students)} up to date")
+    if not missing:
+        return
+    try:
+        fit(
+            config, "benchmark", runs,
+            train_files=parquet_files(teachers.targets), histories=source.histories, from_histories=False,
+            facts=source.vocabulary_facts(),
+        )  # fmt: skip
+    except BaseException:  # what is finished lies among fit's checkpoints
+        for export, _, _ in steps:
+            shutil.rmtree(export, ignore_errors=True)
+        raise
+    for student, (export, fingerprint, inputs) in zip(missing, steps, strict=True):
+        publish.publish(export, config.root, student.model, config.day, fingerprint=fingerprint, inputs=inputs)
+
+
+def model_facts(config: RunConfig, name: str) -> dict[str, Any]:
+    """What `model.json` of a published model says."""
+    return json.loads((publish.current(config.root, name, config.day) / FACTS).read_text())

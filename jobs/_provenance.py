@@ -1,0 +1,28 @@
+"""What a results file says of the machine and the software that measured it."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from kdlib.config import RunConfig
+
+PACKAGES = ("distilrec", "ray", "torch", "deepspeed", "pyspark", "pyarrow", "numpy")
+
+
+def hardware(config: RunConfig) -> str:
+    """Processor, cores, GPU where there is one, and the number of training workers."""
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{_processor()}, {os.cpu_count()} cores{gpu}; training.workers={config.training.workers}"
+
+
+def package_versions() -> dict[str, str]:
+    """Package → version, and Python's."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,155 @@
+"""Measure a benchmark's recorded selection on the test users, and put the figures together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs._arms import model_facts
+from jobs._console import say
+from jobs._published import Features
+from jobs._ranks import histories_to_test, rank_targets, training_counts
+from jobs._selection import read_selection
+from jobs._step import run_step
+from kdlib import publish
+from kdlib.benchmark_config import Benchmark
+from kdlib.data.windows import evaluation_rows
+from kdlib.errors import InputError
+from kdlib.inference.speed import users_per_second
+from kdlib.metrics.comparison import (
+    TEACHER,
+    bucketed_ndcg,
+    compare,
+    history_buckets,
+    new_item_recall,
+    popularity_buckets,
+)
+from kdlib.metrics.ranking import hit_rate, ndcg
+from kdlib.publish import Manifest
+
+
+def rank_selected(benchmark: Benchmark, source: Features, selection: Manifest) -> Manifest:
+    """Publish `benchmark_ranks/<name>`: each test target's rank under every model of the published selection."""
+    config, table = benchmark.run, f"benchmark_ranks/{benchmark.config.name}"
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        chosen = read_selection(config, benchmark.config.name)
+        students = {label: entry["folder"] for label, entry in chosen["students"].items()}
+        teachers = {f"teacher/{name}": entry["folder"] for name, entry in chosen["teachers"].items()}
+        compared = {label: [(folder, 1.0)] for label, folder in (students | teachers).items()}
+        compared[TEACHER] = [(entry["folder"], entry["weight"]) for entry in chosen["teachers"].values()]
+        histories = histories_to_test(config, source)
+        found = rank_targets(config, source, histories, compared, top=0)
+        rows = evaluation_rows(histories, position_column="test_position")
+        assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
+        table_of_ranks = pa.table(
+            {"user_id": found["user_id"], "target": rows.targets, "length": np.diff(rows.offsets)}
+            | {name: found[name] for name in found.column_names if name.startswith("rank/")}
+        )
+        pq.write_table(table_of_ranks, staging[table] / "part-00000.parquet")
+        one_each = {entry["arm"]: entry["folder"] for entry in reversed(chosen["students"].values())} | teachers
+        speed = users_per_second(one_each, rows, users=benchmark.config.speed_users, k=config.recommend.k)
+        return {table: {"users": len(rows), "repeats_left_out": rows.repeats, "users_per_second": speed}}
+
+    settings = [config.evaluation.max_users, benchmark.config.speed_users, config.recommend.k]
+    inputs = source.versions | {"selection": selection.version}
+    return run_step(config, (table,), settings=settings, inputs=inputs, build=build)[table]
+
+
+def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict[str, Any]:
+    """Figures, intervals and what they come from, out of the published selection and ranks."""
+    config, main = benchmark.run, benchmark.config.main
+    chosen = read_selection(config, benchmark.config.name)
+    found = pq.read_table(publish.current(config.root, ranked.table, config.day))
+    per_model = {name: found[f"rank/{name}"].to_numpy() for name in _ranked_names(found)}
+    labels: dict[str, list[str]] = {}
+    for label, entry in chosen["students"].items():
+        labels.setdefault(entry["arm"], []).append(label)
+    groups = {name: [name] for name in ("popularity", "markov")}
+    groups |= {"teacher_single": [f"teacher/{name}" for name in chosen["best_teacher_kind"]], TEACHER: [TEACHER]}
+    ranks = {name: np.stack([per_model[one] for one in ones]) for name, ones in (groups | labels).items()}
+    arms = benchmark.arms(chosen["search"])
+    plain = {name: arm.plain for name, arm in arms.items() if arm.plain in labels}
+    taught = [name for name in plain if arms[name].teacher == "ensemble"]
+    gaps = {name: "gap_closed" if name == main else f"{name}_gap_closed" for name in taught}
+    drawn = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
+    figures, intervals = compare(ranks, plain=plain, gaps=gaps, **drawn)
+    by_popularity = popularity_buckets(training_counts(source), found["target"].to_numpy())
+    new = new_item_recall(ranks, by_popularity.get("new", np.zeros(len(found), bool)), **drawn)
+    figures, intervals = figures | new.means, intervals | new.intervals
+    models = {
+        name: {"seeds": len(ones), "main": name == main, "users_per_second": ranked.details["users_per_second"][name]}
+        | {key: value for key, value in chosen["students"][ones[0]].items() if key.startswith(("parameters", "bytes", "item_table"))}
+        for name, ones in labels.items()
+    }  # fmt: skip
+    if main in models:
+        figures |= {f"{n}_size_ratio": models[main]["bytes"] / m["bytes"] for n, m in models.items() if n != main}
+    peers = _peers(benchmark)
+    buckets = {
+        "history_length": history_buckets(found["length"].to_numpy()),
+        "target_popularity": by_popularity,
+    }
+    return {
+        "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a user",
+        "test_users": ranked.details["users"],
+        "repeats_left_out": ranked.details["repeats_left_out"],
+        "figures": {name: round(value, 5) for name, value in figures.items()} | peers["figures"],
+        "intervals": {name: [round(low, 5), round(high, 5)] for name, (low, high) in intervals.items()} | peers["intervals"],
+        "intervals_are": "95%, bootstrap over users, and over seeds where there are several",
+        "models": models,
+        "teachers": {
+            name: _scores(per_model[f"teacher/{name}"], entry)
+            | {"weight": entry["weight"], "parameters": entry["parameters"], "bytes": entry["bytes"]}
+            | {"users_per_second": ranked.details["users_per_second"][f"teacher/{name}"]}
+            | {"seed": model_facts(config, entry["model"])["seed"], "settings": _teacher_settings(benchmark, entry["model"])}
+            for name, entry in chosen["teachers"].items()
+        },
+        "per_seed": {label: _scores(per_model[label], entry) for label, entry in chosen["students"].items()},
+        "selection": {
+            "by": "validation NDCG@10, written down before the test users were read",
+            "version": ranked.inputs["selection"],
+            "best_teacher_kind": chosen["best_teacher_kind"],
+            "search": None if benchmark.config.search is None
+            else {"chosen": chosen["search"], **benchmark.config.search.model_dump(mode="json")},
+        },
+        "buckets": {name: bucketed_ndcg(ranks, of) for name, of in buckets.items()},
+    }  # fmt: skip
+
+
+def _ranked_names(found: pa.Table) -> list[str]:
+    return [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
+
+
+def _scores(ranks: np.ndarray, entry: dict[str, Any]) -> dict[str, Any]:
+    """One model's test metrics beside the validation that it was chosen by."""
+    metrics = {"ndcg10": round(float(ndcg(ranks, 10).mean()), 5), "hr10": round(float(hit_rate(ranks, 10).mean()), 5)}
+    kept = {key: entry[key] for key in ("validation", "epochs_trained", "sha256")}
+    return metrics | kept
+
+
+def _teacher_settings(benchmark: Benchmark, model: str) -> dict[str, Any]:
+    teacher = next(teacher for teacher in benchmark.run.teachers if model in teacher.models)
+    settings = teacher.model_dump(mode="json", exclude={"name", "weight", "seed"})
+    return settings | {"train": benchmark.run.training.resolve(teacher.train).model_dump()}
+
+
+def _peers(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
+    """Other software's figures; none where the file is not there yet.
+
+    Raises:
+      InputError: the file is not a JSON with `figures`.
+    """
+    if benchmark.config.peers is None:
+        return {"figures": {}, "intervals": {}}
+    path = Path(benchmark.config.peers)
+    if not path.exists():
+        say(f"peers: {path} is not there yet, so the results go without other software's figures")
+        return {"figures": {}, "intervals": {}}
+    try:
+        held = json.loads(path.read_text())
+        return {"figures": dict(held["figures"]), "intervals": dict(held.get("intervals", {}))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"peers: {path} must be a JSON with `figures` (and `intervals`): {error!r}") from None

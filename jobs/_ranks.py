@@ -1,0 +1,79 @@
+"""Rank the test items under any number of models, on Ray Data: what evaluation and benchmark have in common."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs._published import Features, parquet_files
+from jobs._ray import start_ray
+from kdlib.config import RunConfig
+from kdlib.data.windows import read_evaluation_histories
+from kdlib.errors import InputError
+from kdlib.inference.baselines import count_transitions
+
+ROWS = 1024
+"""Users handed to an actor at once."""
+
+
+def histories_to_test(config: RunConfig, source: Features) -> pa.Table:
+    """The histories with a test item, sorted by user; InputError where there are none."""
+    histories = read_evaluation_histories(
+        parquet_files(source.histories), position_column="test_position", max_users=config.evaluation.max_users
+    ).sort_by("user_id")
+    if not len(histories):
+        raise InputError(
+            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
+            " widen features.split.test_days or take in more events"
+        )
+    return histories
+
+
+def training_counts(source: Features) -> np.ndarray:
+    """Training interactions of each item, int64 [items]."""
+    statistics = pq.read_table(source.statistics, columns=["item_index", "num_train"])
+    return statistics.sort_by("item_index")["num_train"].to_numpy()
+
+
+def rank_targets(
+    config: RunConfig, source: Features, histories: pa.Table, compared: dict[str, list[tuple[str, float]]], *, top: int
+) -> pa.Table:
+    """`kdlib.inference.evaluator` over Ray Data: one row a user whose test item is new to it, sorted by user."""
+    with start_ray(config):
+        import ray
+        import ray.data
+
+        from kdlib.inference.evaluator import Evaluator
+
+        markov = ray.put(count_transitions(parquet_files(source.histories), training_counts(source)))
+        settings = config.training
+        parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
+        batches = (
+            ray.data.from_arrow(parts)
+            .map_batches(
+                _Evaluation,
+                fn_constructor_args=(Evaluator, compared, markov, top, settings.threads_per_worker),
+                compute=ray.data.ActorPoolStrategy(size=min(settings.workers, len(parts))),
+                num_cpus=settings.cpus_per_worker,
+                num_gpus=settings.gpus_per_worker,
+                batch_format="pyarrow",
+                batch_size=ROWS,
+            )
+            .iter_batches(batch_size=None, batch_format="pyarrow")
+        )
+        return pa.concat_tables(list(batches)).sort_by("user_id")
+
+
+class _Evaluation:
+    """Fetches the shared transitions once an actor."""
+
+    def __init__(self, evaluator: Any, models: Any, markov: Any, top: int, threads: int) -> None:
+        import ray
+
+        self._evaluate = evaluator(
+            models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, threads
+        )
+
+    def __call__(self, histories: pa.Table) -> pa.Table:
+        return self._evaluate(histories)

@@ -1,0 +1,385 @@
+"""The losses as training uses them: chunked against whole logits, sampled against full, and what is left out on export."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jobs._train_worker import _ranking
+from jobs.distill import student_run
+from kdlib.config import DistillationConfig, RunConfig, StudentConfig, TrainConfig
+from kdlib.data.batches import Batch, WindowStore, batch_of
+from kdlib.losses import next_item
+from kdlib.losses.chunked import chunked, divergences
+from kdlib.losses.distillation import mixture_log_probs
+from kdlib.losses.next_item import LossSums, Scored, Teachers, cross_entropy_and_kl
+from kdlib.losses.ranking import cross_entropy
+from kdlib.losses.sampled import draw_negatives, sampled_ranking
+from kdlib.models.sequence import SequenceModel
+from kdlib.training.module import CachedTeachers, Distillation, NextItemTraining, Ranking
+
+POSITIONS, ITEMS, WIDTH, TEMPERATURE = 23, 61, 12, 1.7
+DIVERGENCES = divergences(temperature=TEMPERATURE, top_items=9, beta=0.3)
+NAMES = list(DIVERGENCES)
+KL = Distillation("kl", top_items=9, jensen_shannon_beta=0.3, hidden_weight=0.0, auxiliary_head=False)
+
+
+def _student(*, bias: bool = True) -> Scored:
+    torch.manual_seed(1)
+    tensors = [torch.randn(POSITIONS, WIDTH), torch.randn(ITEMS, WIDTH), *([torch.randn(ITEMS)] if bias else [])]
+    return Scored(*(tensor.requires_grad_() for tensor in tensors))
+
+
+def _teachers(number: int = 2) -> Teachers:
+    torch.manual_seed(2)
+    scored = [Scored(torch.randn(POSITIONS, 5 + n), torch.randn(ITEMS, 5 + n)) for n in range(number)]
+    return Teachers(scored, [1.0, 2.5][:number], 0.7, TEMPERATURE)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tensors this small are faster with one thread, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+TARGETS = torch.cat([_student().logits().argmax(1)[:9], torch.arange(9, POSITIONS)])
+"""Some of them the best item, so that there are right predictions to count."""
+
+
+def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
+    return list(torch.autograd.grad(0.3 * loss, [tensor for tensor in student if tensor is not None]))
+
+
+def _assert_same(ours: LossSums, theirs: LossSums, student: Scored, *, names: tuple[str, ...]) -> None:
+    for name in names:
+        torch.testing.assert_close(getattr(ours, name).float(), getattr(theirs, name).float(), rtol=1e-5, atol=1e-4)
+    for one, other in zip(_gradients(ours.total, student), _gradients(theirs.total, student), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_every_configured_loss_exists() -> None:
+    """The names that the run config takes are the names of the losses."""
+    config = DistillationConfig.model_json_schema()["properties"]["loss"]["enum"]
+    assert sorted(config) == sorted(NAMES)
+    assert set(Distillation._fields) <= set(DistillationConfig.model_fields)
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 5 * ITEMS, 1 << 20])
+@pytest.mark.parametrize("bias", [False, True])
+def test_chunked_kl_is_the_fused_kl(monkeypatch: pytest.MonkeyPatch, bias: bool, chunk_logits: int) -> None:
+    """The general path with the KL has the fused function's sums and gradients, whatever the chunk."""
+    monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", chunk_logits)
+    student, teachers = _student(bias=bias), _teachers()
+    ours = chunked(student, TARGETS, teachers, divergence=DIVERGENCES["kl"])
+    theirs = cross_entropy_and_kl(student, TARGETS, teachers)
+    _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
+
+
+@pytest.mark.parametrize("with_ce", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_chunked_is_the_loss_of_whole_logits(monkeypatch: pytest.MonkeyPatch, name: str, with_ce: bool) -> None:
+    """Every distillation loss in chunks equals the plain function on whole logits, with the cross-entropy or without."""
+    monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", 4 * ITEMS)
+    student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
+    ours = chunked(student, TARGETS, teachers, divergence=divergence, cross_entropy=with_ce)
+    logits = student.logits()
+    mixture = mixture_log_probs([t.logits() for t in teachers.scored], teachers.weights, temperature=TEMPERATURE)
+    apart, ce = divergence(logits, mixture).sum(), cross_entropy(logits, TARGETS).sum() * with_ce
+    correct = (logits.argmax(1) == TARGETS).sum()
+    theirs = LossSums(ce + teachers.kl_weight * apart, ce, apart, correct)
+    _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chunked_in_bfloat16_is_near(name: str) -> None:
+    """Matrix products in bfloat16 change the loss by their rounding, and its gradient keeps its direction."""
+    student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
+    exact = chunked(student, TARGETS, teachers, divergence=divergence)
+    low = chunked(student, TARGETS, teachers, divergence=divergence, dtype=torch.bfloat16)
+    assert low.total.item() == pytest.approx(exact.total.item(), rel=2e-2)
+    for one, other in zip(_gradients(exact.total, student), _gradients(low.total, student), strict=True):
+        assert one.dtype == other.dtype
+        assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+
+
+def test_chunked_without_positions_is_zero() -> None:
+    """A batch without real positions costs nothing."""
+    student = Scored(torch.zeros(0, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True))
+    teachers = Teachers([Scored(torch.zeros(0, 5), torch.randn(ITEMS, 5))], [1.0], 1.0, 1.0)
+    loss = chunked(student, TARGETS[:0], teachers, divergence=DIVERGENCES["rrd_listwise"])
+    assert loss.total.item() == 0
+    assert all((gradient == 0).all() for gradient in _gradients(loss.total, student))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_sampled_softmax_over_all_items_is_the_cross_entropy(bias: bool) -> None:
+    """With every item once among the negatives the sampled path has the fused cross-entropy's value and gradients."""
+    student = _student(bias=bias)
+    ours = sampled_ranking(student, TARGETS, torch.arange(ITEMS), loss="sampled_softmax")
+    _assert_same(ours, cross_entropy_and_kl(student, TARGETS), student, names=("total", "ce", "kl", "correct"))
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "binary_cross_entropy"])
+def test_only_the_sampled_rows_get_a_gradient(loss: str) -> None:
+    """Rows of the matrix that are neither a target nor a negative stay as they are."""
+    student, negatives = _student(), torch.tensor([40, 41, 3, 41])
+    result = sampled_ranking(student, TARGETS, negatives, loss=loss, calibration=0.5)
+    _, weight_gradient, bias_gradient = _gradients(result.total, student)
+    touched = torch.zeros(ITEMS, dtype=torch.bool)
+    touched[torch.cat([TARGETS, negatives])] = True
+    assert (weight_gradient[~touched] == 0).all()
+    assert (weight_gradient[touched].abs().sum(1) > 0).all()
+    assert (bias_gradient[touched] != 0).all()
+
+
+def test_an_unknown_sampled_loss_is_said() -> None:
+    """A loss that is not a sampled one is an error that lists them."""
+    with pytest.raises(ValueError, match="sampled_softmax, gbce or binary_cross_entropy, found 'hinge'"):
+        sampled_ranking(_student(), TARGETS, torch.tensor([1]), loss="hinge")
+
+
+def test_negatives_follow_their_weights() -> None:
+    """Uniform draws cover all items evenly, weighted ones in proportion, within five standard errors."""
+    torch.manual_seed(0)
+    for weights in (None, torch.tensor([1.0, 2.0, 0.0, 5.0])):
+        drawn = draw_negatives(20_000, num_items=4, item_weights_V=weights)
+        expected = torch.full((4,), 0.25) if weights is None else weights / weights.sum()
+        frequency = torch.bincount(drawn, minlength=4) / 20_000
+        assert ((frequency - expected).abs() <= 5 * (expected * (1 - expected) / 20_000).sqrt()).all()
+
+
+def test_gbce_takes_uniform_negatives_only() -> None:
+    """The calibration assumes uniform negatives: the config refuses others."""
+    with pytest.raises(ValueError, match="gbce is calibrated for negative_sampling uniform"):
+        TrainConfig(loss="gbce", negative_sampling="popularity")
+
+
+def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
+    """What the config says of losses arrives in the worker's module; the control without teachers follows nobody."""
+    config = RunConfig.model_validate(
+        {
+            "name": "tests",
+            "ds": "2024-05-01",
+            "output_dir": str(tmp_path),
+            "input": {"simulate": {}},
+            "distillation": {"loss": "tail_bucket_kl", "top_items": 7, "hidden_weight": 0.5},
+            "student": {"train": {"loss": "gbce", "negatives": 33, "gbce_calibration": 0.4}},
+        }
+    )
+    taught, control = (
+        student_run(config, "x", tmp_path, seed=1, statistics=tmp_path, taught=taught) for taught in (True, False)
+    )
+    assert taught.distillation is not None
+    expected = Distillation("tail_bucket_kl", 7, 0.5, hidden_weight=0.5, auxiliary_head=False)
+    assert Distillation(**taught.distillation) == expected
+    assert control.distillation is None
+    for run in (taught, control):
+        assert _ranking(asdict(run), torch.device("cpu")) == Ranking("gbce", 33, 0.4, None)
+    plain = student_run(
+        config.model_copy(update={"student": StudentConfig()}), "x", tmp_path, seed=1, statistics=tmp_path, taught=True
+    )
+    assert _ranking(asdict(plain), torch.device("cpu")) is None
+
+
+def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) -> None:
+    """Negatives are drawn by the items' training interactions; an item without any can still be drawn, seldom."""
+    table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3]})
+    pq.write_table(table, tmp_path / "part.parquet")
+    train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity").model_dump()
+    ranking = _ranking({"train": train, "statistics": str(tmp_path)}, torch.device("cpu"))
+    assert ranking is not None
+    assert ranking.item_weights_V is not None
+    assert ranking.item_weights_V.tolist() == [0.5, 3.0, 5.0]
+
+
+def _cycle() -> Batch:
+    """Windows over a catalogue of 40 items in which the next item is the present one plus one."""
+    items = (np.arange(6)[None, :] + np.arange(40)[:, None]) % 40
+    store = WindowStore(
+        inputs=items[:, :-1].ravel().astype(np.int32),
+        targets=items[:, 1:].ravel().astype(np.int32),
+        context=np.zeros((200, 3), np.int8),
+        offsets=np.arange(0, 201, 5),
+    )
+    return batch_of(store, np.arange(40))
+
+
+def _model(dim: int = 16) -> SequenceModel:
+    return SequenceModel(num_items=40, kind="gru", max_length=8, dim=dim)
+
+
+def _cached(batch: Batch) -> tuple[CachedTeachers, Batch]:
+    """A cached teacher of width 10 that knows the cycle, and the batch with its states."""
+    torch.manual_seed(7)
+    head = F.normalize(torch.randn(40, 10))
+    states = head[batch.targets_T]
+    scales = states.abs().amax(1) / 127
+    cached = CachedTeachers([(8 * head, None)], [1.0])
+    hidden = (states / scales[:, None]).round().to(torch.int8)
+    return cached, Batch(batch.items_BL, batch.context_BLC, batch.positions_T, batch.targets_T, hidden, scales[:, None])
+
+
+def _accuracy(module: NextItemTraining, batch: Batch) -> float:
+    module.eval()
+    matrix, _ = module.student.head()
+    hidden = module.student(batch.items_BL, batch.context_BLC).flatten(0, 1)[batch.positions_T]
+    return ((hidden @ matrix.T).argmax(1) == batch.targets_T).float().mean().item()
+
+
+def _train(module: NextItemTraining, batch: Batch, *, steps: int = 60) -> list[float]:
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.03, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = module(batch)
+        optimizer.zero_grad()
+        (loss.total / len(batch.targets_T)).backward()
+        optimizer.step()
+        losses.append(loss.total.item())
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("loss", "popularity"),
+    [("sampled_softmax", False), ("sampled_softmax", True), ("gbce", False), ("binary_cross_entropy", True)],
+)
+def test_a_student_learns_with_every_sampled_loss(loss: str, popularity: bool) -> None:
+    """Sampled losses teach a cycle of 40 items from 10 negatives a step; chance is 1/40."""
+    torch.manual_seed(3)
+    batch = _cycle()
+    weights = torch.arange(10.0, 50.0) if popularity else None
+    module = NextItemTraining(_model(), ranking=Ranking(loss, 10, 0.75, weights))
+    _train(module, batch, steps=300 if loss in ("gbce", "binary_cross_entropy") else 100)
+    assert _accuracy(module, batch) > 0.9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_student_learns_from_the_teacher_alone(name: str) -> None:
+    """With targets that are wrong and a large weight, every distillation loss teaches what the cached teacher knows."""
+    torch.manual_seed(3)
+    batch = _cycle()
+    cached, batch = _cached(batch)
+    wrong = Batch(**{**vars(batch), "targets_T": torch.zeros_like(batch.targets_T)})
+    how = KL._replace(loss=name)
+    module = NextItemTraining(_model(), cached=cached, kl_weight=50.0, temperature=1.0, distillation=how)
+    _train(module, wrong)
+    assert _accuracy(module, batch) > 0.9
+
+
+def test_kl_with_sampled_softmax_adds_the_parts() -> None:
+    """A sampled loss on the data and the KL to a teacher: the total is their weighted sum, accuracy is over all items."""
+    torch.manual_seed(3)
+    cached, batch = _cached(_cycle())
+    every = Ranking("sampled_softmax", 40, 0.0, None)
+    plain = NextItemTraining(_model(), cached=cached, kl_weight=0.6, temperature=2.0)
+    both = NextItemTraining(plain.student, cached=cached, kl_weight=0.6, temperature=2.0, ranking=every)
+    full, sampled = plain(batch), both(batch)
+    torch.testing.assert_close(sampled.kl, full.kl, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(sampled.total, sampled.student_ce + 0.6 * sampled.kl)
+    both.ranking = every._replace(negatives=1)  # that one outscores about half of the targets
+    assert both(batch).correct == full.correct < 100
+    assert sampled.student_ce.item() == pytest.approx(full.student_ce.item(), rel=0.1)
+
+
+@pytest.mark.parametrize("how", [None, KL])
+def test_kl_takes_the_fused_path(monkeypatch: pytest.MonkeyPatch, how: Distillation | None) -> None:
+    """The default losses never enter the general, slower path."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the general path was taken")
+
+    monkeypatch.setattr("kdlib.training.module.chunked", fail)
+    cached, batch = _cached(_cycle())
+    NextItemTraining(_model(), cached=cached, kl_weight=1.0, temperature=2.0, distillation=how)(batch).total.backward()
+    with pytest.raises(AssertionError, match="general path"):
+        NextItemTraining(_model(), cached=cached, kl_weight=1.0, distillation=KL._replace(loss="reverse_kl"))(batch)
+
+
+def test_hidden_match_turns_the_student_towards_the_teacher() -> None:
+    """The projected state comes to point where the teacher's does, and the loss is what the formula says."""
+    torch.manual_seed(3)
+    cached, batch = _cached(_cycle())
+    how = KL._replace(hidden_weight=2.0)
+    module = NextItemTraining(_model(), cached=cached, kl_weight=0.5, temperature=2.0, distillation=how)
+
+    def apart() -> Tensor:
+        own = module.student(batch.items_BL, batch.context_BLC).flatten(0, 1)[batch.positions_T]
+        assert module.projector is not None
+        assert batch.hidden_TK is not None
+        return (1 - F.cosine_similarity(module.projector(own), batch.hidden_TK.float(), dim=1)).sum()
+
+    loss = module(batch)
+    torch.testing.assert_close(loss.total, loss.student_ce + 0.5 * loss.kl + 2.0 * apart(), rtol=1e-5, atol=1e-3)
+    before = apart().item()
+    _train(module, batch)
+    assert apart().item() < 0.2 * before
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_projections_are_trained_and_not_exported(joint: bool) -> None:
+    """Projector and auxiliary head are parameters of the module, get gradients, and are no part of the student."""
+    torch.manual_seed(3)
+    cached, batch = _cached(_cycle())
+    how = KL._replace(hidden_weight=1.0, auxiliary_head=True)
+    module = NextItemTraining(
+        _model(),
+        teacher=_model(dim=10) if joint else None,
+        cached=None if joint else cached,
+        kl_weight=1.0,
+        temperature=2.0,
+        distillation=how,
+    )
+    module(batch).total.backward()
+    own = {"projector.weight", "auxiliary.weight"}
+    assert own <= {name for name, value in module.named_parameters() if value.grad is not None and value.grad.any()}
+    assert module.student.state_dict().keys() == _model().state_dict().keys()
+    plain = NextItemTraining(_model(), cached=cached)
+    assert {name for name, _ in module.named_parameters() if not name.startswith(("student.", "teacher."))} == own
+    assert all(name.startswith("student.") for name, _ in plain.named_parameters())
+
+
+def test_auxiliary_head_takes_the_divergence_off_the_serving_head() -> None:
+    """At the start the auxiliary head is the serving head; later the KL moves it and the cross-entropy the other."""
+    torch.manual_seed(3)
+    cached, batch = _cached(_cycle())
+    build = partial(NextItemTraining, _model(), cached=cached, kl_weight=0.6, temperature=2.0)
+    plain, auxiliary = build()(batch), build(distillation=KL._replace(auxiliary_head=True))
+    first = auxiliary(batch)
+    for name in ("total", "student_ce", "kl"):
+        torch.testing.assert_close(getattr(first, name), getattr(plain, name), rtol=1e-5, atol=1e-3)
+    _train(auxiliary, batch, steps=40)
+    first = auxiliary(batch)
+    assert first.correct > 100
+    with torch.no_grad():
+        auxiliary.auxiliary.weight.mul_(-20.0)  # type: ignore[union-attr]
+    second = auxiliary(batch)
+    torch.testing.assert_close(second.student_ce, first.student_ce)
+    assert second.correct == first.correct
+    assert (second.kl - first.kl).abs() > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_joint_training_leaves_the_teacher_to_its_own_loss(name: str) -> None:
+    """Whatever the student follows, the teacher's gradient is that of its cross-entropy alone."""
+    torch.manual_seed(3)
+    batch, student, teacher = _cycle(), _model(), _model(dim=10)
+    how = KL._replace(loss=name, hidden_weight=1.0)
+    module = NextItemTraining(student, teacher=teacher, kl_weight=3.0, temperature=2.0, distillation=how)
+    module(batch).total.backward()
+    joint = [parameter.grad.clone() for parameter in teacher.parameters() if parameter.grad is not None]
+    teacher.zero_grad()
+    NextItemTraining(teacher)(batch).total.backward()
+    alone = [parameter.grad for parameter in teacher.parameters() if parameter.grad is not None]
+    assert len(joint) == len(alone) > 0
+    for one, other in zip(joint, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
