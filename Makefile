@@ -8,7 +8,7 @@ BIN := .venv/bin
 nightly: .venv/installed  ## events in, published top-k table out (CONFIG=…, DS=YYYY-MM-DD)
 	$(BIN)/distilrec nightly --config $(CONFIG) $(if $(DS),--ds $(DS))
 
-quality: .venv/installed  ## recipes of a student compared, with seeds and intervals (CONFIG=cluster/runs/quality_beauty.yaml)
+quality: .venv/installed-dev  ## recipes of a student compared, with seeds and intervals (CONFIG=cluster/runs/quality_beauty.yaml)
 	$(BIN)/distilrec benchmark --config $(if $(filter file,$(origin CONFIG)),cluster/runs/quality_beauty.yaml,$(CONFIG))
 
 test: .venv/installed-dev  ## lint, types and all tests

@@ -1,12 +1,18 @@
 """The controls are what their names say."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from kdlib.data.batches import WindowStore, batch_of
-from kdlib.losses.distillation import mixture_log_probs
+from kdlib.losses.distillation import kl_divergence, mixture_log_probs
+from kdlib.models.sequence import SequenceModel
 from kdlib.training.controls import COUNT_FLOOR, permute_teacher_states, popularity_teacher, uniform_teacher
+from kdlib.training.module import NextItemTraining
 
 CPU = torch.device("cpu")
 
@@ -81,3 +87,25 @@ def test_popularity_needs_counts(counts: list[int]) -> None:
     """Negative or missing counts are an error that says what was expected."""
     with pytest.raises(ValueError, match="counts of training interactions"):
         popularity_teacher(np.array(counts, np.int64), device=CPU)
+
+
+@pytest.mark.parametrize("control", ["uniform", "popularity"])
+def test_a_control_takes_the_cached_teachers_place_in_training(control: str, tmp_path: Path) -> None:
+    """The worker's KL is that between the control's distribution and the student's, whatever states come with the batch."""
+    from jobs._train_worker import _control
+
+    counts = np.arange(1, 42)
+    statistics = {"item_index": pa.array(np.arange(41)[::-1], pa.int32()), "num_train": counts[::-1]}
+    pq.write_table(pa.table(statistics), tmp_path / "part-00000.parquet")
+    teacher = _control({"control": control, "statistics": str(tmp_path)}, 41, CPU)
+    assert teacher is not None
+    torch.manual_seed(0)
+    student = SequenceModel(num_items=41, kind="gru", dim=8).eval()
+    batch = batch_of(_store(), np.arange(4))
+    found = NextItemTraining(student, cached=teacher, kl_weight=1.0, temperature=1.0)(batch)
+    hidden_BLW = student(batch.items_BL, batch.context_BLC)
+    logits_TV = hidden_BLW.flatten(0, 1)[batch.positions_T] @ student.head()[0].T
+    shares_V = torch.full((41,), 1 / 41) if control == "uniform" else torch.from_numpy(counts / counts.sum()).float()
+    expected = kl_divergence(logits_TV, shares_V.log().expand_as(logits_TV)).sum()
+    assert found.kl.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert expected > 0.01

@@ -17,10 +17,10 @@ GAPS = np.array([1, 300, 90_000, 9_000_000])
 @pytest.mark.parametrize("column", ["event_type", "time_gap"])
 def test_what_only_an_input_tells_is_learnt_through_it(column: str) -> None:
     """Where the type of the last event, or the gap before it, alone tells the next of four items, a model that reads that
-    column predicts every item and one that does not misses many."""
+    column predicts it for other users too, and one that does not cannot."""
     generator = np.random.default_rng(0)
-    told = generator.integers(0, 4, (30, 7))
-    items = np.concatenate([generator.integers(0, 4, (30, 1)), told[:, :-1]], axis=1)
+    told = generator.integers(0, 4, (60, 7))
+    items = np.concatenate([generator.integers(0, 4, (60, 1)), told[:, :-1]], axis=1)
     table = histories([(row, [0] * 7, 7, None, None) for row in items.tolist()])
     types = told if column == "event_type" else np.zeros_like(told)
     seconds = np.cumsum(GAPS[told], axis=1) if column == "time_gap" else np.zeros_like(told)
@@ -28,8 +28,8 @@ def test_what_only_an_input_tells_is_learnt_through_it(column: str) -> None:
         table = table.set_column(table.column_names.index(name), name, [values.tolist()])
     table = table.cast(HISTORIES.schema)
     store = store_from_tables([training_windows(table, max_length=7)])
-    batch = batch_of(store, np.arange(30))
-    first = batch.positions_T % batch.items_BL.shape[1] == 0  # no gap before it
+    batch, held_out = batch_of(store, np.arange(40)), batch_of(store, np.arange(40, 60))
+    first = held_out.positions_T % held_out.items_BL.shape[1] == 0  # no gap before it
     correct = {}
     for inputs in ((column,), ()):
         torch.manual_seed(1)
@@ -39,8 +39,8 @@ def test_what_only_an_input_tells_is_learnt_through_it(column: str) -> None:
             optimizer.zero_grad()
             (module(batch).total / len(batch.targets_T)).backward()
             optimizer.step()
-        hidden_TW = module.student(batch.items_BL, batch.context_BLC).flatten(0, 1)[batch.positions_T]
+        hidden_TW = module.student(held_out.items_BL, held_out.context_BLC).flatten(0, 1)[held_out.positions_T]
         best_T = (hidden_TW @ module.student.head()[0].T).argmax(1)
-        correct[inputs] = (best_T == batch.targets_T)[~first].float().mean().item()
-    assert correct[(column,)] == 1.0
-    assert correct[()] < 0.7
+        correct[inputs] = (best_T == held_out.targets_T)[~first].float().mean().item()
+    assert correct[(column,)] > 0.95
+    assert correct[()] < 0.5
