@@ -16,18 +16,8 @@ from torch import Tensor
 from kdlib import tables
 from kdlib.data.batches import Batch, batch_of, store_from_tables
 from kdlib.data.windows import list_array, take_slices
-from kdlib.models.files import load_model
+from kdlib.models.files import load_model, quantise_rows
 from kdlib.models.sequence import SequenceModel
-
-
-def quantise(hidden_TW: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 with one float32 scale a row: `hidden ≈ int8 · scale`, error at most scale / 2 an entry.
-
-    Returns:
-      int8 [T, W] and float32 [T]; a row of zeros has the scale 0.
-    """
-    scale_T = hidden_TW.abs().amax(-1) / 127.0
-    return torch.round(hidden_TW / scale_T.clamp_min(1e-12)[:, None]).to(torch.int8), scale_T.float()
 
 
 def states_at(model: SequenceModel, batch: Batch) -> Tensor:
@@ -65,7 +55,7 @@ class TargetWriter:
             column = 0
             for number, model in enumerate(self._models):
                 states_TW = states_at(model, batch)
-                quantised_TW, scale_T = quantise(states_TW.float())
+                quantised_TW, scale_T = quantise_rows(states_TW.float())
                 hidden[rows, column : column + quantised_TW.shape[1]] = quantised_TW.cpu().numpy()
                 scales[rows, number] = scale_T.cpu().numpy()
                 column += quantised_TW.shape[1]

@@ -9,19 +9,9 @@ from kdlib.data.batches import shuffled_batches, store_from_tables
 from kdlib.data.windows import training_windows
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.teachers.targets import TargetWriter, quantise
+from kdlib.teachers.targets import TargetWriter
 from kdlib.training.module import CachedTeachers
 from tests.data.test_windows import histories
-
-
-def test_quantise_error_is_half_a_step() -> None:
-    """int8 times scale is within half a step of the hidden state, and a row of zeros stays zero."""
-    hidden = torch.randn(20, 16) * torch.logspace(-3, 3, 20)[:, None]
-    hidden[5] = 0
-    quantised, scale = quantise(hidden)
-    assert quantised.dtype == torch.int8
-    assert ((quantised * scale[:, None] - hidden).abs() <= 0.5001 * scale[:, None]).all()
-    assert scale[5] == 0
 
 
 def test_cached_teachers_equal_online_teachers(tmp_path: Path) -> None:
