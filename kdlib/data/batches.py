@@ -37,6 +37,13 @@ class Batch:
     scales_TN: Tensor | None = None
     """float32; teacher n's hidden state is `int8 · scale`."""
 
+    @property
+    def lengths_B(self) -> Tensor:
+        """int64: how many positions of each window are real."""
+        rows, longest = self.items_BL.shape
+        counts_B = torch.zeros(rows, dtype=torch.int64, device=self.positions_T.device)
+        return counts_B.index_add_(0, self.positions_T // longest, torch.ones_like(self.positions_T))
+
     def to(self, device: torch.device) -> Self:
         if device.type == "cpu":
             return self

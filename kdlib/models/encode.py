@@ -41,6 +41,7 @@ def last_hidden(
         hidden_BLW = model(
             torch.from_numpy(np.where(real, items_N[place], 0)).to(device),
             torch.from_numpy(np.where(real[..., None], context_NC[place], 0)).to(device),
+            lengths_B=torch.from_numpy(length[:, 0]).to(device),
         )
         last = torch.from_numpy(length[:, 0] - 1).to(device)
         parts.append(hidden_BLW[torch.arange(len(chosen), device=device), last])

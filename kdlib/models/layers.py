@@ -13,7 +13,12 @@ INITIAL_STANDARD_DEVIATION = 0.02
 
 
 class Transformer(nn.Module):
-    """Causal blocks over learnt positions (Kang & McAuley 2018): float [B, L, H] to [B, L, H]."""
+    """Causal blocks over learnt positions (Kang & McAuley 2018), counted from each sequence's end: [B, L, H] to [B, L, H].
+
+    So the position to predict from is the same one for every history, long or short, and it is learnt from the newest
+    interaction of every user. Counted from the start, a history one longer than in training ends at a position that only
+    longer histories have taught.
+    """
 
     def __init__(
         self,
@@ -30,9 +35,9 @@ class Transformer(nn.Module):
         nn.init.normal_(self.positions.weight, std=INITIAL_STANDARD_DEVIATION)
         self.blocks = nn.ModuleList(BLOCKS[block](width, heads, dropout) for _ in range(layers))
 
-    def forward(self, x_BLH: Tensor) -> Tensor:
-        length = x_BLH.shape[1]
-        x_BLH = x_BLH + self.positions(torch.arange(length, device=x_BLH.device))
+    def forward(self, x_BLH: Tensor, lengths_B: Tensor) -> Tensor:
+        from_end_BL = lengths_B[:, None] - 1 - torch.arange(x_BLH.shape[1], device=x_BLH.device)
+        x_BLH = x_BLH + self.positions(from_end_BL.clamp_min(0))
         for block in self.blocks:
             x_BLH = block(x_BLH)
         return x_BLH

@@ -157,12 +157,20 @@ class SequenceModel(nn.Module):
             return self.output_embedding, self.output_bias
         return (self.item_vectors() if item_vectors_VD is None else item_vectors_VD), None
 
-    def forward(self, items_BL: Tensor, context_BLC: Tensor, *, item_vectors_VD: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        items_BL: Tensor,
+        context_BLC: Tensor,
+        *,
+        lengths_B: Tensor | None = None,
+        item_vectors_VD: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states float [B, L, W]; the one at position t scores the item at t + 1.
 
         Args:
           items_BL: int64 item indices, right-padded with any valid index.
           context_BLC: int8, the columns of `kdlib.tables.CONTEXT`; read with `session_flag` and `inputs`.
+          lengths_B: int64, how many items of each row are real; None: all of them.
           item_vectors_VD: `item_vectors()` where the caller has it already.
         """
         if self.code_tables is not None and item_vectors_VD is None:  # only the items that are read
@@ -176,7 +184,9 @@ class SequenceModel(nn.Module):
             x_BLD = x_BLD + embedding(context_BLC[..., COLUMNS.index(name)].long())
         x_BLD = self.dropout(x_BLD)
         if isinstance(self.layers, Transformer):
-            h_BLH = self.layers(x_BLD if self.input_projection is None else self.input_projection(x_BLD))
+            if lengths_B is None:
+                lengths_B = torch.full(items_BL.shape[:1], items_BL.shape[1], device=items_BL.device)
+            h_BLH = self.layers(x_BLD if self.input_projection is None else self.input_projection(x_BLD), lengths_B)
         else:
             h_BLH = self.layers(x_BLD)[0]
             h_BLH = self.dropout(h_BLH)

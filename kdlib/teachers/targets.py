@@ -22,7 +22,7 @@ from kdlib.models.sequence import SequenceModel
 
 def states_at(model: SequenceModel, batch: Batch) -> Tensor:
     """A model's hidden states at the batch's real positions, [positions, width]."""
-    return model(batch.items_BL, batch.context_BLC).flatten(0, 1)[batch.positions_T]
+    return model(batch.items_BL, batch.context_BLC, lengths_B=batch.lengths_B).flatten(0, 1)[batch.positions_T]
 
 
 class TargetWriter:

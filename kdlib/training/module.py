@@ -213,5 +213,5 @@ class NextItemTraining(nn.Module):
 
 def _scored(model: SequenceModel, batch: Batch) -> Scored:
     vectors_VD = model.item_vectors()
-    hidden_BLW = model(batch.items_BL, batch.context_BLC, item_vectors_VD=vectors_VD)
+    hidden_BLW = model(batch.items_BL, batch.context_BLC, lengths_B=batch.lengths_B, item_vectors_VD=vectors_VD)
     return Scored(hidden_BLW.flatten(0, 1)[batch.positions_T], *model.head(vectors_VD))

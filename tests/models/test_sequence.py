@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.models.layers import LigrBlock, causal_attention
+from kdlib.models.layers import LigrBlock, Transformer, causal_attention
 from kdlib.models.sequence import SequenceModel
 from kdlib.tables import CONTEXT
 
@@ -43,7 +43,8 @@ def test_causal_and_padding_is_harmless(options: dict[str, Any]) -> None:
     model = _model(options)
     items, context = torch.randint(0, 30, (4, 6)), _context(4, 6)
     longer = torch.cat([items, torch.zeros(4, 3, dtype=torch.int64)], 1)
-    padded = model(longer, torch.cat([context, torch.zeros(4, 3, 3, dtype=torch.int8)], 1))[:, :6]
+    padding, lengths = torch.zeros(4, 3, 3, dtype=torch.int8), torch.full((4,), 6)
+    padded = model(longer, torch.cat([context, padding], 1), lengths_B=lengths)[:, :6]
     before = model(items, context)
     torch.testing.assert_close(before, padded, rtol=1e-4, atol=1e-6)
     other_item, other_context = items.clone(), context.clone()
@@ -52,6 +53,17 @@ def test_causal_and_padding_is_harmless(options: dict[str, Any]) -> None:
     assert not torch.allclose(before[:, 3:], model(other_item, context)[:, 3:])
     for after in (model(other_item, context), model(items, other_context)):
         torch.testing.assert_close(before[:, :3], after[:, :3], rtol=1e-4, atol=1e-6)
+
+
+def test_positions_are_counted_from_the_end() -> None:
+    """Two histories that end alike meet the same position embedding at their ends, however long each is."""
+    model = _model({"kind": "transformer", "dim": 8})
+    seen: list[torch.Tensor] = []
+    layers = model.layers
+    assert isinstance(layers, Transformer)
+    layers.positions.register_forward_hook(lambda module, places, out: seen.append(places[0]))
+    model(torch.zeros(2, 4, dtype=torch.int64), _context(2, 4), lengths_B=torch.tensor([4, 2]))
+    assert seen[0].tolist() == [[3, 2, 1, 0], [1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("options", KINDS, ids=[str(list(o.values())) for o in KINDS])

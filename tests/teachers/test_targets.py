@@ -39,7 +39,9 @@ def test_cached_teachers_equal_online_teachers(tmp_path: Path) -> None:
     positions = 0
     for batch in shuffled_batches(store, batch_size=6, seed=3):
         for model, scored in zip(models, heads.scored(batch), strict=True):
-            online = model(batch.items_BL, batch.context_BLC).flatten(0, 1)[batch.positions_T]
+            online = model(batch.items_BL, batch.context_BLC, lengths_B=batch.lengths_B).flatten(0, 1)[
+                batch.positions_T
+            ]
             torch.testing.assert_close(scored.hidden_TW, online, rtol=0, atol=float(online.abs().max()) / 200)
             torch.testing.assert_close(scored.logits(), online @ model.head()[0].T, rtol=0, atol=2e-2)
         positions += len(batch.targets_T)
