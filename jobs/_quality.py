@@ -28,6 +28,7 @@ from kdlib.metrics.comparison import (
     popularity_buckets,
 )
 from kdlib.metrics.ranking import hit_rate, ndcg
+from kdlib.models.files import serves
 from kdlib.publish import Manifest
 
 
@@ -50,7 +51,9 @@ def rank_selected(benchmark: Benchmark, source: Features, selection: Manifest) -
             | {name: found[name] for name in found.column_names if name.startswith("rank/")}
         )
         pq.write_table(table_of_ranks, staging[table] / "part-00000.parquet")
-        one_each = {entry["arm"]: entry["folder"] for entry in reversed(chosen["students"].values())} | teachers
+        one_each = {entry["arm"]: entry["folder"] for entry in reversed(chosen["students"].values())} | {
+            name: folder for name, folder in teachers.items() if serves(Path(folder))
+        }
         speed = users_per_second(one_each, rows, users=benchmark.config.speed_users, k=config.recommend.k)
         return {table: {"users": len(rows), "repeats_left_out": rows.repeats, "users_per_second": speed}}
 
@@ -103,7 +106,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
         "teachers": {
             name: _scores(per_model[f"teacher/{name}"], entry)
             | {"weight": entry["weight"], "parameters": entry["parameters"], "bytes": entry["bytes"]}
-            | {"users_per_second": ranked.details["users_per_second"][f"teacher/{name}"]}
+            | {"users_per_second": ranked.details["users_per_second"].get(f"teacher/{name}")}
             | {"seed": model_facts(config, entry["model"])["seed"], "settings": _teacher_settings(benchmark, entry["model"])}
             for name, entry in chosen["teachers"].items()
         },

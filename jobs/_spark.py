@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -34,7 +35,11 @@ TABLE_SETTINGS = {
 
 @contextmanager
 def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
-    """The Spark session that is active in this process, else a new one that ends, Java and all, with the block."""
+    """The Spark session that is active in this process, else a new one that ends, Java and all, with the block.
+
+    Raises:
+      RuntimeError: Java's own failure inside the block, with its innermost cause as the first line.
+    """
     active = SparkSession.getActiveSession()
     if active is not None:
         for key, value in TABLE_SETTINGS.items():
@@ -44,8 +49,18 @@ def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
     spark = start_spark(config, log)
     try:
         yield spark
+    except Py4JJavaError as error:  # its text lives in the Java that ends below
+        raise RuntimeError(_java_text(error)) from None
     finally:
         stop_spark(spark)
+
+
+def _java_text(error: Py4JJavaError) -> str:
+    """Java's innermost cause in one line, then its whole stack."""
+    stack = str(error)
+    lines = [line.lstrip(": ") for line in stack.splitlines()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    return f"{causes[-1] if causes else ' '.join(lines[1:2])}\n{stack}"
 
 
 def start_spark(config: RunConfig, log: Path) -> SparkSession:

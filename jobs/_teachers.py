@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,13 +23,13 @@ def teacher_folders(config: RunConfig, expected_hash: str) -> list[list[Path]]:
     Raises:
       ModelError: a teacher was trained on another vocabulary, or with other folds.
     """
-    from kdlib.models.files import load_model
+    from kdlib.models.files import load_predictor
 
     found = []
     for teacher in config.teachers:
         found.append([publish.current(config.root, name, config.day) for name in teacher.models])
         for fold, folder in enumerate(found[-1]):
-            _, facts = load_model(folder)
+            _, facts = load_predictor(folder)
             if facts["vocabulary_hash"] != expected_hash:
                 raise ModelError(
                     f"teacher {teacher.name} at {folder} was trained on another item vocabulary"
@@ -95,8 +95,16 @@ def write_targets(
         )
 
 
-def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> tuple[np.ndarray, np.ndarray]:
-    """See `kdlib.teachers.ensembles.judge_teachers`; on the same users as the training's validation."""
+class Judgement(NamedTuple):
+    """How likely each teacher thinks what users did next, float64 [teachers, users], and the shares that follow from it."""
+
+    training: np.ndarray
+    validation: np.ndarray
+    weights: list[float]
+
+
+def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Judgement:
+    """See `kdlib.teachers.ensembles`; on the same users as the training's validation."""
     from kdlib.data.windows import read_evaluation_histories
 
     histories = read_evaluation_histories(
@@ -107,14 +115,18 @@ def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> tup
     with start_ray(config):
         import ray
 
-        from kdlib.teachers.ensembles import judge_teachers
+        from kdlib.teachers.ensembles import choose_weights, judge_teachers, mixture_weights
 
-        settings = config.training
+        settings, how = config.training, config.distillation.weights
         task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)
-        names = [[str(folder) for folder in of_teacher] for of_teacher in folders]
-        trained_NR, held_out_NR = ray.get(
-            task(judge_teachers).remote(names, histories, threads=settings.threads_per_worker)
-        )
-    if config.distillation.weights == "validation" and not held_out_NR.shape[1]:
-        raise InputError("distillation.weights is validation, but no user has a validation item: set it to given")
-    return trained_NR, held_out_NR
+        arguments = [[str(folder) for folder in of_teacher] for of_teacher in folders], histories
+        trained_NR, held_out_NR = ray.get(task(judge_teachers).remote(*arguments, threads=settings.threads_per_worker))
+        if how == "given":
+            return Judgement(trained_NR, held_out_NR, [teacher.weight for teacher in config.teachers])
+        if not held_out_NR.shape[1]:
+            raise InputError(f"distillation.weights is {how}, but no user has a validation item: set it to given")
+        weights = mixture_weights(held_out_NR).tolist()
+        if how == "validation_ndcg":
+            chosen = task(choose_weights).remote(*arguments, start=weights, threads=settings.threads_per_worker)
+            weights = np.asarray(ray.get(chosen)).tolist()
+    return Judgement(trained_NR, held_out_NR, weights)

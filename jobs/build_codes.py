@@ -52,7 +52,8 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
         assert model.codes is not None
         statistics = pq.read_table(source.statistics, columns=["item_index", "num_train"]).sort_by("item_index")
         num_train = statistics["num_train"].to_numpy()
-        members = ensemble(folders, [teacher.weight for teacher in config.teachers])
+        learnt = [(f, t.weight) for f, t in zip(folders, config.teachers, strict=True) if not t.rules]
+        members = ensemble(*zip(*learnt, strict=True))
         if (known := int((num_train > 0).sum())) < model.codes.size:
             raise ConfigError(
                 f"student.model.codes.size: {model.codes.size} codewords cannot be learnt from the {known} items with training"

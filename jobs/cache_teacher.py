@@ -23,19 +23,14 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         judged = judge(config, source, folders)
-        weights = [teacher.weight for teacher in config.teachers]
-        if config.distillation.weights == "validation":
-            from kdlib.teachers.ensembles import mixture_weights
-
-            weights = mixture_weights(judged[1]).tolist()
-        write_targets(config, source, folders, weights, staging["teacher_targets"])
-        names, total = [teacher.name for teacher in config.teachers], sum(weights)
+        write_targets(config, source, folders, judged.weights, staging["teacher_targets"])
+        names, total = [teacher.name for teacher in config.teachers], sum(judged.weights)
         details = {
-            "teachers": {name: weight / total for name, weight in zip(names, weights, strict=True)},
+            "teachers": {name: weight / total for name, weight in zip(names, judged.weights, strict=True)},
             "form": config.distillation.cached_form,
             "log_probability": {
                 kind: dict(zip(names, rows.mean(1).tolist(), strict=True))
-                for kind, rows in zip(("training", "validation"), judged, strict=True)
+                for kind, rows in zip(("training", "validation"), judged[:2], strict=True)
                 if rows.shape[1]
             },
         }

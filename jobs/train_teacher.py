@@ -1,4 +1,4 @@
-"""Train the teachers, after encoding titles where one reads text: a Ray Train run with DeepSpeed, and one a fold."""
+"""Make the teachers: count rules; encode titles where one reads text, and train, a Ray Train run with DeepSpeed a fold."""
 
 import sys
 from pathlib import Path
@@ -19,12 +19,40 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         source = features(config)
         titles = {t.name: title_vectors(config, source, t.text) for t in config.teachers if t.text}
         made: dict[str, Manifest] = {}
-        for folds in sorted({teacher.folds for teacher in config.teachers}):
-            teachers = [teacher for teacher in config.teachers if teacher.folds == folds]
+        for teacher in config.teachers:
+            if teacher.rules:
+                made |= _count(config, source, teacher)
+        learning = [teacher for teacher in config.teachers if not teacher.rules]
+        for folds in sorted({teacher.folds for teacher in learning}):
+            teachers = [teacher for teacher in learning if teacher.folds == folds]
             for fold in range(folds):  # other data, so a run of its own
                 made |= _train(config, source, teachers, fold, titles)
         say(f"train_teacher:{describe_models(config, [name.removeprefix('models/') for name in made])}")
         return made
+
+
+def _count(config: RunConfig, source: Features, teacher: TeacherConfig) -> dict[str, Manifest]:
+    """Count a teacher's rules, in a process of the cluster: its memory must hold all pairs of items that stand near."""
+    import ray
+
+    from jobs._rules import count_and_save
+
+    name, how, training = f"models/{teacher.name}", teacher.rules, config.training
+    assert how is not None
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        task: Any = ray.remote(num_cpus=training.cpus_per_worker)
+        facts = source.vocabulary_facts() | {"name": teacher.name}
+        ray.get(
+            task(count_and_save).remote(
+                how.model_dump(), parquet_files(source.histories), str(source.statistics), str(staging[name]), facts,
+                max_length=training.max_length, max_validation_users=training.max_validation_users,
+            )
+        )  # fmt: skip
+        return {}
+
+    settings = [how.model_dump(), training.max_length, training.max_validation_users]
+    return run_step(config, (name,), settings=settings, inputs=source.versions, build=build)
 
 
 def _train(

@@ -277,8 +277,26 @@ class TrainConfig(Section):
         return self
 
 
+class RulesConfig(Section):
+    """A teacher that counts which items stand near which (`kdlib.models.rules`): no training, one pass over the data."""
+
+    max_distance: Annotated[int, Field(gt=0, le=50)] = 10
+    """Farthest that two items of a rule stand apart in a history."""
+    distance_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """A pair one step farther apart counts so much of it."""
+    backward_weight: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """What item j before item i says about j after i; 0 counts one direction only."""
+    history_decay: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """What the item before a history's last one counts of it, and so on back."""
+    prior_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Pseudo-counts that are spread over all items by popularity: more of them flatten what few counts say."""
+
+
 class TeacherConfig(Section):
     name: Name
+    rules: RulesConfig | None = None
+    """With it the teacher counts instead of learning, and `model`, `text`, `train`, `seed` and `folds` mean nothing to it:
+    at training positions it is cross-fitted by itself. Needs `distillation.targets: sampled`."""
     model: ModelConfig = ModelConfig(dim=128, layers=2, heads=2)
     text: TextConfig | None = None
     """With it the item embeddings get the title's vector, projected, added."""
@@ -289,6 +307,15 @@ class TeacherConfig(Section):
     folds: Annotated[int, Field(ge=1, le=20)] = 1
     """From 2 on the teacher is cross-fitted: so many models, each trained without one fold of the users, whom it then
     teaches. Its targets cannot repeat what it learnt by heart. Needs `distillation.targets: sampled`."""
+
+    @model_validator(mode="after")
+    def _rules_learn_nothing(self) -> "TeacherConfig":
+        learnt = ("model", "text", "train", "seed", "folds")
+        defaults = {name: TeacherConfig.model_fields[name].get_default(call_default_factory=True) for name in learnt}
+        set_too = [name for name in learnt if getattr(self, name) != defaults[name]]
+        if self.rules and set_too:
+            raise ValueError(f"rules are counted, not trained: remove {', '.join(set_too)}")
+        return self
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -314,9 +341,9 @@ class DistillationConfig(Section):
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
     """λ of `L_CE + λ·T²·KL(teacher ‖ student)`, or of another `loss` in the KL's place."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    weights: Literal["given", "validation"] = "given"
+    weights: Literal["given", "validation", "validation_ndcg"] = "given"
     """Several teachers' shares: each teacher's `weight`, or those under which the mixture of their probabilities makes
-    the validation items most likely (`offline` only)."""
+    the validation items most likely, or ranks them best by NDCG@10 (`offline` only)."""
     loss: Literal["kl", "reverse_kl", "jensen_shannon", "tail_bucket_kl", "rrd_listwise"] = "kl"
     """How the student follows the teachers; a step's loss takes 1.3 to 2.2 times as long with all but `kl`."""
     top_items: Positive = 100
@@ -429,7 +456,9 @@ class RunConfig(Section):
         if len(set(names)) < len(names) or {"student", "control"} & set(names):
             raise ValueError(f"teachers need distinct names other than student and control, found {names}")
         if self.distillation.mode == "joint" and self.distillation.weights != "given":
-            raise ValueError("distillation.weights validation needs finished teachers: distillation.mode offline")
+            raise ValueError(
+                f"distillation.weights {self.distillation.weights} needs finished teachers: distillation.mode offline"
+            )
         if self.distillation.mode == "joint" and len(names) > 1:
             raise ValueError(f"distillation.mode joint trains one teacher, found {len(names)}")
         if coded := [teacher.name for teacher in self.teachers if teacher.model.codes]:
@@ -471,6 +500,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"teachers {folded} have folds, so their heads differ from user to user: distillation.targets sampled"
             )
+        if (counted := [teacher.name for teacher in self.teachers if teacher.rules]) and not sampled:
+            raise ValueError(
+                f"teachers {counted} have rules, which have no hidden states: distillation.targets sampled"
+            )
+        if self.student.model.codes and len(counted) == len(self.teachers):
+            raise ValueError("student.model.codes are learnt from teachers' item vectors, which rules do not have")
         models = [name for teacher in self.teachers for name in teacher.models]
         if len(set(models)) < len(models):
             raise ValueError(f"a teacher has the name of another one's fold: {models}")

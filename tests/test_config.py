@@ -63,6 +63,16 @@ def test_the_smallest_config_has_every_default(load):
             SMALLEST + "teachers: [{name: a, folds: 2}, {name: a_fold1}]\ndistillation: {targets: sampled}\n",
             "name of another one's fold",
         ),
+        (SMALLEST + "teachers: [{name: a, rules: {}}]\n", r"\['a'\] have rules.*distillation.targets sampled"),
+        (
+            SMALLEST + "teachers: [{name: a, rules: {}, seed: 3, text: {}}]\ndistillation: {targets: sampled}\n",
+            "rules are counted, not trained: remove text, seed",
+        ),
+        (
+            SMALLEST
+            + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled}\nstudent: {model: {codes: {}}}\n",
+            "codes are learnt from teachers' item vectors, which rules do not have",
+        ),
         (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
         (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
         (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),

@@ -9,7 +9,7 @@ import torch
 from kdlib.data.windows import evaluation_rows, list_array
 from kdlib.inference.baselines import Markov
 from kdlib.inference.ranks import ranks_of_models, ranks_of_scores
-from kdlib.models.files import load_model
+from kdlib.models.files import load_predictor
 
 
 class Evaluator:
@@ -28,7 +28,7 @@ class Evaluator:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded = {
-            folder: load_model(Path(folder))[0].to(self._device) for parts in models.values() for folder, _ in parts
+            folder: load_predictor(Path(folder))[0].to(self._device) for parts in models.values() for folder, _ in parts
         }
         self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
         self._markov, self._top = markov, top

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdlib.data.windows import EvaluationRows, take_slices
 from kdlib.losses.distillation import mixture_log_probs
-from kdlib.models.encode import last_hidden
-from kdlib.models.sequence import SequenceModel
+from kdlib.models.encode import scorer
+from kdlib.models.files import Predictor
 
 
 def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, seen_items: Tensor) -> Tensor:
@@ -39,7 +38,7 @@ def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, see
 
 @torch.inference_mode()
 def ranks_of_models(
-    models: Sequence[SequenceModel],
+    models: Sequence[Predictor],
     weights: Sequence[float],
     rows: EvaluationRows,
     *,
@@ -52,15 +51,12 @@ def ranks_of_models(
     Returns:
       int64 [rows], and the item indices int64 [rows, top] of each row's best unseen items.
     """
-    heads = [model.head() for model in models]
+    scorers = [scorer(model, device=device) for model in models]
 
     def scores(which: np.ndarray) -> Tensor:
         lengths = np.diff(rows.offsets)[which]
         flat = take_slices(rows.offsets[which], lengths)
-        logits = [
-            F.linear(last_hidden(model, rows.items[flat], rows.context[flat], lengths, device=device), *head).float()
-            for model, head in zip(models, heads, strict=True)
-        ]
+        logits = [score(rows.items[flat], rows.context[flat], lengths) for score in scorers]
         if len(logits) == 1:
             return logits[0]
         return mixture_log_probs([part.double() for part in logits], weights)

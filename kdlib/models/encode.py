@@ -3,12 +3,19 @@
 Shapes: B histories, L length, W width of the hidden state, N positions of all histories together, C columns of the context.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
+from kdlib.models.rules import SequentialRules
 from kdlib.models.sequence import SequenceModel
+
+Scorer = Callable[[NDArray, NDArray, NDArray], Tensor]
+"""(items, context, lengths) of some histories, as `last_hidden` takes them → logits of the next item, float32 [users, items]."""
 
 ENCODE_ROWS = 64
 """Histories encoded at a time on a CPU; they are sorted by length first, so that hardly any of it is padding."""
@@ -48,3 +55,25 @@ def last_hidden(
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return torch.cat(parts)[torch.from_numpy(back).to(device)]
+
+
+def scorer(model: SequenceModel | SequentialRules, *, device: torch.device) -> Scorer:
+    """What predicts the item after each history, whatever the kind of model; its item matrix is made once.
+
+    Args:
+      model: in evaluation mode, on the device.
+      device: where to compute.
+    """
+    if isinstance(model, SequentialRules):
+
+        def by_rules(items_N: NDArray, context_NC: NDArray, lengths: NDArray) -> Tensor:
+            parts = items_N, np.cumsum(lengths) - 1, lengths - 1
+            return model.logits(*(torch.from_numpy(part).to(device) for part in parts))
+
+        return by_rules
+    matrix_VW, bias_V = model.head()
+
+    def by_vectors(items_N: NDArray, context_NC: NDArray, lengths: NDArray) -> Tensor:
+        return F.linear(last_hidden(model, items_N, context_NC, lengths, device=device), matrix_VW, bias_V).float()
+
+    return by_vectors

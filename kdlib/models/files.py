@@ -15,7 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdlib.errors import ModelError
+from kdlib.models.rules import SequentialRules, rules_from_state, rules_state
 from kdlib.models.sequence import SequenceModel
+
+Predictor = SequenceModel | SequentialRules
+"""What may be a teacher."""
 
 WEIGHTS = "model.safetensors"
 FACTS = "model.json"
@@ -70,21 +74,42 @@ def save_model(
     """
     folded = foldable(model, state)
     stored = _as_int8(folded) if export == "int8" else folded
-    save_file(stored, folder / WEIGHTS)
     learnt = {name: value.numel() for name, value in folded.items() if value.is_floating_point()}
     item_tables = [value for name, value in stored.items() if name.removesuffix(SCALE) in ITEM_TABLES]
-    facts = {
-        **facts,
+    sizes = {
         "options": model.options,
         "num_items": model.num_items,
         "export": export,
         "parameters": sum(learnt.values()),
         "parameters_without_item_tables": sum(count for name, count in learnt.items() if name not in ITEM_TABLES),
         "item_table_bytes": sum(value.numel() * value.element_size() for value in item_tables),
-        "bytes": (folder / WEIGHTS).stat().st_size,
-        "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     }
-    facts["version"] = facts["sha256"][:12]
+    return _write(folder, stored, facts | sizes)
+
+
+def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write a rule model in the same form; its parameters are its rules, all of which grow with the catalogue."""
+    tensors, options = rules_state(rules)
+    sizes = {
+        "options": options,
+        "num_items": rules.num_items,
+        "export": "float32",
+        "parameters": len(rules.weights_N),
+        "parameters_without_item_tables": 0,
+        "item_table_bytes": sum(value.numel() * value.element_size() for value in tensors.values()),
+    }
+    return _write(folder, tensors, facts | sizes)
+
+
+def serves(folder: Path) -> bool:
+    """Whether the folder's model is one that `load_model` takes: not of rules, which only teach."""
+    return json.loads((folder / FACTS).read_text())["options"]["kind"] != "rules"
+
+
+def _write(folder: Path, stored: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
+    save_file(stored, folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    facts = facts | {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest, "version": digest[:12]}
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
     return facts
 
@@ -109,11 +134,19 @@ def _as_float32(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
-    """The model in evaluation mode on the CPU, and its facts.
+    """A sequence model in evaluation mode on the CPU, and its facts.
 
     Raises:
-      ModelError: files missing, damaged, or not of each other.
+      ModelError: files missing, damaged, or not of each other; a model of another kind.
     """
+    model, facts = load_predictor(folder)
+    if not isinstance(model, SequenceModel):
+        raise ModelError(f"the model at {folder} must be a sequence model, found sequential rules: they only teach")
+    return model, facts
+
+
+def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
+    """The same, where the model may be of any kind."""
     try:
         facts = json.loads((folder / FACTS).read_text())
         raw = (folder / WEIGHTS).read_bytes()
@@ -123,11 +156,13 @@ def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
         raise ModelError(
             f"the model at {folder} is damaged: {WEIGHTS} should have the hash {facts['sha256'][:12]}…, found {found[:12]}…. Train it again"
         )
-    with torch.device("meta"):
-        model = SequenceModel(**facts["options"])
     try:
         # copies, because PyTorch's memory is aligned and a file's is not: the last bits of a product depend on that
         weights = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
+        if facts["options"]["kind"] == "rules":
+            return rules_from_state(weights, facts["options"]), facts
+        with torch.device("meta"):
+            model = SequenceModel(**facts["options"])
         model.load_state_dict(_as_float32(weights), assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"the model at {folder} does not fit its {FACTS}: {error}") from None

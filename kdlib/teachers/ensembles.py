@@ -1,6 +1,6 @@
-"""How well teachers know what users did next; the ensemble's weights make the validation items most likely.
+"""How well teachers know what users did next; the ensemble's weights make the validation items most likely, or rank them best.
 
-Shapes: N teachers, R rows, B rows of a batch, V items.
+Shapes: N teachers, R rows, B rows of a batch, V items, C candidates.
 """
 
 from collections.abc import Sequence
@@ -9,30 +9,32 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import EvaluationRows, evaluation_rows, take_slices
-from kdlib.models.encode import last_hidden
-from kdlib.models.files import load_model
-from kdlib.models.sequence import SequenceModel
+from kdlib.models.encode import scorer
+from kdlib.models.files import Predictor, load_predictor
+
+CANDIDATES = 50
+"""So many of each teacher's best items are looked at when a mixture's ranking is judged by its first ten."""
 
 
 @torch.inference_mode()
 def target_log_probs(
-    models: Sequence[SequenceModel], rows: EvaluationRows, *, device: torch.device, batch_size: int = 256
+    models: Sequence[Predictor], rows: EvaluationRows, *, device: torch.device, batch_size: int = 256
 ) -> np.ndarray:
     """Log-probability that each model gives each row's true next item: float64 [models, rows]."""
     found = np.empty((len(models), len(rows)))
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
     for model_number, model in enumerate(models):
-        matrix, bias = model.head()
+        score = scorer(model, device=device)
         for start in range(0, len(rows), batch_size):
             which = by_length[start : start + batch_size]
             lengths = np.diff(rows.offsets)[which]
             flat = take_slices(rows.offsets[which], lengths)
-            hidden_BW = last_hidden(model, rows.items[flat], rows.context[flat], lengths, device=device)
-            logits_BV = F.linear(hidden_BW, matrix, bias).float()
+            logits_BV = score(rows.items[flat], rows.context[flat], lengths)
             losses_B = F.cross_entropy(logits_BV, torch.from_numpy(rows.targets[which]).to(device), reduction="none")
             found[model_number, which] = -losses_B.double().cpu().numpy()
     return found
@@ -65,6 +67,93 @@ def mixture_weights(log_probs_NR: np.ndarray, *, iterations: int = 500, toleranc
     return weights_N
 
 
+@torch.inference_mode()
+def candidates(
+    teachers: Sequence[Sequence[Predictor]],
+    rows: EvaluationRows,
+    *,
+    device: torch.device,
+    top: int = CANDIDATES,
+    batch_size: int = 256,
+) -> tuple[Tensor, Tensor]:
+    """What each teacher thinks of each row's true next item, and of the unseen items that any of them finds best.
+
+    Args:
+      teachers: the models of each: one, or one a fold; a user's is the one that did not see it.
+      rows: histories and targets.
+      device: the models'.
+      top: how many of each teacher's best items are candidates.
+      batch_size: rows at a time.
+
+    Returns:
+      Probabilities of the target, float32 [teachers, rows], and of the candidates, [teachers, rows, C]; a candidate that
+      is the target, or stands there before, has 0.
+    """
+    scorers = [[scorer(model, device=device) for model in models] for models in teachers]
+    by_length = np.argsort(np.diff(rows.offsets), kind="stable")
+    true_NR, others_NRC = torch.empty(len(teachers), len(rows)), torch.zeros(0)
+    for start in range(0, len(rows), batch_size):
+        which = by_length[start : start + batch_size]
+        lengths = np.diff(rows.offsets)[which]
+        flat = take_slices(rows.offsets[which], lengths)
+        seen = torch.from_numpy(np.repeat(np.arange(len(which)), lengths)), torch.from_numpy(rows.items[flat])
+        probs = []
+        for of_teacher in scorers:
+            logits = [score(rows.items[flat], rows.context[flat], lengths) for score in of_teacher]
+            fold = torch.from_numpy(fold_of(rows.user_ids[which], len(logits))).to(device)
+            probs_BV = torch.softmax(torch.stack(logits)[fold, torch.arange(len(which), device=device)], 1)
+            probs_BV[seen[0].to(device), seen[1].to(device)] = 0.0
+            probs.append(probs_BV)
+        probs_NBV = torch.stack(probs)
+        targets_B1 = torch.from_numpy(rows.targets[which]).to(device)[:, None]
+        best_BC = probs_NBV.topk(min(top, probs_NBV.shape[2]), 2).indices.transpose(0, 1).flatten(1).sort(1).values
+        double_BC = best_BC == targets_B1
+        double_BC[:, 1:] |= best_BC[:, 1:] == best_BC[:, :-1]
+        found = [one.gather(1, best_BC).masked_fill(double_BC, 0.0) for one in probs_NBV]
+        if not len(others_NRC):
+            others_NRC = torch.empty(len(teachers), len(rows), best_BC.shape[1])
+        others_NRC[:, which] = torch.stack(found).cpu()
+        true_NR[:, which] = probs_NBV.gather(2, targets_B1.expand(len(teachers), -1, -1))[..., 0].cpu()
+    return true_NR, others_NRC
+
+
+def ranking_weights(true_NR: Tensor, others_NRC: Tensor, *, start_N: Sequence[float]) -> np.ndarray:
+    """Weights of the mixture of probabilities that ranks the targets best by NDCG@10: float64 [teachers], of sum 1.
+
+    Likelihood asks each teacher to be well calibrated everywhere, while a ranking needs only the right items on top: a
+    teacher of few sharp opinions counts for more here. NDCG has no gradient in the weights, so one weight at a time is
+    scaled up and down, from several starts, as long as that helps (coordinate ascent: Metzler & Croft 2007).
+
+    Args:
+      true_NR: see `candidates`.
+      others_NRC: see `candidates`.
+      start_N: where to start from, besides equal weights and each teacher with half of the sum.
+    """
+    number = len(true_NR)
+
+    def ndcg_of(weights_N: np.ndarray) -> float:
+        shares = torch.tensor(weights_N / weights_N.sum(), dtype=torch.float32)
+        ahead_R = (torch.tensordot(shares, others_NRC, 1) >= (shares @ true_NR)[:, None]).sum(1)  # a tie is no merit
+        return float(torch.where(ahead_R < 10, 1.0 / torch.log2(ahead_R + 2.0), 0.0).mean(dtype=torch.float64))
+
+    halves = np.full((number, number), 1.0 / max(number - 1, 1)) * (1 - np.eye(number)) + np.eye(number)
+    best_N, best = np.ones(number), -1.0
+    for start in (np.asarray(start_N, np.float64), np.ones(number), *halves):
+        weights_N, reached, step = start / start.sum(), ndcg_of(start), 4.0
+        while step > 1.05:
+            improved = False
+            for teacher in range(number):
+                for factor in (step, 1.0 / step):
+                    tried_N = weights_N.copy()
+                    tried_N[teacher] *= factor
+                    if (score := ndcg_of(tried_N)) > reached:
+                        weights_N, reached, improved = tried_N / tried_N.sum(), score, True
+            step = step if improved else step**0.5
+        if reached > best:
+            best_N, best = weights_N, reached
+    return best_N / best_N.sum()
+
+
 def last_training_rows(histories: pa.Table) -> EvaluationRows:
     """Each user's last training position, to be predicted from the items before it, as if it were a held-out one.
 
@@ -74,6 +163,17 @@ def last_training_rows(histories: pa.Table) -> EvaluationRows:
     num_train = histories["num_train"].to_numpy()
     last = pa.array(num_train - 1, pa.int32(), mask=num_train < 2)
     return evaluation_rows(histories.append_column("last", last), position_column="last")
+
+
+def choose_weights(
+    teachers: Sequence[Sequence[str]], histories: pa.Table, *, start: Sequence[float], threads: int
+) -> np.ndarray:
+    """`ranking_weights` on the histories' validation positions; arguments as in `judge_teachers`."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = [[load_predictor(Path(folder))[0].to(device) for folder in folders] for folders in teachers]
+    rows = evaluation_rows(histories, position_column="validation_position")
+    return ranking_weights(*candidates(models, rows, device=device), start_N=start)
 
 
 def judge_teachers(
@@ -97,7 +197,7 @@ def judge_teachers(
     both = last_training_rows(histories), evaluation_rows(histories, position_column="validation_position")
     found = np.empty((len(teachers), len(both[0]))), np.empty((len(teachers), len(both[1])))
     for number, folders in enumerate(teachers):
-        models = [load_model(Path(folder))[0].to(device) for folder in folders]
+        models = [load_predictor(Path(folder))[0].to(device) for folder in folders]
         for log_probs_NR, rows in zip(found, both, strict=True):
             by_model = target_log_probs(models, rows, device=device)
             log_probs_NR[number] = by_model[fold_of(rows.user_ids, len(models)), np.arange(len(rows))]

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from kdlib.data.batches import batch_of, store_from_tables
+from kdlib.data.batches import Batch, WindowStore, batch_of, store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import take_slices
-from kdlib.models.files import load_model
-from kdlib.models.sequence import SequenceModel
+from kdlib.losses.next_item import Scored
+from kdlib.models.files import Predictor, load_predictor
+from kdlib.models.rules import SequentialRules
+from kdlib.teachers.rules import RulesAtPositions
 from kdlib.teachers.targets import states_at, targets_table
 
 CHUNK_PROBABILITIES = 1 << 22
@@ -94,7 +95,7 @@ class SampledTargetWriter:
     ) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._teachers = [[load_model(Path(f))[0].to(self._device) for f in folders] for folders in teachers]
+        self._teachers = [[load_predictor(Path(f))[0].to(self._device) for f in folders] for folders in teachers]
         self._weights = [weight / sum(weights) for weight in weights]
         self._temperature, self._samples, self._seed = temperature, samples, seed
         self._batch_size = batch_size
@@ -116,27 +117,31 @@ class SampledTargetWriter:
                 which = mine[start : start + self._batch_size]
                 batch = batch_of(store, which).to(self._device)
                 rows = take_slices(store.offsets[which], lengths[which])
-                states = [states_at(model, batch) for model in models]
-                drawn_TS, log_probs[rows, 0] = self._draw(models, states, offsets[rows])
+                predicted = [_at_positions(model, store, which, batch) for model in models]
+                drawn_TS, log_probs[rows, 0] = self._draw(predicted, offsets[rows])
                 items[rows] = pack_draws(drawn_TS)
         return targets_table(windows, items, log_probs, lengths)
 
-    def _draw(
-        self, models: list[SequenceModel], states: list[Tensor], offsets: np.ndarray
-    ) -> tuple[Tensor, np.ndarray]:
+    def _draw(self, predicted: list[Scored | RulesAtPositions], offsets: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Items int32 [T, S], and the mean of their log-probabilities, float32 [T], a chunk of positions at a time."""
-        heads = [model.head() for model in models]
-        size, drawn, logs = max(1, CHUNK_PROBABILITIES // len(heads[0][0])), [], []
+        size, drawn, logs = max(1, CHUNK_PROBABILITIES // self._teachers[0][0].num_items), [], []
         for start in range(0, len(offsets), size):
             stop = start + size
             mixed_TV = torch.zeros((), device=self._device)
-            for (matrix, bias), hidden_TW, weight in zip(heads, states, self._weights, strict=True):
-                logits_TV = F.linear(hidden_TW[start:stop], matrix, bias).float()
+            for one, weight in zip(predicted, self._weights, strict=True):
+                logits_TV = one.logits(start, stop).float()
                 mixed_TV = mixed_TV + weight * torch.softmax(logits_TV / self._temperature, 1)
             offsets_T = torch.from_numpy(offsets[start:stop]).to(self._device)
             drawn.append(sample_targets(mixed_TV, samples=self._samples, offsets_T=offsets_T))
             logs.append(mixed_TV.gather(1, drawn[-1].long()).log().mean(1))
         return torch.cat(drawn), torch.cat(logs).cpu().numpy()
+
+
+def _at_positions(model: Predictor, store: WindowStore, which: np.ndarray, batch: Batch) -> Scored | RulesAtPositions:
+    """What gives a model's logits at the positions of the windows `which`, of which `batch` is made."""
+    if isinstance(model, SequentialRules):
+        return RulesAtPositions(model, store, which)
+    return Scored(states_at(model, batch), *model.head())
 
 
 def _offsets(windows: pa.Table, lengths: np.ndarray, *, seed: int) -> np.ndarray:

@@ -193,6 +193,10 @@ def test_a_whole_benchmark_and_again(tmp_path: Path) -> None:
     """Teachers, arms, record, test and results in one command; again, nothing is trained and the figures are the same."""
     path = _write(
         tmp_path,
+        run={
+            "teachers": [*RUN["teachers"], {"name": "rules", "rules": {"max_distance": 5}}],
+            "distillation": {"targets": "sampled", "temperature": 1.0, "samples": 16, "weights": "validation_ndcg"},
+        },
         search={"trials": 2, "arms": ["student_plain"], "space": {"student.train.learning_rate": [0.003, 0.01]}},
         speed_users=50,
     )
@@ -216,7 +220,13 @@ def test_a_whole_benchmark_and_again(tmp_path: Path) -> None:
     assert figures["student_ndcg10"] == pytest.approx(
         sum(results["per_seed"][f"student_s{seed}"]["ndcg10"] for seed in (1, 2)) / 2, abs=2e-5
     )  # fmt: skip
-    assert results["selection"]["best_teacher_kind"] == ["first", "second"]
+    validated = {name: teacher["validation"]["ndcg@10"] for name, teacher in results["teachers"].items()}
+    learnt = (validated["first"] + validated["second"]) / 2
+    best = ["rules"] if validated["rules"] > learnt else ["first", "second"]
+    assert results["selection"]["best_teacher_kind"] == best
+    assert sum(teacher["weight"] for teacher in results["teachers"].values()) == pytest.approx(1.0)
+    assert results["teachers"]["rules"]["users_per_second"] is None
+    assert results["teachers"]["rules"]["ndcg10"] > figures["popularity_ndcg10"]
     assert results["selection"]["search"]["chosen"].keys() == {"student_plain"}
     assert results["models"]["student"]["users_per_second"] > 0
     assert sum(part["users"] for part in results["buckets"]["history_length"].values()) == results["test_users"]

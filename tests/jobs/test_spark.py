@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -122,3 +123,20 @@ def test_spark_runs_on_a_machine_without_java(tmp_path):
     assert ran.stderr == ""
     assert (tmp_path / ".cache" / "distilrec").is_dir()
     assert stat.S_IMODE(next((tmp_path / ".cache" / "distilrec").glob("*/bin/java")).stat().st_mode) == 0o755
+
+
+FAIL = START.replace(
+    'print(spark.range(7).count(), spark._jvm.System.getProperty("java.version"))',
+    "spark.range(1).write.parquet(sys.argv[1] + '/spark.log/below_a_file')",
+)
+
+
+@pytest.mark.e2e
+def test_a_failure_in_java_is_told_after_java_has_ended(tmp_path):
+    """A write that cannot be done ends in one line with Java's innermost cause, although Spark is stopped by then."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FAIL, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == 1
+    assert "exception str() failed" not in ran.stderr
+    assert re.search(r"^RuntimeError: .*(IOException|NotDirectory|Exception): .*below_a_file", ran.stderr, re.MULTILINE)

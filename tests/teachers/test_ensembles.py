@@ -11,7 +11,14 @@ from kdlib.data.folds import fold_of
 from kdlib.data.windows import EvaluationRows, evaluation_rows
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.teachers.ensembles import judge_teachers, last_training_rows, mixture_weights, target_log_probs
+from kdlib.teachers.ensembles import (
+    candidates,
+    judge_teachers,
+    last_training_rows,
+    mixture_weights,
+    ranking_weights,
+    target_log_probs,
+)
 from tests.data.test_windows import histories
 
 
@@ -92,3 +99,48 @@ def test_a_teacher_is_judged_on_both_kinds_of_position(tmp_path: Path) -> None:
         want = target_log_probs(models, rows, device=torch.device("cpu"))
         np.testing.assert_allclose(got[0], want[0])
         np.testing.assert_allclose(got[1], want[1 + fold, np.arange(6)])
+
+
+def _ndcg(weights: np.ndarray, true_NR: torch.Tensor, others_NRC: torch.Tensor) -> float:
+    shares = torch.tensor(weights, dtype=torch.float32)
+    ahead = (torch.tensordot(shares, others_NRC, 1) >= (shares @ true_NR)[:, None]).sum(1).numpy()
+    return float(np.where(ahead < 10, 1 / np.log2(ahead + 2), 0).mean())
+
+
+def test_ranking_weights_rank_better_than_any_teacher_and_than_likelihood() -> None:
+    """One teacher is sure and often wrong, one vague and never: the mixture that ranks best is at least near a grid's best."""
+    generator = np.random.default_rng(5)
+    rows, items = 400, 30
+    target = generator.integers(0, items, rows)
+    vague = generator.dirichlet(np.full(items, 2.0), rows)
+    vague[np.arange(rows), target] *= 1.5
+    sharp = generator.random((rows, items)) * 1e-4
+    guess = np.where(generator.random(rows) < 0.3, target, generator.integers(0, items, rows))
+    sharp[np.arange(rows), guess] = 1.0
+    probs_NRV = torch.tensor(np.stack([one / one.sum(1, keepdims=True) for one in (vague, sharp)]), dtype=torch.float32)
+    true_NR = probs_NRV[:, torch.arange(rows), torch.from_numpy(target)]
+    others_NRC = probs_NRV.clone()
+    others_NRC[:, torch.arange(rows), torch.from_numpy(target)] = 0.0
+    likely = mixture_weights(true_NR.double().log().numpy())
+    found = ranking_weights(true_NR, others_NRC, start_N=likely.tolist())
+    assert found.sum() == pytest.approx(1.0)
+    reached = _ndcg(found, true_NR, others_NRC)
+    grid = max(_ndcg(np.array([w, 1 - w]), true_NR, others_NRC) for w in np.linspace(0, 1, 201))
+    assert reached >= grid - 0.002
+    assert reached >= max(_ndcg(w, true_NR, others_NRC) for w in (likely, np.array([1.0, 0.0]), np.array([0.0, 1.0])))
+
+
+def test_candidates_hold_what_a_mixture_puts_first() -> None:
+    """Each row's target probability, and the teachers' best unseen items once each, the target and the history left out."""
+    torch.manual_seed(2)
+    models = [SequenceModel(num_items=12, kind="gru", dim=4).eval() for _ in range(2)]
+    users = [([1, 2, 3, 4], [0, 0, 1, 1], 2, 2, 3), ([5, 1, 7, 9, 2], [0, 0, 0, 1, 1], 3, 3, 4)]
+    rows = evaluation_rows(histories(users), position_column="test_position")
+    true_NR, others_NRC = candidates([[model] for model in models], rows, device=torch.device("cpu"), top=12)
+    for number, model in enumerate(models):
+        expected = target_log_probs([model], rows, device=torch.device("cpu"))[0]
+        np.testing.assert_allclose(true_NR[number].log().numpy(), expected, rtol=1e-5)
+    for row in range(len(rows)):
+        seen = len(set(rows.items[rows.offsets[row] : rows.offsets[row + 1]]))
+        assert int((others_NRC[0, row] > 0).sum()) == 12 - seen - 1
+        assert float(others_NRC[0, row].sum() + true_NR[0, row]) < 1.0
