@@ -139,4 +139,4 @@ def test_a_failure_in_java_is_told_after_java_has_ended(tmp_path):
     )
     assert ran.returncode == 1
     assert "exception str() failed" not in ran.stderr
-    assert re.search(r"^RuntimeError: .*(IOException|NotDirectory|Exception): .*below_a_file", ran.stderr, re.MULTILINE)
+    assert re.search(r"^RuntimeError: \S*ParentNotDirectoryException: .*spark\.log$", ran.stderr, re.MULTILINE)
