@@ -120,7 +120,9 @@ def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Jud
         settings, how = config.training, config.distillation.weights
         task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)
         arguments = [[str(folder) for folder in of_teacher] for of_teacher in folders], histories
-        trained_NR, held_out_NR = ray.get(task(judge_teachers).remote(*arguments, threads=settings.threads_per_worker))
+        trained_NR, held_out_NR = ray.get(
+            task(judge_teachers).remote(*arguments, max_length=settings.max_length, threads=settings.threads_per_worker)
+        )
         if how == "given":
             return Judgement(trained_NR, held_out_NR, [teacher.weight for teacher in config.teachers])
         if not held_out_NR.shape[1]:

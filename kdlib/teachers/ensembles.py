@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdlib.data.batches import store_from_tables
 from kdlib.data.folds import fold_of
-from kdlib.data.windows import EvaluationRows, evaluation_rows, take_slices
+from kdlib.data.windows import EvaluationRows, evaluation_rows, take_slices, training_windows
 from kdlib.models.encode import scorer
 from kdlib.models.files import Predictor, load_predictor
+from kdlib.models.rules import SequentialRules
+from kdlib.teachers.rules import RulesAtPositions
 
 CANDIDATES = 50
 """So many of each teacher's best items are looked at when a mixture's ranking is judged by its first ten."""
@@ -176,17 +179,44 @@ def choose_weights(
     return ranking_weights(*candidates(models, rows, device=device), start_N=start)
 
 
+@torch.inference_mode()
+def left_out_log_probs(
+    rules: SequentialRules, histories: pa.Table, user_ids: np.ndarray, *, max_length: int, batch_size: int = 256
+) -> np.ndarray:
+    """Log-probability of each user's last training item by the counts of all windows but its own: float64 [users].
+
+    Args:
+      rules: counted over the histories' training windows, among others.
+      histories: rows of `tables.HISTORIES`.
+      user_ids: of the histories with a training window.
+      max_length: of a window.
+    """
+    windows = training_windows(histories, max_length=max_length)
+    last = {user: number for number, user in enumerate(windows["user_id"].to_pylist())}  # a user's last window wins
+    chosen = np.array([last[user] for user in user_ids], np.int64)
+    store, found = store_from_tables([windows]), np.empty(len(chosen))
+    for start in range(0, len(chosen), batch_size):
+        which = chosen[start : start + batch_size]
+        ends = torch.from_numpy(np.cumsum(np.diff(store.offsets)[which]) - 1)
+        targets = torch.from_numpy(store.targets[store.offsets[which + 1] - 1].astype(np.int64))
+        log_probs = RulesAtPositions(rules, store, which).logits_at(ends.to(rules.popularity_V.device))
+        found[start : start + batch_size] = log_probs.cpu().gather(1, targets[:, None])[:, 0].double().numpy()
+    return found
+
+
 def judge_teachers(
-    teachers: Sequence[Sequence[str]], histories: pa.Table, *, threads: int
+    teachers: Sequence[Sequence[str]], histories: pa.Table, *, max_length: int, threads: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """How likely each teacher thinks what users did at their last training position, and at their validation position.
 
     A teacher that learnt users' histories by heart is far surer of the first: its targets there repeat the data instead
-    of adding to it. One that is cross-fitted is judged, as it teaches, by the model that did not see the user.
+    of adding to it. One that is cross-fitted is judged, as it teaches, by the model that did not see the user, and rules
+    without the counts of the user's own window.
 
     Args:
       teachers: one list of model folders a teacher: one, or one a fold.
       histories: rows of `tables.HISTORIES` with a validation position.
+      max_length: of a training window.
       threads: of PyTorch.
 
     Returns:
@@ -201,4 +231,6 @@ def judge_teachers(
         for log_probs_NR, rows in zip(found, both, strict=True):
             by_model = target_log_probs(models, rows, device=device)
             log_probs_NR[number] = by_model[fold_of(rows.user_ids, len(models)), np.arange(len(rows))]
+        if isinstance(models[0], SequentialRules):
+            found[0][number] = left_out_log_probs(models[0], histories, both[0].user_ids, max_length=max_length)
     return found

@@ -106,8 +106,11 @@ class RulesAtPositions:
 
     def logits(self, start: int, stop: int) -> Tensor:
         """Log-probabilities of a slice of positions, each by the counts of all other windows: float32 [positions, items]."""
-        last_T, before_T = self._last_T[start:stop], self._before_T[start:stop]
-        return self._rules.logits(self._items_S, last_T, before_T, without=self._own)
+        return self.logits_at(slice(start, stop))
+
+    def logits_at(self, which: slice | Tensor) -> Tensor:
+        """The same of any positions, by number."""
+        return self._rules.logits(self._items_S, self._last_T[which], self._before_T[which], without=self._own)
 
 
 def _own_counts(rules: SequentialRules, items: np.ndarray, offsets: np.ndarray, device: torch.device) -> Counts:

@@ -8,8 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from kdlib.data.folds import fold_of
-from kdlib.data.windows import EvaluationRows, evaluation_rows
-from kdlib.models.files import load_model, save_model
+from kdlib.data.windows import EvaluationRows, evaluation_rows, training_windows
+from kdlib.models.encode import scorer
+from kdlib.models.files import load_model, save_model, save_rules
+from kdlib.models.rules import RuleSettings
 from kdlib.models.sequence import SequenceModel
 from kdlib.teachers.ensembles import (
     candidates,
@@ -19,6 +21,7 @@ from kdlib.teachers.ensembles import (
     ranking_weights,
     target_log_probs,
 )
+from kdlib.teachers.rules import count_rules
 from tests.data.test_windows import histories
 
 
@@ -90,7 +93,7 @@ def test_a_teacher_is_judged_on_both_kinds_of_position(tmp_path: Path) -> None:
     """A row of log-probabilities a teacher; a cross-fitted one's are those of the model that did not see the user."""
     folders = [[_saved(tmp_path / "a", 1)], [_saved(tmp_path / "b0", 2), _saved(tmp_path / "b1", 3)]]
     table = histories([([user, 9, 10, 11 + user], [0] * 4, 3, 3, None) for user in range(6)])
-    found = judge_teachers(folders, table, threads=1)
+    found = judge_teachers(folders, table, max_length=50, threads=1)
     models = [load_model(Path(folder))[0] for of_teacher in folders for folder in of_teacher]
     fold = fold_of(table["user_id"].to_pylist(), 2)
     assert set(fold) == {0, 1}
@@ -99,6 +102,26 @@ def test_a_teacher_is_judged_on_both_kinds_of_position(tmp_path: Path) -> None:
         want = target_log_probs(models, rows, device=torch.device("cpu"))
         np.testing.assert_allclose(got[0], want[0])
         np.testing.assert_allclose(got[1], want[1 + fold, np.arange(6)])
+
+
+def test_rules_are_judged_without_the_user_s_own_counts(tmp_path: Path) -> None:
+    """At the last training position rules know what all other users' windows say, also of a history cut into windows."""
+    users = [[0, 1, 2, 3, 1], [4, 0, 1, 2, 5], [2, 3, 0, 1]]
+    table = histories([(items, [0] * len(items), len(items) - 1, len(items) - 1, None) for items in users])
+    num_train = np.bincount(np.concatenate([items[:-1] for items in users]), minlength=6)
+    settings, windows = RuleSettings(3, 0.5, 0.5, 0.5, 1.0), training_windows(table, max_length=2)
+    save_rules(tmp_path, count_rules([windows], settings, num_train_V=num_train), {})
+    trained, held_out = judge_teachers([[str(tmp_path)]], table, max_length=2, threads=1)
+    rows = last_training_rows(table)
+    last = {user: number for number, user in enumerate(windows["user_id"].to_pylist())}
+    for user, found in zip(rows.user_ids, trained[0], strict=True):
+        others = windows.take([number for number in range(len(windows)) if number != last[user]])
+        *history, target = windows["items"][last[user]].as_py()
+        score = scorer(count_rules([others], settings, num_train_V=num_train), device=torch.device("cpu"))
+        context = np.zeros((len(history), 3), np.int8)
+        log_probs = score(np.array(history), context, np.array([len(history)])).log_softmax(1)
+        assert found == pytest.approx(float(log_probs[0, target]), rel=1e-4)
+    assert np.isfinite(held_out).all()
 
 
 def _ndcg(weights: np.ndarray, true_NR: torch.Tensor, others_NRC: torch.Tensor) -> float:
