@@ -74,7 +74,8 @@ def _chunk(
         q_TV, log_mass_T = softmax_and_log_mass(z_TV.div_(temperature), best_T / temperature)
         slope_TV.add_(q_TV, alpha=pull)
     kl = temperature**2 * (draws.mean_log_probs_T[start:stop].float() - drawn_T + log_mass_T).sum()
-    share = torch.full(items_TS.shape, -pull / items_TS.shape[1], dtype=slope_TV.dtype, device=slope_TV.device)
-    slope_TV.scatter_add_(1, items_TS, share)
+    share = slope_TV.new_full((items_TS.numel(),), -pull / items_TS.shape[1])
+    cells = torch.arange(stop - start, device=items_TS.device)[:, None] * slope_TV.shape[1] + items_TS
+    slope_TV.view(-1).index_add_(0, cells.view(-1), share)  # scatter_add_ takes ten times as long in bfloat16
     slope_TV[torch.arange(stop - start, device=targets_T.device), targets_T] -= 1.0
     return torch.stack([ce, kl, (target_T >= best_T).sum().to(ce.dtype)]), slope_TV

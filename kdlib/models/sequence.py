@@ -148,7 +148,8 @@ class SequenceModel(nn.Module):
             return compose(self.code_tables, self.get_buffer("codes_VM"), width=self.dim)
         if self.text_projection is None:
             return self.item_embedding
-        text_VD = self.text_projection(self.get_buffer("text_vectors_VE"))
+        text_VE = self.get_buffer("text_vectors_VE")
+        text_VD = F.linear(text_VE, self.text_projection.weight.to(text_VE.dtype)).to(self.item_embedding.dtype)
         return self.item_embedding * self.get_buffer("trained_V")[:, None] + text_VD
 
     def head(self, item_vectors_VD: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

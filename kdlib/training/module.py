@@ -83,7 +83,7 @@ class NextItemTraining(nn.Module):
       draws: the batches hold draws from finished teachers (`kdlib.teachers.sparse`), and they are followed.
       kl_weight: λ.
       temperature: T.
-      dtype: of the logits and their gradients, see `cross_entropy_and_kl`.
+      dtype: of the logits and their gradients, see `cross_entropy_and_kl`; and of the text vectors that are projected.
       ranking: a sampled loss on the data; None is the cross-entropy over all items. A teacher that learns along keeps
         the cross-entropy.
       distillation: another way to follow the teachers; None is the KL. Its projections are parameters of this module:
@@ -104,6 +104,9 @@ class NextItemTraining(nn.Module):
         distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
+        for model in (student, teacher):
+            if model is not None and model.text_projection is not None:  # projected anew each step
+                model.text_vectors_VE = model.get_buffer("text_vectors_VE").to(dtype)
         self.student = student
         self.teacher = teacher
         self.cached = cached
