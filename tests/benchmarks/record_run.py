@@ -22,7 +22,8 @@ SHOWN = ("accuracy@1", "hr@10", "ndcg@10", "mrr@10")
 
 def run(config: RunConfig) -> None:
     """Collect the published metrics, the row funnel, model sizes and step times of the run's date."""
-    names = ["student", "control", *(model.removeprefix("models/") for t in config.teachers for model in t.models)]
+    control = ["control"] if config.evaluation.control else []
+    names = ["student", *control, *(model.removeprefix("models/") for t in config.teachers for model in t.models)]
     manifests = {
         name: publish.read_manifest(config.root, name, config.day)
         for name in ("histories", "metrics", "recommendations", "teacher_targets", *(f"models/{n}" for n in names))
