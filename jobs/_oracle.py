@@ -46,7 +46,10 @@ def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) ->
         )[:, numbers_V]
         part = _subset(rows, which)
         ranks[which], _ = ranks_of_scores(
-            lambda batch, s=scores: torch.from_numpy(s[batch]), part, device=torch.device("cpu")
+            lambda batch, s=scores: torch.from_numpy(s[batch]),
+            part,
+            num_items=scores.shape[1],
+            device=torch.device("cpu"),
         )
     return ranks
 

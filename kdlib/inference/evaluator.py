@@ -36,14 +36,19 @@ class Evaluator:
     def __call__(self, histories: pa.Table) -> pa.Table:
         rows = evaluation_rows(histories, position_column="test_position")
         cpu = torch.device("cpu")
+        num_items = len(self._markov.popularity)
         popularity_1V = torch.from_numpy(self._markov.popularity)[None]
         last_items = rows.items[rows.offsets[1:] - 1]
         found = {
             "popularity": ranks_of_scores(
-                lambda which: popularity_1V.repeat(len(which), 1), rows, device=cpu, top=self._top
+                lambda which: popularity_1V.repeat(len(which), 1), rows, num_items=num_items, device=cpu, top=self._top
             ),
             "markov": ranks_of_scores(
-                lambda which: self._markov.scores(last_items[which]), rows, device=cpu, top=self._top
+                lambda which: self._markov.scores(last_items[which]),
+                rows,
+                num_items=num_items,
+                device=cpu,
+                top=self._top,
             ),
         }
         for name, (models, weights) in self._models.items():

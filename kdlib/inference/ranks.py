@@ -14,6 +14,9 @@ from kdlib.losses.distillation import mixture_log_probs
 from kdlib.models.encode import scorer
 from kdlib.models.files import Predictor
 
+CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""About so many scores at a time, where no batch size is given: 4 MB on a CPU stay in its cache."""
+
 
 def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, seen_items: Tensor) -> Tensor:
     """Rank of each row's target among all items except those seen, 0 for the best; ties go to the smaller item index.
@@ -27,13 +30,21 @@ def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, see
     Returns:
       int64 [rows].
     """
-    if torch.isnan(scores_BV).any():
+    if torch.isnan(scores_BV.amax(1)).any():  # a NaN wins every maximum
         raise ValueError("scores contain NaN: the model is broken, its ranks would mean nothing")
     scores_BV[seen_rows, seen_items] = -torch.inf
     own_B1 = scores_BV.gather(1, targets_B[:, None])
-    indices_V = torch.arange(scores_BV.shape[1], device=scores_BV.device)
-    ahead = (scores_BV > own_B1) | ((scores_BV == own_B1) & (indices_V < targets_B[:, None]))
-    return ahead.sum(1)
+    ahead_B = _count(scores_BV > own_B1)
+    tied = (_count(scores_BV == own_B1) > 1).nonzero()[:, 0]
+    if len(tied):
+        indices_V = torch.arange(scores_BV.shape[1], device=scores_BV.device)
+        ahead_B[tied] += _count((scores_BV[tied] == own_B1[tied]) & (indices_V < targets_B[tied, None]))
+    return ahead_B
+
+
+def _count(mask_BV: Tensor) -> Tensor:
+    """How many are true in each row, int64; as bytes, which a CPU adds up at twice the speed of booleans."""
+    return mask_BV.view(torch.uint8).sum(1, dtype=torch.int32).long()
 
 
 @torch.inference_mode()
@@ -44,7 +55,7 @@ def ranks_of_models(
     *,
     device: torch.device,
     top: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
 
@@ -61,18 +72,20 @@ def ranks_of_models(
             return logits[0]
         return mixture_log_probs([part.double() for part in logits], weights)
 
-    return ranks_of_scores(scores, rows, device=device, top=top, batch_size=batch_size)
+    return ranks_of_scores(scores, rows, num_items=models[0].num_items, device=device, top=top, batch_size=batch_size)
 
 
 def ranks_of_scores(
     scores: Callable[[np.ndarray], Tensor],
     rows: EvaluationRows,
     *,
+    num_items: int,
     device: torch.device,
     top: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same for anything that scores all items for some rows: `scores(row numbers [B]) → float [B, V]`."""
+    batch_size = batch_size or max(16, CELLS[device.type] // num_items)
     ranks = np.empty(len(rows), np.int64)
     best = np.empty((len(rows), top), np.int64)
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")

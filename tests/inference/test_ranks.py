@@ -65,6 +65,9 @@ def test_markov_counts_training_pairs_only(tmp_path) -> None:
     assert scores[2].argsort(descending=True, stable=True).tolist() == [4, 1, 2, 3, 0]
     rows = evaluation_rows(first, position_column="test_position")
     ranks, _ = ranks_of_scores(
-        lambda which: markov.scores(rows.items[rows.offsets[1:] - 1][which]), rows, device=torch.device("cpu")
+        lambda which: markov.scores(rows.items[rows.offsets[1:] - 1][which]),
+        rows,
+        num_items=5,
+        device=torch.device("cpu"),
     )
     assert ranks.tolist() == [1, 3]
