@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import torch
 
 from kdlib.data.windows import evaluation_rows, read_evaluation_histories, training_windows
 from kdlib.inference.ranks import ranks_of_models
-from kdlib.metrics.ranking import hit_rate, ndcg
+from kdlib.metrics.ranking import all_metrics
 from kdlib.models.files import save_rules
 from kdlib.models.rules import RuleSettings
 from kdlib.teachers.rules import count_rules
@@ -21,7 +21,7 @@ COLUMNS = ["user_id", "item_indices", "event_types", "event_times", "session_num
 def count_and_save(
     settings: dict[str, Any],
     files: list[str],
-    statistics: str,
+    num_train_V: np.ndarray,
     folder: str,
     facts: dict[str, Any],
     *,
@@ -33,22 +33,20 @@ def count_and_save(
     Args:
       settings: the fields of `RuleSettings`.
       files: Parquet files of `tables.HISTORIES`.
-      statistics: folder of the item statistics.
+      num_train_V: training interactions of each item.
       folder: an existing folder.
       facts: what `model.json` shall hold besides.
       max_length: of a window.
       max_validation_users: most users to validate on; the same as in training.
     """
-    counts = (
-        pq.read_table(statistics, columns=["item_index", "num_train"]).sort_by("item_index")["num_train"].to_numpy()
-    )
     batches = pads.dataset(files, format="parquet").to_batches(columns=COLUMNS)
     windows = (training_windows(pa.Table.from_batches([batch]), max_length=max_length) for batch in batches)
-    rules = count_rules(windows, RuleSettings(**settings), num_train_V=counts)
+    rules = count_rules(windows, RuleSettings(**settings), num_train_V=num_train_V)
     histories = read_evaluation_histories(files, position_column="validation_position", max_users=max_validation_users)
     ranks, _ = ranks_of_models(
         [rules], [1.0], evaluation_rows(histories, position_column="validation_position"), device=torch.device("cpu")
     )
-    scores = {"accuracy@1": hit_rate(ranks, 1), "recall@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
-    validation = {"epoch": 0} | {name: float(values.mean()) if len(ranks) else 0.0 for name, values in scores.items()}
+    scores = all_metrics(ranks, (10,))
+    names = ("accuracy@1", "recall@10", "ndcg@10")
+    validation = {"epoch": 0} | {name: float(scores[name].mean()) if len(ranks) else 0.0 for name in names}
     save_rules(Path(folder), rules, facts | {"seed": None, "validation": validation, "epochs": []})

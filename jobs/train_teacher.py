@@ -7,6 +7,7 @@ from typing import Any
 from jobs._console import command, say
 from jobs._fit import TrainingRun, fit
 from jobs._published import Features, describe_models, features, parquet_files
+from jobs._ranks import training_counts
 from jobs._ray import start_ray
 from jobs._step import run_step
 from kdlib.config import RunConfig, TeacherConfig, TextConfig
@@ -45,7 +46,7 @@ def _count(config: RunConfig, source: Features, teacher: TeacherConfig) -> dict[
         facts = source.vocabulary_facts() | {"name": teacher.name}
         ray.get(
             task(count_and_save).remote(
-                how.model_dump(), parquet_files(source.histories), str(source.statistics), str(staging[name]), facts,
+                how.model_dump(), parquet_files(source.histories), training_counts(source), str(staging[name]), facts,
                 max_length=training.max_length, max_validation_users=training.max_validation_users,
             )
         )  # fmt: skip

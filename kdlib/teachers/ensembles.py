@@ -94,7 +94,9 @@ def candidates(
     """
     scorers = [[scorer(model, device=device) for model in models] for models in teachers]
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
-    true_NR, others_NRC = torch.empty(len(teachers), len(rows)), torch.zeros(0)
+    top = min(top, teachers[0][0].num_items)
+    true_NR = torch.empty(len(teachers), len(rows))
+    others_NRC = torch.empty(len(teachers), len(rows), len(teachers) * top)
     for start in range(0, len(rows), batch_size):
         which = by_length[start : start + batch_size]
         lengths = np.diff(rows.offsets)[which]
@@ -109,12 +111,10 @@ def candidates(
             probs.append(probs_BV)
         probs_NBV = torch.stack(probs)
         targets_B1 = torch.from_numpy(rows.targets[which]).to(device)[:, None]
-        best_BC = probs_NBV.topk(min(top, probs_NBV.shape[2]), 2).indices.transpose(0, 1).flatten(1).sort(1).values
+        best_BC = probs_NBV.topk(top, 2).indices.transpose(0, 1).flatten(1).sort(1).values
         double_BC = best_BC == targets_B1
         double_BC[:, 1:] |= best_BC[:, 1:] == best_BC[:, :-1]
         found = [one.gather(1, best_BC).masked_fill(double_BC, 0.0) for one in probs_NBV]
-        if not len(others_NRC):
-            others_NRC = torch.empty(len(teachers), len(rows), best_BC.shape[1])
         others_NRC[:, which] = torch.stack(found).cpu()
         true_NR[:, which] = probs_NBV.gather(2, targets_B1.expand(len(teachers), -1, -1))[..., 0].cpu()
     return true_NR, others_NRC
@@ -228,9 +228,10 @@ def judge_teachers(
     found = np.empty((len(teachers), len(both[0]))), np.empty((len(teachers), len(both[1])))
     for number, folders in enumerate(teachers):
         models = [load_predictor(Path(folder))[0].to(device) for folder in folders]
-        for log_probs_NR, rows in zip(found, both, strict=True):
+        for place, rows in enumerate(both):
+            if place == 0 and isinstance(models[0], SequentialRules):
+                found[0][number] = left_out_log_probs(models[0], histories, rows.user_ids, max_length=max_length)
+                continue
             by_model = target_log_probs(models, rows, device=device)
-            log_probs_NR[number] = by_model[fold_of(rows.user_ids, len(models)), np.arange(len(rows))]
-        if isinstance(models[0], SequentialRules):
-            found[0][number] = left_out_log_probs(models[0], histories, both[0].user_ids, max_length=max_length)
+            found[place][number] = by_model[fold_of(rows.user_ids, len(models)), np.arange(len(rows))]
     return found
