@@ -164,11 +164,19 @@ def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, P
     config = tmp_path / "run.yaml"
     document = yaml.safe_load((published.parent / "run.yaml").read_text()) | {"output_dir": str(root)}
     document["student"]["model"]["dropout"] = 0.1
-    document["student"]["train"] = {"epochs": 4, "patience": 4}
+    document["student"]["train"] = {"epochs": 20, "patience": 20}
     config.write_text(yaml.safe_dump(document))
 
+    def kill_the_night() -> None:
+        # an epoch takes less than the two seconds after which Ray Train writes down which checkpoint is the last
+        deadline = time.monotonic() + 60
+        while not list((root / "_checkpoints").glob("*.distill.*/checkpoint_manager_snapshot.json")):
+            assert time.monotonic() < deadline, "no checkpoint is on record"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+
     process = _start(config)
-    _follow(process, "student epoch  2/4", lambda: os.killpg(process.pid, signal.SIGKILL))
+    _follow(process, "student epoch  2/20", kill_the_night)
     assert process.returncode == -signal.SIGKILL
     assert _whole(root) == before
 
@@ -180,15 +188,15 @@ def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, P
         workers[0].kill()
 
     process = _start(config)
-    printed = _follow(process, "student epoch  3/4", kill_a_worker)
+    printed = _follow(process, "student epoch 19/20", kill_a_worker)
     assert process.returncode == 0, printed
-    assert "student epoch  1/4" not in printed, "a night that goes on starts from its last checkpoint"
-    assert "student epoch  4/4" in printed
+    assert "student epoch  1/20" not in printed, "a night that goes on starts from its last checkpoint"
+    assert "student epoch 20/20" in printed
     after = _whole(root)
     assert after.version != before.version
     assert after.rows == before.rows
     facts = json.loads((publish.current(root, "models/student", DS) / "model.json").read_text())
-    assert [line["epoch"] for line in facts["epochs"]] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in facts["epochs"]] == list(range(1, 21))
     deadline = time.monotonic() + 30
     while (left := list((root / "_checkpoints").glob("*.distill.*"))) and time.monotonic() < deadline:
         time.sleep(0.5)
