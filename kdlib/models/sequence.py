@@ -6,6 +6,10 @@ M codes an item, S codewords a table, d width of a codeword, C columns of the co
 Sequences are right-padded: every model is causal, so what stands after a real position never reaches it, and no
 padding mask is needed. A model maps items to *hidden states*; `head` gives the matrix that turns them into scores, so
 that losses and top-k can work block by block and no [B, L, V] tensor ever exists.
+
+What enters the layers is the item vector times √D (Vaswani et al., "Attention Is All You Need", 2017, section 3.4;
+Kang and McAuley's SASRec does the same): vectors that also score start small, and unscaled they would be lost beside the
+positions and in the first steps.
 """
 
 from collections.abc import Sequence
@@ -183,7 +187,7 @@ class SequenceModel(nn.Module):
             x_BLD = x_BLD + self.session_embedding(context_BLC[..., NEW_SESSION].long())
         for name, embedding in self.context_embeddings.items():
             x_BLD = x_BLD + embedding(context_BLC[..., COLUMNS.index(name)].long())
-        x_BLD = self.dropout(x_BLD)
+        x_BLD = self.dropout(x_BLD * self.dim**0.5)
         if isinstance(self.layers, Transformer):
             if lengths_B is None:
                 lengths_B = torch.full(items_BL.shape[:1], items_BL.shape[1], device=items_BL.device)
