@@ -10,7 +10,7 @@ A peer script never sees a test target. It trains on all but the last item of wh
 item (validation NDCG@10, its own early stopping and checkpoint callbacks), and answers with each user's top 10 after
 the whole history, seen items left out. The driver checks the lists and turns them into ranks and figures.
 
-    python tests/benchmarks/peers/run_peers.py --data ../shared/data/beauty --peer rectools --seed 1 --device cpu --out DIR
+    python tests/benchmarks/peers/run_peers.py --data $DISTILREC_DATA/beauty --peer rectools --seed 1 --device cpu --out DIR
 
 The first call makes the peer's environment in `--envs` (needs a package index); `--python PATH` uses one that exists.
 Flags that the driver does not know (`--recipe`, `--dim`, `--epochs` …) go to the peer script as they are; each script
