@@ -12,9 +12,13 @@ from typing import Any
 from jobs._console import progress, say
 from jobs._published import parquet_files
 from jobs._ray import start_ray
+from jobs._step import code_version
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.errors import TrainingError
+
+CHECKPOINT_FORM = ("workers", "zero_stage", "bf16", "max_length", "max_validation_users")
+"""Settings of `training` without which a checkpoint cannot be read, or means something else."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,8 @@ def fit(
         settings = config.training
         if without_fold is not None:
             facts = facts | dict(zip(("fold", "folds"), without_fold, strict=True))
-        key = publish.fingerprint_of(
-            [{**asdict(run), "export": "", "teacher_export": ""} for run in runs], train_files, facts
-        )
         home = config.root / "_checkpoints"
-        name = f"{config.name}.{stage}.ds={config.day}.{key}"
+        name = checkpoints_name(config, stage, runs, train_files, facts)
         finished = home / f"{name}.models"  # outlives this process: a rerun does not train a finished model again
         home.mkdir(parents=True, exist_ok=True)
         train = ray.data.read_parquet(train_files)
@@ -124,6 +125,16 @@ def fit(
                     shutil.copytree(finished / model, folder, dirs_exist_ok=True)
         shutil.rmtree(finished)
         remove_checkpoints(config, name)
+
+
+def checkpoints_name(
+    config: RunConfig, stage: str, runs: list[TrainingRun], train_files: list[str], facts: dict[str, Any]
+) -> str:
+    """What a killed run's checkpoints are found by: the same for the same work, by the same program, in the same form."""
+    form = config.training.model_dump(mode="json", include=set(CHECKPOINT_FORM))
+    work = [{**asdict(run), "export": "", "teacher_export": ""} for run in runs]
+    key = publish.fingerprint_of(work, train_files, facts, form, code_version())
+    return f"{config.name}.{stage}.ds={config.day}.{key}"
 
 
 def run_workers(

@@ -15,7 +15,7 @@ def hardware(config: RunConfig) -> str:
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{_processor()}, {os.cpu_count()} cores{gpu}; training.workers={config.training.workers}"
+    return f"{processor()}, {os.cpu_count()} cores{gpu}; training.workers={config.training.workers}"
 
 
 def package_versions() -> dict[str, str]:
@@ -23,6 +23,6 @@ def package_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
-def _processor() -> str:
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

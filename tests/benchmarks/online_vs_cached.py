@@ -119,7 +119,7 @@ def _train(
 ) -> tuple[SequenceModel, float]:
     """The student after the last epoch, and that epoch's mean KL."""
     torch.manual_seed(seed)
-    options = config.student.model.model_dump(mode="json") | {"codes": None}
+    options: dict[str, Any] = config.student.model.model_dump(mode="json") | {"codes": None}
     student = SequenceModel(**options, num_items=teacher.num_items, max_length=config.training.max_length)
     train = config.training.resolve({**config.student.train, "epochs": EPOCHS, "patience": EPOCHS})
     matrix, bias = teacher.head()

@@ -1,11 +1,13 @@
 """What a training worker does with its shard, without a cluster."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
-from jobs._fit import _cause
+from jobs._fit import TrainingRun, _cause, checkpoints_name
 from jobs._train_worker import _best_epoch, _learning_rate, _Shard
-from kdlib.config import TrainConfig
+from kdlib.config import RunConfig, TrainConfig
 from kdlib.data.windows import training_windows
 from tests.data.test_windows import histories
 
@@ -77,3 +79,18 @@ def test_the_kept_epoch_is_the_first_best_one() -> None:
     best = _best_epoch(log(0.1, 0.3, 0.3, 0.2, rows=9), "x")
     assert best == {"epoch": 2, "accuracy@1": 0.15, "recall@10": 0.6, "ndcg@10": 0.3}
     assert _best_epoch(log(0.0, 0.0, rows=0), "x")["epoch"] == 2
+
+
+def test_checkpoints_are_those_of_the_same_work_in_the_same_form() -> None:
+    """Another seed, number of workers or ZeRO stage starts anew (their checkpoints cannot be read); a retry limit does not."""
+    run = TrainingRun(name="student", export="out", model={}, train={}, seed=1, statistics="statistics")
+
+    def name(seed: int = 1, **training: int) -> str:
+        simulated = {"simulate": {"num_events": 10_000}}
+        config = RunConfig.model_validate(
+            {"name": "n", "ds": "2026-11-22", "output_dir": "o", "input": simulated, "training": training}
+        )
+        return checkpoints_name(config, "distill", [replace(run, seed=seed)], ["part-0.parquet"], {})
+
+    assert name() == name(max_failures=7)
+    assert len({name(), name(seed=2), name(workers=4), name(zero_stage=3)}) == 4

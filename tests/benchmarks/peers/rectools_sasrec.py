@@ -10,6 +10,8 @@ Recipes (each flag overrides one value):
 - `esasrec`: the same with gated LiGR layers (feed-forward 4 × wide) and a key padding mask: `s3_beauty_ligr.yaml` there,
   and the RecTools README's advice for eSASRec.
 
+`--negatives 0` trains with its softmax over all items. `--limit-batches N` ends an epoch after N batches: for timings.
+
 Validation follows RecTools' "advanced training guide": a leave-one-out `get_val_mask_func`, a Lightning callback that
 ranks the whole catalogue, early stopping and a checkpoint on its NDCG@10. RecTools knows only items of the training
 part: a target that never occurs there counts as a miss, and as such an item in a history is dropped.
@@ -43,7 +45,7 @@ K = 10
 MONITOR = "ndcg10"
 SASREC = {
     "dim": 256, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 50, "negatives": 256,
-    "learning_rate": 0.001, "batch_size": 128, "epochs": 200, "patience": 50,
+    "learning_rate": 0.001, "batch_size": 128, "epochs": 200, "patience": 50, "limit_batches": 0,
 }  # fmt: skip
 LAYERS = {
     "sasrec": {},
@@ -91,12 +93,13 @@ def last_of_user(interactions: pd.DataFrame) -> np.ndarray:
     return (newest_first.groupby(Columns.User, sort=False).cumcount() == 0).reindex(interactions.index).to_numpy()
 
 
-def make_trainer(epochs: int, patience: int, num_users: int, device: str, folder: str) -> Trainer:
+def make_trainer(epochs: int, patience: int, num_users: int, device: str, folder: str, limit_batches: int) -> Trainer:
     """Lightning's trainer with the callbacks of the guide."""
     return Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
         max_epochs=epochs,
+        limit_train_batches=limit_batches or 1.0,
         callbacks=[
             ValidationNdcg(num_users),
             EarlyStopping(monitor=MONITOR, mode="max", patience=patience),
@@ -151,8 +154,8 @@ def main() -> None:
         n_heads=options.heads,
         dropout_rate=options.dropout,
         session_max_len=options.max_length,
-        loss="sampled_softmax",
-        n_negatives=options.negatives,
+        loss="sampled_softmax" if options.negatives else "softmax",
+        n_negatives=options.negatives or 1,
         lr=options.learning_rate,
         batch_size=options.batch_size,
         item_net_block_types=(IdEmbeddingsItemNet,),
@@ -164,6 +167,7 @@ def main() -> None:
             "num_users": num_users,
             "device": options.device,
             "folder": str(options.work),
+            "limit_batches": options.limit_batches,
         },
         recommend_torch_device=options.device,
         **LAYERS[options.recipe],

@@ -13,7 +13,8 @@ Recipes (each flag overrides one value); all use Adam, betas (.9, .98), no weigh
 
 Those two files come from RePlay's older SasRec and from another split of the same data, so choose among the recipes by
 the validation NDCG@10 that each run reports. `--negatives N` trains with RePlay's sampled cross-entropy (`CESampled`, N
-uniform negatives a batch) instead of the whole catalogue: much cheaper on a CPU.
+uniform negatives a batch) instead of the whole catalogue: much cheaper on a CPU. `--limit-batches N` ends an epoch after
+N batches: for timings.
 
 Reads `split.npz`, writes `top.npz` (`top` int64 [users, 10]) and `facts.json` into `--work`.
 """
@@ -48,7 +49,10 @@ from replay.nn.transform.template import make_default_sasrec_transforms
 
 K = 10
 MONITOR = "ndcg@10"
-COMMON = {"max_length": 50, "learning_rate": 0.001, "batch_size": 256, "negatives": 0, "epochs": 200, "patience": 20}
+COMMON = {
+    "max_length": 50, "learning_rate": 0.001, "batch_size": 256, "negatives": 0, "epochs": 200, "patience": 20,
+    "limit_batches": 0,
+}  # fmt: skip
 RECIPES = {
     "library": {"dim": 192, "blocks": 2, "heads": 4, "dropout": 0.3} | COMMON,
     "wide": {"dim": 1024, "blocks": 1, "heads": 2, "dropout": 0.2} | COMMON,
@@ -179,7 +183,10 @@ def main() -> None:
         "num_sanity_val_steps": 0,
     }
     trainer = lightning.Trainer(
-        max_epochs=options.epochs, callbacks=[metrics, EpochLine(), stopping, checkpoint, timer], **quiet
+        max_epochs=options.epochs,
+        limit_train_batches=options.limit_batches or 1.0,
+        callbacks=[metrics, EpochLine(), stopping, checkpoint, timer],
+        **quiet,
     )
     processor_started = time.process_time()
     trainer.fit(module, datamodule=data)

@@ -1,0 +1,303 @@
+"""How fast, beside the peers, on one machine in one call: `python -m tests.benchmarks.speed --data DIR` → results/speed_cpu.json.
+
+DIR holds the Beauty sequences (`sequences.txt`). Every ratio is measured side by side: in each round each side runs once,
+one CPU thread each, and the medians over the rounds are divided. Figures that were not asked for (`--only`) stay as they
+were. What each of them times:
+
+- `train_epoch_vs_rectools`, `train_epoch_vs_replay`: SASRec, 64 wide, 1 block, 1 head, length 50, batch 128, softmax over all
+  items. Ours is a whole epoch through the DeepSpeed step of `jobs/distill.py`; a peer's is `--peer-batches` batches,
+  times the batches of its epoch. Both without validation.
+- `kd_step_ratio`: our epoch with cached int8 hidden states of a teacher of width 256 over the epoch without teacher;
+  `kd_step_ratio_sampled`: the same with 64 drawn items a position.
+- `recommend_users_per_second`: histories in, a checked table of top-10 lists on disk, seen items left out, in the actor of
+  `jobs/recommend.py`; `recommend_vs_replay`: over RePlay's rate for lists in memory.
+- `two_workers_speedup`: positions a second of two training processes over one, one thread each.
+- `nightly_seconds`: `distilrec nightly` with `laptop.yaml`, from start to published table.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})  # read when the libraries load
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from jobs._engine import make_engine, scoring_dtype
+from jobs._provenance import package_versions, processor
+from kdlib.config import TrainConfig
+from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
+from kdlib.data.windows import take_slices, training_windows
+from kdlib.inference.shards import ShardRecommender, history_shards
+from kdlib.models.files import save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.tables import HISTORIES, ITEM_STATISTICS, ITEM_VOCABULARY
+from kdlib.training.loop import train_epoch
+from kdlib.training.module import CachedTeachers, NextItemTraining
+from tests.benchmarks.peers.run_peers import Split, leave_one_out, prepare_environment, read_sequences, run_peer
+
+RESULTS = Path(__file__).parent / "results" / "speed_cpu.json"
+SHAPE: dict[str, Any] = {"kind": "transformer", "dim": 64, "layers": 1, "heads": 1, "dropout": 0.2, "max_length": 50}
+BATCH = 128
+TEACHER_WIDTH = 256
+SAMPLES = 64
+CPU = torch.device("cpu")
+PEERS = ("rectools", "replay")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every part gets."""
+
+    split: Split
+    rounds: int
+    peer_batches: int
+    envs: Path
+
+    def histories(self) -> pa.Table:
+        """The split as `tables.HISTORIES`: a user's last item validates, the others train."""
+        lengths = np.diff(self.split.offsets)
+        days = np.concatenate([np.arange(n) for n in lengths]) * 86_400_000_000
+        offsets = pa.array(self.split.offsets, pa.int32())
+        lists = {
+            "item_indices": self.split.items.astype(np.int32),
+            "event_types": np.zeros(len(days), np.int8),
+            "event_times": days,
+            "session_numbers": np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
+        }
+        columns: dict[str, Any] = {name: pa.ListArray.from_arrays(offsets, pa.array(v)) for name, v in lists.items()}
+        columns |= {
+            "user_id": self.split.user_ids,
+            "num_train": lengths - 1,
+            "validation_position": lengths - 1,
+            "test_position": pa.nulls(len(lengths)),
+        }
+        return pa.table({name: columns[name] for name in HISTORIES.schema.names}).cast(HISTORIES.schema)
+
+
+def main() -> None:
+    """Measure, print and write the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--data", type=Path, required=True, help="folder with sequences.txt")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-batches", type=int, default=20)
+    parser.add_argument(
+        "--envs", type=Path, default=Path("output/peers"), help="where the peers' environments are made"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    split = leave_one_out(read_sequences(options.data / "sequences.txt"))
+    bench = Bench(split, options.rounds, options.peer_batches, options.envs)
+    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"figures": {}, "parts": {}}
+    for part in options.only:
+        print(f"{part} …", flush=True)
+        figures = {name: float(f"{value:.4g}") for name, value in PARTS[part](bench).items()}
+        result["figures"] |= figures
+        result["parts"][part] = {
+            "command": f"python -m tests.benchmarks.speed {' '.join(sys.argv[1:])}",
+            "figures": list(figures),
+            "hardware": f"{processor()}, {os.cpu_count()} cores",
+            "versions": package_versions(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rounds": options.rounds,
+        }
+        for name, value in figures.items():
+            print(f"  {name:34} {value:>10,.4g}", flush=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {RESULTS}")
+
+
+def training_parts(bench: Bench) -> dict[str, float]:
+    """Our epoch, with and without teacher, and the peers' at the same shape."""
+    store = store_from_tables([training_windows(bench.histories(), max_length=50)])
+    generator = np.random.default_rng(1)
+    cached = replace(
+        store,
+        hidden=generator.integers(-127, 128, (len(store.inputs), TEACHER_WIDTH), np.int8),
+        scales=np.full((len(store.inputs), 1), 0.01, np.float32),
+    )
+    drawn = generator.integers(0, bench.split.num_items, (len(store.inputs), SAMPLES)).astype("<i4")
+    sampled = replace(cached, hidden=drawn.view(np.int8))
+    head = torch.randn(bench.split.num_items, TEACHER_WIDTH) * 0.02
+    ours: dict[str, Callable[[], float]] = {
+        "plain": lambda: _epoch_seconds(bench, store, {}),
+        "hidden": lambda: _epoch_seconds(
+            bench, cached, {"cached": CachedTeachers([(head, None)], [1.0]), "kl_weight": 1.0, "temperature": 2.0}
+        ),
+        "sampled": lambda: _epoch_seconds(bench, sampled, {"draws": True, "kl_weight": 1.0}),
+    }
+    epochs: dict[str, list[float]] = {name: [] for name in (*ours, *PEERS)}
+    lists: dict[str, list[float]] = {peer: [] for peer in PEERS}
+    users = len(bench.split.user_ids)
+    for _ in range(bench.rounds):
+        for name, run in ours.items():
+            epochs[name].append(run())
+        for peer in PEERS:
+            seconds = _peer(bench, peer)
+            epochs[peer].append(seconds["epoch"] / bench.peer_batches * -(-users // BATCH))
+            lists[peer].append(seconds["recommend"])
+    median = {name: float(np.median(values)) for name, values in epochs.items()}
+    rates = {peer: users / float(np.median(values)) for peer, values in lists.items()}
+    mine = _users_per_second(bench)
+    return {
+        "train_epoch_seconds": median["plain"],
+        **{f"train_epoch_seconds_{peer}": median[peer] for peer in PEERS},
+        **{f"train_epoch_vs_{peer}": median[peer] / median["plain"] for peer in PEERS},
+        "kd_step_ratio": median["hidden"] / median["plain"],
+        "kd_step_ratio_sampled": median["sampled"] / median["plain"],
+        "recommend_users_per_second": mine,
+        **{f"recommend_users_per_second_{peer}": rate for peer, rate in rates.items()},
+        **{f"recommend_vs_{peer}": mine / rate for peer, rate in rates.items()},
+    }
+
+
+def _rounds(rounds: int, sides: dict[str, Callable[[], float]]) -> dict[str, float]:
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            taken[name].append(run())
+    return {name: float(np.median(values)) for name, values in taken.items()}
+
+
+def _peer(bench: Bench, peer: str) -> dict[str, float]:
+    """Seconds of so many batches, and of all users' lists, on one thread."""
+    flags = ["--dim", "64", "--blocks", "1", "--heads", "1", "--dropout", "0.2", "--max-length", "50"]
+    flags += ["--batch-size", str(BATCH), "--negatives", "0"]
+    flags += ["--epochs", "1", "--limit-batches", str(bench.peer_batches)]
+    options = argparse.Namespace(seed=1, device="cpu", threads=1)
+    return run_peer(prepare_environment(peer, bench.envs), peer, bench.split, options, flags)[1]["seconds"]
+
+
+def _epoch_seconds(bench: Bench, store: WindowStore, settings: dict[str, Any]) -> float:
+    with tempfile.TemporaryDirectory() as folder, _process_group(rank=0, world=1, folder=folder):
+        started, _ = _train(bench.split.num_items, store, settings, world=1)
+        return time.perf_counter() - started
+
+
+def _train(num_items: int, store: WindowStore, settings: dict[str, Any], *, world: int) -> tuple[float, float]:
+    """Start of the clock, after the engine stands, and the positions of the epoch."""
+    torch.manual_seed(1)
+    train = TrainConfig(batch_size=BATCH)
+    student = SequenceModel(num_items=num_items, **SHAPE)
+    module = NextItemTraining(student, dtype=scoring_dtype(CPU, bf16=True), **settings)
+    engine = make_engine(module, train, zero_stage=1, workers=world, bf16=False)
+    batches: Iterator[Batch] = shuffled_batches(store, batch_size=BATCH // world, seed=1)
+    started = time.perf_counter()
+    figures = train_epoch(engine, batches, device=CPU, learning_rate=0.001, warmup_steps=0, first_step=0)
+    return started, figures["positions"]
+
+
+@contextmanager
+def _process_group(*, rank: int, world: int, folder: str) -> Iterator[None]:
+    """A gloo group of `world` processes, as Ray Train makes it."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _users_per_second(bench: Bench) -> float:
+    """The recommender's actor on one thread, with files in and out."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("model", "vocabulary", "statistics", "table"):
+            (folder / part).mkdir()
+        ids = [str(number) for number in range(bench.split.num_items)]
+        facts = {"vocabulary_items": len(ids), "vocabulary_hash": vocabulary_hash(ids)}
+        torch.manual_seed(1)
+        model = SequenceModel(num_items=len(ids), **SHAPE)
+        save_model(folder / "model", model, model.state_dict(), facts)
+        counts = np.bincount(bench.split.items, minlength=len(ids))
+        numbers = np.arange(len(ids), dtype=np.int32)
+        vocabulary = {"item_index": numbers, "item_id": ids, "title": pa.nulls(len(ids), pa.string())}
+        vocabulary |= {"available": np.ones(len(ids), bool), "first_seen": ["2026-01-01"] * len(ids)}
+        pq.write_table(pa.table(vocabulary, schema=ITEM_VOCABULARY.schema), folder / "vocabulary" / "part-0.parquet")
+        statistics = {"item_index": numbers} | dict.fromkeys(ITEM_STATISTICS.schema.names[1:], counts)
+        pq.write_table(pa.table(statistics, schema=ITEM_STATISTICS.schema), folder / "statistics" / "part-0.parquet")
+        pq.write_table(bench.histories(), folder / "histories.parquet")
+        settings = {
+            "model_folder": str(folder / "model"), "vocabulary_folder": str(folder / "vocabulary"),
+            "statistics_folder": str(folder / "statistics"), "k": 10, "item_block": 65_536,
+            "generated_at": datetime(2026, 1, 1, tzinfo=UTC), "threads": 1,
+        }  # fmt: skip
+        actor = ShardRecommender(str(folder / "table"), 1024, settings)
+        shards = history_shards([str(folder / "histories.parquet")], num_rows=4096)
+        rows = pa.Table.from_pylist([vars(shard) for shard in shards])
+        taken = []
+        for _ in range(bench.rounds):
+            started = time.perf_counter()
+            actor(rows)
+            taken.append(time.perf_counter() - started)
+    return len(bench.split.user_ids) / float(np.median(taken))
+
+
+def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowStore) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    windows = np.arange(rank, len(store) // world * world, world)  # as many for each
+    lengths = np.diff(store.offsets)[windows]
+    flat = take_slices(store.offsets[windows], lengths)
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    mine = WindowStore(store.inputs[flat], store.targets[flat], store.context[flat], offsets)
+    with _process_group(rank=rank, world=world, folder=folder):
+        started, positions = _train(num_items, mine, {}, world=world)
+        if rank == 0:
+            Path(folder, "rate").write_text(str(positions / (time.perf_counter() - started)))
+
+
+def two_workers(bench: Bench) -> dict[str, float]:
+    """Positions a second of one and of two processes, alternately."""
+    store = store_from_tables([training_windows(bench.histories(), max_length=50)])
+
+    def rate(world: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+                _worker, args=(world, folder, bench.split.num_items, store), nprocs=world
+            )
+            return float(Path(folder, "rate").read_text())
+
+    rates = _rounds(bench.rounds, {"one": lambda: rate(1), "two": lambda: rate(2)})
+    return {"two_workers_speedup": rates["two"] / rates["one"]}
+
+
+def nightly(bench: Bench) -> dict[str, float]:
+    """Seconds of the default night in a fresh output folder, both cores."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+
+    def night() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            command = [sys.executable, "-m", "jobs.nightly", "--set", f"output_dir={folder}/laptop"]
+            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+            return time.perf_counter() - started
+
+    return {"nightly_seconds": _rounds(bench.rounds, {"night": night})["night"]}
+
+
+PARTS: dict[str, Callable[[Bench], dict[str, float]]] = {
+    "training": training_parts,
+    "workers": two_workers,
+    "nightly": nightly,
+}
+
+
+if __name__ == "__main__":
+    main()
