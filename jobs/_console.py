@@ -6,12 +6,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
+from jobs._lock import run_lock
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import DistilrecError
 
@@ -72,8 +73,13 @@ def command(
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
     with_arguments: Callable[[RunConfig, argparse.Namespace], object] | None = None,
     load: Callable[[argparse.Namespace], RunConfig] | None = None,
+    reads_only: bool = False,
 ) -> int:
-    """The main function of every job: parse, read the run config, run; the exit status is 0, 2 for what the user can mend, else 1."""
+    """The main function of every job: parse, read the run config, run.
+
+    The exit status is 0; 2 for what the user can mend; 75 where another run holds the date, which a job that
+    `reads_only` does not care about; 130 interrupted; else 1.
+    """
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
     parser.add_argument("--ds", help="the day the run stands for, YYYY-MM-DD (default: the run config's)")
@@ -91,12 +97,13 @@ def command(
         else:
             config = load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
         log = log_file(config, stage)
-        if with_arguments:
-            with_arguments(config, arguments)
-        else:
-            with engine_output_to(log):
-                run(config)
-                say(f"{stage}: done in {time.monotonic() - started:.0f} s")
+        with nullcontext() if reads_only else run_lock(config, stage):
+            if with_arguments:
+                with_arguments(config, arguments)
+            else:
+                with engine_output_to(log):
+                    run(config)
+                    say(f"{stage}: done in {time.monotonic() - started:.0f} s")
     except DistilrecError as error:
         print(f"distilrec: error: {error}", file=sys.stderr)
         return error.exit_status

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs._lock import inherited_lock
 from kdlib.errors import DistilrecError
 
 
@@ -19,7 +20,7 @@ def run_in_own_process(stage: str, config: str | Path, *, ds: str | None, overri
         command_line += ["--ds", ds]
     for override in overrides:
         command_line += ["--set", override]
-    status = subprocess.run(command_line, check=False).returncode
+    status = subprocess.run(command_line, check=False, **inherited_lock()).returncode
     if status:
         failure = DistilrecError(f"{stage} ended with exit status {status}; its message stands above")
         failure.exit_status = status

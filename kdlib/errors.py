@@ -30,3 +30,9 @@ class TrainingError(DistilrecError):
     """Training ended without a usable model."""
 
     exit_status = 1
+
+
+class BusyError(DistilrecError):
+    """Another run is at work on the same date and folder; later the same command may do (`EX_TEMPFAIL` of sysexits.h)."""
+
+    exit_status = 75

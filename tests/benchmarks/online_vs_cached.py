@@ -9,6 +9,7 @@ in float32. What is compared is the NDCG@10 of the last epoch on the validation 
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -152,6 +153,7 @@ def _train(
 
 
 def _alone(config: RunConfig) -> None:
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         try:
@@ -161,4 +163,4 @@ def _alone(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command("online_vs_cached", _alone, None, description=__doc__ or ""))
+    sys.exit(command("online_vs_cached", _alone, None, description=__doc__ or "", reads_only=True))

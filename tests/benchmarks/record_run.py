@@ -67,4 +67,4 @@ def run(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command("record_run", run, None, description=__doc__ or ""))
+    sys.exit(command("record_run", run, None, description=__doc__ or "", reads_only=True))

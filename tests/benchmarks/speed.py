@@ -207,6 +207,7 @@ def _train(num_items: int, store: WindowStore, settings: dict[str, Any], *, worl
 @contextmanager
 def _process_group(*, rank: int, world: int, folder: str) -> Iterator[None]:
     """A gloo group of `world` processes, as Ray Train makes it."""
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     try:
         yield
@@ -251,7 +252,6 @@ def _users_per_second(bench: Bench) -> float:
 
 def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowStore) -> None:
     torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
     windows = np.arange(rank, len(store) // world * world, world)  # as many for each
     lengths = np.diff(store.offsets)[windows]
     flat = take_slices(store.offsets[windows], lengths)
