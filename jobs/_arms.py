@@ -1,20 +1,19 @@
 """Train a benchmark's students: each arm once a seed, all that are not up to date in one Ray Train run."""
 
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jobs._console import say
-from jobs._fit import fit
+from jobs._fit import Trainable, TrainingRun, fit_missing
 from jobs._published import Features, parquet_files, teacher_weights, versions
-from jobs._step import code_version, run_step
+from jobs._step import run_step
 from jobs._teachers import ensemble, teacher_folders, write_targets
-from jobs.build_codes import item_codes
+from jobs._titles import title_vectors
+from jobs.build_codes import ItemCodes, item_codes
 from jobs.distill import student_run
-from jobs.train_teacher import title_vectors
 from kdlib import publish
 from kdlib.benchmark_config import Arm, Benchmark, draw_trials
 from kdlib.config import RunConfig
@@ -113,59 +112,52 @@ def _own_teacher(config: RunConfig, source: Features, label: str) -> _Teachers:
 
 
 def _train(config: RunConfig, source: Features, students: list[Student], teachers: _Teachers) -> None:
-    missing, runs, steps = [], [], []
-    made_codes: dict[str, Any] = {}
-    for student in students:
+    codes: dict[str, ItemCodes] = {}
+    titles: dict[str, tuple[Path, str]] = {}
+
+    def trainable(student: Student) -> Trainable:
         own, taught = student.arm.config, student.arm.teacher != "none"
-        variant = json.dumps([own.student.model.dim, own.student.model.codes and own.student.model.codes.model_dump()])
-        if own.student.model.codes and variant not in made_codes:
-            made_codes[variant] = item_codes(own, source)
-        codes = made_codes.get(variant)
-        titles, text_version = title_vectors(own, source, own.student.text) if own.student.text else (None, "")
-        inputs = (
-            source.versions
-            | ({"title_vectors": text_version} if titles else {})
-            | (codes.versions if codes else {})
-            | (teachers.versions if taught else {})
-        )
         if taught and own.distillation.cached_form != config.distillation.cached_form:
             raise ConfigError(
                 f"arm {student.arm.name} asks for cached targets {own.distillation.cached_form}, but the run's, which all arms"
                 f" share, are {config.distillation.cached_form}: set distillation.targets, samples and temperature in the run config"
             )
+        variant, way = repr((own.student.model.dim, own.student.model.codes)), repr(own.student.text)
+        if own.student.model.codes and variant not in codes:
+            codes[variant] = item_codes(own, source)
+        if own.student.text and way not in titles:
+            titles[way] = title_vectors(own, source, own.student.text)
+        vectors, text_version = titles.get(way, (None, ""))
+        made_of = codes.get(variant)
         settings = [student.seed, own.student.model_dump(mode="json"), own.training.model_dump(mode="json")]
         if taught:
             settings += [student.arm.teacher, own.distillation.model_dump(), [w for _, w in teachers.models]]
-        fingerprint = publish.fingerprint_of(code_version(), settings, inputs)
-        manifest = publish.read_manifest(config.root, student.model, config.day)
-        if manifest is None or manifest.fingerprint != fingerprint:
-            export = publish.new_staging(config.root, student.model, config.day)
-            run = student_run(
+
+        def run(export: Path) -> TrainingRun:
+            made = student_run(
                 own, student.label, export, seed=student.seed, statistics=source.statistics, taught=taught,
-                cached=teachers.models if taught else [], titles=titles, codes=codes,
+                cached=teachers.models if taught else [], titles=vectors, codes=made_of,
             )  # fmt: skip
             control = student.arm.teacher if student.arm.teacher in CONTROLS else ""
-            if control in STATELESS and run.distillation is not None:
-                run = replace(run, distillation=run.distillation | {"hidden_weight": 0.0})
-            runs.append(replace(run, control=control))
-            missing.append(student)
-            steps.append((export, fingerprint, inputs))
-    if up_to_date := len(students) - len(missing):
-        say(f"students: {up_to_date} of {len(students)} up to date")
-    if not missing:
-        return
-    try:
-        fit(
-            config, "benchmark", runs,
-            train_files=parquet_files(teachers.targets), histories=source.histories, from_histories=False,
-            facts=source.vocabulary_facts(),
-        )  # fmt: skip
-    except BaseException:  # what is finished lies among fit's checkpoints
-        for export, _, _ in steps:
-            shutil.rmtree(export, ignore_errors=True)
-        raise
-    for student, (export, fingerprint, inputs) in zip(missing, steps, strict=True):
-        publish.publish(export, config.root, student.model, config.day, fingerprint=fingerprint, inputs=inputs)
+            if control in STATELESS and made.distillation is not None:
+                made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})
+            return replace(made, control=control)
+
+        return Trainable(
+            name=student.model,
+            settings=settings,
+            inputs=source.versions
+            | ({"title_vectors": text_version} if vectors else {})
+            | (made_of.versions if made_of else {})
+            | (teachers.versions if taught else {}),
+            run=run,
+        )
+
+    fit_missing(
+        config, "benchmark", [trainable(student) for student in students],
+        train_files=parquet_files(teachers.targets), histories=source.histories, from_histories=False,
+        facts=source.vocabulary_facts(),
+    )  # fmt: skip
 
 
 def model_facts(config: RunConfig, name: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Run training on Ray Train: Ray Data feeds the workers, each a rank of a DeepSpeed engine."""
 
+import glob
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,6 +18,7 @@ from jobs._step import code_version
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.errors import TrainingError
+from kdlib.publish import Manifest
 
 CHECKPOINT_FORM = ("workers", "zero_stage", "bf16", "max_length", "max_validation_users")
 """Settings of `training` without which a checkpoint cannot be read, or means something else."""
@@ -123,8 +126,62 @@ def fit(
                     if not (finished / model / "model.json").exists():
                         raise TrainingError(f"{stage}: the workers ended without the model {model}; see the log")
                     shutil.copytree(finished / model, folder, dirs_exist_ok=True)
-        shutil.rmtree(finished)
         remove_checkpoints(config, name)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A model to publish, and how it is made where it is not up to date."""
+
+    name: str
+    """`models/…`."""
+    settings: Any
+    """JSON-ready: all of the config that its weights depend on."""
+    inputs: dict[str, str]
+    """Name → version of what it is made from."""
+    run: Callable[[Path], TrainingRun]
+    """The work, with the folder for the finished model."""
+
+
+def fit_missing(config: RunConfig, stage: str, models: list[Trainable], **data: Any) -> dict[str, Manifest]:
+    """Train the models that are not up to date, all in one `fit`, and publish each.
+
+    Args:
+      config: the run config.
+      stage: see `fit`.
+      models: in the order of their training.
+      data: the other arguments of `fit`.
+
+    Returns:
+      Name → manifest, of all models.
+    """
+    found: dict[str, Manifest] = {}
+    missing: list[tuple[Trainable, str]] = []
+    for model in models:
+        fingerprint = publish.fingerprint_of(code_version(), model.settings, model.inputs)
+        manifest = publish.read_manifest(config.root, model.name, config.day)
+        if manifest is not None and manifest.fingerprint == fingerprint:
+            found[model.name] = manifest
+        else:
+            missing.append((model, fingerprint))
+    if found:
+        say(f"{', '.join(found) if len(found) < 6 else f'{len(found)} of {len(models)} models'}: up to date")
+    if not missing:
+        return found
+    started = time.monotonic()
+    exports = [publish.new_staging(config.root, model.name, config.day) for model, _ in missing]
+    try:
+        fit(config, stage, [model.run(export) for (model, _), export in zip(missing, exports, strict=True)], **data)
+    except BaseException:  # what is finished lies among the checkpoints
+        for export in exports:
+            shutil.rmtree(export, ignore_errors=True)
+        raise
+    details = {"seconds": round(time.monotonic() - started, 2), "trained_together": len(missing)}
+    for (model, fingerprint), export in zip(missing, exports, strict=True):
+        found[model.name] = publish.publish(
+            export, config.root, model.name, config.day, fingerprint=fingerprint, inputs=model.inputs, details=details
+        )
+    return {model.name: found[model.name] for model in models}
 
 
 def checkpoints_name(
@@ -201,9 +258,13 @@ def run_workers(
 
 
 def remove_checkpoints(config: RunConfig, name: str) -> None:
-    """What a finished run of `run_workers` leaves."""
-    shutil.rmtree(config.root / "_checkpoints" / name, ignore_errors=True)
-    (config.root / "_checkpoints" / f"{name}.jsonl").unlink(missing_ok=True)
+    """What a finished run of `run_workers` leaves, and what killed ones of its stage and date with other settings left."""
+    stem = name.rpartition(".")[0]
+    for path in (config.root / "_checkpoints").glob(f"{glob.escape(stem)}.*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _states_a_position(runs: list[TrainingRun]) -> int:

@@ -11,7 +11,7 @@ from jobs._published import Features, features, versions
 from jobs._ray import start_ray
 from jobs._step import run_step
 from jobs._teachers import ensemble, teacher_folders
-from jobs.train_teacher import title_vectors
+from jobs._titles import title_vectors
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError

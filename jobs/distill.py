@@ -13,8 +13,8 @@ from jobs._published import describe_models, features, parquet_files, teacher_we
 from jobs._ray import start_ray
 from jobs._step import run_step
 from jobs._teachers import ensemble, teacher_folders
+from jobs._titles import title_vectors
 from jobs.build_codes import ItemCodes, item_codes
-from jobs.train_teacher import title_vectors
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.publish import Manifest

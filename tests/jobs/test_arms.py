@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import _arms
+from jobs import _arms, _fit
 from jobs._arms import students_of, train_students
 from jobs._fit import TrainingRun
 from jobs._published import Features
@@ -45,7 +45,7 @@ def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[TrainingR
     def write_targets(*arguments: Any) -> None:
         pq.write_table(tables.TEACHER_TARGETS.schema.empty_table(), arguments[-1] / "part.parquet")
 
-    monkeypatch.setattr(_arms, "fit", fit)
+    monkeypatch.setattr(_fit, "fit", fit)
     monkeypatch.setattr(_arms, "write_targets", write_targets)
     monkeypatch.setattr(_arms, "teacher_folders", lambda *_: [[Path("first")], [Path("second")]])
     monkeypatch.setattr(_arms, "teacher_weights", lambda config: [teacher.weight for teacher in config.teachers])

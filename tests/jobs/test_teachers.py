@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs import train_teacher
+from jobs import _fit, train_teacher
 from jobs._fit import TrainingRun, _states_a_position
 from jobs._published import teacher_weights
 from jobs._teachers import ensemble, teacher_folders
@@ -97,7 +97,7 @@ def test_each_fold_is_trained_without_its_users(tmp_path: Path, monkeypatch: pyt
     source = SimpleNamespace(
         histories=tmp_path, statistics=tmp_path, vocabulary=table, versions={}, vocabulary_facts=lambda: {}
     )
-    monkeypatch.setattr(train_teacher, "fit", fit)
+    monkeypatch.setattr(_fit, "fit", fit)
     monkeypatch.setattr(train_teacher, "features", lambda config: source)
     monkeypatch.setattr(train_teacher, "describe_models", lambda config, names: "")
     monkeypatch.setattr(train_teacher, "start_ray", lambda config: nullcontext())
@@ -109,3 +109,9 @@ def test_each_fold_is_trained_without_its_users(tmp_path: Path, monkeypatch: pyt
     fitted.clear()
     train_teacher.run(config)
     assert not fitted, "all up to date"
+    train_teacher.run(_config(tmp_path, teachers=[{"name": "added"}, *teachers[1:], {"name": "crossed", "folds": 3}]))
+    assert [names for names, _ in fitted] == [["added"], *([f"crossed_fold{fold}"] for fold in range(3))]
+    fitted.clear()
+    teachers[2]["weight"] = 3.0
+    train_teacher.run(_config(tmp_path, teachers=teachers[1:]))
+    assert not fitted, "a share in the mixture is no reason to train"

@@ -1,11 +1,13 @@
 """What a training worker does with its shard, without a cluster."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from jobs._fit import TrainingRun, _cause, checkpoints_name
+from jobs._fit import TrainingRun, _cause, checkpoints_name, remove_checkpoints
 from jobs._train_worker import _best_epoch, _learning_rate, _Shard
 from kdlib.config import RunConfig, TrainConfig
 from kdlib.data.windows import training_windows
@@ -86,11 +88,30 @@ def test_checkpoints_are_those_of_the_same_work_in_the_same_form() -> None:
     run = TrainingRun(name="student", export="out", model={}, train={}, seed=1, statistics="statistics")
 
     def name(seed: int = 1, **training: int) -> str:
-        simulated = {"simulate": {"num_events": 10_000}}
-        config = RunConfig.model_validate(
-            {"name": "n", "ds": "2026-11-22", "output_dir": "o", "input": simulated, "training": training}
-        )
+        config = _config("o", training=training)
         return checkpoints_name(config, "distill", [replace(run, seed=seed)], ["part-0.parquet"], {})
 
     assert name() == name(max_failures=7)
     assert len({name(), name(seed=2), name(workers=4), name(zero_stage=3)}) == 4
+
+
+def test_a_finished_run_takes_away_what_killed_ones_of_its_stage_and_date_left(tmp_path: Path) -> None:
+    """Whatever their settings were; those of another stage or date stay."""
+    home = tmp_path / "_checkpoints"
+    for name in (
+        "distill.ds=2026-11-22.b",
+        "distill.ds=2026-11-22.a.models",
+        "distill.ds=2026-11-21.a",
+        "benchmark.ds=2026-11-22.a",
+    ):
+        (home / f"n.{name}").mkdir(parents=True)
+    (home / "n.distill.ds=2026-11-22.a.jsonl").touch()
+    remove_checkpoints(_config(str(tmp_path)), "n.distill.ds=2026-11-22.a")
+    assert sorted(path.name for path in home.iterdir()) == ["n.benchmark.ds=2026-11-22.a", "n.distill.ds=2026-11-21.a"]
+
+
+def _config(folder: str, **changes: Any) -> RunConfig:
+    simulated = {"simulate": {"num_events": 10_000}}
+    return RunConfig.model_validate(
+        {"name": "n", "ds": "2026-11-22", "output_dir": folder, "input": simulated, **changes}
+    )
