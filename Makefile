@@ -3,13 +3,16 @@ PYTHON ?= python3
 CONFIG ?= cluster/runs/laptop.yaml
 BIN := .venv/bin
 
-.PHONY: nightly quality test lint clean
+.PHONY: nightly quality bench test lint clean
 
 nightly: .venv/installed  ## events in, published top-k table out (CONFIG=…, DS=YYYY-MM-DD)
 	$(BIN)/distilrec nightly --config $(CONFIG) $(if $(DS),--ds $(DS))
 
 quality: .venv/installed-dev  ## recipes of a student compared, with seeds and intervals (CONFIG=cluster/runs/quality_beauty.yaml)
 	$(BIN)/distilrec benchmark --config $(if $(filter file,$(origin CONFIG)),cluster/runs/quality_beauty.yaml,$(CONFIG))
+
+bench: .venv/installed-dev  ## speed beside the peers' (needs DISTILREC_DATA; makes the peers' environments in output/peers)
+	$(BIN)/python -m tests.benchmarks.speed --data $(DISTILREC_DATA)/beauty
 
 test: .venv/installed-dev  ## lint, types and all tests
 	$(BIN)/ruff check .
