@@ -41,7 +41,7 @@ import torch.multiprocessing
 from jobs._engine import make_engine, scoring_dtype
 from jobs._provenance import package_versions, processor
 from kdlib.config import TrainConfig
-from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
+from kdlib.data.batches import WindowStore, shuffled_batches, store_from_tables
 from kdlib.data.windows import take_slices, training_windows
 from kdlib.inference.shards import ShardRecommender, history_shards
 from kdlib.models.files import save_model
@@ -146,13 +146,15 @@ def training_parts(bench: Bench) -> dict[str, float]:
     epochs: dict[str, list[float]] = {name: [] for name in (*ours, *PEERS)}
     lists: dict[str, list[float]] = {peer: [] for peer in PEERS}
     users = len(bench.split.user_ids)
-    for _ in range(bench.rounds):
-        for name, run in ours.items():
-            epochs[name].append(run())
-        for peer in PEERS:
-            seconds = _peer(bench, peer)
-            epochs[peer].append(seconds["epoch"] / bench.peer_batches * -(-users // BATCH))
-            lists[peer].append(seconds["recommend"])
+    # one group for all: DeepSpeed remembers it
+    with tempfile.TemporaryDirectory() as folder, _process_group(rank=0, world=1, folder=folder):
+        for _ in range(bench.rounds):
+            for name, run in ours.items():
+                epochs[name].append(run())
+            for peer in PEERS:
+                seconds = _peer(bench, peer)
+                epochs[peer].append(seconds["epoch"] / bench.peer_batches * -(-users // BATCH))
+                lists[peer].append(seconds["recommend"])
     median = {name: float(np.median(values)) for name, values in epochs.items()}
     rates = {peer: users / float(np.median(values)) for peer, values in lists.items()}
     mine = _users_per_second(bench)
@@ -186,22 +188,23 @@ def _peer(bench: Bench, peer: str) -> dict[str, float]:
 
 
 def _epoch_seconds(bench: Bench, store: WindowStore, settings: dict[str, Any]) -> float:
-    with tempfile.TemporaryDirectory() as folder, _process_group(rank=0, world=1, folder=folder):
-        started, _ = _train(bench.split.num_items, store, settings, world=1)
-        return time.perf_counter() - started
+    """Of one epoch; the process group stands."""
+    return _train(bench.split.num_items, store, settings, world=1)[0]
 
 
 def _train(num_items: int, store: WindowStore, settings: dict[str, Any], *, world: int) -> tuple[float, float]:
-    """Start of the clock, after the engine stands, and the positions of the epoch."""
+    """Seconds of an epoch, once the engine stands, and its positions."""
     torch.manual_seed(1)
     train = TrainConfig(batch_size=BATCH)
     student = SequenceModel(num_items=num_items, **SHAPE)
     module = NextItemTraining(student, dtype=scoring_dtype(CPU, bf16=True), **settings)
     engine = make_engine(module, train, zero_stage=1, workers=world, bf16=False)
-    batches: Iterator[Batch] = shuffled_batches(store, batch_size=BATCH // world, seed=1)
+    batches = shuffled_batches(store, batch_size=BATCH // world, seed=1)
     started = time.perf_counter()
     figures = train_epoch(engine, batches, device=CPU, learning_rate=0.001, warmup_steps=0, first_step=0)
-    return started, figures["positions"]
+    seconds = time.perf_counter() - started
+    engine.destroy()
+    return seconds, figures["positions"]
 
 
 @contextmanager
@@ -258,9 +261,9 @@ def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowSto
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     mine = WindowStore(store.inputs[flat], store.targets[flat], store.context[flat], offsets)
     with _process_group(rank=rank, world=world, folder=folder):
-        started, positions = _train(num_items, mine, {}, world=world)
+        seconds, positions = _train(num_items, mine, {}, world=world)
         if rank == 0:
-            Path(folder, "rate").write_text(str(positions / (time.perf_counter() - started)))
+            Path(folder, "rate").write_text(str(positions / seconds))
 
 
 def two_workers(bench: Bench) -> dict[str, float]:
