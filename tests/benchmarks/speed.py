@@ -111,7 +111,8 @@ def main() -> None:
         figures = {name: float(f"{value:.4g}") for name, value in PARTS[part](bench).items()}
         result["figures"] |= figures
         result["parts"][part] = {
-            "command": f"python -m tests.benchmarks.speed {' '.join(sys.argv[1:])}",
+            "command": f"python -m tests.benchmarks.speed --data …/{options.data.name} --only {part}"
+            f" --rounds {options.rounds} --peer-batches {options.peer_batches}",
             "figures": list(figures),
             "hardware": f"{processor()}, {os.cpu_count()} cores",
             "versions": package_versions(),
@@ -120,7 +121,7 @@ def main() -> None:
         }
         for name, value in figures.items():
             print(f"  {name:34} {value:>10,.4g}", flush=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {RESULTS}")
 
 
