@@ -91,7 +91,6 @@ def train_encoder(config: RunConfig, source: Features, text: TextConfig) -> dict
         if not (finished / FACTS).exists():
             raise TrainingError(f"train_text_encoder: the workers ended without {short}; see the log")
         shutil.copytree(finished, staging[name], dirs_exist_ok=True)
-        shutil.rmtree(finished)
         remove_checkpoints(config, run_name)
         return {}
 

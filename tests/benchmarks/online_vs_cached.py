@@ -27,6 +27,7 @@ from jobs._console import command, say
 from jobs._engine import full_weights, make_engine, scoring_dtype
 from jobs._provenance import hardware, package_versions
 from jobs._published import features, parquet_files
+from jobs._train_worker import _learning_rate
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.data.batches import Batch, shuffled_batches, store_from_tables
@@ -136,12 +137,11 @@ def _train(
     steps = 0
     for epoch in range(EPOCHS):
         batches = shuffled_batches(store, batch_size=train.batch_size, seed=seed * 1000 + epoch)
-        decay = 1.0 - (1.0 - train.final_learning_rate_fraction) * epoch / (EPOCHS - 1)
         figures = train_epoch(
             engine,
             batches if change is None else map(change, batches),
             device=DEVICE,
-            learning_rate=train.learning_rate * decay,
+            learning_rate=_learning_rate(train.model_dump(), epoch),
             warmup_steps=train.warmup_steps,
             first_step=steps,
         )

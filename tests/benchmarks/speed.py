@@ -9,7 +9,7 @@ were. What each of them times:
   times the batches of its epoch. Both without validation.
 - `kd_step_ratio`: our epoch with cached int8 hidden states of a teacher of width 256 over the epoch without teacher;
   `kd_step_ratio_sampled`: the same with 64 drawn items a position.
-- `recommend_users_per_second`: histories in, a checked table of top-10 lists on disk, seen items left out, in the actor of
+- `recommend_users_per_second`: histories in, a table of top-10 lists on disk, seen items left out, in the actor of
   `jobs/recommend.py`; `recommend_vs_replay`: over RePlay's rate for lists in memory.
 - `two_workers_speedup`: positions a second of two training processes over one, one thread each.
 - `nightly_seconds`: `distilrec nightly` with `laptop.yaml`, from start to published table.
@@ -73,13 +73,13 @@ class Bench:
     def histories(self) -> pa.Table:
         """The split as `tables.HISTORIES`: a user's last item validates, the others train."""
         lengths = np.diff(self.split.offsets)
-        days = np.concatenate([np.arange(n) for n in lengths]) * 86_400_000_000
+        places = take_slices(np.zeros(len(lengths), np.int64), lengths)
         offsets = pa.array(self.split.offsets, pa.int32())
         lists = {
             "item_indices": self.split.items.astype(np.int32),
-            "event_types": np.zeros(len(days), np.int8),
-            "event_times": days,
-            "session_numbers": np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
+            "event_types": np.zeros(len(places), np.int8),
+            "event_times": places * 86_400_000_000,
+            "session_numbers": places.astype(np.int32),
         }
         columns: dict[str, Any] = {name: pa.ListArray.from_arrays(offsets, pa.array(v)) for name, v in lists.items()}
         columns |= {

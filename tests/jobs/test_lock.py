@@ -11,7 +11,7 @@ import pytest
 from jobs import nightly
 from jobs._lock import run_lock
 from jobs._process import run_in_own_process
-from kdlib.config import RunConfig
+from kdlib.config import load_config
 from kdlib.errors import BusyError, DistilrecError
 
 HOLD = "import sys; from jobs._lock import run_lock; from kdlib.config import load_config\n"
@@ -47,10 +47,7 @@ def test_a_second_run_of_the_date_is_turned_away_and_told_by_whom(
         assert f"recommend, process {holder.pid} on " in error
         assert "another run writes 2026-11-22" in error
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["_locks"]
-        other_day = RunConfig.model_validate(
-            {"name": "n", "ds": "2026-11-23", "output_dir": str(tmp_path / "out"), "input": {"simulate": {"num_events": 10_000}}}
-        )  # fmt: skip
-        with run_lock(other_day, "nightly"):
+        with run_lock(load_config(config, ds="2026-11-23"), "nightly"):
             pass
     finally:
         os.kill(holder.pid, signal.SIGKILL)
@@ -63,9 +60,6 @@ def test_a_second_run_of_the_date_is_turned_away_and_told_by_whom(
 def test_a_stage_in_its_own_process_holds_its_parents_lock(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The child is not turned away by its own parent: it comes as far as its input, which is missing."""
     path = _config(tmp_path)
-    config = RunConfig.model_validate(
-        {"name": "n", "ds": "2026-11-22", "output_dir": str(tmp_path / "out"), "input": {"simulate": {"num_events": 10_000}}}
-    )  # fmt: skip
-    with run_lock(config, "nightly"), pytest.raises(DistilrecError, match="exit status 2"):
+    with run_lock(load_config(path), "nightly"), pytest.raises(DistilrecError, match="exit status 2"):
         run_in_own_process("build_features", path, ds=None, overrides=())
     assert "no simulated events for 2026-11-22" in capfd.readouterr().err
