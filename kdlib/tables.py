@@ -176,6 +176,20 @@ METRICS = Table(
     ),
 )
 
+GATES = Table(
+    "gates",
+    key=("gate",),
+    schema=_schema(
+        gate=pa.string(),  # a name of kdlib.gates
+        part=pa.string(),  # input | quality: judged before training, or after evaluation
+        value=(pa.float64(), True),  # what was found; null where the gate was skipped
+        low=(pa.float64(), True),  # the bounds, inclusive; null: none on this side
+        high=(pa.float64(), True),
+        status=pa.string(),  # passed | failed | forced (failed, published all the same by --force) | skipped
+        text=pa.string(),  # one sentence for the person: what was compared with what
+    ),
+)
+
 RECOMMENDATIONS = Table(
     "recommendations",
     key=("user_id",),
@@ -193,7 +207,7 @@ ALL = {
     table.name: table
     for table in (
         QUARANTINE, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, ITEM_CODES, ITEM_CODEBOOKS, TEACHER_TARGETS,
-        METRICS, RECOMMENDATIONS,
+        METRICS, GATES, RECOMMENDATIONS,
     )
 }  # fmt: skip
 
