@@ -15,6 +15,9 @@ JOBS = {
     "evaluate": "measure all models and baselines",
     "benchmark": "train recipes of a student with several seeds and compare them",
     "recommend": "write each user's top-k (Ray Data)",
+    "check-gates": "judge input and models before the table goes out",
+    "promote": "put the night in use",
+    "rollback": "put an earlier night in use again",
     "show": "print a user's history and recommendations",
 }
 

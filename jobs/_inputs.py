@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from kdlib import publish
+from kdlib import promotions, publish
 from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
 from kdlib.errors import InputError
+from kdlib.publish import Manifest
 
 
 def events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
@@ -44,11 +45,19 @@ def input_versions(config: RunConfig, events: EventsConfig, catalogue: Catalogue
         versions = {"events": manifest.version}
     if catalogue is not None:
         versions["catalogue"] = version_of(catalogue.path)
-    earlier = publish.latest(config.root, "item_vocabulary", before=config.day)
-    manifest = publish.read_manifest(config.root, "item_vocabulary", earlier) if earlier else None
-    if manifest is not None:
-        versions["item_vocabulary"] = f"{manifest.ds}.{manifest.version}"
+    if earlier := earlier_vocabulary(config):
+        versions["item_vocabulary"] = f"{earlier.ds}.{earlier.version}"
     return versions
+
+
+def earlier_vocabulary(config: RunConfig) -> Manifest | None:
+    """The vocabulary that this night's continues: the last promoted night's, so that a blocked night leaves no trace in it;
+    where none was promoted, the newest. None on a first night."""
+    if nights := promotions.nights(config.root, before=config.day):
+        last = nights[-1]
+        return publish.version_manifest(config.root, "item_vocabulary", last.ds, last.versions["item_vocabulary"])
+    newest = publish.latest(config.root, "item_vocabulary", before=config.day)
+    return publish.read_manifest(config.root, "item_vocabulary", newest) if newest else None
 
 
 def version_of(path: str) -> str:

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs._console import command, log_file, say
-from jobs._inputs import events_and_catalogue, input_versions
+from jobs._inputs import earlier_vocabulary, events_and_catalogue, input_versions
 from jobs._spark import running_spark
 from jobs._step import run_step
 from kdlib import publish, tables
@@ -17,7 +17,7 @@ from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
 from kdlib.errors import InputError
 from kdlib.features import clean, read, splits, vocabulary
 from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
-from kdlib.features.events import read_events
+from kdlib.features.events import input_columns, read_events
 from kdlib.features.funnel import (
     check_trainable,
     count_histories,
@@ -66,7 +66,7 @@ def _build(
             max_events_per_user_day=features.max_events_per_user_day,
             num_partitions=config.spark.shuffle_partitions,
         ).persist(StorageLevel.MEMORY_AND_DISK)
-        funnel = count_outcomes(judged, path=events.path)
+        funnel = count_outcomes(judged, path=events.path, last_day=last_day)
         _write(
             clean.quarantine(judged), staging["quarantine"], by=["reason", "file", "raw"], rows=funnel["quarantined"]
         )
@@ -77,10 +77,11 @@ def _build(
         sessions_table(sessions).write.mode("append").parquet(str(staging["sessions"]))
 
         counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
-        earlier = publish.latest(config.root, "item_vocabulary", before=config.day)
-        previous = (
-            spark.read.parquet(str(publish.current(config.root, "item_vocabulary", earlier))) if earlier else None
-        )
+        earlier = earlier_vocabulary(config)
+        previous = None
+        if earlier is not None:
+            folder = publish.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
+            previous = spark.read.parquet(str(folder))
         num_known = previous.count() if previous else 0
         items = vocabulary.extend_vocabulary(
             previous, counts, first_new_index=num_known, first_seen=config.day, max_items=features.max_items
@@ -103,11 +104,15 @@ def _build(
         left_out = counts.join(items, "item_id", "left_anti").agg(F.coalesce(F.sum("num_interactions"), F.lit(0)))
         funnel["out_of_vocabulary"] = left_out.collect()[0][0]
         funnel["sessions"] = tables.check_files(tables.SESSIONS, staging["sessions"])
-        funnel |= count_histories(people) | {"items": num_items}
+        funnel |= count_histories(people, last_day=last_day) | {"items": num_items, "new_items": num_items - num_known}
+        funnel["columns"] = input_columns(spark, events)
         check_trainable(funnel, last_day=last_day, **features.split.model_dump())
         judged.unpersist()
         counts.unpersist()
-    return {"histories": {"funnel": funnel}, "item_vocabulary": {"catalogue": products_read, "previous": earlier}}
+    return {
+        "histories": {"funnel": funnel},
+        "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
+    }
 
 
 def _write(frame: DataFrame, folder: Path, *, by: list[str], rows: int) -> None:

@@ -1,10 +1,12 @@
 """Measure every model and baseline on the test users: all items ranked, intervals by bootstrap over users (Ray Data)."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._console import command, say
@@ -12,10 +14,12 @@ from jobs._published import Features, features, quality_table, teacher_weights, 
 from jobs._ranks import histories_to_test, rank_targets, training_counts
 from jobs._step import run_step
 from jobs._teachers import ensemble
-from kdlib import publish
+from kdlib import promotions, publish
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.errors import ConfigError, ModelError
+from kdlib.inference.recommender import check_vocabulary
 from kdlib.metrics.table import metrics_table
+from kdlib.models.files import FACTS
 from kdlib.publish import Manifest
 
 
@@ -24,13 +28,16 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     source = features(config)
     names = ["student", *(["control"] if config.evaluation.control else [])]
     models = versions(config, *(m for t in config.teachers for m in t.models), *(f"models/{name}" for name in names))
+    in_use = _last_night(config, source)
+    models |= {} if in_use is None else {"last_night": in_use[1]}
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        ranks, coverage, details = _measure(config, source, names)
+        ranks, coverage, details = _measure(config, source, names, in_use and in_use[0])
         teacher = "ensemble" if "ensemble" in ranks else config.teachers[0].name
         table = metrics_table(
             ranks, coverage, config.evaluation.k,
-            pairs=[("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov")],
+            pairs=[("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov"),
+                   ("student", "last_night")],
             samples=config.evaluation.bootstrap_samples, seed=config.seed,
         )  # fmt: skip
         pq.write_table(table, staging["metrics"] / "part-00000.parquet")
@@ -52,7 +59,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 def _measure(
-    config: RunConfig, source: Features, names: list[str]
+    config: RunConfig, source: Features, names: list[str], last_night: Path | None
 ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
     """Ranks a model, coverage a model, and what to note in the manifest.
 
@@ -61,6 +68,8 @@ def _measure(
     teachers = [[publish.current(config.root, name, config.day) for name in t.models] for t in config.teachers]
     compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
     compared |= {name: [(str(publish.current(config.root, f"models/{name}", config.day)), 1.0)] for name in names}
+    if last_night is not None:
+        compared["last_night"] = [(str(last_night), 1.0)]
     if len(config.teachers) > 1:
         compared["ensemble"] = ensemble(teachers, teacher_weights(config))
     counts = training_counts(source)
@@ -80,6 +89,21 @@ def _measure(
 
         ranks["best_reachable"] = oracle_ranks(config, histories, source.item_ids())
     return ranks, coverage, details
+
+
+def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:
+    """Folder and version of the student of the last promoted night before this one; None where there is none to compare."""
+    nights = promotions.nights(config.root, before=config.day)
+    if not nights:
+        return None
+    folder = publish.version_folder(config.root, "models/student", nights[-1].ds, nights[-1].versions["models/student"])
+    facts = json.loads((folder / FACTS).read_text())
+    try:
+        check_vocabulary(facts, pa.array(source.item_ids(), pa.string()))
+    except ModelError as error:
+        say(f"evaluate: warning: the model in use cannot be compared: {error}")
+        return None
+    return folder, f"{nights[-1].ds}.{facts['version']}"
 
 
 def main(argv: list[str] | None = None) -> int:

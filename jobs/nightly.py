@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from jobs import cache_teacher, distill, evaluate, recommend, simulate_events, train_teacher
+from jobs import cache_teacher, check_gates, distill, evaluate, promote, recommend, simulate_events, train_teacher
 from jobs._console import command, engine_output_to, log_file, say
 from jobs._process import run_in_own_process
 from jobs._published import quality_table
@@ -34,17 +34,16 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         lambda: run_in_own_process("build_features", arguments.config, ds=arguments.ds, overrides=arguments.set),
     )
     with engine_output_to(log_file(config, "nightly")):
-
-        def ray_stages() -> None:
-            with start_ray(config):
-                if config.distillation.mode == "offline":
-                    timed("train_teacher", lambda: train_teacher.run(config))
-                    timed("cache_teacher", lambda: cache_teacher.run(config))
-                timed("distill", lambda: distill.run(config))
-                timed("evaluate", lambda: evaluate.run(config))
-                timed("recommend", lambda: recommend.run(config))
-
-        ray_stages()
+        check_gates.run(config, parts=("input",), force=arguments.force)
+        with start_ray(config):
+            if config.distillation.mode == "offline":
+                timed("train_teacher", lambda: train_teacher.run(config))
+                timed("cache_teacher", lambda: cache_teacher.run(config))
+            timed("distill", lambda: distill.run(config))
+            timed("evaluate", lambda: evaluate.run(config))
+            check_gates.run(config, force=arguments.force)
+            timed("recommend", lambda: recommend.run(config))
+        promote.run(config, reason=arguments.force)
         _summary(config, seconds)
 
 
@@ -78,7 +77,14 @@ def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command("nightly", lambda config: None, argv, description=__doc__ or "", with_arguments=run)
+    return command(
+        "nightly",
+        lambda config: None,
+        argv,
+        description=__doc__ or "",
+        add_arguments=check_gates.add_force,
+        with_arguments=run,
+    )
 
 
 if __name__ == "__main__":

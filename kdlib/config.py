@@ -411,12 +411,49 @@ class EvaluationConfig(Section):
     """Also train and report the student without distillation."""
     bootstrap_samples: Positive = 1_000
 
+    @property
+    def judged_k(self) -> int:
+        """The list length of the NDCG that is printed and judged: 10, or the first of `k`."""
+        return 10 if 10 in self.k else self.k[0]
+
 
 class RecommendConfig(Section):
     k: Positive = 10
     actors: Positive = 2
     batch_size: Positive = 1024
     item_block: Positive = 65_536
+
+
+class GatesConfig(Section):
+    """What a night must hold before it is published. A failed gate keeps what is in use and ends the run with status 3."""
+
+    trailing_nights: Positive = 7
+    """So many promoted nights before this one are compared with, by their median."""
+    min_volume_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Events and users of the day, and all users, over that median: at least."""
+    max_volume_ratio: Annotated[float, Field(ge=1)] = 3.0
+    """Events and users of the day over it: at most."""
+    max_share_rise: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """How far the shares of quarantined, duplicate and incomplete rows, and of users without history, may lie above it."""
+    max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of the rows read, on any night."""
+    max_new_item_share: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Of all items, from the second night on."""
+    max_history_length_change: Annotated[float, Field(gt=0)] = 0.5
+    """Of the mean history length, relative to that median."""
+    min_test_users: Positive = 30
+    """Fewer cannot tell a good model from a bad one."""
+    min_gain_over_popularity: float | None = 0.0
+    """NDCG@10 that the interval of student − popularity must reach; null switches the gate off."""
+    max_loss_to_last_night: Annotated[float, Field(ge=0)] | None = 0.0
+    """NDCG@10 that the student may lose to the model in use beyond noise; null switches the gate off."""
+    min_coverage_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the catalogue in the student's lists over that median: at least."""
+
+
+class RetentionConfig(Section):
+    nights: Positive = 14
+    """So many promoted nights stay, with all their tables and models; older ones are removed when a night is promoted."""
 
 
 class SparkConfig(Section):
@@ -447,6 +484,8 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     recommend: RecommendConfig = RecommendConfig()
+    gates: GatesConfig = GatesConfig()
+    retention: RetentionConfig = RetentionConfig()
     spark: SparkConfig = SparkConfig()
     ray: RayConfig = RayConfig()
 

@@ -32,6 +32,12 @@ class TrainingError(DistilrecError):
     exit_status = 1
 
 
+class GateError(DistilrecError):
+    """The night does not hold what it must before it is published; the night in use stays."""
+
+    exit_status = 3
+
+
 class BusyError(DistilrecError):
     """Another run is at work on the same date and folder; later the same command may do (`EX_TEMPFAIL` of sysexits.h)."""
 

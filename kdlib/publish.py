@@ -1,11 +1,11 @@
 """Publish a folder of finished files as one partition of a table, in one atomic step, with a manifest.
 
     root/recommendations/ds=2026-11-22            a symbolic link, switched by one rename, to
-    root/_versions/recommendations/ds=2026-11-22.<version>/data/part-00000.parquet
+    root/_versions/recommendations/ds=2026-11-22.<version>/data/part-00000-<version>.parquet
     root/_versions/recommendations/ds=2026-11-22.<version>/manifest.json
 
-A reader of `root/recommendations` finds last night's files or tonight's, never a mix, and no file in it is anything but
-data. Version folders are never written again. Model folders are published in the same way.
+A reader of `root/recommendations` finds last night's files or tonight's, never a mix (file names hold the version: one that
+has listed the old ones and opens them too late finds none), and no file in it is anything but data. Version folders are never written again. Model folders are published in the same way.
 """
 
 import hashlib
@@ -85,6 +85,11 @@ def publish(
     digest = hashlib.sha256(json.dumps([(f["path"], f["sha256"]) for f in files]).encode())
     digest.update(fingerprint.encode())
     version = digest.hexdigest()[:12]
+    for file in files:  # a reader that has listed one version must not open another one's file under the same name
+        plain = staging / file["path"]
+        if plain.parent == staging and plain.suffix == ".parquet":
+            file["path"] = f"{plain.stem}-{version}.parquet"
+            plain.rename(staging / file["path"])
     counted = [f["rows"] for f in files if "rows" in f]
     manifest = Manifest(
         table,
@@ -97,7 +102,7 @@ def publish(
         details or {},
         time.time(),
     )
-    home = root / VERSIONS / table / f"ds={ds}.{version}"
+    home = version_folder(root, table, ds, version).parent
     if not (home / "manifest.json").exists():
         wrapper = staging.with_name(staging.name + ".whole")
         wrapper.mkdir()
@@ -110,7 +115,7 @@ def publish(
     else:  # published before: that manifest stays the truth
         shutil.rmtree(staging)
         manifest = _read(home / "manifest.json")
-    _switch(root / table / f"ds={ds}", home / "data", scratch=staging.with_name(staging.name + ".link"))
+    switch_link(root / table / f"ds={ds}", home / "data", scratch=staging.with_name(staging.name + ".link"))
     return manifest
 
 
@@ -126,6 +131,16 @@ def current(root: Path, table: str, ds: str) -> Path:
             f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first"
         )
     return link.resolve()
+
+
+def version_folder(root: Path, table: str, ds: str, version: str) -> Path:
+    """Where a version's data lie, whether or not the partition points there."""
+    return root / VERSIONS / table / f"ds={ds}.{version}" / "data"
+
+
+def version_manifest(root: Path, table: str, ds: str, version: str) -> Manifest:
+    """The manifest of one version, of which the name is known; InputError where it is gone."""
+    return _read(version_folder(root, table, ds, version).parent / "manifest.json")
 
 
 def read_manifest(root: Path, table: str, ds: str) -> Manifest | None:
@@ -176,7 +191,7 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
-def _switch(link: Path, target: Path, *, scratch: Path) -> None:
+def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
     """Point the link at the target in one rename; a killed run leaves its new link in staging, not beside the data."""
     link.parent.mkdir(parents=True, exist_ok=True)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)

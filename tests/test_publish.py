@@ -27,10 +27,12 @@ def read(root, ds=DS, table="recommendations"):
 
 
 def test_a_published_folder_is_read_through_its_partition(tmp_path):
-    """The staged files lie under `table/ds=…`, with plain names, and nothing else does; staging is empty again."""
-    put(tmp_path, 1, 2)
+    """The staged files lie under `table/ds=…`, named by place and version, and nothing else does; staging is empty again."""
+    version = put(tmp_path, 1, 2).version
     partition = tmp_path / "recommendations" / f"ds={DS}"
-    assert [path.name for path in sorted(partition.iterdir())] == ["part-00000.parquet", "part-00001.parquet"]
+    assert [path.name for path in sorted(partition.iterdir())] == [
+        f"part-00000-{version}.parquet", f"part-00001-{version}.parquet",
+    ]  # fmt: skip
     assert read(tmp_path) == [1, 2]
     assert list((tmp_path / "_staging").iterdir()) == []
 
@@ -38,11 +40,12 @@ def test_a_published_folder_is_read_through_its_partition(tmp_path):
 def test_the_manifest_says_what_the_partition_holds(tmp_path):
     """Rows, files with size and hash, inputs and details are kept and read back as they were returned."""
     made = put(tmp_path, 1, 2, inputs={"histories": "v1"}, details={"users": 2})
-    data = (publish.current(tmp_path, "recommendations", DS) / "part-00001.parquet").read_bytes()
+    name = f"part-00001-{made.version}.parquet"
+    data = (publish.current(tmp_path, "recommendations", DS) / name).read_bytes()
     assert publish.read_manifest(tmp_path, "recommendations", DS) == made
     assert (made.rows, made.inputs, made.details) == (2, {"histories": "v1"}, {"users": 2})
     assert made.files[1] == {
-        "path": "part-00001.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": 1,
+        "path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": 1,
     }  # fmt: skip
 
 
@@ -84,9 +87,10 @@ def test_engine_leftovers_are_dropped_and_parts_renumbered(tmp_path):
         (staging / name).write_text("")
     manifest = publish.publish(staging, tmp_path, "events", DS, fingerprint="f")
     names = [file["path"] for file in manifest.files]
-    assert names == ["day=1/part-b.parquet", "part-00000.parquet", "part-00001.parquet"]
+    first, second = (f"part-0000{number}-{manifest.version}.parquet" for number in range(2))
+    assert names == ["day=1/part-b.parquet", first, second]
     folder = publish.current(tmp_path, "events", DS)
-    assert pq.ParquetFile(folder / "part-00000.parquet").read()["x"].to_pylist() == [1]
+    assert pq.ParquetFile(folder / first).read()["x"].to_pylist() == [1]
     assert len([path for path in folder.rglob("*") if path.is_file()]) == 3
 
 
@@ -127,6 +131,15 @@ def test_readers_beside_a_publisher_never_see_a_mix(tmp_path):
     watcher.join()
     assert len(set(seen)) > 1
     assert all(first == second for first, second in seen)
+
+
+def test_files_listed_before_a_switch_are_not_taken_for_those_after_it(tmp_path):
+    """Who opens the old version's file names through the partition finds the new version has none of them."""
+    put(tmp_path, 1, 2)
+    partition = tmp_path / "recommendations" / f"ds={DS}"
+    listed = sorted(partition.iterdir())
+    put(tmp_path, 3, 4)
+    assert not any(file.exists() for file in listed)
 
 
 def test_a_new_staging_folder_clears_what_a_killed_run_left(tmp_path):

@@ -18,7 +18,7 @@ from pyspark.sql.types import DateType, IntegralType, StringType, StructType, Ti
 
 from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import InputError
-from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, read_lines, read_parquet
+from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, read_lines, read_parquet, spark_path
 
 SECONDS_A_DAY = 86_400
 
@@ -57,6 +57,19 @@ def read_events(spark: SparkSession, events: EventsConfig, *, last_day: date) ->
         F.coalesce(CORRUPT, F.to_json(F.struct(*map(quoted, columns)), {"ignoreNullFields": "false"})).alias("raw"),
         F.col(FILE).alias("file"),
     )
+
+
+def input_columns(spark: SparkSession, events: EventsConfig) -> dict[str, str]:
+    """Name → type of all columns of the input's files, mapped or not; empty for formats that name none.
+
+    CSV columns have the type `text`.
+    """
+    if events.format == "parquet":
+        return dict(spark.read.parquet(spark_path(events.path)).dtypes)
+    if events.format == "csv" and events.header:
+        header = spark.read.options(sep=events.delimiter, quote='"', escape='"', header=True)
+        return dict.fromkeys(header.csv(spark_path(events.path)).columns, "text")
+    return {}
 
 
 def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:

@@ -8,28 +8,31 @@ from pyspark.sql import functions as F
 
 from kdlib.errors import InputError
 from kdlib.features import clean
-from kdlib.features.splits import window_starts
+from kdlib.features.splits import day_start, window_starts
 
 
-def count_outcomes(judged: DataFrame, *, path: str) -> dict[str, Any]:
+def count_outcomes(judged: DataFrame, *, path: str, last_day: date) -> dict[str, Any]:
     """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
 
     Args:
       judged: from `clean.with_outcome`.
       path: of the input, for the error's text.
+      last_day: the run's day.
 
     Returns:
-      rows_read, kept, duplicate, quarantined, reasons (code → rows, none of them 0), first_event, last_event.
+      rows_read, kept, duplicate, quarantined, reasons (code → rows, none of them 0), first_event, last_event,
+      day_events (kept ones of the run's day).
 
     Raises:
       InputError: there are no rows at all.
     """
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
-    rows = {row[0]: row for row in judged.groupBy("outcome").agg(F.count("*"), *span).collect()}
+    of_the_day = F.count_if(F.col("event_time") >= day_start(last_day))
+    rows = {row[0]: row for row in judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day).collect()}
     if not rows:
         raise InputError(f"{path} has no rows: is it the right file, and did the export run?")
     reasons = {reason: rows[reason][1] for reason in clean.REASONS if reason in rows}
-    first, last = rows[clean.KEPT][2:] if clean.KEPT in rows else (None, None)
+    first, last, day_events = rows[clean.KEPT][2:] if clean.KEPT in rows else (None, None, 0)
     kept, duplicate = (rows[outcome][1] if outcome in rows else 0 for outcome in (clean.KEPT, clean.DUPLICATE))
     quarantined = sum(reasons.values())
     return {
@@ -40,14 +43,22 @@ def count_outcomes(judged: DataFrame, *, path: str) -> dict[str, Any]:
         "reasons": reasons,
         "first_event": first,
         "last_event": last,
+        "day_events": day_events,
     }
 
 
-def count_histories(histories: DataFrame) -> dict[str, int]:
-    """users, interactions, trainable_users (two interactions to train on), validation_users, test_users."""
+def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
+    """Counts of users and interactions.
+
+    Returns:
+      users, interactions, users_without_history (no item of theirs is in the vocabulary), day_users (with an interaction
+      on the run's day), trainable_users (two interactions to train on), validation_users, test_users.
+    """
     row = histories.agg(
         F.count("*").alias("users"),
         F.coalesce(F.sum(F.size("item_indices")), F.lit(0)).alias("interactions"),
+        F.count_if(F.size("item_indices") == 0).alias("users_without_history"),
+        F.count_if(F.try_element_at("event_times", F.lit(-1)) >= day_start(last_day)).alias("day_users"),
         F.count_if(F.col("num_train") >= 2).alias("trainable_users"),
         F.count("validation_position").alias("validation_users"),
         F.count("test_position").alias("test_users"),

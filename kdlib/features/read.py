@@ -33,13 +33,13 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str]) -> D
     """
     with reading(path):
         try:
-            rows = spark.read.parquet(_spark_path(path))
+            rows = spark.read.parquet(spark_path(path))
         except (AnalysisException, Py4JJavaError) as error:
             if "TIMESTAMP(NANOS" not in str(error):
                 raise
             # pandas writes nanoseconds, which Spark reads only as whole numbers
             spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
-            rows = spark.read.parquet(_spark_path(path))
+            rows = spark.read.parquet(spark_path(path))
     check_columns(columns, rows.columns, path=path)
     for column in columns:
         type_ = rows.schema[column].dataType
@@ -77,7 +77,7 @@ def read_csv(
     found = list(names)
     if not names:
         with reading(path):
-            found = reader.csv(_spark_path(path)).columns
+            found = reader.csv(spark_path(path)).columns
     hint = ""
     if len(found) == 1:
         hint = f". The header is a single field, so the delimiter is probably not {delimiter!r}: set delimiter"
@@ -87,7 +87,7 @@ def read_csv(
         mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT, columnPruning=False, enforceSchema=False
     )
     with reading(path):
-        rows = strict.schema(_text_schema([*found, CORRUPT])).csv(_spark_path(path))
+        rows = strict.schema(_text_schema([*found, CORRUPT])).csv(spark_path(path))
     return rows.select(*map(quoted, columns), CORRUPT, _file())
 
 
@@ -98,20 +98,20 @@ def read_jsonl(spark: SparkSession, path: str, *, columns: Sequence[str]) -> Dat
       InputError: no such file, or a key that no line has.
     """
     with reading(path):
-        lines = spark.read.text(_spark_path(path))
+        lines = spark.read.text(spark_path(path))
         if set(columns) - _keys(lines.limit(_SAMPLE_LINES)):
             found = _keys(lines)
             if found or lines.head(1):
                 check_columns(columns, sorted(found), path=path)
         reader = spark.read.options(mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT)
-        rows = reader.schema(_text_schema([*columns, CORRUPT])).json(_spark_path(path))
+        rows = reader.schema(_text_schema([*columns, CORRUPT])).json(spark_path(path))
     return rows.select(*map(quoted, columns), CORRUPT, _file())
 
 
 def read_lines(spark: SparkSession, path: str) -> DataFrame:
     """The lines that are not blank, as `value`, and `FILE`."""
     with reading(path):
-        return spark.read.text(_spark_path(path)).select("value", _file()).filter(F.col("value").rlike(r"\S"))
+        return spark.read.text(spark_path(path)).select("value", _file()).filter(F.col("value").rlike(r"\S"))
 
 
 def quoted(name: str) -> str:
@@ -160,7 +160,7 @@ def reading(path: str) -> Iterator[None]:
         raise
 
 
-def _spark_path(path: str) -> str:
+def spark_path(path: str) -> str:
     """Paths without a scheme are local (or on a shared mount), whatever file system the cluster has for its default."""
     return path if "://" in path else f"file:{os.path.abspath(path)}"
 

@@ -52,7 +52,9 @@ class Evaluator:
             ),
         }
         for name, (models, weights) in self._models.items():
-            found[name] = ranks_of_models(models, weights, rows, device=self._device, top=self._top)
+            found[name] = ranks_of_models(
+                models, weights, rows, device=self._device, top=self._top, num_items=num_items
+            )
         columns: dict[str, pa.Array] = {"user_id": pa.array(rows.user_ids, pa.string())}
         for name, (ranks, best) in found.items():
             columns[f"rank/{name}"] = pa.array(ranks)

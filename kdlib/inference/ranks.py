@@ -56,13 +56,25 @@ def ranks_of_models(
     device: torch.device,
     top: int = 0,
     batch_size: int | None = None,
+    num_items: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
+
+    Args:
+      models: on the device.
+      weights: one a model.
+      rows: histories and targets.
+      device: of the models.
+      top: length of the lists of best items.
+      batch_size: rows at a time; None fits the cache.
+      num_items: V, where it may be more than a model knows: an earlier night's model skips what came later in its
+        input and ranks it last.
 
     Returns:
       int64 [rows], and the item indices int64 [rows, top] of each row's best unseen items.
     """
-    scorers = [scorer(model, device=device) for model in models]
+    num_items = num_items or models[0].num_items
+    scorers = [_over_all_items(scorer(model, device=device), model.num_items, num_items) for model in models]
 
     def scores(which: np.ndarray) -> Tensor:
         lengths = np.diff(rows.offsets)[which]
@@ -72,7 +84,33 @@ def ranks_of_models(
             return logits[0]
         return mixture_log_probs([part.double() for part in logits], weights)
 
-    return ranks_of_scores(scores, rows, num_items=models[0].num_items, device=device, top=top, batch_size=batch_size)
+    return ranks_of_scores(scores, rows, num_items=num_items, device=device, top=top, batch_size=batch_size)
+
+
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray], Tensor]
+
+
+def _over_all_items(score: Score, known_items: int, num_items: int) -> Score:
+    """A model's scores, float [B, V], of a vocabulary that has grown since it was trained: −inf for what it does not know.
+
+    A history of unknown items alone gives equal scores, so that the order of the vocabulary decides.
+    """
+    if known_items == num_items:
+        return score
+
+    def scores(items: np.ndarray, context: np.ndarray, lengths: np.ndarray) -> Tensor:
+        known = items < known_items
+        counts = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[known], minlength=len(lengths))
+        readable = counts > 0
+        if not readable.any():
+            return torch.zeros(len(lengths), num_items)
+        found_BV = score(items[known], context[known], counts[readable])
+        scores_BV = found_BV.new_zeros(len(lengths), num_items)
+        which_B = torch.from_numpy(readable).to(found_BV.device)
+        scores_BV[which_B] = torch.nn.functional.pad(found_BV, (0, num_items - known_items), value=-torch.inf)
+        return scores_BV
+
+    return scores
 
 
 def ranks_of_scores(

@@ -12,6 +12,7 @@ from kdlib.metrics.ranking import all_metrics
 LABELS = {
     "control": "student without teacher",
     "markov": "first-order Markov",
+    "last_night": "student in use so far",
     "best_reachable": "best reachable (true model)",
 }
 

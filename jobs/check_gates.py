@@ -1,0 +1,119 @@
+"""Judge the night before its table goes out: the input after `build-features`, the models after `evaluate`.
+
+A failed gate ends the run with exit status 3 and keeps the night in use; `--force REASON` overrules it, on record.
+"""
+
+import argparse
+import sys
+
+import pyarrow.parquet as pq
+
+from jobs._console import command, say
+from kdlib import gates, promotions, publish
+from kdlib.config import RunConfig
+from kdlib.errors import GateError
+from kdlib.gates import Gate
+
+
+def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), force: str = "") -> list[Gate]:
+    """Judge, publish `gates`, and raise where one of them failed.
+
+    Args:
+      config: the run config.
+      parts: `input` needs the night's features, `quality` its metrics too.
+      force: why failures are overruled; empty: they are not.
+
+    Raises:
+      GateError: names each failed gate with value and bound.
+      InputError: the features or the metrics are not published.
+    """
+    nights = promotions.nights(config.root, before=config.day)[-config.gates.trailing_nights :]
+    judged: list[Gate] = []
+    inputs: dict[str, str] = {}
+    if "input" in parts:
+        judged += _input(config, nights, inputs)
+    if "quality" in parts:
+        judged += _quality(config, nights, inputs)
+    if force:
+        judged = gates.forced(judged)
+    _publish(config, judged, inputs)
+    by_status = {
+        status: [g for g in judged if g.status == status] for status in ("passed", "failed", "forced", "skipped")
+    }
+    counts = ", ".join(f"{len(found)} {status}" for status, found in by_status.items() if found)
+    say(f"check_gates: {' and '.join(parts)}: {counts}")
+    for gate in by_status["forced"]:
+        say(f"  forced: {gates.in_words(gate)}")
+    if broken := by_status["failed"]:
+        in_use = promotions.current(config.root)
+        stays = f"the table of {in_use.ds} stays in use" if in_use else "nothing is published"
+        raise GateError(
+            f"{config.day} is not published, {stays}: {'; '.join(map(gates.in_words, broken))}."
+            " Mend the input or the bound (section gates), or overrule with --force REASON"
+        )
+    return judged
+
+
+def _input(config: RunConfig, nights: list[promotions.Promotion], inputs: dict[str, str]) -> list[Gate]:
+    publish.current(config.root, "histories", config.day)
+    tonight = publish.read_manifest(config.root, "histories", config.day)
+    assert tonight is not None
+    inputs["histories"] = tonight.version
+    earlier = [publish.version_manifest(config.root, "histories", n.ds, n.versions["histories"]) for n in nights]
+    bounds = config.gates.model_dump(include=set(_INPUT_BOUNDS))
+    return gates.input_gates(tonight.details["funnel"], [night.details["funnel"] for night in earlier], **bounds)
+
+
+_INPUT_BOUNDS = (
+    "min_volume_ratio", "max_volume_ratio", "max_share_rise", "max_quarantined_share", "max_new_item_share",
+    "max_history_length_change",
+)  # fmt: skip
+_QUALITY_BOUNDS = ("min_test_users", "min_gain_over_popularity", "max_loss_to_last_night", "min_coverage_ratio")
+
+
+def _quality(config: RunConfig, nights: list[promotions.Promotion], inputs: dict[str, str]) -> list[Gate]:
+    metrics = pq.read_table(publish.current(config.root, "metrics", config.day))
+    manifest = publish.read_manifest(config.root, "metrics", config.day)
+    assert manifest is not None
+    inputs["metrics"] = manifest.version
+    coverage = f"coverage@{max(config.evaluation.k)}"
+    usual = []
+    for night in nights:
+        table = pq.read_table(publish.version_folder(config.root, "metrics", night.ds, night.versions["metrics"]))
+        usual += [r["value"] for r in table.to_pylist() if (r["model"], r["metric"]) == ("student", coverage)]
+    bounds = config.gates.model_dump(include=set(_QUALITY_BOUNDS))
+    return gates.quality_gates(metrics, usual, k=config.evaluation.judged_k, coverage_metric=coverage, **bounds)
+
+
+def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str]) -> None:
+    staging = publish.new_staging(config.root, "gates", config.day)
+    pq.write_table(gates.gates_table(judged), staging / "part-00000.parquet")
+    key = publish.fingerprint_of([vars(gate) for gate in judged], inputs)
+    publish.publish(staging, config.root, "gates", config.day, fingerprint=key, inputs=inputs)
+
+
+def _run_with_arguments(config: RunConfig, arguments: argparse.Namespace) -> None:
+    run(config, parts=("input",) if arguments.part == "input" else ("input", "quality"), force=arguments.force)
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """`--force REASON`, which `nightly` takes too."""
+    parser.add_argument(
+        "--force", metavar="REASON", default="", help="publish in spite of failed gates; kept on record"
+    )
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", choices=["input", "all"], default="all", help="what to judge (default: %(default)s)")
+    add_force(parser)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command(
+        "check_gates", lambda config: None, argv,
+        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run_with_arguments,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

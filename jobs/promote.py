@@ -1,0 +1,53 @@
+"""Put the night in use: one switch of `promoted` to its table and its student. Old nights are removed afterwards."""
+
+import sys
+
+import pyarrow.parquet as pq
+
+from jobs._console import command, say
+from jobs._published import versions
+from kdlib import gates, promotions, publish, retention
+from kdlib.config import RunConfig
+from kdlib.errors import GateError, InputError
+from kdlib.promotions import Promotion
+
+
+def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
+    """Promote the run's date, unless a later night is in use (a backfill does not take the shop back in time).
+
+    Raises:
+      InputError: a part of the night is not published, or its gates judged other tables than those.
+      GateError: the gates did not pass.
+    """
+    root, day = config.root, config.day
+    models = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
+    found = versions(
+        config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *models
+    )
+    judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
+    manifest = publish.read_manifest(root, "gates", day)
+    assert manifest is not None
+    if manifest.inputs != {name: found[name] for name in ("histories", "metrics")}:
+        raise InputError(f"the gates of {day} have not judged what is published now: run `distilrec check-gates` first")
+    if broken := gates.failed(judged):
+        raise GateError(f"{day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
+    now = promotions.current(root)
+    if now is not None and now.ds > day:
+        say(
+            f"promote: {now.ds} stays in use, it is later than {day}; `distilrec rollback --to {day}` switches all the same"
+        )
+        return None
+    forced = [gate.gate for gate in judged if gate.status == "forced"]
+    promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
+    say(f"promote: {day} is in use: {root / promotions.LINK / 'recommendations'}")
+    if removed := retention.remove_old_nights(root, keep=config.retention.nights, before=day):
+        say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
+    return promoted
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("promote", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Which night is in use: one link, switched by one rename, for table and model together; and the record of each switch.
+
+    root/promoted                              a link to the record in force
+    root/_promotions/00003.ds=2026-11-22/      never written again
+        promotion.json
+        recommendations -> ../../_versions/recommendations/ds=2026-11-22.<version>/data
+        models/student  -> …
+
+A reader of `root/promoted/recommendations` finds the last night that passed its gates, and a rollback moves it back.
+"""
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kdlib import publish
+from kdlib.errors import InputError
+
+LINK = "promoted"
+RECORDS = "_promotions"
+LINKED = ("recommendations", "models/student", "item_vocabulary")
+"""What a record holds a link to: what serves, and what explains it."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One switch."""
+
+    number: int
+    """Counts all switches, from 1."""
+    ds: str
+    """The night that is in use from here on."""
+    action: str
+    """`promote` or `rollback`."""
+    versions: dict[str, str]
+    """Table or model → version, of all that this night consists of."""
+    forced: list[str]
+    """Gates that failed and were overruled."""
+    reason: str
+    """The words given with `--force` or `--reason`; empty without."""
+    unix_seconds: float
+
+
+def history(root: Path) -> list[Promotion]:
+    """All switches, oldest first."""
+    return [_read(folder) for folder in sorted((root / RECORDS).glob("*.ds=*"))]
+
+
+def current(root: Path) -> Promotion | None:
+    """The switch in force; None before the first."""
+    link = root / LINK
+    return _read(link.resolve()) if link.exists() else None
+
+
+def nights(root: Path, *, before: str) -> list[Promotion]:
+    """The promoted nights strictly before a date, by date, each with its last promotion; rolled-back ones do not count."""
+    found: dict[str, Promotion] = {}
+    for switch in history(root):
+        if switch.action == "rollback":
+            found = {ds: night for ds, night in found.items() if ds < switch.ds}
+        found[switch.ds] = switch
+    return [found[ds] for ds in sorted(found) if ds < before]
+
+
+def promote(
+    root: Path, ds: str, versions: Mapping[str, str], *, forced: list[str] | None = None, reason: str = ""
+) -> Promotion:
+    """Put a night in use; nothing happens where just this is in use.
+
+    Args:
+      root: the folder of all outputs.
+      ds: the night.
+      versions: of published partitions of that date; those of `LINKED` must be there.
+      forced: gates that failed and were overruled.
+      reason: why.
+    """
+    now = current(root)
+    if now is not None and (now.ds, now.versions) == (ds, dict(versions)):
+        return now
+    return _switch(root, ds, "promote", dict(versions), forced or [], reason)
+
+
+def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
+    """Put an earlier promoted night in use again, table and model together.
+
+    Raises:
+      InputError: that night was never promoted, or its files are gone; names the nights there are.
+    """
+    earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
+    if not earlier:
+        known = ", ".join(sorted({night.ds for night in history(root)})) or "none"
+        raise InputError(f"{ds} was never promoted under {root}; nights to roll back to: {known}")
+    last = earlier[-1]
+    return _switch(root, ds, "rollback", last.versions, last.forced, reason)
+
+
+def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:
+    number = 1 + max((switch.number for switch in history(root)), default=0)
+    switch = Promotion(number, ds, action, versions, forced, reason, time.time())
+    record = root / RECORDS / f"{number:05d}.ds={ds}"
+    staging = root / publish.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
+    staging.mkdir(parents=True)
+    try:
+        (staging / "promotion.json").write_text(json.dumps(asdict(switch), indent=1))
+        for name in LINKED:
+            data = publish.version_folder(root, name, ds, versions[name])
+            if not data.is_dir():
+                raise InputError(
+                    f"{name} of {ds}, version {versions[name]}, is not there any more ({data}): choose another night,"
+                    " or run this one again"
+                )
+            link = staging / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(data, (record / name).parent), target_is_directory=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        staging.rename(record)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    publish.switch_link(root / LINK, record, scratch=staging)
+    return switch
+
+
+def _read(folder: Path) -> Promotion:
+    try:
+        return Promotion(**json.loads((folder / "promotion.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"no usable record of a promotion at {folder}: {error}. Remove that folder; `distilrec rollback --to DS`"
+            " then names the night to use"
+        ) from None

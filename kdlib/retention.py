@@ -1,0 +1,54 @@
+"""Remove what no night needs any more: never what is in use, nor what the kept nights consist of."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdlib import promotions, publish
+
+
+def remove_old_nights(root: Path, *, keep: int, before: str) -> list[str]:
+    """Remove nights older than the newest `keep` promoted ones, and versions of earlier dates that were replaced.
+
+    Args:
+      root: the folder of all outputs.
+      keep: promoted nights that stay, and can be rolled back to.
+      before: the run's date; replaced versions of this date or a later one stay, for whoever reads them now.
+
+    Returns:
+      The removed dates, each once.
+    """
+    nights = promotions.nights(root, before="9999-12-31")[-keep:]
+    in_use = promotions.current(root)
+    if in_use is None or not nights:
+        return []
+    oldest = min(nights[0].ds, in_use.ds)
+    needed = {(name, n.ds, version) for n in (*nights, in_use) for name, version in n.versions.items()}
+    removed = set()
+    for table, folder in _version_folders(root / publish.VERSIONS):
+        ds, _, version = folder.name.removeprefix("ds=").partition(".")
+        if (table, ds, version) in needed:
+            continue
+        link = root / table / f"ds={ds}"
+        linked = link.is_symlink() and link.resolve() == (folder / "data").resolve()
+        if ds >= oldest and (linked or ds >= before):
+            continue
+        if linked:
+            link.unlink()
+        shutil.rmtree(folder)
+        if ds < oldest:
+            removed.add(ds)
+    for place in ("logs", "quarantine_failed"):
+        for folder in (root / place).glob("ds=*"):
+            if folder.name.removeprefix("ds=") < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+    return sorted(removed)
+
+
+def _version_folders(home: Path) -> Iterator[tuple[str, Path]]:
+    """(table, version folder) of all there are; a table's name may hold a slash."""
+    for place, folders, _ in os.walk(home):
+        for name in [name for name in folders if name.startswith("ds=")]:
+            folders.remove(name)  # not into the data
+            yield str(Path(place).relative_to(home)), Path(place, name)
