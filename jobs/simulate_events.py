@@ -1,6 +1,6 @@
 """Writes the embedded default input: a raw clickstream with a known truth, and its catalogue.
 
-`events/ds=<DS>/day=YYYY-MM-DD/part-*.parquet` holds the days up to and with DS, `catalogue/ds=<DS>/part-00000.parquet`
+`events/ds=<DS>/day=YYYY-MM-DD/part-*.parquet` holds the days up to and with DS, `catalogue/ds=<DS>/`
 the products at their end.
 """
 
@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,19 @@ def plan_of(config: RunConfig) -> Plan:
     """What is simulated; `plan_of(config).world()` is its truth.
 
     Raises:
-      ConfigError: the run config does not simulate, or has no date.
+      ConfigError: the run config does not simulate, or has no date, or one outside the simulated period.
     """
     settings = _settings(config)
     config.day  # noqa: B018  (raises where there is none)
     assert config.ds is not None
-    return Plan(**settings.model_dump(), last_day=config.ds)
+    first = settings.first_day or config.ds - timedelta(days=settings.num_days - 1)
+    last = first + timedelta(days=settings.num_days - 1)
+    if not first <= config.ds <= last:
+        raise ConfigError(
+            f"input.simulate: the simulated period is {first} to {last}, found the date {config.ds}; give one inside,"
+            " or set first_day and num_days"
+        )
+    return Plan(**settings.model_dump(exclude={"first_day"}), first_day=first, until=config.ds)
 
 
 def run(config: RunConfig, *, num_processes: int | None = None) -> dict[str, Manifest]:
@@ -68,18 +76,18 @@ def run(config: RunConfig, *, num_processes: int | None = None) -> dict[str, Man
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         planted = _write_events(plan, staging["events"], num_processes or len(os.sched_getaffinity(0)))
-        products = catalogue(plan.world(), seed=plan.seed)
+        products = catalogue(plan.world(), seed=plan.seed, until_day=plan.num_days_written - 1)
         pq.write_table(products, staging["catalogue"] / "part-00000.parquet", compression="zstd")
-        details = {"planted": {kind: planted[kind] for kind in PLANTED}, "users": plan.num_users}
+        details = {"planted": {kind: planted[kind] for kind in PLANTED}, "users": planted["users"]}
         return {"events": details, "catalogue": {"unavailable": products["available"].to_pylist().count(False)}}
 
-    settings = _settings(config).model_dump(mode="json")
+    settings = [_settings(config).model_dump(mode="json"), str(plan.first_day)]
     manifests = run_step(config, ("events", "catalogue"), settings=settings, inputs={}, build=build)
     details = manifests["events"].details
     kinds = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in details["planted"].items())
     say(
         f"simulate_events: {manifests['events'].rows:,} rows ({kinds}) of {details['users']:,} users "
-        f"on {plan.num_days} days → {config.root / 'events' / f'ds={config.day}'}; "
+        f"on {plan.num_days_written} days → {config.root / 'events' / f'ds={config.day}'}; "
         f"{manifests['catalogue'].rows:,} products → {config.root / 'catalogue' / f'ds={config.day}'}"
     )
     return manifests
@@ -93,15 +101,16 @@ def _write_events(plan: Plan, folder: Path, num_processes: int) -> Counter[str]:
             for number in tasks:
                 found = write_task(plan, number, folder)
                 planted.update(found)
-                bar.update(found.total())
+                bar.update(found.total() - found["users"])
             return planted
         # spawn: a fork copies the locks of Arrow's threads and may hang
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(min(num_processes, len(tasks)), mp_context=context)
         try:
             for done in as_completed([pool.submit(write_task, plan, number, folder) for number in tasks]):
-                planted.update(done.result())
-                bar.update(done.result().total())
+                found = done.result()
+                planted.update(found)
+                bar.update(found.total() - found["users"])
         finally:
             pool.shutdown(cancel_futures=True)
     return planted

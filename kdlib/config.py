@@ -36,6 +36,9 @@ class SimulateConfig(Section):
     """About how many event rows to write (the outcome is random; within a few per cent)."""
     num_items: Annotated[int, Field(ge=200)] = 2_000
     num_days: Annotated[int, Field(ge=4)] = 30
+    first_day: date | None = None
+    """The period's first day: nights of the same period see the same shop, each a day more of it, so that they follow each
+    other as a shop's do. When not given the period ends on the night's own day."""
     events_per_user: Annotated[int, Field(ge=5)] = 30
     new_items_per_day: Annotated[int, Field(ge=0)] = 5
     bot_fraction: Fraction = 0.0005

@@ -143,7 +143,11 @@ def quality_gates(
     ]
     for gate, other, bound in (
         ("student_over_popularity", "popularity", min_gain_over_popularity),
-        ("student_over_last_night", "last_night", None if max_loss_to_last_night is None else -max_loss_to_last_night),
+        (
+            "student_over_last_night",
+            "last_night",
+            None if max_loss_to_last_night is None else 0.0 - max_loss_to_last_night,
+        ),
     ):
         row = rows.get((f"student - {other}", ndcg))
         if bound is None or row is None:

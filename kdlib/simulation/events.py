@@ -65,12 +65,15 @@ class Plan:
     duplicate_fraction: float
     broken_fraction: float
     seed: int
-    last_day: date
+    first_day: date
+    """The period's day 0."""
+    until: date
+    """The last day that is written: nights of one period see one and the same shop, a day more each."""
 
     @property
-    def first_day(self) -> date:
-        """The period's day 0."""
-        return self.last_day - timedelta(days=self.num_days - 1)
+    def num_days_written(self) -> int:
+        """Days of the period up to and with `until`."""
+        return (self.until - self.first_day).days + 1
 
     @property
     def num_users(self) -> int:
@@ -129,10 +132,11 @@ def human_users(plan: Plan, block: int) -> np.ndarray:
 
 
 def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[str]]:
-    """The raw rows of a block, in the order of time.
+    """The raw rows of a block up to the last day that is written, in the order of time.
 
     Returns:
-      the table with RAW_SCHEMA; int64 [num_days + 1], where each day begins; the number of rows of each of PLANTED.
+      the table with RAW_SCHEMA; int64 [days + 1], where each day begins; the number of rows of each of PLANTED, and of
+      `users`.
     """
     world = plan.world()
     steps, rng = block_steps(plan, block)
@@ -158,6 +162,7 @@ def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[st
     kinds[len(kinds) - len(spoilt) :] += np.arange(len(spoilt)) % len(BROKEN_KINDS)
     numbers = np.where(kinds < _BROKEN, source, np.arange(len(source)))  # a duplicate has its source's event id
     order = np.argsort(times[source], kind="stable")
+    order = order[: np.searchsorted(times[source[order]], plan.num_days_written * DAY_MS)]
     source, kinds, numbers = source[order], kinds[order], numbers[order]
     row_times = times[source]
     columns = {
@@ -173,15 +178,15 @@ def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[st
     table = pa.table(_spoil(columns, kinds), schema=RAW_SCHEMA)
     found = np.bincount(kinds, minlength=_BROKEN + len(BROKEN_KINDS)).tolist()
     planted = Counter({"clean": found[_CLEAN], "duplicate": found[_DUPLICATE], "bot_user": found[_BOT]})
-    planted.update(dict(zip(BROKEN_KINDS, found[_BROKEN:], strict=True)))
-    return table, np.searchsorted(row_times, np.arange(plan.num_days + 1) * DAY_MS), planted
+    planted.update(dict(zip(BROKEN_KINDS, found[_BROKEN:], strict=True)) | {"users": len(np.unique(users[source]))})
+    return table, np.searchsorted(row_times, np.arange(plan.num_days_written + 1) * DAY_MS), planted
 
 
 def write_task(plan: Plan, number: int, folder: Path) -> Counter[str]:
     """Write the blocks of `plan.tasks()[number]` as `day=YYYY-MM-DD/part-<number>.parquet`, one row group a block.
 
     Returns:
-      How many rows of each of PLANTED were written.
+      How many rows of each of PLANTED were written, and how many `users` have one.
     """
     writers: dict[int, pq.ParquetWriter] = {}
     planted: Counter[str] = Counter()

@@ -215,8 +215,8 @@ def _successors(
     return successors
 
 
-def catalogue(world: World, *, seed: int) -> pa.Table:
-    """The products at the end: item_id, title, category, price, available; one row an item, sorted by id."""
+def catalogue(world: World, *, seed: int, until_day: int) -> pa.Table:
+    """The products that are launched by a day of the period: item_id, title, category, price, available; one row an item, sorted by id."""
     rng = np.random.default_rng([seed, 1])
     names = category_names(len(world.first_items))
     count = world.num_items
@@ -231,4 +231,5 @@ def catalogue(world: World, *, seed: int) -> pa.Table:
     table = pa.table(
         {"item_id": world.item_ids(), "title": titles, "category": kinds, "price": world.prices, "available": available}
     )
-    return table.take(pa.array(world.numbers))
+    launched = world.launch_days[world.numbers] <= until_day
+    return table.take(pa.array(world.numbers[launched]))

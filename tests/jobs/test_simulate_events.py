@@ -50,7 +50,7 @@ def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path) -> Non
     assert rows == manifests["events"].rows == sum(manifests["events"].details["planted"].values())
     assert events.time is not None
     assert {events.user, events.item, events.event_type, events.event_id, events.time.column} <= set(table.column_names)
-    catalogue = pq.read_table(Path(products.path) / "part-00000.parquet")
+    catalogue = pq.read_table(products.path)
     assert {products.item, products.title, products.available} < set(catalogue.column_names)
     assert catalogue.num_rows == 200 + 3 * 5
 
@@ -89,3 +89,15 @@ def test_the_command_reports_too_busy_users_without_a_traceback(
     assert simulate_events.main(["--config", str(file), "--ds", "2026-03-02"]) == 2
     assert "error: input.simulate: events_per_user 900 is too many for num_days 4" in capsys.readouterr().err
     assert not (tmp_path / "out" / "events").exists()
+
+
+def test_a_date_outside_the_fixed_period_is_an_error_that_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2 and the first and last day that can be simulated."""
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"name: small\noutput_dir: {tmp_path}/out\ninput: {{simulate: {{num_days: 4, first_day: 2026-03-01}}}}\n"
+    )
+    assert simulate_events.main(["--config", str(config), "--ds", "2026-03-05"]) == 2
+    assert "the simulated period is 2026-03-01 to 2026-03-04, found the date 2026-03-05" in capsys.readouterr().err

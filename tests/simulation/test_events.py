@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,7 @@ from kdlib.simulation.world import build_world, catalogue
 
 PLAN = Plan(
     num_events=60_000, num_items=300, num_days=8, events_per_user=20, new_items_per_day=6, bot_fraction=0.001,
-    duplicate_fraction=0.02, broken_fraction=0.01, seed=11, last_day=date(2026, 3, 2),
+    duplicate_fraction=0.02, broken_fraction=0.01, seed=11, first_day=date(2026, 2, 23), until=date(2026, 3, 2),
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_the_planted_counts_are_what_the_rows_hold(written: tuple[pa.Table, Coun
     """Every kind of fault is counted exactly, and the kinds add up to the rows."""
     table, planted = written
     assert table.schema == RAW_SCHEMA
-    assert planted.total() == table.num_rows
+    assert planted.total() - planted["users"] == table.num_rows
     users = table["user_id"].to_pylist()
     times = table["event_time"].to_pylist()
     found = {
@@ -157,6 +157,7 @@ def test_new_items_appear_from_their_launch_day_on(written: tuple[pa.Table, Coun
 def test_the_number_of_rows_is_near_the_one_asked_for(changes: dict) -> None:
     """All rows together, faulty ones included, are within four per cent of num_events."""
     plan = replace(PLAN, **changes)
+    plan = replace(plan, until=plan.first_day + timedelta(days=plan.num_days - 1))
     rows = sum(block_rows(plan, block)[0].num_rows for block in range(plan.num_blocks))
     assert rows == pytest.approx(plan.num_events, rel=0.04)
 
@@ -195,7 +196,7 @@ def test_a_world_is_rebuilt_from_its_values_alone() -> None:
     assert again is not first
     assert first.item_ids() == again.item_ids() != other.item_ids()
     assert (first.successors == again.successors).all()
-    assert catalogue(first, seed=1).equals(catalogue(again, seed=1))
+    assert catalogue(first, seed=1, until_day=7).equals(catalogue(again, seed=1, until_day=7))
 
 
 def test_item_ids_and_numbers_are_inverse() -> None:
@@ -221,7 +222,7 @@ def test_successors_are_launched_near_and_distinct() -> None:
 def test_the_catalogue_names_each_item_once_with_its_category() -> None:
     """Titles end in category and model number, 2% are unavailable, prices match the events'."""
     world = PLAN.world()
-    products = catalogue(world, seed=PLAN.seed)
+    products = catalogue(world, seed=PLAN.seed, until_day=7)
     assert products["item_id"].to_pylist() == sorted(world.item_ids())
     assert products["available"].to_pylist().count(False) == round(0.02 * world.num_items)
     for row in products.to_pylist():
@@ -230,3 +231,24 @@ def test_the_catalogue_names_each_item_once_with_its_category() -> None:
         assert row["price"] == world.prices[number]
     assert len(set(products["category"].to_pylist())) == len(world.first_items)
     assert min(products["price"].to_pylist()) > 0
+
+
+def test_an_earlier_night_of_a_period_sees_the_same_shop_up_to_its_day(written: tuple[pa.Table, Counter[str]]) -> None:
+    """Its rows are exactly those of the whole period up to the end of its day; users, bots and products come later too."""
+    table, planted = written
+    early = replace(PLAN, until=date(2026, 2, 26))
+    blocks = [block_rows(early, block) for block in range(early.num_blocks)]
+    seen = pa.concat_tables([rows for rows, _, _ in blocks]).to_pylist()
+    assert all(len(starts) == 5 and starts[-1] == rows.num_rows for rows, starts, _ in blocks)
+    whole = [row for row in table.to_pylist() if row["event_time"][:4] == "2026"]  # broken times tell no day
+    assert [row for row in seen if row["event_time"][:4] == "2026" and row["event_time"][5:7] != "13"] == [
+        row for row in whole if row["event_time"][:10] <= "2026-02-26"
+    ]
+    counts = sum((found for _, _, found in blocks), Counter())
+    assert counts.total() - counts["users"] == len(seen)
+    assert counts["users"] < planted["users"]
+    products = catalogue(PLAN.world(), seed=PLAN.seed, until_day=3)
+    later = catalogue(PLAN.world(), seed=PLAN.seed, until_day=7)
+    assert products.num_rows == 300 + 3 * 6
+    assert set(products["item_id"].to_pylist()) < set(later["item_id"].to_pylist())
+    assert {row["item_id"] for row in seen if row["item_id"]} <= set(products["item_id"].to_pylist())

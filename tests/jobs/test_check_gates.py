@@ -1,0 +1,131 @@
+"""Gates, promotion and rollback as commands, on nights published by hand."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs import check_gates, promote, rollback
+from kdlib import promotions, publish
+from kdlib.tables import METRICS
+
+DAYS = [f"2026-11-{day}" for day in (20, 21, 22)]
+FUNNEL = {
+    "rows_read": 1000, "kept": 900, "duplicate": 50, "quarantined": 50, "reasons": {}, "day_events": 100, "day_users": 40,
+    "users": 200, "interactions": 800, "users_without_history": 0, "items": 100, "new_items": 2, "columns": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    document = {
+        "name": "small",
+        "output_dir": str(tmp_path / "out"),
+        "input": {"simulate": {}},
+        "retention": {"nights": 2},
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def put(root: Path, name: str, ds: str, table: pa.Table, **details: object) -> None:
+    staging = publish.new_staging(root, name, ds)
+    pq.write_table(table, staging / "part.parquet")
+    publish.publish(staging, root, name, ds, fingerprint=f"{ds} {details}", details=details)
+
+
+def put_night(config: Path, ds: str, *, student: tuple[float, float] = (0.01, 0.05), **funnel: object) -> Path:
+    """Publish what a night consists of but its gates; the student's gain over popularity has the interval given."""
+    root = config.parent / "out"
+    put(root, "histories", ds, pa.table({"ds": [ds]}), funnel=FUNNEL | funnel)
+    for name in ("recommendations", "item_vocabulary", "item_statistics", "models/student", "models/teacher"):
+        put(root, name, ds, pa.table({"ds": [ds]}))
+    rows = [
+        {"model": model, "metric": "ndcg@10", "value": 0.03, "low": student[0], "high": student[1], "num_users": 100}
+        for model in ("student", "student - popularity")
+    ]
+    rows.append(
+        {"model": "student", "metric": "coverage@20", "value": 0.4, "low": None, "high": None, "num_users": 100}
+    )
+    put(root, "metrics", ds, pa.Table.from_pylist(rows, schema=METRICS.schema))
+    return root
+
+
+def run(stage, config: Path, *more: str) -> int:
+    return stage.main(["--config", str(config), *more])
+
+
+def test_a_night_that_passes_is_promoted(config, capfd):
+    """Exit status 0, the gates are published, and `promoted` leads to the night's table and student."""
+    root = put_night(config, DAYS[0])
+    assert run(check_gates, config, "--ds", DAYS[0]) == 0
+    assert run(promote, config, "--ds", DAYS[0]) == 0
+    assert "check_gates: input and quality: 4 passed, 12 skipped" in capfd.readouterr().out
+    assert pq.read_table((root / "promoted" / "recommendations").resolve())["ds"].to_pylist() == [DAYS[0]]
+    assert pq.read_table(publish.current(root, "gates", DAYS[0])).num_rows == 16
+
+
+def test_a_failed_gate_keeps_the_table_in_use(config, capfd):
+    """Exit status 3 and one line with gate, value, bound and what stays; promoting is refused; the failure is on record."""
+    root = put_night(config, DAYS[0])
+    assert run(check_gates, config, "--ds", DAYS[0]) == run(promote, config, "--ds", DAYS[0]) == 0
+    put_night(config, DAYS[1], day_events=3)
+    assert run(check_gates, config, "--ds", DAYS[1], "--part", "input") == 3
+    error = capfd.readouterr().err
+    assert (
+        f"{DAYS[1]} is not published, the table of {DAYS[0]} stays in use: day_events_volume 3, must be at least 50"
+        in error
+    )
+    assert run(check_gates, config, "--ds", DAYS[1]) == 3
+    assert run(promote, config, "--ds", DAYS[1]) == 3
+    in_use = promotions.current(root)
+    assert in_use is not None
+    assert in_use.ds == DAYS[0]
+    statuses = pq.read_table(publish.current(root, "gates", DAYS[1]))["status"].to_pylist()
+    assert statuses.count("failed") == 1
+
+
+def test_a_student_worse_than_popularity_is_not_published(config, capfd):
+    """A significant loss against popularity fails the night even when it is the first."""
+    put_night(config, DAYS[0], student=(-0.05, -0.01))
+    assert run(check_gates, config, "--ds", DAYS[0]) == 3
+    assert "nothing is published: student_over_popularity -0.01, must be at least 0" in capfd.readouterr().err
+
+
+def test_force_publishes_and_is_on_record(config, capfd):
+    """With --force the night goes out; the gate, and the reason at promotion, stay readable."""
+    root = put_night(config, DAYS[0], day_events=0)
+    assert run(check_gates, config, "--ds", DAYS[0], "--force", "closed for a holiday") == 0
+    assert "forced: events_of_the_day 0, must be at least 1" in capfd.readouterr().out
+    assert run(promote, config, "--ds", DAYS[0]) == 0
+    in_use = promotions.current(root)
+    assert in_use is not None
+    assert in_use.forced == ["events_of_the_day"]
+
+
+def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):
+    """What was published after the gates were judged is not promoted."""
+    put_night(config, DAYS[0])
+    assert run(check_gates, config, "--ds", DAYS[0]) == 0
+    put_night(config, DAYS[0], kept=901)
+    assert run(promote, config, "--ds", DAYS[0]) == 2
+    assert f"the gates of {DAYS[0]} have not judged what is published now" in capfd.readouterr().err
+
+
+def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):
+    """`rollback --to` puts table and model of then in use; an earlier date that is run again stays out of use; old nights go."""
+    for ds in DAYS:
+        root = put_night(config, ds)
+        assert run(check_gates, config, "--ds", ds) == run(promote, config, "--ds", ds) == 0
+    assert f"removed 1 old nights, {DAYS[0]} to {DAYS[0]}" in capfd.readouterr().out
+    assert run(promote, config, "--ds", DAYS[1]) == 0
+    assert f"{DAYS[2]} stays in use, it is later than {DAYS[1]}" in capfd.readouterr().out
+    assert run(rollback, config, "--to", DAYS[1], "--reason", "wrong prices") == 0
+    assert f"{DAYS[1]} is in use, {DAYS[2]} no more" in capfd.readouterr().out
+    for name in ("recommendations", "models/student"):
+        assert pq.read_table((root / "promoted" / name).resolve())["ds"].to_pylist() == [DAYS[1]]
+    assert run(rollback, config, "--to", DAYS[0]) == 2
+    assert f"recommendations of {DAYS[0]}, version" in capfd.readouterr().err
