@@ -42,6 +42,10 @@ class TrainingRun:
     """Joint: options of a teacher trained along."""
     teacher_export: str | None = None
     teacher_title_vectors: str | None = None
+    start: str | None = None
+    """Folder of an earlier night's model to go on from."""
+    warm_nights: int = 0
+    """How many nights in a row have gone on from a model trained from nothing."""
     cached: list[tuple[str, float]] = field(default_factory=list)
     """Offline: (model folder, weight) of the teachers whose hidden states, or draws, come with the data."""
     targets: str = "hidden"

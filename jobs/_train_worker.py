@@ -23,6 +23,7 @@ from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
 from kdlib.models.files import FACTS, foldable, load_model, save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.models.warm import start_from
 from kdlib.teachers.item_codes import read_item_codes
 from kdlib.teachers.text import read_title_vectors
 from kdlib.training.controls import (
@@ -130,6 +131,8 @@ def _train_one(
     shape = {"num_items": num_items, "max_length": settings["max_length"]}
     trained_V = torch.from_numpy(_train_counts(run["statistics"]) > 0)
     student = _build(run["model"] | shape, run["title_vectors"], trained_V, codes=run["codes"])
+    if run["start"] is not None:
+        start_from(student, load_model(Path(run["start"]))[0])
     teacher = run["teacher"] and _build(run["teacher"] | shape, run["teacher_title_vectors"], trained_V)
     module = NextItemTraining(
         student,
@@ -191,6 +194,7 @@ def _train_one(
                 "seed": run["seed"],
                 "kl_weight": run["kl_weight"],
                 "temperature": run["temperature"],
+                "warm_nights": run["warm_nights"],
                 "validation": _best_epoch(state["log"], name),
                 "epochs": state["log"],
             }

@@ -14,6 +14,7 @@ from jobs._ray import start_ray
 from jobs._step import run_step
 from jobs._teachers import ensemble, teacher_folders
 from jobs._titles import title_vectors
+from jobs._warm import Start, earlier_model, warm_training
 from jobs.build_codes import ItemCodes, item_codes
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -36,6 +37,9 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         titles = None
         if config.student.text:
             titles, inputs["title_vectors/student"] = title_vectors(config, source, config.student.text)
+        shape = config.student.model.model_dump(mode="json")
+        starts = {name: earlier_model(config, name, shape, source.item_ids()) for name in ("student", "control")}
+        inputs |= {f"start/{name}": start.version for name, start in starts.items() if start}
         codes = item_codes(config, source) if config.student.model.codes else None
         inputs |= codes.versions if codes else {}
         train_folder = source.histories if joint else publish.current(config.root, "teacher_targets", config.day)
@@ -51,7 +55,9 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             untrained = partial(
                 student_run, config, seed=config.seed, statistics=source.statistics, titles=titles, codes=codes
             )
-            taught = untrained("student", staging["models/student"], taught=True, cached=cached)
+            taught = untrained(
+                "student", staging["models/student"], taught=True, cached=cached, start=starts["student"]
+            )
             if joint:
                 taught = replace(
                     taught,
@@ -61,7 +67,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
                 )
             runs = [taught]
             if config.evaluation.control:
-                runs.append(untrained("control", staging["models/control"], taught=False))
+                runs.append(untrained("control", staging["models/control"], taught=False, start=starts["control"]))
             fit(
                 config, "distill", runs,
                 train_files=parquet_files(train_folder), histories=source.histories, from_histories=joint, facts=facts,
@@ -93,6 +99,7 @@ def student_run(
     cached: Sequence[tuple[str, float]] = (),
     titles: Path | None = None,
     codes: ItemCodes | None = None,
+    start: Start | None = None,
 ) -> TrainingRun:
     """The run config's student, to be taught by teachers or by the data alone.
 
@@ -106,6 +113,7 @@ def student_run(
       cached: (model folder, weight) of the teachers whose hidden states lie in the training files.
       titles: folder of the title vectors, where `student.text` asks for them.
       codes: from `item_codes`, where `student.model.codes` asks for them; with and without teachers the same.
+      start: the earlier model that it goes on from.
     """
     distillation: dict[str, Any] = {
         "kl_weight": config.distillation.kl_weight,
@@ -114,12 +122,12 @@ def student_run(
             include={"loss", "top_items", "jensen_shannon_beta", "hidden_weight", "auxiliary_head"}
         ),
     }
-    train = config.training.resolve(config.student.train)
+    train = warm_training(config, config.training.resolve(config.student.train).model_dump(), start)
     return TrainingRun(
         name=name,
         export=str(export),
         model=config.student.model.model_dump(mode="json"),
-        train=train.model_dump(),
+        train=train,
         seed=seed,
         title_vectors=None if titles is None else str(titles),
         cached=list(cached),
@@ -127,6 +135,8 @@ def student_run(
         statistics=str(statistics),
         codes=None if codes is None else (str(codes.codes), str(codes.codebooks)),
         stored_as=config.student.export,
+        start=None if start is None else str(start.folder),
+        warm_nights=0 if start is None else start.warm_nights,
         **(distillation if taught else {}),
     )
 

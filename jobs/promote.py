@@ -21,6 +21,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     """
     root, day = config.root, config.day
     models = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
+    models += ["models/control"] if config.evaluation.control else []
     found = versions(
         config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *models
     )

@@ -11,6 +11,7 @@ from jobs._ranks import training_counts
 from jobs._ray import start_ray
 from jobs._step import run_step
 from jobs._titles import title_vectors
+from jobs._warm import earlier_model, warm_training
 from kdlib.config import RunConfig, TeacherConfig
 from kdlib.publish import Manifest
 
@@ -67,21 +68,27 @@ def _train(
 
     def trainable(teacher: TeacherConfig) -> Trainable:
         vectors, text_version = titles[teacher.name] if teacher.text else (None, "")
-        train = config.training.resolve(teacher.train).model_dump()
+        model = teacher.model.model_dump(mode="json")
+        start = earlier_model(config, teacher.models[fold].removeprefix("models/"), model, source.item_ids())
+        train = warm_training(config, config.training.resolve(teacher.train).model_dump(), start)
         training = config.training.model_dump(mode="json", exclude={"defaults"})
         seed = config.seed if teacher.seed is None else teacher.seed
         return Trainable(
             name=teacher.models[fold],
             settings=[seed, train, training, teacher.model_dump(mode="json", exclude={"weight"})],
-            inputs=source.versions | ({"title_vectors": text_version} if teacher.text else {}),
+            inputs=source.versions
+            | ({"title_vectors": text_version} if teacher.text else {})
+            | ({} if start is None else {"start": start.version}),
             run=lambda export: TrainingRun(
                 name=teacher.models[fold].removeprefix("models/"),
                 export=str(export),
-                model=teacher.model.model_dump(mode="json"),
+                model=model,
                 train=train,
                 seed=seed,
                 title_vectors=None if vectors is None else str(vectors),
                 statistics=str(source.statistics),
+                start=None if start is None else str(start.folder),
+                warm_nights=0 if start is None else start.warm_nights,
             ),
         )
 

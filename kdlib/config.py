@@ -382,6 +382,17 @@ class DistillationConfig(Section):
         return self
 
 
+class WarmStartConfig(Section):
+    """Models go on from the last promoted night's, with rows for the new items, instead of from nothing."""
+
+    epochs: Positive = 2
+    """Of each model, at most what its `train` asks for."""
+    learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Of the model's learning rate."""
+    fresh_every: Annotated[int, Field(ge=2)] = 7
+    """Every so many nights a model is trained from nothing again, so that no night's accidents stay for ever."""
+
+
 class TrainingConfig(Section):
     """Where and how the training jobs run on Ray."""
 
@@ -400,6 +411,8 @@ class TrainingConfig(Section):
     """Score items in bfloat16, and on a GPU run the layers in it too; weights stay float32. On a CPU without bfloat16
     instructions it is left off."""
     max_validation_users: Positive = 10_000
+    warm_start: WarmStartConfig | None = None
+    """With it nights go on from the last promoted night's models."""
     defaults: TrainConfig = TrainConfig()
 
     def resolve(self, overrides: dict[str, Any]) -> TrainConfig:
@@ -501,6 +514,8 @@ class RunConfig(Section):
             raise ValueError(
                 f"distillation.weights {self.distillation.weights} needs finished teachers: distillation.mode offline"
             )
+        if self.distillation.mode == "joint" and self.training.warm_start:
+            raise ValueError("training.warm_start needs distillation.mode offline: a joint teacher starts from nothing")
         if self.distillation.mode == "joint" and len(names) > 1:
             raise ValueError(f"distillation.mode joint trains one teacher, found {len(names)}")
         if coded := [teacher.name for teacher in self.teachers if teacher.model.codes]:

@@ -41,7 +41,14 @@ def put_night(config: Path, ds: str, *, student: tuple[float, float] = (0.01, 0.
     """Publish what a night consists of but its gates; the student's gain over popularity has the interval given."""
     root = config.parent / "out"
     put(root, "histories", ds, pa.table({"ds": [ds]}), funnel=FUNNEL | funnel)
-    for name in ("recommendations", "item_vocabulary", "item_statistics", "models/student", "models/teacher"):
+    for name in (
+        "recommendations",
+        "item_vocabulary",
+        "item_statistics",
+        "models/student",
+        "models/teacher",
+        "models/control",
+    ):
         put(root, name, ds, pa.table({"ds": [ds]}))
     rows = [
         {"model": model, "metric": "ndcg@10", "value": 0.03, "low": student[0], "high": student[1], "num_users": 100}

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from kdlib import publish, tables
+from kdlib import promotions, publish, tables
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 HOME = Path(__file__).parents[2]
@@ -77,7 +77,15 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
             | {
                 "name": "small",
                 "output_dir": str(folder / "output"),
-                "input": {"simulate": {"num_events": 15_000, "num_items": 200, "num_days": 10, "events_per_user": 20}},
+                "input": {
+                    "simulate": {
+                        "num_events": 18_000,
+                        "num_items": 200,
+                        "num_days": 12,
+                        "events_per_user": 20,
+                        "first_day": "2026-11-13",
+                    }
+                },
                 "teachers": [
                     {"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}
                 ],
@@ -132,6 +140,33 @@ def test_the_same_night_again_gives_the_same_table(night: tuple[Path, Path, str]
     assert printed.count("up to date") >= 7, printed
     assert "epoch" not in printed
     assert _whole(root) == before
+
+
+def test_the_next_night_goes_on_from_this_one(night: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """A day more of the same shop: new users and items, models that start warm, gates with something to compare, both promoted."""
+    _, published, _ = night
+    root, tomorrow = tmp_path / "output", "2026-11-23"
+    shutil.copytree(published, root, symlinks=True)
+    config = tmp_path / "run.yaml"
+    document = yaml.safe_load((published.parent / "run.yaml").read_text()) | {"output_dir": str(root)}
+    document["training"]["warm_start"] = {"epochs": 1}
+    config.write_text(yaml.safe_dump(document))
+    before = _whole(root)
+    printed = _run(config, "--ds", tomorrow)
+    assert _whole(root) == before
+    assert _whole(root, tomorrow).rows > before.rows
+    for line in ("teacher epoch  1/1", "student epoch  1/1", "control epoch  1/1", "student - student in use so far"):
+        assert line in printed, printed
+    assert re.search(r"check_gates: input and quality: 1[56] passed", printed), printed
+    facts = json.loads((publish.current(root, "models/student", tomorrow) / "model.json").read_text())
+    earlier = json.loads((publish.current(root, "models/student", DS) / "model.json").read_text())
+    assert (earlier["warm_nights"], facts["warm_nights"]) == (0, 1)
+    assert facts["num_items"] > earlier["num_items"]
+    in_use = promotions.current(root)
+    assert in_use is not None
+    assert (in_use.ds, [n.ds for n in promotions.history(root)]) == (tomorrow, [DS, tomorrow])
+    rows = pq.read_table((root / "promoted" / "recommendations").resolve())
+    assert rows.num_rows == _whole(root, tomorrow).rows
 
 
 def _start(config: Path, *more: str) -> subprocess.Popen[str]:

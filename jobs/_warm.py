@@ -1,0 +1,64 @@
+"""Which earlier model a night's model starts from, with `training.warm_start`."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdlib import promotions, publish
+from kdlib.config import RunConfig
+from kdlib.models.files import FACTS
+from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.warm import shape_of
+
+
+class Start(NamedTuple):
+    """A model of the last promoted night."""
+
+    folder: Path
+    version: str
+    """`<date>.<version>`."""
+    warm_nights: int
+    """How many nights in a row, this one included, have gone on from a model trained from nothing."""
+
+
+def earlier_model(config: RunConfig, name: str, model: dict[str, Any], item_ids: list[str]) -> Start | None:
+    """What `models/<name>` starts from; None where it is trained from nothing.
+
+    That is: without `training.warm_start`; on a first night; every `fresh_every` nights; when the model's settings or
+    the vocabulary's beginning have changed; and for students with codes, which start from their teachers' items anyway.
+
+    Args:
+      config: the run config.
+      name: of the model, `student`.
+      model: its settings, as JSON.
+      item_ids: tonight's, in index order.
+    """
+    settings = config.training.warm_start
+    nights = promotions.nights(config.root, before=config.day)
+    if settings is None or model["codes"] is not None or not nights:
+        return None
+    last = nights[-1]
+    version = last.versions.get(f"models/{name}")
+    if version is None:
+        return None
+    folder = publish.version_folder(config.root, f"models/{name}", last.ds, version)
+    facts = json.loads((folder / FACTS).read_text())
+    known = facts["num_items"]
+    warm_nights = facts.get("warm_nights", 0) + 1
+    same = shape_of(facts["options"]) == shape_of(model | {"max_length": config.training.max_length})
+    same = same and vocabulary_hash(item_ids[:known]) == facts["vocabulary_hash"]
+    if not same or warm_nights >= settings.fresh_every:
+        return None
+    return Start(folder, f"{last.ds}.{version}", warm_nights)
+
+
+def warm_training(config: RunConfig, train: dict[str, Any], start: Start | None) -> dict[str, Any]:
+    """The training settings (a dumped `TrainConfig`) of a model that starts there."""
+    if start is None:
+        return train
+    settings = config.training.warm_start
+    assert settings is not None
+    return train | {
+        "epochs": min(settings.epochs, train["epochs"]),
+        "learning_rate": train["learning_rate"] * settings.learning_rate_fraction,
+    }

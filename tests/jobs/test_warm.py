@@ -1,0 +1,80 @@
+"""When a night's model goes on from the last promoted one, and when it is trained from nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs._warm import earlier_model, warm_training
+from kdlib import promotions, publish
+from kdlib.config import RunConfig, TrainConfig
+from kdlib.models.files import save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary import vocabulary_hash
+
+IDS = [f"i{number}" for number in range(6)]
+SHAPE = {"kind": "gru", "dim": 8}
+
+
+def config_for(root: Path, **warm_start) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "small", "ds": "2026-11-22", "output_dir": str(root), "input": {"simulate": {}},
+            "student": {"model": SHAPE}, "training": {"warm_start": warm_start},
+        }
+    )  # fmt: skip
+
+
+def put_promoted(root: Path, *, warm_nights: int = 0) -> str:
+    versions = {}
+    for name in promotions.LINKED:
+        staging = publish.new_staging(root, name, "2026-11-21")
+        if name == "models/student":
+            model = SequenceModel(num_items=4, **SHAPE)
+            facts = {"vocabulary_hash": vocabulary_hash(IDS[:4]), "warm_nights": warm_nights}
+            save_model(staging, model, model.state_dict(), facts)
+        else:
+            (staging / "x").touch()
+        versions[name] = publish.publish(staging, root, name, "2026-11-21", fingerprint="f").version
+    promotions.promote(root, "2026-11-21", versions)
+    return versions["models/student"]
+
+
+def start_of(config: RunConfig, ids=IDS, name="student", **changes):
+    return earlier_model(config, name, config.student.model.model_dump(mode="json") | changes, ids)
+
+
+def test_a_night_goes_on_from_the_promoted_model(tmp_path):
+    """The folder and version of the last promoted model, one night more since it was trained from nothing."""
+    version = put_promoted(tmp_path, warm_nights=3)
+    start = start_of(config_for(tmp_path))
+    assert start is not None
+    assert (start.version, start.warm_nights) == (f"2026-11-21.{version}", 4)
+    assert (start.folder / "model.json").exists()
+
+
+@pytest.mark.parametrize(
+    "why", ["off", "first night", "no such model", "other shape", "other items", "codes", "time for a fresh one"]
+)
+def test_what_does_not_fit_is_trained_from_nothing(tmp_path, why):
+    """Each reason by itself gives no start."""
+    config = config_for(tmp_path)
+    if why == "off":
+        config = config.model_copy(update={"training": config.training.model_copy(update={"warm_start": None})})
+    if why != "first night":
+        put_promoted(tmp_path, warm_nights=6 if why == "time for a fresh one" else 0)
+    found = {
+        "no such model": lambda: start_of(config, name="control"),
+        "other shape": lambda: start_of(config, dim=16),
+        "other items": lambda: start_of(config, ids=IDS[::-1]),
+        "codes": lambda: start_of(config, codes={"kind": "residual", "count": 8, "size": 256}),
+    }.get(why, lambda: start_of(config))()
+    assert found is None
+
+
+def test_a_warm_model_learns_shorter_and_more_slowly(tmp_path):
+    """Epochs and learning rate follow `warm_start`; a model from nothing keeps its own."""
+    put_promoted(tmp_path)
+    config = config_for(tmp_path, epochs=2, learning_rate_fraction=0.5)
+    train = TrainConfig(epochs=8, learning_rate=0.01).model_dump()
+    assert warm_training(config, train, None) == train
+    assert warm_training(config, train, start_of(config)) == train | {"epochs": 2, "learning_rate": 0.005}
