@@ -95,11 +95,10 @@ def quality_table(config: RunConfig) -> str:
     """The published metrics as text."""
     manifest = publish.read_manifest(config.root, "metrics", config.day)
     assert manifest is not None
-    k = 10 if 10 in config.evaluation.k else config.evaluation.k[0]
     return (
         f"quality   {manifest.details['users']:,} test users, all items ranked"
         f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)\n"
-    ) + format_metrics(pq.read_table(publish.current(config.root, "metrics", config.day)), k=k)
+    ) + format_metrics(pq.read_table(publish.current(config.root, "metrics", config.day)), k=config.evaluation.judged_k)
 
 
 def parquet_files(folder: Path) -> list[str]:

@@ -411,6 +411,11 @@ class EvaluationConfig(Section):
     """Also train and report the student without distillation."""
     bootstrap_samples: Positive = 1_000
 
+    @property
+    def judged_k(self) -> int:
+        """The list length of the NDCG that is printed and judged: 10, or the first of `k`."""
+        return 10 if 10 in self.k else self.k[0]
+
 
 class RecommendConfig(Section):
     k: Positive = 10
