@@ -15,6 +15,7 @@ JOBS = {
     "evaluate": "measure all models and baselines",
     "benchmark": "train recipes of a student with several seeds and compare them",
     "recommend": "write each user's top-k (Ray Data)",
+    "report": "write the night's report, one HTML page",
     "show": "print a user's history and recommendations",
 }
 

@@ -4,14 +4,15 @@ import argparse
 import sys
 import time
 
-from jobs import cache_teacher, distill, evaluate, recommend, simulate_events, train_teacher
+from jobs import cache_teacher, distill, evaluate, recommend, report, simulate_events, train_teacher
 from jobs._console import command, engine_output_to, log_file, say
 from jobs._process import run_in_own_process
 from jobs._published import quality_table
 from jobs._ray import start_ray
-from jobs.show import format_user, sample_users
+from jobs.show import format_user
 from kdlib import publish
 from kdlib.config import RunConfig
+from kdlib.report.users import sample_users
 
 
 def run(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -46,6 +47,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
 
         ray_stages()
         _summary(config, seconds)
+        report.run_or_warn(config)
 
 
 def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
@@ -73,7 +75,7 @@ def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
         + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         + f"; in all {sum(seconds.values()):.0f}"
     )
-    for user_id in sample_users(config, 3):
+    for user_id in sample_users(config.root, config.day):
         say("\n" + format_user(config, user_id))
 
 
