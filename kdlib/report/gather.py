@@ -1,12 +1,14 @@
 """Published partitions → the facts of a night's page. Whatever is not there is left out."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdlib import publish
@@ -131,8 +133,13 @@ def _lists(manifest: Manifest | None) -> Lists | None:
 
 
 def _measures(root: Path, ds: str) -> dict[tuple[str, str], Measure]:
+    """(model, metric) → measure; one that is NaN, for want of users, was not measured."""
     rows = pq.read_table(publish.current(root, "metrics", ds)).to_pylist()
-    return {(r["model"], r["metric"]): Measure(r["value"], r["low"], r["high"], r["num_users"]) for r in rows}
+    return {
+        (row["model"], row["metric"]): Measure(row["value"], row["low"], row["high"], row["num_users"])
+        for row in rows
+        if not math.isnan(row["value"])
+    }
 
 
 def _trend(root: Path, nights: Sequence[str], k: int) -> dict[str, tuple[tuple[str, Measure], ...]]:
@@ -179,7 +186,7 @@ def _kind_of_model(name: str) -> str:
 
 def _drift(root: Path, ds: str, previous: str | None) -> Drift:
     items = _items(root, ds)
-    new = items["first_seen"].to_pylist().count(ds)
+    new = items.filter(pc.field("first_seen") == ds).num_rows
     if previous is None:
         return Drift(len(items), new, None)
     earlier = _items(root, previous).select(["item_id", "num_interactions"]).rename_columns(["item_id", "before"])

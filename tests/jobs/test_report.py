@@ -1,6 +1,7 @@
 """The report on handmade stores: whole nights, nights that got nowhere, and what is read of earlier ones."""
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -166,6 +167,23 @@ def test_each_table_may_be_missing(two_nights):
         report.run(config_for(two_nights))
         assert page_of(two_nights).endswith("</html>\n")
         link.symlink_to(target, target_is_directory=True)
+
+
+def test_metrics_without_users_are_not_measured(two_nights):
+    """NaN, which a mean over no users is, counts as missing: for the night and in the trend."""
+    row = {
+        "model": "student",
+        "metric": "ndcg@10",
+        "value": math.nan,
+        "low": math.nan,
+        "high": math.nan,
+        "num_users": 0,
+    }
+    put(two_nights, "metrics", [row])
+    report.run(config_for(two_nights))
+    html = page_of(two_nights)
+    assert "The models of this night were not measured." in html
+    assert "nan" not in html
 
 
 def test_a_night_of_which_nothing_is_there(two_nights, capsys):

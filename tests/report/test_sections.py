@@ -120,6 +120,7 @@ def test_slices_are_told_apart() -> None:
     assert html is not None
     assert html.count("<table") == html.count("<figure") == 2
     assert html.index("up to 4 items") < html.index("head (most popular)")
+    assert ">head<" not in html
     assert slices(replace(NIGHT, metrics={("student", "ndcg@10"): METRICS["student", "ndcg@10"]})) is None
 
 
