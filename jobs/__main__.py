@@ -18,6 +18,7 @@ JOBS = {
     "check-gates": "judge input and models before the table goes out",
     "promote": "put the night in use",
     "rollback": "put an earlier night in use again",
+    "report": "write the night's report, one HTML page",
     "show": "print a user's history and recommendations",
 }
 

@@ -115,7 +115,7 @@ def command(
             with log.open("a") as stream:
                 traceback.print_exc(file=stream)
             print(
-                f"distilrec: {stage} failed: {type(error).__name__}: {_one_line(error)}\nfull text: {log}",
+                f"distilrec: {stage} failed: {type(error).__name__}: {one_line(error)}\nfull text: {log}",
                 file=sys.stderr,
             )
         else:
@@ -124,6 +124,7 @@ def command(
     return 0
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The first line of an error's text that says something."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0][:500] if lines else ""

@@ -16,8 +16,10 @@ from jobs._step import run_step
 from jobs._teachers import ensemble
 from kdlib import promotions, publish
 from kdlib.config import RunConfig
+from kdlib.data.windows import evaluation_rows
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
+from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.table import metrics_table
 from kdlib.models.files import FACTS
 from kdlib.publish import Manifest
@@ -32,13 +34,14 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     models |= {} if in_use is None else {"last_night": in_use[1]}
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        ranks, coverage, details = _measure(config, source, names, in_use and in_use[0])
+        ranks, coverage, slices, details = _measure(config, source, names, in_use and in_use[0])
         teacher = "ensemble" if "ensemble" in ranks else config.teachers[0].name
         table = metrics_table(
             ranks, coverage, config.evaluation.k,
             pairs=[("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov"),
                    ("student", "last_night")],
             samples=config.evaluation.bootstrap_samples, seed=config.seed,
+            slices={f"ndcg@{config.evaluation.judged_k}": slices},
         )  # fmt: skip
         pq.write_table(table, staging["metrics"] / "part-00000.parquet")
         return {"metrics": details}
@@ -60,8 +63,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 def _measure(
     config: RunConfig, source: Features, names: list[str], last_night: Path | None
-) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
-    """Ranks a model, coverage a model, and what to note in the manifest.
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, np.ndarray], dict[str, Any]]:
+    """Ranks a model, coverage a model, slices of the users, and what to note in the manifest.
 
     A cross-fitted teacher predicts the test items as the mean of its folds' models.
     """
@@ -88,7 +91,10 @@ def _measure(
         from jobs._oracle import oracle_ranks
 
         ranks["best_reachable"] = oracle_ranks(config, histories, source.item_ids())
-    return ranks, coverage, details
+    rows = evaluation_rows(histories, position_column="test_position")
+    assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
+    slices = history_buckets(np.diff(rows.offsets)) | popularity_buckets(counts, rows.targets)
+    return ranks, coverage, slices, details
 
 
 def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:

@@ -3,24 +3,37 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
-from jobs import cache_teacher, check_gates, distill, evaluate, promote, recommend, simulate_events, train_teacher
+from jobs import (
+    cache_teacher,
+    check_gates,
+    distill,
+    evaluate,
+    promote,
+    recommend,
+    report,
+    simulate_events,
+    train_teacher,
+)
 from jobs._console import command, engine_output_to, log_file, say
 from jobs._process import run_in_own_process
 from jobs._published import quality_table
 from jobs._ray import start_ray
-from jobs.show import format_user, sample_users
+from jobs.show import format_user
 from kdlib import publish
 from kdlib.config import RunConfig
+from kdlib.errors import GateError
+from kdlib.report.users import sample_users
 
 
 def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Run every stage in order. Spark runs in a process of its own, the other stages share one Ray cluster."""
     seconds: dict[str, float] = {}
 
-    def timed(name: str, stage: object) -> None:
+    def timed(name: str, stage: Callable[[], object]) -> None:
         started = time.monotonic()
-        stage()  # type: ignore[operator]
+        stage()
         seconds[name] = time.monotonic() - started
 
     with engine_output_to(log_file(config, "nightly")):
@@ -34,17 +47,27 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         lambda: run_in_own_process("build_features", arguments.config, ds=arguments.ds, overrides=arguments.set),
     )
     with engine_output_to(log_file(config, "nightly")):
-        check_gates.run(config, parts=("input",), force=arguments.force)
-        with start_ray(config):
-            if config.distillation.mode == "offline":
-                timed("train_teacher", lambda: train_teacher.run(config))
-                timed("cache_teacher", lambda: cache_teacher.run(config))
-            timed("distill", lambda: distill.run(config))
-            timed("evaluate", lambda: evaluate.run(config))
-            check_gates.run(config, force=arguments.force)
-            timed("recommend", lambda: recommend.run(config))
-        promote.run(config, reason=arguments.force)
+        try:
+            _train_and_publish(config, arguments.force, timed)
+        except GateError:
+            report.run_or_warn(config)
+            raise
         _summary(config, seconds)
+        report.run_or_warn(config)
+
+
+def _train_and_publish(config: RunConfig, force: str, timed: Callable[[str, Callable[[], object]], None]) -> None:
+    """From the features on; one Ray cluster for all stages."""
+    check_gates.run(config, parts=("input",), force=force)
+    with start_ray(config):
+        if config.distillation.mode == "offline":
+            timed("train_teacher", lambda: train_teacher.run(config))
+            timed("cache_teacher", lambda: cache_teacher.run(config))
+        timed("distill", lambda: distill.run(config))
+        timed("evaluate", lambda: evaluate.run(config))
+        check_gates.run(config, force=force)
+        timed("recommend", lambda: recommend.run(config))
+    promote.run(config, reason=force)
 
 
 def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
@@ -72,7 +95,7 @@ def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
         + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         + f"; in all {sum(seconds.values()):.0f}"
     )
-    for user_id in sample_users(config, 3):
+    for user_id in sample_users(config.root, config.day):
         say("\n" + format_user(config, user_id))
 
 

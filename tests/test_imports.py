@@ -17,6 +17,7 @@ ALLOWED_ENGINES = {
     "teachers": {"torch", "pyarrow", "transformers"},
     "training": {"torch"},
     "inference": {"torch", "pyarrow"},
+    "report": {"pyarrow"},
     "": {"pyarrow"},
 }
 ALLOWED_ROOMS = {
@@ -29,6 +30,7 @@ ALLOWED_ROOMS = {
     "teachers": {"data", "models", "losses"},
     "training": {"data", "models", "losses"},
     "inference": {"data", "models", "losses"},
+    "report": {"metrics"},
     "": set(),
 }
 """The room named "" is kdlib's own files: tables, config, errors, publish."""

@@ -65,6 +65,8 @@ def compare(
 
 def history_buckets(lengths: np.ndarray) -> dict[str, np.ndarray]:
     """Thirds of the users by the length of the history they are judged on: name → bool [users]; empty ones left out."""
+    if not len(lengths):
+        return {}
     first, second = np.quantile(lengths, [1 / 3, 2 / 3], method="inverted_cdf").astype(int)
     buckets = {
         f"up to {first} items": lengths <= first,

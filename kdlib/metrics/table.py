@@ -1,6 +1,6 @@
 """Ranks of all models → the table of metrics, and that table as text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ def metrics_table(
     pairs: Sequence[tuple[str, str]],
     samples: int,
     seed: int,
+    slices: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> pa.Table:
     """`tables.METRICS`: every model, then the paired differences.
 
@@ -35,6 +36,7 @@ def metrics_table(
       pairs: (a, b) for a row "a - b" of differences user by user; pairs of unknown models are left out.
       samples: bootstrap resamples.
       seed: of the bootstrap.
+      slices: metric → name → bool [users]: gives `<metric>/<name>` over these users, for every model and pair.
     """
     values = {name: all_metrics(of_model, ks) for name, of_model in ranks.items()}
     for left, right in pairs:
@@ -42,6 +44,9 @@ def metrics_table(
             values[f"{left} - {right}"] = {
                 metric: mine - values[right][metric] for metric, mine in values[left].items()
             }
+    for metrics in values.values():
+        for metric, parts in (slices or {}).items():
+            metrics |= {f"{metric}/{name}": metrics[metric][chosen] for name, chosen in parts.items()}
     rows: list[tuple] = []
     for name, metrics in values.items():
         for metric, per_user in metrics.items():

@@ -129,6 +129,7 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
         "best reachable",
         "student without teacher",
         "recommended",
+        f"reports/ds={DS}/index.html",
     ):
         assert expected in printed, printed
     assert not re.search(r"\(pid=|WARN|Traceback", printed), printed

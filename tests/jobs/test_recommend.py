@@ -17,6 +17,7 @@ from kdlib.errors import ConfigError, InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.report.users import sample_users
 
 DS = "2026-11-22"
 NUM_ITEMS, NUM_USERS = 80, 700
@@ -259,8 +260,8 @@ def test_show_refuses_a_stranger(store):
 @pytest.mark.e2e
 def test_sample_users_are_varied_and_always_the_same(store):
     """Three samples have lists from the model and at least three interactions, of different lengths."""
-    users = show.sample_users(config_for(store), 3)
+    users = sample_users(store, DS, 3)
     lengths = [int(user.removeprefix("user")) % 8 for user in users]
-    assert users == show.sample_users(config_for(store), 3)
+    assert users == sample_users(store, DS, 3)
     assert len(set(lengths)) == 3
     assert min(lengths) >= 3

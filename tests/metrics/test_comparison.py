@@ -75,6 +75,7 @@ def test_history_thirds_hold_every_user_once() -> None:
         "more than 4 items": [True, False, False, False, True, False],
     }
     assert history_buckets(np.full(5, 7)).keys() == {"up to 7 items"}
+    assert history_buckets(np.zeros(0, np.int64)) == {}
 
 
 def test_buckets_average_over_seeds_and_their_users() -> None:

@@ -1,0 +1,67 @@
+"""The night's report: one HTML page of all that was published for a date, whatever the night has got to."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from jobs._console import command, log_file, one_line, say
+from jobs._step import run_step
+from kdlib.config import RunConfig
+from kdlib.errors import InputError
+from kdlib.publish import Manifest
+from kdlib.report.gather import find_partitions, gather
+from kdlib.report.page import page
+
+MADE_UP_TIMES = "The input has no times: a user's last item falls on the run's day, each earlier one a day before."
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    """Publish `reports`.
+
+    Raises:
+      InputError: nothing at all is published for the date.
+    """
+    models = [*(name for teacher in config.teachers for name in teacher.models), "models/student", "models/control"]
+    found = find_partitions(config.root, config.day, models)
+    if all(night != config.day for _, night in found):
+        raise InputError(
+            f"nothing is published for {config.day} under {config.root}, so there is nothing to report:"
+            " run `distilrec nightly` first"
+        )
+    sequences = config.input.events is not None and config.input.events.format == "sequences"
+    notes = [MADE_UP_TIMES] if sequences else []
+    k = config.evaluation.judged_k
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        night = gather(config.root, config.day, name=config.name, k=k, models=models, found=found, notes=notes)
+        (staging["reports"] / "index.html").write_text(page(night))
+        return {}
+
+    made = run_step(
+        config,
+        ("reports",),
+        settings=[config.name, k, models, notes],
+        inputs={f"{table}/ds={night}": manifest.version for (table, night), manifest in found.items()},
+        build=build,
+    )
+    say(f"report    {config.root / 'reports' / f'ds={config.day}' / 'index.html'}")
+    return made
+
+
+def run_or_warn(config: RunConfig) -> None:
+    """`run`, at the end of a night whose table is published: a failure is a warning, the rest of it goes to the log."""
+    try:
+        run(config)
+    except Exception as error:
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {one_line(error)}"
+        say(f"report    warning: no page was written ({what}); full text: {log_file(config, 'nightly')}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("report", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

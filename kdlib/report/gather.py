@@ -1,0 +1,214 @@
+"""Published partitions → the facts of a night's page. Whatever is not there is left out."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kdlib import publish
+from kdlib.publish import Manifest
+from kdlib.report.drift import movers, popularity_drift
+from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night
+from kdlib.report.users import read_user, sample_users
+
+NUM_NIGHTS = 14
+"""Nights in a trend, this one included."""
+STAGES = {
+    "events": "simulate events",
+    "histories": "build features",
+    "encoders": "train text encoders",
+    "title_vectors": "read titles",
+    "models": "train teachers",
+    "teacher_targets": "cache teachers",
+    "item_codes": "build codes",
+    "distill": "distill",
+    "metrics": "evaluate",
+    "recommendations": "recommend",
+}
+"""Table, or kind of model → the stage that makes it, in the order of the stages."""
+_TABLES = (
+    "events", "histories", "item_vocabulary", "item_statistics", "teacher_targets", "item_codes", "metrics", "gates",
+    "recommendations",
+)  # fmt: skip
+"""Tables of the night itself that the page reads."""
+_COMPARED = ("histories", "item_vocabulary", "item_statistics", "recommendations")
+"""Tables of the night before that the page reads."""
+
+Found = dict[tuple[str, str], Manifest]
+"""(table, night) → manifest."""
+
+
+def find_partitions(root: Path, ds: str, models: Sequence[str]) -> Found:
+    """The partitions that the page is made from, as far as there are any.
+
+    Args:
+      root: the folder of all outputs.
+      ds: the night.
+      models: `models/<name>`, teachers first.
+    """
+    variants = sorted([*(root / "title_vectors").glob(f"*/ds={ds}"), *(root / "models").glob(f"encoder_*/ds={ds}")])
+    tables = [*_TABLES, *models, *(str(path.parent.relative_to(root)) for path in variants)]
+    wanted = [(name, ds) for name in tables]
+    if previous := publish.latest(root, "histories", before=ds):
+        wanted += [(name, previous) for name in _COMPARED]
+    for name in ("metrics", "gates"):
+        wanted += [(name, night) for night in _nights_before(root, name, ds)]
+    found = {key: publish.read_manifest(root, *key) for key in wanted}
+    return {key: manifest for key, manifest in found.items() if manifest is not None}
+
+
+def _nights_before(root: Path, name: str, ds: str) -> list[str]:
+    """The last nights with this table before a date, oldest first."""
+    nights: list[str] = []
+    while len(nights) < NUM_NIGHTS - 1 and (night := publish.latest(root, name, before=nights[0] if nights else ds)):
+        nights.insert(0, night)
+    return nights
+
+
+def gather(
+    root: Path, ds: str, *, name: str, k: int, models: Sequence[str], found: Found, notes: Sequence[str] = ()
+) -> Night:
+    """All facts of the page.
+
+    Args:
+      root: the folder of all outputs.
+      ds: the night.
+      name: of the run config.
+      k: length of the lists that the figures shown speak of.
+      models: `models/<name>`, teachers first.
+      found: from `find_partitions`.
+      notes: sentences for the top of the page.
+    """
+    previous = publish.latest(root, "histories", before=ds)
+
+    def manifest(table: str, night: str | None = ds) -> Manifest | None:
+        return found.get((table, night or ""))
+
+    metrics = _measures(root, ds) if manifest("metrics") else {}
+    measured = manifest("metrics")
+    return Night(
+        name=name,
+        ds=ds,
+        k=k,
+        previous=previous,
+        funnel=_funnel(manifest("histories")),
+        previous_funnel=_funnel(manifest("histories", previous)),
+        gates=_gates(root, ds, [night for table, night in found if table == "gates"]),
+        metrics=metrics,
+        left_out=measured.details.get("repeats_left_out", 0) if measured else 0,
+        trend=_trend(root, sorted(night for table, night in found if table == "metrics"), k),
+        models={
+            model.removeprefix("models/"): json.loads((publish.current(root, model, ds) / "model.json").read_text())
+            for model in models
+            if manifest(model)
+        },
+        seconds=_seconds({table: one for (table, night), one in found.items() if night == ds}),
+        lists=_lists(manifest("recommendations")),
+        previous_lists=_lists(manifest("recommendations", previous)),
+        drift=_drift(root, ds, previous if manifest("item_statistics", previous) else None)
+        if manifest("item_statistics") and manifest("item_vocabulary")
+        else None,
+        users=tuple(read_user(root, ds, user) for user in sample_users(root, ds))
+        if all(manifest(table) for table in ("histories", "item_vocabulary", "recommendations"))
+        else (),
+        notes=tuple(notes),
+    )
+
+
+def _funnel(manifest: Manifest | None) -> dict[str, Any] | None:
+    return manifest.details.get("funnel") if manifest else None
+
+
+def _lists(manifest: Manifest | None) -> Lists | None:
+    if manifest is None:
+        return None
+    found = manifest.details
+    return Lists(manifest.version, found["model_version"], found["users"], found["popular"], found["k"])
+
+
+def _measures(root: Path, ds: str) -> dict[tuple[str, str], Measure]:
+    """(model, metric) → measure; one that is NaN, for want of users, was not measured."""
+    rows = pq.read_table(publish.current(root, "metrics", ds)).to_pylist()
+    return {
+        (row["model"], row["metric"]): Measure(row["value"], row["low"], row["high"], row["num_users"])
+        for row in rows
+        if not math.isnan(row["value"])
+    }
+
+
+def _trend(root: Path, nights: Sequence[str], k: int) -> dict[str, tuple[tuple[str, Measure], ...]]:
+    measured = {night: _measures(root, night) for night in nights}
+    lines = {}
+    for model in ("student", "popularity"):
+        of_model = [(night, found.get((model, f"ndcg@{k}"))) for night, found in measured.items()]
+        lines[model] = tuple((night, measure) for night, measure in of_model if measure is not None)
+    return lines
+
+
+def _gates(root: Path, ds: str, nights: Sequence[str]) -> tuple[Gate, ...]:
+    rows = {night: pq.read_table(publish.current(root, "gates", night)).to_pylist() for night in sorted(nights)}
+    found = []
+    for row in rows.get(ds, []):
+        trend = [
+            (night, other["value"])
+            for night, others in rows.items()
+            for other in others
+            if other["gate"] == row["gate"] and other["value"] is not None
+        ]
+        facts = (row[key] for key in ("gate", "part", "value", "low", "high", "status", "text"))
+        found.append(Gate(*facts, trend=tuple(trend)))
+    return tuple(found)
+
+
+def _seconds(manifests: dict[str, Manifest]) -> dict[str, float]:
+    """Stage → seconds. Models that were trained together have the same seconds, which count once."""
+    spent: dict[str, set[float]] = {}
+    for table, manifest in manifests.items():
+        stage = (
+            _kind_of_model(table.removeprefix("models/")) if table.startswith("models/") else table.partition("/")[0]
+        )
+        if stage in STAGES and "seconds" in manifest.details:
+            spent.setdefault(stage, set()).add(manifest.details["seconds"])
+    if {"models", "distill"} <= set(spent):  # a teacher that learns together with the student
+        spent["models"] -= spent["distill"]
+    return {label: sum(spent[stage]) for stage, label in STAGES.items() if spent.get(stage)}
+
+
+def _kind_of_model(name: str) -> str:
+    return "distill" if name in ("student", "control") else "encoders" if name.startswith("encoder_") else "models"
+
+
+def _drift(root: Path, ds: str, previous: str | None) -> Drift:
+    items = _items(root, ds)
+    new = items.filter(pc.field("first_seen") == ds).num_rows
+    if previous is None:
+        return Drift(len(items), new, None)
+    earlier = _items(root, previous).select(["item_id", "num_interactions"]).rename_columns(["item_id", "before"])
+    items = items.join(earlier, "item_id").sort_by("item_index")
+    before = np.nan_to_num(items["before"].to_numpy())  # an item that is new has none
+    distance, now_V, before_V = popularity_drift(items["num_interactions"].to_numpy(), before)
+
+    def described(indices: np.ndarray) -> tuple[Mover, ...]:
+        rows = items.take(pa.array(indices)).to_pylist()
+        return tuple(
+            Mover(row["title"] or row["item_id"], float(before_V[index]), float(now_V[index]))
+            for row, index in zip(rows, indices, strict=True)
+        )
+
+    rising, falling = movers(now_V, before_V)
+    return Drift(len(items), new, previous, distance, described(rising), described(falling))
+
+
+def _items(root: Path, ds: str) -> pa.Table:
+    """Id, title, first night and interactions of every item, by index."""
+    columns = ["item_index", "item_id", "title", "first_seen"]
+    vocabulary = pq.read_table(publish.current(root, "item_vocabulary", ds), columns=columns).sort_by("item_index")
+    folder = publish.current(root, "item_statistics", ds)
+    statistics = pq.read_table(folder, columns=["item_index", "num_interactions"]).sort_by("item_index")
+    return vocabulary.append_column("num_interactions", statistics["num_interactions"])

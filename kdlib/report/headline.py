@@ -1,0 +1,120 @@
+"""The top of the page: what became of the night, in one sentence, and its five or six numbers."""
+
+from kdlib.report.facts import Gate, Measure, Night
+from kdlib.report.html import Content, Html, join, tag
+from kdlib.report.words import (
+    count,
+    interval,
+    long_day,
+    name_of,
+    number,
+    score,
+    share,
+    short_day,
+    signed_score,
+    verdict,
+)
+
+
+def headline(night: Night) -> Html:
+    """Name, date, verdict and the first numbers."""
+    kind, sentence = decision(night)
+    tiles = _tiles(night)
+    gaps = [tag("li", text) for text in (*absent(night), *night.notes)]
+    return tag(
+        "header",
+        tag("p", f"distilrec · {night.name}", class_="over"),
+        tag("h1", f"Night of {long_day(night.ds)}"),
+        tag("div", tag("p", sentence), tag("ul", *gaps) if gaps else None, class_=f"verdict {kind}"),
+        tag("dl", *tiles, class_="tiles six" if len(tiles) == 6 else "tiles"),
+    )
+
+
+def decision(night: Night) -> tuple[str, str]:
+    """(good | warn | bad, the verdict in a sentence)."""
+    failed = [gate for gate in night.gates if gate.status == "failed"]
+    forced = [gate for gate in night.gates if gate.status == "forced"]
+    judged = sum(gate.status != "skipped" for gate in night.gates)
+    if failed:
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        return "bad", f"✕ Blocked by {'gates' if more else 'a gate'}: {found_and_bounds(failed[0])}{more}."
+    if night.lists is None:
+        return "bad", "✕ Not published: the night has no table of recommendations."
+    users = f"{count(night.lists.users)} users have their lists"
+    if forced:
+        return "warn", f"! Published by force: {users}, though {'; '.join(map(found_and_bounds, forced))}."
+    if not judged:
+        return "good", f"✓ Published: {users}. No gates were judged."
+    return "good", f"✓ Published: {users}; {'the one gate' if judged == 1 else f'all {judged} gates'} passed."
+
+
+def found_and_bounds(gate: Gate) -> str:
+    """`history length is 40.4, allowed 13.2 to 39.6`."""
+    found = "was not found" if gate.value is None else f"is {number(gate.value)}"
+    return f"{gate.name.replace('_', ' ')} {found}, allowed {bounds(gate)}"
+
+
+def bounds(gate: Gate) -> str:
+    """What the gate allows."""
+    if gate.low is not None and gate.high is not None:
+        return f"{number(gate.low)} to {number(gate.high)}"
+    if gate.low is not None:
+        return f"{number(gate.low)} or more"
+    if gate.high is not None:
+        return f"{number(gate.high)} or less"
+    return "any"
+
+
+def absent(night: Night) -> list[str]:
+    """The stages that left nothing, a sentence each."""
+    missing = {
+        "no features (build_features)": night.funnel is None,
+        "no student (distill)": "student" not in night.models,
+        "no measurements (evaluate)": not night.metrics,
+        "no recommendations (recommend)": night.lists is None,
+    }
+    names = [name for name, is_missing in missing.items() if is_missing]
+    return [f"This night has {', '.join(names)}; the parts of this page that need them say so."] if names else []
+
+
+def _tiles(night: Night) -> list[Html]:
+    metric, tiles = f"ndcg@{night.k}", []
+    student = night.metrics.get(("student", metric))
+    if student:
+        tiles.append(_tile(f"Student, NDCG@{night.k}", score(student.value), _interval(student)))
+        tiles += [
+            _tile(f"Against {name_of(other)}", signed_score(difference.value), _how_clear(difference))
+            for other in ("popularity", "control", "last_night")
+            if (difference := night.difference("student", other, metric))
+        ]
+        if best := night.metrics.get(("best_reachable", metric)):
+            best_share = share(student.value / best.value, digits=0)
+            tiles.append(_tile("Of the best reachable", best_share, f"the true model has {score(best.value)}"))
+    if night.lists:
+        table = join([f"{night.lists.k} items each, table ", tag("span", night.lists.version, class_="interval")])
+        tiles.append(_tile("Users with a list", count(night.lists.users), table))
+    elif night.funnel:
+        tiles.append(_tile("Users", count(night.funnel["users"]), "none has a list of this night"))
+    if not student and night.funnel:
+        tiles.append(_tile("Rows read", count(night.funnel["rows_read"]), f"{count(night.funnel['kept'])} kept"))
+        if night.previous_funnel and night.previous:
+            rows = night.previous_funnel
+            tiles.append(
+                _tile(
+                    f"Rows read on {short_day(night.previous)}", count(rows["rows_read"]), f"{count(rows['kept'])} kept"
+                )
+            )
+    return tiles
+
+
+def _how_clear(difference: Measure) -> Html:
+    return join([verdict(difference), tag("br"), _interval(difference, signed=True)])
+
+
+def _interval(measure: Measure, *, signed: bool = False) -> Html:
+    return tag("span", interval(measure, signed=signed), class_="interval")
+
+
+def _tile(label: str, figure: str, below: Content) -> Html:
+    parts = (tag("dt", label), tag("dd", figure, class_="figure"), tag("dd", below, class_="below"))
+    return tag("div", *parts, class_="tile")

@@ -1,0 +1,159 @@
+"""How good the lists are: every model on the same test users, differences user by user, and the last nights."""
+
+from collections.abc import Iterable
+
+from kdlib.report.charts import Mark, Row, interval_chart
+from kdlib.report.facts import Measure, Night
+from kdlib.report.html import Html, join, missing, section, table, tag
+from kdlib.report.trends import Series, trend_chart
+from kdlib.report.words import count, interval, name_of, score, share, short_day, signed_score, verdict
+
+OTHERS = ("popularity", "markov", "student", "control", "ensemble", "best_reachable", "last_night")
+"""Models of the metrics that are no teachers."""
+_STYLES = {"student": "accent", "control": "second"}
+
+
+def quality(night: Night) -> Html:
+    """All models, the paired differences, the share of the gap closed, the trend."""
+    metric = f"ndcg@{night.k}"
+    names = [name for name in night.models_measured() if (name, metric) in night.metrics]
+    names.sort(key=lambda name: -night.metrics[name, metric].value)
+    if not names:
+        return section("quality", "Quality", missing("The models of this night were not measured."))
+    users = night.metrics[names[0], metric].users
+    left_out = (
+        f" ({count(night.left_out)} more left out: their next item was not new to them)" if night.left_out else ""
+    )
+    return section(
+        "quality",
+        "Quality",
+        tag("p", f"{count(users)} test users{left_out}: each one's very next item, ranked among all items. Intervals are 95%, over users."),
+        _models_chart(night, names, metric),
+        _models_table(night, names),
+        _differences(night, metric),
+        _gap_closed(night, metric),
+        _trend(night),
+    )  # fmt: skip
+
+
+def _with_interval(measure: Measure, *, signed: bool = False) -> Html:
+    figure = signed_score(measure.value) if signed else score(measure.value)
+    return join([figure, " ", tag("span", interval(measure, signed=signed), class_="unit")])
+
+
+def _models_chart(night: Night, names: list[str], metric: str) -> Html:
+    found = {name: night.metrics[name, metric] for name in names}
+    rows = [
+        Row(
+            name_of(name),
+            (Mark(one.value, one.low, one.high, _STYLES.get(name, "neutral")),),
+            _with_interval(one),
+            strong=name == "student",
+        )
+        for name, one in found.items()
+    ]
+    words = "; ".join(f"{name_of(name)} {score(one.value)} {interval(one)}" for name, one in found.items())
+    title = f"NDCG@{night.k}: how far up the next item stands, 1 where it is always first"
+    return interval_chart(
+        rows, title=title, alternative=f"{title}. {words}", heading=f"NDCG@{night.k} [95%]", form=_tick
+    )
+
+
+def _models_table(night: Night, names: list[str]) -> Html:
+    coverage = next((metric for _, metric in night.metrics if metric.startswith("coverage@")), "coverage")
+    k, accuracy = night.k, "accuracy@1"
+    columns = ["", f"NDCG@{k}", "95% interval", f"HR@{k}", f"MRR@{k}", "Accuracy", "Coverage"]
+    rows = []
+    for name in names:
+        found = {metric: night.metrics.get((name, metric)) for metric in (f"hr@{k}", f"mrr@{k}", accuracy, coverage)}
+        cells = [
+            "" if one is None else share(one.value) if metric == coverage else score(one.value)
+            for metric, one in found.items()
+        ]
+        ndcg = night.metrics[name, f"ndcg@{k}"]
+        rows.append([name_of(name), score(ndcg.value), interval(ndcg), *cells])
+    caption = (
+        f"HR@{k}: share of users whose next item is among the first {k}; accuracy: it is the first."
+        f" Coverage: share of all items that any list of {coverage.partition('@')[2] or k} holds."
+    )
+    emphasised = [number for number, name in enumerate(names) if name == "student"]
+    return table(caption, columns, rows, emphasised=emphasised)
+
+
+def _differences(night: Night, metric: str) -> Html | None:
+    pairs = {name: one for (name, of), one in night.metrics.items() if of == metric and " - " in name}
+    if not pairs:
+        return None
+    rows = [
+        Row(
+            name_of(name),
+            (Mark(one.value, one.low, one.high, "neutral" if verdict(one) == "no clear difference" else "accent"),),
+            _with_interval(one, signed=True),
+        )
+        for name, one in pairs.items()
+    ]
+    words = "; ".join(
+        f"{name_of(name)} {signed_score(one.value)} {interval(one, signed=True)}, {verdict(one)}"
+        for name, one in pairs.items()
+    )
+    title = f"Differences in NDCG@{night.k}, user by user: an interval that leaves 0 out is a clear difference"
+    return interval_chart(
+        rows,
+        title=title,
+        alternative=f"{title}. {words}",
+        heading="difference [95%]",
+        form=_tick,
+        kind="Difference",
+        zero=True,
+    )
+
+
+def gap_closed(night: Night, metric: str) -> tuple[str, float] | None:
+    """(the teacher, (student − control) / (teacher − control)), where the teacher is clearly above the control."""
+    teachers: Iterable[str] = [name for name in night.models_measured() if name not in OTHERS]
+    for teacher in ("ensemble", *teachers):
+        gap, gained = night.difference(teacher, "control", metric), night.difference("student", "control", metric)
+        if gap and gained:
+            return (teacher, gained.value / gap.value) if gap.low is not None and gap.low > 0 else None
+    return None
+
+
+def _gap_closed(night: Night, metric: str) -> Html | None:
+    if ("control", metric) not in night.metrics:
+        return None
+    if (found := gap_closed(night, metric)) is None:
+        return tag("p", "No teacher is clearly better than the student without teacher, so there is no gap to close.")
+    teacher, closed = found
+    return tag(
+        "p", "The student closes ", tag("strong", share(closed, digits=0)),
+        f" of the gap between itself without teacher and its {'teachers together' if teacher == 'ensemble' else 'teacher'}.",
+    )  # fmt: skip
+
+
+def _trend(night: Night) -> Html | None:
+    nights = sorted({ds for of_model in night.trend.values() for ds, _ in of_model})
+    if len(nights) < 2:
+        return None
+    styles = {"student": "accent", "popularity": "neutral"}
+    series = [
+        Series(
+            name_of(model),
+            styles[model],
+            tuple((nights.index(ds), Mark(one.value, one.low, one.high)) for ds, one in night.trend[model]),
+        )
+        for model in styles
+        if night.trend.get(model)
+    ]
+    words = "; ".join(
+        f"{name_of(model)}: " + ", ".join(f"{short_day(ds)} {score(one.value)}" for ds, one in night.trend[model])
+        for model in styles
+        if night.trend.get(model)
+    )
+    title = f"NDCG@{night.k} over the last {len(nights)} nights, each on its own test users"
+    return trend_chart(
+        [short_day(ds) for ds in nights], series, title=title, alternative=f"{title}. {words}", form=_tick
+    )
+
+
+def _tick(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3f}".rstrip("0").replace("-", "−")

@@ -1,0 +1,91 @@
+"""Read what single users did and were recommended, with titles: for the page and for `distilrec show`."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kdlib import publish
+from kdlib.config import EVENT_TYPES
+from kdlib.errors import InputError
+from kdlib.report.facts import Recommended, User
+
+NUM_HISTORY = 10
+"""Interactions read of a history, the newest last."""
+NUM_SAMPLES = 3
+
+
+def read_user(root: Path, ds: str, user_id: str) -> User:
+    """A user's last interactions and recommendations.
+
+    Raises:
+      InputError: histories or recommendations of the date are not published, or do not hold the user.
+    """
+    history = _row(root, ds, "histories", user_id, ["item_indices", "event_types", "event_times"])
+    lists = _row(root, ds, "recommendations", user_id, None)
+    because = lists.get("because_item_ids") or [[]] * len(lists["item_ids"])
+    num_items = len(history["item_indices"])
+    shown = slice(max(0, num_items - NUM_HISTORY), num_items)
+    by_index, by_id = _titles(root, ds, history["item_indices"][shown], sum(because, lists["item_ids"]))
+
+    def title(item_id: str) -> str:
+        return by_id.get(item_id, item_id)
+
+    steps = zip(*(history[name][shown] for name in ("event_times", "event_types", "item_indices")), strict=True)
+    return User(
+        user_id,
+        num_items,
+        tuple((time, EVENT_TYPES[kind], by_index[index]) for time, kind, index in steps),
+        lists["source"],
+        lists["model_version"],
+        lists["generated_at"],
+        tuple(
+            Recommended(title(item), score, tuple(map(title, reasons)))
+            for item, score, reasons in zip(lists["item_ids"], lists["scores"], because, strict=True)
+        ),
+    )
+
+
+def sample_users(root: Path, ds: str, n: int = NUM_SAMPLES) -> list[str]:
+    """Up to n users worth looking at, the same ones for the same tables: spread over short and long histories.
+
+    Users with a list from the model and three interactions or more, as long as there are any; else whoever there is.
+
+    Raises:
+      InputError: histories or recommendations of the date are not published.
+    """
+    file = min(publish.current(root, "recommendations", ds).glob("*.parquet"))
+    table = pq.ParquetFile(file).read_row_group(0, columns=["user_id", "source"])
+    source = dict(zip(table["user_id"].to_pylist(), table["source"].to_pylist(), strict=True))
+    file = min(publish.current(root, "histories", ds).glob("*.parquet"))
+    histories = pq.ParquetFile(file).read_row_group(0, columns=["user_id", "item_indices"])
+    lengths = histories["item_indices"].combine_chunks().value_lengths().to_pylist()
+    users = [
+        (length, user) for user, length in zip(histories["user_id"].to_pylist(), lengths, strict=True) if user in source
+    ]
+    good = [(length, user) for length, user in users if length >= 3 and source[user] == "model"]
+    ordered = sorted(good or users)
+    if len(ordered) <= n:
+        return [user for _, user in ordered]
+    return [ordered[(2 * place + 1) * len(ordered) // (2 * n)][1] for place in range(n)]
+
+
+def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | None) -> dict[str, Any]:
+    folder = publish.current(root, table, ds)
+    rows = pq.read_table(folder, columns=columns, filters=[("user_id", "=", user_id)]).to_pylist()
+    if not rows:
+        raise InputError(
+            f"no user {user_id!r} in {table} of {ds} under {root}; "
+            f"try {', '.join(sample_users(root, ds))}, or `distilrec show` without --user"
+        )
+    return rows[0]
+
+
+def _titles(root: Path, ds: str, indices: list[int], item_ids: list[str]) -> tuple[dict[int, str], dict[str, str]]:
+    """What to call items, by index and by id: the title, or the id where there is none."""
+    folder = publish.current(root, "item_vocabulary", ds)
+    wanted = pc.field("item_index").isin(indices) | pc.field("item_id").isin(item_ids)
+    rows = pq.read_table(folder, columns=["item_index", "item_id", "title"], filters=wanted).to_pylist()
+    by_index = {row["item_index"]: row["title"] or row["item_id"] for row in rows}
+    return by_index, {row["item_id"]: by_index[row["item_index"]] for row in rows}

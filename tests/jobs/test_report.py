@@ -1,0 +1,222 @@
+"""The report on handmade stores: whole nights, nights that got nowhere, and what is read of earlier ones."""
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import report
+from jobs.__main__ import main
+from kdlib import publish, tables
+from kdlib.config import RunConfig
+from kdlib.errors import InputError
+from kdlib.report.users import read_user
+
+DS, BEFORE = "2026-11-22", "2026-11-21"
+TITLES = ["red lamp", "<b>blue</b> lamp", None, "boots"]
+FUNNEL = {"rows_read": 10, "kept": 9, "duplicate": 1, "quarantined": 0, "reasons": {}, "users": 2, "items": 4}
+
+
+def config_for(root, ds=DS):
+    return RunConfig.model_validate({"name": "tiny", "ds": ds, "output_dir": str(root), "input": {"simulate": {}}})
+
+
+def put(root, name, rows, ds=DS, *, schema=None, **details):
+    staging = publish.new_staging(root, name, ds)
+    table = pa.Table.from_pylist(rows, schema=schema or tables.ALL[name].schema)
+    pq.write_table(table, staging / "part-00000.parquet")
+    publish.publish(staging, root, name, ds, fingerprint="by hand", details={"seconds": 1.0, **details})
+
+
+def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
+    items = range(len(interactions))
+    put(root, "histories", [
+        {"user_id": user, "item_indices": [0, 1, 3], "event_types": [0, 1, 2], "session_numbers": [0, 0, 1], "num_train": 3,
+         "event_times": [datetime(2026, 11, 20, tzinfo=UTC) + timedelta(hours=step) for step in range(3)]}
+        for user in ("ann", "bob")
+    ], ds, funnel=funnel)  # fmt: skip
+    put(root, "item_vocabulary", [
+        {"item_index": item, "item_id": f"i{item}", "title": TITLES[item], "available": True, "first_seen": ds if item == 3 else BEFORE}
+        for item in items
+    ], ds)  # fmt: skip
+    put(root, "item_statistics", [
+        {"item_index": item, "num_interactions": interactions[item], "num_users": 1, "num_purchases": 0, "num_train": 1} for item in items
+    ], ds)  # fmt: skip
+
+
+def put_gates(root, ds=DS, *, value=0.5, status="passed"):
+    row = {
+        "gate": "test_share",
+        "part": "input",
+        "value": value,
+        "low": 0.2,
+        "high": None,
+        "status": status,
+        "text": "shares",
+    }
+    put(root, "gates", [row], ds)
+
+
+def put_rest(root, ds=DS, *, student=0.2):
+    for name, seconds in (("student", 3.0), ("teacher", 7.0)):
+        staging = publish.new_staging(root, f"models/{name}", ds)
+        facts = {"name": name, "version": f"{name}1", "parameters": 1234, "options": {"kind": "gru"}}
+        (staging / "model.json").write_text(json.dumps(facts))
+        publish.publish(staging, root, f"models/{name}", ds, fingerprint="by hand", details={"seconds": seconds})
+    put(root, "metrics", [
+        {"model": model, "metric": "ndcg@10", "value": value, "low": value - 0.05, "high": value + 0.05, "num_users": 2}
+        for model, value in (("student", student), ("popularity", 0.1), ("student - popularity", student - 0.1))
+    ], ds, repeats_left_out=1)  # fmt: skip
+    put(root, "recommendations", [
+        {"user_id": user, "item_ids": ["i2", "i1"], "scores": [2.5, 1.5], "source": "model", "model_version": "student1",
+         "generated_at": datetime(2026, 11, 23, tzinfo=UTC)}
+        for user in ("ann", "bob")
+    ], ds, model_version="student1", users=2, popular=1, model=1, k=2)  # fmt: skip
+
+
+def page_of(root, ds=DS):
+    return (publish.current(root, "reports", ds) / "index.html").read_text()
+
+
+@pytest.fixture
+def two_nights(tmp_path):
+    put_features(tmp_path, BEFORE, interactions=(4, 4, 2))
+    put_rest(tmp_path, BEFORE, student=0.15)
+    put_gates(tmp_path, BEFORE, value=0.3)
+    put_features(tmp_path)
+    put_rest(tmp_path)
+    put_gates(tmp_path)
+    return tmp_path
+
+
+def test_a_whole_night(two_nights, capsys):
+    """All parts come from the published partitions of the night and of the one before; one line says where the page lies."""
+    report.run(config_for(two_nights))
+    assert capsys.readouterr().out == f"report    {two_nights}/reports/ds={DS}/index.html\n"
+    html = page_of(two_nights)
+    for expected in (
+        "✓ Published: 2 users have their lists; the one gate passed.",
+        "test_share over the nights: 21\u00a0Nov 0.3, 22\u00a0Nov 0.5",
+        "10 rows read = 9 kept + 1 duplicate + 0 quarantined",
+        "2 test users (1 more left out",
+        "student: 21\u00a0Nov 0.1500, 22\u00a0Nov 0.2000",
+        "10.0% of the interactions would have to move",
+        "4 items in the vocabulary; 1 of them is new.",
+        "usable history: 1 (50.00%; 50.00% on 21\u00a0Nov)",
+        "build features 1.0 s, train teachers 7.0 s",
+        "User ann",
+        "&lt;b&gt;blue&lt;/b&gt; lamp",
+        "student1",
+        "1,234",
+    ):
+        assert expected in html, expected
+    assert "<b>blue" not in html
+
+
+def test_drift_knows_items_by_their_id(two_nights):
+    """Shares .4 .4 .2 0 the night before and .4 .3 .2 .1 now: one item gains ten points, one loses them."""
+    report.run(config_for(two_nights))
+    html = page_of(two_nights)
+    assert (
+        '<th scope="row">boots</th><td class="num">0.00%</td><td class="num">10.00%</td><td class="num">+10.00</td>'
+        in html
+    )
+    assert '<td class="num">40.00%</td><td class="num">30.00%</td><td class="num">−10.00</td>' in html
+
+
+def test_the_same_inputs_give_no_new_page(two_nights, capsys):
+    """A second run skips; a changed input, also one of an earlier night, gives a new page."""
+    report.run(config_for(two_nights))
+    first = publish.read_manifest(two_nights, "reports", DS)
+    report.run(config_for(two_nights))
+    assert "reports: up to date" in capsys.readouterr().out
+    assert publish.read_manifest(two_nights, "reports", DS) == first
+    put_gates(two_nights, BEFORE, value=0.45)
+    report.run(config_for(two_nights))
+    assert "21\u00a0Nov 0.45" in page_of(two_nights)
+
+
+def test_a_night_blocked_before_training(tmp_path):
+    """Features and a failed gate alone give a page that names the gate and what is missing."""
+    put_features(tmp_path)
+    put_gates(tmp_path, value=0.1, status="failed")
+    report.run(config_for(tmp_path))
+    html = page_of(tmp_path)
+    assert "✕ Blocked by a gate: test share is 0.1, allowed 0.2 or more." in html
+    assert "no student (distill), no measurements (evaluate), no recommendations (recommend)" in html
+    assert "There is no earlier night to compare with." in html
+
+
+def test_each_table_may_be_missing(two_nights):
+    """Whichever one table of the night is taken away, there is a page."""
+    for name in (
+        "histories",
+        "item_vocabulary",
+        "item_statistics",
+        "metrics",
+        "gates",
+        "recommendations",
+        "models/student",
+    ):
+        link = two_nights / name / f"ds={DS}"
+        target = link.readlink()
+        link.unlink()
+        report.run(config_for(two_nights))
+        assert page_of(two_nights).endswith("</html>\n")
+        link.symlink_to(target, target_is_directory=True)
+
+
+def test_metrics_without_users_are_not_measured(two_nights):
+    """NaN, which a mean over no users is, counts as missing: for the night and in the trend."""
+    row = {
+        "model": "student",
+        "metric": "ndcg@10",
+        "value": math.nan,
+        "low": math.nan,
+        "high": math.nan,
+        "num_users": 0,
+    }
+    put(two_nights, "metrics", [row])
+    report.run(config_for(two_nights))
+    html = page_of(two_nights)
+    assert "The models of this night were not measured." in html
+    assert "nan" not in html
+
+
+def test_a_night_of_which_nothing_is_there(two_nights, capsys):
+    """A date without any partition is an error that names it, with exit status 2, and leaves no page."""
+    with pytest.raises(InputError, match="nothing is published for 2026-11-25 under"):
+        report.run(config_for(two_nights, "2026-11-25"))
+    assert main(["report", "--ds", "2026-11-25", "--set", f"output_dir={two_nights}"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (two_nights / "reports").exists()
+
+
+def test_a_failing_report_does_not_fail_the_night(two_nights, capsys, monkeypatch):
+    """At the end of a night a failure is one line of warning; the traceback goes where the engines' chatter goes."""
+
+    def fail(_):
+        raise RuntimeError("no ink\nat all")
+
+    monkeypatch.setattr(report, "page", fail)
+    report.run_or_warn(config_for(two_nights))
+    printed = capsys.readouterr()
+    assert printed.out.startswith("report    warning: no page was written (RuntimeError: no ink)")
+    assert printed.out.count("\n") == 1
+    assert "Traceback" in printed.err
+    assert not list((two_nights / "_staging").iterdir())
+
+
+def test_reasons_are_read_where_the_table_has_them(two_nights):
+    """`because_item_ids` gives the titles behind each recommendation; a table without the column gives none."""
+    assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]
+    schema = tables.RECOMMENDATIONS.schema.append(pa.field("because_item_ids", pa.list_(pa.list_(pa.string()))))
+    row = {"user_id": "ann", "item_ids": ["i2", "i1"], "scores": [2.5, 1.5], "source": "model", "model_version": "m",
+           "generated_at": datetime(2026, 11, 23, tzinfo=UTC), "because_item_ids": [["i0", "i3"], []]}  # fmt: skip
+    put(two_nights, "recommendations", [row], schema=schema)
+    user = read_user(two_nights, DS, "ann")
+    assert [item.title for item in user.recommended] == ["i2", "<b>blue</b> lamp"]
+    assert [item.because for item in user.recommended] == [("red lamp", "boots"), ()]

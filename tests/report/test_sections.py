@@ -1,0 +1,179 @@
+"""What the parts of the page say."""
+
+from dataclasses import replace
+
+import pytest
+
+from kdlib.report.costs import models, time_spent
+from kdlib.report.drift import drift, movers, popularity_drift
+from kdlib.report.facts import Gate, Measure
+from kdlib.report.funnel import funnel
+from kdlib.report.gates import gates
+from kdlib.report.headline import bounds, decision, headline
+from kdlib.report.people import people
+from kdlib.report.quality import gap_closed, quality
+from kdlib.report.slices import slices
+from tests.report.nights import GATES, METRICS, NIGHT, with_metrics
+
+
+def _gate(status: str, value: float | None = 40.4, low: float | None = 5.0, high: float | None = 20.0) -> Gate:
+    return Gate("history_length", "input", value, low, high, status, "far too long")
+
+
+def test_the_verdict_is_one_sentence() -> None:
+    """Published, forced, blocked and unfinished nights are told apart; a failed gate weighs more than a finished table."""
+    assert decision(NIGHT) == ("good", "✓ Published: 80 users have their lists; all 2 gates passed.")
+    assert decision(replace(NIGHT, gates=())) == (
+        "good",
+        "✓ Published: 80 users have their lists. No gates were judged.",
+    )
+    forced = decision(replace(NIGHT, gates=(_gate("forced"), *GATES)))
+    assert forced == (
+        "warn", "! Published by force: 80 users have their lists, though history length is 40.4, allowed 5 to 20.",
+    )  # fmt: skip
+    blocked = decision(replace(NIGHT, gates=(_gate("failed"), _gate("failed"), *GATES)))
+    assert blocked == ("bad", "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more.")
+    assert decision(replace(NIGHT, lists=None))[0] == "bad"
+
+
+def test_bounds_in_words() -> None:
+    """One-sided bounds read as such, and a bound of minus zero is zero."""
+    assert bounds(_gate("passed")) == "5 to 20"
+    assert bounds(_gate("passed", high=None)) == "5 or more"
+    assert bounds(_gate("passed", low=None)) == "20 or less"
+    assert bounds(_gate("passed", low=-0.0, high=None)) == "0 or more"
+
+
+def test_headline_compares_the_student() -> None:
+    """The tiles give the differences with popularity, with the student without teacher and with last night's model."""
+    html = headline(NIGHT)
+    for expected in (
+        "0.2500",
+        "+0.1500",
+        "[+0.1000, +0.2000]",
+        "+0.0500",
+        "−0.0100",
+        "no clear difference",
+        "table ",
+        "v2",
+    ):
+        assert expected in html
+    assert "Of the best reachable" not in html
+
+
+def test_gates_that_failed_come_first() -> None:
+    """Within its part the failed gate leads, the skipped one has no value, and earlier nights give a small line."""
+    html = gates(replace(NIGHT, gates=(*GATES, replace(_gate("failed"), name="too_long"))))
+    assert html.index("too long") < html.index("history length") < html.index("test users")
+    assert "history_length over the nights: 21\u00a0Nov 12, 22\u00a0Nov 12.5" in html
+    assert html.count("<polyline") == 1
+
+
+def test_the_funnel_adds_up_beside_last_night() -> None:
+    """Rows, shares and changes stand in one row each, also for a reason that only one of the nights has."""
+    html = funnel(NIGHT)
+    assert "1,000 rows read = 900 kept + 40 duplicate + 60 quarantined" in html
+
+    def row(label: str, *cells: str) -> str:
+        return f'<th scope="row">{label}</th>' + "".join(f'<td class="num">{cell}</td>' for cell in cells)
+
+    assert row("rows read", "1,000", "100.00%", "990", "+10") in html
+    assert row("bot user", "10", "1.00%", "0", "+10") in html
+    assert row("corrupt row", "0", "0.00%", "10", "−10") in html
+    assert row("users", "80", "", "80", "±0") in html
+    assert "Change" not in funnel(replace(NIGHT, previous=None, previous_funnel=None))
+
+
+def test_the_gap_is_closed_only_where_there_is_one() -> None:
+    """(0.25 − 0.20) / (0.30 − 0.20) is half; where the teacher's interval reaches 0 there is no share."""
+    assert gap_closed(NIGHT, "ndcg@10") == ("teacher", pytest.approx(0.5))
+    assert "The student closes <strong>50%</strong>" in quality(NIGHT)
+    noisy = with_metrics(teacher__control=Measure(0.10, -0.01, 0.21, 60))
+    assert gap_closed(noisy, "ndcg@10") is None
+    assert "there is no gap to close" in quality(noisy)
+
+
+def test_the_ensemble_is_the_reference_where_there_is_one() -> None:
+    """With several teachers the gap is the ensemble's."""
+    several = with_metrics(ensemble__control=Measure(0.20, 0.1, 0.3, 60))
+    assert gap_closed(several, "ndcg@10") == ("ensemble", pytest.approx(0.25))
+
+
+def test_a_difference_is_found_in_either_direction() -> None:
+    """`control - student` is `student - control` with sign and bounds turned round."""
+    assert NIGHT.difference("control", "student", "ndcg@10") == Measure(-0.05, -0.08, -0.02, 60)
+    assert NIGHT.difference("student", "markov", "ndcg@10") is None
+
+
+def test_quality_without_some_models() -> None:
+    """Only what was measured is shown: no control, no gap; one night, no trend; no coverage, empty cells."""
+    only = {key: measure for key, measure in METRICS.items() if key[0] == "student" and key[1] == "ndcg@10"}
+    html = quality(replace(NIGHT, metrics=only, trend={"student": NIGHT.trend["student"][1:]}))
+    assert "0.2500" in html
+    for unexpected in ("gap", "Differences", "over the last", "without teacher"):
+        assert unexpected not in html
+
+
+def test_slices_are_told_apart() -> None:
+    """History slices and item slices have a chart and a table each; a night without slices has no such part."""
+    html = slices(NIGHT)
+    assert html is not None
+    assert html.count("<table") == html.count("<figure") == 2
+    assert html.index("up to 4 items") < html.index("head (most popular)")
+    assert ">head<" not in html
+    assert slices(replace(NIGHT, metrics={("student", "ndcg@10"): METRICS["student", "ndcg@10"]})) is None
+
+
+def test_models_of_any_kind_have_a_row() -> None:
+    """A teacher of rules, which has no epochs and no validation, stands beside the student."""
+    html = models(NIGHT)
+    assert "rules" in html
+    assert "gru, 48 wide" in html
+    assert "0.20 MB" in html
+    assert "50,080" in html
+
+
+def test_bars_are_as_long_as_the_stages() -> None:
+    """The longest stage fills the width, one of a fifth of its time a fifth."""
+    html = time_spent(NIGHT)
+    assert 'width="100.00%"' in html
+    assert 'width="20.00%"' in html
+    assert "3 min 00 s in all" in html
+
+
+def test_drift_by_hand() -> None:
+    """Counts 6, 2, 2 against 5, 5, 0: shares .6 .2 .2 and .5 .5 0, distance .3; the first and last gain, the second loses."""
+    import numpy as np
+
+    distance, shares, earlier = popularity_drift(np.array([6, 2, 2]), np.array([5, 5, 0]))
+    assert distance == pytest.approx(0.3)
+    rising, falling = movers(shares, earlier)
+    assert rising.tolist() == [2, 0]
+    assert falling.tolist() == [1]
+    assert popularity_drift(np.array([0, 0]), np.array([0, 3]))[0] == pytest.approx(0.5)
+
+
+def test_drift_in_words() -> None:
+    """Distance, new items and the share of users with popular items, beside the night before; a first night has no movers."""
+    html = drift(NIGHT)
+    for expected in (
+        "12.5% of the interactions",
+        "2 of them are new",
+        "usable history: 4 (5.00%; 3.85% on 21\u00a0Nov)",
+        "+4.00",
+        "−10.00",
+    ):
+        assert expected in html
+    assert NIGHT.drift is not None
+    first = drift(replace(NIGHT, drift=replace(NIGHT.drift, previous=None)))
+    assert "no earlier night" in first
+    assert "<table" not in first
+
+
+def test_a_user_s_list_has_its_reasons() -> None:
+    """History, list, scores and, where the table has them, the items that speak for a recommendation."""
+    html = people(NIGHT)
+    assert "12 interactions, the last 1" in html
+    assert "22 Nov 08:30" in html
+    assert html.count("because of") == 1
+    assert "1.50" in html
