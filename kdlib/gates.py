@@ -63,9 +63,9 @@ def input_gates(
     gates = [
         _judged(
             "quarantined_share", _share(tonight["quarantined"], tonight["rows_read"]), high=max_quarantined_share,
-            text="of the rows read are quarantined",
+            text="share of the rows read that is quarantined",
         ),
-        _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events lie on the night's own day"),
+        _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the night's own day"),
     ]  # fmt: skip
     for what, text in (("day_events", "events of the day"), ("day_users", "users of the day")):
         usual = before(what)
@@ -81,7 +81,7 @@ def input_gates(
         gates.append(_against_median(name, share(tonight), usual, bounds, text))
     gates.append(
         _judged("new_item_share", _share(tonight["new_items"], tonight["items"]), high=max_new_item_share,
-                text="of the items are new tonight")
+                text="share of the items that is new tonight")
         if earlier
         else _skipped("new_item_share", "all items are new on a first night")
     )  # fmt: skip
@@ -89,23 +89,23 @@ def input_gates(
     usual = median(lengths) if lengths else None
     change = max_history_length_change
     bounds = {} if usual is None else {"low": (1 - change) * usual, "high": (1 + change) * usual}
-    gates.append(_against_median("history_length", _mean_length(tonight), usual, bounds, "items in a mean history"))
+    gates.append(_against_median("history_length", _mean_length(tonight), usual, bounds, "mean items of a history"))
     gates.append(_schema_gate(tonight.get("columns"), earlier[-1].get("columns") if earlier else None))
     return gates
 
 
 _SHARES = (
-    ("quarantined_rise", lambda night: _share(night["quarantined"], night["rows_read"]), "of the rows quarantined"),
-    ("duplicate_rise", lambda night: _share(night["duplicate"], night["rows_read"]), "of the rows duplicates"),
+    ("quarantined_rise", lambda night: _share(night["quarantined"], night["rows_read"]), "share of the rows read that is quarantined"),
+    ("duplicate_rise", lambda night: _share(night["duplicate"], night["rows_read"]), "share of the rows read that repeats another"),
     (
         "missing_rise",
         lambda night: _share(sum(night["reasons"].get(reason, 0) for reason in _MISSING), night["rows_read"]),
-        "of the rows with a missing or unreadable value",
+        "share of the rows read with a missing or unreadable value",
     ),
     (
         "without_history_rise",
         lambda night: _share(night["users_without_history"], night["users"]),
-        "of the users without a usable history, who get the popular items",
+        "share of the users without a usable history, who get the popular items",
     ),
 )
 
@@ -162,7 +162,7 @@ def quality_gates(
     coverage = rows["student", coverage_metric]["value"]
     usual = median(earlier_coverage) if earlier_coverage else None
     bounds = {} if usual is None else {"low": min_coverage_ratio * usual}
-    text = f"of the catalogue in the student's lists ({coverage_metric})"
+    text = f"share of the catalogue in the student's lists ({coverage_metric})"
     gates.append(_against_median("coverage", coverage, usual, bounds, text, part="quality"))
     return gates
 
@@ -188,7 +188,7 @@ def gates_of(table: pa.Table) -> list[Gate]:
 
 
 def in_words(gate: Gate) -> str:
-    """`events_of_the_day 0, must be at least 1: kept events lie on the night's own day`."""
+    """`events_of_the_day 0, must be at least 1: kept events of the night's own day`."""
     if gate.value is None:
         return f"{gate.gate} {gate.status}: {gate.text}"
     sides = (("at least", gate.low), ("at most", gate.high))
@@ -224,7 +224,7 @@ def _schema_gate(found: Mapping[str, str] | None, before: Mapping[str, str] | No
         for name, kind in before.items()
         if found.get(name) != kind
     ]
-    text = "columns of the events are gone or of another type" + (f": {', '.join(changed)}" if changed else "")
+    text = "columns of the events that are gone or of another type" + (f": {', '.join(changed)}" if changed else "")
     return _judged("schema_drift", len(changed), high=0, text=text)
 
 
