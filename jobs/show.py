@@ -24,12 +24,13 @@ def format_user(config: RunConfig, user_id: str) -> str:
       InputError: histories or recommendations of the date are not published, or do not hold the user.
     """
     history = _user_row(config, "histories", user_id, ["item_indices", "event_types", "event_times"])
-    lists = _user_row(
-        config, "recommendations", user_id, ["item_ids", "scores", "source", "model_version", "generated_at"]
-    )
+    lists = _user_row(config, "recommendations", user_id, None)
+    # null where there are none, and a night of an earlier version lacks the column
+    reasons: list[list[str]] = lists.get("because_item_ids") or [[]] * len(lists["item_ids"])
     num_items = len(history["item_indices"])
     shown = slice(max(0, num_items - NUM_HISTORY), num_items)
-    by_index, by_id = _titles(config, history["item_indices"][shown], lists["item_ids"])
+    named = sum(reasons, lists["item_ids"])
+    by_index, by_id = _titles(config, history["item_indices"][shown], named)
     lines = [
         f"user {user_id}: {num_items} interactions" + (f", the last {NUM_HISTORY}:" if num_items > NUM_HISTORY else ":")
     ]
@@ -41,8 +42,12 @@ def format_user(config: RunConfig, user_id: str) -> str:
         f"recommended on {config.day} (source {lists['source']}, model version {lists['model_version']}, "
         f"data until {lists['generated_at']:%Y-%m-%d %H:%M} UTC):"
     )
-    for rank, (item_id, score) in enumerate(zip(lists["item_ids"], lists["scores"], strict=True), start=1):
+    for rank, (item_id, score, because) in enumerate(
+        zip(lists["item_ids"], lists["scores"], reasons, strict=True), start=1
+    ):
         lines.append(f"  {rank:>3}  {score:>9.4f}  {by_id.get(item_id, item_id)}")
+        if because:
+            lines.append(f"{'':18}because: {', '.join(by_id.get(reason, reason) for reason in because)}")
     return "\n".join(lines)
 
 
@@ -70,7 +75,7 @@ def sample_users(config: RunConfig, n: int) -> list[str]:
     return [ordered[(2 * place + 1) * len(ordered) // (2 * n)][1] for place in range(n)]
 
 
-def _user_row(config: RunConfig, table: str, user_id: str, columns: list[str]) -> dict[str, Any]:
+def _user_row(config: RunConfig, table: str, user_id: str, columns: list[str] | None) -> dict[str, Any]:
     folder = publish.current(config.root, table, config.day)
     rows = pq.read_table(folder, columns=columns, filters=[("user_id", "=", user_id)]).to_pylist()
     if not rows:
