@@ -75,8 +75,9 @@ def _build(config: RunConfig, found: Features, student: Path, staging: Path) -> 
         _infer(config, found, student, staging)
         seconds = time.monotonic() - started
     counts = check_recommendations(
-        staging, found.histories, k=settings.k, unavailable=frozenset(item_ids.filter(pa.array(~available)).to_pylist())
-    )
+        staging, found.histories, k=settings.k, because=settings.because, item_ids=item_ids,
+        unavailable=frozenset(item_ids.filter(pa.array(~available)).to_pylist()),
+    )  # fmt: skip
     return {
         "users": sum(counts.values()),
         **counts,
@@ -113,8 +114,8 @@ def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> 
             "batch_size": settings.batch_size,
             "settings": {
                 "model_folder": str(student), "vocabulary_folder": str(found.vocabulary),
-                "statistics_folder": str(found.statistics), "k": settings.k, "item_block": settings.item_block,
-                "generated_at": end_of_day, "threads": 1,
+                "statistics_folder": str(found.statistics), "k": settings.k, "because": settings.because,
+                "item_block": settings.item_block, "generated_at": end_of_day, "threads": 1,
             },
         },
         compute=ray.data.ActorPoolStrategy(size=settings.actors),

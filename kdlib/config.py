@@ -435,6 +435,9 @@ class EvaluationConfig(Section):
 
 class RecommendConfig(Section):
     k: Positive = 10
+    because: Annotated[int, Field(ge=0, le=10)] = 0
+    """Name for each recommended item up to so many of the user's history items, those without which the model would score
+    it lowest; 0: none. One forward pass more for each different item that the model has read of a user."""
     actors: Positive = 2
     batch_size: Positive = 1024
     item_block: Positive = 65_536

@@ -95,8 +95,16 @@ def input_gates(
 
 
 _SHARES = (
-    ("quarantined_rise", lambda night: _share(night["quarantined"], night["rows_read"]), "share of the rows read that is quarantined"),
-    ("duplicate_rise", lambda night: _share(night["duplicate"], night["rows_read"]), "share of the rows read that repeats another"),
+    (
+        "quarantined_rise",
+        lambda night: _share(night["quarantined"], night["rows_read"]),
+        "share of the rows read that is quarantined",
+    ),
+    (
+        "duplicate_rise",
+        lambda night: _share(night["duplicate"], night["rows_read"]),
+        "share of the rows read that repeats another",
+    ),
     (
         "missing_rise",
         lambda night: _share(sum(night["reasons"].get(reason, 0) for reason in _MISSING), night["rows_read"]),

@@ -200,6 +200,9 @@ RECOMMENDATIONS = Table(
         source=pa.string(),  # model | popular
         model_version=pa.string(),
         generated_at=TIME,  # the end of the day ds: the data's cut-off, so that a rerun gives the same table
+        # one list for each of item_ids: the items of the user's history that raise its score most, best first, maybe none;
+        # null where no reasons were looked for: recommend.because is 0, or source=popular
+        because_item_ids=(list_of(list_of(pa.string())), True),
     ),
 )
 

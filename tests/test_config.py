@@ -48,6 +48,7 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "recomend: {k: 3}\n", "unknown key recomend$"),
         (SMALLEST + "recommend: {kk: 3}\n", "unknown key recommend.kk$"),
         (SMALLEST + "recommend: {k: 0}\n", "recommend.k: Input should be greater than 0, found 0"),
+        (SMALLEST + "recommend: {because: -1}\n", "recommend.because: .*greater than or equal to 0, found -1"),
         (SMALLEST + "recommend: {k: ten}\n", "recommend.k: .*valid integer.*, found 'ten'"),
         (SMALLEST + "distillation: {temperature: 0}\n", "distillation.temperature: .* greater than 0"),
         (SMALLEST + "distillation: {temperature: .nan}\n", "distillation.temperature: .* finite"),

@@ -39,6 +39,29 @@ def list_array(values: np.ndarray, lengths: np.ndarray, type_: pa.DataType) -> p
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=type_))
 
 
+@dataclass(frozen=True)
+class Marks:
+    """What contexts are made of, at N positions, one history after the other."""
+
+    owners: np.ndarray
+    """int64, ascending: the row of the history that a position belongs to."""
+    sessions: np.ndarray
+    event_types: np.ndarray
+    event_times: np.ndarray
+
+    def take(self, places: np.ndarray, owners: np.ndarray) -> "Marks":
+        """The given positions as those of other histories, whose rows are `owners`."""
+        return Marks(owners, self.sessions[places], self.event_types[places], self.event_times[places])
+
+
+def marks_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> Marks:
+    """The marks of all positions of the histories, or of those to keep; arguments as in `context_of`."""
+    sessions, offsets = ragged(histories["session_numbers"])
+    types, times = ragged(histories["event_types"])[0], ragged(histories["event_times"])[0]
+    marks = Marks(np.repeat(np.arange(len(histories)), np.diff(offsets)), sessions, types, times)
+    return marks if keep_N is None else marks.take(keep_N, marks.owners[keep_N])
+
+
 def context_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> np.ndarray:
     """The context of each position of the histories, one history after the other: int8 [N, columns of `tables.CONTEXT`].
 
@@ -49,21 +72,21 @@ def context_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> np.n
       keep_N: bool; the positions that are read, all when None. The others do not exist: they are neither a
         neighbour of a position nor in the result.
     """
-    sessions, offsets = ragged(histories["session_numbers"])
-    types, times = ragged(histories["event_types"])[0], ragged(histories["event_times"])[0]
-    owner = np.repeat(np.arange(len(histories)), np.diff(offsets))
-    if keep_N is not None:
-        sessions, types, times, owner = sessions[keep_N], types[keep_N], times[keep_N], owner[keep_N]
-    same_history = owner[1:] == owner[:-1]
-    microseconds = times.astype("datetime64[us]").astype(np.int64)
+    return context_from(marks_of(histories, keep_N=keep_N))
+
+
+def context_from(marks: Marks) -> np.ndarray:
+    """The same, of the positions that the marks tell of."""
+    same_history = marks.owners[1:] == marks.owners[:-1]
+    microseconds = marks.event_times.astype("datetime64[us]").astype(np.int64)
     gap_seconds = (microseconds[1:] - microseconds[:-1]) // 1_000_000
     bit_lengths = np.frexp(gap_seconds.astype(np.float64))[1]
     columns = {
-        "new_session": np.ones(len(owner), np.int8),
-        "event_type": types,
-        "time_gap": np.zeros(len(owner), np.int8),
+        "new_session": np.ones(len(marks.owners), np.int8),
+        "event_type": marks.event_types,
+        "time_gap": np.zeros(len(marks.owners), np.int8),
     }
-    columns["new_session"][:-1] = (sessions[1:] != sessions[:-1]) | ~same_history
+    columns["new_session"][:-1] = (marks.sessions[1:] != marks.sessions[:-1]) | ~same_history
     columns["time_gap"][1:] = np.where(same_history, np.minimum(1 + bit_lengths, tables.CONTEXT["time_gap"] - 1), 0)
     return np.stack([columns[name] for name in tables.CONTEXT], axis=1).astype(np.int8, copy=False)
 

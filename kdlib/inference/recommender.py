@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdlib.data.windows import context_of
+from kdlib.data.windows import context_from, marks_of
 from kdlib.errors import ContractError, ModelError
+from kdlib.inference.explain import because_of, check_reasons
 from kdlib.inference.topk import exact_topk
 from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
@@ -36,6 +37,7 @@ class Recommender:
         the model does not know are never recommended and are skipped in its input.
       statistics_folder: ITEM_STATISTICS.
       k: length of the lists; shorter where fewer items are left.
+      because: most history items to name as the reason for a recommended one; 0: no reasons are looked for.
       item_block: most items scored at a time.
       generated_at: end of the day that the data reach to, with time zone.
       threads: CPU threads.
@@ -52,6 +54,7 @@ class Recommender:
         statistics_folder: str,
         *,
         k: int,
+        because: int,
         item_block: int,
         generated_at: datetime,
         threads: int,
@@ -64,6 +67,7 @@ class Recommender:
         self._allowed_V = torch.from_numpy(available[:num_items])
         self._popularity_rank_V1, self._popularity_share_V = _popularity(statistics_folder, num_items)
         self._k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
+        self._because = because
         self._num_items, self._version = num_items, facts["version"]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -78,14 +82,17 @@ class Recommender:
         with_model = torch.from_numpy(readable)
         scores_BK = torch.empty(len(lengths), self._k)
         indices_BK = torch.empty(len(lengths), self._k, dtype=torch.int64)
+        reasons_BKM = np.full((len(lengths), self._k, self._because), -1)
         if with_model.any():
-            context_NC = context_of(batch, keep_N=known)
-            hidden_BW = last_hidden(
-                self._model, items[known], context_NC, known_lengths[readable], device=torch.device("cpu")
-            )
+            marks, read = marks_of(batch, keep_N=known), known_lengths[readable]
+            hidden_BW = last_hidden(self._model, items[known], context_from(marks), read, device=torch.device("cpu"))
             weight_VW, bias_V = self._model.head()
             found = self._topk(hidden_BW, weight_VW, bias_V, _seen_by(readable, items, lengths))
             scores_BK[with_model], indices_BK[with_model] = found
+            if self._because:
+                reasons_BKM[readable] = because_of(
+                    self._model, items[known], marks, read, hidden_BW, found[1].numpy(), because=self._because
+                )
         if not with_model.all():
             seen = _seen_by(~readable, items, lengths)
             ones = torch.ones(int((~readable).sum()), 1)
@@ -93,7 +100,7 @@ class Recommender:
             shares = self._popularity_share_V[found.clamp(min=0)]
             scores_BK[~with_model], indices_BK[~with_model] = torch.where(found < 0, ranks, shares), found
         self._check_unseen(batch, indices_BK.numpy(), users, items)
-        return self._as_table(batch["user_id"], scores_BK.numpy(), indices_BK.numpy(), readable)
+        return self._as_table(batch["user_id"], scores_BK.numpy(), indices_BK.numpy(), readable, reasons_BKM)
 
     def _topk(
         self, hidden_BW: Tensor, weight_VW: Tensor, bias_V: Tensor | None, seen: tuple[Tensor, Tensor]
@@ -111,10 +118,15 @@ class Recommender:
             raise ContractError(f"user {user} would be recommended an item of its own history")
 
     def _as_table(
-        self, user_ids: pa.ChunkedArray, scores_BK: NDArray, indices_BK: NDArray, readable: NDArray
+        self,
+        user_ids: pa.ChunkedArray,
+        scores_BK: NDArray,
+        indices_BK: NDArray,
+        readable: NDArray,
+        reasons_BKM: NDArray,
     ) -> pa.Table:
         real = indices_BK >= 0
-        offsets = pa.array(np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int32))
+        offsets = _offsets(real.sum(axis=1))
         item_ids = self._item_ids.take(pa.array(indices_BK[real]))
         columns = {
             "user_id": user_ids,
@@ -123,8 +135,20 @@ class Recommender:
             "source": pa.array(["popular", "model"]).take(pa.array(readable.astype(np.int8))),
             "model_version": pa.repeat(self._version, len(real)),
             "generated_at": pa.repeat(self._generated_at, len(real)),
+            "because_item_ids": self._because_column(reasons_BKM, real, readable),
         }
         return pa.table(columns).cast(RECOMMENDATIONS.schema)
+
+    def _because_column(self, reasons_BKM: NDArray, real_BK: NDArray, readable: NDArray) -> pa.Array:
+        """One list of reasons for each real item of a list from the model; null for the other users."""
+        type_ = RECOMMENDATIONS.schema.field("because_item_ids").type
+        if not self._because:
+            return pa.nulls(len(readable), type_)
+        told = real_BK & readable[:, None]
+        reasons = reasons_BKM[told]
+        ids = self._item_ids.take(pa.array(reasons[reasons >= 0]))
+        inner = pa.ListArray.from_arrays(_offsets((reasons >= 0).sum(axis=1)), ids)
+        return pa.ListArray.from_arrays(_offsets(told.sum(axis=1)), inner, mask=pa.array(~readable))
 
 
 def read_vocabulary(folder: str | Path) -> tuple[pa.Array, NDArray]:
@@ -163,7 +187,9 @@ def check_vocabulary(facts: dict[str, Any], item_ids: pa.Array) -> None:
         )
 
 
-def check_recommendations(folder: Path, histories: Path, *, k: int, unavailable: frozenset[str]) -> dict[str, int]:
+def check_recommendations(
+    folder: Path, histories: Path, *, k: int, because: int, unavailable: frozenset[str], item_ids: pa.Array
+) -> dict[str, int]:
     """Check a written table row by row; return the number of users by source (`model`, `popular`).
 
     Holds the user ids of both tables in memory, the rest a batch at a time.
@@ -172,18 +198,14 @@ def check_recommendations(folder: Path, histories: Path, *, k: int, unavailable:
       folder: the RECOMMENDATIONS files.
       histories: the HISTORIES files they were made from.
       k: longest list.
+      because: most reasons for an item; 0: none were looked for.
       unavailable: item ids that may not be recommended.
+      item_ids: string [items], in index order.
 
     Raises:
       ContractError: a user is missing, extra or repeated, or a list is too long, repeats an item, holds an unavailable
-        one, or has a score that is not finite.
+        one, or has a score that is not finite; or the reasons are not those of `check_reasons`.
     """
-    num_users = {"model": 0, "popular": 0}
-    for file in sorted(folder.glob("*.parquet")):
-        for batch in pq.ParquetFile(file).iter_batches(columns=["item_ids", "scores", "source"]):
-            _check_lists(batch, k, unavailable, file)
-            for count in batch["source"].value_counts().to_pylist():
-                num_users[count["values"]] += count["counts"]
     expected = pq.read_table(histories, columns=["user_id"])["user_id"]
     found = pq.read_table(folder, columns=["user_id"])["user_id"]
     num_distinct = len(found.unique())
@@ -192,6 +214,17 @@ def check_recommendations(folder: Path, histories: Path, *, k: int, unavailable:
             f"table recommendations must have each of the {len(expected)} users of the histories exactly once, "
             f"found {len(found)} rows of {num_distinct} users"
         )
+    num_users = {"model": 0, "popular": 0}
+    columns = ["item_ids", "scores", "source", "because_item_ids"]
+    for file in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(columns=columns):
+            _check_lists(batch, k, unavailable, file)
+            if not because and batch["because_item_ids"].null_count < len(batch):
+                raise ContractError(f"table recommendations: {file} has reasons, but recommend.because is 0")
+            for count in batch["source"].value_counts().to_pylist():
+                num_users[count["values"]] += count["counts"]
+    if because:
+        check_reasons(folder, histories, because=because, item_ids=item_ids)
     return num_users
 
 
@@ -229,3 +262,8 @@ def _seen_by(users: NDArray, items_N: NDArray, lengths: NDArray) -> tuple[Tensor
     """The ragged items of the chosen users (bool [B]), as `exact_topk` takes them."""
     offsets = np.concatenate([[0], np.cumsum(lengths[users])])
     return torch.from_numpy(items_N[np.repeat(users, lengths)]), torch.from_numpy(offsets)
+
+
+def _offsets(lengths: NDArray) -> pa.Array:
+    """Where the lists of these lengths begin and end in their flat values: int32 [lists + 1]."""
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

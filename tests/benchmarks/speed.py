@@ -240,7 +240,7 @@ def _users_per_second(bench: Bench) -> float:
         pq.write_table(bench.histories(), folder / "histories.parquet")
         settings = {
             "model_folder": str(folder / "model"), "vocabulary_folder": str(folder / "vocabulary"),
-            "statistics_folder": str(folder / "statistics"), "k": 10, "item_block": 65_536,
+            "statistics_folder": str(folder / "statistics"), "k": 10, "because": 0, "item_block": 65_536,
             "generated_at": datetime(2026, 1, 1, tzinfo=UTC), "threads": 1,
         }  # fmt: skip
         actor = ShardRecommender(str(folder / "table"), 1024, settings)

@@ -88,12 +88,12 @@ def store(tmp_path):
         tmp_path / "statistics" / "part-00000.parquet",
     )
 
-    def with_model(model, *, k=5):
+    def with_model(model, *, k=5, because=0):
         facts = {"vocabulary_hash": vocabulary_hash(ids[: model.num_items]), "vocabulary_version": "v1"}
         save_model(tmp_path / "model", model, model.state_dict(), facts)
         return Recommender(
             str(tmp_path / "model"), str(tmp_path / "vocabulary"), str(tmp_path / "statistics"),
-            k=k, item_block=32, generated_at=END_OF_DAY, threads=1,
+            k=k, because=because, item_block=32, generated_at=END_OF_DAY, threads=1,
         )  # fmt: skip
 
     return with_model
@@ -144,6 +144,45 @@ def test_rows_keep_the_contract(store):
     assert set(found["generated_at"].to_pylist()) == {END_OF_DAY}
     (version,) = set(found["model_version"].to_pylist())
     assert len(version) == 12
+
+
+def test_reasons_are_a_column_that_changes_no_other(store):
+    """With reasons asked for, the other columns are the same; without, there is no reason in any row."""
+    rows = [("a", [1, 2, 4], [0, 0, 1]), ("b", [], []), ("c", [5], [0]), ("d", list(range(57)), [0] * 57)]
+    model = tiny_model()
+    plain, found = store(model)(histories(*rows)), store(model, because=2)(histories(*rows))
+    assert found.schema.equals(tables.RECOMMENDATIONS.schema)
+    assert found.drop_columns(["because_item_ids"]).equals(plain.drop_columns(["because_item_ids"]))
+    assert plain["because_item_ids"].null_count == len(rows)
+    a, b, c, d = found["because_item_ids"].to_pylist()
+    assert (len(a), b, c, len(d)) == (5, None, [["item005"]] * 5, 3)
+    assert {name for reasons in a for name in reasons} <= {"item001", "item002", "item004"}
+    assert all(len(reasons) <= 2 for reasons in a + d)
+
+
+def test_reasons_are_items_without_which_the_score_is_lower(store):
+    """A list's first reason, taken out of the history, lowers its item's score more than any other item does."""
+    model = tiny_model(session_flag=False, inputs=[])
+    items, made = [1, 2, 4, 6, 8], store(model, k=55, because=1)
+    row = made(histories(("a", items, [0] * 5))).to_pylist()[0]
+    without = {}
+    for place, item in enumerate(items):
+        shorter = made(histories(("a", items[:place] + items[place + 1 :], [0] * 4))).to_pylist()[0]
+        without[f"item{item:03}"] = dict(zip(shorter["item_ids"], shorter["scores"], strict=True))
+    for item_id, score, reasons in zip(row["item_ids"], row["scores"], row["because_item_ids"], strict=True):
+        lost = {name: score - scores[item_id] for name, scores in without.items() if item_id in scores}
+        if len(lost) == 5:
+            best = max(lost, key=lambda name: lost[name])
+            assert reasons == ([best] if lost[best] > 0 else [])
+
+
+def test_items_newer_than_the_model_are_no_reasons(store):
+    """Items that the model cannot read are left out of the history before reasons are looked for, in it as if they never were."""
+    rows = [("mixed", [1, 55, 2, 4, 56], [0, 0, 1, 1, 1]), ("known", [1, 2, 4], [0, 1, 1]), ("new", [55], [0])]
+    model = tiny_model(num_items=50, inputs=[])
+    mixed, known, new = store(model, because=3)(histories(*rows)).to_pylist()
+    assert mixed["because_item_ids"] == known["because_item_ids"]
+    assert new["because_item_ids"] is None
 
 
 def test_items_seen_before_the_model_s_window_are_left_out(store):
@@ -247,8 +286,9 @@ def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
     """A repeated user is an error even if the histories repeat it too."""
     rows = [{"user_id": "a", "item_ids": ["x"], "scores": [1.0], "source": "model"}] * 2
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000.parquet")
+    limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
     with pytest.raises(ContractError, match="found 2 rows of 1 users"):
-        check_recommendations(tmp_path, tmp_path, k=2, unavailable=frozenset())
+        check_recommendations(tmp_path, tmp_path, **limits)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +301,7 @@ def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
         ({"item_ids": ["x", "gone"], "scores": [3.0, 2.0]}, "recommends gone, which is not available"),
         ({"user_id": "a"}, "each of the 2 users of the histories exactly once, found 2 rows of 1 users"),
         ({"user_id": "c"}, "each of the 2 users of the histories exactly once, found 2 rows of 2 users"),
+        ({"because_item_ids": [["x"], []]}, "has reasons, but recommend.because is 0"),
         (None, "each of the 2 users of the histories exactly once, found 1 rows of 1 users"),
     ],
 )
@@ -271,11 +312,31 @@ def test_the_written_table_is_checked(tmp_path, row, message):
     pq.write_table(pa.table({"user_id": ["a", "b"]}), tmp_path / "histories" / "part-00000.parquet")
     first = {"user_id": "a", "item_ids": ["x", "y"], "scores": [2.0, 1.0], "source": "model"}
     second = {"user_id": "b", "item_ids": ["y", "z"], "scores": [2.0, 1.0], "source": "popular"}
-    pq.write_table(pa.Table.from_pylist([first]), tmp_path / "good" / "part-00000.parquet")
-    pq.write_table(pa.Table.from_pylist([second]), tmp_path / "good" / "part-00001.parquet")
+    schema = pa.schema([tables.RECOMMENDATIONS.schema.field(name) for name in [*first, "because_item_ids"]])
     rows = [first] if row is None else [first, second | row]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bad" / "part-00000.parquet")
-    limits = {"k": 2, "unavailable": frozenset({"gone", "y2"})}
+    files = {"good/part-00000": [first], "good/part-00001": [second], "bad/part-00000": rows}
+    for name, part in files.items():
+        pq.write_table(pa.Table.from_pylist(part, schema), tmp_path / f"{name}.parquet")
+    limits = {"k": 2, "because": 0, "unavailable": frozenset({"gone", "y2"}), "item_ids": pa.array(["x", "y", "z"])}
     assert check_recommendations(tmp_path / "good", tmp_path / "histories", **limits) == {"model": 1, "popular": 1}
     with pytest.raises(ContractError, match=message):
+        check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)
+
+
+def test_the_reasons_of_the_written_table_are_checked(store, tmp_path):
+    """Where reasons are promised they are compared with the histories: the recommender's own pass, a changed one does not."""
+    made = store(tiny_model(), because=2)
+    for name in ("histories", "good", "bad"):
+        (tmp_path / name).mkdir()
+    read = histories(("a", [1, 2, 4], [0, 0, 1]), ("b", [], []), ("c", [5, 6], [0, 1]))
+    pq.write_table(read, tmp_path / "histories" / "part-00000.parquet")
+    table = made(read)
+    pq.write_table(table, tmp_path / "good" / "part-00000.parquet")
+    rows = table.to_pylist()
+    rows[2]["because_item_ids"][1] = ["item004"]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / "bad" / "part-00000.parquet")
+    item_ids = pa.array([f"item{index:03}" for index in range(NUM_ITEMS)])
+    limits = {"k": 5, "because": 2, "unavailable": frozenset(), "item_ids": item_ids}
+    assert check_recommendations(tmp_path / "good", tmp_path / "histories", **limits) == {"model": 2, "popular": 1}
+    with pytest.raises(ContractError, match="names item004 as a reason, which is not in the history of user c"):
         check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)

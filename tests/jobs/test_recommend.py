@@ -32,7 +32,7 @@ def config_for(root, **recommend_settings):
             "ds": DS,
             "output_dir": str(root),
             "input": {"simulate": {}},
-            "recommend": {"k": 4, "actors": 2, "batch_size": 64, **recommend_settings},
+            "recommend": {"k": 4, "because": 2, "actors": 2, "batch_size": 64, **recommend_settings},
             "ray": {"num_cpus": 3, "object_store_megabytes": 100},
         }
     )
@@ -121,6 +121,9 @@ def test_every_user_gets_one_good_list(store):
         assert not set(row["item_ids"]) & (seen | {"item005", "item006"})
         assert row["source"] == ("model" if number % 8 else "popular")
         assert row["scores"] == sorted(row["scores"], reverse=True)
+        reasons = row["because_item_ids"]
+        assert (reasons is None) == (row["source"] == "popular")
+        assert reasons is None or (len(reasons) == 4 and {name for named in reasons for name in named} <= seen)
         assert row["generated_at"] == datetime(2026, 11, 23, tzinfo=UTC)
     assert rows[0]["item_ids"] == ["item079", "item078", "item077", "item076"]
 
@@ -137,6 +140,26 @@ def test_the_same_inputs_give_the_same_files(store, copy):
     assert second.files == first.files
     assert second.version == first.version
     assert first.details["model"] + first.details["popular"] == first.details["users"] == NUM_USERS
+
+
+@pytest.mark.e2e
+def test_without_reasons_the_table_is_otherwise_the_same(store, copy):
+    """Switched off, the column is null in all rows, the other columns are as before, and `show` prints none."""
+    shutil.rmtree(copy / "recommendations")
+    recommend.run(config_for(copy, because=0))
+    rows = read_rows(copy)
+    assert {row.pop("because_item_ids") for row in rows} == {None}
+    assert rows == [{name: row[name] for name in row if name != "because_item_ids"} for row in read_rows(store)]
+    assert "because" not in show.format_user(config_for(copy), "user0003")
+
+
+@pytest.mark.e2e
+def test_show_reads_a_night_from_before_reasons(copy):
+    """A table without the column, as earlier versions wrote it, is shown without reasons."""
+    for file in publish.current(copy, "recommendations", DS).glob("*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns(["because_item_ids"]), file)
+    text = show.format_user(config_for(copy), "user0003")
+    assert len(text.splitlines()) == 9
 
 
 @pytest.mark.e2e
@@ -166,27 +189,30 @@ def test_more_actors_than_cpus_are_refused(copy):
 
 @pytest.mark.e2e
 def test_other_engines_read_the_same_rows(store):
-    """pyarrow, pandas, DuckDB, Polars and Spark read the table's folder, through the link, with `ds` as a partition."""
+    """pyarrow, pandas, DuckDB, Polars and Spark read the same lists, reasons and nulls through the link, `ds` as a partition."""
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
     from pyspark.sql import SparkSession
 
     folder = store / "recommendations"
-    want = [(row["user_id"], row["item_ids"], row["scores"]) for row in read_rows(store)]
+    names = ("user_id", "item_ids", "scores", "because_item_ids")
+    want = [tuple(row[name] for name in names) for row in read_rows(store)]
     table = pq.read_table(folder).sort_by("user_id")
     frame = table.to_pandas()
-    assert list(zip(frame["user_id"], map(list, frame["item_ids"]), map(list, frame["scores"]), strict=True)) == want
+    reasons = [None if told is None else [list(named) for named in told] for told in frame["because_item_ids"]]
+    lists = frame["user_id"], map(list, frame["item_ids"]), map(list, frame["scores"]), reasons
+    assert list(zip(*lists, strict=True)) == want
     assert set(table["ds"].to_pylist()) == {DS}
 
     pattern = f"{folder}/*/*.parquet"
-    columns = "user_id, item_ids, scores"
+    columns = ", ".join(names)
     relation = duckdb.sql(
         f"select {columns}, ds from read_parquet('{pattern}', hive_partitioning=true) order by user_id"
     )
-    assert [row[:3] for row in relation.fetchall()] == want
-    assert str(relation.types[1]) == "VARCHAR[]"
+    assert [row[:4] for row in relation.fetchall()] == want
+    assert [str(type_) for type_ in relation.types[1:4]] == ["VARCHAR[]", "FLOAT[]", "VARCHAR[][]"]
 
     lazy = polars.scan_parquet(f"{folder}/", hive_partitioning=True).sort("user_id").collect()
-    assert lazy.select("user_id", "item_ids", "scores").rows() == want
+    assert lazy.select(names).rows() == want
     assert lazy["ds"].cast(str).unique().to_list() == [DS]
 
     spark = SparkSession.getActiveSession()
@@ -198,7 +224,7 @@ def test_other_engines_read_the_same_rows(store):
         else:
             spark = SparkSession.builder.master("local[1]").getOrCreate()
     rows = spark.read.parquet(str(folder)).orderBy("user_id").collect()
-    assert [(row.user_id, list(row.item_ids), list(row.scores)) for row in rows] == want
+    assert [tuple(row[name] for name in names) for row in rows] == want
     assert {str(row.ds) for row in rows} == {DS}
 
 
@@ -241,7 +267,11 @@ def test_show_prints_history_and_list(store):
     index = int(best["item_ids"][0].removeprefix("item"))
     title = f"Title {index}" if index % 2 else best["item_ids"][0]
     assert text[5].split(maxsplit=2) == ["1", f"{best['scores'][0]:.4f}", title]
-    assert len(text) == 9
+    called = {"item021": "Title 21", "item034": "item034", "item047": "Title 47"}
+    reasons = [", ".join(called[name] for name in named) for named in best["because_item_ids"] if named]
+    found = [line.removeprefix(" " * 18 + "because: ") for line in text if "because" in line]
+    assert found == reasons
+    assert len(text) == 9 + len(reasons) > 9
 
 
 @pytest.mark.e2e
