@@ -231,10 +231,12 @@ def test_an_empty_batch_gives_an_empty_table(store):
 
 
 def test_a_sliced_batch_is_read_from_its_own_start(store):
-    """A slice of a table, whose buffers begin earlier, gives the same rows as the whole."""
+    """A slice of a table, whose buffers begin earlier, gives the same rows as the whole, scores up to rounding."""
     made = store(tiny_model())
     whole = histories(("a", [1, 2, 3], [0, 1, 1]), ("b", [4], [0]), ("c", [5, 6], [0, 0]))
-    assert made(whole.slice(1)).to_pylist() == made(whole).to_pylist()[1:]
+    sliced, rows = made(whole.slice(1)).to_pylist(), made(whole).to_pylist()[1:]
+    assert [row.pop("scores") for row in sliced] == [pytest.approx(row.pop("scores"), abs=1e-5) for row in rows]
+    assert sliced == rows
 
 
 def test_a_model_with_broken_weights_is_an_error(store):
