@@ -21,6 +21,8 @@ CORRUPT = "_corrupt_record"
 FILE = "_input_file"
 """The file that a row came from."""
 
+_BLANK = "".join(map(chr, range(33)))
+"""Blanks and control characters: a line of nothing else is no row."""
 _SAMPLE_LINES = 1_000
 """So many JSON lines are looked at for their keys before all of them are."""
 
@@ -103,9 +105,16 @@ def read_jsonl(spark: SparkSession, path: str, *, columns: Sequence[str]) -> Dat
             found = _keys(lines)
             if found or lines.head(1):
                 check_columns(columns, sorted(found), path=path)
-        reader = spark.read.options(mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT)
-        rows = reader.schema(_text_schema([*columns, CORRUPT])).json(spark_path(path))
-    return rows.select(*map(quoted, columns), CORRUPT, _file())
+        # Spark's own reader of JSON files makes no row of a line `[]` and several of an array
+        how = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
+        record = F.from_json("value", _text_schema([*columns, CORRUPT]), how)
+        rows = lines.filter(F.btrim("value", F.lit(_BLANK)) != "").select("value", record.alias("record"), _file())
+    no_record = F.btrim("value", F.lit(_BLANK)).startswith("[") | F.col("record").isNull()
+    return rows.select(
+        *(F.when(~no_record, F.col("record")[name]).alias(name) for name in columns),
+        F.when(no_record, F.col("value")).otherwise(F.col("record")[CORRUPT]).alias(CORRUPT),
+        FILE,
+    )
 
 
 def read_lines(spark: SparkSession, path: str) -> DataFrame:

@@ -111,7 +111,7 @@ def test_every_row_has_one_outcome(spark, seed):
         )
         for _ in range(200)
     ]  # fmt: skip
-    counts = count_outcomes(judge(spark, rows, max_events=7), path="p")
+    counts = count_outcomes(judge(spark, rows, max_events=7), path="p", last_day=date(2024, 5, 3))
     assert counts["rows_read"] == 200
     assert counts["kept"] + counts["duplicate"] + counts["quarantined"] == 200
     bad = sum(r[0] or not (r[1] and r[3] and r[5] and r[6] and r[7]) or r[7] < "2024" for r in rows)
@@ -123,7 +123,7 @@ def test_every_row_has_one_outcome(spark, seed):
 def test_no_rows_at_all_are_an_error(spark):
     """An empty input is an error and not an empty table."""
     with pytest.raises(InputError, match="p has no rows"):
-        count_outcomes(judge(spark, []), path="p")
+        count_outcomes(judge(spark, []), path="p", last_day=date(2024, 5, 3))
 
 
 @pytest.mark.parametrize(
