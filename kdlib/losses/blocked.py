@@ -96,7 +96,7 @@ def _tile(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradien
             add_product(hidden_TW, slope_TI, student.weight_VW[block])
         if gradients.weight_VW is not None:
             add_product(gradients.weight_VW[block], slope_TI.T, student.hidden_TW)
-    if gradients.hidden_TW is not None:
+    if gradients.hidden_TW is not None and hidden_TW is not None:
         gradients.hidden_TW.copy_(hidden_TW)
     kl = kl_T.sum() * (teachers.temperature**2 if teachers else 0.0)
     return torch.stack([(masses[0] - target_T).sum(), kl, (target_T >= best_T).sum().float()])
