@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parent.parent
-ENGINES = {"torch", "pyspark", "ray", "deepspeed", "transformers", "pyarrow", "safetensors"}
+ENGINES = {"torch", "pyspark", "ray", "deepspeed", "transformers", "pyarrow", "safetensors", "triton"}
 ALLOWED_ENGINES = {
     "features": {"pyspark", "pyarrow"},
     "data": {"torch", "pyarrow"},
     "models": {"torch", "safetensors"},
-    "losses": {"torch"},
+    "losses": {"torch", "triton"},
     "metrics": {"pyarrow"},
     "simulation": {"pyarrow"},
     "teachers": {"torch", "pyarrow", "transformers"},

@@ -7,6 +7,7 @@ Shapes: T real positions, W scoring width, V items.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from kdlib.losses.distillation import kl_divergence, mixture_log_probs
 
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Positions × items of one chunk: 16 MiB of float32 on a CPU, whose caches are small; 512 MiB on a GPU."""
+LARGE_CATALOGUE = 100_000
+"""From so many items on, `cross_entropy_and_kl` goes by tiles of positions and items (`kdlib.losses.blocked`)."""
 
 
 class Scored(NamedTuple):
@@ -59,10 +62,26 @@ Chunk = Callable[[Scored, Tensor, Teachers | None, int, int], tuple[Tensor, Tens
 of `ce + kl_weight · kl` with respect to the chunk's logits, [t, V], in the type of the matrix."""
 
 
+class Gradients(NamedTuple):
+    """Of `ce + kl_weight · kl` with respect to the student's parts; None where none is asked for."""
+
+    hidden_TW: Tensor | None
+    """Not initialised: to be written. The type of the hidden states."""
+    weight_VW: Tensor | None
+    """float32 zeros: to be added to; so is the bias."""
+    bias_V: Tensor | None
+
+
+Compute = Callable[[Scored, Tensor, Teachers | None, Gradients], Tensor]
+"""(student, targets, teachers, gradients to fill) → float32 [3], the sums (ce, kl, correct) over all positions."""
+
+
 def cross_entropy_and_kl(
     student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
 ) -> LossSums:
     """`CE(student, target) + λ·T²·KL(teachers' mixture_T ‖ student_T)`, in nats, over all items.
+
+    From `LARGE_CATALOGUE` items on by `kdlib.losses.blocked`, which says what that saves; below by chunks of positions.
 
     Args:
       student: what predicts; gradients reach its hidden states, matrix and bias.
@@ -71,6 +90,10 @@ def cross_entropy_and_kl(
       dtype: of logits, probabilities and their gradients; sums over positions are float32 whatever it is. bfloat16
         takes half the time where the processor multiplies it (AVX-512 BF16, AMX, GPUs), for a rounding of 2⁻⁹ a logit.
     """
+    if student.weight_VW.shape[0] >= LARGE_CATALOGUE:
+        from kdlib.losses import blocked  # it stands on this module
+
+        return blocked.cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
     return in_chunks(student, targets_T, teachers, _chunk, dtype=dtype)
 
 
@@ -78,8 +101,14 @@ def in_chunks(
     student: Scored, targets_T: Tensor, teachers: Teachers | None, chunk: Chunk, *, dtype: torch.dtype
 ) -> LossSums:
     """A loss of logits over all items, one chunk of positions at a time; `cross_entropy_and_kl` says the arguments."""
-    scored = student.hidden_TW, student.weight_VW, student.bias_V
-    return LossSums(*_InChunks.apply(*scored, targets_T, teachers, dtype, chunk))
+    return with_gradient(student, targets_T, teachers, partial(_sum_chunks, chunk=chunk), dtype=dtype)
+
+
+def with_gradient(
+    student: Scored, targets_T: Tensor, teachers: Teachers | None, compute: Compute, *, dtype: torch.dtype
+) -> LossSums:
+    """A loss whose gradient is computed together with it, in one node of autograd's graph."""
+    return LossSums(*_WithGradient.apply(*student, targets_T, teachers, dtype, compute))
 
 
 def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = None) -> LossSums:
@@ -98,7 +127,7 @@ def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = No
     return LossSums(total, ce.detach(), kl.detach(), correct)
 
 
-class _InChunks(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -108,32 +137,19 @@ class _InChunks(torch.autograd.Function):
         targets_T: Tensor,
         teachers: Teachers | None,
         dtype: torch.dtype,
-        chunk: Chunk,
+        compute: Compute,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         student = Scored(hidden_TW, weight_VW, bias_V).to(dtype)
         if teachers is not None:
             teachers = teachers._replace(scored=[scored.to(dtype) for scored in teachers.scored])
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden_TW) if need_hidden else None
-        grad_weight = torch.zeros_like(weight_VW, dtype=torch.float32) if need_weight else None
-        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if need_bias and bias_V is not None else None
-        sums = torch.zeros(3, device=hidden_TW.device)  # ce, kl, correct
-        size = max(1, CHUNK_LOGITS.get(hidden_TW.device.type, 1 << 26) // weight_VW.shape[0])
-        for start in range(0, len(targets_T), size):
-            stop = min(start + size, len(targets_T))
-            part, slope_TV = chunk(student, targets_T[start:stop], teachers, start, stop)
-            sums += part
-            if grad_hidden is not None:
-                grad_hidden[start:stop] = slope_TV @ student.weight_VW
-            if grad_weight is not None:
-                if dtype == torch.float32:
-                    grad_weight.addmm_(slope_TV.T, student.hidden_TW[start:stop])
-                else:
-                    grad_weight += slope_TV.T @ student.hidden_TW[start:stop]
-            if grad_bias is not None:
-                grad_bias += slope_TV.sum(0, dtype=torch.float32)
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ce, kl, correct = sums.unbind()
+        gradients = Gradients(
+            torch.empty_like(hidden_TW) if need_hidden else None,
+            torch.zeros(weight_VW.shape, device=weight_VW.device) if need_weight else None,
+            torch.zeros_like(bias_V, dtype=torch.float32) if need_bias and bias_V is not None else None,
+        )
+        ce, kl, correct = compute(student, targets_T, teachers, gradients).unbind()
+        ctx.save_for_backward(*gradients)
         total = ce + (teachers.kl_weight if teachers else 0.0) * kl
         ctx.mark_non_differentiable(ce, kl, correct)
         return total, ce, kl, correct
@@ -143,6 +159,33 @@ class _InChunks(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grads = [None if grad is None else grad * grad_total for grad in ctx.saved_tensors]
         return (*grads, None, None, None, None)
+
+
+def _sum_chunks(
+    student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients, *, chunk: Chunk
+) -> Tensor:
+    """`Compute` by chunks of positions over all items."""
+    sums = torch.zeros(3, device=targets_T.device)
+    size = max(1, CHUNK_LOGITS.get(targets_T.device.type, 1 << 26) // student.weight_VW.shape[0])
+    for start in range(0, len(targets_T), size):
+        stop = min(start + size, len(targets_T))
+        part, slope_TV = chunk(student, targets_T[start:stop], teachers, start, stop)
+        sums += part
+        if gradients.hidden_TW is not None:
+            gradients.hidden_TW[start:stop] = slope_TV @ student.weight_VW
+        if gradients.weight_VW is not None:
+            add_product(gradients.weight_VW, slope_TV.T, student.hidden_TW[start:stop])
+        if gradients.bias_V is not None:
+            gradients.bias_V.add_(slope_TV.sum(0, dtype=torch.float32))
+    return sums
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total += left @ right`, into float32 whatever the factors are."""
+    if right.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _chunk(

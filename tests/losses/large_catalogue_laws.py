@@ -1,0 +1,131 @@
+"""What every form of the loss over a large catalogue must obey, beside `next_item.reference`."""
+
+import pytest
+import torch
+
+from kdlib.losses.next_item import LossSums, Scored, Teachers, reference
+
+POSITIONS, ITEMS, WIDTH = 37, 101, 12
+
+
+class LargeCatalogueLaws:
+    """A form gives its loss and the device it runs on; its tiles are smaller than the shapes here."""
+
+    device = "cpu"
+
+    def loss(
+        self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None, dtype: torch.dtype = torch.float32
+    ) -> LossSums:
+        raise NotImplementedError
+
+    def _student(self, positions: int = POSITIONS, items: int = ITEMS, width: int = WIDTH, *, bias: bool) -> Scored:
+        torch.manual_seed(1)
+        tensors = [torch.randn(positions, width), torch.randn(items, width), *([torch.randn(items)] if bias else [])]
+        return Scored(*(tensor.to(self.device).requires_grad_() for tensor in tensors))
+
+    def _teachers(
+        self, number: int, temperature: float, kl_weight: float = 0.7, student: Scored | None = None
+    ) -> Teachers | None:
+        positions, items = (POSITIONS, ITEMS) if student is None else (len(student.hidden_TW), len(student.weight_VW))
+        torch.manual_seed(2)
+        scored = [
+            Scored(torch.randn(positions, 17 + n), torch.randn(items, 17 + n) / 2, torch.randn(items) if n else None)
+            for n in range(number)
+        ]
+        on_device = [
+            Scored(
+                s.hidden_TW.to(self.device),
+                s.weight_VW.to(self.device),
+                s.bias_V if s.bias_V is None else s.bias_V.to(self.device),
+            )
+            for s in scored
+        ]
+        return Teachers(on_device, [1.0, 2.5, 0.5][:number], kl_weight, temperature) if number else None
+
+    def _targets(self, positions: int = POSITIONS, items: int = ITEMS) -> torch.Tensor:
+        torch.manual_seed(3)
+        return torch.randint(0, items, (positions,)).to(self.device)
+
+    def _assert_reference(self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None) -> None:
+        ours, plain = self.loss(student, targets_T, teachers), reference(student, targets_T, teachers)
+        for name in ("total", "ce", "kl", "correct"):
+            torch.testing.assert_close(getattr(ours, name).float(), getattr(plain, name).float(), rtol=1e-5, atol=1e-4)
+        for mine, theirs in zip(
+            _gradients(ours.total * 0.3, student), _gradients(plain.total * 0.3, student), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("temperature", [1.0, 2.5])
+    @pytest.mark.parametrize("number", [0, 1, 2])
+    def test_equals_reference(self, number: int, temperature: float, bias: bool) -> None:
+        """Loss parts and every gradient agree with whole logits, for no teacher, one, or two of other widths."""
+        self._assert_reference(self._student(bias=bias), self._targets(), self._teachers(number, temperature))
+
+    @pytest.mark.parametrize("kl_weight", [0.0, 5.0])
+    def test_weight_of_the_divergence(self, kl_weight: float) -> None:
+        """λ scales the divergence in the total and in the gradient, and 0 leaves the cross-entropy's gradient."""
+        self._assert_reference(self._student(bias=True), self._targets(), self._teachers(1, 2.0, kl_weight))
+
+    @pytest.mark.parametrize(("positions", "items", "width"), [(1, 2, 1), (16, 32, 16), (33, 65, 20), (48, 31, 33)])
+    def test_awkward_sizes(self, positions: int, items: int, width: int) -> None:
+        """One more than a tile, one less, exactly one and a single position give what whole logits give."""
+        student = self._student(positions, items, width, bias=True)
+        self._assert_reference(student, self._targets(positions, items), self._teachers(1, 2.0, student=student))
+
+    def test_gradient_where_it_is_asked_for(self) -> None:
+        """A frozen matrix or frozen hidden states change nothing in the other's gradient."""
+        whole, targets, teachers = self._student(bias=False), self._targets(), self._teachers(1, 2.0)
+        wanted = _gradients(self.loss(whole, targets, teachers).total, whole)
+        for number, part in enumerate(("hidden_TW", "weight_VW")):
+            frozen = Scored(*(tensor.detach() for tensor in whole if tensor is not None))
+            learning = getattr(frozen, part).requires_grad_()
+            (gradient,) = torch.autograd.grad(self.loss(frozen, targets, teachers).total, learning)
+            torch.testing.assert_close(gradient, wanted[number])
+
+    def test_kl_is_zero_when_the_student_is_the_teacher(self) -> None:
+        """A student equal to its teacher has no divergence and gets the gradient of the cross-entropy alone."""
+        student, targets = self._student(bias=True), self._targets()
+        teacher = Scored(*(tensor.detach() for tensor in student if tensor is not None))
+        both = self.loss(student, targets, Teachers([teacher], [1.0], 5.0, 2.0))
+        alone = self.loss(student, targets, None)
+        assert abs(both.kl.item()) < 1e-3
+        for ours, theirs in zip(_gradients(both.total, student), _gradients(alone.total, student), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+    def test_an_item_that_the_teacher_rules_out(self) -> None:
+        """A teacher's bias of −inf gives the item no probability and leaves loss and gradient finite."""
+        student, teachers = self._student(bias=False), self._teachers(2, 2.0)
+        assert teachers is not None
+        ruled_out = torch.zeros(ITEMS, device=self.device)
+        ruled_out[5] = -torch.inf
+        teachers = teachers._replace(scored=[scored._replace(bias_V=ruled_out) for scored in teachers.scored])
+        self._assert_reference(student, self._targets(), teachers)
+
+    def test_no_positions_is_zero(self) -> None:
+        """A batch without real positions costs nothing and is not NaN."""
+        student = self._student(0, bias=True)
+        loss = self.loss(student, self._targets(0), self._teachers(1, 2.0, student=student))
+        assert loss.total.item() == 0
+        assert all(gradient.abs().sum() == 0 for gradient in _gradients(loss.total, student))
+
+    def test_bfloat16_is_near(self) -> None:
+        """bfloat16 factors give the float32 loss and gradients within their precision."""
+        student, targets, teachers = self._student(bias=True), self._targets(), self._teachers(2, 2.0)
+        low, exact = self.loss(student, targets, teachers, torch.bfloat16), reference(student, targets, teachers)
+        assert low.total.item() == pytest.approx(exact.total.item(), rel=1e-2)
+        for ours, theirs in zip(_gradients(low.total, student), _gradients(exact.total, student), strict=True):
+            assert torch.linalg.norm(ours - theirs) < 3e-2 * torch.linalg.norm(theirs)
+
+    def test_extreme_logits_stay_finite(self) -> None:
+        """Hidden states of ±1000 give the reference's loss, and a finite gradient."""
+        student = self._student(bias=False)
+        student = student._replace(hidden_TW=(student.hidden_TW * 1000).detach().requires_grad_())
+        targets, teachers = torch.zeros_like(self._targets()), self._teachers(2, 2.0)
+        loss = self.loss(student, targets, teachers)
+        torch.testing.assert_close(loss.total, reference(student, targets, teachers).total, rtol=1e-4, atol=0.0)
+        assert all(torch.isfinite(gradient).all() for gradient in _gradients(loss.total, student))
+
+
+def _gradients(loss: torch.Tensor, student: Scored) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss, [tensor for tensor in student if tensor is not None]))
