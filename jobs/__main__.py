@@ -15,6 +15,8 @@ JOBS = {
     "evaluate": "measure all models and baselines",
     "benchmark": "train recipes of a student with several seeds and compare them",
     "recommend": "write each user's top-k (Ray Data)",
+    "submit": "run a job of the above on a Ray cluster, follow it, pass its exit status on",
+    "status": "list the jobs that were submitted to a Ray cluster",
     "show": "print a user's history and recommendations",
 }
 
