@@ -9,10 +9,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 from jobs._console import say
-from kdlib.errors import ConfigError, DistilrecError
+from kdlib.errors import BusyError, ConfigError, DistilrecError
 
 POLL_SECONDS = 2.0
 CONNECT_SECONDS = 10.0
+START_SECONDS = 180.0
+"""A job server answers before its node can take jobs; so long it is asked again."""
 LOST_SECONDS = 600.0
 """A job server that has not answered for so long is given up; the job itself may go on."""
 
@@ -58,6 +60,26 @@ def _unreachable(address: str, error: Exception) -> DistilrecError:
     return DistilrecError(
         f"no Ray job server answers at {address} ({error}): is the cluster up, its port forwarded, and ray[default] on it?"
     )
+
+
+def submit(client: Any, **job: Any) -> None:
+    """`client.submit_job` of a cluster that may have this moment been started.
+
+    Raises:
+      BusyError: the submission id is taken.
+      DistilrecError: the cluster does not take the job.
+    """
+    first = time.monotonic()
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise BusyError(f"{job['submission_id']} has this moment been submitted by someone else") from None
+            if "No available agent" not in str(error) or time.monotonic() - first > START_SECONDS:
+                raise DistilrecError(f"the cluster does not take {job['submission_id']}: {error}") from None
+        time.sleep(POLL_SECONDS)
 
 
 def follow(client: Any, submission_id: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import kdlib
-from jobs._cluster import SUBMISSION, connect, exit_status, follow
+from jobs._cluster import SUBMISSION, connect, exit_status, follow, submit
 from jobs._console import say
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import BusyError, ConfigError, DistilrecError
@@ -33,16 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     submission_id = _free_id(client, config, arguments.stage)
     with tempfile.TemporaryDirectory(prefix="distilrec-submit-") as folder:
         _pack(Path(folder), arguments.config, with_code=not arguments.image_code)
-        try:
-            client.submit_job(
-                entrypoint=entrypoint(arguments.stage, ds=config.day, overrides=arguments.set),
-                submission_id=submission_id,
-                runtime_env={"working_dir": folder},
-            )
-        except RuntimeError as error:
-            if "already exists" in str(error):  # another submitter was faster
-                raise BusyError(f"{submission_id} has this moment been submitted by someone else") from None
-            raise DistilrecError(f"the cluster does not take {submission_id}: {error}") from None
+        submit(
+            client,
+            entrypoint=entrypoint(arguments.stage, ds=config.day, overrides=arguments.set),
+            submission_id=submission_id,
+            runtime_env={"working_dir": folder},
+        )
     say(f"submitted {submission_id} to {arguments.address}")
     if arguments.no_wait:
         return 0

@@ -420,7 +420,8 @@ class RecommendConfig(Section):
 
 
 class SparkConfig(Section):
-    master: str = "local[*]"
+    master: str | None = "local[*]"
+    """None: whoever starts the job says it (spark-submit, the Spark operator)."""
     driver_memory: str = "2g"
     shuffle_partitions: Positive = 8
     conf: dict[str, str] = Field(default_factory=dict)
