@@ -63,7 +63,7 @@ def _free_id(client: Any, config: RunConfig, stage: str) -> str:
     attempts = {0}
     for job in client.list_jobs():
         found = SUBMISSION.fullmatch(job.submission_id or "")
-        if not found or not (job.submission_id == base or job.submission_id.startswith(f"{base}-")):
+        if not found or (found["name"], found["stage"], found["ds"]) != (config.name, stage, config.day):
             continue
         if not job.status.is_terminal():
             raise BusyError(f"{job.submission_id} is {job.status.lower()}; wait for its end or stop it")

@@ -197,7 +197,9 @@ def test_a_cross_fitted_teacher_is_a_model_a_fold(load):
     assert load(text, "distillation.samples=32").distillation.cached_form != load(text).distillation.cached_form
 
 
-@pytest.mark.parametrize("path", [path for path in RUNS if not path.stem.startswith("quality_")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in RUNS if not path.stem.startswith("quality_")], ids=lambda path: path.stem
+)
 def test_every_shipped_run_config_is_valid(path, monkeypatch):
     """Each file of `cluster/runs` loads, with its folders named by variables, and is called what its run is called."""
     monkeypatch.setenv("DISTILREC_DATA", "/data")

@@ -40,9 +40,9 @@ with DAG(
 ) as dag:
 
     @task
-    def run_stage(stage: str, ds: str) -> None:
+    def run_stage(stage: str, day: str) -> None:  # `ds` is a name of Airflow's own
         """Run one stage; its lines go to the task's log."""
-        result = SubprocessHook().run_command([*COMMAND, stage, "--config", CONFIG, "--ds", ds], env=dict(os.environ))
+        result = SubprocessHook().run_command([*COMMAND, stage, "--config", CONFIG, "--ds", day], env=dict(os.environ))
         if result.exit_code in FINAL:
             raise AirflowFailException(f"{stage}: exit status {result.exit_code}: {FINAL[result.exit_code]}")
         if result.exit_code:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +30,7 @@ EPOCHS = 12
 NIGHT = {
     "name": "cluster",
     "ds": DS,
-    "input": {"simulate": {"num_events": 15_000, "num_items": 200, "num_days": 10, "events_per_user": 20}},
+    "input": {"simulate": {"num_events": 12_000, "num_items": 200, "num_days": 6, "events_per_user": 20}},
     "teachers": [{"name": "teacher", "model": {"kind": "gru", "dim": 16, "dropout": 0.0}, "train": {"epochs": 2}}],
     "student": {"model": {"kind": "gru", "dim": 16, "dropout": 0.0}},
     "training": {
@@ -40,6 +39,7 @@ NIGHT = {
     },
     "evaluation": {"k": [10], "bootstrap_samples": 20, "control": False},
     "recommend": {"k": 7, "actors": 2, "batch_size": 4},
+    "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
 }  # fmt: skip
 """Without dropout, so that training that goes on from a checkpoint ends with the same weights."""
 
@@ -51,7 +51,7 @@ def _free_port() -> int:
 
 
 class Cluster:
-    """A head without CPUs for work, and workers with two each; every node is a process group at its own loopback address."""
+    """A head without CPUs for work, and workers with two each; every node has a session and a loopback address of its own."""
 
     def __init__(self) -> None:
         self._home = tempfile.mkdtemp(prefix="dr")  # short: it holds sockets
@@ -69,7 +69,7 @@ class Cluster:
     def start_all(self) -> None:
         """The head and two workers; returns when they are up."""
         head = self.start(
-            "127.0.0.2", "--head", f"--port={self._gcs}", "--num-cpus=0", f"--temp-dir={self._home}",
+            "127.0.0.2", "--head", f"--port={self._gcs}", "--num-cpus=0",
             "--dashboard-host=127.0.0.2", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={_free_port()}",
         )  # fmt: skip
         assert head.wait() == 0, Path(self._home, "127.0.0.2.log").read_text()
@@ -81,29 +81,41 @@ class Cluster:
     def start(self, node: str, *more: str) -> subprocess.Popen[bytes]:
         """Begin to start a node; the command ends when the node is up, and its processes stay in its group."""
         joining = more or (f"--address=127.0.0.2:{self._gcs}", "--num-cpus=2")
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={node}", *joining]
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={node}",
+            f"--temp-dir={self._home}/{node}",  # shared, a node would unpack the job's code over another's
+            *joining, f"--dashboard-agent-listen-port={_free_port()}", "--object-store-memory=100000000",
+        ]  # fmt: skip
         with Path(self._home, f"{node}.log").open("ab") as log:
             starting = subprocess.Popen(
-                [*command, f"--dashboard-agent-listen-port={_free_port()}", "--object-store-memory=100000000"],
-                cwd=self._home, env=self.environment, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                command, cwd=self._home, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
         self.nodes[node] = starting.pid
         return starting
 
-    def node_of(self, process_title: str) -> str | None:
-        """A node on which such a Ray process runs."""
+    def processes(self, node: str) -> list[psutil.Process]:
+        """A node's processes: they have groups of their own, but stay in the session of the command that started it."""
+        found = []
         for process in psutil.process_iter():
-            try:
-                group, line = os.getpgid(process.pid), " ".join(process.cmdline())
-            except (psutil.Error, ProcessLookupError):
-                continue
-            if process_title in line and (found := [node for node, leader in self.nodes.items() if leader == group]):
-                return found[0]
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(process.pid) == self.nodes[node]:
+                    found.append(process)
+        return found
+
+    def node_of(self, title: str) -> str | None:
+        """A node on which a Ray process of this title runs."""
+        for node in self.nodes:
+            for process in self.processes(node):
+                with contextlib.suppress(psutil.Error):
+                    if title in " ".join(process.cmdline()):
+                        return node
         return None
 
     def kill(self, node: str) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.nodes.pop(node), signal.SIGKILL)
+        """Let a node die as a machine does: all at once, without a word."""
+        for process in self.processes(node):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def submit(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
