@@ -19,6 +19,8 @@ JOBS = {
     "promote": "put the night in use",
     "rollback": "put an earlier night in use again",
     "report": "write the night's report, one HTML page",
+    "submit": "run a job of the above on a Ray cluster, follow it, pass its exit status on",
+    "status": "list the jobs that were submitted to a Ray cluster",
     "show": "print a user's history and recommendations",
 }
 

@@ -17,29 +17,41 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+"""As on a Mac: no server listens beyond the loopback interface. `_node_ip_address` alone is resolved to the host's address."""
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the driver of a submitted job."""
+
+
+def cluster_address(config: RunConfig) -> str | None:
+    """The cluster to join: `ray.address`, or the one that runs this process as a Ray job; None: a local one is started."""
+    return config.ray.address or ("auto" if _JOB in os.environ else None)
 
 
 @contextmanager
 def start_ray(config: RunConfig) -> Iterator[None]:
-    """A Ray cluster for the length of the block: a local one on the loopback interface, or the one at `ray.address`.
+    """A Ray cluster for the length of the block: a local one on the loopback interface, or the one at `cluster_address`.
 
     Inside another such block it does nothing, so that stages of one process share a cluster.
 
     Raises:
-      DistilrecError: the cluster at `ray.address` cannot be reached.
+      DistilrecError: the cluster cannot be reached.
     """
+    address = cluster_address(config)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if config.ray.address is None:  # Ray reads these when it is imported
+    if address is None:  # Ray reads these when it is imported
         _set_token()
+        os.environ.setdefault(*_LOOPBACK)
     import ray
     import ray.data
 
     if ray.is_initialized():
         yield
         return
-    if config.ray.address is None:
+    if address is None:
         ray.init(
+            address="local",  # RAY_ADDRESS is for those who ask for a cluster
             num_cpus=config.ray.num_cpus or max(4, os.cpu_count() or 1),
             object_store_memory=config.ray.object_store_megabytes * 2**20,
             include_dashboard=False,
@@ -49,9 +61,9 @@ def start_ray(config: RunConfig) -> Iterator[None]:
         )
     else:
         try:
-            ray.init(address=config.ray.address, log_to_driver=True, logging_level=logging.WARNING)
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DistilrecError(f"cannot join the Ray cluster at ray.address={config.ray.address}: {error}") from None
+            raise DistilrecError(f"cannot join the Ray cluster at {address}: {error}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0

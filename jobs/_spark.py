@@ -82,9 +82,14 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
         "spark.ui.showConsoleProgress": "false",
         **TABLE_SETTINGS,
     }
-    if config.spark.master.startswith("local"):
-        settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
-    builder = SparkSession.builder.master(config.spark.master).appName(f"distilrec {config.name}")
+    master = config.spark.master
+    if master is None:  # spark-submit has already given the driver its memory
+        del settings["spark.driver.memory"]
+    else:
+        settings["spark.master"] = master
+        if master.startswith("local"):
+            settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    builder = SparkSession.builder.appName(f"distilrec {config.name}")
     for key, value in {**settings, **config.spark.conf}.items():
         builder = builder.config(key, value)
     try:
@@ -92,7 +97,7 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
             return builder.getOrCreate()
     except PySparkException as error:
         raise ConfigError(
-            f"Spark did not start with master {config.spark.master} and Java {home or shutil.which('java')}: "
+            f"Spark did not start with master {master or 'of spark-submit'} and Java {home or shutil.which('java')}: "
             f"{str(error).splitlines()[0]}. Look at {log}, and at the section spark of the run config"
         ) from None
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from jobs._console import command, say
 from jobs._published import Features, features, parquet_files, versions
-from jobs._ray import start_ray
+from jobs._ray import cluster_address, start_ray
 from jobs._step import run_step
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -94,7 +94,7 @@ def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> 
     import ray.exceptions
 
     settings = config.recommend
-    if config.ray.address is None and settings.actors >= (num_cpus := int(ray.cluster_resources().get("CPU", 0))):
+    if cluster_address(config) is None and settings.actors >= (num_cpus := int(ray.cluster_resources().get("CPU", 0))):
         raise ConfigError(  # a cluster at an address may grow; a local one would wait for ever
             f"recommend.actors is {settings.actors}, one CPU each, and reading needs another, "
             f"but the local Ray has {num_cpus}: lower recommend.actors or raise ray.num_cpus"

@@ -476,7 +476,8 @@ class RetentionConfig(Section):
 
 
 class SparkConfig(Section):
-    master: str = "local[*]"
+    master: str | None = "local[*]"
+    """None: whoever starts the job says it (spark-submit, the Spark operator)."""
     driver_memory: str = "2g"
     shuffle_partitions: Positive = 8
     conf: dict[str, str] = Field(default_factory=dict)
@@ -585,13 +586,16 @@ class RunConfig(Section):
         return self.ds.isoformat()
 
 
-def load_config(path: str | Path, *, overrides: tuple[str, ...] = (), ds: str | None = None) -> RunConfig:
+def load_config(
+    path: str | Path, *, overrides: tuple[str, ...] = (), ds: str | None = None, expand: bool = True
+) -> RunConfig:
     """Read a run config.
 
     Args:
       path: a YAML file.
       overrides: `section.key=value` texts; the value is read as YAML. A list item is addressed by its number.
       ds: the run's date, `YYYY-MM-DD`; wins over the file's.
+      expand: fill environment variables in; false where another machine's are meant.
 
     Raises:
       ConfigError: the file is missing or not YAML, or a key is unknown, missing or out of range.
@@ -600,7 +604,7 @@ def load_config(path: str | Path, *, overrides: tuple[str, ...] = (), ds: str | 
     if ds is not None:
         data["ds"] = ds
     try:
-        return RunConfig.model_validate(_expand(data))
+        return RunConfig.model_validate(_expand(data) if expand else data)
     except ValidationError as error:
         raise ConfigError(f"the run config {path} is wrong: {first_fault(error)}") from None
 

@@ -1,4 +1,5 @@
 from datetime import date
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -6,6 +7,7 @@ from pydantic import ValidationError
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import ConfigError
 
+RUNS = sorted(path for path in (Path(__file__).parents[1] / "cluster" / "runs").glob("*.yaml"))
 SMALLEST = "name: tiny\noutput_dir: out\ninput: {simulate: {}}\n"
 EVENTS = "format: csv, path: e.csv, item: i, user: u"
 
@@ -194,3 +196,26 @@ def test_a_cross_fitted_teacher_is_a_model_a_fold(load):
     text = SMALLEST + "teachers: [{name: a, folds: 2}, {name: b}]\ndistillation: {targets: sampled}\n"
     assert [teacher.models for teacher in load(text).teachers] == [("models/a_fold0", "models/a_fold1"), ("models/b",)]
     assert load(text, "distillation.samples=32").distillation.cached_form != load(text).distillation.cached_form
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RUNS if not path.stem.startswith("quality_")], ids=lambda path: path.stem
+)
+def test_every_shipped_run_config_is_valid(path, monkeypatch):
+    """Each file of `cluster/runs` loads, with its folders named by variables, and is called what its run is called."""
+    monkeypatch.setenv("DISTILREC_DATA", "/data")
+    monkeypatch.setenv("DISTILREC_LAKE", "/lake")
+    assert load_config(path, ds="2026-11-22").name == path.stem
+
+
+def test_another_machine_s_variables_can_be_left_alone(tmp_path, monkeypatch):
+    """Who submits to a cluster checks the config without the cluster's environment."""
+    monkeypatch.delenv("SHOP_LAKE", raising=False)
+    (tmp_path / "run.yaml").write_text("name: tiny\noutput_dir: ${SHOP_LAKE}/out\ninput: {simulate: {}}\n")
+    assert load_config(tmp_path / "run.yaml", expand=False).output_dir == "${SHOP_LAKE}/out"
+
+
+def test_spark_s_master_can_be_left_to_spark_submit(load):
+    """`spark.master: null` is a value of its own, not the default."""
+    assert load(SMALLEST).spark.master == "local[*]"
+    assert load(SMALLEST, "spark.master=null").spark.master is None

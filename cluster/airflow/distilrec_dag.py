@@ -1,0 +1,66 @@
+"""The night as an Airflow DAG (Airflow 3): one task a stage, for the day that the run's data interval begins on.
+
+Set in the environment of scheduler and workers:
+  DISTILREC_CONFIG    the run config, a path on the worker
+  DISTILREC_COMMAND   `distilrec` (the default), or `distilrec submit --address http://HEAD:8265` for a Ray cluster
+  DISTILREC_STAGES    the stages in order, with commas, where they are not those of a night that trains its teachers first
+
+A stage that is up to date is skipped in a second, so clearing a task, or the whole run, repeats nothing. Backfill:
+  airflow backfill create --dag-id distilrec --from-date 2026-11-01 --to-date 2026-11-22
+"""
+
+import os
+import re
+import shlex
+from datetime import datetime, timedelta
+
+from airflow.providers.standard.hooks.subprocess import SubprocessHook
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+COMMAND = shlex.split(os.environ.get("DISTILREC_COMMAND", "distilrec"))
+CONFIG = os.environ.get("DISTILREC_CONFIG", "/etc/distilrec/run.yaml")
+STAGES = os.environ.get(
+    "DISTILREC_STAGES",
+    "build-features, check-gates --part input, train-teacher, cache-teacher, distill, evaluate, check-gates, recommend, promote",
+)
+
+FINAL = {
+    2: "something must be mended first; the message stands above",
+    3: "a gate forbids publishing: the night in use stays; the message and the report say which",
+}
+"""Exit statuses that no retry mends; all others are retried: 75 (another run holds the date) and crashes."""
+
+with DAG(
+    dag_id="distilrec",
+    schedule=CronDataIntervalTimetable("30 0 * * *", timezone="UTC"),
+    start_date=datetime(2026, 11, 1),
+    catchup=True,
+    max_active_runs=1,  # the item vocabulary grows from night to night, in order
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=10), "execution_timeout": timedelta(hours=6)},
+    doc_md=__doc__,
+    tags=["distilrec"],
+) as dag:
+
+    @task
+    def run_stage(stage: str, day: str) -> None:  # `ds` is a name of Airflow's own
+        """Run one stage; its lines go to the task's log."""
+        result = SubprocessHook().run_command(
+            [*COMMAND, *stage.split(), "--config", CONFIG, "--ds", day], env=dict(os.environ)
+        )
+        if result.exit_code in FINAL:
+            raise AirflowFailException(f"{stage}: exit status {result.exit_code}: {FINAL[result.exit_code]}")
+        if result.exit_code:
+            raise RuntimeError(f"{stage}: exit status {result.exit_code}")
+
+    previous = None
+    for name in STAGES.split(","):
+        this = run_stage.override(task_id="_".join(re.findall(r"\w+", name)))(name.strip(), "{{ ds }}")
+        if previous is not None:
+            previous >> this
+        previous = this
+    # a blocked night has a report too; `published` keeps its success from being taken for the night's
+    previous >> run_stage.override(task_id="report", trigger_rule="all_done")("report", "{{ ds }}")
+    previous >> EmptyOperator(task_id="published")

@@ -1,0 +1,90 @@
+"""Create the RayJob of one night: night.yaml with its name, command line and the description of the RayCluster `distilrec`.
+
+Runs in the CronJob's pod with the rights to read that one RayCluster and to create RayJobs. A night that exists already is
+left alone: its name is its date. Only PyYAML is needed.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SUSPEND = "suspend"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+
+def night(
+    template: dict[str, Any], cluster: dict[str, Any], *, ds: str, run: str, options: str, queue: str
+) -> dict[str, Any]:
+    """The RayJob.
+
+    Args:
+      template: night.yaml.
+      cluster: the RayCluster whose nodes the night gets.
+      ds: the day, YYYY-MM-DD.
+      run: the run config's name, for the submission id that `distilrec status` knows.
+      options: of the command line, `--config … --set …`.
+      queue: a Kueue LocalQueue, which starts the night when there is room; empty: it starts at once.
+    """
+    spec = dict(template["spec"])
+    spec["rayClusterSpec"] = {key: value for key, value in cluster["spec"].items() if key != SUSPEND}
+    image = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    submitter = spec["submitterPodTemplate"]["spec"]["containers"][0]
+    spec["submitterPodTemplate"]["spec"]["containers"] = [submitter | {"image": image}]
+    spec["jobId"] = f"distilrec-{run}-nightly-{ds}"
+    spec["entrypoint"] = shlex.join(["python", "-m", "jobs.nightly", "--ds", ds, *shlex.split(options)])
+    spec[SUSPEND] = bool(queue)
+    labels = template["metadata"]["labels"] | {"distilrec/ds": ds} | ({QUEUE_LABEL: queue} if queue else {})
+    return template | {"metadata": {"name": f"distilrec-{ds}", "labels": labels}, "spec": spec}
+
+
+def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask the Kubernetes API, as the pod's service account, about this namespace's Ray objects."""
+    server = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT_HTTPS']}"
+    namespace = (ACCOUNT / "namespace").read_text().strip()
+    request = urllib.request.Request(
+        f"{server}/apis/ray.io/v1/namespaces/{namespace}/{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={
+            "Authorization": f"Bearer {(ACCOUNT / 'token').read_text().strip()}",
+            "Content-Type": "application/json",
+        },
+    )
+    trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    with urllib.request.urlopen(request, timeout=30, context=trusted) as answer:
+        return json.load(answer)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ds", required=True, help="the day, YYYY-MM-DD")
+    ds = parser.parse_args().ds
+    template = yaml.safe_load(Path(__file__).with_name("night.yaml").read_text())
+    try:
+        job = night(
+            template, call("GET", "rayclusters/distilrec"),
+            ds=ds, run=os.environ["RUN"], options=os.environ["OPTIONS"], queue=os.environ.get("QUEUE", ""),
+        )  # fmt: skip
+        call("POST", "rayjobs", job)
+    except urllib.error.HTTPError as error:
+        if error.code == 409:
+            print(f"distilrec-{ds} exists already: nothing to do")
+            return 0
+        print(f"Kubernetes answers {error.code}: {error.read().decode()[:500]}", file=sys.stderr)
+        return 1
+    print(f"created distilrec-{ds}: {job['spec']['entrypoint']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

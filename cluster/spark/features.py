@@ -1,0 +1,8 @@
+"""What spark-submit runs: the stage build_features, with its command line, on the Spark that submitted it."""
+
+import sys
+
+from jobs.build_features import main
+
+if __name__ == "__main__":
+    sys.exit(main())

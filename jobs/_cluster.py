@@ -1,0 +1,120 @@
+"""Talk to the job server of a Ray cluster: connect, name submissions, follow one to its end."""
+
+import os
+import re
+import socket
+import sys
+import time
+from typing import Any
+from urllib.parse import urlparse
+
+from jobs._console import say
+from kdlib.errors import BusyError, ConfigError, DistilrecError
+
+POLL_SECONDS = 2.0
+CONNECT_SECONDS = 10.0
+START_SECONDS = 180.0
+"""A job server answers before its node can take jobs; so long it is asked again."""
+LOST_SECONDS = 600.0
+"""A job server that has not answered for so long is given up; the job itself may go on."""
+
+SUBMISSION = re.compile(
+    r"distilrec-(?P<name>[a-z0-9_]+)-(?P<stage>[a-z-]+)-(?P<ds>\d{4}-\d\d-\d\d)(?:-(?P<attempt>\d+))?"
+)
+"""What submissions are called: one id a run config, stage and date; later attempts are numbered from 2."""
+
+
+def connect(address: str | None) -> Any:
+    """A `JobSubmissionClient` for the job server at an address.
+
+    Raises:
+      ConfigError: there is no address, or it is not one of a job server.
+      DistilrecError: nothing answers there, or it wants another token.
+    """
+    if not address:
+        raise ConfigError("no cluster: give --address http://HEAD:8265 or set RAY_API_SERVER_ADDRESS")
+    url = urlparse(address)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ConfigError(f"--address takes the URL of a Ray job server, http://HEAD:8265, found {address!r}")
+    try:  # Ray's own client waits without a limit
+        port = url.port or {"http": 80, "https": 443}[url.scheme]
+        socket.create_connection((url.hostname, port), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, error) from None
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # else this variable and RAY_ADDRESS win over the argument
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise DistilrecError(
+            f"the cluster at {address} refuses this token ({str(error).splitlines()[0]}): set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file, to the cluster's token"
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> DistilrecError:
+    return DistilrecError(
+        f"no Ray job server answers at {address} ({error}): is the cluster up, its port forwarded, and ray[default] on it?"
+    )
+
+
+def submit(client: Any, **job: Any) -> None:
+    """`client.submit_job` of a cluster that may have this moment been started.
+
+    Raises:
+      BusyError: the submission id is taken.
+      DistilrecError: the cluster does not take the job.
+    """
+    first = time.monotonic()
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise BusyError(f"{job['submission_id']} has this moment been submitted by someone else") from None
+            if "No available agent" not in str(error) or time.monotonic() - first > START_SECONDS:
+                raise DistilrecError(f"the cluster does not take {job['submission_id']}: {error}") from None
+        time.sleep(POLL_SECONDS)
+
+
+def follow(client: Any, submission_id: str) -> Any:
+    """Print a job's log as it grows; returns the finished job's details.
+
+    Raises:
+      DistilrecError: the job server no longer answers.
+    """
+    printed, answered = 0, time.monotonic()
+    while True:
+        try:
+            job = client.get_job_info(submission_id)  # before the log, which is then whole when the job is over
+            log = client.get_job_logs(submission_id)
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() - answered > LOST_SECONDS:
+                raise DistilrecError(
+                    f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}); {submission_id} may go on: "
+                    "look with `distilrec status`, then submit again"
+                ) from None
+        else:
+            answered = time.monotonic()
+            print(log[printed:], end="", flush=True)
+            printed = len(log)
+            if job.status.is_terminal():
+                return job
+        time.sleep(POLL_SECONDS)
+
+
+def exit_status(job: Any) -> int:
+    """The exit status of a finished job's own process; 1, and a message, where it never got one."""
+    if job.status == "SUCCEEDED":
+        return 0
+    code = job.driver_exit_code
+    if code is None:
+        print(f"distilrec: {job.submission_id} {job.status.lower()}: {job.message}", file=sys.stderr)
+        return 1
+    say(f"distilrec: {job.submission_id} ended with exit status {code}")
+    return code if code > 0 else 128 - code  # as shells say it of a signal

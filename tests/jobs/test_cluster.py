@@ -1,0 +1,232 @@
+"""A night on a real Ray cluster of three nodes on this machine, token on: submitted, refused, doubled, and with dying nodes."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from kdlib import publish
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(1800),  # some minutes; with the machine shared among many, twenty
+    pytest.mark.skipif(sys.platform != "linux", reason="each node has a loopback address of its own"),
+]
+HOME = Path(__file__).parents[2]
+DS = "2026-11-22"
+EPOCHS = 12
+NIGHT = {
+    "name": "cluster",
+    "ds": DS,
+    "input": {"simulate": {"num_events": 12_000, "num_items": 200, "num_days": 6, "events_per_user": 20}},
+    "teachers": [{"name": "teacher", "model": {"kind": "gru", "dim": 16, "dropout": 0.0}, "train": {"epochs": 2}}],
+    "student": {"model": {"kind": "gru", "dim": 16, "dropout": 0.0}},
+    "training": {
+        "workers": 2, "zero_stage": 2,
+        "defaults": {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 64, "learning_rate": 0.003},
+    },
+    "evaluation": {"k": [10], "bootstrap_samples": 20, "control": False},
+    "recommend": {"k": 7, "actors": 2, "batch_size": 1},
+    "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
+}  # fmt: skip
+"""Without dropout, so that training that goes on from a checkpoint ends with the same weights."""
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    """Let a node die as a machine does: all at once, without a word."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+class Cluster:
+    """A head without CPUs for work, and workers with two each; every node has a session and a loopback address of its own."""
+
+    def __init__(self) -> None:
+        self._home = tempfile.mkdtemp(prefix="dr")  # short: it holds sockets
+        self.nodes: dict[str, int] = {}
+        self._gcs, self._dashboard = _free_port(), _free_port()
+        self.url = f"http://127.0.0.2:{self._dashboard}"
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(HOME),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def start_all(self) -> None:
+        """The head and two workers; returns when they are up."""
+        head = self.start(
+            "127.0.0.2", "--head", f"--port={self._gcs}", "--num-cpus=0",
+            "--dashboard-host=127.0.0.2", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={_free_port()}",
+        )  # fmt: skip
+        assert head.wait() == 0, Path(self._home, "127.0.0.2.log").read_text()
+        for node in ("127.0.0.3", "127.0.0.4"):
+            self.add(node)
+
+    def add(self, node: str) -> None:
+        """Start a worker; Ray gives a node's processes half a minute, which a busy machine may need twice."""
+        while self.start(node).wait():
+            _kill(self.processes(node))
+
+    def start(self, node: str, *more: str) -> subprocess.Popen[bytes]:
+        """Begin to start a node; the command ends when the node is up, and its processes stay in its session."""
+        joining = more or (f"--address=127.0.0.2:{self._gcs}", "--num-cpus=2")
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={node}",
+            f"--temp-dir={self._home}/{node}",  # shared, a node would unpack the job's code over another's
+            *joining, f"--dashboard-agent-listen-port={_free_port()}", "--object-store-memory=100000000",
+        ]  # fmt: skip
+        with Path(self._home, f"{node}.log").open("ab") as log:
+            starting = subprocess.Popen(
+                command, cwd=self._home, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.nodes[node] = starting.pid
+        return starting
+
+    def processes(self, node: str) -> list[psutil.Process]:
+        """A node's processes: they have groups of their own, but stay in the session of the command that started it."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(process.pid) == self.nodes[node]:
+                    found.append(process)
+        return found
+
+    def node_of(self, title: str) -> str | None:
+        """A node on which a Ray process of this title runs."""
+        for node in self.nodes:
+            for process in self.processes(node):
+                with contextlib.suppress(psutil.Error):
+                    if title in " ".join(process.cmdline()):
+                        return node
+        return None
+
+    def submit(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs", "submit", "--address", self.url, *arguments],
+            cwd=HOME, env=self.environment | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Kill all that belongs to it, drivers of jobs too, which have groups of their own."""
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("RAY_AUTH_TOKEN") == self.environment["RAY_AUTH_TOKEN"]
+            except psutil.Error:
+                continue
+            if ours and process.pid != os.getpid():
+                process.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster of a head and two workers."""
+    cluster = Cluster()
+    try:
+        cluster.start_all()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def _config(folder: Path) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(NIGHT | {"output_dir": str(folder / "output")}))
+    return path
+
+
+def _wait_for(what: Callable[[], object], night: subprocess.Popen[str]) -> None:
+    while not what():
+        assert night.poll() is None, _ended(night)[1]
+        time.sleep(0.02)
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    printed, _ = process.communicate()
+    return process.returncode, printed
+
+
+def test_a_job_without_the_token_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """Another token, or none, gets nothing but exit status 2 and a line that says what to set."""
+    for token in (secrets.token_hex(32), ""):
+        status, printed = _ended(cluster.submit("nightly", "--config", str(_config(tmp_path)), RAY_AUTH_TOKEN=token))
+        assert status == 2, printed
+        assert "refuses this token" in printed
+        assert "RAY_AUTH_TOKEN_PATH" in printed
+        assert "Traceback" not in printed
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_job_s_exit_status_is_passed_on(cluster: Cluster, tmp_path: Path) -> None:
+    """A stage that cannot start ends the submission with the stage's own status and message; a second attempt has its own id."""
+    for attempt in ("", "-2"):
+        status, printed = _ended(cluster.submit("evaluate", "--config", str(_config(tmp_path))))
+        assert status == 2, printed
+        assert f"submitted distilrec-cluster-evaluate-{DS}{attempt} to" in printed
+        assert "no published histories for 2026-11-22" in printed
+
+
+def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(cluster: Cluster, tmp_path: Path) -> None:
+    """A node dies in training, another in batch inference: the job ends well, and the table is the local mode's byte for byte."""
+    (tmp_path / "local").mkdir()
+    (tmp_path / "cluster").mkdir()
+    root = tmp_path / "cluster" / "output"
+    night = cluster.submit("nightly", "--config", str(_config(tmp_path / "cluster")))
+    local = subprocess.Popen(
+        [sys.executable, "-m", "jobs", "nightly", "--config", str(_config(tmp_path / "local"))],
+        cwd=HOME, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        _wait_for(lambda: list((root / "_checkpoints").glob("*.distill.*/checkpoint_manager_snapshot.json")), night)
+        victim = cluster.node_of("ray::RayTrainWorker")
+        assert victim
+        _kill(cluster.processes(victim))
+        cluster.add(victim)  # as Kubernetes would
+        status, printed = _ended(cluster.submit("nightly", "--config", str(_config(tmp_path / "cluster"))))
+        assert status == 75, printed
+        assert f"distilrec-cluster-nightly-{DS} is running" in printed
+        _wait_for(lambda: cluster.node_of("ShardRecommender"), night)
+        doomed = cluster.processes(cluster.node_of("ShardRecommender") or "")
+        _wait_for(lambda: list((root / "_staging").glob("recommendations.*/*.parquet")), night)
+        _kill(doomed)
+        written = len(list((root / "_staging").glob("recommendations.*/*.parquet")))
+        status, printed = _ended(night)
+        local_status, local_printed = _ended(local)
+    finally:
+        night.kill()
+        local.terminate()
+    assert status == 0, printed
+    assert f"student epoch {EPOCHS}/{EPOCHS}" in printed
+    assert local_status == 0, local_printed
+    tables = [publish.current(folder, "recommendations", DS) for folder in (root, tmp_path / "local" / "output")]
+    files = [{file.name: file.read_bytes() for file in table.iterdir()} for table in tables]
+    assert written < len(files[0]), "the node died too late"
+    assert pq.read_table(tables[0]).equals(pq.read_table(tables[1]))
+    assert files[0] == files[1]
+    listed = subprocess.run(
+        [sys.executable, "-m", "jobs", "status", "--address", cluster.url, "--ds", DS],
+        cwd=HOME, env=cluster.environment, text=True, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert f"distilrec-cluster-nightly-{DS} " in listed
+    assert "SUCCEEDED" in listed

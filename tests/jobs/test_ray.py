@@ -1,0 +1,38 @@
+"""Local Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parents[2]
+LISTENERS = """
+import json, sys
+import psutil
+from jobs._ray import start_ray
+from kdlib.config import RunConfig
+config = RunConfig.model_validate({
+    "name": "x", "output_dir": sys.argv[1], "input": {"simulate": {}}, "ray": {"num_cpus": 1, "object_store_megabytes": 80},
+})
+with start_ray(config):
+    import ray
+    ray.get(ray.remote(lambda: 1).remote())
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    print(json.dumps([s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]))
+"""
+
+
+@pytest.mark.e2e
+def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
+    """No socket of local mode's processes listens on an address that another machine reaches."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    printed = subprocess.run(
+        [sys.executable, "-c", LISTENERS, str(tmp_path)],
+        cwd=HOME, env=environment | {"PYTHONPATH": str(HOME)}, text=True, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    addresses = json.loads(printed.splitlines()[-1])
+    assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}

@@ -1,0 +1,226 @@
+"""Submitting to a Ray cluster, with the cluster's answers made up: ids, refusals, exit statuses, what is sent."""
+
+import argparse
+import shlex
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+import jobs.submit
+from jobs import _cluster
+from jobs.__main__ import JOBS, main
+from jobs._ray import cluster_address
+from kdlib.config import RunConfig
+from kdlib.errors import BusyError, DistilrecError
+
+DS = "2026-11-22"
+
+
+class Status(str):
+    """A job's state as Ray gives it: a text that knows whether it is the last one."""
+
+    def is_terminal(self) -> bool:
+        return self in ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def _job(submission_id: str, status: str, code: int | None = None, message: str = "") -> SimpleNamespace:
+    return SimpleNamespace(submission_id=submission_id, status=Status(status), driver_exit_code=code, message=message)
+
+
+class Client:
+    """A job server that holds some jobs, takes a new one, and lets it end as told."""
+
+    def __init__(self, jobs: list[SimpleNamespace], *, code: int = 0, refusals: tuple[str, ...] = ()) -> None:
+        self.jobs, self.code, self.refusals = jobs, code, list(refusals)
+        self.submitted: dict[str, Any] = {}
+        self.files: dict[str, str] = {}
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return self.jobs
+
+    def submit_job(self, **job: Any) -> None:
+        if self.refusals:
+            raise RuntimeError(self.refusals.pop(0))
+        self.submitted = job
+        folder = Path(job["runtime_env"]["working_dir"])
+        self.files = {
+            str(f.relative_to(folder)): f.read_text() for f in folder.rglob("*") if f.suffix in (".py", ".yaml")
+        }
+
+    def get_job_info(self, submission_id: str) -> SimpleNamespace:
+        return _job(submission_id, "FAILED" if self.code else "SUCCEEDED", self.code)
+
+    def get_job_logs(self, submission_id: str) -> str:
+        return "the night's lines\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A run config of a cluster: its output folder is named by a variable that is not set here."""
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump({"name": "shop", "output_dir": "${NO_SUCH_LAKE}/out", "input": {"simulate": {}}}))
+    return path
+
+
+def _submit(monkeypatch: pytest.MonkeyPatch, client: Client, config: Path, *more: str) -> int:
+    monkeypatch.setattr(jobs.submit, "connect", lambda address: client)
+    monkeypatch.setattr(_cluster, "POLL_SECONDS", 0.0)
+    return main(["submit", "--address", "http://head:8265", "nightly", "--config", str(config), "--ds", DS, *more])
+
+
+def test_every_stage_of_a_night_can_be_submitted() -> None:
+    """What can be submitted are jobs of the console command; those that print or compare are not."""
+    assert set(JOBS) - set(jobs.submit.STAGES) == {"benchmark", "show", "submit", "status"}
+    assert set(jobs.submit.STAGES) < set(JOBS)
+
+
+def test_what_is_sent_is_this_code_the_config_and_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job's folder holds the packages and the config as it stands; overrides survive the shell; the log is printed."""
+    client = Client([])
+    assert _submit(monkeypatch, client, config, "--set", "features.max_items='a b'") == 2  # checked before it is sent
+    assert not client.submitted
+    assert _submit(monkeypatch, client, config, "--set", "spark.conf={a: 'b $c'}") == 0
+    assert client.submitted["submission_id"] == f"distilrec-shop-nightly-{DS}"
+    words = shlex.split(client.submitted["entrypoint"])
+    assert words == [
+        "exec", "python", "-m", "jobs.nightly", "--config", "run.yaml", "--ds", DS, "--set", "spark.conf={a: 'b $c'}",
+    ]  # fmt: skip
+    assert client.files["run.yaml"] == config.read_text()
+    assert {"jobs/nightly.py", "jobs/_ray.py", "kdlib/config.py", "kdlib/features/clean.py"} <= set(client.files)
+    assert "the night's lines" in capsys.readouterr().out
+    assert _submit(monkeypatch, client, config, "--image-code") == 0
+    assert set(client.files) == {"run.yaml"}
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, 0), (2, 2), (3, 3), (75, 75), (1, 1), (-9, 137)])
+def test_the_exit_status_is_the_stage_s_own(
+    code: int, status: int, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    """A refused promotion stays 3, a held date 75, a signal becomes what a shell makes of it."""
+    assert _submit(monkeypatch, Client([], code=code), config) == status
+
+
+def test_a_job_that_never_ran_is_a_failure_with_ray_s_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without an exit code of its own the submission ends with 1 and says why."""
+    assert _cluster.exit_status(_job("distilrec-x", "STOPPED", None, "stopped by hand")) == 1
+    assert "distilrec-x stopped: stopped by hand" in capsys.readouterr().err
+
+
+def test_one_attempt_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A waiting or running attempt turns the next one away (75); after a finished one, however it ended, comes the next number."""
+    base = f"distilrec-shop-nightly-{DS}"
+    others = [
+        _job(f"distilrec-shop-distill-{DS}", "RUNNING"),
+        _job("raysubmit_1", "RUNNING"),
+        _job(f"{base}3", "RUNNING"),
+    ]
+    client = Client([*others, _job(base, "FAILED"), _job(f"{base}-10", "STOPPED"), _job(f"{base}-9", "SUCCEEDED")])
+    assert _submit(monkeypatch, client, config) == 0
+    assert client.submitted["submission_id"] == f"{base}-11"
+    for status in ("PENDING", "RUNNING"):
+        busy = Client([_job(base, "FAILED"), _job(f"{base}-2", status)])
+        assert _submit(monkeypatch, busy, config) == 75
+        assert f"{base}-2 is {status.lower()}" in capsys.readouterr().err
+        assert not busy.submitted
+
+
+def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    """The head answers before it can take jobs; another submitter's id is a busy date; anything else is told as it is."""
+    monkeypatch.setattr(_cluster, "POLL_SECONDS", 0.0)
+    late = "Request failed with status code 500: No available agent to submit job, please try again later."
+    assert _submit(monkeypatch, Client([], refusals=(late, late)), config) == 0
+    with pytest.raises(BusyError, match="x has this moment been submitted by someone else"):
+        _cluster.submit(Client([], refusals=("Job with submission_id x already exists.",)), submission_id="x")
+    with pytest.raises(DistilrecError, match="does not take x: no room"):
+        _cluster.submit(Client([], refusals=("no room",)), submission_id="x")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--address", "", "nightly"], "give --address http://HEAD:8265 or set RAY_API_SERVER_ADDRESS"),
+        (
+            ["--address", "head:6379", "nightly"],
+            "takes the URL of a Ray job server, http://HEAD:8265, found 'head:6379'",
+        ),
+        (
+            ["--address", "http://127.0.0.1:CLOSED", "nightly"],
+            "no Ray job server answers at http://127.0.0.1:.*refused",
+        ),
+        (
+            ["--address", "http://h:1", "nightly", "--set", "output_dir=out"],
+            "output_dir is 'out', .*storage that all nodes share",
+        ),
+        (["--address", "http://h:1", "nightly", "--config", "no/such.yaml"], "cannot read the run config no/such.yaml"),
+        (["--address", "http://h:1", "nightly", "--set", "rey.address=auto"], "unknown key rey"),
+    ],
+)
+def test_what_the_submitter_can_mend_is_told_in_one_line(
+    more: list[str], message: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit status 2 and what to do, without a traceback."""
+    import re
+
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    with socket.socket() as probe:  # bound but not listening: connections are refused
+        probe.bind(("127.0.0.1", 0))
+        arguments = [word.replace("CLOSED", str(probe.getsockname()[1])) for word in more]
+        if "--config" not in arguments:
+            arguments += ["--config", str(config)]
+        assert main(["submit", *arguments, "--ds", DS]) == 2
+    printed = capsys.readouterr().err
+    assert re.search(message, printed), printed
+    assert "Traceback" not in printed
+
+
+def test_status_lists_this_software_s_jobs_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line a job, oldest first, with state, start, minutes and the first line of the message; `--ds` picks a day."""
+    import jobs.status
+
+    def listed(submission_id: str, start: int, end: int | None, status: str, message: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            submission_id=submission_id, start_time=start, end_time=end, message=message,
+            status=SimpleNamespace(value=status),
+        )  # fmt: skip
+
+    start = 1_795_305_600_000  # 2026-11-22 00:00 UTC in milliseconds
+    found = [
+        listed(
+            f"distilrec-shop-nightly-{DS}-2", start + 3_600_000, start + 3_600_000 + 90_000, "SUCCEEDED", "finished"
+        ),
+        listed(f"distilrec-shop-nightly-{DS}", start, start + 1_800_000, "FAILED", "failed with exit code 3\nlog\nlog"),
+        listed("raysubmit_7", start, None, "RUNNING", ""),
+        listed("distilrec-shop-nightly-2026-11-21", start, None, "RUNNING", ""),
+    ]
+    monkeypatch.setattr(jobs.status, "connect", lambda address: SimpleNamespace(list_jobs=lambda: found))
+    jobs.status.run(argparse.Namespace(address="http://h:1", ds=DS))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["job", f"distilrec-shop-nightly-{DS}", f"distilrec-shop-nightly-{DS}-2"]
+    assert lines[1][1:] == ["FAILED", "2026-11-22", "00:00", "30.0", "failed", "with", "exit", "code", "3"]
+    assert lines[2][1:] == ["SUCCEEDED", "2026-11-22", "01:00", "1.5", "finished"]
+    jobs.status.run(argparse.Namespace(address="http://h:1", ds="2020-01-01"))
+    assert "no distilrec job for 2020-01-01 at http://h:1" in capsys.readouterr().out
+
+
+def test_a_ray_job_joins_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `ray.address` a Ray job joins its own cluster; elsewhere a local one starts, whatever RAY_ADDRESS says."""
+    document = {"name": "shop", "output_dir": "/out", "input": {"simulate": {}}}
+    config = RunConfig.model_validate(document)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    assert cluster_address(config) is None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert cluster_address(config) == "auto"
+    assert (
+        cluster_address(RunConfig.model_validate(document | {"ray": {"address": "10.0.0.1:6379"}})) == "10.0.0.1:6379"
+    )
