@@ -30,10 +30,10 @@ def spark(events: Path, out: Path, first_day: date, last_day: date, memory: str)
     config = RunConfig.model_validate(
         {"name": "bench", "output_dir": str(out), "input": {"simulate": {}}, "spark": {"driver_memory": memory}}
     )
-    columns = {"user": "user_id", "item": "item_id", "event_type": "event_type", "event_id": "event_id"}
     source = EventsConfig(
-        path=str(events), format="parquet", **columns, time=TimeConfig(format="iso", column="event_time")
-    )
+        path=str(events), format="parquet", user="user_id", item="item_id", event_type="event_type", event_id="event_id",
+        time=TimeConfig(format="iso", column="event_time"),
+    )  # fmt: skip
     session = start_spark(config, out.parent / "spark.log")
     started = time.perf_counter()
     judged = clean.with_outcome(
@@ -93,11 +93,10 @@ def duckdb(events: Path, out: Path, first_day: date, last_day: date, memory: str
 
 
 def _say(out: Path, seconds: float, kilobytes: int) -> None:
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     table = pq.read_table(out, columns=["num_events"])
-    facts = {"seconds": seconds, "sessions": len(table), "events": pc.sum(table["num_events"]).as_py()}
+    facts = {"seconds": seconds, "sessions": len(table), "events": sum(table["num_events"].to_pylist())}
     print(json.dumps(facts | {"peak_gigabytes": kilobytes / 2**20}))
 
 

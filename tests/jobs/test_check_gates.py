@@ -124,8 +124,9 @@ def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):
 
 def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):
     """`rollback --to` puts table and model of then in use; an earlier date that is run again stays out of use; old nights go."""
+    root = config.parent / "out"
     for ds in DAYS:
-        root = put_night(config, ds)
+        put_night(config, ds)
         assert run(check_gates, config, "--ds", ds) == run(promote, config, "--ds", ds) == 0
     assert f"removed 1 old nights, {DAYS[0]} to {DAYS[0]}" in capfd.readouterr().out
     assert run(promote, config, "--ds", DAYS[1]) == 0

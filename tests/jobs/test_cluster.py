@@ -39,6 +39,7 @@ NIGHT = {
     },
     "evaluation": {"k": [10], "bootstrap_samples": 20, "control": False},
     "recommend": {"k": 7, "actors": 2, "batch_size": 1},
+    "gates": {"min_gain_over_popularity": None},  # so small a student may lose to it
     "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
 }  # fmt: skip
 """Without dropout, so that training that goes on from a checkpoint ends with the same weights."""

@@ -73,8 +73,8 @@ def _submit(monkeypatch: pytest.MonkeyPatch, client: Client, config: Path, *more
 
 
 def test_every_stage_of_a_night_can_be_submitted() -> None:
-    """What can be submitted are jobs of the console command; those that print or compare are not."""
-    assert set(JOBS) - set(jobs.submit.STAGES) == {"benchmark", "show", "submit", "status"}
+    """What can be submitted are jobs of the console command; those that print, compare or go back are not."""
+    assert set(JOBS) - set(jobs.submit.STAGES) == {"benchmark", "rollback", "show", "submit", "status"}
     assert set(jobs.submit.STAGES) < set(JOBS)
 
 
@@ -224,3 +224,10 @@ def test_a_ray_job_joins_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatc
     assert (
         cluster_address(RunConfig.model_validate(document | {"ray": {"address": "10.0.0.1:6379"}})) == "10.0.0.1:6379"
     )
+
+
+def test_a_stage_s_own_options_reach_it(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    """What submit does not know itself stands at the end of the job's command line, quoted."""
+    client = Client([])
+    assert _submit(monkeypatch, client, config, "--no-wait", "--force", "half a day") == 0
+    assert client.submitted["entrypoint"].endswith(f"--ds {DS} --force 'half a day'")

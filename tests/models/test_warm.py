@@ -47,6 +47,7 @@ def test_titles_are_taken_apart_again():
     trained_V = torch.arange(GROWN) < 9
     shape = {"kind": "gru", "dim": 8}
     teacher = model_of(KNOWN, 1, **shape, text_vectors_VE=vectors_VE[:KNOWN], trained_V=trained_V[:KNOWN])
+    assert teacher.text_projection is not None
     with torch.no_grad():
         teacher.text_projection.weight.normal_(generator=generator)
     folded = SequenceModel(**teacher.options).eval()
