@@ -55,6 +55,20 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
             del _held[str(path)]
 
 
+def held_dates(config: RunConfig) -> set[str]:
+    """The dates that some run, this one too, is at work on."""
+    found = set()
+    for path in (config.root / "_locks").glob("ds=*.lock"):
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.add(path.name.removeprefix("ds=").removesuffix(".lock"))
+            except OSError:  # a file system without locks
+                pass
+    return found
+
+
 def inherited_lock() -> dict[str, Any]:
     """Arguments of `subprocess.run` with which a child holds this process's lock."""
     if not _held:

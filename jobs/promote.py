@@ -5,6 +5,7 @@ import sys
 import pyarrow.parquet as pq
 
 from jobs._console import command, say
+from jobs._lock import held_dates
 from jobs._published import versions
 from kdlib import gates, promotions, publish, retention
 from kdlib.config import RunConfig
@@ -41,7 +42,8 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     forced = [gate.gate for gate in judged if gate.status == "forced"]
     promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
     say(f"promote: {day} is in use: {root / promotions.LINK / 'recommendations'}")
-    if removed := retention.remove_old_nights(root, keep=config.retention.nights, before=day):
+    busy = held_dates(config)
+    if removed := retention.remove_old_nights(root, keep=config.retention.nights, before=day, busy=busy):
         say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
     return promoted
 

@@ -2,19 +2,20 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from kdlib import promotions, publish
 
 
-def remove_old_nights(root: Path, *, keep: int, before: str) -> list[str]:
+def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[str] = ()) -> list[str]:
     """Remove nights older than the newest `keep` promoted ones, and versions of earlier dates that were replaced.
 
     Args:
       root: the folder of all outputs.
       keep: promoted nights that stay, and can be rolled back to.
       before: the run's date; replaced versions of this date or a later one stay, for whoever reads them now.
+      busy: dates that a run is at work on, a backfill say; nothing of theirs is removed.
 
     Returns:
       The removed dates, each once.
@@ -28,7 +29,7 @@ def remove_old_nights(root: Path, *, keep: int, before: str) -> list[str]:
     removed = set()
     for table, folder in _version_folders(root / publish.VERSIONS):
         ds, _, version = folder.name.removeprefix("ds=").partition(".")
-        if (table, ds, version) in needed:
+        if ds in busy or (table, ds, version) in needed:
             continue
         link = root / table / f"ds={ds}"
         linked = link.is_symlink() and link.resolve() == (folder / "data").resolve()
@@ -41,7 +42,8 @@ def remove_old_nights(root: Path, *, keep: int, before: str) -> list[str]:
             removed.add(ds)
     for place in ("logs", "quarantine_failed"):
         for folder in (root / place).glob("ds=*"):
-            if folder.name.removeprefix("ds=") < oldest:
+            ds = folder.name.removeprefix("ds=")
+            if ds < oldest and ds not in busy:
                 shutil.rmtree(folder, ignore_errors=True)
     return sorted(removed)
 

@@ -134,11 +134,13 @@ def test_readers_beside_promotions_see_one_night_at_a_time(tmp_path):
 
 
 def test_old_nights_go_and_what_is_in_use_stays(tmp_path):
-    """Only the newest promoted nights keep their files and partitions; a rollback's night is kept whatever its age."""
+    """Only the newest promoted nights keep their files and partitions; a rollback's night, and one that a run is at work on, are kept."""
     put_and_promote(tmp_path, *DAYS)
     (tmp_path / "logs" / f"ds={DAYS[0]}").mkdir(parents=True)
     assert remove_old_nights(tmp_path, keep=9, before=DAYS[4]) == []
-    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == DAYS[:3]
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={DAYS[0]}) == DAYS[1:3]
+    assert (tmp_path / "recommendations" / f"ds={DAYS[0]}").exists()
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == DAYS[:1]
     left = sorted(path.name for path in (tmp_path / "recommendations").iterdir())
     assert left == [f"ds={ds}" for ds in DAYS[3:]]
     assert len(list((tmp_path / "_versions" / "models" / "student").iterdir())) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import nightly
-from jobs._lock import run_lock
+from jobs._lock import held_dates, run_lock
 from jobs._process import run_in_own_process
 from kdlib.config import load_config
 from kdlib.errors import BusyError, DistilrecError
@@ -63,3 +63,12 @@ def test_a_stage_in_its_own_process_holds_its_parents_lock(tmp_path: Path, capfd
     with run_lock(load_config(path), "nightly"), pytest.raises(DistilrecError, match="exit status 2"):
         run_in_own_process("build_features", path, ds=None, overrides=())
     assert "no simulated events for 2026-11-22" in capfd.readouterr().err
+
+
+def test_dates_that_runs_are_at_work_on_are_known(tmp_path: Path) -> None:
+    """A held lock's date is told, by the holder and by others; a released one's is not."""
+    config = load_config(_config(tmp_path))
+    assert held_dates(config) == set()
+    with run_lock(config, "nightly"):
+        assert held_dates(config) == {"2026-11-22"}
+    assert held_dates(config) == set()
