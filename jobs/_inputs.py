@@ -1,12 +1,14 @@
 """Where a run's raw input lies, and which version of it this is."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 
 from kdlib import promotions, publish
 from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
-from kdlib.errors import InputError
+from kdlib.errors import ConfigError, InputError
+from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
 
 
@@ -58,6 +60,27 @@ def earlier_vocabulary(config: RunConfig) -> Manifest | None:
         return publish.version_manifest(config.root, "item_vocabulary", last.ds, last.versions["item_vocabulary"])
     newest = publish.latest(config.root, "item_vocabulary", before=config.day)
     return publish.read_manifest(config.root, "item_vocabulary", newest) if newest else None
+
+
+def checked_key(config: RunConfig) -> dict[str, Any] | None:
+    """Version and check value of the pseudonym key, for the manifest; None without pseudonyms.
+
+    Raises:
+      ConfigError: there is no such key, or it is not the promoted night's while the version is.
+    """
+    if config.privacy.key is None:
+        return None
+    found = {"key_version": config.privacy.key_version, "check": key_check(read_key(config.privacy.key))}
+    if nights := promotions.nights(config.root, before=config.day):
+        last = nights[-1]
+        manifest = publish.version_manifest(config.root, "histories", last.ds, last.versions["histories"])
+        before = manifest.details.get("pseudonyms")
+        if before and before["key_version"] == found["key_version"] and before["check"] != found["check"]:
+            raise ConfigError(
+                f"the pseudonym key is another than that of {last.ds}, but privacy.key_version is {found['key_version']} as"
+                " it was then: every user would be new. Use that key, or raise key_version"
+            )
+    return found
 
 
 def version_of(path: str) -> str:

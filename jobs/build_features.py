@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs._console import command, log_file, say
-from jobs._inputs import earlier_vocabulary, events_and_catalogue, input_versions
+from jobs._inputs import checked_key, earlier_vocabulary, events_and_catalogue, input_versions
 from jobs._spark import running_spark
 from jobs._step import run_step
 from kdlib import publish, tables
@@ -39,12 +39,17 @@ BROADCAST_ITEMS = 500_000
 def run(config: RunConfig) -> dict[str, Manifest]:
     """Build and publish the feature tables of the day, unless they are up to date."""
     events, catalogue = events_and_catalogue(config)
+    key = checked_key(config)
     manifests = run_step(
         config,
         TABLES,
-        settings={"features": config.features.model_dump(mode="json"), "input": config.input.model_dump(mode="json")},
+        settings={
+            "features": config.features.model_dump(mode="json"),
+            "input": config.input.model_dump(mode="json"),
+            "privacy": config.privacy.model_dump(mode="json") | {"key": key and key["check"]},
+        },
         inputs=input_versions(config, events, catalogue),
-        build=lambda staging: _build(config, events, catalogue, staging),
+        build=lambda staging: _build(config, events, catalogue, staging, key),
     )
     funnel = manifests["histories"].details["funnel"]
     say(f"build_features: {funnel_text(funnel)}")
@@ -54,13 +59,17 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 def _build(
-    config: RunConfig, events: EventsConfig, catalogue: CatalogueConfig | None, staging: dict[str, Path]
+    config: RunConfig,
+    events: EventsConfig,
+    catalogue: CatalogueConfig | None,
+    staging: dict[str, Path],
+    key: dict[str, Any] | None,
 ) -> dict[str, dict[str, Any]]:
     features, last_day = config.features, config.ds
     assert last_day is not None  # config.day has raised
     with running_spark(config, log_file(config, "build_features")) as spark, read.reading(events.path):
         judged = clean.with_outcome(
-            read_events(spark, events, last_day=last_day),
+            read_events(spark, events, last_day=last_day, key=config.privacy.key),
             period_start=features.period_start,
             last_day=last_day,
             max_events_per_user_day=features.max_events_per_user_day,
@@ -89,6 +98,8 @@ def _build(
         products = read_catalogue(spark, catalogue) if catalogue else None
         products_read = catalogue_counts(products, path=catalogue.path) if products and catalogue else None
         items = vocabulary.with_catalogue(items, one_row_an_item(products) if products else None)
+        if config.privacy.min_item_users > 1:
+            items = vocabulary.hide_rare(items, counts, min_users=config.privacy.min_item_users)
         _write(items, staging["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
         items = spark.read.parquet(str(staging["item_vocabulary"]))
         num_items = items.count()
@@ -110,7 +121,7 @@ def _build(
         judged.unpersist()
         counts.unpersist()
     return {
-        "histories": {"funnel": funnel},
+        "histories": {"funnel": funnel, "pseudonyms": key},
         "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
     }
 

@@ -5,6 +5,7 @@ import sys
 
 from jobs._console import command, say
 from kdlib.config import RunConfig
+from kdlib.privacy import pseudonym, read_key
 from kdlib.report.users import NUM_SAMPLES, read_user, sample_users
 
 
@@ -38,11 +39,15 @@ def _run_with_arguments(config: RunConfig, arguments: argparse.Namespace) -> Non
     if arguments.user is None:
         run(config)
     else:
-        say(format_user(config, arguments.user))
+        source = config.privacy.key
+        user_id = arguments.user if source is None else pseudonym(read_key(source), arguments.user)
+        say(format_user(config, user_id))
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--user", metavar="ID", help=f"the user to show (default: {NUM_SAMPLES} sample users)")
+    parser.add_argument(
+        "--user", metavar="ID", help=f"the user to show, by the shop's own id (default: {NUM_SAMPLES} sample users)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdlib.errors import ConfigError
+from kdlib.privacy import KeySource
 
 EVENT_TYPES = ("view", "favourite", "cart", "purchase")
 """The event types that the rest of the software knows, weakest first; a shop's own are mapped onto them."""
@@ -470,6 +471,30 @@ class GatesConfig(Section):
     """Share of the catalogue in the student's lists over that median: at least."""
 
 
+class PrivacyConfig(Section):
+    """How little of a person is kept. Columns that the run config does not map (addresses, user agents) are never read on."""
+
+    key_file: str | None = None
+    """A file with the key of the pseudonyms that stand for user and session ids in every output; or"""
+    key_environment: str | None = None
+    """an environment variable that holds it. Without either the shop's own ids are used."""
+    key_version: Positive = 1
+    """Raise it with each new key: a key that changes under the same version is an error, since all users would be new."""
+    min_item_users: Annotated[int, Field(ge=0)] = 0
+    """An item that fewer users have touched, but at least one, is in nobody's list: it could tell of them."""
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "PrivacyConfig":
+        if self.key_file and self.key_environment:
+            raise ValueError("give key_file or key_environment, not both")
+        return self
+
+    @property
+    def key(self) -> KeySource | None:
+        """Where the key is found; None without pseudonyms."""
+        return KeySource(self.key_file, self.key_environment) if self.key_file or self.key_environment else None
+
+
 class RetentionConfig(Section):
     nights: Positive = 14
     """So many promoted nights stay, with all their tables and models; older ones are removed when a night is promoted."""
@@ -504,6 +529,7 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     recommend: RecommendConfig = RecommendConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     gates: GatesConfig = GatesConfig()
     retention: RetentionConfig = RetentionConfig()
     spark: SparkConfig = SparkConfig()

@@ -18,17 +18,35 @@ from pyspark.sql.types import DateType, IntegralType, StringType, StructType, Ti
 
 from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import InputError
+from kdlib.features.privacy import with_pseudonyms
 from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, read_lines, read_parquet, spark_path
+from kdlib.privacy import KeySource
 
 SECONDS_A_DAY = 86_400
 
 
-def read_events(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataFrame:
+def read_events(
+    spark: SparkSession, events: EventsConfig, *, last_day: date, key: KeySource | None = None
+) -> DataFrame:
     """The input as events (columns above). Without a user column each session is its own user.
+
+    Args:
+      spark: the session.
+      events: where they are and how their columns are named.
+      last_day: the run's day.
+      key: of the pseudonyms that stand for user and session ids; None: the shop's own ids.
 
     Raises:
       InputError: missing or unreadable files, a mapped column that is not there or has an unusable type.
     """
+    rows = _read(spark, events, last_day=last_day)
+    if key is None:
+        return rows
+    named = [name for name in (events.user, events.session) if name]
+    return with_pseudonyms(rows, key, id_columns=named or ["user_id"])
+
+
+def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataFrame:
     if events.format == "sequences":
         return sequence_events(read_lines(spark, events.path), last_day=last_day)
     assert events.item

@@ -66,6 +66,20 @@ def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None) -> DataFr
     )
 
 
+def hide_rare(items: DataFrame, counts: DataFrame, *, min_users: int) -> DataFrame:
+    """Items that some, but fewer than `min_users`, users have touched count as unavailable: nobody is recommended them.
+
+    Args:
+      items: ITEM_VOCABULARY.
+      counts: from `item_counts`.
+      min_users: k of the k-anonymity.
+    """
+    users = counts.select("item_id", F.col("num_users").alias("users"))
+    rare = F.coalesce(F.col("users").between(1, min_users - 1), F.lit(False))
+    hidden = items.join(users, "item_id", "left").withColumn("available", F.col("available") & ~rare)
+    return hidden.select(*items.columns)
+
+
 def item_statistics(vocabulary: DataFrame, counts: DataFrame, histories: DataFrame) -> DataFrame:
     """The ITEM_STATISTICS table: one row for each vocabulary item, zeros where it had no events.
 

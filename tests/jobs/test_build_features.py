@@ -1,18 +1,20 @@
 import json
+from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from jobs._inputs import input_versions, version_of
+from jobs._inputs import checked_key, input_versions, version_of
 from jobs.build_features import TABLES, main, run
-from kdlib import publish, tables
-from kdlib.config import RunConfig
-from kdlib.errors import InputError
+from kdlib import promotions, publish, tables
+from kdlib.config import PrivacyConfig, RunConfig
+from kdlib.errors import ConfigError, InputError
 from kdlib.features import clean, splits
 from kdlib.features.events import read_events
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
+from kdlib.privacy import key_check, pseudonym
 
 TAOBAO = Path("../shared/data/taobao/UserBehavior.csv.gz")
 GAMES = Path("../shared/data/games")
@@ -260,3 +262,84 @@ def test_games_replays_every_interaction(spark, tmp_path):
     assert (funnel["users"], funnel["items"], funnel["interactions"]) == (50_546, 16_859, 440_264)
     assert funnel["validation_users"] == funnel["test_users"] == 50_546
     assert all(row["title"] for row in table(config, "item_vocabulary"))
+
+
+KEY = "3f9a-a-key-of-a-shop-77c1"
+
+
+def everything_written(root: Path) -> str:
+    """All that lies under a folder, as text: Parquet decoded, names included."""
+    texts = []
+    for path in sorted(root.rglob("*")):
+        texts.append(str(path.relative_to(root)))
+        if path.suffix == ".parquet":
+            texts += [json.dumps(row, default=str) for row in pq.ParquetFile(path).read().to_pylist()]
+        elif path.is_file():
+            texts.append(path.read_bytes().decode(errors="replace"))
+    return "\n".join(texts)
+
+
+def private(folder: Path, *, output: str = "private", **privacy) -> RunConfig:
+    (folder / "key").write_text(KEY + "\n")
+    return config_for(folder, output=output).model_copy(
+        update={"privacy": PrivacyConfig.model_validate({"key_file": str(folder / "key"), **privacy})}
+    )
+
+
+def test_with_a_key_no_output_tells_who_a_user_is(spark, tmp_path):
+    """Every table, the quarantine, manifests and logs hold pseudonyms only, nobody's key, and the same histories as without."""
+    folder = write_input(tmp_path)
+    names = {"1": "anna.k", "2": "bruno.w", "3": "carla.z"}
+    rows = [f"{names.get(line[0], line[0])}{line[1:]}" for line in ROWS.splitlines()]
+    (folder / "events" / "1.csv").write_text("\n".join([*rows, "carla.z,e,view", "bruno.w,a,view,yesterday"]) + "\n")
+    config = private(folder)
+    run(config)
+    written = everything_written(config.root)
+    assert not [word for word in (*names.values(), KEY, "yesterday,") if word in written]
+    plain = config_for(folder)
+    run(plain)
+    assert "anna.k" in everything_written(plain.root)
+    known = {pseudonym(KEY.encode(), name): name for name in names.values()}
+    found = {known[row["user_id"]]: row["item_indices"] for row in table(config, "histories")}
+    assert found == {row["user_id"]: row["item_indices"] for row in table(plain, "histories")}
+    reasons = sorted((row["reason"], row["raw"]) for row in table(config, "quarantine"))
+    assert [reason for reason, _ in reasons] == ["bad_time", "corrupt_row", "corrupt_row", "unknown_event_type"]
+    assert json.loads(reasons[0][1]) == {
+        "user_id": pseudonym(KEY.encode(), "bruno.w"), "i": "a", "b": "view", "t": "yesterday",
+    }  # fmt: skip
+    assert all(raw.startswith("sha256:") for reason, raw in reasons if reason == "corrupt_row")
+
+
+def test_the_key_stands_in_no_plan(spark, tiny):
+    """What Spark would log of the query names the source of the key at most."""
+    config = private(tiny)
+    assert config.input.events is not None
+    frame = read_events(spark, config.input.events, last_day=date(2024, 5, 3), key=config.privacy.key)
+    plan = frame._jdf.queryExecution().toString()  # pyright: ignore[reportOptionalCall]
+    assert KEY not in plan
+    assert "hashed" in plan
+
+
+def test_another_key_under_the_same_version_is_an_error(tmp_path):
+    """It would make every user new: the promoted night is named, and what to do; a raised version is taken."""
+    folder, ds = write_input(tmp_path), "2024-05-02"
+    root = private(folder).root
+    versions = {}
+    for name in (*promotions.LINKED, "histories"):
+        staging = publish.new_staging(root, name, ds)
+        (staging / "x").touch()
+        details = {"pseudonyms": {"key_version": 1, "check": "00000000"}}
+        versions[name] = publish.publish(staging, root, name, ds, fingerprint="f", details=details).version
+    promotions.promote(root, ds, versions)
+    with pytest.raises(ConfigError, match=f"another than that of {ds}, but privacy.key_version is 1 as it was then"):
+        checked_key(private(folder))
+    assert checked_key(private(folder, key_version=2)) == {"key_version": 2, "check": key_check(KEY.encode())}
+
+
+def test_items_of_few_users_are_recommended_to_nobody(spark, tiny):
+    """With k = 2 an item that one user has touched is unavailable; one that nobody has, from the catalogue, is not hidden."""
+    config = config_for(tiny, output="anonymous").model_copy(update={"privacy": PrivacyConfig(min_item_users=2)})
+    run(config)
+    assert {row["item_id"]: row["available"] for row in table(config, "item_vocabulary")} == {
+        "a": False, "b": True, "c": True,
+    }  # fmt: skip

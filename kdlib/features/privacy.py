@@ -1,0 +1,50 @@
+"""Events with pseudonyms in place of user ids, before anything is shuffled, written or logged."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import pandas as pd
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from kdlib.privacy import KeySource, pseudonym, read_key
+
+
+def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequence[str]) -> DataFrame:
+    """The events with user_id and session_id replaced, also in `raw`; of a line that does not parse only a hash stays.
+
+    Args:
+      events: columns as in `kdlib.features.events`.
+      source: where each worker finds the key.
+      id_columns: the input's columns that hold user and session ids, as they are named in `raw`.
+    """
+    hashed = _pseudonyms(source)
+    entries = F.map_entries(F.from_json("raw", "map<string,string>"))
+    names = F.array(*map(F.lit, id_columns))
+    kept = F.map_from_entries(F.filter(entries, lambda entry: ~F.array_contains(names, entry["key"])))
+    replaced = F.create_map(F.lit("user_id"), hashed("user_id"))
+    raw = F.when(F.col("corrupt"), F.concat(F.lit("sha256:"), F.sha2("raw", 256))).otherwise(
+        F.to_json(F.map_concat(replaced, kept))
+    )
+    return events.withColumns({"raw": raw, "session_id": hashed("session_id"), "user_id": hashed("user_id")})
+
+
+def _pseudonyms(source: KeySource):
+    """A Spark function of a text column. The key is read by the Python worker: a literal would stand in plans and logs."""
+
+    @F.pandas_udf("string")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    def hashed(ids: pd.Series) -> pd.Series:
+        key = _key(source)
+        codes, distinct = pd.factorize(ids)  # −1 for a missing id
+        names = pd.Series([pseudonym(key, one) for one in distinct], dtype="object")
+        return names.reindex(codes).where(codes >= 0, None).reset_index(drop=True)
+
+    def of(column: str) -> Column:
+        return hashed(F.col(column))
+
+    return of
+
+
+@lru_cache(maxsize=1)
+def _key(source: KeySource) -> bytes:
+    return read_key(source)

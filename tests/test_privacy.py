@@ -1,0 +1,49 @@
+"""Pseudonyms: the same for the same key, and a key that is not there or too short is an error that says so."""
+
+import hashlib
+import hmac
+
+import pytest
+
+from kdlib.config import PrivacyConfig
+from kdlib.errors import ConfigError
+from kdlib.privacy import KeySource, key_check, pseudonym, read_key
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def test_a_pseudonym_is_the_head_of_the_hmac():
+    """32 digits of HMAC-SHA256 (RFC 2104); other users and other keys have others, and the key check tells neither."""
+    whole = hmac.new(KEY.encode(), "Zoë".encode(), hashlib.sha256).hexdigest()
+    assert pseudonym(KEY.encode(), "Zoë") == whole[:32]
+    assert len({pseudonym(key, user) for key in (b"k" * 16, b"l" * 16) for user in ("a", "b")}) == 4
+    assert key_check(KEY.encode()) != key_check(b"k" * 16)
+    assert len(key_check(KEY.encode())) == 8
+
+
+def test_the_key_comes_from_a_file_or_a_variable(tmp_path, monkeypatch):
+    """Surrounding line ends do not belong to it."""
+    (tmp_path / "key").write_text(KEY + "\n")
+    monkeypatch.setenv("SHOP_KEY", KEY)
+    assert read_key(KeySource(str(tmp_path / "key"), None)) == read_key(KeySource(None, "SHOP_KEY")) == KEY.encode()
+
+
+def test_no_key_is_an_error_that_says_where_one_was_looked_for(tmp_path, monkeypatch):
+    """A missing file, an unset variable and a short key are named; the key itself is not."""
+    monkeypatch.delenv("SHOP_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"cannot read the file .*key \(privacy.key_file\): No such file"):
+        read_key(KeySource(str(tmp_path / "key"), None))
+    with pytest.raises(ConfigError, match=r"expected 16 bytes or more in the environment variable SHOP_KEY .*found 0"):
+        read_key(KeySource(None, "SHOP_KEY"))
+    monkeypatch.setenv("SHOP_KEY", "hunter2")
+    with pytest.raises(ConfigError, match="found 7") as error:
+        read_key(KeySource(None, "SHOP_KEY"))
+    assert "hunter2" not in str(error.value)
+
+
+def test_one_source_of_the_key():
+    """A file and a variable together are an error; neither means the shop's own ids."""
+    assert PrivacyConfig().key is None
+    assert PrivacyConfig(key_file="k").key == KeySource("k", None)
+    with pytest.raises(ValueError, match="give key_file or key_environment, not both"):
+        PrivacyConfig(key_file="k", key_environment="K")
