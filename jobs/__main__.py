@@ -21,6 +21,7 @@ JOBS = {
     "report": "write the night's report, one HTML page",
     "submit": "run a job of the above on a Ray cluster, follow it, pass its exit status on",
     "status": "list the jobs that were submitted to a Ray cluster",
+    "forget": "remove a user from every output",
     "show": "print a user's history and recommendations",
 }
 

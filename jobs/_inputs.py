@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from kdlib import promotions, publish
+from kdlib import forgetting, promotions, publish
 from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.privacy import key_check, read_key
@@ -47,6 +47,8 @@ def input_versions(config: RunConfig, events: EventsConfig, catalogue: Catalogue
         versions = {"events": manifest.version}
     if catalogue is not None:
         versions["catalogue"] = version_of(catalogue.path)
+    if gone := forgetting.forgotten(config.root):
+        versions["forgotten"] = publish.fingerprint_of(gone)
     if earlier := earlier_vocabulary(config):
         versions["item_vocabulary"] = f"{earlier.ds}.{earlier.version}"
     return versions

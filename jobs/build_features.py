@@ -12,7 +12,7 @@ from jobs._console import command, log_file, say
 from jobs._inputs import checked_key, earlier_vocabulary, events_and_catalogue, input_versions
 from jobs._spark import running_spark
 from jobs._step import run_step
-from kdlib import publish, tables
+from kdlib import forgetting, publish, tables
 from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
 from kdlib.errors import InputError
 from kdlib.features import clean, read, splits, vocabulary
@@ -43,13 +43,14 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     manifests = run_step(
         config,
         TABLES,
-        settings={
-            "features": config.features.model_dump(mode="json"),
-            "input": config.input.model_dump(mode="json"),
-            "privacy": config.privacy.model_dump(mode="json") | {"key": key and key["check"]},
-        },
+        settings=[
+            config.features.model_dump(mode="json"),
+            config.input.model_dump(mode="json"),
+            config.privacy.min_item_users,
+            key,
+        ],
         inputs=input_versions(config, events, catalogue),
-        build=lambda staging: _build(config, events, catalogue, staging, key),
+        build=lambda staging: _build(config, events, catalogue, staging),
     )
     funnel = manifests["histories"].details["funnel"]
     say(f"build_features: {funnel_text(funnel)}")
@@ -59,11 +60,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 def _build(
-    config: RunConfig,
-    events: EventsConfig,
-    catalogue: CatalogueConfig | None,
-    staging: dict[str, Path],
-    key: dict[str, Any] | None,
+    config: RunConfig, events: EventsConfig, catalogue: CatalogueConfig | None, staging: dict[str, Path]
 ) -> dict[str, dict[str, Any]]:
     features, last_day = config.features, config.ds
     assert last_day is not None  # config.day has raised
@@ -74,6 +71,7 @@ def _build(
             last_day=last_day,
             max_events_per_user_day=features.max_events_per_user_day,
             num_partitions=config.spark.shuffle_partitions,
+            forgotten=forgetting.forgotten(config.root),
         ).persist(StorageLevel.MEMORY_AND_DISK)
         funnel = count_outcomes(judged, path=events.path, last_day=last_day)
         _write(
@@ -121,7 +119,7 @@ def _build(
         judged.unpersist()
         counts.unpersist()
     return {
-        "histories": {"funnel": funnel, "pseudonyms": key},
+        "histories": {"funnel": funnel, "pseudonyms": checked_key(config)},
         "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
     }
 

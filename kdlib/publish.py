@@ -81,7 +81,7 @@ def publish(
       details: anything else to keep, JSON-ready.
     """
     _tidy(staging)
-    files = [_describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
+    files = [describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
     digest = hashlib.sha256(json.dumps([(f["path"], f["sha256"]) for f in files]).encode())
     digest.update(fingerprint.encode())
     version = digest.hexdigest()[:12]
@@ -174,7 +174,7 @@ def _tidy(staging: Path) -> None:
         (staging / f"~{number:05d}").rename(staging / f"part-{number:05d}.parquet")
 
 
-def _describe(path: Path, base: Path) -> dict[str, Any]:
+def describe(path: Path, base: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())

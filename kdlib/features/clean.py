@@ -1,5 +1,6 @@
 """Judge every input row: kept, a duplicate of a kept one, or quarantined for a reason; none is lost."""
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 
 from pyspark.sql import Column, DataFrame, Window
@@ -10,6 +11,7 @@ from kdlib.features.splits import day_start
 
 REASONS = (
     "corrupt_row",  # the line does not parse, or has too few or too many fields
+    "forgotten_user",  # `distilrec forget` was asked to take this user in no more; the row itself is not kept
     "missing_user",
     "missing_item",
     "missing_time",
@@ -28,13 +30,14 @@ _SALTS = 1_024
 """Rejected rows are spread over so many made-up users, since most of them may have none."""
 
 
-def fault(*, period_start: date | None, last_day: date) -> Column:
+def fault(*, period_start: date | None, last_day: date, forgotten: Sequence[str] = ()) -> Column:
     """The first reason why an event (columns: `kdlib.features.events`) cannot be used by itself; null for none."""
     time = F.col("event_time")
     late = time >= day_start(last_day + timedelta(days=1))
     early = time < day_start(period_start) if period_start else F.lit(False)
     return (
         F.when(F.col("corrupt"), "corrupt_row")
+        .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
         .when(F.col("user_id").isNull(), "missing_user")
         .when(F.col("item_id").isNull(), "missing_item")
         .when(~F.col("time_given"), "missing_time")
@@ -51,6 +54,7 @@ def with_outcome(
     last_day: date,
     max_events_per_user_day: int,
     num_partitions: int,
+    forgotten: Sequence[str] = (),
 ) -> DataFrame:
     """Judge the events and shuffle them, this once, by user.
 
@@ -63,13 +67,15 @@ def with_outcome(
       last_day: last day that counts.
       max_events_per_user_day: more make a bot.
       num_partitions: of the result.
+      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal.
 
     Returns:
       outcome (KEPT, DUPLICATE or one of REASONS), user_id, session_id, item_id, event_type (int8, index into
       EVENT_TYPES), event_time, event_id, raw (null unless quarantined), file; partitioned by user_id and sorted by
       user_id and ORDER, which the later steps build on. The user_id of a row with a fault of its own is made up.
     """
-    judged = events.withColumn("reason", fault(period_start=period_start, last_day=last_day))
+    judged = events.withColumn("reason", fault(period_start=period_start, last_day=last_day, forgotten=forgotten))
+    judged = judged.withColumn("raw", F.when(F.col("reason") == "forgotten_user", "forgotten").otherwise(F.col("raw")))
     good = F.col("reason").isNull()
     salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw"), F.lit(_SALTS)).cast("string"))
     slim = judged.select(

@@ -1,3 +1,4 @@
+import hashlib
 import random
 from collections import Counter
 from datetime import date
@@ -141,3 +142,17 @@ def test_nothing_to_train_on_is_an_error(kind, message):
     funnel = {"trainable_users": 0, "interactions": 3, "first_event": "A", "last_event": "B"}
     with pytest.raises(InputError, match=message):
         check_trainable(funnel, kind=kind, last_day=date(2024, 5, 3), validation_days=2, test_days=2)
+
+
+def test_a_forgotten_user_is_taken_in_no_more(spark):
+    """Its rows are counted under a reason of their own and nothing of them is kept; other users are as they were."""
+    gone = hashlib.sha256(b"u").hexdigest()
+    events = spark.createDataFrame([event(), event(time=None), event("v")], SCHEMA).withColumn(
+        "event_time", F.col("event_time").cast("timestamp")
+    )
+    judged = clean.with_outcome(
+        events, period_start=None, last_day=date(2024, 5, 3), max_events_per_user_day=9, num_partitions=2, forgotten=[gone]
+    )  # fmt: skip
+    assert outcomes(judged) == {"forgotten_user": 2, "kept": 1}
+    assert {row["raw"] for row in clean.quarantine(judged).collect()} == {"forgotten"}
+    assert [row["user_id"] for row in clean.kept(judged).collect()] == ["v"]

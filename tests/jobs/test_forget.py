@@ -1,0 +1,91 @@
+"""A forgotten user leaves no trace, the others lose nothing, and what is published stays whole."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs import forget
+from kdlib import forgetting, publish
+from kdlib.privacy import pseudonym
+
+DS, USER, OTHER = "2026-11-22", "anna.k", "bruno"
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def put(root: Path, name: str, table: pa.Table) -> publish.Manifest:
+    staging = publish.new_staging(root, name, DS)
+    pq.write_table(table, staging / "part.parquet")
+    return publish.publish(staging, root, name, DS, fingerprint=str(len(table)))
+
+
+def put_store(root: Path, user: str) -> None:
+    """Tables of two users, an older version that nobody reads, a report, a log and a run's left-over."""
+    put(root, "recommendations", pa.table({"user_id": [user], "item_ids": [["a"]]}))
+    put(root, "recommendations", pa.table({"user_id": [OTHER, user], "item_ids": [["a"], ["b"]]}))
+    put(root, "teacher_targets", pa.table({"user_id": [user, user, OTHER], "start": [0, 50, 0]}))
+    raw = [json.dumps({"u": user, "i": "x"}), f"{user},x", json.dumps({"u": OTHER, "i": f"x{user}"}), f"x{user}y,z"]
+    put(root, "quarantine", pa.table({"reason": ["bad_time", "corrupt_row"] * 2, "raw": raw}))
+    staging = publish.new_staging(root, "reports", DS)
+    (staging / "index.html").write_text(f"<p>user {user}: 4 interactions</p>")
+    publish.publish(staging, root, "reports", DS, fingerprint="f")
+    (root / "logs").mkdir()
+    (root / "logs" / "evaluate.log").write_text(f"started\nuser {user} has a score\nended\n")
+    pq.write_table(pa.table({"user_id": [user]}), publish.new_staging(root, "sessions", DS) / "half.parquet")
+
+
+def config_for(folder: Path, **privacy: str) -> Path:
+    path = folder / "run.yaml"
+    document = {"name": "n", "ds": DS, "output_dir": str(folder / "out"), "input": {"simulate": {}}, "privacy": privacy}
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_no_trace_is_left_and_others_keep_their_rows(tmp_path, capfd, private):
+    """All versions, caches, quarantine, reports and logs lose the user; manifests describe what is there; it is on the list."""
+    root = tmp_path / "out"
+    (tmp_path / "key").write_text(KEY)
+    config = config_for(tmp_path, **({"key_file": str(tmp_path / "key")} if private else {}))
+    stored = pseudonym(KEY.encode(), USER) if private else USER
+    put_store(root, stored)
+    assert len(forgetting.traces(root, stored)) == 7
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert "no trace is left" in capfd.readouterr().out
+    files = [path for path in root.rglob("*") if path.is_file() and "quarantine" not in str(path)]
+    assert not [path for path in files if stored.encode() in path.read_bytes()]
+    for name, users in (("recommendations", [OTHER]), ("teacher_targets", [OTHER])):
+        folder = publish.current(root, name, DS)
+        assert pq.read_table(folder)["user_id"].to_pylist() == users
+        manifest = publish.read_manifest(root, name, DS)
+        assert manifest is not None
+        assert manifest.rows == len(users)
+        assert manifest.files == [publish.describe(file, folder) for file in sorted(folder.iterdir())]
+    assert pq.read_table(publish.current(root, "quarantine", DS)).num_rows == 2, (
+        "an id inside another word is another's"
+    )
+    assert publish.read_manifest(root, "reports", DS) is None
+    assert (root / "logs" / "evaluate.log").read_text() == "started\nended\n"
+    assert forgetting.forgotten(root) == [forgetting.digest(stored)]
+
+
+def test_a_trace_that_is_left_is_an_error(tmp_path, monkeypatch, capfd):
+    """What a run writes meanwhile is found by the search at the end, which names the file."""
+    config = config_for(tmp_path)
+    put_store(tmp_path / "out", USER)
+    monkeypatch.setattr(forgetting, "erase", lambda root, user: {})
+    assert forget.main(["--config", str(config), "--user", USER]) == 2
+    assert "7 files still name the user" in capfd.readouterr().err
+
+
+def test_forgetting_an_unknown_user_changes_nothing_but_the_list(tmp_path):
+    """No file is written anew."""
+    config = config_for(tmp_path)
+    put_store(tmp_path / "out", USER)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert forget.main(["--config", str(config), "--user", "nobody"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert forgetting.forgotten(tmp_path / "out") == [forgetting.digest("nobody")]
