@@ -1,6 +1,7 @@
 """Which earlier model a night's model starts from, with `training.warm_start`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ class Start(NamedTuple):
     """How many nights in a row, this one included, have gone on from a model trained from nothing."""
 
 
-def earlier_model(config: RunConfig, name: str, model: dict[str, Any], item_ids: list[str]) -> Start | None:
+def earlier_model(
+    config: RunConfig, name: str, model: dict[str, Any], item_ids: Callable[[], list[str]]
+) -> Start | None:
     """What `models/<name>` starts from; None where it is trained from nothing.
 
     That is: without `training.warm_start`; on a first night; every `fresh_every` nights; when the model's settings or
@@ -31,7 +34,7 @@ def earlier_model(config: RunConfig, name: str, model: dict[str, Any], item_ids:
       config: the run config.
       name: of the model, `student`.
       model: its settings, as JSON.
-      item_ids: tonight's, in index order.
+      item_ids: gives tonight's, in index order.
     """
     settings = config.training.warm_start
     nights = promotions.nights(config.root, before=config.day)
@@ -46,7 +49,7 @@ def earlier_model(config: RunConfig, name: str, model: dict[str, Any], item_ids:
     known = facts["num_items"]
     warm_nights = facts.get("warm_nights", 0) + 1
     same = shape_of(facts["options"]) == shape_of(model | {"max_length": config.training.max_length})
-    same = same and vocabulary_hash(item_ids[:known]) == facts["vocabulary_hash"]
+    same = same and vocabulary_hash(item_ids()[:known]) == facts["vocabulary_hash"]
     if not same or warm_nights >= settings.fresh_every:
         return None
     return Start(folder, f"{last.ds}.{version}", warm_nights)

@@ -38,7 +38,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         if config.student.text:
             titles, inputs["title_vectors/student"] = title_vectors(config, source, config.student.text)
         shape = config.student.model.model_dump(mode="json")
-        starts = {name: earlier_model(config, name, shape, source.item_ids()) for name in ("student", "control")}
+        starts = {name: earlier_model(config, name, shape, source.item_ids) for name in ("student", "control")}
         inputs |= {f"start/{name}": start.version for name, start in starts.items() if start}
         codes = item_codes(config, source) if config.student.model.codes else None
         inputs |= codes.versions if codes else {}

@@ -211,12 +211,15 @@ def test_a_failing_report_does_not_fail_the_night(two_nights, capsys, monkeypatc
 
 
 def test_reasons_are_read_where_the_table_has_them(two_nights):
-    """`because_item_ids` gives the titles behind each recommendation; a table without the column gives none."""
+    """`because_item_ids` gives the titles behind each recommendation; nulls, and a table without the column, give none."""
     assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]
-    schema = tables.RECOMMENDATIONS.schema.append(pa.field("because_item_ids", pa.list_(pa.list_(pa.string()))))
+    schema = tables.RECOMMENDATIONS.schema
     row = {"user_id": "ann", "item_ids": ["i2", "i1"], "scores": [2.5, 1.5], "source": "model", "model_version": "m",
            "generated_at": datetime(2026, 11, 23, tzinfo=UTC), "because_item_ids": [["i0", "i3"], []]}  # fmt: skip
     put(two_nights, "recommendations", [row], schema=schema)
     user = read_user(two_nights, DS, "ann")
     assert [item.title for item in user.recommended] == ["i2", "<b>blue</b> lamp"]
     assert [item.because for item in user.recommended] == [("red lamp", "boots"), ()]
+    del row["because_item_ids"]
+    put(two_nights, "recommendations", [row], schema=schema.remove(schema.get_field_index("because_item_ids")))
+    assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]

@@ -95,7 +95,12 @@ def test_each_fold_is_trained_without_its_users(tmp_path: Path, monkeypatch: pyt
 
     table = pa.table({"item_index": [0], "item_id": ["a"]})
     source = SimpleNamespace(
-        histories=tmp_path, statistics=tmp_path, vocabulary=table, versions={}, vocabulary_facts=lambda: {}
+        histories=tmp_path,
+        statistics=tmp_path,
+        vocabulary=table,
+        versions={},
+        vocabulary_facts=lambda: {},
+        item_ids=list,
     )
     monkeypatch.setattr(_fit, "fit", fit)
     monkeypatch.setattr(train_teacher, "features", lambda config: source)

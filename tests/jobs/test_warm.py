@@ -40,7 +40,7 @@ def put_promoted(root: Path, *, warm_nights: int = 0) -> str:
 
 
 def start_of(config: RunConfig, ids=IDS, name="student", **changes):
-    return earlier_model(config, name, config.student.model.model_dump(mode="json") | changes, ids)
+    return earlier_model(config, name, config.student.model.model_dump(mode="json") | changes, lambda: ids)
 
 
 def test_a_night_goes_on_from_the_promoted_model(tmp_path):
