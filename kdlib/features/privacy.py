@@ -1,7 +1,8 @@
 """Events with pseudonyms in place of user ids, before anything is shuffled, written or logged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import pandas as pd
 from pyspark.sql import Column, DataFrame
@@ -29,20 +30,17 @@ def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequenc
     return events.withColumns({"raw": raw, "session_id": hashed("session_id"), "user_id": hashed("user_id")})
 
 
-def _pseudonyms(source: KeySource):
+def _pseudonyms(source: KeySource) -> Callable[[str], Column]:
     """A Spark function of a text column. The key is read by the Python worker: a literal would stand in plans and logs."""
 
-    @F.pandas_udf("string")  # pyright: ignore[reportCallIssue, reportArgumentType]
     def hashed(ids: pd.Series) -> pd.Series:
         key = _key(source)
         codes, distinct = pd.factorize(ids)  # −1 for a missing id
         names = pd.Series([pseudonym(key, one) for one in distinct], dtype="object")
         return names.reindex(codes).where(codes >= 0, None).reset_index(drop=True)
 
-    def of(column: str) -> Column:
-        return hashed(F.col(column))
-
-    return of
+    function: Any = F.pandas_udf(hashed, "string")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return lambda column: function(F.col(column))
 
 
 @lru_cache(maxsize=1)
