@@ -57,9 +57,8 @@ def input_versions(config: RunConfig, events: EventsConfig, catalogue: Catalogue
 def earlier_vocabulary(config: RunConfig) -> Manifest | None:
     """The vocabulary that this night's continues: the last promoted night's, so that a blocked night leaves no trace in it;
     where none was promoted, the newest. None on a first night."""
-    if nights := promotions.nights(config.root, before=config.day):
-        last = nights[-1]
-        return publish.version_manifest(config.root, "item_vocabulary", last.ds, last.versions["item_vocabulary"])
+    if last := promotions.last_night(config.root, before=config.day):
+        return promotions.manifest_of(config.root, last, "item_vocabulary")
     newest = publish.latest(config.root, "item_vocabulary", before=config.day)
     return publish.read_manifest(config.root, "item_vocabulary", newest) if newest else None
 
@@ -73,10 +72,8 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
     if config.privacy.key is None:
         return None
     found = {"key_version": config.privacy.key_version, "check": key_check(read_key(config.privacy.key))}
-    if nights := promotions.nights(config.root, before=config.day):
-        last = nights[-1]
-        manifest = publish.version_manifest(config.root, "histories", last.ds, last.versions["histories"])
-        before = manifest.details.get("pseudonyms")
+    if last := promotions.last_night(config.root, before=config.day):
+        before = promotions.manifest_of(config.root, last, "histories").details.get("pseudonyms")
         if before and before["key_version"] == found["key_version"] and before["check"] != found["check"]:
             raise ConfigError(
                 f"the pseudonym key is another than that of {last.ds}, but privacy.key_version is {found['key_version']} as"

@@ -49,13 +49,7 @@ def features(config: RunConfig) -> Features:
 
 def versions(config: RunConfig, *names: str) -> dict[str, str]:
     """Name → version of published partitions; InputError for one that is missing."""
-    found = {}
-    for name in names:
-        publish.current(config.root, name, config.day)
-        manifest = publish.read_manifest(config.root, name, config.day)
-        assert manifest is not None
-        found[name] = manifest.version
-    return found
+    return {name: publish.manifest_of(config.root, name, config.day).version for name in names}
 
 
 def teacher_weights(config: RunConfig) -> list[float]:
@@ -66,9 +60,7 @@ def teacher_weights(config: RunConfig) -> list[float]:
     """
     if config.distillation.mode == "joint":
         return [1.0]
-    publish.current(config.root, "teacher_targets", config.day)
-    manifest = publish.read_manifest(config.root, "teacher_targets", config.day)
-    assert manifest is not None
+    manifest = publish.manifest_of(config.root, "teacher_targets", config.day)
     if manifest.details["form"] != config.distillation.cached_form:
         raise ConfigError(
             f"teacher_targets of {config.day} hold {manifest.details['form']}, the config asks for"

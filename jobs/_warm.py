@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdlib import promotions, publish
+from kdlib import promotions
 from kdlib.config import RunConfig
 from kdlib.models.files import FACTS
 from kdlib.models.vocabulary import vocabulary_hash
@@ -37,14 +37,10 @@ def earlier_model(
       item_ids: gives tonight's, in index order.
     """
     settings = config.training.warm_start
-    nights = promotions.nights(config.root, before=config.day)
-    if settings is None or model["codes"] is not None or not nights:
+    last = promotions.last_night(config.root, before=config.day)
+    if settings is None or model["codes"] is not None or last is None or f"models/{name}" not in last.versions:
         return None
-    last = nights[-1]
-    version = last.versions.get(f"models/{name}")
-    if version is None:
-        return None
-    folder = publish.version_folder(config.root, f"models/{name}", last.ds, version)
+    folder = promotions.folder_of(config.root, last, f"models/{name}")
     facts = json.loads((folder / FACTS).read_text())
     known = facts["num_items"]
     warm_nights = facts.get("warm_nights", 0) + 1
@@ -52,7 +48,12 @@ def earlier_model(
     same = same and vocabulary_hash(item_ids()[:known]) == facts["vocabulary_hash"]
     if not same or warm_nights >= settings.fresh_every:
         return None
-    return Start(folder, f"{last.ds}.{version}", warm_nights)
+    return Start(folder, f"{last.ds}.{last.versions[f'models/{name}']}", warm_nights)
+
+
+def run_options(start: Start | None) -> dict[str, Any]:
+    """The fields of a `TrainingRun` that say where it starts."""
+    return {} if start is None else {"start": str(start.folder), "warm_nights": start.warm_nights}
 
 
 def warm_training(config: RunConfig, train: dict[str, Any], start: Start | None) -> dict[str, Any]:

@@ -43,14 +43,9 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     manifests = run_step(
         config,
         TABLES,
-        settings=[
-            config.features.model_dump(mode="json"),
-            config.input.model_dump(mode="json"),
-            config.privacy.min_item_users,
-            key,
-        ],
+        settings=[config.model_dump(mode="json", include={"features", "input"}), config.privacy.min_item_users, key],
         inputs=input_versions(config, events, catalogue),
-        build=lambda staging: _build(config, events, catalogue, staging),
+        build=lambda staging: _build(config, events, catalogue, key, staging),
     )
     funnel = manifests["histories"].details["funnel"]
     say(f"build_features: {funnel_text(funnel)}")
@@ -60,7 +55,11 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 def _build(
-    config: RunConfig, events: EventsConfig, catalogue: CatalogueConfig | None, staging: dict[str, Path]
+    config: RunConfig,
+    events: EventsConfig,
+    catalogue: CatalogueConfig | None,
+    key: dict[str, Any] | None,
+    staging: dict[str, Path],
 ) -> dict[str, dict[str, Any]]:
     features, last_day = config.features, config.ds
     assert last_day is not None  # config.day has raised
@@ -119,7 +118,7 @@ def _build(
         judged.unpersist()
         counts.unpersist()
     return {
-        "histories": {"funnel": funnel, "pseudonyms": checked_key(config)},
+        "histories": {"funnel": funnel, "pseudonyms": key},
         "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
     }
 

@@ -55,11 +55,9 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
 
 
 def _input(config: RunConfig, nights: list[promotions.Promotion], inputs: dict[str, str]) -> list[Gate]:
-    publish.current(config.root, "histories", config.day)
-    tonight = publish.read_manifest(config.root, "histories", config.day)
-    assert tonight is not None
+    tonight = publish.manifest_of(config.root, "histories", config.day)
     inputs["histories"] = tonight.version
-    earlier = [publish.version_manifest(config.root, "histories", n.ds, n.versions["histories"]) for n in nights]
+    earlier = [promotions.manifest_of(config.root, night, "histories") for night in nights]
     bounds = config.gates.model_dump(include=set(_INPUT_BOUNDS))
     return gates.input_gates(tonight.details["funnel"], [night.details["funnel"] for night in earlier], **bounds)
 
@@ -73,13 +71,11 @@ _QUALITY_BOUNDS = ("min_test_users", "min_gain_over_popularity", "max_loss_to_la
 
 def _quality(config: RunConfig, nights: list[promotions.Promotion], inputs: dict[str, str]) -> list[Gate]:
     metrics = pq.read_table(publish.current(config.root, "metrics", config.day))
-    manifest = publish.read_manifest(config.root, "metrics", config.day)
-    assert manifest is not None
-    inputs["metrics"] = manifest.version
+    inputs["metrics"] = publish.manifest_of(config.root, "metrics", config.day).version
     coverage = f"coverage@{max(config.evaluation.k)}"
     usual = []
     for night in nights:
-        table = pq.read_table(publish.version_folder(config.root, "metrics", night.ds, night.versions["metrics"]))
+        table = pq.read_table(promotions.folder_of(config.root, night, "metrics"))
         usual += [r["value"] for r in table.to_pylist() if (r["model"], r["metric"]) == ("student", coverage)]
     bounds = config.gates.model_dump(include=set(_QUALITY_BOUNDS))
     return gates.quality_gates(metrics, usual, k=config.evaluation.judged_k, coverage_metric=coverage, **bounds)

@@ -14,7 +14,7 @@ from jobs._ray import start_ray
 from jobs._step import run_step
 from jobs._teachers import ensemble, teacher_folders
 from jobs._titles import title_vectors
-from jobs._warm import Start, earlier_model, warm_training
+from jobs._warm import Start, earlier_model, run_options, warm_training
 from jobs.build_codes import ItemCodes, item_codes
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -135,8 +135,7 @@ def student_run(
         statistics=str(statistics),
         codes=None if codes is None else (str(codes.codes), str(codes.codebooks)),
         stored_as=config.student.export,
-        start=None if start is None else str(start.folder),
-        warm_nights=0 if start is None else start.warm_nights,
+        **run_options(start),
         **(distillation if taught else {}),
     )
 

@@ -99,17 +99,17 @@ def _measure(
 
 def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:
     """Folder and version of the student of the last promoted night before this one; None where there is none to compare."""
-    nights = promotions.nights(config.root, before=config.day)
-    if not nights:
+    last = promotions.last_night(config.root, before=config.day)
+    if last is None:
         return None
-    folder = publish.version_folder(config.root, "models/student", nights[-1].ds, nights[-1].versions["models/student"])
+    folder = promotions.folder_of(config.root, last, "models/student")
     facts = json.loads((folder / FACTS).read_text())
     try:
         check_vocabulary(facts, pa.array(source.item_ids(), pa.string()))
     except ModelError as error:
         say(f"evaluate: warning: the model in use cannot be compared: {error}")
         return None
-    return folder, f"{nights[-1].ds}.{facts['version']}"
+    return folder, f"{last.ds}.{facts['version']}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,9 +27,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
         config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *models
     )
     judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
-    manifest = publish.read_manifest(root, "gates", day)
-    assert manifest is not None
-    if manifest.inputs != {name: found[name] for name in ("histories", "metrics")}:
+    if publish.manifest_of(root, "gates", day).inputs != {name: found[name] for name in ("histories", "metrics")}:
         raise InputError(f"the gates of {day} have not judged what is published now: run `distilrec check-gates` first")
     if broken := gates.failed(judged):
         raise GateError(f"{day} is not promoted: {'; '.join(map(gates.in_words, broken))}")

@@ -1,13 +1,12 @@
 """List distilrec's jobs on a Ray cluster: state, start, duration, exit status."""
 
 import argparse
-import os
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs._cluster import SUBMISSION, connect
+from jobs._cluster import SUBMISSION, add_address, connect
 from jobs._console import say
 from kdlib.errors import DistilrecError
 
@@ -39,10 +38,7 @@ def _line(job: Any, *, now: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="distilrec status", description=__doc__)
-    parser.add_argument(
-        "--address", default=os.environ.get("RAY_API_SERVER_ADDRESS"),
-        help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
-    )  # fmt: skip
+    add_address(parser)
     parser.add_argument("--ds", help="only jobs for this day, YYYY-MM-DD")
     arguments = parser.parse_args(argv)
     try:

@@ -1,7 +1,6 @@
 """Run a stage, or the whole night, as a job on a Ray cluster: submit, follow the log, pass the exit status on."""
 
 import argparse
-import os
 import shlex
 import shutil
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kdlib
-from jobs._cluster import SUBMISSION, connect, exit_status, follow, submit
+from jobs._cluster import SUBMISSION, add_address, connect, exit_status, follow, submit
 from jobs._console import say
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import BusyError, ConfigError, DistilrecError
@@ -88,10 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Options of the stage itself (--force, --part) are passed on.",
     )
     parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
-    parser.add_argument(
-        "--address", default=os.environ.get("RAY_API_SERVER_ADDRESS"),
-        help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
-    )  # fmt: skip
+    add_address(parser)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
     parser.add_argument("--ds", help="the day the run stands for, YYYY-MM-DD (default: the run config's)")
     parser.add_argument(

@@ -11,7 +11,7 @@ from jobs._ranks import training_counts
 from jobs._ray import start_ray
 from jobs._step import run_step
 from jobs._titles import title_vectors
-from jobs._warm import earlier_model, warm_training
+from jobs._warm import earlier_model, run_options, warm_training
 from kdlib.config import RunConfig, TeacherConfig
 from kdlib.publish import Manifest
 
@@ -87,8 +87,7 @@ def _train(
                 seed=seed,
                 title_vectors=None if vectors is None else str(vectors),
                 statistics=str(source.statistics),
-                start=None if start is None else str(start.folder),
-                warm_nights=0 if start is None else start.warm_nights,
+                **run_options(start),
             ),
         )
 

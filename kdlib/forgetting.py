@@ -160,8 +160,7 @@ def _mend_manifest(path: Path) -> None:
     manifest["files"] = [
         publish.describe(base / file["path"], base) for file in manifest["files"] if (base / file["path"]).exists()
     ]
-    counted = [file["rows"] for file in manifest["files"] if "rows" in file]
-    manifest["rows"] = sum(counted) if counted else None
+    manifest["rows"] = publish.rows_in(manifest["files"])
     _replace(home / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kdlib import publish
 from kdlib.errors import InputError
+from kdlib.publish import Manifest
 
 LINK = "promoted"
 RECORDS = "_promotions"
@@ -65,6 +66,21 @@ def nights(root: Path, *, before: str) -> list[Promotion]:
             found = {ds: night for ds, night in found.items() if ds < switch.ds}
         found[switch.ds] = switch
     return [found[ds] for ds in sorted(found) if ds < before]
+
+
+def last_night(root: Path, *, before: str) -> Promotion | None:
+    """The last of `nights`; None where there is none."""
+    return next(reversed(nights(root, before=before)), None)
+
+
+def folder_of(root: Path, night: Promotion, name: str) -> Path:
+    """Where a part of a promoted night lies."""
+    return publish.version_folder(root, name, night.ds, night.versions[name])
+
+
+def manifest_of(root: Path, night: Promotion, name: str) -> Manifest:
+    """The manifest of a part of a promoted night; InputError where it is gone."""
+    return publish.version_manifest(root, name, night.ds, night.versions[name])
 
 
 def promote(

@@ -5,7 +5,8 @@
     root/_versions/recommendations/ds=2026-11-22.<version>/manifest.json
 
 A reader of `root/recommendations` finds last night's files or tonight's, never a mix (file names hold the version: one that
-has listed the old ones and opens them too late finds none), and no file in it is anything but data. Version folders are never written again. Model folders are published in the same way.
+has listed the old ones and opens them too late finds none), and no file in it is anything but data. Version folders are
+never written again, unless a user is to be forgotten (`kdlib.forgetting`). Model folders are published in the same way.
 """
 
 import hashlib
@@ -90,13 +91,12 @@ def publish(
         if plain.parent == staging and plain.suffix == ".parquet":
             file["path"] = f"{plain.stem}-{version}.parquet"
             plain.rename(staging / file["path"])
-    counted = [f["rows"] for f in files if "rows" in f]
     manifest = Manifest(
         table,
         ds,
         version,
         fingerprint,
-        sum(counted) if counted else None,
+        rows_in(files),
         files,
         inputs or {},
         details or {},
@@ -151,6 +151,11 @@ def read_manifest(root: Path, table: str, ds: str) -> Manifest | None:
     return _read(link.resolve().parent / "manifest.json")
 
 
+def manifest_of(root: Path, table: str, ds: str) -> Manifest:
+    """The same, where there has to be one; InputError, as `current` says it, where there is none."""
+    return _read(current(root, table, ds).parent / "manifest.json")
+
+
 def latest(root: Path, table: str, *, before: str) -> str | None:
     """The newest partition strictly before a date, or None."""
     days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*") if path.exists())
@@ -174,7 +179,14 @@ def _tidy(staging: Path) -> None:
         (staging / f"~{number:05d}").rename(staging / f"part-{number:05d}.parquet")
 
 
+def rows_in(files: list[dict[str, Any]]) -> int | None:
+    """Rows of all Parquet files of a manifest; None where it has none."""
+    counted = [file["rows"] for file in files if "rows" in file]
+    return sum(counted) if counted else None
+
+
 def describe(path: Path, base: Path) -> dict[str, Any]:
+    """A file as `Manifest.files` has it; what it holds is on the disk afterwards."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())

@@ -69,6 +69,16 @@ def broken(line: bytes, generator: random.Random) -> bytes:
     return line.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
+def judge(spark, config: EventsConfig):
+    """The judged rows of an input, and their counts."""
+    with reading(config.path):
+        judged = clean.with_outcome(
+            read_events(spark, config, last_day=LAST_DAY), period_start=None, last_day=LAST_DAY,
+            max_events_per_user_day=100, num_partitions=2,
+        )  # fmt: skip
+        return judged, count_outcomes(judged, path=config.path, last_day=LAST_DAY)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(("form", "line_of"), [("csv", csv_line), ("jsonl", json_line), ("sequences", sequence_line)])
 def test_generated_lines_add_up(spark, tmp_path, form, line_of, seed):
@@ -88,12 +98,7 @@ def test_generated_lines_add_up(spark, tmp_path, form, line_of, seed):
         "user": "u", "item": "i", "event_type": "b", "time": {"format": "iso", "column": "t"},
     }  # fmt: skip
     config = EventsConfig.model_validate({"path": str(path), "format": form, **columns})
-    with reading(str(path)):
-        judged = clean.with_outcome(
-            read_events(spark, config, last_day=LAST_DAY), period_start=None, last_day=LAST_DAY,
-            max_events_per_user_day=100, num_partitions=2,
-        )  # fmt: skip
-        found = count_outcomes(judged, path=str(path), last_day=LAST_DAY)
+    judged, found = judge(spark, config)
     assert found["rows_read"] == found["kept"] + found["duplicate"] + found["quarantined"]
     texts = [line.decode(errors="replace") for line in lines]
     if form == "sequences":
@@ -116,12 +121,7 @@ def test_generated_files_are_read_or_refused_with_a_reason(spark, tmp_path, seed
         config = EventsConfig.model_validate({"path": str(path), "format": form, **columns})
         refused, found = "", {}
         try:
-            with reading(str(path)):
-                judged = clean.with_outcome(
-                    read_events(spark, config, last_day=LAST_DAY), period_start=None, last_day=LAST_DAY,
-                    max_events_per_user_day=100, num_partitions=2,
-                )  # fmt: skip
-                found = count_outcomes(judged, path=str(path), last_day=LAST_DAY)
+            _, found = judge(spark, config)
         except DistilrecError as error:
             refused = str(error)
         if refused:
