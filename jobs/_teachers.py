@@ -1,7 +1,6 @@
 """The finished teachers: their published models, how they are judged, and what they say at every training position."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +8,13 @@ import numpy as np
 
 from jobs._published import Features, parquet_files
 from jobs._ray import start_ray
+from jobs._shards import write_by_shards
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.errors import InputError, ModelError
 
-ROWS = 2048
-"""Windows handed to an actor at once."""
+USERS = 2048
+"""Users whose targets an actor holds at once."""
 
 
 def teacher_folders(config: RunConfig, expected_hash: str) -> list[list[Path]]:
@@ -63,9 +63,7 @@ def write_targets(
       target: an empty folder.
     """
     with start_ray(config):
-        import ray.data
-
-        from kdlib.data.windows import training_windows
+        from kdlib.teachers.shards import ShardTeacher
         from kdlib.teachers.sparse import SampledTargetWriter
         from kdlib.teachers.targets import TargetWriter
 
@@ -77,22 +75,18 @@ def write_targets(
                 "teachers": names, "weights": list(weights), "temperature": how.temperature, "samples": how.samples,
                 "seed": config.seed,
             }  # fmt: skip
-        (
-            ray.data.read_parquet(parquet_files(source.histories))
-            .map_batches(
-                partial(training_windows, max_length=settings.max_length), batch_format="pyarrow", batch_size=None
-            )
-            .map_batches(
-                writer,
-                fn_constructor_kwargs=options | {"threads": settings.threads_per_worker},
-                compute=ray.data.ActorPoolStrategy(size=settings.workers),
-                num_cpus=settings.cpus_per_worker,
-                num_gpus=settings.gpus_per_worker,
-                batch_format="pyarrow",
-                batch_size=ROWS,
-            )
-            .write_parquet(str(target))
-        )
+        write_by_shards(
+            source.histories,
+            ShardTeacher,
+            {
+                "folder": str(target), "batch_size": USERS, "max_length": settings.max_length, "writer": writer,
+                "options": options | {"threads": settings.threads_per_worker},
+            },
+            actors=settings.workers,
+            batch_size=USERS,
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=settings.gpus_per_worker,
+        )  # fmt: skip
 
 
 class Judgement(NamedTuple):

@@ -2,28 +2,24 @@
 
 import sys
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs._console import command, say
-from jobs._published import Features, features, parquet_files, versions
+from jobs._published import Features, features, versions
 from jobs._ray import cluster_address, start_ray
+from jobs._shards import write_by_shards
 from jobs._step import run_step
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError, DistilrecError, InputError
+from kdlib.errors import ConfigError
 from kdlib.inference.recommender import check_recommendations, check_vocabulary, read_vocabulary
-from kdlib.inference.shards import ShardRecommender, history_shards
+from kdlib.inference.shards import ShardRecommender
 from kdlib.models.files import load_model
 from kdlib.publish import Manifest
-
-MOST_BATCHES = 64
-"""Batches in a shard, which is one task of an actor and one file of the table."""
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -90,8 +86,6 @@ def _build(config: RunConfig, found: Features, student: Path, staging: Path) -> 
 def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> None:
     """Hand the histories, shard by shard, to the actors, which write into the staging folder."""
     import ray
-    import ray.data
-    import ray.exceptions
 
     settings = config.recommend
     if cluster_address(config) is None and settings.actors >= (num_cpus := int(ray.cluster_resources().get("CPU", 0))):
@@ -99,17 +93,11 @@ def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> 
             f"recommend.actors is {settings.actors}, one CPU each, and reading needs another, "
             f"but the local Ray has {num_cpus}: lower recommend.actors or raise ray.num_cpus"
         )
-    files = parquet_files(found.histories)
     end_of_day = datetime.fromisoformat(config.day).replace(tzinfo=UTC) + timedelta(days=1)
-    shard_rows = _shard_rows(
-        sum(pq.read_metadata(file).num_rows for file in files), settings.actors, settings.batch_size
-    )
-    shards = history_shards(files, num_rows=shard_rows)
-    if not shards:
-        raise InputError(f"the histories at {found.histories} hold no user: there is nobody to recommend to")
-    written = ray.data.from_items([asdict(s) for s in shards], override_num_blocks=len(shards)).map_batches(
+    write_by_shards(
+        found.histories,
         ShardRecommender,
-        fn_constructor_kwargs={
+        {
             "folder": str(staging),
             "batch_size": settings.batch_size,
             "settings": {
@@ -118,23 +106,9 @@ def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> 
                 "item_block": settings.item_block, "generated_at": end_of_day, "threads": 1,
             },
         },
-        compute=ray.data.ActorPoolStrategy(size=settings.actors),
-        num_cpus=1,
-        batch_size=1,
-        batch_format="pyarrow",
+        actors=settings.actors,
+        batch_size=settings.batch_size,
     )  # fmt: skip
-    try:
-        written.materialize()
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, DistilrecError):
-            raise error.cause from error
-        raise
-
-
-def _shard_rows(num_users: int, actors: int, batch_size: int) -> int:
-    """Rows of a shard: whole batches, and four shards an actor, so that none waits long for the others."""
-    batches = -(-num_users // (actors * 4 * batch_size))
-    return batch_size * min(batches, MOST_BATCHES)
 
 
 def main(argv: list[str] | None = None) -> int:

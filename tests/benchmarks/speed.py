@@ -42,8 +42,9 @@ from jobs._engine import make_engine, scoring_dtype
 from jobs._provenance import package_versions, processor
 from kdlib.config import TrainConfig
 from kdlib.data.batches import WindowStore, shuffled_batches, store_from_tables
+from kdlib.data.shards import history_shards
 from kdlib.data.windows import take_slices, training_windows
-from kdlib.inference.shards import ShardRecommender, history_shards
+from kdlib.inference.shards import ShardRecommender
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash

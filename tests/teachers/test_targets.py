@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from kdlib.data.batches import shuffled_batches, store_from_tables
+from kdlib.data.shards import history_shards
 from kdlib.data.windows import training_windows
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.teachers.shards import ShardTeacher
 from kdlib.teachers.targets import TargetWriter
 from kdlib.training.module import CachedTeachers
 from tests.data.test_windows import histories
@@ -46,3 +50,31 @@ def test_cached_teachers_equal_online_teachers(tmp_path: Path) -> None:
             torch.testing.assert_close(scored.logits(), online @ model.head()[0].T, rtol=0, atol=2e-2)
         positions += len(batch.targets_T)
     assert positions == 99
+
+
+def test_who_works_on_a_shard_and_when_changes_nothing(tmp_path: Path) -> None:
+    """Two actors that take the shards in different orders write the same files, in the histories' order, each user once."""
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    rows = [(generator.integers(0, 40, n).tolist(), [0] * n, n, None, None) for n in generator.integers(0, 12, 50)]
+    table = histories(rows)
+    pq.write_table(table, tmp_path / "histories.parquet", row_group_size=30)
+    model = SequenceModel(num_items=40, kind="gru", dim=8, max_length=5)
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", model, model.state_dict(), {})
+    shards = [vars(s) for s in history_shards([str(tmp_path / "histories.parquet")], num_rows=16)]
+    files = []
+    for name, order in (("one", [shards]), ("two", [shards[2:], shards[:2], shards[1:2]])):
+        (tmp_path / name).mkdir()
+        for mine in order:
+            actor = ShardTeacher(
+                str(tmp_path / name), 8, 5, TargetWriter, {"folders": [str(tmp_path / "model")], "threads": 1}
+            )
+            done = actor(pa.Table.from_pylist(mine))
+            assert done["number"].to_pylist() == [shard["number"] for shard in mine]
+        files.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
+    assert files[0] == files[1]
+    assert len(files[0]) == 4
+    written = pq.read_table(tmp_path / "one")
+    windows = training_windows(table, max_length=5)
+    assert written.select(windows.column_names).equals(windows.combine_chunks())

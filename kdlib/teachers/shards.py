@@ -1,0 +1,52 @@
+"""The cached-teacher store shard by shard: what teachers say about the windows of one shard becomes one file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdlib import tables
+from kdlib.data.shards import HistoryShard, ShardReader
+from kdlib.data.windows import training_windows
+
+
+class ShardTeacher:
+    """Ray Data actor: shards in, their files written, the windows of each out.
+
+    Args:
+      folder: where the files go.
+      batch_size: users whose windows and targets are held at once, one row group of the file.
+      max_length: positions of a window.
+      writer: `TargetWriter` or `SampledTargetWriter`.
+      options: its arguments.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        batch_size: int,
+        max_length: int,
+        writer: Callable[..., Callable[[pa.Table], pa.Table]],
+        options: dict[str, Any],
+    ) -> None:
+        self._folder, self._batch_size, self._max_length = Path(folder), batch_size, max_length
+        self._write = writer(**options)
+        self._read = ShardReader()
+
+    def __call__(self, shards: pa.Table) -> pa.Table:
+        """`HistoryShard` rows → `number`, `rows`."""
+        return pa.Table.from_pylist(
+            [{"number": row["number"], "rows": self._shard(HistoryShard(**row))} for row in shards.to_pylist()]
+        )
+
+    def _shard(self, shard: HistoryShard) -> int:
+        histories, rows = self._read(shard), 0
+        with pq.ParquetWriter(self._folder / shard.file_name, tables.TEACHER_TARGETS.schema) as file:
+            for start in range(0, len(histories), self._batch_size):
+                windows = training_windows(histories.slice(start, self._batch_size), max_length=self._max_length)
+                if len(windows):
+                    file.write_table(self._write(windows))
+                rows += len(windows)
+        return rows
