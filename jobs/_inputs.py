@@ -1,23 +1,104 @@
 """Where a run's raw input lies, and which version of it this is."""
 
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+from pyspark.sql import DataFrame, SparkSession
 
 from kdlib import forgetting, promotions, publish
-from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
+from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig
 from kdlib.errors import ConfigError, InputError
+from kdlib.features.arrivals import DAY_PATTERN, carried_over, carried_until, day_of, days_to_read, path_of_days
+from kdlib.features.events import read_events
 from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
 
 
-def events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
-    """The events and the catalogue of the run config, or those that the simulator published for the day.
+@dataclass(frozen=True)
+class NightInput:
+    """What the features of a night are made from."""
+
+    events: EventsConfig
+    catalogue: CatalogueConfig | None
+    days: list[date]
+    """The days of arrival to read; empty where the path has no `{day}`."""
+    carried: Manifest | None
+    """An earlier night's clean events to start from."""
+    carried_before: date | None
+    """Of which only those of the days before this one count; the others are read again."""
+    settings: str
+    """A hash of what decides which events are clean: a night can start only from events that were taken in the same way."""
+    versions: dict[str, str]
+    """Input name → version, last night's vocabulary too."""
+
+    @property
+    def path(self) -> str:
+        """Of the events, as Spark understands it."""
+        return path_of_days(self.events.path, self.days) if self.days else self.events.path
+
+
+def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
+    """Find the run's input, and which version of it this is.
+
+    Args:
+      config: the run config.
+      key: from `checked_key`.
 
     Raises:
-      InputError: the simulator has not run.
+      InputError: the simulator has not run, a path without files, no file of the run's day.
     """
+    events, catalogue = _events_and_catalogue(config)
+    settings = publish.fingerprint_of(
+        config.input.model_dump(mode="json", exclude={"catalogue"}), str(config.features.period_start), key
+    )
+    versions, days, carried, before = {}, [], None, None
+    if DAY in events.path:
+        assert config.ds is not None  # config.day has raised
+        by_day = _files_by_day(events.path)
+        if config.ds not in by_day:
+            there = (
+                f"the days there are go from {min(by_day)} to {max(by_day)}" if by_day else "there is none of any day"
+            )
+            raise InputError(f"no file of {config.day} matches {events.path}: has the day's export run? {there}")
+        carried = _earlier(config, "clean_events")
+        if carried is not None and carried.details.get("settings") != settings:
+            carried = None
+        if carried is not None:
+            before = carried_until(date.fromisoformat(carried.ds), late_days=events.late_days)
+            versions["clean_events"] = f"{carried.ds}.{carried.version}"
+        days = days_to_read(by_day, last_day=config.ds, carried_before=before)
+        versions["events"] = publish.fingerprint_of([by_day[day] for day in days])
+    elif config.input.simulate is None:
+        versions["events"] = version_of(events.path)
+    else:
+        versions["events"] = publish.manifest_of(config.root, "events", config.day).version
+    if catalogue is not None:
+        versions["catalogue"] = version_of(catalogue.path)
+    if gone := forgetting.forgotten(config.root):
+        versions["forgotten"] = publish.fingerprint_of(gone)
+    if earlier := earlier_vocabulary(config):
+        versions["item_vocabulary"] = f"{earlier.ds}.{earlier.version}"
+    return NightInput(events, catalogue, days, carried, before, settings, versions)
+
+
+def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> DataFrame:
+    """The events to judge: those read, and those that an earlier night hands on."""
+    assert config.ds is not None
+    events = read_events(spark, source.events, last_day=config.ds, days=source.days, key=config.privacy.key)
+    if source.carried is None or source.carried_before is None:
+        return events
+    folder = publish.version_folder(config.root, "clean_events", source.carried.ds, source.carried.version)
+    earlier = carried_over(
+        spark.read.parquet(str(folder)), events, before=source.carried_before, source=source.versions["clean_events"]
+    )
+    return events.unionByName(earlier)
+
+
+def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
+    """The events and the catalogue of the run config, or those that the simulator published for the day."""
     if config.input.simulate is None:
         assert config.input.events is not None
         return config.input.events, config.input.catalogue
@@ -30,37 +111,22 @@ def events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConf
 
     events, catalogue = simulated_input(config)
     # one version throughout, even if the simulator publishes another meanwhile
-    return events.model_copy(update={"path": str(publish.current(config.root, "events", config.day))}), catalogue
-
-
-def input_versions(config: RunConfig, events: EventsConfig, catalogue: CatalogueConfig | None) -> dict[str, str]:
-    """Input name → version: of everything that the features are made from, last night's vocabulary too.
-
-    Raises:
-      InputError: a path without files.
-    """
-    if config.input.simulate is None:
-        versions = {"events": version_of(events.path)}
-    else:
-        manifest = publish.read_manifest(config.root, "events", config.day)
-        assert manifest is not None
-        versions = {"events": manifest.version}
-    if catalogue is not None:
-        versions["catalogue"] = version_of(catalogue.path)
-    if gone := forgetting.forgotten(config.root):
-        versions["forgotten"] = publish.fingerprint_of(gone)
-    if earlier := earlier_vocabulary(config):
-        versions["item_vocabulary"] = f"{earlier.ds}.{earlier.version}"
-    return versions
+    home = str(publish.current(config.root, "events", config.day))
+    linked = str(config.root / "events" / f"ds={config.day}")
+    return events.model_copy(update={"path": events.path.replace(linked, home, 1)}), catalogue
 
 
 def earlier_vocabulary(config: RunConfig) -> Manifest | None:
     """The vocabulary that this night's continues: the last promoted night's, so that a blocked night leaves no trace in it;
     where none was promoted, the newest. None on a first night."""
+    return _earlier(config, "item_vocabulary")
+
+
+def _earlier(config: RunConfig, name: str) -> Manifest | None:
     if last := promotions.last_night(config.root, before=config.day):
-        return promotions.manifest_of(config.root, last, "item_vocabulary")
-    newest = publish.latest(config.root, "item_vocabulary", before=config.day)
-    return publish.read_manifest(config.root, "item_vocabulary", newest) if newest else None
+        return promotions.manifest_of(config.root, last, name) if name in last.versions else None
+    newest = publish.latest(config.root, name, before=config.day)
+    return publish.read_manifest(config.root, name, newest) if newest else None
 
 
 def checked_key(config: RunConfig) -> dict[str, Any] | None:
@@ -95,6 +161,15 @@ def version_of(path: str) -> str:
     if not files:
         raise InputError(f"no file matches {path}: check the path in the run config")
     return publish.fingerprint_of(files)
+
+
+def _files_by_day(path: str) -> dict[date, list[tuple[str, int, int]]]:
+    """The files of each day of arrival there is, with sizes and times."""
+    anywhere, found = path.replace(DAY, DAY_PATTERN), {}
+    for file in _remote_files(anywhere) if "://" in path else _local_files(anywhere):
+        if (day := day_of(path, file[0])) is not None:
+            found.setdefault(day, []).append(file)
+    return found
 
 
 def _local_files(path: str) -> list[tuple[str, int, int]]:

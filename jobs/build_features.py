@@ -9,15 +9,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs._console import command, log_file, say
-from jobs._inputs import checked_key, earlier_vocabulary, events_and_catalogue, input_versions
+from jobs._inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
 from jobs._spark import running_spark
 from jobs._step import run_step
 from kdlib import forgetting, publish, tables
-from kdlib.config import CatalogueConfig, EventsConfig, RunConfig
+from kdlib.config import RunConfig
 from kdlib.errors import InputError
 from kdlib.features import clean, read, splits, vocabulary
 from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
-from kdlib.features.events import input_columns, read_events
+from kdlib.features.events import input_columns
 from kdlib.features.funnel import (
     check_trainable,
     count_histories,
@@ -38,14 +38,14 @@ BROADCAST_ITEMS = 500_000
 
 def run(config: RunConfig) -> dict[str, Manifest]:
     """Build and publish the feature tables of the day, unless they are up to date."""
-    events, catalogue = events_and_catalogue(config)
     key = checked_key(config)
+    source = night_input(config, key)
     manifests = run_step(
         config,
-        TABLES,
+        (*TABLES, "clean_events") if source.days else TABLES,
         settings=[config.model_dump(mode="json", include={"features", "input"}), config.privacy.min_item_users, key],
-        inputs=input_versions(config, events, catalogue),
-        build=lambda staging: _build(config, events, catalogue, key, staging),
+        inputs=source.versions,
+        build=lambda staging: _build(config, source, key, staging),
     )
     funnel = manifests["histories"].details["funnel"]
     say(f"build_features: {funnel_text(funnel)}")
@@ -55,31 +55,32 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 def _build(
-    config: RunConfig,
-    events: EventsConfig,
-    catalogue: CatalogueConfig | None,
-    key: dict[str, Any] | None,
-    staging: dict[str, Path],
+    config: RunConfig, source: NightInput, key: dict[str, Any] | None, staging: dict[str, Path]
 ) -> dict[str, dict[str, Any]]:
-    features, last_day = config.features, config.ds
+    features, last_day, catalogue = config.features, config.ds, source.catalogue
     assert last_day is not None  # config.day has raised
-    with running_spark(config, log_file(config, "build_features")) as spark, read.reading(events.path):
+    with running_spark(config, log_file(config, "build_features")) as spark, read.reading(source.path):
         judged = clean.with_outcome(
-            read_events(spark, events, last_day=last_day, key=config.privacy.key),
+            read_input(config, source, spark),
             period_start=features.period_start,
             last_day=last_day,
+            late_days=source.events.late_days,
             max_events_per_user_day=features.max_events_per_user_day,
             num_partitions=config.spark.shuffle_partitions,
             forgotten=forgetting.forgotten(config.root),
         ).persist(StorageLevel.MEMORY_AND_DISK)
-        funnel = count_outcomes(judged, path=events.path, last_day=last_day)
+        funnel = count_outcomes(
+            judged, path=source.path, last_day=last_day, carried=source.versions.get("clean_events")
+        )
         _write(
             clean.quarantine(judged), staging["quarantine"], by=["reason", "file", "raw"], rows=funnel["quarantined"]
         )
         if funnel["kept"] == 0:
-            _fail_all_quarantined(config, staging["quarantine"], events.path, funnel)
+            _fail_all_quarantined(config, staging["quarantine"], source.path, funnel)
+        if "clean_events" in staging:
+            clean.clean_events(judged).write.mode("append").parquet(str(staging["clean_events"]))
         kept = clean.kept(judged)
-        sessions = with_sessions(kept, gap_seconds=None if events.session else features.session_gap_seconds)
+        sessions = with_sessions(kept, gap_seconds=None if source.events.session else features.session_gap_seconds)
         sessions_table(sessions).write.mode("append").parquet(str(staging["sessions"]))
 
         counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
@@ -113,13 +114,14 @@ def _build(
         funnel["out_of_vocabulary"] = left_out.collect()[0][0]
         funnel["sessions"] = tables.check_files(tables.SESSIONS, staging["sessions"])
         funnel |= count_histories(people, last_day=last_day) | {"items": num_items, "new_items": num_items - num_known}
-        funnel["columns"] = input_columns(spark, events)
+        funnel["columns"] = input_columns(spark, source.events, source.path)
         check_trainable(funnel, last_day=last_day, **features.split.model_dump())
         judged.unpersist()
         counts.unpersist()
     return {
         "histories": {"funnel": funnel, "pseudonyms": key},
         "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
+        "clean_events": {"settings": source.settings},
     }
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 
 from jobs import (
     cache_teacher,
@@ -23,7 +24,7 @@ from jobs._ray import start_ray
 from jobs.show import format_user
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.errors import GateError
+from kdlib.errors import ConfigError, GateError
 from kdlib.report.users import sample_users
 
 
@@ -99,13 +100,46 @@ def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
         say("\n" + format_user(config, user_id))
 
 
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    check_gates.add_force(parser)
+    parser.add_argument("--from", metavar="YYYY-MM-DD", help="with --to, in place of --ds: all nights of these days")
+    parser.add_argument("--to", metavar="YYYY-MM-DD", help="the last of these days")
+
+
 def main(argv: list[str] | None = None) -> int:
+    """One night, or with `--from` and `--to` one after the other; the first that fails ends them with its exit status."""
+    backfill = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    backfill.add_argument("--from", dest="first")
+    backfill.add_argument("--to", dest="last")
+    days, others = backfill.parse_known_args(argv)
+    if days.first is None and days.last is None:
+        return _night(others)
+    try:
+        first, last = date.fromisoformat(days.first or ""), date.fromisoformat(days.last or "")
+    except ValueError:
+        first, last = date.max, date.min
+    if first > last or any(one.split("=")[0] == "--ds" for one in others):
+        print(
+            f"distilrec: error: a backfill needs --from and --to, YYYY-MM-DD, in this order and without --ds; found --from"
+            f" {days.first} --to {days.last}",
+            file=sys.stderr,
+        )
+        return ConfigError.exit_status
+    for number in range((last - first).days + 1):
+        day = (first + timedelta(days=number)).isoformat()
+        if status := _night([*others, "--ds", day]):
+            print(f"distilrec: the backfill of {days.first} to {days.last} ended at {day}", file=sys.stderr)
+            return status
+    return 0
+
+
+def _night(argv: list[str]) -> int:
     return command(
         "nightly",
         lambda config: None,
         argv,
         description=__doc__ or "",
-        add_arguments=check_gates.add_force,
+        add_arguments=_add_arguments,
         with_arguments=run,
     )
 

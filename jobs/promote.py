@@ -21,10 +21,15 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
       GateError: the gates did not pass.
     """
     root, day = config.root, config.day
-    models = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
-    models += ["models/control"] if config.evaluation.control else []
+    parts = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
+    parts += ["models/control"] if config.evaluation.control else []
+    events, histories = (publish.read_manifest(root, name, day) for name in ("clean_events", "histories"))
+    if (
+        events and histories and events.fingerprint == histories.fingerprint
+    ):  # else it is of an earlier run of this date
+        parts.append("clean_events")
     found = versions(
-        config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *models
+        config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *parts
     )
     judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
     if publish.manifest_of(root, "gates", day).inputs != {name: found[name] for name in ("histories", "metrics")}:

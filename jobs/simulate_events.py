@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from jobs._console import command, progress, say
 from jobs._step import run_step
-from kdlib.config import CatalogueConfig, EventsConfig, RunConfig, SimulateConfig, TimeConfig
+from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SimulateConfig, TimeConfig
 from kdlib.errors import ConfigError
 from kdlib.publish import Manifest
 from kdlib.simulation.events import PLANTED, Plan, write_task
@@ -26,9 +26,10 @@ from kdlib.simulation.world import catalogue
 
 def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig]:
     """How the later stages read what this job publishes for `config.day`."""
-    _settings(config)
+    path = str(config.root / "events" / f"ds={config.day}")
     events = EventsConfig(
-        path=str(config.root / "events" / f"ds={config.day}"),
+        # the nights of a fixed period see the same days, and need not read them again
+        path=f"{path}/day={DAY}" if _settings(config).first_day else path,
         format="parquet",
         user="user_id",
         item="item_id",

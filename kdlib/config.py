@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kdlib.errors import ConfigError
 from kdlib.privacy import KeySource
 
+DAY = "{day}"
+"""Stands in `input.events.path` for the day on which a file's events arrived, YYYY-MM-DD."""
 EVENT_TYPES = ("view", "favourite", "cart", "purchase")
 """The event types that the rest of the software knows, weakest first; a shop's own are mapped onto them."""
 
@@ -74,7 +76,10 @@ class EventsConfig(Section):
     """The raw clickstream and how its columns are named."""
 
     path: str
-    """A file, a folder or a glob; gzip is read by the `.gz` ending."""
+    """A file, a folder or a glob; gzip is read by the `.gz` ending. With `{day}` where the files' names hold the day on which
+    their events arrived, as in `events/day={day}`, a night reads the new days only and carries the others over."""
+    late_days: Annotated[int, Field(ge=1)] = 3
+    """With `{day}`: an event may arrive so many days after it happened; later ones are quarantined."""
     format: Literal["parquet", "csv", "jsonl", "sequences"]
     """`sequences`: one user a line, `user item item …`, oldest first; times are made up, one item a day."""
     delimiter: str = ","
@@ -94,6 +99,8 @@ class EventsConfig(Section):
 
     @model_validator(mode="after")
     def _has_its_columns(self) -> "EventsConfig":
+        if self.path.count(DAY) > (self.format != "sequences"):
+            raise ValueError(f"path may hold {DAY} once, and never with format sequences, found {self.path}")
         if self.format == "sequences":
             return self
         if not self.item or not self.time:

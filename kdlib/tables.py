@@ -53,6 +53,20 @@ QUARANTINE = Table(
     ),
 )
 
+CLEAN_EVENTS = Table(
+    "clean_events",
+    key=(),
+    schema=_schema(
+        user_id=pa.string(),
+        session_id=(pa.string(), True),  # the shop's
+        item_id=pa.string(),
+        event_type=pa.int8(),  # index into kdlib.config.EVENT_TYPES
+        event_time=TIME,
+        event_id=(pa.string(), True),
+    ),
+)
+"""One row an event without a fault of its own that repeats no other, a bot's too: what later nights need not read again."""
+
 SESSIONS = Table(
     "sessions",
     key=("user_id", "session_id"),
@@ -209,7 +223,7 @@ RECOMMENDATIONS = Table(
 ALL = {
     table.name: table
     for table in (
-        QUARANTINE, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, ITEM_CODES, ITEM_CODEBOOKS, TEACHER_TARGETS,
+        QUARANTINE, CLEAN_EVENTS, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, ITEM_CODES, ITEM_CODEBOOKS, TEACHER_TARGETS,
         METRICS, GATES, RECOMMENDATIONS,
     )
 }  # fmt: skip

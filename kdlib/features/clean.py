@@ -7,7 +7,9 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from kdlib.config import EVENT_TYPES
+from kdlib.features.events import SECONDS_A_DAY, raw_text
 from kdlib.features.splits import day_start
+from kdlib.tables import CLEAN_EVENTS
 
 REASONS = (
     "corrupt_row",  # the line does not parse, or has too few or too many fields
@@ -16,25 +18,30 @@ REASONS = (
     "missing_item",
     "missing_time",
     "bad_time",  # there is a time, but it cannot be parsed
-    "out_of_period",  # before period_start or after the end of the run's day
+    "out_of_period",  # before period_start, after the end of the run's day, or more than a day after it arrived
+    "late",  # arrived more than late_days after it happened
     "unknown_event_type",
     "bot_user",  # a user with too many events on one day
 )
 KEPT = "kept"
 DUPLICATE = "duplicate"
 
-ORDER = ("event_time", "event_id", "item_id", "event_type", "session_id")
-"""The total order of a user's kept events: rows that agree in all of these are duplicates."""
+ORDER = ("day", "event_time", "event_id", "item_id", "event_type", "session_id")
+"""The total order of a user's kept events: rows that agree in all of these are duplicates.
+
+The day says nothing that the time does not, but Spark then knows that rows in this order are sorted by day, too.
+"""
 
 _SALTS = 1_024
 """Rejected rows are spread over so many made-up users, since most of them may have none."""
 
 
-def fault(*, period_start: date | None, last_day: date, forgotten: Sequence[str] = ()) -> Column:
+def fault(*, period_start: date | None, last_day: date, late_days: int, forgotten: Sequence[str] = ()) -> Column:
     """The first reason why an event (columns: `kdlib.features.events`) cannot be used by itself; null for none."""
     time = F.col("event_time")
     late = time >= day_start(last_day + timedelta(days=1))
     early = time < day_start(period_start) if period_start else F.lit(False)
+    days_to_arrival = F.date_diff("arrived", F.to_date(time))  # null where the arrival is not known
     return (
         F.when(F.col("corrupt"), "corrupt_row")
         .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
@@ -42,7 +49,8 @@ def fault(*, period_start: date | None, last_day: date, forgotten: Sequence[str]
         .when(F.col("item_id").isNull(), "missing_item")
         .when(~F.col("time_given"), "missing_time")
         .when(time.isNull(), "bad_time")
-        .when(early | late, "out_of_period")
+        .when(early | late | (days_to_arrival < -1), "out_of_period")
+        .when(days_to_arrival > late_days, "late")
         .when(F.col("event_type").isNull(), "unknown_event_type")
     )
 
@@ -52,6 +60,7 @@ def with_outcome(
     *,
     period_start: date | None,
     last_day: date,
+    late_days: int = 0,
     max_events_per_user_day: int,
     num_partitions: int,
     forgotten: Sequence[str] = (),
@@ -65,41 +74,50 @@ def with_outcome(
       events: columns as in `kdlib.features.events`.
       period_start: first day that counts; None: no bound.
       last_day: last day that counts.
+      late_days: how many days after it happened an event may arrive, where its arrival is known.
       max_events_per_user_day: more make a bot.
       num_partitions: of the result.
       forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal.
 
     Returns:
       outcome (KEPT, DUPLICATE or one of REASONS), user_id, session_id, item_id, event_type (int8, index into
-      EVENT_TYPES), event_time, event_id, raw (null unless quarantined), file; partitioned by user_id and sorted by
-      user_id and ORDER, which the later steps build on. The user_id of a row with a fault of its own is made up.
+      EVENT_TYPES), event_time, event_id, day (int32, since 1970), raw (null unless quarantined), file,
+      is_copy (repeats an earlier row, as a bot's row may, too); partitioned by user_id and sorted by user_id and ORDER,
+      which the later steps build on. The user_id of a row with a fault of its own is made up.
     """
-    judged = events.withColumn("reason", fault(period_start=period_start, last_day=last_day, forgotten=forgotten))
-    judged = judged.withColumn("raw", F.when(F.col("reason") == "forgotten_user", "forgotten").otherwise(F.col("raw")))
+    judged = events.withColumn(
+        "reason", fault(period_start=period_start, last_day=last_day, late_days=late_days, forgotten=forgotten)
+    )
     good = F.col("reason").isNull()
+    # the raw text of good rows would be most of the shuffle, and much of the time
+    raw = F.when(F.col("reason") == "forgotten_user", "forgotten").when(~good, raw_text())
+    judged = judged.withColumn("raw", raw)
     salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw"), F.lit(_SALTS)).cast("string"))
     slim = judged.select(
         "reason",
         F.when(good, F.col("user_id")).otherwise(salt).alias("user_id"),
-        "session_id",
+        _unfolded(F.col("session_id"), "").alias("session_id"),
         "item_id",
-        (F.array_position(F.array(*map(F.lit, EVENT_TYPES)), F.col("event_type")) - 1)
+        _unfolded(F.array_position(F.array(*map(F.lit, EVENT_TYPES)), F.col("event_type")) - 1, -1)
         .cast("tinyint")
         .alias("event_type"),
         "event_time",
-        "event_id",
-        F.when(~good, F.col("raw")).alias("raw"),  # of good rows it would be most of the shuffle
+        _unfolded(F.col("event_id"), "").alias("event_id"),
+        "raw",
         "file",
     ).repartition(num_partitions, "user_id")
 
     no_id = F.col("event_id").isNull()
     same = [F.when(no_id, F.col(name)) for name in ("session_id", "item_id", "event_type", "event_time")]
-    copies = Window.partitionBy("user_id", "event_id", *same).orderBy(*ORDER, "file")
-    day = F.floor(F.unix_seconds("event_time") / 86_400)
+    copies = Window.partitionBy("user_id", "event_id", *same).orderBy(
+        "event_time", "item_id", "event_type", "session_id", "file"
+    )
     counted = F.when(good & ~F.col("is_copy"), 1).otherwise(0)
     flagged = (
         slim.withColumn("is_copy", F.row_number().over(copies) > 1)
-        .withColumn("day_events", F.sum(counted).over(Window.partitionBy("user_id", day)))
+        .withColumn("day", F.floor(F.unix_seconds("event_time") / SECONDS_A_DAY).cast("int"))
+        .sortWithinPartitions("user_id", *ORDER)  # for the windows below, and for all later ones
+        .withColumn("day_events", F.sum(counted).over(Window.partitionBy("user_id", "day")))
         .withColumn("busiest_day", F.max("day_events").over(Window.partitionBy("user_id")))
     )
     outcome = F.coalesce(
@@ -110,14 +128,27 @@ def with_outcome(
     )
     names = ("user_id", "session_id", "item_id", "event_type", "event_time", "event_id")
     as_json = F.when(outcome == "bot_user", F.to_json(F.struct(*names), {"ignoreNullFields": "false"}))
-    return flagged.select(
-        outcome.alias("outcome"), *names, F.coalesce("raw", as_json).alias("raw"), "file"
-    ).sortWithinPartitions("user_id", *ORDER)
+    raw = F.coalesce("raw", as_json).alias("raw")
+    return flagged.select(outcome.alias("outcome"), *names, "day", raw, "file", "is_copy")
+
+
+def _unfolded(column: Column, other: str | int) -> Column:
+    """The column, which Spark cannot know to be the same for all rows (no input row's file is "").
+
+    A constant falls out of a sort, but not out of what a window wants sorted, and Spark would sort again.
+    """
+    return F.when(F.col("file") != "", column).otherwise(F.lit(other))
 
 
 def kept(judged: DataFrame) -> DataFrame:
-    """The events to go on with: user_id, session_id, item_id, event_type, event_time, event_id."""
-    return judged.filter(F.col("outcome") == KEPT).drop("outcome", "raw", "file")
+    """The events to go on with: user_id, session_id, item_id, event_type, event_time, event_id, day."""
+    return judged.filter(F.col("outcome") == KEPT).drop("outcome", "raw", "file", "is_copy")
+
+
+def clean_events(judged: DataFrame) -> DataFrame:
+    """The CLEAN_EVENTS table: a bot's events stay in it, so that the next night knows the bot."""
+    clean = F.col("outcome").isin(KEPT, "bot_user") & ~F.col("is_copy")
+    return judged.filter(clean).select(*CLEAN_EVENTS.schema.names)
 
 
 def quarantine(judged: DataFrame) -> DataFrame:

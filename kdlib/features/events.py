@@ -6,10 +6,13 @@ The columns of an event, before it is judged:
   event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
   time_given   bool       the row has a time, parseable or not
   event_time   timestamp  UTC microseconds; null where it cannot be parsed
-  raw          text       the line (corrupt rows) or the mapped columns as JSON
+  line         text       the line of a corrupt row, else null
+  fields       struct     the mapped columns as they stand in the input
   file         text       the input file
+  arrived      date       the day that the file's name holds; null where the input's path has no `{day}`
 """
 
+from collections.abc import Sequence
 from datetime import date
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -18,15 +21,23 @@ from pyspark.sql.types import DateType, IntegralType, StringType, StructType, Ti
 
 from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import InputError
+from kdlib.features.arrivals import arrived, path_of_days
 from kdlib.features.privacy import with_pseudonyms
 from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, read_lines, read_parquet, spark_path
 from kdlib.privacy import KeySource
 
 SECONDS_A_DAY = 86_400
+_TEXT = "text of "
+"""What the name of a mapped column's text begins with."""
 
 
 def read_events(
-    spark: SparkSession, events: EventsConfig, *, last_day: date, key: KeySource | None = None
+    spark: SparkSession,
+    events: EventsConfig,
+    *,
+    last_day: date,
+    days: Sequence[date] = (),
+    key: KeySource | None = None,
 ) -> DataFrame:
     """The input as events (columns above). Without a user column each session is its own user.
 
@@ -34,12 +45,15 @@ def read_events(
       spark: the session.
       events: where they are and how their columns are named.
       last_day: the run's day.
+      days: the days of arrival to read, where the path has `{day}`.
       key: of the pseudonyms that stand for user and session ids; None: the shop's own ids.
 
     Raises:
       InputError: missing or unreadable files, a mapped column that is not there or has an unusable type.
     """
-    rows = _read(spark, events, last_day=last_day)
+    path = path_of_days(events.path, days) if days else events.path
+    rows = _read(spark, events.model_copy(update={"path": path}), last_day=last_day)
+    rows = rows.withColumn("arrived", arrived(events.path, F.col("file")) if days else F.lit(None).cast("date"))
     if key is None:
         return rows
     named = [name for name in (events.user, events.session) if name]
@@ -63,30 +77,38 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
     else:
         rows = read_jsonl(spark, events.path, columns=columns)
     given, at = parse_time(time, rows.schema, path=events.path)
+    # in a step of its own, so that each value is trimmed once, however often it is looked at
+    rows = rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
     return rows.select(
         F.col(CORRUPT).isNotNull().alias("corrupt"),
-        text_of(events.user or events.session).alias("user_id"),
-        text_of(events.session).alias("session_id"),
-        text_of(events.item).alias("item_id"),
-        text_of(events.event_id).alias("event_id"),
+        _text(events.user or events.session).alias("user_id"),
+        _text(events.session).alias("session_id"),
+        _text(events.item).alias("item_id"),
+        _text(events.event_id).alias("event_id"),
         _event_type(events).alias("event_type"),
         given.alias("time_given"),
         at.alias("event_time"),
-        F.coalesce(CORRUPT, F.to_json(F.struct(*map(quoted, columns)), {"ignoreNullFields": "false"})).alias("raw"),
+        F.col(CORRUPT).alias("line"),
+        F.struct(*map(quoted, columns)).alias("fields"),
         F.col(FILE).alias("file"),
     )
 
 
-def input_columns(spark: SparkSession, events: EventsConfig) -> dict[str, str]:
+def raw_text() -> Column:
+    """A row as the quarantine shows it: the line of a corrupt one, else the mapped columns as JSON."""
+    return F.coalesce("line", F.to_json("fields", {"ignoreNullFields": "false"}))
+
+
+def input_columns(spark: SparkSession, events: EventsConfig, path: str) -> dict[str, str]:
     """Name → type of all columns of the input's files, mapped or not; empty for formats that name none.
 
     CSV columns have the type `text`.
     """
     if events.format == "parquet":
-        return dict(spark.read.parquet(spark_path(events.path)).dtypes)
+        return dict(spark.read.parquet(spark_path(path)).dtypes)
     if events.format == "csv" and events.header:
         header = spark.read.options(sep=events.delimiter, quote='"', escape='"', header=True)
-        return dict.fromkeys(header.csv(spark_path(events.path)).columns, "text")
+        return dict.fromkeys(header.csv(spark_path(path)).columns, "text")
     return {}
 
 
@@ -104,7 +126,6 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     day = F.date_sub(F.lit(last_day.isoformat()).cast("date"), F.col("num_words") - 2 - F.col("place"))
     at = F.timestamp_seconds(F.unix_date(day) * SECONDS_A_DAY)
     corrupt = F.col("item_id").isNull()
-    as_json = F.to_json(F.struct("user_id", "item_id", at.alias("event_time")))
     return items.select(
         corrupt.alias("corrupt"),
         "user_id",
@@ -114,20 +135,21 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
         F.lit(EVENT_TYPES[0]).alias("event_type"),
         F.lit(True).alias("time_given"),
         at.alias("event_time"),
-        F.when(corrupt, F.col("value")).otherwise(as_json).alias("raw"),
+        F.when(corrupt, F.col("value")).alias("line"),
+        F.struct("user_id", "item_id", at.alias("event_time")).alias("fields"),
         F.col(FILE).alias("file"),
     )
 
 
 def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
-    """Whether a row has a time, and the time itself (null where it cannot be parsed).
+    """Whether a row has a time, and the time itself (null where it cannot be parsed), of the texts that `_read` makes.
 
     Raises:
       InputError: format iso on a column that is neither text, date nor timestamp.
     """
     if time.format == "day_and_order":
-        parts = [text_of(name) for name in time.day_columns]
-        order = text_of(time.order_column)
+        parts = [_text(name) for name in time.day_columns]
+        order = _text(time.order_column)
         given = F.lit(True)
         for part in (*parts, order):
             given = given & part.isNotNull()
@@ -152,13 +174,19 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
                 f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
                 f"{type_.simpleString()}; set time.format to epoch_seconds or epoch_millis"
             )
-        text = text_of(time.column)
-        # Spark would also take `2017` and `12:30`, the latter for a time of today.
-        whole = F.when(text.rlike(r"^\d{4}-\d{2}-\d{2}([T ].+)?$"), text)
-        return text.isNotNull(), whole.try_cast("timestamp")
-    text = text_of(time.column)
+        text = _text(time.column)
+        # Spark would also take `2017` and `12:30`, the latter for a time of today
+        day = (F.substring(text, 5, 1) == "-") & (F.substring(text, 8, 1) == "-")
+        clock = (F.length(text) > 11) & F.substring(text, 11, 1).isin("T", " ")
+        return text.isNotNull(), F.when(day & ((F.length(text) == 10) | clock), text).try_cast("timestamp")
+    text = _text(time.column)
     micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
+
+
+def _text(name: str | None) -> Column:
+    """The text that `_read` has made of a column; null throughout where there is no such column."""
+    return text_of(None) if name is None else F.col(quoted(_TEXT + name))
 
 
 def text_of(name: str | None) -> Column:
@@ -173,7 +201,7 @@ def _event_type(events: EventsConfig) -> Column:
     """Our name of the event type; every row of an input without event types is a view."""
     if not events.event_type:
         return F.lit(EVENT_TYPES[0])
-    text = text_of(events.event_type)
+    text = _text(events.event_type)
     ours = F.lit(None).cast("string")
     for theirs, name in events.event_types.items():
         ours = F.when(text == theirs, F.lit(name)).otherwise(ours)

@@ -11,32 +11,36 @@ from kdlib.features import clean
 from kdlib.features.splits import day_start, window_starts
 
 
-def count_outcomes(judged: DataFrame, *, path: str, last_day: date) -> dict[str, Any]:
+def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str | None = None) -> dict[str, Any]:
     """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
 
     Args:
       judged: from `clean.with_outcome`.
       path: of the input, for the error's text.
       last_day: the run's day.
+      carried: what stands for the file of events that an earlier night had read.
 
     Returns:
-      rows_read, kept, duplicate, quarantined, reasons (code → rows, none of them 0), first_event, last_event,
-      day_events (kept ones of the run's day).
+      rows_read, carried (of them, from an earlier night), kept, duplicate, quarantined, reasons (code → rows, none of them
+      0), first_event, last_event, day_events (kept ones of the run's day).
 
     Raises:
       InputError: there are no rows at all.
     """
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
     of_the_day = F.count_if(F.col("event_time") >= day_start(last_day))
-    rows = {row[0]: row for row in judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day).collect()}
+    from_earlier = F.count_if(F.col("file") == (carried or ""))
+    counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, from_earlier)
+    rows = {row[0]: row for row in counts.collect()}
     if not rows:
         raise InputError(f"{path} has no rows: is it the right file, and did the export run?")
     reasons = {reason: rows[reason][1] for reason in clean.REASONS if reason in rows}
-    first, last, day_events = rows[clean.KEPT][2:] if clean.KEPT in rows else (None, None, 0)
+    first, last, day_events = rows[clean.KEPT][2:5] if clean.KEPT in rows else (None, None, 0)
     kept, duplicate = (rows[outcome][1] if outcome in rows else 0 for outcome in (clean.KEPT, clean.DUPLICATE))
     quarantined = sum(reasons.values())
     return {
         "rows_read": kept + duplicate + quarantined,
+        "carried": sum(row[5] for row in rows.values()),
         "kept": kept,
         "duplicate": duplicate,
         "quarantined": quarantined,
@@ -104,8 +108,9 @@ def reasons_text(reasons: dict[str, int]) -> str:
 def funnel_text(funnel: dict[str, Any]) -> str:
     """The whole funnel in one line."""
     reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
+    carried = f" ({funnel['carried']:,} of them by an earlier night)" if funnel["carried"] else ""
     return (
-        f"{funnel['rows_read']:,} rows read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
+        f"{funnel['rows_read']:,} rows read{carried} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
         f"{funnel['quarantined']:,} quarantined{reasons}; {funnel['users']:,} users, {funnel['sessions']:,} sessions, "
         f"{funnel['interactions']:,} interactions, {funnel['items']:,} items, "
         f"{funnel['out_of_vocabulary']:,} events out of vocabulary"

@@ -12,22 +12,20 @@ from kdlib.privacy import KeySource, pseudonym, read_key
 
 
 def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequence[str]) -> DataFrame:
-    """The events with user_id and session_id replaced, also in `raw`; of a line that does not parse only a hash stays.
+    """The events with user_id and session_id replaced, also in `fields`; of a line that does not parse only a hash stays.
 
     Args:
       events: columns as in `kdlib.features.events`.
       source: where each worker finds the key.
-      id_columns: the input's columns that hold user and session ids, as they are named in `raw`.
+      id_columns: the input's columns that hold user and session ids, as they are named in `fields`.
     """
     hashed = _pseudonyms(source)
-    entries = F.map_entries(F.from_json("raw", "map<string,string>"))
-    names = F.array(*map(F.lit, id_columns))
-    kept = F.map_from_entries(F.filter(entries, lambda entry: ~F.array_contains(names, entry["key"])))
-    replaced = F.create_map(F.lit("user_id"), hashed("user_id"))
-    raw = F.when(F.col("corrupt"), F.concat(F.lit("sha256:"), F.sha2("raw", 256))).otherwise(
-        F.to_json(F.map_concat(replaced, kept))
+    others = [name for name in events.select("fields.*").columns if name not in {*id_columns, "user_id"}]
+    fields = F.struct(hashed("user_id").alias("user_id"), *(F.col("fields")[name].alias(name) for name in others))
+    line = F.concat(F.lit("sha256:"), F.sha2("line", 256))
+    return events.withColumns(
+        {"line": line, "fields": fields, "session_id": hashed("session_id"), "user_id": hashed("user_id")}
     )
-    return events.withColumns({"raw": raw, "session_id": hashed("session_id"), "user_id": hashed("user_id")})
 
 
 def _pseudonyms(source: KeySource) -> Callable[[str], Column]:

@@ -28,8 +28,8 @@ def with_sessions(events: DataFrame, *, gap_seconds: int | None) -> DataFrame:
         number = F.sum("opens").over(so_far).cast("int")
         numbered = numbered.withColumn("opens", opens).withColumn("session_number", number).drop("opens")
         return numbered.withColumn("session_id", F.col("session_number").cast("string"))
-    day = F.date_from_unix_date(F.floor(F.unix_seconds("event_time") / 86_400).cast("int"))
-    named = numbered.withColumn("session_id", F.coalesce("session_id", F.concat(F.lit("none-"), day.cast("string"))))
+    day = F.date_from_unix_date("day").cast("string")
+    named = numbered.withColumn("session_id", F.coalesce("session_id", F.concat(F.lit("none-"), day)))
     started = F.min("position").over(Window.partitionBy("user_id", "session_id"))
     by_start = Window.partitionBy("user_id").orderBy("started")
     return (
@@ -46,7 +46,8 @@ def sessions_table(events: DataFrame) -> DataFrame:
         return F.count_if(F.col("event_type") == EVENT_TYPES.index(name)).cast("int")
 
     items = F.sort_array(F.collect_list(F.struct("position", "item_id")))
-    sessions = events.groupBy("user_id", "session_id").agg(
+    sessions = events.groupBy("user_id", "session_number").agg(
+        F.first("session_id").alias("session_id"),
         F.min("event_time").alias("started_at"),
         F.max("event_time").alias("ended_at"),
         F.count("*").cast("int").alias("num_events"),
@@ -54,4 +55,4 @@ def sessions_table(events: DataFrame) -> DataFrame:
         number_of("purchase").alias("num_purchases"),
         items["item_id"].alias("item_ids"),
     )
-    return sessions.sortWithinPartitions("user_id", "started_at", "session_id")
+    return sessions.sortWithinPartitions("user_id", "session_number").drop("session_number")

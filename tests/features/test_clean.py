@@ -12,7 +12,7 @@ from kdlib.features.funnel import check_trainable, count_outcomes
 
 SCHEMA = (
     "corrupt boolean, user_id string, session_id string, item_id string, event_id string, event_type string, "
-    "time_given boolean, event_time string, raw string, file string"
+    "time_given boolean, event_time string, line string, fields struct<none: string>, file string, arrived date"
 )
 
 
@@ -27,7 +27,7 @@ def event(
     given: bool = True,
     corrupt: bool = False,
 ):
-    return (corrupt, user, session, item, id_, type_, given, time, f"{user}|{item}|{time}", "f")
+    return (corrupt, user, session, item, id_, type_, given, time, f"{user}|{item}|{time}", None, "f", None)
 
 
 def judge(spark, rows, *, max_events=100, partitions=2):

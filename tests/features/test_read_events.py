@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config import EventsConfig
 from kdlib.errors import InputError
-from kdlib.features.events import read_events
+from kdlib.features.events import raw_text, read_events
 from kdlib.features.read import reading
 
 LAST_DAY = date(2024, 5, 3)
@@ -23,7 +23,7 @@ def read(spark, path, **settings):
     time = F.date_format("event_time", "yyyy-MM-dd HH:mm:ss.SSSSSS")
     names = ("corrupt", "user_id", "session_id", "item_id", "event_type", "event_id", "time_given")
     with reading(str(path)):
-        return [tuple(row) for row in events.select(*names, time, "raw").collect()]
+        return [tuple(row) for row in events.select(*names, time, raw_text()).collect()]
 
 
 def times(spark, path, **time):

@@ -16,6 +16,7 @@ def events(spark):
         return frame.select(
             "user_id", "session_id", "item_id", F.col("type").cast("tinyint").alias("event_type"),
             F.concat(F.lit("2024-05-01 "), "time").cast("timestamp").alias("event_time"), "event_id",
+            F.unix_date(F.lit("2024-05-01").cast("date")).alias("day"),
         )  # fmt: skip
 
     return make

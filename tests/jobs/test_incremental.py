@@ -1,0 +1,163 @@
+"""Nights that start from an earlier night's clean events: the same tables as from reading everything, of fewer files."""
+
+import random
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import nightly
+from jobs.build_features import run
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.errors import InputError
+from kdlib.features.arrivals import day_of, days_to_read, path_of_days
+
+FIRST = date(2024, 5, 1)
+LATE_DAYS = 2
+HEADER = "u,i,b,t,id"
+
+
+def _config(folder: Path, day: int, output: str, **changes: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "days", "ds": (FIRST + timedelta(days=day)).isoformat(), "output_dir": str(folder / output),
+            "input": {
+                "events": {
+                    "path": str(folder / "events/day={day}"), "late_days": LATE_DAYS, "format": "csv", "user": "u", "item": "i",
+                    "event_type": "b", "event_id": "id", "time": {"column": "t"},
+                }
+            },
+            "features": {"period_start": "2024-04-30", "max_events_per_user_day": 12} | changes,
+            "spark": {"shuffle_partitions": 2},
+        }
+    )  # fmt: skip
+
+
+def _write_days(folder: Path, days: int) -> None:
+    """Events of 20 users and a bot; some arrive one to four days late or a little early, some twice, some are broken."""
+    draw = random.Random(5)
+    arriving: dict[int, list[str]] = {day: [] for day in range(days)}
+    number = 0
+    for day in range(days):
+        for user in [*range(20), *([99] * (40 if day == 1 else 1))]:
+            for _ in range(draw.choice((0, 1, 4)) if user != 99 else 1):
+                moment = f"{FIRST + timedelta(days=day)} {draw.randrange(24):02}:{draw.randrange(60):02}:00"
+                line = f"u{user},i{draw.randrange(9)},{draw.choice(('view', 'cart', 'zap'))},{moment},"
+                number += 1
+                arrival = day + draw.choice((0, 0, 0, 0, -1, 1, 2, 3, 4))
+                again = day + draw.choice((0, 1, 2)) if draw.random() < 0.2 else -1
+                with_id = line + (f"e{number}" if draw.random() < 0.7 else "")
+                for place in (arrival, again):
+                    if 0 <= place < days:
+                        arriving[place].append(with_id if draw.random() < 0.97 else with_id.replace(",", "", 1))
+    for day, lines in arriving.items():
+        home = folder / "events" / f"day={FIRST + timedelta(days=day)}"
+        home.mkdir(parents=True)
+        (home / "part.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+
+
+def _tables(config: RunConfig) -> dict[str, Any]:
+    """What must not depend on how a night came by its events; items under their own names, for indices follow the nights."""
+
+    def rows(name: str) -> list[dict[str, Any]]:
+        return pq.read_table(publish.current(config.root, name, config.day)).to_pylist()
+
+    names = {row["item_index"]: row["item_id"] for row in rows("item_vocabulary")}
+    for row in (people := rows("histories")):
+        row["item_indices"] = [names[index] for index in row["item_indices"]]
+    for row in (items := rows("item_statistics")):
+        row["item_index"] = names[row["item_index"]]
+    tables = {"sessions": rows("sessions"), "histories": people, "items": items, "events": rows("clean_events")}
+    return {name: sorted(map(str, found)) for name, found in tables.items()}
+
+
+def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark, tmp_path: Path) -> None:
+    """Nights in a row, one of them left out, late, early and repeated events and a bot: the same tables each night."""
+    _write_days(tmp_path, 7)
+    reasons = set()
+    for day in (3, 4, 6):
+        chain, whole = _config(tmp_path, day, "chain"), _config(tmp_path, day, f"whole{day}")
+        funnels = [run(config)["histories"].details["funnel"] for config in (chain, whole)]
+        assert _tables(chain) == _tables(whole)
+        assert [funnel["kept"] for funnel in funnels] == [
+            sum("'u99'" not in row for row in _tables(whole)["events"])
+        ] * 2
+        reasons |= funnels[0]["reasons"].keys()
+        if day > 3:
+            assert funnels[0]["rows_read"] - funnels[0]["carried"] < funnels[1]["rows_read"] - funnels[1]["carried"]
+            assert funnels[0]["carried"] > 0 == funnels[1]["carried"]
+    assert {"late", "bot_user", "unknown_event_type", "corrupt_row"} <= reasons
+
+
+def test_an_old_day_is_not_read_again_unless_the_settings_changed(spark, tmp_path: Path) -> None:
+    """Days before the look-back may be gone or damaged; with another period everything is read, and the damage matters."""
+    _write_days(tmp_path, 8)
+    run(_config(tmp_path, 6, "out"))
+    for day in range(4):
+        (tmp_path / "events" / f"day={FIRST + timedelta(days=day)}" / "part.csv").write_bytes(b"other,header\n1,2\n")
+    funnel = run(_config(tmp_path, 7, "out"))["histories"].details["funnel"]
+    assert funnel["carried"] > 0
+    with pytest.raises(InputError, match="header"):
+        run(_config(tmp_path, 7, "out", period_start="2024-05-01"))
+
+
+def test_a_night_without_files_of_its_day_is_an_error(spark, tmp_path: Path) -> None:
+    """The export that has not run is named, with the days that there are."""
+    _write_days(tmp_path, 3)
+    with pytest.raises(
+        InputError, match=r"no file of 2024-05-05 .*export run\? the days there are go from 2024-05-01 to"
+    ):
+        run(_config(tmp_path, 4, "out"))
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "day"),
+    [
+        ("/data/day={day}", "/data/day=2024-05-03/part-0.parquet", date(2024, 5, 3)),
+        ("/data/day={day}/*.csv", "/data/day=2024-05-03/x.csv", date(2024, 5, 3)),
+        ("/data/day={day}/*.csv", "/data/day=2024-05-03/x.json", None),
+        ("/data/{day}.csv", "file:///data/2024-05-03.csv", date(2024, 5, 3)),
+        ("/data/{day}", "/2024-01-01/data/2024-05-03/2024/x", date(2024, 5, 3)),
+        ("s3://shop/*/{day}/", "shop/web/2024-05-03/x.csv.gz", date(2024, 5, 3)),
+        ("/data/day={day}", "/data/day=2024-05-33/x", None),
+        ("/data/day={day}", "/data/hour=7/x", None),
+    ],
+)
+def test_the_day_of_arrival_stands_in_the_files_name(path: str, file: str, day: date | None) -> None:
+    """Wherever `{day}` stands in the path; a name without a day has none."""
+    assert day_of(path, file) == day
+
+
+def test_the_look_back_begins_a_day_before_the_carried_events_end() -> None:
+    """Clocks differ; days after the run's own are left alone."""
+    days = [FIRST + timedelta(days=number) for number in range(6)]
+    assert days_to_read(days, last_day=days[4], carried_before=days[3]) == days[2:5]
+    assert days_to_read(reversed(days), last_day=days[4], carried_before=None) == days[:5]
+    assert path_of_days("/x/{day}/y", days[1::-1]) == "/x/{2024-05-01,2024-05-02}/y"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--from", "2024-05-03"], ["--from", "2024-05-03", "--to", "2024-05-02"], ["--from", "x", "--to", "2024-05-02"],
+     ["--from", "2024-05-01", "--to", "2024-05-02", "--ds", "2024-05-01"]],
+)  # fmt: skip
+def test_a_backfill_needs_both_ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a period, one back to front, no dates, or a date beside it end before anything runs."""
+    assert nightly.main(arguments) == 2
+    assert "a backfill needs --from and --to" in capsys.readouterr().err
+
+
+def test_a_backfill_runs_night_after_night_until_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other arguments go to each night; the status is the failed one's, and no later night runs."""
+    nights: list[list[str]] = []
+
+    def night(argv: list[str]) -> int:
+        nights.append(argv)
+        return 3 if argv[-1] == "2024-05-02" else 0
+
+    monkeypatch.setattr(nightly, "_night", night)
+    assert nightly.main(["--config", "x.yaml", "--from", "2024-05-01", "--to", "2024-05-04"]) == 3
+    assert nights == [["--config", "x.yaml", "--ds", f"2024-05-0{day}"] for day in (1, 2)]
