@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= cluster/runs/laptop.yaml
 BIN := .venv/bin
 
-.PHONY: nightly quality bench test lint clean
+.PHONY: nightly quality bench test faults lint clean
 
 nightly: .venv/installed  ## events in, published top-k table out (CONFIG=…, DS=YYYY-MM-DD)
 	$(BIN)/distilrec nightly --config $(CONFIG) $(if $(DS),--ds $(DS))
@@ -18,6 +18,9 @@ test: .venv/installed-dev  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest
+
+faults: .venv/installed-dev  ## what a night must survive, one fault at a time (an hour)
+	$(BIN)/pytest tests/faults -m faults
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -1,15 +1,11 @@
 """Whole nights on real Spark, Ray and DeepSpeed, through the command line, undisturbed and killed."""
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from kdlib import promotions, publish, tables
+from kdlib import promotions, publish
+from tests.whole_nights import follow, run, start, whole
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-HOME = Path(__file__).parents[2]
 DS = "2026-11-22"
 SMALL = {
     "ds": DS,
@@ -30,42 +26,6 @@ SMALL = {
     # two epochs on so little may make a student worse than popularity
     "gates": {"min_gain_over_popularity": None, "max_loss_to_last_night": None},
 }
-
-
-def _command(config: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more]
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "PYTHONPATH": str(HOME)
-    }
-
-
-def _run(config: Path, *more: str, status: int = 0) -> str:
-    done = subprocess.run(
-        _command(config, *more),
-        cwd=HOME,
-        env=_environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout
-    return done.stdout
-
-
-def _whole(root: Path, ds: str = DS) -> publish.Manifest:
-    """The published table's manifest, after each file is found as it says."""
-    folder = publish.current(root, "recommendations", ds)
-    manifest = publish.read_manifest(root, "recommendations", ds)
-    assert manifest is not None
-    assert sorted(file.name for file in folder.iterdir()) == [file["path"] for file in manifest.files]
-    for file in manifest.files:
-        assert hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"]
-    tables.check_files(tables.RECOMMENDATIONS, folder)
-    return manifest
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +55,13 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
             }
         )
     )
-    return config, folder / "output", _run(config)
+    return config, folder / "output", run(config)
 
 
 def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     """Every user once, k distinct items or fewer, none seen, none unavailable; the rows of the input add up."""
     _, root, printed = night
-    _whole(root)
+    whole(root, DS)
     rows = pq.read_table(publish.current(root, "recommendations", DS)).to_pylist()
     histories = pq.read_table(publish.current(root, "histories", DS)).to_pylist()
     vocabulary = pq.read_table(publish.current(root, "item_vocabulary", DS)).sort_by("item_index").to_pylist()
@@ -138,11 +98,11 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
 def test_the_same_night_again_gives_the_same_table(night: tuple[Path, Path, str]) -> None:
     """A second run skips what is up to date and leaves the published version as it is."""
     config, root, _ = night
-    before = _whole(root)
-    printed = _run(config)
+    before = whole(root, DS)
+    printed = run(config)
     assert printed.count("up to date") >= 7, printed
     assert "epoch" not in printed
-    assert _whole(root) == before
+    assert whole(root, DS) == before
 
 
 def test_the_next_night_goes_on_from_this_one(night: tuple[Path, Path, str], tmp_path: Path) -> None:
@@ -154,10 +114,10 @@ def test_the_next_night_goes_on_from_this_one(night: tuple[Path, Path, str], tmp
     document = yaml.safe_load((published.parent / "run.yaml").read_text()) | {"output_dir": str(root)}
     document["training"]["warm_start"] = {"epochs": 1}
     config.write_text(yaml.safe_dump(document))
-    before = _whole(root)
-    printed = _run(config, "--ds", tomorrow)
-    assert _whole(root) == before
-    assert (_whole(root, tomorrow).rows or 0) > (before.rows or 0)
+    before = whole(root, DS)
+    printed = run(config, "--ds", tomorrow)
+    assert whole(root, DS) == before
+    assert (whole(root, tomorrow).rows or 0) > (before.rows or 0)
     for line in ("teacher epoch  1/1", "student epoch  1/1", "control epoch  1/1", "student - student in use so far"):
         assert line in printed, printed
     assert "check_gates: input and quality: 14 passed, 2 skipped" in printed, printed
@@ -169,28 +129,7 @@ def test_the_next_night_goes_on_from_this_one(night: tuple[Path, Path, str], tmp
     assert in_use is not None
     assert (in_use.ds, [n.ds for n in promotions.history(root)]) == (tomorrow, [DS, tomorrow])
     rows = pq.read_table((root / "promoted" / "recommendations").resolve())
-    assert rows.num_rows == _whole(root, tomorrow).rows
-
-
-def _start(config: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        _command(config, *more), cwd=HOME, env=_environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-
-
-def _follow(process: subprocess.Popen[str], text: str, then: Callable[[], None]) -> str:
-    """Read the process's lines to the end; do something when a line holds the text for the first time."""
-    assert process.stdout is not None
-    lines, done = [], False
-    for line in process.stdout:
-        lines.append(line)
-        if text in line and not done:
-            done = True
-            then()
-    process.wait()
-    assert done, "".join(lines)
-    return "".join(lines)
+    assert rows.num_rows == whole(root, tomorrow).rows
 
 
 def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, Path, str], tmp_path: Path) -> None:
@@ -198,7 +137,7 @@ def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, P
     _, published, _ = night
     root = tmp_path / "output"
     shutil.copytree(published, root, symlinks=True)
-    before = _whole(root)
+    before = whole(root, DS)
     config = tmp_path / "run.yaml"
     document = yaml.safe_load((published.parent / "run.yaml").read_text()) | {"output_dir": str(root)}
     document["student"]["model"]["dropout"] = 0.1
@@ -213,10 +152,10 @@ def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, P
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
 
-    process = _start(config)
-    _follow(process, "student epoch  2/20", kill_the_night)
+    process = start(config)
+    follow(process, "student epoch  2/20", kill_the_night)
     assert process.returncode == -signal.SIGKILL
-    assert _whole(root) == before
+    assert whole(root, DS) == before
 
     def kill_a_worker() -> None:
         workers = [
@@ -225,12 +164,12 @@ def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, P
         assert len(workers) == 2
         workers[0].kill()
 
-    process = _start(config)
-    printed = _follow(process, "student epoch 19/20", kill_a_worker)
+    process = start(config)
+    printed = follow(process, "student epoch 19/20", kill_a_worker)
     assert process.returncode == 0, printed
     assert "student epoch  1/20" not in printed, "a night that goes on starts from its last checkpoint"
     assert "student epoch 20/20" in printed
-    after = _whole(root)
+    after = whole(root, DS)
     assert after.version != before.version
     assert after.rows == before.rows
     facts = json.loads((publish.current(root, "models/student", DS) / "model.json").read_text())
@@ -267,7 +206,7 @@ def test_teacher_and_student_learn_together(tmp_path: Path) -> None:
             }
         )
     )
-    printed = _run(config)
+    printed = run(config)
     assert re.search(r"student epoch  2/2: loss \S+ = CE \S+ \+ 0\.5·KL \S+, accuracy \S+, teacher CE", printed), (
         printed
     )

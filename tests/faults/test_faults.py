@@ -1,0 +1,288 @@
+"""Faults, one at a time, each on a shop with one promoted night: `make faults` (an hour; not part of `make test`).
+
+A fault that stops a run before it has changed anything is shown to have left every file as it was, so the run after it is
+the undisturbed one. After every other fault the night is run again, and must end with the undisturbed night's table.
+"""
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from kdlib import publish
+from tests.faults.shop import TODAY, YESTERDAY, Shop
+from tests.whole_nights import follow, run, start
+
+pytestmark = [pytest.mark.faults, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, pa.Table]:
+    """The shop after its first night, and the undisturbed second night's table."""
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    shop.restore(None)
+    run(shop.config, "--ds", YESTERDAY)
+    shop.save("first")
+    run(shop.config)
+    table = shop.table()
+    shop.save("second")
+    shop.restore("first")
+    run(shop.config)
+    assert shop.table().equals(table), "undisturbed nights differ: nothing could be said about disturbed ones"
+    return shop, table
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is wrong before the run: it must end with this status and say this, and nothing below the output may change."""
+
+    name: str
+    says: str
+    before: Callable[[Shop], object] = lambda shop: None
+    settings: dict[str, Any] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    status: int = 2
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _replaced(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+REFUSALS = [
+    Refusal("unknown setting", r"recomend", settings={"recomend__k": 5}),
+    Refusal("value out of range", r"recommend\.k", settings={"recommend__k": 0}),
+    Refusal("value of a wrong type", r"training\.workers", settings={"training__workers": "two"}),
+    Refusal("run config that is no YAML", r"run\.yaml", before=lambda shop: shop.config.write_text("a: [1\n")),
+    Refusal("run config that is not there", r"run\.yaml", before=lambda shop: shop.config.unlink()),
+    Refusal("no such date", r"2026-13-40", arguments=("--ds", "2026-13-40")),
+    Refusal("the day's export has not run", r"has the day's export run\?", before=lambda shop: _remove(shop.day().parent)),
+    Refusal("the day's folder is empty", r"has the day's export run\?", before=lambda shop: _remove(shop.day())),
+    Refusal("half a file", r"cannot read .*Is it whole", before=lambda shop: _cut(shop.day())),
+    Refusal("a file of no bytes", r"cannot read|is not a Parquet file", before=lambda shop: shop.day().write_bytes(b"")),
+    Refusal("a file of another format", r"cannot read|is not a Parquet", before=lambda shop: shop.day().write_text("a,b\n")),
+    Refusal("a mapped column is not there", r"no_such_column", settings={"input__events__user": "no_such_column"}),
+    Refusal("no time can be read", r"are quarantined \(bad_time", settings={
+        "input__events__time": {"format": "epoch_seconds", "column": "event_time"}}),
+    Refusal("no event type is known", r"are quarantined \(.*unknown_event_type", settings={
+        "input__events__event_types": {"sold": "purchase"}}),
+    Refusal("the catalogue is gone", r"no file matches .*catalogue", before=lambda shop: _remove(shop.input / "catalogue")),
+    Refusal("the catalogue has other columns", r"lacks|no_such", settings={"input__catalogue__item": "no_such"}),
+    Refusal("nothing to train on", r"nothing to train on", settings={"features__split": {"test_days": 11}}),
+    Refusal("the key's file is gone", r"key", settings={"privacy__key_file": "/nowhere/key"}),
+    Refusal("the key's variable is not set", r"NO_SUCH_KEY", settings={"privacy__key_environment": "NO_SUCH_KEY"}),
+    Refusal("Spark gets too little memory", r"Spark did not start|driver", settings={"spark__driver_memory": "16m"}),
+    Refusal("the output folder is a file", r"run\.yaml|output", settings={"output_dir": "pyproject.toml"}, status=1),
+    Refusal("another night's lock", r"another run writes", before=lambda shop: _hold_lock(shop), status=75),
+]  # fmt: skip
+
+
+def _hold_lock(shop: Shop) -> None:
+    import fcntl
+
+    path = shop.root / "_locks" / f"ds={TODAY}.lock"
+    path.parent.mkdir(exist_ok=True)
+    shop.held = path.open("a+")  # pyright: ignore[reportAttributeAccessIssue]
+    fcntl.flock(shop.held, fcntl.LOCK_EX)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("fault", REFUSALS, ids=lambda fault: fault.name)
+def test_a_refused_night_changes_nothing(reference: tuple[Shop, pa.Table], fault: Refusal) -> None:
+    """Exit status and reason are right, and every file that a reader or a later run looks at is as it was."""
+    shop, _ = reference
+    shop.restore("first")
+    before = shop.state()
+    shop.write_config(**fault.settings)
+    fault.before(shop)
+    with shop.reader():
+        process = start(shop.config, *fault.arguments, environment=fault.environment)
+        printed = follow(process)
+    if held := getattr(shop, "held", None):
+        held.close()
+        del shop.held  # pyright: ignore[reportAttributeAccessIssue]
+    assert process.returncode == fault.status, printed
+    last = printed.rstrip().splitlines()[-3:]
+    assert any(re.search(fault.says, line) for line in last), printed
+    assert "Traceback" not in printed, printed
+    assert shop.state() == before
+    assert shop.in_use() == YESTERDAY
+
+
+@dataclass(frozen=True)
+class Break:
+    """What goes wrong in or before the run; status and words that must then be found. Status 0: the night goes on by itself."""
+
+    name: str
+    status: int
+    says: str = ""
+    before: Callable[[Shop], object] = lambda shop: None
+    settings: dict[str, Any] = field(default_factory=dict)
+    at: str | None = None
+    """A line of the run at which the disturbance comes."""
+    disturb: Callable[[Shop, psutil.Process], object] = lambda shop, process: None
+    state: str = "first"
+
+
+def _kill_all(shop: Shop, process: psutil.Process) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in psutil.process_iter(["cmdline"]):  # Ray's and Spark's processes leave the group
+        if str(shop.root) in " ".join(child.info["cmdline"] or []) and child.pid != os.getpid():
+            child.kill()
+
+
+def _send(number: signal.Signals) -> Callable[[Shop, psutil.Process], None]:
+    return lambda shop, process: process.send_signal(number)
+
+
+def _wait_then_kill_all(name: str) -> Callable[[Shop, psutil.Process], None]:
+    def kill(shop: Shop, process: psutil.Process) -> None:
+        _find(process, name)
+        _kill_all(shop, process)
+
+    return kill
+
+
+def _kill_one(name: str) -> Callable[[Shop, psutil.Process], None]:
+    return lambda shop, process: _find(process, name).kill()
+
+
+def _find(process: psutil.Process, name: str) -> psutil.Process:
+    """A process below this one whose command line holds the name, as soon as there is one."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for child in process.children(recursive=True):
+            try:
+                if name in " ".join(child.cmdline()):
+                    return child
+            except psutil.Error:
+                continue
+        time.sleep(0.02)
+    raise AssertionError(f"no process {name}")
+
+
+def _version(shop: Shop, name: str, ds: str = TODAY) -> Path:
+    return publish.current(shop.root, name, ds)
+
+
+def _damage(
+    name: str, how: Callable[[Path], object], suffix: str = ".parquet", ds: str = TODAY
+) -> Callable[[Shop], None]:
+    def damage(shop: Shop) -> None:
+        how(next(path for path in sorted(_version(shop, name, ds).rglob("*")) if path.suffix == suffix))
+
+    return damage
+
+
+def _fewer(table: pa.Table) -> pa.Table:
+    return table.slice(0, len(table) // 10)
+
+
+def _no_users(table: pa.Table) -> pa.Table:
+    return _replaced(table, "user_id", pa.nulls(len(table), pa.string()))
+
+
+def _new_items(table: pa.Table) -> pa.Table:
+    items = [f"new{number % 500}" if number % 2 else one for number, one in enumerate(table["item_id"].to_pylist())]
+    return _replaced(table, "item_id", pa.array(items))
+
+
+def _as_numbers(table: pa.Table) -> pa.Table:
+    return _replaced(table, "event_id", pa.array(range(len(table)), pa.int64()))
+
+
+BREAKS = [
+    # gates
+    Break("a tenth of the day's events", 3, "day_events_volume", before=lambda shop: shop.change_day(_fewer)),
+    Break("no user on the day", 3, "events_of_the_day|day_events_volume", before=lambda shop: shop.change_day(_no_users)),
+    Break("a day of new items", 3, "new_item_share", before=lambda shop: shop.change_day(_new_items)),
+    Break("a column of another type", 3, "columns|schema", before=lambda shop: shop.change_day(_as_numbers)),
+    Break("a day of nothing but repeats", 3, "duplicate_rise",
+          before=lambda shop: shop.change_day(lambda table: pa.concat_tables([table] * 30))),
+    Break("a student that has learnt nothing", 3, "student_over_popularity", settings={
+        "training__defaults__learning_rate": 1e-12, "gates__min_gain_over_popularity": 0.0}),
+    # settings that only show when it is at work
+    Break("a loss that is not finite", 1, "not finite|learning_rate", settings={"training__defaults__learning_rate": 1e9}),
+    Break("more actors than CPUs", 2, "recommend.actors", settings={"recommend__actors": 64}),
+    Break("a longer list than there are items", 2, r"recommend\.k", settings={"recommend__k": 100_000}),
+    Break("no Ray cluster at the address", 2, "cannot join the Ray cluster", settings={"ray__address": "127.0.0.1:1"}),
+    # the whole run killed
+    Break("killed while Spark runs", -9, at="nightly: faults", disturb=_wait_then_kill_all("java")),
+    Break("killed in the teacher's training", -9, at="teacher epoch  2/4", disturb=_kill_all),
+    Break("killed between teacher and cache", -9, at="teacher epoch  4/4", disturb=_kill_all),
+    Break("killed in the student's training", -9, at="student epoch  2/4", disturb=_kill_all),
+    Break("killed before the gates", -9, at="distill:", disturb=_kill_all),
+    Break("killed while lists are written", -9, at="check_gates: input and quality",
+          disturb=_wait_then_kill_all("ShardRecommender")),
+    Break("killed between table and promotion", -9, at="recommend:", disturb=_kill_all),
+    Break("stopped by a person", 130, "interrupted", at="student epoch  1/4", disturb=_send(signal.SIGINT)),
+    Break("stopped by the scheduler", -15, at="student epoch  1/4", disturb=_send(signal.SIGTERM)),
+    # a part of it killed
+    Break("Java killed", 1, "Spark|Java|Py4J|exit status", at="nightly: faults", disturb=_kill_one("java")),
+    Break("a training worker killed", 0, at="student epoch  1/4", disturb=_kill_one("RayTrainWorker")),
+    Break("an inference actor killed", 0, at="check_gates: input and quality", disturb=_kill_one("ShardRecommender")),
+    Break("Ray's raylet killed", 1, at="student epoch  1/4", disturb=_kill_one("raylet/raylet")),
+    Break("Ray's control store killed", 1, at="student epoch  1/4", disturb=_kill_one("gcs_server")),
+    # what is published is damaged; then it is run once more
+    Break("half a file of the histories", 1, "histories", _damage("histories", _cut), state="second",
+          settings={"student__model__dim": 20}),
+    Break("the teacher's weights are cut", 2, "teacher", _damage("models/teacher", _cut, ".safetensors"), state="second",
+          settings={"distillation__temperature": 2.0}),
+    Break("the student's weights are gone", 2, "student", _damage("models/student", _remove, ".safetensors"),
+          state="second", settings={"recommend__k": 6}),
+    Break("yesterday's vocabulary is gone", 1, "item_vocabulary",
+          before=lambda shop: _remove(_version(shop, "item_vocabulary", YESTERDAY).resolve())),
+    Break("yesterday's clean events are cut", 2, "cannot read|clean_events",
+          before=_damage("clean_events", _cut, ds=YESTERDAY)),
+    # left-overs
+    Break("staging folders of a killed run", 0,
+          before=lambda shop: [publish.new_staging(shop.root, name, TODAY) for name in ("histories", "recommendations")]),
+    Break("the lock file of a dead run", 0,
+          before=lambda shop: (shop.root / "_locks" / f"ds={TODAY}.lock").write_text('{"pid": 1}')),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BREAKS, ids=lambda fault: fault.name)
+def test_a_broken_night_is_made_whole(reference: tuple[Shop, pa.Table], fault: Break) -> None:
+    """Status and reason are right, a reader always finds a whole night, and the next run ends as if nothing had been."""
+    shop, table = reference
+    shop.restore(fault.state)
+    shop.write_config(**fault.settings)
+    fault.before(shop)
+    with shop.reader():
+        process = start(shop.config)
+        printed = follow(process, fault.at, lambda: fault.disturb(shop, psutil.Process(process.pid)))
+    assert process.returncode == fault.status, printed
+    assert re.search(fault.says, "\n".join(printed.rstrip().splitlines()[-6:])), printed
+    assert "Traceback" not in printed, printed
+    if fault.status == 0:
+        assert shop.table().equals(table)
+        assert shop.in_use() == TODAY
+        return
+    assert shop.in_use() in (YESTERDAY, TODAY)
+    if fault.state == "first" and fault.name != "killed between table and promotion":
+        assert shop.in_use() == YESTERDAY
+    if "vocabulary is gone" in fault.name or "clean events are cut" in fault.name:
+        shop.restore(fault.state)  # nothing mends what is lost but a copy of it
+    else:
+        shop.restore(fault.state, output=False)
+    with shop.reader():
+        run(shop.config)
+    assert shop.table().equals(table)
+    assert shop.in_use() == TODAY

@@ -1,0 +1,55 @@
+"""Running whole nights through the command line, as tests need it: start, follow what is printed, look at the table."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kdlib import publish, tables
+
+HOME = Path(__file__).parents[1]
+
+
+def start(config: Path, *more: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """`distilrec nightly` with this run config, in a process group of its own; its output is a pipe."""
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more], cwd=HOME, text=True,
+        env=outer | {"PYTHONPATH": str(HOME)} | dict(environment or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def follow(process: subprocess.Popen[str], text: str | None = None, then: Callable[[], object] | None = None) -> str:
+    """Read the process's lines to the end; do something when a line holds the text for the first time, which one must."""
+    assert process.stdout is not None
+    lines, done = [], False
+    for line in process.stdout:
+        lines.append(line)
+        if text is not None and then is not None and text in line and not done:
+            done = True
+            then()
+    process.wait()
+    assert done or text is None, "".join(lines)
+    return "".join(lines)
+
+
+def run(config: Path, *more: str, status: int = 0) -> str:
+    """A night that must end with this status; what it printed."""
+    process = start(config, *more)
+    printed = follow(process)
+    assert process.returncode == status, printed
+    return printed
+
+
+def whole(root: Path, ds: str) -> publish.Manifest:
+    """The published table's manifest, after each file is found as it says."""
+    folder = publish.current(root, "recommendations", ds)
+    manifest = publish.manifest_of(root, "recommendations", ds)
+    assert sorted(file.name for file in folder.iterdir()) == [file["path"] for file in manifest.files]
+    for file in manifest.files:
+        assert hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"]
+    tables.check_files(tables.RECOMMENDATIONS, folder)
+    return manifest
