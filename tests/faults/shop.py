@@ -43,14 +43,15 @@ class Shop:
     """Input, run config and output in a folder; `restore` puts all of them back.
 
     Args:
-      folder: empty.
+      folder: empty, or an earlier shop's.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.input, self.root, self.config = folder / "input", folder / "output", folder / "run.yaml"
         self.settings: dict[str, Any] = {}
-        self._write_input()
+        if not self.input.exists():
+            self._write_input()
 
     def _write_input(self) -> None:
         """The simulator's days as files of a shop's own, with a catalogue."""
@@ -67,6 +68,10 @@ class Shop:
         simulate(config)
         shutil.copytree(publish.current(config.root, "events", TODAY), self.input / "events")
         shutil.copytree(publish.current(config.root, "catalogue", TODAY), self.input / "catalogue")
+
+    def has(self, name: str) -> bool:
+        """Whether something is kept under this name."""
+        return (self._folder / "saved" / name).exists()
 
     def save(self, name: str) -> None:
         """Keep input and output under a name."""
