@@ -48,7 +48,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
       key: from `checked_key`.
 
     Raises:
-      InputError: the simulator has not run, a path without files, no file of the run's day.
+      InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet file of no bytes.
     """
     events, catalogue = _events_and_catalogue(config)
     settings = publish.fingerprint_of(
@@ -71,8 +71,10 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
             versions["clean_events"] = f"{carried.ds}.{carried.version}"
         days = days_to_read(by_day, last_day=config.ds, carried_before=before)
         versions["events"] = publish.fingerprint_of([by_day[day] for day in days])
+        _check_sizes([file for day in days for file in by_day[day]], events)
     elif config.input.simulate is None:
         versions["events"] = version_of(events.path)
+        _check_sizes(_files(events.path), events)
     else:
         versions["events"] = publish.manifest_of(config.root, "events", config.day).version
     if catalogue is not None:
@@ -157,16 +159,26 @@ def version_of(path: str) -> str:
     Raises:
       InputError: there are none.
     """
-    files = _remote_files(path) if "://" in path else _local_files(path)
+    files = _files(path)
     if not files:
         raise InputError(f"no file matches {path}: check the path in the run config")
     return publish.fingerprint_of(files)
 
 
+def _check_sizes(files: list[tuple[str, int, int]], events: EventsConfig) -> None:
+    """Spark passes over Parquet files of no bytes, which are exports that broke off."""
+    if events.format == "parquet" and (empty := [name for name, size, _ in files if not size]):
+        raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
+
+
+def _files(path: str) -> list[tuple[str, int, int]]:
+    return _remote_files(path) if "://" in path else _local_files(path)
+
+
 def _files_by_day(path: str) -> dict[date, list[tuple[str, int, int]]]:
     """The files of each day of arrival there is, with sizes and times."""
     anywhere, found = path.replace(DAY, DAY_PATTERN), {}
-    for file in _remote_files(anywhere) if "://" in path else _local_files(anywhere):
+    for file in _files(anywhere):
         if (day := day_of(path, file[0])) is not None:
             found.setdefault(day, []).append(file)
     return found

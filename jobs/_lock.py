@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kdlib.config import RunConfig
-from kdlib.errors import BusyError
+from kdlib.errors import BusyError, ConfigError
 
 INHERITED = "DISTILREC_LOCK"
 """Environment variable: the lock file that this process holds through its parent."""
@@ -28,13 +28,20 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
 
     Raises:
       BusyError: another run holds it; says which.
+      ConfigError: the output folder cannot be written to.
     """
     path = (config.root / "_locks" / f"ds={config.day}.lock").absolute()
     if os.environ.get(INHERITED) == str(path):
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write below output_dir, {config.root}: {error.strerror} ({error.filename}); give a folder of your own"
+        ) from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -59,7 +59,7 @@ def _build(
 ) -> dict[str, dict[str, Any]]:
     features, last_day, catalogue = config.features, config.ds, source.catalogue
     assert last_day is not None  # config.day has raised
-    with running_spark(config, log_file(config, "build_features")) as spark, read.reading(source.path):
+    with running_spark(config, log_file(config, "build_features")) as spark, read.reading(source.events.path):
         judged = clean.with_outcome(
             read_input(config, source, spark),
             period_start=features.period_start,
@@ -70,13 +70,13 @@ def _build(
             forgotten=forgetting.forgotten(config.root),
         ).persist(StorageLevel.MEMORY_AND_DISK)
         funnel = count_outcomes(
-            judged, path=source.path, last_day=last_day, carried=source.versions.get("clean_events")
+            judged, path=source.events.path, last_day=last_day, carried=source.versions.get("clean_events")
         )
         _write(
             clean.quarantine(judged), staging["quarantine"], by=["reason", "file", "raw"], rows=funnel["quarantined"]
         )
         if funnel["kept"] == 0:
-            _fail_all_quarantined(config, staging["quarantine"], source.path, funnel)
+            _fail_all_quarantined(config, staging["quarantine"], source.events.path, funnel)
         if "clean_events" in staging:
             clean.clean_events(judged).write.mode("append").parquet(str(staging["clean_events"]))
         kept = clean.kept(judged)

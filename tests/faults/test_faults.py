@@ -87,10 +87,10 @@ REFUSALS = [
     Refusal("the day's export has not run", r"has the day's export run\?", before=lambda shop: _remove(shop.day().parent)),
     Refusal("the day's folder is empty", r"has the day's export run\?", before=lambda shop: _remove(shop.day())),
     Refusal("half a file", r"cannot read .*Is it whole", before=lambda shop: _cut(shop.day())),
-    Refusal("a file of no bytes", r"cannot read|is not a Parquet file", before=lambda shop: shop.day().write_bytes(b"")),
+    Refusal("a file of no bytes", r"has no bytes: is the export whole\?", before=lambda shop: shop.day().write_bytes(b"")),
     Refusal("a file of another format", r"cannot read|is not a Parquet", before=lambda shop: shop.day().write_text("a,b\n")),
     Refusal("a mapped column is not there", r"no_such_column", settings={"input__events__user": "no_such_column"}),
-    Refusal("no time can be read", r"are quarantined \(bad_time", settings={
+    Refusal("no time can be read", r"are quarantined \(.*bad_time", settings={
         "input__events__time": {"format": "epoch_seconds", "column": "event_time"}}),
     Refusal("no event type is known", r"are quarantined \(.*unknown_event_type", settings={
         "input__events__event_types": {"sold": "purchase"}}),
@@ -100,7 +100,7 @@ REFUSALS = [
     Refusal("the key's file is gone", r"key", settings={"privacy__key_file": "/nowhere/key"}),
     Refusal("the key's variable is not set", r"NO_SUCH_KEY", settings={"privacy__key_environment": "NO_SUCH_KEY"}),
     Refusal("Spark gets too little memory", r"Spark did not start|driver", settings={"spark__driver_memory": "16m"}),
-    Refusal("the output folder is a file", r"run\.yaml|output", settings={"output_dir": "pyproject.toml"}, status=1),
+    Refusal("the output folder is a file", r"cannot write below output_dir", settings={"output_dir": "pyproject.toml"}),
     Refusal("another night's lock", r"another run writes", before=lambda shop: _hold_lock(shop), status=75),
 ]  # fmt: skip
 
