@@ -12,6 +12,10 @@ were. What each of them times:
 - `recommend_users_per_second`: histories in, a table of top-10 lists on disk, seen items left out, in the actor of
   `jobs/recommend.py`; `recommend_vs_replay`: over RePlay's rate for lists in memory.
 - `two_workers_speedup`: positions a second of two training processes over one, one thread each.
+- `sessionize_vs_duckdb`: 20 million simulated events to the sessions table, both cores, over the same in DuckDB's SQL;
+  `sessionize_16x_events`: over the seconds for a 16th of them.
+- `recommend_16x_users`, `recommend_16x_items`: seconds of the recommender's actor with 16 times as many, over those without;
+  `recommend_16x_users_memory`: its peak memory likewise.
 - `nightly_seconds`: `distilrec nightly` with `laptop.yaml`, from start to published table.
 """
 
@@ -33,7 +37,6 @@ os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})  # read when
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -42,16 +45,13 @@ from jobs._engine import make_engine, scoring_dtype
 from jobs._provenance import package_versions, processor
 from kdlib.config import TrainConfig
 from kdlib.data.batches import WindowStore, shuffled_batches, store_from_tables
-from kdlib.data.shards import history_shards
 from kdlib.data.windows import take_slices, training_windows
-from kdlib.inference.shards import ShardRecommender
-from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.models.vocabulary import vocabulary_hash
-from kdlib.tables import HISTORIES, ITEM_STATISTICS, ITEM_VOCABULARY
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
+from tests.benchmarks.growth import recommend_growth, sessionize
 from tests.benchmarks.peers.run_peers import Split, leave_one_out, prepare_environment, read_sequences, run_peer
+from tests.benchmarks.serving import histories_table, serving_actor
 
 RESULTS = Path(__file__).parent / "results" / "speed_cpu.json"
 SHAPE: dict[str, Any] = {"kind": "transformer", "dim": 64, "layers": 1, "heads": 1, "dropout": 0.2, "max_length": 50}
@@ -72,24 +72,8 @@ class Bench:
     envs: Path
 
     def histories(self) -> pa.Table:
-        """The split as `tables.HISTORIES`: a user's last item validates, the others train."""
-        lengths = np.diff(self.split.offsets)
-        places = take_slices(np.zeros(len(lengths), np.int64), lengths)
-        offsets = pa.array(self.split.offsets, pa.int32())
-        lists = {
-            "item_indices": self.split.items.astype(np.int32),
-            "event_types": np.zeros(len(places), np.int8),
-            "event_times": places * 86_400_000_000,
-            "session_numbers": places.astype(np.int32),
-        }
-        columns: dict[str, Any] = {name: pa.ListArray.from_arrays(offsets, pa.array(v)) for name, v in lists.items()}
-        columns |= {
-            "user_id": self.split.user_ids,
-            "num_train": lengths - 1,
-            "validation_position": lengths - 1,
-            "test_position": pa.nulls(len(lengths)),
-        }
-        return pa.table({name: columns[name] for name in HISTORIES.schema.names}).cast(HISTORIES.schema)
+        """The split as `tables.HISTORIES`."""
+        return histories_table(self.split.items, self.split.offsets, list(self.split.user_ids))
 
 
 def main() -> None:
@@ -223,30 +207,8 @@ def _process_group(*, rank: int, world: int, folder: str) -> Iterator[None]:
 def _users_per_second(bench: Bench) -> float:
     """The recommender's actor on one thread, with files in and out."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in ("model", "vocabulary", "statistics", "table"):
-            (folder / part).mkdir()
-        ids = [str(number) for number in range(bench.split.num_items)]
-        facts = {"vocabulary_items": len(ids), "vocabulary_hash": vocabulary_hash(ids)}
-        torch.manual_seed(1)
-        model = SequenceModel(num_items=len(ids), **SHAPE)
-        save_model(folder / "model", model, model.state_dict(), facts)
-        counts = np.bincount(bench.split.items, minlength=len(ids))
-        numbers = np.arange(len(ids), dtype=np.int32)
-        vocabulary = {"item_index": numbers, "item_id": ids, "title": pa.nulls(len(ids), pa.string())}
-        vocabulary |= {"available": np.ones(len(ids), bool), "first_seen": ["2026-01-01"] * len(ids)}
-        pq.write_table(pa.table(vocabulary, schema=ITEM_VOCABULARY.schema), folder / "vocabulary" / "part-0.parquet")
-        statistics = {"item_index": numbers} | dict.fromkeys(ITEM_STATISTICS.schema.names[1:], counts)
-        pq.write_table(pa.table(statistics, schema=ITEM_STATISTICS.schema), folder / "statistics" / "part-0.parquet")
-        pq.write_table(bench.histories(), folder / "histories.parquet")
-        settings = {
-            "model_folder": str(folder / "model"), "vocabulary_folder": str(folder / "vocabulary"),
-            "statistics_folder": str(folder / "statistics"), "k": 10, "because": 0, "item_block": 65_536,
-            "generated_at": datetime(2026, 1, 1, tzinfo=UTC), "threads": 1,
-        }  # fmt: skip
-        actor = ShardRecommender(str(folder / "table"), 1024, settings)
-        shards = history_shards([str(folder / "histories.parquet")], num_rows=4096)
-        rows = pa.Table.from_pylist([vars(shard) for shard in shards])
+        counts = np.bincount(bench.split.items, minlength=bench.split.num_items)
+        actor, rows = serving_actor(Path(name), bench.histories(), counts, SHAPE)
         taken = []
         for _ in range(bench.rounds):
             started = time.perf_counter()
@@ -301,6 +263,8 @@ PARTS: dict[str, Callable[[Bench], dict[str, float]]] = {
     "training": training_parts,
     "workers": two_workers,
     "nightly": nightly,
+    "sessionize": lambda bench: sessionize(bench.rounds),
+    "growth": lambda bench: recommend_growth(bench.rounds),
 }
 
 
