@@ -3,6 +3,9 @@
 import importlib
 import sys
 
+from jobs._extras import check_search_extra
+from kdlib.errors import ConfigError
+
 JOBS = {
     "nightly": "the whole night: events in, published recommendations out",
     "simulate-events": "write the embedded default input",
@@ -15,6 +18,9 @@ JOBS = {
     "evaluate": "measure all models and baselines",
     "benchmark": "train recipes of a student with several seeds and compare them",
     "recommend": "write each user's top-k (Ray Data)",
+    "build-products": "the catalogue as search looks through it (Spark)",
+    "train-search": "teach the search student and build the search index (Ray Train, DeepSpeed)",
+    "rank-search": "write each head query's top-k (Ray Data)",
     "check-gates": "judge input and models before the table goes out",
     "promote": "put the night in use",
     "rollback": "put an earlier night in use again",
@@ -22,6 +28,7 @@ JOBS = {
     "submit": "run a job of the above on a Ray cluster, follow it, pass its exit status on",
     "status": "list the jobs that were submitted to a Ray cluster",
     "forget": "remove a user from every output",
+    "search": "print what the search in use finds",
     "show": "print a user's history and recommendations",
 }
 
@@ -36,6 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] not in JOBS:
         print(f"distilrec: error: unknown job {arguments[0]!r}; the jobs are {', '.join(JOBS)}", file=sys.stderr)
         return 2
+    if arguments[0] in ("train-search", "rank-search", "search"):
+        try:
+            check_search_extra()
+        except ConfigError as error:
+            print(f"distilrec: error: {error}", file=sys.stderr)
+            return error.exit_status
     return importlib.import_module(f"jobs.{arguments[0].replace('-', '_')}").main(arguments[1:])
 
 

@@ -33,7 +33,7 @@ def make_engine(module: nn.Module, train: TrainConfig, *, zero_stage: int, worke
         module.parameters(),
         lr=train.learning_rate,
         weight_decay=train.weight_decay,
-        fused=next(module.parameters()).device.type == "cuda",
+        fused=True,
     )
     engine, *_ = deepspeed.initialize(
         model=module,

@@ -102,7 +102,10 @@ def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> Da
 def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
     """The events and the catalogue of the run config, or those that the simulator published for the day."""
     if config.input.simulate is None:
-        assert config.input.events is not None
+        if config.input.events is None:
+            raise ConfigError(
+                f"the run config {config.name} has no events (input.events): only search can be built of it"
+            )
         return config.input.events, config.input.catalogue
     if publish.read_manifest(config.root, "events", config.day) is None:
         raise InputError(
@@ -116,6 +119,11 @@ def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueCon
     home = str(publish.current(config.root, "events", config.day))
     linked = str(config.root / "events" / f"ds={config.day}")
     return events.model_copy(update={"path": events.path.replace(linked, home, 1)}), catalogue
+
+
+def catalogue_input(config: RunConfig) -> CatalogueConfig | None:
+    """The catalogue of the run config, or that of the simulator."""
+    return config.input.catalogue if config.input.simulate is None else _events_and_catalogue(config)[1]
 
 
 def earlier_vocabulary(config: RunConfig) -> Manifest | None:

@@ -1,6 +1,7 @@
 """The whole night: events in, published recommendations out. Steps whose inputs have not changed are skipped."""
 
 import argparse
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -18,18 +19,18 @@ from jobs import (
     train_teacher,
 )
 from jobs._console import command, engine_output_to, log_file, say
+from jobs._extras import check_search_extra
 from jobs._process import run_in_own_process
-from jobs._published import quality_table
 from jobs._ray import start_ray
-from jobs.show import format_user
-from kdlib import publish
+from jobs._summary import print_summary
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError, GateError
-from kdlib.report.users import sample_users
 
 
 def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Run every stage in order. Spark runs in a process of its own, the other stages share one Ray cluster."""
+    if config.search:
+        check_search_extra()
     seconds: dict[str, float] = {}
 
     def timed(name: str, stage: Callable[[], object]) -> None:
@@ -43,61 +44,44 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         )
         if config.input.simulate is not None:
             timed("simulate_events", lambda: simulate_events.run(config))
-    timed(
-        "build_features",
-        lambda: run_in_own_process("build_features", arguments.config, ds=arguments.ds, overrides=arguments.set),
-    )
+
+    def on_spark(name: str) -> None:
+        timed(name, lambda: run_in_own_process(name, arguments.config, ds=arguments.ds, overrides=arguments.set))
+
+    if config.input.has_events:
+        on_spark("build_features")
+    if config.search:
+        on_spark("build_products")
+        if getattr(config.input, "has_searches", False):
+            on_spark("build_queries")
     with engine_output_to(log_file(config, "nightly")):
         try:
             _train_and_publish(config, arguments.force, timed)
         except GateError:
             report.run_or_warn(config)
             raise
-        _summary(config, seconds)
-        report.run_or_warn(config)
+        print_summary(config, seconds)
+        if config.input.has_events:
+            report.run_or_warn(config)
 
 
 def _train_and_publish(config: RunConfig, force: str, timed: Callable[[str, Callable[[], object]], None]) -> None:
     """From the features on; one Ray cluster for all stages."""
-    check_gates.run(config, parts=("input",), force=force)
+    if config.input.has_events:
+        check_gates.run(config, parts=("input",), force=force)
     with start_ray(config):
-        if config.distillation.mode == "offline":
-            timed("train_teacher", lambda: train_teacher.run(config))
-            timed("cache_teacher", lambda: cache_teacher.run(config))
-        timed("distill", lambda: distill.run(config))
-        timed("evaluate", lambda: evaluate.run(config))
-        check_gates.run(config, force=force)
-        timed("recommend", lambda: recommend.run(config))
+        if config.input.has_events:
+            if config.distillation.mode == "offline":
+                timed("train_teacher", lambda: train_teacher.run(config))
+                timed("cache_teacher", lambda: cache_teacher.run(config))
+            timed("distill", lambda: distill.run(config))
+            timed("evaluate", lambda: evaluate.run(config))
+            check_gates.run(config, force=force)
+            timed("recommend", lambda: recommend.run(config))
+        if config.search:
+            timed("train_search", lambda: importlib.import_module("jobs.train_search").run(config))
+            timed("rank_search", lambda: importlib.import_module("jobs.rank_search").run(config))
     promote.run(config, reason=force)
-
-
-def _summary(config: RunConfig, seconds: dict[str, float]) -> None:
-    histories = publish.read_manifest(config.root, "histories", config.day)
-    recommendations = publish.read_manifest(config.root, "recommendations", config.day)
-    assert histories is not None
-    assert recommendations is not None
-    funnel = histories.details["funnel"]
-    say(f"\n=== {config.name}, {config.day} ===")
-    say(
-        f"rows      {funnel['rows_read']:,} read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
-        f" + {funnel['quarantined']:,} quarantined"
-    )
-    if config.input.events is not None and config.input.events.format == "sequences":
-        say(
-            "times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before"
-        )
-    say(quality_table(config))
-    say(
-        f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}"
-    )
-    say(f"quarantine {config.root / 'quarantine' / f'ds={config.day}'}")
-    say(
-        "seconds   "
-        + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
-        + f"; in all {sum(seconds.values()):.0f}"
-    )
-    for user_id in sample_users(config.root, config.day):
-        say("\n" + format_user(config, user_id))
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

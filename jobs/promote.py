@@ -20,6 +20,31 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
       InputError: a part of the night is not published, or its gates judged other tables than those.
       GateError: the gates did not pass.
     """
+    found = _parts_of_search(config)
+    if config.input.has_events:
+        found = _judged_parts(config) | found
+    root, day = config.root, config.day
+    now = promotions.current(root)
+    if now is not None and now.ds > day:
+        say(
+            f"promote: {now.ds} stays in use, it is later than {day}; `distilrec rollback --to {day}` switches all the same"
+        )
+        return None
+    forced = []
+    if config.input.has_events:
+        judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
+        forced = [gate.gate for gate in judged if gate.status == "forced"]
+    promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
+    table = "recommendations" if config.input.has_events else "search_rankings"
+    say(f"promote: {day} is in use: {root / promotions.LINK / table}")
+    busy = held_dates(config)
+    if removed := retention.remove_old_nights(root, keep=config.retention.nights, before=day, busy=busy):
+        say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
+    return promoted
+
+
+def _judged_parts(config: RunConfig) -> dict[str, str]:
+    """Versions of what the gates have let pass."""
     root, day = config.root, config.day
     parts = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
     parts += ["models/control"] if config.evaluation.control else []
@@ -36,19 +61,11 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
         raise InputError(f"the gates of {day} have not judged what is published now: run `distilrec check-gates` first")
     if broken := gates.failed(judged):
         raise GateError(f"{day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
-    now = promotions.current(root)
-    if now is not None and now.ds > day:
-        say(
-            f"promote: {now.ds} stays in use, it is later than {day}; `distilrec rollback --to {day}` switches all the same"
-        )
-        return None
-    forced = [gate.gate for gate in judged if gate.status == "forced"]
-    promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
-    say(f"promote: {day} is in use: {root / promotions.LINK / 'recommendations'}")
-    busy = held_dates(config)
-    if removed := retention.remove_old_nights(root, keep=config.retention.nights, before=day, busy=busy):
-        say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
-    return promoted
+    return found
+
+
+def _parts_of_search(config: RunConfig) -> dict[str, str]:
+    return versions(config, "products", *promotions.SEARCH) if config.search else {}
 
 
 def main(argv: list[str] | None = None) -> int:

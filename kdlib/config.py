@@ -121,20 +121,31 @@ class CatalogueConfig(Section):
     item: str = "item_id"
     title: str | None = "title"
     available: str | None = None
+    description: str | None = None
+    """Searched too, beside the title."""
+    category: str | None = None
+    """The product's type, such as `Notebook`: searched, and a filter of searches."""
 
 
 class InputConfig(Section):
-    """Either the simulator or real events."""
+    """Either the simulator or real events; search alone needs the catalogue only."""
 
     simulate: SimulateConfig | None = None
     events: EventsConfig | None = None
     catalogue: CatalogueConfig | None = None
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> "InputConfig":
-        if (self.simulate is None) == (self.events is None):
-            raise ValueError("needs exactly one of simulate and events")
+    def _one_source(self) -> "InputConfig":
+        if self.simulate is not None and self.events is not None:
+            raise ValueError("needs exactly one of simulate and events, found both")
+        if self.simulate is None and self.events is None and self.catalogue is None:
+            raise ValueError("needs exactly one of simulate and events, found neither")
         return self
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there is anything to recommend from."""
+        return self.simulate is not None or self.events is not None
 
 
 class SplitConfig(Section):
@@ -451,6 +462,41 @@ class RecommendConfig(Section):
     item_block: Positive = 65_536
 
 
+class SearchConfig(Section):
+    """Product search: a student that answers queries in the space of a pretrained encoder; needs the extra `search`."""
+
+    text: TextConfig = TextConfig(max_tokens=96)
+    """The teacher. For queries in other languages than its own give a multilingual encoder."""
+    language: str = "english"
+    """Of the words' endings (a Snowball stemmer's name)."""
+    student: Literal["transformer", "lstm"] = "transformer"
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    """Of the student's sub-word embeddings and its one layer."""
+    catalogue_queries: Positive = 60_000
+    """So many queries are made up of the catalogue's words, at most; those that were typed come on top."""
+    misspelt_fraction: Fraction = 0.2
+    """Of the queries are learnt with a typing error."""
+    epochs: Positive = 12
+    batch_size: Positive = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    vector_weight: Annotated[float, Field(ge=0)] = 2.0
+    """What the vectors' cosine counts in a score; the words' match counts 1."""
+    intent_weight: Annotated[float, Field(ge=0)] = 2.0
+    """What counts that a product is of the kind that most products near the query are of."""
+    weights: Literal["given", "clicks"] = "given"
+    """`clicks`: the two weights are chosen on half of the queries that were clicked after; the given ones serve as long as
+    there are too few of them."""
+    k: Positive = 20
+    max_queries: Positive = 10_000
+    """The most frequent so many get their ranking in the nightly table; where nobody searches, the categories do."""
+
+    @model_validator(mode="after")
+    def _teacher_is_pretrained(self) -> "SearchConfig":
+        if self.text.adapt or self.text.whiten:
+            raise ValueError("search.text takes no adapt and no whiten: the cosines of the encoder itself are learnt")
+        return self
+
+
 class GatesConfig(Section):
     """What a night must hold before it is published. A failed gate keeps what is in use and ends the run with status 3."""
 
@@ -536,6 +582,8 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     recommend: RecommendConfig = RecommendConfig()
+    search: SearchConfig | None = None
+    """With it a night publishes `search_rankings` too."""
     privacy: PrivacyConfig = PrivacyConfig()
     gates: GatesConfig = GatesConfig()
     retention: RetentionConfig = RetentionConfig()
@@ -547,6 +595,8 @@ class RunConfig(Section):
         names = [teacher.name for teacher in self.teachers]
         if len(set(names)) < len(names) or {"student", "control"} & set(names):
             raise ValueError(f"teachers need distinct names other than student and control, found {names}")
+        if not self.input.has_events and self.search is None:
+            raise ValueError("input has a catalogue alone, which serves search only: add events, or the section search")
         if self.distillation.mode == "joint" and self.distillation.weights != "given":
             raise ValueError(
                 f"distillation.weights {self.distillation.weights} needs finished teachers: distillation.mode offline"
@@ -579,6 +629,10 @@ class RunConfig(Section):
                 raise ValueError(
                     f"{where}.text.adapt: batch_size {adapt.batch_size} is not a multiple of training.workers {self.training.workers}"
                 )
+        if self.search and self.search.batch_size % self.training.workers:
+            raise ValueError(
+                f"search: batch_size {self.search.batch_size} is not a multiple of training.workers {self.training.workers}"
+            )
         reads_text = self.student.text or any(t.text for t in self.teachers)
         if self.input.catalogue is None and self.input.events is not None and reads_text:
             raise ValueError("a model with text needs input.catalogue with titles")

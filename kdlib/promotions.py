@@ -26,6 +26,8 @@ LINK = "promoted"
 RECORDS = "_promotions"
 LINKED = ("recommendations", "models/student", "item_vocabulary")
 """What a record holds a link to: what serves, and what explains it."""
+SEARCH = ("search_rankings", "search_index", "models/search_student")
+"""What it links to besides, or instead where a shop has search alone."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def promote(
     Args:
       root: the folder of all outputs.
       ds: the night.
-      versions: of published partitions of that date; those of `LINKED` must be there.
+      versions: of published partitions of that date; those of `LINKED` and `SEARCH` among them are linked to.
       forced: gates that failed and were overruled.
       reason: why.
     """
@@ -123,7 +125,7 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
     staging.mkdir(parents=True)
     try:
         (staging / "promotion.json").write_text(json.dumps(asdict(switch), indent=1))
-        for name in LINKED:
+        for name in (one for one in (*LINKED, *SEARCH) if one in versions):
             data = publish.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
                 raise InputError(

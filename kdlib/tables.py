@@ -220,11 +220,56 @@ RECOMMENDATIONS = Table(
     ),
 )
 
+PRODUCTS = Table(
+    "products",
+    key=("product_index",),
+    schema=_schema(
+        product_index=pa.int32(),  # dense from 0 in the order of item_id, each night anew
+        item_id=pa.string(),
+        title=(pa.string(), True),
+        description=(pa.string(), True),
+        category=(pa.string(), True),
+        available=pa.bool_(),
+    ),
+)
+"""The whole catalogue, with and without events: what search looks through."""
+
+PRODUCT_VECTORS = Table(
+    "product_vectors",
+    key=("product_index",),
+    schema=_schema(
+        product_index=pa.int32(),
+        vector=list_of(pa.float32()),  # the teacher's, of unit length; zeros where the product has no text
+    ),
+)
+
+SEARCH_TARGETS = Table(
+    "search_targets",
+    key=("query",),
+    schema=_schema(
+        query=pa.string(),
+        vector=list_of(pa.float32()),  # the teacher's, of unit length
+    ),
+)
+"""What the search student learns from: queries that were typed, and made-up ones of the catalogue's words."""
+
+SEARCH_RANKINGS = Table(
+    "search_rankings",
+    key=("query",),
+    schema=_schema(
+        query=pa.string(),  # normalised (kdlib.queries)
+        item_ids=list_of(pa.string()),  # best first, distinct, available; fewer than k only where there are no more
+        scores=list_of(pa.float32()),
+        model_version=pa.string(),  # the student's
+        generated_at=TIME,  # the end of the day ds
+    ),
+)
+
 ALL = {
     table.name: table
     for table in (
         QUARANTINE, CLEAN_EVENTS, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, ITEM_CODES, ITEM_CODEBOOKS, TEACHER_TARGETS,
-        METRICS, GATES, RECOMMENDATIONS,
+        METRICS, GATES, RECOMMENDATIONS, PRODUCTS, PRODUCT_VECTORS, SEARCH_TARGETS, SEARCH_RANKINGS,
     )
 }  # fmt: skip
 

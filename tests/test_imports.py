@@ -17,6 +17,7 @@ ALLOWED_ENGINES = {
     "teachers": {"torch", "pyarrow", "transformers"},
     "training": {"torch"},
     "inference": {"torch", "pyarrow"},
+    "search": {"torch", "pyarrow", "safetensors"},
     "report": {"pyarrow"},
     "": {"pyarrow"},
 }
@@ -30,6 +31,7 @@ ALLOWED_ROOMS = {
     "teachers": {"data", "models", "losses"},
     "training": {"data", "models", "losses"},
     "inference": {"data", "models", "losses"},
+    "search": {"losses"},
     "report": {"metrics"},
     "": set(),
 }

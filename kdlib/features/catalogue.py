@@ -1,4 +1,4 @@
-"""The shop's list of products → one row an item: title and availability."""
+"""The shop's list of products → one row an item: title, availability, description and category."""
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -13,14 +13,15 @@ NO = ("0", "0.0", "false", "f", "no", "n")
 
 
 def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame:
-    """The catalogue's rows: item_id, title, available_text and available (bool; null where the text is unclear).
+    """The catalogue's rows: item_id, title, description, category, available_text and available (bool; null where the text
+    is unclear).
 
     Rows that do not parse have no item_id. CSV titles may be quoted and may hold line breaks.
 
     Raises:
       InputError: missing or unreadable files, or a mapped column that is not there.
     """
-    names = [catalogue.item, catalogue.title, catalogue.available]
+    names = [catalogue.item, catalogue.title, catalogue.available, catalogue.description, catalogue.category]
     columns = list(dict.fromkeys(name for name in names if name))
     if catalogue.format == "parquet":
         rows = read_parquet(spark, catalogue.path, columns=columns)
@@ -32,6 +33,8 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     return rows.select(
         F.when(F.col(CORRUPT).isNull(), text_of(catalogue.item)).alias("item_id"),
         text_of(catalogue.title).alias("title"),
+        text_of(catalogue.description).alias("description"),
+        text_of(catalogue.category).alias("category"),
         available.alias("available_text"),
         F.when(available.isNull() | F.lower(available).isin(*YES), True)
         .when(F.lower(available).isin(*NO), False)
@@ -67,6 +70,6 @@ def one_row_an_item(catalogue: DataFrame) -> DataFrame:
     A row with a title wins over one without, an available one over one that is not: the same on every run,
     however the files are split.
     """
-    row = F.struct(F.col("title").isNull(), "title", ~F.col("available"), "available")
+    row = F.struct(F.col("title").isNull(), "title", ~F.col("available"), "available", "description", "category")
     kept = catalogue.filter("item_id IS NOT NULL").groupBy("item_id").agg(F.min(row).alias("row"))
-    return kept.select("item_id", "row.title", "row.available")
+    return kept.select("item_id", "row.title", "row.available", "row.description", "row.category")

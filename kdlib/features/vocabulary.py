@@ -56,7 +56,7 @@ def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None) -> DataFr
     """
     if catalogue is None:
         return vocabulary.select("item_index", "item_id", "title", F.lit(True).alias("available"), "first_seen")
-    theirs = catalogue.withColumnRenamed("title", "new_title")
+    theirs = catalogue.select("item_id", F.col("title").alias("new_title"), "available")
     return vocabulary.join(theirs, "item_id", "left").select(
         "item_index",
         "item_id",

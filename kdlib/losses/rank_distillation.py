@@ -34,6 +34,22 @@ def rrd_listwise(student_logits: Tensor, teacher_log_probs: Tensor, *, top_items
     return (remaining - ordered).mean(-1)
 
 
+def margin_mse(student_margins: Tensor, teacher_margins: Tensor) -> Tensor:
+    """Mean square error of the margins between pairs of items: `mean((m_student − m_teacher)²)`; 0 at equality.
+
+    Margins leave the scores' level free, which teachers of different kinds have different (Hofstätter et al. 2020,
+    arXiv 2010.02666, equation 6).
+
+    Args:
+      student_margins: float [..., pairs], score of a pair's first item minus that of its second.
+      teacher_margins: float [..., pairs] of the same pairs; no gradient flows there.
+
+    Returns:
+      float [...].
+    """
+    return (as_float(student_margins) - as_float(teacher_margins.detach())).square().mean(-1)
+
+
 def rce_kd(
     student_logits: Tensor,
     teacher_log_probs: Tensor,

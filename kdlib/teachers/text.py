@@ -140,10 +140,12 @@ class TitleEncoder:
       max_tokens: longer titles are cut.
       batch_size: titles encoded at once.
       threads: of PyTorch.
+      bf16: encode in bfloat16: twice as fast or more, and the vectors differ in the third digit.
     """
 
-    def __init__(self, encoder: str, max_tokens: int, batch_size: int, threads: int) -> None:
+    def __init__(self, encoder: str, max_tokens: int, batch_size: int, threads: int, bf16: bool = False) -> None:
         torch.set_num_threads(threads)
+        self._bf16 = bf16
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         folder = encoder_folder(encoder)
         self._tokenise = load_tokeniser(folder, max_tokens=max_tokens)
@@ -156,17 +158,15 @@ class TitleEncoder:
         titled = np.flatnonzero([bool(title) for title in titles])
         vectors_VE = np.zeros((len(titles), self._encoder.model.config.hidden_size), np.float32)
         if len(titled):
-            vectors_VE[titled] = (
-                encode_texts(
+            with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
+                encoded_UE = encode_texts(
                     self._encoder,
                     [titles[place] for place in titled],
                     self._tokenise,
                     batch_size=self._batch_size,
                     device=self._device,
                 )
-                .cpu()
-                .numpy()
-            )
+            vectors_VE[titled] = encoded_UE.cpu().numpy()
         return _vectors_table(items["item_index"].combine_chunks(), vectors_VE)
 
 

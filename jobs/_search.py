@@ -1,0 +1,165 @@
+"""What the search jobs have in common: settings, products, logged queries, and the choice of the weights."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from jobs._engine import scoring_dtype
+from jobs._published import parquet_files
+from kdlib import publish
+from kdlib.config import RunConfig, SearchConfig
+from kdlib.errors import ConfigError, InputError
+from kdlib.metrics.judged import ndcg_of
+from kdlib.queries import normalise_query
+from kdlib.search.fusion import Weights, choose_weights
+from kdlib.search.index import FACTS, build_index, load_index
+from kdlib.search.student import FACTS as STUDENT_FACTS
+from kdlib.search.words import in_first_half
+from kdlib.teachers.text import TitleEncoder
+
+K = 10
+LEAST_QUERIES = 30
+"""Clicked queries on each side, to choose the weights on and to judge them by."""
+MOST_QUERIES = 1_000
+BLOCK = 64
+
+
+def search_settings(config: RunConfig) -> SearchConfig:
+    """The section search; ConfigError where there is none."""
+    if config.search is None:
+        raise ConfigError(
+            f"the run config {config.name} has no section search: add `search: {{}}` to have product search"
+        )
+    return config.search
+
+
+def read_products(config: RunConfig) -> pa.Table:
+    """The published products in the order of their index; InputError where there are none."""
+    publish.manifest_of(config.root, "products", config.day)
+    return pq.read_table(parquet_files(publish.current(config.root, "products", config.day))).sort_by("product_index")
+
+
+def read_vectors(folder: Path) -> np.ndarray:
+    """Published product vectors in the order of the products, float32 [V, E]."""
+    table = pq.read_table(parquet_files(folder)).sort_by("product_index")
+    return table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+
+
+def typed_queries(config: RunConfig) -> tuple[list[str], dict[str, str]]:
+    """The date's logged queries, the most frequent first, and the tables' versions; none where no searches are logged."""
+    manifests = {name: publish.read_manifest(config.root, name, config.day) for name in ("queries", "query_items")}
+    found = {name: manifest.version for name, manifest in manifests.items() if manifest is not None}
+    if len(found) < len(manifests):
+        return [], {}
+    table = pq.read_table(
+        parquet_files(publish.current(config.root, "queries", config.day)), columns=["query", "num_searches"]
+    )
+    return table.sort_by([("num_searches", "descending"), ("query", "ascending")])["query"].to_pylist(), found
+
+
+def encoded(config: RunConfig, texts: list[str], max_tokens: int) -> pa.ListArray:
+    """The teacher's vectors of the texts, in their order, by Ray Data actors."""
+    import ray.data
+
+    settings, training = search_settings(config).text, config.training
+    table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
+    device = torch.device("cuda" if training.gpus_per_worker else "cpu")
+    encoder = settings.encoder
+    found = (
+        ray.data.from_arrow(table)
+        .repartition(4 * training.workers)
+        .map_batches(
+            TitleEncoder,
+            fn_constructor_kwargs={
+                "encoder": str(Path(encoder).absolute()) if Path(encoder).is_dir() else encoder,
+                "max_tokens": max_tokens, "batch_size": settings.batch_size, "threads": training.threads_per_worker,
+                "bf16": scoring_dtype(device, bf16=training.bf16) == torch.bfloat16,
+            },
+            compute=ray.data.ActorPoolStrategy(size=training.workers),
+            num_cpus=training.cpus_per_worker, num_gpus=training.gpus_per_worker,
+            batch_format="pyarrow", batch_size=settings.batch_size * 8,
+        )
+        .iter_batches(batch_size=None, batch_format="pyarrow")
+    )  # fmt: skip
+    return pa.concat_tables(list(found)).sort_by("item_index")["vector"].combine_chunks()
+
+
+def head_queries(config: RunConfig, typed: list[str]) -> list[str]:
+    """What the nightly table answers: the most frequent queries; where no searches are logged, the categories.
+
+    Raises:
+      InputError: there are neither.
+    """
+    if not typed:
+        categories = {normalise_query(name) for name in read_products(config)["category"].to_pylist() if name}
+        typed = sorted(categories - {""})
+    if not typed:
+        raise InputError(
+            "no query to rank for: no search is logged (input.searches) and no product has a category"
+            " (input.catalogue.category)"
+        )
+    return typed[: search_settings(config).max_queries]
+
+
+def chosen_weights(
+    config: RunConfig, products: pa.Table, vectors_VE: torch.Tensor, folder: Path, student: Path, *, facts: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """Build the index with the weights that are given, or that clicks choose; what its manifest keeps.
+
+    Of the clicked queries one half chooses and the other one judges.
+    """
+    settings = search_settings(config)
+    given = Weights(settings.vector_weight, settings.intent_weight)
+    build_index(folder, products, vectors_VE, language=settings.language, weights=given, seed=config.seed, facts=facts)
+    learnt = json.loads((student / STUDENT_FACTS).read_text())
+    details = {name: learnt[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
+    details["weights"] = {**asdict(given), "chosen": "given"}
+    if settings.weights == "clicks":
+        gains = _clicked(config, products)
+        choosing = {query: items for query, items in gains.items() if in_first_half(query)}
+        judging = {query: items for query, items in gains.items() if query not in choosing}
+        if min(len(choosing), len(judging)) < LEAST_QUERIES:
+            details["weights"]["chosen"] = f"given: only {len(choosing)} and {len(judging)} clicked queries"
+            return details
+        index = load_index(folder, student)
+        weights = choose_weights(lambda weights: _ndcg(index, choosing, weights))
+        kept = json.loads((folder / FACTS).read_text()) | {"weights": asdict(weights)}
+        (folder / FACTS).write_text(json.dumps(kept, indent=1))
+        details["weights"] = {**asdict(weights), "chosen": f"by the clicks after {len(choosing)} queries"}
+        details["clicks"] = {
+            "queries": len(judging), "ndcg@10": _ndcg(index, judging, weights),
+            "ndcg@10_words_alone": _ndcg(index, judging, Weights(0.0, 0.0)),
+        }  # fmt: skip
+    return details
+
+
+def _clicked(config: RunConfig, products: pa.Table) -> dict[str, dict[int, float]]:
+    """Query → product index → weight of its clicks, of the most frequent queries with a click on a product there is."""
+    queries, _ = typed_queries(config)
+    if not queries:
+        return {}
+    place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
+    table = pq.read_table(parquet_files(publish.current(config.root, "query_items", config.day)))
+    gains: dict[str, dict[int, float]] = {}
+    for query, item, weight in zip(*(table[name].to_pylist() for name in ("query", "item_id", "weight")), strict=True):
+        if item in place and weight > 0:
+            gains.setdefault(query, {})[place[item]] = weight
+    return {query: gains[query] for query in [one for one in queries if one in gains][:MOST_QUERIES]}
+
+
+def _ndcg(index: Any, gains: dict[str, dict[int, float]], weights: Weights) -> float:
+    """Mean NDCG@10 over queries, a product's clicks its gain."""
+    total, queries = 0.0, list(gains)
+    for start in range(0, len(queries), BLOCK):
+        part = queries[start : start + BLOCK]
+        for query, scores_V in zip(part, index.scores(part, weights=weights)[1], strict=True):
+            best = scores_V.topk(min(K, len(scores_V))).indices.tolist()
+            mine = gains[query]
+            total += ndcg_of(np.array([mine.get(one, 0.0) for one in best]), np.array(list(mine.values())), k=K)
+    return total / len(queries)

@@ -1,0 +1,50 @@
+"""What a night prints at its end."""
+
+from jobs._console import say
+from jobs._published import quality_table
+from jobs.show import format_user
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.report.users import sample_users
+
+
+def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
+    """The funnel, the quality, where the tables are, the seconds of each stage, and a few users."""
+    say(f"\n=== {config.name}, {config.day} ===")
+    if config.input.has_events:
+        _recommendations(config)
+    if config.search:
+        rankings = publish.manifest_of(config.root, "search_rankings", config.day)
+        say(
+            f"search    {config.root / 'search_rankings' / f'ds={config.day}'}: {rankings.details['answered']:,} of"
+            f" {rankings.details['queries']:,} queries, version {rankings.version}"
+        )
+    say(
+        "seconds   "
+        + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        + f"; in all {sum(seconds.values()):.0f}"
+    )
+    if config.input.has_events:
+        for user_id in sample_users(config.root, config.day):
+            say("\n" + format_user(config, user_id))
+
+
+def _recommendations(config: RunConfig) -> None:
+    histories = publish.read_manifest(config.root, "histories", config.day)
+    recommendations = publish.read_manifest(config.root, "recommendations", config.day)
+    assert histories is not None
+    assert recommendations is not None
+    funnel = histories.details["funnel"]
+    say(
+        f"rows      {funnel['rows_read']:,} read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
+        f" + {funnel['quarantined']:,} quarantined"
+    )
+    if config.input.events is not None and config.input.events.format == "sequences":
+        say(
+            "times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before"
+        )
+    say(quality_table(config))
+    say(
+        f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}"
+    )
+    say(f"quarantine {config.root / 'quarantine' / f'ds={config.day}'}")

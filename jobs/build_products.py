@@ -1,0 +1,62 @@
+"""The shop's catalogue → the table of products that search looks through, on Spark."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import functions as F
+
+from jobs._console import command, log_file, say
+from jobs._inputs import catalogue_input, version_of
+from jobs._spark import running_spark
+from jobs._step import run_step
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
+from kdlib.features import read
+from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
+from kdlib.publish import Manifest
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    """Publish `products` for the date: one row an item of the catalogue, sold at all or not.
+
+    Raises:
+      ConfigError: the run config has no catalogue.
+      InputError: it cannot be read, or has no row with an item id.
+    """
+    catalogue = catalogue_input(config)
+    if catalogue is None:
+        raise ConfigError(f"the run config {config.name} has no input.catalogue: search needs the products' titles")
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        with running_spark(config, log_file(config, "build_products")) as spark, read.reading(catalogue.path):
+            rows = read_catalogue(spark, catalogue)
+            counts = catalogue_counts(rows, path=catalogue.path)
+            products = one_row_an_item(rows).orderBy("item_id").zipWithIndex("place")
+            columns = ("item_id", "title", "description", "category", "available")
+            products.select(F.col("place").cast("int").alias("product_index"), *columns).write.mode("append").parquet(
+                str(staging["products"])
+            )
+        return {"products": {"catalogue": counts}}
+
+    made = run_step(
+        config,
+        ("products",),
+        settings=catalogue.model_dump(mode="json"),
+        inputs={"catalogue": version_of(catalogue.path)},
+        build=build,
+    )
+    counts = made["products"].details["catalogue"]
+    say(
+        f"build_products: {counts['rows_read']:,} rows read = {counts['items']:,} products + {counts['repeated_id']:,} repeated"
+        f" + {counts['without_id']:,} without an item id"
+    )
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("build_products", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Product search: the teacher's vectors, the student that learns to answer in their place, and the index (Ray, DeepSpeed)."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from jobs._console import command, say
+from jobs._fit import remove_checkpoints, run_workers
+from jobs._published import parquet_files, versions
+from jobs._ray import start_ray
+from jobs._search import chosen_weights, encoded, read_products, read_vectors, search_settings, typed_queries
+from jobs._search_worker import search_worker
+from jobs._step import code_version, run_step
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.errors import TrainingError
+from kdlib.publish import Manifest
+from kdlib.search.catalogue_queries import catalogue_queries
+from kdlib.search.index import product_text
+from kdlib.search.student import FACTS
+from kdlib.teachers.text import encoder_folder, encoder_version
+
+MODEL = "models/search_student"
+QUERY_TOKENS = 32
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    """Publish `product_vectors`, `search_targets`, `models/search_student` and `search_index` for the date.
+
+    Raises:
+      ConfigError: the run config has no section search.
+      InputError: the products are not published for the date.
+    """
+    settings = search_settings(config)
+    made: dict[str, Manifest] = {}
+    with start_ray(config):
+        products = read_products(config)
+        teacher = {"encoder": encoder_version(encoder_folder(settings.text.encoder))}
+        inputs = versions(config, "products") | teacher
+        text = settings.text.model_dump(mode="json")
+
+        def encode_products(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+            rows = zip(*(products[name].to_pylist() for name in ("title", "description", "category")), strict=True)
+            found = encoded(config, [product_text(*row) for row in rows], settings.text.max_tokens)
+            _write(staging["product_vectors"], {"product_index": products["product_index"], "vector": found})
+            return {}
+
+        made |= run_step(config, ("product_vectors",), settings=text, inputs=inputs, build=encode_products)
+        typed, log_versions = typed_queries(config)
+
+        def encode_queries(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+            parts = [[value or "" for value in products[n].to_pylist()] for n in ("title", "description", "category")]
+            made_up = catalogue_queries(*parts, limit=settings.catalogue_queries, seed=config.seed)
+            queries = list(dict.fromkeys([*typed, *made_up]))
+            found = encoded(config, queries, QUERY_TOKENS)
+            _write(staging["search_targets"], {"query": pa.array(queries), "vector": found})
+            return {"search_targets": {"typed": len(typed), "made_up": len(queries) - len(typed)}}
+
+        made |= run_step(
+            config, ("search_targets",), settings=[text, settings.catalogue_queries, config.seed], inputs=inputs | log_versions,
+            build=encode_queries,
+        )  # fmt: skip
+        made |= _train(config, teacher)
+        made |= _index(config, products, teacher)
+    facts = made["search_index"].details
+    say(
+        f"train_search: {len(products):,} products, {made['search_targets'].rows or 0:,} queries; student"
+        f" {facts['parameters']:,} parameters, cosine to the teacher {facts['cosine']:.3f} on {facts['held_out']:,} held-out"
+        f" queries, which have {facts['overlap@10']:.0%} of the teacher's ten nearest products; weights: {facts['weights']}"
+    )
+    return made
+
+
+def _train(config: RunConfig, teacher: dict[str, str]) -> dict[str, Manifest]:
+    import ray.data
+
+    settings, targets = search_settings(config), publish.current(config.root, "search_targets", config.day)
+    vectors = publish.current(config.root, "product_vectors", config.day)
+    inputs = versions(config, "search_targets", "product_vectors")
+    chosen = settings.model_dump(mode="json", include={"student", "width", "misspelt_fraction", "epochs", "batch_size", "learning_rate"})  # fmt: skip
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        key = publish.fingerprint_of(
+            chosen, inputs, config.training.model_dump(mode="json"), config.seed, code_version()
+        )
+        name = f"{config.name}.search_student.ds={config.day}.{key}"
+        finished = config.root / "_checkpoints" / f"{name}.models"
+        finished.mkdir(parents=True, exist_ok=True)
+        spec = {"name": name, "seed": config.seed, "search": chosen, "encoder": str(encoder_folder(settings.text.encoder).absolute()),
+                "products": parquet_files(vectors), "held_out": parquet_files(targets), "export": str(finished),
+                "facts": {"teacher": teacher["encoder"], "inputs": inputs, "seed": config.seed, "search": chosen}}  # fmt: skip
+        train = ray.data.read_parquet(parquet_files(targets))
+        run_workers(config, search_worker, spec, train, name=name, stage="train_search", epochs=settings.epochs)
+        if not (finished / FACTS).exists():
+            raise TrainingError("train_search: the workers ended without a student; see the log")
+        shutil.copytree(finished, staging[MODEL], dirs_exist_ok=True)
+        remove_checkpoints(config, name)
+        return {}
+
+    form = config.training.model_dump(mode="json", exclude={"defaults"})
+    return run_step(config, (MODEL,), settings=[chosen, config.seed, form], inputs=inputs, build=build)
+
+
+def _index(config: RunConfig, products: pa.Table, teacher: dict[str, str]) -> dict[str, Manifest]:
+    settings = search_settings(config)
+    given = settings.model_dump(mode="json", include={"language", "vector_weight", "intent_weight", "weights"})
+    inputs = versions(config, "products", "product_vectors", MODEL) | typed_queries(config)[1]
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        vectors_VE = torch.from_numpy(read_vectors(publish.current(config.root, "product_vectors", config.day)))
+        folder, student = staging["search_index"], publish.current(config.root, MODEL, config.day)
+        return {"search_index": chosen_weights(config, products, vectors_VE, folder, student, facts={"teacher": teacher["encoder"]})}  # fmt: skip
+
+    return run_step(config, ("search_index",), settings=[given, config.seed], inputs=inputs, build=build)
+
+
+def _write(folder: Path, columns: dict[str, Any]) -> None:
+    pq.write_table(pa.table(columns), folder / "part-00000.parquet")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("train_search", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

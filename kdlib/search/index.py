@@ -1,0 +1,196 @@
+"""The published search: products, their vectors, kinds and words, and the weights that join them. A folder of files.
+
+    catalogue/products.parquet   item_id, title, category, available, in the order of the vectors
+    vectors.safetensors          vectors float16 [V, E], clusters int64 [R, V]
+    lexical/                     kdlib.search.lexical
+    index.json                   weights, versions
+
+Shapes: Q queries, V products, E width of the vectors.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kdlib.errors import InputError, ModelError
+from kdlib.queries import normalise_query
+from kdlib.search.fusion import Weights, cluster, fuse, intent, top_products
+from kdlib.search.lexical import LexicalIndex, build_lexical, load_lexical
+from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, load_student
+
+PRODUCTS, VECTORS, LEXICAL, FACTS = "catalogue/products.parquet", "vectors.safetensors", "lexical", "index.json"
+MOSTLY_UNKNOWN = 0.5
+"""From this share of unknown sub-words on, and without a word of the catalogue, a query is not understood."""
+SCORES_AT_A_TIME = 1 << 24
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found."""
+
+    query: str
+    """As it was understood: normalised, and mended where it was misspelt."""
+    places: np.ndarray
+    """Product indices, int64, best first; empty where the query is not understood."""
+    scores: np.ndarray
+    """float32, of those."""
+    note: str
+    """What the person should know; empty where all is well."""
+
+
+def product_text(title: str | None, description: str | None, category: str | None) -> str:
+    """What is indexed and encoded of a product."""
+    return " ".join(part for part in (category, title, description) if part)
+
+
+class SearchIndex:
+    """Answers queries; loads in a second or two and needs no teacher.
+
+    Args:
+      products: item_id, title, category (may be null), available.
+      vectors_VE: the teacher's unit vectors, in the products' order.
+      clusters_RV: int64, from `kdlib.search.fusion.cluster`.
+      lexical: of the products' texts.
+      weights: of the three parts of a score.
+      student: model and tokeniser, from `kdlib.search.student.load_student`.
+    """
+
+    def __init__(
+        self,
+        products: pa.Table,
+        vectors_VE: Tensor,
+        clusters_RV: Tensor,
+        lexical: LexicalIndex,
+        weights: Weights,
+        student: tuple[QueryEncoder, QueryTokens],
+    ) -> None:
+        self.products, self._vectors_VE, self._clusters_RV = products, vectors_VE.float(), clusters_RV
+        self._lexical, self.weights, (self._model, self._tokens) = lexical, weights, student
+        self._available_V = products["available"].to_numpy()
+
+    def answer(self, queries: Sequence[str], *, k: int, category: str | None = None) -> list[Answer]:
+        """The k best available products of each query; whatever is typed, there is an answer.
+
+        Args:
+          queries: any texts.
+          k: how many products, at most.
+          category: only products of this one.
+
+        Raises:
+          InputError: no product has the category.
+        """
+        understood = [self._lexical.mended(query, self._tokens.is_word) for query in map(normalise_query, queries)]
+        allowed_V = self._available_V
+        if category is not None:
+            there_V = np.array([one == category for one in self.products["category"].to_pylist()])
+            if not there_V.any():
+                raise InputError(f"no product has the category {category!r}")
+            allowed_V = allowed_V & there_V
+        found: list[Answer] = []
+        size = max(1, SCORES_AT_A_TIME // max(len(self.products), 1))
+        for start in range(0, len(queries), size):
+            part = understood[start : start + size]
+            typed = [normalise_query(query) for query in queries[start : start + size]]
+            lexical_QV, scores_QV = self.scores(part)
+            for query, original, lexical_V, scores_V in zip(part, typed, lexical_QV, scores_QV, strict=True):
+                note, is_understood = self._note(query, original, has_words=bool(lexical_V.any()))
+                places = (
+                    top_products(scores_V.numpy(), k=k, allowed_V=allowed_V) if is_understood else np.zeros(0, np.int64)
+                )
+                found.append(Answer(query, places, scores_V.numpy()[places], note))
+        return found
+
+    def scores(
+        self, queries: Sequence[str], vectors_QE: Tensor | None = None, *, weights: Weights | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The words' part and the whole score of every product, float32 [Q, V] each.
+
+        Args:
+          queries: normalised.
+          vectors_QE: another encoder's vectors of them, the teacher's for instance; the student's when not given.
+          weights: others than the index's own.
+        """
+        lexical_QV = torch.from_numpy(np.stack([self._lexical.scores(query) for query in queries]))
+        if vectors_QE is None:
+            vectors_QE = encode_queries(self._model, self._tokens, queries)
+        cosines_QV = vectors_QE @ self._vectors_VE.T
+        return lexical_QV, fuse(lexical_QV, cosines_QV, intent(cosines_QV, self._clusters_RV), weights or self.weights)
+
+    def _note(self, query: str, typed: str, *, has_words: bool) -> tuple[str, bool]:
+        if not query:
+            return "nothing to search for: the query has no letters or digits", False
+        unknown = self._tokens.unknown_share(query)
+        if not has_words and unknown >= MOSTLY_UNKNOWN:
+            return (
+                f"not understood: no product has these words, and the model does not know {unknown:.0%} of them",
+                False,
+            )
+        if query != typed:
+            return f"searched for {query!r} in place of {typed!r}", True
+        return "" if has_words else "no product has these words: these are the nearest in meaning", True
+
+
+def build_index(
+    folder: Path,
+    products: pa.Table,
+    vectors_VE: Tensor,
+    *,
+    language: str,
+    weights: Weights,
+    seed: int,
+    facts: dict[str, Any],
+) -> None:
+    """Write an index.
+
+    Args:
+      folder: an existing, empty one.
+      products: rows of `tables.PRODUCTS` in the order of `product_index`.
+      vectors_VE: the teacher's vectors of them.
+      language: of the stemmer.
+      weights: of the parts of a score.
+      seed: of the clusters.
+      facts: provenance, JSON-ready.
+    """
+    texts = [product_text(*row) for row in zip(*(products[name].to_pylist() for name in ("title", "description", "category")), strict=True)]  # fmt: skip
+    (folder / PRODUCTS).parent.mkdir()
+    pq.write_table(products.select(["item_id", "title", "category", "available"]), folder / PRODUCTS)
+    clusters_RV = cluster(vectors_VE.float(), seed=seed)
+    save_file({"vectors": vectors_VE.half().contiguous(), "clusters": clusters_RV}, folder / VECTORS)
+    (folder / LEXICAL).mkdir()
+    build_lexical(texts, language=language).save(folder / LEXICAL)
+    (folder / FACTS).write_text(json.dumps({**facts, "weights": asdict(weights), "products": len(products)}, indent=1))
+
+
+def load_index(folder: Path, student: Path) -> SearchIndex:
+    """What `build_index` wrote, with a student.
+
+    Raises:
+      ModelError: the files are not a whole index, or the student belongs to another teacher.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        tensors = load_file(folder / VECTORS)
+        products = pq.read_table(folder / PRODUCTS)
+        lexical = load_lexical(folder / LEXICAL)
+    except Exception as error:  # each library raises its own
+        raise ModelError(
+            f"no whole search index in {folder}: {error}. Run `distilrec train-search` for this date again"
+        ) from None
+    model, tokens, student_facts = load_student(student)
+    if student_facts.get("teacher") != facts.get("teacher"):
+        raise ModelError(
+            f"the search student answers in the space of the teacher {student_facts.get('teacher')}, the index {folder} holds"
+            f" vectors of {facts.get('teacher')}: run `distilrec train-search` for this date again"
+        )
+    return SearchIndex(
+        products, tensors["vectors"], tensors["clusters"], lexical, Weights(**facts["weights"]), (model, tokens)
+    )

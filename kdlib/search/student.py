@@ -1,0 +1,170 @@
+"""The student of product search: a small encoder of queries that answers in the teacher's vector space.
+
+The products' vectors are the teacher's, computed once each night; the student learns to put a query where the teacher
+puts it, so no large model is needed when someone searches.
+
+Shapes: Q queries, L tokens, D width, E width of the teacher's vectors.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdlib.errors import ModelError
+from kdlib.queries import normalise_query
+
+WEIGHTS, FACTS, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
+MAX_TOKENS = 32
+"""Longer queries are cut."""
+
+
+class QueryEncoder(nn.Module):
+    """Sub-word embeddings, one Transformer block or LSTM, the mean over the tokens, a projection to the teacher's width.
+
+    Args:
+      vocabulary: number of sub-words.
+      width: of the embeddings and the layer.
+      out: E.
+      kind: `transformer` or `lstm` (both directions).
+    """
+
+    def __init__(
+        self, *, vocabulary: int, width: int, out: int, kind: Literal["transformer", "lstm"] = "transformer"
+    ) -> None:
+        super().__init__()
+        self.options = {"vocabulary": vocabulary, "width": width, "out": out, "kind": kind}
+        self.tokens = nn.Embedding(vocabulary, width)
+        if kind == "transformer":
+            self.places = nn.Embedding(MAX_TOKENS, width)
+            nn.init.normal_(self.places.weight, std=0.02)
+            self.layer: nn.Module = nn.TransformerEncoderLayer(
+                width, 4, 4 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+            )
+        else:
+            self.layer = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+        self.projection = nn.Linear(width, out, bias=False)
+        # a linear map alone would leave the answers in a space as narrow as the embeddings
+        self.bend = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, out))
+        nn.init.zeros_(self.bend[2].weight)
+        nn.init.zeros_(self.bend[2].bias)
+
+    @torch.no_grad()
+    def start_from(self, teacher_embeddings: Tensor) -> None:
+        """Begin as the mean of the teacher's own sub-word embeddings, in their `width` widest directions.
+
+        Args:
+          teacher_embeddings: float [vocabulary, E].
+        """
+        _, _, directions = torch.pca_lowrank(teacher_embeddings, q=self.options["width"], center=False, niter=4)
+        low = teacher_embeddings @ directions
+        scale = low.std().clamp_min(1e-6)
+        self.tokens.weight.copy_(low / scale)
+        self.projection.weight.copy_(directions * scale)
+
+    def forward(self, tokens_QL: Tensor, lengths_Q: Tensor) -> Tensor:
+        """Sub-words int64 [Q, L], padded with any, and how many each query has (at least 1) → unit vectors float32 [Q, E]."""
+        places_L = torch.arange(tokens_QL.shape[1], device=tokens_QL.device)
+        there_QL = places_L < lengths_Q[:, None]
+        x_QLD = self.tokens(tokens_QL)
+        if isinstance(self.layer, nn.LSTM):
+            packed = nn.utils.rnn.pack_padded_sequence(x_QLD, lengths_Q.cpu(), batch_first=True, enforce_sorted=False)
+            states, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
+            x_QLD = x_QLD + states
+        else:
+            x_QLD = self.layer(x_QLD + self.places(places_L), src_key_padding_mask=~there_QL)
+        mean_QD = (x_QLD * there_QL[..., None]).sum(1) / lengths_Q[:, None]
+        return F.normalize((self.projection(mean_QD) + self.bend(mean_QD)).float(), dim=-1)
+
+
+class QueryTokens:
+    """Queries → padded sub-words, by a Hugging Face `tokenizer.json`.
+
+    Args:
+      file: that of the teacher.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.no_padding()
+
+    def __call__(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """int64 [Q, L] and lengths int64 [Q], of at least one query; each has one token at least, unknown or not."""
+        found = [one.ids or [0] for one in self._tokenizer.encode_batch([normalise_query(query) for query in queries])]
+        lengths_Q = torch.tensor([len(ids) for ids in found])
+        tokens_QL = torch.zeros(len(found), int(lengths_Q.max()), dtype=torch.int64)
+        for place, ids in enumerate(found):
+            tokens_QL[place, : len(ids)] = torch.tensor(ids)
+        return tokens_QL, lengths_Q
+
+    def is_word(self, word: str) -> bool:
+        """Whether the vocabulary has the word in one piece: then it is no misspelling."""
+        return self._tokenizer.token_to_id(word) is not None
+
+    def unknown_share(self, query: str) -> float:
+        """Which share of a query's sub-words the vocabulary lacks, special ones aside."""
+        unknown = {self._tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>")} - {None}
+        ids = self._tokenizer.encode(normalise_query(query), add_special_tokens=False).ids
+        return sum(one in unknown for one in ids) / max(len(ids), 1)
+
+
+@torch.no_grad()
+def encode_queries(
+    model: QueryEncoder, tokens: QueryTokens, queries: Sequence[str], *, batch_size: int = 256
+) -> Tensor:
+    """Unit vectors float32 [Q, E] of at least one query."""
+    parts = [model(*tokens(queries[start : start + batch_size])) for start in range(0, len(queries), batch_size)]
+    return torch.cat(parts)
+
+
+def save_student(
+    folder: Path, options: dict[str, Any], weights: dict[str, Tensor], tokenizer: Path, facts: dict[str, Any]
+) -> None:
+    """Weights, tokeniser and facts; `facts` gets the version, the number of parameters and the bytes.
+
+    Args:
+      folder: an existing folder.
+      options: of `QueryEncoder`.
+      weights: its float32 state.
+      tokenizer: the teacher's `tokenizer.json`.
+      facts: provenance, JSON-ready.
+    """
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+    raw = (folder / WEIGHTS).read_bytes()
+    (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())
+    own = {
+        "options": options,
+        "version": hashlib.sha256(raw).hexdigest()[:12],
+        "parameters": sum(value.numel() for value in weights.values()),
+        "bytes": len(raw),
+    }
+    (folder / FACTS).write_text(json.dumps({**facts, **own}, indent=1))
+
+
+def load_student(folder: Path) -> tuple[QueryEncoder, QueryTokens, dict[str, Any]]:
+    """Model in evaluation mode, tokeniser and facts.
+
+    Raises:
+      ModelError: the files are not a whole student.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        raw_version = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:12]
+        if raw_version != facts["version"]:
+            raise ValueError(f"the weights are of version {raw_version}, not {facts['version']}")
+        model = QueryEncoder(**facts["options"])
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        tokens = QueryTokens(folder / TOKENIZER)
+    except Exception as error:  # the tokeniser's library raises bare ones
+        raise ModelError(
+            f"no whole search student in {folder}: {error}. Run `distilrec train-search` for this date again"
+        ) from None
+    return model.eval(), tokens, facts

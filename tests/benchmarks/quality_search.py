@@ -1,0 +1,214 @@
+"""Product search against human judgements: BM25, the teacher, the student in its place → results/quality_search.json
+
+    python -m tests.benchmarks.quality_search --config cluster/runs/chorus.yaml --judgements FOLDER/judgements.csv
+
+Runs the search jobs of the run config (what is published already stays) and judges what they published. Judgements choose
+nothing but the weights of a score's three parts, and those on one fixed half of the queries; figures are of the other half,
+and beside them of all. NDCG@10 has the gain 2^rating − 1, over all products (one without a judgement counts 0) and over the
+judged ones alone; a query counts if a product of it is rated above 0.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from kdlib.queries import normalise_query
+from torch import Tensor
+
+from jobs import build_products, rank_search, train_search
+from jobs._console import command, engine_output_to, log_file, say
+from jobs._provenance import hardware, package_versions
+from jobs._search import read_products, search_settings
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.metrics.bootstrap import bootstrap_interval
+from kdlib.metrics.judged import judged_metrics
+from kdlib.search.fusion import Weights, choose_weights
+from kdlib.search.index import load_index
+from kdlib.search.student import QueryEncoder, encode_queries, load_student
+from kdlib.search.words import in_first_half
+from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
+
+RESULTS = Path(__file__).parent / "results" / "quality_search.json"
+SAMPLES, TIMES, BATCH = 10_000, 100, 64
+Metrics = dict[str, np.ndarray]
+
+
+def judgements(path: Path, item_ids: list[str]) -> dict[str, dict[int, int]]:
+    """Query → product index → rating 0 … 3, of the queries that have a product rated above 0."""
+    place = {item: number for number, item in enumerate(item_ids)}
+    found: dict[str, dict[int, int]] = {}
+    with path.open() as stream:
+        for row in csv.DictReader(stream):
+            if row["product_id"] in place:
+                found.setdefault(normalise_query(row["query"]), {})[place[row["product_id"]]] = int(row["rating"])
+    return {query: ratings for query, ratings in sorted(found.items()) if max(ratings.values()) > 0}
+
+
+def run(config: RunConfig, arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(config.training.threads_per_worker)
+    started = time.monotonic()
+    with engine_output_to(log_file(config, "quality_search")):
+        for job in (build_products, train_search, rank_search):
+            job.run(config)
+    seconds = time.monotonic() - started
+    index_folder, student_folder = (
+        publish.current(config.root, name, config.day) for name in ("search_index", train_search.MODEL)
+    )
+    index = load_index(index_folder, student_folder)
+    rated = judgements(arguments.judgements, read_products(config)["item_id"].to_pylist())
+    queries = list(rated)
+    chooses = np.array([in_first_half(query) for query in queries])
+    settings = search_settings(config)
+    folder = encoder_folder(settings.text.encoder)
+    encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=train_search.QUERY_TOKENS)
+    student, tokens, facts = load_student(student_folder)
+    untaught = QueryEncoder(**student.options)
+    untaught.start_from(encoder.model.get_input_embeddings().weight.detach())
+    vectors = {
+        "teacher": encode_texts(encoder, queries, tokenise, batch_size=64, device="cpu"),
+        "student": encode_queries(student, tokens, queries),
+        "untaught": encode_queries(untaught.eval(), tokens, queries),
+    }
+
+    def judged(of: str, weights: Weights) -> Metrics:
+        _, scores_QV = index.scores(queries, vectors[of], weights=weights)
+        rows = [judged_metrics(scores.numpy(), rated[query]) for query, scores in zip(queries, scores_QV, strict=True)]
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    def chosen(of: str) -> Weights:
+        def judge(weights: Weights) -> float:
+            found = judged(of, weights)
+            return float(found["ndcg_all"][chooses].mean() + found["ndcg_judged"][chooses].mean())
+
+        return choose_weights(judge)
+
+    only_vectors = Weights(1e6, 0.0)  # the words then decide between equal vectors alone
+    weights = {"bm25": Weights(0.0, 0.0), "teacher_vectors": only_vectors, "student_vectors": only_vectors}
+    weights |= {name: chosen(name) for name in vectors}
+    found = {
+        name: judged(name.partition("_")[0] if name != "bm25" else "student", weights[name]) for name in weights
+    }  # fmt: skip
+    own = judged("student", index.weights)
+    say(_table(found | {"student_default": own}, chooses))
+    figures, intervals = _figures(found, ~chooses)
+    all_figures, all_intervals = _figures(found, np.ones(len(queries), bool))
+    figures["student_size_ratio"] = sum(p.numel() for p in encoder.parameters()) / facts["parameters"]
+    torch.set_num_threads(1)
+    ratios = {}
+    for name, size in (("query_encode_speedup", BATCH), ("query_encode_speedup_one_by_one", 1)):
+        batches = [queries[start : start + size] for start in range(0, len(queries), size)]
+        ratios[name] = _speedup(
+            lambda batch: encode_texts(encoder, batch, tokenise, batch_size=BATCH, device="cpu"),
+            lambda batch: encode_queries(student, tokens, batch),
+            (batches * TIMES)[:TIMES],
+        )
+    figures |= ratios
+    say(
+        f"student 1/{figures['student_size_ratio']:.1f} of the teacher; encodes {BATCH} queries at once"
+        f" {ratios['query_encode_speedup']:.1f} times as fast, one by one"
+        f" {ratios['query_encode_speedup_one_by_one']:.1f} times (one thread)"
+    )
+    RESULTS.write_text(
+        json.dumps(
+            {
+                "command": "python -m tests.benchmarks.quality_search " + " ".join(arguments.command),
+                "date": datetime.now(UTC).date().isoformat(), "hardware": hardware(config), "versions": package_versions(),
+                "seed": config.seed, "search_jobs_seconds": round(seconds, 1),
+                "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
+                "weights": {name: asdict(one) for name, one in weights.items() if name in vectors},
+                "figures": _rounded(figures), "intervals": intervals,
+                "figures_all_queries": _rounded(all_figures), "intervals_all_queries": all_intervals,
+                "student_with_the_default_weights": _rounded({n: float(v[~chooses].mean()) for n, v in own.items()}),
+                "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
+            },
+            indent=1,
+        ) + "\n"
+    )  # fmt: skip
+    say(f"→ {RESULTS}")
+
+
+def _figures(found: dict[str, Metrics], chosen: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Means over the chosen queries, and 95% intervals, also of paired differences and of the student's share of the teacher."""
+    figures, intervals = {}, {}
+    for name, metrics in found.items():
+        for metric, short in (("ndcg_all", "ndcg10_all"), ("ndcg_judged", "ndcg10_judged"), ("recall100", "recall100")):
+            values = metrics[metric][chosen]
+            figures[f"{name}_{short}"] = float(values.mean())
+            intervals[f"{name}_{short}"] = _interval(values)
+            if name in ("student", "teacher"):
+                intervals[f"{name}_{short} - bm25"] = _interval(values - found["bm25"][metric][chosen])
+            if name == "student":
+                figures[f"student_{short} / teacher"] = float(values.mean() / found["teacher"][metric][chosen].mean())
+                intervals[f"student_{short} - untaught"] = _interval(values - found["untaught"][metric][chosen])
+    return figures, intervals
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    return [round(float(bound), 4) for bound in bootstrap_interval(values, samples=SAMPLES, seed=1)]
+
+
+def _rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _speedup(
+    teacher: Callable[[list[str]], Tensor], student: Callable[[list[str]], Tensor], batches: list[list[str]]
+) -> float:
+    """Median over batches of the teacher's seconds over the student's, in turns, text to vector."""
+    ratios = []
+    for batch in batches:
+        seconds = []
+        for encode in (teacher, student):
+            began = time.perf_counter()
+            encode(batch)
+            seconds.append(time.perf_counter() - began)
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)
+
+
+def _table(found: dict[str, Metrics], chooses: np.ndarray) -> str:
+    lines = [
+        f"{'':18}{'judging half':>33}{'all queries':>33}",
+        f"{'':18}" + f"{'all':>11}{'judged':>11}{'recall@100':>11}" * 2,
+    ]
+    for name, metrics in found.items():
+        cells = [
+            metrics[m][rows].mean()
+            for rows in (~chooses, slice(None))
+            for m in ("ndcg_all", "ndcg_judged", "recall100")
+        ]
+        lines.append(f"{name:18}" + "".join(f"{cell:>11.4f}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--judgements", type=Path, required=True, help="CSV with query, product_id and rating")
+
+
+def main(argv: list[str] | None = None) -> int:
+    typed = sys.argv[1:] if argv is None else argv
+    shown = [os.path.basename(word) if os.path.isabs(word) else word for word in typed]
+
+    def with_command(config: RunConfig, arguments: argparse.Namespace) -> None:
+        arguments.command = shown
+        run(config, arguments)
+
+    return command(
+        "quality_search", lambda config: None, argv,
+        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=with_command,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
