@@ -10,6 +10,7 @@ JOBS = {
     "nightly": "the whole night: events in, published recommendations out",
     "simulate-events": "write the embedded default input",
     "build-features": "clean and sessionize the clickstream (Spark)",
+    "build-queries": "clean the search log and weigh what was clicked after each query (Spark)",
     "train-text-encoder": "train the text encoders in-domain (Ray Train, DeepSpeed)",
     "train-teacher": "train the teachers (Ray Train, DeepSpeed)",
     "cache-teacher": "store the teachers' hidden states (Ray Data)",

@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 from pyspark.sql import DataFrame, SparkSession
 
 from kdlib import forgetting, promotions, publish
-from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig
+from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SearchesConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features.arrivals import DAY_PATTERN, carried_over, carried_until, day_of, days_to_read, path_of_days
 from kdlib.features.events import read_events
@@ -52,7 +52,11 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
     """
     events, catalogue = _events_and_catalogue(config)
     settings = publish.fingerprint_of(
-        config.input.model_dump(mode="json", exclude={"catalogue"}), str(config.features.period_start), key
+        config.input.model_dump(
+            mode="json", exclude={"catalogue": True, "searches": True, "simulate": {"search_fraction"}}
+        ),
+        str(config.features.period_start),
+        key,
     )
     versions, days, carried, before = {}, [], None, None
     if DAY in events.path:
@@ -71,10 +75,10 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
             versions["clean_events"] = f"{carried.ds}.{carried.version}"
         days = days_to_read(by_day, last_day=config.ds, carried_before=before)
         versions["events"] = publish.fingerprint_of([by_day[day] for day in days])
-        _check_sizes([file for day in days for file in by_day[day]], events)
+        _check_sizes([file for day in days for file in by_day[day]], events.format)
     elif config.input.simulate is None:
         versions["events"] = version_of(events.path)
-        _check_sizes(_files(events.path), events)
+        _check_sizes(_files(events.path), events.format)
     else:
         versions["events"] = publish.manifest_of(config.root, "events", config.day).version
     if catalogue is not None:
@@ -114,11 +118,52 @@ def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueCon
         )
     from jobs.simulate_events import simulated_input
 
-    events, catalogue = simulated_input(config)
-    # one version throughout, even if the simulator publishes another meanwhile
-    home = str(publish.current(config.root, "events", config.day))
-    linked = str(config.root / "events" / f"ds={config.day}")
-    return events.model_copy(update={"path": events.path.replace(linked, home, 1)}), catalogue
+    events, catalogue, _ = simulated_input(config)
+    return events.model_copy(update={"path": _in_version(config, "events", events.path)}), catalogue
+
+
+def _in_version(config: RunConfig, name: str, path: str) -> str:
+    """A simulated table's path in the version that is published now, even if the simulator publishes another meanwhile."""
+    home = str(publish.current(config.root, name, config.day))
+    return path.replace(str(config.root / name / f"ds={config.day}"), home, 1)
+
+
+def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
+    """The search log of the run config, or that which the simulator published for the day; and input name → version.
+
+    Raises:
+      ConfigError: the run config names no search log.
+      InputError: the simulator has not run, a path without files, a Parquet file of no bytes.
+    """
+    searches, versions = config.input.searches, {}
+    if config.input.simulate is not None:
+        from jobs.simulate_events import simulated_input
+
+        *_, searches = simulated_input(config)
+        if searches is None:
+            raise ConfigError(
+                f"run config {config.name}: no searches are simulated, found input.simulate.search_fraction 0; set it to"
+                " the share of sessions that begin with a search, such as 0.3"
+            )
+        manifest = publish.read_manifest(config.root, "searches", config.day)
+        if manifest is None:
+            raise InputError(
+                f"no simulated searches for {config.day} under {config.root}: run `distilrec simulate-events` first"
+            )
+        searches = searches.model_copy(update={"path": _in_version(config, "searches", searches.path)})
+        versions["searches"] = manifest.version
+    elif searches is None:
+        raise ConfigError(
+            f"run config {config.name}: product search needs the section input.searches (path, format, user, query, item,"
+            " event_type, position, time), found none; name your search log there, or leave this job out"
+        )
+    else:
+        files = _files(searches.path)
+        versions["searches"] = version_of(searches.path)
+        _check_sizes(files, searches.format)
+    if gone := forgetting.forgotten(config.root):
+        versions["forgotten"] = publish.fingerprint_of(gone)
+    return searches, versions
 
 
 def catalogue_input(config: RunConfig) -> CatalogueConfig | None:
@@ -173,9 +218,9 @@ def version_of(path: str) -> str:
     return publish.fingerprint_of(files)
 
 
-def _check_sizes(files: list[tuple[str, int, int]], events: EventsConfig) -> None:
+def _check_sizes(files: list[tuple[str, int, int]], format_: str) -> None:
     """Spark passes over Parquet files of no bytes, which are exports that broke off."""
-    if events.format == "parquet" and (empty := [name for name, size, _ in files if not size]):
+    if format_ == "parquet" and (empty := [name for name, size, _ in files if not size]):
         raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
 
 

@@ -1,20 +1,18 @@
 """Raw events → quarantine, sessions, histories, item_vocabulary and item_statistics, on Spark."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs._console import command, log_file, say
 from jobs._inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
 from jobs._spark import running_spark
 from jobs._step import run_step
+from jobs._write import fail_all_quarantined, write_sorted
 from kdlib import forgetting, publish, tables
 from kdlib.config import RunConfig
-from kdlib.errors import InputError
 from kdlib.features import clean, read, splits, vocabulary
 from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
 from kdlib.features.events import input_columns
@@ -24,14 +22,14 @@ from kdlib.features.funnel import (
     count_outcomes,
     funnel_text,
     held_out_warning,
-    reasons_text,
 )
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
 from kdlib.publish import Manifest
 
 TABLES = ("quarantine", "sessions", "histories", "item_vocabulary", "item_statistics")
-ROWS_A_FILE = 2_000_000
+OF_SEARCHES = {"features": {"queries"}, "input": {"searches": True, "simulate": {"search_fraction"}}}
+"""Settings of the search log, which say nothing of these tables."""
 BROADCAST_ITEMS = 500_000
 """A vocabulary up to this size is sent to every executor, which saves a second shuffle of the events."""
 
@@ -43,7 +41,11 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     manifests = run_step(
         config,
         (*TABLES, "clean_events") if source.days else TABLES,
-        settings=[config.model_dump(mode="json", include={"features", "input"}), config.privacy.min_item_users, key],
+        settings=[
+            config.model_dump(mode="json", include={"features", "input"}, exclude=OF_SEARCHES),
+            config.privacy.min_item_users,
+            key,
+        ],
         inputs=source.versions,
         build=lambda staging: _build(config, source, key, staging),
     )
@@ -72,11 +74,11 @@ def _build(
         funnel = count_outcomes(
             judged, path=source.events.path, last_day=last_day, carried=source.versions.get("clean_events")
         )
-        _write(
+        write_sorted(
             clean.quarantine(judged), staging["quarantine"], by=["reason", "file", "raw"], rows=funnel["quarantined"]
         )
         if funnel["kept"] == 0:
-            _fail_all_quarantined(config, staging["quarantine"], source.events.path, funnel)
+            fail_all_quarantined(config, "quarantine", staging["quarantine"], path=source.events.path, funnel=funnel)
         if "clean_events" in staging:
             clean.clean_events(judged).write.mode("append").parquet(str(staging["clean_events"]))
         kept = clean.kept(judged)
@@ -98,7 +100,7 @@ def _build(
         items = vocabulary.with_catalogue(items, one_row_an_item(products) if products else None)
         if config.privacy.min_item_users > 1:
             items = vocabulary.hide_rare(items, counts, min_users=config.privacy.min_item_users)
-        _write(items, staging["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
+        write_sorted(items, staging["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
         items = spark.read.parquet(str(staging["item_vocabulary"]))
         num_items = items.count()
 
@@ -108,7 +110,7 @@ def _build(
         people.sortWithinPartitions("user_id").write.mode("append").parquet(str(staging["histories"]))
         people = spark.read.parquet(str(staging["histories"]))
         statistics = vocabulary.item_statistics(items, counts, people)
-        _write(statistics, staging["item_statistics"], by=["item_index"], rows=num_items)
+        write_sorted(statistics, staging["item_statistics"], by=["item_index"], rows=num_items)
 
         left_out = counts.join(items, "item_id", "left_anti").agg(F.coalesce(F.sum("num_interactions"), F.lit(0)))
         funnel["out_of_vocabulary"] = left_out.collect()[0][0]
@@ -123,22 +125,6 @@ def _build(
         "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
         "clean_events": {"settings": source.settings},
     }
-
-
-def _write(frame: DataFrame, folder: Path, *, by: list[str], rows: int) -> None:
-    """Few files in a fixed order, so that the same input gives the same files."""
-    ordered = frame.repartitionByRange(1 + rows // ROWS_A_FILE, *by).sortWithinPartitions(*by)
-    ordered.write.mode("append").parquet(str(folder))
-
-
-def _fail_all_quarantined(config: RunConfig, staged: Path, path: str, funnel: dict[str, Any]) -> None:
-    copy = config.root / "quarantine_failed" / f"ds={config.day}"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(staged, copy, ignore=shutil.ignore_patterns("_*", ".*"))
-    raise InputError(
-        f"all {funnel['rows_read']:,} rows of {path} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
-        f"in {copy} and mend the columns, the delimiter, the time format or the period in the run config"
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

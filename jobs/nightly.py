@@ -52,7 +52,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         on_spark("build_features")
     if config.search:
         on_spark("build_products")
-        if getattr(config.input, "has_searches", False):
+        if config.input.has_searches:
             on_spark("build_queries")
     with engine_output_to(log_file(config, "nightly")):
         try:

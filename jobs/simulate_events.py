@@ -1,31 +1,30 @@
 """Writes the embedded default input: a raw clickstream with a known truth, and its catalogue.
 
 `events/ds=<DS>/day=YYYY-MM-DD/part-*.parquet` holds the days up to and with DS, `catalogue/ds=<DS>/`
-the products at their end.
+the products at their end; with `search_fraction`, `searches/ds=<DS>/day=YYYY-MM-DD/` the search log.
 """
 
-import multiprocessing
 import os
 import sys
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from jobs._console import command, progress, say
+from jobs._console import command, say
+from jobs._simulation import write_tasks
 from jobs._step import run_step
-from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SimulateConfig, TimeConfig
+from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SearchesConfig, SimulateConfig, TimeConfig
 from kdlib.errors import ConfigError
 from kdlib.publish import Manifest
 from kdlib.simulation.events import PLANTED, Plan, write_task
+from kdlib.simulation.searches import write_search_task
 from kdlib.simulation.world import catalogue
 
 
-def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig]:
-    """How the later stages read what this job publishes for `config.day`."""
+def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig, SearchesConfig | None]:
+    """How the later stages read what this job publishes for `config.day`; None where no searches are simulated."""
     path = str(config.root / "events" / f"ds={config.day}")
     events = EventsConfig(
         # the nights of a fixed period see the same days, and need not read them again
@@ -43,8 +42,21 @@ def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig]:
         item="item_id",
         title="title",
         available="available",
+        category="category",
     )
-    return events, products
+    if not _settings(config).search_fraction:
+        return events, products, None
+    searches = SearchesConfig(
+        path=str(config.root / "searches" / f"ds={config.day}"),
+        format="parquet",
+        user="user_id",
+        query="query",
+        item="item_id",
+        event_type="event_type",
+        position="position",
+        time=TimeConfig(format="iso", column="event_time"),
+    )
+    return events, products, searches
 
 
 def plan_of(config: RunConfig) -> Plan:
@@ -67,22 +79,22 @@ def plan_of(config: RunConfig) -> Plan:
 
 
 def run(config: RunConfig, *, num_processes: int | None = None) -> dict[str, Manifest]:
-    """Simulate and publish `events` and `catalogue`, unless they are up to date.
+    """Simulate and publish `events`, `catalogue` and, if asked for, `searches`, unless they are up to date.
 
     Args:
       config: a run config with `input.simulate`.
       num_processes: by default one for each core; the files are the same for any number.
     """
-    plan = plan_of(config)
+    plan, num_processes = plan_of(config), num_processes or len(os.sched_getaffinity(0))
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        planted = _write_events(plan, staging["events"], num_processes or len(os.sched_getaffinity(0)))
+        planted = write_tasks(plan, write_task, staging["events"], num_processes)
         products = catalogue(plan.world(), seed=plan.seed, until_day=plan.num_days_written - 1)
         pq.write_table(products, staging["catalogue"] / "part-00000.parquet", compression="zstd")
         details = {"planted": {kind: planted[kind] for kind in PLANTED}, "users": planted["users"]}
         return {"events": details, "catalogue": {"unavailable": products["available"].to_pylist().count(False)}}
 
-    settings = [_settings(config).model_dump(mode="json"), str(plan.first_day)]
+    settings = [_settings(config).model_dump(mode="json", exclude={"search_fraction"}), str(plan.first_day)]
     manifests = run_step(config, ("events", "catalogue"), settings=settings, inputs={}, build=build)
     details = manifests["events"].details
     kinds = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in details["planted"].items())
@@ -91,30 +103,21 @@ def run(config: RunConfig, *, num_processes: int | None = None) -> dict[str, Man
         f"on {plan.num_days_written} days → {config.root / 'events' / f'ds={config.day}'}; "
         f"{manifests['catalogue'].rows:,} products → {config.root / 'catalogue' / f'ds={config.day}'}"
     )
-    return manifests
+    return manifests | _searches(config, plan, [*settings, plan.search_fraction], num_processes)
 
 
-def _write_events(plan: Plan, folder: Path, num_processes: int) -> Counter[str]:
-    tasks = range(len(plan.tasks()))
-    planted: Counter[str] = Counter()
-    with progress(total=plan.num_events, unit="row", description="simulate_events") as bar:
-        if min(num_processes, len(tasks)) == 1:
-            for number in tasks:
-                found = write_task(plan, number, folder)
-                planted.update(found)
-                bar.update(found.total() - found["users"])
-            return planted
-        # spawn: a fork copies the locks of Arrow's threads and may hang
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(num_processes, len(tasks)), mp_context=context)
-        try:
-            for done in as_completed([pool.submit(write_task, plan, number, folder) for number in tasks]):
-                found = done.result()
-                planted.update(found)
-                bar.update(found.total() - found["users"])
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return planted
+def _searches(config: RunConfig, plan: Plan, settings: list[Any], num_processes: int) -> dict[str, Manifest]:
+    """A step of its own: events that are there stay as they are when searches are asked for."""
+    if not plan.search_fraction:
+        return {}
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        return {"searches": {"rows": dict(write_tasks(plan, write_search_task, staging["searches"], num_processes))}}
+
+    made = run_step(config, ("searches",), settings=settings, inputs={}, build=build)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in made["searches"].details["rows"].items())
+    say(f"simulate_events: searches: {kinds} → {config.root / 'searches' / f'ds={config.day}'}")
+    return made
 
 
 def _settings(config: RunConfig) -> SimulateConfig:

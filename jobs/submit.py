@@ -15,7 +15,7 @@ from kdlib.config import RunConfig, load_config
 from kdlib.errors import BusyError, ConfigError, DistilrecError
 
 STAGES = (
-    "nightly", "simulate-events", "build-features", "train-text-encoder", "train-teacher", "cache-teacher",
+    "nightly", "simulate-events", "build-features", "build-queries", "train-text-encoder", "train-teacher", "cache-teacher",
     "build-codes", "distill", "evaluate", "check-gates", "recommend", "promote", "report",
 )  # fmt: skip
 

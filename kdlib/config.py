@@ -20,6 +20,8 @@ DAY = "{day}"
 """Stands in `input.events.path` for the day on which a file's events arrived, YYYY-MM-DD."""
 EVENT_TYPES = ("view", "favourite", "cart", "purchase")
 """The event types that the rest of the software knows, weakest first; a shop's own are mapped onto them."""
+SEARCH_EVENT_TYPES = ("search", "click", "cart", "purchase")
+"""The event types of a search log, weakest first: a query that was typed, and what was done with an item that it showed."""
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -47,6 +49,8 @@ class SimulateConfig(Section):
     bot_fraction: Fraction = 0.0005
     duplicate_fraction: Fraction = 0.01
     broken_fraction: Fraction = 0.002
+    search_fraction: Fraction = 0.0
+    """Share of the sessions that begin with a search; the events are the same for any value. 0: no searches are written."""
     seed: int = 7
 
 
@@ -127,12 +131,45 @@ class CatalogueConfig(Section):
     """The product's type, such as `Notebook`: searched, and a filter of searches."""
 
 
+class SearchesConfig(Section):
+    """The optional search log, and how its columns are named: what users typed, and what they did with what was found."""
+
+    path: str
+    """A file, a folder or a glob; every night reads all of it."""
+    format: Literal["parquet", "csv", "jsonl"]
+    delimiter: str = ","
+    user: str
+    query: str
+    """The text as it was typed."""
+    item: str | None = None
+    event_type: str | None = None
+    """Without it every row with an item is a click, and every row without one a search."""
+    position: str | None = None
+    """The rank at which the item was shown, from 1; where it is missing, a row counts as if it had been shown first."""
+    time: TimeConfig
+    event_types: dict[str, Literal["search", "click", "cart", "purchase"]] = Field(
+        default_factory=lambda: {name: name for name in SEARCH_EVENT_TYPES}
+    )
+    """The shop's event type → ours; rows with any other type are quarantined. Unused without an `event_type` column."""
+
+    @model_validator(mode="after")
+    def _is_read_whole(self) -> "SearchesConfig":
+        if DAY in self.path:
+            raise ValueError(
+                f"path may not hold {DAY}, found {self.path}: a search log is read whole each night; give a folder or a glob"
+            )
+        if self.position and not self.item:
+            raise ValueError("position needs item: it is the rank at which an item was shown")
+        return self
+
+
 class InputConfig(Section):
     """Either the simulator or real events; search alone needs the catalogue only."""
 
     simulate: SimulateConfig | None = None
     events: EventsConfig | None = None
     catalogue: CatalogueConfig | None = None
+    searches: SearchesConfig | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "InputConfig":
@@ -140,12 +177,19 @@ class InputConfig(Section):
             raise ValueError("needs exactly one of simulate and events, found both")
         if self.simulate is None and self.events is None and self.catalogue is None:
             raise ValueError("needs exactly one of simulate and events, found neither")
+        if self.simulate and self.searches:
+            raise ValueError("searches goes with events; simulated ones come with simulate.search_fraction")
         return self
 
     @property
     def has_events(self) -> bool:
         """Whether there is anything to recommend from."""
         return self.simulate is not None or self.events is not None
+
+    @property
+    def has_searches(self) -> bool:
+        """Whether there is a search log."""
+        return self.searches is not None or (self.simulate is not None and self.simulate.search_fraction > 0)
 
 
 class SplitConfig(Section):
@@ -155,6 +199,20 @@ class SplitConfig(Section):
     """`time`: one cut for all users. `leave_one_out`: each user's last item tests, the one before it validates."""
     validation_days: Positive = 1
     test_days: Positive = 1
+
+
+class QueriesConfig(Section):
+    """What the search log says about queries, for product search."""
+
+    period_days: Positive = 30
+    """Only the searches of the last so many days, `ds` included, count."""
+    position_bias: Annotated[float, Field(ge=0)] = 1.0
+    """η: an item shown at rank r is looked at with probability r^-η, so a click there counts r^η; 0: every click the same."""
+    max_position: Positive = 50
+    """Ranks beyond it count as it: a single click far down must not outweigh many others."""
+    cart_weight: Annotated[float, Field(ge=0)] = 3.0
+    """What a cart says of an item's relevance to a query; a click says 1."""
+    purchase_weight: Annotated[float, Field(ge=0)] = 5.0
 
 
 class FeaturesConfig(Section):
@@ -168,6 +226,7 @@ class FeaturesConfig(Section):
     collapse_repeats: bool = True
     """Consecutive events of one session on one item become one interaction with the strongest event type."""
     split: SplitConfig = SplitConfig()
+    queries: QueriesConfig = QueriesConfig()
 
 
 class CodesConfig(Section):
@@ -535,6 +594,9 @@ class PrivacyConfig(Section):
     """Raise it with each new key: a key that changes under the same version is an error, since all users would be new."""
     min_item_users: Annotated[int, Field(ge=0)] = 0
     """An item that fewer users have touched, but at least one, is in nobody's list: it could tell of them."""
+    min_query_users: Annotated[int, Field(ge=0)] = 0
+    """A query that fewer users have typed in the period is in no table of queries (k-anonymity): people type names and worse.
+    From 2 on the quarantine of searches does not show what was typed either."""
 
     @model_validator(mode="after")
     def _one_key(self) -> "PrivacyConfig":

@@ -40,7 +40,7 @@ def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[st
         shutil.rmtree(folder)
         if ds < oldest:
             removed.add(ds)
-    for place in ("logs", "quarantine_failed"):
+    for place in ("logs", "quarantine_failed", "search_quarantine_failed"):
         for folder in (root / place).glob("ds=*"):
             ds = folder.name.removeprefix("ds=")
             if ds < oldest and ds not in busy:

@@ -177,6 +177,46 @@ TEACHER_TARGETS = Table(
     ),
 )
 
+QUERIES = Table(
+    "queries",
+    key=("query",),
+    schema=_schema(
+        query=pa.string(),  # as kdlib.queries.normalise_query makes it; never empty
+        num_searches=pa.int64(),  # 0 where the log holds only what followed
+        num_users=pa.int64(),  # distinct ones with a row of any type
+        num_clicks=pa.int64(),
+        num_carts=pa.int64(),
+        num_purchases=pa.int64(),
+    ),
+)
+"""What was typed in the last `features.queries.period_days` days."""
+
+QUERY_ITEMS = Table(
+    "query_items",
+    key=("query", "item_id"),
+    may_be_empty=True,
+    schema=_schema(
+        query=pa.string(),
+        item_id=pa.string(),
+        num_clicks=pa.int64(),
+        num_carts=pa.int64(),
+        num_purchases=pa.int64(),
+        weight=pa.float64(),  # relevance: sum of the events' strengths, each over the chance that its rank is looked at
+    ),
+)
+"""One row a query and an item that was clicked, put into a cart or bought after it; its queries are those of QUERIES."""
+
+SEARCH_QUARANTINE = Table(
+    "search_quarantine",
+    key=(),
+    may_be_empty=True,
+    schema=_schema(
+        reason=pa.string(),  # a code of kdlib.features.searches.REASONS
+        raw=pa.string(),  # as in QUARANTINE
+        file=pa.string(),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     key=("model", "metric"),  # "a - b" is the paired difference of two models
@@ -269,7 +309,8 @@ ALL = {
     table.name: table
     for table in (
         QUARANTINE, CLEAN_EVENTS, SESSIONS, HISTORIES, ITEM_VOCABULARY, ITEM_STATISTICS, TITLE_VECTORS, ITEM_CODES, ITEM_CODEBOOKS, TEACHER_TARGETS,
-        METRICS, GATES, RECOMMENDATIONS, PRODUCTS, PRODUCT_VECTORS, SEARCH_TARGETS, SEARCH_RANKINGS,
+        METRICS, GATES, RECOMMENDATIONS, PRODUCTS, PRODUCT_VECTORS, QUERIES, QUERY_ITEMS, SEARCH_QUARANTINE, SEARCH_TARGETS,
+        SEARCH_RANKINGS,
     )
 }  # fmt: skip
 

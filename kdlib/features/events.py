@@ -12,8 +12,9 @@ The columns of an event, before it is judged:
   arrived      date       the day that the file's name holds; null where the input's path has no `{day}`
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Literal
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -69,29 +70,63 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
     mapped = [events.user, events.session, events.item, events.event_type, events.event_id]
     mapped += [*time.day_columns, time.order_column] if time.format == "day_and_order" else [time.column]
     columns = list(dict.fromkeys(name for name in mapped if name))
-    if events.format == "parquet":
-        rows = read_parquet(spark, events.path, columns=columns)
-    elif events.format == "csv":
-        names = () if events.header else events.columns
-        rows = read_csv(spark, events.path, columns=columns, delimiter=events.delimiter, names=names)
-    else:
-        rows = read_jsonl(spark, events.path, columns=columns)
+    rows = read_columns(
+        spark,
+        events.path,
+        format_=events.format,
+        columns=columns,
+        delimiter=events.delimiter,
+        names=() if events.header else events.columns,
+    )
     given, at = parse_time(time, rows.schema, path=events.path)
-    # in a step of its own, so that each value is trimmed once, however often it is looked at
-    rows = rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
     return rows.select(
         F.col(CORRUPT).isNotNull().alias("corrupt"),
-        _text(events.user or events.session).alias("user_id"),
-        _text(events.session).alias("session_id"),
-        _text(events.item).alias("item_id"),
-        _text(events.event_id).alias("event_id"),
-        _event_type(events).alias("event_type"),
+        mapped_text(events.user or events.session).alias("user_id"),
+        mapped_text(events.session).alias("session_id"),
+        mapped_text(events.item).alias("item_id"),
+        mapped_text(events.event_id).alias("event_id"),
+        # every row of an input without event types is a view
+        (our_type(events.event_type, events.event_types) if events.event_type else F.lit(EVENT_TYPES[0])).alias(
+            "event_type"
+        ),
         given.alias("time_given"),
         at.alias("event_time"),
         F.col(CORRUPT).alias("line"),
         F.struct(*map(quoted, columns)).alias("fields"),
         F.col(FILE).alias("file"),
     )
+
+
+def read_columns(
+    spark: SparkSession,
+    path: str,
+    *,
+    format_: Literal["parquet", "csv", "jsonl"],
+    columns: Sequence[str],
+    delimiter: str = ",",
+    names: Sequence[str] = (),
+) -> DataFrame:
+    """The mapped columns as they are written, `CORRUPT`, `FILE`, and each one's trimmed text, which `mapped_text` names.
+
+    Args:
+      spark: the session.
+      path: a file, a folder or a glob.
+      format_: of the files.
+      columns: the mapped ones, each once.
+      delimiter: of a CSV.
+      names: of all columns of a CSV without a header.
+
+    Raises:
+      InputError: missing or unreadable files, a mapped column that is not there or holds no plain values.
+    """
+    if format_ == "parquet":
+        rows = read_parquet(spark, path, columns=columns)
+    elif format_ == "csv":
+        rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names)
+    else:
+        rows = read_jsonl(spark, path, columns=columns)
+    # in a step of its own, so that each value is trimmed once, however often it is looked at
+    return rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
 
 
 def raw_text() -> Column:
@@ -142,14 +177,14 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
 
 
 def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
-    """Whether a row has a time, and the time itself (null where it cannot be parsed), of the texts that `_read` makes.
+    """Whether a row has a time, and the time itself (null where it cannot be parsed), of the rows of `read_columns`.
 
     Raises:
       InputError: format iso on a column that is neither text, date nor timestamp.
     """
     if time.format == "day_and_order":
-        parts = [_text(name) for name in time.day_columns]
-        order = _text(time.order_column)
+        parts = [mapped_text(name) for name in time.day_columns]
+        order = mapped_text(time.order_column)
         given = F.lit(True)
         for part in (*parts, order):
             given = given & part.isNotNull()
@@ -174,18 +209,18 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
                 f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
                 f"{type_.simpleString()}; set time.format to epoch_seconds or epoch_millis"
             )
-        text = _text(time.column)
+        text = mapped_text(time.column)
         # Spark would also take `2017` and `12:30`, the latter for a time of today
         day = (F.substring(text, 5, 1) == "-") & (F.substring(text, 8, 1) == "-")
         clock = (F.length(text) > 11) & F.substring(text, 11, 1).isin("T", " ")
         return text.isNotNull(), F.when(day & ((F.length(text) == 10) | clock), text).try_cast("timestamp")
-    text = _text(time.column)
+    text = mapped_text(time.column)
     micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
 
 
-def _text(name: str | None) -> Column:
-    """The text that `_read` has made of a column; null throughout where there is no such column."""
+def mapped_text(name: str | None) -> Column:
+    """The text that `read_columns` has made of a column; null throughout where there is no such column."""
     return text_of(None) if name is None else F.col(quoted(_TEXT + name))
 
 
@@ -197,13 +232,11 @@ def text_of(name: str | None) -> Column:
     return F.when(trimmed != "", trimmed)
 
 
-def _event_type(events: EventsConfig) -> Column:
-    """Our name of the event type; every row of an input without event types is a view."""
-    if not events.event_type:
-        return F.lit(EVENT_TYPES[0])
-    text = _text(events.event_type)
+def our_type(column: str, event_types: Mapping[str, str]) -> Column:
+    """Our name of the event type in a mapped column; null where the shop's has none."""
+    text = mapped_text(column)
     ours = F.lit(None).cast("string")
-    for theirs, name in events.event_types.items():
+    for theirs, name in event_types.items():
         ours = F.when(text == theirs, F.lit(name)).otherwise(ours)
     return ours
 

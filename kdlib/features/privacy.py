@@ -15,17 +15,27 @@ def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequenc
     """The events with user_id and session_id replaced, also in `fields`; of a line that does not parse only a hash stays.
 
     Args:
-      events: columns as in `kdlib.features.events`.
+      events: columns as in `kdlib.features.events` or `kdlib.features.searches`, which have no session_id.
       source: where each worker finds the key.
       id_columns: the input's columns that hold user and session ids, as they are named in `fields`.
     """
     hashed = _pseudonyms(source)
     others = [name for name in events.select("fields.*").columns if name not in {*id_columns, "user_id"}]
     fields = F.struct(hashed("user_id").alias("user_id"), *(F.col("fields")[name].alias(name) for name in others))
-    line = F.concat(F.lit("sha256:"), F.sha2("line", 256))
-    return events.withColumns(
-        {"line": line, "fields": fields, "session_id": hashed("session_id"), "user_id": hashed("user_id")}
-    )
+    ids = {name: hashed(name) for name in ("session_id", "user_id") if name in events.columns}
+    return events.withColumns({"line": hash_of_line(), "fields": fields, **ids})
+
+
+def hash_of_line() -> Column:
+    """What stays of a line that does not parse where it may hold what nobody is to read."""
+    return F.concat(F.lit("sha256:"), F.sha2("line", 256))
+
+
+def map_distinct(texts: pd.Series, function: Callable[[str], str | None]) -> pd.Series:
+    """The function of every text; it is called once for each distinct one. A missing text stays missing."""
+    codes, distinct = pd.factorize(texts)  # −1 for a missing one
+    values = pd.Series([function(one) for one in distinct], dtype="object")
+    return values.reindex(codes).where(codes >= 0, None).reset_index(drop=True)
 
 
 def _pseudonyms(source: KeySource) -> Callable[[str], Column]:
@@ -33,9 +43,7 @@ def _pseudonyms(source: KeySource) -> Callable[[str], Column]:
 
     def hashed(ids: pd.Series) -> pd.Series:
         key = _key(source)
-        codes, distinct = pd.factorize(ids)  # −1 for a missing id
-        names = pd.Series([pseudonym(key, one) for one in distinct], dtype="object")
-        return names.reindex(codes).where(codes >= 0, None).reset_index(drop=True)
+        return map_distinct(ids, lambda one: pseudonym(key, one))
 
     function: Any = F.pandas_udf(hashed, "string")  # pyright: ignore[reportCallIssue, reportArgumentType]
     return lambda column: function(F.col(column))

@@ -5,6 +5,7 @@ same however many processes write them.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -69,6 +70,8 @@ class Plan:
     """The period's day 0."""
     until: date
     """The last day that is written: nights of one period see one and the same shop, a day more each."""
+    search_fraction: float = 0.0
+    """Of the searches alone (`kdlib.simulation.searches`)."""
 
     @property
     def num_days_written(self) -> int:
@@ -131,6 +134,28 @@ def human_users(plan: Plan, block: int) -> np.ndarray:
     return np.setdiff1d(np.array(plan.users_of(block), np.int64), plan.bots_of(block))
 
 
+@dataclass(frozen=True)
+class Sales:
+    """What follows some steps. Of all steps: those that were put into a cart; of those: what was bought."""
+
+    carted: np.ndarray
+    """int64, numbers of steps."""
+    bought: np.ndarray
+    """int64, places in `carted`."""
+    cart_times: np.ndarray
+    """int64, as long as `carted`; milliseconds from the start of the period."""
+    purchase_times: np.ndarray
+    """int64, as long as `bought`."""
+
+
+def draw_sales(steps: Steps, rng: np.random.Generator) -> Sales:
+    """The carts and purchases of a block; `rng` is that of `block_steps`, from which they are drawn first."""
+    carted = np.flatnonzero(rng.random(len(steps.items)) < CART)
+    bought = np.flatnonzero(rng.random(len(carted)) < PURCHASE)
+    cart_times = steps.times[carted] + rng.integers(2_000, 8_000, len(carted))
+    return Sales(carted, bought, cart_times, cart_times[bought] + rng.integers(3_000, 10_000, len(bought)))
+
+
 def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[str]]:
     """The raw rows of a block up to the last day that is written, in the order of time.
 
@@ -140,10 +165,8 @@ def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[st
     """
     world = plan.world()
     steps, rng = block_steps(plan, block)
-    carted = np.flatnonzero(rng.random(len(steps.items)) < CART)
-    bought = np.flatnonzero(rng.random(len(carted)) < PURCHASE)
-    cart_times = steps.times[carted] + rng.integers(2_000, 8_000, len(carted))
-    purchase_times = cart_times[bought] + rng.integers(3_000, 10_000, len(bought))
+    sales = draw_sales(steps, rng)
+    carted, bought = sales.carted, sales.bought
     bots = plan.bots_of(block)
     bot_users = np.repeat(bots, rng.integers(*BOT_VIEWS, len(bots)))
     bot_days = rng.integers(0, plan.num_days, len(bots))[np.searchsorted(bots, bot_users)]
@@ -153,7 +176,7 @@ def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[st
     users = np.concatenate([human_users(plan, block)[steps.users[row_steps]], bot_users])
     items = np.concatenate([steps.items[row_steps], there[rng.integers(0, len(there), len(bot_users))]])
     bot_times = bot_days * DAY_MS + rng.integers(0, DAY_MS, len(bot_users))
-    times = np.concatenate([steps.times, cart_times, purchase_times, bot_times])
+    times = np.concatenate([steps.times, sales.cart_times, sales.purchase_times, bot_times])
     types = np.repeat([0, 1, 2, 0], [len(steps.items), len(carted), len(bought), len(bot_users)])
     copied = rng.choice(num_clean, round(plan.duplicate_fraction * num_clean), replace=False)
     spoilt = rng.choice(num_clean, round(plan.broken_fraction * num_clean), replace=False)
@@ -188,19 +211,43 @@ def write_task(plan: Plan, number: int, folder: Path) -> Counter[str]:
     Returns:
       How many rows of each of PLANTED were written, and how many `users` have one.
     """
+    return write_days(plan, number, folder, rows=block_rows, schema=RAW_SCHEMA, dictionary=_REPETITIVE)
+
+
+def write_days(
+    plan: Plan,
+    number: int,
+    folder: Path,
+    *,
+    rows: Callable[[Plan, int], tuple[pa.Table, np.ndarray, Counter[str]]],
+    schema: pa.Schema,
+    dictionary: Any,  # the type stub knows bool only
+) -> Counter[str]:
+    """Write a task's blocks as `day=YYYY-MM-DD/part-<number>.parquet`, one row group a block.
+
+    Args:
+      plan: what is simulated.
+      number: of the task.
+      folder: where to.
+      rows: gives a block's rows, where each day begins, and counts of them, as `block_rows` does.
+      schema: of the rows.
+      dictionary: names of the columns whose values repeat.
+
+    Returns:
+      The counts, added up.
+    """
     writers: dict[int, pq.ParquetWriter] = {}
     planted: Counter[str] = Counter()
     try:
         for block in plan.tasks()[number]:
-            table, starts, found = block_rows(plan, block)
+            table, starts, found = rows(plan, block)
             planted.update(found)
             for day in np.flatnonzero(np.diff(starts)).tolist():
                 if day not in writers:
                     home = folder / f"day={(plan.first_day + timedelta(days=day)).isoformat()}"
                     home.mkdir(exist_ok=True)
                     path = home / f"part-{number:05d}.parquet"
-                    columns: Any = _REPETITIVE  # the type stub knows bool only
-                    writers[day] = pq.ParquetWriter(path, RAW_SCHEMA, compression="zstd", use_dictionary=columns)
+                    writers[day] = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=dictionary)
                 writers[day].write_table(table.slice(starts[day], starts[day + 1] - starts[day]))
     finally:
         for writer in writers.values():

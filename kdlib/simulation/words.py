@@ -58,3 +58,8 @@ def category_names(num_categories: int) -> list[str]:
         series, widening = divmod(widening, len(RANGES))
         names.append(f"{RANGES[widening]} {pairs[pair]}".strip() + (f" series {series + 1}" if series else ""))
     return names
+
+
+def noun_of(category_name: str) -> str:
+    """`boots` of `women's hiking boots series 2`."""
+    return category_name.partition(" series ")[0].rpartition(" ")[2]

@@ -215,12 +215,18 @@ def _successors(
     return successors
 
 
+def draw_brands(world: World, rng: np.random.Generator) -> np.ndarray:
+    """int64 [M], the brand of each item number; the first that `[seed, 1]` draws."""
+    return rng.integers(0, len(BRANDS), world.num_items)
+
+
 def catalogue(world: World, *, seed: int, until_day: int) -> pa.Table:
     """The products that are launched by a day of the period: item_id, title, category, price, available; one row an item, sorted by id."""
     rng = np.random.default_rng([seed, 1])
     names = category_names(len(world.first_items))
     count = world.num_items
-    brands, adjectives, models = (rng.integers(0, n, count).tolist() for n in (len(BRANDS), len(ADJECTIVES), 90))
+    brands = draw_brands(world, rng).tolist()
+    adjectives, models = (rng.integers(0, n, count).tolist() for n in (len(ADJECTIVES), 90))
     kinds = [names[category] for category in world.categories.tolist()]
     titles = [
         f"{BRANDS[b]} {ADJECTIVES[a]} {kind} {10 + model}"

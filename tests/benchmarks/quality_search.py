@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kdlib.queries import normalise_query
 from torch import Tensor
 
 from jobs import build_products, rank_search, train_search
@@ -33,6 +32,7 @@ from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.judged import judged_metrics
+from kdlib.queries import normalise_query
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import load_index
 from kdlib.search.student import QueryEncoder, encode_queries, load_student

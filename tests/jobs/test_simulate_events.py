@@ -35,7 +35,7 @@ def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path) -> Non
     """Each day of the period is a folder, its rows are of that day, and the manifest's counts add up to the rows."""
     config = config_in(tmp_path, broken_fraction=0.0)
     manifests = simulate_events.run(config, num_processes=1)
-    events, products = simulate_events.simulated_input(config)
+    events, products, _ = simulate_events.simulated_input(config)
     folders = sorted(Path(events.path).iterdir())
     assert [folder.name for folder in folders] == [f"day=2026-02-{day}" for day in (27, 28)] + [
         "day=2026-03-01",

@@ -1,0 +1,92 @@
+"""The search log → queries, query_items and search_quarantine, on Spark."""
+
+from pathlib import Path
+from typing import Any
+
+from pyspark import StorageLevel
+
+from jobs._console import command, log_file, say
+from jobs._inputs import checked_key, search_input
+from jobs._spark import running_spark
+from jobs._step import run_step
+from jobs._write import fail_all_quarantined, write_sorted
+from kdlib import forgetting, tables
+from kdlib.config import RunConfig, SearchesConfig
+from kdlib.errors import InputError
+from kdlib.features import queries, read, searches
+from kdlib.publish import Manifest
+
+TABLES = ("queries", "query_items", "search_quarantine")
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    """Build and publish the tables of queries of the day, unless they are up to date."""
+    key = checked_key(config)
+    log, versions = search_input(config)
+    manifests = run_step(
+        config,
+        TABLES,
+        settings=[
+            config.features.queries.model_dump(mode="json"),
+            log.model_dump(mode="json", exclude={"path"}),  # the version tells which files they are
+            config.privacy.min_query_users,
+            key,
+        ],
+        inputs=versions,
+        build=lambda staging: _build(config, log, key, staging),
+    )
+    say(f"build_queries: {searches.funnel_text(manifests['queries'].details['funnel'])}")
+    return manifests
+
+
+def _build(
+    config: RunConfig, log: SearchesConfig, key: dict[str, Any] | None, staging: dict[str, Path]
+) -> dict[str, dict[str, Any]]:
+    settings, min_users, last_day = config.features.queries, config.privacy.min_query_users, config.ds
+    assert last_day is not None  # config.day has raised
+    with running_spark(config, log_file(config, "build_queries")) as spark, read.reading(log.path):
+        judged = searches.with_outcome(
+            searches.read_searches(spark, log, key=config.privacy.key, hide_queries=min_users > 1),
+            period_days=settings.period_days,
+            last_day=last_day,
+            num_partitions=config.spark.shuffle_partitions,
+            forgotten=forgetting.forgotten(config.root),
+        ).persist(StorageLevel.MEMORY_AND_DISK)
+        first = searches.first_day(last_day, period_days=settings.period_days)
+        funnel = searches.count_outcomes(judged, path=log.path, first=first, last_day=last_day)
+        write_sorted(
+            searches.quarantine(judged),
+            staging["search_quarantine"],
+            by=["reason", "file", "raw"],
+            rows=funnel["quarantined"],
+        )
+        if funnel["kept"] == 0:
+            fail_all_quarantined(
+                config, "search_quarantine", staging["search_quarantine"], path=log.path, funnel=funnel
+            )
+        kept = searches.kept(judged)
+        num_typed = kept.select("query").distinct().count()
+        typed = queries.queries_table(kept, min_users=min_users)
+        write_sorted(typed, staging["queries"], by=["query"], rows=num_typed)
+        typed = spark.read.parquet(str(staging["queries"]))
+        num_queries = typed.count()
+        if num_queries == 0:
+            raise InputError(
+                f"{log.path}: none of its {num_typed:,} queries was typed by {min_users} users or more "
+                "(privacy.min_query_users), so nothing is left. Lower it, or raise features.queries.period_days"
+            )
+        weights = settings.model_dump(exclude={"period_days"})
+        items = queries.query_items_table(kept, typed, **weights)
+        write_sorted(items, staging["query_items"], by=["query", "item_id"], rows=funnel["kept"])
+        pairs = tables.check_files(tables.QUERY_ITEMS, staging["query_items"])
+        judged.unpersist()
+    funnel |= {"queries": num_queries, "rare_queries": num_typed - num_queries, "pairs": pairs}
+    return {"queries": {"funnel": funnel, "pseudonyms": key}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("build_queries", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,76 @@
+"""Search events → what was typed, and which items were taken after it."""
+
+from collections.abc import Sequence
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from kdlib.config import SEARCH_EVENT_TYPES
+
+_SEARCH = SEARCH_EVENT_TYPES[0]
+
+
+def queries_table(searches: DataFrame, *, min_users: int = 0) -> DataFrame:
+    """The QUERIES table.
+
+    Args:
+      searches: from `searches.kept`.
+      min_users: leave out a query that fewer users have typed.
+    """
+    # by user first, which is far less to count distinct users of
+    counted = searches.groupBy("query", "user_id").agg(*_type_counts(SEARCH_EVENT_TYPES))
+    sums = [F.sum(_count_name(type_)).alias(_count_name(type_)) for type_ in SEARCH_EVENT_TYPES]
+    queries = counted.groupBy("query").agg(F.count("*").alias("num_users"), *sums)
+    queries = queries.filter(F.col("num_users") >= min_users)
+    return queries.select("query", "num_searches", "num_users", "num_clicks", "num_carts", "num_purchases")
+
+
+def query_items_table(
+    searches: DataFrame,
+    queries: DataFrame,
+    *,
+    position_bias: float,
+    max_position: int,
+    cart_weight: float,
+    purchase_weight: float,
+) -> DataFrame:
+    """The QUERY_ITEMS table: what was done with items after each query, corrected for the rank at which they were shown.
+
+    `weight` is the sum over a pair's events of strength(type) / P(looked at), with P(looked at) = position^-position_bias
+    and 1 for a row without a position: inverse propensity weights (Joachims et al. 2017, Wang et al. 2018).
+
+    Args:
+      searches: from `searches.kept`.
+      queries: QUERIES; others' rows are left out.
+      position_bias: η ≥ 0.
+      max_position: ranks beyond it count as it.
+      cart_weight: strength of a cart; a click's is 1.
+      purchase_weight: strength of a purchase.
+    """
+    shown = searches.filter(F.col("event_type") != _SEARCH).join(queries.select("query"), "query", "left_semi")
+    rank = F.least(F.coalesce("position", F.lit(1)), F.lit(max_position))
+    counts = shown.groupBy("query", "item_id", rank.alias("rank")).agg(*_type_counts(SEARCH_EVENT_TYPES[1:]))
+    names = [_count_name(type_) for type_ in SEARCH_EVENT_TYPES[1:]]
+    pairs = counts.groupBy("query", "item_id").agg(
+        *(F.sum(name).alias(name) for name in names),
+        F.sort_array(F.collect_list(F.struct("rank", *names))).alias("by_rank"),
+    )
+    strengths = dict(zip(names, (1.0, cart_weight, purchase_weight), strict=True))
+
+    def added(so_far: Column, of_rank: Column) -> Column:
+        strength = F.lit(0.0)
+        for name, each in strengths.items():
+            strength = strength + of_rank[name] * F.lit(float(each))
+        return so_far + strength * F.pow(of_rank["rank"].cast("double"), F.lit(float(position_bias)))
+
+    # added up in the order of the ranks: a plain sum of floats differs in its last digits from run to run
+    weight = F.aggregate("by_rank", F.lit(0.0), added)
+    return pairs.select("query", "item_id", *names, weight.alias("weight"))
+
+
+def _count_name(event_type: str) -> str:
+    return {"search": "num_searches", "purchase": "num_purchases"}.get(event_type, f"num_{event_type}s")
+
+
+def _type_counts(event_types: Sequence[str]) -> list[Column]:
+    return [F.count_if(F.col("event_type") == type_).alias(_count_name(type_)) for type_ in event_types]

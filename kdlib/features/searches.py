@@ -1,0 +1,248 @@
+"""The search log → judged search events. The session's time zone must be UTC.
+
+The columns of a search event, before it is judged:
+  corrupt      bool       the line did not parse
+  user_id, item_id   text, trimmed, null where empty or not mapped
+  query        text       as `kdlib.queries.normalise_query` makes it, null where nothing is left
+  event_type   text       one of SEARCH_EVENT_TYPES; null where the shop's type is not mapped
+  position     int32      the rank at which the item was shown, from 1; null where there is none, or no whole number from 1 on
+  position_given  bool    the row has one, good or bad
+  time_given   bool       the row has a time, parseable or not
+  event_time   timestamp  UTC microseconds; null where it cannot be parsed
+  line, fields, file      as in `kdlib.features.events`
+"""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from kdlib.config import SEARCH_EVENT_TYPES, SearchesConfig
+from kdlib.errors import InputError
+from kdlib.features.clean import DUPLICATE, KEPT
+from kdlib.features.events import mapped_text, our_type, parse_time, raw_text, read_columns
+from kdlib.features.funnel import reasons_text
+from kdlib.features.privacy import hash_of_line, map_distinct, with_pseudonyms
+from kdlib.features.read import CORRUPT, FILE, quoted
+from kdlib.features.splits import day_start
+from kdlib.privacy import KeySource
+from kdlib.queries import normalise_query
+from kdlib.tables import SEARCH_QUARANTINE
+
+REASONS = (
+    "corrupt_row",  # the line does not parse, or has too few or too many fields
+    "forgotten_user",  # the row itself is not kept
+    "missing_user",
+    "missing_query",  # nothing is left of it once it is normalised
+    "missing_time",
+    "bad_time",  # there is a time, but it cannot be parsed
+    "out_of_period",  # after the end of the run's day
+    "unknown_event_type",
+    "missing_item",  # a click, cart or purchase of nothing
+    "bad_position",  # a click, cart or purchase at a rank that is no whole number from 1 on
+)
+EARLIER = "earlier"
+"""Before the period. Nothing is wrong with such a row: it is counted apart, or a log of years would fill the quarantine."""
+
+_SEARCH = SEARCH_EVENT_TYPES[0]
+_LARGEST = 2**31 - 1
+_SALTS = 1_024
+"""Rejected rows are spread over so many made-up users, since most of them may have none."""
+
+
+def read_searches(
+    spark: SparkSession, searches: SearchesConfig, *, key: KeySource | None = None, hide_queries: bool = False
+) -> DataFrame:
+    """The search log as search events (columns above).
+
+    Args:
+      spark: the session.
+      searches: where they are and how their columns are named.
+      key: of the pseudonyms that stand for user ids; None: the shop's own ids.
+      hide_queries: leave what was typed out of `fields` and `line`, so that no quarantine shows it.
+
+    Raises:
+      InputError: missing or unreadable files, a mapped column that is not there or has an unusable type.
+    """
+    time = searches.time
+    mapped = [searches.user, searches.query, searches.item, searches.event_type, searches.position]
+    mapped += [*time.day_columns, time.order_column] if time.format == "day_and_order" else [time.column]
+    columns = list(dict.fromkeys(name for name in mapped if name))
+    rows = read_columns(spark, searches.path, format_=searches.format, columns=columns, delimiter=searches.delimiter)
+    given, at = parse_time(time, rows.schema, path=searches.path)
+    item = mapped_text(searches.item)
+    untyped = F.when(item.isNull(), _SEARCH).otherwise("click")
+    rank = mapped_text(searches.position)
+    rank = F.when(rank != "NaN", rank)  # how pandas writes that there is none
+    fields = [F.col(quoted(name)) for name in columns]
+    if hide_queries:
+        hidden = F.when(mapped_text(searches.query).isNotNull(), "hidden").alias(searches.query)
+        fields = [hidden if name == searches.query else F.col(quoted(name)) for name in columns]
+    events = rows.select(
+        F.col(CORRUPT).isNotNull().alias("corrupt"),
+        mapped_text(searches.user).alias("user_id"),
+        _normalised(mapped_text(searches.query)).alias("query"),
+        item.alias("item_id"),
+        (our_type(searches.event_type, searches.event_types) if searches.event_type else untyped).alias("event_type"),
+        _whole_number(rank).alias("position"),
+        rank.isNotNull().alias("position_given"),
+        given.alias("time_given"),
+        at.alias("event_time"),
+        F.col(CORRUPT).alias("line"),
+        F.struct(*fields).alias("fields"),
+        F.col(FILE).alias("file"),
+    )
+    if key is not None:
+        return with_pseudonyms(events, key, id_columns=[searches.user])
+    return events.withColumn("line", hash_of_line()) if hide_queries else events
+
+
+def first_day(last_day: date, *, period_days: int) -> date:
+    """The first day of the period that ends with `last_day`."""
+    return last_day - timedelta(days=period_days - 1)
+
+
+def with_outcome(
+    searches: DataFrame, *, period_days: int, last_day: date, num_partitions: int, forgotten: Sequence[str] = ()
+) -> DataFrame:
+    """Judge the search events. Rows of one user, time, query, type and item are one event; that of the best rank is kept.
+
+    Args:
+      searches: columns as in this module's text.
+      period_days: so many days up to and with `last_day` count.
+      last_day: last day that counts.
+      num_partitions: of the result.
+      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal.
+
+    Returns:
+      outcome (KEPT, DUPLICATE, EARLIER or one of REASONS), user_id, query, event_type (text), item_id (null for searches),
+      position (null for searches), event_time, raw (null unless quarantined), file. Of a row that is neither kept nor a
+      duplicate the user_id is made up, and query, event_type, item_id and position are null.
+    """
+    reason = _fault(first=first_day(last_day, period_days=period_days), last_day=last_day, forgotten=forgotten)
+    judged = searches.withColumn("reason", reason)
+    good, shown = F.col("reason").isNull(), F.col("event_type") != _SEARCH
+    raw = F.when(F.col("reason") == "forgotten_user", "forgotten").when(
+        ~good & (F.col("reason") != EARLIER), raw_text()
+    )
+    judged = judged.withColumn("raw", raw)
+    salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw", "event_time"), F.lit(_SALTS)).cast("string"))
+    slim = judged.select(
+        "reason",
+        F.when(good, F.col("user_id")).otherwise(salt).alias("user_id"),
+        # of the others, which may be years of earlier rows, only what is counted and shown is shuffled
+        *(F.when(good, F.col(name)).alias(name) for name in ("query", "event_type")),
+        *(F.when(good & shown, F.col(name)).alias(name) for name in ("item_id", "position")),
+        "event_time",
+        "raw",
+        "file",
+    ).repartition(num_partitions, "user_id")
+    same = Window.partitionBy("user_id", "event_time", "query", "event_type", "item_id")
+    is_copy = F.row_number().over(same.orderBy(F.asc_nulls_last("position"), "file")) > 1
+    outcome = F.coalesce("reason", F.when(is_copy, DUPLICATE), F.lit(KEPT))
+    return slim.select(outcome.alias("outcome"), *(name for name in slim.columns if name != "reason"))
+
+
+def kept(judged: DataFrame) -> DataFrame:
+    """The search events to go on with: user_id, query, event_type, item_id, position, event_time."""
+    return judged.filter(F.col("outcome") == KEPT).drop("outcome", "raw", "file")
+
+
+def quarantine(judged: DataFrame) -> DataFrame:
+    """The SEARCH_QUARANTINE table."""
+    rejected = judged.filter(F.col("outcome").isin(*REASONS))
+    return rejected.withColumnRenamed("outcome", "reason").select(*SEARCH_QUARANTINE.schema.names)
+
+
+def count_outcomes(judged: DataFrame, *, path: str, first: date, last_day: date) -> dict[str, Any]:
+    """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
+
+    Args:
+      judged: from `with_outcome`.
+      path: of the input, for the error's text.
+      first: the period's first day, for the error's text.
+      last_day: its last one.
+
+    Returns:
+      earlier (rows before the period), rows_read (all others), kept, duplicate, quarantined, reasons (code → rows, none of
+      them 0), first_event, last_event.
+
+    Raises:
+      InputError: there are no rows, or none but earlier ones.
+    """
+    span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
+    rows = {row[0]: row for row in judged.groupBy("outcome").agg(F.count("*"), *span).collect()}
+    numbers = {outcome: row[1] for outcome, row in rows.items()}
+    earlier, of_kept, duplicate = (numbers.get(outcome, 0) for outcome in (EARLIER, KEPT, DUPLICATE))
+    reasons = {reason: numbers[reason] for reason in REASONS if reason in numbers}
+    rows_read = of_kept + duplicate + sum(reasons.values())
+    if not rows_read:
+        found = f"the last of its {earlier:,} rows is of {rows[EARLIER][3]} UTC" if earlier else "it has no rows at all"
+        raise InputError(
+            f"{path} has no searches from {first} to {last_day}: {found}. Is it the right file, and did the export run?"
+            + (" Else raise features.queries.period_days" if earlier else "")
+        )
+    first_event, last_event = rows[KEPT][2:4] if KEPT in rows else (None, None)
+    return {
+        "earlier": earlier,
+        "rows_read": rows_read,
+        "kept": of_kept,
+        "duplicate": duplicate,
+        "quarantined": sum(reasons.values()),
+        "reasons": reasons,
+        "first_event": first_event,
+        "last_event": last_event,
+    }
+
+
+def funnel_text(funnel: dict[str, Any]) -> str:
+    """The whole funnel in one line: `count_outcomes`, and queries, rare_queries and pairs (rows of QUERY_ITEMS)."""
+    reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
+    earlier = f", {funnel['earlier']:,} of before the period passed over" if funnel["earlier"] else ""
+    rare = f" ({funnel['rare_queries']:,} of too few users left out)" if funnel["rare_queries"] else ""
+    return (
+        f"{funnel['rows_read']:,} rows read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
+        f"{funnel['quarantined']:,} quarantined{reasons}{earlier}; {funnel['queries']:,} queries{rare}, "
+        f"{funnel['pairs']:,} pairs of query and item"
+    )
+
+
+def _fault(*, first: date, last_day: date, forgotten: Sequence[str]) -> Column:
+    """EARLIER, or the first reason why a search event cannot be used; null for none."""
+    time, shown = F.col("event_time"), F.col("event_type") != _SEARCH
+    return (
+        F.when(F.col("corrupt"), "corrupt_row")
+        .when(time < day_start(first), EARLIER)
+        .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
+        .when(F.col("user_id").isNull(), "missing_user")
+        .when(F.col("query").isNull(), "missing_query")
+        .when(~F.col("time_given"), "missing_time")
+        .when(time.isNull(), "bad_time")
+        .when(time >= day_start(last_day + timedelta(days=1)), "out_of_period")
+        .when(F.col("event_type").isNull(), "unknown_event_type")
+        .when(shown & F.col("item_id").isNull(), "missing_item")
+        .when(shown & F.col("position_given") & F.col("position").isNull(), "bad_position")
+    )
+
+
+def _whole_number(text: Column) -> Column:
+    """int32 of a text such as `3` or, as a column of floats shows it, `3.0`; null where it is no whole number from 1 on."""
+    whole = text.rlike(r"^0*[1-9][0-9]*(\.0+)?$")
+    return F.when(whole, F.least(text.try_cast("double"), F.lit(float(_LARGEST)))).cast("int")
+
+
+def _normalised(texts: Column) -> Column:
+    """`normalise_query` of a text column, null where nothing is left.
+
+    Spark has no built-in for Unicode's NFKC, and what is served later must be normalised in the very same way. Queries repeat
+    so much that Python sees few of them: each distinct one of a batch once.
+    """
+
+    def normalised(queries: pd.Series) -> pd.Series:
+        return map_distinct(queries, lambda one: normalise_query(one) or None)
+
+    function: Any = F.pandas_udf(normalised, "string")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return function(texts)

@@ -1,0 +1,179 @@
+"""The job: the search log in, three tables out."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import simulate_events
+from jobs._inputs import night_input, search_input
+from jobs.build_queries import TABLES, run
+from kdlib import forgetting, publish, tables
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError, InputError
+from kdlib.queries import normalise_query
+
+ROWS = """u,q,i,b,p,t
+1,Tent,,search,,2024-05-03 10:00:00
+1,tent,a,click,2,2024-05-03 10:00:05
+1,tent,a,click,2,2024-05-03 10:00:05
+2, TENT ,,search,,2024-05-02 10:00:00
+2,tent,a,purchase,4,2024-05-02 10:01:00
+2,my  own name,c,click,1,2024-05-02 11:00:00
+3,mug,,click,1,2024-05-03 10:00:00
+3,mug
+4,mug,b,click,1,2024-04-01 10:00:00
+"""
+
+
+def config_for(folder: Path, *, output: str = "out", searches: dict | None = None, **sections) -> RunConfig:
+    log = {
+        "path": str(folder / "searches"), "format": "csv", "user": "u", "query": "q", "item": "i", "event_type": "b",
+        "position": "p", "time": {"column": "t"},
+    }  # fmt: skip
+    events = {"path": str(folder / "events.txt"), "format": "sequences"}
+    return RunConfig.model_validate(
+        {
+            "name": "tiny", "ds": "2024-05-03", "output_dir": str(folder / output),
+            "input": {"events": events, "searches": log | (searches or {})}, "spark": {"shuffle_partitions": 2}, **sections,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "searches").mkdir()
+    (folder / "searches" / "1.csv").write_text(ROWS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def night(spark, shop):
+    """The config and the manifests of one run over the nine rows."""
+    config = config_for(shop)
+    return config, run(config)
+
+
+def table(config, name):
+    return pq.read_table(publish.current(config.root, name, config.day)).to_pylist()
+
+
+def test_nine_rows_become_three_tables(night, capsys):
+    """Each table holds what the rows say, the line for the person adds up, and an unchanged night is skipped."""
+    config, manifests = night
+    assert run(config) == manifests
+    assert capsys.readouterr().out == (
+        "queries, query_items, search_quarantine: up to date\n"
+        "build_queries: 8 rows read = 5 kept + 1 duplicate + 2 quarantined (corrupt_row 1, missing_item 1), "
+        "1 of before the period passed over; 2 queries, 2 pairs of query and item\n"
+    )
+    for name in TABLES:
+        tables.check_files(tables.ALL[name], publish.current(config.root, name, config.day))
+    assert [tuple(row.values()) for row in table(config, "queries")] == [
+        ("my own name", 0, 1, 1, 0, 0),
+        ("tent", 2, 2, 1, 0, 1),
+    ]
+    assert [tuple(row.values()) for row in table(config, "query_items")] == [
+        ("my own name", "c", 1, 0, 0, 1.0),
+        ("tent", "a", 1, 0, 1, 2.0 + 5 * 4),
+    ]
+    assert [(row["reason"], row["raw"]) for row in table(config, "search_quarantine")] == [
+        ("corrupt_row", "3,mug"),
+        ("missing_item", '{"u":"3","q":"mug","i":null,"b":"click","p":"1","t":"2024-05-03 10:00:00"}'),
+    ]
+
+
+def test_the_same_input_gives_the_same_files(night, shop):
+    """A run into another folder gives files of equal content."""
+    again = run(config_for(shop, output="again"))
+    files = [[(f["path"], f["sha256"]) for name in TABLES for f in made[name].files] for made in (night[1], again)]
+    assert files[0] == files[1]
+
+
+def test_a_query_of_few_users_is_in_no_table(spark, shop, capsys):
+    """With k = 2 the name is gone from all three, and the line counts it."""
+    config = config_for(shop, output="anonymous", privacy={"min_query_users": 2})
+    run(config)
+    assert "1 queries (1 of too few users left out), 1 pairs" in capsys.readouterr().out
+    assert [row["query"] for row in table(config, "queries")] == ["tent"]
+    assert [row["query"] for row in table(config, "query_items")] == ["tent"]
+    assert "mug" not in str(table(config, "search_quarantine"))
+    with pytest.raises(
+        InputError, match=r"none of its 2 queries was typed by 3 users or more \(privacy.min_query_users"
+    ):
+        run(config_for(shop, output="nobody", privacy={"min_query_users": 3}))
+
+
+def test_a_forgotten_user_is_taken_in_no_more(night, shop):
+    """The next run sees another input, and does not read the user's rows."""
+    config = config_for(shop, output="forgetful")
+    forgetting.remember_to_forget(config.root, "2")
+    made = run(config)
+    assert made["queries"].details["funnel"]["reasons"]["forgotten_user"] == 3
+    assert made["queries"].fingerprint != night[1]["queries"].fingerprint
+    assert [tuple(row.values()) for row in table(config, "queries")] == [("tent", 1, 1, 1, 0, 0)]
+
+
+def test_when_all_rows_are_quarantined_they_can_be_looked_at(spark, shop):
+    """The error counts the reasons, the rows lie where it says, and nothing is published."""
+    config = config_for(shop, output="bad", searches={"event_types": {"seek": "search"}})
+    with pytest.raises(
+        InputError, match=r"all 8 rows .*\(corrupt_row 1, unknown_event_type 7\)\. Look at them in .*failed"
+    ):
+        run(config)
+    assert pq.read_table(config.root / "search_quarantine_failed" / "ds=2024-05-03").num_rows == 8
+    assert [publish.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * len(TABLES)
+
+
+def test_a_log_without_clicks_has_no_pairs(spark, shop):
+    """No item column is needed for the queries alone; the table of pairs is then empty."""
+    config = config_for(shop, output="typed", searches={"item": None, "event_type": None, "position": None})
+    run(config)
+    assert {row["query"]: row["num_searches"] for row in table(config, "queries")} == {
+        "tent": 4,
+        "mug": 1,
+        "my own name": 1,
+    }
+    assert table(config, "query_items") == []
+
+
+def test_without_a_search_log_the_error_says_how_to_name_one(tmp_path):
+    """Neither an own one nor a simulated one is a config error; a simulated one that was not written, an input error."""
+    base = config_for(tmp_path).model_dump(mode="json")
+    own = RunConfig.model_validate(base | {"input": {"events": base["input"]["events"]}})
+    with pytest.raises(ConfigError, match=r"run config tiny: product search needs the section input\.searches"):
+        run(own)
+    for fraction, error, message in (
+        (0.0, ConfigError, "found input.simulate.search_fraction 0"),
+        (0.5, InputError, "no simulated searches for 2024-05-03 .*run `distilrec simulate-events` first"),
+    ):
+        simulated = RunConfig.model_validate(base | {"input": {"simulate": {"search_fraction": fraction}}})
+        with pytest.raises(error, match=message):
+            run(simulated)
+    with pytest.raises(InputError, match=r"no file matches .*searches"):
+        run(config_for(tmp_path))
+
+
+def test_simulated_searches_become_queries_and_leave_the_events_alone(spark, tmp_path):
+    """All rows are kept and found again; the input of the other features is the same with searches and without."""
+    simulate = {"num_events": 10_000, "num_items": 200, "num_days": 4, "events_per_user": 20}
+    base = config_for(tmp_path).model_dump(mode="json")
+    plain, searching = (
+        RunConfig.model_validate(base | {"input": {"simulate": simulate | {"search_fraction": fraction}}})
+        for fraction in (0.0, 0.5)
+    )
+    assert set(simulate_events.run(plain, num_processes=1)) == {"events", "catalogue"}
+    before = night_input(plain, None)
+    planted = simulate_events.run(searching, num_processes=1)["searches"].details["rows"]
+    after = night_input(searching, None)
+    assert (after.versions, after.settings) == (before.versions, before.settings)
+    log, versions = search_input(searching)
+    assert set(versions) == {"searches"}
+    typed = pq.ParquetDataset(log.path).read().to_pylist()
+    funnel = run(searching)["queries"].details["funnel"]
+    assert funnel["kept"] == funnel["rows_read"] == sum(planted.values()) == len(typed)
+    rows = table(searching, "queries")
+    assert {row["query"] for row in rows} == {normalise_query(row["query"]) for row in typed}
+    for type_, name in (("search", "searches"), ("click", "clicks"), ("cart", "carts"), ("purchase", "purchases")):
+        assert sum(row[f"num_{name}"] for row in rows) == planted[type_] > 0
