@@ -12,12 +12,17 @@ from kdlib import publish, tables
 HOME = Path(__file__).parents[1]
 
 
-def start(config: Path, *more: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`distilrec nightly` with this run config, in a process group of its own; its output is a pipe."""
+def environment() -> dict[str, str]:
+    """This process's, less what it has set for Ray, with the project's own code in front."""
     outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return outer | {"PYTHONPATH": str(HOME)}
+
+
+def start(config: Path, *more: str, more_environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """`distilrec nightly` with this run config, in a process group of its own; its output is a pipe."""
     return subprocess.Popen(
         [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more], cwd=HOME, text=True,
-        env=outer | {"PYTHONPATH": str(HOME)} | dict(environment or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment() | dict(more_environment or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ Shapes: Q queries of a step, E width of the vectors, C products of a step, P pro
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def search_distillation(
 
 def train_epoch(
     engine: Any,
-    queries: Sequence[str],
+    queries: list[str],
     teacher_NE: np.ndarray,
     products_PE: Tensor,
     tokens: QueryTokens,

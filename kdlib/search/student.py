@@ -52,9 +52,10 @@ class QueryEncoder(nn.Module):
             self.layer = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
         self.projection = nn.Linear(width, out, bias=False)
         # a linear map alone would leave the answers in a space as narrow as the embeddings
-        self.bend = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, out))
-        nn.init.zeros_(self.bend[2].weight)
-        nn.init.zeros_(self.bend[2].bias)
+        last = nn.Linear(3 * width, out)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.bend = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), last)
 
     @torch.no_grad()
     def start_from(self, teacher_embeddings: Tensor) -> None:

@@ -123,7 +123,7 @@ def test_a_refused_night_changes_nothing(reference: tuple[Shop, pa.Table], fault
     shop.write_config(**fault.settings)
     fault.before(shop)
     with shop.reader():
-        process = start(shop.config, *fault.arguments, environment=fault.environment)
+        process = start(shop.config, *fault.arguments, more_environment=fault.environment)
         printed = follow(process)
     if held := getattr(shop, "held", None):
         held.close()

@@ -20,7 +20,8 @@ from kdlib.config import RunConfig
 from kdlib.errors import ConfigError, InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from tests.jobs.test_nightly import DS, HOME, SMALL, _environment
+from tests.jobs.test_nightly import DS, SMALL
+from tests.whole_nights import HOME, environment
 
 RUN = SMALL | {
     "name": "tiny",
@@ -181,7 +182,7 @@ def test_the_record_refuses_a_changed_model(tmp_path: Path) -> None:
 def _benchmark(path: Path, *more: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "jobs", "benchmark", "--config", str(path), *more],
-        cwd=HOME, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        cwd=HOME, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout
