@@ -47,6 +47,35 @@ def test_the_smallest_config_has_every_default(load):
             "student.model: inputs must be distinct, found time_gap, time_gap",
         ),
         (SMALLEST + "student: {model: {inputs: [price]}}\n", "student.model.inputs.0: .*'event_type' or 'time_gap'"),
+        (
+            with_input("{catalogue: {path: c.csv, format: csv, item: i, title: t}}"),
+            "input has a catalogue alone, which serves search only: add events, or the section search",
+        ),
+        (
+            with_input("{searches: {path: s, format: csv, user: u, query: q, time: {column: t}}}"),
+            "input: .*found neither",
+        ),
+        (
+            with_input("{simulate: {}, searches: {path: s, format: csv, user: u, query: q, time: {column: t}}}"),
+            "input: searches goes with events; simulated ones come with simulate.search_fraction",
+        ),
+        (
+            with_input(
+                f"{{events: {{{EVENTS}, time: {{column: t}}}}, searches: "
+                "{path: 's/{day}', format: csv, user: u, query: q, time: {column: t}}}"
+            ),
+            "input.searches: path may not hold {day}, found s/{day}: a search log is read whole",
+        ),
+        (
+            with_input(
+                f"{{events: {{{EVENTS}, time: {{column: t}}}}, searches: "
+                "{path: s, format: csv, user: u, query: q, position: p, time: {column: t}}}"
+            ),
+            "input.searches: position needs item",
+        ),
+        (SMALLEST + "search: {text: {whiten: true}}\n", "search: search.text takes no adapt and no whiten"),
+        (SMALLEST + "search: {width: 60}\n", "search.width: .*multiple of 8"),
+        (SMALLEST + "features: {queries: {position_bias: -1}}\n", "features.queries.position_bias: .*greater than"),
         (SMALLEST + "recomend: {k: 3}\n", "unknown key recomend$"),
         (SMALLEST + "recommend: {kk: 3}\n", "unknown key recommend.kk$"),
         (SMALLEST + "recommend: {k: 0}\n", "recommend.k: Input should be greater than 0, found 0"),
@@ -213,6 +242,15 @@ def test_another_machine_s_variables_can_be_left_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("SHOP_LAKE", raising=False)
     (tmp_path / "run.yaml").write_text("name: tiny\noutput_dir: ${SHOP_LAKE}/out\ninput: {simulate: {}}\n")
     assert load_config(tmp_path / "run.yaml", expand=False).output_dir == "${SHOP_LAKE}/out"
+
+
+def test_where_searches_come_from(load):
+    """Simulated with a share of the sessions, or a log of your own; a catalogue alone has neither them nor events."""
+    plain, simulated = load(SMALLEST), load(with_input("{simulate: {search_fraction: 0.1}}"))
+    assert (plain.input.has_events, plain.input.has_searches) == (True, False)
+    assert (simulated.input.has_events, simulated.input.has_searches) == (True, True)
+    catalogue = load(with_input("{catalogue: {path: c, format: csv, item: i, title: t}}") + "search: {}\n")
+    assert (catalogue.input.has_events, catalogue.input.has_searches) == (False, False)
 
 
 def test_spark_s_master_can_be_left_to_spark_submit(load):

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from datetime import date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from kdlib.privacy import KeySource, pseudonym
 LAST_DAY = date(2024, 5, 10)
 KEY = "0123456789abcdef-a-key"
 SEARCHES = "user_id string, query string, event_type string, item_id string, position int, event_time timestamp"
-WEIGHTS = {"position_bias": 1.0, "max_position": 50, "cart_weight": 3.0, "purchase_weight": 5.0}
+WEIGHTS: dict[str, Any] = {"position_bias": 1.0, "max_position": 50, "cart_weight": 3.0, "purchase_weight": 5.0}
 
 
 def read(spark, folder, *lines, header="u,q,i,b,p,t", hide_queries=False, key=None, **settings):
@@ -233,8 +234,9 @@ def test_a_weight_is_strength_over_the_chance_of_being_looked_at(spark):
     frame = spark.createDataFrame(rows, SEARCHES)
     tent = spark.createDataFrame([("tent",)], "query string")
 
-    def table(**changes):
-        items = query_items_table(frame, tent, **(WEIGHTS | changes))
+    def table(**changes: Any):
+        settings: dict[str, Any] = WEIGHTS | changes
+        items = query_items_table(frame, tent, **settings)
         return sorted(tuple(row) for row in items.collect())
 
     assert table() == [("tent", "a", 2, 1, 1, 4 + 4 + 3 * 2 + 5.0), ("tent", "b", 1, 0, 0, 50.0)]
@@ -251,6 +253,7 @@ def test_weights_do_not_depend_on_the_order_of_the_rows(spark):
     for seed in range(6):
         shuffled = random.Random(seed).sample(rows, len(rows))
         frame = spark.createDataFrame(shuffled, SEARCHES).repartition(1 + seed)
-        items = query_items_table(frame, tent, **(WEIGHTS | {"position_bias": 0.3})).select(F.col("weight"))
+        settings: dict[str, Any] = WEIGHTS | {"position_bias": 0.3}
+        items = query_items_table(frame, tent, **settings).select(F.col("weight"))
         found.add(items.collect()[0][0])
     assert len(found) == 1

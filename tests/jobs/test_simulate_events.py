@@ -1,5 +1,6 @@
 """The job: what is published, and that the number of processes does not matter."""
 
+from collections import Counter
 from datetime import date
 from pathlib import Path
 
@@ -53,6 +54,25 @@ def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path) -> Non
     catalogue = pq.read_table(products.path)
     assert {products.item, products.title, products.available} < set(catalogue.column_names)
     assert catalogue.num_rows == 200 + 3 * 5
+
+
+def test_searches_are_a_table_of_their_own(tmp_path: Path) -> None:
+    """Their counts are what the rows hold, and the events beside them are the same as without."""
+    without = simulate_events.run(config_in(tmp_path / "without"), num_processes=1)
+    config = config_in(tmp_path / "with", search_fraction=0.2)
+    made = simulate_events.run(config, num_processes=2)
+    assert "searches" not in without
+    assert simulate_events.simulated_input(config_in(tmp_path / "without"))[2] is None
+    assert made["events"].files == without["events"].files
+    searches = simulate_events.simulated_input(config)[2]
+    assert searches is not None
+    table = pq.read_table(searches.path)
+    found = Counter(table["event_type"].to_pylist())
+    assert found == Counter(made["searches"].details["rows"])
+    assert set(searches.event_types) == set(found)
+    assert {searches.user, searches.query, searches.item, searches.position, searches.time.column} <= set(
+        table.column_names
+    )
 
 
 def test_an_unchanged_run_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
