@@ -22,7 +22,7 @@ from kdlib.errors import TrainingError
 from kdlib.publish import Manifest
 from kdlib.search.catalogue_queries import catalogue_queries
 from kdlib.search.index import product_text
-from kdlib.search.student import FACTS
+from kdlib.search.student import FACTS, TOKENIZER, QueryTokens
 from kdlib.teachers.text import encoder_folder, encoder_version
 
 MODEL = "models/search_student"
@@ -56,7 +56,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         def encode_queries(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
             parts = [[value or "" for value in products[n].to_pylist()] for n in ("title", "description", "category")]
             made_up = catalogue_queries(*parts, limit=settings.catalogue_queries, seed=config.seed)
-            queries = list(dict.fromkeys([*typed, *made_up]))
+            known = QueryTokens(encoder_folder(settings.text.encoder) / TOKENIZER).words()
+            queries = list(dict.fromkeys([*typed, *made_up, *known[: settings.catalogue_queries // 5]]))
             found = encoded(config, queries, QUERY_TOKENS)
             _write(staging["search_targets"], {"query": pa.array(queries), "vector": found})
             return {"search_targets": {"typed": len(typed), "made_up": len(queries) - len(typed)}}

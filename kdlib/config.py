@@ -531,13 +531,14 @@ class SearchConfig(Section):
     student: Literal["transformer", "lstm"] = "transformer"
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Of the student's sub-word embeddings and its one layer."""
-    catalogue_queries: Positive = 60_000
-    """So many queries are made up of the catalogue's words, at most; those that were typed come on top."""
-    misspelt_fraction: Fraction = 0.2
+    catalogue_queries: Positive = 120_000
+    """So many queries are made up of the catalogue's words, at most; up to a fifth as many single words that the teacher knows,
+    and those queries that were typed, come on top."""
+    misspelt_fraction: Fraction = 0.1
     """Of the queries are learnt with a typing error."""
     epochs: Positive = 12
     batch_size: Positive = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 0.012
     vector_weight: Annotated[float, Field(ge=0)] = 2.0
     """What the vectors' cosine counts in a score; the words' match counts 1."""
     intent_weight: Annotated[float, Field(ge=0)] = 2.0

@@ -22,6 +22,8 @@ from kdlib.errors import ModelError
 from kdlib.queries import normalise_query
 
 WEIGHTS, FACTS, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
+WORD_START = "▁"
+"""SentencePiece vocabularies put it before a piece that begins a word."""
 MAX_TOKENS = 32
 """Longer queries are cut."""
 
@@ -46,7 +48,7 @@ class QueryEncoder(nn.Module):
             self.places = nn.Embedding(MAX_TOKENS, width)
             nn.init.normal_(self.places.weight, std=0.02)
             self.layer: nn.Module = nn.TransformerEncoderLayer(
-                width, 4, 4 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+                width, 4, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
             )
         else:
             self.layer = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
@@ -100,15 +102,24 @@ class QueryTokens:
     def __call__(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
         """int64 [Q, L] and lengths int64 [Q], of at least one query; each has one token at least, unknown or not."""
         found = [one.ids or [0] for one in self._tokenizer.encode_batch([normalise_query(query) for query in queries])]
-        lengths_Q = torch.tensor([len(ids) for ids in found])
-        tokens_QL = torch.zeros(len(found), int(lengths_Q.max()), dtype=torch.int64)
-        for place, ids in enumerate(found):
-            tokens_QL[place, : len(ids)] = torch.tensor(ids)
-        return tokens_QL, lengths_Q
+        lengths = [len(ids) for ids in found]
+        longest = max(lengths)
+        padded = [ids + [0] * (longest - length) for ids, length in zip(found, lengths, strict=True)]
+        return torch.tensor(padded), torch.tensor(lengths)
+
+    def words(self) -> list[str]:
+        """What the vocabulary has in one piece and letters alone, in the order of the pieces: the words that the teacher knows."""
+        pieces = self._tokenizer.get_vocab(with_added_tokens=False)
+        marked = any(piece.startswith(WORD_START) for piece in pieces)  # SentencePiece marks where words begin
+        known = (piece for piece, _ in sorted(pieces.items(), key=lambda one: one[1]))
+        if marked:
+            known = (piece.removeprefix(WORD_START) for piece in known if piece.startswith(WORD_START))
+        found = (normalise_query(piece) for piece in known if len(piece) > 1 and piece.isalpha())
+        return list(dict.fromkeys(found))
 
     def is_word(self, word: str) -> bool:
         """Whether the vocabulary has the word in one piece: then it is no misspelling."""
-        return self._tokenizer.token_to_id(word) is not None
+        return any(self._tokenizer.token_to_id(piece) is not None for piece in (word, WORD_START + word))
 
     def unknown_share(self, query: str) -> float:
         """Which share of a query's sub-words the vocabulary lacks, special ones aside."""

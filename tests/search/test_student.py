@@ -45,6 +45,19 @@ def test_tokens_know_what_they_do_not_know(tokenizer: Path) -> None:
     assert tokens.unknown_share("") == 0.0
     assert tokens.is_word("lamp")
     assert not tokens.is_word("laptop")
+    assert tokens.words() == ["red", "blue", "boots", "lamp", "lap"]
+
+
+def test_words_of_a_sentencepiece_vocabulary_are_those_that_begin_one(tmp_path: Path) -> None:
+    """Its pieces carry a mark where a word begins; those without are parts."""
+    from tokenizers import Tokenizer, models
+
+    pieces = ["<unk>", "▁lamp", "top", "▁笔记本", "▁a", "▁Red", "▁4k", "lamp"]
+    made = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokens = QueryTokens(tmp_path / "tokenizer.json")
+    assert tokens.words() == ["lamp", "笔记本", "red"]
+    assert tokens.is_word("笔记本")
 
 
 def test_the_student_starts_as_the_teachers_embeddings() -> None:
