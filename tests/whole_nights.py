@@ -2,10 +2,14 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import psutil
 
 from kdlib import publish, tables
 
@@ -47,6 +51,28 @@ def run(config: Path, *more: str, status: int = 0) -> str:
     printed = follow(process)
     assert process.returncode == status, printed
     return printed
+
+
+def kill_all(root: Path, pid: int) -> None:
+    """SIGKILL for a run and what belongs to it: Ray's and Spark's processes leave its group."""
+    os.killpg(pid, signal.SIGKILL)
+    for one in psutil.process_iter(["cmdline"]):
+        if str(root) in " ".join(one.info["cmdline"] or []) and one.pid != os.getpid():
+            one.kill()
+
+
+def child(process: psutil.Process, name: str) -> psutil.Process:
+    """A process below this one whose command line holds the name, as soon as there is one."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for one in process.children(recursive=True):
+            try:
+                if name in " ".join(one.cmdline()):
+                    return one
+            except psutil.Error:
+                continue
+        time.sleep(0.02)
+    raise AssertionError(f"no process {name}")
 
 
 def whole(root: Path, ds: str) -> publish.Manifest:

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 
 from kdlib import publish
 from tests.faults.shop import TODAY, YESTERDAY, Shop
-from tests.whole_nights import follow, run, start
+from tests.whole_nights import child, follow, kill_all, run, start
 
 pytestmark = [pytest.mark.faults, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -151,10 +150,7 @@ class Break:
 
 
 def _kill_all(shop: Shop, process: psutil.Process) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    for child in psutil.process_iter(["cmdline"]):  # Ray's and Spark's processes leave the group
-        if str(shop.root) in " ".join(child.info["cmdline"] or []) and child.pid != os.getpid():
-            child.kill()
+    kill_all(shop.root, process.pid)
 
 
 def _send(number: signal.Signals) -> Callable[[Shop, psutil.Process], None]:
@@ -163,28 +159,14 @@ def _send(number: signal.Signals) -> Callable[[Shop, psutil.Process], None]:
 
 def _wait_then_kill_all(name: str) -> Callable[[Shop, psutil.Process], None]:
     def kill(shop: Shop, process: psutil.Process) -> None:
-        _find(process, name)
+        child(process, name)
         _kill_all(shop, process)
 
     return kill
 
 
 def _kill_one(name: str) -> Callable[[Shop, psutil.Process], None]:
-    return lambda shop, process: _find(process, name).kill()
-
-
-def _find(process: psutil.Process, name: str) -> psutil.Process:
-    """A process below this one whose command line holds the name, as soon as there is one."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for child in process.children(recursive=True):
-            try:
-                if name in " ".join(child.cmdline()):
-                    return child
-            except psutil.Error:
-                continue
-        time.sleep(0.02)
-    raise AssertionError(f"no process {name}")
+    return lambda shop, process: child(process, name).kill()
 
 
 def _version(shop: Shop, name: str, ds: str = TODAY) -> Path:

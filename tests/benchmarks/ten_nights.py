@@ -1,0 +1,236 @@
+"""Ten nights in a row of the embedded default shop, unattended, with two crashes and a bad day → results/ten_nights.json.
+
+    python -m tests.benchmarks.ten_nights FOLDER
+
+Every day brings new users and items. Night 3 is killed while it trains and started again; in night 7 a training worker is
+killed; on day 5 an upstream fault takes the users off six rows in ten, and the day is delivered whole a day later. Each
+published table is checked against DuckDB on the raw files: its users, what they have seen, what is sold. Then the last
+night is trained once more from nothing, on a copy, beside the warm-started one. FOLDER must be empty; it keeps all outputs.
+"""
+
+import json
+import shutil
+import sys
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from jobs import simulate_events
+from jobs._provenance import hardware, package_versions
+from jobs._published import features
+from jobs._ranks import histories_to_test, rank_targets
+from kdlib import promotions, publish
+from kdlib.config import RunConfig, load_config
+from kdlib.metrics.bootstrap import bootstrap_interval
+from kdlib.metrics.ranking import ndcg
+from tests.whole_nights import HOME, child, follow, kill_all, start, whole
+
+RESULTS = Path(__file__).parent / "results" / "ten_nights.json"
+NIGHTS = [date(2026, 11, 20) + timedelta(days=number) for number in range(10)]
+KILLED, WORKER_KILLED, BAD = 2, 6, 4
+"""Which nights, from 0."""
+K, SAMPLES = 10, 10_000
+WARM_EPOCHS = 1
+
+
+def _write_config(folder: Path, output: Path, *, warm: bool) -> Path:
+    """The embedded default's run config, on files of a shop's own."""
+    settings = yaml.safe_load((HOME / "cluster/runs/laptop.yaml").read_text())
+    settings |= {
+        "output_dir": str(output),
+        "input": {
+            "events": {
+                "path": str(folder / "inbox/day={day}"), "late_days": 2, "format": "parquet", "user": "user_id", "item": "item_id",
+                "event_type": "event_type", "event_id": "event_id", "time": {"column": "event_time"},
+            },
+            "catalogue": {
+                "path": str(folder / "catalogue"), "format": "parquet", "item": "item_id", "title": "title",
+                "available": "available",
+            },
+        },
+    }  # fmt: skip
+    settings["training"]["warm_start"] = {"epochs": WARM_EPOCHS} if warm else None
+    path = folder / f"{output.name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def _simulate(folder: Path) -> Path:
+    """All days of the shop; returns the folder of its days, and leaves the catalogue in `folder`."""
+    laptop = yaml.safe_load((HOME / "cluster/runs/laptop.yaml").read_text())
+    world = {**laptop, "output_dir": str(folder / "world"), "ds": NIGHTS[-1]}
+    config = RunConfig.model_validate(world)
+    simulate_events.run(config)
+    shutil.copytree(publish.current(config.root, "catalogue", config.day), folder / "catalogue")
+    return publish.current(config.root, "events", config.day)
+
+
+def _deliver(days: Path, inbox: Path, day: date, *, bad: bool = False) -> None:
+    """Put the files of a day into the inbox, in place of what is there."""
+    target = inbox / f"day={day}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in (days / target.name).iterdir():
+        table = pq.ParquetFile(file).read()
+        if bad:
+            lost = np.random.default_rng(1).random(len(table)) < 0.6
+            users = pa.array(table["user_id"].to_pylist(), pa.string(), mask=lost)
+            table = table.set_column(table.schema.get_field_index("user_id"), "user_id", users)
+        pq.write_table(table, target / file.name)
+
+
+def _check(folder: Path, root: Path, night: date) -> dict[str, Any]:
+    """What stands in the published table, judged from the raw files by other means."""
+    manifest = whole(root, night.isoformat())
+    funnel = publish.manifest_of(root, "histories", night.isoformat()).details["funnel"]
+    assert funnel["rows_read"] == funnel["kept"] + funnel["duplicate"] + funnel["quarantined"]
+    in_use = promotions.current(root)
+    assert in_use is not None
+    assert in_use.ds == night.isoformat()
+    table = publish.current(root, "recommendations", night.isoformat())
+    connection = duckdb.connect()
+    connection.execute(f"""
+        SET TimeZone = 'UTC';
+        CREATE TABLE listed AS SELECT user_id, unnest(item_ids) AS item_id FROM read_parquet('{table}/*.parquet');
+        CREATE TABLE good AS
+          SELECT user_id, item_id, event_id, try_cast(event_time AS TIMESTAMPTZ) AS moment
+          FROM read_parquet('{folder}/inbox/*/*.parquet')
+          WHERE user_id <> '' AND item_id <> '' AND event_type IN ('view', 'favourite', 'cart', 'purchase')
+            AND moment < TIMESTAMPTZ '{night} 00:00:00+00' + INTERVAL 1 DAY;
+        CREATE TABLE bots AS
+          SELECT DISTINCT user_id FROM (SELECT DISTINCT user_id, event_id, moment FROM good)
+          GROUP BY user_id, CAST(moment AS DATE) HAVING count(DISTINCT event_id) > 2000;
+        CREATE TABLE people AS SELECT DISTINCT user_id, item_id FROM good WHERE user_id NOT IN (FROM bots);
+    """)
+
+    def count(query: str) -> int:
+        row = connection.execute(query).fetchone()
+        assert row is not None
+        return row[0]
+
+    users = count("SELECT count(DISTINCT user_id) FROM people")
+    faults = {
+        "users_missing": count("SELECT count(*) FROM (SELECT user_id FROM people EXCEPT SELECT user_id FROM listed)"),
+        "users_too_many": count("SELECT count(*) FROM (SELECT user_id FROM listed EXCEPT SELECT user_id FROM people)"),
+        "users_without_ten_items": count(f"SELECT count(*) FROM (SELECT user_id FROM listed GROUP BY user_id HAVING count(DISTINCT item_id) <> {K})"),
+        "items_seen_before": count("SELECT count(*) FROM listed SEMI JOIN people USING (user_id, item_id)"),
+        "items_not_sold": count(f"SELECT count(*) FROM listed WHERE item_id NOT IN (SELECT item_id FROM read_parquet('{folder}/catalogue/*.parquet') WHERE available)"),
+    }  # fmt: skip
+    assert not any(faults.values()), f"{night}: {faults}"
+    assert users == manifest.rows
+    metrics = pq.read_table(publish.current(root, "metrics", night.isoformat())).to_pylist()
+    quality = {row["model"]: row["value"] for row in metrics if row["metric"] == f"ndcg@{K}"}
+    return {
+        "rows_read": funnel["rows_read"] - funnel["carried"], "carried": funnel["carried"], "users": users,
+        "items": funnel["items"], "table_faults": 0,
+        "ndcg@10": {name: round(quality[name], 4) for name in ("student", "last_night", "popularity") if name in quality},
+    }  # fmt: skip
+
+
+def _training_seconds(root: Path, night: date) -> float:
+    names = ("models/teacher", "teacher_targets", "models/student")
+    return sum(publish.manifest_of(root, name, night.isoformat()).details["seconds"] for name in names)
+
+
+def _night(config: Path, root: Path, number: int) -> dict[str, Any]:
+    """Run a night, with its crash if it has one; more than one try is reported as such."""
+    night, statuses, started = NIGHTS[number], [], time.monotonic()
+    process = start(config, "--ds", night.isoformat())
+    if number == KILLED:
+        printed = follow(process, "teacher epoch  ", lambda: kill_all(root, process.pid))
+        statuses.append(process.returncode)
+        process = start(config, "--ds", night.isoformat())
+        printed += follow(process)
+    elif number == WORKER_KILLED:
+        printed = follow(
+            process, "student epoch  ", lambda: child(psutil.Process(process.pid), "RayTrainWorker").kill()
+        )
+    else:
+        printed = follow(process)
+    statuses.append(process.returncode)
+    (config.parent / f"{night}.log").write_text(printed)
+    end = [line for line in printed.splitlines() if line.startswith("distilrec: ")]
+    assert statuses[-1] == (3 if number == BAD else 0), printed
+    return {"ds": night.isoformat(), "statuses": statuses, "seconds": round(time.monotonic() - started, 1)} | (
+        {"said": end[-1]} if number == BAD else {}
+    )
+
+
+def _beside_a_cold_night(folder: Path, root: Path) -> dict[str, Any]:
+    """The last night trained from nothing on a copy of the output, and both students on the same test users."""
+    last = NIGHTS[-1]
+    cold = folder / "cold"
+    shutil.copytree(root, cold, symlinks=True)
+    for name in ("models/teacher", "teacher_targets", "models/student", "models/control", "metrics", "recommendations"):
+        (cold / name / f"ds={last}").unlink()
+    config_path = _write_config(folder, cold, warm=False)
+    process = start(config_path, "--ds", last.isoformat())
+    printed = follow(process)
+    assert process.returncode == 0, printed
+    config = load_config(config_path, ds=last.isoformat())
+    source = features(config)
+    compared = {
+        name: [(str(publish.current(where, "models/student", config.day)), 1.0)]
+        for name, where in (("warm", root), ("cold", cold))
+    }
+    found = rank_targets(config, source, histories_to_test(config, source), compared, top=K)
+    values = {name: ndcg(found[f"rank/{name}"].to_numpy(), K) for name in compared}
+    seconds = {"warm": _training_seconds(root, last), "cold": _training_seconds(cold, last)}
+    low, high = bootstrap_interval(values["warm"] - values["cold"], samples=SAMPLES, seed=1)
+    return {
+        "training_seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "training_cost_ratio": round(seconds["cold"] / seconds["warm"], 2),
+        "test_users": len(found), "ndcg@10": {name: round(float(value.mean()), 4) for name, value in values.items()},
+        "warm - cold": [round(float((values["warm"] - values["cold"]).mean()), 4), [round(low, 4), round(high, 4)]],
+    }  # fmt: skip
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise SystemExit(f"{folder} is not empty")
+    days, root = _simulate(folder), folder / "output"
+    config = _write_config(folder, root, warm=True)
+    for path in sorted(days.iterdir()):
+        if path.name < f"day={NIGHTS[0]}":
+            _deliver(days, folder / "inbox", date.fromisoformat(path.name.removeprefix("day=")))
+    nights: list[dict[str, Any]] = []
+    for number, night in enumerate(NIGHTS):
+        _deliver(days, folder / "inbox", night, bad=number == BAD)
+        if number == BAD + 1:
+            _deliver(days, folder / "inbox", NIGHTS[BAD])
+        one = _night(config, root, number)
+        if number == BAD:
+            _check(folder, root, NIGHTS[BAD - 1])  # what is in use is the night before, whole
+        else:
+            one |= _check(folder, root, night) | {"training_seconds": round(_training_seconds(root, night), 1)}
+        print(json.dumps(one), flush=True)
+        nights.append(one)
+    figures = _beside_a_cold_night(folder, root)
+    print(json.dumps(figures), flush=True)
+    settings = load_config(config, ds=NIGHTS[-1].isoformat())
+    RESULTS.write_text(
+        json.dumps(
+            {
+                "command": "python -m tests.benchmarks.ten_nights FOLDER", "date": datetime.now(UTC).date().isoformat(),
+                "hardware": hardware(settings), "versions": package_versions(), "seed": settings.seed,
+                "warm_start": settings.training.warm_start and settings.training.warm_start.model_dump(),
+                "figures": figures, "nights": nights,
+            },
+            indent=1, ensure_ascii=False,
+        ) + "\n"
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
