@@ -121,7 +121,7 @@ def chosen_weights(
     details = {name: learnt[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
     details["weights"] = {**asdict(given), "chosen": "given"}
     if settings.weights == "clicks":
-        gains = _clicked(config, products)
+        gains = clicked(config, products)
         choosing = {query: items for query, items in gains.items() if in_first_half(query)}
         judging = {query: items for query, items in gains.items() if query not in choosing}
         if min(len(choosing), len(judging)) < LEAST_QUERIES:
@@ -139,7 +139,7 @@ def chosen_weights(
     return details
 
 
-def _clicked(config: RunConfig, products: pa.Table) -> dict[str, dict[int, float]]:
+def clicked(config: RunConfig, products: pa.Table) -> dict[str, dict[int, float]]:
     """Query → product index → weight of its clicks, of the most frequent queries with a click on a product there is."""
     queries, _ = typed_queries(config)
     if not queries:

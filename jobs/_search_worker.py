@@ -16,7 +16,7 @@ from jobs._engine import full_weights, make_engine
 from jobs._train_worker import STREAM_ROWS, _Best, _checkpoint, _resume
 from kdlib.config import TrainConfig
 from kdlib.search.distil import held_out, train_epoch
-from kdlib.search.student import TOKENIZER, QueryEncoder, QueryTokens, encode_queries, save_student
+from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, save_student
 from kdlib.teachers.contrastive import learning_rate_at
 from kdlib.teachers.text import TextEncoder
 
@@ -39,9 +39,9 @@ def search_worker(spec: dict[str, Any]) -> None:
     products_PE = torch.from_numpy(_products(spec["products"])).to(device)
     queries, teacher_NE = _queries(world)
     judged, judged_NE = _held_out(spec["held_out"])
-    tokens = QueryTokens(encoder / TOKENIZER)
+    tokens = QueryTokens(spec["tokenizer"])
     torch.manual_seed(spec["seed"])
-    embeddings = TextEncoder(encoder).model.get_input_embeddings().weight.detach()
+    embeddings = TextEncoder(encoder).model.get_input_embeddings().weight.detach()[spec["pieces"]]
     model = QueryEncoder(
         vocabulary=len(embeddings), width=search["width"], out=products_PE.shape[1], kind=search["student"]
     )
@@ -87,7 +87,7 @@ def search_worker(spec: dict[str, Any]) -> None:
             "held_out": len(judged),
         }
         save_student(
-            Path(spec["export"]), model.options, best["student"].weights, encoder / TOKENIZER,
+            Path(spec["export"]), model.options, best["student"].weights, spec["tokenizer"], spec["words"],
             {**facts, "queries": len(queries) * world, "epochs": state["log"]},
         )  # fmt: skip
     engine.destroy()

@@ -21,8 +21,9 @@ from kdlib.config import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.publish import Manifest
 from kdlib.search.catalogue_queries import catalogue_queries
-from kdlib.search.index import product_text
-from kdlib.search.student import FACTS, TOKENIZER, QueryTokens
+from kdlib.search.index import product_texts
+from kdlib.search.student import FACTS, TOKENIZER
+from kdlib.search.vocabulary import known_words, smaller_tokenizer
 from kdlib.teachers.text import encoder_folder, encoder_version
 
 MODEL = "models/search_student"
@@ -45,8 +46,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         text = settings.text.model_dump(mode="json")
 
         def encode_products(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-            rows = zip(*(products[name].to_pylist() for name in ("title", "description", "category")), strict=True)
-            found = encoded(config, [product_text(*row) for row in rows], settings.text.max_tokens)
+            found = encoded(config, product_texts(products), settings.text.max_tokens)
             _write(staging["product_vectors"], {"product_index": products["product_index"], "vector": found})
             return {}
 
@@ -56,7 +56,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         def encode_queries(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
             parts = [[value or "" for value in products[n].to_pylist()] for n in ("title", "description", "category")]
             made_up = catalogue_queries(*parts, limit=settings.catalogue_queries, seed=config.seed)
-            known = QueryTokens(encoder_folder(settings.text.encoder) / TOKENIZER).words()
+            known = known_words(_tokenizer(config))
             queries = list(dict.fromkeys([*typed, *made_up, *known[: settings.catalogue_queries // 5]]))
             found = encoded(config, queries, QUERY_TOKENS)
             _write(staging["search_targets"], {"query": pa.array(queries), "vector": found})
@@ -66,7 +66,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             config, ("search_targets",), settings=[text, settings.catalogue_queries, config.seed], inputs=inputs | log_versions,
             build=encode_queries,
         )  # fmt: skip
-        made |= _train(config, teacher)
+        made |= _train(config, products, typed, teacher)
         made |= _index(config, products, teacher)
     facts = made["search_index"].details
     say(
@@ -77,13 +77,13 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     return made
 
 
-def _train(config: RunConfig, teacher: dict[str, str]) -> dict[str, Manifest]:
+def _train(config: RunConfig, products: pa.Table, typed: list[str], teacher: dict[str, str]) -> dict[str, Manifest]:
     import ray.data
 
     settings, targets = search_settings(config), publish.current(config.root, "search_targets", config.day)
     vectors = publish.current(config.root, "product_vectors", config.day)
     inputs = versions(config, "search_targets", "product_vectors")
-    chosen = settings.model_dump(mode="json", include={"student", "width", "misspelt_fraction", "epochs", "batch_size", "learning_rate"})  # fmt: skip
+    chosen = settings.model_dump(mode="json", include={"student", "width", "vocabulary", "misspelt_fraction", "epochs", "batch_size", "learning_rate"})  # fmt: skip
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         key = publish.fingerprint_of(
@@ -92,7 +92,11 @@ def _train(config: RunConfig, teacher: dict[str, str]) -> dict[str, Manifest]:
         name = f"{config.name}.search_student.ds={config.day}.{key}"
         finished = config.root / "_checkpoints" / f"{name}.models"
         finished.mkdir(parents=True, exist_ok=True)
-        spec = {"name": name, "seed": config.seed, "search": chosen, "encoder": str(encoder_folder(settings.text.encoder).absolute()),
+        tokenizer, pieces = smaller_tokenizer(
+            _tokenizer(config), [*product_texts(products), *typed], size=settings.vocabulary
+        )
+        own = {"tokenizer": tokenizer, "pieces": pieces, "words": known_words(_tokenizer(config))}
+        spec = {**own, "name": name, "seed": config.seed, "search": chosen, "encoder": str(encoder_folder(settings.text.encoder).absolute()),
                 "products": parquet_files(vectors), "held_out": parquet_files(targets), "export": str(finished),
                 "facts": {"teacher": teacher["encoder"], "inputs": inputs, "seed": config.seed, "search": chosen}}  # fmt: skip
         train = ray.data.read_parquet(parquet_files(targets))
@@ -118,6 +122,10 @@ def _index(config: RunConfig, products: pa.Table, teacher: dict[str, str]) -> di
         return {"search_index": chosen_weights(config, products, vectors_VE, folder, student, facts={"teacher": teacher["encoder"]})}  # fmt: skip
 
     return run_step(config, ("search_index",), settings=[given, config.seed], inputs=inputs, build=build)
+
+
+def _tokenizer(config: RunConfig) -> Path:
+    return encoder_folder(search_settings(config).text.encoder) / TOKENIZER
 
 
 def _write(folder: Path, columns: dict[str, Any]) -> None:

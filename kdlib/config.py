@@ -529,8 +529,11 @@ class SearchConfig(Section):
     language: str = "english"
     """Of the words' endings (a Snowball stemmer's name)."""
     student: Literal["transformer", "lstm"] = "transformer"
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
     """Of the student's sub-word embeddings and its one layer."""
+    vocabulary: Annotated[int, Field(ge=1_000)] = 12_500
+    """Sub-words of the student: the teacher's that catalogue and typed queries use most, then its others in order. All of them,
+    whatever is set, where the teacher's tokeniser is neither WordPiece nor Unigram."""
     catalogue_queries: Positive = 120_000
     """So many queries are made up of the catalogue's words, at most; up to a fifth as many single words that the teacher knows,
     and those queries that were typed, come on top."""
@@ -538,7 +541,7 @@ class SearchConfig(Section):
     """Of the queries are learnt with a typing error."""
     epochs: Positive = 12
     batch_size: Positive = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 0.012
+    learning_rate: Annotated[float, Field(gt=0)] = 8e-3
     vector_weight: Annotated[float, Field(ge=0)] = 2.0
     """What the vectors' cosine counts in a score; the words' match counts 1."""
     intent_weight: Annotated[float, Field(ge=0)] = 2.0

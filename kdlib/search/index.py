@@ -47,9 +47,10 @@ class Answer:
     """What the person should know; empty where all is well."""
 
 
-def product_text(title: str | None, description: str | None, category: str | None) -> str:
-    """What is indexed and encoded of a product."""
-    return " ".join(part for part in (category, title, description) if part)
+def product_texts(products: pa.Table) -> list[str]:
+    """What is indexed and encoded of each product: category, title and description, as far as there are any."""
+    rows = zip(*(products[name].to_pylist() for name in ("category", "title", "description")), strict=True)
+    return [" ".join(part for part in row if part) for row in rows]
 
 
 class SearchIndex:
@@ -160,7 +161,7 @@ def build_index(
       seed: of the clusters.
       facts: provenance, JSON-ready.
     """
-    texts = [product_text(*row) for row in zip(*(products[name].to_pylist() for name in ("title", "description", "category")), strict=True)]  # fmt: skip
+    texts = product_texts(products)
     (folder / PRODUCTS).parent.mkdir()
     pq.write_table(products.select(["item_id", "title", "category", "available"]), folder / PRODUCTS)
     clusters_RV = cluster(vectors_VE.float(), seed=seed)

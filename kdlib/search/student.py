@@ -8,7 +8,7 @@ Shapes: Q queries, L tokens, D width, E width of the teacher's vectors.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,7 @@ from torch.nn import functional as F
 from kdlib.errors import ModelError
 from kdlib.queries import normalise_query
 
-WEIGHTS, FACTS, TOKENIZER = "model.safetensors", "model.json", "tokenizer.json"
-WORD_START = "▁"
-"""SentencePiece vocabularies put it before a piece that begins a word."""
+WEIGHTS, FACTS, TOKENIZER, WORDS = "model.safetensors", "model.json", "tokenizer.json", "words.txt"
 MAX_TOKENS = 32
 """Longer queries are cut."""
 
@@ -88,14 +86,15 @@ class QueryEncoder(nn.Module):
 
 
 class QueryTokens:
-    """Queries → padded sub-words, by a Hugging Face `tokenizer.json`.
+    """Queries → padded sub-words.
 
     Args:
-      file: that of the teacher.
+      tokenizer: the text of a Hugging Face `tokenizer.json`, from `kdlib.search.vocabulary.smaller_tokenizer`.
+      words: that the teacher knows.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(file))
+    def __init__(self, tokenizer: str, words: Iterable[str] = ()) -> None:
+        self._tokenizer, self._words = Tokenizer.from_str(tokenizer), frozenset(words)
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
 
@@ -107,19 +106,9 @@ class QueryTokens:
         padded = [ids + [0] * (longest - length) for ids, length in zip(found, lengths, strict=True)]
         return torch.tensor(padded), torch.tensor(lengths)
 
-    def words(self) -> list[str]:
-        """What the vocabulary has in one piece and letters alone, in the order of the pieces: the words that the teacher knows."""
-        pieces = self._tokenizer.get_vocab(with_added_tokens=False)
-        marked = any(piece.startswith(WORD_START) for piece in pieces)  # SentencePiece marks where words begin
-        known = (piece for piece, _ in sorted(pieces.items(), key=lambda one: one[1]))
-        if marked:
-            known = (piece.removeprefix(WORD_START) for piece in known if piece.startswith(WORD_START))
-        found = (normalise_query(piece) for piece in known if len(piece) > 1 and piece.isalpha())
-        return list(dict.fromkeys(found))
-
     def is_word(self, word: str) -> bool:
-        """Whether the vocabulary has the word in one piece: then it is no misspelling."""
-        return any(self._tokenizer.token_to_id(piece) is not None for piece in (word, WORD_START + word))
+        """Whether the teacher knows the word: then it is no misspelling."""
+        return word in self._words
 
     def unknown_share(self, query: str) -> float:
         """Which share of a query's sub-words the vocabulary lacks, special ones aside."""
@@ -138,20 +127,27 @@ def encode_queries(
 
 
 def save_student(
-    folder: Path, options: dict[str, Any], weights: dict[str, Tensor], tokenizer: Path, facts: dict[str, Any]
+    folder: Path,
+    options: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: str,
+    words: Sequence[str],
+    facts: dict[str, Any],
 ) -> None:
-    """Weights, tokeniser and facts; `facts` gets the version, the number of parameters and the bytes.
+    """Weights, tokeniser, words and facts; `facts` gets the version, the number of parameters and the bytes.
 
     Args:
       folder: an existing folder.
       options: of `QueryEncoder`.
       weights: its float32 state.
-      tokenizer: the teacher's `tokenizer.json`.
+      tokenizer: text of a `tokenizer.json`.
+      words: that the teacher knows.
       facts: provenance, JSON-ready.
     """
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
     raw = (folder / WEIGHTS).read_bytes()
-    (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())
+    (folder / TOKENIZER).write_text(tokenizer)
+    (folder / WORDS).write_text("\n".join(words))
     own = {
         "options": options,
         "version": hashlib.sha256(raw).hexdigest()[:12],
@@ -174,7 +170,7 @@ def load_student(folder: Path) -> tuple[QueryEncoder, QueryTokens, dict[str, Any
             raise ValueError(f"the weights are of version {raw_version}, not {facts['version']}")
         model = QueryEncoder(**facts["options"])
         model.load_state_dict(load_file(folder / WEIGHTS))
-        tokens = QueryTokens(folder / TOKENIZER)
+        tokens = QueryTokens((folder / TOKENIZER).read_text(), (folder / WORDS).read_text().splitlines())
     except Exception as error:  # the tokeniser's library raises bare ones
         raise ModelError(
             f"no whole search student in {folder}: {error}. Run `distilrec train-search` for this date again"

@@ -3,13 +3,14 @@
     python -m tests.benchmarks.quality_search --config cluster/runs/chorus.yaml --judgements FOLDER/judgements.csv
 
 Runs the search jobs of the run config (what is published already stays) and judges what they published. Judgements choose
-nothing but the weights of a score's three parts, and those on one fixed half of the queries; figures are of the other half,
-and beside them of all. NDCG@10 has the gain 2^rating − 1, over all products (one without a judgement counts 0) and over the
+nothing but the weights of a score's three parts, for the teacher, on one fixed half of the queries; the student then stands in
+the teacher's place. Figures are of the other half, and beside them of all. NDCG@10 has the gain 2^rating − 1, over all products (one without a judgement counts 0) and over the
 judged ones alone; a query counts if a product of it is rated above 0.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import statistics
@@ -34,8 +35,9 @@ from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.judged import judged_metrics
 from kdlib.queries import normalise_query
 from kdlib.search.fusion import Weights, choose_weights
-from kdlib.search.index import load_index
-from kdlib.search.student import QueryEncoder, encode_queries, load_student
+from kdlib.search.index import load_index, product_texts
+from kdlib.search.student import TOKENIZER, QueryEncoder, encode_queries, load_student
+from kdlib.search.vocabulary import smaller_tokenizer
 from kdlib.search.words import in_first_half
 from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 
@@ -66,7 +68,8 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         publish.current(config.root, name, config.day) for name in ("search_index", train_search.MODEL)
     )
     index = load_index(index_folder, student_folder)
-    rated = judgements(arguments.judgements, read_products(config)["item_id"].to_pylist())
+    products = read_products(config)
+    rated = judgements(arguments.judgements, products["item_id"].to_pylist())
     queries = list(rated)
     chooses = np.array([in_first_half(query) for query in queries])
     settings = search_settings(config)
@@ -74,7 +77,8 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=train_search.QUERY_TOKENS)
     student, tokens, facts = load_student(student_folder)
     untaught = QueryEncoder(**student.options)
-    untaught.start_from(encoder.model.get_input_embeddings().weight.detach())
+    _, pieces = smaller_tokenizer(folder / TOKENIZER, product_texts(products), size=settings.vocabulary)
+    untaught.start_from(encoder.model.get_input_embeddings().weight.detach()[pieces])
     vectors = {
         "teacher": encode_texts(encoder, queries, tokenise, batch_size=64, device="cpu"),
         "student": encode_queries(student, tokens, queries),
@@ -94,24 +98,33 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         return choose_weights(judge)
 
     only_vectors = Weights(1e6, 0.0)  # the words then decide between equal vectors alone
-    weights = {"bm25": Weights(0.0, 0.0), "teacher_vectors": only_vectors, "student_vectors": only_vectors}
-    weights |= {name: chosen(name) for name in vectors}
-    found = {
-        name: judged(name.partition("_")[0] if name != "bm25" else "student", weights[name]) for name in weights
-    }  # fmt: skip
-    own = judged("student", index.weights)
-    say(_table(found | {"student_default": own}, chooses))
+    of_teacher = chosen("teacher")
+    compared = {
+        "bm25": ("student", Weights(0.0, 0.0)),
+        "teacher_vectors": ("teacher", only_vectors),
+        "student_vectors": ("student", only_vectors),
+        "teacher": ("teacher", of_teacher),
+        "student": ("student", of_teacher),  # in the teacher's place, all else as it is
+        "untaught": ("untaught", of_teacher),
+        "student_own_weights": ("student", chosen("student")),
+        "untaught_own_weights": ("untaught", chosen("untaught")),
+        "teacher_default_weights": ("teacher", index.weights),
+        "student_default_weights": ("student", index.weights),
+    }
+    found = {name: judged(*one) for name, one in compared.items()}
+    say(_table(found, chooses))
     figures, intervals = _figures(found, ~chooses)
     all_figures, all_intervals = _figures(found, np.ones(len(queries), bool))
     figures["student_size_ratio"] = sum(p.numel() for p in encoder.parameters()) / facts["parameters"]
     torch.set_num_threads(1)
     ratios = {}
     for name, size in (("query_encode_speedup", BATCH), ("query_encode_speedup_one_by_one", 1)):
-        batches = [queries[start : start + size] for start in range(0, len(queries), size)]
+        endless = itertools.cycle(queries)
+        batches = [list(itertools.islice(endless, size)) for _ in range(TIMES)]
         ratios[name] = _speedup(
             lambda batch: encode_texts(encoder, batch, tokenise, batch_size=BATCH, device="cpu"),
             lambda batch: encode_queries(student, tokens, batch),
-            (batches * TIMES)[:TIMES],
+            batches,
         )
     figures |= ratios
     say(
@@ -126,10 +139,9 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
                 "date": datetime.now(UTC).date().isoformat(), "hardware": hardware(config), "versions": package_versions(),
                 "seed": config.seed, "search_jobs_seconds": round(seconds, 1),
                 "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
-                "weights": {name: asdict(one) for name, one in weights.items() if name in vectors},
+                "weights": {name: asdict(weights) for name, (_, weights) in compared.items()},
                 "figures": _rounded(figures), "intervals": intervals,
                 "figures_all_queries": _rounded(all_figures), "intervals_all_queries": all_intervals,
-                "student_with_the_default_weights": _rounded({n: float(v[~chooses].mean()) for n, v in own.items()}),
                 "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
             },
             indent=1,
@@ -179,8 +191,8 @@ def _speedup(
 
 def _table(found: dict[str, Metrics], chooses: np.ndarray) -> str:
     lines = [
-        f"{'':18}{'judging half':>33}{'all queries':>33}",
-        f"{'':18}" + f"{'all':>11}{'judged':>11}{'recall@100':>11}" * 2,
+        f"{'':24}{'judging half':>33}{'all queries':>33}",
+        f"{'':24}" + f"{'all':>11}{'judged':>11}{'recall@100':>11}" * 2,
     ]
     for name, metrics in found.items():
         cells = [
@@ -188,7 +200,7 @@ def _table(found: dict[str, Metrics], chooses: np.ndarray) -> str:
             for rows in (~chooses, slice(None))
             for m in ("ndcg_all", "ndcg_judged", "recall100")
         ]
-        lines.append(f"{name:18}" + "".join(f"{cell:>11.4f}" for cell in cells))
+        lines.append(f"{name:24}" + "".join(f"{cell:>11.4f}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -1,0 +1,134 @@
+"""Could one set of item vectors serve recommendation and search? → results/one_student.json
+
+    python -m tests.benchmarks.one_student --config cluster/runs/search.yaml
+
+On a finished night of a shop with both. Recommending by the search's vectors: the cosine to the mean of a user's last
+items, as many as serve best on the test users themselves. Searching by the recommendation student's item vectors: a ridge
+regression takes a query's vector there, learnt from the clicks of one half of the queries, with the ridge that serves best
+on the other half, the judging one. Both choices favour sharing.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from jobs._console import command, say
+from jobs._provenance import hardware, package_versions
+from jobs._published import features
+from jobs._ranks import histories_to_test
+from jobs._search import clicked, read_products, read_vectors
+from kdlib import publish
+from kdlib.config import RunConfig
+from kdlib.data.windows import evaluation_rows
+from kdlib.metrics.judged import ndcg_of
+from kdlib.metrics.ranking import ndcg
+from kdlib.models.files import load_model
+from kdlib.search.fusion import Weights
+from kdlib.search.index import load_index
+from kdlib.search.student import encode_queries, load_student
+from kdlib.search.words import in_first_half
+
+RESULTS = Path(__file__).parent / "results" / "one_student.json"
+K = 10
+LAST_ITEMS = (1, 2, 3, 5, 10, 50)
+RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def _recommended_by_text(config: RunConfig, text_VE: np.ndarray) -> dict[str, float]:
+    """Last items → NDCG@10 over all items but the history, of the test users' next item."""
+    rows = evaluation_rows(histories_to_test(config, features(config)), position_column="test_position")
+    found = {}
+    for last in LAST_ITEMS:
+        ranks = []
+        for number, target in enumerate(rows.targets):
+            history = rows.items[rows.offsets[number] : rows.offsets[number + 1]]
+            scores_V = text_VE @ text_VE[history[-last:]].mean(0)
+            scores_V[history] = -np.inf
+            ranks.append(int((scores_V > scores_V[target]).sum()))
+        found[str(last)] = float(ndcg(np.array(ranks), K).mean())
+    return found
+
+
+def run(config: RunConfig) -> None:
+    products, source = read_products(config), features(config)
+    vectors_VE = read_vectors(publish.current(config.root, "product_vectors", config.day))
+    place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
+    known = source.item_ids()
+    text_VE = _unit(
+        np.stack([vectors_VE[place[item]] if item in place else np.zeros(vectors_VE.shape[1]) for item in known])
+    )
+    by_text = _recommended_by_text(config, text_VE)
+    metrics = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
+    student = next(r["value"] for r in metrics if (r["model"], r["metric"]) == ("student", f"ndcg@{K}"))
+
+    folders = [publish.current(config.root, name, config.day) for name in ("search_index", "models/search_student")]
+    index = load_index(folders[0], folders[1])
+    model, _ = load_model(publish.current(config.root, "models/student", config.day))
+    with torch.no_grad():
+        bought_VD = _unit(model.item_vectors().numpy())
+    index_of = {item: number for number, item in enumerate(known)}
+    number_of = {number: index_of[item] for item, number in place.items() if item in index_of}
+    gains = {
+        query: {number_of[one]: weight for one, weight in items.items() if one in number_of}
+        for query, items in clicked(config, products).items()
+    }
+    gains = {query: items for query, items in gains.items() if items}
+    learns, judges = ([q for q in gains if in_first_half(q) == half] for half in (True, False))
+
+    def judged(scores_QV: np.ndarray) -> float:
+        total = 0.0
+        for query, scores_V in zip(judges, scores_QV, strict=True):
+            best = np.argsort(-scores_V, kind="stable")[:K]
+            total += ndcg_of(
+                np.array([gains[query].get(int(one), 0.0) for one in best]), np.array(list(gains[query].values())), k=K
+            )
+        return total / len(judges)
+
+    places = [place.get(item, -1) for item in known]
+    sides = {"whole_score": index.weights, "words": Weights(0.0, 0.0), "search_vectors": Weights(1e6, 0.0)}
+    searched = {
+        name: judged(np.where(np.array(places) >= 0, index.scores(judges, weights=weights)[1].numpy()[:, places], -np.inf))
+        for name, weights in sides.items()
+    }  # fmt: skip
+    encoder, tokens, _ = load_student(folders[1])
+    inputs = {
+        name: encode_queries(encoder, tokens, queries).numpy()
+        for name, queries in (("learn", learns), ("judge", judges))
+    }
+    wanted_QD = np.stack(
+        [np.average(bought_VD[list(gains[q])], axis=0, weights=list(gains[q].values())) for q in learns]
+    )
+    by_ridge = {}
+    for ridge in RIDGES:
+        square = inputs["learn"].T @ inputs["learn"] + ridge * np.eye(inputs["learn"].shape[1])
+        mapped = inputs["judge"] @ np.linalg.solve(square, inputs["learn"].T @ wanted_QD)
+        by_ridge[str(ridge)] = judged(_unit(mapped) @ bought_VD.T)
+    searched["recommendation_vectors"] = max(by_ridge.values())
+    figures = {
+        "test_users": len(histories_to_test(config, source)), "recommended_ndcg10": {"student": student, "search_vectors": max(by_text.values())},
+        "queries": {"learn": len(learns), "judge": len(judges)}, "searched_ndcg10": searched,
+    }  # fmt: skip
+    say(json.dumps(figures, indent=1))
+    RESULTS.write_text(
+        json.dumps(
+            {
+                "command": f"python -m tests.benchmarks.one_student --config cluster/runs/{config.name}.yaml",
+                "date": datetime.now(UTC).date().isoformat(), "hardware": hardware(config), "versions": package_versions(),
+                "seed": config.seed, "figures": figures, "by_last_items": by_text, "by_ridge": by_ridge,
+            },
+            indent=1,
+        ) + "\n"
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(command("one_student", run, None, description=__doc__ or "", reads_only=True))

@@ -1,0 +1,88 @@
+"""The words that a teacher knows, and the student's share of its pieces."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from kdlib.search.student import QueryTokens
+from kdlib.search.vocabulary import known_words, smaller_tokenizer
+
+
+@pytest.fixture(scope="module")
+def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pieces of a BERT: special ones at the start, letters and what goes on, whole words."""
+    names = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "boots",
+        "lamp",
+        "red",
+        "4k",
+        *"abdelmopstr",
+        *(f"##{c}" for c in "abdelmopstr"),
+    ]
+    made = Tokenizer(models.WordPiece({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    path = tmp_path_factory.mktemp("wordpiece") / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def unigram(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pieces of a SentencePiece model, which mark where a word begins."""
+    pieces = ["<pad>", "<unk>", "▁lamp", "top", "▁笔记本", "▁a", "▁Red", "▁4k", "lamp", "▁", "b", "o"]
+    made = Tokenizer(models.Unigram([(piece, -1.0 - number) for number, piece in enumerate(pieces)], unk_id=1))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.add_special_tokens(["<pad>", "<unk>"])
+    path = tmp_path_factory.mktemp("unigram") / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+def test_known_words_are_the_whole_ones(wordpiece: Path, unigram: Path) -> None:
+    """No special piece, no part of a word, no single letter, nothing with digits."""
+    assert known_words(wordpiece) == ["boots", "lamp", "red"]
+    assert known_words(unigram) == ["lamp", "笔记本", "red"]
+
+
+def test_what_the_texts_use_stays_and_other_words_are_read_in_smaller_pieces(wordpiece: Path) -> None:
+    """Special pieces and letters stay whatever the texts are; the new ids are dense; no word becomes unknown."""
+    text, kept = smaller_tokenizer(wordpiece, ["a red lamp", "Lamp"], size=4 + 22 + 2)
+    small, whole = Tokenizer.from_str(text), Tokenizer.from_file(str(wordpiece))
+    assert sorted(small.get_vocab().values()) == list(range(28))
+    assert small.encode("red lamp").tokens == ["[CLS]", "red", "lamp", "[SEP]"]
+    assert small.encode("boots").tokens == ["[CLS]", "b", "##o", "##o", "##t", "##s", "[SEP]"]
+    names = {number: piece for piece, number in whole.get_vocab().items()}
+    assert {piece: names[kept[number]] for piece, number in small.get_vocab().items()} == {
+        piece: piece for piece in small.get_vocab()
+    }
+    assert QueryTokens(text).unknown_share("boots 笔") == pytest.approx(1 / 6)
+
+
+def test_a_sentencepiece_model_keeps_its_unknown_piece(unigram: Path) -> None:
+    """Its pieces stand in a list, whose places are the ids."""
+    text, kept = smaller_tokenizer(unigram, ["lamp", "笔记本"], size=7)
+    small = Tokenizer.from_str(text)
+    assert [small.id_to_token(number) for number in range(7)] == ["<pad>", "<unk>", "▁lamp", "▁笔记本", "▁a", "b", "o"]
+    assert kept == [0, 1, 2, 4, 5, 10, 11]
+    assert small.encode("lamp").tokens == ["▁lamp"]
+    assert small.token_to_id("<unk>") in small.encode("☃").ids
+
+
+def test_byte_pairs_and_small_vocabularies_stay_whole(wordpiece: Path, tmp_path: Path) -> None:
+    """Merges build on each other, and there is nothing to cut where the vocabulary is no larger than asked for."""
+    made = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert smaller_tokenizer(tmp_path / "tokenizer.json", ["b"], size=2)[1] == [0, 1, 2]
+    text, kept = smaller_tokenizer(wordpiece, ["lamp"], size=1_000)
+    assert json.loads(text) == json.loads(wordpiece.read_text())
+    assert kept == list(range(30))
