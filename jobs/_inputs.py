@@ -11,7 +11,15 @@ from pyspark.sql import DataFrame, SparkSession
 from kdlib import forgetting, promotions, publish
 from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SearchesConfig
 from kdlib.errors import ConfigError, InputError
-from kdlib.features.arrivals import DAY_PATTERN, carried_over, carried_until, day_of, days_to_read, path_of_days
+from kdlib.features.arrivals import (
+    DAY_PATTERN,
+    carried_over,
+    carried_until,
+    day_of,
+    days_to_read,
+    not_yet_read,
+    path_of_days,
+)
 from kdlib.features.events import read_events
 from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
@@ -100,7 +108,7 @@ def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> Da
     earlier = carried_over(
         spark.read.parquet(str(folder)), events, before=source.carried_before, source=source.versions["clean_events"]
     )
-    return events.unionByName(earlier)
+    return not_yet_read(events, before=source.carried_before).unionByName(earlier)
 
 
 def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:

@@ -16,7 +16,8 @@ from kdlib.errors import BusyError, ConfigError, DistilrecError
 
 STAGES = (
     "nightly", "simulate-events", "build-features", "build-queries", "train-text-encoder", "train-teacher", "cache-teacher",
-    "build-codes", "distill", "evaluate", "check-gates", "recommend", "promote", "report",
+    "build-codes", "distill", "evaluate", "check-gates", "recommend", "build-products", "train-search",
+    "rank-search", "promote", "report",
 )  # fmt: skip
 
 

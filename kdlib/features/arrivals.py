@@ -64,6 +64,17 @@ def days_to_read(days: Iterable[date], *, last_day: date, carried_before: date |
     return sorted(day for day in days if first <= day <= last_day)
 
 
+def not_yet_read(events: DataFrame, *, before: date) -> DataFrame:
+    """Without what arrived before a date and is of before it: the earlier night has judged it, and hands on what it kept.
+
+    Args:
+      events: columns as in `kdlib.features.events`.
+      before: from `carried_until`.
+    """
+    first = F.lit(before.isoformat()).cast("date")
+    return events.filter((F.col("arrived") >= first) | (F.to_date("event_time") >= first))
+
+
 def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, source: str) -> DataFrame:
     """An earlier night's clean events of the days before a date, in the form of this night's.
 

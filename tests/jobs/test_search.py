@@ -48,7 +48,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "name": "search_shop", "ds": DS, "output_dir": str(folder / "output"),
                 "input": {"catalogue": {"path": str(folder / "products.csv"), "format": "csv", "item": "sku", "title": "name",
                                         "description": "about", "category": "kind", "available": "in_stock"}},
-                "search": {"catalogue_queries": 800, "epochs": 4, "k": 12},
+                "search": {"catalogue_queries": 6_000, "epochs": 4, "k": 12},
                 "training": {"workers": 2},
             }
         )
@@ -92,7 +92,7 @@ def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture
     typed = [
         "laser printer",
         "prinetr",
-        "illumination",
+        "brightness",
         "",
         "😀😀",
         "x" * 10_000,
@@ -102,7 +102,7 @@ def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture
     assert search.main(["--config", str(shop), "-k", "5", *typed]) == 0
     printed = capsys.readouterr().out
     assert "'prinetr': searched for 'printer' in place of 'prinetr'" in printed
-    assert "'illumination': no product has these words: these are the nearest in meaning" in printed
+    assert "'brightness': no product has these words: these are the nearest in meaning" in printed
     assert "'': nothing to search for" in printed
     assert "'😀😀': not understood" in printed
     answers = printed.split("\n'")

@@ -74,7 +74,15 @@ def _submit(monkeypatch: pytest.MonkeyPatch, client: Client, config: Path, *more
 
 def test_every_stage_of_a_night_can_be_submitted() -> None:
     """What can be submitted are jobs of the console command; those that print, compare, go back or forget are not."""
-    assert set(JOBS) - set(jobs.submit.STAGES) == {"benchmark", "forget", "rollback", "show", "submit", "status"}
+    assert set(JOBS) - set(jobs.submit.STAGES) == {
+        "benchmark",
+        "forget",
+        "rollback",
+        "search",
+        "show",
+        "submit",
+        "status",
+    }
     assert set(jobs.submit.STAGES) < set(JOBS)
 
 
