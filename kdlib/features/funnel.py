@@ -105,13 +105,20 @@ def reasons_text(reasons: dict[str, int]) -> str:
     return ", ".join(f"{reason} {number:,}" for reason, number in reasons.items())
 
 
+def rows_text(funnel: dict[str, Any], *, of_them: str = "") -> str:
+    """Where the rows went, as `kept`, `duplicate`, `quarantined` and `reasons` say; `of_them` follows the rows read."""
+    reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
+    return (
+        f"{funnel['rows_read']:,} rows read{of_them} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
+        f"{funnel['quarantined']:,} quarantined{reasons}"
+    )
+
+
 def funnel_text(funnel: dict[str, Any]) -> str:
     """The whole funnel in one line."""
-    reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
     carried = f" ({funnel['carried']:,} of them by an earlier night)" if funnel["carried"] else ""
     return (
-        f"{funnel['rows_read']:,} rows read{carried} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
-        f"{funnel['quarantined']:,} quarantined{reasons}; {funnel['users']:,} users, {funnel['sessions']:,} sessions, "
+        f"{rows_text(funnel, of_them=carried)}; {funnel['users']:,} users, {funnel['sessions']:,} sessions, "
         f"{funnel['interactions']:,} interactions, {funnel['items']:,} items, "
         f"{funnel['out_of_vocabulary']:,} events out of vocabulary"
     )

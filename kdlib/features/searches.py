@@ -24,7 +24,7 @@ from kdlib.config import SEARCH_EVENT_TYPES, SearchesConfig
 from kdlib.errors import InputError
 from kdlib.features.clean import DUPLICATE, KEPT
 from kdlib.features.events import mapped_text, our_type, parse_time, raw_text, read_columns
-from kdlib.features.funnel import reasons_text
+from kdlib.features.funnel import rows_text
 from kdlib.features.privacy import hash_of_line, map_distinct, with_pseudonyms
 from kdlib.features.read import CORRUPT, FILE, quoted
 from kdlib.features.splits import day_start
@@ -200,12 +200,10 @@ def count_outcomes(judged: DataFrame, *, path: str, first: date, last_day: date)
 
 def funnel_text(funnel: dict[str, Any]) -> str:
     """The whole funnel in one line: `count_outcomes`, and queries, rare_queries and pairs (rows of QUERY_ITEMS)."""
-    reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
     earlier = f", {funnel['earlier']:,} of before the period passed over" if funnel["earlier"] else ""
     rare = f" ({funnel['rare_queries']:,} of too few users left out)" if funnel["rare_queries"] else ""
     return (
-        f"{funnel['rows_read']:,} rows read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
-        f"{funnel['quarantined']:,} quarantined{reasons}{earlier}; {funnel['queries']:,} queries{rare}, "
+        f"{rows_text(funnel)}{earlier}; {funnel['queries']:,} queries{rare}, "
         f"{funnel['pairs']:,} pairs of query and item"
     )
 
