@@ -20,7 +20,7 @@ test: .venv/installed-dev  ## lint, types and all tests
 	$(BIN)/pytest
 
 faults: .venv/installed-dev  ## what a night must survive, one fault at a time (an hour)
-	$(BIN)/pytest tests/faults -m faults
+	$(BIN)/pytest -m faults
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -24,6 +24,7 @@ JOBS = {
     "rank-search": "write each head query's top-k (Ray Data)",
     "check-gates": "judge input and models before the table goes out",
     "promote": "put the night in use",
+    "deliver": "bring the night in use to an object store or another place where others read it",
     "rollback": "put an earlier night in use again",
     "report": "write the night's report, one HTML page",
     "submit": "run a job of the above on a Ray cluster, follow it, pass its exit status on",

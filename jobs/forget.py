@@ -7,8 +7,9 @@ trained from nothing know nothing of the user.
 import argparse
 import sys
 
+from jobs import deliver
 from jobs._console import command, say
-from kdlib import forgetting
+from kdlib import forgetting, promotions
 from kdlib.config import RunConfig
 from kdlib.errors import ContractError
 from kdlib.privacy import pseudonym, read_key
@@ -37,6 +38,8 @@ def run(config: RunConfig, user_id: str) -> None:
     say(
         f"forget: {sum(removed.values()):,} rows and lines removed; every file under {config.root} searched: no trace is left"
     )
+    if config.delivery and promotions.current(config.root):
+        deliver.run(config, only_in_use=True)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from jobs._process import run_in_own_process
 from jobs._ray import start_ray
 from jobs._summary import print_summary
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError, GateError
+from kdlib.errors import ConfigError, DeliveryError, GateError
 
 
 def run(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -57,7 +57,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     with engine_output_to(log_file(config, "nightly")):
         try:
             _train_and_publish(config, arguments.force, timed)
-        except GateError:
+        except (DeliveryError, GateError):
             report.run_or_warn(config)
             raise
         print_summary(config, seconds)

@@ -4,6 +4,7 @@ import sys
 
 import pyarrow.parquet as pq
 
+from jobs import deliver
 from jobs._console import command, say
 from jobs._lock import held_dates
 from jobs._published import versions
@@ -19,6 +20,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     Raises:
       InputError: a part of the night is not published, or its gates judged other tables than those.
       GateError: the gates did not pass.
+      DeliveryError: the night is in use here, but did not get to where others read it.
     """
     found = _parts_of_search(config)
     if config.input.has_events:
@@ -40,6 +42,8 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     busy = held_dates(config)
     if removed := retention.remove_old_nights(root, keep=config.retention.nights, before=day, busy=busy):
         say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
+    if config.delivery:
+        deliver.run(config)
     return promoted
 
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from jobs import deliver
 from jobs._console import command, say
 from kdlib import promotions
 from kdlib.config import RunConfig, load_config
@@ -18,6 +19,8 @@ def run(config: RunConfig, to: str, reason: str) -> None:
     promotions.rollback(config.root, to, reason=reason)
     was = f", {before.ds} no more" if before and before.ds != to else ""
     say(f"rollback: {to} is in use{was}: {config.root / promotions.LINK / 'recommendations'}")
+    if config.delivery:
+        deliver.run(config)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -619,6 +619,16 @@ class RetentionConfig(Section):
     """So many promoted nights stay, with all their tables and models; older ones are removed when a night is promoted."""
 
 
+class DeliveryConfig(Section):
+    """A copy of the tables in use for others to read, in an object store or another file system; sent by `promote`,
+    `rollback` and `forget`. Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
+
+    url: Annotated[str, Field(pattern=r"^[a-z0-9]+://.+")]
+    """`s3://bucket/folder`, `gs://bucket/folder`, `file:///folder`."""
+    format: Literal["parquet", "delta"] = "parquet"
+    """`parquet`: files, and `promoted.json` that names those in use. `delta`: Delta Lake tables (extra `delta`)."""
+
+
 class SparkConfig(Section):
     master: str | None = "local[*]"
     """None: whoever starts the job says it (spark-submit, the Spark operator)."""
@@ -653,6 +663,8 @@ class RunConfig(Section):
     privacy: PrivacyConfig = PrivacyConfig()
     gates: GatesConfig = GatesConfig()
     retention: RetentionConfig = RetentionConfig()
+    delivery: DeliveryConfig | None = None
+    """With it the tables in use are copied to where others read them."""
     spark: SparkConfig = SparkConfig()
     ray: RayConfig = RayConfig()
 

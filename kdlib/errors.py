@@ -42,3 +42,9 @@ class BusyError(DistilrecError):
     """Another run is at work on the same date and folder; later the same command may do (`EX_TEMPFAIL` of sysexits.h)."""
 
     exit_status = 75
+
+
+class DeliveryError(DistilrecError):
+    """The night is in use here, but could not be brought to where others read it (`EX_IOERR` of sysexits.h)."""
+
+    exit_status = 74

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import forget
-from kdlib import forgetting, publish
+from jobs import deliver, forget
+from kdlib import forgetting, promotions, publish
 from kdlib.privacy import pseudonym
 
 DS, USER, OTHER = "2026-11-22", "anna.k", "bruno"
@@ -89,3 +89,22 @@ def test_forgetting_an_unknown_user_changes_nothing_but_the_list(tmp_path):
     assert forget.main(["--config", str(config), "--user", "nobody"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert forgetting.forgotten(tmp_path / "out") == [forgetting.digest("nobody")]
+
+
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+def test_what_was_delivered_forgets_too(tmp_path, capfd, form):
+    """The place where others read ends without the user, and a rollback or a rerun has nothing to bring it back from."""
+    config, root, url = config_for(tmp_path), tmp_path / "out", f"file://{tmp_path}/there"
+    settings = yaml.safe_load(config.read_text()) | {"delivery": {"url": url, "format": form}}
+    config.write_text(yaml.safe_dump(settings))
+    table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
+    promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
+    assert deliver.main(["--config", str(config)]) == 0
+    assert [path for path in forgetting.traces(tmp_path / "there", USER) if path.suffix == ".parquet"]
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert f"{DS}, recommendations, is in use at {url}" in capfd.readouterr().out
+    files = [path for path in (tmp_path / "there").rglob("*.parquet") if "_delta_log" not in str(path)]
+    assert [pq.ParquetFile(path).read()["user_id"].to_pylist() for path in files] == [[OTHER]]
+    assert not [
+        path for path in (tmp_path / "there").rglob("*") if path.is_file() and USER.encode() in path.read_bytes()
+    ]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from kdlib import promotions, publish
+from kdlib import delivery, promotions, publish
 from tests.whole_nights import follow, run, start, whole
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -52,6 +52,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
                     {"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}
                 ],
                 "student": {"model": {"kind": "gru", "dim": 16, "session_flag": True}},
+                "delivery": {"url": f"file://{folder}/shop"},
             }
         )
     )
@@ -73,6 +74,7 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
         assert len(row["item_ids"]) == len(set(row["item_ids"])) == len(row["scores"]) == 7
         assert not set(row["item_ids"]) & (seen[row["user_id"]] | unavailable)
         assert row["scores"] == sorted(row["scores"], reverse=True)
+    assert delivery.read(f"file://{root.parent}/shop", "recommendations").to_table().to_pylist() == rows
     manifest = publish.read_manifest(root, "histories", DS)
     events = publish.read_manifest(root, "events", DS)
     assert manifest is not None

@@ -1,0 +1,34 @@
+"""Bring the night in use to where others read it: an object store or another file system, as Parquet or Delta Lake."""
+
+import sys
+
+from jobs._console import command, say
+from kdlib import delivery
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
+
+
+def run(config: RunConfig, *, only_in_use: bool = False) -> None:
+    """Deliver what is in use; a night that is there already costs a look.
+
+    Args:
+      config: with `delivery`.
+      only_in_use: earlier nights leave the place, for a user whom they name was forgotten.
+
+    Raises:
+      DeliveryError: the place cannot be reached or written.
+    """
+    settings = config.delivery
+    if settings is None:
+        raise ConfigError("nowhere to deliver to: set delivery.url in the run config or with --set delivery.url=s3://…")
+    send = delivery.deliver_delta if settings.format == "delta" else delivery.deliver
+    done = send(config.root, settings.url, keep=0 if only_in_use else config.retention.nights)
+    say(f"deliver: {done.ds}, {' and '.join(done.versions)}, is in use at {settings.url}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("deliver", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
