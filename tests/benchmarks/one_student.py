@@ -24,7 +24,7 @@ from jobs._ranks import histories_to_test
 from jobs._search import clicked, read_products, read_vectors
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.data.windows import evaluation_rows
+from kdlib.data.windows import EvaluationRows, evaluation_rows
 from kdlib.metrics.judged import ndcg_of
 from kdlib.metrics.ranking import ndcg
 from kdlib.models.files import load_model
@@ -43,9 +43,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def _recommended_by_text(config: RunConfig, text_VE: np.ndarray) -> dict[str, float]:
+def _recommended_by_text(rows: EvaluationRows, text_VE: np.ndarray) -> dict[str, float]:
     """Last items → NDCG@10 over all items but the history, of the test users' next item."""
-    rows = evaluation_rows(histories_to_test(config, features(config)), position_column="test_position")
     found = {}
     for last in LAST_ITEMS:
         ranks = []
@@ -66,7 +65,8 @@ def run(config: RunConfig) -> None:
     text_VE = _unit(
         np.stack([vectors_VE[place[item]] if item in place else np.zeros(vectors_VE.shape[1]) for item in known])
     )
-    by_text = _recommended_by_text(config, text_VE)
+    rows = evaluation_rows(histories_to_test(config, source), position_column="test_position")
+    by_text = _recommended_by_text(rows, text_VE)
     metrics = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
     student = next(r["value"] for r in metrics if (r["model"], r["metric"]) == ("student", f"ndcg@{K}"))
 
@@ -114,7 +114,7 @@ def run(config: RunConfig) -> None:
         by_ridge[str(ridge)] = judged(_unit(mapped) @ bought_VD.T)
     searched["recommendation_vectors"] = max(by_ridge.values())
     figures = {
-        "test_users": len(histories_to_test(config, source)), "recommended_ndcg10": {"student": student, "search_vectors": max(by_text.values())},
+        "test_users": len(rows), "recommended_ndcg10": {"student": student, "search_vectors": max(by_text.values())},
         "queries": {"learn": len(learns), "judge": len(judges)}, "searched_ndcg10": searched,
     }  # fmt: skip
     say(json.dumps(figures, indent=1))
