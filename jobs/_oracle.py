@@ -45,12 +45,12 @@ def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) ->
             target_day=int(day),
         )[:, numbers_V]
         part = _subset(rows, which)
-        ranks[which], _ = ranks_of_scores(
+        ranks[which] = ranks_of_scores(
             lambda batch, s=scores: torch.from_numpy(s[batch]),
             part,
             num_items=scores.shape[1],
             device=torch.device("cpu"),
-        )
+        ).ranks
     return ranks
 
 

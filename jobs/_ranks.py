@@ -37,7 +37,13 @@ def training_counts(source: Features) -> np.ndarray:
 
 
 def rank_targets(
-    config: RunConfig, source: Features, histories: pa.Table, compared: dict[str, list[tuple[str, float]]], *, top: int
+    config: RunConfig,
+    source: Features,
+    histories: pa.Table,
+    compared: dict[str, list[tuple[str, float]]],
+    *,
+    top: int,
+    confidence_k: int = 0,
 ) -> pa.Table:
     """`kdlib.inference.evaluator` over Ray Data: one row a user whose test item is new to it, sorted by user."""
     with start_ray(config):
@@ -53,7 +59,7 @@ def rank_targets(
             ray.data.from_arrow(parts)
             .map_batches(
                 _Evaluation,
-                fn_constructor_args=(Evaluator, compared, markov, top, settings.threads_per_worker),
+                fn_constructor_args=(Evaluator, compared, markov, top, confidence_k, settings.threads_per_worker),
                 compute=ray.data.ActorPoolStrategy(size=min(settings.workers, len(parts))),
                 num_cpus=settings.cpus_per_worker,
                 num_gpus=settings.gpus_per_worker,
@@ -68,11 +74,11 @@ def rank_targets(
 class _Evaluation:
     """Fetches the shared transitions once an actor."""
 
-    def __init__(self, evaluator: Any, models: Any, markov: Any, top: int, threads: int) -> None:
+    def __init__(self, evaluator: Any, models: Any, markov: Any, top: int, confidence_k: int, threads: int) -> None:
         import ray
 
         self._evaluate = evaluator(
-            models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, threads
+            models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, confidence_k, threads
         )
 
     def __call__(self, histories: pa.Table) -> pa.Table:

@@ -43,9 +43,8 @@ def count_and_save(
     windows = (training_windows(pa.Table.from_batches([batch]), max_length=max_length) for batch in batches)
     rules = count_rules(windows, RuleSettings(**settings), num_train_V=num_train_V)
     histories = read_evaluation_histories(files, position_column="validation_position", max_users=max_validation_users)
-    ranks, _ = ranks_of_models(
-        [rules], [1.0], evaluation_rows(histories, position_column="validation_position"), device=torch.device("cpu")
-    )
+    rows = evaluation_rows(histories, position_column="validation_position")
+    ranks = ranks_of_models([rules], [1.0], rows, device=torch.device("cpu")).ranks
     scores = all_metrics(ranks, (10,))
     names = ("accuracy@1", "recall@10", "ndcg@10")
     validation = {"epoch": 0} | {name: float(scores[name].mean()) if len(ranks) else 0.0 for name in names}

@@ -295,7 +295,7 @@ def _validate(
     if len(rows):
         plain = SequenceModel(**model.options)  # what would be exported
         plain.load_state_dict(foldable(model, weights))
-        ranks, _ = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device)
+        ranks = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device).ranks
         sums += torch.tensor(
             [ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device
         )

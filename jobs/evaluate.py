@@ -34,7 +34,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     models |= {} if in_use is None else {"last_night": in_use[1]}
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        ranks, coverage, slices, details = _measure(config, source, names, in_use and in_use[0])
+        ranks, coverage, slices, confidence, details = _measure(config, source, names, in_use and in_use[0])
         teacher = "ensemble" if "ensemble" in ranks else config.teachers[0].name
         table = metrics_table(
             ranks, coverage, config.evaluation.k,
@@ -42,6 +42,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
                    ("student", "last_night")],
             samples=config.evaluation.bootstrap_samples, seed=config.seed,
             slices={f"ndcg@{config.evaluation.judged_k}": slices},
+            confidence=confidence, confidence_k=config.evaluation.judged_k,
         )  # fmt: skip
         pq.write_table(table, staging["metrics"] / "part-00000.parquet")
         return {"metrics": details}
@@ -63,8 +64,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 def _measure(
     config: RunConfig, source: Features, names: list[str], last_night: Path | None
-) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, np.ndarray], dict[str, Any]]:
-    """Ranks a model, coverage a model, slices of the users, and what to note in the manifest.
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
+    """Ranks a model, coverage a model, slices of the users, confidence a model, and what to note in the manifest.
 
     A cross-fitted teacher predicts the test items as the mean of its folds' models.
     """
@@ -82,10 +83,15 @@ def _measure(
             f"evaluation.k asks for the first {top} items, but the vocabulary has {len(counts)}; set smaller values"
         )
     histories = histories_to_test(config, source)
-    found = rank_targets(config, source, histories, compared, top=top)
+    found = rank_targets(config, source, histories, compared, top=top, confidence_k=config.evaluation.judged_k)
     every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
     ranks = {name: found[f"rank/{name}"].to_numpy() for name in every}
     coverage = {name: len(found[f"top/{name}"].combine_chunks().flatten().unique()) / len(counts) for name in every}
+    confidence = {
+        name.removeprefix("confidence/"): found[name].to_numpy()
+        for name in found.column_names
+        if name.startswith("confidence/")
+    }
     details = {"users": len(found), "repeats_left_out": len(histories) - len(found)}
     if config.input.simulate is not None and config.features.split.kind == "time":
         from jobs._oracle import oracle_ranks
@@ -94,7 +100,7 @@ def _measure(
     rows = evaluation_rows(histories, position_column="test_position")
     assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
     slices = history_buckets(np.diff(rows.offsets)) | popularity_buckets(counts, rows.targets)
-    return ranks, coverage, slices, details
+    return ranks, coverage, slices, confidence, details
 
 
 def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:

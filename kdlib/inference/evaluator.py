@@ -13,7 +13,8 @@ from kdlib.models.files import load_predictor
 
 
 class Evaluator:
-    """Histories in, one row a test user out: `user_id`, and for each model `rank/<name>` and `top/<name>`.
+    """Histories in, one row a test user out: `user_id`, and for each model `rank/<name>` and `top/<name>`,
+    for trained models `confidence/<name>` too.
 
     Users whose next item already stands in their history give no row.
 
@@ -21,17 +22,20 @@ class Evaluator:
       models: name → (model folder, weight) of one model or of an ensemble.
       markov: the counted transitions.
       top: length of the lists behind the coverage.
+      confidence_k: of the first so many, how sure a model is that the next item is among them.
       threads: of PyTorch.
     """
 
-    def __init__(self, models: dict[str, list[tuple[str, float]]], markov: Markov, top: int, threads: int) -> None:
+    def __init__(
+        self, models: dict[str, list[tuple[str, float]]], markov: Markov, top: int, confidence_k: int, threads: int
+    ) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         loaded = {
             folder: load_predictor(Path(folder))[0].to(self._device) for parts in models.values() for folder, _ in parts
         }
         self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
-        self._markov, self._top = markov, top
+        self._markov, self._top, self._confidence_k = markov, top, confidence_k
 
     def __call__(self, histories: pa.Table) -> pa.Table:
         rows = evaluation_rows(histories, position_column="test_position")
@@ -53,10 +57,13 @@ class Evaluator:
         }
         for name, (models, weights) in self._models.items():
             found[name] = ranks_of_models(
-                models, weights, rows, device=self._device, top=self._top, num_items=num_items
-            )
+                models, weights, rows, device=self._device, top=self._top, confidence_k=self._confidence_k,
+                num_items=num_items,
+            )  # fmt: skip
         columns: dict[str, pa.Array] = {"user_id": pa.array(rows.user_ids, pa.string())}
-        for name, (ranks, best) in found.items():
-            columns[f"rank/{name}"] = pa.array(ranks)
-            columns[f"top/{name}"] = list_array(best.ravel(), np.full(len(best), self._top), pa.int64())
+        for name, one in found.items():
+            columns[f"rank/{name}"] = pa.array(one.ranks)
+            columns[f"top/{name}"] = list_array(one.best.ravel(), np.full(len(one.best), self._top), pa.int64())
+            if name in self._models:
+                columns[f"confidence/{name}"] = pa.array(one.confidence)
         return pa.table(columns)

@@ -4,6 +4,7 @@ Shapes: B rows, W scoring width, V items, L length.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,17 @@ from kdlib.models.files import Predictor
 
 CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """About so many scores at a time, where no batch size is given: 4 MB on a CPU stay in its cache."""
+
+
+class Ranked(NamedTuple):
+    """What a model says of some rows."""
+
+    ranks: np.ndarray
+    """int64 [rows]: 0-based, of the rows' targets."""
+    best: np.ndarray
+    """int64 [rows, top]: each row's best unseen items."""
+    confidence: np.ndarray
+    """float32 [rows]: the probability, by the model, that the target is among the row's first `confidence_k`."""
 
 
 def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, seen_items: Tensor) -> Tensor:
@@ -55,9 +67,10 @@ def ranks_of_models(
     *,
     device: torch.device,
     top: int = 0,
+    confidence_k: int = 0,
     batch_size: int | None = None,
     num_items: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Ranked:
     """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
 
     Args:
@@ -66,12 +79,10 @@ def ranks_of_models(
       rows: histories and targets.
       device: of the models.
       top: length of the lists of best items.
+      confidence_k: at most `top`; 0: the confidence is not asked for, and is 0.
       batch_size: rows at a time; None fits the cache.
       num_items: V, where it may be more than a model knows: an earlier night's model skips what came later in its
         input and ranks it last.
-
-    Returns:
-      int64 [rows], and the item indices int64 [rows, top] of each row's best unseen items.
     """
     num_items = num_items or models[0].num_items
     scorers = [_over_all_items(scorer(model, device=device), model.num_items, num_items) for model in models]
@@ -84,7 +95,9 @@ def ranks_of_models(
             return logits[0]
         return mixture_log_probs([part.double() for part in logits], weights)
 
-    return ranks_of_scores(scores, rows, num_items=num_items, device=device, top=top, batch_size=batch_size)
+    return ranks_of_scores(
+        scores, rows, num_items=num_items, device=device, top=top, confidence_k=confidence_k, batch_size=batch_size
+    )
 
 
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], Tensor]
@@ -120,12 +133,17 @@ def ranks_of_scores(
     num_items: int,
     device: torch.device,
     top: int = 0,
+    confidence_k: int = 0,
     batch_size: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same for anything that scores all items for some rows: `scores(row numbers [B]) → float [B, V]`."""
+) -> Ranked:
+    """The same for anything that scores all items for some rows: `scores(row numbers [B]) → float [B, V]`.
+
+    A confidence needs scores that are log-probabilities up to a constant; it is that of the items not yet seen.
+    """
     batch_size = batch_size or max(16, CELLS[device.type] // num_items)
     ranks = np.empty(len(rows), np.int64)
     best = np.empty((len(rows), top), np.int64)
+    confidence = np.zeros(len(rows), np.float32)
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
     for start in range(0, len(rows), batch_size):
         which = by_length[start : start + batch_size]
@@ -140,5 +158,9 @@ def ranks_of_scores(
         )
         ranks[which] = ranks_B.cpu().numpy()
         if top:
-            best[which] = scores_BV.topk(top).indices.cpu().numpy()
-    return ranks, best
+            first_BK = scores_BV.topk(top)
+            best[which] = first_BK.indices.cpu().numpy()
+            if confidence_k:
+                share_B = first_BK.values[:, :confidence_k].logsumexp(1) - scores_BV.logsumexp(1)
+                confidence[which] = share_B.exp().cpu().numpy()
+    return Ranked(ranks, best, confidence)

@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from kdlib import tables
 from kdlib.metrics.bootstrap import bootstrap_interval
-from kdlib.metrics.ranking import all_metrics
+from kdlib.metrics.calibration import calibration_error, tenths
+from kdlib.metrics.ranking import all_metrics, hit_rate
 
 LABELS = {
     "control": "student without teacher",
@@ -26,6 +27,8 @@ def metrics_table(
     samples: int,
     seed: int,
     slices: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    confidence: Mapping[str, np.ndarray] | None = None,
+    confidence_k: int = 10,
 ) -> pa.Table:
     """`tables.METRICS`: every model, then the paired differences.
 
@@ -37,6 +40,8 @@ def metrics_table(
       samples: bootstrap resamples.
       seed: of the bootstrap.
       slices: metric → name → bool [users]: gives `<metric>/<name>` over these users, for every model and pair.
+      confidence: model → the probability, float [users], that it gives to the next item's being among its first
+        `confidence_k`: gives the rows of `kdlib.metrics.calibration`, `hr@k` of a tenth of the users with its interval.
     """
     values = {name: all_metrics(of_model, ks) for name, of_model in ranks.items()}
     for left, right in pairs:
@@ -53,6 +58,16 @@ def metrics_table(
             low, high = bootstrap_interval(per_user, samples=samples, seed=seed)
             rows.append((name, metric, float(per_user.mean()), low, high, len(per_user)))
     rows += [(name, f"coverage@{max(ks)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
+    for name, predicted in (confidence or {}).items():
+        hits, metric = hit_rate(ranks[name], confidence_k), f"confidence@{confidence_k}"
+        rows.append((name, metric, float(predicted.mean()), None, None, len(hits)))
+        error = calibration_error(predicted, hits)
+        rows.append((name, f"calibration_error@{confidence_k}", error, None, None, len(hits)))
+        for number, chosen in enumerate(tenths(predicted), 1):
+            low, high = bootstrap_interval(hits[chosen], samples=samples, seed=seed)
+            rows.append((name, f"{metric}/tenth {number}", float(predicted[chosen].mean()), None, None, len(chosen)))
+            found = float(hits[chosen].mean())
+            rows.append((name, f"hr@{confidence_k}/tenth {number}", found, low, high, len(chosen)))
     columns = zip(*rows, strict=True)
     schema = tables.METRICS.schema
     return pa.table(

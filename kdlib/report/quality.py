@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from kdlib.report.charts import Mark, Row, interval_chart
+from kdlib.report.charts import Mark, Row, interval_chart, legend
 from kdlib.report.facts import Measure, Night
 from kdlib.report.html import Html, join, missing, section, table, tag
 from kdlib.report.trends import Series, trend_chart
@@ -32,6 +32,7 @@ def quality(night: Night) -> Html:
         _models_table(night, names),
         _differences(night, metric),
         _gap_closed(night, metric),
+        _calibration(night),
         _trend(night),
     )  # fmt: skip
 
@@ -128,6 +129,42 @@ def _gap_closed(night: Night, metric: str) -> Html | None:
         "p", "The student closes ", tag("strong", share(closed, digits=0)),
         f" of the gap between itself without teacher and its {'teachers together' if teacher == 'ensemble' else 'teacher'}.",
     )  # fmt: skip
+
+
+def _calibration(night: Night) -> Html | None:
+    """The student's chances against what came true, a tenth of the users at a time."""
+    predicted_name, found_name = f"confidence@{night.k}", f"hr@{night.k}"
+    tenths = [
+        (night.metrics[key], night.metrics["student", f"{found_name}/{key[1].partition('/')[2]}"])
+        for key in night.metrics
+        if key[0] == "student" and key[1].startswith(f"{predicted_name}/")
+    ]
+    error = night.metrics.get(("student", f"calibration_error@{night.k}"))
+    if not tenths or error is None:
+        return None
+    labels = ["least sure", *(f"tenth {number}" for number in range(2, len(tenths))), "surest"][: len(tenths)]
+    rows = [
+        Row(
+            label,
+            (Mark(predicted.value), Mark(found.value, found.low, found.high, "accent")),
+            f"{share(predicted.value, digits=0)} · {share(found.value, digits=0)}",
+        )
+        for label, (predicted, found) in zip(labels, tenths, strict=True)
+    ]
+    words = "; ".join(
+        f"{label}: expected {share(predicted.value)}, came true {share(found.value)}"
+        for label, (predicted, found) in zip(labels, tenths, strict=True)
+    )
+    title = (
+        f"Calibration: how often the next item is among the first {night.k}, and how often the student expects it to be"
+    )
+    return join([
+        interval_chart(
+            rows, title=title, alternative=f"{title}. {words}", heading="expected · true", form=_tick, kind="Users",
+            key=legend([("expected", "neutral"), ("came true, with 95% interval", "accent")]),
+        ),
+        tag("p", f"Users are sorted by the student's own confidence. On average the two lie {100 * error.value:.1f} percentage points apart."),
+    ])  # fmt: skip
 
 
 def _trend(night: Night) -> Html | None:

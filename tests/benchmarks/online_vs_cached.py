@@ -76,7 +76,7 @@ def run(config: RunConfig) -> None:
         for kind, change in (("cached", None), ("online", online)):
             started = time.monotonic()
             student, kl = _train(config, teacher, store, change, seed=seed)
-            ranks, _ = ranks_of_models([student], [1.0], rows, device=DEVICE)
+            ranks = ranks_of_models([student], [1.0], rows, device=DEVICE).ranks
             per_user[kind].append(ndcg(ranks, 10))
             losses[kind].append(kl)
             say(

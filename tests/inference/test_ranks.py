@@ -38,7 +38,9 @@ def test_ranks_of_an_ensemble_mix_probabilities() -> None:
     prefixes = evaluation_rows(histories(rows), position_column="test_position")
     options: dict[str, Any] = {"kind": "gru", "dim": 8, "max_length": 5, "session_flag": True, "inputs": ["time_gap"]}
     models = [SequenceModel(num_items=60, **options).eval() for _ in range(2)]
-    ranks, best = ranks_of_models(models, [1.0, 3.0], prefixes, device=torch.device("cpu"), top=4, batch_size=2)
+    ranks, best, confidence = ranks_of_models(
+        models, [1.0, 3.0], prefixes, device=torch.device("cpu"), top=4, confidence_k=3, batch_size=2
+    )
     for row, (items, *_) in enumerate(rows):
         shown = torch.tensor([items[:-1][-5:]])
         context = torch.from_numpy(prefixes.context[prefixes.offsets[row] : prefixes.offsets[row + 1]][-5:])[None]
@@ -47,6 +49,9 @@ def test_ranks_of_an_ensemble_mix_probabilities() -> None:
             for m, w in zip(models, (0.25, 0.75), strict=True)
         )
         assert isinstance(probabilities, torch.Tensor)
+        probabilities[items[:-1]] = 0
+        unseen = probabilities / probabilities.sum()
+        assert confidence[row] == pytest.approx(unseen.topk(3).values.sum().item(), rel=1e-5)
         probabilities[items[:-1]] = -1
         assert ranks[row] == (probabilities > probabilities[items[-1]]).sum()
         assert best[row].tolist() == probabilities.topk(4).indices.tolist()
@@ -64,7 +69,7 @@ def test_markov_counts_training_pairs_only(tmp_path) -> None:
     assert scores.floor().tolist() == [[0, 0, 2, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
     assert scores[2].argsort(descending=True, stable=True).tolist() == [4, 1, 2, 3, 0]
     rows = evaluation_rows(first, position_column="test_position")
-    ranks, _ = ranks_of_scores(
+    ranks, *_ = ranks_of_scores(
         lambda which: markov.scores(rows.items[rows.offsets[1:] - 1][which]),
         rows,
         num_items=5,

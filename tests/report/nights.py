@@ -27,6 +27,11 @@ METRICS = {
     ("student", "ndcg@10/head"): Measure(0.40, 0.35, 0.45, 20),
     ("control", "ndcg@10/head"): Measure(0.39, 0.34, 0.44, 20),
     ("student", "ndcg@10/up to 4 items"): Measure(0.21, 0.15, 0.27, 30),
+    ("student", "calibration_error@10"): Measure(0.035, None, None, 60),
+    ("student", "confidence@10/tenth 1"): Measure(0.11, None, None, 30),
+    ("student", "hr@10/tenth 1"): Measure(0.15, 0.09, 0.21, 30),
+    ("student", "confidence@10/tenth 2"): Measure(0.62, None, None, 30),
+    ("student", "hr@10/tenth 2"): Measure(0.59, 0.48, 0.70, 30),
     ("control", "ndcg@10/up to 4 items"): Measure(0.22, 0.16, 0.28, 30),
 }
 GATES = (
