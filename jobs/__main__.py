@@ -27,6 +27,7 @@ JOBS = {
     "deliver": "bring the night in use to an object store or another place where others read it",
     "rollback": "put an earlier night in use again",
     "report": "write the night's report, one HTML page",
+    "telemetry": "tell monitoring what is published (Prometheus text file)",
     "submit": "run a job of the above on a Ray cluster, follow it, pass its exit status on",
     "status": "list the jobs that were submitted to a Ray cluster",
     "forget": "remove a user from every output",

@@ -185,6 +185,7 @@ def _train_one(
         if rank == 0:
             with Path(spec["report"]).open("a") as stream:
                 stream.write(json.dumps({"text": _epoch_text(line, run, train["epochs"], best)}) + "\n")
+            _observe(line)
         _checkpoint(engine, best, state, line, rank=rank)
     if rank == 0:
         exports = {"student": run["export"], "teacher": run["teacher_export"]}
@@ -206,6 +207,20 @@ def _train_one(
                 export=run["stored_as"] if name == "student" else "float32",
             )
     engine.destroy()
+
+
+def _observe(line: dict[str, Any]) -> None:
+    """An epoch among Ray's metrics, where Prometheus finds it while training goes on (`ray_distilrec_…`)."""
+    from ray.util.metrics import Gauge
+
+    values = {
+        "epoch": line["epoch"],
+        "positions_per_second": line["positions"] / line["train_seconds"],
+        "data_wait_share": line["data_wait_seconds"] / line["train_seconds"],
+        "ndcg": line["student_ndcg@10"],
+    }
+    for name, value in values.items():
+        Gauge(f"distilrec_training_{name}", tag_keys=("model",)).set(value, tags={"model": line["run"]})
 
 
 def _best_epoch(log: list[dict[str, Any]], name: str) -> dict[str, float]:

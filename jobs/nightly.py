@@ -16,6 +16,7 @@ from jobs import (
     recommend,
     report,
     simulate_events,
+    telemetry,
     train_teacher,
 )
 from jobs._console import command, engine_output_to, log_file, say
@@ -118,14 +119,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _night(argv: list[str]) -> int:
-    return command(
+    begun: list[RunConfig] = []
+
+    def run_and_note(config: RunConfig, arguments: argparse.Namespace) -> None:
+        begun.append(config)
+        run(config, arguments)
+
+    status = command(
         "nightly",
         lambda config: None,
         argv,
         description=__doc__ or "",
         add_arguments=_add_arguments,
-        with_arguments=run,
+        with_arguments=run_and_note,
     )
+    if begun and begun[0].telemetry:  # a run that was turned away says nothing of the night
+        telemetry.write_or_warn(begun[0], status)
+    return status
 
 
 if __name__ == "__main__":

@@ -16,13 +16,18 @@ from kdlib.report.page import page
 MADE_UP_TIMES = "The input has no times: a user's last item falls on the run's day, each earlier one a day before."
 
 
+def models_of(config: RunConfig) -> list[str]:
+    """The models that the report speaks of, teachers first."""
+    return [*(name for teacher in config.teachers for name in teacher.models), "models/student", "models/control"]
+
+
 def run(config: RunConfig) -> dict[str, Manifest]:
     """Publish `reports`.
 
     Raises:
       InputError: nothing at all is published for the date.
     """
-    models = [*(name for teacher in config.teachers for name in teacher.models), "models/student", "models/control"]
+    models = models_of(config)
     found = find_partitions(config.root, config.day, models)
     if all(night != config.day for _, night in found):
         raise InputError(

@@ -17,7 +17,7 @@ from kdlib.errors import BusyError, ConfigError, DistilrecError
 STAGES = (
     "nightly", "simulate-events", "build-features", "build-queries", "train-text-encoder", "train-teacher", "cache-teacher",
     "build-codes", "distill", "evaluate", "check-gates", "recommend", "build-products", "train-search",
-    "rank-search", "promote", "deliver", "report",
+    "rank-search", "promote", "deliver", "report", "telemetry",
 )  # fmt: skip
 
 

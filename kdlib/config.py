@@ -629,6 +629,14 @@ class DeliveryConfig(Section):
     """`parquet`: files, and `promoted.json` that names those in use. `delta`: Delta Lake tables (extra `delta`)."""
 
 
+class TelemetryConfig(Section):
+    """What monitoring gets to know of each night."""
+
+    textfile: Annotated[str, Field(pattern=r"\.prom$")]
+    """A file in the Prometheus text format, written anew at the end of every night, failed ones too: in the folder of the
+    node exporter's textfile collector it is scraped from there."""
+
+
 class SparkConfig(Section):
     master: str | None = "local[*]"
     """None: whoever starts the job says it (spark-submit, the Spark operator)."""
@@ -665,6 +673,7 @@ class RunConfig(Section):
     retention: RetentionConfig = RetentionConfig()
     delivery: DeliveryConfig | None = None
     """With it the tables in use are copied to where others read them."""
+    telemetry: TelemetryConfig | None = None
     spark: SparkConfig = SparkConfig()
     ray: RayConfig = RayConfig()
 

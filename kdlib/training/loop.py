@@ -1,6 +1,7 @@
 """Train one module through a DeepSpeed engine that the caller has made; nothing here knows Ray or DeepSpeed's set-up."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -36,13 +37,15 @@ def train_epoch(
       on_step: called after each step without arguments.
 
     Returns:
-      Means over all workers' positions: `student_ce`, `kl`, `teacher_ce` in nats, `accuracy`; and `positions`, `steps`.
+      Means over all workers' positions: `student_ce`, `kl`, `teacher_ce` in nats, `accuracy`; and `positions`, `steps`;
+      `data_wait_seconds`, of this worker: how long its steps waited for their batch.
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     engine.train()
     sums: Tensor | None = None
     step = first_step
-    for batch in batches:
+    waits = _Waits(batches)
+    for batch in waits:
         batch = batch.to(device)
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
@@ -71,4 +74,22 @@ def train_epoch(
         "accuracy": correct / count,
         "positions": count,
         "steps": step - first_step,
+        "data_wait_seconds": waits.seconds,
     }
+
+
+class _Waits:
+    """The same batches; `seconds` adds up how long each was waited for."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches, self.seconds = batches, 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self._batches)
+        while True:
+            started = time.monotonic()
+            batch = next(batches, None)
+            self.seconds += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch

@@ -53,6 +53,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
                 ],
                 "student": {"model": {"kind": "gru", "dim": 16, "session_flag": True}},
                 "delivery": {"url": f"file://{folder}/shop"},
+                "telemetry": {"textfile": f"{folder}/distilrec_small.prom"},
             }
         )
     )
@@ -75,6 +76,9 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
         assert not set(row["item_ids"]) & (seen[row["user_id"]] | unavailable)
         assert row["scores"] == sorted(row["scores"], reverse=True)
     assert delivery.read(f"file://{root.parent}/shop", "recommendations").to_table().to_pylist() == rows
+    told = (root.parent / "distilrec_small.prom").read_text()
+    assert 'distilrec_night_exit_status{run="small"} 0.0' in told
+    assert f'distilrec_in_use_rows{{run="small",table="recommendations"}} {float(len(rows))}' in told
     manifest = publish.read_manifest(root, "histories", DS)
     events = publish.read_manifest(root, "events", DS)
     assert manifest is not None

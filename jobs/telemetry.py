@@ -1,0 +1,52 @@
+"""Tell monitoring what is published: a file in the Prometheus text format, for the node exporter's textfile collector."""
+
+import sys
+from pathlib import Path
+
+from jobs._console import command, say
+from jobs.report import models_of
+from kdlib import promotions
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
+from kdlib.report.exposition import InUse, exposition
+from kdlib.report.gather import find_partitions, gather
+
+
+def run(config: RunConfig, *, status: int | None = None) -> None:
+    """Write `telemetry.textfile`, in one rename.
+
+    Args:
+      config: with `telemetry`.
+      status: the exit status of the night; None where a single stage has run.
+    """
+    if config.telemetry is None:
+        raise ConfigError("no file to write to: set telemetry.textfile in the run config")
+    path, models = Path(config.telemetry.textfile), models_of(config)
+    found = find_partitions(config.root, config.day, models)
+    night = gather(config.root, config.day, name=config.name, k=config.evaluation.judged_k, models=models, found=found)
+    switch = promotions.current(config.root)
+    in_use = None
+    if switch is not None:
+        tables = [name for name in ("recommendations", "search_rankings") if name in switch.versions]
+        rows = {name: promotions.manifest_of(config.root, switch, name).rows or 0 for name in tables}
+        in_use = InUse(switch.ds, switch.unix_seconds, rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(exposition(night, in_use=in_use, status=status))
+    fresh.replace(path)
+
+
+def write_or_warn(config: RunConfig, status: int) -> None:
+    """`run`, at the end of a night: a failure is a warning."""
+    try:
+        run(config, status=status)
+    except Exception as error:
+        say(f"telemetry warning: not written: {type(error).__name__}: {error}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command("telemetry", run, argv, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""What monitoring gets: the text file, the alert rules, the dashboard; with a real Prometheus where there is one."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from kdlib.report.exposition import InUse, exposition
+from kdlib.report.facts import Night
+from tests.report.nights import BEFORE, DS, METRICS, NIGHT, blocked_before_training
+
+MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
+IN_USE = InUse(BEFORE, 1_790_000_000.5, {"recommendations": 80})
+LIVE = {"ray_distilrec_training_epoch", "ray_distilrec_training_ndcg"}
+"""From Ray, while a training runs: `jobs._train_worker`."""
+NODE = {"node_textfile_mtime_seconds"}
+
+
+def series(night: Night = NIGHT, **facts) -> dict[tuple, float]:
+    """(name, sorted labels but `run`) → value; every series has the label `run`."""
+    text = exposition(night, in_use=facts.get("in_use", IN_USE), status=facts.get("status", 0)).decode()
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            assert labels.pop("run") == night.name
+            found[sample.name.removeprefix("distilrec_"), *sorted(labels.values())] = sample.value
+    return found
+
+
+def expressions() -> list[str]:
+    """All queries of the dashboard, for every run."""
+    board = json.loads((MONITORING / "grafana.json").read_text())
+    found = [target["expr"].replace("$run", ".*") for panel in board["panels"] for target in panel["targets"]]
+    assert len(found) > 10
+    return found
+
+
+def test_the_file_tells_the_night() -> None:
+    """Rows, gates, quality, stages and what is in use, each at its value; a skipped gate has no value and no bound."""
+    found = series()
+    assert found["night_exit_status",] == 0
+    assert found["in_use_day_timestamp_seconds",] == 1_795_219_200  # 2026-11-21
+    assert found["in_use_rows", "recommendations"] == 80
+    assert found["input_rows", "kept"] == 900
+    assert found["quarantined_rows", "bot_user"] == 10
+    assert found["stage_seconds", "build_features"] == 30
+    assert found["gate_value", "history_length"] == 12.5
+    assert (found["gate_bound", "history_length", "low"], found["gate_bound", "high", "history_length"]) == (5, 20)
+    assert ("gate_value", "student_over_last_night") not in found
+    assert found["gate_failed", "student_over_last_night"] == 0
+    assert found["quality", "ndcg@10", "student"] == METRICS["student", "ndcg@10"].value
+    assert not [key for key in found if "student - control" in key or "ndcg@10/head" in key]
+    assert found["model_parameters", "student"] == 50_080
+
+
+def test_a_night_that_got_nowhere_is_told_too() -> None:
+    """A failed gate, an unknown status, nothing in use: what is not known is not said."""
+    found = series(blocked_before_training(), in_use=None, status=3)
+    assert found["gate_failed", "history_length"] == 1
+    assert found["night_exit_status",] == 3
+    assert not [key for key in found if key[0].startswith("in_use")]
+    assert ("night_exit_status",) not in series(Night(name="shop", ds=DS, k=10), status=None)
+
+
+def test_training_speed_is_over_all_epochs() -> None:
+    """Positions over seconds; a model without epochs has none."""
+    epochs = [{"positions": 100.0, "train_seconds": 2.0, "data_wait_seconds": 1.0}, {"positions": 500.0, "train_seconds": 2.0, "data_wait_seconds": 0.0}]  # fmt: skip
+    found = series(Night(name="shop", ds=DS, k=10, models={"student": {"epochs": epochs}, "teacher": {}}))
+    assert found["training_positions_per_second", "student"] == 150
+    assert found["training_data_wait_share", "student"] == 0.25
+    assert ("training_positions_per_second", "teacher") not in found
+
+
+def test_rules_and_dashboard_ask_for_series_that_there_are() -> None:
+    """A renamed series must not leave an alert that never fires or a panel that stays empty."""
+    made = {f"distilrec_{name}" for name, *_ in series()} | LIVE | NODE
+    made |= {"distilrec_training_positions_per_second", "distilrec_training_data_wait_share"}  # not in this night
+    rules = yaml.safe_load((MONITORING / "rules.yaml").read_text())
+    asked = [rule["expr"] for group in rules["groups"] for rule in group["rules"]] + expressions()
+    for expression in asked:
+        names = set(re.findall(r"\b(?:ray_)?(?:distilrec|node)_\w+", expression))
+        assert names
+        assert names <= made, expression
+
+
+def test_the_dashboard_is_whole() -> None:
+    """Panels have numbers of their own and do not lie over each other."""
+    panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian's package prometheus)")
+def test_the_alert_rules_do_what_they_say() -> None:
+    """`promtool` runs the rules over made-up days."""
+    done = subprocess.run(
+        ["promtool", "test", "rules", "rules_test.yaml"], cwd=MONITORING, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    not (shutil.which("prometheus") and shutil.which("prometheus-node-exporter")),
+    reason="no Prometheus (Debian's packages prometheus and prometheus-node-exporter)",
+)
+def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path) -> None:
+    """Text file → node exporter → Prometheus → the dashboard's queries: each finds data."""
+    epochs = [{"positions": 100.0, "train_seconds": 2.0, "data_wait_seconds": 1.0}]
+    models = {**NIGHT.models, "student": {**NIGHT.models["student"], "epochs": epochs}}
+    night = Night(**{**vars(NIGHT), "models": models})
+    (tmp_path / "distilrec_shop.prom").write_bytes(exposition(night, in_use=IN_USE, status=0))
+    node, server = _free_port(), _free_port()
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{node}"]}]}]}  # fmt: skip
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    commands = [
+        ["prometheus-node-exporter", "--collector.disable-defaults", "--collector.textfile", f"--collector.textfile.directory={tmp_path}", f"--web.listen-address=127.0.0.1:{node}"],
+        ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{server}"],
+    ]  # fmt: skip
+    running = [subprocess.Popen(one, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for one in commands]
+    try:
+        for expression in ("node_textfile_mtime_seconds", *expressions()):
+            if not expression.startswith("ray_"):
+                assert _answer(server, expression), expression
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _answer(port: int, expression: str) -> list:
+    """The query's result, once there is one."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            query = urlencode({"query": expression})
+            with urlopen(f"http://127.0.0.1:{port}/api/v1/query?{query}", timeout=5) as reply:
+                if found := json.load(reply)["data"]["result"]:
+                    return found
+        except OSError:
+            pass
+        time.sleep(0.2)
+    return []
