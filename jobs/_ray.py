@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ _QUIET = {
 }
 _LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """As on a Mac: no server listens beyond the loopback interface. `_node_ip_address` alone is resolved to the host's address."""
+CONNECT_SECONDS = 10.0
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the driver of a submitted job."""
 
@@ -60,6 +62,7 @@ def start_ray(config: RunConfig) -> Iterator[None]:
             _node_ip_address="127.0.0.1",
         )
     else:
+        _check_reachable(address)
         try:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -73,6 +76,19 @@ def start_ray(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """DistilrecError where nothing listens at `host:port`; Ray itself would ask for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise DistilrecError(
+                f"cannot join the Ray cluster at {address}: {error}. Is the cluster up, and ray.address its head's"
+                " address with the port of its control store (6379)?"
+            ) from None
 
 
 def _set_token() -> None:

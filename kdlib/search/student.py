@@ -72,17 +72,38 @@ class QueryEncoder(nn.Module):
 
     def forward(self, tokens_QL: Tensor, lengths_Q: Tensor) -> Tensor:
         """Sub-words int64 [Q, L], padded with any, and how many each query has (at least 1) → unit vectors float32 [Q, E]."""
-        places_L = torch.arange(tokens_QL.shape[1], device=tokens_QL.device)
-        there_QL = places_L < lengths_Q[:, None]
-        x_QLD = self.tokens(tokens_QL)
+        count, longest = tokens_QL.shape
+        there_QL = torch.arange(longest, device=tokens_QL.device) < lengths_Q[:, None]
+        where_T = there_QL.flatten().nonzero()[:, 0]  # of the tokens that are no padding
+        x_TD = self.tokens(tokens_QL.flatten()[where_T])
         if isinstance(self.layer, nn.LSTM):
+            x_QLD = _padded(x_TD, where_T, count, longest)
             packed = nn.utils.rnn.pack_padded_sequence(x_QLD, lengths_Q.cpu(), batch_first=True, enforce_sorted=False)
             states, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
-            x_QLD = x_QLD + states
+            x_TD = x_TD + states.flatten(0, 1)[where_T]
         else:
-            x_QLD = self.layer(x_QLD + self.places(places_L), src_key_padding_mask=~there_QL)
-        mean_QD = (x_QLD * there_QL[..., None]).sum(1) / lengths_Q[:, None]
+            x_TD = _ragged_block(self.layer, x_TD + self.places(where_T % longest), where_T, there_QL)
+        sum_QD = x_TD.new_zeros(count, x_TD.shape[1]).index_add_(0, where_T // longest, x_TD)
+        mean_QD = sum_QD / lengths_Q[:, None]
         return F.normalize((self.projection(mean_QD) + self.bend(mean_QD)).float(), dim=-1)
+
+
+def _padded(x_TD: Tensor, where_T: Tensor, count: int, longest: int) -> Tensor:
+    """Real tokens at their places in [Q, L, D], zeros elsewhere."""
+    return x_TD.new_zeros(count * longest, x_TD.shape[1]).index_copy_(0, where_T, x_TD).view(count, longest, -1)
+
+
+def _ragged_block(layer: Any, x_TD: Tensor, where_T: Tensor, there_QL: Tensor) -> Tensor:
+    """What a pre-norm `nn.TransformerEncoderLayer` without dropout gives at the real tokens, all but the attention computed
+    for these alone: half of a batch of queries is padding."""
+    count, longest = there_QL.shape
+    attention, width = layer.self_attn, x_TD.shape[1]
+    mixed_T = F.linear(layer.norm1(x_TD), attention.in_proj_weight, attention.in_proj_bias)
+    heads = _padded(mixed_T, where_T, count, longest).view(count, longest, 3, attention.num_heads, -1)
+    query, key, value = heads.permute(2, 0, 3, 1, 4)
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=there_QL[:, None, None, :])
+    x_TD = x_TD + attention.out_proj(seen.transpose(1, 2).reshape(-1, width)[where_T])
+    return x_TD + layer.linear2(F.gelu(layer.linear1(layer.norm2(x_TD))))
 
 
 class QueryTokens:
@@ -100,7 +121,9 @@ class QueryTokens:
 
     def __call__(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
         """int64 [Q, L] and lengths int64 [Q], of at least one query; each has one token at least, unknown or not."""
-        found = [one.ids or [0] for one in self._tokenizer.encode_batch([normalise_query(query) for query in queries])]
+        found = [
+            one.ids or [0] for one in self._tokenizer.encode_batch_fast([normalise_query(query) for query in queries])
+        ]
         lengths = [len(ids) for ids in found]
         longest = max(lengths)
         padded = [ids + [0] * (longest - length) for ids, length in zip(found, lengths, strict=True)]

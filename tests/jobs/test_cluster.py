@@ -1,4 +1,4 @@
-"""A night on a real Ray cluster of three nodes on this machine, token on: submitted, refused, doubled, and with dying nodes."""
+"""A night on a real Ray cluster of three nodes and a Spark standalone cluster: submitted, refused, doubled, and with dying nodes."""
 
 import contextlib
 import os
@@ -11,12 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
+import pyspark
 import pytest
 import yaml
 
+from jobs._spark import java_home
 from kdlib import publish
 
 pytestmark = [
@@ -151,9 +154,46 @@ def cluster() -> Iterator[Cluster]:
         cluster.close()
 
 
-def _config(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def spark_master() -> Iterator[str]:
+    """The address of a Spark standalone master with one worker, processes of their own."""
+    home = java_home()
+    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"} | ({"JAVA_HOME": str(home)} if home else {})
+    master = f"spark://127.0.0.1:{_free_port()}"
+    launch = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
+    with tempfile.TemporaryDirectory() as folder:
+        common = ["--host", "127.0.0.1", "--webui-port"]
+        commands = [
+            ["master.Master", *common, str(_free_port()), "--port", master.rpartition(":")[2]],
+            [
+                "worker.Worker",
+                *common,
+                str(_free_port()),
+                "--cores",
+                "1",
+                "--memory",
+                "1g",
+                "--work-dir",
+                folder,
+                master,
+            ],
+        ]
+        running = [
+            subprocess.Popen(
+                [launch, f"org.apache.spark.deploy.{name}", *arguments], env=environment,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+            for name, *arguments in commands
+        ]  # fmt: skip
+        yield master
+        for process in running:
+            process.terminate()
+            process.wait()
+
+
+def _config(folder: Path, **more: Any) -> Path:
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(NIGHT | {"output_dir": str(folder / "output")}))
+    path.write_text(yaml.safe_dump(NIGHT | {"output_dir": str(folder / "output")} | more))
     return path
 
 
@@ -188,12 +228,18 @@ def test_the_job_s_exit_status_is_passed_on(cluster: Cluster, tmp_path: Path) ->
         assert "no published histories for 2026-11-22" in printed
 
 
-def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(cluster: Cluster, tmp_path: Path) -> None:
-    """A node dies in training, another in batch inference: the job ends well, and the table is the local mode's byte for byte."""
+def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
+    cluster: Cluster, spark_master: str, tmp_path: Path
+) -> None:
+    """Features on Spark's cluster; a node dies in training, another in batch inference: the job ends well, and the table is
+    the local mode's byte for byte."""
     (tmp_path / "local").mkdir()
     (tmp_path / "cluster").mkdir()
     root = tmp_path / "cluster" / "output"
-    night = cluster.submit("nightly", "--config", str(_config(tmp_path / "cluster")))
+    conf = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "512m"}
+    spark = NIGHT["spark"] | {"master": spark_master, "conf": conf}
+    config = str(_config(tmp_path / "cluster", spark=spark))
+    night = cluster.submit("nightly", "--config", config)
     local = subprocess.Popen(
         [sys.executable, "-m", "jobs", "nightly", "--config", str(_config(tmp_path / "local"))],
         cwd=HOME, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -204,7 +250,7 @@ def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(cluster: Clust
         assert victim
         _kill(cluster.processes(victim))
         cluster.add(victim)  # as Kubernetes would
-        status, printed = _ended(cluster.submit("nightly", "--config", str(_config(tmp_path / "cluster"))))
+        status, printed = _ended(cluster.submit("nightly", "--config", config))
         assert status == 75, printed
         assert f"distilrec-cluster-nightly-{DS} is running" in printed
         _wait_for(lambda: cluster.node_of("ShardRecommender"), night)

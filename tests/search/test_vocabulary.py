@@ -59,8 +59,8 @@ def test_what_the_texts_use_stays_and_other_words_are_read_in_smaller_pieces(wor
     text, kept = smaller_tokenizer(wordpiece, ["a red lamp", "Lamp"], size=4 + 22 + 2)
     small, whole = Tokenizer.from_str(text), Tokenizer.from_file(str(wordpiece))
     assert sorted(small.get_vocab().values()) == list(range(28))
-    assert small.encode("red lamp").tokens == ["[CLS]", "red", "lamp", "[SEP]"]
-    assert small.encode("boots").tokens == ["[CLS]", "b", "##o", "##o", "##t", "##s", "[SEP]"]
+    assert small.encode("red lamp").tokens == ["red", "lamp"]
+    assert small.encode("boots").tokens == ["b", "##o", "##o", "##t", "##s"]
     names = {number: piece for piece, number in whole.get_vocab().items()}
     assert {piece: names[kept[number]] for piece, number in small.get_vocab().items()} == {
         piece: piece for piece in small.get_vocab()
@@ -84,5 +84,5 @@ def test_byte_pairs_and_small_vocabularies_stay_whole(wordpiece: Path, tmp_path:
     made.save(str(tmp_path / "tokenizer.json"))
     assert smaller_tokenizer(tmp_path / "tokenizer.json", ["b"], size=2)[1] == [0, 1, 2]
     text, kept = smaller_tokenizer(wordpiece, ["lamp"], size=1_000)
-    assert json.loads(text) == json.loads(wordpiece.read_text())
+    assert json.loads(text) == json.loads(wordpiece.read_text()) | {"post_processor": None}
     assert kept == list(range(30))
