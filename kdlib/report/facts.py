@@ -92,6 +92,24 @@ class User:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What became of product search."""
+
+    products: int
+    funnel: Mapping[str, Any] | None
+    """Counts of `build_queries`; None where there is no search log."""
+    learnt: Mapping[str, int]
+    """Queries that the student learnt from: `typed`, and `made_up` of the catalogue's words."""
+    student: Mapping[str, Any]
+    """What `train_search` noted of it: `parameters`, `cosine`, `held_out`, `weights`, with clicks also `clicks`."""
+    queries: int
+    """Of the published table, for each of which there was to be a ranking."""
+    answered: int
+    samples: tuple[tuple[str, int | None, tuple[str, ...]], ...]
+    """(query, searches, titles of its first products) of the most frequent queries; no searches without a search log."""
+
+
+@dataclass(frozen=True)
 class Night:
     """All that the page of one night shows."""
 
@@ -120,6 +138,7 @@ class Night:
     previous_lists: Lists | None = None
     drift: Drift | None = None
     users: tuple[User, ...] = ()
+    search: Search | None = None
     notes: tuple[str, ...] = ()
     """Sentences for the top of the page."""
 

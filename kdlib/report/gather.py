@@ -15,6 +15,7 @@ from kdlib import publish
 from kdlib.publish import Manifest
 from kdlib.report.drift import movers, popularity_drift
 from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night
+from kdlib.report.search import read_search
 from kdlib.report.users import read_user, sample_users
 
 NUM_NIGHTS = 14
@@ -30,11 +31,16 @@ STAGES = {
     "distill": "distill",
     "metrics": "evaluate",
     "recommendations": "recommend",
+    "products": "read catalogue",
+    "queries": "read search log",
+    "search": "train search",
+    "search_rankings": "rank queries",
 }
 """Table, or kind of model → the stage that makes it, in the order of the stages."""
 _TABLES = (
     "events", "histories", "item_vocabulary", "item_statistics", "teacher_targets", "item_codes", "metrics", "gates",
-    "recommendations",
+    "recommendations", "products", "queries", "product_vectors", "search_targets", "models/search_student", "search_index",
+    "search_rankings",
 )  # fmt: skip
 """Tables of the night itself that the page reads."""
 _COMPARED = ("histories", "item_vocabulary", "item_statistics", "recommendations")
@@ -117,6 +123,7 @@ def gather(
         users=tuple(read_user(root, ds, user) for user in sample_users(root, ds))
         if all(manifest(table) for table in ("histories", "item_vocabulary", "recommendations"))
         else (),
+        search=read_search(root, ds, {table: one for (table, night), one in found.items() if night == ds}),
         notes=tuple(notes),
     )
 
@@ -173,6 +180,8 @@ def _seconds(manifests: dict[str, Manifest]) -> dict[str, float]:
         stage = (
             _kind_of_model(table.removeprefix("models/")) if table.startswith("models/") else table.partition("/")[0]
         )
+        if stage in ("product_vectors", "search_targets", "search_index"):
+            stage = "search"
         if stage in STAGES and "seconds" in manifest.details:
             spent.setdefault(stage, set()).add(manifest.details["seconds"])
     if {"models", "distill"} <= set(spent):  # a teacher that learns together with the student
@@ -181,6 +190,8 @@ def _seconds(manifests: dict[str, Manifest]) -> dict[str, float]:
 
 
 def _kind_of_model(name: str) -> str:
+    if name == "search_student":
+        return "search"
     return "distill" if name in ("student", "control") else "encoders" if name.startswith("encoder_") else "models"
 
 

@@ -9,6 +9,7 @@ from kdlib.report.headline import headline
 from kdlib.report.html import Html, tag
 from kdlib.report.people import people
 from kdlib.report.quality import quality
+from kdlib.report.search import search
 from kdlib.report.slices import slices
 from kdlib.report.style import style_sheet
 
@@ -20,6 +21,7 @@ MENU = {
     "models": "Models",
     "time": "Time",
     "drift": "Drift",
+    "search": "Search",
     "users": "Sample users",
 }
 """Anchor → its name, in the page's order."""
@@ -30,7 +32,7 @@ def page(night: Night) -> str:
     parts = dict(
         zip(
             MENU,
-            (part(night) for part in (gates, funnel, quality, slices, models, time_spent, drift, people)),
+            (part(night) for part in (gates, funnel, quality, slices, models, time_spent, drift, search, people)),
             strict=True,
         )
     )

@@ -73,6 +73,7 @@ th, td { padding: 0.32rem 1.3rem 0.32rem 0; text-align: left; vertical-align: to
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--muted); font-size: 0.85rem; vertical-align: bottom; }
 td { white-space: nowrap; }
+.titles { white-space: normal; }
 th.num, td.num { text-align: right; }
 tr.strong th, tr.strong td { font-weight: 600; }
 tr.part th { padding-left: 1.3rem; color: var(--muted); }

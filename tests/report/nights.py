@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Recommended, User
+from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Recommended, Search, User
 
 DS, BEFORE = "2026-11-22", "2026-11-21"
 EVIL = '<script>alert(1)</script> & "Söhne"'
@@ -43,6 +43,16 @@ USER = User(
     EVIL, 12, ((datetime(2026, 11, 22, 8, 30, tzinfo=UTC), "cart", EVIL),), "model", "m1",
     datetime(2026, 11, 23, tzinfo=UTC), (Recommended(EVIL, 1.5, (EVIL,)), Recommended("lamp", 0.5)),
 )  # fmt: skip
+SEARCH = Search(
+    1_000,
+    {"rows_read": 500, "kept": 450, "duplicate": 20, "quarantined": 30, "queries": 77, "rare_queries": 5, "pairs": 200},
+    {"typed": 77, "made_up": 9_000},
+    {
+        "parameters": 2_048_896, "cosine": 0.918, "held_out": 300, "weights": {"vector": 2.0, "intent": 1.5, "chosen": "by the clicks after 40 queries"},
+        "clicks": {"queries": 41, "ndcg@10": 0.44, "ndcg@10_words_alone": 0.40},
+    },
+    77, 75, ((EVIL, 12, (EVIL, "lamp")), ("boots", 3, ())),
+)  # fmt: skip
 NIGHT = Night(
     name="shop",
     ds=DS,
@@ -69,6 +79,7 @@ NIGHT = Night(
     previous_lists=Lists("v1", "m0", 78, 3, 10),
     drift=Drift(50, 2, BEFORE, 0.125, (Mover(EVIL, 0.01, 0.05),), (Mover("boots", 0.2, 0.1),)),
     users=(USER,),
+    search=SEARCH,
     notes=("A note.",),
 )  # fmt: skip
 

@@ -1,0 +1,107 @@
+"""Product search: what was searched for, what the student knows, what the most frequent queries find."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdlib import publish
+from kdlib.publish import Manifest
+from kdlib.report.facts import Night, Search
+from kdlib.report.html import Html, section, table, tag
+from kdlib.report.words import count, number, score, share
+
+SAMPLES, SHOWN = 8, 3
+"""Queries on the page, and products of each."""
+
+
+def read_search(root: Path, ds: str, manifests: Mapping[str, Manifest]) -> Search | None:
+    """The facts of a night whose rankings are published; None without.
+
+    Args:
+      root: the folder of all outputs.
+      ds: the night.
+      manifests: table → manifest, of the night's tables.
+    """
+    needed = ("products", "search_targets", "search_index", "search_rankings")
+    if not all(name in manifests for name in needed):
+        return None
+    products, targets, index, rankings = (manifests[name] for name in needed)
+    log = manifests.get("queries")
+    return Search(
+        products.rows or 0,
+        log.details["funnel"] if log else None,
+        {name: targets.details[name] for name in ("typed", "made_up")},
+        index.details,
+        rankings.details["queries"],
+        rankings.details["answered"],
+        _samples(root, ds, with_log=log is not None),
+    )
+
+
+def _samples(root: Path, ds: str, *, with_log: bool) -> tuple[tuple[str, int | None, tuple[str, ...]], ...]:
+    rankings = pq.read_table(publish.current(root, "search_rankings", ds), columns=["query", "item_ids"])
+    searches: dict[str, int | None] = {}
+    if with_log:
+        log = pq.read_table(publish.current(root, "queries", ds), columns=["query", "num_searches"])
+        searches = dict(zip(*(log[name].to_pylist() for name in ("query", "num_searches")), strict=True))
+    rows = sorted(rankings.to_pylist(), key=lambda row: (-(searches.get(row["query"]) or 0), row["query"]))[:SAMPLES]
+    shown = {item for row in rows for item in row["item_ids"][:SHOWN]}
+    products = pq.read_table(publish.current(root, "products", ds), columns=["item_id", "title"])
+    products = products.join(pa.table({"item_id": pa.array(sorted(shown), pa.string())}), "item_id", join_type="inner")
+    titles = dict(zip(products["item_id"].to_pylist(), products["title"].to_pylist(), strict=True))
+    return tuple(
+        (row["query"], searches.get(row["query"]), tuple(titles.get(item) or item for item in row["item_ids"][:SHOWN]))
+        for row in rows
+    )
+
+
+def search(night: Night) -> Html | None:
+    """The section; nothing for a shop without search."""
+    if (found := night.search) is None:
+        return None
+    student = found.student
+    rows = [["products", count(found.products)]]
+    if found.funnel:
+        funnel = found.funnel
+        rows += [
+            [name.replace("_", " "), count(funnel[name])] for name in ("rows_read", "kept", "duplicate", "quarantined")
+        ]
+        rows += [
+            ["different queries", count(funnel["queries"])],
+            ["queries of too few people, left out", count(funnel["rare_queries"])],
+        ]
+    rows += [
+        ["queries learnt from: typed", count(found.learnt["typed"])],
+        ["queries learnt from: made of the catalogue", count(found.learnt["made_up"])],
+        ["weights of the query encoder", count(student["parameters"])],
+        [f"cosine to the teacher, on {count(student['held_out'])} queries it has not seen", number(student["cosine"])],
+        ["queries with a ranking", f"{count(found.answered)} of {count(found.queries)}"],
+    ]  # fmt: skip
+    return section(
+        "search", "Search",
+        table("Log, student and table", ["", "Number"], rows),
+        _weights(found),
+        table(
+            "The most frequent queries and their first products",
+            ["Query", *(["Searches"] if found.funnel else []), "Products"],
+            [[query, *([count(searches or 0)] if found.funnel else []), tag("span", "; ".join(titles) or "nothing", class_="titles")] for query, searches, titles in found.samples],
+            text=("Products",),
+        ),
+    )  # fmt: skip
+
+
+def _weights(found: Search) -> Html:
+    weights, clicks = found.student["weights"], found.student.get("clicks")
+    text = (
+        f"A product's score: its words, {number(weights['vector'])} times its vector's cosine, {number(weights['intent'])} for being of"
+        f" the kind that is searched for; weights {weights['chosen']}."
+    )
+    if clicks:
+        gain = clicks["ndcg@10"] / max(clicks["ndcg@10_words_alone"], 1e-9) - 1
+        text += (
+            f" On {count(clicks['queries'])} queries that did not choose them NDCG@10 by clicks is {score(clicks['ndcg@10'])}, with words alone"
+            f" {score(clicks['ndcg@10_words_alone'])} ({'+' if gain >= 0 else '−'}{share(abs(gain), digits=0)})."
+        )
+    return tag("p", text)
