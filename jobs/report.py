@@ -64,8 +64,17 @@ def run_or_warn(config: RunConfig) -> None:
         say(f"report    warning: no page was written ({what}); full text: {log_file(config, 'nightly')}")
 
 
+def _run_and_tell(config: RunConfig) -> None:
+    """The last job of a night that an orchestrator runs job by job tells monitoring too."""
+    run(config)
+    if config.telemetry:
+        from jobs import telemetry
+
+        telemetry.run(config)
+
+
 def main(argv: list[str] | None = None) -> int:
-    return command("report", run, argv, description=__doc__ or "")
+    return command("report", _run_and_tell, argv, description=__doc__ or "")
 
 
 if __name__ == "__main__":

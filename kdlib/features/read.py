@@ -162,6 +162,11 @@ def reading(path: str) -> Iterator[None]:
             file = re.search(r"reading file (\S+)", text)
             causes = re.findall(r"Caused by: (.+)", text)
             cause = causes[-1].strip() if causes else "damaged file"
+            if other := re.search(r"column: \[(.+?)\], physicalType: (\w+), logicalType: (\w+)", cause):
+                raise InputError(
+                    f"{file[1].rstrip('.') if file else path} has the column {other[1]} as {other[2]}, other files of"
+                    f" {path} as {other[3]}. Give it one type in all files, or read them in separate runs"
+                ) from None
             raise InputError(
                 f"cannot read {file[1].rstrip('.') if file else path}: {cause}. "
                 "Is it whole, and is the format right? Replace it or take it out of the input"

@@ -172,6 +172,14 @@ def test_a_cut_off_gzip_file_is_named(spark, tmp_path):
         read(spark, tmp_path / "e.csv.gz")
 
 
+def test_parquet_files_with_different_types_are_refused(spark, tmp_path):
+    """A column that is a number in one file and text in the others is an error with the file, the column and both types."""
+    for name, users in (("a", ["1"]), ("b", [1])):
+        pq.write_table(pa.table({"u": users, "i": ["a"], "t": ["2024-05-01"]}), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"[ab]\.parquet has the column u as \w+, other files of .* as \w+\. Give it one type"):
+        read(spark, tmp_path, format="parquet")
+
+
 def test_a_parquet_time_of_the_wrong_kind_is_refused(spark, tmp_path):
     """Whole numbers under the time format iso are an error that names the right formats."""
     pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": [1]}), tmp_path / "e.parquet")
