@@ -36,6 +36,8 @@ from kdlib.training.controls import (
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, Distillation, NextItemTraining, Ranking
 
+DIVERGED = 10.0
+"""A mean cross-entropy of more than so many times that of guessing evenly is no start that a model recovers from."""
 STREAM_ROWS = 65_536
 """Windows held at a time where the shard does not fit in memory."""
 
@@ -170,10 +172,7 @@ def _train_one(
             warmup_steps=train["warmup_steps"],
             first_step=state["steps"],
         )
-        if not math.isfinite(figures["student_ce"] + figures["kl"] + figures["teacher_ce"]):
-            raise FloatingPointError(
-                f"{run['name']}: the loss is not finite in epoch {epoch + 1}; lower learning_rate or kl_weight"
-            )
+        _check_loss(figures, run, epoch + 1, num_items)
         state["epoch"], state["steps"] = epoch + 1, state["steps"] + figures["steps"]
         line = {"run": run["name"], "epoch": epoch + 1, **figures, "train_seconds": time.monotonic() - started}
         for name, record in best.items():
@@ -207,6 +206,20 @@ def _train_one(
                 export=run["stored_as"] if name == "student" else "float32",
             )
     engine.destroy()
+
+
+def _check_loss(figures: dict[str, float], run: dict[str, Any], epoch: int, num_items: int) -> None:
+    """FloatingPointError where training has lost its way: a model of that would be published as any other."""
+    if not math.isfinite(figures["student_ce"] + figures["kl"] + figures["teacher_ce"]):
+        raise FloatingPointError(
+            f"{run['name']}: the loss is not finite in epoch {epoch}; lower learning_rate or kl_weight"
+        )
+    worst, uniform = max(figures["student_ce"], figures["teacher_ce"]), math.log(num_items)
+    if run["train"]["loss"] == "cross_entropy" and worst > DIVERGED * uniform:
+        raise FloatingPointError(
+            f"{run['name']}: the loss has diverged in epoch {epoch}: cross-entropy {worst:.4g} nats, where guessing has"
+            f" {uniform:.2f}; lower learning_rate or kl_weight"
+        )
 
 
 def _observe(line: dict[str, Any]) -> None:

@@ -176,7 +176,9 @@ def test_parquet_files_with_different_types_are_refused(spark, tmp_path):
     """A column that is a number in one file and text in the others is an error with the file, the column and both types."""
     for name, users in (("a", ["1"]), ("b", [1])):
         pq.write_table(pa.table({"u": users, "i": ["a"], "t": ["2024-05-01"]}), tmp_path / f"{name}.parquet")
-    with pytest.raises(InputError, match=r"[ab]\.parquet has the column u as \w+, other files of .* as \w+\. Give it one type"):
+    with pytest.raises(
+        InputError, match=r"[ab]\.parquet has the column u as \w+, other files of .* as \w+\. Give it one type"
+    ):
         read(spark, tmp_path, format="parquet")
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from jobs._fit import TrainingRun, _cause, checkpoints_name, remove_checkpoints
-from jobs._train_worker import _best_epoch, _learning_rate, _Shard
+from jobs._train_worker import _best_epoch, _check_loss, _learning_rate, _Shard
 from kdlib.config import RunConfig, TrainConfig
 from kdlib.data.windows import training_windows
 from tests.data.test_windows import histories
@@ -115,3 +115,23 @@ def _config(folder: str, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(
         {"name": "n", "ds": "2026-11-22", "output_dir": folder, "input": simulated, **changes}
     )
+
+
+@pytest.mark.parametrize(
+    ("figures", "loss", "says"),
+    [
+        ({"student_ce": 5.0, "kl": float("nan"), "teacher_ce": 0.0}, "cross_entropy", "not finite in epoch 3"),
+        ({"student_ce": 1e6, "kl": 1.0, "teacher_ce": 0.0}, "cross_entropy", r"diverged in epoch 3: cross-entropy 1e\+06 nats, where guessing has 4\.61"),
+        ({"student_ce": 5.0, "kl": 1.0, "teacher_ce": 50.0}, "cross_entropy", "diverged"),
+        ({"student_ce": 9.0, "kl": 99.0, "teacher_ce": 0.0}, "cross_entropy", None),
+        ({"student_ce": 60.0, "kl": 0.0, "teacher_ce": 0.0}, "gbce", None),  # a sum over negatives
+    ],
+)  # fmt: skip
+def test_a_loss_that_has_lost_its_way_ends_the_training(figures, loss, says):
+    """Not finite, or far above guessing, is an error that names the run and what to do; a bad start is not."""
+    run = {"name": "student", "train": {"loss": loss}}
+    if says is None:
+        _check_loss(figures, run, 3, 100)
+    else:
+        with pytest.raises(FloatingPointError, match=f"student: the loss .*{says}.*; lower learning_rate"):
+            _check_loss(figures, run, 3, 100)
