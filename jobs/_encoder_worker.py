@@ -65,7 +65,6 @@ def encoder_worker(spec: dict[str, Any]) -> None:
         workers=world,
         bf16=settings["bf16"],
     )
-    torch.manual_seed(spec["seed"] + 1000 * (rank + 1))  # dropout differs between workers
     best = {"encoder": _Best()}
     state: dict[str, Any] = {"run": spec["name"], "epoch": 0, "steps": 0, "log": []}
     _resume(engine, best, state, ray.train.get_checkpoint())
@@ -90,6 +89,8 @@ def encoder_worker(spec: dict[str, Any]) -> None:
         judge({}, time.monotonic())
     while state["epoch"] < adapt.epochs:
         started = time.monotonic()
+        # dropout: other draws in each worker, and after a checkpoint the same as without the break
+        torch.manual_seed(spec["seed"] + 1000 * (rank + 1) + 1_000_003 * state["epoch"])
         figures = train_epoch(
             engine, pairs_P2, texts, tokenise, batch_size=size, temperature=adapt.temperature, learning_rate=learning_rate,
             first_step=state["steps"], seed=spec["seed"] * 1_000_003 + state["epoch"] * 1_009 + rank, device=device,

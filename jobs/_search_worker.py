@@ -54,7 +54,6 @@ def search_worker(spec: dict[str, Any]) -> None:
     )  # fmt: skip
     steps = search["epochs"] * max(len(queries) // size, 1)
     rate = partial(learning_rate_at, steps=steps, peak=search["learning_rate"], warmup_fraction=0.05)
-    torch.manual_seed(spec["seed"] + 1000 * (rank + 1))  # dropout differs between workers
     best = {"student": _Best()}
     state: dict[str, Any] = {"run": spec["name"], "epoch": 0, "steps": 0, "log": []}
     _resume(engine, best, state, ray.train.get_checkpoint())

@@ -154,12 +154,13 @@ def _train_one(
         workers=world,
         bf16=settings["bf16"] and device.type == "cuda",
     )
-    torch.manual_seed(run["seed"] + 1000 * (rank + 1))  # dropout differs between workers
     best = {name: _Best() for name in ("student", "teacher") if getattr(module, name) is not None}
     state: dict[str, Any] = {"run": run["name"], "epoch": 0, "steps": 0, "log": []}
     _resume(engine, best, state, ray.train.get_checkpoint())
     while state["epoch"] < train["epochs"] and best["student"].stale < train["patience"]:
         epoch, started = state["epoch"], time.monotonic()
+        # dropout: other draws in each worker, and after a checkpoint the same as without the break
+        torch.manual_seed(run["seed"] + 1000 * (rank + 1) + 1_000_003 * epoch)
         figures = train_epoch(
             engine,
             shard.batches(

@@ -34,8 +34,8 @@ NIGHT = {
     "name": "cluster",
     "ds": DS,
     "input": {"simulate": {"num_events": 12_000, "num_items": 200, "num_days": 6, "events_per_user": 20}},
-    "teachers": [{"name": "teacher", "model": {"kind": "gru", "dim": 16, "dropout": 0.0}, "train": {"epochs": 2}}],
-    "student": {"model": {"kind": "gru", "dim": 16, "dropout": 0.0}},
+    "teachers": [{"name": "teacher", "model": {"kind": "gru", "dim": 16}, "train": {"epochs": 2}}],
+    "student": {"model": {"kind": "gru", "dim": 16}},
     "training": {
         "workers": 2, "zero_stage": 2,
         "defaults": {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 64, "learning_rate": 0.003},
@@ -45,8 +45,6 @@ NIGHT = {
     "gates": {"min_gain_over_popularity": None},  # so small a student may lose to it
     "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
 }  # fmt: skip
-"""Without dropout, so that training that goes on from a checkpoint ends with the same weights."""
-
 
 def _kill(processes: list[psutil.Process]) -> None:
     """Let a node die as a machine does: all at once, without a word."""
