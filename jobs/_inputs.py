@@ -1,7 +1,7 @@
 """Where a run's raw input lies, and which version of it this is."""
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
     versions, days, carried, before = {}, [], None, None
     if DAY in events.path:
         assert config.ds is not None  # config.day has raised
-        by_day = _files_by_day(events.path)
-        if config.ds not in by_day:
-            there = (
-                f"the days there are go from {min(by_day)} to {max(by_day)}" if by_day else "there is none of any day"
-            )
-            raise InputError(f"no file of {config.day} matches {events.path}: has the day's export run? {there}")
+        by_day = _files_by_day(events.path, needed=config.ds)
         carried = _earlier(config, "clean_events")
         if carried is not None and carried.details.get("settings") != settings:
             carried = None
@@ -139,6 +134,8 @@ def _in_version(config: RunConfig, name: str, path: str) -> str:
 def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
     """The search log of the run config, or that which the simulator published for the day; and input name → version.
 
+    With `{day}` in its path that is the path of the days to read, as Spark understands it.
+
     Raises:
       ConfigError: the run config names no search log.
       InputError: the simulator has not run, a path without files, a Parquet file of no bytes.
@@ -165,6 +162,14 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
             f"run config {config.name}: product search needs the section input.searches (path, format, user, query, item,"
             " event_type, position, time), found none; name your search log there, or leave this job out"
         )
+    elif DAY in searches.path:
+        assert config.ds is not None  # config.day has raised
+        by_day = _files_by_day(searches.path, needed=config.ds)
+        first = config.ds - timedelta(days=config.features.queries.period_days)
+        days = [day for day in sorted(by_day) if first <= day <= config.ds]
+        versions["searches"] = publish.fingerprint_of([by_day[day] for day in days])
+        _check_sizes([file for day in days for file in by_day[day]], searches.format)
+        searches = searches.model_copy(update={"path": path_of_days(searches.path, days)})
     else:
         files = _files(searches.path)
         versions["searches"] = version_of(searches.path)
@@ -236,12 +241,15 @@ def _files(path: str) -> list[tuple[str, int, int]]:
     return _remote_files(path) if "://" in path else _local_files(path)
 
 
-def _files_by_day(path: str) -> dict[date, list[tuple[str, int, int]]]:
-    """The files of each day of arrival there is, with sizes and times."""
+def _files_by_day(path: str, *, needed: date) -> dict[date, list[tuple[str, int, int]]]:
+    """The files of each day that a path with `{day}` has, with sizes and times; InputError where one day's are not there."""
     anywhere, found = path.replace(DAY, DAY_PATTERN), {}
     for file in _files(anywhere):
         if (day := day_of(path, file[0])) is not None:
             found.setdefault(day, []).append(file)
+    if needed not in found:
+        there = f"the days there are go from {min(found)} to {max(found)}" if found else "there is none of any day"
+        raise InputError(f"no file of {needed} matches {path}: has the day's export run? {there}")
     return found
 
 

@@ -135,7 +135,8 @@ class SearchesConfig(Section):
     """The optional search log, and how its columns are named: what users typed, and what they did with what was found."""
 
     path: str
-    """A file, a folder or a glob; every night reads all of it."""
+    """A file, a folder or a glob. With `{day}` where the files' names hold the day that they are of, a night reads those of its
+    `features.queries.period_days` alone, and one day before them, for clocks differ."""
     format: Literal["parquet", "csv", "jsonl"]
     delimiter: str = ","
     user: str
@@ -153,11 +154,9 @@ class SearchesConfig(Section):
     """The shop's event type → ours; rows with any other type are quarantined. Unused without an `event_type` column."""
 
     @model_validator(mode="after")
-    def _is_read_whole(self) -> "SearchesConfig":
-        if DAY in self.path:
-            raise ValueError(
-                f"path may not hold {DAY}, found {self.path}: a search log is read whole each night; give a folder or a glob"
-            )
+    def _fits(self) -> "SearchesConfig":
+        if self.path.count(DAY) > 1:
+            raise ValueError(f"path may hold {DAY} once, found {self.path}")
         if self.position and not self.item:
             raise ValueError("position needs item: it is the rank at which an item was shown")
         return self

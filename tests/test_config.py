@@ -62,9 +62,9 @@ def test_the_smallest_config_has_every_default(load):
         (
             with_input(
                 f"{{events: {{{EVENTS}, time: {{column: t}}}}, searches: "
-                "{path: 's/{day}', format: csv, user: u, query: q, time: {column: t}}}"
+                "{path: 's/{day}/{day}', format: csv, user: u, query: q, time: {column: t}}}"
             ),
-            "input.searches: path may not hold {day}, found s/{day}: a search log is read whole",
+            "input.searches: path may hold {day} once, found s/{day}/{day}",
         ),
         (
             with_input(

@@ -177,3 +177,23 @@ def test_simulated_searches_become_queries_and_leave_the_events_alone(spark, tmp
     assert {row["query"] for row in rows} == {normalise_query(row["query"]) for row in typed}
     for type_, name in (("search", "searches"), ("click", "clicks"), ("cart", "carts"), ("purchase", "purchases")):
         assert sum(row[f"num_{name}"] for row in rows) == planted[type_] > 0
+
+
+def test_days_outside_the_period_are_not_read(spark, tmp_path):
+    """With `{day}` the tables are those of reading everything; files of other days may even be damaged; the day itself must be there."""
+    header, *rows = ROWS.splitlines()
+    for day in ("2024-03-01", "2024-04-01", "2024-05-02", "2024-05-03"):
+        (tmp_path / f"searches/day={day}").mkdir(parents=True)
+        found = [row for row in rows if f",{day} " in row]
+        (tmp_path / f"searches/day={day}/1.csv").write_text("\n".join([header, *found, ""]))
+    whole = config_for(tmp_path, output="whole")
+    run(whole)
+    (tmp_path / "searches/day=2024-03-01/1.csv").write_text("another;header\n")
+    by_day = config_for(tmp_path, output="by_day", searches={"path": str(tmp_path / "searches/day={day}")})
+    funnel = run(by_day)["queries"].details["funnel"]
+    for name in ("queries", "query_items"):
+        assert table(by_day, name) == table(whole, name)
+    assert (funnel["rows_read"], funnel["earlier"]) == (7, 0)  # the row of 1 April is not read
+    (tmp_path / "searches/day=2024-05-03/1.csv").unlink()
+    with pytest.raises(InputError, match=r"no file of 2024-05-03 matches .*from 2024-03-01 to 2024-05-02"):
+        run(by_day)

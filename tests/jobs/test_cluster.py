@@ -46,6 +46,7 @@ NIGHT = {
     "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
 }  # fmt: skip
 
+
 def _kill(processes: list[psutil.Process]) -> None:
     """Let a node die as a machine does: all at once, without a word."""
     for process in processes:
