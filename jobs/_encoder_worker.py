@@ -32,7 +32,7 @@ K = 10
 
 
 def encoder_worker(spec: dict[str, Any]) -> None:
-    """Ray Train's training function; `spec` comes from `jobs.train_text_encoder`."""
+    """Ray Train's training function; `spec` comes from `jobs.train_text_encoder.fit_encoder`."""
     import ray.train
     import ray.train.torch
 
@@ -40,9 +40,9 @@ def encoder_worker(spec: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads_per_worker"])
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank, world = context.get_world_rank(), context.get_world_size()
-    texts, number_V = number_titles(_column(spec["vocabulary"], "title"))
+    texts, number_V = number_titles(_column(spec["texts"], "title"))
     pairs_P2 = _pairs(adapt, spec, number_V, rank=rank, world=world)
-    held_out_N2 = _held_out(adapt, spec["histories"], number_V)
+    held_out_N2 = _held_out(adapt, spec, number_V)
     size = adapt.batch_size // world
     steps_per_epoch = max(len(pairs_P2) // size, 1)
     learning_rate = partial(
@@ -112,7 +112,7 @@ def _pairs(adapt: AdaptConfig, spec: dict[str, Any], number_V: np.ndarray, *, ra
     """This worker's pairs as title numbers, equally many on every worker."""
     import ray.train
 
-    counts_V = np.array(_column(spec["statistics"], "num_train"))
+    counts_V = np.array(_column(spec["statistics"], "num_train")) if spec["statistics"] else np.ones(len(number_V))
     shard: Any = ray.train.get_dataset_shard("train")
     parts = shard.iter_batches(batch_size=STREAM_ROWS, batch_format="numpy", prefetch_batches=1)
     pairs_P2 = sample_pairs(
@@ -127,18 +127,25 @@ def _pairs(adapt: AdaptConfig, spec: dict[str, Any], number_V: np.ndarray, *, ra
         dist.all_gather_object(counts, len(pairs_P2))
     if min(counts) == 0 or sum(counts) < 2:
         raise ValueError(
-            f"too few pairs of titled items to train on (pairs a worker: {counts}): the histories need neighbouring"
-            " training items with different titles; give the catalogue's titles, lower training.workers, or leave text.adapt out"
+            f"too few pairs of texts to train on (pairs a worker: {counts}): recommendation needs neighbouring training items"
+            " with different titles, search products with titles and descriptions; give the catalogue's, lower training.workers,"
+            " or leave text.adapt out"
         )
     return pairs_P2[: min(counts)]
 
 
-def _held_out(adapt: AdaptConfig, histories: list[str], number_V: np.ndarray) -> np.ndarray:
-    """Validation transitions between different titles, as title numbers, int64 [pairs, 2]; the same on every worker."""
-    table = read_evaluation_histories(
-        histories, position_column="validation_position", max_users=adapt.validation_pairs
-    )
-    pairs_N2 = number_V[held_out_pairs(table)].astype(np.int64)
+def _held_out(adapt: AdaptConfig, spec: dict[str, Any], number_V: np.ndarray) -> np.ndarray:
+    """Judging pairs of different titles, as title numbers, int64 [pairs, 2]; the same on every worker: those that are given,
+    or the transitions into the validation positions."""
+    if spec["judging"]:
+        found = np.stack([pq.read_table(spec["judging"])[name].to_numpy() for name in ("item", "next_item")], 1)
+    else:
+        found = held_out_pairs(
+            read_evaluation_histories(
+                spec["histories"], position_column="validation_position", max_users=adapt.validation_pairs
+            )
+        )
+    pairs_N2 = number_V[found].astype(np.int64)
     return pairs_N2[(pairs_N2 >= 0).all(1) & (pairs_N2[:, 0] != pairs_N2[:, 1])]
 
 

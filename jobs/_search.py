@@ -63,21 +63,23 @@ def typed_queries(config: RunConfig) -> tuple[list[str], dict[str, str]]:
     return table.sort_by([("num_searches", "descending"), ("query", "ascending")])["query"].to_pylist(), found
 
 
-def encoded(config: RunConfig, texts: list[str], max_tokens: int) -> pa.ListArray:
-    """The teacher's vectors of the texts, in their order, by Ray Data actors."""
+def encoded(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int) -> pa.ListArray:
+    """An encoder's vectors of the texts, in their order, by Ray Data actors."""
     import ray.data
 
     settings, training = search_settings(config).text, config.training
     table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
     device = torch.device("cuda" if training.gpus_per_worker else "cpu")
-    encoder = settings.encoder
+    # a package may lie elsewhere on the workers' machines
+    is_package = settings.adapt is None and not Path(settings.encoder).is_dir()
+    place = settings.encoder if is_package else str(encoder)
     found = (
         ray.data.from_arrow(table)
         .repartition(4 * training.workers)
         .map_batches(
             TitleEncoder,
             fn_constructor_kwargs={
-                "encoder": str(Path(encoder).absolute()) if Path(encoder).is_dir() else encoder,
+                "encoder": place,
                 "max_tokens": max_tokens, "batch_size": settings.batch_size, "threads": training.threads_per_worker,
                 "bf16": scoring_dtype(device, bf16=training.bf16) == torch.bfloat16,
             },

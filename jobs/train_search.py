@@ -14,6 +14,7 @@ from jobs._fit import remove_checkpoints, run_workers
 from jobs._published import parquet_files, versions
 from jobs._ray import start_ray
 from jobs._search import chosen_weights, encoded, read_products, read_vectors, search_settings, typed_queries
+from jobs._search_teacher import teacher
 from jobs._search_worker import search_worker
 from jobs._step import code_version, run_step
 from kdlib import publish
@@ -24,7 +25,6 @@ from kdlib.search.catalogue_queries import catalogue_queries
 from kdlib.search.index import product_texts
 from kdlib.search.student import FACTS, TOKENIZER
 from kdlib.search.vocabulary import known_words, smaller_tokenizer
-from kdlib.teachers.text import encoder_folder, encoder_version
 
 MODEL = "models/search_student"
 QUERY_TOKENS = 32
@@ -41,12 +41,12 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     made: dict[str, Manifest] = {}
     with start_ray(config):
         products = read_products(config)
-        teacher = {"encoder": encoder_version(encoder_folder(settings.text.encoder))}
-        inputs = versions(config, "products") | teacher
+        encoder, version = teacher(config, products)
+        inputs = versions(config, "products") | {"encoder": version}
         text = settings.text.model_dump(mode="json")
 
         def encode_products(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-            found = encoded(config, product_texts(products), settings.text.max_tokens)
+            found = encoded(config, encoder, product_texts(products), settings.text.max_tokens)
             _write(staging["product_vectors"], {"product_index": products["product_index"], "vector": found})
             return {}
 
@@ -56,9 +56,9 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         def encode_queries(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
             parts = [[value or "" for value in products[n].to_pylist()] for n in ("title", "description", "category")]
             made_up = catalogue_queries(*parts, limit=settings.catalogue_queries, seed=config.seed)
-            known = known_words(_tokenizer(config))
+            known = known_words(encoder / TOKENIZER)
             queries = list(dict.fromkeys([*typed, *made_up, *known[: settings.catalogue_queries // 5]]))
-            found = encoded(config, queries, QUERY_TOKENS)
+            found = encoded(config, encoder, queries, QUERY_TOKENS)
             _write(staging["search_targets"], {"query": pa.array(queries), "vector": found})
             return {"search_targets": {"typed": len(typed), "made_up": len(queries) - len(typed)}}
 
@@ -66,8 +66,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             config, ("search_targets",), settings=[text, settings.catalogue_queries, config.seed], inputs=inputs | log_versions,
             build=encode_queries,
         )  # fmt: skip
-        made |= _train(config, products, typed, teacher)
-        made |= _index(config, products, teacher)
+        made |= _train(config, products, typed, encoder, version)
+        made |= _index(config, products, version)
     facts = made["search_index"].details
     say(
         f"train_search: {len(products):,} products, {made['search_targets'].rows or 0:,} queries; student"
@@ -77,7 +77,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     return made
 
 
-def _train(config: RunConfig, products: pa.Table, typed: list[str], teacher: dict[str, str]) -> dict[str, Manifest]:
+def _train(config: RunConfig, products: pa.Table, typed: list[str], encoder: Path, version: str) -> dict[str, Manifest]:
     import ray.data
 
     settings, targets = search_settings(config), publish.current(config.root, "search_targets", config.day)
@@ -93,12 +93,12 @@ def _train(config: RunConfig, products: pa.Table, typed: list[str], teacher: dic
         finished = config.root / "_checkpoints" / f"{name}.models"
         finished.mkdir(parents=True, exist_ok=True)
         tokenizer, pieces = smaller_tokenizer(
-            _tokenizer(config), [*product_texts(products), *typed], size=settings.vocabulary
+            encoder / TOKENIZER, [*product_texts(products), *typed], size=settings.vocabulary
         )
-        own = {"tokenizer": tokenizer, "pieces": pieces, "words": known_words(_tokenizer(config))}
-        spec = {**own, "name": name, "seed": config.seed, "search": chosen, "encoder": str(encoder_folder(settings.text.encoder).absolute()),
+        own = {"tokenizer": tokenizer, "pieces": pieces, "words": known_words(encoder / TOKENIZER)}
+        spec = {**own, "name": name, "seed": config.seed, "search": chosen, "encoder": str(encoder),
                 "products": parquet_files(vectors), "held_out": parquet_files(targets), "export": str(finished),
-                "facts": {"teacher": teacher["encoder"], "inputs": inputs, "seed": config.seed, "search": chosen}}  # fmt: skip
+                "facts": {"teacher": version, "inputs": inputs, "seed": config.seed, "search": chosen}}  # fmt: skip
         train = ray.data.read_parquet(parquet_files(targets))
         run_workers(config, search_worker, spec, train, name=name, stage="train_search", epochs=settings.epochs)
         if not (finished / FACTS).exists():
@@ -111,7 +111,7 @@ def _train(config: RunConfig, products: pa.Table, typed: list[str], teacher: dic
     return run_step(config, (MODEL,), settings=[chosen, config.seed, form], inputs=inputs, build=build)
 
 
-def _index(config: RunConfig, products: pa.Table, teacher: dict[str, str]) -> dict[str, Manifest]:
+def _index(config: RunConfig, products: pa.Table, version: str) -> dict[str, Manifest]:
     settings = search_settings(config)
     given = settings.model_dump(mode="json", include={"language", "vector_weight", "intent_weight", "weights"})
     inputs = versions(config, "products", "product_vectors", MODEL) | typed_queries(config)[1]
@@ -119,13 +119,9 @@ def _index(config: RunConfig, products: pa.Table, teacher: dict[str, str]) -> di
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         vectors_VE = torch.from_numpy(read_vectors(publish.current(config.root, "product_vectors", config.day)))
         folder, student = staging["search_index"], publish.current(config.root, MODEL, config.day)
-        return {"search_index": chosen_weights(config, products, vectors_VE, folder, student, facts={"teacher": teacher["encoder"]})}  # fmt: skip
+        return {"search_index": chosen_weights(config, products, vectors_VE, folder, student, facts={"teacher": version})}  # fmt: skip
 
     return run_step(config, ("search_index",), settings=[given, config.seed], inputs=inputs, build=build)
-
-
-def _tokenizer(config: RunConfig) -> Path:
-    return encoder_folder(search_settings(config).text.encoder) / TOKENIZER
 
 
 def _write(folder: Path, columns: dict[str, Any]) -> None:

@@ -62,50 +62,81 @@ def train_encoder(config: RunConfig, source: Features, text: TextConfig) -> dict
     settings = [config.seed, text.max_tokens, adapt, config.training.model_dump(mode="json", exclude={"defaults"})]
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        short = name.removeprefix("models/")
-        key = publish.fingerprint_of(settings, inputs, histories)
-        run_name = f"{config.name}.{short}.ds={config.day}.{key}"
-        finished = config.root / "_checkpoints" / f"{run_name}.models"  # a worker's place that outlives this process
-        finished.mkdir(parents=True, exist_ok=True)
         pairs = ray.data.read_parquet(histories, columns=["item_indices", "num_train"])
-        run_workers(
-            config,
-            encoder_worker,
-            {
-                "name": short,
-                "base": str(base),
-                "adapt": adapt,
-                "max_tokens": text.max_tokens,
-                "seed": config.seed,
-                "histories": histories,
-                "vocabulary": str(source.vocabulary),
-                "statistics": str(source.statistics),
-                "export": str(finished),
-                "facts": {"base": text.encoder, "inputs": inputs, "adapt": adapt, "seed": config.seed},
-            },
-            pairs.map_batches(training_pairs, batch_format="pyarrow", batch_size=None),
-            name=run_name,
-            stage="train_text_encoder",
-            epochs=text.adapt.epochs + 1 if text.adapt else 0,
-        )
-        if not (finished / FACTS).exists():
-            raise TrainingError(f"train_text_encoder: the workers ended without {short}; see the log")
-        shutil.copytree(finished, staging[name], dirs_exist_ok=True)
-        remove_checkpoints(config, run_name)
+        fit_encoder(
+            config, name, staging[name], text, pairs.map_batches(training_pairs, batch_format="pyarrow", batch_size=None),
+            {"texts": str(source.vocabulary), "statistics": str(source.statistics), "histories": histories, "judging": None},
+            settings=settings, inputs=inputs,
+        )  # fmt: skip
         return {}
 
     made = run_step(config, (name,), settings=settings, inputs=inputs, build=build)
-    say(f"train_text_encoder: {_describe(publish.current(config.root, name, config.day))}")
+    say(f"train_text_encoder: {describe_encoder(publish.current(config.root, name, config.day))}")
     return made
 
 
-def _describe(folder: Path) -> str:
+def fit_encoder(
+    config: RunConfig,
+    name: str,
+    export: Path,
+    text: TextConfig,
+    pairs: Any,
+    data: dict[str, Any],
+    *,
+    settings: Any,
+    inputs: dict[str, str],
+) -> None:
+    """Train an encoder on Ray Train; a killed run's checkpoints are taken up.
+
+    Args:
+      config: the run config.
+      name: `models/…`, of the output.
+      export: folder for the finished encoder.
+      text: with `adapt`.
+      pairs: Ray Data of `kdlib.teachers.contrastive.PAIRS_SCHEMA`: numbers of rows of the texts.
+      data: `texts`, a table with `item_index` and `title`; `statistics`, one with `num_train`, or None where all pairs
+        count the same; `judging`, a Parquet file of held-out pairs, or None where those of the `histories` judge.
+      settings, inputs: all that the weights depend on.
+    """
+    assert text.adapt is not None
+    short, key = name.removeprefix("models/"), publish.fingerprint_of(settings, inputs, data)
+    run_name = f"{config.name}.{short}.ds={config.day}.{key}"
+    finished = config.root / "_checkpoints" / f"{run_name}.models"  # a worker's place that outlives this process
+    finished.mkdir(parents=True, exist_ok=True)
+    adapt = text.adapt.model_dump(mode="json")
+    run_workers(
+        config,
+        encoder_worker,
+        {
+            "name": short,
+            "base": str(encoder_folder(text.encoder).absolute()),
+            "adapt": adapt,
+            "max_tokens": text.max_tokens,
+            "seed": config.seed,
+            "export": str(finished),
+            "facts": {"base": text.encoder, "inputs": inputs, "adapt": adapt, "seed": config.seed},
+            **data,
+        },
+        pairs,
+        name=run_name,
+        stage="train_text_encoder",
+        epochs=text.adapt.epochs + 1,
+    )
+    if not (finished / FACTS).exists():
+        raise TrainingError(f"train_text_encoder: the workers ended without {short}; see the log")
+    shutil.copytree(finished, export, dirs_exist_ok=True)
+    remove_checkpoints(config, run_name)
+
+
+def describe_encoder(folder: Path) -> str:
     """One line on a finished encoder."""
     facts = json.loads((folder / FACTS).read_text())
     text = f"{facts['parameters']:,} parameters, {facts['pairs']:,} pairs, epoch {facts['epoch']} kept"
     if facts["validation_pairs"]:
         before, after = (facts["epochs"][epoch]["recall@10"] for epoch in (0, facts["epoch"]))
-        text += f"; recall@10 of {facts['validation_pairs']:,} held-out transitions {before:.4f} as pretrained, {after:.4f} now"
+        text += (
+            f"; recall@10 of {facts['validation_pairs']:,} held-out pairs {before:.4f} as pretrained, {after:.4f} now"
+        )
     return text
 
 

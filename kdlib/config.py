@@ -524,7 +524,8 @@ class SearchConfig(Section):
     """Product search: a student that answers queries in the space of a pretrained encoder; needs the extra `search`."""
 
     text: TextConfig = TextConfig(max_tokens=96)
-    """The teacher. For queries in other languages than its own give a multilingual encoder."""
+    """The teacher. For queries in other languages than its own give a multilingual encoder. With `adapt` it first learns the
+    shop's language: titles beside descriptions, runs of a product's words, queries beside what was clicked."""
     language: str = "english"
     """Of the words' endings (a Snowball stemmer's name)."""
     student: Literal["transformer", "lstm"] = "transformer"
@@ -553,9 +554,9 @@ class SearchConfig(Section):
     """The most frequent so many get their ranking in the nightly table; where nobody searches, the categories do."""
 
     @model_validator(mode="after")
-    def _teacher_is_pretrained(self) -> "SearchConfig":
-        if self.text.adapt or self.text.whiten:
-            raise ValueError("search.text takes no adapt and no whiten: the cosines of the encoder itself are learnt")
+    def _teacher_is_not_whitened(self) -> "SearchConfig":
+        if self.text.whiten:
+            raise ValueError("search.text takes no whiten: the cosines of the encoder itself are learnt")
         return self
 
 

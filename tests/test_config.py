@@ -73,7 +73,7 @@ def test_the_smallest_config_has_every_default(load):
             ),
             "input.searches: position needs item",
         ),
-        (SMALLEST + "search: {text: {whiten: true}}\n", "search: search.text takes no adapt and no whiten"),
+        (SMALLEST + "search: {text: {whiten: true}}\n", "search: search.text takes no whiten"),
         (SMALLEST + "search: {width: 60}\n", "search.width: .*multiple of 8"),
         (SMALLEST + "features: {queries: {position_bias: -1}}\n", "features.queries.position_bias: .*greater than"),
         (SMALLEST + "recomend: {k: 3}\n", "unknown key recomend$"),

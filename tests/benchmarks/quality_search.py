@@ -29,6 +29,7 @@ from jobs import build_products, rank_search, train_search
 from jobs._console import command, engine_output_to, log_file, say
 from jobs._provenance import hardware, package_versions
 from jobs._search import read_products, search_settings
+from jobs._search_teacher import teacher
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.metrics.bootstrap import bootstrap_interval
@@ -39,7 +40,7 @@ from kdlib.search.index import load_index, product_texts
 from kdlib.search.student import TOKENIZER, QueryEncoder, encode_queries, load_student
 from kdlib.search.vocabulary import smaller_tokenizer
 from kdlib.search.words import in_first_half
-from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
+from kdlib.teachers.text import TextEncoder, encode_texts, load_tokeniser
 
 RESULTS = Path(__file__).parent / "results" / "quality_search.json"
 SAMPLES, TIMES, BATCH = 10_000, 100, 64
@@ -73,7 +74,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     queries = list(rated)
     chooses = np.array([in_first_half(query) for query in queries])
     settings = search_settings(config)
-    folder = encoder_folder(settings.text.encoder)
+    folder, _ = teacher(config, products)
     encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=train_search.QUERY_TOKENS)
     student, tokens, facts = load_student(student_folder)
     untaught = QueryEncoder(**student.options)
