@@ -20,7 +20,7 @@ from kdlib.queries import normalise_query
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import FACTS, build_index, load_index
 from kdlib.search.student import FACTS as STUDENT_FACTS
-from kdlib.search.words import in_first_half
+from kdlib.search.words import in_first_half, teaches
 from kdlib.teachers.text import TitleEncoder
 
 K = 10
@@ -114,18 +114,19 @@ def chosen_weights(
 ) -> dict[str, Any]:  # fmt: skip
     """Build the index with the weights that are given, or that clicks choose; what its manifest keeps.
 
-    Of the clicked queries one half chooses and the other one judges.
+    Of the clicked queries one half chooses and the other one judges; those that an adapted teacher has learnt from do neither.
     """
     settings = search_settings(config)
     given = Weights(settings.vector_weight, settings.intent_weight)
     build_index(folder, products, vectors_VE, language=settings.language, weights=given, seed=config.seed, facts=facts)
-    learnt = json.loads((student / STUDENT_FACTS).read_text())
-    details = {name: learnt[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
+    facts_of_student = json.loads((student / STUDENT_FACTS).read_text())
+    details = {name: facts_of_student[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
     details["weights"] = {**asdict(given), "chosen": "given"}
     if settings.weights == "clicks":
         gains = clicked(config, products)
-        choosing = {query: items for query, items in gains.items() if in_first_half(query)}
-        judging = {query: items for query, items in gains.items() if query not in choosing}
+        judging = {query: items for query, items in gains.items() if not in_first_half(query)}
+        learnt = {query for query in gains if settings.text.adapt and teaches(query)}
+        choosing = {query: items for query, items in gains.items() if query not in {*judging, *learnt}}
         if min(len(choosing), len(judging)) < LEAST_QUERIES:
             details["weights"]["chosen"] = f"given: only {len(choosing)} and {len(judging)} clicked queries"
             return details

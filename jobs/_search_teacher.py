@@ -15,6 +15,7 @@ from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.search.adaptation import adaptation_pairs
 from kdlib.search.index import product_texts
+from kdlib.search.words import teaches
 from kdlib.teachers.contrastive import PAIRS_SCHEMA
 from kdlib.teachers.text import encoder_folder, encoder_version
 
@@ -53,8 +54,9 @@ def _write_pairs(config: RunConfig, products: pa.Table, folder: Path) -> dict[st
     adapt = search_settings(config).text.adapt
     assert adapt is not None
     titles, descriptions = ([value or "" for value in products[name].to_pylist()] for name in ("title", "description"))
+    gains = {query: items for query, items in clicked(config, products).items() if teaches(query)}
     texts, learnt, judging = adaptation_pairs(
-        titles, descriptions, product_texts(products), clicked(config, products),
+        titles, descriptions, product_texts(products), gains,
         held_out=adapt.validation_pairs, seed=config.seed,
     )  # fmt: skip
     for name in ("pairs", "texts", "judging"):

@@ -82,3 +82,8 @@ def mend(word: str, frequencies: Mapping[str, int]) -> str:
 def in_first_half(query: str) -> bool:
     """Which half of all queries this one is in, the same for ever: one half chooses, the other one judges."""
     return hashlib.sha256(query.encode()).digest()[-1] % 2 == 0
+
+
+def teaches(query: str) -> bool:
+    """Half of the choosing half: the clicks after it may adapt an encoder, and then choose nothing."""
+    return in_first_half(query) and hashlib.sha256(query.encode()).digest()[-2] % 2 == 0

@@ -48,12 +48,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "name": "search_shop", "ds": DS, "output_dir": str(folder / "output"),
                 "input": {"catalogue": {"path": str(folder / "products.csv"), "format": "csv", "item": "sku", "title": "name",
                                         "description": "about", "category": "kind", "available": "in_stock"}},
-                "search": {"catalogue_queries": 6_000, "epochs": 4, "k": 12},
+                "search": {"catalogue_queries": 6_000, "epochs": 4, "k": 12, "text": {"max_tokens": 96, "adapt": {"batch_size": 64}}},
                 "training": {"workers": 2},
             }
         )
     )  # fmt: skip
     printed = run(config)
+    assert "search teacher: 22,713,216 parameters" in printed
     assert "242 rows read = 241 products + 0 repeated + 1 without an item id" in printed
     assert "rank_search: 5 of 5 queries answered" in printed
     return config
