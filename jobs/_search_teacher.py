@@ -1,5 +1,6 @@
 """The encoder that teaches product search: as it is pretrained, or adapted to the shop first (`search.text.adapt`)."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def teacher(config: RunConfig, products: pa.Table) -> tuple[Path, str]:
         data = _write_pairs(config, products, folder)
         pairs = ray.data.read_parquet(str(folder / "pairs"))
         fit_encoder(config, ENCODER, staging[ENCODER], text, pairs, data, settings=settings, inputs=inputs)
+        shutil.rmtree(folder)
         return {}
 
     made = run_step(config, (ENCODER,), settings=settings, inputs=inputs, build=build)

@@ -170,7 +170,7 @@ def test_an_encoder_is_trained_again_only_when_something_changed(
     config = RunConfig.model_validate(document | readers)
     [(name, first)] = run(config).items()
     assert trained == [name.removeprefix("models/")]
-    line = "epoch 1 kept; recall@10 of 2 held-out transitions 0.2500 as pretrained, 0.5000 now"
+    line = "epoch 1 kept; recall@10 of 2 held-out pairs 0.2500 as pretrained, 0.5000 now"
     assert capsys.readouterr().out.count(line) == 1
     assert run(config) == {name: first}
     assert f"{name}: up to date" in capsys.readouterr().out
