@@ -1,7 +1,7 @@
 """Where a run's raw input lies, and which version of it this is."""
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from kdlib.features.arrivals import (
     path_of_days,
 )
 from kdlib.features.events import read_events
+from kdlib.features.searches import first_day
 from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
 
@@ -165,8 +166,8 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
     elif DAY in searches.path:
         assert config.ds is not None  # config.day has raised
         by_day = _files_by_day(searches.path, needed=config.ds)
-        first = config.ds - timedelta(days=config.features.queries.period_days)
-        days = [day for day in sorted(by_day) if first <= day <= config.ds]
+        first = first_day(config.ds, period_days=config.features.queries.period_days)
+        days = days_to_read(by_day, last_day=config.ds, carried_before=first)
         versions["searches"] = publish.fingerprint_of([by_day[day] for day in days])
         _check_sizes([file for day in days for file in by_day[day]], searches.format)
         searches = searches.model_copy(update={"path": path_of_days(searches.path, days)})

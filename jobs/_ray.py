@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jobs._cluster import CONNECT_SECONDS
 from kdlib.config import RunConfig
 from kdlib.errors import DistilrecError
 
@@ -20,7 +21,6 @@ _QUIET = {
 }
 _LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """As on a Mac: no server listens beyond the loopback interface. `_node_ip_address` alone is resolved to the host's address."""
-CONNECT_SECONDS = 10.0
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the driver of a submitted job."""
 

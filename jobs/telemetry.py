@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs._console import command, say
 from jobs.report import models_of
-from kdlib import promotions
+from kdlib import delivery, promotions
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.report.exposition import InUse, exposition
@@ -27,7 +27,7 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
     switch = promotions.current(config.root)
     in_use = None
     if switch is not None:
-        tables = [name for name in ("recommendations", "search_rankings") if name in switch.versions]
+        tables = [name for name in delivery.TABLES if name in switch.versions]
         rows = {name: promotions.manifest_of(config.root, switch, name).rows or 0 for name in tables}
         in_use = InUse(switch.ds, switch.unix_seconds, rows)
     path.parent.mkdir(parents=True, exist_ok=True)

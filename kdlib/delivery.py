@@ -77,8 +77,7 @@ def deliver(root: Path, url: str, *, keep: int) -> Delivered:
         now = Delivered(night.ds, night.number, versions, files)
         if now != before:
             _switch(system, base, now)
-        nights = [*promotions.nights(root, before="9999-12-31")[-keep:], night] if keep else [night]
-        kept = {folder for one in nights for table in TABLES if (folder := _folder(root, one, table))}
+        kept = {folder for one in _kept(root, night, keep) for table in TABLES if (folder := _folder(root, one, table))}
         kept |= {file["path"].rpartition("/")[0] for one in files.values() for file in one}
         if before and keep:
             kept |= {file["path"].rpartition("/")[0] for one in before.files.values() for file in one}
@@ -130,8 +129,7 @@ def deliver_delta(root: Path, url: str, *, keep: int) -> Delivered:
         ) from None
     night = _in_use(root)
     _elsewhere(root, url)
-    nights = [*promotions.nights(root, before="9999-12-31")[-keep:], night] if keep else [night]
-    oldest = min(one.ds for one in nights)
+    oldest = min(one.ds for one in _kept(root, night, keep))
     versions = {}
     for table in (one for one in TABLES if one in night.versions):
         target = f"{url.rstrip('/')}/{table}"
@@ -173,6 +171,11 @@ def _in_use(root: Path) -> Promotion:
             f"no night is in use under {root}, so there is nothing to deliver: run `distilrec nightly` first"
         )
     return night
+
+
+def _kept(root: Path, night: Promotion, keep: int) -> list[Promotion]:
+    """The nights that stay at a place, the one in use among them."""
+    return [*promotions.nights(root, before="9999-12-31")[-keep:], night] if keep else [night]
 
 
 def _unreached(url: str, error: Exception) -> DeliveryError:

@@ -143,13 +143,18 @@ def _folders(url):
     return sorted(info.base_name for info in found)
 
 
-def test_a_forgotten_user_leaves_every_delivered_file(home, url):
-    """No file there names the user afterwards, though its nights' versions have the same names at home."""
+def _deliver_two_nights_and_forget(home, url, send):
+    """Two nights at the place, then the user u7 erased at home, and the place told to forget."""
     for day in (1, 2):
         put(home, f"2026-11-0{day}", day)
-        delivery.deliver(home, url, keep=5)
+        send(home, url, keep=5)
     forgetting.erase(home, "u7")
-    delivery.deliver(home, url, keep=0)
+    send(home, url, keep=0)
+
+
+def test_a_forgotten_user_leaves_every_delivered_file(home, url):
+    """No file there names the user afterwards, though its nights' versions have the same names at home."""
+    _deliver_two_nights_and_forget(home, url, delivery.deliver)
     users = delivery.read(url, "recommendations").to_table()["user_id"].to_pylist()
     assert sorted(users) == sorted({f"u{one}" for one in range(USERS)} - {"u7"})
     assert len(_folders(url)) == 1
@@ -261,11 +266,7 @@ def test_a_new_column_reaches_a_delta_table(home, url):
 
 def test_delta_tables_forget(home, url):
     """The user is in no file any more: the night in use has lost it, the others are gone."""
-    for day in (1, 2):
-        put(home, f"2026-11-0{day}", day)
-        delivery.deliver_delta(home, url, keep=5)
-    forgetting.erase(home, "u7")
-    delivery.deliver_delta(home, url, keep=0)
+    _deliver_two_nights_and_forget(home, url, delivery.deliver_delta)
     system, base = delivery.place(url)
     files = system.get_file_info(fs.FileSelector(f"{base}/recommendations", recursive=True))
     parquet = [info.path for info in files if info.path.endswith(".parquet") and "_delta_log" not in info.path]
