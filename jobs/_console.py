@@ -77,8 +77,8 @@ def command(
 ) -> int:
     """The main function of every job: parse, read the run config, run.
 
-    The exit status is 0; 2 for what the user can mend; 75 where another run holds the date, which a job that
-    `reads_only` does not care about; 130 interrupted; else 1.
+    The exit status is 0; that of a `DistilrecError` (`kdlib.errors`), of which 75, another run holds the date, cannot
+    befall a job that `reads_only`; 130 interrupted; else 1.
     """
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")

@@ -11,5 +11,5 @@ def check_search_extra() -> None:
     """ConfigError where a package of the extra `search` is missing."""
     if missing := [name for name in SEARCH if find_spec(name) is None]:
         raise ConfigError(
-            f"product search needs {', '.join(missing)}, not installed here: `pip install 'distilrec[search]'`"
+            f"product search needs {', '.join(missing)}, not installed here: the extra `search` (`pip install -e '.[search]'` in distilrec's folder)"
         )

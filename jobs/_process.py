@@ -13,7 +13,7 @@ def run_in_own_process(stage: str, config: str | Path, *, ds: str | None, overri
     """`python -m jobs.<stage>` with this run config; its output goes where this process's does.
 
     Raises:
-      DistilrecError: the stage failed; carries its exit status.
+      DistilrecError: the stage failed; carries its exit status, 128 + number where a signal ended it.
     """
     command_line = [sys.executable, "-m", f"jobs.{stage}", "--config", str(config)]
     if ds:
@@ -22,6 +22,7 @@ def run_in_own_process(stage: str, config: str | Path, *, ds: str | None, overri
         command_line += ["--set", override]
     status = subprocess.run(command_line, check=False, **inherited_lock()).returncode
     if status:
+        status = 128 - status if status < 0 else status  # as a shell says it
         failure = DistilrecError(f"{stage} ended with exit status {status}; its message stands above")
         failure.exit_status = status
         raise failure

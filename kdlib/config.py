@@ -17,7 +17,7 @@ from kdlib.errors import ConfigError
 from kdlib.privacy import KeySource
 
 DAY = "{day}"
-"""Stands in `input.events.path` for the day on which a file's events arrived, YYYY-MM-DD."""
+"""Stands in `input.events.path` and `input.searches.path` for the day on which a file's events arrived, YYYY-MM-DD."""
 EVENT_TYPES = ("view", "favourite", "cart", "purchase")
 """The event types that the rest of the software knows, weakest first; a shop's own are mapped onto them."""
 SEARCH_EVENT_TYPES = ("search", "click", "cart", "purchase")
@@ -621,7 +621,7 @@ class RetentionConfig(Section):
 
 class DeliveryConfig(Section):
     """A copy of the tables in use for others to read, in an object store or another file system; sent by `promote`,
-    `rollback` and `forget`. Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
+    `rollback`, `forget` and `deliver`. Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
 
     url: Annotated[str, Field(pattern=r"^[a-z0-9]+://.+")]
     """`s3://bucket/folder`, `gs://bucket/folder`, `file:///folder`."""

@@ -125,7 +125,8 @@ def deliver_delta(root: Path, url: str, *, keep: int) -> Delivered:
         from deltalake.exceptions import DeltaError
     except ImportError:
         raise ConfigError(
-            "delivery.format delta needs deltalake, not installed here: `pip install 'distilrec[delta]'`"
+            "delivery.format delta needs deltalake, not installed here: the extra `delta`"
+            " (`pip install -e '.[delta]'` in distilrec's folder)"
         ) from None
     night = _in_use(root)
     _elsewhere(root, url)

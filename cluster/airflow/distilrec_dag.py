@@ -31,7 +31,7 @@ FINAL = {
     2: "something must be mended first; the message stands above",
     3: "a gate forbids publishing: the night in use stays; the message and the report say which",
 }
-"""Exit statuses that no retry mends; all others are retried: 75 (another run holds the date) and crashes."""
+"""Exit statuses that no retry mends; all others are retried: 74 (not delivered), 75 (another run holds the date) and crashes."""
 
 with DAG(
     dag_id="distilrec",

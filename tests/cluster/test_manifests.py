@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -19,6 +20,8 @@ BASE, SPARK = KUBERAY / "base", CLUSTER / "spark" / "features.yaml"
 FILES = sorted(path for folder in ("kuberay", "spark") for path in (CLUSTER / folder).rglob("*.yaml"))
 OWN_IMAGES = {"distilrec-cpu", "distilrec-cuda"}
 """Names that the overlays replace by a registry's; nothing else may be in the base."""
+
+OPERATORS = {"RayCluster", "RayJob", "SparkApplication"}
 
 
 def _documents(path: Path) -> list[dict[str, Any]]:
@@ -45,6 +48,11 @@ def _pods(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 PODS = [(f"{document['kind']}{where}", pod) for document in _objects() for where, pod in _pods(document)]
+CORE = [o for o in _objects() if o["kind"] not in OPERATORS] + [
+    {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": where.lower()}, "template": pod}
+    for where, pod in PODS
+    if where.startswith(tuple(OPERATORS))
+]
 
 
 def _object(kind: str, name: str | None = None) -> dict[str, Any]:
@@ -70,10 +78,16 @@ def test_every_manifest_is_yaml(path: Path) -> None:
             assert document["metadata"]["name"]
 
 
+@pytest.mark.parametrize("thing", CORE, ids=[f"{o['kind']} {o['metadata']['name']}" for o in CORE])
+def test_kubernetes_own_objects_fit_their_schemas(thing: dict[str, Any]) -> None:
+    """No unknown field, nothing missing, every type right; of the operators' objects the pods in them."""
+    kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
+
+
 def test_there_is_a_pod_of_every_part() -> None:
-    """Head, CPU and GPU workers, submitter and scheduler are found, so that the rules below are about something."""
+    """Head, CPU and GPU workers, submitter, scheduler and shell are found, so that the rules below are about something."""
     parts = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for _, pod in PODS}
-    assert parts == {"head", "cpu", "gpu", "submitter", "scheduler"}
+    assert parts == {"head", "cpu", "gpu", "submitter", "scheduler", "shell"}
 
 
 @pytest.mark.parametrize(("where", "pod"), PODS, ids=[where for where, _ in PODS])
@@ -116,7 +130,7 @@ def test_only_those_that_ask_kubernetes_have_its_token() -> None:
         pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["spec"].get("automountServiceAccountToken")
         for _, pod in PODS
     }
-    assert tokens == {"head": None, "cpu": False, "gpu": False, "submitter": False, "scheduler": True}
+    assert tokens == {"head": None, "cpu": False, "gpu": False, "submitter": False, "scheduler": True, "shell": False}
 
 
 def test_what_is_referred_to_exists() -> None:
