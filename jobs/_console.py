@@ -7,12 +7,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import date
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
 from jobs._lock import run_lock
+from kdlib import promotions
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import DistilrecError
 
@@ -74,11 +76,12 @@ def command(
     with_arguments: Callable[[RunConfig, argparse.Namespace], object] | None = None,
     load: Callable[[argparse.Namespace], RunConfig] | None = None,
     reads_only: bool = False,
+    in_use: bool = False,
 ) -> int:
     """The main function of every job: parse, read the run config, run.
 
     The exit status is 0; that of a `DistilrecError` (`kdlib.errors`), of which 75, another run holds the date, cannot
-    befall a job that `reads_only`; 130 interrupted; else 1.
+    befall a job that `reads_only`; 130 interrupted; else 1. A job that is about what is `in_use` needs no date.
     """
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
@@ -96,6 +99,8 @@ def command(
             config = load(arguments)
         else:
             config = load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
+            if in_use and config.ds is None and (now := promotions.current(config.root)):
+                config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
         log = log_file(config, stage)
         with nullcontext() if reads_only else run_lock(config, stage):
             if with_arguments:

@@ -192,8 +192,8 @@ def earlier_vocabulary(config: RunConfig) -> Manifest | None:
 
 
 def _earlier(config: RunConfig, name: str) -> Manifest | None:
-    if last := promotions.last_night(config.root, before=config.day):
-        return promotions.manifest_of(config.root, last, name) if name in last.versions else None
+    if last := promotions.last_night(config.root, before=config.day, holding=name):
+        return promotions.manifest_of(config.root, last, name)
     newest = publish.latest(config.root, name, before=config.day)
     return publish.read_manifest(config.root, name, newest) if newest else None
 
@@ -207,7 +207,7 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
     if config.privacy.key is None:
         return None
     found = {"key_version": config.privacy.key_version, "check": key_check(read_key(config.privacy.key))}
-    if last := promotions.last_night(config.root, before=config.day):
+    if last := promotions.last_night(config.root, before=config.day, holding="histories"):
         before = promotions.manifest_of(config.root, last, "histories").details.get("pseudonyms")
         if before and before["key_version"] == found["key_version"] and before["check"] != found["check"]:
             raise ConfigError(

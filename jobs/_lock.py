@@ -9,16 +9,18 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import IO, Any
 
 from kdlib.config import RunConfig
 from kdlib.errors import BusyError, ConfigError
 
 INHERITED = "DISTILREC_LOCK"
 """Environment variable: the lock file that this process holds through its parent."""
+LOOK_SECONDS = 1.0
 _held: dict[str, int] = {}
 
 
@@ -43,7 +45,7 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
         ) from None
     with opened as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             file.seek(0)
             raise BusyError(
@@ -60,6 +62,18 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
             yield
         finally:
             del _held[str(path)]
+
+
+def _lock(file: IO[str]) -> None:
+    """Another run's look at which dates are held (`held_dates`) lasts a moment: that long is waited for."""
+    until = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def held_dates(config: RunConfig) -> set[str]:

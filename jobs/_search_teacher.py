@@ -1,5 +1,6 @@
 """The encoder that teaches product search: as it is pretrained, or adapted to the shop first (`search.text.adapt`)."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jobs._step import run_step
 from jobs.train_text_encoder import describe_encoder, fit_encoder
 from kdlib import publish
 from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
 from kdlib.search.adaptation import adaptation_pairs
 from kdlib.search.index import product_texts
 from kdlib.search.words import teaches
@@ -24,9 +26,19 @@ ENCODER = "models/search_encoder"
 
 
 def teacher(config: RunConfig, products: pa.Table) -> tuple[Path, str]:
-    """The teacher's Hugging Face folder, trained first where `search.text.adapt` says so, and its version."""
-    text = search_settings(config).text
+    """The teacher's Hugging Face folder, trained first where `search.text.adapt` says so, and its version.
+
+    Raises:
+      ConfigError: the student is to be wider than the teacher, whose sub-words it starts from.
+    """
+    settings = search_settings(config)
+    text = settings.text
     base = encoder_folder(text.encoder).absolute()
+    wide = json.loads((base / "config.json").read_text()).get("hidden_size", settings.width)
+    if settings.width > wide:
+        raise ConfigError(
+            f"search.width {settings.width} is more than the encoder {text.encoder} has, {wide}: set it lower"
+        )
     if text.adapt is None:
         return base, encoder_version(base)
     import ray.data

@@ -37,8 +37,8 @@ def earlier_model(
       item_ids: gives tonight's, in index order.
     """
     settings = config.training.warm_start
-    last = promotions.last_night(config.root, before=config.day)
-    if settings is None or model["codes"] is not None or last is None or f"models/{name}" not in last.versions:
+    last = promotions.last_night(config.root, before=config.day, holding=f"models/{name}")
+    if settings is None or model["codes"] is not None or last is None:
         return None
     folder = promotions.folder_of(config.root, last, f"models/{name}")
     facts = json.loads((folder / FACTS).read_text())

@@ -27,13 +27,12 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
       GateError: names each failed gate with value and bound.
       InputError: the features or the metrics are not published.
     """
-    nights = promotions.nights(config.root, before=config.day)[-config.gates.trailing_nights :]
     judged: list[Gate] = []
     inputs: dict[str, str] = {}
     if "input" in parts:
-        judged += _input(config, nights, inputs)
+        judged += _input(config, inputs)
     if "quality" in parts:
-        judged += _quality(config, nights, inputs)
+        judged += _quality(config, inputs)
     if force:
         judged = gates.forced(judged)
     _publish(config, judged, inputs)
@@ -54,10 +53,14 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
     return judged
 
 
-def _input(config: RunConfig, nights: list[promotions.Promotion], inputs: dict[str, str]) -> list[Gate]:
+def _trailing(config: RunConfig, holding: str) -> list[promotions.Promotion]:
+    return promotions.nights(config.root, before=config.day, holding=holding)[-config.gates.trailing_nights :]
+
+
+def _input(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
     tonight = publish.manifest_of(config.root, "histories", config.day)
     inputs["histories"] = tonight.version
-    earlier = [promotions.manifest_of(config.root, night, "histories") for night in nights]
+    earlier = [promotions.manifest_of(config.root, night, "histories") for night in _trailing(config, "histories")]
     bounds = config.gates.model_dump(include=set(_INPUT_BOUNDS))
     return gates.input_gates(tonight.details["funnel"], [night.details["funnel"] for night in earlier], **bounds)
 
@@ -69,12 +72,12 @@ _INPUT_BOUNDS = (
 _QUALITY_BOUNDS = ("min_test_users", "min_gain_over_popularity", "max_loss_to_last_night", "min_coverage_ratio")
 
 
-def _quality(config: RunConfig, nights: list[promotions.Promotion], inputs: dict[str, str]) -> list[Gate]:
+def _quality(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
     metrics = pq.read_table(publish.current(config.root, "metrics", config.day))
     inputs["metrics"] = publish.manifest_of(config.root, "metrics", config.day).version
     coverage = f"coverage@{max(config.evaluation.k)}"
     usual = []
-    for night in nights:
+    for night in _trailing(config, "metrics"):
         table = pq.read_table(promotions.folder_of(config.root, night, "metrics"))
         usual += [r["value"] for r in table.to_pylist() if (r["model"], r["metric"]) == ("student", coverage)]
     bounds = config.gates.model_dump(include=set(_QUALITY_BOUNDS))

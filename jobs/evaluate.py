@@ -105,7 +105,7 @@ def _measure(
 
 def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:
     """Folder and version of the student of the last promoted night before this one; None where there is none to compare."""
-    last = promotions.last_night(config.root, before=config.day)
+    last = promotions.last_night(config.root, before=config.day, holding="models/student")
     if last is None:
         return None
     folder = promotions.folder_of(config.root, last, "models/student")

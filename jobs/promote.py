@@ -18,19 +18,19 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     """Promote the run's date, unless a later night is in use (a backfill does not take the shop back in time).
 
     Raises:
-      InputError: a part of the night is not published, or its gates judged other tables than those.
+      InputError: a part of the night is not published, its gates judged other tables than those, or a table was made from
+        others.
       GateError: the gates did not pass.
       DeliveryError: the night is in use here, but did not get to where others read it.
     """
     found = _parts_of_search(config)
     if config.input.has_events:
         found = _judged_parts(config) | found
+    _check_made_from(config, found)
     root, day = config.root, config.day
     now = promotions.current(root)
     if now is not None and now.ds > day:
-        say(
-            f"promote: {now.ds} stays in use, it is later than {day}; `distilrec rollback --to {day}` switches all the same"
-        )
+        say(f"promote: {now.ds} stays in use, it is later than {day}, whose tables lie beside its own")
         return None
     forced = []
     if config.input.has_events:
@@ -66,6 +66,23 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
     if broken := gates.failed(judged):
         raise GateError(f"{day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
     return found
+
+
+MADE = {
+    "metrics": "evaluate", "recommendations": "recommend", "search_index": "train-search", "search_rankings": "rank-search",
+}  # fmt: skip
+"""Tables that must be made from just what goes into use with them, and the job that makes each."""
+
+
+def _check_made_from(config: RunConfig, found: dict[str, str]) -> None:
+    """InputError where a table was made from another model or table than is published now."""
+    for table in (name for name in MADE if name in found):
+        for part, version in publish.manifest_of(config.root, table, config.day).inputs.items():
+            if found.get(part, version) != version:
+                raise InputError(
+                    f"{table} of {config.day} was made from {part} {version}, but {found[part]} is published now: run"
+                    f" `distilrec {MADE[table]}` first"
+                )
 
 
 def _parts_of_search(config: RunConfig) -> dict[str, str]:

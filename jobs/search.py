@@ -53,7 +53,7 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     return command(
         "search", lambda config: None, argv,
-        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run, reads_only=True,
+        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run, reads_only=True, in_use=True,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     return command(
         "show", run, argv,
-        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run_with_arguments, reads_only=True,
+        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run_with_arguments, reads_only=True, in_use=True,
     )  # fmt: skip
 
 

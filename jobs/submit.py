@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace, more: list[str]) -> int:
             f"output_dir is {config.output_dir!r}, a folder of one machine: on a cluster it must be an absolute path on "
             "storage that all nodes share; set it in the run config or with --set output_dir=/shared/distilrec"
         )
+    if any(word.partition("=")[0] in ("--from", "--to") for word in more):
+        raise ConfigError("a submission is one day's, found --from or --to: submit each day with --ds, in order")
     client = connect(arguments.address)
     submission_id = _free_id(client, config, arguments.stage)
     with tempfile.TemporaryDirectory(prefix="distilrec-submit-") as folder:

@@ -11,7 +11,7 @@ from jobs._encoder_worker import FACTS, encoder_worker
 from jobs._fit import remove_checkpoints, run_workers
 from jobs._published import Features, features, parquet_files
 from jobs._ray import start_ray
-from jobs._step import run_step
+from jobs._step import code_version, run_step
 from kdlib import publish
 from kdlib.config import RunConfig, TextConfig
 from kdlib.errors import ConfigError, TrainingError
@@ -99,7 +99,7 @@ def fit_encoder(
       settings, inputs: all that the weights depend on.
     """
     assert text.adapt is not None
-    short, key = name.removeprefix("models/"), publish.fingerprint_of(settings, inputs, data)
+    short, key = name.removeprefix("models/"), publish.fingerprint_of(settings, inputs, data, code_version())
     run_name = f"{config.name}.{short}.ds={config.day}.{key}"
     finished = config.root / "_checkpoints" / f"{run_name}.models"  # a worker's place that outlives this process
     finished.mkdir(parents=True, exist_ok=True)

@@ -709,7 +709,8 @@ class RunConfig(Section):
                 )
         self._teachers_fit_their_targets()
         for where, text in [(teacher.name, teacher.text) for teacher in self.teachers] + [
-            ("student", self.student.text)
+            ("student", self.student.text),
+            ("search", self.search and self.search.text),
         ]:
             adapt = text and text.adapt
             if adapt and adapt.batch_size % self.training.workers:

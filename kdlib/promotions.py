@@ -9,12 +9,14 @@
 A reader of `root/promoted/recommendations` finds the last night that passed its gates, and a rollback moves it back.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,19 +62,26 @@ def current(root: Path) -> Promotion | None:
     return _read(link.resolve()) if link.exists() else None
 
 
-def nights(root: Path, *, before: str) -> list[Promotion]:
-    """The promoted nights strictly before a date, by date, each with its last promotion; rolled-back ones do not count."""
+def nights(root: Path, *, before: str, holding: str | None = None) -> list[Promotion]:
+    """The promoted nights strictly before a date, by date, each with its last promotion; rolled-back ones do not count.
+
+    With `holding`, a table or model, only those that consist of it too and whose files of it are still there.
+    """
     found: dict[str, Promotion] = {}
     for switch in history(root):
         if switch.action == "rollback":
             found = {ds: night for ds, night in found.items() if ds < switch.ds}
         found[switch.ds] = switch
-    return [found[ds] for ds in sorted(found) if ds < before]
+    return [found[ds] for ds in sorted(found) if ds < before and (holding is None or _holds(root, found[ds], holding))]
 
 
-def last_night(root: Path, *, before: str) -> Promotion | None:
+def last_night(root: Path, *, before: str, holding: str | None = None) -> Promotion | None:
     """The last of `nights`; None where there is none."""
-    return next(reversed(nights(root, before=before)), None)
+    return next(reversed(nights(root, before=before, holding=holding)), None)
+
+
+def _holds(root: Path, night: Promotion, name: str) -> bool:
+    return name in night.versions and folder_of(root, night, name).is_dir()
 
 
 def folder_of(root: Path, night: Promotion, name: str) -> Path:
@@ -97,10 +106,11 @@ def promote(
       forced: gates that failed and were overruled.
       reason: why.
     """
-    now = current(root)
-    if now is not None and (now.ds, now.versions) == (ds, dict(versions)):
-        return now
-    return _switch(root, ds, "promote", dict(versions), forced or [], reason)
+    with _one_at_a_time(root):
+        now = current(root)
+        if now is not None and (now.ds, now.versions) == (ds, dict(versions)):
+            return now
+        return _switch(root, ds, "promote", dict(versions), forced or [], reason)
 
 
 def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
@@ -114,7 +124,18 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
         known = ", ".join(sorted({night.ds for night in history(root)})) or "none"
         raise InputError(f"{ds} was never promoted under {root}; nights to roll back to: {known}")
     last = earlier[-1]
-    return _switch(root, ds, "rollback", last.versions, last.forced, reason)
+    with _one_at_a_time(root):
+        return _switch(root, ds, "rollback", last.versions, last.forced, reason)
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Runs of different dates may switch at the same moment: each waits for the other, and gets a number of its own."""
+    (root / RECORDS).mkdir(parents=True, exist_ok=True)
+    with (root / RECORDS / "lock").open("a") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from kdlib import promotions, publish
 
+CHECKPOINTS = "_checkpoints"
+
 
 def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[str] = ()) -> list[str]:
-    """Remove nights older than the newest `keep` promoted ones, and versions of earlier dates that were replaced.
+    """Remove nights older than the newest `keep` promoted ones, versions of earlier dates that were replaced, and what
+    runs of older dates left when they were given up: logs, checkpoints, half-made tables.
 
     Args:
       root: the folder of all outputs.
@@ -40,11 +43,14 @@ def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[st
         shutil.rmtree(folder)
         if ds < oldest:
             removed.add(ds)
-    for place in ("logs", "quarantine_failed", "search_quarantine_failed"):
-        for folder in (root / place).glob("ds=*"):
-            ds = folder.name.removeprefix("ds=")
+    for place in ("logs", "quarantine_failed", "search_quarantine_failed", CHECKPOINTS, publish.STAGING):
+        for path in (root / place).glob("*ds=*"):
+            ds = path.name.partition("ds=")[2][: len("YYYY-MM-DD")]
             if ds < oldest and ds not in busy:
-                shutil.rmtree(folder, ignore_errors=True)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
     return sorted(removed)
 
 

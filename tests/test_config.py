@@ -118,6 +118,10 @@ def test_the_smallest_config_has_every_default(load):
             "joint trains one teacher, found 2",
         ),
         (SMALLEST + "training: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
+        (
+            SMALLEST + "search: {text: {adapt: {batch_size: 65}}}\ntraining: {workers: 2}\n",
+            "search.text.adapt: batch_size 65 is not a multiple of training.workers 2",
+        ),
         ("name: tiny\ninput: {simulate: {}}\n", "missing key output_dir$"),
         ("name: tiny\n", r"missing key output_dir \(and 1 more\)$"),
         (with_input("{}"), "input: needs exactly one of simulate and events"),

@@ -76,6 +76,39 @@ def test_rolled_back_nights_are_no_measure_for_later_ones(tmp_path):
     assert [night.ds for night in promotions.nights(tmp_path, before=DAYS[1])] == DAYS[:1]
 
 
+def test_nights_that_hold_a_table(tmp_path):
+    """A night without it, of search alone say, and one whose files are gone, are passed over."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    promotions.promote(tmp_path, DAYS[3], {"histories": put_night(tmp_path, DAYS[3])["histories"]})
+    shutil.rmtree(publish.current(tmp_path, "models/student", DAYS[1]).parent)
+    found = promotions.nights(tmp_path, before=DAYS[4], holding="models/student")
+    assert [night.ds for night in found] == [DAYS[0], DAYS[2]]
+    last = promotions.last_night(tmp_path, before=DAYS[4], holding="histories")
+    assert last is not None
+    assert last.ds == DAYS[3]
+    assert promotions.last_night(tmp_path, before=DAYS[4], holding="search_index") is None
+
+
+def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
+    """Runs of different dates hold different locks and may promote at once: every switch is on record, in an order."""
+    nights = {ds: put_night(tmp_path, ds) for ds in DAYS}
+    together = threading.Barrier(len(DAYS))
+
+    def switch(ds: str) -> None:
+        together.wait()
+        promotions.promote(tmp_path, ds, nights[ds])
+
+    threads = [threading.Thread(target=switch, args=(ds,)) for ds in DAYS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.number for one in promotions.history(tmp_path)] == [1, 2, 3, 4, 5]
+    now = promotions.current(tmp_path)
+    assert now is not None
+    assert now.number == 5
+
+
 def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
     """A date that was never promoted, or whose files are gone, is an error, and what is in use stays."""
     with pytest.raises(InputError, match=r"never promoted under .*; nights to roll back to: none"):
@@ -150,6 +183,25 @@ def test_old_nights_go_and_what_is_in_use_stays(tmp_path):
     promotions.rollback(tmp_path, DAYS[3])
     assert remove_old_nights(tmp_path, keep=1, before=DAYS[4]) == []
     assert in_use(tmp_path) == {DAYS[3]}
+
+
+def test_what_given_up_runs_of_old_dates_left_goes_too(tmp_path):
+    """Checkpoints, half-made tables and logs of dates before the kept nights go; those of busy and later dates stay."""
+    put_and_promote(tmp_path, *DAYS)
+    for ds in ("2026-11-01", "2026-11-02", DAYS[4]):
+        for place in (
+            f"_checkpoints/shop.distill.ds={ds}.abc",
+            f"_staging/models.student.ds={ds}.abc",
+            f"logs/ds={ds}",
+        ):
+            (tmp_path / place).mkdir(parents=True)
+        (tmp_path / f"_checkpoints/shop.distill.ds={ds}.abc.jsonl").touch()
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={"2026-11-02"})
+    left = [
+        path.name for place in ("_checkpoints", "_staging", "logs") for path in sorted((tmp_path / place).iterdir())
+    ]
+    assert len(left) == 8
+    assert all(DAYS[4] in name or "2026-11-02" in name for name in left)
 
 
 def test_replaced_versions_go_a_night_later(tmp_path):

@@ -20,6 +20,11 @@ def calibration_error(predicted: np.ndarray, found: np.ndarray) -> float:
     Args:
       predicted: probabilities, float [rows].
       found: what came true, 0 or 1, [rows].
+
+    Returns:
+      NaN where there is no row.
     """
+    if not len(predicted):
+        return float("nan")
     parts = tenths(predicted)
     return float(sum(len(one) * abs(predicted[one].mean() - found[one].mean()) for one in parts) / len(predicted))

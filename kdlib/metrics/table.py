@@ -96,7 +96,7 @@ def format_metrics(metrics: pa.Table, *, k: int) -> str:
         verdict = "higher" if ndcg["low"] > 0 else "lower" if ndcg["high"] < 0 else "no clear difference"
         label = " - ".join(LABELS.get(part, str(part)) for part in str(name).split(" - "))
         lines.append(f"  {label:44} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {verdict}")
-    if "best_reachable" in names:
+    if "best_reachable" in names and found["best_reachable", f"ndcg@{k}"]["value"] > 0:
         share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]
         lines.append(f"  the student reaches {share:.0%} of the best reachable NDCG@{k}")
     return "\n".join(lines)

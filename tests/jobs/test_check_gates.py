@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from jobs import check_gates, promote, rollback
+from jobs._console import command
 from kdlib import promotions, publish
 from kdlib.tables import METRICS
 
@@ -31,25 +32,21 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def put(root: Path, name: str, ds: str, table: pa.Table, **details: object) -> None:
+def put(root: Path, name: str, ds: str, table: pa.Table, made_from: tuple[str, ...] = (), **details: object) -> None:
+    """Publish; the manifest says that it was made from what is published now of `made_from`."""
     staging = publish.new_staging(root, name, ds)
     pq.write_table(table, staging / "part.parquet")
-    publish.publish(staging, root, name, ds, fingerprint=f"{ds} {details}", details=details)
+    inputs = {one: publish.manifest_of(root, one, ds).version for one in made_from}
+    publish.publish(staging, root, name, ds, fingerprint=f"{ds} {details}", inputs=inputs, details=details)
 
 
 def put_night(config: Path, ds: str, *, student: tuple[float, float] = (0.01, 0.05), **funnel: object) -> Path:
     """Publish what a night consists of but its gates; the student's gain over popularity has the interval given."""
     root = config.parent / "out"
     put(root, "histories", ds, pa.table({"ds": [ds]}), funnel=FUNNEL | funnel)
-    for name in (
-        "recommendations",
-        "item_vocabulary",
-        "item_statistics",
-        "models/student",
-        "models/teacher",
-        "models/control",
-    ):
+    for name in ("item_vocabulary", "item_statistics", "models/student", "models/teacher", "models/control"):
         put(root, name, ds, pa.table({"ds": [ds]}))
+    put(root, "recommendations", ds, pa.table({"ds": [ds]}), ("histories", "models/student"))
     rows = [
         {"model": model, "metric": "ndcg@10", "value": 0.03, "low": student[0], "high": student[1], "num_users": 100}
         for model in ("student", "student - popularity")
@@ -57,7 +54,7 @@ def put_night(config: Path, ds: str, *, student: tuple[float, float] = (0.01, 0.
     rows.append(
         {"model": "student", "metric": "coverage@20", "value": 0.4, "low": None, "high": None, "num_users": 100}
     )
-    put(root, "metrics", ds, pa.Table.from_pylist(rows, schema=METRICS.schema))
+    put(root, "metrics", ds, pa.Table.from_pylist(rows, schema=METRICS.schema), ("histories", "models/student"))
     return root
 
 
@@ -120,6 +117,48 @@ def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):
     put_night(config, DAYS[0], kept=901)
     assert run(promote, config, "--ds", DAYS[0]) == 2
     assert f"the gates of {DAYS[0]} have not judged what is published now" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("rerun", "told"), [((), "metrics"), (("metrics",), "recommendations")])
+def test_a_student_trained_again_is_not_promoted_with_the_old_one_s_table(config, capfd, rerun, told):
+    """What goes into use must be made from just the model that goes into use; the message names the job to run."""
+    root = put_night(config, DAYS[0])
+    assert run(check_gates, config, "--ds", DAYS[0]) == 0
+    put(root, "models/student", DAYS[0], pa.table({"ds": [DAYS[0]]}), seed=2)
+    for name in rerun:
+        table = pq.read_table(publish.current(root, name, DAYS[0]))
+        put(root, name, DAYS[0], table, ("histories", "models/student"), seed=2)
+        assert run(check_gates, config, "--ds", DAYS[0]) == 0
+    assert run(promote, config, "--ds", DAYS[0]) == 2
+    error = capfd.readouterr().err
+    assert f"{told} of {DAYS[0]} was made from models/student" in error
+    assert f"run `distilrec {promote.MADE[told]}` first" in error
+    assert promotions.current(root) is None
+
+
+def test_a_job_about_what_is_in_use_needs_no_date(config, capfd):
+    """Without `ds` in the run config or on the command line it takes that of the night in use; others ask for one."""
+    put_night(config, DAYS[0])
+    assert run(check_gates, config, "--ds", DAYS[0]) == run(promote, config, "--ds", DAYS[0]) == 0
+    days: list[str] = []
+    for in_use in (True, False):
+        command("look", lambda one: days.append(one.day), ["--config", str(config)], description="", reads_only=True, in_use=in_use)  # fmt: skip
+    assert days == [DAYS[0]]
+    assert "no date: give --ds" in capfd.readouterr().err
+
+
+def test_nights_whose_files_are_gone_are_no_measure(config, capfd):
+    """Two nights are kept and seven trail: the next night, and one after a rollback, are judged by those that are there."""
+    root = config.parent / "out"
+    days = [f"2026-11-{day}" for day in range(10, 16)]
+    for ds in days:
+        put_night(config, ds)
+        assert run(check_gates, config, "--ds", ds) == run(promote, config, "--ds", ds) == 0, capfd.readouterr().err
+    kept = promotions.nights(root, before=DAYS[2], holding="histories")
+    assert [night.ds for night in kept] == days[-2:]
+    assert run(rollback, config, "--to", days[-2]) == 0
+    put_night(config, DAYS[2])
+    assert run(check_gates, config, "--ds", DAYS[2]) == run(promote, config, "--ds", DAYS[2]) == 0
 
 
 def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):

@@ -1,9 +1,11 @@
 """Two runs of one date never write at the same time, and a dead run blocks nobody."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,16 @@ def test_dates_that_runs_are_at_work_on_are_known(tmp_path: Path) -> None:
     with run_lock(config, "nightly"):
         assert held_dates(config) == {"2026-11-22"}
     assert held_dates(config) == set()
+
+
+def test_a_look_at_the_held_dates_turns_no_run_away(tmp_path: Path) -> None:
+    """Whoever looks which dates are held has each lock for a moment; a run that starts just then waits that long."""
+    config = load_config(_config(tmp_path))
+    with run_lock(config, "nightly"):
+        pass
+    with (tmp_path / "out" / "_locks" / "ds=2026-11-22.lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        later = threading.Timer(0.3, fcntl.flock, (file, fcntl.LOCK_UN))
+        later.start()
+        with run_lock(config, "nightly"):
+            later.join()

@@ -5,13 +5,16 @@ import json
 from itertools import product
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from jobs import search
+from jobs._search_teacher import teacher
 from kdlib import promotions, publish, tables
-from kdlib.errors import ModelError
+from kdlib.config import load_config
+from kdlib.errors import ConfigError, ModelError
 from kdlib.search.index import load_index
 from tests.whole_nights import run
 
@@ -131,3 +134,13 @@ def test_the_same_night_again_does_nothing_and_a_damaged_index_is_refused(shop: 
     student = publish.current(shop.parent / "output", "models/search_student", DS)
     with pytest.raises(ModelError, match=r"no whole search index in .*train-search"):
         load_index(tmp_path, student)
+
+
+def test_a_student_wider_than_its_teacher_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    """The message has the setting, what it is and what the encoder has."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"name: s\nds: 2026-11-22\noutput_dir: {tmp_path}/out\ninput: {{simulate: {{}}}}\nsearch: {{width: 512}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"search.width 512 is more than the encoder .* has, 384"):
+        teacher(load_config(path), pa.table({}))

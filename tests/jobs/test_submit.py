@@ -169,6 +169,7 @@ def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch: pytest.Monk
         ),
         (["--address", "http://h:1", "nightly", "--config", "no/such.yaml"], "cannot read the run config no/such.yaml"),
         (["--address", "http://h:1", "nightly", "--set", "rey.address=auto"], "unknown key rey"),
+        (["--address", "http://h:1", "nightly", "--from=2026-11-01"], "a submission is one day's, found --from"),
     ],
 )
 def test_what_the_submitter_can_mend_is_told_in_one_line(

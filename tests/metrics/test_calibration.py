@@ -28,6 +28,15 @@ def test_who_is_as_sure_as_right_has_no_error():
     assert calibration_error(chance, found) == pytest.approx(0.25, abs=0.005)
 
 
+def test_without_test_users_there_is_no_error_to_tell():
+    """The night ends at its gate on the number of test users, not in the metrics."""
+    nobody = np.empty(0)
+    assert np.isnan(calibration_error(nobody, nobody))
+    none = {"student": np.empty(0, np.int64)}
+    table = metrics_table(none, {}, (10,), pairs=[], samples=5, seed=0, confidence={"student": nobody}, confidence_k=10)
+    assert set(table["num_users"].to_pylist()) == {0}
+
+
 def test_the_table_has_both_sides_of_every_tenth():
     """A model with confidences: its mean, its error, and ten pairs of which the true side has an interval; others: none."""
     generator = np.random.default_rng(2)
