@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kdlib.queries import normalise_query
-from kdlib.search.words import words
+from kdlib.search.words import some_words
 
 LONGEST = 3
 """Words of a made-up query, at most."""
@@ -45,10 +45,8 @@ def adaptation_pairs(
     for title, description, text in zip(titles, descriptions, texts, strict=True):
         if title and description:
             pairs.append((title, description))
-        if found := words(title):
-            length = int(generator.integers(1, min(LONGEST, len(found)) + 1))
-            start = int(generator.integers(len(found) - length + 1))
-            pairs.append((normalise_query(" ".join(found[start : start + length])), text))
+        if query := some_words(title, generator, least=1, most=LONGEST):
+            pairs.append((normalise_query(query), text))
     pairs += [(query, texts[product]) for query, products in clicked.items() for product in products]
     pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] and pair[1] and pair[0] != pair[1]]
     numbers: dict[str, int] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kdlib.queries import normalise_query
-from kdlib.search.words import words
+from kdlib.search.words import some_words, typed_words
 
 LONGEST = 4
 """Words of a made-up query, at most."""
@@ -19,7 +19,8 @@ def catalogue_queries(
     """Distinct queries that a shopper of these products may type, in a random order.
 
     All categories, alone and after the title's first word (mostly the brand); all words of two texts or more; and runs of
-    two to four neighbouring words of titles and descriptions, up to the limit.
+    two to four neighbouring words of titles and descriptions, up to the limit. Of Chinese, which has no spaces, pairs of
+    characters stand for the words, and a run is cut out of the text (`kdlib.search.words.some_words`).
 
     Args:
       titles, descriptions, categories: of each product; empty where there is none.
@@ -28,12 +29,12 @@ def catalogue_queries(
     """
     generator = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
-    texts: list[list[str]] = []
+    texts: list[str] = []
     fixed: list[str] = []
     for title, description, category in zip(titles, descriptions, categories, strict=True):
-        in_title, in_description = words(title), words(description)
-        counts.update({*in_title, *in_description})
-        texts += [text for text in (in_title, in_description) if len(text) > 1]
+        in_title, in_description = typed_words(title), typed_words(description)
+        counts.update(list(dict.fromkeys([*in_title, *in_description])))  # in an order that every run has
+        texts += [text for text, found in ((title, in_title), (description, in_description)) if len(found) > 1]
         if category:
             fixed += [normalise_query(category), *(f"{in_title[0]} {normalise_query(category)}" for _ in in_title[:1])]
     fixed += [word for word, count in counts.most_common() if count > 1]
@@ -42,9 +43,7 @@ def catalogue_queries(
         if len(found) >= limit:
             break
         text = texts[generator.integers(len(texts))]
-        length = int(generator.integers(2, min(LONGEST, len(text)) + 1))
-        start = int(generator.integers(len(text) - length + 1))
-        found[" ".join(text[start : start + length])] = None
+        found[some_words(text, generator, least=2, most=LONGEST)] = None
     queries = list(found)[:limit]
     return [queries[place] for place in generator.permutation(len(queries))]
 

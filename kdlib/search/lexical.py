@@ -4,6 +4,7 @@ Shapes: V products.
 """
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ from pathlib import Path
 import bm25s
 import numpy as np
 
-from kdlib.search.words import mend, stems, words
+from kdlib.search.words import mend, replace_words, stems, words
 
 K1, B = 0.8, 0.5
 """Product texts are short and repeat a word by chance: less is made of repeats and of length than for web pages (1.2, 0.75)."""
 LEAST_TEXTS = 3
-"""A word of fewer texts may be a misspelling itself: none is mended to it."""
+"""A word of fewer texts may be a misspelling itself: it is left alone, but none is mended to it."""
 _WORDS = "words.json"
 
 
@@ -25,17 +26,20 @@ class LexicalIndex:
 
     def __init__(self, index: bm25s.BM25, frequencies: dict[str, int], language: str, num_products: int) -> None:
         self._index, self._frequencies, self._language, self._num_products = index, frequencies, language, num_products
+        self._targets = {word: count for word, count in frequencies.items() if count >= LEAST_TEXTS}
 
     def mended(self, query: str, is_word: Callable[[str], bool]) -> str:
-        """The query with misspelt words replaced by the catalogue's; a query without any comes back as it is.
+        """The query with misspelt words replaced by the catalogue's, all else as it is.
 
         Args:
-          query: as typed.
+          query: from `kdlib.queries.normalise_query`.
           is_word: tells words that are right although no product has them.
         """
-        found = words(query)
-        mended = [word if is_word(word) else mend(word, self._frequencies) for word in found]
-        return query if mended == found else " ".join(mended)
+
+        def right(word: str) -> str:
+            return word if word in self._frequencies or is_word(word) else mend(word, self._targets)
+
+        return replace_words(query, right)
 
     def scores(self, query: str) -> np.ndarray:
         """BM25 of each product, float32 [V], divided by the best product's; zeros where no word of the query is known."""
@@ -59,12 +63,20 @@ def build_lexical(texts: Sequence[str], *, language: str) -> LexicalIndex:
       texts: may be empty ones.
       language: of the stemmer.
     """
-    found = [words(text) for text in texts]
-    counts = Counter(word for one in found for word in set(one))
+    counts: Counter[str] = Counter()
+    stem_numbers = {"\0": 0}  # a text without words still needs a place, and a word that no query holds
+    of_word: dict[str, int] = {}
+    documents: list[array[int]] = []  # of the texts' words the numbers of their stems
+    for text in texts:
+        found = words(text)
+        counts.update(set(found))
+        new = [word for word in dict.fromkeys(found) if word not in of_word]
+        for word, stem in zip(new, stems(new, language=language), strict=True):
+            of_word[word] = stem_numbers.setdefault(stem, len(stem_numbers))
+        documents.append(array("i", [of_word[word] for word in found] or [0]))
     index = bm25s.BM25(k1=K1, b=B, method="lucene")
-    # a text without words still needs a place, and a word that no query holds
-    index.index([stems(one, language=language) or ["\0"] for one in found], show_progress=False)
-    frequencies = {word: count for word, count in sorted(counts.items()) if count >= LEAST_TEXTS}
+    index.index((documents, stem_numbers), show_progress=False)
+    frequencies = dict(sorted(counts.items()))
     return LexicalIndex(index, frequencies, language, len(texts))
 
 

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
 
 from kdlib.queries import normalise_query
 
 WORD_START = "▁"
 """SentencePiece vocabularies put it before a piece that begins a word."""
+BYTE_WORD_START = "Ġ"
+"""Byte-level BPE vocabularies write a blank so: it begins a word there."""
 PART = "##"
 """WordPiece vocabularies put it before a piece that goes on."""
 
@@ -27,10 +29,15 @@ def known_words(file: Path) -> list[str]:
     Args:
       file: a Hugging Face `tokenizer.json`.
     """
-    pieces = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=False)
+    whole = Tokenizer.from_file(str(file))
+    pieces = whole.get_vocab(with_added_tokens=False)
     known: Iterable[str] = sorted(pieces, key=lambda piece: pieces[piece])
     if any(piece.startswith(WORD_START) for piece in pieces):
         known = (piece.removeprefix(WORD_START) for piece in known if piece.startswith(WORD_START))
+    elif isinstance(whole.model, models.BPE) and any(piece.startswith(BYTE_WORD_START) for piece in pieces):
+        # its other letters stand for bytes, too
+        text = decoders.ByteLevel()
+        known = (text.decode([piece]).removeprefix(" ") for piece in known if piece.startswith(BYTE_WORD_START))
     return list(dict.fromkeys(normalise_query(piece) for piece in known if len(piece) > 1 and piece.isalpha()))
 
 

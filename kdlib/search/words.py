@@ -1,21 +1,28 @@
-"""Words of a text, as the lexical index counts them, and the mending of misspelt ones."""
+"""Words of a text, as the lexical index counts them and as people type them, and the mending of misspelt ones."""
 
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import Stemmer
 from rapidfuzz.distance import OSA
 
 from kdlib.errors import ConfigError
+from kdlib.queries import normalise_query
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-"""Scripts that are written without spaces between words."""
+_UNSPACED = "\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Chinese characters and Hiragana: nothing shows where a word ends."""
+_KATAKANA, _HANGUL = "\u30a0-\u30ff", "\uac00-\ud7af"
+"""Runs of these are words that people type whole, though other words may hold them."""
+_CJK = _UNSPACED + _KATAKANA + _HANGUL
 _RUNS = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")
-_IS_CJK = re.compile(rf"[{_CJK}]")
+_TYPED = re.compile(rf"[{_UNSPACED}]+|[{_KATAKANA}]+|[{_HANGUL}]+|[^\W_{_CJK}]+")
+_PIECES = re.compile(rf"[{_UNSPACED}]|[{_KATAKANA}]+|[{_HANGUL}]+|[^\W_{_CJK}]+")
+_IS_CJK, _IS_UNSPACED = re.compile(rf"[{_CJK}]"), re.compile(rf"[{_UNSPACED}]")
 MOST_CHARACTERS = 20_000
 """Of a text that are read: a page of description is enough to find a product by."""
 LEAST_LETTERS = 4
@@ -28,12 +35,70 @@ def words(text: str) -> list[str]:
     Such a run has no spaces to split it by; its pairs are the usual stand-in for words (Manning et al. 2008, section 2.2.1).
     """
     found: list[str] = []
-    for run in _RUNS.findall(unicodedata.normalize("NFKC", text[:MOST_CHARACTERS]).casefold()):
+    for run in _RUNS.findall(_folded(text)):
         if _IS_CJK.match(run):
-            found += [*run, *(run[place : place + 2] for place in range(len(run) - 1))]
+            found += [*run, *_pairs(run)]
         else:
             found.append(run)
     return found
+
+
+def typed_words(text: str) -> list[str]:
+    """The words of a text that people may type alone: as `words`, but runs of Katakana or Korean whole, and of Chinese
+    characters or Hiragana the pairs of neighbours, or the one that has no neighbour."""
+    found: list[str] = []
+    for run in _TYPED.findall(_folded(text)):
+        found += _pairs(run) if len(run) > 1 and _IS_UNSPACED.match(run) else [run]
+    return found
+
+
+def some_words(text: str, generator: np.random.Generator, *, least: int, most: int) -> str:
+    """Neighbouring words of a text, as someone may type them; empty where the text has none.
+
+    They are joined by one blank. Of a text with Chinese, Japanese or Korean in it they are one piece, signs between them
+    included; where most of its words are Chinese characters or Hiragana, which say half as much each, two to twice `most`.
+
+    Args:
+      text: any.
+      generator: draws how many words, then the first one.
+      least, most: how many; fewer where the text has fewer.
+    """
+    text = _folded(text)
+    if not _IS_CJK.search(text):
+        found = _RUNS.findall(text)
+        return " ".join(found[_part(len(found), generator, least, most)])
+    places = [piece.span() for piece in _PIECES.finditer(text)]
+    if 2 * len(_IS_UNSPACED.findall(text)) > len(places):
+        least, most = 2, 2 * most
+    chosen = places[_part(len(places), generator, least, most)]
+    return normalise_query(text[chosen[0][0] : chosen[-1][1]])
+
+
+def _part(count: int, generator: np.random.Generator, least: int, most: int) -> slice:
+    """`least` to `most` neighbours of `count`, as far as there are so many."""
+    if not count:
+        return slice(0)
+    length = int(generator.integers(min(least, count), min(most, count) + 1))
+    start = int(generator.integers(count - length + 1))
+    return slice(start, start + length)
+
+
+def replace_words(text: str, change: Callable[[str], str]) -> str:
+    """The text with each run of letters and digits changed, and all that stands between them as it was.
+
+    Args:
+      text: from `kdlib.queries.normalise_query`.
+      change: the run → what stands in its place.
+    """
+    return _RUNS.sub(lambda run: change(run.group()), text)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text[:MOST_CHARACTERS]).casefold()
+
+
+def _pairs(run: str) -> list[str]:
+    return [run[place : place + 2] for place in range(len(run) - 1)]
 
 
 def stems(found: Iterable[str], *, language: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kdlib.queries import normalise_query
 from kdlib.search.adaptation import adaptation_pairs
 
 TITLES = [f"red lamp number {number}" for number in range(30)] + ["", "boots"]
@@ -41,3 +42,35 @@ def test_a_catalogue_without_words_has_no_pairs():
     """Empty titles and descriptions leave nothing to learn from."""
     texts, learnt, judging = adaptation_pairs(["", ""], ["", "x"], ["", "x"], {}, held_out=5, seed=1)
     assert (texts, learnt.shape, judging.shape) == ([], (0, 2), (0, 2))
+
+
+def test_pairs_of_a_catalogue_with_spaces_between_words_are_fixed():
+    """What a benchmark was trained on can be made again."""
+    titles = ["Acme red trekking boots, size 42", "Norvik Café-table (oak) 1.5 m", "Acme lamp", "", "USB-C cable 2m", "red boots", "Boots"]  # fmt: skip
+    descriptions = ["Sturdy boots for long walks & snow.", "", "Gives light; red, dimmable", "no title", "", "", ""]
+    products = [f"{title} {about}".strip() for title, about in zip(titles, descriptions, strict=True)]
+    texts, learnt, _ = adaptation_pairs(titles, descriptions, products, {"shoes": {0: 2.0}}, held_out=5, seed=3)
+    assert [(texts[a], texts[b]) for a, b in learnt] == [
+        ("Acme red trekking boots, size 42", "Sturdy boots for long walks & snow."),
+        ("acme red trekking", "Acme red trekking boots, size 42 Sturdy boots for long walks & snow."),
+        ("café", "Norvik Café-table (oak) 1.5 m"),
+        ("Acme lamp", "Gives light; red, dimmable"),
+        ("lamp", "Acme lamp Gives light; red, dimmable"),
+        ("c cable 2m", "USB-C cable 2m"),
+        ("red", "red boots"),
+        ("boots", "Boots"),
+        ("shoes", "Acme red trekking boots, size 42 Sturdy boots for long walks & snow."),
+    ]
+
+
+def test_a_made_up_query_of_a_script_without_spaces_is_cut_out_of_the_title():
+    """Characters as they stand side by side there, two to six of them."""
+    titles = [f"华为笔记本电脑第{sign}款 轻薄" for sign in "一二三四五六七八九十"]
+    texts, learnt, judging = adaptation_pairs(
+        titles, [""] * 10, [f"电脑 {one}" for one in titles], {}, held_out=0, seed=1
+    )
+    assert len(learnt) == 10
+    assert not len(judging)
+    for query, product in learnt:
+        assert texts[query] in normalise_query(texts[product]).removeprefix("电脑 ")
+        assert 2 <= len(texts[query].replace(" ", "")) <= 6

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from kdlib.search.student import QueryTokens
 from kdlib.search.vocabulary import known_words, smaller_tokenizer
@@ -52,6 +52,22 @@ def test_known_words_are_the_whole_ones(wordpiece: Path, unigram: Path) -> None:
     """No special piece, no part of a word, no single letter, nothing with digits."""
     assert known_words(wordpiece) == ["boots", "lamp", "red"]
     assert known_words(unigram) == ["lamp", "笔记本", "red"]
+
+
+def test_known_words_of_byte_pairs_are_read_as_text(tmp_path: Path) -> None:
+    """Such a vocabulary writes a blank as the letter Ġ and other scripts as their bytes; a WordPiece's Ġ is the letter."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(["camera Camera laptop 4k crêpe 电脑"] * 20, trainer)
+    made.save(str(tmp_path / "tokenizer.json"))
+    known = known_words(tmp_path / "tokenizer.json")
+    assert {"camera", "laptop", "crêpe", "电脑"} <= set(known)
+    assert all(word == "电脑" or set(word) <= set("cameraptoplêk") for word in known)
+    letters = Tokenizer(models.WordPiece({"[UNK]": 0, "ġenb": 1, "Ġenb": 2, "lamp": 3}, unk_token="[UNK]"))
+    letters.save(str(tmp_path / "tokenizer.json"))
+    assert known_words(tmp_path / "tokenizer.json") == ["ġenb", "lamp"]
 
 
 def test_what_the_texts_use_stays_and_other_words_are_read_in_smaller_pieces(wordpiece: Path) -> None:

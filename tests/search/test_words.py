@@ -3,7 +3,6 @@
 import pytest
 
 from kdlib.errors import ConfigError
-from kdlib.search.catalogue_queries import catalogue_queries, misspelt
 from kdlib.search.words import in_first_half, mend, stems, words
 
 FREQUENCIES = {"laptop": 40, "laptops": 5, "headphones": 30, "lamp": 9, "4gb": 7}
@@ -50,27 +49,3 @@ def test_halves_are_fixed() -> None:
     """A query is in the same half for ever, and both halves have about as many."""
     assert [in_first_half(query) for query in ("laptop", "red", "camera")] == [True, True, True]
     assert 400 < sum(in_first_half(f"query {number}") for number in range(1_000)) < 600
-
-
-def test_catalogue_queries_come_from_the_products_words() -> None:
-    """Categories, brand and category, and runs of neighbouring words; distinct, the same for one seed, within the limit."""
-    titles, descriptions = ["Acme red trekking boots 42", "Norvik red boots"], ["Sturdy leather boots", ""]
-    made = catalogue_queries(titles, descriptions, ["Boots", ""], limit=40, seed=1)
-    assert made == catalogue_queries(titles, descriptions, ["Boots", ""], limit=40, seed=1)
-    assert len(set(made)) == len(made) <= 40
-    assert {"boots", "acme boots", "red", "norvik red boots"} <= set(made)
-    assert "boots norvik" not in made
-    assert len(catalogue_queries(titles, descriptions, ["Boots", ""], limit=3, seed=1)) == 3
-    assert catalogue_queries([], [], [], limit=5, seed=1) == []
-
-
-def test_a_misspelt_query_differs_by_one_error() -> None:
-    """The first letter stays, length changes by one at most, and short queries are left alone."""
-    import numpy as np
-
-    generator = np.random.default_rng(1)
-    spoilt = {misspelt("headphones", generator) for _ in range(200)}
-    assert len(spoilt) > 40
-    assert all(one.startswith("h") and abs(len(one) - 10) <= 1 for one in spoilt)
-    assert misspelt("usb", generator) == "usb"
-    assert misspelt("电脑", generator) == "电脑"

@@ -1,0 +1,99 @@
+"""BM25 over the products' texts, and the mending of a whole query."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import pytest
+
+from kdlib.search.lexical import K1, B, build_lexical, load_lexical
+from kdlib.search.words import stems, words
+
+TEXTS = [
+    *(f"Zentava boots {number}" for number in range(3)),
+    "Zentavo waterproof lamp",
+    "laptop 15",
+    "Laptops 16, laptop bag",
+    "laptop 17 laptop",
+    "",
+    "笔记本电脑 laptop",
+    "—",
+]
+
+
+def no_word(word: str) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("zentavo lamp", "zentavo lamp"),  # one product has it, three have its neighbour
+        ("zentavi lamp", "zentava lamp"),  # the rare word is as near, but no target
+        ("waterprof", "waterprof"),
+        ("labtop 笔记本电脑", "laptop 笔记本电脑"),
+        ("labtop笔记本", "laptop笔记本"),
+        ("c++ labtop", "c++ laptop"),
+        ("3.5 mm labtop stand", "3.5 mm laptop stand"),
+        ("labtop-sleeve, lapptop_bag", "laptop-sleeve, laptop_bag"),
+        ("laptop", "laptop"),
+        ("", ""),
+    ],
+)
+def test_a_misspelt_word_is_mended_in_its_place_and_nothing_else_changes(typed: str, meant: str) -> None:
+    """What one product has is right; only what several have is mended to; signs and other scripts stay."""
+    assert build_lexical(TEXTS, language="english").mended(typed, no_word) == meant
+
+
+def test_a_word_that_the_teacher_knows_is_left_alone() -> None:
+    """It is right although no product has it."""
+    assert build_lexical(TEXTS, language="english").mended("labtop", lambda word: word == "labtop") == "labtop"
+
+
+def test_a_kept_index_answers_as_before(tmp_path: Path) -> None:
+    """Saved and loaded, scores and mending are the same."""
+    made = build_lexical(TEXTS, language="english")
+    made.save(tmp_path)
+    kept = load_lexical(tmp_path)
+    assert np.array_equal(kept.scores("laptop bag"), made.scores("laptop bag"))
+    assert kept.mended("zentavo labtop", no_word) == "zentavo laptop"
+
+
+def test_an_index_that_lists_frequent_words_alone_is_read(tmp_path: Path) -> None:
+    """Indexes were kept so: searching goes on, and a rare word still counts as misspelt there."""
+    build_lexical(TEXTS, language="english").save(tmp_path)
+    facts = json.loads((tmp_path / "words.json").read_text())
+    facts["frequencies"] = {word: count for word, count in facts["frequencies"].items() if count >= 3}
+    (tmp_path / "words.json").write_text(json.dumps(facts))
+    old = load_lexical(tmp_path)
+    assert old.mended("c++ labtop", no_word) == "c++ laptop"
+    assert old.mended("zentavo", no_word) == "zentava"
+    assert old.scores("zentavo").argmax() == 3
+
+
+def test_scores_are_those_of_the_stems_as_text() -> None:
+    """Numbers in place of words change no bit of any score; a text without words scores zero."""
+    plain = bm25s.BM25(k1=K1, b=B, method="lucene")
+    plain.index([stems(words(text), language="english") or ["\0"] for text in TEXTS], show_progress=False)
+    index = build_lexical(TEXTS, language="english")
+    for query in ("laptop", "zentava boots", "laptops bag 16 lamp", "笔记本", "zentavo 电脑 laptop laptop"):
+        known = stems(words(query), language="english")
+        expected = np.asarray(plain.get_scores(known), np.float32)
+        found = index.scores(query)
+        assert found.dtype == np.float32
+        assert np.array_equal(found, expected / max(float(expected.max()), 1e-9))
+        assert found[7] == found[9] == 0
+    assert not index.scores("sofa").any()
+
+
+def test_memory_is_that_of_numbers() -> None:
+    """Words repeat from product to product: each is kept once, and every text holds numbers."""
+    generator = np.random.default_rng(1)
+    texts = [" ".join(f"w{number}" for number in row) for row in generator.integers(2_000, size=(400, 250))]
+    tracemalloc.start()
+    build_lexical(texts, language="english")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / (400 * 250) < 60  # bytes a word, most of them bm25s's own; as text it was 126
