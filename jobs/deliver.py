@@ -13,21 +13,23 @@ def run(config: RunConfig, *, only_in_use: bool = False) -> None:
 
     Args:
       config: with `delivery`.
-      only_in_use: earlier nights leave the place, for a user whom they name was forgotten.
+      only_in_use: earlier nights leave the place, for a user whom they name was forgotten. Where that fails, the next
+        delivery does it without being told.
 
     Raises:
-      DeliveryError: the place cannot be reached or written.
+      DeliveryError: the place cannot be reached or written, or may still name a forgotten user.
     """
     settings = config.delivery
     if settings is None:
         raise ConfigError("nowhere to deliver to: set delivery.url in the run config or with --set delivery.url=s3://…")
     send = delivery.deliver_delta if settings.format == "delta" else delivery.deliver
-    done = send(config.root, settings.url, keep=0 if only_in_use else config.retention.nights)
+    keep = 0 if only_in_use else config.retention.nights
+    done = send(config.root, settings.url, keep=keep, warn=lambda text: say(f"deliver: warning: {text}"))
     say(f"deliver: {done.ds}, {' and '.join(done.versions)}, is in use at {settings.url}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command("deliver", run, argv, description=__doc__ or "")
+    return command("deliver", run, argv, description=__doc__ or "", in_use=True)
 
 
 if __name__ == "__main__":

@@ -5,41 +5,66 @@ trained from nothing know nothing of the user.
 """
 
 import argparse
+import json
 import sys
+from collections import Counter
+from pathlib import Path
 
 from jobs import deliver
 from jobs._console import command, say
-from kdlib import forgetting, promotions
+from kdlib import forgetting, promotions, publish
 from kdlib.config import RunConfig
-from kdlib.errors import ContractError
-from kdlib.privacy import pseudonym, read_key
+from kdlib.errors import ConfigError, ContractError
+from kdlib.privacy import key_check, pseudonym, read_key
 
 
 def run(config: RunConfig, user_id: str) -> None:
-    """Remember, erase, prove.
+    """Remember, erase, let the place of delivery forget too, and search for what is left here.
 
     Raises:
+      ConfigError: no user is named, or the list of forgotten users is of another pseudonym key.
+      DeliveryError: the place of delivery cannot be reached or written.
       ContractError: a trace is left, since something wrote at the same time: run it again.
     """
-    source = config.privacy.key
-    ids = [user_id] if source is None else [pseudonym(read_key(source), user_id), user_id]
-    forgetting.remember_to_forget(config.root, ids[0])
-    removed: dict[str, int] = {}
+    user_id = user_id.strip(" \t\r\n")  # as the input is read
+    if not user_id:
+        raise ConfigError("--user: expected the user's id, as the shop writes it, and found none")
+    key = read_key(config.privacy.key) if config.privacy.key else None
+    ids = [user_id] if key is None else [pseudonym(key, user_id), user_id]
+    forgetting.remember_to_forget(config.root, ids[0], key)
+    columns, removed = _user_columns(config), Counter[str]()
     for one in ids:  # nights before there was a key hold the shop's own id
-        for place, count in forgetting.erase(config.root, one).items():
-            removed[place] = removed.get(place, 0) + count
+        removed.update(forgetting.erase(config.root, one, user_columns=columns))
     for place, count in sorted(removed.items()):
         say(f"  {place}: {count:,} removed")
-    left = [path for one in ids for path in forgetting.traces(config.root, one)]
-    if left:
-        raise ContractError(
-            f"{len(left)} files still name the user, {left[0]} first: let other runs end, then forget again"
-        )
-    say(
-        f"forget: {sum(removed.values()):,} rows and lines removed; every file under {config.root} searched: no trace is left"
-    )
     if config.delivery and promotions.current(config.root):
         deliver.run(config, only_in_use=True)
+    left = [path for one in ids for path in forgetting.traces(config.root, one, user_columns=columns)]
+    if left:
+        raise ContractError(
+            f"{len(left)} files still name the user or cannot be read, {left[0]} first: let other runs end, remove what"
+            f" killed ones have left below {config.root / publish.STAGING}, then forget again"
+        )
+    say(f"forget: {removed.total():,} rows, lines and pages removed; {config.root} searched: no trace is left")
+    if others := _nights_of_other_keys(config.root, key):
+        say(
+            f"forget: warning: {', '.join(others)} were made with another pseudonym key, under which this user cannot be"
+            " found; they go with the old nights (retention.nights)"
+        )
+
+
+def _user_columns(config: RunConfig) -> list[str]:
+    """The columns of the shop's input that hold users."""
+    events, searches = config.input.events, config.input.searches
+    return [name for name in (events and (events.user or events.session), searches and searches.user) if name]
+
+
+def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:
+    """The nights that have pseudonyms under another key than this one."""
+    kept = (root / publish.VERSIONS / "histories").glob("*/manifest.json")
+    made = [json.loads(path.read_text()) for path in kept]
+    mine = key_check(key) if key else None
+    return sorted({one["ds"] for one in made if (one["details"].get("pseudonyms") or {"check": mine})["check"] != mine})
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +74,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     return command(
         "forget", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
-        with_arguments=lambda config, arguments: run(config, arguments.user),
+        with_arguments=lambda config, arguments: run(config, arguments.user), in_use=True,
     )  # fmt: skip
 
 

@@ -623,10 +623,29 @@ class DeliveryConfig(Section):
     """A copy of the tables in use for others to read, in an object store or another file system; sent by `promote`,
     `rollback`, `forget` and `deliver`. Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
 
-    url: Annotated[str, Field(pattern=r"^[a-z0-9]+://.+")]
-    """`s3://bucket/folder`, `gs://bucket/folder`, `file:///folder`."""
+    url: str
+    """`s3://bucket/folder`, `gs://bucket/folder`, `file:///folder`; one of its own for each output folder."""
     format: Literal["parquet", "delta"] = "parquet"
     """`parquet`: files, and `promoted.json` that names those in use. `delta`: Delta Lake tables (extra `delta`)."""
+
+    @model_validator(mode="after")
+    def _is_a_plain_url(self) -> "DeliveryConfig":
+        refuse_credentials(self.url)
+        if not re.match(r"[a-z0-9]+://.", self.url):
+            raise ValueError(f"url must be like s3://bucket/folder, gs://… or file:///folder, found {self.url}")
+        return self
+
+
+def refuse_credentials(url: str) -> None:
+    """ValueError, which does not show it, where a URL has room for keys: options, or anything before an @.
+
+    Azure's `abfss://container@account…` is none of that.
+    """
+    if re.match(r"(?!abfss?://[^/:@?]+@[^@?]*$)[^@?]*[@?]", url):
+        raise ValueError(
+            "url may hold no ? and no @: credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID,"
+            " AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …)"
+        )
 
 
 class TelemetryConfig(Section):

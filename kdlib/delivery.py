@@ -5,12 +5,19 @@ An object store has no rename and no links, so the switch is the writing of one 
     s3://shop/recommender/promoted.json                                          names the files of the night in use
     s3://shop/recommender/_versions/recommendations/ds=2026-11-22.<digest>/part-00000-<version>.parquet
 
-As Delta Lake the switch is the table's own commit, and the newest `ds` of the table is the night in use.
+As Delta Lake the switch is the table's own commit, and the newest `ds` of the table is the night in use; `promoted.json`
+then only says what was delivered last.
 """
 
+import fcntl
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +25,18 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from pyarrow import fs
 
-from kdlib import promotions, publish
+from kdlib import forgetting, promotions, publish
+from kdlib.config import refuse_credentials
 from kdlib.errors import ConfigError, DeliveryError, InputError
 from kdlib.promotions import Promotion
 
 POINTER = "promoted.json"
 TABLES = ("recommendations", "search_rankings")
 """What others read; models and intermediate tables stay at home."""
+WAIT_SECONDS = 300
+"""So long a delivery waits for another one's end."""
+PROPERTY = "distilrec.files"
+"""Of a commit of a Delta table: the name of the night's folder (`Delivered.folders`)."""
 
 
 @dataclass(frozen=True)
@@ -37,63 +49,100 @@ class Delivered:
     versions: dict[str, str]
     """Table → version of its partition."""
     files: dict[str, list[dict[str, Any]]]
-    """Table → its files: `path` relative to the place, `bytes`, `sha256`, `rows`."""
+    """Table → its files: `path` relative to the place, `bytes`, `sha256`, `rows`. Empty for Delta Lake, which has its log."""
+    folders: dict[str, str] = field(default_factory=dict)
+    """Table → the name of its folder, which is another one when a user was erased from its files at home."""
+    owner: str = ""
+    """The output folder that it came from (`_owner`)."""
+    erased: str | None = ""
+    """Digest of the users forgotten at home whom no file there names; None while older files may still name one."""
 
 
 def place(url: str) -> tuple[fs.FileSystem, str]:
     """A URL's file system and the path in it.
 
     Raises:
-      ConfigError: it is no URL, or of a kind that `pyarrow.fs` does not know.
+      ConfigError: it is no URL, of a kind that `pyarrow.fs` does not know, or holds credentials.
+      DeliveryError: it cannot be reached; a bucket's region is asked for.
     """
     try:
+        refuse_credentials(url)
+    except ValueError as error:
+        raise ConfigError(f"delivery.{error}") from None
+    try:
         system, path = fs.FileSystem.from_uri(url)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ConfigError(
             f"delivery.url {url!r}: {error}; expected s3://bucket/folder, gs://… or file:///folder"
         ) from None
+    except OSError as error:
+        raise _unreached(url, error) from None
     return system, path.rstrip("/")
 
 
-def deliver(root: Path, url: str, *, keep: int) -> Delivered:
+def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = warnings.warn) -> Delivered:
     """Make the night in use at home the one in use there. Files that are there already are not sent again.
 
     Args:
       root: the folder of all outputs.
       url: where to; credentials come from the environment, as for every client of that store.
       keep: promoted nights that stay there; besides, what was in use before stays for those who read it just now. With 0
-        nothing stays but the night in use: what is there afterwards has no user whom `kdlib.forgetting` has erased at home.
+        nothing stays but the night in use, and the same where a user was erased at home since the last delivery: what is
+        there afterwards has no user whom `kdlib.forgetting` has erased at home.
+      warn: gets to know of old files that could not be removed.
 
     Raises:
       InputError: no night is in use at home.
-      DeliveryError: the place cannot be reached or written; what was in use there still is.
+      DeliveryError: the place cannot be reached or written, and what was in use there still is; it is another output
+        folder's; another delivery does not end; or files that may name a forgotten user could not be removed.
     """
-    night = _in_use(root)
     system, base = _elsewhere(root, url)
-    try:
-        before = _pointer(system, base)
-        files = {table: _send(root, night, table, system, base) for table in TABLES if table in night.versions}
-        versions = {table: night.versions[table] for table in files}
-        now = Delivered(night.ds, night.number, versions, files)
-        if now != before:
-            _switch(system, base, now)
-        kept = {folder for one in _kept(root, night, keep) for table in TABLES if (folder := _folder(root, one, table))}
-        kept |= {file["path"].rpartition("/")[0] for one in files.values() for file in one}
-        if before and keep:
-            kept |= {file["path"].rpartition("/")[0] for one in before.files.values() for file in one}
-        _remove_others(system, base, kept)
-    except OSError as error:
-        raise _unreached(url, error) from None
+    with _one_at_a_time(root):
+        try:
+            while True:
+                night, before, now = _begin(root, url)
+                files = {table: _send(root, night, table, system, base) for table in now.folders}
+                if _in_use(root) == night:  # else another came into use meanwhile
+                    break
+            now = replace(now, files=files)
+            erases = keep == 0 or _has_erased(root, before, now)
+            first = replace(now, erased=None) if erases else now
+            if first != before:
+                _switch(system, base, first)
+        except OSError as error:
+            raise _unreached(url, error) from None
+        with _after_the_switch(url, night, erases, warn, OSError):
+            nights = _kept(root, night, 0 if erases else keep)
+            kept = {folder for one in nights for folder in _folders(root, one).values()}
+            for one in (now,) if erases or not before else (now, before):
+                kept |= {file["path"].rpartition("/")[0] for files in one.files.values() for file in files}
+            _remove_others(system, base, kept)
+            if erases:
+                _switch(system, base, now)
     return now
 
 
 def delivered(url: str) -> Delivered | None:
-    """What is in use at a place; None before the first delivery."""
+    """What is in use at a place; None before the first delivery.
+
+    Raises:
+      DeliveryError: it cannot be reached, or its `promoted.json` is somebody else's.
+    """
     system, base = place(url)
+    path = f"{base}/{POINTER}"
     try:
-        return _pointer(system, base)
+        if system.get_file_info(path).type == fs.FileType.NotFound:
+            return None
+        with system.open_input_file(path) as stream:
+            data = stream.read()
     except OSError as error:
         raise _unreached(url, error) from None
+    try:
+        return Delivered(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise DeliveryError(
+            f"{url}/{POINTER} is not what distilrec wrote there: {error}. Remove it, and `distilrec deliver`"
+        ) from None
 
 
 def read(url: str, table: str) -> pads.Dataset:
@@ -104,65 +153,188 @@ def read(url: str, table: str) -> pads.Dataset:
     """
     found = delivered(url)
     if found is None or table not in found.files:
-        raise InputError(f"no {table} was delivered to {url}")
+        raise InputError(f"no {table} was delivered to {url} as Parquet")
     system, base = place(url)
     return pads.dataset([f"{base}/{file['path']}" for file in found.files[table]], filesystem=system, format="parquet")
 
 
-def deliver_delta(root: Path, url: str, *, keep: int) -> Delivered:
-    """The same as Delta Lake tables, one a table of ours, partitioned by `ds`: a commit replaces the night's partition.
+def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = warnings.warn) -> Delivered:
+    """The same as Delta Lake tables, one a table of ours, partitioned by `ds`: one commit a table and night.
 
-    Later nights, which a rollback has taken out of use, and nights older than the newest `keep` promoted ones leave the
-    table; files that are in no night any more stay a week for their readers, with `keep` 0 not at all. The log holds no
-    statistics, for those are values: a forgotten user's id would stay there.
+    That commit also takes out later nights, which a rollback has taken out of use, and nights older than the newest `keep`
+    promoted ones; a table that the night in use does not have is emptied. A night that is there already is not written
+    again. Files that are in no night any more stay a week for their readers, with `keep` 0, or after a user was erased at
+    home, not at all. The log holds no statistics, for those are values: a forgotten user's id would stay there.
 
     Raises:
       ConfigError: the package `deltalake` is not installed.
-      DeliveryError: the place cannot be reached or written; what was in use there still is.
+      DeliveryError: as `deliver`; of two tables the first may have the night in use then, and the second the one before.
     """
     try:
-        from deltalake import CommitProperties, DeltaTable, write_deltalake
         from deltalake.exceptions import DeltaError
     except ImportError:
         raise ConfigError(
             "delivery.format delta needs deltalake, not installed here: the extra `delta`"
             " (`pip install -e '.[delta]'` in distilrec's folder)"
         ) from None
-    night = _in_use(root)
-    _elsewhere(root, url)
-    oldest = min(one.ds for one in _kept(root, night, keep))
-    versions = {}
-    for table in (one for one in TABLES if one in night.versions):
-        target = f"{url.rstrip('/')}/{table}"
-        data = pads.dataset(promotions.folder_of(root, night, table), format="parquet")
-        batches = (batch.append_column("ds", pa.repeat(night.ds, len(batch))) for batch in data.to_batches())
-        reader = pa.RecordBatchReader.from_batches(data.schema.append(pa.field("ds", pa.string())), batches)
-        properties = CommitProperties(custom_metadata={"distilrec.version": night.versions[table]})
-        try:
-            exists = DeltaTable.is_deltatable(target)
-            write_deltalake(
-                target, reader, mode="overwrite", schema_mode="merge", partition_by=["ds"], commit_properties=properties,
-                predicate=f"ds = '{night.ds}'" if exists else None,
-                configuration=None if exists else {"delta.dataSkippingNumIndexedCols": "0"},
-            )  # fmt: skip
-            written = DeltaTable(target)
-            written.delete(f"ds > '{night.ds}' OR ds < '{oldest}'")
-            if keep:
-                written.vacuum(dry_run=False)
-            else:
-                written.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
-        except (DeltaError, OSError) as error:
-            raise _unreached(url, error) from None
-        versions[table] = night.versions[table]
-    return Delivered(night.ds, night.number, versions, {})
+    system, base = _elsewhere(root, url)
+    targets = {table: f"{url.rstrip('/')}/{table}" for table in TABLES}
+    with _one_at_a_time(root):
+        while True:
+            night, before, now = _begin(root, url)
+            erases = keep == 0 or _has_erased(root, before, now)
+            oldest = min(one.ds for one in _kept(root, night, 0 if erases else keep))
+            for table, target in targets.items():
+                try:
+                    _commit(root, night, table, target, oldest=oldest, name=now.folders.get(table, ""), anew=erases)
+                except (DeltaError, OSError) as error:
+                    raise _unreached(target, error) from None
+            if _in_use(root) == night:  # else another came into use meanwhile
+                break
+        with _after_the_switch(url, night, erases, warn, (DeltaError, OSError)):
+            if now != before or erases:
+                for table, target in targets.items():
+                    _vacuum(target, name=now.folders.get(table, ""), all_now=erases)
+                _switch(system, base, now)
+    return now
+
+
+def _commit(root: Path, night: Promotion, table: str, target: str, *, oldest: str, name: str, anew: bool) -> None:
+    """Make a Delta table hold the night and no later one, none before the oldest; where its last commit did, only if `anew`."""
+    from deltalake import DeltaTable, write_deltalake
+
+    exists = DeltaTable.is_deltatable(target)
+    if table not in night.versions:
+        if exists:
+            DeltaTable(target).delete()
+        return
+    if exists and not anew and DeltaTable(target).history(1)[0].get(PROPERTY) == name:
+        return
+    data = pads.dataset(promotions.folder_of(root, night, table), format="parquet")
+    batches = (batch.append_column("ds", pa.repeat(night.ds, len(batch))) for batch in data.to_batches())
+    reader = pa.RecordBatchReader.from_batches(data.schema.append(pa.field("ds", pa.string())), batches)
+    write_deltalake(
+        target, reader, mode="overwrite", schema_mode="merge", partition_by=["ds"], commit_properties=_properties(name),
+        predicate=f"ds >= '{night.ds}' OR ds < '{oldest}'" if exists else None,
+        configuration=None if exists else {"delta.dataSkippingNumIndexedCols": "0"},
+    )  # fmt: skip
+
+
+def _vacuum(target: str, *, name: str, all_now: bool) -> None:
+    """Remove files that are in no night any more: those of a week ago, or all."""
+    from deltalake import DeltaTable
+
+    if not DeltaTable.is_deltatable(target):
+        return
+    how: dict[str, Any] = {"retention_hours": 0, "enforce_retention_duration": False, "full": True} if all_now else {}
+    DeltaTable(target).vacuum(dry_run=False, commit_properties=_properties(name), **how)
+
+
+def _properties(name: str) -> Any:
+    """Of every commit, so that the last one says what the table holds."""
+    from deltalake import CommitProperties
+
+    return CommitProperties(custom_metadata={PROPERTY: name})
 
 
 def _elsewhere(root: Path, url: str) -> tuple[fs.FileSystem, str]:
-    """`place`, which must not lie among our own files: `forget` and the removal of old nights walk those."""
+    """`place`, which must not lie among our own files, nor they in it: `forget` and the removal of old nights walk those."""
     system, base = place(url)
-    if isinstance(system, fs.LocalFileSystem) and Path(base).is_relative_to(root):
-        raise ConfigError(f"delivery.url {url!r} lies below output_dir {root}: deliver to a folder outside of it")
+    here, there = root.resolve(), Path(base).resolve()
+    if isinstance(system, fs.LocalFileSystem) and (there.is_relative_to(here) or here.is_relative_to(there)):
+        raise ConfigError(
+            f"delivery.url {url!r} lies below output_dir {root}, or above it: deliver to a folder of its own"
+        )
     return system, base
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Hold the lock of all deliveries from an output folder, of whatever date; DeliveryError where another keeps it."""
+    path = root / "_locks" / "deliver.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + WAIT_SECONDS
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DeliveryError(
+                        f"another delivery from {root} has not ended within {WAIT_SECONDS} s. Here the night is in use;"
+                        " once that one has ended, `distilrec deliver` sends it"
+                    ) from None
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                break
+        yield
+
+
+def _begin(root: Path, url: str) -> tuple[Promotion, Delivered | None, Delivered]:
+    """What is in use at home, what was delivered last, and what is to be, still without its files.
+
+    Raises:
+      DeliveryError: the place is another output folder's, or has a later switch of this one.
+    """
+    night, before, owner = _in_use(root), delivered(url), _owner(root)
+    if before and before.owner not in ("", owner):
+        raise DeliveryError(
+            f"{url}/{POINTER} was delivered by {before.owner}, and this output folder, {root}, is {owner}: two of them"
+            " would remove each other's files. Give each a delivery.url of its own; if that one is no more, remove"
+            f" {POINTER}, and `distilrec deliver`"
+        )
+    if before and before.number > night.number:
+        raise DeliveryError(
+            f"{url}/{POINTER} has switch {before.number}, to {before.ds}, and the last one in {root} is"
+            f" {night.number}, to {night.ds}: an older copy of the output folder? To deliver from it all the same remove"
+            f" {POINTER}, and `distilrec deliver`"
+        )
+    versions = {table: night.versions[table] for table in TABLES if table in night.versions}
+    folders = {table: _folder(root, night, table) for table in versions}
+    return night, before, Delivered(night.ds, night.number, versions, {}, folders, owner, _forgotten(root))
+
+
+def _owner(root: Path) -> str:
+    """A name that tells this output folder, whose switches are counted, from all others; it stays when the folder is moved."""
+    path = root / promotions.RECORDS / "owner"
+    if not path.exists():
+        path.write_text(f"{root.name}.{uuid.uuid4().hex[:8]}")
+    return path.read_text()
+
+
+def _forgotten(root: Path) -> str:
+    """A digest of the users forgotten at home; empty where there are none."""
+    users = "".join(forgetting.forgotten(root))
+    return hashlib.sha256(users.encode()).hexdigest()[:12] if users else ""
+
+
+def _has_erased(root: Path, before: Delivered | None, now: Delivered) -> bool:
+    """Whether files there may name a user who has been erased at home since they were delivered."""
+    if before is None:  # nothing is known of what may be there
+        return now.erased != ""
+    here = _folders(root, before)
+    return before.erased != now.erased or any(before.folders.get(table, here[table]) != here[table] for table in here)
+
+
+@contextmanager
+def _after_the_switch(
+    url: str,
+    night: Promotion,
+    erases: bool,
+    warn: Callable[[str], object],
+    errors: type[Exception] | tuple[type[Exception], ...],
+) -> Iterator[None]:
+    """The removal of old files: the night is in use there even where it fails."""
+    try:
+        yield
+    except errors as error:
+        text = f"{night.ds} is in use at {url}, but older files may still be there: {_first_line(error)}."
+        if erases:
+            raise DeliveryError(
+                f"{text} They may name a user who is forgotten here; once they can be removed, `distilrec deliver` does it"
+            ) from None
+        warn(f"{text} The next delivery tries again")
 
 
 def _in_use(root: Path) -> Promotion:
@@ -180,23 +352,30 @@ def _kept(root: Path, night: Promotion, keep: int) -> list[Promotion]:
 
 
 def _unreached(url: str, error: Exception) -> DeliveryError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
     return DeliveryError(
-        f"cannot deliver to {url}: {first[:400]}. What was in use there still is; here the night is in use. Once the place"
-        " can be reached and written, `distilrec deliver` sends it"
+        f"cannot deliver to {url}: {_first_line(error)}. What was in use there still is; here the night is in use. Once the"
+        " place can be reached and written, `distilrec deliver` sends it"
     )
 
 
-def _folder(root: Path, night: Promotion, table: str) -> str | None:
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:400]
+
+
+def _folder(root: Path, night: Promotion | Delivered, table: str) -> str:
     """Where a night's table goes: named by what its files hold, so that a folder never changes (a forgotten user's does)."""
-    if table not in night.versions:
-        return None
-    try:
-        manifest = promotions.manifest_of(root, night, table)
-    except InputError:  # removed at home
-        return None
+    manifest = publish.version_manifest(root, table, night.ds, night.versions[table])
     digest = hashlib.sha256("".join(file["sha256"] for file in manifest.files).encode()).hexdigest()[:12]
     return f"{publish.VERSIONS}/{table}/ds={night.ds}.{digest}"
+
+
+def _folders(root: Path, night: Promotion | Delivered) -> dict[str, str]:
+    """The folders of those of a night's tables that have not been removed at home."""
+    found = {}
+    for table in (one for one in TABLES if one in night.versions):
+        with suppress(InputError):
+            found[table] = _folder(root, night, table)
+    return found
 
 
 def _send(root: Path, night: Promotion, table: str, system: fs.FileSystem, base: str) -> list[dict[str, Any]]:
@@ -214,20 +393,6 @@ def _send(root: Path, night: Promotion, table: str, system: fs.FileSystem, base:
         if (found := [info.size for info in system.get_file_info(paths)]) != sizes:
             raise OSError(f"{folder} should hold files of {sizes} bytes, and holds {found}")
     return files
-
-
-def _pointer(system: fs.FileSystem, base: str) -> Delivered | None:
-    path = f"{base}/{POINTER}"
-    if system.get_file_info(path).type == fs.FileType.NotFound:
-        return None
-    with system.open_input_file(path) as stream:
-        data = stream.read()
-    try:
-        return Delivered(**json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise DeliveryError(
-            f"{path} is not what distilrec wrote there: {error}. Remove it, and `distilrec deliver`"
-        ) from None
 
 
 def _switch(system: fs.FileSystem, base: str, now: Delivered) -> None:

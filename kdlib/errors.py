@@ -45,6 +45,7 @@ class BusyError(DistilrecError):
 
 
 class DeliveryError(DistilrecError):
-    """The night is in use here, but could not be brought to where others read it (`EX_IOERR` of sysexits.h)."""
+    """The night is in use here, but could not be brought to where others read it, or what had to leave from there is still
+    there (`EX_IOERR` of sysexits.h)."""
 
     exit_status = 74

@@ -2,14 +2,26 @@
 
 The one case in which published files change: a row that must go goes from every version, also from those that nobody
 reads any more. Each file is replaced in one rename, so that a reader finds the old file or the new one.
+
+A trace is the id where it stands for the user. An item, a number or a word that is written like it is none, and stays:
+
+    Parquet      a `user_id`; a quarantined row whose user column holds it, or, where the row does not parse or has no such
+                 column, in which it is a word or a value by itself
+    reports      the heading `User <id>`
+    logs         the id after `user`, as messages have it: `user 4711.`, `no user '4711'`, `user_id=4711`
+    other files  none: nothing writes user ids there
+
+An id that can be nothing else (`is_unmistakable`) is a trace in logs and in other files wherever it is a word by itself.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import lru_cache
 from hashlib import sha256
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +31,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdlib import publish
+from kdlib.errors import ConfigError
+from kdlib.privacy import key_check
 
 LIST = "_forgotten.json"
-"""SHA-256 of the ids that are never taken in again, under the folder of all outputs."""
-_WORD = r"(?<![\w.@-]){}(?![\w.@-])"
+"""SHA-256 of the ids that are never taken in again, and of which key they are, under the folder of all outputs.
+
+The ids are those of the tables. With a key these are pseudonyms, whose digests tell nobody anything who has not the key;
+without one, whoever reads the list can try ids.
+"""
+_USER = "user_id"
+_BLANKS = " \t\r\n"
+"""What is trimmed from an id when the input is read."""
+_ALONE = r"(?<!\w)(?<!\w[.@-])"
+_AFTER_USER = r"""\b(?:[Uu]ser |user_id[^\w\r\n]{1,6})['"]?"""
+"""What stands before an id in messages and in printed rows."""
 
 
 def digest(user_id: str) -> str:
@@ -32,22 +55,49 @@ def digest(user_id: str) -> str:
 
 def forgotten(root: Path) -> list[str]:
     """The digests of all forgotten ids, sorted."""
-    path = root / LIST
-    return json.loads(path.read_text()) if path.exists() else []
+    return _read_list(root)["users"]
 
 
-def remember_to_forget(root: Path, user_id: str) -> None:
-    """Add an id to those that are never taken in again."""
+def check_key(root: Path, key: bytes | None) -> None:
+    """That the list of forgotten users holds under this key (None: without pseudonyms).
+
+    Raises:
+      ConfigError: it is of another key, under which none of them would be known again.
+    """
+    found = _read_list(root)
+    if found["users"] and found["key"] != (key_check(key) if key else None):
+        made = "under another pseudonym key than" if found["key"] else "without a pseudonym key, unlike"
+        raise ConfigError(
+            f"the {len(found['users'])} users on {root / LIST} were forgotten {made} this run config has (section privacy):"
+            " their events would come back. Set it as it was; or remove that file and, before the next night, `distilrec"
+            " forget` each of them anew"
+        )
+
+
+def remember_to_forget(root: Path, user_id: str, key: bytes | None = None) -> None:
+    """Add an id to those that are never taken in again.
+
+    Args:
+      root: the folder of all outputs.
+      user_id: as it stands in the tables: the pseudonym where there are pseudonyms.
+      key: of the pseudonyms; None: there are none.
+
+    Raises:
+      ConfigError: the list is of another key.
+    """
+    check_key(root, key)
     root.mkdir(parents=True, exist_ok=True)
-    _replace(root / LIST, json.dumps(sorted({*forgotten(root), digest(user_id)})).encode())
+    users = sorted({*forgotten(root), digest(user_id)})
+    _replace(root / LIST, json.dumps({"key": key_check(key) if key else None, "users": users}).encode())
 
 
-def erase(root: Path, user_id: str) -> dict[str, int]:
+def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> dict[str, int]:
     """Remove the user's rows from all Parquet files, the lines that name it from logs, and reports that show it.
 
     Args:
       root: the folder of all outputs.
       user_id: as it stands in the tables: the pseudonym where there are pseudonyms.
+      user_columns: the input's columns that hold users, by which quarantined rows are told apart; `user_id` always is one.
 
     Returns:
       Folder → rows, lines or pages removed.
@@ -56,14 +106,14 @@ def erase(root: Path, user_id: str) -> dict[str, int]:
     for path in list(_files(root)):
         count = 0
         if path.suffix == ".parquet":
-            count = _erase_rows(path, user_id)
+            count = _erase_rows(path, user_id, user_columns)
         elif path.suffix == ".log":
             lines = path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if not _stands_in(line, user_id)]
+            kept = [line for line in lines if not _is_named(line, user_id)]
             count = len(lines) - len(kept)
             if count:
                 _replace(path, b"".join(kept))
-        elif path.suffix == ".html" and _stands_in(path.read_bytes(), user_id):
+        elif path.suffix == ".html" and _is_shown(path.read_bytes(), user_id):
             count = 1  # `distilrec report` makes it anew
             home = _version_of(path)
             shutil.rmtree(home) if home else path.unlink()
@@ -73,68 +123,106 @@ def erase(root: Path, user_id: str) -> dict[str, int]:
     return removed
 
 
-def traces(root: Path, user_id: str) -> list[Path]:
-    """Files that still name the user: all texts of Parquet files, decoded, all JSON texts, and every other file's bytes."""
+def traces(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> list[Path]:
+    """All files are looked at; those that hold a trace, as the text above says, and Parquet files that cannot be read.
+
+    Args: as for `erase`.
+    """
     found = []
     for path in _files(root):
         if path.suffix == ".parquet":
-            left = any(_mentions(table, user_id) for table in _row_groups(path))
-        elif path.suffix == ".json":
-            left = json.dumps(user_id).encode() in path.read_bytes()
+            rows = _rows_of(path, user_id, user_columns)
+            left = rows is None or rows.any()
+        elif path.suffix == ".log":
+            left = any(_is_named(line, user_id) for line in path.read_bytes().splitlines())
+        elif path.suffix == ".html":
+            left = _is_shown(path.read_bytes(), user_id)
         else:
-            left = _stands_in(path.read_bytes(), user_id)
-        if left or user_id in path.name:
+            left = is_unmistakable(user_id) and _holds(path.read_bytes(), user_id)
+        if left:
             found.append(path)
     return found
 
 
-def _erase_rows(path: Path, user_id: str) -> int:
-    table = pq.ParquetFile(path).read()
-    gone = np.zeros(len(table), bool)
-    if "user_id" in table.column_names:
-        gone |= pc.call_function("equal", [table["user_id"], pa.scalar(user_id)]).fill_null(False).to_numpy()
-    if "raw" in table.column_names:  # of the quarantine
-        gone |= np.array([_raw_names(text, user_id) for text in table["raw"].to_pylist()], bool)
-    if not gone.any():
+def is_unmistakable(user_id: str) -> bool:
+    """Whether no item, number or word is written like this id: a mail address, or 16 characters or more with a digit and a
+    letter among them, as pseudonyms and UUIDs."""
+    if re.fullmatch(r"\S+@\S+\.\S{2,}", user_id):
+        return True
+    return len(user_id) >= 16 and any(map(str.isdigit, user_id)) and any(map(str.isalpha, user_id))
+
+
+def _erase_rows(path: Path, user_id: str, user_columns: Collection[str]) -> int:
+    gone = _rows_of(path, user_id, user_columns)
+    if gone is None or not gone.any():
         return 0
     fresh = path.with_name(f".{path.name}.forgetting")
-    pq.write_table(table.filter(pa.array(~gone)), fresh, compression="zstd")
+    pq.write_table(pq.ParquetFile(path).read().filter(pa.array(~gone)), fresh, compression="zstd")
     fresh.replace(path)
     _mend_manifest(path)
     return int(gone.sum())
 
 
-def _raw_names(text: str | None, user_id: str) -> bool:
-    """Whether a quarantined row is the user's: one of its values is the id; or, where it does not parse, a word of it."""
-    if not text or user_id not in text:
-        return False
+def _rows_of(path: Path, user_id: str, user_columns: Collection[str]) -> np.ndarray | None:
+    """Which rows of a Parquet file are the user's; None where it cannot be read: a killed run has left it."""
     try:
-        row = json.loads(text)
-    except ValueError:
+        file = pq.ParquetFile(path)
+        table = file.read([name for name in (_USER, "raw") if name in file.schema_arrow.names])
+    except (pa.ArrowInvalid, OSError):
+        return None
+    found = np.zeros(file.metadata.num_rows, bool)
+    if _USER in table.column_names:
+        ids = pc.call_function("utf8_trim", [table[_USER].cast(pa.string())], pc.TrimOptions(_BLANKS))
+        found |= pc.call_function("equal", [ids, pa.scalar(user_id)]).fill_null(False).to_numpy()
+    if "raw" in table.column_names:
+        columns = {_USER, *user_columns}
+        found |= np.array([_is_row_of(row, user_id, columns) for row in table["raw"].to_pylist()], bool)
+    return found
+
+
+def _is_row_of(raw: str | None, user_id: str, columns: Collection[str]) -> bool:
+    """Whether a quarantined row is the user's."""
+    try:
+        row = json.loads(raw or "", parse_int=str, parse_float=str)  # numbers as they are written
+    except (ValueError, RecursionError):
         row = None
-    if isinstance(row, dict):
-        return user_id in map(str, row.values())
-    return _stands_in(text.encode(), user_id)
+    if not isinstance(row, dict):
+        return _word(user_id).search(raw or "") is not None
+    values = [row[name] for name in columns if name in row] or row.values()
+    return any(isinstance(value, str) and value.strip(_BLANKS) == user_id for value in values)
 
 
-def _mentions(table: pa.Table, user_id: str) -> bool:
-    """Whether any text of the table, also one inside a list, is the id, or any quarantined row names it."""
-    for name in table.column_names:
-        values = table[name].combine_chunks()
-        while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-            values = values.flatten()
-        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-            continue
-        if pc.call_function("any", [pc.call_function("equal", [values, pa.scalar(user_id, values.type)])]).as_py():
-            return True
-        if name == "raw" and any(_raw_names(text, user_id) for text in values.to_pylist()):
-            return True
-    return False
+def _is_shown(page: bytes, user_id: str) -> bool:
+    """Whether a report shows the user: `kdlib.report.people` writes the heading."""
+    return any(
+        unescape(name) == user_id for name in re.findall(r"<h3>User ([^<]*)</h3>", page.decode(errors="replace"))
+    )
 
 
-def _stands_in(data: bytes, user_id: str) -> bool:
-    """Whether the id stands there as a word of its own; `12` does not in `2012` or `12.5`."""
-    return re.search(_WORD.format(re.escape(user_id)).encode(), data) is not None
+def _is_named(line: bytes, user_id: str) -> bool:
+    """Whether a log line names the user."""
+    before = _ALONE if is_unmistakable(user_id) else _AFTER_USER
+    return _word(user_id, before).search(line.decode(errors="replace")) is not None
+
+
+def _holds(data: bytes, user_id: str) -> bool:
+    """Whether the id is a word of a file, which may be large and no text."""
+    forms = (user_id, json.dumps(user_id)[1:-1])
+    return any(form.encode() in data for form in forms) and bool(_word(user_id).search(data.decode(errors="replace")))
+
+
+@lru_cache
+def _word(user_id: str, before: str = _ALONE) -> re.Pattern[str]:
+    """The id as a word by itself, as it is or as CSV or JSON write it; `12` is none in `2012`, `12.5` or `a-12`."""
+    in_csv = re.escape(user_id.replace('"', '""'))
+    in_json = re.sub(r"(?<=\\u)[0-9a-f]{4}", r"(?i:\g<0>)", re.escape(json.dumps(user_id)[1:-1]))
+    return re.compile(rf"{before}(?:{re.escape(user_id)}|{in_csv}|{in_json})(?![.@-]?\w)")
+
+
+def _read_list(root: Path) -> dict[str, Any]:
+    path = root / LIST
+    found = json.loads(path.read_text()) if path.exists() else []
+    return {"key": None, "users": found} if isinstance(found, list) else found
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -142,12 +230,6 @@ def _files(root: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not Path(place, name).is_symlink()]
         yield from (Path(place, name) for name in sorted(names) if not Path(place, name).is_symlink())
-
-
-def _row_groups(path: Path) -> Iterator[pa.Table]:
-    file = pq.ParquetFile(path)
-    for number in range(file.num_row_groups):
-        yield file.read_row_group(number)
 
 
 def _mend_manifest(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,17 +10,20 @@ import pytest
 import yaml
 
 from jobs import deliver, forget
+from jobs._inputs import checked_key
 from kdlib import forgetting, promotions, publish
-from kdlib.privacy import pseudonym
+from kdlib.config import load_config
+from kdlib.errors import ConfigError
+from kdlib.privacy import key_check, pseudonym
 
 DS, USER, OTHER = "2026-11-22", "anna.k", "bruno"
 KEY = "0123456789abcdef0123456789abcdef"
 
 
-def put(root: Path, name: str, table: pa.Table) -> publish.Manifest:
+def put(root: Path, name: str, table: pa.Table, **details: Any) -> publish.Manifest:
     staging = publish.new_staging(root, name, DS)
     pq.write_table(table, staging / "part.parquet")
-    return publish.publish(staging, root, name, DS, fingerprint=str(len(table)))
+    return publish.publish(staging, root, name, DS, fingerprint=str(len(table)), details=details)
 
 
 def put_store(root: Path, user: str) -> None:
@@ -30,7 +34,7 @@ def put_store(root: Path, user: str) -> None:
     raw = [json.dumps({"u": user, "i": "x"}), f"{user},x", json.dumps({"u": OTHER, "i": f"x{user}"}), f"x{user}y,z"]
     put(root, "quarantine", pa.table({"reason": ["bad_time", "corrupt_row"] * 2, "raw": raw}))
     staging = publish.new_staging(root, "reports", DS)
-    (staging / "index.html").write_text(f"<p>user {user}: 4 interactions</p>")
+    (staging / "index.html").write_text(f"<h3>User {user}</h3>")
     publish.publish(staging, root, "reports", DS, fingerprint="f")
     (root / "logs").mkdir()
     (root / "logs" / "evaluate.log").write_text(f"started\nuser {user} has a score\nended\n")
@@ -76,9 +80,67 @@ def test_a_trace_that_is_left_is_an_error(tmp_path, monkeypatch, capfd):
     """What a run writes meanwhile is found by the search at the end, which names the file."""
     config = config_for(tmp_path)
     put_store(tmp_path / "out", USER)
-    monkeypatch.setattr(forgetting, "erase", lambda root, user: {})
+    monkeypatch.setattr(forgetting, "erase", lambda root, user, **columns: {})
     assert forget.main(["--config", str(config), "--user", USER]) == 2
-    assert "7 files still name the user" in capfd.readouterr().err
+    assert "7 files still name the user or cannot be read" in capfd.readouterr().err
+
+
+def test_an_id_that_an_item_has_too_is_forgotten_as_a_user(tmp_path, capfd):
+    """With whole numbers for users and items and columns of the shop's own, with blanks around the id as it is given."""
+    config, root = config_for(tmp_path), tmp_path / "out"
+    settings = yaml.safe_load(config.read_text())
+    events = {"path": "x.csv", "format": "csv", "user": "customer", "item": "product", "time": {"column": "t"}}
+    settings["input"] = {"events": events, "searches": {**events, "user": "who", "query": "q"}}
+    config.write_text(yaml.safe_dump(settings))
+    put(root, "recommendations", pa.table({"user_id": ["42", "7"], "item_ids": [["a"], ["42"]]}))
+    put(root, "item_vocabulary", pa.table({"item_id": ["42", "a"]}))
+    raw = [{"customer": 42, "product": 7}, {"customer": 7, "product": 42}, {"who": 42, "q": "7"}, {"who": 7, "q": "42"}]
+    put(root, "quarantine", pa.table({"raw": [json.dumps(row) for row in raw]}))
+    assert forget.main(["--config", str(config), "--user", " 42"]) == 0
+    assert "3 rows, lines and pages removed" in capfd.readouterr().out
+    assert pq.read_table(publish.current(root, "recommendations", DS)).to_pylist() == [
+        {"user_id": "7", "item_ids": ["42"]}
+    ]
+    left = pq.read_table(publish.current(root, "quarantine", DS))["raw"].to_pylist()
+    assert [json.loads(row) for row in left] == [raw[1], raw[3]]
+
+
+def test_no_user_is_an_error(tmp_path, capfd):
+    """An empty id would stand everywhere."""
+    assert forget.main(["--config", str(config_for(tmp_path)), "--user", " "]) == 2
+    assert "--user: expected the user's id" in capfd.readouterr().err
+
+
+def test_a_new_key_brings_nobody_back(tmp_path, capfd):
+    """A night under another key than the list's ends before it reads, `forget` too; what to do is said, and then works."""
+    keys = tmp_path / "old", tmp_path / "new"
+    for path in keys:
+        path.write_text(f"{KEY} {path.name}")
+    config, root = config_for(tmp_path, key_file=str(keys[0])), tmp_path / "out"
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    checked_key(load_config(config))
+    for other in ({"key_file": str(keys[1]), "key_version": "2"}, {}):
+        config_for(tmp_path, **other)
+        with pytest.raises(ConfigError, match="forgotten under another pseudonym key than this run config has"):
+            checked_key(load_config(config))
+        assert forget.main(["--config", str(config), "--user", OTHER]) == 2
+        assert "events would come back. Set it as it was; or remove that file" in capfd.readouterr().err
+    (root / forgetting.LIST).unlink()
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    checked_key(load_config(config))
+
+
+def test_nights_of_another_key_are_named(tmp_path, capfd):
+    """There the user's pseudonym cannot be made, so that nothing is proved of them."""
+    (tmp_path / "key").write_text(KEY)
+    config, root = config_for(tmp_path, key_file=str(tmp_path / "key")), tmp_path / "out"
+    made = {"key_version": 1, "check": key_check(KEY.encode())}
+    put(root, "histories", pa.table({"user_id": ["a"]}), pseudonyms=made)
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert "warning" not in capfd.readouterr().out
+    put(root, "histories", pa.table({"user_id": ["a", "b"]}), pseudonyms=made | {"check": "00000000"})
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert f"forget: warning: {DS} were made with another pseudonym key" in capfd.readouterr().out
 
 
 def test_forgetting_an_unknown_user_changes_nothing_but_the_list(tmp_path):
@@ -108,3 +170,20 @@ def test_what_was_delivered_forgets_too(tmp_path, capfd, form):
     assert not [
         path for path in (tmp_path / "there").rglob("*") if path.is_file() and USER.encode() in path.read_bytes()
     ]
+
+
+def test_a_trace_at_home_does_not_keep_the_user_at_the_place(tmp_path, capfd):
+    """What was delivered forgets first; then the error says what is left."""
+    config, root, url = config_for(tmp_path), tmp_path / "out", f"file://{tmp_path}/there"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"delivery": {"url": url}}))
+    table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
+    promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
+    assert deliver.main(["--config", str(config)]) == 0
+    (publish.new_staging(root, "sessions", DS) / "half.parquet").write_bytes(b"PAR1")
+    assert forget.main(["--config", str(config), "--user", USER]) == 2
+    found = capfd.readouterr()
+    assert f"{DS}, recommendations, is in use at {url}" in found.out
+    assert "1 files still name the user or cannot be read" in found.err
+    assert "half.parquet" in found.err
+    files = list((tmp_path / "there").rglob("*.parquet"))
+    assert [pq.ParquetFile(path).read()["user_id"].to_pylist() for path in files] == [[OTHER]]
