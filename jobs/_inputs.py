@@ -13,17 +13,24 @@ from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, Searches
 from kdlib.errors import ConfigError, InputError
 from kdlib.features.arrivals import (
     DAY_PATTERN,
+    Days,
+    Stretch,
     carried_over,
     carried_until,
     day_of,
+    days_of_night,
     days_to_read,
     not_yet_read,
     path_of_days,
+    with_late_files,
 )
 from kdlib.features.events import read_events
 from kdlib.features.searches import first_day
 from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
+
+UNREAD = "unread_days"
+"""Under this name the manifest of a night's clean events has its `Days.unread`."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,8 @@ class NightInput:
 
     events: EventsConfig
     catalogue: CatalogueConfig | None
-    days: list[date]
-    """The days of arrival to read; empty where the path has no `{day}`."""
+    days: Days | None
+    """The days of arrival; None where the path has no `{day}`."""
     carried: Manifest | None
     """An earlier night's clean events to start from."""
     carried_before: date | None
@@ -46,7 +53,7 @@ class NightInput:
     @property
     def path(self) -> str:
         """Of the events, as Spark understands it."""
-        return path_of_days(self.events.path, self.days) if self.days else self.events.path
+        return path_of_days(self.events.path, self.days.to_read) if self.days else self.events.path
 
 
 def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
@@ -67,7 +74,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         str(config.features.period_start),
         key,
     )
-    versions, days, carried, before = {}, [], None, None
+    versions, days, carried, before = {}, None, None, None
     if DAY in events.path:
         assert config.ds is not None  # config.day has raised
         by_day = _files_by_day(events.path, needed=config.ds)
@@ -77,9 +84,16 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         if carried is not None:
             before = carried_until(date.fromisoformat(carried.ds), late_days=events.late_days)
             versions["clean_events"] = f"{carried.ds}.{carried.version}"
-        days = days_to_read(by_day, last_day=config.ds, carried_before=before)
-        versions["events"] = publish.fingerprint_of([by_day[day] for day in days])
-        _check_sizes([file for day in days for file in by_day[day]], events.format)
+        days = days_of_night(
+            by_day,
+            last_day=config.ds,
+            period_start=config.features.period_start,
+            earlier_day=date.fromisoformat(carried.ds) if carried else None,
+            earlier_unread=_unread(carried) if carried else [],
+            carried_before=before,
+        )
+        versions["events"] = publish.fingerprint_of([by_day[day] for day in days.to_read])
+        _check_sizes([file for day in days.to_read for file in by_day[day]], events.format)
     elif config.input.simulate is None:
         versions["events"] = version_of(events.path)
         _check_sizes(_files(events.path), events.format)
@@ -97,9 +111,11 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
 def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> DataFrame:
     """The events to judge: those read, and those that an earlier night hands on."""
     assert config.ds is not None
-    events = read_events(spark, source.events, last_day=config.ds, days=source.days, key=config.privacy.key)
-    if source.carried is None or source.carried_before is None:
+    days = source.days.to_read if source.days else ()
+    events = read_events(spark, source.events, last_day=config.ds, days=days, key=config.privacy.key)
+    if source.days is None or source.carried is None or source.carried_before is None:
         return events
+    events = with_late_files(events, source.days.late)
     folder = publish.version_folder(config.root, "clean_events", source.carried.ds, source.carried.version)
     earlier = carried_over(
         spark.read.parquet(str(folder)), events, before=source.carried_before, source=source.versions["clean_events"]
@@ -130,6 +146,11 @@ def _in_version(config: RunConfig, name: str, path: str) -> str:
     """A simulated table's path in the version that is published now, even if the simulator publishes another meanwhile."""
     home = str(publish.current(config.root, name, config.day))
     return path.replace(str(config.root / name / f"ds={config.day}"), home, 1)
+
+
+def _unread(clean_events: Manifest) -> list[Stretch]:
+    found = clean_events.details.get(UNREAD, ())
+    return [(date.fromisoformat(first), date.fromisoformat(last)) for first, last in found]
 
 
 def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
@@ -202,9 +223,11 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
     """Version and check value of the pseudonym key, for the manifest; None without pseudonyms.
 
     Raises:
-      ConfigError: there is no such key, or it is not the promoted night's while the version is.
+      ConfigError: there is no such key, or it is not the promoted night's while the version is, or not that of the list of
+        forgotten users.
     """
     if config.privacy.key is None:
+        forgetting.check_key(config.root, None)
         return None
     found = {"key_version": config.privacy.key_version, "check": key_check(read_key(config.privacy.key))}
     if last := promotions.last_night(config.root, before=config.day, holding="histories"):
@@ -214,6 +237,7 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
                 f"the pseudonym key is another than that of {last.ds}, but privacy.key_version is {found['key_version']} as"
                 " it was then: every user would be new. Use that key, or raise key_version"
             )
+    forgetting.check_key(config.root, read_key(config.privacy.key))
     return found
 
 

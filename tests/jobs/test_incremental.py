@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import nightly
+from jobs._inputs import night_input
 from jobs.build_features import run
-from kdlib import publish
+from kdlib import promotions, publish
 from kdlib.config import RunConfig
 from kdlib.errors import InputError
 from kdlib.features.arrivals import day_of, days_to_read, path_of_days
@@ -102,6 +103,71 @@ def test_an_old_day_is_not_read_again_unless_the_settings_changed(spark, tmp_pat
     assert funnel["carried"] > 0
     with pytest.raises(InputError, match="header"):
         run(_config(tmp_path, 7, "out", period_start="2024-05-01"))
+
+
+def test_a_day_that_comes_after_the_look_back_is_quarantined_once(
+    spark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Day 3 is missing in night 4, which says so, and comes on day 7: night 7 quarantines its rows, night 8 knows it."""
+    _write_days(tmp_path, 9)
+    missing, elsewhere = tmp_path / "events" / f"day={FIRST + timedelta(days=3)}", tmp_path / "not yet"
+    missing.rename(elsewhere)
+    for day in (2, 4, 6):
+        run(_config(tmp_path, day, "out"))
+        said = f"build_features: no file for {FIRST + timedelta(days=3)} at "
+        assert (said in capsys.readouterr().out) == (day == 4)
+    elsewhere.rename(missing)
+    night = _config(tmp_path, 7, "out")
+    funnel = run(night)["histories"].details["funnel"]
+    assert f"the files for {FIRST + timedelta(days=3)} at " in capsys.readouterr().out
+    lines = (missing / "part.csv").read_text().splitlines()[1:]
+    rejected = pq.read_table(publish.current(night.root, "quarantine", night.day)).to_pylist()
+    reasons = [row["reason"] for row in rejected if missing.name in row["file"]]
+    assert len(reasons) == len(lines)
+    assert reasons.count("late") > len(lines) / 2
+    assert set(reasons) <= {"late", "corrupt_row", "missing_time", "out_of_period"}
+    assert funnel["rows_read"] == funnel["kept"] + funnel["duplicate"] + funnel["quarantined"]
+
+    night = _config(tmp_path, 8, "out")
+    run(night)
+    rejected = pq.read_table(publish.current(night.root, "quarantine", night.day)).to_pylist()
+    assert not [row for row in rejected if missing.name in row["file"]]
+    assert capsys.readouterr().out.count(str(FIRST + timedelta(days=3))) == 0
+
+
+def test_days_read_are_those_of_the_night_that_a_night_starts_from(tmp_path: Path) -> None:
+    """A blocked night's record says nothing: what it quarantined the next night quarantines; a night without one read all."""
+    for day in range(10):
+        (home := tmp_path / "events" / f"day={FIRST + timedelta(days=day)}").mkdir(parents=True)
+        (home / "part.csv").write_text("x")
+
+    def night(day: int, unread: list[list[str]] | None, *, promoted: bool) -> None:
+        config = _config(tmp_path, day, "out")
+        settings = night_input(config, None).settings
+        record = {} if unread is None else {"unread_days": unread}
+        staging = publish.new_staging(config.root, "clean_events", config.day)
+        found = publish.publish(
+            staging,
+            config.root,
+            "clean_events",
+            config.day,
+            fingerprint=config.day,
+            details={"settings": settings} | record,
+        )
+        if promoted:
+            promotions.promote(config.root, config.day, {"clean_events": found.version})
+
+    late = FIRST + timedelta(days=3)
+    night(6, [[late.isoformat()] * 2], promoted=True)
+    night(7, [], promoted=False)
+    days = night_input(_config(tmp_path, 8, "out"), None).days
+    assert days is not None
+    assert days.late == [late] == days.to_read[:1]
+    assert days.unread == []
+    night(8, None, promoted=True)
+    days = night_input(_config(tmp_path, 9, "out"), None).days
+    assert days is not None
+    assert (days.late, days.unread, days.to_read) == ([], [], [FIRST + timedelta(days=day) for day in (6, 7, 8, 9)])
 
 
 def test_a_night_without_files_of_its_day_is_an_error(spark, tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Which days' files a night reads, names as missing, takes as too late, and leaves to later nights."""
+
+from collections.abc import Iterable
+from datetime import date, timedelta
+
+import pytest
+from pyspark.sql import functions as F
+
+from kdlib.features.arrivals import (
+    Days,
+    Stretch,
+    arrival_lines,
+    carried_until,
+    days_of_night,
+    not_yet_read,
+    with_late_files,
+)
+
+LATE_DAYS = 3
+
+
+def day(number: int) -> date:
+    return date(2024, 5, 1) + timedelta(days=number - 1)
+
+
+def numbers(days: Iterable[date]) -> list[int]:
+    return [(one - day(1)).days + 1 for one in days]
+
+
+def ends(stretches: Iterable[Stretch]) -> list[list[int]]:
+    return [numbers(stretch) for stretch in stretches]
+
+
+def night(
+    there: Iterable[int],
+    last: int,
+    *,
+    earlier: int | None = None,
+    unread: Iterable[tuple[int, int]] = (),
+    start: int | None = None,
+) -> Days:
+    return days_of_night(
+        set(map(day, there)),
+        last_day=day(last),
+        period_start=day(start) if start else None,
+        earlier_day=day(earlier) if earlier else None,
+        earlier_unread=[(day(first), day(end)) for first, end in unread],
+        carried_before=carried_until(day(earlier), late_days=LATE_DAYS) if earlier else None,
+    )
+
+
+def test_a_first_night_names_the_days_between_its_files_and_keeps_the_periods_as_unread() -> None:
+    """Days before the first file are in the period, but no gap; days before the period and after the night do not count."""
+    found = night([3, 4, 7, 9], 7, start=1)
+    assert (numbers(found.to_read), found.late) == ([3, 4, 7], [])
+    assert (ends(found.gaps), ends(found.unread)) == ([[5, 6]], [[1, 2], [5, 6]])
+    assert ends(night([1, 4], 4, start=2).gaps) == [[2, 3]]
+    assert ends(night([2, 4], 4).unread) == [[3, 3]]  # without a period's start: since the first file
+    assert night([2, 3, 4], 4).unread == []
+
+
+def test_a_later_night_names_the_days_since_the_earlier_one() -> None:
+    """What was a gap before is not named again."""
+    found = night([*range(1, 5), 6, 7, 10], 10, earlier=7, unread=[(5, 5)])
+    assert (ends(found.gaps), ends(found.unread)) == ([[8, 9]], [[5, 5], [8, 9]])
+    assert night([10, 11], 11, earlier=10).gaps == []  # old days may be gone
+
+
+def test_a_day_that_comes_after_the_look_back_is_read_once_as_late() -> None:
+    """Day 5 came on day 10; the night after has it on record."""
+    there = set(range(1, 11))
+    found = night(there, 10, earlier=9, unread=[(5, 5)])
+    assert (numbers(found.to_read), numbers(found.late), found.unread) == ([5, *range(6, 11)], [5], [])
+    after = night(there | {11}, 11, earlier=10, unread=[])
+    assert (numbers(after.to_read), after.late) == (list(range(7, 12)), [])
+
+
+def test_what_is_left_of_a_stretch_stays_unread() -> None:
+    """Of days 2 to 7 there are now 3, 6 and 7, of which the last two are not too late; day 1 was never missing."""
+    found = night([1, 3, *range(6, 10)], 9, earlier=8, unread=[(2, 7)])
+    assert (numbers(found.late), numbers(found.to_read)) == ([3], [3, 6, 7, 8, 9])
+    assert ends(found.unread) == [[2, 2], [4, 5]]
+
+
+@pytest.mark.parametrize(("last", "late"), [(6, []), (7, []), (8, []), (9, [5])])
+def test_a_day_is_late_from_the_night_on_whose_events_of_it_are_carried_over(last: int, late: list[int]) -> None:
+    """Until then it is read like any other; at the edge, where it is read anyway, it is late."""
+    found = night(range(1, last + 1), last, earlier=last - 1, unread=[(5, 5)])
+    assert (5 in numbers(found.to_read), numbers(found.late), found.unread) == (True, late, [])
+
+
+def test_a_night_without_the_record_has_read_all_days_up_to_its_own() -> None:
+    """An old file that nobody missed is left alone."""
+    found = night(range(1, 11), 10, earlier=9)
+    assert (numbers(found.to_read), found.late, found.unread) == ([*range(6, 11)], [], [])
+
+
+def test_gaps_and_late_files_are_one_line_each() -> None:
+    """A stretch is named by its ends; of many the first five; nothing is said where nothing is missing."""
+
+    def lines(found: Days) -> list[str]:
+        return arrival_lines(found, path="/x/{day}", late_days=LATE_DAYS)
+
+    assert lines(night([1, 2], 2)) == []
+    assert lines(night([4, 6, 10], 10, earlier=9, unread=[(4, 5)])) == [
+        "the files for 2024-05-04 at /x/{day} came after late_days (3): all their rows are quarantined"
+    ]
+    assert lines(night([4, 6, 10], 10)) == [
+        "no file for 2024-05-05, 2024-05-07 to 2024-05-09 at /x/{day} (input.events.path): has the export of each day run?"
+    ]
+    assert (
+        "2024-05-02, 2024-05-04, 2024-05-06, 2024-05-08, 2024-05-10 and 2 more at"
+        in lines(night(range(1, 17, 2), 15))[0]
+    )
+
+
+def test_a_late_files_rows_all_arrive_too_late(spark) -> None:
+    """Also those without a time, which the earlier night has not judged; rows of other files keep their arrival."""
+    rows = spark.createDataFrame(
+        [(day(5), "2024-05-05 10:00:00"), (day(5), None), (day(6), "2024-05-05 10:00:00"), (day(8), None)],
+        "arrived date, time string",
+    ).withColumn("event_time", F.col("time").cast("timestamp"))
+
+    def arrivals(late: list[date]) -> list[tuple[date, bool]]:
+        found = not_yet_read(with_late_files(rows, late), before=day(7)).collect()
+        return sorted((row["arrived"], row["time"] is None) for row in found)
+
+    assert arrivals([day(5)]) == [(day(8), True), (date.max, False), (date.max, True)]
+    assert arrivals([]) == [(day(8), True)]
