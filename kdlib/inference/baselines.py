@@ -35,6 +35,17 @@ class Markov:
         return torch.from_numpy(scores)
 
 
+MERGE_PAIRS = 1 << 22
+"""At least so many pairs wait before they are counted."""
+
+
+def _merged(keys: np.ndarray, counts: np.ndarray, waiting: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct keys, sorted, and how often each was found: so often before, and once each time that it waits."""
+    found, place = np.unique(np.concatenate([keys, *waiting]), return_inverse=True)
+    weights = np.concatenate([counts, np.ones(sum(map(len, waiting)), np.int64)])
+    return found, np.bincount(place, weights=weights, minlength=len(found)).astype(np.int64)
+
+
 def count_transitions(files: Sequence[str], popularity: np.ndarray) -> Markov:
     """Count adjacent pairs at training positions.
 
@@ -43,16 +54,16 @@ def count_transitions(files: Sequence[str], popularity: np.ndarray) -> Markov:
       popularity: training interactions an item [V].
     """
     num_items = len(popularity)
-    keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    keys, counts, waiting = np.zeros(0, np.int64), np.zeros(0, np.int64), []
     for batch in pads.dataset(list(files), format="parquet").to_batches(columns=["item_indices", "num_train"]):
         if not len(batch):
             continue
         items, offsets = ragged(batch["item_indices"])
         pairs = np.maximum(batch["num_train"].to_numpy().astype(np.int64) - 1, 0)
         first = take_slices(offsets[:-1], pairs)
-        keys = np.concatenate([keys, items[first].astype(np.int64) * num_items + items[first + 1]])
-        counts = np.concatenate([counts, np.ones(len(first), np.int64)])
-        keys, place = np.unique(keys, return_inverse=True)
-        counts = np.bincount(place, weights=counts, minlength=len(keys)).astype(np.int64)
+        waiting.append(items[first].astype(np.int64) * num_items + items[first + 1])
+        if sum(map(len, waiting)) > max(len(keys), MERGE_PAIRS):  # few merges, whatever the size
+            keys, counts, waiting = *_merged(keys, counts, waiting), []
+    keys, counts = _merged(keys, counts, waiting)
     offsets = np.searchsorted(keys // num_items, np.arange(num_items + 1))
     return Markov(offsets, keys % num_items, counts, popularity.astype(np.float64))

@@ -61,6 +61,8 @@ class Recommender:
     ) -> None:
         torch.set_num_threads(threads)
         self._model, facts = load_model(Path(model_folder))
+        with torch.no_grad():
+            self._head = self._model.head()  # of codes it is composed, once and not for each batch
         self._item_ids, available = read_vocabulary(vocabulary_folder)
         check_vocabulary(facts, self._item_ids)
         num_items = facts["num_items"]
@@ -86,8 +88,7 @@ class Recommender:
         if with_model.any():
             marks, read = marks_of(batch, keep_N=known), known_lengths[readable]
             hidden_BW = last_hidden(self._model, items[known], context_from(marks), read, device=torch.device("cpu"))
-            weight_VW, bias_V = self._model.head()
-            found = self._topk(hidden_BW, weight_VW, bias_V, _seen_by(readable, items, lengths))
+            found = self._topk(hidden_BW, *self._head, _seen_by(readable, items, lengths))
             scores_BK[with_model], indices_BK[with_model] = found
             if self._because:
                 reasons_BKM[readable] = because_of(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdlib.data.windows import evaluation_rows
+from kdlib.inference import baselines
 from kdlib.inference.baselines import count_transitions
 from kdlib.inference.ranks import ranks_of_models, ranks_of_scores, target_ranks
 from kdlib.models.sequence import SequenceModel
@@ -57,8 +58,11 @@ def test_ranks_of_an_ensemble_mix_probabilities() -> None:
         assert best[row].tolist() == probabilities.topk(4).indices.tolist()
 
 
-def test_markov_counts_training_pairs_only(tmp_path) -> None:
-    """Followers are counted on training positions, over files; what never followed is ranked by popularity."""
+@pytest.mark.parametrize("merge_pairs", [1 << 22, 0])
+def test_markov_counts_training_pairs_only(tmp_path, monkeypatch, merge_pairs) -> None:
+    """Followers are counted on training positions, over files, merged at the end or between; what never followed is
+    ranked by popularity."""
+    monkeypatch.setattr(baselines, "MERGE_PAIRS", merge_pairs)
     first = histories([([1, 2, 1, 2, 3], [0] * 5, 4, None, 4), ([2, 0], [0, 0], 1, None, 1)])
     second = histories([([1, 3], [0, 0], 2, None, None)])
     pq.write_table(first, tmp_path / "a.parquet")
