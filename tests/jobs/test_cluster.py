@@ -2,13 +2,16 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,7 @@ class Cluster:
     def __init__(self) -> None:
         self._home = tempfile.mkdtemp(prefix="dr")  # short: it holds sockets
         self.nodes: dict[str, int] = {}
+        self._metrics: dict[str, int] = {}
         self._gcs, self._dashboard = _free_port(), _free_port()
         self.url = f"http://127.0.0.2:{self._dashboard}"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
@@ -74,6 +78,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_metrics_report_interval_ms": "1000",
         }
 
     def start_all(self) -> None:
@@ -94,10 +99,12 @@ class Cluster:
     def start(self, node: str, *more: str) -> subprocess.Popen[bytes]:
         """Begin to start a node; the command ends when the node is up, and its processes stay in its session."""
         joining = more or (f"--address=127.0.0.2:{self._gcs}", "--num-cpus=2")
+        self._metrics[node] = _free_port()
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={node}",
             f"--temp-dir={self._home}/{node}",  # shared, a node would unpack the job's code over another's
-            *joining, f"--dashboard-agent-listen-port={_free_port()}", "--object-store-memory=100000000",
+            *joining, f"--dashboard-agent-listen-port={_free_port()}", f"--metrics-export-port={self._metrics[node]}",
+            "--object-store-memory=100000000",
         ]  # fmt: skip
         with Path(self._home, f"{node}.log").open("ab") as log:
             starting = subprocess.Popen(
@@ -123,6 +130,18 @@ class Cluster:
                     if title in " ".join(process.cmdline()):
                         return node
         return None
+
+    def series(self, prefix: str) -> set[str]:
+        """Names of the series that Prometheus would find at the nodes now."""
+        found: set[str] = set()
+        for node, port in self._metrics.items():
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://{node}:{port}/metrics", timeout=2) as page,
+            ):
+                lines = page.read().decode().splitlines()
+                found |= {re.split(r"[{ ]", line)[0] for line in lines if line.startswith(prefix)}
+        return found
 
     def submit(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -231,7 +250,7 @@ def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
     cluster: Cluster, spark_master: str, tmp_path: Path
 ) -> None:
     """Features on Spark's cluster; a node dies in training, another in batch inference: the job ends well, and the table is
-    the local mode's byte for byte."""
+    the local mode's byte for byte. While models train, Prometheus finds how they do among Ray's own metrics."""
     (tmp_path / "local").mkdir()
     (tmp_path / "cluster").mkdir()
     root = tmp_path / "cluster" / "output"
@@ -243,6 +262,15 @@ def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
         [sys.executable, "-m", "jobs", "nightly", "--config", str(_config(tmp_path / "local"))],
         cwd=HOME, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    told: set[str] = set()
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(0.5):
+            told.update(cluster.series("ray_distilrec_"))
+
+    watching = threading.Thread(target=scrape)
+    watching.start()
     try:
         _wait_for(lambda: list((root / "_checkpoints").glob("*.distill.*/checkpoint_manager_snapshot.json")), night)
         victim = cluster.node_of("ray::RayTrainWorker")
@@ -260,9 +288,14 @@ def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
         status, printed = _ended(night)
         local_status, local_printed = _ended(local)
     finally:
+        over.set()
+        watching.join()
         night.kill()
         local.terminate()
     assert status == 0, printed
+    assert told == {
+        f"ray_distilrec_training_{name}" for name in ("epoch", "positions_per_second", "data_wait_share", "ndcg")
+    }
     assert f"student epoch {EPOCHS}/{EPOCHS}" in printed
     assert local_status == 0, local_printed
     tables = [publish.current(folder, "recommendations", DS) for folder in (root, tmp_path / "local" / "output")]

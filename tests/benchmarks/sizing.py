@@ -1,0 +1,420 @@
+"""What a night costs at any size: `python -m tests.benchmarks.sizing` → results/sizing.json, tables of cluster/SIZING.md.
+
+Points are measured one after the other, each in a process of its own, so that its peak memory is its own; Spark on all
+cores, the others on one thread. A cost model, sums of constant × count (`terms`), is fitted to the small points and has to
+predict the larger ones, which the fit has not seen: the command prints both and ends with status 1 where they lie more
+than 25% apart. `--tables` measures nothing and writes the document's tables anew from results/sizing.json.
+
+- `features`: the job `build-features` on simulated events: core-seconds, Spark's start included; bytes of its tables.
+- `train`: CPU seconds of a DeepSpeed step, the median of three; peak bytes of a worker that takes steps and validates as
+  `jobs/_train_worker.py` does, its data aside. Windows have 19 positions; scores are bfloat16 where the processor has it.
+- `recommend`: CPU seconds of the actor of `jobs/recommend.py`, the median of three rounds; its peak bytes; the table's.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from jobs._provenance import package_versions, processor
+
+RESULTS = Path(__file__).parent / "results" / "sizing.json"
+DOCUMENT = Path(__file__).parents[2] / "cluster" / "SIZING.md"
+LARGEST_ERROR = 0.25
+SEED, SIMULATOR_SEED, ROUNDS = 1, 7, 3
+DAY, DRIVER_MEMORY = "2026-11-22", "4g"
+EVENTS, POSITIONS = 20, 19
+"""Events of a user, and the training positions that they make."""
+DIM, TEACHER_DIM, NEGATIVES, SAMPLES, K = 64, 128, 256, 64, 10
+CODES: dict[str, Any] = {"kind": "residual", "count": 8, "size": 256}
+BATCH = 1024
+"""`recommend.batch_size`."""
+WINDOWS, WORKERS, EPOCHS = 16_384, 8, 10
+"""Of the document's tables: `batch_size` and `epochs` of training, `training.workers`; and its sizes:"""
+USERS, ITEMS = (10**6, 10**7, 10**8), (10**5, 10**6, 10**7, 10**8)
+SIZES = {"features": ("events",), "train": ("items", "windows"), "recommend": ("users", "items")}
+
+Size = dict[str, Any]
+Constants = dict[str, dict[str, float]]
+
+
+def _points(part: str, fitted: list[tuple[int, ...]], check: tuple[int, ...], **same: Any) -> list[Size]:
+    """Points to fit, and one to check, which lies beyond them."""
+    uses = [*(("fit", numbers) for numbers in fitted), ("check", check)]
+    return [{"part": part, "use": use, **same, **dict(zip(SIZES[part], numbers, strict=True))} for use, numbers in uses]
+
+
+POINTS = [
+    *_points("features", [(500_000,), (2_000_000,)], (6_000_000,)),
+    *_points("train", [(200_000, 128), (200_000, 2048), (500_000, 128)], (1_500_000, 256), form="negatives"),
+    *_points("train", [(150_000, 53), (250_000, 53)], (500_000, 106), form="all_items"),
+    *_points("train", [(150_000, 53), (250_000, 53)], (400_000, 53), form="taught"),
+    *_points("train", [(150_000, 53), (250_000, 53)], (400_000, 53), form="codes"),
+    *_points("train", [(300_000, 64)], (600_000, 64), form="negatives", workers=2),
+    *_points("train", [], (600_000, 64), form="negatives", workers=2, zero_stage=3),
+    *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="dense"),
+    *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="codes"),
+]
+"""Forms of training: with sampled negatives; with a softmax over all items, whose tiles of 1,024 positions 53 windows all
+but fill; that, taught by a cached teacher; and that, with sub-item codes."""
+
+
+def main() -> int:
+    """Measure, or read what was measured; write the document's tables; judge the model."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--tables", action="store_true", help="measure nothing")
+    parser.add_argument("--point", type=json.loads, help="measure this one, in this process, and print its figures")
+    options = parser.parse_args()
+    if options.point:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(MEASURES[options.point["part"]](Path(folder), options.point)))
+        return 0
+    if not options.tables:
+        RESULTS.write_text(json.dumps(_measure_all(), indent=1, ensure_ascii=False) + "\n")
+    result = json.loads(RESULTS.read_text())
+    DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), result))
+    print(_checks_table(result))
+    return int(any(abs(check["error"]) > LARGEST_ERROR for check in result["checks"]))
+
+
+def _measure_all() -> dict[str, Any]:
+    import torch
+
+    from jobs._engine import scoring_dtype
+
+    scores, points = scoring_dtype(torch.device("cpu"), bf16=True), []
+    for size in POINTS:
+        print(" ".join(f"{name}={value}" for name, value in size.items()), "…", flush=True)
+        threads = {} if size["part"] == "features" else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.benchmarks.sizing", "--point", json.dumps(size)]
+        done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=os.environ | threads)
+        points.append({**size, "figures": _rounded(json.loads(done.stdout.splitlines()[-1]))})
+    constants = fit_all(points)
+    return {
+        "constants": constants,
+        "checks": list(_checks(constants, points)),
+        "points": points,
+        "command": "python -m tests.benchmarks.sizing",
+        "seeds": {"data": SEED, "simulator": SIMULATOR_SEED},
+        "hardware": f"{processor()}, {os.cpu_count()} cores; scores in {str(scores).removeprefix('torch.')}",
+        "versions": package_versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rounds": ROUNDS,
+    }
+
+
+def terms(figure: str, size: Mapping[str, Any]) -> dict[str, float]:
+    """Constant → how often it counts in a figure at a size; the figure is the sum of the products.
+
+    An entry is one of an item table, items × width; a score a position × an entry, of the student or of its teacher. What
+    is composed is made of codes, once a step; what is shared is divided among the workers.
+    """
+    part, kind = figure.split(".")
+    form, items, users = size.get("form"), size.get("items", 0), size.get("users", 0)
+    if part == "features":
+        return ({"start": 1.0} if kind == "core_seconds" else {}) | {"event": size["events"]}
+    if part == "recommend" and kind == "table_bytes":
+        return {"user": users}
+    if part == "recommend" and kind == "peak_bytes":
+        return {"base": 1.0, f"{form}_item": items}
+    if part == "recommend":
+        return {"user": users, "user_item": users * items}
+    entries, positions = items * size.get("dim", DIM), size["windows"] * POSITIONS
+    counts = {"position": positions, "composed_entry" if form == "codes" else "entry": entries}
+    learns = form in ("taught", "codes")
+    if kind == "peak_bytes":
+        counts |= {} if form == "codes" else {"shared_entry": entries / size.get("workers", 1)}
+        return {"base": 1.0} | counts | ({"teacher_entry": items * TEACHER_DIM} if learns else {})
+    counts |= {} if form == "negatives" else {"score": positions * entries}
+    return counts | ({"teacher_score": positions * items * TEACHER_DIM} if learns else {})
+
+
+def fit(rows: Iterable[tuple[Mapping[str, float], float]]) -> dict[str, float]:
+    """The constants, none negative, whose sums come nearest to what was measured, relative to it (least squares).
+
+    Args:
+      rows: the terms of a point, and what was measured there.
+    """
+    rows = list(rows)
+    names = sorted({name for counts, _ in rows for name in counts})
+    while True:
+        matrix = np.array([[counts.get(name, 0.0) / measured for name in names] for counts, measured in rows])
+        scale = matrix.max(0)
+        found = np.linalg.lstsq(matrix / scale, np.ones(len(rows)), rcond=None)[0]
+        if (found >= 0).all():
+            return dict(zip(names, (found / scale).tolist(), strict=True))
+        names.pop(int(found.argmin()))
+
+
+def fit_all(points: Iterable[Size]) -> Constants:
+    """Figure → its constants, from the points that are for fitting."""
+    rows: dict[str, list[tuple[dict[str, float], float]]] = {}
+    for point in points:
+        for figure, measured in _modelled(point) if point["use"] == "fit" else ():
+            rows.setdefault(figure, []).append((terms(figure, point), measured))
+    return {figure: _rounded(fit(found)) for figure, found in rows.items()}
+
+
+def predict(constants: Constants, figure: str, **size: Any) -> float:
+    """A figure at a size."""
+    return sum(constants[figure].get(name, 0.0) * count for name, count in terms(figure, size).items())
+
+
+def _modelled(point: Size) -> Iterator[tuple[str, float]]:
+    """All but Spark's memory, which is given to it, and the time of two workers, who share this machine's caches."""
+    left_out = "peak_bytes" if point["part"] == "features" else "seconds" if point.get("workers", 1) > 1 else ""
+    return ((f"{point['part']}.{name}", value) for name, value in point["figures"].items() if name != left_out)
+
+
+def _checks(constants: Constants, points: Iterable[Size]) -> Iterator[dict[str, Any]]:
+    for point in points:
+        size = {name: value for name, value in point.items() if name not in ("part", "use", "figures")}
+        for figure, measured in _modelled(point) if point["use"] == "check" else ():
+            predicted = predict(constants, figure, **size)
+            found = {"predicted": predicted, "measured": measured, "error": predicted / measured - 1}
+            yield {"figure": figure, "size": size, **_rounded(found)}
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in values.items()}
+
+
+def _measure_features(folder: Path, size: Size) -> dict[str, float]:
+    from kdlib import publish
+
+    simulate = {"num_events": size["events"], "num_items": max(2_000, size["events"] // 200)}
+    simulate |= {"events_per_user": EVENTS, "seed": SIMULATOR_SEED}
+    config = {"name": "sizing", "output_dir": str(folder), "input": {"simulate": simulate}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    flags = ["--config", str(folder / "config.yaml"), "--ds", DAY, "--set", f"spark.driver_memory={DRIVER_MEMORY}"]
+    subprocess.run([sys.executable, "-m", "jobs.simulate_events", *flags], check=True, stdout=subprocess.DEVNULL)
+    started = time.perf_counter()
+    job = subprocess.Popen([sys.executable, "-m", "jobs.build_features", *flags], stdout=subprocess.DEVNULL)
+    status, usage = os.wait4(job.pid, 0)[1:]
+    seconds = time.perf_counter() - started
+    assert status == 0, "build_features failed"
+    files = {name: publish.manifest_of(folder, name, DAY).files for name in ("sessions", "histories")}
+    made = {f"{name}_bytes": sum(file["bytes"] for file in found) for name, found in files.items()}
+    return {"core_seconds": seconds * len(os.sched_getaffinity(0)), "peak_bytes": usage.ru_maxrss * 1024, **made}
+
+
+def _measure_train(folder: Path, size: Size) -> dict[str, float]:
+    import torch.multiprocessing
+
+    spawn = torch.multiprocessing.spawn  # pyright: ignore[reportPrivateImportUsage]
+    spawn(_train_worker, args=(str(folder), size), nprocs=size.get("workers", 1))
+    return json.loads((folder / "figures.json").read_text())
+
+
+def _train_worker(rank: int, folder: str, size: Size) -> None:
+    import torch
+
+    from jobs._engine import full_weights, make_engine, scoring_dtype
+    from jobs._train_worker import _validate
+    from kdlib.config import TrainConfig
+    from kdlib.data.batches import shuffled_batches, store_from_tables
+    from kdlib.data.windows import evaluation_rows, training_windows
+    from kdlib.models.sequence import SequenceModel
+    from kdlib.training.loop import train_epoch
+    from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
+    from tests.benchmarks.speed import CPU, _process_group
+
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    items, windows, form, world = size["items"], size["windows"], size["form"], size.get("workers", 1)
+    histories = _histories(np.full((1 + ROUNDS) * windows, POSITIONS + 2), items)
+    store = store_from_tables([training_windows(histories, max_length=50)])
+    settings: dict[str, Any] = {"dtype": scoring_dtype(CPU, bf16=True)}
+    if form == "negatives":
+        settings["ranking"] = Ranking("sampled_softmax", NEGATIVES, 0.75, None)
+    if form in ("taught", "codes"):
+        states = np.random.default_rng(SEED).integers(-127, 128, (len(store.inputs), TEACHER_DIM), np.int8)
+        store = replace(store, hidden=states, scales=np.full((len(states), 1), 0.01, np.float32))
+        head = torch.randn(items, TEACHER_DIM) * 0.02
+        settings |= {"cached": CachedTeachers([(head, None)], [1.0]), "kl_weight": 1.0, "temperature": 2.0}
+    ends: list[float] = []
+    with _process_group(rank=rank, world=world, folder=folder):
+        student = SequenceModel(num_items=items, **_shape(form, items))
+        engine = make_engine(
+            NextItemTraining(student, **settings), TrainConfig(batch_size=windows * world),
+            zero_stage=size.get("zero_stage", 1), workers=world, bf16=False,
+        )  # fmt: skip
+        train_epoch(
+            engine, shuffled_batches(store, batch_size=windows, seed=SEED), device=CPU, learning_rate=0.001,
+            warmup_steps=0, first_step=0, on_step=lambda: ends.append(time.process_time()),
+        )  # fmt: skip
+        held = [full_weights(engine, student) for _ in ("the best epoch's", "the last one's")]
+        rows = evaluation_rows(histories.slice(0, 16), position_column="validation_position")
+        _validate(student, held[-1], rows, device=CPU, world=world)
+    if rank == 0:
+        seconds = float(np.median([after - before for before, after in pairwise(ends)]))
+        Path(folder, "figures.json").write_text(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}))
+
+
+def _measure_recommend(folder: Path, size: Size) -> dict[str, float]:
+    from multiprocessing import get_context
+
+    import pyarrow as pa
+    import torch
+
+    from kdlib.data.shards import history_shards
+    from kdlib.inference.shards import ShardRecommender
+
+    torch.set_num_threads(1)
+    maker = get_context("spawn").Process(target=_write_serving_files, args=(folder, size))  # with memory of its own
+    maker.start()
+    maker.join()
+    assert maker.exitcode == 0, "the actor's files were not made"
+    settings = {f"{name}_folder": str(folder / name) for name in ("model", "vocabulary", "statistics")}
+    limits = {"k": K, "because": 0, "item_block": 65_536, "threads": 1, "generated_at": datetime.fromisoformat(DAY)}
+    actor = ShardRecommender(str(folder / "table"), BATCH, settings | limits)
+    found = history_shards([str(folder / "histories.parquet")], num_rows=4 * BATCH)
+    shards, taken = pa.Table.from_pylist([vars(shard) for shard in found]), []
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        actor(shards)
+        taken.append(time.process_time() - started)
+    written = sum(file.stat().st_size for file in (folder / "table").iterdir())
+    return {"seconds": float(np.median(taken)), "peak_bytes": _peak_bytes(), "table_bytes": written}
+
+
+def _write_serving_files(folder: Path, size: Size) -> None:
+    from tests.benchmarks.serving import serving_actor
+
+    users, items = size["users"], size["items"]
+    lengths = np.random.default_rng(SEED).integers(2, 2 * EVENTS - 1, users)
+    serving_actor(folder, _histories(lengths, items), np.ones(items, np.int64), _shape(size["form"], items))
+
+
+def _histories(lengths: np.ndarray, items: int) -> Any:
+    from tests.benchmarks.serving import histories_table
+
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    drawn = np.random.default_rng(SEED).integers(0, items, offsets[-1])
+    return histories_table(drawn, offsets, [f"u{number}" for number in range(len(lengths))])
+
+
+def _shape(form: str, items: int) -> dict[str, Any]:
+    import torch
+
+    shape = {"kind": "transformer", "dim": DIM, "dropout": 0.2, "max_length": 50}
+    if form == "codes":
+        drawn = torch.randint(CODES["size"], (items, CODES["count"]), dtype=torch.uint8)
+        shape |= {"codes": CODES, "codes_VM": drawn}
+    return shape
+
+
+def _peak_bytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+MEASURES: dict[str, Callable[[Path, Size], dict[str, float]]] = {
+    "features": _measure_features,
+    "train": _measure_train,
+    "recommend": _measure_recommend,
+}
+
+
+def with_tables(text: str, result: dict[str, Any]) -> str:
+    """The document with each table, from `<!-- table: NAME -->` to `<!-- end -->`, made anew."""
+    tables = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return tables.sub(lambda found: f"{found[1]}{TABLES[found[2]](result)}\n{found[3]}", text)
+
+
+def _table(header: str, rows: Iterable[Iterable[object]]) -> str:
+    lines = [header, "| --- " * header.count(" | ") + "| --- |"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(_text, row))} |" for row in rows)])
+
+
+def _text(value: object, *, digits: int = 2) -> str:
+    return f"{float(f'{value:.{digits}g}'):,.10g}" if isinstance(value, float) else str(value)
+
+
+def _power(number: int) -> str:
+    return f"10{'⁰¹²³⁴⁵⁶⁷⁸⁹'[len(str(number)) - 1]}"
+
+
+def _trained(form: str) -> Size:
+    """How the tables' models are trained; the one that learns by sampled negatives is the teacher."""
+    dim = TEACHER_DIM if form == "negatives" else DIM
+    return {"form": form, "dim": dim, "windows": WINDOWS / WORKERS, "workers": WORKERS}
+
+
+def core_hours(constants: Constants, users: int, items: int) -> dict[str, float]:
+    """Of each stage; training's of one epoch, without what the workers wait for each other's gradients."""
+    seconds = {"features": predict(constants, "features.core_seconds", events=EVENTS * users)}
+    for form in ("negatives", "taught", "codes"):
+        step = predict(constants, "train.seconds", items=items, **_trained(form))
+        seconds[form] = step * WORKERS * users / WINDOWS
+    seconds["recommend"] = predict(constants, "recommend.seconds", form="dense", users=users, items=items)
+    return {name: value / 3600 for name, value in seconds.items()}
+
+
+def _hours_table(result: dict[str, Any]) -> str:
+    rows = []
+    for users, items in product(USERS, ITEMS):
+        hours = core_hours(result["constants"], users, items)
+        night = hours["features"] + EPOCHS * (hours["negatives"] + hours["taught"]) + hours["recommend"]
+        rows.append([f"{_power(users)} × {_power(items)}", *hours.values(), night])
+    columns = "Spark | teacher, an epoch | student, an epoch | with codes | recommend | a night"
+    return _table(f"| users × items | {columns} |", rows)
+
+
+def _disk_table(result: dict[str, Any]) -> str:
+    """A position's targets are states and their scale, or draws and their mean; its item and context beside them."""
+    rows = []
+    for users in USERS:
+        figures = ("features.sessions_bytes", "features.histories_bytes", "recommend.table_bytes")
+        size = {"events": EVENTS * users, "users": users}
+        disk = [predict(result["constants"], figure, **size) for figure in figures]
+        disk += [users * POSITIONS * (target + 4 + 4 + 3) for target in (TEACHER_DIM, 4 * SAMPLES)]
+        rows.append([_power(users), *(size / 1e9 for size in disk)])
+    return _table("| users | sessions | histories | recommendations | targets, hidden | targets, sampled |", rows)
+
+
+def _memory_table(result: dict[str, Any]) -> str:
+    rows = []
+    for items in ITEMS:
+        asked = [("train.peak_bytes", _trained(form)) for form in ("negatives", "taught", "codes")]
+        asked += [("recommend.peak_bytes", {"form": form}) for form in ("dense", "codes")]
+        memory = [predict(result["constants"], figure, items=items, **how) for figure, how in asked]
+        files = [4 * items * DIM, items * CODES["count"] + 4 * CODES["count"] * CODES["size"] * DIM]
+        rows.append([_power(items), *(number / 1e9 for number in (*files, *memory))])
+    columns = "model file | with codes | teacher's worker | student's worker | with codes | recommender | with codes"
+    return _table(f"| items | {columns} |", rows)
+
+
+def _checks_table(result: dict[str, Any]) -> str:
+    rows = []
+    for check in result["checks"]:
+        where = ", ".join(f"{name} {value:,}" if name != "form" else value for name, value in check["size"].items())
+        unit, name = (1e6, "MB") if check["figure"].endswith("bytes") else (1.0, "s")
+        numbers = [f"{_text(check[side] / unit, digits=3)} {name}" for side in ("predicted", "measured")]
+        rows.append([f"`{check['figure']}`", where, *numbers, f"{check['error']:+.1%}"])
+    return _table("| figure | at | predicted | measured | error |", rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "hours": _hours_table,
+    "memory": _memory_table,
+    "disk": _disk_table,
+    "checks": _checks_table,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
