@@ -95,12 +95,11 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         versions["events"] = publish.fingerprint_of([by_day[day] for day in days.to_read])
         _check_sizes([file for day in days.to_read for file in by_day[day]], events.format)
     elif config.input.simulate is None:
-        versions["events"] = version_of(events.path)
-        _check_sizes(_files(events.path), events.format)
+        versions["events"] = version_of(events.path, events.format)
     else:
         versions["events"] = publish.manifest_of(config.root, "events", config.day).version
     if catalogue is not None:
-        versions["catalogue"] = version_of(catalogue.path)
+        versions["catalogue"] = version_of(catalogue.path, catalogue.format)
     if gone := forgetting.forgotten(config.root):
         versions["forgotten"] = publish.fingerprint_of(gone)
     if earlier := earlier_vocabulary(config):
@@ -193,9 +192,7 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
         _check_sizes([file for day in days for file in by_day[day]], searches.format)
         searches = searches.model_copy(update={"path": path_of_days(searches.path, days)})
     else:
-        files = _files(searches.path)
-        versions["searches"] = version_of(searches.path)
-        _check_sizes(files, searches.format)
+        versions["searches"] = version_of(searches.path, searches.format)
     if gone := forgetting.forgotten(config.root):
         versions["forgotten"] = publish.fingerprint_of(gone)
     return searches, versions
@@ -241,18 +238,19 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
     return found
 
 
-def version_of(path: str) -> str:
+def version_of(path: str, format_: str) -> str:
     """A hash of the names, sizes and times of the files at a path: a file, a folder or a glob, local or a URL.
 
     For a glob in a URL all files of the folder above it count: a change too many
     costs a rerun, one too few a wrong table.
 
     Raises:
-      InputError: there are none.
+      InputError: there are none, or a Parquet file among them has no bytes.
     """
     files = _files(path)
     if not files:
         raise InputError(f"no file matches {path}: check the path in the run config")
+    _check_sizes(files, format_)
     return publish.fingerprint_of(files)
 
 

@@ -43,7 +43,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         config,
         ("products",),
         settings=catalogue.model_dump(mode="json"),
-        inputs={"catalogue": version_of(catalogue.path)},
+        inputs={"catalogue": version_of(catalogue.path, catalogue.format)},
         build=build,
     )
     counts = made["products"].details["catalogue"]

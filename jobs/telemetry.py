@@ -1,14 +1,17 @@
 """Tell monitoring what is published: a file in the Prometheus text format, for the node exporter's textfile collector."""
 
+import os
 import sys
 from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from jobs._console import command, say
 from jobs.report import models_of
 from kdlib import delivery, promotions
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.report.exposition import InUse, exposition
+from kdlib.report.exposition import InUse, exposition, unix
 from kdlib.report.gather import find_partitions, gather
 
 
@@ -17,7 +20,7 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
 
     Args:
       config: with `telemetry`.
-      status: the exit status of the night; None where a single stage has run.
+      status: the exit status of the night; None where a single stage has run: that which the file has of this day stays.
     """
     if config.telemetry is None:
         raise ConfigError("no file to write to: set telemetry.textfile in the run config")
@@ -31,9 +34,19 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
         rows = {name: promotions.manifest_of(config.root, switch, name).rows or 0 for name in tables}
         in_use = InUse(switch.ds, switch.unix_seconds, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
+    if status is None and path.exists():
+        status = _status_told(path, config.name, config.day)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     fresh.write_bytes(exposition(night, in_use=in_use, status=status))
     fresh.replace(path)
+
+
+def _status_told(path: Path, run: str, ds: str) -> int | None:
+    """What the file says of a night's exit status; None where it says nothing, or of another one."""
+    families = text_string_to_metric_families(path.read_text())
+    told = {sample.name: sample.value for one in families for sample in one.samples if sample.labels == {"run": run}}
+    status = told.get("distilrec_night_exit_status")
+    return int(status) if status is not None and told.get("distilrec_night_day_timestamp_seconds") == unix(ds) else None
 
 
 def write_or_warn(config: RunConfig, status: int) -> None:

@@ -34,7 +34,7 @@ def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> byt
 
     run = night.name
     gauge("night_day_timestamp_seconds", "Start (UTC) of the day that the last run stands for").labels(run).set(
-        _unix(night.ds)
+        unix(night.ds)
     )
     if status is not None:
         gauge("night_exit_status", "0 done, 3 a gate forbids publishing, 74 not delivered, others: see README").labels(
@@ -42,7 +42,7 @@ def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> byt
         ).set(status)
     if in_use is not None:
         gauge("in_use_day_timestamp_seconds", "Start (UTC) of the day of the night in use").labels(run).set(
-            _unix(in_use.ds)
+            unix(in_use.ds)
         )
         gauge("in_use_since_timestamp_seconds", "When the night in use was switched to").labels(run).set(
             in_use.since_unix_seconds
@@ -98,5 +98,6 @@ def _gates(night: Night, gauge) -> None:
             values.labels(night.name, one.name).set(one.value)
 
 
-def _unix(ds: str) -> float:
+def unix(ds: str) -> float:
+    """Seconds at which a day, YYYY-MM-DD, begins (UTC)."""
     return datetime.fromisoformat(ds).replace(tzinfo=UTC).timestamp()

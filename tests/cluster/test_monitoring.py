@@ -14,6 +14,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from jobs import telemetry
+from kdlib.config import load_config
 from kdlib.report.exposition import InUse, exposition
 from kdlib.report.facts import Night
 from tests.report.nights import BEFORE, DS, METRICS, NIGHT, blocked_before_training
@@ -70,6 +72,19 @@ def test_a_night_that_got_nowhere_is_told_too() -> None:
     assert found["night_exit_status",] == 3
     assert not [key for key in found if key[0].startswith("in_use")]
     assert ("night_exit_status",) not in series(Night(name="shop", ds=DS, k=10), status=None)
+
+
+def test_a_stage_run_by_itself_keeps_the_night_s_status(tmp_path: Path) -> None:
+    """A look at a failed night, with `distilrec report` say, does not take its alert back; another day has none yet."""
+    file = tmp_path / "shop.prom"
+    document = {"name": "shop", "output_dir": str(tmp_path / "out"), "input": {"simulate": {}}}
+    (tmp_path / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(file)}}))
+    told = []
+    for ds, status in (("2026-11-21", 1), ("2026-11-21", None), ("2026-11-22", None)):
+        telemetry.run(load_config(tmp_path / "run.yaml", ds=ds), status=status)
+        told.append('distilrec_night_exit_status{run="shop"} 1.0' in file.read_text())
+    assert told == [True, True, False]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
 
 
 def test_training_speed_is_over_all_epochs() -> None:

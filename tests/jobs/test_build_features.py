@@ -179,12 +179,19 @@ def test_input_versions_follow_the_files(tiny):
     after = night_input(config, None).versions
     assert after["events"] != before["events"]
     assert after["catalogue"] == before["catalogue"]
-    assert version_of(f"{tiny}/events/*.csv") == version_of(f"{tiny}/e*") != version_of(f"{tiny}/events/1.*")
-    assert version_of(f"file://{tiny}/events") != version_of(f"file://{tiny}/events/1.csv")
+    assert (
+        version_of(f"{tiny}/events/*.csv", "csv")
+        == version_of(f"{tiny}/e*", "csv")
+        != version_of(f"{tiny}/events/1.*", "csv")
+    )
+    assert version_of(f"file://{tiny}/events", "csv") != version_of(f"file://{tiny}/events/1.csv", "csv")
     with pytest.raises(InputError, match=r"no file matches .*/3\.csv"):
-        version_of(f"{tiny}/events/3.csv")
+        version_of(f"{tiny}/events/3.csv", "csv")
     with pytest.raises(InputError, match=r"cannot list file:.*/nowhere"):
-        version_of(f"file://{tiny}/nowhere")
+        version_of(f"file://{tiny}/nowhere", "csv")
+    (tiny / "part.parquet").touch()
+    with pytest.raises(InputError, match=r"part\.parquet has no bytes: is the export whole"):
+        version_of(f"{tiny}/*.parquet", "parquet")
 
 
 def test_events_are_shuffled_by_user_once(spark, tiny):
