@@ -437,7 +437,8 @@ class DistillationConfig(Section):
     targets: Literal["hidden", "sampled"] = "hidden"
     """What is cached at a training position: `hidden`, each teacher's hidden state, of which any loss is made; or
     `sampled`, items drawn from all teachers' mixture at `temperature`. Sampled targets take `4 · samples + 4` bytes and
-    a training step no longer than without teachers, however many there are; they serve the KL only."""
+    a training step no longer than without teachers, however many there are; they serve the KL only. With them and the
+    student's loss `sampled_softmax` no step scores all items: for catalogues of a million and more."""
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
     """`sampled`: draws a position. A flatter mixture, so a higher `temperature`, needs more of them: the gradient of 64 is
     near the whole distribution's at a perplexity of some hundred items, mostly noise at some thousand."""
@@ -764,8 +765,10 @@ class RunConfig(Section):
         models = [name for teacher in self.teachers for name in teacher.models]
         if len(set(models)) < len(models):
             raise ValueError(f"a teacher has the name of another one's fold: {models}")
-        if sampled and self.training.resolve(self.student.train).loss != "cross_entropy":
-            raise ValueError("distillation.targets sampled needs the student's train.loss cross_entropy")
+        if sampled and self.training.resolve(self.student.train).loss not in ("cross_entropy", "sampled_softmax"):
+            raise ValueError(
+                "distillation.targets sampled needs the student's train.loss cross_entropy or sampled_softmax"
+            )
 
     @property
     def root(self) -> Path:

@@ -88,7 +88,7 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "distillation: {targets: sampled, mode: joint}\n", "targets sampled needs mode offline"),
         (
             SMALLEST + "distillation: {targets: sampled}\nstudent: {train: {loss: gbce}}\n",
-            "targets sampled needs the student's train.loss cross_entropy",
+            "targets sampled needs the student's train.loss cross_entropy or sampled_softmax",
         ),
         (SMALLEST + "teachers: [{name: a, folds: 2}]\n", r"\['a'\] have folds.*distillation.targets sampled"),
         (

@@ -1,14 +1,23 @@
-"""The ranking losses that score a few negatives in place of the whole catalogue, straight from hidden states.
+"""The losses that score a few items in place of the whole catalogue, straight from hidden states.
 
-Shapes: T real positions, W scoring width, V items, N negatives, shared by all positions of a step.
+Shapes: T real positions, W scoring width, V items, N negatives, shared by all positions of a step, S draws from the teachers
+a position.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from kdlib.losses.next_item import LossSums, Scored
 from kdlib.losses.ranking import binary_cross_entropy, gbce, log_expected_counts, sampled_softmax
+from kdlib.losses.sparse import Draws
+
+GATHERED = 1 << 24
+"""Numbers of item rows that are held at a time while positions are scored against items of their own: 64 MiB."""
 
 
 def draw_negatives(
@@ -54,12 +63,9 @@ def sampled_ranking(
     """
     rows_TW = F.embedding(targets_T, student.weight_VW)
     positive_T = (student.hidden_TW * rows_TW).sum(-1)
-    bias_V = student.bias_V
-    if bias_V is not None:
-        positive_T = positive_T + bias_V[targets_T]
-    negative_TN = F.linear(
-        student.hidden_TW, student.weight_VW[negatives_N], None if bias_V is None else bias_V[negatives_N]
-    )
+    if student.bias_V is not None:
+        positive_T = positive_T + student.bias_V[targets_T]
+    negative_TN = _shared_scores(student, negatives_N)
     hits_TN = negatives_N == targets_T[:, None]
     num_items = len(student.weight_VW)
     if loss == "sampled_softmax":
@@ -76,3 +82,83 @@ def sampled_ranking(
     total = values_T.sum()
     correct = ((positive_T[:, None] >= negative_TN) | hits_TN).all(1).sum()
     return LossSums(total, total.detach(), torch.zeros_like(total.detach()), correct)
+
+
+def sampled_softmax_and_sampled_kl(
+    student: Scored, targets_T: Tensor, negatives_N: Tensor, draws: Draws, *, item_weights_V: Tensor | None = None
+) -> LossSums:
+    """`CE + λ·T²·KL(teachers' mixture_T ‖ student_T)` without the scores of all items, neither the student's nor a teacher's.
+
+    The data's part is `sampled_softmax`. The teachers' is its like with what the teachers drew as positives: the mean over
+    a position's draws of `log p(draw) + sampled_softmax(draw, negatives)` at the temperature, where a draw that is a
+    negative too is left out of the negatives. With every item once as a negative this is `cross_entropy_and_sampled_kl`.
+
+    Args:
+      student: what predicts; gradients reach its hidden states, matrix and bias.
+      targets_T: int64 item indices.
+      negatives_N: int64 item indices, for both parts.
+      draws: whom to learn from besides the data.
+      item_weights_V: what the negatives were drawn by, None for uniformly.
+
+    Returns:
+      Sums; `correct` as in `sampled_ranking`.
+    """
+    data = sampled_ranking(student, targets_T, negatives_N, loss="sampled_softmax", item_weights_V=item_weights_V)
+    temperature, items_TS = draws.temperature, draws.items_TS.long()
+    num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
+    drawn_TS = _OwnScores.apply(student.hidden_TW, student.weight_VW, items_TS)
+    if student.bias_V is not None:
+        drawn_TS = drawn_TS + student.bias_V[items_TS]
+    drawn_TS = drawn_TS.float() / temperature
+    counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items)
+    log_mass_T1 = (_shared_scores(student, negatives_N).float() / temperature - counts_N).logsumexp(1, keepdim=True)
+    times_TS = torch.searchsorted(sorted_N, items_TS, right=True) - torch.searchsorted(sorted_N, items_TS)
+    if item_weights_V is None:
+        expected_TS = torch.tensor(len(negatives_N) / num_items, device=items_TS.device)
+    else:
+        expected_TS = len(negatives_N) * item_weights_V[items_TS] / item_weights_V.sum()
+    # the draw's own part of the negatives' mass; none where it is no negative
+    apart_TS = (drawn_TS - log_mass_T1).masked_fill(times_TS == 0, -torch.inf)
+    own_TS = (times_TS / expected_TS * apart_TS.exp()).clamp(max=1 - 1e-6)
+    loss_TS = torch.logaddexp(drawn_TS, log_mass_T1 + torch.log1p(-own_TS)) - drawn_TS
+    kl = temperature**2 * (draws.mean_log_probs_T.float() + loss_TS.mean(1)).sum()
+    return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)
+
+
+def _shared_scores(student: Scored, items_N: Tensor) -> Tensor:
+    """Each position against the same items, [T, N]."""
+    bias_V = student.bias_V
+    return F.linear(student.hidden_TW, student.weight_VW[items_N], None if bias_V is None else bias_V[items_N])
+
+
+class _OwnScores(torch.autograd.Function):
+    """Each position against items of its own, [T, S], without keeping their rows [T, S, W]."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_TW: Tensor, weight_VW: Tensor, items_TS: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden_TW, weight_VW, items_TS)
+        parts = [
+            torch.einsum("tw,tsw->ts", hidden_tW, weight_VW[items_tS])
+            for hidden_tW, items_tS in _parts(hidden_TW, items_TS)
+        ]
+        return torch.cat(parts) if parts else hidden_TW.new_zeros(items_TS.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TS: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden_TW, weight_VW, items_TS = ctx.saved_tensors
+        grad_hidden, grad_weight = torch.empty_like(hidden_TW), torch.zeros_like(weight_VW)
+        start = 0
+        for hidden_tW, items_tS in _parts(hidden_TW, items_TS):
+            stop = start + len(hidden_tW)
+            grad_tS = grad_TS[start:stop]
+            grad_hidden[start:stop] = torch.einsum("ts,tsw->tw", grad_tS, weight_VW[items_tS])
+            rows = (grad_tS[:, :, None] * hidden_tW[:, None, :]).flatten(0, 1)
+            grad_weight.index_add_(0, items_tS.flatten(), rows)
+            start = stop
+        return grad_hidden, grad_weight, None
+
+
+def _parts(hidden_TW: Tensor, items_TS: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    size = max(1, GATHERED // max(items_TS.shape[1] * hidden_TW.shape[1], 1))
+    return zip(hidden_TW.split(size), items_TS.split(size), strict=True)

@@ -11,7 +11,7 @@ from kdlib.data.batches import Batch
 from kdlib.losses.chunked import Divergence, chunked, divergences
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
 from kdlib.losses.next_item import LossSums, Scored, Teachers, cross_entropy_and_kl
-from kdlib.losses.sampled import draw_negatives, sampled_ranking
+from kdlib.losses.sampled import draw_negatives, sampled_ranking, sampled_softmax_and_sampled_kl
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.sequence import SequenceModel
 
@@ -80,7 +80,8 @@ class NextItemTraining(nn.Module):
       student: the model to train.
       teacher: a second model trained in the same engine (joint distillation); no gradient reaches it through the KL.
       cached: finished teachers instead.
-      draws: the batches hold draws from finished teachers (`kdlib.teachers.sparse`), and they are followed.
+      draws: the batches hold draws from finished teachers (`kdlib.teachers.sparse`), and they are followed: over all items,
+        or, with `ranking` `sampled_softmax`, over its negatives.
       kl_weight: λ.
       temperature: T.
       dtype: of the logits and their gradients, see `cross_entropy_and_kl`; and of the text vectors that are projected.
@@ -155,7 +156,13 @@ class NextItemTraining(nn.Module):
             loss = self._student_loss(student, batch.targets_T, self._teachers([detached], [1.0]))
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
         if self.draws:
-            loss = cross_entropy_and_sampled_kl(student, batch.targets_T, self._draws(batch), dtype=self.dtype)
+            if self.ranking is None:
+                loss = cross_entropy_and_sampled_kl(student, batch.targets_T, self._draws(batch), dtype=self.dtype)
+            else:
+                weights_V = self.ranking.item_weights_V
+                loss = sampled_softmax_and_sampled_kl(
+                    student, batch.targets_T, self._negatives(student), self._draws(batch), item_weights_V=weights_V
+                )
             return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
         teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
         loss = self._student_loss(student, batch.targets_T, teachers)
@@ -185,13 +192,23 @@ class NextItemTraining(nn.Module):
     def _data_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
         if self.ranking is None:
             return cross_entropy_and_kl(student, targets_T, teachers, dtype=self.dtype)
-        loss, negatives, calibration, item_weights_V = self.ranking
-        drawn_N = draw_negatives(
-            negatives, num_items=len(student.weight_VW), item_weights_V=item_weights_V, device=targets_T.device
-        )
+        loss, _, calibration, item_weights_V = self.ranking
         return sampled_ranking(
-            student, targets_T, drawn_N, loss=loss, item_weights_V=item_weights_V, calibration=calibration
+            student,
+            targets_T,
+            self._negatives(student),
+            loss=loss,
+            item_weights_V=item_weights_V,
+            calibration=calibration,
         )
+
+    def _negatives(self, student: Scored) -> Tensor:
+        """This step's, int64 [negatives]."""
+        assert self.ranking is not None
+        return draw_negatives(
+            self.ranking.negatives, num_items=len(student.weight_VW), item_weights_V=self.ranking.item_weights_V,
+            device=student.weight_VW.device,
+        )  # fmt: skip
 
     def _hidden_loss(self, student_TW: Tensor, teachers_TW: list[Tensor]) -> Tensor:
         """Σ over positions of the mean over teachers of `1 − cos`."""

@@ -61,6 +61,7 @@ def _points(part: str, fitted: list[tuple[int, ...]], check: tuple[int, ...], **
 POINTS = [
     *_points("features", [(500_000,), (2_000_000,)], (6_000_000,)),
     *_points("train", [(200_000, 128), (200_000, 2048), (500_000, 128)], (1_500_000, 256), form="negatives"),
+    *_points("train", [(200_000, 128), (500_000, 128), (200_000, 512)], (1_500_000, 256), form="drawn"),
     *_points("train", [(150_000, 53), (250_000, 53)], (500_000, 106), form="all_items"),
     *_points("train", [(150_000, 53), (250_000, 53)], (400_000, 53), form="taught"),
     *_points("train", [(150_000, 53), (250_000, 53)], (400_000, 53), form="codes"),
@@ -69,8 +70,8 @@ POINTS = [
     *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="dense"),
     *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="codes"),
 ]
-"""Forms of training: with sampled negatives; with a softmax over all items, whose tiles of 1,024 positions 53 windows all
-but fill; that, taught by a cached teacher; and that, with sub-item codes."""
+"""Forms of training: with sampled negatives; that, taught by a teacher's draws; with a softmax over all items, whose tiles of
+1,024 positions 53 windows all but fill; that, taught by a cached teacher; and that, with sub-item codes."""
 
 
 def main() -> int:
@@ -134,12 +135,16 @@ def terms(figure: str, size: Mapping[str, Any]) -> dict[str, float]:
     if part == "recommend":
         return {"user": users, "user_item": users * items}
     entries, positions = items * size.get("dim", DIM), size["windows"] * POSITIONS
-    counts = {"position": positions, "composed_entry" if form == "codes" else "entry": entries}
+    position, entry = (
+        ("drawn_" if form == "drawn" else "") + "position",
+        ("composed_" if form == "codes" else "") + "entry",
+    )
+    counts = {position: positions, entry: entries}
     learns = form in ("taught", "codes")
     if kind == "peak_bytes":
         counts |= {} if form == "codes" else {"shared_entry": entries / size.get("workers", 1)}
         return {"base": 1.0} | counts | ({"teacher_entry": items * TEACHER_DIM} if learns else {})
-    counts |= {} if form == "negatives" else {"score": positions * entries}
+    counts |= {} if form in ("negatives", "drawn") else {"score": positions * entries}
     return counts | ({"teacher_score": positions * items * TEACHER_DIM} if learns else {})
 
 
@@ -239,8 +244,12 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     histories = _histories(np.full((1 + ROUNDS) * windows, POSITIONS + 2), items)
     store = store_from_tables([training_windows(histories, max_length=50)])
     settings: dict[str, Any] = {"dtype": scoring_dtype(CPU, bf16=True)}
-    if form == "negatives":
+    if form in ("negatives", "drawn"):
         settings["ranking"] = Ranking("sampled_softmax", NEGATIVES, 0.75, None)
+    if form == "drawn":
+        drawn = np.random.default_rng(SEED).integers(0, items, (len(store.inputs), SAMPLES)).astype("<i4")
+        store = replace(store, hidden=drawn.view(np.int8), scales=np.zeros((len(drawn), 1), np.float32))
+        settings |= {"draws": True, "kl_weight": 1.0}
     if form in ("taught", "codes"):
         states = np.random.default_rng(SEED).integers(-127, 128, (len(store.inputs), TEACHER_DIM), np.int8)
         store = replace(store, hidden=states, scales=np.full((len(states), 1), 0.01, np.float32))
@@ -357,7 +366,7 @@ def _trained(form: str) -> Size:
 def core_hours(constants: Constants, users: int, items: int) -> dict[str, float]:
     """Of each stage; training's of one epoch, without what the workers wait for each other's gradients."""
     seconds = {"features": predict(constants, "features.core_seconds", events=EVENTS * users)}
-    for form in ("negatives", "taught", "codes"):
+    for form in ("negatives", "taught", "codes", "drawn"):
         step = predict(constants, "train.seconds", items=items, **_trained(form))
         seconds[form] = step * WORKERS * users / WINDOWS
     seconds["recommend"] = predict(constants, "recommend.seconds", form="dense", users=users, items=items)
@@ -368,9 +377,10 @@ def _hours_table(result: dict[str, Any]) -> str:
     rows = []
     for users, items in product(USERS, ITEMS):
         hours = core_hours(result["constants"], users, items)
-        night = hours["features"] + EPOCHS * (hours["negatives"] + hours["taught"]) + hours["recommend"]
-        rows.append([f"{_power(users)} × {_power(items)}", *hours.values(), night])
-    columns = "Spark | teacher, an epoch | student, an epoch | with codes | recommend | a night"
+        same = hours["features"] + EPOCHS * hours["negatives"] + hours["recommend"]
+        nights = [same + EPOCHS * hours[form] for form in ("taught", "drawn")]
+        rows.append([f"{_power(users)} × {_power(items)}", *hours.values(), *nights])
+    columns = "Spark | teacher | student | with codes | from draws | recommend | a night | from draws"
     return _table(f"| users × items | {columns} |", rows)
 
 
@@ -389,12 +399,12 @@ def _disk_table(result: dict[str, Any]) -> str:
 def _memory_table(result: dict[str, Any]) -> str:
     rows = []
     for items in ITEMS:
-        asked = [("train.peak_bytes", _trained(form)) for form in ("negatives", "taught", "codes")]
+        asked = [("train.peak_bytes", _trained(form)) for form in ("negatives", "taught", "codes", "drawn")]
         asked += [("recommend.peak_bytes", {"form": form}) for form in ("dense", "codes")]
         memory = [predict(result["constants"], figure, items=items, **how) for figure, how in asked]
         files = [4 * items * DIM, items * CODES["count"] + 4 * CODES["count"] * CODES["size"] * DIM]
         rows.append([_power(items), *(number / 1e9 for number in (*files, *memory))])
-    columns = "model file | with codes | teacher's worker | student's worker | with codes | recommender | with codes"
+    columns = "model file | with codes | teacher's worker | student's worker | with codes | from draws | recommender | with codes"
     return _table(f"| items | {columns} |", rows)
 
 

@@ -276,6 +276,28 @@ def test_a_student_learns_from_the_teacher_alone(name: str) -> None:
     assert _accuracy(module, batch) > 0.9
 
 
+@pytest.mark.parametrize("popularity", [False, True])
+def test_a_student_learns_from_draws_against_negatives(popularity: bool) -> None:
+    """With targets that are wrong, what the teachers drew teaches the cycle, though no step scores more than 14 items."""
+    torch.manual_seed(3)
+    batch = _cycle()
+    drawn = batch.targets_T.int()[:, None].repeat(1, 4)
+    wrong = Batch(
+        **vars(batch)
+        | {
+            "targets_T": torch.zeros_like(batch.targets_T),
+            "hidden_TK": drawn.view(torch.int8),
+            "scales_TN": torch.zeros(len(drawn), 1),
+        }
+    )
+    weights = torch.arange(10.0, 50.0) if popularity else None
+    ranking = Ranking("sampled_softmax", 10, 0.75, weights)
+    module = NextItemTraining(_model(), draws=True, kl_weight=50.0, temperature=1.0, ranking=ranking)
+    losses = _train(module, wrong, steps=150)
+    assert losses[-1] < losses[0] / 3
+    assert _accuracy(module, batch) > 0.9
+
+
 def test_kl_with_sampled_softmax_adds_the_parts() -> None:
     """A sampled loss on the data and the KL to a teacher: the total is their weighted sum, accuracy is over all items."""
     torch.manual_seed(3)
