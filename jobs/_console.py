@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -81,7 +83,7 @@ def command(
     """The main function of every job: parse, read the run config, run.
 
     The exit status is 0; that of a `DistilrecError` (`kdlib.errors`), of which 75, another run holds the date, cannot
-    befall a job that `reads_only`; 130 interrupted; else 1. A job that is about what is `in_use` needs no date.
+    befall a job that `reads_only`; 130 interrupted, 143 stopped by SIGTERM; else 1. A job that is about what is `in_use` needs no date.
     """
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
@@ -94,6 +96,7 @@ def command(
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     log: Path | None = None
+    stopped: list[int] = []
     try:
         if load:
             config = load(arguments)
@@ -102,7 +105,7 @@ def command(
             if in_use and config.ds is None and (now := promotions.current(config.root)):
                 config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
         log = log_file(config, stage)
-        with nullcontext() if reads_only else run_lock(config, stage):
+        with _interrupted_by_sigterm(stopped), nullcontext() if reads_only else run_lock(config, stage):
             if with_arguments:
                 with_arguments(config, arguments)
             else:
@@ -113,8 +116,9 @@ def command(
         print(f"distilrec: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("distilrec: interrupted; nothing half-published, run the same command again to go on", file=sys.stderr)
-        return 130
+        how, status = ("stopped by SIGTERM", 143) if stopped else ("interrupted", 130)
+        print(f"distilrec: {how}; nothing half-published, run the same command again to go on", file=sys.stderr)
+        return status
     except Exception as error:
         if log is not None and log.parent.exists():
             with log.open("a") as stream:
@@ -127,6 +131,24 @@ def command(
             traceback.print_exc()
         return 1
     return 0
+
+
+@contextmanager
+def _interrupted_by_sigterm(stopped: list[int]) -> Iterator[None]:
+    """SIGTERM, as a scheduler sends it, ends the run as Ctrl-C does, and its engines with it; `stopped` then holds it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def one_line(error: Exception) -> str:

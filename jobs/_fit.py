@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs._console import progress, say
 from jobs._published import parquet_files
-from jobs._ray import start_ray
+from jobs._ray import own_signal_handlers, start_ray
 from jobs._step import code_version
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -254,9 +254,11 @@ def run_workers(
             ),
         ),
     )
-    with _EpochLines(report, total=epochs, stage=stage):
+    with _EpochLines(report, total=epochs, stage=stage), own_signal_handlers():
         try:
             trainer.fit()
+        except SystemExit:  # Ray's answer to Ctrl-C, once the workers have ended
+            raise KeyboardInterrupt from None
         except Exception as error:
             raise TrainingError(_cause(error, settings.max_failures)) from error
 

@@ -3,7 +3,9 @@
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,6 +53,36 @@ def start_ray(config: RunConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    with own_signal_handlers():
+        _init(config, address)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.raise_original_map_exception = True  # our own errors reach the person as they are
+    context.execution_options.preserve_order = True  # the same input gives the same batches and the same files
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def own_signal_handlers() -> Iterator[None]:
+    """Ray takes Ctrl-C and SIGTERM over, and would end the process without a word: what was set before holds again afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _init(config: RunConfig, address: str | None) -> None:
+    import ray
+
     if address is None:
         ray.init(
             address="local",  # RAY_ADDRESS is for those who ask for a cluster
@@ -67,15 +99,6 @@ def start_ray(config: RunConfig) -> Iterator[None]:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise DistilrecError(f"cannot join the Ray cluster at {address}: {error}") from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = 0
-    context.raise_original_map_exception = True  # our own errors reach the person as they are
-    context.execution_options.preserve_order = True  # the same input gives the same batches and the same files
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:

@@ -53,8 +53,11 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
     return judged
 
 
-def _trailing(config: RunConfig, holding: str) -> list[promotions.Promotion]:
-    return promotions.nights(config.root, before=config.day, holding=holding)[-config.gates.trailing_nights :]
+def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:
+    """The trailing nights that have not been removed; without `name`, a table, they are no measure either."""
+    nights = promotions.nights(config.root, before=config.day, holding=name)
+    there = [night for night in nights if promotions.folder_of(config.root, night, name).is_dir()]
+    return there[-config.gates.trailing_nights :]
 
 
 def _input(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:

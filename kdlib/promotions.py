@@ -65,23 +65,19 @@ def current(root: Path) -> Promotion | None:
 def nights(root: Path, *, before: str, holding: str | None = None) -> list[Promotion]:
     """The promoted nights strictly before a date, by date, each with its last promotion; rolled-back ones do not count.
 
-    With `holding`, a table or model, only those that consist of it too and whose files of it are still there.
+    With `holding`, a table or model, only those that consist of it too.
     """
     found: dict[str, Promotion] = {}
     for switch in history(root):
         if switch.action == "rollback":
             found = {ds: night for ds, night in found.items() if ds < switch.ds}
         found[switch.ds] = switch
-    return [found[ds] for ds in sorted(found) if ds < before and (holding is None or _holds(root, found[ds], holding))]
+    return [found[ds] for ds in sorted(found) if ds < before and (holding is None or holding in found[ds].versions)]
 
 
 def last_night(root: Path, *, before: str, holding: str | None = None) -> Promotion | None:
     """The last of `nights`; None where there is none."""
     return next(reversed(nights(root, before=before, holding=holding)), None)
-
-
-def _holds(root: Path, night: Promotion, name: str) -> bool:
-    return name in night.versions and folder_of(root, night, name).is_dir()
 
 
 def folder_of(root: Path, night: Promotion, name: str) -> Path:

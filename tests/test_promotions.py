@@ -77,12 +77,12 @@ def test_rolled_back_nights_are_no_measure_for_later_ones(tmp_path):
 
 
 def test_nights_that_hold_a_table(tmp_path):
-    """A night without it, of search alone say, and one whose files are gone, are passed over."""
+    """A night without it, of search alone say, is passed over; one whose files are gone is not: what builds on it must fail."""
     put_and_promote(tmp_path, *DAYS[:3])
     promotions.promote(tmp_path, DAYS[3], {"histories": put_night(tmp_path, DAYS[3])["histories"]})
-    shutil.rmtree(publish.current(tmp_path, "models/student", DAYS[1]).parent)
+    shutil.rmtree(publish.current(tmp_path, "models/student", DAYS[2]).parent)
     found = promotions.nights(tmp_path, before=DAYS[4], holding="models/student")
-    assert [night.ds for night in found] == [DAYS[0], DAYS[2]]
+    assert [night.ds for night in found] == DAYS[:3]
     last = promotions.last_night(tmp_path, before=DAYS[4], holding="histories")
     assert last is not None
     assert last.ds == DAYS[3]

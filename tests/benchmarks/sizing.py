@@ -78,6 +78,9 @@ def main() -> int:
     """Measure, or read what was measured; write the document's tables; judge the model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--tables", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--missing", action="store_true", help="keep the points of the file, of the same machine; the others"
+    )
     parser.add_argument("--point", type=json.loads, help="measure this one, in this process, and print its figures")
     options = parser.parse_args()
     if options.point:
@@ -85,25 +88,35 @@ def main() -> int:
             print(json.dumps(MEASURES[options.point["part"]](Path(folder), options.point)))
         return 0
     if not options.tables:
-        RESULTS.write_text(json.dumps(_measure_all(), indent=1, ensure_ascii=False) + "\n")
+        kept = (
+            json.loads(RESULTS.read_text()) if options.missing else {"points": [], "hardware": None, "versions": None}
+        )
+        RESULTS.write_text(json.dumps(_measure_all(kept), indent=1, ensure_ascii=False) + "\n")
     result = json.loads(RESULTS.read_text())
     DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), result))
     print(_checks_table(result))
     return int(any(abs(check["error"]) > LARGEST_ERROR for check in result["checks"]))
 
 
-def _measure_all() -> dict[str, Any]:
+def _measure_all(kept: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from jobs._engine import scoring_dtype
 
     scores, points = scoring_dtype(torch.device("cpu"), bf16=True), []
+    hardware = f"{processor()}, {os.cpu_count()} cores; scores in {str(scores).removeprefix('torch.')}"
+    assert kept["hardware"] in (None, hardware), "the kept points are of another machine"
+    assert kept["versions"] in (None, package_versions()), "the kept points are of other packages"
     for size in POINTS:
+        if found := [point for point in kept["points"] if size_of(point) == size]:
+            points += found
+            continue
         print(" ".join(f"{name}={value}" for name, value in size.items()), "…", flush=True)
         threads = {} if size["part"] == "features" else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "tests.benchmarks.sizing", "--point", json.dumps(size)]
         done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=os.environ | threads)
-        points.append({**size, "figures": _rounded(json.loads(done.stdout.splitlines()[-1]))})
+        figures = _rounded(json.loads(done.stdout.splitlines()[-1]))
+        points.append({**size, "figures": figures, "date": datetime.now(UTC).isoformat(timespec="seconds")})
     constants = fit_all(points)
     return {
         "constants": constants,
@@ -111,11 +124,16 @@ def _measure_all() -> dict[str, Any]:
         "points": points,
         "command": "python -m tests.benchmarks.sizing",
         "seeds": {"data": SEED, "simulator": SIMULATOR_SEED},
-        "hardware": f"{processor()}, {os.cpu_count()} cores; scores in {str(scores).removeprefix('torch.')}",
+        "hardware": hardware,
         "versions": package_versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounds": ROUNDS,
     }
+
+
+def size_of(point: Size) -> Size:
+    """What was to be measured."""
+    return {name: value for name, value in point.items() if name not in ("figures", "date")}
 
 
 def terms(figure: str, size: Mapping[str, Any]) -> dict[str, float]:
@@ -187,7 +205,7 @@ def _modelled(point: Size) -> Iterator[tuple[str, float]]:
 
 def _checks(constants: Constants, points: Iterable[Size]) -> Iterator[dict[str, Any]]:
     for point in points:
-        size = {name: value for name, value in point.items() if name not in ("part", "use", "figures")}
+        size = {name: value for name, value in size_of(point).items() if name not in ("part", "use")}
         for figure, measured in _modelled(point) if point["use"] == "check" else ():
             predicted = predict(constants, figure, **size)
             found = {"predicted": predicted, "measured": measured, "error": predicted / measured - 1}

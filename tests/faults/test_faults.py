@@ -225,7 +225,7 @@ BREAKS = [
           disturb=_wait_then_kill_all("ShardRecommender")),
     Break("killed between table and promotion", -9, at="recommend:", disturb=_kill_all),
     Break("stopped by a person", 130, "interrupted", at="student epoch  1/4", disturb=_send(signal.SIGINT)),
-    Break("stopped by the scheduler", -15, at="student epoch  1/4", disturb=_send(signal.SIGTERM)),
+    Break("stopped by the scheduler", 143, "stopped by SIGTERM", at="student epoch  1/4", disturb=_send(signal.SIGTERM)),
     # a part of it killed
     Break("Java killed", 1, "Spark|Java|Py4J|exit status", at="nightly: faults", disturb=_kill_one("java")),
     Break("a training worker killed", 0, at="student epoch  1/4", disturb=_kill_one("RayTrainWorker")),

@@ -1,6 +1,7 @@
 """The command line: what a person who errs gets to read, and the exit status."""
 
 import json
+import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pytest
 import yaml
 
 from jobs.__main__ import JOBS, main
+from jobs._console import command
+from jobs._ray import own_signal_handlers
 from jobs.cache_teacher import teacher_folders
 from kdlib import publish, tables
-from kdlib.config import load_config
+from kdlib.config import RunConfig, load_config
 from kdlib.errors import ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
@@ -125,3 +128,26 @@ def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
     assert "teacher - student" not in text.replace("student - student without teacher", "")
     assert pa.types.is_float64(table.schema.field("value").type)
     assert json.dumps(table["model"].unique().to_pylist()).count(" - ") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "told"), [(signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_run_that_is_stopped_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int, told: str
+) -> None:
+    """What is open is closed, the status is a shell's, and afterwards the signals mean what they meant before."""
+    before, closed = signal.getsignal(signal.SIGTERM), []
+
+    def run(config: RunConfig) -> None:
+        try:
+            with own_signal_handlers():
+                signal.signal(number, lambda *_: closed.append("by an engine"))
+            signal.raise_signal(number)
+        finally:
+            closed.append("by us")
+
+    assert command("evaluate", run, ["--config", str(_config(tmp_path))], description="") == status
+    assert closed == ["by us"]
+    assert f"distilrec: {told}; nothing half-published, run the same command again" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
