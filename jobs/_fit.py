@@ -14,7 +14,7 @@ from typing import Any
 from jobs._console import progress, say
 from jobs._published import parquet_files
 from jobs._ray import own_signal_handlers, start_ray
-from jobs._step import code_version
+from jobs._step import code_version, up_to_date
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.errors import TrainingError
@@ -163,8 +163,7 @@ def fit_missing(config: RunConfig, stage: str, models: list[Trainable], **data: 
     missing: list[tuple[Trainable, str]] = []
     for model in models:
         fingerprint = publish.fingerprint_of(code_version(), model.settings, model.inputs)
-        manifest = publish.read_manifest(config.root, model.name, config.day)
-        if manifest is not None and manifest.fingerprint == fingerprint:
+        if manifest := up_to_date(config, model.name, fingerprint):
             found[model.name] = manifest
         else:
             missing.append((model, fingerprint))

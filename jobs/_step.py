@@ -49,8 +49,8 @@ def run_step(
       Output → manifest.
     """
     step = publish.fingerprint_of(code_version(), settings, dict(inputs))
-    present = {name: publish.read_manifest(config.root, name, config.day) for name in outputs}
-    if all(manifest is not None and manifest.fingerprint == step for manifest in present.values()):
+    present = {name: up_to_date(config, name, step) for name in outputs}
+    if all(present.values()):
         say(f"{', '.join(outputs)}: up to date")
         return {name: manifest for name, manifest in present.items() if manifest is not None}
     started = time.monotonic()
@@ -72,3 +72,14 @@ def run_step(
         )
         for name, folder in staging.items()
     }  # fmt: skip
+
+
+def up_to_date(config: RunConfig, name: str, fingerprint: str) -> Manifest | None:
+    """The manifest of the published partition if it was made in just this way and its files are there, whole; else None."""
+    manifest = publish.read_manifest(config.root, name, config.day)
+    if manifest is None or manifest.fingerprint != fingerprint:
+        return None
+    if broken := publish.damaged(config.root, manifest):
+        say(f"{name}: {broken[0]} is gone or cut off: made anew")
+        return None
+    return manifest

@@ -521,10 +521,15 @@ class RecommendConfig(Section):
     item_block: Positive = 65_536
 
 
+class SearchTextConfig(TextConfig):
+    max_tokens: Positive = 96
+    """Of a product's title and description."""
+
+
 class SearchConfig(Section):
     """Product search: a student that answers queries in the space of a pretrained encoder; needs the extra `search`."""
 
-    text: TextConfig = TextConfig(max_tokens=96)
+    text: SearchTextConfig = SearchTextConfig()
     """The teacher. For queries in other languages than its own give a multilingual encoder. With `adapt` it first learns the
     shop's language: titles beside descriptions, runs of a product's words, queries beside what was clicked."""
     language: str = "english"

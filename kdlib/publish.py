@@ -103,13 +103,13 @@ def publish(
         time.time(),
     )
     home = version_folder(root, table, ds, version).parent
-    if not (home / "manifest.json").exists():
+    if not (home / "manifest.json").exists() or damaged(root, _read(home / "manifest.json")):
         wrapper = staging.with_name(staging.name + ".whole")
         wrapper.mkdir()
         staging.rename(wrapper / "data")
         _write_synced(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1))
         home.parent.mkdir(parents=True, exist_ok=True)
-        if home.exists():  # a killed run's, without a manifest
+        if home.exists():  # a killed run's, without a manifest, or a damaged one
             shutil.rmtree(home)
         wrapper.rename(home)
     else:  # published before: that manifest stays the truth
@@ -154,6 +154,19 @@ def read_manifest(root: Path, table: str, ds: str) -> Manifest | None:
 def manifest_of(root: Path, table: str, ds: str) -> Manifest:
     """The same, where there has to be one; InputError, as `current` says it, where there is none."""
     return _read(current(root, table, ds).parent / "manifest.json")
+
+
+def damaged(root: Path, manifest: Manifest) -> list[str]:
+    """Files of a version that are gone or not as long as they were, as a broken disk or a hand leaves them; a look, not a proof."""
+    data = version_folder(root, manifest.table, manifest.ds, manifest.version)
+    found = []
+    for file in manifest.files:
+        try:
+            whole = (data / file["path"]).stat().st_size == file["bytes"]
+        except FileNotFoundError:
+            whole = False
+        found += [] if whole else [file["path"]]
+    return found
 
 
 def latest(root: Path, table: str, *, before: str) -> str | None:

@@ -196,3 +196,17 @@ def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys():
     assert publish.fingerprint_of({"a": 1, "b": 2}) == publish.fingerprint_of({"b": 2, "a": 1})
     assert publish.fingerprint_of({"a": 1}, {"b": 2}) != publish.fingerprint_of({"a": 1, "b": 2})
     assert publish.fingerprint_of({"a": 1}) != publish.fingerprint_of({"a": 2})
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:9])])
+def test_a_damaged_version_is_told_and_can_be_published_anew(tmp_path, harm):
+    """A file that is gone or cut off is named; the same content published again takes its place, under the same version."""
+    first = put(tmp_path, "a")
+    assert publish.damaged(tmp_path, first) == []
+    [file] = [file["path"] for file in first.files]
+    harm(publish.current(tmp_path, "recommendations", DS) / file)
+    assert publish.damaged(tmp_path, first) == [file]
+    again = put(tmp_path, "a")
+    assert again.version == first.version
+    assert publish.damaged(tmp_path, again) == []
+    assert read(tmp_path) == ["a"]

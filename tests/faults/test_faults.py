@@ -227,7 +227,7 @@ BREAKS = [
     Break("stopped by a person", 130, "interrupted", at="student epoch  1/4", disturb=_send(signal.SIGINT)),
     Break("stopped by the scheduler", 143, "stopped by SIGTERM", at="student epoch  1/4", disturb=_send(signal.SIGTERM)),
     # a part of it killed
-    Break("Java killed", 1, "Spark|Java|Py4J|exit status", at="nightly: faults", disturb=_kill_one("java")),
+    Break("Java killed", 1, "Spark|Java|Py4J|exit status", at="nightly: faults", disturb=_kill_one("deploy.SparkSubmit")),
     Break("a training worker killed", 0, at="student epoch  1/4", disturb=_kill_one("RayTrainWorker")),
     Break("an inference actor killed", 0, at="check_gates: input and quality", disturb=_kill_one("ShardRecommender")),
     Break("Ray's raylet killed", 1, at="student epoch  1/4", disturb=_kill_one("raylet/raylet")),
