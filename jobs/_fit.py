@@ -98,7 +98,7 @@ def fit(
         settings = config.training
         if without_fold is not None:
             facts = facts | dict(zip(("fold", "folds"), without_fold, strict=True))
-        home = config.root / "_checkpoints"
+        home = config.root / publish.CHECKPOINTS
         name = checkpoints_name(config, stage, runs, train_files, facts)
         finished = home / f"{name}.models"  # outlives this process: a rerun does not train a finished model again
         home.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def run_workers(
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    settings, home = config.training, config.root / "_checkpoints"
+    settings, home = config.training, config.root / publish.CHECKPOINTS
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
     trainer = TorchTrainer(
@@ -265,7 +265,7 @@ def run_workers(
 def remove_checkpoints(config: RunConfig, name: str) -> None:
     """What a finished run of `run_workers` leaves, and what killed ones of its stage and date with other settings left."""
     stem = name.rpartition(".")[0]
-    for path in (config.root / "_checkpoints").glob(f"{glob.escape(stem)}.*"):
+    for path in (config.root / publish.CHECKPOINTS).glob(f"{glob.escape(stem)}.*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

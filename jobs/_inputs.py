@@ -223,10 +223,11 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
       ConfigError: there is no such key, or it is not the promoted night's while the version is, or not that of the list of
         forgotten users.
     """
-    if config.privacy.key is None:
-        forgetting.check_key(config.root, None)
+    key = read_key(config.privacy.key) if config.privacy.key else None
+    if key is None:
+        forgetting.check_key(config.root, key)
         return None
-    found = {"key_version": config.privacy.key_version, "check": key_check(read_key(config.privacy.key))}
+    found = {"key_version": config.privacy.key_version, "check": key_check(key)}
     if last := promotions.last_night(config.root, before=config.day, holding="histories"):
         before = promotions.manifest_of(config.root, last, "histories").details.get("pseudonyms")
         if before and before["key_version"] == found["key_version"] and before["check"] != found["check"]:
@@ -234,7 +235,7 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
                 f"the pseudonym key is another than that of {last.ds}, but privacy.key_version is {found['key_version']} as"
                 " it was then: every user would be new. Use that key, or raise key_version"
             )
-    forgetting.check_key(config.root, read_key(config.privacy.key))
+    forgetting.check_key(config.root, key)
     return found
 
 

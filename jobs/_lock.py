@@ -9,18 +9,19 @@ import json
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import Any
 
 from kdlib.config import RunConfig
 from kdlib.errors import BusyError, ConfigError
+from kdlib.locks import lock
 
 INHERITED = "DISTILREC_LOCK"
 """Environment variable: the lock file that this process holds through its parent."""
 LOOK_SECONDS = 1.0
+"""Another run's look at which dates are held (`held_dates`) lasts a moment: that long is waited for."""
 _held: dict[str, int] = {}
 
 
@@ -45,7 +46,7 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
         ) from None
     with opened as file:
         try:
-            _lock(file)
+            lock(file, seconds=LOOK_SECONDS)
         except BlockingIOError:
             file.seek(0)
             raise BusyError(
@@ -62,18 +63,6 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
             yield
         finally:
             del _held[str(path)]
-
-
-def _lock(file: IO[str]) -> None:
-    """Another run's look at which dates are held (`held_dates`) lasts a moment: that long is waited for."""
-    until = time.monotonic() + LOOK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
 
 
 def held_dates(config: RunConfig) -> set[str]:

@@ -48,7 +48,7 @@ def teacher(config: RunConfig, products: pa.Table) -> tuple[Path, str]:
         config.seed, text.model_dump(mode="json", include={"max_tokens", "adapt"}),
         config.training.model_dump(mode="json", exclude={"defaults"}),
     ]  # fmt: skip
-    folder = config.root / "_checkpoints" / f"{config.name}.search_pairs.ds={config.day}"
+    folder = config.root / publish.CHECKPOINTS / f"{config.name}.search_pairs.ds={config.day}"
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         data = _write_pairs(config, products, folder)

@@ -90,7 +90,7 @@ def _train(config: RunConfig, products: pa.Table, typed: list[str], encoder: Pat
             chosen, inputs, config.training.model_dump(mode="json"), config.seed, code_version()
         )
         name = f"{config.name}.search_student.ds={config.day}.{key}"
-        finished = config.root / "_checkpoints" / f"{name}.models"
+        finished = config.root / publish.CHECKPOINTS / f"{name}.models"
         finished.mkdir(parents=True, exist_ok=True)
         tokenizer, pieces = smaller_tokenizer(
             encoder / TOKENIZER, [*product_texts(products), *typed], size=settings.vocabulary

@@ -101,7 +101,7 @@ def fit_encoder(
     assert text.adapt is not None
     short, key = name.removeprefix("models/"), publish.fingerprint_of(settings, inputs, data, code_version())
     run_name = f"{config.name}.{short}.ds={config.day}.{key}"
-    finished = config.root / "_checkpoints" / f"{run_name}.models"  # a worker's place that outlives this process
+    finished = config.root / publish.CHECKPOINTS / f"{run_name}.models"  # a worker's place that outlives this process
     finished.mkdir(parents=True, exist_ok=True)
     adapt = text.adapt.model_dump(mode="json")
     run_workers(

@@ -9,10 +9,8 @@ As Delta Lake the switch is the table's own commit, and the newest `ds` of the t
 then only says what was delivered last.
 """
 
-import fcntl
 import hashlib
 import json
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,7 +25,8 @@ from pyarrow import fs
 
 from kdlib import forgetting, promotions, publish
 from kdlib.config import refuse_credentials
-from kdlib.errors import ConfigError, DeliveryError, InputError
+from kdlib.errors import ConfigError, DeliveryError, InputError, extra_hint
+from kdlib.locks import lock
 from kdlib.promotions import Promotion
 
 POINTER = "promoted.json"
@@ -173,10 +172,7 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
     try:
         from deltalake.exceptions import DeltaError
     except ImportError:
-        raise ConfigError(
-            "delivery.format delta needs deltalake, not installed here: the extra `delta`"
-            " (`pip install -e '.[delta]'` in distilrec's folder)"
-        ) from None
+        raise ConfigError(f"delivery.format delta needs deltalake, not installed here: {extra_hint('delta')}") from None
     system, base = _elsewhere(root, url)
     targets = {table: f"{url.rstrip('/')}/{table}" for table in TABLES}
     with _one_at_a_time(root):
@@ -253,21 +249,16 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
     """Hold the lock of all deliveries from an output folder, of whatever date; DeliveryError where another keeps it."""
     path = root / "_locks" / "deliver.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + WAIT_SECONDS
     with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise DeliveryError(
-                        f"another delivery from {root} has not ended within {WAIT_SECONDS} s. Here the night is in use;"
-                        " once that one has ended, `distilrec deliver` sends it"
-                    ) from None
-                time.sleep(0.1)
-            except OSError:  # a file system without locks
-                break
+        try:
+            lock(file, seconds=WAIT_SECONDS)
+        except BlockingIOError:
+            raise DeliveryError(
+                f"another delivery from {root} has not ended within {WAIT_SECONDS} s. Here the night is in use;"
+                " once that one has ended, `distilrec deliver` sends it"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
         yield
 
 

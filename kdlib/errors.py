@@ -10,6 +10,11 @@ class DistilrecError(Exception):
     exit_status = 2
 
 
+def extra_hint(extra: str) -> str:
+    """How to install what an optional part needs."""
+    return f"the extra `{extra}` (`pip install -e '.[{extra}]'` in distilrec's folder)"
+
+
 class ConfigError(DistilrecError):
     """The run config is wrong: unknown key, impossible value, missing setting."""
 

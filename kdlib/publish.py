@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from kdlib.errors import InputError
 
 STAGING = "_staging"
+CHECKPOINTS = "_checkpoints"
 VERSIONS = "_versions"
 
 
@@ -103,7 +104,8 @@ def publish(
         time.time(),
     )
     home = version_folder(root, table, ds, version).parent
-    if not (home / "manifest.json").exists() or damaged(root, _read(home / "manifest.json")):
+    before = _read(home / "manifest.json") if (home / "manifest.json").exists() else None
+    if before is None or damaged(root, before):
         wrapper = staging.with_name(staging.name + ".whole")
         wrapper.mkdir()
         staging.rename(wrapper / "data")
@@ -114,7 +116,7 @@ def publish(
         wrapper.rename(home)
     else:  # published before: that manifest stays the truth
         shutil.rmtree(staging)
-        manifest = _read(home / "manifest.json")
+        manifest = before
     switch_link(root / table / f"ds={ds}", home / "data", scratch=staging.with_name(staging.name + ".link"))
     return manifest
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from kdlib import promotions, publish
 
-CHECKPOINTS = "_checkpoints"
-
 
 def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[str] = ()) -> list[str]:
     """Remove nights older than the newest `keep` promoted ones, versions of earlier dates that were replaced, and what
@@ -43,7 +41,7 @@ def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[st
         shutil.rmtree(folder)
         if ds < oldest:
             removed.add(ds)
-    for place in ("logs", "quarantine_failed", "search_quarantine_failed", CHECKPOINTS, publish.STAGING):
+    for place in ("logs", "quarantine_failed", "search_quarantine_failed", publish.CHECKPOINTS, publish.STAGING):
         for path in (root / place).glob("*ds=*"):
             ds = path.name.partition("ds=")[2][: len("YYYY-MM-DD")]
             if ds < oldest and ds not in busy:

@@ -107,20 +107,24 @@ def gbce(
     return _binary(positive_logits, negative_logits, beta, hits) / (negative_logits.shape[-1] + 1)
 
 
-def log_expected_counts(item_weights: Tensor | None, negatives: Tensor, *, num_items: int) -> Tensor:
-    """`log(N · q(item))` of negatives drawn with replacement, as `sampled_softmax` wants it.
+def log_expected_counts(
+    item_weights: Tensor | None, items: Tensor, *, num_items: int, draws: int | None = None
+) -> Tensor:
+    """`log(N · q(item))` of items, where N are drawn with replacement; of the drawn ones as `sampled_softmax` wants it.
 
     Args:
       item_weights: float [items], q up to a factor; None for the uniform draw.
-      negatives: int64 [N], the drawn items.
+      items: int64 [...].
       num_items: size of the catalogue.
+      draws: N; None: `items` are what was drawn.
 
     Returns:
-      float [N].
+      float [...].
     """
+    number = len(items) if draws is None else draws
     if item_weights is None:
-        return torch.full(negatives.shape, math.log(len(negatives) / num_items), device=negatives.device)
-    return (len(negatives) * item_weights[negatives] / item_weights.sum()).log()
+        return torch.full(items.shape, math.log(number / num_items), device=items.device)
+    return (number * item_weights[items] / item_weights.sum()).log()
 
 
 def _binary(positive_logits: Tensor, negative_logits: Tensor, beta: float, hits: Tensor | None) -> Tensor:

