@@ -9,7 +9,6 @@ in float32. What is compared is the NDCG@10 of the last epoch on the validation 
 """
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as pads
 import torch
-import torch.distributed as dist
 
 from jobs._console import command, say
 from jobs._engine import full_weights, make_engine, scoring_dtype
@@ -40,6 +38,7 @@ from kdlib.models.sequence import SequenceModel
 from kdlib.teachers.targets import TargetWriter, states_at
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
+from tests.worker_group import process_group
 
 SEEDS = (11, 12, 13)
 EPOCHS = 5
@@ -153,13 +152,8 @@ def _train(
 
 
 def _alone(config: RunConfig) -> None:
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
-        try:
-            run(config)
-        finally:
-            dist.destroy_process_group()
+    with tempfile.TemporaryDirectory() as folder, process_group(rank=0, workers=1, folder=folder):
+        run(config)
 
 
 if __name__ == "__main__":

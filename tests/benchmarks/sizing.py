@@ -236,10 +236,9 @@ def _measure_features(folder: Path, size: Size) -> dict[str, float]:
 
 
 def _measure_train(folder: Path, size: Size) -> dict[str, float]:
-    import torch.multiprocessing
+    from tests.worker_group import run_workers
 
-    spawn = torch.multiprocessing.spawn  # pyright: ignore[reportPrivateImportUsage]
-    spawn(_train_worker, args=(str(folder), size), nprocs=size.get("workers", 1))
+    run_workers(_train_worker, str(folder), size, workers=size.get("workers", 1))
     return json.loads((folder / "figures.json").read_text())
 
 
@@ -254,9 +253,8 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     from kdlib.models.sequence import SequenceModel
     from kdlib.training.loop import train_epoch
     from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
-    from tests.benchmarks.speed import CPU, _process_group
+    from tests.benchmarks.speed import CPU
 
-    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     items, windows, form, world = size["items"], size["windows"], size["form"], size.get("workers", 1)
     histories = _histories(np.full((1 + ROUNDS) * windows, POSITIONS + 2), items)
@@ -274,19 +272,18 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
         head = torch.randn(items, TEACHER_DIM) * 0.02
         settings |= {"cached": CachedTeachers([(head, None)], [1.0]), "kl_weight": 1.0, "temperature": 2.0}
     ends: list[float] = []
-    with _process_group(rank=rank, world=world, folder=folder):
-        student = SequenceModel(num_items=items, **_shape(form, items))
-        engine = make_engine(
-            NextItemTraining(student, **settings), TrainConfig(batch_size=windows * world),
-            zero_stage=size.get("zero_stage", 1), workers=world, bf16=False,
-        )  # fmt: skip
-        train_epoch(
-            engine, shuffled_batches(store, batch_size=windows, seed=SEED), device=CPU, learning_rate=0.001,
-            warmup_steps=0, first_step=0, on_step=lambda: ends.append(time.process_time()),
-        )  # fmt: skip
-        held = [full_weights(engine, student) for _ in ("the best epoch's", "the last one's")]
-        rows = evaluation_rows(histories.slice(0, 16), position_column="validation_position")
-        _validate(student, held[-1], rows, device=CPU, world=world)
+    student = SequenceModel(num_items=items, **_shape(form, items))
+    engine = make_engine(
+        NextItemTraining(student, **settings), TrainConfig(batch_size=windows * world),
+        zero_stage=size.get("zero_stage", 1), workers=world, bf16=False,
+    )  # fmt: skip
+    train_epoch(
+        engine, shuffled_batches(store, batch_size=windows, seed=SEED), device=CPU, learning_rate=0.001,
+        warmup_steps=0, first_step=0, on_step=lambda: ends.append(time.process_time()),
+    )  # fmt: skip
+    held = [full_weights(engine, student) for _ in ("the best epoch's", "the last one's")]
+    rows = evaluation_rows(histories.slice(0, 16), position_column="validation_position")
+    _validate(student, held[-1], rows, device=CPU, world=world)
     if rank == 0:
         seconds = float(np.median([after - before for before, after in pairwise(ends)]))
         Path(folder, "figures.json").write_text(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}))

@@ -26,8 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,8 +37,6 @@ os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})  # read when
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from jobs._engine import make_engine, scoring_dtype
 from jobs._provenance import package_versions, processor
@@ -52,6 +49,7 @@ from kdlib.training.module import CachedTeachers, NextItemTraining
 from tests.benchmarks.growth import recommend_growth, sessionize
 from tests.benchmarks.peers.run_peers import Split, leave_one_out, prepare_environment, read_sequences, run_peer
 from tests.benchmarks.serving import histories_table, serving_actor
+from tests.worker_group import process_group, run_workers
 
 RESULTS = Path(__file__).parent / "results" / "speed_cpu.json"
 SHAPE: dict[str, Any] = {"kind": "transformer", "dim": 64, "layers": 1, "heads": 1, "dropout": 0.2, "max_length": 50}
@@ -133,7 +131,7 @@ def training_parts(bench: Bench) -> dict[str, float]:
     lists: dict[str, list[float]] = {peer: [] for peer in PEERS}
     users = len(bench.split.user_ids)
     # one group for all: DeepSpeed remembers it
-    with tempfile.TemporaryDirectory() as folder, _process_group(rank=0, world=1, folder=folder):
+    with tempfile.TemporaryDirectory() as folder, process_group(rank=0, workers=1, folder=folder):
         for _ in range(bench.rounds):
             for name, run in ours.items():
                 epochs[name].append(run())
@@ -193,17 +191,6 @@ def _train(num_items: int, store: WindowStore, settings: dict[str, Any], *, worl
     return seconds, figures["positions"]
 
 
-@contextmanager
-def _process_group(*, rank: int, world: int, folder: str) -> Iterator[None]:
-    """A gloo group of `world` processes, as Ray Train makes it."""
-    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 def _users_per_second(bench: Bench) -> float:
     """The recommender's actor on one thread, with files in and out."""
     with tempfile.TemporaryDirectory() as name:
@@ -218,16 +205,14 @@ def _users_per_second(bench: Bench) -> float:
 
 
 def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowStore) -> None:
-    torch.set_num_threads(1)
     windows = np.arange(rank, len(store) // world * world, world)  # as many for each
     lengths = np.diff(store.offsets)[windows]
     flat = take_slices(store.offsets[windows], lengths)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     mine = WindowStore(store.inputs[flat], store.targets[flat], store.context[flat], offsets)
-    with _process_group(rank=rank, world=world, folder=folder):
-        seconds, positions = _train(num_items, mine, {}, world=world)
-        if rank == 0:
-            Path(folder, "rate").write_text(str(positions / seconds))
+    seconds, positions = _train(num_items, mine, {}, world=world)
+    if rank == 0:
+        Path(folder, "rate").write_text(str(positions / seconds))
 
 
 def two_workers(bench: Bench) -> dict[str, float]:
@@ -236,9 +221,7 @@ def two_workers(bench: Bench) -> dict[str, float]:
 
     def rate(world: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
-                _worker, args=(world, folder, bench.split.num_items, store), nprocs=world
-            )
+            run_workers(_worker, world, folder, bench.split.num_items, store, workers=world)
             return float(Path(folder, "rate").read_text())
 
     rates = _rounds(bench.rounds, {"one": lambda: rate(1), "two": lambda: rate(2)})

@@ -1,15 +1,12 @@
 """In-domain training of a text encoder: pairs, loss, and a real encoder that learns what goes together."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from kdlib.teachers.contrastive import (
     held_out_pairs,
@@ -24,6 +21,7 @@ from kdlib.teachers.contrastive import (
 )
 from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from tests.data.test_windows import histories
+from tests.worker_group import run_workers
 
 WORDS = ["red", "blue", "lipstick", "drill", "soap", "lamp", "tent", "glove"]
 
@@ -230,9 +228,6 @@ def _worker(rank: int, folder: str) -> None:
     from jobs._engine import full_weights, make_engine
     from kdlib.config import TrainConfig
 
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     base = Path(folder, "encoder")
     train = TrainConfig(batch_size=2 * PAIRS, learning_rate=0.01, gradient_clipping=CLIPPING)
     for stage in (1, 3):
@@ -247,16 +242,13 @@ def _worker(rank: int, folder: str) -> None:
         if rank == 0:
             torch.save((weights, figures, vectors), Path(folder, f"stage{stage}.pt"))
         engine.destroy()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("contrastive")
     tiny_encoder(folder / "encoder")
-    torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
-        _worker, args=(str(folder),), nprocs=2
-    )
+    run_workers(_worker, str(folder), workers=2)
     return folder
 
 

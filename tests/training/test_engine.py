@@ -1,20 +1,18 @@
 """The DeepSpeed engine under ZeRO 1, 2 and 3 on two processes, against plain PyTorch on the union of their data."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 
 from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
 from kdlib.models.sequence import SequenceModel
 from kdlib.tables import CONTEXT
 from kdlib.training.module import NextItemTraining
+from tests.worker_group import run_workers
 
 STEPS, WINDOWS, LEARNING_RATE = 3, 8, 0.01
 TRAIN = TrainConfig(batch_size=WINDOWS, learning_rate=LEARNING_RATE, gradient_clipping=0.0)
@@ -53,9 +51,6 @@ def _worker(rank: int, folder: str) -> None:
     from jobs._engine import full_weights, make_engine
     from kdlib.training.loop import train_epoch
 
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for stage in (1, 2, 3):
         module = _module()
         engine = make_engine(module, TRAIN, zero_stage=stage, workers=2, bf16=False)
@@ -71,15 +66,12 @@ def _worker(rank: int, folder: str) -> None:
         if rank == 0:
             torch.save((weights, figures), Path(folder, f"stage{stage}.pt"))
         engine.destroy()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
-    torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
-        _worker, args=(str(folder),), nprocs=2
-    )
+    run_workers(_worker, str(folder), workers=2)
     return folder
 
 
