@@ -1,5 +1,6 @@
 """Ranks of all models → the table of metrics, and that table as text."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -56,11 +57,11 @@ def metrics_table(
     for name, metrics in values.items():
         for metric, per_user in metrics.items():
             low, high = bootstrap_interval(per_user, samples=samples, seed=seed)
-            rows.append((name, metric, float(per_user.mean()), low, high, len(per_user)))
+            rows.append((name, metric, _mean(per_user), low, high, len(per_user)))
     rows += [(name, f"coverage@{max(ks)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
     for name, predicted in (confidence or {}).items():
         hits, metric = hit_rate(ranks[name], confidence_k), f"confidence@{confidence_k}"
-        rows.append((name, metric, float(predicted.mean()), None, None, len(hits)))
+        rows.append((name, metric, _mean(predicted), None, None, len(hits)))
         error = calibration_error(predicted, hits)
         rows.append((name, f"calibration_error@{confidence_k}", error, None, None, len(hits)))
         for number, chosen in enumerate(tenths(predicted), 1):
@@ -100,3 +101,7 @@ def format_metrics(metrics: pa.Table, *, k: int) -> str:
         share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]
         lines.append(f"  the student reaches {share:.0%} of the best reachable NDCG@{k}")
     return "\n".join(lines)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan

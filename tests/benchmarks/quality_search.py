@@ -4,8 +4,10 @@
 
 Runs the search jobs of the run config (what is published already stays) and judges what they published. Judgements choose
 nothing but the weights of a score's three parts, for the teacher, on one fixed half of the queries; the student then stands in
-the teacher's place. Figures are of the other half, and beside them of all. NDCG@10 has the gain 2^rating − 1, over all products (one without a judgement counts 0) and over the
-judged ones alone; a query counts if a product of it is rated above 0.
+the teacher's place. Figures are of the other half, and beside them of all, once with these weights and once cross-fitted: each
+half with the weights that the other one chose, so that no query's own judgements had a say. NDCG@10 has the gain
+2^rating − 1, over all products (one without a judgement counts 0) and over the judged ones alone; a query counts if a product
+of it is rated above 0.
 """
 
 import argparse
@@ -91,15 +93,15 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         rows = [judged_metrics(scores.numpy(), rated[query]) for query, scores in zip(queries, scores_QV, strict=True)]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def chosen(of: str) -> Weights:
+    def chosen(of: str, half: np.ndarray) -> Weights:
         def judge(weights: Weights) -> float:
             found = judged(of, weights)
-            return float(found["ndcg_all"][chooses].mean() + found["ndcg_judged"][chooses].mean())
+            return float(found["ndcg_all"][half].mean() + found["ndcg_judged"][half].mean())
 
         return choose_weights(judge)
 
     only_vectors = Weights(1e6, 0.0)  # the words then decide between equal vectors alone
-    of_teacher = chosen("teacher")
+    of_teacher, of_other_half = chosen("teacher", chooses), chosen("teacher", ~chooses)
     compared = {
         "bm25": ("student", Weights(0.0, 0.0)),
         "teacher_vectors": ("teacher", only_vectors),
@@ -107,15 +109,23 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         "teacher": ("teacher", of_teacher),
         "student": ("student", of_teacher),  # in the teacher's place, all else as it is
         "untaught": ("untaught", of_teacher),
-        "student_own_weights": ("student", chosen("student")),
-        "untaught_own_weights": ("untaught", chosen("untaught")),
+        "student_own_weights": ("student", chosen("student", chooses)),
+        "untaught_own_weights": ("untaught", chosen("untaught", chooses)),
         "teacher_default_weights": ("teacher", index.weights),
         "student_default_weights": ("student", index.weights),
     }
     found = {name: judged(*one) for name, one in compared.items()}
+    crossed = {
+        name: {metric: np.where(chooses, of_half[metric], values) for metric, values in found[name].items()}
+        for name in ("teacher", "student", "untaught")
+        for of_half in (judged(name, of_other_half),)
+    }
+    crossed["bm25"] = found["bm25"]
     say(_table(found, chooses))
+    say(f"\ncross-fitted\n{_table(crossed, chooses)}")
     figures, intervals = _figures(found, ~chooses)
     all_figures, all_intervals = _figures(found, np.ones(len(queries), bool))
+    cross_figures, cross_intervals = _figures(crossed, np.ones(len(queries), bool))
     figures["student_size_ratio"] = sum(p.numel() for p in encoder.parameters()) / facts["parameters"]
     torch.set_num_threads(1)
     ratios = {}
@@ -141,8 +151,10 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
                 "seed": config.seed, "search_jobs_seconds": round(seconds, 1),
                 "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
                 "weights": {name: asdict(weights) for name, (_, weights) in compared.items()},
+                "weights_of_the_judging_half": asdict(of_other_half),
                 "figures": _rounded(figures), "intervals": intervals,
                 "figures_all_queries": _rounded(all_figures), "intervals_all_queries": all_intervals,
+                "figures_cross_fitted": _rounded(cross_figures), "intervals_cross_fitted": cross_intervals,
                 "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
             },
             indent=1,
