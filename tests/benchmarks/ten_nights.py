@@ -1,6 +1,7 @@
 """Ten nights in a row of the embedded default shop, unattended, with two crashes and a bad day → results/ten_nights.json.
 
     python -m tests.benchmarks.ten_nights FOLDER
+    python -m tests.benchmarks.ten_nights FOLDER --larger 4    # two nights of a shop so many times as large → warm_start.json
 
 Every day brings new users and items. Night 3 is killed while it trains and started again; in night 7 a training worker is
 killed; on day 5 an upstream fault takes the users off six rows in ten, and the day is delivered whole a day later. Each
@@ -8,6 +9,7 @@ published table is checked against DuckDB on the raw files: its users, what they
 night is trained once more from nothing, on a copy, beside the warm-started one. FOLDER must be empty; it keeps all outputs.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -33,7 +35,7 @@ from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import ndcg
 from tests.whole_nights import HOME, child, follow, kill_all, start, whole
 
-RESULTS = Path(__file__).parent / "results" / "ten_nights.json"
+RESULTS = Path(__file__).parent / "results"
 NIGHTS = [date(2026, 11, 20) + timedelta(days=number) for number in range(10)]
 KILLED, WORKER_KILLED, BAD = 2, 6, 4
 """Which nights, from 0."""
@@ -63,9 +65,11 @@ def _write_config(folder: Path, output: Path, *, warm: bool) -> Path:
     return path
 
 
-def _simulate(folder: Path) -> Path:
+def _simulate(folder: Path, larger: int) -> Path:
     """All days of the shop; returns the folder of its days, and leaves the catalogue in `folder`."""
     laptop = yaml.safe_load((HOME / "cluster/runs/laptop.yaml").read_text())
+    for size in ("num_events", "num_items"):
+        laptop["input"]["simulate"][size] *= larger
     world = {**laptop, "output_dir": str(folder / "world"), "ds": NIGHTS[-1]}
     config = RunConfig.model_validate(world)
     simulate_events.run(config)
@@ -164,9 +168,8 @@ def _night(config: Path, root: Path, number: int) -> dict[str, Any]:
     )
 
 
-def _beside_a_cold_night(folder: Path, root: Path) -> dict[str, Any]:
-    """The last night trained from nothing on a copy of the output, and both students on the same test users."""
-    last = NIGHTS[-1]
+def _beside_a_cold_night(folder: Path, root: Path, last: date) -> dict[str, Any]:
+    """The `last` night trained from nothing on a copy of the output, and both students on the same test users."""
     cold = folder / "cold"
     shutil.copytree(root, cold, symlinks=True)
     for name in ("models/teacher", "teacher_targets", "models/student", "models/control", "metrics", "recommendations"):
@@ -194,17 +197,24 @@ def _beside_a_cold_night(folder: Path, root: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]).absolute()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps all outputs; must be empty")
+    parser.add_argument(
+        "--larger", type=int, default=1, metavar="N", help="two nights of a shop N times as large, no crash"
+    )
+    arguments = parser.parse_args()
+    folder, larger = arguments.folder.absolute(), arguments.larger
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise SystemExit(f"{folder} is not empty")
-    days, root = _simulate(folder), folder / "output"
+    days, root = _simulate(folder, larger), folder / "output"
     config = _write_config(folder, root, warm=True)
     for path in sorted(days.iterdir()):
         if path.name < f"day={NIGHTS[0]}":
             _deliver(days, folder / "inbox", date.fromisoformat(path.name.removeprefix("day=")))
     nights: list[dict[str, Any]] = []
-    for number, night in enumerate(NIGHTS):
+    planned = NIGHTS if larger == 1 else NIGHTS[:2]
+    for number, night in enumerate(planned):
         _deliver(days, folder / "inbox", night, bad=number == BAD)
         if number == BAD + 1:
             _deliver(days, folder / "inbox", NIGHTS[BAD])
@@ -215,13 +225,14 @@ def main() -> int:
             one |= _check(folder, root, night) | {"training_seconds": round(_training_seconds(root, night), 1)}
         print(json.dumps(one), flush=True)
         nights.append(one)
-    figures = _beside_a_cold_night(folder, root)
+    figures = _beside_a_cold_night(folder, root, planned[-1])
     print(json.dumps(figures), flush=True)
-    settings = load_config(config, ds=NIGHTS[-1].isoformat())
-    RESULTS.write_text(
+    settings = load_config(config, ds=planned[-1].isoformat())
+    option = f" --larger {larger}" if larger > 1 else ""
+    (RESULTS / ("ten_nights.json" if larger == 1 else "warm_start.json")).write_text(
         json.dumps(
             {
-                "command": "python -m tests.benchmarks.ten_nights FOLDER", "date": datetime.now(UTC).date().isoformat(),
+                "command": f"python -m tests.benchmarks.ten_nights FOLDER{option}", "date": datetime.now(UTC).date().isoformat(),
                 "hardware": hardware(settings), "versions": package_versions(), "seed": settings.seed,
                 "warm_start": settings.training.warm_start and settings.training.warm_start.model_dump(),
                 "figures": figures, "nights": nights,
