@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs._console import progress, say
 from jobs._published import parquet_files
-from jobs._ray import own_signal_handlers, start_ray
+from jobs._ray import own_signal_handlers, read_parquet, start_ray
 from jobs._step import code_version, up_to_date
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -89,8 +89,6 @@ def fit(
       TrainingError: the workers failed more than `training.max_failures` times; the cause is in the text.
     """
     with start_ray(config):
-        import ray.data
-
         from jobs._train_worker import train_worker
         from kdlib.data.folds import outside_fold
         from kdlib.data.windows import training_windows
@@ -102,7 +100,7 @@ def fit(
         name = checkpoints_name(config, stage, runs, train_files, facts)
         finished = home / f"{name}.models"  # outlives this process: a rerun does not train a finished model again
         home.mkdir(parents=True, exist_ok=True)
-        train = ray.data.read_parquet(train_files)
+        train = read_parquet(train_files)
         if without_fold is not None:
             left_out = partial(outside_fold, fold=without_fold[0], folds=without_fold[1])
             train = train.map_batches(left_out, batch_format="pyarrow", batch_size=None)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._console import say
-from jobs._published import versions
+from jobs._published import parquet_files, versions
+from jobs._ray import read_parquet
 from jobs._search import clicked, search_settings, typed_queries
 from jobs._step import run_step
 from jobs.train_text_encoder import describe_encoder, fit_encoder
@@ -41,8 +42,6 @@ def teacher(config: RunConfig, products: pa.Table) -> tuple[Path, str]:
         )
     if text.adapt is None:
         return base, encoder_version(base)
-    import ray.data
-
     inputs = versions(config, "products") | typed_queries(config)[1] | {"encoder": encoder_version(base)}
     settings = [
         config.seed, text.model_dump(mode="json", include={"max_tokens", "adapt"}),
@@ -52,7 +51,7 @@ def teacher(config: RunConfig, products: pa.Table) -> tuple[Path, str]:
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         data = _write_pairs(config, products, folder)
-        pairs = ray.data.read_parquet(str(folder / "pairs"))
+        pairs = read_parquet(parquet_files(folder / "pairs"))
         fit_encoder(config, ENCODER, staging[ENCODER], text, pairs, data, settings=settings, inputs=inputs)
         shutil.rmtree(folder)
         return {}

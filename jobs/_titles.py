@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs._published import Features, parquet_files
+from jobs._ray import read_parquet
 from jobs._step import run_step
 from kdlib.config import RunConfig, TextConfig
 from kdlib.publish import current, fingerprint_of, read_manifest
@@ -21,7 +22,7 @@ def title_vectors(config: RunConfig, source: Features, text: TextConfig) -> tupl
 
     encoder, encoder_version = encoder_and_version(config, source, text)
     name = f"title_vectors/{fingerprint_of(text.model_dump(mode='json'))[:8]}"
-    items = ray.data.read_parquet(parquet_files(source.vocabulary), columns=["item_index", "title"])
+    items = read_parquet(parquet_files(source.vocabulary)).select_columns(["item_index", "title"])
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         (

@@ -12,7 +12,7 @@ import torch
 from jobs._console import command, say
 from jobs._fit import remove_checkpoints, run_workers
 from jobs._published import parquet_files, versions
-from jobs._ray import start_ray
+from jobs._ray import read_parquet, start_ray
 from jobs._search import chosen_weights, encoded, read_products, read_vectors, search_settings, typed_queries
 from jobs._search_teacher import teacher
 from jobs._search_worker import search_worker
@@ -78,8 +78,6 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 def _train(config: RunConfig, products: pa.Table, typed: list[str], encoder: Path, version: str) -> dict[str, Manifest]:
-    import ray.data
-
     settings, targets = search_settings(config), publish.current(config.root, "search_targets", config.day)
     vectors = publish.current(config.root, "product_vectors", config.day)
     inputs = versions(config, "search_targets", "product_vectors")
@@ -99,7 +97,7 @@ def _train(config: RunConfig, products: pa.Table, typed: list[str], encoder: Pat
         spec = {**own, "name": name, "seed": config.seed, "search": chosen, "encoder": str(encoder),
                 "products": parquet_files(vectors), "held_out": parquet_files(targets), "export": str(finished),
                 "facts": {"teacher": version, "inputs": inputs, "seed": config.seed, "search": chosen}}  # fmt: skip
-        train = ray.data.read_parquet(parquet_files(targets))
+        train = read_parquet(parquet_files(targets))
         run_workers(config, search_worker, spec, train, name=name, stage="train_search", epochs=settings.epochs)
         if not (finished / FACTS).exists():
             raise TrainingError("train_search: the workers ended without a student; see the log")

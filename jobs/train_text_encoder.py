@@ -10,7 +10,7 @@ from jobs._console import command, say
 from jobs._encoder_worker import FACTS, encoder_worker
 from jobs._fit import remove_checkpoints, run_workers
 from jobs._published import Features, features, parquet_files
-from jobs._ray import start_ray
+from jobs._ray import read_parquet, start_ray
 from jobs._step import code_version, run_step
 from kdlib import publish
 from kdlib.config import RunConfig, TextConfig
@@ -53,8 +53,6 @@ def encoder_and_version(config: RunConfig, source: Features, text: TextConfig) -
 
 def train_encoder(config: RunConfig, source: Features, text: TextConfig) -> dict[str, Manifest]:
     """Train one encoder, unless it is up to date; output name → manifest."""
-    import ray.data
-
     assert text.adapt is not None
     name, base, histories = encoder_name(text), encoder_folder(text.encoder).absolute(), parquet_files(source.histories)
     inputs = source.versions | {"encoder": encoder_version(base)}
@@ -62,7 +60,7 @@ def train_encoder(config: RunConfig, source: Features, text: TextConfig) -> dict
     settings = [config.seed, text.max_tokens, adapt, config.training.model_dump(mode="json", exclude={"defaults"})]
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        pairs = ray.data.read_parquet(histories, columns=["item_indices", "num_train"])
+        pairs = read_parquet(histories).select_columns(["item_indices", "num_train"])
         fit_encoder(
             config, name, staging[name], text, pairs.map_batches(training_pairs, batch_format="pyarrow", batch_size=None),
             {"texts": str(source.vocabulary), "statistics": str(source.statistics), "histories": histories, "judging": None},

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs._ray import read_parquet
+
 HOME = Path(__file__).parents[2]
 LISTENERS = """
 import json, sys
@@ -36,3 +38,21 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     addresses = json.loads(printed.splitlines()[-1])
     assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "readers"), [(1, None, "1"), (25, None, "3"), (5_000, None, "32"), (1, "4", "4")]
+)
+def test_few_files_are_read_by_few_processes(
+    monkeypatch: pytest.MonkeyPatch, files: int, own: str | None, readers: str
+) -> None:
+    """As many footer readers as there are batches of files; who has set a number of their own gets it."""
+    import ray.data
+
+    name = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+    monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(name, own)
+    monkeypatch.setattr(ray.data, "read_parquet", lambda paths: (os.environ[name], len(paths)))
+    assert read_parquet([f"{number}.parquet" for number in range(files)]) == (readers, files)
+    assert os.environ.get(name) == own
