@@ -64,7 +64,8 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
       key: from `checked_key`.
 
     Raises:
-      InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet file of no bytes.
+      InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet file of no bytes, an
+        earlier night's table is damaged.
     """
     events, catalogue = _events_and_catalogue(config)
     settings = publish.fingerprint_of(
@@ -205,15 +206,26 @@ def catalogue_input(config: RunConfig) -> CatalogueConfig | None:
 
 def earlier_vocabulary(config: RunConfig) -> Manifest | None:
     """The vocabulary that this night's continues: the last promoted night's, so that a blocked night leaves no trace in it;
-    where none was promoted, the newest. None on a first night."""
+    where none was promoted, the newest. None on a first night.
+
+    Raises:
+      InputError: files of it are gone or cut off.
+    """
     return _earlier(config, "item_vocabulary")
 
 
 def _earlier(config: RunConfig, name: str) -> Manifest | None:
     if last := promotions.last_night(config.root, before=config.day, holding=name):
-        return promotions.manifest_of(config.root, last, name)
-    newest = publish.latest(config.root, name, before=config.day)
-    return publish.read_manifest(config.root, name, newest) if newest else None
+        found = promotions.manifest_of(config.root, last, name)
+    else:
+        newest = publish.latest(config.root, name, before=config.day)
+        found = publish.read_manifest(config.root, name, newest) if newest else None
+    if found and (damaged := publish.damaged(config.root, found)):
+        raise InputError(
+            f"{name} of {found.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it back"
+            f" from a copy, or have that night make it anew: `distilrec nightly --ds {found.ds}` with the same run config"
+        )
+    return found
 
 
 def checked_key(config: RunConfig) -> dict[str, Any] | None:

@@ -149,7 +149,10 @@ def reading(path: str) -> Iterator[None]:
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
         if "PATH_NOT_FOUND" in text:
-            raise InputError(f"no file matches {path}: check the path in the run config") from None
+            missing = re.search(r"Path does not exist: (?:file:)?(\S+?)\.?(?:\s|$)", text)
+            raise InputError(
+                f"no file matches {missing[1] if missing else path}: check the path in the run config"
+            ) from None
         if "UNABLE_TO_INFER_SCHEMA" in text:
             raise InputError(f"{path} holds no data files (names that begin with . or _ do not count)") from None
         if "CSV header does not conform" in text:
