@@ -5,6 +5,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -177,6 +178,22 @@ def test_a_night_without_files_of_its_day_is_an_error(spark, tmp_path: Path) -> 
         InputError, match=r"no file of 2024-05-05 .*export run\? the days there are go from 2024-05-01 to"
     ):
         run(_config(tmp_path, 4, "out"))
+
+
+@pytest.mark.parametrize("name", ["clean_events", "item_vocabulary"])
+def test_a_damaged_night_before_is_named(tmp_path: Path, name: str) -> None:
+    """Nothing is built on a table whose files are gone or cut off; the error says which night can make it anew."""
+    _write_days(tmp_path, 2)
+    config = _config(tmp_path, 1, "out")
+    staging = publish.new_staging(config.root, name, "2024-05-01")
+    pq.write_table(pa.table({"x": [1]}), staging / "part-0.parquet")
+    publish.publish(staging, config.root, name, "2024-05-01", fingerprint="x", inputs={}, details={})
+    night_input(config, None)
+    next(publish.current(config.root, name, "2024-05-01").glob("*.parquet")).write_bytes(b"cut")
+    with pytest.raises(
+        InputError, match=rf"{name} of 2024-05-01, which this .* gone or cut off.*nightly --ds 2024-05-01"
+    ):
+        night_input(config, None)
 
 
 @pytest.mark.parametrize(
