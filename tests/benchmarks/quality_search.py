@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         "untaught": encode_queries(untaught.eval(), tokens, queries),
     }
 
+    @cache  # both halves choose from the same grid
     def judged(of: str, weights: Weights) -> Metrics:
         _, scores_QV = index.scores(queries, vectors[of], weights=weights)
         rows = [judged_metrics(scores.numpy(), rated[query]) for query, scores in zip(queries, scores_QV, strict=True)]
@@ -115,17 +117,16 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         "student_default_weights": ("student", index.weights),
     }
     found = {name: judged(*one) for name, one in compared.items()}
-    crossed = {
-        name: {metric: np.where(chooses, of_half[metric], values) for metric, values in found[name].items()}
-        for name in ("teacher", "student", "untaught")
-        for of_half in (judged(name, of_other_half),)
-    }
-    crossed["bm25"] = found["bm25"]
+    crossed = {"bm25": found["bm25"]}
+    for name in ("teacher", "student", "untaught"):
+        other = judged(name, of_other_half)
+        crossed[name] = {metric: np.where(chooses, other[metric], values) for metric, values in found[name].items()}
     say(_table(found, chooses))
     say(f"\ncross-fitted\n{_table(crossed, chooses)}")
     figures, intervals = _figures(found, ~chooses)
-    all_figures, all_intervals = _figures(found, np.ones(len(queries), bool))
-    cross_figures, cross_intervals = _figures(crossed, np.ones(len(queries), bool))
+    everything = np.ones(len(queries), bool)
+    all_figures, all_intervals = _figures(found, everything)
+    cross_figures, cross_intervals = _figures(crossed, everything)
     figures["student_size_ratio"] = sum(p.numel() for p in encoder.parameters()) / facts["parameters"]
     torch.set_num_threads(1)
     ratios = {}
