@@ -107,9 +107,8 @@ def with_outcome(
         "file",
     ).repartition(num_partitions, "user_id")
 
-    no_id = F.col("event_id").isNull()
-    same = [F.when(no_id, F.col(name)) for name in ("session_id", "item_id", "event_type", "event_time")]
-    copies = Window.partitionBy("user_id", "event_id", *same).orderBy(
+    itself = F.when(F.col("event_id").isNull(), F.struct("session_id", "item_id", "event_type", "event_time"))
+    copies = Window.partitionBy("user_id", "event_id", itself).orderBy(
         "event_time", "item_id", "event_type", "session_id", "file"
     )
     counted = F.when(good & ~F.col("is_copy"), 1).otherwise(0)

@@ -14,6 +14,8 @@ The columns of an event, before it is judged:
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import reduce
+from operator import or_
 from typing import Literal
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -28,6 +30,7 @@ from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, rea
 from kdlib.privacy import KeySource
 
 SECONDS_A_DAY = 86_400
+_BLANKS = " \t\r\n"
 _TEXT = "text of "
 """What the name of a mapped column's text begins with."""
 
@@ -153,7 +156,7 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     The times are made up: the item j places before the end falls j days before `last_day`. A line without an item is
     corrupt.
     """
-    words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(" \t\r\n")), r"\s+").alias("words"))
+    words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(_BLANKS)), r"\s+").alias("words"))
     items = words.select(
         "value", FILE, F.col("words")[0].alias("user_id"), F.size("words").alias("num_words"),
         F.posexplode_outer(F.slice("words", 2, F.greatest(F.size("words") - 1, F.lit(0)))).alias("place", "item_id"),
@@ -211,9 +214,7 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             )
         text = mapped_text(time.column)
         # Spark would also take `2017` and `12:30`, the latter for a time of today
-        day = (F.substring(text, 5, 1) == "-") & (F.substring(text, 8, 1) == "-")
-        clock = (F.length(text) > 11) & F.substring(text, 11, 1).isin("T", " ")
-        return text.isNotNull(), F.when(day & ((F.length(text) == 10) | clock), text).try_cast("timestamp")
+        return text.isNotNull(), F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|$)"), text).try_cast("timestamp")
     text = mapped_text(time.column)
     micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
@@ -228,8 +229,11 @@ def text_of(name: str | None) -> Column:
     """A column as trimmed text, null where empty; null throughout where there is no such column."""
     if name is None:
         return F.lit(None).cast("string")
-    trimmed = F.btrim(F.col(quoted(name)).cast("string"), F.lit(" \t\r\n"))
-    return F.when(trimmed != "", trimmed)
+    text = F.col(quoted(name)).cast("string")
+    # to trim costs more than to read: only what has something to trim goes through it
+    ends = [end(blank) for end in (text.startswith, text.endswith) for blank in _BLANKS]
+    trimmed = F.btrim(text, F.lit(_BLANKS))
+    return F.when(reduce(or_, ends), F.when(trimmed != "", trimmed)).when(text != "", text)
 
 
 def our_type(column: str, event_types: Mapping[str, str]) -> Column:
