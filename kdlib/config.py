@@ -465,8 +465,9 @@ class WarmStartConfig(Section):
 
     epochs: Positive = 2
     """Of each model, at most what its `train` asks for."""
-    learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Of the model's learning rate."""
+    learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of the model's learning rate. An only epoch keeps it to its end: much more than what the earlier night ended with
+    leaves the model worse than it was."""
     fresh_every: Annotated[int, Field(ge=2)] = 7
     """Every so many nights a model is trained from nothing again, so that no night's accidents stay for ever."""
 

@@ -91,13 +91,24 @@ def test_parquet_nanoseconds_as_pandas_writes_them_are_read(spark, tmp_path):
     assert [row[6] for row in rows] == [True, False]
 
 
+def test_blanks_at_either_end_are_trimmed_and_what_is_only_blank_is_missing(spark, tmp_path):
+    """Spaces, tabs and line ends fall off an id; within it, and other blanks anywhere, they stay."""
+    written = ["a", " a", "a\t", "\r\n a \n", "a\tb", "\u00a0a", "", " ", "\t\r\n", None]
+    pq.write_table(
+        pa.table({"u": written, "i": ["x"] * len(written), "t": ["2024-05-01"] * len(written)}), tmp_path / "e.parquet"
+    )
+    rows = read(spark, tmp_path / "e.parquet", format="parquet")
+    assert [row[1] for row in rows] == ["a", "a", "a", "a", "a\tb", "\u00a0a", None, None, None, None]
+
+
 def test_iso_times_with_and_without_offset(spark, tmp_path):
     """An ISO time without an offset is UTC; what is no full date is not a time."""
-    given = ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00+0200", "2024-05-01T10:00:00.5", "2024-05-01", "12:30", "2024"]
-    (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in [*given, "2024-02-31"]))
+    given = ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00+0200", "2024-05-01T10:00:00.5", "2024-05-01"]
+    no_date = ["12:30", "2024", "2024-05", "2024-5-01", "2024-05-01T", "2024-05-01x10:00", "2024-02-31"]
+    (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in given + no_date))
     assert times(spark, tmp_path / "e.csv", format="iso") == [
         "2024-05-01 10:00:00.000000", "2024-05-01 08:00:00.000000", "2024-05-01 10:00:00.500000",
-        "2024-05-01 00:00:00.000000", None, None, None,
+        "2024-05-01 00:00:00.000000", *[None] * len(no_date),
     ]  # fmt: skip
 
 
