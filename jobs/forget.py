@@ -15,7 +15,7 @@ from jobs._console import command, say
 from kdlib import forgetting, promotions, publish
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError, ContractError
-from kdlib.privacy import key_check, pseudonym, read_key
+from kdlib.privacy import BLANKS, key_check, pseudonym, read_key
 
 
 def run(config: RunConfig, user_id: str) -> None:
@@ -26,7 +26,7 @@ def run(config: RunConfig, user_id: str) -> None:
       DeliveryError: the place of delivery cannot be reached or written.
       ContractError: a trace is left, since something wrote at the same time: run it again.
     """
-    user_id = user_id.strip(" \t\r\n")  # as the input is read
+    user_id = user_id.strip(BLANKS)
     if not user_id:
         raise ConfigError("--user: expected the user's id, as the shop writes it, and found none")
     key = read_key(config.privacy.key) if config.privacy.key else None

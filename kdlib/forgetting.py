@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from kdlib import publish
 from kdlib.errors import ConfigError
-from kdlib.privacy import key_check
+from kdlib.privacy import BLANKS, key_check
 
 LIST = "_forgotten.json"
 """SHA-256 of the ids that are never taken in again, and of which key they are, under the folder of all outputs.
@@ -41,8 +41,6 @@ The ids are those of the tables. With a key these are pseudonyms, whose digests 
 without one, whoever reads the list can try ids.
 """
 _USER = "user_id"
-_BLANKS = " \t\r\n"
-"""What is trimmed from an id when the input is read."""
 _ALONE = r"(?<!\w)(?<!\w[.@-])"
 _AFTER_USER = r"""\b(?:[Uu]ser |user_id[^\w\r\n]{1,6})['"]?"""
 """What stands before an id in messages and in printed rows."""
@@ -172,7 +170,7 @@ def _rows_of(path: Path, user_id: str, user_columns: Collection[str]) -> np.ndar
         return None
     found = np.zeros(file.metadata.num_rows, bool)
     if _USER in table.column_names:
-        ids = pc.call_function("utf8_trim", [table[_USER].cast(pa.string())], pc.TrimOptions(_BLANKS))
+        ids = pc.call_function("utf8_trim", [table[_USER].cast(pa.string())], pc.TrimOptions(BLANKS))
         found |= pc.call_function("equal", [ids, pa.scalar(user_id)]).fill_null(False).to_numpy()
     if "raw" in table.column_names:
         columns = {_USER, *user_columns}
@@ -189,7 +187,7 @@ def _is_row_of(raw: str | None, user_id: str, columns: Collection[str]) -> bool:
     if not isinstance(row, dict):
         return _word(user_id).search(raw or "") is not None
     values = [row[name] for name in columns if name in row] or row.values()
-    return any(isinstance(value, str) and value.strip(_BLANKS) == user_id for value in values)
+    return any(isinstance(value, str) and value.strip(BLANKS) == user_id for value in values)
 
 
 def _is_shown(page: bytes, user_id: str) -> bool:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from kdlib.errors import ConfigError
 
+BLANKS = " \t\r\n"
+"""Trimmed from every id when the input is read, before its pseudonym is taken."""
 DIGITS = 32
 """Hexadecimal digits of a pseudonym: 128 bits, so that no two users of any shop share one."""
 LEAST_KEY_BYTES = 16

@@ -27,10 +27,9 @@ from kdlib.errors import InputError
 from kdlib.features.arrivals import arrived, path_of_days
 from kdlib.features.privacy import with_pseudonyms
 from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, read_lines, read_parquet, spark_path
-from kdlib.privacy import KeySource
+from kdlib.privacy import BLANKS, KeySource
 
 SECONDS_A_DAY = 86_400
-_BLANKS = " \t\r\n"
 _TEXT = "text of "
 """What the name of a mapped column's text begins with."""
 
@@ -156,7 +155,7 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     The times are made up: the item j places before the end falls j days before `last_day`. A line without an item is
     corrupt.
     """
-    words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(_BLANKS)), r"\s+").alias("words"))
+    words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(BLANKS)), r"\s+").alias("words"))
     items = words.select(
         "value", FILE, F.col("words")[0].alias("user_id"), F.size("words").alias("num_words"),
         F.posexplode_outer(F.slice("words", 2, F.greatest(F.size("words") - 1, F.lit(0)))).alias("place", "item_id"),
@@ -214,7 +213,7 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             )
         text = mapped_text(time.column)
         # Spark would also take `2017` and `12:30`, the latter for a time of today
-        return text.isNotNull(), F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|$)"), text).try_cast("timestamp")
+        return text.isNotNull(), F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text).try_cast("timestamp")
     text = mapped_text(time.column)
     micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
@@ -231,8 +230,8 @@ def text_of(name: str | None) -> Column:
         return F.lit(None).cast("string")
     text = F.col(quoted(name)).cast("string")
     # to trim costs more than to read: only what has something to trim goes through it
-    ends = [end(blank) for end in (text.startswith, text.endswith) for blank in _BLANKS]
-    trimmed = F.btrim(text, F.lit(_BLANKS))
+    ends = [end(blank) for end in (text.startswith, text.endswith) for blank in BLANKS]
+    trimmed = F.btrim(text, F.lit(BLANKS))
     return F.when(reduce(or_, ends), F.when(trimmed != "", trimmed)).when(text != "", text)
 
 
