@@ -255,6 +255,9 @@ class ModelConfig(Section):
     layers: Positive = 1
     heads: Positive = 1
     dropout: Fraction = 0.2
+    item_dropout: Fraction = 0.0
+    """Models that read titles: the share of items that each training step knows by their titles alone. Items without
+    training interactions, which always are, then compete as what their titles promise."""
     tied: bool = True
     """Score items with the input embeddings; false: with an output matrix and bias of their own."""
     session_flag: bool = False

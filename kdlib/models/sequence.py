@@ -47,6 +47,9 @@ class SequenceModel(nn.Module):
       text_vectors_VE: frozen float text vectors; projected and added to the item embeddings. Folded away on export.
       trained_V: with text vectors: bool, the items that occur in training. The others have no embedding of their own,
         only their text: all that training would teach it is that the item never comes.
+      item_dropout: with text vectors: share of the items whose own embedding is left out of a training step, another
+        share each step, so that the text alone learns to stand for an item wherever it is read or scored ("DropoutNet",
+        Volkovs et al. 2017, section 4.2). Scores of the items that have no embedding of their own are calibrated by that.
       codes: `{"kind": "residual" | "product", "count": M, "size": S}`: item vectors are made from code tables [M, S, d]
         and each item's codes (`kdlib.models.codes`) instead of an item table; d is D, or D / M for product codes.
       codes_VM: uint8, each item's codes; zeros, to be loaded over, when None.
@@ -74,6 +77,7 @@ class SequenceModel(nn.Module):
         max_length: int = 50,
         text_vectors_VE: Tensor | None = None,
         trained_V: Tensor | None = None,
+        item_dropout: float = 0.0,
         codes: dict[str, Any] | None = None,
         codes_VM: Tensor | None = None,
         code_tables_MSd: Tensor | None = None,
@@ -90,9 +94,10 @@ class SequenceModel(nn.Module):
         self.options = {
             "num_items": num_items, "kind": kind, "dim": dim, "hidden": hidden, "layers": layers, "heads": heads,
             "dropout": dropout, "tied": tied, "session_flag": session_flag, "inputs": list(inputs), "block": block,
-            "max_length": max_length, "codes": codes,
+            "max_length": max_length, "item_dropout": item_dropout, "codes": codes,
         }  # fmt: skip
         self.dim = dim
+        self.item_dropout = item_dropout
         self.code_tables: nn.Parameter | None = None
         if codes is None:
             self.item_embedding = nn.Parameter(torch.randn(num_items, dim) * INITIAL_STANDARD_DEVIATION)
@@ -147,14 +152,17 @@ class SequenceModel(nn.Module):
         self.register_buffer("codes_VM", held_VM)
 
     def item_vectors(self) -> Tensor:
-        """The item table float [V, D], text included."""
+        """The item table float [V, D], text included; in training without the embeddings that `item_dropout` leaves out."""
         if self.code_tables is not None:
             return compose(self.code_tables, self.get_buffer("codes_VM"), width=self.dim)
         if self.text_projection is None:
             return self.item_embedding
         text_VE = self.get_buffer("text_vectors_VE")
         text_VD = F.linear(text_VE, self.text_projection.weight.to(text_VE.dtype)).to(self.item_embedding.dtype)
-        return self.item_embedding * self.get_buffer("trained_V")[:, None] + text_VD
+        own_V = self.get_buffer("trained_V")
+        if self.training and self.item_dropout:
+            own_V = own_V & (torch.rand(len(own_V), device=own_V.device) >= self.item_dropout)
+        return self.item_embedding * own_V[:, None] + text_VD
 
     def head(self, item_vectors_VD: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scoring matrix float [V, W] and bias float [V] or None: `scores = hidden @ matrix.T + bias`."""
