@@ -1,8 +1,9 @@
 """Codes for every item of the vocabulary, and the tables that hold them and the codewords.
 
 An item that the teachers were trained on gets the codes of their vector for it. One without training interactions gets
-those of the vector that its title predicts, so a student with codes scores it like the items it resembles. An item with
-neither gets the codes of the mean vector: no favour, and no harm beyond what an average item meets.
+those of the vector that its title stands for: the teachers' own, where they read titles, else what a regression learns from
+the known items. So a student with codes scores it like the items it resembles. An item without either gets the codes of
+the mean vector: no favour, and no harm beyond what an average item meets.
 
 Shapes: V items, D width of an item vector, E width of a title vector, M codes an item, S codewords a table, d width of
 a codeword.
@@ -32,6 +33,7 @@ def learn_item_codes(
     num_train_V: np.ndarray,
     titles_VE: np.ndarray | None,
     *,
+    heads_read_titles: bool = False,
     kind: Literal["residual", "product"],
     count: int,
     size: int,
@@ -45,6 +47,7 @@ def learn_item_codes(
       weights: one a teacher.
       num_train_V: training interactions; the teachers know the items that have some.
       titles_VE: title vectors, zeros where an item has no title; None without titles.
+      heads_read_titles: a teacher's vector of an item without training interactions is made from its title.
       kind: see `kdlib.models.codes`.
       count: M.
       size: S, at most the number of items with training interactions.
@@ -53,7 +56,7 @@ def learn_item_codes(
 
     Returns:
       `tables.ITEM_CODES`, `tables.ITEM_CODEBOOKS`, and facts: `explained_variance` of the known items' vectors by their
-      codes, `title_explained_variance` of held-out known items' vectors by their titles (None without a title map),
+      codes, `title_explained_variance` of held-out known items' vectors by their titles (None without a regression),
       and the number of items by source.
 
     Raises:
@@ -66,16 +69,18 @@ def learn_item_codes(
     known_codes, codebooks_MSd = learn(vectors_VD[known_V], count=count, size=size, seed=seed)
     kept = explained_variance(vectors_VD[known_V], compose(codebooks_MSd, known_codes, width=width))
 
-    sources_V = np.where(num_train_V > 0, 0, 2)
-    vectors_VD[~known_V] = 0.0  # the mean of the known ones
-    title_map = None
+    title_map, titled_V = None, torch.zeros_like(known_V)
     if titles_VE is not None:
         titles = torch.tensor(titles_VE)
         titled_V = (titles != 0).any(1)
-        title_map = fit_title_map(titles[known_V & titled_V], vectors_VD[known_V & titled_V], seed=seed)
-        if title_map is not None:
-            vectors_VD[~known_V & titled_V] = title_map(titles[~known_V & titled_V])
-            sources_V[(~known_V & titled_V).numpy()] = 1
+        if not heads_read_titles:
+            title_map = fit_title_map(titles[known_V & titled_V], vectors_VD[known_V & titled_V], seed=seed)
+            if title_map is None:
+                titled_V = torch.zeros_like(known_V)
+            else:
+                vectors_VD[~known_V & titled_V] = title_map(titles[~known_V & titled_V])
+    vectors_VD[~known_V & ~titled_V] = 0.0  # the mean of the known ones
+    sources_V = np.select([known_V.numpy(), titled_V.numpy()], [0, 1], 2)
     facts = {
         "explained_variance": kept,
         "title_explained_variance": None if title_map is None else title_map.explained_variance,

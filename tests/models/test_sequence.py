@@ -205,3 +205,19 @@ def test_an_item_without_training_is_its_text_alone() -> None:
     vectors_VD.square().sum().backward()
     assert model.item_embedding.grad is not None
     assert (model.item_embedding.grad.abs().sum(1) > 0).tolist() == [True, False, True]
+
+
+def test_item_dropout_leaves_items_to_their_titles() -> None:
+    """In training a share of the items, another one each time, has the title's vector and no gradient of its own; never when it serves."""
+    torch.manual_seed(0)
+    model = SequenceModel(num_items=400, kind="gru", dim=4, text_vectors_VE=torch.randn(400, 5), item_dropout=0.3)
+    assert model.text_projection is not None
+    titles_VD = model.text_projection(model.get_buffer("text_vectors_VE")).detach()
+    table_VD = model.item_vectors()
+    left_V = (table_VD == titles_VD).all(1)
+    assert 80 < int(left_V.sum()) < 160
+    table_VD.square().sum().backward()
+    assert model.item_embedding.grad is not None
+    assert torch.equal(model.item_embedding.grad.abs().sum(1) == 0, left_V)
+    assert not torch.equal((model.item_vectors() == titles_VD).all(1), left_V)
+    torch.testing.assert_close(model.eval().item_vectors(), model.item_embedding + titles_VD)

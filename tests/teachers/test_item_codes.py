@@ -133,3 +133,23 @@ def test_a_new_item_gets_the_codes_of_the_items_it_reads_like() -> None:
     assert torch.equal(torch.cdist(vectors[:6], means).argmin(1), group[:6])
     assert torch.cdist(vectors[:6], means).amin(1).max() < 1.0
     assert torch.equal(vectors[6:9], torch.zeros(3, 6))
+
+
+def test_teachers_that_read_titles_speak_for_new_items_themselves() -> None:
+    """A teacher's own vector for a new item is what its codes follow where it read the title, and only there."""
+    matrix, titles, num_train = (
+        _normal(80, 6),
+        torch.nn.functional.normalize(_normal(80, 3, seed=1), dim=1),
+        np.ones(80, np.int64),
+    )
+    num_train[:4] = 0
+    matrix[:4] = matrix[40:44]  # whatever a regression on the titles would say
+    titles[3] = 0.0
+    codes, _, facts = learn_item_codes(
+        [(matrix, None)], [1.0], num_train, titles.numpy(), heads_read_titles=True, kind="residual", **SETTINGS
+    )
+    assert facts["items"] == {"teacher": 76, "title": 3, "none": 1}
+    assert facts["title_explained_variance"] is None
+    found = codes["codes"].to_pylist()
+    assert found[:3] == found[40:43]
+    assert found[3] != found[43]
