@@ -117,13 +117,20 @@ class NextItemTraining(nn.Module):
         self.dtype = dtype
         self.ranking = ranking
         self.distillation = distillation
-        alone = teacher is None and cached is None and not draws and ranking is None
-        restricted = alone and student.text_projection is not None and not student.get_buffer("trained_V").all()
+        reading = all(model.text_projection is not None for model in (student, teacher) if model is not None)
+        restricted = reading and not draws and ranking is None and not student.get_buffer("trained_V").all()
         trained_V = student.get_buffer("trained_V") if restricted else None
         self.candidates_C: Tensor | None
         self.place_V: Tensor | None
         self.register_buffer("candidates_C", None if trained_V is None else trained_V.nonzero()[:, 0], persistent=False)
         self.register_buffer("place_V", None if trained_V is None else trained_V.cumsum(0) - 1, persistent=False)
+        if trained_V is not None and cached is not None:
+            heads = [
+                (matrix[kept], None if bias is None else bias[kept])
+                for matrix, bias in cached.heads
+                for kept in [trained_V.to(matrix.device)]
+            ]
+            self.cached = CachedTeachers(heads, cached.weights)
         self.projector: nn.Linear | None = None
         self.auxiliary: nn.Linear | None = None
         self.divergence: Divergence = partial(kl_divergence, temperature=temperature)
@@ -141,19 +148,17 @@ class NextItemTraining(nn.Module):
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of one batch, summed over its real positions.
 
-        A model that reads titles and has no teacher competes against the items of the training data only: as an eternal
-        negative a new item's text would be learnt to mean "never".
+        Models that read titles compete against the items of the training data only, and are compared with their teachers
+        over these: as an eternal negative a new item's text would be learnt to mean "never". (Not with drawn targets or a
+        sampled loss.)
         """
-        student = _scored(self.student, batch)
-        if self.place_V is not None and self.candidates_C is not None:
-            student = student._replace(weight_VW=student.weight_VW[self.candidates_C])
-            loss = self._student_loss(student, self.place_V[batch.targets_T], None)
-            return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
+        targets_T = batch.targets_T if self.place_V is None else self.place_V[batch.targets_T]
+        student = self._candidates(_scored(self.student, batch))
         if self.teacher is not None:
-            teacher = _scored(self.teacher, batch)
-            teacher_loss = cross_entropy_and_kl(teacher, batch.targets_T, dtype=self.dtype)
+            teacher = self._candidates(_scored(self.teacher, batch))
+            teacher_loss = cross_entropy_and_kl(teacher, targets_T, dtype=self.dtype)
             detached = Scored(*(None if part is None else part.detach() for part in teacher))  # type: ignore[arg-type]
-            loss = self._student_loss(student, batch.targets_T, self._teachers([detached], [1.0]))
+            loss = self._student_loss(student, targets_T, self._teachers([detached], [1.0]))
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
         if self.draws:
             if self.ranking is None:
@@ -165,8 +170,15 @@ class NextItemTraining(nn.Module):
                 )
             return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
         teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
-        loss = self._student_loss(student, batch.targets_T, teachers)
+        loss = self._student_loss(student, targets_T, teachers)
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
+
+    def _candidates(self, scored: Scored) -> Scored:
+        """The same, scoring the items of the training data alone where the loss is over these."""
+        if self.candidates_C is None:
+            return scored
+        bias_V = None if scored.bias_V is None else scored.bias_V[self.candidates_C]
+        return Scored(scored.hidden_TW, scored.weight_VW[self.candidates_C], bias_V)
 
     def _student_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
         how, together = self.distillation, self.ranking is None and self.auxiliary is None

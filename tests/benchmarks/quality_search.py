@@ -80,6 +80,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     folder, _ = teacher(config, products)
     encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=train_search.QUERY_TOKENS)
     student, tokens, facts = load_student(student_folder)
+    torch.manual_seed(config.seed)  # what is not copied from the teacher starts at random
     untaught = QueryEncoder(**student.options)
     _, pieces = smaller_tokenizer(folder / TOKENIZER, product_texts(products), size=settings.vocabulary)
     untaught.start_from(encoder.model.get_input_embeddings().weight.detach()[pieces])

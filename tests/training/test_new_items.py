@@ -1,10 +1,12 @@
 """Items that never occur in training: what a model that reads titles learns of them."""
 
+from dataclasses import replace
+
 import torch
 
 from kdlib.data.batches import Batch
 from kdlib.models.sequence import SequenceModel
-from kdlib.training.module import NextItemTraining
+from kdlib.training.module import CachedTeachers, NextItemTraining
 
 
 def _batch(targets: list[int]) -> Batch:
@@ -49,3 +51,27 @@ def test_without_text_new_items_are_negatives() -> None:
     NextItemTraining(model)(_batch([1, 2, 0])).total.backward()
     assert model.item_embedding.grad is not None
     assert model.item_embedding.grad[3].abs().sum() > 0
+
+
+def test_a_taught_student_is_compared_over_the_training_items_too() -> None:
+    """CE and KL of a title-reading student with a cached teacher are those of a catalogue without the new items, gradient too."""
+    with_new, without = _model([True, False, True, True, False]).eval(), _model([True] * 3).eval()
+    kept = torch.tensor([0, 2, 3])
+    without.load_state_dict(dict(with_new.state_dict(), item_embedding=with_new.item_embedding[kept]))
+    without.text_vectors_VE = with_new.get_buffer("text_vectors_VE")[kept]
+    head, hidden = (torch.randn(*shape, generator=torch.Generator().manual_seed(1)) for shape in ((5, 6), (3, 6)))
+    items = torch.tensor([[0, 2, 3]])
+    found = []
+    for model, matrix, place in ((with_new, head, [0, 1, 2, 3]), (without, head[kept], [0, -1, 1, 2])):
+        module = NextItemTraining(model, cached=CachedTeachers([(matrix, None)], [1.0]), kl_weight=0.7, temperature=2.0)
+        places = torch.tensor(place)
+        batch = Batch(
+            places[items], torch.zeros(1, 3, 3, dtype=torch.int8), torch.arange(3), places[torch.tensor([2, 3, 0])]
+        )
+        loss = module(replace(batch, hidden_TK=hidden, scales_TN=torch.ones(3, 1)))
+        loss.total.backward()
+        assert model.text_projection is not None
+        found.append((loss.total.detach(), loss.kl, model.text_projection.weight.grad))
+    assert found[0][1] > 0.01
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
