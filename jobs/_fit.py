@@ -94,6 +94,7 @@ def fit(
         from kdlib.data.windows import training_windows
 
         settings = config.training
+        facts = facts | {"split": config.features.split.model_dump(mode="json")}
         if without_fold is not None:
             facts = facts | dict(zip(("fold", "folds"), without_fold, strict=True))
         home = config.root / publish.CHECKPOINTS

@@ -1,7 +1,10 @@
 """Where a run's raw input lies, and which version of it this is."""
 
+import os
+import re
 from dataclasses import dataclass
 from datetime import date
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -290,14 +293,32 @@ def _files_by_day(path: str, *, needed: date) -> dict[date, list[tuple[str, int,
 
 
 def _local_files(path: str) -> list[tuple[str, int, int]]:
-    whole = Path(path).absolute()
-    tops = sorted(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))) if _is_glob(path) else [whole]
-    found = [file for top in tops for file in ([top] if top.is_file() else sorted(top.rglob("*"))) if file.is_file()]
+    tops = [Path(top).absolute() for one in _alternatives(path) for top in (glob(one) if _is_glob(one) else [one])]
+    found = {file for top in tops for file in ([top] if top.is_file() else _files_below(top))}
     return [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)
-        for file in found
+        for file in sorted(found)
         if not file.name.startswith(("_", "."))
     ]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """As Spark finds them, through links too."""
+    return [
+        Path(place, name)
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if Path(place, name).is_file()
+    ]
+
+
+def _alternatives(path: str) -> list[str]:
+    """The paths that `{a,b}` stands for."""
+    braces = re.search(r"\{([^{}]*)\}", path)
+    if braces is None:
+        return [path]
+    before, after = path[: braces.start()], path[braces.end() :]
+    return [one for option in braces[1].split(",") for one in _alternatives(before + option + after)]
 
 
 def _remote_files(path: str) -> list[tuple[str, int, int]]:

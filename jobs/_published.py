@@ -1,7 +1,7 @@
 """The published tables and models that the training and serving stages start from, looked up and checked once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.errors import ConfigError, InputError
 from kdlib.metrics.table import format_metrics
 from kdlib.models.files import FACTS
 from kdlib.models.vocabulary import vocabulary_hash
@@ -57,6 +57,7 @@ def teacher_weights(config: RunConfig) -> list[float]:
 
     Raises:
       ConfigError: the cached targets are of another form than the config asks for.
+      InputError: they were made from other teachers or histories than are published now.
     """
     if config.distillation.mode == "joint":
         return [1.0]
@@ -66,7 +67,27 @@ def teacher_weights(config: RunConfig) -> list[float]:
             f"teacher_targets of {config.day} hold {manifest.details['form']}, the config asks for"
             f" {config.distillation.cached_form}: run `distilrec cache-teacher` for this date again"
         )
+    check_made_from(
+        config, "teacher_targets", "cache-teacher", {"histories", *(m for t in config.teachers for m in t.models)}
+    )
     return [manifest.details["teachers"][teacher.name] for teacher in config.teachers]
+
+
+def check_made_from(config: RunConfig, table: str, job: str, parts: Collection[str]) -> None:
+    """InputError where a published table was made from another version of one of the parts than is published now.
+
+    Args:
+      config: the run config.
+      table: or model.
+      job: that makes it.
+      parts: names of tables and models; those that it was not made from are passed over.
+    """
+    for part, version in publish.manifest_of(config.root, table, config.day).inputs.items():
+        if part in parts and (now := versions(config, part)[part]) != version:
+            raise InputError(
+                f"{table} of {config.day} was made from {part} {version}, but {now} is published now: run"
+                f" `distilrec {job}` first"
+            )
 
 
 def describe_models(config: RunConfig, names: Sequence[str]) -> str:

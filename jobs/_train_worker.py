@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from jobs._engine import full_weights, make_engine, scoring_dtype
 from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
+from kdlib.data.folds import training_counts_outside
 from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
@@ -131,7 +132,8 @@ def _train_one(
     settings, train, num_items = spec["settings"], run["train"], spec["facts"]["vocabulary_items"]
     torch.manual_seed(run["seed"])
     shape = {"num_items": num_items, "max_length": settings["max_length"]}
-    trained_V = torch.from_numpy(_train_counts(run["statistics"]) > 0)
+    counts_V = _train_counts(run["statistics"], spec)
+    trained_V = torch.from_numpy(counts_V > 0)
     student = _build(run["model"] | shape, run["title_vectors"], trained_V, codes=run["codes"])
     if run["start"] is not None:
         start_from(student, load_model(Path(run["start"]))[0])
@@ -139,11 +141,11 @@ def _train_one(
     module = NextItemTraining(
         student,
         teacher=teacher,
-        cached=_control(run, num_items, device) or _cached(run, num_items, device),
+        cached=_control(run, counts_V, device) or _cached(run, num_items, device),
         draws=run["targets"] == "sampled" and run["control"] not in STATELESS,
         kl_weight=run["kl_weight"],
         temperature=run["temperature"],
-        ranking=_ranking(run, device),
+        ranking=_ranking(run, counts_V, device),
         distillation=None if run["distillation"] is None else Distillation(**run["distillation"]),
         dtype=scoring_dtype(device, bf16=settings["bf16"]),
     ).to(device)
@@ -272,28 +274,31 @@ def _cached(run: dict[str, Any], num_items: int, device: torch.device) -> Cached
     return CachedTeachers(heads, [weight for _, weight in teachers])
 
 
-def _control(run: dict[str, Any], num_items: int, device: torch.device) -> CachedTeachers | None:
+def _control(run: dict[str, Any], counts_V: np.ndarray, device: torch.device) -> CachedTeachers | None:
     """What predicts in the cached teachers' place, if anything does."""
     if run["control"] == "uniform":
-        return uniform_teacher(num_items, device=device)
+        return uniform_teacher(len(counts_V), device=device)
     if run["control"] == "popularity":
-        return popularity_teacher(_train_counts(run["statistics"]), device=device)
+        return popularity_teacher(counts_V, device=device)
     return None
 
 
-def _ranking(run: dict[str, Any], device: torch.device) -> Ranking | None:
+def _ranking(run: dict[str, Any], counts_V: np.ndarray, device: torch.device) -> Ranking | None:
     """The run's loss over sampled negatives, if it has one."""
     train, weights = run["train"], None
     if train["loss"] == "cross_entropy":
         return None
     if train["negative_sampling"] == "popularity":
-        counts = _train_counts(run["statistics"])
-        weights = torch.from_numpy(np.maximum(counts, COUNT_FLOOR).astype(np.float32)).to(device)
+        weights = torch.from_numpy(np.maximum(counts_V, COUNT_FLOOR).astype(np.float32)).to(device)
     return Ranking(train["loss"], train["negatives"], train["gbce_calibration"], weights)
 
 
-def _train_counts(folder: str) -> np.ndarray:
-    """Training interactions of each item, by item index."""
+def _train_counts(folder: str, spec: dict[str, Any]) -> np.ndarray:
+    """Training interactions of each item, by item index; without those of the fold that is left out."""
+    facts = spec["facts"]
+    if "fold" in facts:
+        fold = {name: facts[name] for name in ("fold", "folds")}
+        return training_counts_outside(spec["histories"], **fold, num_items=facts["vocabulary_items"])
     statistics = pads.dataset(folder, format="parquet").to_table(columns=["item_index", "num_train"])
     return statistics.sort_by("item_index")["num_train"].to_numpy()
 

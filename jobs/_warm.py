@@ -23,18 +23,19 @@ class Start(NamedTuple):
 
 
 def earlier_model(
-    config: RunConfig, name: str, model: dict[str, Any], item_ids: Callable[[], list[str]]
+    config: RunConfig, name: str, model: dict[str, Any], item_ids: Callable[[], list[str]], *, folds: int = 1
 ) -> Start | None:
     """What `models/<name>` starts from; None where it is trained from nothing.
 
     That is: without `training.warm_start`; on a first night; every `fresh_every` nights; when the model's settings or
-    the vocabulary's beginning have changed; and for students with codes, which start from their teachers' items anyway.
+    the vocabulary's beginning have changed; when split or folds have, so that it may have seen what is held out now; and for students with codes, which start from their teachers' items anyway.
 
     Args:
       config: the run config.
       name: of the model, `student`.
       model: its settings, as JSON.
       item_ids: gives tonight's, in index order.
+      folds: of a cross-fitted teacher.
     """
     settings = config.training.warm_start
     last = promotions.last_night(config.root, before=config.day, holding=f"models/{name}")
@@ -46,6 +47,8 @@ def earlier_model(
     warm_nights = facts.get("warm_nights", 0) + 1
     same = shape_of(facts["options"]) == shape_of(model | {"max_length": config.training.max_length})
     same = same and vocabulary_hash(item_ids()[:known]) == facts["vocabulary_hash"]
+    same = same and facts.get("split") == config.features.split.model_dump(mode="json")
+    same = same and facts.get("folds", 1) == folds
     if not same or warm_nights >= settings.fresh_every:
         return None
     return Start(folder, f"{last.ds}.{last.versions[f'models/{name}']}", warm_nights)

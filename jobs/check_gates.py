@@ -35,7 +35,7 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
         judged += _quality(config, inputs)
     if force:
         judged = gates.forced(judged)
-    _publish(config, judged, inputs)
+    _publish(config, judged, inputs, force)
     by_status = {
         status: [g for g in judged if g.status == status] for status in ("passed", "failed", "forced", "skipped")
     }
@@ -87,11 +87,13 @@ def _quality(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
     return gates.quality_gates(metrics, usual, k=config.evaluation.judged_k, coverage_metric=coverage, **bounds)
 
 
-def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str]) -> None:
+def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str], force: str) -> None:
     staging = publish.new_staging(config.root, "gates", config.day)
     pq.write_table(gates.gates_table(judged), staging / "part-00000.parquet")
-    key = publish.fingerprint_of([vars(gate) for gate in judged], inputs)
-    publish.publish(staging, config.root, "gates", config.day, fingerprint=key, inputs=inputs)
+    reason = force if any(gate.status == "forced" for gate in judged) else ""
+    key = publish.fingerprint_of([vars(gate) for gate in judged], inputs, reason)
+    details = {"reason": reason}
+    publish.publish(staging, config.root, "gates", config.day, fingerprint=key, inputs=inputs, details=details)
 
 
 def _run_with_arguments(config: RunConfig, arguments: argparse.Namespace) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from jobs import deliver
 from jobs._console import command, say
+from jobs._lock import held_dates
 from kdlib import forgetting, promotions, publish
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError, ContractError
+from kdlib.errors import BusyError, ConfigError, ContractError
 from kdlib.privacy import BLANKS, key_check, pseudonym, read_key
 
 
@@ -24,6 +25,7 @@ def run(config: RunConfig, user_id: str) -> None:
     Raises:
       ConfigError: no user is named, or the list of forgotten users is of another pseudonym key.
       DeliveryError: the place of delivery cannot be reached or written.
+      BusyError: a run of another date is under way; the user is remembered, but nothing is erased yet.
       ContractError: a trace is left, since something wrote at the same time: run it again.
     """
     user_id = user_id.strip(BLANKS)
@@ -32,6 +34,11 @@ def run(config: RunConfig, user_id: str) -> None:
     key = read_key(config.privacy.key) if config.privacy.key else None
     ids = [user_id] if key is None else [pseudonym(key, user_id), user_id]
     forgetting.remember_to_forget(config.root, ids[0], key)
+    if others := sorted(held_dates(config) - {config.day}):
+        raise BusyError(
+            f"another run is at work on {', '.join(others)} in {config.root}, and may have read this user's events before:"
+            " the user is on the list of those that are taken in no more; forget again when that run has ended"
+        )
     columns, removed = _user_columns(config), Counter[str]()
     for one in ids:  # nights before there was a key hold the shop's own id
         removed.update(forgetting.erase(config.root, one, user_columns=columns))

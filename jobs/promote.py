@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from jobs import deliver
 from jobs._console import command, say
 from jobs._lock import held_dates
-from jobs._published import versions
+from jobs._published import check_made_from, versions
 from kdlib import gates, promotions, publish, retention
 from kdlib.config import RunConfig
 from kdlib.errors import GateError, InputError
@@ -26,7 +26,8 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     found = _parts_of_search(config)
     if config.input.has_events:
         found = _judged_parts(config) | found
-    _check_made_from(config, found)
+    for table in (name for name in MADE if name in found):
+        check_made_from(config, table, MADE[table], found)
     root, day = config.root, config.day
     now = promotions.current(root)
     if now is not None and now.ds > day:
@@ -36,6 +37,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     if config.input.has_events:
         judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
         forced = [gate.gate for gate in judged if gate.status == "forced"]
+        reason = reason or publish.manifest_of(root, "gates", day).details.get("reason", "")
     promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
     table = "recommendations" if config.input.has_events else "search_rankings"
     say(f"promote: {day} is in use: {root / promotions.LINK / table}")
@@ -69,20 +71,9 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
 
 
 MADE = {
-    "metrics": "evaluate", "recommendations": "recommend", "search_index": "train-search", "search_rankings": "rank-search",
+    "models/student": "distill", "metrics": "evaluate", "recommendations": "recommend", "search_index": "train-search", "search_rankings": "rank-search",
 }  # fmt: skip
-"""Tables that must be made from just what goes into use with them, and the job that makes each."""
-
-
-def _check_made_from(config: RunConfig, found: dict[str, str]) -> None:
-    """InputError where a table was made from another model or table than is published now."""
-    for table in (name for name in MADE if name in found):
-        for part, version in publish.manifest_of(config.root, table, config.day).inputs.items():
-            if found.get(part, version) != version:
-                raise InputError(
-                    f"{table} of {config.day} was made from {part} {version}, but {found[part]} is published now: run"
-                    f" `distilrec {MADE[table]}` first"
-                )
+"""Tables and models that must be made from just what goes into use with them, and the job that makes each."""
 
 
 def _parts_of_search(config: RunConfig) -> dict[str, str]:

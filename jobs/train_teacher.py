@@ -69,7 +69,8 @@ def _train(
     def trainable(teacher: TeacherConfig) -> Trainable:
         vectors, text_version = titles[teacher.name] if teacher.text else (None, "")
         model = teacher.model.model_dump(mode="json")
-        start = earlier_model(config, teacher.models[fold].removeprefix("models/"), model, source.item_ids)
+        name = teacher.models[fold].removeprefix("models/")
+        start = earlier_model(config, name, model, source.item_ids, folds=folds)
         train = warm_training(config, config.training.resolve(teacher.train).model_dump(), start)
         training = config.training.model_dump(mode="json", exclude={"defaults"})
         seed = config.seed if teacher.seed is None else teacher.seed

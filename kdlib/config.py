@@ -18,6 +18,18 @@ from kdlib.privacy import KeySource
 
 DAY = "{day}"
 """Stands in `input.events.path` and `input.searches.path` for the day on which a file's events arrived, YYYY-MM-DD."""
+TAKEN = (
+    "student",
+    "control",
+    "popularity",
+    "markov",
+    "ensemble",
+    "best_reachable",
+    "last_night",
+    "search_student",
+    "search_encoder",
+)
+"""What the metrics and the folder of the models call others than teachers."""
 EVENT_TYPES = ("view", "favourite", "cart", "purchase")
 """The event types that the rest of the software knows, weakest first; a shop's own are mapped onto them."""
 SEARCH_EVENT_TYPES = ("search", "click", "cart", "purchase")
@@ -625,8 +637,9 @@ class PrivacyConfig(Section):
 
 
 class RetentionConfig(Section):
-    nights: Positive = 14
-    """So many promoted nights stay, with all their tables and models; older ones are removed when a night is promoted."""
+    nights: Annotated[int, Field(ge=2)] = 14
+    """So many promoted nights stay, with all their tables and models; older ones are removed when a night is promoted. At
+    least two: a night that is run once more goes on from the one before it."""
 
 
 class DeliveryConfig(Section):
@@ -709,8 +722,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         names = [teacher.name for teacher in self.teachers]
-        if len(set(names)) < len(names) or {"student", "control"} & set(names):
-            raise ValueError(f"teachers need distinct names other than student and control, found {names}")
+        if len(set(names)) < len(names) or set(TAKEN) & set(names):
+            raise ValueError(f"teachers need distinct names other than {', '.join(TAKEN)}, found {names}")
         if not self.input.has_events and self.search is None:
             raise ValueError("input has a catalogue alone, which serves search only: add events, or the section search")
         if self.distillation.mode == "joint" and self.distillation.weights != "given":

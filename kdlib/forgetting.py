@@ -104,7 +104,7 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
     for path in list(_files(root)):
         count = 0
         if path.suffix == ".parquet":
-            count = _erase_rows(path, user_id, user_columns)
+            count = _erase_rows(path, root, user_id, user_columns)
         elif path.suffix == ".log":
             lines = path.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines if not _is_named(line, user_id)]
@@ -113,7 +113,7 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
                 _replace(path, b"".join(kept))
         elif path.suffix == ".html" and _is_shown(path.read_bytes(), user_id):
             count = 1  # `distilrec report` makes it anew
-            home = _version_of(path)
+            home = _version_of(path, root)
             shutil.rmtree(home) if home else path.unlink()
         if count:
             place = str(path.relative_to(root).parent)
@@ -150,14 +150,16 @@ def is_unmistakable(user_id: str) -> bool:
     return len(user_id) >= 16 and any(map(str.isdigit, user_id)) and any(map(str.isalpha, user_id))
 
 
-def _erase_rows(path: Path, user_id: str, user_columns: Collection[str]) -> int:
+def _erase_rows(path: Path, root: Path, user_id: str, user_columns: Collection[str]) -> int:
     gone = _rows_of(path, user_id, user_columns)
     if gone is None or not gone.any():
         return 0
     fresh = path.with_name(f".{path.name}.forgetting")
     pq.write_table(pq.ParquetFile(path).read().filter(pa.array(~gone)), fresh, compression="zstd")
+    _mend_manifest(
+        path, fresh, root
+    )  # before the rows go: killed in between, the next run finds them and does both again
     fresh.replace(path)
-    _mend_manifest(path)
     return int(gone.sum())
 
 
@@ -230,23 +232,23 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names) if not Path(place, name).is_symlink())
 
 
-def _mend_manifest(path: Path) -> None:
-    """Write a changed file's size, rows and hash into its version's manifest."""
-    home = _version_of(path)
+def _mend_manifest(path: Path, fresh: Path, root: Path) -> None:
+    """Write size, rows and hash of what a file will be replaced by into its version's manifest."""
+    home = _version_of(path, root)
     if home is None:
         return
     manifest: dict[str, Any] = json.loads((home / "manifest.json").read_text())
-    base = home / "data"
-    manifest["files"] = [
-        publish.describe(base / file["path"], base) for file in manifest["files"] if (base / file["path"]).exists()
-    ]
+    name = str(path.relative_to(home / "data"))
+    mended = publish.describe(fresh, fresh.parent) | {"path": name, "rows": pq.read_metadata(fresh).num_rows}
+    manifest["files"] = [mended if file["path"] == name else file for file in manifest["files"]]
     manifest["rows"] = publish.rows_in(manifest["files"])
     _replace(home / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
-def _version_of(path: Path) -> Path | None:
-    """The version folder that a data file belongs to."""
-    return next((parent for parent in path.parents if (parent / "manifest.json").exists()), None)
+def _version_of(path: Path, root: Path) -> Path | None:
+    """The version folder that a data file belongs to; None for files of unfinished tables."""
+    versions = root / publish.VERSIONS
+    return next((p for p in path.parents if versions in p.parents and (p / "manifest.json").exists()), None)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """Which night is in use: one link, switched by one rename, for table and model together; and the record of each switch.
 
     root/promoted                              a link to the record in force
-    root/_promotions/00003.ds=2026-11-22/      never written again
+    root/_promotions/00003.ds=2026-11-22/      never written again, but for the mark that the night is removed
         promotion.json
         recommendations -> ../../_versions/recommendations/ds=2026-11-22.<version>/data
         models/student  -> …
@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ from kdlib.publish import Manifest
 
 LINK = "promoted"
 RECORDS = "_promotions"
+REMOVED = "removed"
+"""An empty file in the record of a night that is removed."""
 LINKED = ("recommendations", "models/student", "item_vocabulary")
 """What a record holds a link to: what serves, and what explains it."""
 SEARCH = ("search_rankings", "search_index", "models/search_student")
@@ -65,14 +67,15 @@ def current(root: Path) -> Promotion | None:
 def nights(root: Path, *, before: str, holding: str | None = None) -> list[Promotion]:
     """The promoted nights strictly before a date, by date, each with its last promotion; rolled-back ones do not count.
 
-    With `holding`, a table or model, only those that consist of it too.
+    With `holding`, a table or model, only those that consist of it too and have not been removed as too old. One whose files
+    are gone otherwise counts: what goes on from it must fail.
     """
     found: dict[str, Promotion] = {}
     for switch in history(root):
         if switch.action == "rollback":
             found = {ds: night for ds, night in found.items() if ds < switch.ds}
         found[switch.ds] = switch
-    return [found[ds] for ds in sorted(found) if ds < before and (holding is None or holding in found[ds].versions)]
+    return [found[ds] for ds in sorted(found) if ds < before and (holding is None or _holds(root, found[ds], holding))]
 
 
 def last_night(root: Path, *, before: str, holding: str | None = None) -> Promotion | None:
@@ -137,7 +140,7 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
 def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:
     number = 1 + max((switch.number for switch in history(root)), default=0)
     switch = Promotion(number, ds, action, versions, forced, reason, time.time())
-    record = root / RECORDS / f"{number:05d}.ds={ds}"
+    record = _record(root, number, ds)
     staging = root / publish.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
     staging.mkdir(parents=True)
     try:
@@ -159,6 +162,22 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
         raise
     publish.switch_link(root / LINK, record, scratch=staging)
     return switch
+
+
+def mark_removed(root: Path, *, before: str, busy: Collection[str] = ()) -> None:
+    """Note that the nights before a date, but for the busy ones, are removed on purpose, with all their tables."""
+    for switch in history(root):
+        if switch.ds < before and switch.ds not in busy:
+            (_record(root, switch.number, switch.ds) / REMOVED).touch()
+
+
+def _holds(root: Path, night: Promotion, name: str) -> bool:
+    removed = (_record(root, night.number, night.ds) / REMOVED).exists()
+    return name in night.versions and (not removed or folder_of(root, night, name).is_dir())
+
+
+def _record(root: Path, number: int, ds: str) -> Path:
+    return root / RECORDS / f"{number:05d}.ds={ds}"
 
 
 def _read(folder: Path) -> Promotion:

@@ -28,6 +28,7 @@ def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[st
     oldest = min(nights[0].ds, in_use.ds)
     needed = {(name, n.ds, version) for n in (*nights, in_use) for name, version in n.versions.items()}
     removed = set()
+    promotions.mark_removed(root, before=oldest, busy=busy)
     for table, folder in _version_folders(root / publish.VERSIONS):
         ds, _, version = folder.name.removeprefix("ds=").partition(".")
         if ds in busy or (table, ds, version) in needed:

@@ -111,7 +111,9 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "teachers: [{name: a, train: {epochs: 0}}]\n", "a.train: epochs: .*greater than 0, found 0"),
         (SMALLEST + "teachers: []\n", "teachers: .*at least 1 item"),
         (SMALLEST + "teachers: [{name: a}, {name: a}]\n", r"distinct names .*found \['a', 'a'\]"),
-        (SMALLEST + "teachers: [{name: student}]\n", r"other than student and control, found \['student'\]"),
+        (SMALLEST + "teachers: [{name: student}]\n", r"other than student, control, .*, found \['student'\]"),
+        (SMALLEST + "teachers: [{name: markov}]\n", r"other than .*markov.*, found \['markov'\]"),
+        (SMALLEST + "retention: {nights: 1}\n", "retention.nights: .*greater than or equal to 2, found 1"),
         (SMALLEST + "teachers: [{name: A b}]\n", "teachers.0.name: .*pattern"),
         (
             SMALLEST + "teachers: [{name: a}, {name: b}]\ndistillation: {mode: joint}\n",

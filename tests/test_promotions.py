@@ -175,6 +175,7 @@ def test_old_nights_go_and_what_is_in_use_stays(tmp_path):
     assert (tmp_path / "recommendations" / f"ds={DAYS[0]}").exists()
     assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == DAYS[:1]
     left = sorted(path.name for path in (tmp_path / "recommendations").iterdir())
+    assert promotions.last_night(tmp_path, before=DAYS[3], holding="models/student") is None
     assert left == [f"ds={ds}" for ds in DAYS[3:]]
     assert len(list((tmp_path / "_versions" / "models" / "student").iterdir())) == 2
     assert not (tmp_path / "logs" / f"ds={DAYS[0]}").exists()

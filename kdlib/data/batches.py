@@ -83,10 +83,7 @@ def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowSto
     positions = int(lengths.sum())
     hidden = scales = None
     if teachers:
-        column = table["hidden"].combine_chunks()
-        ends = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
-        raw = np.frombuffer(column.buffers()[2], np.int8)[ends[0] : ends[-1]] if positions else np.zeros(0, np.int8)
-        hidden = raw.reshape(positions, -1)
+        hidden = _bytes_of(table["hidden"]).reshape(positions, -1 if positions else 0)
         scales = ragged(table["scales"])[0].reshape(positions, teachers).astype(np.float32)
     return WindowStore(
         inputs=items[inputs].astype(np.int32),
@@ -96,6 +93,16 @@ def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowSto
         hidden=hidden,
         scales=scales,
     )
+
+
+def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
+    """All bytes of a binary column, int8; together its chunks may hold more than an Arrow array can (2 GiB)."""
+    parts = [np.zeros(0, np.int8)]
+    for chunk in column.chunks:
+        ends = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, chunk.offset * 4) if len(chunk) else [0, 0]
+        if ends[0] < ends[-1]:
+            parts.append(np.frombuffer(chunk.buffers()[2], np.int8)[ends[0] : ends[-1]])
+    return np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
 
 def batch_of(store: WindowStore, windows: np.ndarray) -> Batch:

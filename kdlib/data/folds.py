@@ -1,10 +1,13 @@
 """Users in folds, for cross-fitted teachers: a teacher's targets for a user come from a model that never saw that user."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
+
+from kdlib.data.windows import ragged, take_slices
 
 
 def fold_of(user_ids: Iterable[str], folds: int) -> np.ndarray:
@@ -22,3 +25,22 @@ def outside_fold(rows: pa.Table, *, fold: int, folds: int) -> pa.Table:
     """
     kept = fold_of(rows["user_id"].to_pylist(), folds) != fold
     return rows.filter(pa.array(kept))
+
+
+def training_counts_outside(files: Sequence[str], *, fold: int, folds: int, num_items: int) -> np.ndarray:
+    """Training interactions of each item with the users outside a fold, int64 [items]: what a model of these users has seen.
+
+    Args:
+      files: Parquet files of `tables.HISTORIES`.
+      fold: whom to leave out.
+      folds: at least 2.
+      num_items: size of the vocabulary.
+    """
+    counts = np.zeros(num_items, np.int64)
+    columns = ["user_id", "item_indices", "num_train"]
+    for batch in pads.dataset(list(files), format="parquet").to_batches(columns=columns):
+        rows = outside_fold(pa.Table.from_batches([batch]), fold=fold, folds=folds)
+        items, offsets = ragged(rows["item_indices"])
+        trained = take_slices(offsets[:-1], rows["num_train"].to_numpy().astype(np.int64))
+        counts += np.bincount(items[trained], minlength=num_items)
+    return counts

@@ -131,7 +131,7 @@ class EvaluationRows:
     user_ids: np.ndarray
     items: np.ndarray
     context: np.ndarray
-    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`; the last new_session speaks of the target."""
+    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`; the last new_session, of the target, is 1."""
     offsets: np.ndarray
     targets: np.ndarray
     repeats: int
@@ -143,6 +143,8 @@ class EvaluationRows:
 
 def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationRows:
     """Rows to validate or test on: the history up to but excluding the position named by a column.
+
+    As in the nightly table, the target is taken to open a session: when it will come nobody knows then.
 
     Args:
       histories: rows of `tables.HISTORIES`.
@@ -158,11 +160,14 @@ def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationR
     np.logical_or.at(seen, owner, items[inputs] == targets[owner])
     keep = np.flatnonzero(~seen & (position > 0))
     inputs = take_slices(offsets[:-1][keep], position[keep])
+    ends = np.cumsum(position[keep])
+    context = context_of(histories)[inputs]
+    context[ends - 1, list(tables.CONTEXT).index("new_session")] = 1
     return EvaluationRows(
         user_ids=histories["user_id"].take(pa.array(keep)).to_numpy(zero_copy_only=False),
         items=items[inputs].astype(np.int64),
-        context=context_of(histories)[inputs],
-        offsets=np.concatenate(([0], np.cumsum(position[keep]))),
+        context=context,
+        offsets=np.concatenate(([0], ends)),
         targets=targets[keep].astype(np.int64),
         repeats=int(seen.sum()),
     )

@@ -161,7 +161,9 @@ def not_yet_read(events: DataFrame, *, before: date) -> DataFrame:
       before: from `carried_until`.
     """
     first = F.lit(before.isoformat()).cast("date")
-    return events.filter((F.col("arrived") >= first) | (F.to_date("event_time") >= first))
+    # a file whose name has no day by which to tell is read whole: better twice than never
+    new = F.coalesce(F.col("arrived") >= first, F.lit(True))
+    return events.filter(new | (F.to_date("event_time") >= first))
 
 
 def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, source: str) -> DataFrame:
@@ -209,7 +211,21 @@ def _named(stretches: Sequence[Stretch]) -> str:
 def _name(path: str) -> str:
     """A regular expression of the files' names with the day as its first group: the path's part that holds `{day}`, and on."""
     before, _, after = path.partition(DAY)
-    parts = [
-        re.escape(part).replace(r"\*", "[^/]*").replace(r"\?", "[^/]") for part in (before.rpartition("/")[2], after)
-    ]
-    return rf"^.*/{parts[0]}(\d{{4}}-\d{{2}}-\d{{2}}){parts[1].removesuffix('/')}(?:/.*)?$"
+    return rf"^.*/{_glob(before.rpartition('/')[2])}(\d{{4}}-\d{{2}}-\d{{2}}){_glob(after.removesuffix('/'))}(?:/.*)?$"
+
+
+def _glob(pattern: str) -> str:
+    """A regular expression, for Python and Java, of what a part of a glob matches; its own signs may stand in URL code."""
+    signs = {"*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", "[": "[", "]": "]"}
+    found, braces = "", 0
+    for place, sign in enumerate(pattern):
+        braces += (sign == "{") - (sign == "}")
+        if sign in "!^" and pattern[place - 1 : place] == "[":
+            found += "^"
+        elif sign == "-" or (sign == "," and braces):
+            found += {"-": "-", ",": "|"}[sign]
+        elif sign in signs:
+            found += signs[sign]
+        else:
+            found += re.escape(sign) if sign.isalnum() or sign in "/._=" else f"(?:{re.escape(sign)}|%{ord(sign):02X})"
+    return found

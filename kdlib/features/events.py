@@ -161,7 +161,7 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
         F.posexplode_outer(F.slice("words", 2, F.greatest(F.size("words") - 1, F.lit(0)))).alias("place", "item_id"),
     )  # fmt: skip
     day = F.date_sub(F.lit(last_day.isoformat()).cast("date"), F.col("num_words") - 2 - F.col("place"))
-    at = F.timestamp_seconds(F.unix_date(day) * SECONDS_A_DAY)
+    at = F.timestamp_seconds(F.unix_date(day).cast("bigint") * SECONDS_A_DAY)
     corrupt = F.col("item_id").isNull()
     return items.select(
         corrupt.alias("corrupt"),
@@ -195,9 +195,8 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             day_text = F.concat_ws("-", *(F.lpad(p, n, "0") for p, n in zip(parts, (4, 2, 2), strict=True)))
         day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), day_text.try_cast("date"))
         seconds = order.try_cast("int")  # the running number counts as seconds after midnight: only the order matters
-        return given, F.when(
-            seconds.between(0, SECONDS_A_DAY - 1), F.timestamp_seconds(F.unix_date(day) * SECONDS_A_DAY + seconds)
-        )
+        midnight = F.unix_date(day).cast("bigint") * SECONDS_A_DAY
+        return given, F.when(seconds.between(0, SECONDS_A_DAY - 1), F.timestamp_seconds(midnight + seconds))
     assert time.column
     column = F.col(quoted(time.column))
     if time.format == "iso":

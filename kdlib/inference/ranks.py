@@ -70,6 +70,7 @@ def ranks_of_models(
     confidence_k: int = 0,
     batch_size: int | None = None,
     num_items: int | None = None,
+    popularity_V: np.ndarray | None = None,
 ) -> Ranked:
     """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
 
@@ -83,9 +84,14 @@ def ranks_of_models(
       batch_size: rows at a time; None fits the cache.
       num_items: V, where it may be more than a model knows: an earlier night's model skips what came later in its
         input and ranks it last.
+      popularity_V: float [V]; what ranks for a history in which such a model knows no item, as when it serves.
     """
     num_items = num_items or models[0].num_items
-    scorers = [_over_all_items(scorer(model, device=device), model.num_items, num_items) for model in models]
+    else_V = torch.zeros(num_items) if popularity_V is None else torch.from_numpy(popularity_V)
+    scorers = [
+        _over_all_items(scorer(model, device=device), model.num_items, else_V.to(device, torch.float32))
+        for model in models
+    ]
 
     def scores(which: np.ndarray) -> Tensor:
         lengths = np.diff(rows.offsets)[which]
@@ -103,11 +109,12 @@ def ranks_of_models(
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], Tensor]
 
 
-def _over_all_items(score: Score, known_items: int, num_items: int) -> Score:
+def _over_all_items(score: Score, known_items: int, else_V: Tensor) -> Score:
     """A model's scores, float [B, V], of a vocabulary that has grown since it was trained: −inf for what it does not know.
 
-    A history of unknown items alone gives equal scores, so that the order of the vocabulary decides.
+    A history of unknown items alone gives the scores `else_V`.
     """
+    num_items = len(else_V)
     if known_items == num_items:
         return score
 
@@ -115,10 +122,10 @@ def _over_all_items(score: Score, known_items: int, num_items: int) -> Score:
         known = items < known_items
         counts = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[known], minlength=len(lengths))
         readable = counts > 0
+        scores_BV = else_V.repeat(len(lengths), 1)
         if not readable.any():
-            return torch.zeros(len(lengths), num_items)
-        found_BV = score(items[known], context[known], counts[readable])
-        scores_BV = found_BV.new_zeros(len(lengths), num_items)
+            return scores_BV
+        found_BV = score(items[known], context[known], counts[readable]).to(scores_BV)
         which_B = torch.from_numpy(readable).to(found_BV.device)
         scores_BV[which_B] = torch.nn.functional.pad(found_BV, (0, num_items - known_items), value=-torch.inf)
         return scores_BV

@@ -47,6 +47,7 @@ def sampled_ranking(
     loss: str,
     item_weights_V: Tensor | None = None,
     calibration: float | None = None,
+    num_items: int | None = None,
 ) -> LossSums:
     """A sampled ranking loss, summed over positions; only the rows of targets and negatives are read.
 
@@ -57,12 +58,13 @@ def sampled_ranking(
       loss: `sampled_softmax`, `gbce` or `binary_cross_entropy`.
       item_weights_V: what the negatives were drawn by, None for uniformly; `sampled_softmax` corrects for it.
       calibration: of `gbce`.
+      num_items: of how many items they were drawn uniformly; all when None.
 
     Returns:
       Sums, with the loss in `ce` and 0 in `kl`; `correct` counts targets that no negative outscores.
     """
     scores_TN = _shared_scores(student, negatives_N)
-    return _ranking(student, targets_T, negatives_N, scores_TN, loss, item_weights_V, calibration)
+    return _ranking(student, targets_T, negatives_N, scores_TN, loss, item_weights_V, num_items, calibration)
 
 
 def _ranking(
@@ -72,6 +74,7 @@ def _ranking(
     negative_TN: Tensor,
     loss: str,
     item_weights_V: Tensor | None,
+    num_items: int | None,
     calibration: float | None = None,
 ) -> LossSums:
     """`sampled_ranking` with the negatives' scores."""
@@ -80,7 +83,7 @@ def _ranking(
     if student.bias_V is not None:
         positive_T = positive_T + student.bias_V[targets_T]
     hits_TN = negatives_N == targets_T[:, None]
-    num_items = len(student.weight_VW)
+    num_items = num_items or len(student.weight_VW)
     if loss == "sampled_softmax":
         counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items)
         values_T = sampled_softmax(positive_T, negative_TN, log_expected_counts=counts_N, hits=hits_TN)
@@ -98,7 +101,13 @@ def _ranking(
 
 
 def sampled_softmax_and_sampled_kl(
-    student: Scored, targets_T: Tensor, negatives_N: Tensor, draws: Draws, *, item_weights_V: Tensor | None = None
+    student: Scored,
+    targets_T: Tensor,
+    negatives_N: Tensor,
+    draws: Draws,
+    *,
+    item_weights_V: Tensor | None = None,
+    num_items: int | None = None,
 ) -> LossSums:
     """`CE + λ·T²·KL(teachers' mixture_T ‖ student_T)` without the scores of all items, neither the student's nor a teacher's.
 
@@ -112,15 +121,17 @@ def sampled_softmax_and_sampled_kl(
       negatives_N: int64 item indices, for both parts.
       draws: whom to learn from besides the data.
       item_weights_V: what the negatives were drawn by, None for uniformly.
+      num_items: of how many items they were drawn uniformly; all when None.
 
     Returns:
       Sums; `correct` as in `sampled_ranking`.
     """
     negative_TN = _shared_scores(student, negatives_N)
-    data = _ranking(student, targets_T, negatives_N, negative_TN, "sampled_softmax", item_weights_V)
+    data = _ranking(student, targets_T, negatives_N, negative_TN, "sampled_softmax", item_weights_V, num_items)
     temperature, items_TS = draws.temperature, draws.items_TS.long()
-    num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
-    drawn_TS = _OwnScores.apply(student.hidden_TW, student.weight_VW, items_TS)
+    num_items, sorted_N = num_items or len(student.weight_VW), negatives_N.sort().values
+    with torch.autocast(student.hidden_TW.device.type, enabled=False):  # its backward pass is outside of autocast
+        drawn_TS = _OwnScores.apply(student.hidden_TW.float(), student.weight_VW.float(), items_TS)
     if student.bias_V is not None:
         drawn_TS = drawn_TS + student.bias_V[items_TS]
     drawn_TS = drawn_TS.float() / temperature

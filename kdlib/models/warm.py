@@ -43,7 +43,7 @@ def start_from(model: SequenceModel, earlier: SequenceModel) -> None:
 
 def shape_of(options: dict[str, Any]) -> dict[str, Any]:
     """The options that must agree."""
-    return {name: value for name, value in options.items() if name not in ("num_items", "dropout")}
+    return {name: value for name, value in options.items() if name not in ("num_items", "dropout", "item_dropout")}
 
 
 def least_squares(vectors_PE: Tensor, table_PD: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from kdlib.data.windows import list_array, take_slices
 from kdlib.models.files import load_model, quantise_rows
 from kdlib.models.sequence import SequenceModel
 
+MOST_BYTES = 1 << 30
+"""Of an Arrow array of bytes, whose offsets have 31 bits."""
+
 
 def states_at(model: SequenceModel, batch: Batch) -> Tensor:
     """A model's hidden states at the batch's real positions, [positions, width]."""
@@ -71,9 +74,21 @@ def targets_table(windows: pa.Table, hidden_TK: np.ndarray, scales_TN: np.ndarra
       scales_TN: float32 [positions, numbers].
       lengths: positions of each window.
     """
-    ends = np.concatenate(([0], np.cumsum(lengths) * hidden_TK.shape[1])).astype(np.int32)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(hidden_TK))]
     columns = {name: windows[name] for name in tables.TEACHER_TARGETS.schema.names if name not in ("hidden", "scales")}
-    columns["hidden"] = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+    columns["hidden"] = _binary(np.ascontiguousarray(hidden_TK), lengths)
     columns["scales"] = list_array(scales_TN.ravel(), lengths * scales_TN.shape[1], pa.float32())
     return pa.table(columns, schema=tables.TEACHER_TARGETS.schema)
+
+
+def _binary(rows_TK: np.ndarray, lengths: np.ndarray) -> pa.ChunkedArray:
+    """`lengths[i]` rows of bytes as value i, in as many chunks as it takes: one holds `MOST_BYTES`."""
+    ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64) * rows_TK.shape[1]))
+    data, chunks, start = rows_TK.reshape(-1), [], 0
+    while start < len(lengths) or not chunks:
+        stop = max(int(np.searchsorted(ends, ends[start] + MOST_BYTES, side="right")) - 1, min(start + 1, len(lengths)))
+        part = data[ends[start] : ends[stop]]
+        offsets = (ends[start : stop + 1] - ends[start]).astype(np.int32)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(part)]
+        chunks.append(pa.Array.from_buffers(pa.binary(), stop - start, buffers))
+        start = stop
+    return pa.chunked_array(chunks)

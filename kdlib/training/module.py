@@ -15,6 +15,9 @@ from kdlib.losses.sampled import draw_negatives, sampled_ranking, sampled_softma
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.sequence import SequenceModel
 
+SELDOM = 1e-6
+"""The share of its weight with which an item that should be no negative is drawn: its logarithm must be a number."""
+
 
 class CachedTeachers(NamedTuple):
     """The heads of finished teachers whose hidden states come with the batch; not parameters of the engine."""
@@ -117,20 +120,7 @@ class NextItemTraining(nn.Module):
         self.dtype = dtype
         self.ranking = ranking
         self.distillation = distillation
-        reading = all(model.text_projection is not None for model in (student, teacher) if model is not None)
-        restricted = reading and not draws and ranking is None and not student.get_buffer("trained_V").all()
-        trained_V = student.get_buffer("trained_V") if restricted else None
-        self.candidates_C: Tensor | None
-        self.place_V: Tensor | None
-        self.register_buffer("candidates_C", None if trained_V is None else trained_V.nonzero()[:, 0], persistent=False)
-        self.register_buffer("place_V", None if trained_V is None else trained_V.cumsum(0) - 1, persistent=False)
-        if trained_V is not None and cached is not None:
-            heads = [
-                (matrix[kept], None if bias is None else bias[kept])
-                for matrix, bias in cached.heads
-                for kept in [trained_V.to(matrix.device)]
-            ]
-            self.cached = CachedTeachers(heads, cached.weights)
+        self._restrict()
         self.projector: nn.Linear | None = None
         self.auxiliary: nn.Linear | None = None
         self.divergence: Divergence = partial(kl_divergence, temperature=temperature)
@@ -148,37 +138,63 @@ class NextItemTraining(nn.Module):
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of one batch, summed over its real positions.
 
-        Models that read titles compete against the items of the training data only, and are compared with their teachers
-        over these: as an eternal negative a new item's text would be learnt to mean "never". (Not with drawn targets or a
-        sampled loss.)
+        A model that reads titles competes against the items of the training data only, and is compared with its teachers
+        over these: as an eternal negative a new item's text would be learnt to mean "never". (A student taught by draws
+        that scores all items excepted: the draws are from all items.)
         """
-        targets_T = batch.targets_T if self.place_V is None else self.place_V[batch.targets_T]
-        student = self._candidates(_scored(self.student, batch))
+        student, targets_T = _scored(self.student, batch), batch.targets_T
+        if self.restricted:
+            student, targets_T = self._competing(student, targets_T)
         if self.teacher is not None:
-            teacher = self._candidates(_scored(self.teacher, batch))
-            teacher_loss = cross_entropy_and_kl(teacher, targets_T, dtype=self.dtype)
-            detached = Scored(*(None if part is None else part.detach() for part in teacher))  # type: ignore[arg-type]
+            whole = _scored(self.teacher, batch)
+            reads = self.teacher.text_projection is not None
+            own, own_targets_T = self._competing(whole, batch.targets_T) if reads else (whole, batch.targets_T)
+            teacher_loss = cross_entropy_and_kl(own, own_targets_T, dtype=self.dtype)
+            compared = self._competing(whole, batch.targets_T)[0] if self.restricted else whole
+            detached = Scored(*(None if part is None else part.detach() for part in compared))  # type: ignore[arg-type]
             loss = self._student_loss(student, targets_T, self._teachers([detached], [1.0]))
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
         if self.draws:
             if self.ranking is None:
                 loss = cross_entropy_and_sampled_kl(student, batch.targets_T, self._draws(batch), dtype=self.dtype)
             else:
-                weights_V = self.ranking.item_weights_V
                 loss = sampled_softmax_and_sampled_kl(
-                    student, batch.targets_T, self._negatives(student), self._draws(batch), item_weights_V=weights_V
-                )
+                    student, batch.targets_T, self._negatives(student), self._draws(batch),
+                    item_weights_V=self.ranking.item_weights_V, num_items=self._num_drawn_from(student),
+                )  # fmt: skip
             return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
         teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
         loss = self._student_loss(student, targets_T, teachers)
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
 
-    def _candidates(self, scored: Scored) -> Scored:
-        """The same, scoring the items of the training data alone where the loss is over these."""
-        if self.candidates_C is None:
-            return scored
-        bias_V = None if scored.bias_V is None else scored.bias_V[self.candidates_C]
-        return Scored(scored.hidden_TW, scored.weight_VW[self.candidates_C], bias_V)
+    def _restrict(self) -> None:
+        """Note which items the training data have, where there are others and a model reads titles."""
+        models = [model for model in (self.student, self.teacher) if model is not None]
+        trained = [model.get_buffer("trained_V") for model in models if model.text_projection is not None]
+        trained_V = trained[0] if trained and not trained[0].all() else None
+        self.candidates_C: Tensor | None
+        self.place_V: Tensor | None
+        self.register_buffer("candidates_C", None if trained_V is None else trained_V.nonzero()[:, 0], persistent=False)
+        self.register_buffer("place_V", None if trained_V is None else trained_V.cumsum(0) - 1, persistent=False)
+        reads = trained_V is not None and self.student.text_projection is not None
+        self.restricted = reads and not self.draws and self.ranking is None
+        if self.restricted and self.cached is not None:
+            heads = [Scored(matrix, matrix, bias) for matrix, bias in self.cached.heads]
+            kept = [self._competing(head, torch.zeros(0, dtype=torch.int64))[0] for head in heads]
+            self.cached = CachedTeachers([(head.weight_VW, head.bias_V) for head in kept], self.cached.weights)
+        self.spares_new = reads and self.ranking is not None
+        if self.spares_new and self.ranking is not None and self.ranking.item_weights_V is not None:
+            weights_V = self.ranking.item_weights_V
+            seldom_V = torch.where(self.student.get_buffer("trained_V"), 1.0, SELDOM).to(weights_V)
+            self.ranking = self.ranking._replace(item_weights_V=weights_V * seldom_V)
+
+    def _competing(self, scored: Scored, targets_T: Tensor) -> tuple[Scored, Tensor]:
+        """The same among the items of the training data alone."""
+        if self.candidates_C is None or self.place_V is None:
+            return scored, targets_T
+        kept_C = self.candidates_C.to(scored.weight_VW.device)
+        bias_C = None if scored.bias_V is None else scored.bias_V[kept_C]
+        return Scored(scored.hidden_TW, scored.weight_VW[kept_C], bias_C), self.place_V[targets_T]
 
     def _student_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
         how, together = self.distillation, self.ranking is None and self.auxiliary is None
@@ -212,15 +228,23 @@ class NextItemTraining(nn.Module):
             loss=loss,
             item_weights_V=item_weights_V,
             calibration=calibration,
+            num_items=self._num_drawn_from(student),
         )
 
     def _negatives(self, student: Scored) -> Tensor:
         """This step's, int64 [negatives]."""
         assert self.ranking is not None
-        return draw_negatives(
-            self.ranking.negatives, num_items=len(student.weight_VW), item_weights_V=self.ranking.item_weights_V,
+        negatives_N = draw_negatives(
+            self.ranking.negatives, num_items=self._num_drawn_from(student), item_weights_V=self.ranking.item_weights_V,
             device=student.weight_VW.device,
         )  # fmt: skip
+        if self.candidates_C is None or not self.spares_new or self.ranking.item_weights_V is not None:
+            return negatives_N
+        return self.candidates_C[negatives_N]
+
+    def _num_drawn_from(self, student: Scored) -> int:
+        """Of how many items the negatives are drawn."""
+        return len(self.candidates_C) if self.spares_new and self.candidates_C is not None else len(student.weight_VW)
 
     def _hidden_loss(self, student_TW: Tensor, teachers_TW: list[Tensor]) -> Tensor:
         """Σ over positions of the mean over teachers of `1 − cos`."""

@@ -1,6 +1,7 @@
 """Ragged batches: every position once, nothing padded into the loss."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -60,3 +61,18 @@ def test_the_seed_fixes_the_order() -> None:
     ]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
+
+
+def test_teacher_states_come_from_any_number_of_chunks() -> None:
+    """Arrow arrays of bytes end at 2 GiB; a store of many of them, empty and sliced ones too, holds the same states."""
+    rows = {"items": [[1, 2, 3], [4, 5], [6, 7, 8, 9]], "context": [[0] * 6, [0] * 3, [0] * 9]}
+    states = [bytes(range(8)), bytes(range(8, 12)), bytes(range(12, 24))]
+    table = pa.table(rows | {"hidden": pa.array(states, pa.binary()), "scales": [[1.0] * 2, [1.0], [1.0] * 3]})
+    whole = store_from_tables([table], teachers=1)
+    parts = store_from_tables([table.slice(0, 2), table.slice(0, 0), table.slice(2)], teachers=1)
+    assert whole.hidden is not None
+    assert parts.hidden is not None
+    assert whole.hidden.tolist() == parts.hidden.tolist() == np.arange(24).reshape(6, 4).tolist()
+    empty = store_from_tables([table.slice(0, 0)], teachers=1)
+    assert empty.hidden is not None
+    assert len(empty.hidden) == 0

@@ -1,9 +1,13 @@
 """Folds of users, for cross-fitted teachers."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from kdlib.data.folds import fold_of, outside_fold
+from kdlib.data.folds import fold_of, outside_fold, training_counts_outside
+from tests.data.test_windows import histories
 
 USERS = [f"user{number}" for number in range(3_000)]
 
@@ -31,3 +35,14 @@ def test_every_user_is_left_out_once() -> None:
 def test_a_table_without_rows_stays_one() -> None:
     """An empty block of a stream passes through."""
     assert len(outside_fold(pa.table({"user_id": pa.array([], pa.string())}), fold=0, folds=2)) == 0
+
+
+def test_counts_outside_a_fold_are_of_training_items_of_the_others(tmp_path: Path) -> None:
+    """Over all folds each training interaction is counted in all but one; validation and test items never are."""
+    rows = [([0, 1, 2, 3], [0] * 4, 2, 2, 3), ([1, 1, 4], [0] * 3, 3, None, None), ([4], [0], 1, None, None)] * 20
+    pq.write_table(histories(rows), tmp_path / "a.parquet")
+    files = [str(tmp_path / "a.parquet")]
+    counts = [training_counts_outside(files, fold=fold, folds=3, num_items=6) for fold in range(3)]
+    assert sum(counts).tolist() == [2 * 20, 2 * 60, 0, 0, 2 * 40, 0]
+    mine = fold_of([f"u{number}" for number in range(60)], 3) != 1
+    assert counts[1][0] == mine[::3].sum()

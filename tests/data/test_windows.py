@@ -80,14 +80,15 @@ def test_positions_that_are_not_read_do_not_exist() -> None:
 
 
 def test_windows_and_prefixes_have_the_history_s_context() -> None:
-    """A window in the middle of a history knows the gap before its first item; nothing knows the gap to the target."""
+    """A window in the middle of a history knows the gap before its first item; nothing knows when the target came, which is
+    taken to open a session."""
     table = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 1], [0, 1, 3, 7, 15, 1_000]))
     context = context_of(table).tolist()
     windows = training_windows(table, max_length=2)
     found = [np.array(row).reshape(-1, 3).tolist() for row in windows["context"].to_pylist()]
     assert found == [context[0:2], context[2:4]]
     rows = evaluation_rows(table, position_column="test_position")
-    assert rows.context.tolist() == context[:5]
+    assert rows.context.tolist() == [*context[:4], [1, *context[4][1:]]]
     later = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 2], [0, 1, 3, 7, 15, 99_000]))
     assert evaluation_rows(later, position_column="test_position").context.tolist() == rows.context.tolist()
 
@@ -138,7 +139,7 @@ def test_each_training_position_is_covered_once(lengths: list[int], max_length: 
 
 
 def test_evaluation_rows() -> None:
-    """The prefix excludes the target; its last flag speaks of the target; repeats and users without a target are left out."""
+    """The prefix excludes the target; its last flag is set; repeats and users without a target are left out."""
     rows = evaluation_rows(
         histories(
             [
@@ -152,7 +153,7 @@ def test_evaluation_rows() -> None:
     )
     assert rows.user_ids.tolist() == ["u0", "u3"]
     assert rows.items.tolist() == [3, 4, 5, 1]
-    assert rows.context[:, 0].tolist() == [0, 1, 1, 0]
+    assert rows.context[:, 0].tolist() == [0, 1, 1, 1]
     assert rows.offsets.tolist() == [0, 3, 4]
     assert rows.targets.tolist() == [6, 2]
     assert rows.repeats == 1

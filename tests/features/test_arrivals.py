@@ -10,7 +10,9 @@ from kdlib.features.arrivals import (
     Days,
     Stretch,
     arrival_lines,
+    arrived,
     carried_until,
+    day_of,
     days_of_night,
     not_yet_read,
     with_late_files,
@@ -127,3 +129,35 @@ def test_a_late_files_rows_all_arrive_too_late(spark) -> None:
 
     assert arrivals([day(5)]) == [(day(8), True), (date.max, False), (date.max, True)]
     assert arrivals([]) == [(day(8), True)]
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("/lake/clicks {day}.csv", "/lake/clicks 2024-05-02.csv"),
+        ("/lake/clicks {day}.csv", "file:///lake/clicks%202024-05-02.csv"),
+        ("/lake/day={day}/part-[0-9].csv", "file:///lake/day=2024-05-02/part-3.csv"),
+        ("/lake/day={day}/[!_]*", "/lake/day=2024-05-02/part.csv"),
+        ("/lake/{us,eu}-{day}/*.csv", "/lake/eu-2024-05-02/a.csv"),
+        ("/lake/100%-{day}", "/lake/100%25-2024-05-02/a.csv"),
+        ("/lake/day={day}", "/lake/day=2024-05-02/a/b.csv"),
+    ],
+)
+def test_the_day_of_a_file(spark, path: str, file: str) -> None:
+    """Whatever glob its name matches, and as Spark writes it, in URL code; both ways to read it agree."""
+    assert day_of(path, file) == day(2)
+    found = spark.createDataFrame([(file,)], "file string").select(arrived(path, F.col("file")))
+    assert found.collect()[0][0] == day(2)
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("/lake/day={day}/part-[0-9].csv", "/lake/day=2024-05-02/part-x.csv"),
+        ("/lake/{us,eu}-{day}/*.csv", "/lake/de-2024-05-02/a.csv"),
+        ("/lake/clicks {day}.csv", "/lake/clicks-2024-05-02.csv"),
+    ],
+)
+def test_files_that_the_path_does_not_mean_have_no_day(path: str, file: str) -> None:
+    """Another name is not read as one with a day."""
+    assert day_of(path, file) is None

@@ -121,11 +121,14 @@ def test_epoch_millis_beyond_every_calendar_are_bad_and_do_not_fail(spark, tmp_p
 
 def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
     """Year, month and day columns make the day and the running number its second; without a user the session is it."""
-    (tmp_path / "e.csv").write_text("y,m,d,n,s,i\n2008,4,1,2,9,a\n2008,4,31,1,9,a\n2008,4,1,86400,9,a\n2008,,1,1,9,a\n")
+    (tmp_path / "e.csv").write_text(
+        "y,m,d,n,s,i\n2008,4,1,2,9,a\n2008,4,31,1,9,a\n2008,4,1,86400,9,a\n2008,,1,1,9,a\n9999,12,31,1,9,a\n1900,1,1,0,9,a\n"
+    )
     time = {"format": "day_and_order", "day_columns": ["y", "m", "d"], "order_column": "n"}
     rows = read(spark, tmp_path / "e.csv", user=None, session="s", time=time)
-    assert [row[7] for row in rows] == ["2008-04-01 00:00:02.000000", None, None, None]
-    assert [row[6] for row in rows] == [True, True, True, False]
+    far = ["9999-12-31 00:00:01.000000", "1900-01-01 00:00:00.000000"]
+    assert [row[7] for row in rows] == ["2008-04-01 00:00:02.000000", None, None, None, *far]
+    assert [row[6] for row in rows] == [True, True, True, False, True, True]
     assert rows[0][1:3] == ("9", "9")
 
 

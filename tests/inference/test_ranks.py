@@ -80,3 +80,17 @@ def test_markov_counts_training_pairs_only(tmp_path, monkeypatch, merge_pairs) -
         device=torch.device("cpu"),
     )
     assert ranks.tolist() == [1, 3]
+
+
+def test_a_history_that_an_earlier_model_cannot_read_is_ranked_by_popularity() -> None:
+    """As it would be served: the same with and without readable histories beside it, and items without counts come last."""
+    torch.manual_seed(0)
+    earlier = SequenceModel(num_items=4, kind="gru", dim=8, max_length=5).eval()
+    rows = [([4, 5, 2], [0] * 3, 1, None, 2), ([5, 3], [0] * 2, 1, None, 1), ([0, 1, 5, 2], [0] * 4, 1, None, 3)]
+    popularity = np.array([5.0, 9.0, 7.0, 6.0, 1.0, 0.0])
+    for kept in (rows[:2], rows):
+        found = ranks_of_models(
+            [earlier], [1.0], evaluation_rows(histories(kept), position_column="test_position"),
+            device=torch.device("cpu"), num_items=6, popularity_V=popularity,
+        )  # fmt: skip
+        assert found.ranks[:2].tolist() == [1, 2]

@@ -185,6 +185,10 @@ def test_input_versions_follow_the_files(tiny):
         != version_of(f"{tiny}/events/1.*", "csv")
     )
     assert version_of(f"file://{tiny}/events", "csv") != version_of(f"file://{tiny}/events/1.csv", "csv")
+    (tiny / "linked").mkdir()
+    (tiny / "linked" / "day").symlink_to(tiny / "events", target_is_directory=True)
+    assert version_of(f"{tiny}/linked", "csv") != version_of(f"{tiny}/{{linked,events}}", "csv")
+    assert version_of(f"{tiny}/events/{{1,2}}.csv", "csv") == version_of(f"{tiny}/events", "csv")
     with pytest.raises(InputError, match=r"no file matches .*/3\.csv"):
         version_of(f"{tiny}/events/3.csv", "csv")
     with pytest.raises(InputError, match=r"cannot list file:.*/nowhere"):

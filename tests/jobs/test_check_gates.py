@@ -108,6 +108,7 @@ def test_force_publishes_and_is_on_record(config, capfd):
     in_use = promotions.current(root)
     assert in_use is not None
     assert in_use.forced == ["events_of_the_day"]
+    assert in_use.reason == "closed for a holiday"
 
 
 def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):

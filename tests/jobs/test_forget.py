@@ -11,6 +11,7 @@ import yaml
 
 from jobs import deliver, forget
 from jobs._inputs import checked_key
+from jobs._lock import run_lock
 from kdlib import forgetting, promotions, publish
 from kdlib.config import load_config
 from kdlib.errors import ConfigError
@@ -187,3 +188,47 @@ def test_a_trace_at_home_does_not_keep_the_user_at_the_place(tmp_path, capfd):
     assert "half.parquet" in found.err
     files = list((tmp_path / "there").rglob("*.parquet"))
     assert [pq.ParquetFile(path).read()["user_id"].to_pylist() for path in files] == [[OTHER]]
+
+
+def test_a_run_of_another_date_is_waited_for(tmp_path, capfd):
+    """It may have read the user's events before: status 75, and the user is remembered; the same command later erases."""
+    config, root = config_for(tmp_path), tmp_path / "out"
+    put_store(root, USER)
+    with run_lock(load_config(config, ds="2026-11-23"), "nightly"):
+        assert forget.main(["--config", str(config), "--user", USER]) == 75
+    assert "another run is at work on 2026-11-23" in capfd.readouterr().err
+    assert forgetting.forgotten(root) == [forgetting.digest(USER)]
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+
+
+def test_killed_between_manifest_and_rows_the_next_run_does_both(tmp_path, monkeypatch):
+    """What is delivered is told by the manifest: it must never stay behind the rows."""
+    config, root = config_for(tmp_path), tmp_path / "out"
+    put_store(root, USER)
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name.endswith(".parquet.forgetting"):
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        forgetting.erase(root, USER)
+    monkeypatch.undo()
+    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    for name in ("recommendations", "teacher_targets", "quarantine"):
+        folder, manifest = publish.current(root, name, DS), publish.read_manifest(root, name, DS)
+        assert manifest is not None
+        files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        assert manifest.files == [publish.describe(file, folder) for file in files]
+
+
+def test_a_folder_above_the_outputs_is_no_version(tmp_path):
+    """With a manifest.json of somebody else's above it, a half-made report goes, and nothing else does."""
+    (tmp_path / "manifest.json").write_text("{}")
+    staged = publish.new_staging(tmp_path / "out", "reports", DS) / "index.html"
+    staged.write_text(f"<h3>User {USER}</h3>")
+    forgetting.erase(tmp_path / "out", USER)
+    assert not staged.exists()
+    assert (tmp_path / "manifest.json").exists()

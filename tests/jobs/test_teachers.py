@@ -10,11 +10,11 @@ import pytest
 
 from jobs import _fit, train_teacher
 from jobs._fit import TrainingRun, _states_a_position
-from jobs._published import teacher_weights
+from jobs._published import teacher_weights, versions
 from jobs._teachers import ensemble, teacher_folders
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError, ModelError
+from kdlib.errors import ConfigError, InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 
@@ -120,3 +120,20 @@ def test_each_fold_is_trained_without_its_users(tmp_path: Path, monkeypatch: pyt
     teachers[2]["weight"] = 3.0
     train_teacher.run(_config(tmp_path, teachers=teachers[1:]))
     assert not fitted, "a share in the mixture is no reason to train"
+
+
+def test_targets_of_earlier_models_are_refused(tmp_path: Path) -> None:
+    """Old hidden states under a new head would be nobody's knowledge: the message says what to run."""
+    config = _config(tmp_path)
+    _publish(config, "models/plain")
+    for fold in range(2):
+        _publish(config, f"models/crossed_fold{fold}", fold=fold, folds=2)
+    names = ["models/plain", "models/crossed_fold0", "models/crossed_fold1"]
+    staging = publish.new_staging(config.root, "teacher_targets", DS)
+    details = {"teachers": {"plain": 0.5, "crossed": 0.5}, "form": config.distillation.cached_form}
+    inputs = versions(config, *names)
+    publish.publish(staging, config.root, "teacher_targets", DS, fingerprint="x", details=details, inputs=inputs)
+    assert teacher_weights(config) == [0.5, 0.5]
+    _publish(config, "models/crossed_fold1", fold=1, folds=2, seed=2)
+    with pytest.raises(InputError, match=r"made from models/crossed_fold1 .*run `distilrec cache-teacher` first"):
+        teacher_weights(config)

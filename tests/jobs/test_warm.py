@@ -6,7 +6,7 @@ import pytest
 
 from jobs._warm import earlier_model, warm_training
 from kdlib import promotions, publish
-from kdlib.config import RunConfig, TrainConfig
+from kdlib.config import RunConfig, SplitConfig, TrainConfig
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
@@ -30,7 +30,8 @@ def put_promoted(root: Path, *, warm_nights: int = 0) -> str:
         staging = publish.new_staging(root, name, "2026-11-21")
         if name == "models/student":
             model = SequenceModel(num_items=4, **SHAPE)
-            facts = {"vocabulary_hash": vocabulary_hash(IDS[:4]), "warm_nights": warm_nights}
+            split = SplitConfig().model_dump(mode="json")
+            facts = {"vocabulary_hash": vocabulary_hash(IDS[:4]), "warm_nights": warm_nights, "split": split}
             save_model(staging, model, model.state_dict(), facts)
         else:
             (staging / "x").touch()
@@ -39,8 +40,8 @@ def put_promoted(root: Path, *, warm_nights: int = 0) -> str:
     return versions["models/student"]
 
 
-def start_of(config: RunConfig, ids=IDS, name="student", **changes):
-    return earlier_model(config, name, config.student.model.model_dump(mode="json") | changes, lambda: ids)
+def start_of(config: RunConfig, ids=IDS, name="student", folds=1, **changes):
+    return earlier_model(config, name, config.student.model.model_dump(mode="json") | changes, lambda: ids, folds=folds)
 
 
 def test_a_night_goes_on_from_the_promoted_model(tmp_path):
@@ -53,7 +54,18 @@ def test_a_night_goes_on_from_the_promoted_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "why", ["off", "first night", "no such model", "other shape", "other items", "codes", "time for a fresh one"]
+    "why",
+    [
+        "off",
+        "first night",
+        "no such model",
+        "other shape",
+        "other items",
+        "codes",
+        "time for a fresh one",
+        "split",
+        "folds",
+    ],
 )
 def test_what_does_not_fit_is_trained_from_nothing(tmp_path, why):
     """Each reason by itself gives no start."""
@@ -62,7 +74,11 @@ def test_what_does_not_fit_is_trained_from_nothing(tmp_path, why):
         config = config.model_copy(update={"training": config.training.model_copy(update={"warm_start": None})})
     if why != "first night":
         put_promoted(tmp_path, warm_nights=6 if why == "time for a fresh one" else 0)
+    if why == "split":  # what was trained on may be held out now
+        features = config.features.model_copy(update={"split": SplitConfig(kind="leave_one_out")})
+        config = config.model_copy(update={"features": features})
     found = {
+        "folds": lambda: start_of(config, folds=2),
         "no such model": lambda: start_of(config, name="control"),
         "other shape": lambda: start_of(config, dim=16),
         "other items": lambda: start_of(config, ids=IDS[::-1]),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from kdlib.data.batches import shuffled_batches, store_from_tables
@@ -12,6 +13,7 @@ from kdlib.data.shards import history_shards
 from kdlib.data.windows import training_windows
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.teachers import targets
 from kdlib.teachers.shards import ShardTeacher
 from kdlib.teachers.targets import TargetWriter
 from kdlib.training.module import CachedTeachers
@@ -78,3 +80,16 @@ def test_who_works_on_a_shard_and_when_changes_nothing(tmp_path: Path) -> None:
     written = pq.read_table(tmp_path / "one")
     windows = training_windows(table, max_length=5)
     assert written.select(windows.column_names).equals(windows.combine_chunks())
+
+
+def test_more_bytes_than_an_array_holds_go_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chunk is larger than may be, unless a window alone is; together they are what one would be."""
+    windows = training_windows(histories([([1, 2, 3, 4], [0] * 4, 4, None, None)] * 5), max_length=3)
+    states = np.arange(15 * 4, dtype=np.int8).reshape(15, 4)
+    made = []
+    for most in (1 << 30, 30, 5):
+        monkeypatch.setattr(targets, "MOST_BYTES", most)
+        table = targets.targets_table(windows, states, np.ones((15, 1), np.float32), np.full(5, 3))
+        made.append((table["hidden"].num_chunks, table["hidden"].to_pylist()))
+    assert [chunks for chunks, _ in made] == [1, 3, 5]
+    assert made[0][1] == made[1][1] == made[2][1] == [states[row : row + 3].tobytes() for row in range(0, 15, 3)]

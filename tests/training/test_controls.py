@@ -92,12 +92,14 @@ def test_popularity_needs_counts(counts: list[int]) -> None:
 @pytest.mark.parametrize("control", ["uniform", "popularity"])
 def test_a_control_takes_the_cached_teachers_place_in_training(control: str, tmp_path: Path) -> None:
     """The worker's KL is that between the control's distribution and the student's, whatever states come with the batch."""
-    from jobs._train_worker import _control
+    from jobs._train_worker import _control, _train_counts
 
     counts = np.arange(1, 42)
     statistics = {"item_index": pa.array(np.arange(41)[::-1], pa.int32()), "num_train": counts[::-1]}
     pq.write_table(pa.table(statistics), tmp_path / "part-00000.parquet")
-    teacher = _control({"control": control, "statistics": str(tmp_path)}, 41, CPU)
+    counts_V = _train_counts(str(tmp_path), {"facts": {}})
+    assert counts_V.tolist() == counts.tolist()
+    teacher = _control({"control": control}, counts_V, CPU)
     assert teacher is not None
     torch.manual_seed(0)
     student = SequenceModel(num_items=41, kind="gru", dim=8).eval()

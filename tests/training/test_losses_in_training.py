@@ -1,6 +1,6 @@
 """The losses as training uses them: chunked against whole logits, sampled against full, and what is left out on export."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jobs._train_worker import _ranking
+from jobs._train_worker import _ranking, _train_counts
 from jobs.distill import student_run
 from kdlib.config import DistillationConfig, RunConfig, StudentConfig, TrainConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
@@ -184,11 +184,11 @@ def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
     assert Distillation(**taught.distillation) == expected
     assert control.distillation is None
     for run in (taught, control):
-        assert _ranking(asdict(run), torch.device("cpu")) == Ranking("gbce", 33, 0.4, None)
+        assert _ranking(asdict(run), np.ones(3), torch.device("cpu")) == Ranking("gbce", 33, 0.4, None)
     plain = student_run(
         config.model_copy(update={"student": StudentConfig()}), "x", tmp_path, seed=1, statistics=tmp_path, taught=True
     )
-    assert _ranking(asdict(plain), torch.device("cpu")) is None
+    assert _ranking(asdict(plain), np.ones(3), torch.device("cpu")) is None
 
 
 def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) ->
     table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3]})
     pq.write_table(table, tmp_path / "part.parquet")
     train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity").model_dump()
-    ranking = _ranking({"train": train, "statistics": str(tmp_path)}, torch.device("cpu"))
+    ranking = _ranking({"train": train}, _train_counts(str(tmp_path), {"facts": {}}), torch.device("cpu"))
     assert ranking is not None
     assert ranking.item_weights_V is not None
     assert ranking.item_weights_V.tolist() == [0.5, 3.0, 5.0]
@@ -405,3 +405,21 @@ def test_joint_training_leaves_the_teacher_to_its_own_loss(name: str) -> None:
     assert len(joint) == len(alone) > 0
     for one, other in zip(joint, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_against_negatives_train_under_autocast() -> None:
+    """On a GPU with bf16 the forward pass alone is in autocast: loss and gradients are those without, within its rounding."""
+    batch, found = _cycle(), []
+    drawn = batch.targets_T.int()[:, None].repeat(1, 4)
+    batch = replace(batch, hidden_TK=drawn.view(torch.int8), scales_TN=torch.zeros(len(drawn), 1))
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        ranking = Ranking("sampled_softmax", 10, 0.75, None)
+        module = NextItemTraining(_model(), draws=True, kl_weight=2.0, temperature=1.0, ranking=ranking).eval()
+        torch.manual_seed(4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = module(batch)
+        loss.total.backward()
+        found.append((loss.total.detach(), module.student.item_embedding.grad))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0.02, atol=0)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=0, atol=0.05 * float(found[0][1].abs().max()))

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from kdlib.data.batches import Batch
 from kdlib.models.sequence import SequenceModel
-from kdlib.training.module import CachedTeachers, NextItemTraining
+from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
 
 
 def _batch(targets: list[int]) -> Batch:
@@ -75,3 +76,35 @@ def test_a_taught_student_is_compared_over_the_training_items_too() -> None:
     assert found[0][1] > 0.01
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "binary_cross_entropy"])
+@pytest.mark.parametrize("popularity", [False, True])
+def test_sampled_losses_draw_no_new_item(loss: str, popularity: bool) -> None:
+    """However often they draw: what only a new item's title says gets no gradient."""
+    model = _model([True, True, True, True, False, False])
+    model.text_vectors_VE = torch.block_diag(
+        torch.randn(4, 3), torch.randn(2, 2)
+    )  # the last two columns are the new items'
+    weights = torch.full((6,), 1.0) if popularity else None
+    module = NextItemTraining(model, ranking=Ranking(loss, 3, 0.5, weights))
+    for _ in range(50):
+        module(_batch([1, 2, 3])).total.backward()
+    assert model.text_projection is not None
+    assert model.text_projection.weight.grad is not None
+    assert model.text_projection.weight.grad[:, :3].abs().sum() > 0
+    assert model.text_projection.weight.grad[:, 3:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("student_reads", [False, True])
+def test_a_teacher_that_learns_along_has_no_new_negatives_either(student_reads: bool) -> None:
+    """Whether or not its student reads titles; a student that does not read them has new items as negatives."""
+    teacher = _model([True, True, True, True, False, False])
+    teacher.text_vectors_VE = torch.block_diag(torch.randn(4, 3), torch.randn(2, 2))
+    student = _model([True, True, True, True, False, False], text=student_reads)
+    NextItemTraining(student, teacher=teacher, kl_weight=1.0)(_batch([1, 2, 3])).total.backward()
+    assert teacher.text_projection is not None
+    assert teacher.text_projection.weight.grad is not None
+    assert teacher.text_projection.weight.grad[:, 3:].abs().sum() == 0
+    assert student.item_embedding.grad is not None
+    assert (student.item_embedding.grad[4:].abs().sum() > 0) == (not student_reads)
