@@ -5,7 +5,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 
 from jobs._console import progress, say
 from jobs._published import parquet_files
-from jobs._ray import own_signal_handlers, read_parquet, start_ray
+from jobs._ray import cluster_address, own_signal_handlers, read_parquet, start_ray
 from jobs._step import code_version, up_to_date
 from kdlib import publish
-from kdlib.config import RunConfig
-from kdlib.errors import TrainingError
+from kdlib.config import RunConfig, TrainingConfig
+from kdlib.errors import ConfigError, TrainingError
 from kdlib.publish import Manifest
 
 CHECKPOINT_FORM = ("workers", "zero_stage", "bf16", "max_length", "max_validation_users")
@@ -218,13 +218,17 @@ def run_workers(
       epochs: how many lines will come.
 
     Raises:
+      ConfigError: a local Ray has no room for the workers and for reading their data.
       TrainingError: the workers failed more than `training.max_failures` times; the cause is in the text.
     """
+    import ray
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     settings, home = config.training, config.root / publish.CHECKPOINTS
+    if cluster_address(config) is None:  # a cluster at an address may grow; a local one would wait for ever
+        _check_room(settings, ray.cluster_resources())
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
     trainer = TorchTrainer(
@@ -261,6 +265,19 @@ def run_workers(
             raise TrainingError(_cause(error, settings.max_failures)) from error
 
 
+def _check_room(settings: TrainingConfig, there: Mapping[str, float]) -> None:
+    for name, asked, reading in (
+        ("CPU", settings.workers * settings.cpus_per_worker, 1.0),
+        ("GPU", settings.workers * settings.gpus_per_worker, 0.0),
+    ):
+        if asked + reading > there.get(name, 0.0) and asked:
+            raise ConfigError(
+                f"{settings.workers} training workers want {asked:g} {name}s{', and reading wants another' if reading else ''}, but"
+                f" the local Ray has {there.get(name, 0.0):g}: lower training.workers or training.{name.lower()}s_per_worker"
+                + (", or raise ray.num_cpus" if reading else "")
+            )
+
+
 def remove_checkpoints(config: RunConfig, name: str) -> None:
     """What a finished run of `run_workers` leaves, and what killed ones of its stage and date with other settings left."""
     stem = name.rpartition(".")[0]
@@ -286,12 +303,17 @@ def _in_place(run: TrainingRun, finished: Path) -> dict[str, Any]:
 
 
 def _cause(error: Exception, max_failures: int) -> str:
-    """A worker's own exception out of Ray's long text."""
+    """A worker's own exception out of Ray's long text, or why there are no workers."""
+    if (failure := getattr(error, "controller_failure", None)) is not None:
+        return f"the training workers could not be started: {type(failure).__name__}: {_first_line(failure)}"
     for failure in getattr(error, "worker_failures", {}).values():
         error = getattr(failure, "_base_exc", failure)
         break
-    lines = [line for line in str(error).splitlines() if line.strip()] or ["no message"]
-    return f"training failed {max_failures + 1} times; the last cause: {type(error).__name__}: {lines[0][:400]}"
+    return f"training failed {max_failures + 1} times; the last cause: {type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line[:400] for line in str(error).splitlines() if line.strip()), "no message")
 
 
 class _EpochLines:

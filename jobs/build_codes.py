@@ -64,7 +64,7 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
             [weight for _, weight in members],
             num_train,
             None if titles is None else read_title_vectors(titles),
-            heads_read_titles=all(t.text for t in config.teachers if not t.rules),
+            heads_read_titles=all(t.text and t.model.tied for t in config.teachers if not t.rules),
             **model.codes.model_dump(),
             width=model.dim,
             seed=config.seed,

@@ -28,8 +28,15 @@ def run(config: RunConfig, *, only_in_use: bool = False) -> None:
     say(f"deliver: {done.ds}, {' and '.join(done.versions)}, is in use at {settings.url}")
 
 
+def _run_and_tell(config: RunConfig) -> None:
+    from jobs import telemetry
+
+    run(config)
+    telemetry.tell(config, mends=(74,))
+
+
 def main(argv: list[str] | None = None) -> int:
-    return command("deliver", run, argv, description=__doc__ or "", in_use=True)
+    return command("deliver", _run_and_tell, argv, description=__doc__ or "", in_use=True)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,15 @@ def _parts_of_search(config: RunConfig) -> dict[str, str]:
     return versions(config, "products", *promotions.SEARCH) if config.search else {}
 
 
+def _run_and_tell(config: RunConfig) -> None:
+    from jobs import telemetry
+
+    run(config)
+    telemetry.tell(config, mends=(3, 74))
+
+
 def main(argv: list[str] | None = None) -> int:
-    return command("promote", run, argv, description=__doc__ or "")
+    return command("promote", _run_and_tell, argv, description=__doc__ or "")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The night's report: one HTML page of all that was published for a date, whatever the night has got to."""
 
+import argparse
 import sys
 import traceback
 from pathlib import Path
@@ -64,17 +65,28 @@ def run_or_warn(config: RunConfig) -> None:
         say(f"report    warning: no page was written ({what}); full text: {log_file(config, 'nightly')}")
 
 
-def _run_and_tell(config: RunConfig) -> None:
-    """The last job of a night that an orchestrator runs job by job tells monitoring too."""
-    run(config)
-    if config.telemetry:
-        from jobs import telemetry
+def _run_and_tell(config: RunConfig, status: int | None) -> None:
+    """The last job of a night that an orchestrator runs job by job tells monitoring too, also where there is nothing to show."""
+    from jobs import telemetry
 
-        telemetry.run(config)
+    try:
+        run(config)
+    finally:
+        if config.telemetry:
+            telemetry.write_or_warn(config, status)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--status", type=int, help="the night's exit status, for telemetry; without it what was told of this day stays"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command("report", _run_and_tell, argv, description=__doc__ or "")
+    return command(
+        "report", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
+        with_arguments=lambda config, arguments: _run_and_tell(config, arguments.status),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

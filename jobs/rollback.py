@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from jobs import deliver
+from jobs import deliver, telemetry
 from jobs._console import command, say
 from kdlib import promotions
 from kdlib.config import RunConfig, load_config
@@ -21,6 +21,7 @@ def run(config: RunConfig, to: str, reason: str) -> None:
     say(f"rollback: {to} is in use{was}: {config.root / promotions.LINK / 'recommendations'}")
     if config.delivery:
         deliver.run(config)
+    telemetry.tell(config)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

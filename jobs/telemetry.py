@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -41,6 +42,19 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
     fresh.replace(path)
 
 
+def tell(config: RunConfig, *, mends: Collection[int] = ()) -> None:
+    """`run`, at the end of a job by hand that changes what is in use; nothing where no file is asked for.
+
+    Args:
+      config: the run config.
+      mends: exit statuses of this day's night that the job has made good; they become 0.
+    """
+    if config.telemetry is not None:
+        path = Path(config.telemetry.textfile)
+        told = _status_told(path, config.name, config.day) if path.exists() else None
+        write_or_warn(config, 0 if told in mends else None)
+
+
 def _status_told(path: Path, run: str, ds: str) -> int | None:
     """What the file says of a night's exit status; None where it says nothing, or of another one."""
     families = text_string_to_metric_families(path.read_text())
@@ -49,8 +63,8 @@ def _status_told(path: Path, run: str, ds: str) -> int | None:
     return int(status) if status is not None and told.get("distilrec_night_day_timestamp_seconds") == unix(ds) else None
 
 
-def write_or_warn(config: RunConfig, status: int) -> None:
-    """`run`, at the end of a night: a failure is a warning."""
+def write_or_warn(config: RunConfig, status: int | None) -> None:
+    """`run`, at the end of something else: a failure is a warning."""
     try:
         run(config, status=status)
     except Exception as error:

@@ -654,7 +654,7 @@ class DeliveryConfig(Section):
     @model_validator(mode="after")
     def _is_a_plain_url(self) -> "DeliveryConfig":
         refuse_credentials(self.url)
-        if not re.match(r"[a-z0-9]+://.", self.url):
+        if not re.match(r"[a-z0-9]+://.|\$", self.url):  # a variable of the cluster's, where `submit` looks
             raise ValueError(f"url must be like s3://bucket/folder, gs://… or file:///folder, found {self.url}")
         return self
 
@@ -674,7 +674,7 @@ def refuse_credentials(url: str) -> None:
 class TelemetryConfig(Section):
     """What monitoring gets to know of each night."""
 
-    textfile: Annotated[str, Field(pattern=r"\.prom$")]
+    textfile: Annotated[str, Field(pattern=r"\.prom$|^\$")]
     """A file in the Prometheus text format, written anew at the end of every night, failed ones too: in the folder of the
     node exporter's textfile collector it is scraped from there."""
 

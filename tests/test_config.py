@@ -248,6 +248,8 @@ def test_another_machine_s_variables_can_be_left_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("SHOP_LAKE", raising=False)
     (tmp_path / "run.yaml").write_text("name: tiny\noutput_dir: ${SHOP_LAKE}/out\ninput: {simulate: {}}\n")
     assert load_config(tmp_path / "run.yaml", expand=False).output_dir == "${SHOP_LAKE}/out"
+    more = ("delivery.url=${SHOP_BUCKET}", "telemetry.textfile=${SHOP_PROM}")
+    assert load_config(tmp_path / "run.yaml", overrides=more, expand=False).delivery is not None
 
 
 def test_where_searches_come_from(load):

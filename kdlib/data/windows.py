@@ -131,7 +131,7 @@ class EvaluationRows:
     user_ids: np.ndarray
     items: np.ndarray
     context: np.ndarray
-    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`; the last new_session, of the target, is 1."""
+    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`; the last new_session is the target's."""
     offsets: np.ndarray
     targets: np.ndarray
     repeats: int
@@ -141,14 +141,13 @@ class EvaluationRows:
         return len(self.targets)
 
 
-def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationRows:
+def evaluation_rows(histories: pa.Table, *, position_column: str, target_opens_session: bool = True) -> EvaluationRows:
     """Rows to validate or test on: the history up to but excluding the position named by a column.
-
-    As in the nightly table, the target is taken to open a session: when it will come nobody knows then.
 
     Args:
       histories: rows of `tables.HISTORIES`.
       position_column: `validation_position` or `test_position`; users where it is null give no row.
+      target_opens_session: as in the nightly table, where nobody knows when the target will come; else as it was.
     """
     histories = histories.filter(histories[position_column].is_valid())
     items, offsets = ragged(histories["item_indices"])
@@ -162,7 +161,8 @@ def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationR
     inputs = take_slices(offsets[:-1][keep], position[keep])
     ends = np.cumsum(position[keep])
     context = context_of(histories)[inputs]
-    context[ends - 1, list(tables.CONTEXT).index("new_session")] = 1
+    if target_opens_session:
+        context[ends - 1, list(tables.CONTEXT).index("new_session")] = 1
     return EvaluationRows(
         user_ids=histories["user_id"].take(pa.array(keep)).to_numpy(zero_copy_only=False),
         items=items[inputs].astype(np.int64),

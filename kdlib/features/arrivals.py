@@ -211,7 +211,9 @@ def _named(stretches: Sequence[Stretch]) -> str:
 def _name(path: str) -> str:
     """A regular expression of the files' names with the day as its first group: the path's part that holds `{day}`, and on."""
     before, _, after = path.partition(DAY)
-    return rf"^.*/{_glob(before.rpartition('/')[2])}(\d{{4}}-\d{{2}}-\d{{2}}){_glob(after.removesuffix('/'))}(?:/.*)?$"
+    outside = re.sub(r"\{[^{}]*\}", lambda braces: "x" * len(braces[0]), before)  # a folder may end within braces
+    start = outside.rfind("/") + 1
+    return rf"^.*/{_glob(before[start:])}(\d{{4}}-\d{{2}}-\d{{2}}){_glob(after.removesuffix('/'))}(?:/.*)?$"
 
 
 def _glob(pattern: str) -> str:

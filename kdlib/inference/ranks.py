@@ -112,11 +112,13 @@ Score = Callable[[np.ndarray, np.ndarray, np.ndarray], Tensor]
 def _over_all_items(score: Score, known_items: int, else_V: Tensor) -> Score:
     """A model's scores, float [B, V], of a vocabulary that has grown since it was trained: −inf for what it does not know.
 
-    A history of unknown items alone gives the scores `else_V`.
+    A history of unknown items alone gives `else_V`, the items' popularity, as log-probabilities.
     """
     num_items = len(else_V)
     if known_items == num_items:
         return score
+    else_V = else_V.clamp_min(1e-9).log()
+    else_V[known_items:] = -torch.inf
 
     def scores(items: np.ndarray, context: np.ndarray, lengths: np.ndarray) -> Tensor:
         known = items < known_items

@@ -89,7 +89,7 @@ def _ranking(
         values_T = sampled_softmax(positive_T, negative_TN, log_expected_counts=counts_N, hits=hits_TN)
     elif loss == "gbce":
         assert calibration is not None
-        rate = len(negatives_N) / (num_items - 1)
+        rate = min(1.0, len(negatives_N) / max(num_items - 1, 1))
         values_T = gbce(positive_T, negative_TN, sampling_rate=rate, calibration=calibration, hits=hits_TN)
     elif loss == "binary_cross_entropy":
         values_T = binary_cross_entropy(positive_T, negative_TN, hits=hits_TN)

@@ -165,7 +165,7 @@ def last_training_rows(histories: pa.Table) -> EvaluationRows:
     """
     num_train = histories["num_train"].to_numpy()
     last = pa.array(num_train - 1, pa.int32(), mask=num_train < 2)
-    return evaluation_rows(histories.append_column("last", last), position_column="last")
+    return evaluation_rows(histories.append_column("last", last), position_column="last", target_opens_session=False)
 
 
 def choose_weights(

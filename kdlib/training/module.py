@@ -140,17 +140,18 @@ class NextItemTraining(nn.Module):
 
         A model that reads titles competes against the items of the training data only, and is compared with its teachers
         over these: as an eternal negative a new item's text would be learnt to mean "never". (A student taught by draws
-        that scores all items excepted: the draws are from all items.)
+        excepted: the draws are from all items.)
         """
         student, targets_T = _scored(self.student, batch), batch.targets_T
         if self.restricted:
             student, targets_T = self._competing(student, targets_T)
         if self.teacher is not None:
             whole = _scored(self.teacher, batch)
-            reads = self.teacher.text_projection is not None
-            own, own_targets_T = self._competing(whole, batch.targets_T) if reads else (whole, batch.targets_T)
+            own, own_targets_T = whole, batch.targets_T
+            if _scores_titles(self.teacher):
+                own, own_targets_T = self._competing(whole, batch.targets_T)
             teacher_loss = cross_entropy_and_kl(own, own_targets_T, dtype=self.dtype)
-            compared = self._competing(whole, batch.targets_T)[0] if self.restricted else whole
+            compared = self._competing(whole, batch.targets_T)[0] if self.compares else whole
             detached = Scored(*(None if part is None else part.detach() for part in compared))  # type: ignore[arg-type]
             loss = self._student_loss(student, targets_T, self._teachers([detached], [1.0]))
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
@@ -168,21 +169,21 @@ class NextItemTraining(nn.Module):
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
 
     def _restrict(self) -> None:
-        """Note which items the training data have, where there are others and a model reads titles."""
+        """Note which items the training data have, where there are others and a model scores items by titles."""
         models = [model for model in (self.student, self.teacher) if model is not None]
-        trained = [model.get_buffer("trained_V") for model in models if model.text_projection is not None]
+        trained = [model.get_buffer("trained_V") for model in models if _scores_titles(model)]
         trained_V = trained[0] if trained and not trained[0].all() else None
         self.candidates_C: Tensor | None
         self.place_V: Tensor | None
         self.register_buffer("candidates_C", None if trained_V is None else trained_V.nonzero()[:, 0], persistent=False)
         self.register_buffer("place_V", None if trained_V is None else trained_V.cumsum(0) - 1, persistent=False)
-        reads = trained_V is not None and self.student.text_projection is not None
-        self.restricted = reads and not self.draws and self.ranking is None
-        if self.restricted and self.cached is not None:
+        self.compares = trained_V is not None and _scores_titles(self.student) and not self.draws
+        self.restricted = self.compares and self.ranking is None
+        self.spares_new = self.compares and self.ranking is not None
+        if self.compares and self.cached is not None:
             heads = [Scored(matrix, matrix, bias) for matrix, bias in self.cached.heads]
             kept = [self._competing(head, torch.zeros(0, dtype=torch.int64))[0] for head in heads]
             self.cached = CachedTeachers([(head.weight_VW, head.bias_V) for head in kept], self.cached.weights)
-        self.spares_new = reads and self.ranking is not None
         if self.spares_new and self.ranking is not None and self.ranking.item_weights_V is not None:
             weights_V = self.ranking.item_weights_V
             seldom_V = torch.where(self.student.get_buffer("trained_V"), 1.0, SELDOM).to(weights_V)
@@ -205,8 +206,11 @@ class NextItemTraining(nn.Module):
             follower = student
             if self.auxiliary is not None:
                 follower = student._replace(hidden_TW=self.auxiliary(student.hidden_TW))
+            places_T = targets_T
+            if self.spares_new:
+                follower, places_T = self._competing(follower, targets_T)
             loss = chunked(
-                follower, targets_T, teachers, divergence=self.divergence, cross_entropy=together, dtype=self.dtype
+                follower, places_T, teachers, divergence=self.divergence, cross_entropy=together, dtype=self.dtype
             )
             if not together:
                 data = self._data_loss(student, targets_T, None)
@@ -265,6 +269,11 @@ class NextItemTraining(nn.Module):
 
     def _teachers(self, scored: list[Scored], weights: Sequence[float]) -> Teachers:
         return Teachers(scored, weights, self.kl_weight, self.temperature)
+
+
+def _scores_titles(model: SequenceModel) -> bool:
+    """Whether an item's title is part of what scores it."""
+    return model.tied and model.text_projection is not None
 
 
 def _scored(model: SequenceModel, batch: Batch) -> Scored:

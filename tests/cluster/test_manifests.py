@@ -232,7 +232,14 @@ def test_a_night_is_the_cluster_s_description_and_the_day_s_command(queue: str) 
     assert found is not None
     assert found["ds"] == "2026-11-22"
     assert "suspend" not in job["spec"]["rayClusterSpec"]
-    assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"] == cluster["spec"]["workerGroupSpecs"]
+    groups, made = cluster["spec"]["workerGroupSpecs"], job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    sizes = [(group["minReplicas"], group["replicas"], group["maxReplicas"]) for group in made]
+    if queue:  # Kueue takes no cluster that grows: all its nodes at once
+        assert sizes == [(group["maxReplicas"],) * 3 for group in groups]
+        assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+        assert "autoscalerOptions" not in job["spec"]["rayClusterSpec"]
+    else:
+        assert made == groups
     assert job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"] == "distilrec-cpu"
     assert job["spec"]["suspend"] is bool(queue)
     assert job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", "") == queue

@@ -87,6 +87,19 @@ def test_a_stage_run_by_itself_keeps_the_night_s_status(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
 
 
+def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
+    """`deliver` after 74 ends that alert; another status, and another day's, stay as they were."""
+    file = tmp_path / "shop.prom"
+    document = {"name": "shop", "output_dir": str(tmp_path / "out"), "input": {"simulate": {}}}
+    (tmp_path / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(file)}}))
+    config, told = load_config(tmp_path / "run.yaml", ds="2026-11-21"), []
+    for status in (74, 3):
+        telemetry.run(config, status=status)
+        telemetry.tell(config, mends=(74,))
+        told.append(re.findall(r'night_exit_status\{run="shop"\} (\S+)', file.read_text()))
+    assert told == [["0.0"], ["3.0"]]
+
+
 def test_training_speed_is_over_all_epochs() -> None:
     """Positions over seconds; a model without epochs has none."""
     epochs = [{"positions": 100.0, "train_seconds": 2.0, "data_wait_seconds": 1.0}, {"positions": 500.0, "train_seconds": 2.0, "data_wait_seconds": 0.0}]  # fmt: skip

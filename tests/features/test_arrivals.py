@@ -139,6 +139,7 @@ def test_a_late_files_rows_all_arrive_too_late(spark) -> None:
         ("/lake/day={day}/part-[0-9].csv", "file:///lake/day=2024-05-02/part-3.csv"),
         ("/lake/day={day}/[!_]*", "/lake/day=2024-05-02/part.csv"),
         ("/lake/{us,eu}-{day}/*.csv", "/lake/eu-2024-05-02/a.csv"),
+        ("/lake/{us/clicks,eu/clicks}-{day}.csv", "/lake/eu/clicks-2024-05-02.csv"),
         ("/lake/100%-{day}", "/lake/100%25-2024-05-02/a.csv"),
         ("/lake/day={day}", "/lake/day=2024-05-02/a/b.csv"),
     ],

@@ -87,10 +87,12 @@ def test_a_history_that_an_earlier_model_cannot_read_is_ranked_by_popularity() -
     torch.manual_seed(0)
     earlier = SequenceModel(num_items=4, kind="gru", dim=8, max_length=5).eval()
     rows = [([4, 5, 2], [0] * 3, 1, None, 2), ([5, 3], [0] * 2, 1, None, 1), ([0, 1, 5, 2], [0] * 4, 1, None, 3)]
-    popularity = np.array([5.0, 9.0, 7.0, 6.0, 1.0, 0.0])
+    popularity = np.array([5.0, 9.0, 7.0, 6.0, 100.0, 0.0])  # what the model does not know stays last
     for kept in (rows[:2], rows):
         found = ranks_of_models(
             [earlier], [1.0], evaluation_rows(histories(kept), position_column="test_position"),
             device=torch.device("cpu"), num_items=6, popularity_V=popularity,
+            top=3, confidence_k=1,
         )  # fmt: skip
         assert found.ranks[:2].tolist() == [1, 2]
+        assert found.confidence[:2].tolist() == pytest.approx([9 / 27, 9 / 27])

@@ -7,10 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs._fit import TrainingRun, _cause, checkpoints_name, remove_checkpoints
+from jobs._fit import TrainingRun, _cause, _check_room, checkpoints_name, remove_checkpoints
 from jobs._train_worker import _best_epoch, _check_loss, _learning_rate, _Shard
-from kdlib.config import RunConfig, TrainConfig
+from kdlib.config import RunConfig, TrainConfig, TrainingConfig
 from kdlib.data.windows import training_windows
+from kdlib.errors import ConfigError
 from tests.data.test_windows import histories
 
 
@@ -135,3 +136,24 @@ def test_a_loss_that_has_lost_its_way_ends_the_training(figures, loss, says):
     else:
         with pytest.raises(FloatingPointError, match=f"student: the loss .*{says}.*; lower learning_rate"):
             _check_loss(figures, run, 3, 100)
+
+
+def test_workers_that_cannot_start_give_their_reason() -> None:
+    """There is no worker then whose exception could be told."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError
+
+    told = _cause(ControllerError(WorkerGroupStartupTimeoutError(10)), 2)
+    assert told.startswith("the training workers could not be started: WorkerGroupStartupTimeoutError: ")
+    assert "10" in told
+
+
+def test_a_local_ray_without_room_for_the_workers_is_an_error() -> None:
+    """It would wait for ever; reading the data needs a CPU of its own."""
+    _check_room(TrainingConfig(workers=6), {"CPU": 4.0})
+    with pytest.raises(
+        ConfigError, match=r"8 training workers want 4 CPUs, and reading wants another, .* has 4: lower"
+    ):
+        _check_room(TrainingConfig(workers=8), {"CPU": 4.0})
+    with pytest.raises(ConfigError, match="1 training workers want 1 GPUs, but the local Ray has 0"):
+        _check_room(TrainingConfig(workers=1, gpus_per_worker=1), {"CPU": 4.0})

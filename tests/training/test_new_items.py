@@ -6,8 +6,23 @@ import pytest
 import torch
 
 from kdlib.data.batches import Batch
+from kdlib.losses.next_item import Scored
 from kdlib.models.sequence import SequenceModel
 from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
+
+
+def _reading_model() -> SequenceModel:
+    """Six items, the last two new; the last two columns of the titles are theirs alone."""
+    model = _model([True, True, True, True, False, False])
+    model.text_vectors_VE = torch.block_diag(torch.randn(4, 3), torch.randn(2, 2))
+    return model
+
+
+def _of_new_titles(model: SequenceModel) -> float:
+    """How much what only new items' titles say has been pushed."""
+    assert model.text_projection is not None
+    assert model.text_projection.weight.grad is not None
+    return float(model.text_projection.weight.grad[:, 3:].abs().sum())
 
 
 def _batch(targets: list[int]) -> Batch:
@@ -108,3 +123,52 @@ def test_a_teacher_that_learns_along_has_no_new_negatives_either(student_reads: 
     assert teacher.text_projection.weight.grad[:, 3:].abs().sum() == 0
     assert student.item_embedding.grad is not None
     assert (student.item_embedding.grad[4:].abs().sum() > 0) == (not student_reads)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
+def test_a_teacher_is_followed_over_the_training_items_beside_a_sampled_loss(loss: str) -> None:
+    """Hidden states with a sampled loss: new items get no gradient from either, though the teacher calls them likely."""
+    model, head = _reading_model(), torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    head[4:] *= 10
+    batch = replace(_batch([1, 2, 3]), hidden_TK=torch.randn(3, 4), scales_TN=torch.ones(3, 1))
+    cached = CachedTeachers([(head, None)], [1.0])
+    module = NextItemTraining(model, cached=cached, kl_weight=1.0, ranking=Ranking(loss, 3, 0.5, None))
+    found = module(batch)
+    found.total.backward()
+    assert found.kl > 0.01
+    assert _of_new_titles(model) == 0
+
+
+def test_draws_from_all_items_keep_new_items_as_negatives() -> None:
+    """What can be a positive must be able to be a negative, or it would only ever rise."""
+    model = _reading_model()
+    drawn = torch.tensor([[4, 0], [1, 5], [2, 3]], dtype=torch.int32)
+    batch = replace(_batch([1, 2, 3]), hidden_TK=drawn.view(torch.int8), scales_TN=torch.zeros(3, 1))
+    module = NextItemTraining(model, draws=True, kl_weight=1.0, ranking=Ranking("sampled_softmax", 5, 0.5, None))
+    seen = {int(item) for _ in range(50) for item in module._negatives(_head_of(model))}
+    assert seen == set(range(6))
+    module(batch).total.backward()
+    assert _of_new_titles(model) > 0
+
+
+def _head_of(model: SequenceModel) -> Scored:
+    return Scored(torch.zeros(1, 4), *model.head())
+
+
+def test_an_output_matrix_of_its_own_has_new_items_as_negatives() -> None:
+    """Untied, no title scores an item: a row that no loss touched would rank by chance."""
+    torch.manual_seed(0)
+    model = SequenceModel(
+        num_items=4, kind="gru", dim=4, tied=False, text_vectors_VE=torch.randn(4, 5),
+        trained_V=torch.tensor([True, True, True, False]),
+    )  # fmt: skip
+    NextItemTraining(model)(_batch([1, 2, 0])).total.backward()
+    assert model.output_embedding is not None
+    assert model.output_embedding.grad is not None
+    assert model.output_embedding.grad[3].abs().sum() > 0
+
+
+def test_gbce_takes_more_negatives_than_training_items() -> None:
+    """A small catalogue with new items is no error: at most every other item is sampled."""
+    module = NextItemTraining(_reading_model(), ranking=Ranking("gbce", 5, 0.75, None))
+    assert torch.isfinite(module(_batch([1, 2, 3])).total)

@@ -37,6 +37,12 @@ def night(
     """
     spec = dict(template["spec"])
     spec["rayClusterSpec"] = {key: value for key, value in cluster["spec"].items() if key != SUSPEND}
+    if queue:  # Kueue gives a night all its nodes at once, and refuses those that would grow
+        fixed = {
+            "enableInTreeAutoscaling": False,
+            "workerGroupSpecs": [_whole(g) for g in cluster["spec"]["workerGroupSpecs"]],
+        }
+        spec["rayClusterSpec"] = {k: v for k, v in (spec["rayClusterSpec"] | fixed).items() if k != "autoscalerOptions"}
     image = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
     submitter = spec["submitterPodTemplate"]["spec"]["containers"][0]
     spec["submitterPodTemplate"]["spec"]["containers"] = [submitter | {"image": image}]
@@ -45,6 +51,11 @@ def night(
     spec[SUSPEND] = bool(queue)
     labels = template["metadata"]["labels"] | {"distilrec/ds": ds} | ({QUEUE_LABEL: queue} if queue else {})
     return template | {"metadata": {"name": f"distilrec-{ds}", "labels": labels}, "spec": spec}
+
+
+def _whole(group: dict[str, Any]) -> dict[str, Any]:
+    """The worker group at its full size."""
+    return group | dict.fromkeys(("replicas", "minReplicas"), group["maxReplicas"])
 
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
