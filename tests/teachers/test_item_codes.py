@@ -122,7 +122,7 @@ def test_a_new_item_gets_the_codes_of_the_items_it_reads_like() -> None:
     matrix[:9] = 50.0  # never trained: must not count
     titles[6:9] = 0.0
     codes, books, facts = learn_item_codes(
-        [(matrix, None)], [1.0], num_train, titles.numpy(), kind="residual", **(SETTINGS | {"size": 64})
+        [(matrix, None)], [1.0], num_train, titles.numpy(), kind="residual", count=4, size=64, width=6, seed=1
     )
     assert facts["items"] == {"teacher": 111, "title": 6, "none": 3}
     assert facts["title_explained_variance"] > 0.9
