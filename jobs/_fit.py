@@ -270,7 +270,7 @@ def _check_room(settings: TrainingConfig, there: Mapping[str, float]) -> None:
         ("CPU", settings.workers * settings.cpus_per_worker, 1.0),
         ("GPU", settings.workers * settings.gpus_per_worker, 0.0),
     ):
-        if asked + reading > there.get(name, 0.0) and asked:
+        if asked + reading > there.get(name, 0.0) + 1e-6 and asked:
             raise ConfigError(
                 f"{settings.workers} training workers want {asked:g} {name}s{', and reading wants another' if reading else ''}, but"
                 f" the local Ray has {there.get(name, 0.0):g}: lower training.workers or training.{name.lower()}s_per_worker"
@@ -305,15 +305,21 @@ def _in_place(run: TrainingRun, finished: Path) -> dict[str, Any]:
 def _cause(error: Exception, max_failures: int) -> str:
     """A worker's own exception out of Ray's long text, or why there are no workers."""
     if (failure := getattr(error, "controller_failure", None)) is not None:
-        return f"the training workers could not be started: {type(failure).__name__}: {_first_line(failure)}"
+        kind = type(failure).__name__
+        what = (
+            "the training workers could not be started" if kind.startswith("WorkerGroupStartup") else "training failed"
+        )
+        return f"{what}: {kind}: {_in_a_line(failure)}"
     for failure in getattr(error, "worker_failures", {}).values():
         error = getattr(failure, "_base_exc", failure)
         break
-    return f"training failed {max_failures + 1} times; the last cause: {type(error).__name__}: {_first_line(error)}"
+    return f"training failed {max_failures + 1} times; the last cause: {type(error).__name__}: {_in_a_line(error)}"
 
 
-def _first_line(error: Exception) -> str:
-    return next((line[:400] for line in str(error).splitlines() if line.strip()), "no message")
+def _in_a_line(error: Exception) -> str:
+    """The first line; where that announces what follows, also the last, in which tracebacks have the error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return lines[0][:400] if len(lines) == 1 or not lines[0].endswith(":") else f"{lines[0][:400]} {lines[-1][:400]}"
 
 
 class _EpochLines:

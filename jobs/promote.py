@@ -10,7 +10,7 @@ from jobs._lock import held_dates
 from jobs._published import check_made_from, versions
 from kdlib import gates, promotions, publish, retention
 from kdlib.config import RunConfig
-from kdlib.errors import GateError, InputError
+from kdlib.errors import DeliveryError, GateError, InputError
 from kdlib.promotions import Promotion
 
 
@@ -83,7 +83,11 @@ def _parts_of_search(config: RunConfig) -> dict[str, str]:
 def _run_and_tell(config: RunConfig) -> None:
     from jobs import telemetry
 
-    run(config)
+    try:
+        run(config)
+    except DeliveryError:  # it is in use nevertheless
+        telemetry.tell(config, mends=(3,))
+        raise
     telemetry.tell(config, mends=(3, 74))
 
 

@@ -19,9 +19,11 @@ def run(config: RunConfig, to: str, reason: str) -> None:
     promotions.rollback(config.root, to, reason=reason)
     was = f", {before.ds} no more" if before and before.ds != to else ""
     say(f"rollback: {to} is in use{was}: {config.root / promotions.LINK / 'recommendations'}")
-    if config.delivery:
-        deliver.run(config)
-    telemetry.tell(config)
+    try:
+        if config.delivery:
+            deliver.run(config)
+    finally:
+        telemetry.tell(config)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Collection
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,7 +13,7 @@ from jobs.report import models_of
 from kdlib import delivery, promotions
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.report.exposition import InUse, exposition, unix
+from kdlib.report.exposition import InUse, exposition
 from kdlib.report.gather import find_partitions, gather
 
 
@@ -35,32 +36,46 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
         rows = {name: promotions.manifest_of(config.root, switch, name).rows or 0 for name in tables}
         in_use = InUse(switch.ds, switch.unix_seconds, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if status is None and path.exists():
-        status = _status_told(path, config.name, config.day)
+    if status is None and (told := _told(path, config.name)) and told[0] == config.day:
+        status = told[1]
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     fresh.write_bytes(exposition(night, in_use=in_use, status=status))
     fresh.replace(path)
 
 
 def tell(config: RunConfig, *, mends: Collection[int] = ()) -> None:
-    """`run`, at the end of a job by hand that changes what is in use; nothing where no file is asked for.
+    """Tell what is in use now, at the end of a job by hand that has changed it; nothing where no file is asked for.
+
+    The night that the file speaks of, and its exit status, stay. A failure is a warning.
 
     Args:
       config: the run config.
       mends: exit statuses of this day's night that the job has made good; they become 0.
     """
-    if config.telemetry is not None:
-        path = Path(config.telemetry.textfile)
-        told = _status_told(path, config.name, config.day) if path.exists() else None
-        write_or_warn(config, 0 if told in mends else None)
+    if config.telemetry is None:
+        return
+    try:
+        ds, status = _told(Path(config.telemetry.textfile), config.name) or (config.day, None)
+        mended = ds == config.day and status in mends
+        run(config.model_copy(update={"ds": date.fromisoformat(ds)}), status=0 if mended else status)
+    except Exception as error:
+        _warn(error)
 
 
-def _status_told(path: Path, run: str, ds: str) -> int | None:
-    """What the file says of a night's exit status; None where it says nothing, or of another one."""
+def _told(path: Path, run: str) -> tuple[str, int | None] | None:
+    """The night that the file speaks of and its exit status; None where there is no file or no night of this run in it."""
+    if not path.exists():
+        return None
     families = text_string_to_metric_families(path.read_text())
     told = {sample.name: sample.value for one in families for sample in one.samples if sample.labels == {"run": run}}
-    status = told.get("distilrec_night_exit_status")
-    return int(status) if status is not None and told.get("distilrec_night_day_timestamp_seconds") == unix(ds) else None
+    day, status = told.get("distilrec_night_day_timestamp_seconds"), told.get("distilrec_night_exit_status")
+    if day is None:
+        return None
+    return datetime.fromtimestamp(day, UTC).date().isoformat(), None if status is None else int(status)
+
+
+def _warn(error: Exception) -> None:
+    say(f"telemetry warning: not written: {type(error).__name__}: {error}")
 
 
 def write_or_warn(config: RunConfig, status: int | None) -> None:
@@ -68,7 +83,7 @@ def write_or_warn(config: RunConfig, status: int | None) -> None:
     try:
         run(config, status=status)
     except Exception as error:
-        say(f"telemetry warning: not written: {type(error).__name__}: {error}")
+        _warn(error)
 
 
 def main(argv: list[str] | None = None) -> int:

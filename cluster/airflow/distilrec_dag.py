@@ -15,7 +15,7 @@ import shlex
 from datetime import datetime, timedelta
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Context, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
@@ -32,13 +32,31 @@ FINAL = {
 }
 """Exit statuses that no retry mends; all others are retried: 74 (not delivered), 75 (another run holds the date) and crashes."""
 
+
+def _run(words: list[str], day: str) -> int:
+    """A job's exit status; its lines go to the task's log."""
+    command = [*COMMAND, *words, "--config", CONFIG, "--ds", day]
+    return SubprocessHook().run_command(command, env=dict(os.environ)).exit_code
+
+
+def tell_failure(context: Context) -> None:
+    """No retry is left: a blocked or broken night has a report too, and monitoring gets to know its exit status."""
+    found = re.search(r"exit status (\d+)", str(context.get("exception")))
+    _run(["report", "--status", found[1] if found else "1"], context["ds"])
+
+
 with DAG(
     dag_id="distilrec",
     schedule=CronDataIntervalTimetable("30 0 * * *", timezone="UTC"),
     start_date=datetime(2026, 11, 1),
     catchup=True,
     max_active_runs=1,  # the item vocabulary grows from night to night, in order
-    default_args={"retries": 3, "retry_delay": timedelta(minutes=10), "execution_timeout": timedelta(hours=6)},
+    default_args={
+        "retries": 3,
+        "retry_delay": timedelta(minutes=10),
+        "execution_timeout": timedelta(hours=6),
+        "on_failure_callback": tell_failure,
+    },
     doc_md=__doc__,
     tags=["distilrec"],
 ) as dag:
@@ -46,14 +64,7 @@ with DAG(
     @task
     def run_stage(stage: str, day: str) -> None:  # `ds` is a name of Airflow's own
         """Run one stage; its lines go to the task's log."""
-
-        def run(words: list[str]) -> int:
-            command = [*COMMAND, *words, "--config", CONFIG, "--ds", day]
-            return SubprocessHook().run_command(command, env=dict(os.environ)).exit_code
-
-        status = run(stage.split())
-        if status and not stage.startswith("report"):
-            run(["report", "--status", str(status)])  # the page, and the status for monitoring
+        status = _run(stage.split(), day)
         if status in FINAL:
             raise AirflowFailException(f"{stage}: exit status {status}: {FINAL[status]}")
         if status:
@@ -65,4 +76,5 @@ with DAG(
         if previous is not None:
             previous >> this
         previous = this
-    previous >> run_stage.override(task_id="report")("report --status 0", "{{ ds }}")
+    # only if all is well; else `tell_failure` has reported
+    previous >> run_stage.override(task_id="report", on_failure_callback=None)("report --status 0", "{{ ds }}")

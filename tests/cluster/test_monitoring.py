@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from datetime import date
 from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -88,7 +89,7 @@ def test_a_stage_run_by_itself_keeps_the_night_s_status(tmp_path: Path) -> None:
 
 
 def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
-    """`deliver` after 74 ends that alert; another status, and another day's, stay as they were."""
+    """`deliver` after 74 ends that alert; another status, and the night of another day, stay as they were."""
     file = tmp_path / "shop.prom"
     document = {"name": "shop", "output_dir": str(tmp_path / "out"), "input": {"simulate": {}}}
     (tmp_path / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(file)}}))
@@ -98,6 +99,19 @@ def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
         telemetry.tell(config, mends=(74,))
         told.append(re.findall(r'night_exit_status\{run="shop"\} (\S+)', file.read_text()))
     assert told == [["0.0"], ["3.0"]]
+    telemetry.run(config.model_copy(update={"ds": date(2026, 11, 22)}), status=74)
+    before = file.read_text()
+    telemetry.tell(config, mends=(74,))
+    assert file.read_text() == before
+
+
+def test_telemetry_that_cannot_be_written_fails_no_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is in use has been switched by then."""
+    (tmp_path / "shop.prom").write_bytes(b"\xff{{")
+    document = {"name": "shop", "ds": DS, "output_dir": str(tmp_path / "out"), "input": {"simulate": {}}}
+    (tmp_path / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(tmp_path / "shop.prom")}}))
+    telemetry.tell(load_config(tmp_path / "run.yaml"))
+    assert "telemetry warning: not written" in capsys.readouterr().out
 
 
 def test_training_speed_is_over_all_epochs() -> None:

@@ -140,12 +140,15 @@ def test_a_loss_that_has_lost_its_way_ends_the_training(figures, loss, says):
 
 def test_workers_that_cannot_start_give_their_reason() -> None:
     """There is no worker then whose exception could be told."""
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
     from ray.train.v2.api.exceptions import ControllerError
 
     told = _cause(ControllerError(WorkerGroupStartupTimeoutError(10)), 2)
     assert told.startswith("the training workers could not be started: WorkerGroupStartupTimeoutError: ")
     assert "10" in told
+    start = WorkerGroupStartupFailedError("a worker failed to initialize due to error:\nTraceback\nOSError: no space\n")
+    assert _cause(ControllerError(start), 2).endswith("failed to initialize due to error: OSError: no space")
+    assert _cause(ControllerError(OSError("disk full")), 2) == "training failed: OSError: disk full"
 
 
 def test_a_local_ray_without_room_for_the_workers_is_an_error() -> None:
