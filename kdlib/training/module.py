@@ -138,9 +138,8 @@ class NextItemTraining(nn.Module):
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of one batch, summed over its real positions.
 
-        A model that reads titles competes against the items of the training data only, and is compared with its teachers
-        over these: as an eternal negative a new item's text would be learnt to mean "never". (A student taught by draws
-        excepted: the draws are from all items.)
+        A model that reads titles and has no teacher competes against the items of the training data only: as an eternal
+        negative a new item's text would be learnt to mean "never". A student hears from its teachers how likely it is.
         """
         student, targets_T = _scored(self.student, batch), batch.targets_T
         if self.restricted:
@@ -151,8 +150,7 @@ class NextItemTraining(nn.Module):
             if _scores_titles(self.teacher):
                 own, own_targets_T = self._competing(whole, batch.targets_T)
             teacher_loss = cross_entropy_and_kl(own, own_targets_T, dtype=self.dtype)
-            compared = self._competing(whole, batch.targets_T)[0] if self.compares else whole
-            detached = Scored(*(None if part is None else part.detach() for part in compared))  # type: ignore[arg-type]
+            detached = Scored(*(None if part is None else part.detach() for part in whole))  # type: ignore[arg-type]
             loss = self._student_loss(student, targets_T, self._teachers([detached], [1.0]))
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
         if self.draws:
@@ -177,13 +175,10 @@ class NextItemTraining(nn.Module):
         self.place_V: Tensor | None
         self.register_buffer("candidates_C", None if trained_V is None else trained_V.nonzero()[:, 0], persistent=False)
         self.register_buffer("place_V", None if trained_V is None else trained_V.cumsum(0) - 1, persistent=False)
-        self.compares = trained_V is not None and _scores_titles(self.student) and not self.draws
-        self.restricted = self.compares and self.ranking is None
-        self.spares_new = self.compares and self.ranking is not None
-        if self.compares and self.cached is not None:
-            heads = [Scored(matrix, matrix, bias) for matrix, bias in self.cached.heads]
-            kept = [self._competing(head, torch.zeros(0, dtype=torch.int64))[0] for head in heads]
-            self.cached = CachedTeachers([(head.weight_VW, head.bias_V) for head in kept], self.cached.weights)
+        untaught = self.teacher is None and self.cached is None and not self.draws
+        alone = trained_V is not None and untaught
+        self.restricted = alone and self.ranking is None
+        self.spares_new = alone and self.ranking is not None
         if self.spares_new and self.ranking is not None and self.ranking.item_weights_V is not None:
             weights_V = self.ranking.item_weights_V
             seldom_V = torch.where(self.student.get_buffer("trained_V"), 1.0, SELDOM).to(weights_V)
@@ -193,9 +188,8 @@ class NextItemTraining(nn.Module):
         """The same among the items of the training data alone."""
         if self.candidates_C is None or self.place_V is None:
             return scored, targets_T
-        kept_C = self.candidates_C.to(scored.weight_VW.device)
-        bias_C = None if scored.bias_V is None else scored.bias_V[kept_C]
-        return Scored(scored.hidden_TW, scored.weight_VW[kept_C], bias_C), self.place_V[targets_T]
+        bias_C = None if scored.bias_V is None else scored.bias_V[self.candidates_C]
+        return Scored(scored.hidden_TW, scored.weight_VW[self.candidates_C], bias_C), self.place_V[targets_T]
 
     def _student_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
         how, together = self.distillation, self.ranking is None and self.auxiliary is None
@@ -206,11 +200,8 @@ class NextItemTraining(nn.Module):
             follower = student
             if self.auxiliary is not None:
                 follower = student._replace(hidden_TW=self.auxiliary(student.hidden_TW))
-            places_T = targets_T
-            if self.spares_new:
-                follower, places_T = self._competing(follower, targets_T)
             loss = chunked(
-                follower, places_T, teachers, divergence=self.divergence, cross_entropy=together, dtype=self.dtype
+                follower, targets_T, teachers, divergence=self.divergence, cross_entropy=together, dtype=self.dtype
             )
             if not together:
                 data = self._data_loss(student, targets_T, None)
