@@ -156,9 +156,8 @@ def _erase_rows(path: Path, root: Path, user_id: str, user_columns: Collection[s
         return 0
     fresh = path.with_name(f".{path.name}.forgetting")
     pq.write_table(pq.ParquetFile(path).read().filter(pa.array(~gone)), fresh, compression="zstd")
-    _mend_manifest(
-        path, fresh, root
-    )  # before the rows go: killed in between, the next run finds them and does both again
+    # before the rows go: killed in between, the next run finds them and does both again
+    _mend_manifest(path, fresh, root)
     fresh.replace(path)
     return int(gone.sum())
 

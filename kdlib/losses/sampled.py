@@ -101,13 +101,7 @@ def _ranking(
 
 
 def sampled_softmax_and_sampled_kl(
-    student: Scored,
-    targets_T: Tensor,
-    negatives_N: Tensor,
-    draws: Draws,
-    *,
-    item_weights_V: Tensor | None = None,
-    num_items: int | None = None,
+    student: Scored, targets_T: Tensor, negatives_N: Tensor, draws: Draws, *, item_weights_V: Tensor | None = None
 ) -> LossSums:
     """`CE + λ·T²·KL(teachers' mixture_T ‖ student_T)` without the scores of all items, neither the student's nor a teacher's.
 
@@ -121,15 +115,14 @@ def sampled_softmax_and_sampled_kl(
       negatives_N: int64 item indices, for both parts.
       draws: whom to learn from besides the data.
       item_weights_V: what the negatives were drawn by, None for uniformly.
-      num_items: of how many items they were drawn uniformly; all when None.
 
     Returns:
       Sums; `correct` as in `sampled_ranking`.
     """
     negative_TN = _shared_scores(student, negatives_N)
-    data = _ranking(student, targets_T, negatives_N, negative_TN, "sampled_softmax", item_weights_V, num_items)
+    data = _ranking(student, targets_T, negatives_N, negative_TN, "sampled_softmax", item_weights_V, None)
     temperature, items_TS = draws.temperature, draws.items_TS.long()
-    num_items, sorted_N = num_items or len(student.weight_VW), negatives_N.sort().values
+    num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
     with torch.autocast(student.hidden_TW.device.type, enabled=False):  # its backward pass is outside of autocast
         drawn_TS = _OwnScores.apply(student.hidden_TW.float(), student.weight_VW.float(), items_TS)
     if student.bias_V is not None:

@@ -157,10 +157,10 @@ class NextItemTraining(nn.Module):
             if self.ranking is None:
                 loss = cross_entropy_and_sampled_kl(student, batch.targets_T, self._draws(batch), dtype=self.dtype)
             else:
+                weights_V = self.ranking.item_weights_V
                 loss = sampled_softmax_and_sampled_kl(
-                    student, batch.targets_T, self._negatives(student), self._draws(batch),
-                    item_weights_V=self.ranking.item_weights_V, num_items=self._num_drawn_from(student),
-                )  # fmt: skip
+                    student, batch.targets_T, self._negatives(student), self._draws(batch), item_weights_V=weights_V
+                )
             return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
         teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
         loss = self._student_loss(student, targets_T, teachers)
