@@ -10,7 +10,8 @@ Recipes (each flag overrides one value):
 - `esasrec`: the same with gated LiGR layers (feed-forward 4 × wide) and a key padding mask: `s3_beauty_ligr.yaml` there,
   and the RecTools README's advice for eSASRec.
 
-`--negatives 0` trains with its softmax over all items. `--limit-batches N` ends an epoch after N batches: for timings.
+`--negatives 0` trains with its softmax over all items. `--minutes N` starts no epoch after N minutes of
+training: what a CPU can afford. `--limit-batches N` ends an epoch after N batches: for timings.
 
 Validation follows RecTools' "advanced training guide": a leave-one-out `get_val_mask_func`, a Lightning callback that
 ranks the whole catalogue, early stopping and a checkpoint on its NDCG@10. RecTools knows only items of the training
@@ -28,6 +29,7 @@ import json
 import platform
 import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,7 @@ K = 10
 MONITOR = "ndcg10"
 SASREC = {
     "dim": 256, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 50, "negatives": 256,
-    "learning_rate": 0.001, "batch_size": 128, "epochs": 200, "patience": 50, "limit_batches": 0,
+    "learning_rate": 0.001, "batch_size": 128, "epochs": 200, "patience": 50, "minutes": 0, "limit_batches": 0,
 }  # fmt: skip
 LAYERS = {
     "sasrec": {},
@@ -93,7 +95,9 @@ def last_of_user(interactions: pd.DataFrame) -> np.ndarray:
     return (newest_first.groupby(Columns.User, sort=False).cumcount() == 0).reindex(interactions.index).to_numpy()
 
 
-def make_trainer(epochs: int, patience: int, num_users: int, device: str, folder: str, limit_batches: int) -> Trainer:
+def make_trainer(
+    epochs: int, patience: int, minutes: int, num_users: int, device: str, folder: str, limit_batches: int
+) -> Trainer:
     """Lightning's trainer with the callbacks of the guide."""
     return Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
@@ -104,7 +108,7 @@ def make_trainer(epochs: int, patience: int, num_users: int, device: str, folder
             ValidationNdcg(num_users),
             EarlyStopping(monitor=MONITOR, mode="max", patience=patience),
             ModelCheckpoint(dirpath=folder, filename="best", monitor=MONITOR, mode="max"),
-            Timer(),
+            Timer(timedelta(minutes=minutes) if minutes else None, interval="epoch"),
         ],
         num_sanity_val_steps=0,
         logger=False,
@@ -164,6 +168,7 @@ def main() -> None:
         get_trainer_func_kwargs={
             "epochs": options.epochs,
             "patience": options.patience,
+            "minutes": options.minutes,
             "num_users": num_users,
             "device": options.device,
             "folder": str(options.work),

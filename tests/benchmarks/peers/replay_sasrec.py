@@ -13,8 +13,8 @@ Recipes (each flag overrides one value); all use Adam, betas (.9, .98), no weigh
 
 Those two files come from RePlay's older SasRec and from another split of the same data, so choose among the recipes by
 the validation NDCG@10 that each run reports. `--negatives N` trains with RePlay's sampled cross-entropy (`CESampled`, N
-uniform negatives a batch) instead of the whole catalogue: much cheaper on a CPU. `--limit-batches N` ends an epoch after
-N batches: for timings.
+uniform negatives a batch) instead of the whole catalogue: much cheaper on a CPU. `--minutes N` starts no epoch after N minutes
+of training: what a CPU can afford. `--limit-batches N` ends an epoch after N batches: for timings.
 
 Reads `split.npz`, writes `top.npz` (`top` int64 [users, 10]) and `facts.json` into `--work`.
 """
@@ -28,6 +28,7 @@ import json
 import platform
 import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import lightning
@@ -51,7 +52,7 @@ K = 10
 MONITOR = "ndcg@10"
 COMMON = {
     "max_length": 50, "learning_rate": 0.001, "batch_size": 256, "negatives": 0, "epochs": 200, "patience": 20,
-    "limit_batches": 0,
+    "minutes": 0, "limit_batches": 0,
 }  # fmt: skip
 RECIPES = {
     "library": {"dim": 192, "blocks": 2, "heads": 4, "dropout": 0.3} | COMMON,
@@ -170,7 +171,7 @@ def main() -> None:
     data = make_data(schema, options, longest, num_items)
     unseen = [SeenItemsFilter(num_items)]
     metrics = ComputeMetricsCallback(metrics=["ndcg"], ks=[K], postprocessors=unseen, verbose=False)
-    timer = Timer()
+    timer = Timer(timedelta(minutes=options.minutes) if options.minutes else None, interval="epoch")
     checkpoint = ModelCheckpoint(dirpath=options.work, filename="best", monitor=MONITOR, mode="max")
     stopping = EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience)
     lists = TorchTopItemsCallback(top_k=K, query_column="user_id", postprocessors=unseen)
