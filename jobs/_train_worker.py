@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from kdlib.data.folds import training_counts_outside
 from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
-from kdlib.models.files import FACTS, foldable, load_model, save_model
+from kdlib.models.files import FACTS, as_served, load_model, save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.warm import start_from
 from kdlib.teachers.item_codes import read_item_codes
@@ -156,6 +156,7 @@ def _train_one(
         workers=world,
         bf16=settings["bf16"] and device.type == "cuda",
     )
+    exports = {"student": run["stored_as"], "teacher": "float32"}
     best = {name: _Best() for name in ("student", "teacher") if getattr(module, name) is not None}
     state: dict[str, Any] = {"run": run["name"], "epoch": 0, "steps": 0, "log": []}
     _resume(engine, best, state, ray.train.get_checkpoint())
@@ -180,7 +181,7 @@ def _train_one(
         line = {"run": run["name"], "epoch": epoch + 1, **figures, "train_seconds": time.monotonic() - started}
         for name, record in best.items():
             weights = full_weights(engine, getattr(module, name))
-            scores = _validate(getattr(module, name), weights, rows, device=device, world=world)
+            scores = _validate(getattr(module, name), weights, exports[name], rows, device=device, world=world)
             line |= {f"{name}_{metric}": value for metric, value in scores.items()}
             record.update(scores["ndcg@10"], weights, has_rows=scores["rows"] > 0)
         state["log"] = [*state["log"], line]
@@ -190,7 +191,7 @@ def _train_one(
             _observe(line)
         _checkpoint(engine, best, state, line, rank=rank)
     if rank == 0:
-        exports = {"student": run["export"], "teacher": run["teacher_export"]}
+        folders = {"student": run["export"], "teacher": run["teacher_export"]}
         for name, record in reversed(best.items()):  # the student's last: it marks the run as finished
             own = {
                 "name": run["name"] if name == "student" else f"{run['name']}_teacher",
@@ -202,11 +203,11 @@ def _train_one(
                 "epochs": state["log"],
             }
             save_model(
-                Path(exports[name]),
+                Path(folders[name]),
                 getattr(module, name),
                 record.weights,
                 {**spec["facts"], **own},
-                export=run["stored_as"] if name == "student" else "float32",
+                export=exports[name],
             )
     engine.destroy()
 
@@ -322,13 +323,19 @@ class _Best:
 
 
 def _validate(
-    model: SequenceModel, weights: dict[str, torch.Tensor], rows: EvaluationRows, *, device: torch.device, world: int
+    model: SequenceModel,
+    weights: dict[str, torch.Tensor],
+    export: Literal["float32", "int8"],
+    rows: EvaluationRows,
+    *,
+    device: torch.device,
+    world: int,
 ) -> dict[str, float]:
-    """Validation metrics over all workers' rows."""
+    """Validation metrics over all workers' rows, of the model as it would be exported."""
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     if len(rows):
-        plain = SequenceModel(**model.options)  # what would be exported
-        plain.load_state_dict(foldable(model, weights))
+        plain = SequenceModel(**model.options)
+        plain.load_state_dict(as_served(model, weights, export))
         ranks = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device).ranks
         sums += torch.tensor(
             [ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device

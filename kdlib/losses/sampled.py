@@ -27,7 +27,7 @@ def draw_negatives(
 
     Args:
       num_negatives: N.
-      num_items: V, at most 2²⁴ with weights.
+      num_items: V.
       item_weights_V: float [items]; None draws uniformly.
       device: of the result.
 
@@ -36,7 +36,10 @@ def draw_negatives(
     """
     if item_weights_V is None:
         return torch.randint(num_items, (num_negatives,), device=device)
-    return torch.multinomial(item_weights_V, num_negatives, replacement=True)
+    # in float64: `torch.multinomial` sums float32 weights up, and past 2²⁴ an item of one interaction adds nothing
+    upto_V = item_weights_V.double().cumsum(0)
+    points_N = torch.rand(num_negatives, dtype=torch.float64, device=item_weights_V.device) * upto_V[-1]
+    return torch.searchsorted(upto_V, points_N, right=True).clamp_(max=len(upto_V) - 1)
 
 
 def sampled_ranking(

@@ -87,6 +87,12 @@ def save_model(
     return _write(folder, stored, facts | sizes)
 
 
+def as_served(model: SequenceModel, state: dict[str, Tensor], export: Literal["float32", "int8"]) -> dict[str, Tensor]:
+    """What `load_model` would give for full weights that `save_model` has written, as float32."""
+    folded = foldable(model, state)
+    return _as_float32(_as_int8(folded)) if export == "int8" else folded
+
+
 def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> dict[str, Any]:
     """Write a rule model in the same form; its parameters are its rules, all of which grow with the catalogue."""
     tensors, options = rules_state(rules)

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
+import torch
 
-from jobs._fit import TrainingRun, _cause, _check_room, checkpoints_name, remove_checkpoints
+from jobs import _train_worker
+from jobs._fit import TrainingRun, _cause, checkpoints_name, remove_checkpoints
 from jobs._train_worker import _best_epoch, _check_loss, _learning_rate, _Shard
-from kdlib.config import RunConfig, TrainConfig, TrainingConfig
-from kdlib.data.windows import training_windows
-from kdlib.errors import ConfigError
+from kdlib.config import RunConfig, TrainConfig
+from kdlib.data.windows import evaluation_rows, training_windows
+from kdlib.inference.ranks import ranks_of_models
+from kdlib.models.files import load_model, save_model
+from kdlib.models.sequence import SequenceModel
 from tests.data.test_windows import histories
 
 
@@ -84,6 +88,26 @@ def test_the_kept_epoch_is_the_first_best_one() -> None:
     assert _best_epoch(log(0.0, 0.0, rows=0), "x")["epoch"] == 2
 
 
+@pytest.mark.parametrize("export", ["float32", "int8"])
+def test_what_is_validated_is_what_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export: Literal["float32", "int8"]
+) -> None:
+    """The best epoch is chosen by the weights that the file will hold, rounded to int8 where it does."""
+    model = SequenceModel(num_items=9, kind="gru", dim=8, max_length=5)
+    save_model(tmp_path, model, model.state_dict(), {}, export=export)
+    rows = evaluation_rows(histories([([1, 2, 3], [0, 0, 0], 1, 1, 2)]), position_column="validation_position")
+    judged: list[SequenceModel] = []
+
+    def ranks(models: list[SequenceModel], *_: object, **__: object):
+        judged.extend(models)
+        return ranks_of_models(models, [1.0], rows, device=torch.device("cpu"))
+
+    monkeypatch.setattr(_train_worker, "ranks_of_models", ranks)
+    _train_worker._validate(model, model.state_dict(), export, rows, device=torch.device("cpu"), world=1)
+    for name, value in load_model(tmp_path)[0].state_dict().items():
+        assert torch.equal(judged[0].state_dict()[name], value)
+
+
 def test_checkpoints_are_those_of_the_same_work_in_the_same_form() -> None:
     """Another seed, number of workers or ZeRO stage starts anew (their checkpoints cannot be read); a retry limit does not."""
     run = TrainingRun(name="student", export="out", model={}, train={}, seed=1, statistics="statistics")
@@ -149,14 +173,3 @@ def test_workers_that_cannot_start_give_their_reason() -> None:
     start = WorkerGroupStartupFailedError("a worker failed to initialize due to error:\nTraceback\nOSError: no space\n")
     assert _cause(ControllerError(start), 2).endswith("failed to initialize due to error: OSError: no space")
     assert _cause(ControllerError(OSError("disk full")), 2) == "training failed: OSError: disk full"
-
-
-def test_a_local_ray_without_room_for_the_workers_is_an_error() -> None:
-    """It would wait for ever; reading the data needs a CPU of its own."""
-    _check_room(TrainingConfig(workers=6), {"CPU": 4.0})
-    with pytest.raises(
-        ConfigError, match=r"8 training workers want 4 CPUs, and reading wants another, .* has 4: lower"
-    ):
-        _check_room(TrainingConfig(workers=8), {"CPU": 4.0})
-    with pytest.raises(ConfigError, match="1 training workers want 1 GPUs, but the local Ray has 0"):
-        _check_room(TrainingConfig(workers=1, gpus_per_worker=1), {"CPU": 4.0})

@@ -25,7 +25,8 @@ def _student(*, bias: bool = True, scale: float = 1.0) -> Scored:
 
 def _draws(temperature: float = 1.0) -> Draws:
     torch.manual_seed(2)
-    return Draws(torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32), -torch.rand(POSITIONS), 0.7, temperature)
+    items = torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32).sort(1).values
+    return Draws(items, -torch.rand(POSITIONS), 0.7, temperature)
 
 
 def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:

@@ -43,7 +43,7 @@ def test_fused_equals_reference(
     """Loss parts and every gradient agree with whole logits and plain functions, with items drawn more than once."""
     monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", chunk_logits)
     student = _student(bias=bias)
-    items = torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32)
+    items = torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32).sort(1).values
     draws = Draws(items, -torch.rand(POSITIONS), 0.7, temperature)
     fused, plain = cross_entropy_and_sampled_kl(student, TARGETS, draws), reference(student, TARGETS, draws)
     for name in ("total", "ce", "kl", "correct"):
@@ -73,9 +73,26 @@ def test_draws_in_proportion_give_the_whole_kl(temperature: float) -> None:
 def test_half_precision_is_near() -> None:
     """With bfloat16 logits the loss and the gradients stay within their rounding of the float32 ones."""
     student = _student()
-    draws = Draws(torch.randint(0, ITEMS, (POSITIONS, SAMPLES)), -torch.rand(POSITIONS), 0.7, 2.0)
+    items = torch.randint(0, ITEMS, (POSITIONS, SAMPLES)).sort(1).values
+    draws = Draws(items, -torch.rand(POSITIONS), 0.7, 2.0)
     exact = cross_entropy_and_sampled_kl(student, TARGETS, draws)
     rounded = cross_entropy_and_sampled_kl(student, TARGETS, draws, dtype=torch.bfloat16)
     torch.testing.assert_close(rounded.total, exact.total, rtol=0.02, atol=0.5)
     for ours, theirs in zip(_gradients(rounded.total, student), _gradients(exact.total, student), strict=True):
         assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_draws_of_one_item_all_count(dtype: torch.dtype) -> None:
+    """A share that bfloat16 would round away beside a likely item's softmax still pulls it: all draws are taken at once."""
+    samples, likely = 1024, 3
+    student = Scored(torch.zeros(POSITIONS, WIDTH), torch.zeros(ITEMS, WIDTH), torch.zeros(ITEMS).requires_grad_())
+    items = torch.full((POSITIONS, samples), likely)
+    items[:, -24:] = torch.arange(ITEMS - 24, ITEMS)
+    draws = Draws(items, torch.zeros(POSITIONS), 1.0, 1.0)
+    (slope_V,) = torch.autograd.grad(
+        cross_entropy_and_sampled_kl(student, TARGETS, draws, dtype=dtype).total, student.bias_V
+    )
+    (exact_V,) = torch.autograd.grad(reference(student, TARGETS, draws).total, student.bias_V)
+    assert abs(slope_V[likely] - exact_V[likely]) < 0.01 * abs(exact_V[likely])
+    assert abs(slope_V.sum()) < 0.01 * POSITIONS

@@ -158,6 +158,15 @@ def test_negatives_follow_their_weights() -> None:
         assert ((frequency - expected).abs() <= 5 * (expected * (1 - expected) / 20_000).sqrt()).all()
 
 
+def test_negatives_come_from_the_tail_too() -> None:
+    """Items of one interaction are drawn behind more interactions than float32 counts, in their proportion."""
+    weights_V = torch.ones(30_000)
+    weights_V[:10_000] = 1e4  # 10⁸ interactions: past 2²⁴, one more is lost
+    torch.manual_seed(0)
+    tail = (draw_negatives(5_000_000, num_items=30_000, item_weights_V=weights_V) >= 10_000).sum()
+    assert 850 < tail < 1_150
+
+
 def test_gbce_takes_uniform_negatives_only() -> None:
     """The calibration assumes uniform negatives: the config refuses others."""
     with pytest.raises(ValueError, match="gbce is calibrated for negative_sampling uniform"):
