@@ -5,7 +5,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 
 from jobs._console import progress, say
 from jobs._published import parquet_files
-from jobs._ray import cluster_address, own_signal_handlers, read_parquet, start_ray
+from jobs._ray import check_room, own_signal_handlers, read_parquet, start_ray
 from jobs._step import code_version, up_to_date
 from kdlib import publish
-from kdlib.config import RunConfig, TrainingConfig
-from kdlib.errors import ConfigError, TrainingError
+from kdlib.config import RunConfig
+from kdlib.errors import TrainingError
 from kdlib.publish import Manifest
 
 CHECKPOINT_FORM = ("workers", "zero_stage", "bf16", "max_length", "max_validation_users")
@@ -221,14 +221,14 @@ def run_workers(
       ConfigError: a local Ray has no room for the workers and for reading their data.
       TrainingError: the workers failed more than `training.max_failures` times; the cause is in the text.
     """
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     settings, home = config.training, config.root / publish.CHECKPOINTS
-    if cluster_address(config) is None:  # a cluster at an address may grow; a local one would wait for ever
-        _check_room(settings, ray.cluster_resources())
+    check_room(
+        config, "training.workers", settings.workers, cpus=settings.cpus_per_worker, gpus=settings.gpus_per_worker
+    )
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
     trainer = TorchTrainer(
@@ -263,19 +263,6 @@ def run_workers(
             raise KeyboardInterrupt from None
         except Exception as error:
             raise TrainingError(_cause(error, settings.max_failures)) from error
-
-
-def _check_room(settings: TrainingConfig, there: Mapping[str, float]) -> None:
-    for name, asked, reading in (
-        ("CPU", settings.workers * settings.cpus_per_worker, 1.0),
-        ("GPU", settings.workers * settings.gpus_per_worker, 0.0),
-    ):
-        if asked + reading > there.get(name, 0.0) + 1e-6 and asked:
-            raise ConfigError(
-                f"{settings.workers} training workers want {asked:g} {name}s{', and reading wants another' if reading else ''}, but"
-                f" the local Ray has {there.get(name, 0.0):g}: lower training.workers or training.{name.lower()}s_per_worker"
-                + (", or raise ray.num_cpus" if reading else "")
-            )
 
 
 def remove_checkpoints(config: RunConfig, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobs._cluster import CONNECT_SECONDS
 from kdlib.config import RunConfig
-from kdlib.errors import DistilrecError
+from kdlib.errors import ConfigError, DistilrecError
 
 if TYPE_CHECKING:
     import ray.data
@@ -25,7 +25,10 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
+"""glibc gives big buffers back to the kernel, which fills them with zeros again at every step: a fifth of a step's time."""
 _LOCAL = {
+    **KEEPS_MEMORY,
     # as on a Mac: no server listens beyond the loopback interface; `_node_ip_address` alone is resolved to the host's address
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon the end of a training is noticed; a cluster's workers are asked less often
@@ -91,6 +94,32 @@ def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
     finally:
         if asked is None:
             del os.environ[_FOOTER_READERS]
+
+
+def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1, gpus: float = 0) -> None:
+    """That a local Ray has room for so many workers, and for reading what they work on; a cluster at an address may grow.
+
+    Args:
+      config: the run config; Ray must run.
+      setting: that says how many there are, such as `training.workers`.
+      number: of the workers.
+      cpus, gpus: of each.
+
+    Raises:
+      ConfigError: there is none: Ray would wait for ever.
+    """
+    import ray
+
+    if cluster_address(config) is not None:
+        return
+    resources = ray.cluster_resources()
+    for name, each, reading in (("CPU", cpus, 1), ("GPU", gpus, 0)):
+        there = resources.get(name, 0.0)
+        if each and number * each + reading > there + 1e-6:
+            raise ConfigError(
+                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if reading else ''}, but the local"
+                f" Ray has {there:g}: lower {setting} or {'raise ray.num_cpus' if reading else 'training.gpus_per_worker'}"
+            )
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdlib import promotions
+from kdlib import promotions, publish
 from kdlib.config import RunConfig
+from kdlib.errors import InputError
 from kdlib.models.files import FACTS
 from kdlib.models.vocabulary import vocabulary_hash
 from kdlib.models.warm import shape_of
+from kdlib.promotions import Promotion
 
 
 class Start(NamedTuple):
@@ -36,13 +38,17 @@ def earlier_model(
       model: its settings, as JSON.
       item_ids: gives tonight's, in index order.
       folds: of a cross-fitted teacher.
+
+    Raises:
+      InputError: files of the earlier model are gone or cut off.
     """
     settings = config.training.warm_start
-    last = promotions.last_night(config.root, before=config.day, holding=f"models/{name}")
-    if settings is None or model["codes"] is not None or last is None:
+    if settings is None or model["codes"] is not None:
         return None
-    folder = promotions.folder_of(config.root, last, f"models/{name}")
-    facts = json.loads((folder / FACTS).read_text())
+    last = last_model(config, name)
+    if last is None:
+        return None
+    night, folder, facts = last
     known = facts["num_items"]
     warm_nights = facts.get("warm_nights", 0) + 1
     same = shape_of(facts["options"]) == shape_of(model | {"max_length": config.training.max_length})
@@ -51,7 +57,25 @@ def earlier_model(
     same = same and facts.get("folds", 1) == folds
     if not same or warm_nights >= settings.fresh_every:
         return None
-    return Start(folder, f"{last.ds}.{last.versions[f'models/{name}']}", warm_nights)
+    return Start(folder, f"{night.ds}.{night.versions[f'models/{name}']}", warm_nights)
+
+
+def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str, Any]] | None:
+    """The last promoted night before this one that has `models/<name>`, the model's folder and its facts; None without one.
+
+    Raises:
+      InputError: files of it are gone or cut off.
+    """
+    night = promotions.last_night(config.root, before=config.day, holding=f"models/{name}")
+    if night is None:
+        return None
+    if damaged := publish.damaged(config.root, promotions.manifest_of(config.root, night, f"models/{name}")):
+        raise InputError(
+            f"models/{name} of {night.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
+            f" back from a copy, or have that night make it anew: `distilrec nightly --ds {night.ds}` with the same run config"
+        )
+    folder = promotions.folder_of(config.root, night, f"models/{name}")
+    return night, folder, json.loads((folder / FACTS).read_text())
 
 
 def run_options(start: Start | None) -> dict[str, Any]:

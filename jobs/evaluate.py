@@ -1,6 +1,5 @@
 """Measure every model and baseline on the test users: all items ranked, intervals by bootstrap over users (Ray Data)."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from jobs._published import Features, features, quality_table, teacher_weights, 
 from jobs._ranks import histories_to_test, rank_targets, training_counts
 from jobs._step import run_step
 from jobs._teachers import ensemble
-from kdlib import promotions, publish
+from jobs._warm import last_model
+from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.data.windows import evaluation_rows
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.table import metrics_table
-from kdlib.models.files import FACTS
 from kdlib.publish import Manifest
 
 
@@ -105,17 +104,16 @@ def _measure(
 
 def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:
     """Folder and version of the student of the last promoted night before this one; None where there is none to compare."""
-    last = promotions.last_night(config.root, before=config.day, holding="models/student")
+    last = last_model(config, "student")
     if last is None:
         return None
-    folder = promotions.folder_of(config.root, last, "models/student")
-    facts = json.loads((folder / FACTS).read_text())
+    night, folder, facts = last
     try:
         check_vocabulary(facts, pa.array(source.item_ids(), pa.string()))
     except ModelError as error:
         say(f"evaluate: warning: the model in use cannot be compared: {error}")
         return None
-    return folder, f"{last.ds}.{facts['version']}"
+    return folder, f"{night.ds}.{facts['version']}"
 
 
 def main(argv: list[str] | None = None) -> int:

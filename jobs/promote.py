@@ -84,11 +84,14 @@ def _run_and_tell(config: RunConfig) -> None:
     from jobs import telemetry
 
     try:
-        run(config)
+        promoted = run(config)
     except DeliveryError:  # it is in use nevertheless
-        telemetry.tell(config, mends=(3,))
+        telemetry.write_or_warn(config, DeliveryError.exit_status)
         raise
-    telemetry.tell(config, mends=(3, 74))
+    if promoted:  # however the night had ended before
+        telemetry.write_or_warn(config, 0)
+    else:
+        telemetry.tell(config)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from jobs._console import command, say
 from jobs._published import Features, features, versions
-from jobs._ray import cluster_address, start_ray
+from jobs._ray import check_room, start_ray
 from jobs._shards import write_by_shards
 from jobs._step import run_step
 from kdlib import publish
@@ -85,14 +85,8 @@ def _build(config: RunConfig, found: Features, student: Path, staging: Path) -> 
 
 def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> None:
     """Hand the histories, shard by shard, to the actors, which write into the staging folder."""
-    import ray
-
     settings = config.recommend
-    if cluster_address(config) is None and settings.actors >= (num_cpus := int(ray.cluster_resources().get("CPU", 0))):
-        raise ConfigError(  # a cluster at an address may grow; a local one would wait for ever
-            f"recommend.actors is {settings.actors}, one CPU each, and reading needs another, "
-            f"but the local Ray has {num_cpus}: lower recommend.actors or raise ray.num_cpus"
-        )
+    check_room(config, "recommend.actors", settings.actors)
     end_of_day = datetime.fromisoformat(config.day).replace(tzinfo=UTC) + timedelta(days=1)
     write_by_shards(
         found.histories,

@@ -72,13 +72,17 @@ def _run_and_tell(config: RunConfig, status: int | None) -> None:
     try:
         run(config)
     finally:
-        if config.telemetry:
+        if status is None:
+            telemetry.tell(config)
+        else:
             telemetry.write_or_warn(config, status)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--status", type=int, help="the night's exit status, for telemetry; without it what was told of this day stays"
+        "--status",
+        type=int,
+        help="the night's exit status, for telemetry; without it the night that was told last stays",
     )
 
 

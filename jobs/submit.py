@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="distilrec submit",
         description=__doc__,
-        epilog="Options of the stage itself (--force, --part) are passed on.",
+        epilog="Options of the stage itself (--force, --part, --status) are passed on.",
     )
     parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
     add_address(parser)

@@ -23,10 +23,16 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
     Args:
       config: with `telemetry`.
       status: the exit status of the night; None where a single stage has run: that which the file has of this day stays.
+        Where the file speaks of a later day, that one and its status stay, whatever an earlier day's rerun has come to.
     """
     if config.telemetry is None:
         raise ConfigError("no file to write to: set telemetry.textfile in the run config")
     path, models = Path(config.telemetry.textfile), models_of(config)
+    ds, before = _told(path, config.name) or ("", None)
+    if ds > config.day:
+        config, status = config.model_copy(update={"ds": date.fromisoformat(ds)}), before
+    elif ds == config.day and status is None:
+        status = before
     found = find_partitions(config.root, config.day, models)
     night = gather(config.root, config.day, name=config.name, k=config.evaluation.judged_k, models=models, found=found)
     switch = promotions.current(config.root)
@@ -36,8 +42,6 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
         rows = {name: promotions.manifest_of(config.root, switch, name).rows or 0 for name in tables}
         in_use = InUse(switch.ds, switch.unix_seconds, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if status is None and (told := _told(path, config.name)) and told[0] == config.day:
-        status = told[1]
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     fresh.write_bytes(exposition(night, in_use=in_use, status=status))
     fresh.replace(path)
@@ -52,38 +56,32 @@ def tell(config: RunConfig, *, mends: Collection[int] = ()) -> None:
       config: the run config.
       mends: exit statuses of this day's night that the job has made good; they become 0.
     """
-    if config.telemetry is None:
-        return
-    try:
+    if config.telemetry:
         ds, status = _told(Path(config.telemetry.textfile), config.name) or (config.day, None)
         mended = ds == config.day and status in mends
-        run(config.model_copy(update={"ds": date.fromisoformat(ds)}), status=0 if mended else status)
+        write_or_warn(config.model_copy(update={"ds": date.fromisoformat(ds)}), 0 if mended else status)
+
+
+def write_or_warn(config: RunConfig, status: int | None) -> None:
+    """`run`, at the end of something else, where a file is asked for: a failure is a warning."""
+    try:
+        if config.telemetry:
+            run(config, status=status)
     except Exception as error:
-        _warn(error)
+        say(f"telemetry warning: not written: {type(error).__name__}: {error}")
 
 
 def _told(path: Path, run: str) -> tuple[str, int | None] | None:
-    """The night that the file speaks of and its exit status; None where there is no file or no night of this run in it."""
-    if not path.exists():
+    """The night that the file speaks of and its exit status; None where no night of this run can be read there."""
+    try:
+        families = list(text_string_to_metric_families(path.read_text()))
+    except Exception:  # whatever stands there is written anew
         return None
-    families = text_string_to_metric_families(path.read_text())
     told = {sample.name: sample.value for one in families for sample in one.samples if sample.labels == {"run": run}}
     day, status = told.get("distilrec_night_day_timestamp_seconds"), told.get("distilrec_night_exit_status")
     if day is None:
         return None
     return datetime.fromtimestamp(day, UTC).date().isoformat(), None if status is None else int(status)
-
-
-def _warn(error: Exception) -> None:
-    say(f"telemetry warning: not written: {type(error).__name__}: {error}")
-
-
-def write_or_warn(config: RunConfig, status: int | None) -> None:
-    """`run`, at the end of something else: a failure is a warning."""
-    try:
-        run(config, status=status)
-    except Exception as error:
-        _warn(error)
 
 
 def main(argv: list[str] | None = None) -> int:

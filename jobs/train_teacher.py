@@ -18,8 +18,8 @@ from kdlib.publish import Manifest
 
 def run(config: RunConfig) -> dict[str, Manifest]:
     """Publish `models/<name>` for every teacher; for a cross-fitted one `models/<name>_fold<number>`."""
+    source = features(config)  # before Ray starts: what is missing is said at once
     with start_ray(config):
-        source = features(config)
         ways = {repr(t.text): t.text for t in config.teachers if t.text}
         vectors = {way: title_vectors(config, source, text) for way, text in ways.items()}
         titles = {t.name: vectors[repr(t.text)] for t in config.teachers if t.text}

@@ -27,8 +27,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     if not texts:
         raise ConfigError("no encoder to train: no teacher, nor the student, has text.adapt (`text: {adapt: {}}`)")
     made: dict[str, Manifest] = {}
+    source = features(config)  # before Ray starts: what is missing is said at once
     with start_ray(config):
-        source = features(config)
         for text in {encoder_name(text): text for text in texts}.values():
             made |= train_encoder(config, source, text)
     return made

@@ -268,7 +268,7 @@ class ModelConfig(Section):
     heads: Positive = 1
     dropout: Fraction = 0.2
     item_dropout: Fraction = 0.0
-    """Models that read titles: the share of items that each training step knows by their titles alone. Items without
+    """Models with `text` only: the share of items that each training step knows by their titles alone. Items without
     training interactions, which always are, then compete as what their titles promise."""
     tied: bool = True
     """Score items with the input embeddings; false: with an output matrix and bias of their own."""
@@ -401,7 +401,8 @@ class TeacherConfig(Section):
     seed: int | None = None
     folds: Annotated[int, Field(ge=1, le=20)] = 1
     """From 2 on the teacher is cross-fitted: so many models, each trained without one fold of the users, whom it then
-    teaches. Its targets cannot repeat what it learnt by heart. Needs `distillation.targets: sampled`."""
+    teaches. Its targets cannot repeat what it learnt by heart, though an encoder adapted by `text.adapt` has read all users'
+    neighbours. Needs `distillation.targets: sampled`."""
 
     @model_validator(mode="after")
     def _rules_learn_nothing(self) -> "TeacherConfig":
@@ -738,8 +739,19 @@ class RunConfig(Section):
             raise ValueError(
                 f"codes are learnt from the teachers' item vectors: only student.model has them, not {coded}"
             )
+        if self.training.warm_start and self.features.split.kind == "leave_one_out":
+            raise ValueError(
+                "training.warm_start needs features.split.kind time: with leave_one_out, what a user of two interactions"
+                " trained last night validates tonight; leave warm_start out, or split by time"
+            )
         if self.student.model.codes and self.distillation.mode == "joint":
             raise ValueError("student.model.codes need finished teachers to learn from: distillation.mode offline")
+        for where, reader in [(teacher.name, teacher) for teacher in self.teachers] + [("student", self.student)]:
+            if reader.model.item_dropout and not reader.text:
+                raise ValueError(
+                    f"{where}: model.item_dropout {reader.model.item_dropout:g} leaves items to their titles, which only a model"
+                    " with text reads: add text, or leave item_dropout out"
+                )
         for where, overrides in [(t.name, t.train) for t in self.teachers] + [("student", self.student.train)]:
             try:
                 settings = self.training.resolve(overrides)

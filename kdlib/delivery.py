@@ -87,7 +87,8 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
       url: where to; credentials come from the environment, as for every client of that store.
       keep: promoted nights that stay there; besides, what was in use before stays for those who read it just now. With 0
         nothing stays but the night in use, and the same where a user was erased at home since the last delivery: what is
-        there afterwards has no user whom `kdlib.forgetting` has erased at home.
+        there afterwards has no user whom `kdlib.forgetting` has erased at home. What `deliver_delta` left, before the format
+        was changed, goes at once then, else with the second delivery.
       warn: gets to know of old files that could not be removed.
 
     Raises:
@@ -116,6 +117,8 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
             for one in (now,) if erases or not before else (now, before):
                 kept |= {file["path"].rpartition("/")[0] for files in one.files.values() for file in files}
             _remove_others(system, base, kept)
+            if erases or not before or before.files:  # else somebody may still read those Delta tables
+                _remove_delta_tables(system, base)
             if erases:
                 _switch(system, base, now)
     return now
@@ -128,20 +131,19 @@ def delivered(url: str) -> Delivered | None:
       DeliveryError: it cannot be reached, or its `promoted.json` is somebody else's.
     """
     system, base = place(url)
-    path = f"{base}/{POINTER}"
-    try:
-        if system.get_file_info(path).type == fs.FileType.NotFound:
-            return None
-        with system.open_input_file(path) as stream:
-            data = stream.read()
-    except OSError as error:
-        raise _unreached(url, error) from None
-    try:
-        return Delivered(**json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise DeliveryError(
-            f"{url}/{POINTER} is not what distilrec wrote there: {error}. Remove it, and `distilrec deliver`"
-        ) from None
+    path, fault = f"{base}/{POINTER}", None
+    for _ in range(3):  # an object that is replaced between the look at its length and its reading comes cut off
+        try:
+            if system.get_file_info(path).type == fs.FileType.NotFound:
+                return None
+            return Delivered(**json.loads(_bytes(system, path)))
+        except OSError as error:
+            raise _unreached(url, error) from None
+        except (ValueError, TypeError) as error:
+            fault = error
+    raise DeliveryError(
+        f"{url}/{POINTER} is not what distilrec wrote there: {fault}. Remove it, and `distilrec deliver`"
+    )
 
 
 def read(url: str, table: str) -> pads.Dataset:
@@ -163,7 +165,8 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
     That commit also takes out later nights, which a rollback has taken out of use, and nights older than the newest `keep`
     promoted ones; a table that the night in use does not have is emptied. A night that is there already is not written
     again. Files that are in no night any more stay a week for their readers, with `keep` 0, or after a user was erased at
-    home, not at all. The log holds no statistics, for those are values: a forgotten user's id would stay there.
+    home, not at all; what `deliver` left, before the format was changed, goes at once then, else with the next night. The
+    log holds no statistics, for those are values: a forgotten user's id would stay there.
 
     Raises:
       ConfigError: the package `deltalake` is not installed.
@@ -191,6 +194,10 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
             if now != before or erases:
                 for table, target in targets.items():
                     _vacuum(target, name=now.folders.get(table, ""), all_now=erases)
+                if erases:
+                    _switch(system, base, replace(now, erased=None))
+                if erases or not (before and before.files):  # else somebody may still read those Parquet files
+                    _remove_others(system, base, set())
                 _switch(system, base, now)
     return now
 
@@ -402,3 +409,20 @@ def _remove_others(system: fs.FileSystem, base: str, kept: set[str]) -> None:
         for info in system.get_file_info(home):
             if f"{publish.VERSIONS}/{table}/{info.base_name}" not in kept and info.base_name.startswith("ds="):
                 system.delete_dir(info.path)
+
+
+def _remove_delta_tables(system: fs.FileSystem, base: str) -> None:
+    """Those that `deliver_delta` has written: another one of that name may be somebody else's."""
+    for table in TABLES:
+        log = system.get_file_info(fs.FileSelector(f"{base}/{table}/_delta_log", allow_not_found=True))
+        commits = [info.path for info in log if info.extension == "json"]
+        if any(PROPERTY.encode() in _bytes(system, path) for path in commits):
+            for info in system.get_file_info(fs.FileSelector(f"{base}/{table}")):
+                if not info.is_file and info.base_name != "_delta_log":  # it goes last, for it says whose table this is
+                    system.delete_dir(info.path)
+            system.delete_dir(f"{base}/{table}")
+
+
+def _bytes(system: fs.FileSystem, path: str) -> bytes:
+    with system.open_input_file(path) as stream:
+        return stream.read()

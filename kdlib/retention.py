@@ -16,7 +16,7 @@ def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[st
       root: the folder of all outputs.
       keep: promoted nights that stay, and can be rolled back to.
       before: the run's date; replaced versions of this date or a later one stay, for whoever reads them now.
-      busy: dates that a run is at work on, a backfill say; nothing of theirs is removed.
+      busy: dates that a run is at work on, a backfill say; nothing of theirs is removed, nor the nights that they go on from.
 
     Returns:
       The removed dates, each once.
@@ -26,9 +26,10 @@ def remove_old_nights(root: Path, *, keep: int, before: str, busy: Collection[st
     if in_use is None or not nights:
         return []
     oldest = min(nights[0].ds, in_use.ds)
-    needed = {(name, n.ds, version) for n in (*nights, in_use) for name, version in n.versions.items()}
+    earlier = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
+    needed = {(name, n.ds, version) for n in (*nights, in_use, *earlier) for name, version in n.versions.items()}
     removed = set()
-    promotions.mark_removed(root, before=oldest, busy=busy)
+    promotions.mark_removed(root, before=oldest, busy={*busy, *(night.ds for night in earlier)})
     for table, folder in _version_folders(root / publish.VERSIONS):
         ds, _, version = folder.name.removeprefix("ds=").partition(".")
         if ds in busy or (table, ds, version) in needed:

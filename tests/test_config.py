@@ -107,6 +107,8 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
         (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
+        (SMALLEST + "student: {model: {item_dropout: 0.3}}\n", "student: model.item_dropout 0.3 leaves .*: add text"),
+        (SMALLEST + "teachers: [{name: a, model: {item_dropout: 0.3}}]\n", "a: model.item_dropout 0.3 leaves"),
         (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
         (SMALLEST + "teachers: [{name: a, train: {epochs: 0}}]\n", "a.train: epochs: .*greater than 0, found 0"),
         (SMALLEST + "teachers: []\n", "teachers: .*at least 1 item"),
@@ -265,3 +267,9 @@ def test_spark_s_master_can_be_left_to_spark_submit(load):
     """`spark.master: null` is a value of its own, not the default."""
     assert load(SMALLEST).spark.master == "local[*]"
     assert load(SMALLEST, "spark.master=null").spark.master is None
+
+
+def test_warm_nights_split_by_time(load):
+    """Leaving one out holds out tonight what last night's model was trained on: the two do not go together."""
+    with pytest.raises(ConfigError, match=r"warm_start needs features\.split\.kind time"):
+        load(SMALLEST, "training.warm_start={}", "features.split.kind=leave_one_out")

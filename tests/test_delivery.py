@@ -107,7 +107,7 @@ def test_what_is_in_use_is_what_others_read(home, url):
     assert again == times
 
 
-@pytest.mark.parametrize("deliveries", [50, pytest.param(200, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("deliveries", [20, pytest.param(200, marks=pytest.mark.faults)])
 def test_a_reader_finds_whole_nights_only(home, url, deliveries):
     """Over all deliveries a reader always finds one night, whole; never a mix, never a gap."""
     put(home, "2026-01-01", -1)
@@ -132,6 +132,17 @@ def test_a_reader_finds_whole_nights_only(home, url, deliveries):
     odd = [one for one in seen if isinstance(one, Exception) or len(one[1]) != 1 or one[0] != USERS + max(0, *one[1])]
     assert not odd, odd[0]
     assert len({mark for _, (mark,) in seen}) > deliveries / 20
+
+
+def test_a_pointer_that_is_replaced_while_it_is_read_is_read_again(home, tmp_path, monkeypatch):
+    """An object store is asked for its length, and then for so many bytes: of a longer one that came between, too few."""
+    url = f"file://{tmp_path}/there"
+    put(home, "2026-11-01", 1)
+    done, cut = delivery.deliver(home, url, keep=5), [100]
+    whole = delivery._bytes
+    monkeypatch.setattr(delivery, "_bytes", lambda system, path: whole(system, path)[: cut.pop() if cut else None])
+    assert delivery.delivered(url) == done
+    assert not cut
 
 
 def test_old_nights_leave_the_place(home, url):
@@ -183,6 +194,58 @@ def _naming(url, user):
 
 
 both = pytest.mark.parametrize("send", [delivery.deliver, delivery.deliver_delta])
+
+
+formats = pytest.mark.parametrize(
+    ("first", "then", "left"),
+    [
+        (delivery.deliver, delivery.deliver_delta, "_versions/recommendations/ds="),
+        (delivery.deliver_delta, delivery.deliver, "/recommendations/_delta_log"),
+    ],
+)
+
+
+@formats
+def test_what_another_format_left_goes_with_the_second_delivery(home, url, first, then, left):
+    """Until then those who have just opened it read on; somebody else's table of that name stays."""
+    put(home, "2026-11-01", 1)
+    first(home, url, keep=5)
+    system, base = delivery.place(url)
+    system.create_dir(f"{base}/search_rankings/_delta_log")
+    with system.open_output_stream(f"{base}/search_rankings/_delta_log/00000.json") as stream:
+        stream.write(b"{}")
+
+    def there():
+        return " ".join(info.path for info in system.get_file_info(fs.FileSelector(base, recursive=True)))
+
+    put(home, "2026-11-02", 2)
+    then(home, url, keep=5)
+    assert left in there()
+    put(home, "2026-11-03", 3)
+    then(home, url, keep=5)
+    assert left not in there()
+    assert "search_rankings/_delta_log/00000.json" in there()
+    assert (marks(url) if then is delivery.deliver else _delta(url))[-1] == {3}
+
+
+@formats
+def test_a_forgotten_user_leaves_the_files_of_another_format(home, url, first, then, left, monkeypatch):
+    """At once, with the delivery that `forget` asks for; where that cannot be, nobody takes the user for erased there."""
+    put(home, "2026-11-01", 1)
+    first(home, url, keep=5)
+    forgetting.remember_to_forget(home, "u7")
+    forgetting.erase(home, "u7")
+    step = "_remove_others" if then is delivery.deliver_delta else "_remove_delta_tables"
+    monkeypatch.setattr(delivery, step, refuse)
+    with pytest.raises(DeliveryError, match="They may name a user"):
+        then(home, url, keep=0)
+    found = delivery.delivered(url)
+    assert found is not None
+    assert (found.erased, bool(found.files)) == (None, then is delivery.deliver)  # nobody is pointed to what goes
+    monkeypatch.undo()
+    then(home, url, keep=5)
+    assert not _naming(url, "u7")
+    assert _naming(url, "u1")
 
 
 @both

@@ -15,7 +15,7 @@ import shlex
 from datetime import datetime, timedelta
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
-from airflow.sdk import DAG, Context, task
+from airflow.sdk import DAG, chain, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
@@ -33,16 +33,17 @@ FINAL = {
 """Exit statuses that no retry mends; all others are retried: 74 (not delivered), 75 (another run holds the date) and crashes."""
 
 
-def _run(words: list[str], day: str) -> int:
-    """A job's exit status; its lines go to the task's log."""
-    command = [*COMMAND, *words, "--config", CONFIG, "--ds", day]
-    return SubprocessHook().run_command(command, env=dict(os.environ)).exit_code
-
-
-def tell_failure(context: Context) -> None:
-    """No retry is left: a blocked or broken night has a report too, and monitoring gets to know its exit status."""
-    found = re.search(r"exit status (\d+)", str(context.get("exception")))
-    _run(["report", "--status", found[1] if found else "1"], context["ds"])
+def run(stage: str, day: str) -> None:  # `ds` is a name of Airflow's own
+    """Run one stage; its lines go to the task's log, its exit status to the XCom `status`."""
+    context, hook = get_current_context(), SubprocessHook()
+    context["task"].on_kill = hook.send_sigterm  # of a timeout too: else the stage goes on, and holds the date's lock
+    command = [*COMMAND, *stage.split(), "--config", CONFIG, "--ds", day]
+    status = hook.run_command(command, env=dict(os.environ)).exit_code
+    context["ti"].xcom_push(key="status", value=status)
+    if status in FINAL:
+        raise AirflowFailException(f"{stage}: exit status {status}: {FINAL[status]}")
+    if status:
+        raise RuntimeError(f"{stage}: exit status {status}")
 
 
 with DAG(
@@ -51,30 +52,22 @@ with DAG(
     start_date=datetime(2026, 11, 1),
     catchup=True,
     max_active_runs=1,  # the item vocabulary grows from night to night, in order
-    default_args={
-        "retries": 3,
-        "retry_delay": timedelta(minutes=10),
-        "execution_timeout": timedelta(hours=6),
-        "on_failure_callback": tell_failure,
-    },
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=10), "execution_timeout": timedelta(hours=6)},
     doc_md=__doc__,
     tags=["distilrec"],
 ) as dag:
+    run_stage = task(run)
 
-    @task
-    def run_stage(stage: str, day: str) -> None:  # `ds` is a name of Airflow's own
-        """Run one stage; its lines go to the task's log."""
-        status = _run(stage.split(), day)
-        if status in FINAL:
-            raise AirflowFailException(f"{stage}: exit status {status}: {FINAL[status]}")
-        if status:
-            raise RuntimeError(f"{stage}: exit status {status}")
+    @task(trigger_rule="one_failed")
+    def report_failure(day: str) -> None:
+        """No retry is left: a blocked or broken night has a report too, and monitoring gets to know its exit status."""
+        context = get_current_context()
+        found = context["ti"].xcom_pull(task_ids=sorted(context["task"].upstream_task_ids), key="status")
+        run(f"report --status {next(filter(None, found), 1)}", day)  # a stage that was killed has none
 
-    previous = None
-    for name in STAGES.split(","):
-        this = run_stage.override(task_id="_".join(re.findall(r"\w+", name)))(name.strip(), "{{ ds }}")
-        if previous is not None:
-            previous >> this
-        previous = this
-    # only if all is well; else `tell_failure` has reported
-    previous >> run_stage.override(task_id="report", on_failure_callback=None)("report --status 0", "{{ ds }}")
+    stages = [
+        run_stage.override(task_id="_".join(re.findall(r"\w+", name)))(name.strip(), "{{ ds }}")
+        for name in STAGES.split(",")
+    ]
+    chain(*stages, run_stage.override(task_id="report")("report --status 0", "{{ ds }}"))
+    stages >> report_failure("{{ ds }}")

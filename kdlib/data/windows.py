@@ -136,18 +136,21 @@ class EvaluationRows:
     targets: np.ndarray
     repeats: int
     """Rows left out because the target already stands in the prefix: the table never recommends what was seen."""
+    marks: Marks | None = None
+    """What `context` is made of, for an earlier night's model that does not know all items; None where none is asked."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
 
-def evaluation_rows(histories: pa.Table, *, position_column: str, target_opens_session: bool = True) -> EvaluationRows:
+def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationRows:
     """Rows to validate or test on: the history up to but excluding the position named by a column.
+
+    The target is taken to open a session, as in the nightly table, where nobody knows when it will come.
 
     Args:
       histories: rows of `tables.HISTORIES`.
       position_column: `validation_position` or `test_position`; users where it is null give no row.
-      target_opens_session: as in the nightly table, where nobody knows when the target will come; else as it was.
     """
     histories = histories.filter(histories[position_column].is_valid())
     items, offsets = ragged(histories["item_indices"])
@@ -160,16 +163,15 @@ def evaluation_rows(histories: pa.Table, *, position_column: str, target_opens_s
     keep = np.flatnonzero(~seen & (position > 0))
     inputs = take_slices(offsets[:-1][keep], position[keep])
     ends = np.cumsum(position[keep])
-    context = context_of(histories)[inputs]
-    if target_opens_session:
-        context[ends - 1, list(tables.CONTEXT).index("new_session")] = 1
+    marks = marks_of(histories).take(inputs, np.repeat(np.arange(len(keep)), position[keep]))
     return EvaluationRows(
         user_ids=histories["user_id"].take(pa.array(keep)).to_numpy(zero_copy_only=False),
         items=items[inputs].astype(np.int64),
-        context=context,
+        context=context_from(marks),
         offsets=np.concatenate(([0], ends)),
         targets=targets[keep].astype(np.int64),
         repeats=int(seen.sum()),
+        marks=marks,
     )
 
 

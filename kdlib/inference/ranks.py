@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.data.windows import EvaluationRows, take_slices
+from kdlib.data.windows import EvaluationRows, context_from, take_slices
 from kdlib.losses.distillation import mixture_log_probs
 from kdlib.models.encode import scorer
 from kdlib.models.files import Predictor
@@ -92,11 +92,14 @@ def ranks_of_models(
         _over_all_items(scorer(model, device=device), model.num_items, else_V.to(device, torch.float32))
         for model in models
     ]
+    contexts = [_context_of_known(rows, model.num_items) for model in models]
 
     def scores(which: np.ndarray) -> Tensor:
         lengths = np.diff(rows.offsets)[which]
         flat = take_slices(rows.offsets[which], lengths)
-        logits = [score(rows.items[flat], rows.context[flat], lengths) for score in scorers]
+        logits = [
+            score(rows.items[flat], context[flat], lengths) for score, context in zip(scorers, contexts, strict=True)
+        ]
         if len(logits) == 1:
             return logits[0]
         return mixture_log_probs([part.double() for part in logits], weights)
@@ -104,6 +107,17 @@ def ranks_of_models(
     return ranks_of_scores(
         scores, rows, num_items=num_items, device=device, top=top, confidence_k=confidence_k, batch_size=batch_size
     )
+
+
+def _context_of_known(rows: EvaluationRows, known_items: int) -> np.ndarray:
+    """The rows' context, int8 [positions, …], as a model reads it when it serves: items that it does not know are no
+    neighbours of the others. Their own positions hold anything."""
+    known = rows.items < known_items
+    if rows.marks is None or known.all():
+        return rows.context
+    context = np.zeros_like(rows.context)
+    context[known] = context_from(rows.marks.take(np.flatnonzero(known), rows.marks.owners[known]))
+    return context
 
 
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], Tensor]

@@ -165,7 +165,7 @@ def last_training_rows(histories: pa.Table) -> EvaluationRows:
     """
     num_train = histories["num_train"].to_numpy()
     last = pa.array(num_train - 1, pa.int32(), mask=num_train < 2)
-    return evaluation_rows(histories.append_column("last", last), position_column="last", target_opens_session=False)
+    return evaluation_rows(histories.append_column("last", last), position_column="last")
 
 
 def choose_weights(
@@ -210,8 +210,8 @@ def judge_teachers(
     """How likely each teacher thinks what users did at their last training position, and at their validation position.
 
     A teacher that learnt users' histories by heart is far surer of the first: its targets there repeat the data instead
-    of adding to it. One that is cross-fitted is judged, as it teaches, by the model that did not see the user, and rules
-    without the counts of the user's own window.
+    of adding to it. At neither is it told whether the item opens a session. One that is cross-fitted is judged, as it
+    teaches, by the model that did not see the user, and rules without the counts of the user's own window.
 
     Args:
       teachers: one list of model folders a teacher: one, or one a fold.

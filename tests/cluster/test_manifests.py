@@ -1,5 +1,6 @@
 """The Kubernetes manifests: what one refers to is there, no pod has more rights than it needs, every one has its limits."""
 
+import copy
 import importlib.util
 import re
 import sys
@@ -122,6 +123,9 @@ def test_spark_s_pods_are_confined_in_the_same_way() -> None:
         assert spec[part]["cores"]
         assert spec[part]["memory"]
         assert {mount["name"] for mount in spec[part]["volumeMounts"]} <= volumes
+        assert _object("ServiceAccount", spec[part]["serviceAccount"])
+    bound = {subject["name"] for o in _objects() if o["kind"] == "RoleBinding" for subject in o["subjects"]}
+    assert [spec[part]["serviceAccount"] in bound for part in ("driver", "executor")] == [True, False]
 
 
 def test_only_those_that_ask_kubernetes_have_its_token() -> None:
@@ -189,6 +193,11 @@ def test_ray_and_its_nodes_are_left_to_kuberay_s_probes() -> None:
         assert not any(key.endswith("Probe") for container in pod["spec"]["containers"] for key in container)
 
 
+def test_the_autoscaler_is_the_one_that_kuberay_reckons_with() -> None:
+    """Ray takes the second one by itself, for which KubeRay must not restart containers: it does so only where that is said."""
+    assert _object("RayCluster")["spec"]["autoscalerOptions"]["version"] == "v2"
+
+
 def test_the_ray_versions_agree() -> None:
     """`rayVersion` is the Ray that the image holds."""
     constraints = (CLUSTER / "docker" / "constraints.txt").read_text()
@@ -218,6 +227,9 @@ def test_an_overlay_names_a_version_for_every_image(overlay: str) -> None:
 def test_a_night_is_the_cluster_s_description_and_the_day_s_command(queue: str) -> None:
     """The made RayJob has the date in name and command, the id that `distilrec status` knows, the head's image; a queue starts it."""
     cluster = _object("RayCluster")
+    before = copy.deepcopy(cluster)
+    woken = {"replicas": 3, "scaleStrategy": {"workersToDelete": ["distilrec-cpu-worker-x"]}}  # an autoscaler at work
+    cluster["spec"]["workerGroupSpecs"][0] |= woken
     job = _create_night().night(
         _object("RayJob"),
         cluster,
@@ -232,14 +244,19 @@ def test_a_night_is_the_cluster_s_description_and_the_day_s_command(queue: str) 
     assert found is not None
     assert found["ds"] == "2026-11-22"
     assert "suspend" not in job["spec"]["rayClusterSpec"]
-    groups, made = cluster["spec"]["workerGroupSpecs"], job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    groups, made = before["spec"]["workerGroupSpecs"], job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert cluster["spec"]["headGroupSpec"] == before["spec"]["headGroupSpec"]
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     sizes = [(group["minReplicas"], group["replicas"], group["maxReplicas"]) for group in made]
     if queue:  # Kueue takes no cluster that grows: all its nodes at once
         assert sizes == [(group["maxReplicas"],) * 3 for group in groups]
+        assert not any("scaleStrategy" in group for group in made)
+        assert (head["serviceAccountName"], head["automountServiceAccountToken"]) == ("distilrec-worker", False)
         assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
         assert "autoscalerOptions" not in job["spec"]["rayClusterSpec"]
     else:
         assert made == groups
+        assert "serviceAccountName" not in head  # KubeRay makes one that may scale the cluster, and none other
     assert job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"] == "distilrec-cpu"
     assert job["spec"]["suspend"] is bool(queue)
     assert job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", "") == queue
@@ -276,7 +293,7 @@ def test_the_schedule_can_create_a_night_that_exists(
     def answer(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         if method == "GET":
             return _object("RayCluster")
-        assert path == "rayjobs"
+        assert path == "rayjobs?fieldValidation=Strict"
         assert body is not None
         if created:
             raise urllib.error.HTTPError("", 409, "Conflict", {}, io.BytesIO(b"exists"))  # type: ignore[arg-type]

@@ -6,8 +6,9 @@ import shutil
 import socket
 import subprocess
 import time
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -15,8 +16,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import telemetry
-from kdlib.config import load_config
+from jobs import promote, report, telemetry
+from kdlib.config import RunConfig, load_config
+from kdlib.errors import DeliveryError
 from kdlib.report.exposition import InUse, exposition
 from kdlib.report.facts import Night
 from tests.report.nights import BEFORE, DS, METRICS, NIGHT, blocked_before_training
@@ -75,43 +77,89 @@ def test_a_night_that_got_nowhere_is_told_too() -> None:
     assert ("night_exit_status",) not in series(Night(name="shop", ds=DS, k=10), status=None)
 
 
+def shop(folder: Path, ds: str) -> RunConfig:
+    """A run config that tells of its nights in shop.prom."""
+    document = {"name": "shop", "output_dir": str(folder / "out"), "input": {"simulate": {}}}
+    (folder / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(folder / "shop.prom")}}))
+    return load_config(folder / "run.yaml", ds=ds)
+
+
+def told(folder: Path) -> tuple[str, float | None]:
+    """Day and exit status in shop.prom."""
+    found = dict(re.findall(r'^distilrec_night_(\w+)\{run="shop"\} (\S+)$', (folder / "shop.prom").read_text(), re.M))
+    day = datetime.fromtimestamp(float(found["day_timestamp_seconds"]), UTC).date().isoformat()
+    return day, float(found["exit_status"]) if "exit_status" in found else None
+
+
 def test_a_stage_run_by_itself_keeps_the_night_s_status(tmp_path: Path) -> None:
-    """A look at a failed night, with `distilrec report` say, does not take its alert back; another day has none yet."""
-    file = tmp_path / "shop.prom"
-    document = {"name": "shop", "output_dir": str(tmp_path / "out"), "input": {"simulate": {}}}
-    (tmp_path / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(file)}}))
-    told = []
+    """A look at a failed night, with `distilrec telemetry` say, does not take its alert back; another day has none yet."""
+    found = []
     for ds, status in (("2026-11-21", 1), ("2026-11-21", None), ("2026-11-22", None)):
-        telemetry.run(load_config(tmp_path / "run.yaml", ds=ds), status=status)
-        told.append('distilrec_night_exit_status{run="shop"} 1.0' in file.read_text())
-    assert told == [True, True, False]
+        telemetry.run(shop(tmp_path, ds), status=status)
+        found.append(told(tmp_path))
+    assert found == [("2026-11-21", 1), ("2026-11-21", 1), ("2026-11-22", None)]
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
+
+
+@pytest.mark.parametrize("status", [None, 0, 1])
+def test_an_earlier_day_does_not_take_the_last_night_s_alert_back(tmp_path: Path, status: int | None) -> None:
+    """Its rerun or its report, also one that fails: monitoring goes on about the last night."""
+    telemetry.run(shop(tmp_path, "2026-11-22"), status=3)
+    telemetry.write_or_warn(shop(tmp_path, "2026-11-20"), status)
+    assert told(tmp_path) == ("2026-11-22", 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "then"), [(["--ds", "2026-11-23"], ("2026-11-22", 3)), (["--ds", "2026-11-23", "--status", "1"], ("2026-11-23", 1))]
+)  # fmt: skip
+def test_a_report_tells_another_night_only_with_its_status(
+    tmp_path: Path, words: list[str], then: tuple[str, float]
+) -> None:
+    """Without one it is a look, here at a day of which nothing is published, so that it fails."""
+    telemetry.run(shop(tmp_path, "2026-11-22"), status=3)
+    assert report.main(["--config", str(tmp_path / "run.yaml"), *words]) == 2
+    assert told(tmp_path) == then
 
 
 def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
     """`deliver` after 74 ends that alert; another status, and the night of another day, stay as they were."""
-    file = tmp_path / "shop.prom"
-    document = {"name": "shop", "output_dir": str(tmp_path / "out"), "input": {"simulate": {}}}
-    (tmp_path / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(file)}}))
-    config, told = load_config(tmp_path / "run.yaml", ds="2026-11-21"), []
+    config, found = shop(tmp_path, "2026-11-21"), []
     for status in (74, 3):
         telemetry.run(config, status=status)
         telemetry.tell(config, mends=(74,))
-        told.append(re.findall(r'night_exit_status\{run="shop"\} (\S+)', file.read_text()))
-    assert told == [["0.0"], ["3.0"]]
+        found.append(told(tmp_path))
+    assert found == [("2026-11-21", 0), ("2026-11-21", 3)]
     telemetry.run(config.model_copy(update={"ds": date(2026, 11, 22)}), status=74)
-    before = file.read_text()
     telemetry.tell(config, mends=(74,))
-    assert file.read_text() == before
+    assert told(tmp_path) == ("2026-11-22", 74)
+
+
+@pytest.mark.parametrize("before", [1, 2, 3, 74, 130, 143])
+@pytest.mark.parametrize(
+    ("outcome", "after"), [(IN_USE, 0), (None, "before"), (DeliveryError("it does not answer"), 74)]
+)
+def test_a_night_that_is_promoted_by_hand_is_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, outcome: object, after: int | str
+) -> None:
+    """However it had ended before; one that stays beside a later night in use changes nothing."""
+    telemetry.run(shop(tmp_path, "2026-11-22"), status=before)
+    monkeypatch.setattr(promote, "run", Mock(side_effect=[outcome]))
+    promote.main(["--config", str(tmp_path / "run.yaml"), "--ds", "2026-11-22"])
+    assert told(tmp_path) == ("2026-11-22", before if after == "before" else after)
 
 
 def test_telemetry_that_cannot_be_written_fails_no_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is in use has been switched by then."""
-    (tmp_path / "shop.prom").write_bytes(b"\xff{{")
-    document = {"name": "shop", "ds": DS, "output_dir": str(tmp_path / "out"), "input": {"simulate": {}}}
-    (tmp_path / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(tmp_path / "shop.prom")}}))
-    telemetry.tell(load_config(tmp_path / "run.yaml"))
+    (tmp_path / "shop.prom").mkdir()
+    telemetry.tell(shop(tmp_path, DS))
     assert "telemetry warning: not written" in capsys.readouterr().out
+
+
+def test_a_file_that_is_broken_is_written_anew(tmp_path: Path) -> None:
+    """It says nothing of any night."""
+    (tmp_path / "shop.prom").write_bytes(b"\xff{{")
+    telemetry.tell(shop(tmp_path, DS))
+    assert told(tmp_path) == (DS, None)
 
 
 def test_training_speed_is_over_all_epochs() -> None:

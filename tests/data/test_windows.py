@@ -89,8 +89,6 @@ def test_windows_and_prefixes_have_the_history_s_context() -> None:
     assert found == [context[0:2], context[2:4]]
     rows = evaluation_rows(table, position_column="test_position")
     assert rows.context.tolist() == [*context[:4], [1, *context[4][1:]]]
-    as_it_was = evaluation_rows(table, position_column="test_position", target_opens_session=False)
-    assert as_it_was.context.tolist() == context[:5]
     later = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 2], [0, 1, 3, 7, 15, 99_000]))
     assert evaluation_rows(later, position_column="test_position").context.tolist() == rows.context.tolist()
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -96,3 +97,29 @@ def test_a_history_that_an_earlier_model_cannot_read_is_ranked_by_popularity() -
         )  # fmt: skip
         assert found.ranks[:2].tolist() == [1, 2]
         assert found.confidence[:2].tolist() == pytest.approx([9 / 27, 9 / 27])
+
+
+@pytest.mark.parametrize("inputs", [[], ["time_gap"]])
+def test_an_earlier_model_reads_a_history_as_when_it_serves(inputs: list[Any]) -> None:
+    """As if what came later than the model were not there: flags and gaps lie between the items that it knows, also where
+    the last item, which says that the next one opens a session, is new to it."""
+    torch.manual_seed(0)
+    earlier = SequenceModel(num_items=4, kind="gru", dim=8, session_flag=True, inputs=inputs).eval()
+    whole = [
+        [(0, 0, 0), (4, 0, 9), (1, 1, 99), (5, 1, 200), (2, 2, 300)],
+        [(3, 0, 0), (5, 0, 5), (4, 0, 900), (0, 0, 901)],
+    ]
+    known = [[mark for mark in row if mark[0] < 4] for row in whole]
+    sure = []
+    for rows in (whole, known):
+        items, sessions, seconds = ([[mark[part] for mark in row] for row in rows] for part in range(3))
+        table = histories([(*row, 1, None, len(row[0]) - 1) for row in zip(items, sessions, strict=True)])
+        times = pa.array([[1_000_000 * one for one in row] for row in seconds], pa.list_(pa.int64()))
+        field = table.schema.field("event_times")
+        table = table.drop_columns("event_times").append_column(field, times.cast(field.type))
+        found = ranks_of_models(
+            [earlier], [1.0], evaluation_rows(table, position_column="test_position"),
+            device=torch.device("cpu"), num_items=6, top=1, confidence_k=1,
+        )  # fmt: skip
+        sure.append(found.confidence.tolist())
+    assert sure[0] == pytest.approx(sure[1], abs=1e-7)

@@ -3,19 +3,21 @@
 import json
 import signal
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from jobs import train_teacher, train_text_encoder
 from jobs.__main__ import JOBS, main
 from jobs._console import command
 from jobs._ray import own_signal_handlers
 from jobs.cache_teacher import teacher_folders
 from kdlib import publish, tables
 from kdlib.config import RunConfig, load_config
-from kdlib.errors import ModelError
+from kdlib.errors import InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 
@@ -27,6 +29,18 @@ def _config(folder: Path, **more: object) -> Path:
     document = {"name": "broken", "ds": DS, "output_dir": str(folder / "output"), "input": {"simulate": {}}}
     path.write_text(yaml.safe_dump(document | more))
     return path
+
+
+@pytest.mark.parametrize("job", [train_teacher, train_text_encoder])
+def test_what_is_missing_is_said_before_ray_starts(
+    job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To start it takes seconds, for nothing."""
+    started: list[RunConfig] = []
+    monkeypatch.setattr(job, "start_ray", started.append)
+    with pytest.raises(InputError, match=f"no published histories for {DS}"):
+        job.run(load_config(_config(tmp_path, teachers=[{"name": "a", "text": {"adapt": {}}}])))
+    assert not started
 
 
 def test_help_lists_every_job(capsys: pytest.CaptureFixture[str]) -> None:

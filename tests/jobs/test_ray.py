@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs._ray import read_parquet
+from jobs._ray import KEEPS_MEMORY, check_room, read_parquet
+from kdlib.config import RunConfig
+from kdlib.errors import ConfigError
 
 HOME = Path(__file__).parents[2]
 LISTENERS = """
@@ -20,8 +22,8 @@ config = RunConfig.model_validate({
     "name": "x", "output_dir": sys.argv[1], "input": {"simulate": {}}, "ray": {"num_cpus": 1, "object_store_megabytes": 80},
 })
 with start_ray(config):
-    import ray
-    ray.get(ray.remote(lambda: 1).remote())
+    import os, ray
+    print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     print(json.dumps([s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]))
 """
@@ -29,13 +31,14 @@ with start_ray(config):
 
 @pytest.mark.e2e
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
-    """No socket of local mode's processes listens on an address that another machine reaches."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """No socket of local mode's processes listens on an address that another machine reaches; its workers keep freed memory."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
         cwd=HOME, env=environment | {"PYTHONPATH": str(HOME)}, text=True, capture_output=True, check=True,
     ).stdout  # fmt: skip
-    addresses = json.loads(printed.splitlines()[-1])
+    of_a_worker, addresses = map(json.loads, printed.splitlines()[-2:])
+    assert of_a_worker.items() >= KEEPS_MEMORY.items()
     assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
@@ -56,3 +59,22 @@ def test_few_files_are_read_by_few_processes(
     monkeypatch.setattr(ray.data, "read_parquet", lambda paths: (os.environ[name], len(paths)))
     assert read_parquet([f"{number}.parquet" for number in range(files)]) == (readers, files)
     assert os.environ.get(name) == own
+
+
+def test_a_local_ray_without_room_for_the_workers_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It would wait for ever; reading the data needs a CPU of its own. A cluster at an address may grow."""
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    document = {"name": "x", "output_dir": str(tmp_path), "input": {"simulate": {}}}
+    local = RunConfig.model_validate(document)
+    check_room(local, "training.workers", 6, cpus=0.5)
+    with pytest.raises(
+        ConfigError, match=r"training.workers is 8, 0.5 CPU each, and reading needs one more, .* has 4: lower"
+    ):
+        check_room(local, "training.workers", 8, cpus=0.5)
+    with pytest.raises(ConfigError, match=r"recommend.actors is 4, 1 CPU each"):
+        check_room(local, "recommend.actors", 4)
+    with pytest.raises(ConfigError, match=r"is 1, 1 GPU each, but the local Ray has 0: lower .* training.gpus_per"):
+        check_room(local, "training.workers", 1, cpus=0.5, gpus=1)
+    check_room(RunConfig.model_validate(document | {"ray": {"address": "auto"}}), "training.workers", 8)

@@ -1,12 +1,16 @@
 """When a night's model goes on from the last promoted one, and when it is trained from nothing."""
 
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from jobs import evaluate
 from jobs._warm import earlier_model, warm_training
 from kdlib import promotions, publish
 from kdlib.config import RunConfig, SplitConfig, TrainConfig
+from kdlib.errors import InputError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
@@ -85,6 +89,21 @@ def test_what_does_not_fit_is_trained_from_nothing(tmp_path, why):
         "codes": lambda: start_of(config, codes={"kind": "residual", "count": 8, "size": 256}),
     }.get(why, lambda: start_of(config))()
     assert found is None
+
+
+@pytest.mark.parametrize("gone", ["a file", "all"])
+def test_an_earlier_model_that_is_gone_is_said(tmp_path, gone):
+    """What goes on from a promoted night, and is compared with it, does not quietly begin anew."""
+    version = put_promoted(tmp_path)
+    folder = publish.version_folder(tmp_path, "models/student", "2026-11-21", version)
+    if gone == "all":
+        shutil.rmtree(folder.parent)
+    else:
+        (folder / "model.json").unlink()
+    said = "no usable manifest at" if gone == "all" else r"models/student of 2026-11-21.*model\.json is gone or cut off"
+    for look in (start_of, lambda config: evaluate._last_night(config, Mock())):
+        with pytest.raises(InputError, match=said):
+            look(config_for(tmp_path))
 
 
 def test_a_warm_model_learns_shorter_and_more_slowly(tmp_path):

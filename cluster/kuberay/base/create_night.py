@@ -5,6 +5,7 @@ left alone: its name is its date. Only PyYAML is needed.
 """
 
 import argparse
+import copy
 import json
 import os
 import shlex
@@ -36,13 +37,13 @@ def night(
       queue: a Kueue LocalQueue, which starts the night when there is room; empty: it starts at once.
     """
     spec = dict(template["spec"])
-    spec["rayClusterSpec"] = {key: value for key, value in cluster["spec"].items() if key != SUSPEND}
+    nodes = {key: value for key, value in cluster["spec"].items() if key != SUSPEND}
+    nodes["workerGroupSpecs"] = [_fresh(group, whole=bool(queue)) for group in nodes["workerGroupSpecs"]]
     if queue:  # Kueue gives a night all its nodes at once, and refuses those that would grow
-        fixed = {
-            "enableInTreeAutoscaling": False,
-            "workerGroupSpecs": [_whole(g) for g in cluster["spec"]["workerGroupSpecs"]],
-        }
-        spec["rayClusterSpec"] = {k: v for k, v in (spec["rayClusterSpec"] | fixed).items() if k != "autoscalerOptions"}
+        nodes["enableInTreeAutoscaling"] = False
+        nodes.pop("autoscalerOptions", None)
+        nodes["headGroupSpec"] = _without_token(nodes["headGroupSpec"], nodes["workerGroupSpecs"])
+    spec["rayClusterSpec"] = nodes
     image = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
     submitter = spec["submitterPodTemplate"]["spec"]["containers"][0]
     spec["submitterPodTemplate"]["spec"]["containers"] = [submitter | {"image": image}]
@@ -53,9 +54,20 @@ def night(
     return template | {"metadata": {"name": f"distilrec-{ds}", "labels": labels}, "spec": spec}
 
 
-def _whole(group: dict[str, Any]) -> dict[str, Any]:
-    """The worker group at its full size."""
-    return group | dict.fromkeys(("replicas", "minReplicas"), group["maxReplicas"])
+def _fresh(group: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+    """The worker group at its least or at its full size, without what an autoscaler has asked of the cluster that is copied."""
+    size = group["maxReplicas"] if whole else group.get("minReplicas", 0)
+    return {k: v for k, v in group.items() if k != "scaleStrategy"} | {"replicas": size, "minReplicas": size}
+
+
+def _without_token(head: dict[str, Any], workers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The head under the workers' account: KubeRay makes it one of its own only for an autoscaler."""
+    head = copy.deepcopy(head)
+    accounts = [group["template"]["spec"].get("serviceAccountName") for group in workers]
+    head["template"]["spec"] |= {"automountServiceAccountToken": False} | (
+        {"serviceAccountName": accounts[0]} if any(accounts) else {}
+    )
+    return head
 
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def main() -> int:
             template, call("GET", "rayclusters/distilrec"),
             ds=ds, run=os.environ["RUN"], options=os.environ["OPTIONS"], queue=os.environ.get("QUEUE", ""),
         )  # fmt: skip
-        call("POST", "rayjobs", job)
+        call("POST", "rayjobs?fieldValidation=Strict", job)  # else an older KubeRay drops what it does not know
     except urllib.error.HTTPError as error:
         if error.code == 409:
             print(f"distilrec-{ds} exists already: nothing to do")

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs._ray import KEEPS_MEMORY
 from kdlib.errors import DistilrecError, InputError, TrainingError
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import hit_rate, ndcg
@@ -174,8 +175,8 @@ def run_peer(
         threads = str(options.threads)
         command = [str(python), str(HERE / SCRIPTS[peer]), "--work", folder, "--seed", str(options.seed)]
         command += ["--device", options.device, "--threads", threads, *flags]
-        # thread pools read these when the libraries load: too late inside the script
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        # read when the libraries load: too late inside the script; our own training keeps its memory, too
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | KEEPS_MEMORY
         code = subprocess.run(command, env=environment, check=False).returncode
         if code:
             raise TrainingError(f"{shlex.join(command)} ended with status {code}; its message stands above")

@@ -1,0 +1,52 @@
+"""The DAG, run by a real Airflow where there is one, with a command that stands for the stages."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+DAG = Path(__file__).parents[2] / "cluster" / "airflow" / "distilrec_dag.py"
+COMMAND = """#!/bin/bash
+echo "$@" >> calls
+case "$1 $BEHAVIOUR" in
+  "promote gate") exit 3;;
+  "promote crash") exit 1;;
+  "promote hangs") trap 'echo ended >> calls; exit 143' TERM; sleep 300 & wait;;
+esac
+"""
+
+
+@pytest.mark.skipif(not shutil.which("airflow"), reason="no airflow (PyPI's apache-airflow, 3 or later)")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("behaviour", "state", "last"),
+    [("well", "success", "0"), ("gate", "failed", "3"), ("crash", "failed", "1"), ("hangs", "failed", "1")],
+)
+def test_a_night_ends_with_a_report_and_its_status(tmp_path: Path, behaviour: str, state: str, last: str) -> None:
+    """A failed one too, in a task that may be tried again; a stage that takes too long is ended."""
+    (tmp_path / "dags").mkdir()
+    quick = DAG.read_text().replace('"retries": 3', '"retries": 0').replace("hours=6", "seconds=10")
+    (tmp_path / "dags" / "distilrec_dag.py").write_text(quick)
+    (tmp_path / "command").write_text(COMMAND.replace("calls", str(tmp_path / "calls")))
+    (tmp_path / "command").chmod(0o755)
+    environment = os.environ | {
+        "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "BEHAVIOUR": behaviour,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"), "DISTILREC_COMMAND": str(tmp_path / "command"),
+        "DISTILREC_STAGES": "build-features, promote",
+    }  # fmt: skip
+    for words in (["db", "migrate"], ["dags", "test", "distilrec", "2026-11-21"]):
+        done = subprocess.run(["airflow", *words], env=environment, text=True, capture_output=True)
+    printed = done.stdout + done.stderr
+    assert f"state={state}" in printed or f"state: {state}" in printed, printed[-3000:]
+    deadline = time.monotonic() + 10
+    while behaviour == "hangs" and "ended" not in (tmp_path / "calls").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    given = "--config /etc/distilrec/run.yaml --ds 2026-11-21"
+    assert ("ended" in calls) == (behaviour == "hangs")
+    assert [one for one in calls if one != "ended"] == [
+        f"build-features {given}", f"promote {given}", f"report --status {last} {given}"
+    ]  # fmt: skip
