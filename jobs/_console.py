@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from kdlib import promotions
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import DistilrecError
 
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _person: TextIO | None = None
 """The terminal, while standard output and error are redirected to a log file."""
 
@@ -27,6 +29,11 @@ _person: TextIO | None = None
 def say(text: str = "") -> None:
     """Print a line for the person."""
     print(text, file=_person or sys.stdout, flush=True)
+
+
+def safe(text: str) -> str:
+    """A text of the shop's as one line for a terminal: what breaks a line, turns it round or gives a command is a blank."""
+    return _UNSAFE.sub(" ", text)
 
 
 def progress(*, total: int | None, unit: str, description: str) -> tqdm:

@@ -18,7 +18,7 @@ from kdlib.errors import ConfigError, InputError
 from kdlib.metrics.judged import ndcg_of
 from kdlib.queries import normalise_query
 from kdlib.search.fusion import Weights, choose_weights
-from kdlib.search.index import FACTS, build_index, load_index
+from kdlib.search.index import FACTS, SearchIndex, build_index, load_index
 from kdlib.search.student import FACTS as STUDENT_FACTS
 from kdlib.search.words import in_first_half, teaches
 from kdlib.teachers.text import TitleEncoder
@@ -27,7 +27,6 @@ K = 10
 LEAST_QUERIES = 30
 """Clicked queries on each side, to choose the weights on and to judge them by."""
 MOST_QUERIES = 1_000
-BLOCK = 64
 
 
 def search_settings(config: RunConfig) -> SearchConfig:
@@ -123,7 +122,7 @@ def chosen_weights(
     details = {name: facts_of_student[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
     details["weights"] = {**asdict(given), "chosen": "given"}
     if settings.weights == "clicks":
-        gains = clicked(config, products)
+        gains = _without_unavailable(clicked(config, products), products)
         judging = {query: items for query, items in gains.items() if not in_first_half(query)}
         learnt = {query for query in gains if settings.text.adapt and teaches(query)}
         choosing = {query: items for query, items in gains.items() if query not in {*judging, *learnt}}
@@ -156,13 +155,20 @@ def clicked(config: RunConfig, products: pa.Table) -> dict[str, dict[int, float]
     return {query: gains[query] for query in [one for one in queries if one in gains][:MOST_QUERIES]}
 
 
-def _ndcg(index: Any, gains: dict[str, dict[int, float]], weights: Weights) -> float:
-    """Mean NDCG@10 over queries, a product's clicks its gain."""
-    total, queries = 0.0, list(gains)
-    for start in range(0, len(queries), BLOCK):
-        part = queries[start : start + BLOCK]
-        for query, scores_V in zip(part, index.scores(part, weights=weights)[1], strict=True):
-            best = scores_V.topk(min(K, len(scores_V))).indices.tolist()
-            mine = gains[query]
-            total += ndcg_of(np.array([mine.get(one, 0.0) for one in best]), np.array(list(mine.values())), k=K)
-    return total / len(queries)
+def _without_unavailable(gains: dict[str, dict[int, float]], products: pa.Table) -> dict[str, dict[int, float]]:
+    """What an answer can have of them, and the queries that something is left of."""
+    sold = products["available"].to_pylist()
+    left = {query: {place: gain for place, gain in items.items() if sold[place]} for query, items in gains.items()}
+    return {query: items for query, items in left.items() if items}
+
+
+def _ndcg(index: SearchIndex, gains: dict[str, dict[int, float]], weights: Weights) -> float:
+    """Mean NDCG@10 over queries of what they are answered, a product's clicks its gain."""
+    answers = index.answer(list(gains), k=K, weights=weights)
+    found = [
+        ndcg_of(
+            np.array([mine.get(place, 0.0) for place in answer.places.tolist()]), np.array(list(mine.values())), k=K
+        )
+        for answer, mine in zip(answers, gains.values(), strict=True)
+    ]
+    return sum(found) / len(found)

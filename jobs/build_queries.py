@@ -12,7 +12,6 @@ from jobs._step import run_step
 from jobs._write import fail_all_quarantined, write_sorted
 from kdlib import forgetting, tables
 from kdlib.config import RunConfig, SearchesConfig
-from kdlib.errors import InputError
 from kdlib.features import queries, read, searches
 from kdlib.publish import Manifest
 
@@ -20,7 +19,7 @@ TABLES = ("queries", "query_items", "search_quarantine")
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
-    """Build and publish the tables of queries of the day, unless they are up to date."""
+    """Build and publish the tables of queries of the day, unless they are up to date; a warning where no query is left."""
     key = checked_key(config)
     log, versions = search_input(config)
     manifests = run_step(
@@ -35,7 +34,12 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         inputs=versions,
         build=lambda staging: _build(config, log, key, staging),
     )
-    say(f"build_queries: {searches.funnel_text(manifests['queries'].details['funnel'])}")
+    funnel = manifests["queries"].details["funnel"]
+    say(f"build_queries: {searches.funnel_text(funnel)}")
+    period = f"{config.features.queries.period_days} days to {config.day}"
+    min_users = config.privacy.min_query_users
+    if warning := searches.no_query_warning(funnel, path=log.path, period=period, min_users=min_users):
+        say(f"build_queries: warning: {warning}")
     return manifests
 
 
@@ -52,15 +56,14 @@ def _build(
             num_partitions=config.spark.shuffle_partitions,
             forgotten=forgetting.forgotten(config.root),
         ).persist(StorageLevel.MEMORY_AND_DISK)
-        first = searches.first_day(last_day, period_days=settings.period_days)
-        funnel = searches.count_outcomes(judged, path=log.path, first=first, last_day=last_day)
+        funnel = searches.count_outcomes(judged)
         write_sorted(
             searches.quarantine(judged),
             staging["search_quarantine"],
             by=["reason", "file", "raw"],
             rows=funnel["quarantined"],
         )
-        if funnel["kept"] == 0:
+        if funnel["quarantined"] and not funnel["kept"]:
             fail_all_quarantined(
                 config, "search_quarantine", staging["search_quarantine"], path=log.path, funnel=funnel
             )
@@ -70,11 +73,6 @@ def _build(
         write_sorted(typed, staging["queries"], by=["query"], rows=num_typed)
         typed = spark.read.parquet(str(staging["queries"]))
         num_queries = typed.count()
-        if num_queries == 0:
-            raise InputError(
-                f"{log.path}: none of its {num_typed:,} queries was typed by {min_users} users or more "
-                "(privacy.min_query_users), so nothing is left. Lower it, or raise features.queries.period_days"
-            )
         weights = settings.model_dump(exclude={"period_days"})
         items = queries.query_items_table(kept, typed, **weights)
         write_sorted(items, staging["query_items"], by=["query", "item_id"], rows=funnel["kept"])

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from jobs._console import command, say
+from jobs._console import command, safe, say
 from jobs._search import search_settings
 from kdlib import promotions, publish
 from kdlib.config import RunConfig
@@ -34,7 +34,7 @@ def _run(config: RunConfig, arguments: argparse.Namespace) -> None:
         shown = loaded.products.take(answer.places)
         names = zip(shown["title"].to_pylist(), shown["item_id"].to_pylist(), answer.scores.tolist(), strict=True)
         for rank, (title, item_id, score) in enumerate(names, start=1):
-            say(f"  {rank:>3}  {score:>7.4f}  {title or item_id}")
+            say(f"  {rank:>3}  {score:>7.4f}  {safe(title or item_id)}")
     say(f"search of {day}: loaded in {ready - started:.2f} s, answered in {(time.monotonic() - ready) * 1000:.0f} ms")
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from jobs._console import command, say
+from jobs._console import command, safe, say
 from kdlib.config import RunConfig
 from kdlib.privacy import pseudonym, read_key
 from kdlib.report.users import NUM_SAMPLES, read_user, sample_users
@@ -17,16 +17,16 @@ def format_user(config: RunConfig, user_id: str) -> str:
     """
     user = read_user(config.root, config.day, user_id)
     last = f", the last {len(user.history)}" if len(user.history) < user.num_interactions else ""
-    lines = [f"user {user_id}: {user.num_interactions} interactions{last}:"]
-    lines += [f"  {time:%Y-%m-%d %H:%M}  {event:<9}  {title}" for time, event, title in user.history]
+    lines = [f"user {safe(user_id)}: {user.num_interactions} interactions{last}:"]
+    lines += [f"  {time:%Y-%m-%d %H:%M}  {event:<9}  {safe(title)}" for time, event, title in user.history]
     lines.append(
         f"recommended on {config.day} (source {user.source}, model version {user.model_version}, "
         f"data until {user.generated_at:%Y-%m-%d %H:%M} UTC):"
     )
     for rank, item in enumerate(user.recommended, start=1):
-        lines.append(f"  {rank:>3}  {item.score:>9.4f}  {item.title}")
+        lines.append(f"  {rank:>3}  {item.score:>9.4f}  {safe(item.title)}")
         if item.because:
-            lines.append(f"{'':18}because: {', '.join(item.because)}")
+            lines.append(f"{'':18}because: {', '.join(map(safe, item.because))}")
     return "\n".join(lines)
 
 

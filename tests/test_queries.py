@@ -22,7 +22,12 @@ from kdlib.queries import MAX_QUERY_CHARACTERS, normalise_query
         ("℡ stand", "tel stand"),
         ("lamp\x00\x07desk\x9f", "lamp desk"),
         ("\u2028pan\u3000\u2003knife", "pan knife"),
-        ("İstanbul", "i\u0307stanbul"),
+        ("İstanbul", "istanbul"),
+        ("DİZÜSTÜ", "dizüstü"),
+        ("\ufefflap\u00ad\u200btop\u200e", "laptop"),
+        ("lamp \u200b desk", "lamp desk"),
+        ("\u0646\u0645\u06cc\u200c\u062e", "\u0646\u0645\u06cc\u062e"),
+        ("™\ufe0f", "tm"),
         ("boots\ud83d", "boots"),
         ("🥾 boots", "🥾 boots"),
         ("´tent", "\u0301tent"),
@@ -31,7 +36,8 @@ from kdlib.queries import MAX_QUERY_CHARACTERS, normalise_query
     ],
 )
 def test_what_tells_no_two_wishes_apart_is_gone(typed, wanted):
-    """Case, width, ligatures, composed or not, runs of blanks and control characters; half a surrogate pair is a blank."""
+    """Case, width, ligatures, composed or not, signs that nobody sees, runs of blanks and control characters; half a surrogate
+    pair is a blank."""
     assert normalise_query(typed) == wanted
 
 
@@ -53,11 +59,15 @@ def test_a_megabyte_of_combining_marks_is_read_at_once():
 @example("\u01f0")
 @example("\ufdfa" * 30)
 @example("\ud800\udc00")
+@example("I\u0334\u0307\u0307\u0301")
+@example("i\u00ad\u0307 \u200b´")
 def test_every_string_has_one_form(typed):
-    """Normalising again changes nothing; the form is short and NFKC, has no blank at its ends or beside another, and can be stored."""
+    """Normalising again changes nothing; the form is short and NFKC, has no blank at its ends or beside another and no sign that
+    nobody sees, and can be stored."""
     query = normalise_query(typed)
     assert normalise_query(query) == query
     assert len(query) <= MAX_QUERY_CHARACTERS
     assert query == " ".join(query.split())
     assert unicodedata.is_normalized("NFKC", query)
+    assert "Cf" not in map(unicodedata.category, query)
     query.encode()

@@ -11,7 +11,7 @@ _SEARCH = SEARCH_EVENT_TYPES[0]
 
 
 def queries_table(searches: DataFrame, *, min_users: int = 0) -> DataFrame:
-    """The QUERIES table.
+    """The QUERIES table; an event is one a user, UTC day, type and item (`searches.with_outcome`).
 
     Args:
       searches: from `searches.kept`.

@@ -21,7 +21,6 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from kdlib.config import SEARCH_EVENT_TYPES, SearchesConfig
-from kdlib.errors import InputError
 from kdlib.features.clean import DUPLICATE, KEPT
 from kdlib.features.events import mapped_text, our_type, parse_time, raw_text, read_columns
 from kdlib.features.funnel import rows_text
@@ -33,8 +32,8 @@ from kdlib.queries import normalise_query
 from kdlib.tables import SEARCH_QUARANTINE
 
 REASONS = (
-    "corrupt_row",  # the line does not parse, or has too few or too many fields
     "forgotten_user",  # the row itself is not kept
+    "corrupt_row",  # the line does not parse, or has too few or too many fields
     "missing_user",
     "missing_query",  # nothing is left of it once it is normalised
     "missing_time",
@@ -108,14 +107,16 @@ def first_day(last_day: date, *, period_days: int) -> date:
 def with_outcome(
     searches: DataFrame, *, period_days: int, last_day: date, num_partitions: int, forgotten: Sequence[str] = ()
 ) -> DataFrame:
-    """Judge the search events. Rows of one user, time, query, type and item are one event; that of the best rank is kept.
+    """Judge the search events. Rows of one user, UTC day, query, type and item are one event, or a single crawler would say
+    what a query means; that of the best rank is kept.
 
     Args:
       searches: columns as in this module's text.
       period_days: so many days up to and with `last_day` count.
       last_day: last day that counts.
       num_partitions: of the result.
-      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal.
+      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal. Where there are any,
+        only a hash stays of a line that does not parse, which may be theirs.
 
     Returns:
       outcome (KEPT, DUPLICATE, EARLIER or one of REASONS), user_id, query, event_type (text), item_id (null for searches),
@@ -125,9 +126,10 @@ def with_outcome(
     reason = _fault(first=first_day(last_day, period_days=period_days), last_day=last_day, forgotten=forgotten)
     judged = searches.withColumn("reason", reason)
     good, shown = F.col("reason").isNull(), F.col("event_type") != _SEARCH
-    raw = F.when(F.col("reason") == "forgotten_user", "forgotten").when(
-        ~good & (F.col("reason") != EARLIER), raw_text()
-    )
+    raw = F.when(F.col("reason") == "forgotten_user", "forgotten")
+    if forgotten:
+        raw = raw.when(F.col("reason") == "corrupt_row", hash_of_line())
+    raw = raw.when(~good & (F.col("reason") != EARLIER), raw_text())
     judged = judged.withColumn("raw", raw)
     salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw", "event_time"), F.lit(_SALTS)).cast("string"))
     slim = judged.select(
@@ -140,8 +142,8 @@ def with_outcome(
         "raw",
         "file",
     ).repartition(num_partitions, "user_id")
-    same = Window.partitionBy("user_id", "event_time", "query", "event_type", "item_id")
-    is_copy = F.row_number().over(same.orderBy(F.asc_nulls_last("position"), "file")) > 1
+    same = Window.partitionBy("user_id", F.to_date("event_time"), "query", "event_type", "item_id")
+    is_copy = F.row_number().over(same.orderBy(F.asc_nulls_last("position"), "event_time", "file")) > 1
     outcome = F.coalesce("reason", F.when(is_copy, DUPLICATE), F.lit(KEPT))
     return slim.select(outcome.alias("outcome"), *(name for name in slim.columns if name != "reason"))
 
@@ -157,45 +159,58 @@ def quarantine(judged: DataFrame) -> DataFrame:
     return rejected.withColumnRenamed("outcome", "reason").select(*SEARCH_QUARANTINE.schema.names)
 
 
-def count_outcomes(judged: DataFrame, *, path: str, first: date, last_day: date) -> dict[str, Any]:
+def count_outcomes(judged: DataFrame) -> dict[str, Any]:
     """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
 
     Args:
       judged: from `with_outcome`.
-      path: of the input, for the error's text.
-      first: the period's first day, for the error's text.
-      last_day: its last one.
 
     Returns:
       earlier (rows before the period), rows_read (all others), kept, duplicate, quarantined, reasons (code → rows, none of
-      them 0), first_event, last_event.
-
-    Raises:
-      InputError: there are no rows, or none but earlier ones.
+      them 0), first_event, last_event, last_earlier (the time of the last one before the period).
     """
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
     rows = {row[0]: row for row in judged.groupBy("outcome").agg(F.count("*"), *span).collect()}
     numbers = {outcome: row[1] for outcome, row in rows.items()}
     earlier, of_kept, duplicate = (numbers.get(outcome, 0) for outcome in (EARLIER, KEPT, DUPLICATE))
     reasons = {reason: numbers[reason] for reason in REASONS if reason in numbers}
-    rows_read = of_kept + duplicate + sum(reasons.values())
-    if not rows_read:
-        found = f"the last of its {earlier:,} rows is of {rows[EARLIER][3]} UTC" if earlier else "it has no rows at all"
-        raise InputError(
-            f"{path} has no searches from {first} to {last_day}: {found}. Is it the right file, and did the export run?"
-            + (" Else raise features.queries.period_days" if earlier else "")
-        )
+    quarantined = sum(reasons.values())
     first_event, last_event = rows[KEPT][2:4] if KEPT in rows else (None, None)
     return {
         "earlier": earlier,
-        "rows_read": rows_read,
+        "rows_read": of_kept + duplicate + quarantined,
         "kept": of_kept,
         "duplicate": duplicate,
-        "quarantined": sum(reasons.values()),
+        "quarantined": quarantined,
         "reasons": reasons,
         "first_event": first_event,
         "last_event": last_event,
+        "last_earlier": rows[EARLIER][3] if EARLIER in rows else None,
     }
+
+
+def no_query_warning(funnel: dict[str, Any], *, path: str, period: str, min_users: int) -> str | None:
+    """What to tell the person where no query is left: the export did not run, or the shop is small.
+
+    Args:
+      funnel: as for `funnel_text`.
+      path: of the input.
+      period: in words, such as `30 days to 2026-11-22`.
+      min_users: so many have to have typed a query.
+    """
+    if funnel["queries"]:
+        return None
+    if funnel["rare_queries"]:
+        why = (
+            f"none of the {funnel['rare_queries']:,} queries of {path} was typed by {min_users} users or more"
+            " (privacy.min_query_users). Lower it, or raise features.queries.period_days"
+        )
+    else:
+        last = (
+            f"the last of its rows is of {funnel['last_earlier']} UTC" if funnel["earlier"] else "it has no rows at all"
+        )
+        why = f"{path} has no searches of the {period}: {last}. Is it the right file, and did the export run?"
+    return f"no typed query is left, and search goes on without: {why}"
 
 
 def funnel_text(funnel: dict[str, Any]) -> str:
@@ -212,9 +227,9 @@ def _fault(*, first: date, last_day: date, forgotten: Sequence[str]) -> Column:
     """EARLIER, or the first reason why a search event cannot be used; null for none."""
     time, shown = F.col("event_time"), F.col("event_type") != _SEARCH
     return (
-        F.when(F.col("corrupt"), "corrupt_row")
-        .when(time < day_start(first), EARLIER)
+        F.when(~F.col("corrupt") & (time < day_start(first)), EARLIER)
         .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
+        .when(F.col("corrupt"), "corrupt_row")
         .when(F.col("user_id").isNull(), "missing_user")
         .when(F.col("query").isNull(), "missing_query")
         .when(~F.col("time_given"), "missing_time")

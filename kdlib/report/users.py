@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -85,7 +86,9 @@ def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | Non
 def _titles(root: Path, ds: str, indices: list[int], item_ids: list[str]) -> tuple[dict[int, str], dict[str, str]]:
     """What to call items, by index and by id: the title, or the id where there is none."""
     folder = publish.current(root, "item_vocabulary", ds)
-    wanted = pc.field("item_index").isin(indices) | pc.field("item_id").isin(item_ids)
+    # typed, for an empty list is of no type that Arrow would compare
+    wanted = pc.field("item_index").isin(pa.array(indices, pa.int32()))
+    wanted |= pc.field("item_id").isin(pa.array(item_ids, pa.string()))
     rows = pq.read_table(folder, columns=["item_index", "item_id", "title"], filters=wanted).to_pylist()
     by_index = {row["item_index"]: row["title"] or row["item_id"] for row in rows}
     return by_index, {row["item_id"]: by_index[row["item_index"]] for row in rows}

@@ -60,10 +60,19 @@ def cluster(vectors_VE: Tensor, *, seed: int) -> Tensor:
     return torch.stack(found)
 
 
-def intent(cosines_QV: Tensor, clusters_RV: Tensor) -> Tensor:
+def intent(cosines_QV: Tensor, clusters_RV: Tensor, allowed_V: Tensor | None = None) -> Tensor:
     """Squared share of each product's cluster among the products nearest to the query, mean of the clusterings: float32 [Q, V]
-    in [0, 1]."""
-    nearest_QN = cosines_QV.topk(min(INTENT_PRODUCTS, cosines_QV.shape[1]), dim=1).indices
+    in [0, 1].
+
+    Args:
+      cosines_QV: of queries and products.
+      clusters_RV: from `cluster`.
+      allowed_V: bool, one at least true; the others are not looked at.
+    """
+    count = cosines_QV.shape[1]
+    if allowed_V is not None:
+        cosines_QV, count = cosines_QV.masked_fill(~allowed_V, -torch.inf), int(allowed_V.sum())
+    nearest_QN = cosines_QV.topk(min(INTENT_PRODUCTS, count), dim=1).indices
     one_QN = torch.full(nearest_QN.shape, 1 / nearest_QN.shape[1])
     total_QV = torch.zeros_like(cosines_QV)
     for cluster_V in clusters_RV:

@@ -26,6 +26,7 @@ from kdlib.queries import normalise_query
 from kdlib.search.fusion import Weights, cluster, fuse, intent, top_products
 from kdlib.search.lexical import LexicalIndex, build_lexical, load_lexical
 from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, load_student
+from kdlib.search.words import words
 
 PRODUCTS, VECTORS, LEXICAL, FACTS = "catalogue/products.parquet", "vectors.safetensors", "lexical", "index.json"
 MOSTLY_UNKNOWN = 0.5
@@ -78,31 +79,39 @@ class SearchIndex:
         self._lexical, self.weights, (self._model, self._tokens) = lexical, weights, student
         self._available_V = products["available"].to_numpy()
 
-    def answer(self, queries: Sequence[str], *, k: int, category: str | None = None) -> list[Answer]:
+    def answer(
+        self, queries: Sequence[str], *, k: int, category: str | None = None, weights: Weights | None = None
+    ) -> list[Answer]:
         """The k best available products of each query; whatever is typed, there is an answer.
 
         Args:
           queries: any texts.
           k: how many products, at most.
           category: only products of this one.
+          weights: others than the index's own.
 
         Raises:
           InputError: no product has the category.
         """
-        understood = [self._lexical.mended(query, self._tokens.is_word) for query in map(normalise_query, queries)]
+        typed = [normalise_query(query) for query in queries]
+        understood = [self._lexical.mended(query, self._tokens.is_word) for query in typed]
         allowed_V = self._available_V
         if category is not None:
             there_V = np.array([one == category for one in self.products["category"].to_pylist()])
             if not there_V.any():
                 raise InputError(f"no product has the category {category!r}")
             allowed_V = allowed_V & there_V
+        if not allowed_V.any():
+            places, scores, note = np.zeros(0, np.int64), np.zeros(0, np.float32), "none of the products is available"
+            return [Answer(query, places, scores, note) for query in typed]
         found: list[Answer] = []
         size = max(1, SCORES_AT_A_TIME // max(len(self.products), 1))
         for start in range(0, len(queries), size):
-            part = understood[start : start + size]
-            typed = [normalise_query(query) for query in queries[start : start + size]]
-            lexical_QV, scores_QV = self.scores(part)
-            for query, original, lexical_V, scores_V in zip(part, typed, lexical_QV, scores_QV, strict=True):
+            part = slice(start, start + size)
+            lexical_QV, scores_QV = self.scores(understood[part], weights=weights, allowed_V=allowed_V)
+            for query, original, lexical_V, scores_V in zip(
+                understood[part], typed[part], lexical_QV, scores_QV, strict=True
+            ):
                 note, is_understood = self._note(query, original, has_words=bool(lexical_V.any()))
                 places = (
                     top_products(scores_V.numpy(), k=k, allowed_V=allowed_V) if is_understood else np.zeros(0, np.int64)
@@ -111,7 +120,12 @@ class SearchIndex:
         return found
 
     def scores(
-        self, queries: Sequence[str], vectors_QE: Tensor | None = None, *, weights: Weights | None = None
+        self,
+        queries: Sequence[str],
+        vectors_QE: Tensor | None = None,
+        *,
+        weights: Weights | None = None,
+        allowed_V: np.ndarray | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The words' part and the whole score of every product, float32 [Q, V] each.
 
@@ -119,15 +133,18 @@ class SearchIndex:
           queries: normalised.
           vectors_QE: another encoder's vectors of them, the teacher's for instance; the student's when not given.
           weights: others than the index's own.
+          allowed_V: bool [V], one at least true; the others have no part in any allowed one's score, and their own are void.
         """
-        lexical_QV = torch.from_numpy(np.stack([self._lexical.scores(query) for query in queries]))
+        lexical_QV = torch.from_numpy(np.stack([self._lexical.scores(query, allowed_V) for query in queries]))
         if vectors_QE is None:
             vectors_QE = encode_queries(self._model, self._tokens, queries)
         cosines_QV = vectors_QE @ self._vectors_VE.T
-        return lexical_QV, fuse(lexical_QV, cosines_QV, intent(cosines_QV, self._clusters_RV), weights or self.weights)
+        allowed = None if allowed_V is None else torch.tensor(allowed_V)
+        intent_QV = intent(cosines_QV, self._clusters_RV, allowed)
+        return lexical_QV, fuse(lexical_QV, cosines_QV, intent_QV, weights or self.weights)
 
     def _note(self, query: str, typed: str, *, has_words: bool) -> tuple[str, bool]:
-        if not query:
+        if not words(query):
             return "nothing to search for: the query has no letters or digits", False
         unknown = self._tokens.unknown_share(query)
         if not has_words and unknown >= MOSTLY_UNKNOWN:

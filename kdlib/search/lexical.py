@@ -33,20 +33,30 @@ class LexicalIndex:
 
         Args:
           query: from `kdlib.queries.normalise_query`.
-          is_word: tells words that are right although no product has them.
+          is_word: tells words that are right although no product has them, nor another form of them.
         """
 
         def right(word: str) -> str:
-            return word if word in self._frequencies or is_word(word) else mend(word, self._targets)
+            return word if self._is_known(word) or is_word(word) else mend(word, self._targets)
 
         return replace_words(query, right)
 
-    def scores(self, query: str) -> np.ndarray:
-        """BM25 of each product, float32 [V], divided by the best product's; zeros where no word of the query is known."""
+    def _is_known(self, word: str) -> bool:
+        return word in self._frequencies or stems([word], language=self._language)[0] in self._index.vocab_dict
+
+    def scores(self, query: str, allowed_V: np.ndarray | None = None) -> np.ndarray:
+        """BM25 of each product, float32 [V], divided by the best product's; zeros where no word of the query is known.
+
+        Args:
+          query: from `kdlib.queries.normalise_query`.
+          allowed_V: bool [V]; the others get zero, and none of them is the best.
+        """
         known = [stem for stem in stems(words(query), language=self._language) if stem in self._index.vocab_dict]
         if not known:
             return np.zeros(self._num_products, np.float32)
         scores_V = np.asarray(self._index.get_scores(known), np.float32)
+        if allowed_V is not None:
+            scores_V = scores_V * allowed_V
         return scores_V / max(float(scores_V.max()), 1e-9)
 
     def save(self, folder: Path) -> None:

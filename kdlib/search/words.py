@@ -12,16 +12,20 @@ import Stemmer
 from rapidfuzz.distance import OSA
 
 from kdlib.errors import ConfigError
-from kdlib.queries import normalise_query
+from kdlib.queries import folded, normalise_query
 
 _UNSPACED = "\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Chinese characters and Hiragana: nothing shows where a word ends."""
 _KATAKANA, _HANGUL = "\u30a0-\u30ff", "\uac00-\ud7af"
 """Runs of these are words that people type whole, though other words may hold them."""
 _CJK = _UNSPACED + _KATAKANA + _HANGUL
-_RUNS = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")
-_TYPED = re.compile(rf"[{_UNSPACED}]+|[{_KATAKANA}]+|[{_HANGUL}]+|[^\W_{_CJK}]+")
-_PIECES = re.compile(rf"[{_UNSPACED}]|[{_KATAKANA}]+|[{_HANGUL}]+|[^\W_{_CJK}]+")
+_IS_MARK = "".join("01"[unicodedata.category(sign) in ("Mn", "Mc")] for sign in map(chr, range(0x20000)))
+_MARKS = "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in re.finditer("1+", _IS_MARK))
+"""Accents, and the vowel signs of Hindi, Thai and others: a word goes on with them, though Python's `\\w` has none of them."""
+_WORD = rf"[^\W_{_CJK}]+(?:[{_MARKS}]+[^\W_{_CJK}]*)*"
+_RUNS = re.compile(rf"[{_CJK}]+|{_WORD}")
+_TYPED = re.compile(rf"[{_UNSPACED}]+|[{_KATAKANA}]+|[{_HANGUL}]+|{_WORD}")
+_PIECES = re.compile(rf"[{_UNSPACED}]|[{_KATAKANA}]+|[{_HANGUL}]+|{_WORD}")
 _IS_CJK, _IS_UNSPACED = re.compile(rf"[{_CJK}]"), re.compile(rf"[{_UNSPACED}]")
 MOST_CHARACTERS = 20_000
 """Of a text that are read: a page of description is enough to find a product by."""
@@ -30,7 +34,8 @@ LEAST_LETTERS = 4
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, case-folded; of a run of Chinese, Japanese or Korean each character and each pair of neighbours.
+    """Runs of letters and digits, accents and vowel signs included, case-folded; of a run of Chinese, Japanese or Korean each
+    character and each pair of neighbours.
 
     Such a run has no spaces to split it by; its pairs are the usual stand-in for words (Manning et al. 2008, section 2.2.1).
     """
@@ -94,7 +99,7 @@ def replace_words(text: str, change: Callable[[str], str]) -> str:
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text[:MOST_CHARACTERS]).casefold()
+    return folded(text[:MOST_CHARACTERS])
 
 
 def _pairs(run: str) -> list[str]:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from datetime import date, datetime
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,6 @@ import pytest
 from pyspark.sql import functions as F
 
 from kdlib.config import SearchesConfig
-from kdlib.errors import InputError
 from kdlib.features import searches
 from kdlib.features.queries import queries_table, query_items_table
 from kdlib.forgetting import digest
@@ -94,6 +94,19 @@ def test_parquet_positions_of_pandas_are_read(spark, tmp_path):
     assert [(row["outcome"], row["position"]) for row in judged] == [("kept", 4), ("kept", None)]
 
 
+def test_a_broken_line_of_a_forgotten_user_is_not_kept(spark, tmp_path):
+    """Where its user can be read, it is the user's; of any other only a hash stays, once there are forgotten users."""
+    lines = ["anna,tent", "ben,mug,,click", "1,anna's"]
+    events = read(spark, tmp_path, *lines)
+    before, after = (
+        {row["raw"]: row["reason"] for row in searches.quarantine(judge(events, forgotten=gone)).collect()}
+        for gone in ((), [digest("anna")])
+    )
+    assert set(before) == set(lines)
+    hashes = {f"sha256:{sha256(line.encode()).hexdigest()}": "corrupt_row" for line in lines[1:]}
+    assert after == {"forgotten": "forgotten_user", **hashes}
+
+
 def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
     """Every fault gives its code, a row with several the first; the period includes both its ends; rows before it are none."""
     rows = [
@@ -115,25 +128,25 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
     ]
     judged = judge(read(spark, tmp_path, *(line for line, _ in rows)), forgotten=[digest("9")])
     assert Counter(row["outcome"] for row in judged.collect()) == Counter(outcome for _, outcome in rows)
-    shown = Counter((row["reason"], row["raw"][:8]) for row in searches.quarantine(judged).collect())
+    shown = Counter((row["reason"], row["raw"][:7]) for row in searches.quarantine(judged).collect())
     quarantined = [(line, outcome) for line, outcome in rows if outcome not in ("kept", "earlier")]
     assert shown.total() == len(quarantined)
-    assert shown["corrupt_row", "1,tent,a"] == shown["forgotten_user", "forgotte"] == 1
+    assert shown["corrupt_row", "sha256:"] == shown["forgotten_user", "forgott"] == 1
     assert {reason for reason, _ in shown} == set(searches.REASONS)
 
 
-def test_rows_that_say_the_same_are_one_event_at_its_best_rank(spark, tmp_path):
-    """User, time, normalised query, type and item make an event; of two ranks the better counts, a known one before none."""
+def test_rows_of_a_day_that_say_the_same_are_one_event_at_its_best_rank(spark, tmp_path):
+    """User, UTC day, normalised query, type and item make an event; of two ranks the better counts, a known one before none."""
     lines = [
         "1,tent,a,click,,2024-05-10 10:00:00",
         "1, TENT,a,click,7,2024-05-10 10:00:00",
-        "1,tent,a,click,5,2024-05-10 10:00:00",
+        "1,tent,a,click,5,2024-05-10 23:59:59",
         "1,tent,,search,,2024-05-10 10:00:00",
-        "1,tent,z,search,1,2024-05-10 10:00:00",
+        "1,tent,z,search,1,2024-05-10 11:00:00",
         "1,tent,a,cart,5,2024-05-10 10:00:00",
         "1,tent,b,click,5,2024-05-10 10:00:00",
         "2,tent,a,click,5,2024-05-10 10:00:00",
-        "1,tent,a,click,5,2024-05-10 10:00:01",
+        "1,tent,a,click,6,2024-05-09 23:59:59",
     ]
     judged = judge(read(spark, tmp_path, *lines))
     assert Counter(row["outcome"] for row in judged.collect()) == {"kept": 6, "duplicate": 3}
@@ -141,9 +154,21 @@ def test_rows_that_say_the_same_are_one_event_at_its_best_rank(spark, tmp_path):
         str((r["user_id"], r["event_type"], r["item_id"], r["position"])) for r in searches.kept(judged).collect()
     )
     assert found == [
-        "('1', 'cart', 'a', 5)", "('1', 'click', 'a', 5)", "('1', 'click', 'a', 5)", "('1', 'click', 'b', 5)",
+        "('1', 'cart', 'a', 5)", "('1', 'click', 'a', 5)", "('1', 'click', 'a', 6)", "('1', 'click', 'b', 5)",
         "('1', 'search', None, None)", "('2', 'click', 'a', 5)",
     ]  # fmt: skip
+
+
+def test_a_crawler_says_no_more_of_an_item_than_a_shopper(spark, tmp_path):
+    """Fifty clicks far down the page, all of one user and day, weigh as one; its searches count once, too."""
+    crawled = [f"bot,tent,a,click,50,2024-05-10 10:00:{second:02d}" for second in range(50)]
+    crawled += [f"bot,tent,,search,,2024-05-10 11:00:{second:02d}" for second in range(50)]
+    shoppers = [f"{user},tent,b,click,2,2024-05-10" for user in range(30)]
+    kept = searches.kept(judge(read(spark, tmp_path, *crawled, *shoppers)))
+    typed = queries_table(kept)
+    assert [tuple(row) for row in typed.collect()] == [("tent", 1, 31, 31, 0, 0)]
+    items = query_items_table(kept, typed, **WEIGHTS).collect()
+    assert {row["item_id"]: row["weight"] for row in items} == {"a": 50.0, "b": 60.0}
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -158,7 +183,7 @@ def test_every_row_has_one_outcome(spark, tmp_path, seed):
         for _ in range(300)
     ]  # fmt: skip
     judged = judge(read(spark, tmp_path, *lines))
-    counts = searches.count_outcomes(judged, path="p", first=date(2024, 5, 6), last_day=LAST_DAY)
+    counts = searches.count_outcomes(judged)
     assert counts["rows_read"] == counts["kept"] + counts["duplicate"] + counts["quarantined"]
     assert counts["rows_read"] + counts["earlier"] == 300
     assert counts["earlier"] == sum(line.endswith("2024-05-01") for line in lines)
@@ -167,15 +192,11 @@ def test_every_row_has_one_outcome(spark, tmp_path, seed):
     assert min(counts["kept"], counts["duplicate"], counts["quarantined"]) > 0
 
 
-def test_a_log_without_rows_of_the_period_is_an_error(spark, tmp_path):
-    """It says of when the last row is, or that there is none."""
-    for lines, message in (
-        ([], "it has no rows at all"),
-        (["1,tent,,search,,2024-01-01"], "its 1 rows is of 2024-01-01"),
-    ):
-        judged = judge(read(spark, tmp_path, *lines))
-        with pytest.raises(InputError, match=f"no searches from 2024-05-06 to 2024-05-10: .*{message}"):
-            searches.count_outcomes(judged, path="p", first=date(2024, 5, 6), last_day=LAST_DAY)
+def test_a_log_without_rows_of_the_period_has_none(spark, tmp_path):
+    """Nothing is read, and it is known of when the last row is."""
+    counts = searches.count_outcomes(judge(read(spark, tmp_path, "1,tent,,search,,2024-01-01")))
+    assert (counts["rows_read"], counts["kept"], counts["earlier"]) == (0, 0, 1)
+    assert (counts["first_event"], counts["last_earlier"]) == (None, "2024-01-01 00:00:00")
 
 
 def test_pseudonyms_are_those_of_the_events(spark, tmp_path):

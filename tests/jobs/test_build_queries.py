@@ -1,5 +1,6 @@
 """The job: the search log in, three tables out."""
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -7,6 +8,7 @@ import pytest
 
 from jobs import simulate_events
 from jobs._inputs import night_input, search_input
+from jobs._search import typed_queries
 from jobs.build_queries import TABLES, run
 from kdlib import forgetting, publish, tables
 from kdlib.config import RunConfig
@@ -99,10 +101,29 @@ def test_a_query_of_few_users_is_in_no_table(spark, shop, capsys):
     assert [row["query"] for row in table(config, "queries")] == ["tent"]
     assert [row["query"] for row in table(config, "query_items")] == ["tent"]
     assert "mug" not in str(table(config, "search_quarantine"))
-    with pytest.raises(
-        InputError, match=r"none of its 2 queries was typed by 3 users or more \(privacy.min_query_users"
+
+
+def test_a_log_without_a_query_to_go_on_with_is_a_warning(spark, shop, tmp_path, capsys):
+    """Of too few users, of other days, or of no rows at all: the tables are empty, the reason is said, and said again when the
+    tables are up to date."""
+    too_few = config_for(shop, output="nobody", privacy={"min_query_users": 3})
+    for times in range(2):
+        run(too_few)
+        assert "none of the 2 queries of" in (said := capsys.readouterr().out), times
+        assert "was typed by 3 users or more (privacy.min_query_users). Lower it" in said
+        assert "0 queries (2 of too few users left out), 0 pairs" in said
+    assert typed_queries(too_few)[0] == []
+    header, *rows = ROWS.splitlines()
+    for lines, why in (
+        ([], "it has no rows at all"),
+        (rows[-1:], "the last of its rows is of 2024-04-01 10:00:00 UTC"),
     ):
-        run(config_for(shop, output="nobody", privacy={"min_query_users": 3}))
+        (tmp_path / "searches").mkdir(exist_ok=True)
+        (tmp_path / "searches" / "1.csv").write_text("\n".join([header, *lines, ""]))
+        config = config_for(tmp_path)
+        run(config)
+        assert f"has no searches of the 30 days to 2024-05-03: {why}. Is it the right file" in capsys.readouterr().out
+        assert [table(config, name) for name in TABLES] == [[], [], []]
 
 
 def test_a_forgotten_user_is_taken_in_no_more(night, shop):
@@ -113,6 +134,7 @@ def test_a_forgotten_user_is_taken_in_no_more(night, shop):
     assert made["queries"].details["funnel"]["reasons"]["forgotten_user"] == 3
     assert made["queries"].fingerprint != night[1]["queries"].fingerprint
     assert [tuple(row.values()) for row in table(config, "queries")] == [("tent", 1, 1, 1, 0, 0)]
+    assert {row["raw"][:7] for row in table(config, "search_quarantine")} == {"forgott", "sha256:", '{"u":"3'}
 
 
 def test_when_all_rows_are_quarantined_they_can_be_looked_at(spark, shop):
@@ -131,7 +153,7 @@ def test_a_log_without_clicks_has_no_pairs(spark, shop):
     config = config_for(shop, output="typed", searches={"item": None, "event_type": None, "position": None})
     run(config)
     assert {row["query"]: row["num_searches"] for row in table(config, "queries")} == {
-        "tent": 4,
+        "tent": 2,  # users, on one day each
         "mug": 1,
         "my own name": 1,
     }
@@ -156,7 +178,8 @@ def test_without_a_search_log_the_error_says_how_to_name_one(tmp_path):
 
 
 def test_simulated_searches_become_queries_and_leave_the_events_alone(spark, tmp_path):
-    """All rows are kept and found again; the input of the other features is the same with searches and without."""
+    """All rows are found again, those of a day that say the same once; the input of the other features is the same with searches
+    and without."""
     simulate = {"num_events": 10_000, "num_items": 200, "num_days": 4, "events_per_user": 20}
     base = config_for(tmp_path).model_dump(mode="json")
     plain, searching = (
@@ -172,11 +195,15 @@ def test_simulated_searches_become_queries_and_leave_the_events_alone(spark, tmp
     assert set(versions) == {"searches"}
     typed = pq.ParquetDataset(log.path).read().to_pylist()
     funnel = run(searching)["queries"].details["funnel"]
-    assert funnel["kept"] == funnel["rows_read"] == sum(planted.values()) == len(typed)
+    assert funnel["kept"] + funnel["duplicate"] == funnel["rows_read"] == sum(planted.values()) == len(typed)
+    said = {
+        (r["user_id"], r["event_time"][:10], normalise_query(r["query"]), r["event_type"], r["item_id"]) for r in typed
+    }
+    once_a_day = Counter(type_ for _, _, _, type_, _ in said)
     rows = table(searching, "queries")
     assert {row["query"] for row in rows} == {normalise_query(row["query"]) for row in typed}
     for type_, name in (("search", "searches"), ("click", "clicks"), ("cart", "carts"), ("purchase", "purchases")):
-        assert sum(row[f"num_{name}"] for row in rows) == planted[type_] > 0
+        assert sum(row[f"num_{name}"] for row in rows) == once_a_day[type_] > 0
 
 
 def test_days_outside_the_period_are_not_read(spark, tmp_path):

@@ -22,7 +22,7 @@ DS = "2026-11-22"
 KINDS = {
     "Notebook": ("notebook {n} inch, {c}, Core i5, 16 GB memory, SSD", "portable personal computer with screen and keyboard"),
     "Notebook sleeve": ("laptop sleeve {n} inch {c} neoprene", "protects a laptop on the way"),
-    "Desk lamp": ("desk lamp LED {c} {n} watt", "light for reading, dimmable"),
+    "Desk lamp": ("desk lamp LED\x1b[2J {c} {n} watt", "light for reading, dimmable"),
     "Printer": ("laser printer {c} {n} pages per minute", "prints, scans and copies documents"),
     "Headphones": ("wireless headphones {c} {n} hours", "music with noise cancelling"),
 }  # fmt: skip
@@ -51,7 +51,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "name": "search_shop", "ds": DS, "output_dir": str(folder / "output"),
                 "input": {"catalogue": {"path": str(folder / "products.csv"), "format": "csv", "item": "sku", "title": "name",
                                         "description": "about", "category": "kind", "available": "in_stock"}},
-                "search": {"catalogue_queries": 6_000, "epochs": 4, "k": 12, "text": {"max_tokens": 96, "adapt": {"batch_size": 64}}},
+                "search": {"catalogue_queries": 6_000, "epochs": 4, "k": 12, "text": {"max_tokens": 96, "adapt": {"batch_size": 64, "max_pairs": 128}}},
                 "training": {"workers": 2},
             }
         )
@@ -87,18 +87,19 @@ def test_a_night_of_a_catalogue_alone_publishes_rankings(shop: Path) -> None:
     assert (root / promotions.LINK / "search_rankings").is_dir()
     facts = json.loads((root / promotions.LINK / "models" / "search_student" / "model.json").read_text())
     assert facts["parameters"] < 22_713_216 / 10
-    assert facts["cosine"] > facts["epochs"][0]["cosine"] - 0.01
+    assert facts["cosine"] > facts["epochs"][0]["cosine"] + 0.05
 
 
 @pytest.mark.e2e
 def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Real words, misspelt ones, ones that no product has, and texts that are no query at all."""
+    """Real words, misspelt ones, ones that no product has, and texts that are no query at all; no title commands the terminal."""
     typed = [
         "laser printer",
         "prinetr",
         "brightness",
         "",
         "😀😀",
+        "ᏣᎳᎩ",
         "x" * 10_000,
         "'; DROP TABLE products; --",
         "笔记本电脑",
@@ -108,12 +109,17 @@ def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture
     assert "'prinetr': searched for 'printer' in place of 'prinetr'" in printed
     assert "'brightness': no product has these words: these are the nearest in meaning" in printed
     assert "'': nothing to search for" in printed
-    assert "'😀😀': not understood" in printed
-    answers = printed.split("\n'")
-    assert all("desk lamp" in line for line in answers[2].splitlines()[1:])
-    assert all("laser printer" in line for line in answers[0].splitlines()[1:])
+    assert "'😀😀': nothing to search for" in printed
+    assert "'ᏣᎳᎩ': not understood" in printed
+    assert "\x1b" not in printed
+    answers = [answer.splitlines()[1:] for answer in printed.split("\n'")]
+    assert [len(answer) for answer in answers[:6]] == [5, 5, 5, 0, 0, 0]
+    assert all("desk lamp LED [2J" in line for line in answers[2])
+    assert all("laser printer" in line for line in answers[0] + answers[1])
     assert search.main(["--config", str(shop), "--category", "Desk lamp", "printer"]) == 0
-    assert "printer" not in capsys.readouterr().out.split("\n", 1)[1]
+    lamps = capsys.readouterr().out.splitlines()[1:-1]
+    assert len(lamps) == 10
+    assert all("desk lamp" in line for line in lamps)
     assert search.main(["--config", str(shop), "--category", "Sofa", "printer"]) == 2
     assert "no product has the category 'Sofa'" in capsys.readouterr().err
 

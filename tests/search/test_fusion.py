@@ -42,6 +42,14 @@ def test_intent_is_the_squared_share_of_the_kind_around_the_query() -> None:
     torch.testing.assert_close(found, (torch.tensor([[9, 9, 1, 9, 1, 0]]) / 16 + 1) / 2)
 
 
+def test_intent_looks_at_allowed_products_alone() -> None:
+    """By hand: the two nearest of all are not; of the three that are, two are of kind 1 and one of kind 2."""
+    cosines = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.1, 0.0]])
+    allowed = torch.tensor([False, False, True, False, True, True])
+    found = intent(cosines, torch.tensor([[0, 0, 1, 0, 1, 2]]), allowed)
+    torch.testing.assert_close(found, torch.tensor([[0, 0, 4, 0, 4, 1]]) / 9)
+
+
 def test_fuse_adds_the_weighted_parts() -> None:
     """By hand."""
     parts = (torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.4]]), torch.tensor([[0.0, 1.0]]))

@@ -52,6 +52,23 @@ def test_a_word_that_the_teacher_knows_is_left_alone() -> None:
     assert build_lexical(TEXTS, language="english").mended("labtop", lambda word: word == "labtop") == "labtop"
 
 
+def test_a_form_of_a_word_that_products_have_is_left_alone() -> None:
+    """'leashes' is the plural of a word of the catalogue, and no misspelling of 'lashes'."""
+    texts = ["Dog leash nylon", *["Silk false lashes"] * 3]
+    assert build_lexical(texts, language="english").mended("dog leashes lahses", no_word) == "dog leashes lashes"
+
+
+def test_scores_are_measured_by_the_best_allowed_product() -> None:
+    """Others get zero, whatever they say."""
+    index = build_lexical(TEXTS, language="english")
+    everything = index.scores("laptop bag")
+    allowed = np.arange(len(TEXTS)) != everything.argmax()
+    found = index.scores("laptop bag", allowed)
+    assert found.max() == 1 > found[everything.argmax()] == 0
+    np.testing.assert_allclose(found[allowed], everything[allowed] / everything[allowed].max(), rtol=1e-6)
+    assert not index.scores("bag", allowed).any()
+
+
 def test_a_kept_index_answers_as_before(tmp_path: Path) -> None:
     """Saved and loaded, scores and mending are the same."""
     made = build_lexical(TEXTS, language="english")
@@ -62,14 +79,15 @@ def test_a_kept_index_answers_as_before(tmp_path: Path) -> None:
 
 
 def test_an_index_that_lists_frequent_words_alone_is_read(tmp_path: Path) -> None:
-    """Indexes were kept so: searching goes on, and a rare word still counts as misspelt there."""
+    """Indexes were kept so: searching goes on, and a rare word is known by its stem."""
     build_lexical(TEXTS, language="english").save(tmp_path)
     facts = json.loads((tmp_path / "words.json").read_text())
     facts["frequencies"] = {word: count for word, count in facts["frequencies"].items() if count >= 3}
     (tmp_path / "words.json").write_text(json.dumps(facts))
     old = load_lexical(tmp_path)
     assert old.mended("c++ labtop", no_word) == "c++ laptop"
-    assert old.mended("zentavo", no_word) == "zentava"
+    assert old.mended("zentavo", no_word) == "zentavo"
+    assert old.mended("zentavi", no_word) == "zentava"
     assert old.scores("zentavo").argmax() == 3
 
 

@@ -135,4 +135,4 @@ def test_files_give_the_same_answers_and_a_damaged_one_is_refused(tmp_path: Path
 def test_one_query_in_fifty_is_held_out() -> None:
     """By its text alone, so that every worker leaves out the same ones."""
     assert 10 < sum(held_out(f"query {number}") for number in range(1_000)) < 35
-    assert held_out("query 1") == held_out("query 1")
+    assert [number for number in range(200) if held_out(f"query {number}")] == [109, 148, 180, 183, 195]

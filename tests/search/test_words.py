@@ -1,9 +1,10 @@
 """Words of texts and queries, and the mending of misspelt ones."""
 
+import numpy as np
 import pytest
 
 from kdlib.errors import ConfigError
-from kdlib.search.words import in_first_half, mend, stems, words
+from kdlib.search.words import in_first_half, mend, replace_words, some_words, stems, typed_words, words
 
 FREQUENCIES = {"laptop": 40, "laptops": 5, "headphones": 30, "lamp": 9, "4gb": 7}
 
@@ -12,6 +13,18 @@ def test_words_are_runs_of_letters_and_digits_in_one_case() -> None:
     """Case, width and punctuation make no difference; a number stays one word."""
     assert words('HP  Pavilion-dv7, 17" ＬＥＤ!') == ["hp", "pavilion", "dv7", "17", "led"]
     assert words("") == words("—!?") == []
+
+
+def test_a_word_goes_on_with_its_marks_and_has_no_hidden_signs() -> None:
+    """Vowel signs of Hindi and Thai stay in their word, here and where words are replaced; İ is i; a soft hyphen is nothing."""
+    assert words("हिन्दी किताब") == typed_words("हिन्दी किताब") == ["हिन्दी", "किताब"]
+    assert words("เสื้อยืด") == ["เสื้อยืด"]
+    assert words("DİZÜSTÜ") == words("dizüstü")
+    assert words("Wasch\u00admaschine™\ufe0f") == ["waschmaschinetm"]
+    assert words("\u0301") == words("\u0301\u0e49") == []
+    assert replace_words("हिन्दी, x", lambda word: f"[{word}]") == "[हिन्दी], [x]"
+    some = some_words("हिन्दी किताब", np.random.default_rng(1), least=2, most=2)
+    assert some == "हिन्दी किताब"
 
 
 def test_scripts_without_spaces_give_characters_and_pairs() -> None:

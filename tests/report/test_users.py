@@ -1,0 +1,52 @@
+"""Single users as they are read and printed."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.show import format_user
+from kdlib import publish, tables
+from kdlib.config import RunConfig
+from kdlib.report.users import read_user
+
+DS = "2026-11-22"
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def _put(root, name, *rows):
+    staging = publish.new_staging(root, name, DS)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=tables.ALL[name].schema), staging / "part-00000.parquet")
+    publish.publish(staging, root, name, DS, fingerprint="by hand")
+
+
+def _store(root):
+    """Ann has one interaction and an empty list, Bob no interactions and one item."""
+    one = {"item_indices": [0], "event_types": [0], "event_times": [NOW], "session_numbers": [0], "num_train": 0}
+    none = {name: [] for name in one} | {"num_train": 0}
+    _put(root, "histories", {"user_id": "ann", **one}, {"user_id": "bob", **none})
+    title = "Red\x1b[2J\r\nlamp\u202e\u2066 no. 1"
+    _put(
+        root, "item_vocabulary", {"item_index": 0, "item_id": "a", "title": title, "available": True, "first_seen": DS}
+    )
+    empty = {
+        "user_id": "ann",
+        "item_ids": [],
+        "scores": [],
+        "source": "model",
+        "model_version": "v",
+        "generated_at": NOW,
+    }
+    _put(root, "recommendations", empty, empty | {"user_id": "bob", "item_ids": ["a"], "scores": [1.0]})
+
+
+def test_a_user_with_an_empty_list_or_history_is_shown(tmp_path):
+    """Neither stands in the way of the other; a title's line breaks and commands to the terminal are blanks."""
+    _store(tmp_path)
+    assert read_user(tmp_path, DS, "ann").recommended == ()
+    assert read_user(tmp_path, DS, "bob").history == ()
+    config = RunConfig.model_validate({"name": "t", "ds": DS, "output_dir": str(tmp_path), "input": {"simulate": {}}})
+    for user, line in (("ann", 1), ("bob", 2)):
+        text = format_user(config, user)
+        assert text.splitlines()[line].endswith("  Red [2J lamp  no. 1")
+        assert not {"\x1b", "\r", "\u202e", "\u2066"} & set(text)

@@ -1,0 +1,70 @@
+"""The whole search of a few products: what is answered, and what the person is told."""
+
+import pyarrow as pa
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional as F
+
+from jobs._search import _ndcg, _without_unavailable
+from kdlib.search.fusion import Weights
+from kdlib.search.index import SearchIndex, build_index, load_index
+from kdlib.search.student import QueryEncoder, save_student
+
+TITLES = ["printer printer printer", "red printer stand", "printer cable, two metres long", "desk lamp", "lamp", "sofa"]
+PRODUCTS = pa.table(
+    {
+        "item_id": [f"p{number}" for number in range(6)],
+        "title": TITLES,
+        "description": pa.nulls(6, pa.string()),
+        "category": ["office", "office", "cable", "light", "light", "sofa"],
+        "available": [False, True, True, True, True, False],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
+    """Of words alone; its student has learnt nothing."""
+    folder, student = tmp_path_factory.mktemp("index"), tmp_path_factory.mktemp("student")
+    torch.manual_seed(1)
+    made = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1, "bright": 2, "!": 3}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = QueryEncoder(vocabulary=4, width=8, out=6).eval()
+    facts = {"teacher": "t"}
+    save_student(student, model.options, model.state_dict(), made.to_str(), ["bright"], facts)
+    vectors = F.normalize(torch.randn(6, 6), dim=1)
+    build_index(folder, PRODUCTS, vectors, language="english", weights=Weights(0.0, 0.0), seed=1, facts=facts)
+    return load_index(folder, student)
+
+
+def test_only_what_may_be_shown_decides(index: SearchIndex) -> None:
+    """The best available product's words count 1, whatever another one says; so they do within a category; and a word that
+    only products have that are not to be shown is in none."""
+    first, second = index.answer(["printer", "sofa"], k=9)
+    assert first.places.tolist()[:2] == [1, 2]
+    assert first.scores[0] == 1.0 > first.scores[1] > first.scores[2] == 0.0
+    assert not second.places.size
+    assert second.note.startswith("not understood")
+    (cables,) = index.answer(["printer"], k=9, category="cable")
+    assert (cables.places.tolist(), cables.scores.tolist(), cables.note) == ([2], [1.0], "")
+    (bright,) = index.answer(["bright"], k=9, category="light")
+    assert (set(bright.places.tolist()), bright.note[:28]) == ({3, 4}, "no product has these words: ")
+
+
+def test_where_there_is_nothing_to_search_or_to_show_it_is_said(index: SearchIndex) -> None:
+    """Signs without a letter or digit are no query, though the model knows them; a category may be sold out."""
+    for answer in index.answer(["!!!", "😀", "", " "], k=3):
+        assert not answer.places.size
+        assert answer.note == "nothing to search for: the query has no letters or digits"
+    (sold_out,) = index.answer(["sofa"], k=3, category="sofa")
+    assert (sold_out.places.size, sold_out.note) == (0, "none of the products is available")
+
+
+def test_clicks_judge_what_is_answered(index: SearchIndex) -> None:
+    """A misspelt query is judged by its mended form, on products that can be shown alone."""
+    clicks = {"pritner": {0: 9.0, 1: 1.0}, "sofa": {5: 2.0}}
+    gains = _without_unavailable(clicks, PRODUCTS)
+    assert gains == {"pritner": {1: 1.0}}
+    assert _ndcg(index, gains, Weights(0.0, 0.0)) == 1.0
+    assert _ndcg(index, {"pritner": {4: 1.0}}, Weights(0.0, 0.0)) < 0.5
