@@ -32,6 +32,8 @@ from kdlib.features.searches import first_day
 from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
 
+HIDDEN = ("_", ".")
+"""What the names of files and folders begin with that Spark passes over."""
 UNREAD = "unread_days"
 """Under this name the manifest of a night's clean events has its `Days.unread`."""
 
@@ -53,11 +55,6 @@ class NightInput:
     versions: dict[str, str]
     """Input name → version, last night's vocabulary too."""
 
-    @property
-    def path(self) -> str:
-        """Of the events, as Spark understands it."""
-        return path_of_days(self.events.path, self.days.to_read) if self.days else self.events.path
-
 
 def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
     """Find the run's input, and which version of it this is.
@@ -67,8 +64,8 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
       key: from `checked_key`.
 
     Raises:
-      InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet file of no bytes, an
-        earlier night's table is damaged.
+      InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet or gzip file of no
+        bytes, an earlier night's table is damaged.
     """
     events, catalogue = _events_and_catalogue(config)
     settings = publish.fingerprint_of(
@@ -163,7 +160,7 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
 
     Raises:
       ConfigError: the run config names no search log.
-      InputError: the simulator has not run, a path without files, a Parquet file of no bytes.
+      InputError: the simulator has not run, a path without files, a Parquet or gzip file of no bytes.
     """
     searches, versions = config.input.searches, {}
     if config.input.simulate is not None:
@@ -261,7 +258,7 @@ def version_of(path: str, format_: str) -> str:
     costs a rerun, one too few a wrong table.
 
     Raises:
-      InputError: there are none, or a Parquet file among them has no bytes.
+      InputError: there are none, or a Parquet or gzip file among them has no bytes.
     """
     files = _files(path)
     if not files:
@@ -271,8 +268,9 @@ def version_of(path: str, format_: str) -> str:
 
 
 def _check_sizes(files: list[tuple[str, int, int]], format_: str) -> None:
-    """Spark passes over Parquet files of no bytes, which are exports that broke off."""
-    if format_ == "parquet" and (empty := [name for name, size, _ in files if not size]):
+    """Spark passes over Parquet and gzip files of no bytes, which are exports that broke off."""
+    empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
+    if empty:
         raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
 
 
@@ -298,18 +296,17 @@ def _local_files(path: str) -> list[tuple[str, int, int]]:
     return [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)
         for file in sorted(found)
-        if not file.name.startswith(("_", "."))
+        if not file.name.startswith(HIDDEN)
     ]
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """As Spark finds them, through links too."""
-    return [
-        Path(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(place, name).is_file()
-    ]
+    """As Spark finds them: in all subfolders that are not hidden, through links too."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        found += [Path(place, name) for name in names if Path(place, name).is_file()]
+    return found
 
 
 def _alternatives(path: str) -> list[str]:
@@ -330,7 +327,11 @@ def _remote_files(path: str) -> list[tuple[str, int, int]]:
         infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
-    return sorted((info.path, info.size, info.mtime_ns or 0) for info in infos if info.is_file)
+    return sorted(
+        (info.path, info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.is_file and not info.base_name.startswith(HIDDEN)
+    )
 
 
 def _is_glob(path: str) -> bool:

@@ -14,16 +14,10 @@ from jobs._write import fail_all_quarantined, write_sorted
 from kdlib import forgetting, publish, tables
 from kdlib.config import RunConfig
 from kdlib.features import clean, read, splits, vocabulary
+from kdlib.features import funnel as funnels
 from kdlib.features.arrivals import arrival_lines
-from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
+from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.events import input_columns
-from kdlib.features.funnel import (
-    check_trainable,
-    count_histories,
-    count_outcomes,
-    funnel_text,
-    held_out_warning,
-)
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
 from kdlib.publish import Manifest
@@ -54,9 +48,12 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         build=lambda staging: _build(config, source, key, staging),
     )
     funnel = manifests["histories"].details["funnel"]
-    say(f"build_features: {funnel_text(funnel)}")
-    if warning := held_out_warning(funnel):
-        say(f"build_features: warning: {warning}")
+    say(f"build_features: {funnels.funnel_text(funnel)}")
+    vocabularies = manifests["item_vocabulary"], earlier_vocabulary(config)
+    catalogues = [one and one.details.get("catalogue") for one in vocabularies]
+    for warning in (funnels.held_out_warning(funnel), catalogue_warning(*catalogues)):
+        if warning:
+            say(f"build_features: warning: {warning}")
     return manifests
 
 
@@ -66,8 +63,9 @@ def _build(
     features, last_day, catalogue = config.features, config.ds, source.catalogue
     assert last_day is not None  # config.day has raised
     with running_spark(config, log_file(config, "build_features")) as spark, read.reading(source.events.path):
+        events = read_input(config, source, spark)
         judged = clean.with_outcome(
-            read_input(config, source, spark),
+            events,
             period_start=features.period_start,
             last_day=last_day,
             late_days=source.events.late_days,
@@ -75,7 +73,7 @@ def _build(
             num_partitions=config.spark.shuffle_partitions,
             forgotten=forgetting.forgotten(config.root),
         ).persist(StorageLevel.MEMORY_AND_DISK)
-        funnel = count_outcomes(
+        funnel = funnels.count_outcomes(
             judged, path=source.events.path, last_day=last_day, carried=source.versions.get("clean_events")
         )
         write_sorted(
@@ -88,6 +86,13 @@ def _build(
         kept = clean.kept(judged)
         sessions = with_sessions(kept, gap_seconds=None if source.events.session else features.session_gap_seconds)
         sessions_table(sessions).write.mode("append").parquet(str(staging["sessions"]))
+        funnels.check_complete(
+            funnel,
+            # Parquet says how many rows it has; other files would have to be read again
+            read=events.count() if source.events.format == "parquet" and not source.carried else None,
+            quarantined=tables.check_files(tables.QUARANTINE, staging["quarantine"]),
+            in_sessions=spark.read.parquet(str(staging["sessions"])).agg(F.sum("num_events")).collect()[0][0],
+        )
 
         counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
         earlier = earlier_vocabulary(config)
@@ -119,9 +124,10 @@ def _build(
         left_out = counts.join(items, "item_id", "left_anti").agg(F.coalesce(F.sum("num_interactions"), F.lit(0)))
         funnel["out_of_vocabulary"] = left_out.collect()[0][0]
         funnel["sessions"] = tables.check_files(tables.SESSIONS, staging["sessions"])
-        funnel |= count_histories(people, last_day=last_day) | {"items": num_items, "new_items": num_items - num_known}
-        funnel["columns"] = input_columns(spark, source.events, source.path)
-        check_trainable(funnel, last_day=last_day, **features.split.model_dump())
+        funnel |= {"items": num_items, "new_items": num_items - num_known}
+        funnel |= funnels.count_histories(people, last_day=last_day)
+        funnel["columns"] = input_columns(spark, source.events, last_day=last_day)
+        funnels.check_trainable(funnel, last_day=last_day, **features.split.model_dump())
         judged.unpersist()
         counts.unpersist()
     return {

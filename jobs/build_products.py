@@ -13,7 +13,7 @@ from jobs._step import run_step
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.features import read
-from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
+from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.publish import Manifest
 
 
@@ -51,6 +51,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         f"build_products: {counts['rows_read']:,} rows read = {counts['items']:,} products + {counts['repeated_id']:,} repeated"
         f" + {counts['without_id']:,} without an item id"
     )
+    if warning := catalogue_warning(counts):
+        say(f"build_products: warning: {warning}")
     return made
 
 

@@ -171,22 +171,25 @@ def _rows_of(path: Path, user_id: str, user_columns: Collection[str]) -> np.ndar
         return None
     found = np.zeros(file.metadata.num_rows, bool)
     if _USER in table.column_names:
-        ids = pc.call_function("utf8_trim", [table[_USER].cast(pa.string())], pc.TrimOptions(BLANKS))
+        # not utf8_trim: tables of before bad bytes were mended may hold some
+        ids = pc.call_function("ascii_trim", [table[_USER].cast(pa.string())], pc.TrimOptions(BLANKS))
         found |= pc.call_function("equal", [ids, pa.scalar(user_id)]).fill_null(False).to_numpy()
     if "raw" in table.column_names:
         columns = {_USER, *user_columns}
-        found |= np.array([_is_row_of(row, user_id, columns) for row in table["raw"].to_pylist()], bool)
+        rows = table["raw"].cast(pa.binary()).to_pylist()
+        found |= np.array([_is_row_of(row, user_id, columns) for row in rows], bool)
     return found
 
 
-def _is_row_of(raw: str | None, user_id: str, columns: Collection[str]) -> bool:
-    """Whether a quarantined row is the user's."""
+def _is_row_of(raw: bytes | None, user_id: str, columns: Collection[str]) -> bool:
+    """Whether a quarantined row, which may be no UTF-8, is the user's."""
+    text = (raw or b"").decode(errors="replace")
     try:
-        row = json.loads(raw or "", parse_int=str, parse_float=str)  # numbers as they are written
+        row = json.loads(text, parse_int=str, parse_float=str)  # numbers as they are written
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        return _word(user_id).search(raw or "") is not None
+        return _word(user_id).search(text) is not None
     values = [row[name] for name in columns if name in row] or row.values()
     return any(isinstance(value, str) and value.strip(BLANKS) == user_id for value in values)
 

@@ -16,6 +16,7 @@ from kdlib.tables import GATES
 Funnel = Mapping[str, Any]
 """`details.funnel` of a `histories` manifest."""
 
+_QUARANTINED = "share of the period's rows that is quarantined"
 _MISSING = ("missing_user", "missing_item", "missing_time", "bad_time", "corrupt_row")
 
 
@@ -51,7 +52,7 @@ def input_gates(
       min_volume_ratio: events and users of the day, and all users, over the trailing median: at least.
       max_volume_ratio: events and users of the day over it: at most.
       max_share_rise: how far a share of the rows may lie above the trailing median.
-      max_quarantined_share: of the rows read, whatever earlier nights had.
+      max_quarantined_share: of the rows read, those `out_of_period` aside, whatever earlier nights had.
       max_new_item_share: items that are new tonight, of all items.
       max_history_length_change: of the mean history length, relative to the trailing median.
     """
@@ -62,8 +63,7 @@ def input_gates(
 
     gates = [
         _judged(
-            "quarantined_share", _share(tonight["quarantined"], tonight["rows_read"]), high=max_quarantined_share,
-            text="share of the rows read that is quarantined",
+            "quarantined_share", _quarantined(tonight), high=max_quarantined_share, text=_QUARANTINED
         ),
         _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the night's own day"),
     ]  # fmt: skip
@@ -95,11 +95,7 @@ def input_gates(
 
 
 _SHARES = (
-    (
-        "quarantined_rise",
-        lambda night: _share(night["quarantined"], night["rows_read"]),
-        "share of the rows read that is quarantined",
-    ),
+    ("quarantined_rise", lambda night: _quarantined(night), _QUARANTINED),
     (
         "duplicate_rise",
         lambda night: _share(night["duplicate"], night["rows_read"]),
@@ -238,6 +234,12 @@ def _schema_gate(found: Mapping[str, str] | None, before: Mapping[str, str] | No
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
+
+
+def _quarantined(night: Funnel) -> float:
+    """Without rows of other days, which are no fault of the data: else these would block a night of the past."""
+    apart = night["reasons"].get("out_of_period", 0)
+    return _share(night["quarantined"] - apart, night["rows_read"] - apart)
 
 
 def _mean_length(night: Funnel) -> float:

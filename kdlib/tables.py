@@ -63,6 +63,7 @@ CLEAN_EVENTS = Table(
         event_type=pa.int8(),  # index into kdlib.config.EVENT_TYPES
         event_time=TIME,
         event_id=(pa.string(), True),
+        arrived=(pa.date32(), True),  # the day that the input file's name holds; null where it holds none
     ),
 )
 """One row an event without a fault of its own that repeats no other, a bot's too: what later nights need not read again."""
@@ -180,9 +181,10 @@ TEACHER_TARGETS = Table(
 QUERIES = Table(
     "queries",
     key=("query",),
+    may_be_empty=True,
     schema=_schema(
         query=pa.string(),  # as kdlib.queries.normalise_query makes it; never empty
-        num_searches=pa.int64(),  # 0 where the log holds only what followed
+        num_searches=pa.int64(),  # of a user, one a UTC day; 0 where the log holds only what followed
         num_users=pa.int64(),  # distinct ones with a row of any type
         num_clicks=pa.int64(),
         num_carts=pa.int64(),

@@ -178,6 +178,17 @@ def test_the_input_as_the_simulator_publishes_it_is_searched_too(tmp_path):
     assert (sum(removed.values()), left) == (2, [])
 
 
+def test_text_that_is_no_utf8_hinders_no_search(tmp_path):
+    """Older nights wrote a broken line's bytes as they came; the user's own row among them is found."""
+    raw = pa.array([b"42,a\xff", b"7,\xff", None]).cast(pa.binary())
+    users = pa.array([b"\xff7", b" 42"])
+    for name, column in (("raw", raw), ("user_id", users)):
+        text = pa.Array.from_buffers(pa.string(), len(column), column.buffers())
+        put(tmp_path, f"table_{name}", {"part.parquet": pa.table({name: text})})
+    removed, left = erase(tmp_path, "42")
+    assert (sum(removed.values()), left) == (2, [])
+
+
 @pytest.mark.parametrize(("before", "now"), [(None, KEY), (KEY, NEW_KEY), (KEY, None)])
 def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
     """Under another one nobody on it would be known again: an error says so and what to do; an empty list hinders nothing."""

@@ -57,6 +57,13 @@ def test_a_usual_night_passes_every_gate():
     assert gates.gates_of(table) == list(found.values())
 
 
+def test_rows_of_other_days_block_no_night_of_the_past():
+    """Two thirds of an input that holds the days after the night's, too, are out of its period: no fault of the data."""
+    found = judge(rows_read=3000, quarantined=2050, reasons={"missing_user": 10, "out_of_period": 2000})
+    assert {gate.status for gate in found.values()} == {"passed"}
+    assert found["quarantined_share"].value == 0.05
+
+
 @pytest.mark.parametrize(
     ("gate", "changes"),
     [

@@ -169,13 +169,18 @@ def not_yet_read(events: DataFrame, *, before: date) -> DataFrame:
 def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, source: str) -> DataFrame:
     """An earlier night's clean events of the days before a date, in the form of this night's.
 
+    Without those that arrived on that date or later, which `not_yet_read` reads again.
+
     Args:
-      clean_events: CLEAN_EVENTS.
+      clean_events: CLEAN_EVENTS. Nights of before it said when an event arrived hand on those, too: they count as duplicates.
       like: this night's events, columns as in `kdlib.features.events`.
       before: from `carried_until`.
       source: stands for the file of their own.
     """
-    kept = clean_events.filter(F.to_date("event_time") < F.lit(before.isoformat()).cast("date"))
+    first = F.lit(before.isoformat()).cast("date")
+    kept = clean_events.filter(F.to_date("event_time") < first)
+    if "arrived" in kept.columns:
+        kept = kept.filter(F.coalesce(F.col("arrived") < first, F.lit(True)))
     columns = {
         "corrupt": F.lit(False),
         "event_type": F.element_at(F.array(*map(F.lit, EVENT_TYPES)), F.col("event_type").cast("int") + 1),

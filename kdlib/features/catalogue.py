@@ -1,22 +1,27 @@
 """The shop's list of products → one row an item: title, availability, description and category."""
 
+from collections.abc import Mapping
+
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from kdlib.config import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.events import text_of
-from kdlib.features.read import CORRUPT, read_csv, read_jsonl, read_parquet
+from kdlib.features.read import CORRUPT, quoted, read_csv, read_jsonl, read_parquet
 
 YES = ("1", "1.0", "true", "t", "yes", "y")
 NO = ("0", "0.0", "false", "f", "no", "n")
+MOST_LINES = 100
+"""A CSV field, or row that does not parse, of more lines is taken for a quote that is not closed."""
 
 
 def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame:
-    """The catalogue's rows: item_id, title, description, category, available_text and available (bool; null where the text
-    is unclear).
+    """The catalogue's rows: item_id, title, description, category, available_text, available (bool; null where the text is
+    unclear), corrupt (bool: it does not parse) and swallowed (how a text of too many lines begins, else null).
 
-    Rows that do not parse have no item_id. CSV titles may be quoted and may hold line breaks.
+    Rows that do not parse, or whose item is no plain value, have no item_id. CSV titles may be quoted and may hold line
+    breaks.
 
     Raises:
       InputError: missing or unreadable files, or a mapped column that is not there.
@@ -28,7 +33,9 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     elif catalogue.format == "csv":
         rows = read_csv(spark, catalogue.path, columns=columns, delimiter=catalogue.delimiter, line_breaks=True)
     else:
-        rows = read_jsonl(spark, catalogue.path, columns=columns)
+        rows = read_jsonl(spark, catalogue.path, columns=columns, plain=[catalogue.item])
+    texts = [F.col(quoted(name)) for name in (CORRUPT, *columns)] if catalogue.format == "csv" else []
+    too_long = [F.when(F.size(F.split(text, "\n")) > MOST_LINES, F.left(text, F.lit(60))) for text in texts]
     available = text_of(catalogue.available)
     return rows.select(
         F.when(F.col(CORRUPT).isNull(), text_of(catalogue.item)).alias("item_id"),
@@ -39,20 +46,29 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
         F.when(available.isNull() | F.lower(available).isin(*YES), True)
         .when(F.lower(available).isin(*NO), False)
         .alias("available"),
+        F.col(CORRUPT).isNotNull().alias("corrupt"),
+        F.coalesce(*too_long, F.lit(None).cast("string")).alias("swallowed"),
     )
 
 
 def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
-    """Count the rows read, those without an item_id (or that do not parse), and those that repeat an item_id.
+    """Count the rows read, those without an item_id, of them those that do not parse, and those that repeat an item_id.
 
     Raises:
-      InputError: no row has an item_id, or an availability is neither yes nor no.
+      InputError: no row has an item_id, an availability is neither yes nor no, or a row of so many lines that a quote is
+        probably not closed.
     """
     unclear = F.when(F.col("available").isNull(), F.col("available_text"))
     counted = catalogue.agg(
-        F.count("*"), F.count("item_id"), F.count_distinct("item_id"), F.count(unclear), F.min(unclear)
-    ).collect()[0]
-    rows, with_id, items, num_unclear, example = counted
+        F.count("*"), F.count("item_id"), F.count_distinct("item_id"), F.count(unclear), F.min(unclear),
+        F.count_if("corrupt"), F.min("swallowed"),
+    ).collect()[0]  # fmt: skip
+    rows, with_id, items, num_unclear, example, corrupt, swallowed = counted
+    if swallowed is not None:
+        raise InputError(
+            f"the catalogue {path}: a row goes over more than {MOST_LINES} lines, so that a quote is probably not closed:"
+            f" {swallowed!r}… Close it there, or double the quotes within the field"
+        )
     if items == 0:
         raise InputError(f"the catalogue {path} has no row with an item id ({rows} rows read): check input.catalogue")
     if num_unclear:
@@ -61,7 +77,29 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
             f"({', '.join(YES)}) nor no ({', '.join(NO)}), such as {example!r}: "
             "mend them, or leave input.catalogue.available out"
         )
-    return {"rows_read": rows, "without_id": rows - with_id, "repeated_id": with_id - items, "items": items}
+    return {
+        "rows_read": rows,
+        "without_id": rows - with_id,
+        "corrupt": corrupt,
+        "repeated_id": with_id - items,
+        "items": items,
+    }
+
+
+def catalogue_warning(counts: Mapping[str, int] | None, before: Mapping[str, int] | None = None) -> str | None:
+    """What to tell the person where rows do not parse, or more than half the items of an earlier night are gone.
+
+    Args:
+      counts: from `catalogue_counts`; None: there is no catalogue.
+      before: those of the earlier night, if any.
+    """
+    if counts and counts["corrupt"]:
+        return f"{counts['corrupt']:,} of {counts['rows_read']:,} rows of the catalogue do not parse: their items are left out"
+    if counts and before and counts["items"] < before["items"] / 2:
+        return (
+            f"the catalogue has {counts['items']:,} items, {before['items']:,} the night before: is its export whole?"
+        )
+    return None
 
 
 def one_row_an_item(catalogue: DataFrame) -> DataFrame:

@@ -8,12 +8,13 @@ from pyspark.sql import functions as F
 
 from kdlib.config import EVENT_TYPES
 from kdlib.features.events import SECONDS_A_DAY, raw_text
+from kdlib.features.privacy import hash_of_line
 from kdlib.features.splits import day_start
 from kdlib.tables import CLEAN_EVENTS
 
 REASONS = (
-    "corrupt_row",  # the line does not parse, or has too few or too many fields
     "forgotten_user",  # `distilrec forget` was asked to take this user in no more; the row itself is not kept
+    "corrupt_row",  # the line does not parse, or has too few or too many fields
     "missing_user",
     "missing_item",
     "missing_time",
@@ -43,8 +44,8 @@ def fault(*, period_start: date | None, last_day: date, late_days: int, forgotte
     early = time < day_start(period_start) if period_start else F.lit(False)
     days_to_arrival = F.date_diff("arrived", F.to_date(time))  # null where the arrival is not known
     return (
-        F.when(F.col("corrupt"), "corrupt_row")
-        .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
+        F.when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
+        .when(F.col("corrupt"), "corrupt_row")
         .when(F.col("user_id").isNull(), "missing_user")
         .when(F.col("item_id").isNull(), "missing_item")
         .when(~F.col("time_given"), "missing_time")
@@ -77,11 +78,12 @@ def with_outcome(
       late_days: how many days after it happened an event may arrive, where its arrival is known.
       max_events_per_user_day: more make a bot.
       num_partitions: of the result.
-      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal.
+      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal. Where there are any,
+        only a hash stays of a line that does not parse, which may be theirs.
 
     Returns:
       outcome (KEPT, DUPLICATE or one of REASONS), user_id, session_id, item_id, event_type (int8, index into
-      EVENT_TYPES), event_time, event_id, day (int32, since 1970), raw (null unless quarantined), file,
+      EVENT_TYPES), event_time, event_id, day (int32, since 1970), raw (null unless quarantined), file, arrived,
       is_copy (repeats an earlier row, as a bot's row may, too); partitioned by user_id and sorted by user_id and ORDER,
       which the later steps build on. The user_id of a row with a fault of its own is made up.
     """
@@ -90,8 +92,10 @@ def with_outcome(
     )
     good = F.col("reason").isNull()
     # the raw text of good rows would be most of the shuffle, and much of the time
-    raw = F.when(F.col("reason") == "forgotten_user", "forgotten").when(~good, raw_text())
-    judged = judged.withColumn("raw", raw)
+    raw = F.when(F.col("reason") == "forgotten_user", "forgotten")
+    if forgotten:
+        raw = raw.when(F.col("corrupt"), hash_of_line())
+    judged = judged.withColumn("raw", raw.when(~good, raw_text()))
     salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw"), F.lit(_SALTS)).cast("string"))
     slim = judged.select(
         "reason",
@@ -105,6 +109,7 @@ def with_outcome(
         _unfolded(F.col("event_id"), "").alias("event_id"),
         "raw",
         "file",
+        "arrived",
     ).repartition(num_partitions, "user_id")
 
     itself = F.when(F.col("event_id").isNull(), F.struct("session_id", "item_id", "event_type", "event_time"))
@@ -128,7 +133,7 @@ def with_outcome(
     names = ("user_id", "session_id", "item_id", "event_type", "event_time", "event_id")
     as_json = F.when(outcome == "bot_user", F.to_json(F.struct(*names), {"ignoreNullFields": "false"}))
     raw = F.coalesce("raw", as_json).alias("raw")
-    return flagged.select(outcome.alias("outcome"), *names, "day", raw, "file", "is_copy")
+    return flagged.select(outcome.alias("outcome"), *names, "day", raw, "file", "arrived", "is_copy")
 
 
 def _unfolded(column: Column, other: str | int) -> Column:
@@ -141,7 +146,7 @@ def _unfolded(column: Column, other: str | int) -> Column:
 
 def kept(judged: DataFrame) -> DataFrame:
     """The events to go on with: user_id, session_id, item_id, event_type, event_time, event_id, day."""
-    return judged.filter(F.col("outcome") == KEPT).drop("outcome", "raw", "file", "is_copy")
+    return judged.filter(F.col("outcome") == KEPT).drop("outcome", "raw", "file", "arrived", "is_copy")
 
 
 def clean_events(judged: DataFrame) -> DataFrame:
@@ -152,5 +157,5 @@ def clean_events(judged: DataFrame) -> DataFrame:
 
 def quarantine(judged: DataFrame) -> DataFrame:
     """The QUARANTINE table. A bot's rows are shown under our names: user_id, item_id, event_type (its index)…"""
-    rejected = judged.filter(~F.col("outcome").isin(KEPT, DUPLICATE))
+    rejected = judged.filter(F.col("outcome").isin(*REASONS))
     return rejected.select(F.col("outcome").alias("reason"), "raw", "file")

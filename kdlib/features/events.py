@@ -18,9 +18,10 @@ from functools import reduce
 from operator import or_
 from typing import Literal
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, IntegralType, StringType, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import DateType, StringType, StructType, TimestampNTZType, TimestampType
 
 from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import InputError
@@ -126,27 +127,36 @@ def read_columns(
     elif format_ == "csv":
         rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names)
     else:
-        rows = read_jsonl(spark, path, columns=columns)
+        rows = read_jsonl(spark, path, columns=columns, plain=columns)
     # in a step of its own, so that each value is trimmed once, however often it is looked at
     return rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
 
 
 def raw_text() -> Column:
-    """A row as the quarantine shows it: the line of a corrupt one, else the mapped columns as JSON."""
-    return F.coalesce("line", F.to_json("fields", {"ignoreNullFields": "false"}))
+    """A row as the quarantine shows it, in UTF-8: the line of a corrupt one, else the mapped columns as JSON."""
+    return F.make_valid_utf8(F.coalesce("line", F.to_json("fields", {"ignoreNullFields": "false"})))
 
 
-def input_columns(spark: SparkSession, events: EventsConfig, path: str) -> dict[str, str]:
+def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) -> dict[str, str]:
     """Name → type of all columns of the input's files, mapped or not; empty for formats that name none.
 
-    CSV columns have the type `text`.
+    CSV columns have the type `text`. Of several files Spark looks into one: with `{day}` in the path into one of the run's
+    day, for those of earlier days have been judged.
     """
-    if events.format == "parquet":
-        return dict(spark.read.parquet(spark_path(path)).dtypes)
-    if events.format == "csv" and events.header:
-        header = spark.read.options(sep=events.delimiter, quote='"', escape='"', header=True)
-        return dict.fromkeys(header.csv(spark_path(path)).columns, "text")
-    return {}
+    reader = spark.read.options(sep=events.delimiter, quote='"', escape='"', header=True)
+
+    def columns(subfolders: bool) -> dict[str, str]:
+        path = spark_path(path_of_days(events.path, [last_day]))
+        if events.format == "csv":
+            return dict.fromkeys(reader.csv(path, recursiveFileLookup=subfolders).columns, "text")
+        return dict(spark.read.parquet(path, recursiveFileLookup=subfolders).dtypes)
+
+    if events.format != "parquet" and not (events.format == "csv" and events.header):
+        return {}
+    try:
+        return columns(False)  # with those that folders' names tell
+    except AnalysisException:  # all files lie in subfolders that tell none
+        return columns(True)
 
 
 def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
@@ -203,8 +213,6 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         type_ = schema[time.column].dataType
         if isinstance(type_, TimestampType | TimestampNTZType | DateType):
             return column.isNotNull(), column.cast("timestamp")
-        if isinstance(type_, IntegralType) and _nanoseconds():
-            return column.isNotNull(), F.timestamp_micros(F.expr(f"{quoted(time.column)} div 1000"))
         if not isinstance(type_, StringType):
             raise InputError(
                 f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
@@ -241,9 +249,3 @@ def our_type(column: str, event_types: Mapping[str, str]) -> Column:
     for theirs, name in event_types.items():
         ours = F.when(text == theirs, F.lit(name)).otherwise(ours)
     return ours
-
-
-def _nanoseconds() -> bool:
-    """The reader met nanosecond timestamps, which come as whole numbers."""
-    session = SparkSession.active()
-    return session.conf.get("spark.sql.legacy.parquet.nanosAsLong", "false") == "true"

@@ -6,7 +6,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from kdlib.errors import InputError
+from kdlib.errors import ContractError, InputError
 from kdlib.features import clean
 from kdlib.features.splits import day_start, window_starts
 
@@ -25,7 +25,7 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
       0), first_event, last_event, day_events (kept ones of the run's day).
 
     Raises:
-      InputError: there are no rows at all.
+      InputError: there are no rows.
     """
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
     of_the_day = F.count_if(F.col("event_time") >= day_start(last_day))
@@ -90,6 +90,30 @@ def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, valida
         f"({validation} to {test - timedelta(days=1)}; the test window is {test} to {last_day}); {found}. "
         "Give earlier events, a --ds that fits them, or shorter windows in features.split"
     )
+
+
+def check_complete(funnel: dict[str, Any], *, read: int | None, quarantined: int, in_sessions: int) -> None:
+    """No row is lost on its way: what was read, and what the tables hold, against the funnel.
+
+    Args:
+      funnel: from `count_outcomes`.
+      read: rows of the input, counted before they were judged; None: not counted.
+      quarantined: rows of the QUARANTINE table.
+      in_sessions: events of the SESSIONS table.
+
+    Raises:
+      ContractError: names the two numbers that differ.
+    """
+    counted = funnel["rows_read"]
+    for what, found, expected in (
+        ("rows judged", counted, counted if read is None else read),
+        ("rows in quarantine", quarantined, funnel["quarantined"]),
+        ("events in sessions", in_sessions, funnel["kept"]),
+    ):
+        if found != expected:
+            raise ContractError(
+                f"{what}: expected {expected:,}, found {found:,}: rows were lost or doubled. Run it again"
+            )
 
 
 def held_out_warning(funnel: dict[str, Any]) -> str | None:

@@ -1,7 +1,7 @@
 """Which days' files a night reads, names as missing, takes as too late, and leaves to later nights."""
 
 from collections.abc import Iterable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import pytest
 from pyspark.sql import functions as F
@@ -11,6 +11,7 @@ from kdlib.features.arrivals import (
     Stretch,
     arrival_lines,
     arrived,
+    carried_over,
     carried_until,
     day_of,
     days_of_night,
@@ -129,6 +130,26 @@ def test_a_late_files_rows_all_arrive_too_late(spark) -> None:
 
     assert arrivals([day(5)]) == [(day(8), True), (date.max, False), (date.max, True)]
     assert arrivals([]) == [(day(8), True)]
+
+
+def test_an_event_is_carried_over_or_read_again_and_not_both(spark) -> None:
+    """Before day 5: what arrived before it is carried, what came later is read. Older tables do not say: all is carried."""
+    like = "event_time timestamp, arrived date, file string, corrupt boolean, time_given boolean, event_type string"
+    rows = [(day(3), day(3)), (day(4), day(5)), (day(4), day(6)), (day(5), day(5)), (day(4), None)]
+    clean = spark.createDataFrame(
+        [(datetime(one.year, one.month, one.day, 9), came, 0) for one, came in rows],
+        "event_time timestamp, arrived date, event_type tinyint",
+    )
+    night = spark.createDataFrame([], like)
+
+    def carried(table) -> list:
+        found = carried_over(table, night, before=day(5), source="s").collect()
+        return [(row["event_time"].date(), row["arrived"]) for row in found]
+
+    assert carried(clean) == [rows[0], rows[4]]
+    assert carried(clean.drop("arrived")) == [(day(number), None) for number in (3, 4, 4, 4)]
+    again = not_yet_read(clean, before=day(5)).collect()
+    assert [(row["event_time"].date(), row["arrived"]) for row in again] == [rows[1], rows[2], rows[3], rows[4]]
 
 
 @pytest.mark.parametrize(

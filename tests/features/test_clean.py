@@ -6,9 +6,9 @@ from datetime import date
 import pytest
 from pyspark.sql import functions as F
 
-from kdlib.errors import InputError
+from kdlib.errors import ContractError, InputError
 from kdlib.features import clean
-from kdlib.features.funnel import check_trainable, count_outcomes
+from kdlib.features.funnel import check_complete, check_trainable, count_outcomes
 
 SCHEMA = (
     "corrupt boolean, user_id string, session_id string, item_id string, event_id string, event_type string, "
@@ -28,6 +28,10 @@ def event(
     corrupt: bool = False,
 ):
     return (corrupt, user, session, item, id_, type_, given, time, f"{user}|{item}|{time}", None, "f", None)
+
+
+def arrived(row, day: date):
+    return (*row[:-1], day)
 
 
 def judge(spark, rows, *, max_events=100, partitions=2):
@@ -55,6 +59,9 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark):
         (event(time=None, item="x1"), "bad_time"),
         (event(time="2024-04-30 23:59:59.999999"), "out_of_period"),
         (event(time="2024-05-04 00:00:00"), "out_of_period"),
+        (event(time="2024-05-04 00:00:00", corrupt=True), "corrupt_row"),
+        (arrived(event(time="2024-05-03 00:00:00"), date(2024, 5, 1)), "out_of_period"),
+        (arrived(event(time="2024-05-02 00:00:00"), date(2024, 5, 3)), "late"),
         (event(type_=None), "unknown_event_type"),
         (event(time="2024-05-01 00:00:00"), "kept"),
         (event(time="2024-05-03 23:59:59.999999"), "kept"),
@@ -127,6 +134,16 @@ def test_no_rows_at_all_are_an_error(spark):
         count_outcomes(judge(spark, []), path="p", last_day=date(2024, 5, 3))
 
 
+@pytest.mark.parametrize(("read", "quarantined", "in_sessions"), [(11, 2, 7), (None, 1, 7), (None, 2, 8)])
+def test_a_lost_row_is_an_error(read, quarantined, in_sessions):
+    """Between the input and the funnel, or between the funnel and the tables."""
+    funnel = {"rows_read": 10, "kept": 7, "quarantined": 2}
+    check_complete(funnel, read=10, quarantined=2, in_sessions=7)
+    check_complete(funnel, read=None, quarantined=2, in_sessions=7)
+    with pytest.raises(ContractError, match=r"expected \d+, found \d+: rows were lost or doubled"):
+        check_complete(funnel, read=read, quarantined=quarantined, in_sessions=in_sessions)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -145,14 +162,15 @@ def test_nothing_to_train_on_is_an_error(kind, message):
 
 
 def test_a_forgotten_user_is_taken_in_no_more(spark):
-    """Its rows are counted under a reason of their own and nothing of them is kept; other users are as they were."""
+    """Its rows, broken or not, are counted under a reason of their own and nothing of them is kept; of a broken row that may
+    be anybody's only a hash is; other users are as they were."""
     gone = hashlib.sha256(b"u").hexdigest()
-    events = spark.createDataFrame([event(), event(time=None), event("v")], SCHEMA).withColumn(
-        "event_time", F.col("event_time").cast("timestamp")
-    )
+    rows = [event(), event(time=None), event("v"), event(corrupt=True), event(None, item="u,v", corrupt=True)]
+    events = spark.createDataFrame(rows, SCHEMA).withColumn("event_time", F.col("event_time").cast("timestamp"))
     judged = clean.with_outcome(
         events, period_start=None, last_day=date(2024, 5, 3), max_events_per_user_day=9, num_partitions=2, forgotten=[gone]
     )  # fmt: skip
-    assert outcomes(judged) == {"forgotten_user": 2, "kept": 1}
-    assert {row["raw"] for row in clean.quarantine(judged).collect()} == {"forgotten"}
+    assert outcomes(judged) == {"forgotten_user": 3, "kept": 1, "corrupt_row": 1}
+    line = hashlib.sha256(rows[-1][8].encode()).hexdigest()
+    assert {row["raw"] for row in clean.quarantine(judged).collect()} == {"forgotten", f"sha256:{line}"}
     assert [row["user_id"] for row in clean.kept(judged).collect()] == ["v"]

@@ -1,4 +1,5 @@
 import gzip
+import json
 from datetime import date, datetime
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config import EventsConfig
 from kdlib.errors import InputError
-from kdlib.features.events import raw_text, read_events
+from kdlib.features.events import input_columns, raw_text, read_events
 from kdlib.features.read import reading
 
 LAST_DAY = date(2024, 5, 3)
@@ -79,12 +80,119 @@ def test_parquet_types_are_cast(spark, tmp_path):
     assert rows[0][7] == "2024-05-01 12:00:00.000000"
 
 
+def test_a_json_line_is_one_object_and_nothing_besides(spark, tmp_path):
+    """A second object, a list or anything else on the line makes it corrupt, as do ids that are objects or lists."""
+    rest = '"i": "a", "t": "2024-05-01"}'
+    whole = ['{"u": 2, ' + rest, f'  {{"u": "[deleted]", {rest} ', f'{{"u": "{{3F}}", {rest}', f'{{"u": true, {rest}']
+    broken = [
+        whole[0] * 2, f"{whole[0]} garbage", f"{whole[0]}, {whole[0]}", f"{whole[0]}] garbage", f"{whole[0]}}}", "[]", "null", "]",
+        f"[{whole[0]}]", f'{{"u": {{"id": 5}}, {rest}', f'{{"u": [5, 6], {rest}', f'{{"u": {{}}, {rest}', f'{{"u": [], {rest}',
+    ]  # fmt: skip
+    (tmp_path / "e.jsonl").write_text("\n".join([*whole, *broken]))
+    rows = read(spark, tmp_path / "e.jsonl", format="jsonl")
+    assert [(row[0], row[1]) for row in rows[:4]] == [
+        (False, "2"),
+        (False, "[deleted]"),
+        (False, "{3F}"),
+        (False, "true"),
+    ]
+    assert [(row[0], row[1], row[8]) for row in rows[4:]] == [(True, None, line) for line in broken]
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl", "parquet"])
+def test_files_in_subfolders_are_read(spark, tmp_path, format_):
+    """However deep they lie beside others; hidden folders are passed over; with `{day}` the columns are those of the day."""
+    for number, name in enumerate(["2024-05-02/x", "2024-05-03/y", "2024-05-03/00/z", "2024-05-03/_temporary/n"]):
+        file, row = tmp_path / f"{name}.{format_}", {"u": str(number), "i": "a", "t": "2024-05-01"}
+        row |= {"new": "1"} if "05-03" in name else {"gone": "1"}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if format_ == "parquet":
+            pq.write_table(pa.Table.from_pylist([row]), file)
+        else:
+            file.write_text(json.dumps(row) if format_ == "jsonl" else f"{','.join(row)}\n{','.join(row.values())}\n")
+    found = read(spark, tmp_path / "2024-05-03", format=format_)
+    assert sorted(row[1] for row in found) == ["1", "2"]
+    (tmp_path / "2024-05-03" / f"y.{format_}").unlink()
+    assert [row[1] for row in read(spark, tmp_path / "2024-05-03", format=format_)] == ["2"]
+    config = EventsConfig.model_validate(
+        {"path": f"{tmp_path}/{{day}}", "format": format_, "user": "u", "item": "i", "time": ISO}
+    )
+    columns = {} if format_ == "jsonl" else dict.fromkeys("uit", {"csv": "text", "parquet": "string"}[format_])
+    new = {} if format_ == "jsonl" else {"new": columns["u"]}
+    assert input_columns(spark, config, last_day=LAST_DAY) == columns | new
+
+
+def test_columns_in_folders_names_need_all_files_in_such_folders(spark, tmp_path):
+    """A file beside the folders is named, and not passed over; where no such column is mapped it is read."""
+    for name in ("shop=nl/deep/a", "b"):
+        file = tmp_path / f"{name}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("u,i,t\n1,a,2024-05-01\n")
+    assert len(read(spark, tmp_path)) == 2
+    with pytest.raises(InputError, match=r"b\.csv lies in no folder that tells shop"):
+        read(spark, tmp_path, session="shop")
+    (tmp_path / "b.csv").unlink()
+    assert read(spark, tmp_path, session="shop")[0][1:3] == ("1", "nl")
+
+
+def test_whole_numbers_of_a_float_column_are_ids_without_a_fraction(spark, tmp_path):
+    """As pandas writes a column with a gap; NaN and what is too large to tell two numbers apart is missing; times stay."""
+    users = [12_345_678.0, -0.0, 2.0**53 - 1, 2.0**53, float("nan"), float("inf"), None, 1.5]
+    table = {"u": users, "i": pa.array([2.0**24] + [7.0] * 7, pa.float32()), "t": [1_714_557_600.25] * 8}
+    pq.write_table(pa.table(table), tmp_path / "e.parquet")
+    rows = read(spark, tmp_path / "e.parquet", format="parquet", time={"format": "epoch_seconds", "column": "t"})
+    assert [row[1] for row in rows] == ["12345678", "0", str(2**53 - 1), None, None, None, None, "1.5"]
+    assert [row[3] for row in rows] == [None] + ["7"] * 7
+    assert {row[7] for row in rows} == {"2024-05-01 10:00:00.250000"}
+    assert json.loads(rows[0][8])["u"] == "12345678"
+
+
+def test_bytes_that_are_no_utf8_are_quarantined_as_text(spark, tmp_path):
+    """Whatever reads the quarantine later can read it; ids of sequences, too."""
+    (tmp_path / "e.jsonl").write_bytes(b'{"u": 1, "i": "a", "t": "2024-05-01"}\n{"u\xff\n')
+    assert read(spark, tmp_path / "e.jsonl", format="jsonl")[1][8] == '{"u\ufffd'
+    (tmp_path / "s.txt").write_bytes(b"\xff1 a\n")
+    assert read(spark, tmp_path / "s.txt", format="sequences", user=None, item=None, time=None)[0][1] == "\ufffd1"
+
+
+@pytest.mark.parametrize("first", ["ns", "us"])
+def test_nanoseconds_in_some_files_only_are_refused(spark, tmp_path, first):
+    """Whichever unit Spark meets first: one of them would be taken for the other."""
+    for name, unit in zip("ab", [first, {"ns": "us", "us": "ns"}[first]], strict=True):
+        times = pa.array([datetime(2024, 5, 1)], pa.timestamp(unit))
+        pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": times}), tmp_path / f"{name}.parquet")
+    other = (
+        r"a\.parquet has the column t in nanoseconds, .*b\.parquet has not"
+        if first == "ns"
+        else r"b\.parquet has the column t"
+    )
+    try:
+        with pytest.raises(InputError, match=other):
+            read(spark, tmp_path, format="parquet")
+    finally:
+        spark.conf.unset("spark.sql.legacy.parquet.nanosAsLong")
+
+
+def test_a_csv_header_without_a_name_is_told(spark, tmp_path):
+    """A single file is not said to differ from others."""
+    (tmp_path / "e.csv").write_text("u,i,t,\n1,a,2024-05-01,\n")
+    with pytest.raises(InputError, match=r"the header of \S+e\.csv has a field without a name"):
+        read(spark, tmp_path / "e.csv")
+
+
 def test_parquet_nanoseconds_as_pandas_writes_them_are_read(spark, tmp_path):
     """Nanosecond timestamps, which Spark reads only as whole numbers, come out as the right time."""
     moment = pa.array([1_714_557_600_123_456_789, None], pa.timestamp("ns"))
-    pq.write_table(pa.table({"u": ["1", "2"], "i": ["a", "b"], "t": moment}), tmp_path / "e.parquet")
+    for name in ("a 1", "b"):  # a blank in a name, which URLs write otherwise
+        pq.write_table(pa.table({"u": ["1", "2"], "i": ["a", "b"], "t": moment}), tmp_path / f"{name}.parquet")
     try:
-        rows = read(spark, tmp_path / "e.parquet", format="parquet")
+        rows = read(spark, tmp_path / "a 1.parquet", format="parquet")
+        assert read(spark, tmp_path, format="parquet") == rows * 2
+        old = tmp_path / "old" / "e.parquet"  # as old Sparks wrote times, which pyarrow takes for nanoseconds, too
+        old.parent.mkdir()
+        table = pa.table({"u": ["1", "2"], "i": ["a", "b"], "t": moment})
+        pq.write_table(table, old, use_deprecated_int96_timestamps=True)
+        assert [row[7] for row in read(spark, old, format="parquet")] == ["2024-05-01 10:00:00.123456", None]
     finally:
         spark.conf.unset("spark.sql.legacy.parquet.nanosAsLong")
     assert [row[7] for row in rows] == ["2024-05-01 10:00:00.123456", None]

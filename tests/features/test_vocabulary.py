@@ -1,9 +1,12 @@
+import json
+
 import pytest
 from pyspark.sql import functions as F
 
 from kdlib.config import CatalogueConfig
 from kdlib.errors import InputError
-from kdlib.features.catalogue import catalogue_counts, one_row_an_item, read_catalogue
+from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
+from kdlib.features.read import reading
 from kdlib.features.vocabulary import extend_vocabulary, item_counts, item_statistics, with_catalogue
 
 
@@ -91,11 +94,51 @@ def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):
     (tmp_path / "items.csv").write_text(text)
     config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv", available="stock")
     catalogue = read_catalogue(spark, config)
-    assert catalogue_counts(catalogue, path="p") == {"rows_read": 6, "without_id": 2, "repeated_id": 1, "items": 3}
+    assert catalogue_counts(catalogue, path="p") == {
+        "rows_read": 6, "without_id": 2, "corrupt": 1, "repeated_id": 1, "items": 3,
+    }  # fmt: skip
     products = one_row_an_item(catalogue).withColumn("title", F.coalesce("title", F.lit("-")))
     assert rows(products, "item_id", "title", "available") == [
         ("1", 'A "big", red\none', True), ("2", "-", False), ("3", "D", True),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "length", "message"),
+    [
+        ("", 20, r"goes over more than 100 lines, .*not closed: 'open\\n6,T6"),
+        (",z", 20, r"""goes over more than 100 lines, .*not closed: '5,"open,z\\n6,T6"""),
+        ("", 2_000, r"cannot read .*items\.csv: a field has more than 32,767 characters: a quote is probably"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_catalogue(spark, tmp_path, more, length, message):
+    """Whether or not the row that it makes of the rest of the file has as many fields as the others."""
+    lines = ["item_id,title", "1,A", '5,"open', *(f"{number},T{number} {'y' * length}" for number in range(6, 209))]
+    (tmp_path / "items.csv").write_text("".join(f"{line}{more}\n" for line in lines))
+    config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv")
+    with pytest.raises(InputError, match=message), reading(config.path):
+        catalogue_counts(read_catalogue(spark, config), path="p")
+
+
+def test_a_catalogue_that_lost_rows_is_told():
+    """Rows that do not parse, or more than half the items of the night before."""
+    counts = {"rows_read": 50, "items": 49, "corrupt": 0}
+    assert (
+        catalogue_warning(None, counts) is catalogue_warning(counts) is catalogue_warning(counts, {"items": 98}) is None
+    )
+    assert catalogue_warning(counts, {"items": 99}) == (
+        "the catalogue has 49 items, 99 the night before: is its export whole?"
+    )
+    told = catalogue_warning(counts | {"corrupt": 1})
+    assert told == "1 of 50 rows of the catalogue do not parse: their items are left out"
+
+
+def test_a_catalogue_of_json_may_hold_lists_but_no_list_is_an_item(spark, tmp_path):
+    """Two categories are text; an item id of two is none."""
+    rows = [{"item_id": 1, "title": "A", "category": ["x", "y"]}, {"item_id": [2, 3], "title": "B", "category": "x"}]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = CatalogueConfig(path=str(tmp_path / "items.jsonl"), format="jsonl", category="category")
+    assert [row["category"] for row in one_row_an_item(read_catalogue(spark, config)).collect()] == ['["x","y"]']
 
 
 @pytest.mark.parametrize(

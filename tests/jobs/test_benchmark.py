@@ -20,13 +20,12 @@ from kdlib.config import RunConfig
 from kdlib.errors import ConfigError, InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from tests.jobs.test_nightly import DS, SMALL
+from tests.jobs.conftest import DS, NIGHT
 from tests.whole_nights import HOME, environment
 
-RUN = SMALL | {
+RUN = NIGHT | {
     "name": "tiny",
     "seed": 3,
-    "input": {"simulate": {"num_events": 12_000, "num_items": 200, "num_days": 8, "events_per_user": 20}},
     "teachers": [
         {"name": "first", "model": {"kind": "gru", "dim": 16, "dropout": 0.1}, "seed": 1},
         {"name": "second", "model": {"kind": "gru", "dim": 16, "dropout": 0.1}, "seed": 2},
@@ -189,13 +188,16 @@ def _benchmark(path: Path, *more: str) -> str:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(600)
-def test_a_whole_benchmark_and_again(tmp_path: Path) -> None:
-    """Teachers, arms, record, test and results in one command; again, nothing is trained and the figures are the same."""
+@pytest.mark.timeout(900)
+def test_a_whole_benchmark_and_again(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """Teachers, arms, record, test and results in one command, on the features of a night; again, nothing is trained and
+    the figures are the same."""
+    _, root, _ = night_to_change
     path = _write(
         tmp_path,
         run={
-            "teachers": [*RUN["teachers"], {"name": "rules", "rules": {"max_distance": 5}}],
+            "output_dir": str(root),
+            "teachers": [*RUN["teachers"], {"name": "rules", "rules": {"history_decay": 0.8}}],
             "distillation": {"targets": "sampled", "temperature": 1.0, "samples": 16, "weights": "validation_ndcg"},
         },
         search={"trials": 2, "arms": ["student_plain"], "space": {"student.train.learning_rate": [0.003, 0.01]}},
@@ -232,7 +234,7 @@ def test_a_whole_benchmark_and_again(tmp_path: Path) -> None:
     assert results["models"]["student"]["users_per_second"] > 0
     assert sum(part["users"] for part in results["buckets"]["history_length"].values()) == results["test_users"]
     assert re.search(r"student_plain +0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", printed), printed
-    ranks = pq.read_table(publish.current(tmp_path / "output", "benchmark_ranks/tiny_quality", DS))
+    ranks = pq.read_table(publish.current(root, "benchmark_ranks/tiny_quality", DS))
     assert ranks["rank/student_s1"] != ranks["rank/permuted_s1"]
     printed = _benchmark(path)
     assert "epoch" not in printed, printed

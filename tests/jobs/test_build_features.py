@@ -113,7 +113,7 @@ def test_ten_rows_become_five_tables(first_night, capsys):
         "3,d,view", '{"u":"3","i":"d","b":"zap","t":"2024-05-01 10:00:00"}',
     ]  # fmt: skip
     details = manifests["item_vocabulary"].details
-    assert details["catalogue"] == {"rows_read": 3, "without_id": 0, "repeated_id": 1, "items": 2}
+    assert details["catalogue"] == {"rows_read": 3, "without_id": 0, "corrupt": 0, "repeated_id": 1, "items": 2}
 
 
 def test_the_next_night_appends_to_the_vocabulary(first_night):
@@ -196,6 +196,13 @@ def test_input_versions_follow_the_files(tiny):
     (tiny / "part.parquet").touch()
     with pytest.raises(InputError, match=r"part\.parquet has no bytes: is the export whole"):
         version_of(f"{tiny}/*.parquet", "parquet")
+    (tiny / "events" / "2.csv.gz").touch()
+    for path in (f"{tiny}/events", f"file://{tiny}/events"):
+        with pytest.raises(InputError, match=r"2\.csv\.gz has no bytes: is the export whole"):
+            version_of(path, "csv")
+    (tiny / "events" / "2.csv.gz").rename(tiny / "events" / "_2.csv.gz")
+    for path in (f"{tiny}/events", f"file://{tiny}/events"):
+        version_of(path, "csv")
 
 
 def test_events_are_shuffled_by_user_once(spark, tiny):
@@ -300,14 +307,16 @@ def test_with_a_key_no_output_tells_who_a_user_is(spark, tmp_path):
     folder = write_input(tmp_path)
     names = {"1": "anna.k", "2": "bruno.w", "3": "carla.z"}
     rows = [f"{names.get(line[0], line[0])}{line[1:]}" for line in ROWS.splitlines()]
-    (folder / "events" / "1.csv").write_text("\n".join([*rows, "carla.z,e,view", "bruno.w,a,view,yesterday"]) + "\n")
+    (folder / "events" / "1.csv").write_text(
+        "\n".join([*rows, "carla.z,e,view,2024-05-02,surplus", "bruno.w,a,view,yesterday"]) + "\n"
+    )
     config = private(folder)
     run(config)
     written = everything_written(config.root)
-    assert not [word for word in (*names.values(), KEY, "yesterday,") if word in written]
+    assert not [word for word in (*names.values(), KEY, "surplus") if word in written]
     plain = config_for(folder)
     run(plain)
-    assert "anna.k" in everything_written(plain.root)
+    assert [word for word in ("anna.k", "surplus") if word in everything_written(plain.root)] == ["anna.k", "surplus"]
     known = {pseudonym(KEY.encode(), name): name for name in names.values()}
     found = {known[row["user_id"]]: row["item_indices"] for row in table(config, "histories")}
     assert found == {row["user_id"]: row["item_indices"] for row in table(plain, "histories")}

@@ -24,6 +24,7 @@ import yaml
 
 from jobs._spark import java_home
 from kdlib import publish
+from tests.jobs.conftest import DS, EPOCHS, NIGHT
 
 pytestmark = [
     pytest.mark.e2e,
@@ -31,23 +32,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="each node has a loopback address of its own"),
 ]
 HOME = Path(__file__).parents[2]
-DS = "2026-11-22"
-EPOCHS = 12
-NIGHT = {
-    "name": "cluster",
-    "ds": DS,
-    "input": {"simulate": {"num_events": 12_000, "num_items": 200, "num_days": 6, "events_per_user": 20}},
-    "teachers": [{"name": "teacher", "model": {"kind": "gru", "dim": 16}, "train": {"epochs": 2}}],
-    "student": {"model": {"kind": "gru", "dim": 16}},
-    "training": {
-        "workers": 2, "zero_stage": 2,
-        "defaults": {"epochs": EPOCHS, "patience": EPOCHS, "batch_size": 64, "learning_rate": 0.003},
-    },
-    "evaluation": {"k": [10], "bootstrap_samples": 20, "control": False},
-    "recommend": {"k": 7, "actors": 2, "batch_size": 1},
-    "gates": {"min_gain_over_popularity": None},  # so small a student may lose to it
-    "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
-}  # fmt: skip
+RUN = NIGHT | {"name": "cluster", "evaluation": NIGHT["evaluation"] | {"control": False}}
 
 
 def _kill(processes: list[psutil.Process]) -> None:
@@ -88,13 +73,14 @@ class Cluster:
             "--dashboard-host=127.0.0.2", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={_free_port()}",
         )  # fmt: skip
         assert head.wait() == 0, Path(self._home, "127.0.0.2.log").read_text()
-        for node in ("127.0.0.3", "127.0.0.4"):
-            self.add(node)
+        self.add("127.0.0.3", "127.0.0.4")
 
-    def add(self, node: str) -> None:
-        """Start a worker; Ray gives a node's processes half a minute, which a busy machine may need twice."""
-        while self.start(node).wait():
-            _kill(self.processes(node))
+    def add(self, *nodes: str) -> None:
+        """Start workers; Ray gives a node's processes half a minute, which a busy machine may need twice."""
+        for node, starting in [(node, self.start(node)) for node in nodes]:
+            while starting.wait():
+                _kill(self.processes(node))
+                starting = self.start(node)
 
     def start(self, node: str, *more: str) -> subprocess.Popen[bytes]:
         """Begin to start a node; the command ends when the node is up, and its processes stay in its session."""
@@ -211,13 +197,13 @@ def spark_master() -> Iterator[str]:
 
 def _config(folder: Path, **more: Any) -> Path:
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(NIGHT | {"output_dir": str(folder / "output")} | more))
+    path.write_text(yaml.safe_dump(RUN | {"output_dir": str(folder / "output")} | more))
     return path
 
 
-def _wait_for(what: Callable[[], object], night: subprocess.Popen[str]) -> None:
+def _wait_for(what: Callable[[], object], job: subprocess.Popen[str]) -> None:
     while not what():
-        assert night.poll() is None, _ended(night)[1]
+        assert job.poll() is None, _ended(job)[1]
         time.sleep(0.02)
 
 
@@ -247,21 +233,14 @@ def test_the_job_s_exit_status_is_passed_on(cluster: Cluster, tmp_path: Path) ->
 
 
 def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
-    cluster: Cluster, spark_master: str, tmp_path: Path
+    cluster: Cluster, spark_master: str, night: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
     """Features on Spark's cluster; a node dies in training, another in batch inference: the job ends well, and the table is
     the local mode's byte for byte. While models train, Prometheus finds how they do among Ray's own metrics."""
-    (tmp_path / "local").mkdir()
-    (tmp_path / "cluster").mkdir()
-    root = tmp_path / "cluster" / "output"
+    root = tmp_path / "output"
     conf = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "512m"}
-    spark = NIGHT["spark"] | {"master": spark_master, "conf": conf}
-    config = str(_config(tmp_path / "cluster", spark=spark))
-    night = cluster.submit("nightly", "--config", config)
-    local = subprocess.Popen(
-        [sys.executable, "-m", "jobs", "nightly", "--config", str(_config(tmp_path / "local"))],
-        cwd=HOME, env=cluster.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    config = str(_config(tmp_path, spark=RUN["spark"] | {"master": spark_master, "conf": conf}))
+    job = cluster.submit("nightly", "--config", config)
     told: set[str] = set()
     over = threading.Event()
 
@@ -272,7 +251,7 @@ def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
     watching = threading.Thread(target=scrape)
     watching.start()
     try:
-        _wait_for(lambda: list((root / "_checkpoints").glob("*.distill.*/checkpoint_manager_snapshot.json")), night)
+        _wait_for(lambda: list((root / "_checkpoints").glob("*.distill.*/checkpoint_manager_snapshot.json")), job)
         victim = cluster.node_of("ray::RayTrainWorker")
         assert victim
         _kill(cluster.processes(victim))
@@ -280,25 +259,22 @@ def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
         status, printed = _ended(cluster.submit("nightly", "--config", config))
         assert status == 75, printed
         assert f"distilrec-cluster-nightly-{DS} is running" in printed
-        _wait_for(lambda: cluster.node_of("ShardRecommender"), night)
+        _wait_for(lambda: cluster.node_of("ShardRecommender"), job)
         doomed = cluster.processes(cluster.node_of("ShardRecommender") or "")
-        _wait_for(lambda: list((root / "_staging").glob("recommendations.*/*.parquet")), night)
+        _wait_for(lambda: list((root / "_staging").glob("recommendations.*/*.parquet")), job)
         _kill(doomed)
         written = len(list((root / "_staging").glob("recommendations.*/*.parquet")))
-        status, printed = _ended(night)
-        local_status, local_printed = _ended(local)
+        status, printed = _ended(job)
     finally:
         over.set()
         watching.join()
-        night.kill()
-        local.terminate()
+        job.kill()
     assert status == 0, printed
     assert told == {
         f"ray_distilrec_training_{name}" for name in ("epoch", "positions_per_second", "data_wait_share", "ndcg")
     }
     assert f"student epoch {EPOCHS}/{EPOCHS}" in printed
-    assert local_status == 0, local_printed
-    tables = [publish.current(folder, "recommendations", DS) for folder in (root, tmp_path / "local" / "output")]
+    tables = [publish.current(folder, "recommendations", DS) for folder in (root, night[1])]
     files = [[file.read_bytes() for file in sorted(table.iterdir())] for table in tables]
     assert written < len(files[0]), "the node died too late"
     assert pq.read_table(tables[0]).equals(pq.read_table(tables[1]))

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,50 +13,10 @@ import pytest
 import yaml
 
 from kdlib import delivery, promotions, publish
+from tests.jobs.conftest import DS, SMALL
 from tests.whole_nights import follow, run, start, whole
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-DS = "2026-11-22"
-SMALL = {
-    "ds": DS,
-    "training": {"workers": 2, "zero_stage": 2, "defaults": {"epochs": 2, "batch_size": 64, "learning_rate": 0.003}},
-    "evaluation": {"k": [5, 10], "bootstrap_samples": 50},
-    "recommend": {"k": 7},
-    # two epochs on so little may make a student worse than popularity
-    "gates": {"min_gain_over_popularity": None, "max_loss_to_last_night": None},
-}
-
-
-@pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A small simulated night: run config, output folder and what was printed."""
-    folder = tmp_path_factory.mktemp("night")
-    config = folder / "run.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            SMALL
-            | {
-                "name": "small",
-                "output_dir": str(folder / "output"),
-                "input": {
-                    "simulate": {
-                        "num_events": 18_000,
-                        "num_items": 200,
-                        "num_days": 12,
-                        "events_per_user": 20,
-                        "first_day": "2026-11-13",
-                    }
-                },
-                "teachers": [
-                    {"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}
-                ],
-                "student": {"model": {"kind": "gru", "dim": 16, "session_flag": True}},
-                "delivery": {"url": f"file://{folder}/shop"},
-                "telemetry": {"textfile": f"{folder}/distilrec_small.prom"},
-            }
-        )
-    )
-    return config, folder / "output", run(config)
 
 
 def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
@@ -111,13 +70,11 @@ def test_the_same_night_again_gives_the_same_table(night: tuple[Path, Path, str]
     assert whole(root, DS) == before
 
 
-def test_the_next_night_goes_on_from_this_one(night: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_the_next_night_goes_on_from_this_one(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> None:
     """A day more of the same shop: new users and items, models that start warm, gates with something to compare, both promoted."""
-    _, published, _ = night
-    root, tomorrow = tmp_path / "output", "2026-11-23"
-    shutil.copytree(published, root, symlinks=True)
-    config = tmp_path / "run.yaml"
-    document = yaml.safe_load((published.parent / "run.yaml").read_text()) | {"output_dir": str(root)}
+    published, root, _ = night_to_change
+    config, tomorrow = tmp_path / "run.yaml", "2026-11-23"
+    document = yaml.safe_load(published.read_text())
     document["training"]["warm_start"] = {"epochs": 1}
     config.write_text(yaml.safe_dump(document))
     before = whole(root, DS)
@@ -138,16 +95,17 @@ def test_the_next_night_goes_on_from_this_one(night: tuple[Path, Path, str], tmp
     assert rows.num_rows == whole(root, tomorrow).rows
 
 
-def test_killed_nights_leave_the_old_table_and_finish_later(night: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_killed_nights_leave_the_old_table_and_finish_later(
+    night_to_change: tuple[Path, Path, str], tmp_path: Path
+) -> None:
     """The whole job killed in training, then a single worker killed: readers keep the old table, the job ends with a new one."""
-    _, published, _ = night
-    root = tmp_path / "output"
-    shutil.copytree(published, root, symlinks=True)
+    published, root, _ = night_to_change
     before = whole(root, DS)
     config = tmp_path / "run.yaml"
-    document = yaml.safe_load((published.parent / "run.yaml").read_text()) | {"output_dir": str(root)}
+    document = yaml.safe_load(published.read_text())
     document["student"]["model"]["dropout"] = 0.1
     document["student"]["train"] = {"epochs": 20, "patience": 20}
+    document["evaluation"]["control"] = False
     config.write_text(yaml.safe_dump(document))
 
     def kill_the_night() -> None:

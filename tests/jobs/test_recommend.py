@@ -183,7 +183,7 @@ def test_broken_scores_keep_last_night_s_table(copy):
 @pytest.mark.e2e
 def test_more_actors_than_cpus_are_refused(copy):
     """Actors that would leave no CPU to read with are an error, not an endless wait."""
-    with pytest.raises(ConfigError, match=r"recommend.actors is 3, one CPU each, .* the local Ray has 3"):
+    with pytest.raises(ConfigError, match=r"recommend.actors is 3, 1 CPU each, .* the local Ray has 3"):
         recommend.run(config_for(copy, actors=3))
 
 

@@ -1,0 +1,62 @@
+"""A small night, run once for all tests that look at one."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.whole_nights import run
+
+DS = "2026-11-22"
+EPOCHS = 12
+SMALL: dict[str, Any] = {
+    "ds": DS,
+    "training": {"workers": 2, "zero_stage": 2, "defaults": {"epochs": 2, "batch_size": 64, "learning_rate": 0.003}},
+    "evaluation": {"k": [5, 10], "bootstrap_samples": 50},
+    "recommend": {"k": 7},
+    # some epochs on so little may make a student worse than popularity
+    "gates": {"min_gain_over_popularity": None, "max_loss_to_last_night": None},
+    "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
+}
+NIGHT: dict[str, Any] = SMALL | {
+    "name": "small",
+    "input": {
+        "simulate": {
+            "num_events": 18_000, "num_items": 200, "num_days": 12, "events_per_user": 20, "first_day": "2026-11-13",
+        }
+    },
+    "teachers": [{"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}],
+    # long enough for nodes to die in training, and in batch inference
+    "student": {
+        "model": {"kind": "gru", "dim": 16, "session_flag": True}, "train": {"epochs": EPOCHS, "patience": EPOCHS},
+    },
+    "recommend": {"k": 7, "actors": 2, "batch_size": 1},
+}  # fmt: skip
+"""The night of `night`; test_cluster.py has it again, on a cluster."""
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """`NIGHT` on this machine: run config, output folder and what was printed."""
+    folder = tmp_path_factory.mktemp("night")
+    places = {
+        "output_dir": str(folder / "output"),
+        "delivery": {"url": f"file://{folder}/shop"},
+        "telemetry": {"textfile": f"{folder}/distilrec_small.prom"},
+    }
+    config = folder / "run.yaml"
+    config.write_text(yaml.safe_dump(NIGHT | places))
+    return config, folder / "output", run(config)
+
+
+@pytest.fixture
+def night_to_change(night: tuple[Path, Path, str], tmp_path: Path) -> Iterator[tuple[Path, Path, str]]:
+    """The same for a test that changes it; put back afterwards, in its place: versions of input hold paths and times."""
+    folder = night[1].parent
+    shutil.copytree(folder, tmp_path / "kept", symlinks=True)
+    yield night
+    folder.rename(tmp_path / "changed")
+    (tmp_path / "kept").rename(folder)
