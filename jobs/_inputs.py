@@ -33,7 +33,9 @@ from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
 
 HIDDEN = ("_", ".")
-"""What the names of files and folders begin with that Spark passes over."""
+"""What the names of files begin with that Spark passes over, and those of folders but `_name=value`."""
+ID_FORM = 2
+"""Raised when the same input gives other ids than before: an earlier night's events are not carried over then."""
 UNREAD = "unread_days"
 """Under this name the manifest of a night's clean events has its `Days.unread`."""
 
@@ -74,6 +76,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         ),
         str(config.features.period_start),
         key,
+        ID_FORM,
     )
     versions, days, carried, before = {}, None, None, None
     if DAY in events.path:
@@ -304,7 +307,7 @@ def _files_below(folder: Path) -> list[Path]:
     """As Spark finds them: in all subfolders that are not hidden, through links too."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN) or (name[0] == "_" and "=" in name)]
         found += [Path(place, name) for name in names if Path(place, name).is_file()]
     return found
 

@@ -25,8 +25,9 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
-"""glibc gives big buffers back to the kernel, which fills them with zeros again at every step: a fifth of a step's time."""
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_ARENA_MAX": "1"}
+"""glibc gives big buffers back to the kernel, which fills them with zeros again at every step: a fifth of a step's time. One
+arena: else each thread would keep as much as it ever held."""
 _LOCAL = {
     **KEEPS_MEMORY,
     # as on a Mac: no server listens beyond the loopback interface; `_node_ip_address` alone is resolved to the host's address

@@ -72,7 +72,8 @@ def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str,
     if damaged := publish.damaged(config.root, promotions.manifest_of(config.root, night, f"models/{name}")):
         raise InputError(
             f"models/{name} of {night.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
-            f" back from a copy, or have that night make it anew: `distilrec nightly --ds {night.ds}` with the same run config"
+            f" back from a copy, or, where that night is in use, have it made anew: `distilrec nightly --ds {night.ds}` with the"
+            " same run config"
         )
     folder = promotions.folder_of(config.root, night, f"models/{name}")
     return night, folder, json.loads((folder / FACTS).read_text())

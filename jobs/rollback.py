@@ -19,11 +19,13 @@ def run(config: RunConfig, to: str, reason: str) -> None:
     promotions.rollback(config.root, to, reason=reason)
     was = f", {before.ds} no more" if before and before.ds != to else ""
     say(f"rollback: {to} is in use{was}: {config.root / promotions.LINK / 'recommendations'}")
+    mends: tuple[int, ...] = ()
     try:
         if config.delivery:
             deliver.run(config)
+            mends = (74,)
     finally:
-        telemetry.tell(config)
+        telemetry.tell(config, mends=mends)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Collection
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,19 +23,21 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
     Args:
       config: with `telemetry`.
       status: the exit status of the night; None where a single stage has run: that which the file has of this day stays.
-        Where the file speaks of a later day, that one and its status stay, whatever an earlier day's rerun has come to.
+        Where the file speaks of a later day, that one and its status stay, whatever an earlier day's rerun has come to,
+        unless that day is still to come, or its good night has been rolled back.
     """
     if config.telemetry is None:
         raise ConfigError("no file to write to: set telemetry.textfile in the run config")
     path, models = Path(config.telemetry.textfile), models_of(config)
     ds, before = _told(path, config.name) or ("", None)
-    if ds > config.day:
+    switch = promotions.current(config.root)
+    rolled_back = before in (0, 74) and switch is not None and switch.ds < ds
+    if config.day < ds <= (_today() + timedelta(days=1)).isoformat() and not rolled_back:
         config, status = config.model_copy(update={"ds": date.fromisoformat(ds)}), before
     elif ds == config.day and status is None:
         status = before
     found = find_partitions(config.root, config.day, models)
     night = gather(config.root, config.day, name=config.name, k=config.evaluation.judged_k, models=models, found=found)
-    switch = promotions.current(config.root)
     in_use = None
     if switch is not None:
         tables = [name for name in delivery.TABLES if name in switch.versions]
@@ -54,11 +56,11 @@ def tell(config: RunConfig, *, mends: Collection[int] = ()) -> None:
 
     Args:
       config: the run config.
-      mends: exit statuses of this day's night that the job has made good; they become 0.
+      mends: exit statuses that the job has made good, of this day's night, or 74, which speaks of the place; they become 0.
     """
     if config.telemetry:
         ds, status = _told(Path(config.telemetry.textfile), config.name) or (config.day, None)
-        mended = ds == config.day and status in mends
+        mended = status in mends and (ds == config.day or status == 74)
         write_or_warn(config.model_copy(update={"ds": date.fromisoformat(ds)}), 0 if mended else status)
 
 
@@ -69,6 +71,10 @@ def write_or_warn(config: RunConfig, status: int | None) -> None:
             run(config, status=status)
     except Exception as error:
         say(f"telemetry warning: not written: {type(error).__name__}: {error}")
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _told(path: Path, run: str) -> tuple[str, int | None] | None:

@@ -52,7 +52,7 @@ def input_gates(
       min_volume_ratio: events and users of the day, and all users, over the trailing median: at least.
       max_volume_ratio: events and users of the day over it: at most.
       max_share_rise: how far a share of the rows may lie above the trailing median.
-      max_quarantined_share: of the rows read, those `out_of_period` aside, whatever earlier nights had.
+      max_quarantined_share: of the rows read, those of the days after aside, whatever earlier nights had.
       max_new_item_share: items that are new tonight, of all items.
       max_history_length_change: of the mean history length, relative to the trailing median.
     """
@@ -237,8 +237,8 @@ def _share(part: float, whole: float) -> float:
 
 
 def _quarantined(night: Funnel) -> float:
-    """Without rows of other days, which are no fault of the data: else these would block a night of the past."""
-    apart = night["reasons"].get("out_of_period", 0)
+    """Without rows of the days after it, which are no fault of the data: else these would block a night of the past."""
+    apart = night.get("other_days", 0)
     return _share(night["quarantined"] - apart, night["rows_read"] - apart)
 
 

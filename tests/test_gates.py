@@ -59,9 +59,13 @@ def test_a_usual_night_passes_every_gate():
 
 def test_rows_of_other_days_block_no_night_of_the_past():
     """Two thirds of an input that holds the days after the night's, too, are out of its period: no fault of the data."""
-    found = judge(rows_read=3000, quarantined=2050, reasons={"missing_user": 10, "out_of_period": 2000})
+    found = judge(
+        rows_read=3000, quarantined=2050, reasons={"missing_user": 10, "out_of_period": 2000}, other_days=2000
+    )
     assert {gate.status for gate in found.values()} == {"passed"}
     assert found["quarantined_share"].value == 0.05
+    wrong_clock = judge(rows_read=3000, quarantined=2050, reasons={"out_of_period": 2000}, other_days=0)
+    assert wrong_clock["quarantined_share"].status == "failed"
 
 
 @pytest.mark.parametrize(

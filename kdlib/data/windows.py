@@ -143,7 +143,7 @@ class EvaluationRows:
         return len(self.targets)
 
 
-def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationRows:
+def evaluation_rows(histories: pa.Table, *, position_column: str, with_marks: bool = False) -> EvaluationRows:
     """Rows to validate or test on: the history up to but excluding the position named by a column.
 
     The target is taken to open a session, as in the nightly table, where nobody knows when it will come.
@@ -151,6 +151,7 @@ def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationR
     Args:
       histories: rows of `tables.HISTORIES`.
       position_column: `validation_position` or `test_position`; users where it is null give no row.
+      with_marks: keep them, for an earlier night's model.
     """
     histories = histories.filter(histories[position_column].is_valid())
     items, offsets = ragged(histories["item_indices"])
@@ -171,7 +172,7 @@ def evaluation_rows(histories: pa.Table, *, position_column: str) -> EvaluationR
         offsets=np.concatenate(([0], ends)),
         targets=targets[keep].astype(np.int64),
         repeats=int(seen.sum()),
-        marks=marks,
+        marks=marks if with_marks else None,
     )
 
 

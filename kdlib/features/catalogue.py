@@ -12,7 +12,7 @@ from kdlib.features.read import CORRUPT, quoted, read_csv, read_jsonl, read_parq
 
 YES = ("1", "1.0", "true", "t", "yes", "y")
 NO = ("0", "0.0", "false", "f", "no", "n")
-MOST_LINES = 100
+MOST_LINES = 1_000
 """A CSV field, or row that does not parse, of more lines is taken for a quote that is not closed."""
 
 
@@ -66,7 +66,7 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
     rows, with_id, items, num_unclear, example, corrupt, swallowed = counted
     if swallowed is not None:
         raise InputError(
-            f"the catalogue {path}: a row goes over more than {MOST_LINES} lines, so that a quote is probably not closed:"
+            f"the catalogue {path}: a row goes over more than {MOST_LINES:,} lines, so that a quote is probably not closed:"
             f" {swallowed!r}… Close it there, or double the quotes within the field"
         )
     if items == 0:

@@ -18,7 +18,7 @@ from functools import reduce
 from operator import or_
 from typing import Literal
 
-from pyspark.errors import AnalysisException
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StringType, StructType, TimestampNTZType, TimestampType
@@ -155,7 +155,7 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
         return {}
     try:
         return columns(False)  # with those that folders' names tell
-    except AnalysisException:  # all files lie in subfolders that tell none
+    except PySparkException:  # the files lie in subfolders that tell none, or not all the same
         return columns(True)
 
 

@@ -22,7 +22,8 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
 
     Returns:
       rows_read, carried (of them, from an earlier night), kept, duplicate, quarantined, reasons (code → rows, none of them
-      0), first_event, last_event, day_events (kept ones of the run's day).
+      0), other_days (of them, of up to a year after the run's day), first_event, last_event, day_events (kept ones of the
+      run's day).
 
     Raises:
       InputError: there are no rows.
@@ -30,7 +31,9 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
     of_the_day = F.count_if(F.col("event_time") >= day_start(last_day))
     from_earlier = F.count_if(F.col("file") == (carried or ""))
-    counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, from_earlier)
+    tomorrow, far = (day_start(last_day + timedelta(days=days)) for days in (1, 366))
+    later = F.count_if((F.col("event_time") >= tomorrow) & (F.col("event_time") < far) & F.col("arrived").isNull())
+    counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, from_earlier, later)
     rows = {row[0]: row for row in counts.collect()}
     if not rows:
         raise InputError(f"{path} has no rows: is it the right file, and did the export run?")
@@ -45,6 +48,7 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
         "duplicate": duplicate,
         "quarantined": quarantined,
         "reasons": reasons,
+        "other_days": rows["out_of_period"][6] if "out_of_period" in rows else 0,
         "first_event": first,
         "last_event": last,
         "day_events": day_events,

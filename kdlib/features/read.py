@@ -6,7 +6,7 @@ path means all files below it, in whatever subfolders.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import reduce
@@ -46,8 +46,8 @@ _SAMPLE_LINES = 1_000
 """So many JSON lines are looked at for their keys before all of them are."""
 _END = "_end_of_line"
 """The key of an object that is put after each JSON line: a line that is more or less than one object hides or moves it."""
-MOST_CHARACTERS = 32_767
-"""Of a CSV field that may hold line breaks: as many as a spreadsheet's cell."""
+MOST_CHARACTERS = 1_000_000
+"""Of a CSV field that may hold line breaks."""
 _NANOSECONDS_AS_NUMBERS = "spark.sql.legacy.parquet.nanosAsLong"
 
 
@@ -74,7 +74,7 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str]) -> D
 
     with reading(path):
         rows = load(True)
-        if _in_folder_names(columns, rows, path=path):
+        if _in_folder_names(set(columns) - set(rows.columns), rows, path=path):
             rows = load(False)
     check_columns(columns, rows.columns, path=path)
     for column in columns:
@@ -121,11 +121,14 @@ def read_csv(
             maxCharsPerColumn=MOST_CHARACTERS if line_breaks else -1, recursiveFileLookup=subfolders,
         )  # fmt: skip
 
-    found, subfolders = list(names), True
-    if not names:
-        with reading(path):
+    with reading(path):
+        if names:
+            found, rows = list(names), reader(True).schema(_text_schema(names)).csv(spark_path(path))
+            elsewhere = {name for name in names if any(f"/{name}=" in unquote(file) for file in rows.inputFiles())}
+            subfolders = not _in_folder_names(elsewhere, rows, path=path)
+        else:
             rows = reader(True).csv(spark_path(path))
-            subfolders = not _in_folder_names(columns, rows, path=path)
+            subfolders = not _in_folder_names(set(columns) - set(rows.columns), rows, path=path)
             found = rows.columns if subfolders else reader(False).csv(spark_path(path)).columns
     hint = ""
     if len(found) == 1:
@@ -161,12 +164,13 @@ def read_jsonl(spark: SparkSession, path: str, *, columns: Sequence[str], plain:
             if found or lines.head(1):
                 check_columns(columns, sorted(found), path=path)
         # Spark reads the first object of a line and passes over what follows it: only within a list it takes offence
-        listed = F.concat(F.lit("["), "value", F.lit(f',{{"{_END}":0}}]'))
+        object_ = F.rtrim("value", F.lit(f",{_BLANK}"))  # lines of what was a list end with a comma
+        listed = F.concat(F.lit("["), object_, F.lit(f',{{"{_END}":0}}]'))
         records = F.from_json(listed, ArrayType(_text_schema([*columns, _END])))
         rows = lines.filter(F.btrim("value", F.lit(_BLANK)) != "").select("value", records.alias("records"), _file())
     record, end = (F.get("records", F.lit(place)) for place in (0, 1))
     whole = (F.size("records") == 2) & record.isNotNull() & end[_END].isNotNull()
-    good = F.coalesce(reduce(and_, (~_is_nested(record[name]) for name in plain), whole), F.lit(False))
+    good = F.coalesce(reduce(and_, (~_is_nested(record[name], F.col("value")) for name in plain), whole), F.lit(False))
     rows = rows.withColumn("good", good)
     return rows.select(
         *(F.when(F.col("good"), record[name]).alias(name) for name in columns),
@@ -225,6 +229,11 @@ def reading(path: str) -> Iterator[None]:
                 f"the CSV files of {path} do not all have the same header; see {file[1] if file else 'the log'}. "
                 "Give them one order of columns, or read them in separate runs"
             ) from None
+        if "MALFORMED_CSV_RECORD" in text:
+            raise InputError(
+                f"{path}: a field has more than {MOST_CHARACTERS:,} characters, so that a quote is probably not closed:"
+                " close it, or double the quotes within the field"
+            ) from None
         if "FAILED_READ_FILE" in text:
             file = re.search(r"reading file (\S+)", text)
             causes = re.findall(r"Caused by: (.+)", text)
@@ -260,15 +269,14 @@ def _text(spark: SparkSession, path: str) -> DataFrame:
     return spark.read.text(spark_path(path), recursiveFileLookup=True)
 
 
-def _in_folder_names(columns: Sequence[str], rows: DataFrame, *, path: str) -> bool:
-    """Whether the columns that the files lack stand in the names of their folders, as in `shop=nl`.
+def _in_folder_names(missing: Collection[str], rows: DataFrame, *, path: str) -> bool:
+    """Whether these columns, which the files lack, stand in the names of their folders, as in `shop=nl`.
 
     Spark either looks into all subfolders or takes columns from their names, and then passes over files outside such ones.
 
     Raises:
       InputError: names a file that lies outside.
     """
-    missing = set(columns) - set(rows.columns)
     files = (
         {file: all(f"/{name}=" in unquote(file) for name in missing) for file in rows.inputFiles()} if missing else {}
     )
@@ -324,12 +332,12 @@ def _value(field: StructField, *, nanoseconds: bool) -> Column:
     return F.when(~unclear, F.when(value == number, number.cast("string")).otherwise(value.cast("string")))
 
 
-def _is_nested(text: Column) -> Column:
-    """Whether the text of a JSON value is an object or a list; `[deleted]` is none. Never null."""
+def _is_nested(text: Column, line: Column) -> Column:
+    """Whether the text of a line's JSON value is an object or a list; neither `[deleted]` is, nor a string `"[1]"`. Never null."""
     parsed = F.when(text.startswith("{"), F.json_object_keys(text).isNotNull()).when(
         text.startswith("["), F.json_array_length(text).isNotNull()
     )
-    return F.coalesce(parsed, F.lit(False))
+    return F.coalesce(parsed & ~line.contains(F.concat(F.lit('"'), text, F.lit('"'))), F.lit(False))
 
 
 def _keys(lines: DataFrame) -> set[str]:

@@ -38,7 +38,7 @@ class Evaluator:
         self._markov, self._top, self._confidence_k = markov, top, confidence_k
 
     def __call__(self, histories: pa.Table) -> pa.Table:
-        rows = evaluation_rows(histories, position_column="test_position")
+        rows = evaluation_rows(histories, position_column="test_position", with_marks=True)
         cpu = torch.device("cpu")
         num_items = len(self._markov.popularity)
         popularity_1V = torch.from_numpy(self._markov.popularity)[None]

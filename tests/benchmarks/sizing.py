@@ -283,7 +283,7 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     )  # fmt: skip
     held = [full_weights(engine, student) for _ in ("the best epoch's", "the last one's")]
     rows = evaluation_rows(histories.slice(0, 16), position_column="validation_position")
-    _validate(student, held[-1], rows, device=CPU, world=world)
+    _validate(student, held[-1], "float32", rows, device=CPU, world=world)
     if rank == 0:
         seconds = float(np.median([after - before for before, after in pairwise(ends)]))
         Path(folder, "figures.json").write_text(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}))

@@ -77,6 +77,11 @@ def test_a_night_that_got_nowhere_is_told_too() -> None:
     assert ("night_exit_status",) not in series(Night(name="shop", ds=DS, k=10), status=None)
 
 
+@pytest.fixture(autouse=True)
+def _today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "_today", lambda: date(2026, 11, 23))
+
+
 def shop(folder: Path, ds: str) -> RunConfig:
     """A run config that tells of its nights in shop.prom."""
     document = {"name": "shop", "output_dir": str(folder / "out"), "input": {"simulate": {}}}
@@ -122,7 +127,7 @@ def test_a_report_tells_another_night_only_with_its_status(
 
 
 def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
-    """`deliver` after 74 ends that alert; another status, and the night of another day, stay as they were."""
+    """`deliver` after 74 ends that alert, whatever day it was about; another status stays as it was."""
     config, found = shop(tmp_path, "2026-11-21"), []
     for status in (74, 3):
         telemetry.run(config, status=status)
@@ -131,7 +136,18 @@ def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
     assert found == [("2026-11-21", 0), ("2026-11-21", 3)]
     telemetry.run(config.model_copy(update={"ds": date(2026, 11, 22)}), status=74)
     telemetry.tell(config, mends=(74,))
-    assert told(tmp_path) == ("2026-11-22", 74)
+    assert told(tmp_path) == ("2026-11-22", 0)
+
+
+def test_a_day_to_come_or_rolled_back_tells_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped date does not silence the nights for a year, nor does a good night that is in use no more."""
+    telemetry.run(shop(tmp_path, "2027-11-22"), status=2)
+    telemetry.run(shop(tmp_path, "2026-11-22"), status=0)
+    assert told(tmp_path) == ("2026-11-22", 0)
+    back = Mock(ds="2026-11-20", versions={}, unix_seconds=0.0)
+    monkeypatch.setattr(telemetry.promotions, "current", lambda root: back)
+    telemetry.run(shop(tmp_path, "2026-11-21"), status=3)
+    assert told(tmp_path) == ("2026-11-21", 3)
 
 
 @pytest.mark.parametrize("before", [1, 2, 3, 74, 130, 143])

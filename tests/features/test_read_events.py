@@ -83,20 +83,19 @@ def test_parquet_types_are_cast(spark, tmp_path):
 def test_a_json_line_is_one_object_and_nothing_besides(spark, tmp_path):
     """A second object, a list or anything else on the line makes it corrupt, as do ids that are objects or lists."""
     rest = '"i": "a", "t": "2024-05-01"}'
-    whole = ['{"u": 2, ' + rest, f'  {{"u": "[deleted]", {rest} ', f'{{"u": "{{3F}}", {rest}', f'{{"u": true, {rest}']
+    whole = [
+        '{"u": 2, ' + rest, f'  {{"u": "[deleted]", {rest} ', f'{{"u": "{{3F}}", {rest}', f'{{"u": true, {rest}',
+        f'{{"u": "[1]", {rest}', f'{{"u": "{{}}", {rest}', f'{{"u": 3, {rest}, ',
+    ]  # fmt: skip
     broken = [
         whole[0] * 2, f"{whole[0]} garbage", f"{whole[0]}, {whole[0]}", f"{whole[0]}] garbage", f"{whole[0]}}}", "[]", "null", "]",
         f"[{whole[0]}]", f'{{"u": {{"id": 5}}, {rest}', f'{{"u": [5, 6], {rest}', f'{{"u": {{}}, {rest}', f'{{"u": [], {rest}',
     ]  # fmt: skip
     (tmp_path / "e.jsonl").write_text("\n".join([*whole, *broken]))
     rows = read(spark, tmp_path / "e.jsonl", format="jsonl")
-    assert [(row[0], row[1]) for row in rows[:4]] == [
-        (False, "2"),
-        (False, "[deleted]"),
-        (False, "{3F}"),
-        (False, "true"),
-    ]
-    assert [(row[0], row[1], row[8]) for row in rows[4:]] == [(True, None, line) for line in broken]
+    ids = ["2", "[deleted]", "{3F}", "true", "[1]", "{}", "3"]
+    assert [(row[0], row[1]) for row in rows[: len(ids)]] == [(False, name) for name in ids]
+    assert [(row[0], row[1], row[8]) for row in rows[len(ids) :]] == [(True, None, line) for line in broken]
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl", "parquet"])
@@ -133,6 +132,22 @@ def test_columns_in_folders_names_need_all_files_in_such_folders(spark, tmp_path
         read(spark, tmp_path, session="shop")
     (tmp_path / "b.csv").unlink()
     assert read(spark, tmp_path, session="shop")[0][1:3] == ("1", "nl")
+    (tmp_path / "shop=nl" / "deep" / "a.csv").write_text("1,a,2024-05-01\n")
+    (found,) = read(spark, tmp_path, session="shop", header=False, columns=["u", "i", "t", "shop"])
+    assert found[:3] == (False, "1", "nl")
+
+
+def test_columns_of_folders_that_do_not_agree_are_those_of_the_files(spark, tmp_path):
+    """The gate's look at the columns ends no night whose files could be read."""
+    for shop in ("nl", "de"):
+        folder = tmp_path / shop / "part=1"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": ["2024-05-01"]}), folder / "p.parquet")
+    config = EventsConfig.model_validate(
+        {"path": str(tmp_path), "format": "parquet", "user": "u", "item": "i", "time": ISO}
+    )
+    assert len(read(spark, tmp_path, format="parquet")) == 2
+    assert input_columns(spark, config, last_day=LAST_DAY) == dict.fromkeys("uit", "string")
 
 
 def test_whole_numbers_of_a_float_column_are_ids_without_a_fraction(spark, tmp_path):

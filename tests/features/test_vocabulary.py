@@ -106,14 +106,14 @@ def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):
 @pytest.mark.parametrize(
     ("more", "length", "message"),
     [
-        ("", 20, r"goes over more than 100 lines, .*not closed: 'open\\n6,T6"),
-        (",z", 20, r"""goes over more than 100 lines, .*not closed: '5,"open,z\\n6,T6"""),
-        ("", 2_000, r"cannot read .*items\.csv: a field has more than 32,767 characters: a quote is probably"),
+        ("", 20, r"goes over more than 1,000 lines, .*not closed: 'open\\n6,T6"),
+        (",z", 20, r"""goes over more than 1,000 lines, .*not closed: '5,"open,z\\n6,T6"""),
+        ("", 2_000, r"a field has more than 1,000,000 characters.* quote is probably"),
     ],
 )
 def test_a_quote_that_is_not_closed_swallows_no_catalogue(spark, tmp_path, more, length, message):
     """Whether or not the row that it makes of the rest of the file has as many fields as the others."""
-    lines = ["item_id,title", "1,A", '5,"open', *(f"{number},T{number} {'y' * length}" for number in range(6, 209))]
+    lines = ["item_id,title", "1,A", '5,"open', *(f"{number},T{number} {'y' * length}" for number in range(6, 1_209))]
     (tmp_path / "items.csv").write_text("".join(f"{line}{more}\n" for line in lines))
     config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv")
     with pytest.raises(InputError, match=message), reading(config.path):

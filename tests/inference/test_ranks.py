@@ -118,7 +118,7 @@ def test_an_earlier_model_reads_a_history_as_when_it_serves(inputs: list[Any]) -
         field = table.schema.field("event_times")
         table = table.drop_columns("event_times").append_column(field, times.cast(field.type))
         found = ranks_of_models(
-            [earlier], [1.0], evaluation_rows(table, position_column="test_position"),
+            [earlier], [1.0], evaluation_rows(table, position_column="test_position", with_marks=True),
             device=torch.device("cpu"), num_items=6, top=1, confidence_k=1,
         )  # fmt: skip
         sure.append(found.confidence.tolist())

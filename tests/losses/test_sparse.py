@@ -86,13 +86,12 @@ def test_half_precision_is_near() -> None:
 def test_many_draws_of_one_item_all_count(dtype: torch.dtype) -> None:
     """A share that bfloat16 would round away beside a likely item's softmax still pulls it: all draws are taken at once."""
     samples, likely = 1024, 3
-    student = Scored(torch.zeros(POSITIONS, WIDTH), torch.zeros(ITEMS, WIDTH), torch.zeros(ITEMS).requires_grad_())
+    bias_V = torch.zeros(ITEMS).requires_grad_()
+    student = Scored(torch.zeros(POSITIONS, WIDTH), torch.zeros(ITEMS, WIDTH), bias_V)
     items = torch.full((POSITIONS, samples), likely)
     items[:, -24:] = torch.arange(ITEMS - 24, ITEMS)
     draws = Draws(items, torch.zeros(POSITIONS), 1.0, 1.0)
-    (slope_V,) = torch.autograd.grad(
-        cross_entropy_and_sampled_kl(student, TARGETS, draws, dtype=dtype).total, student.bias_V
-    )
-    (exact_V,) = torch.autograd.grad(reference(student, TARGETS, draws).total, student.bias_V)
+    (slope_V,) = torch.autograd.grad(cross_entropy_and_sampled_kl(student, TARGETS, draws, dtype=dtype).total, bias_V)
+    (exact_V,) = torch.autograd.grad(reference(student, TARGETS, draws).total, bias_V)
     assert abs(slope_V[likely] - exact_V[likely]) < 0.01 * abs(exact_V[likely])
     assert abs(slope_V.sum()) < 0.01 * POSITIONS

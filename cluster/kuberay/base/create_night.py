@@ -38,7 +38,8 @@ def night(
     """
     spec = dict(template["spec"])
     nodes = {key: value for key, value in cluster["spec"].items() if key != SUSPEND}
-    nodes["workerGroupSpecs"] = [_fresh(group, whole=bool(queue)) for group in nodes["workerGroupSpecs"]]
+    if queue or nodes.get("enableInTreeAutoscaling"):
+        nodes["workerGroupSpecs"] = [_fresh(group, whole=bool(queue)) for group in nodes["workerGroupSpecs"]]
     if queue:  # Kueue gives a night all its nodes at once, and refuses those that would grow
         nodes["enableInTreeAutoscaling"] = False
         nodes.pop("autoscalerOptions", None)
