@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kdlib.losses.next_item import LossSums, Scored
 from kdlib.losses.ranking import binary_cross_entropy, gbce, log_expected_counts, sampled_softmax
-from kdlib.losses.sparse import Draws
+from kdlib.losses.sparse import Draws, times_in
 
 GATHERED = 1 << 24
 """Numbers of item rows that are held at a time while positions are scored against items of their own: 64 MiB."""
@@ -133,7 +133,7 @@ def sampled_softmax_and_sampled_kl(
     drawn_TS = drawn_TS.float() / temperature
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items)
     log_mass_T1 = (negative_TN.float() / temperature - counts_N).logsumexp(1, keepdim=True)
-    times_TS = torch.searchsorted(sorted_N, items_TS, right=True) - torch.searchsorted(sorted_N, items_TS)
+    times_TS = times_in(sorted_N, items_TS)
     expected_TS = log_expected_counts(item_weights_V, items_TS, num_items=num_items, draws=len(negatives_N))
     # the draw's own part of the negatives' mass; none where it is no negative
     apart_TS = (drawn_TS - log_mass_T1).masked_fill(times_TS == 0, -torch.inf)

@@ -56,6 +56,11 @@ def reference(student: Scored, targets_T: Tensor, draws: Draws) -> LossSums:
     return LossSums(ce + draws.kl_weight * kl, ce.detach(), kl.detach(), correct)
 
 
+def times_in(rising: Tensor, items: Tensor) -> Tensor:
+    """How often each item stands in a rising list of items, int64, of the items' shape; rows against rows where both have them."""
+    return torch.searchsorted(rising, items, right=True) - torch.searchsorted(rising, items)
+
+
 def _chunk(
     draws: Draws, student: Scored, targets_T: Tensor, weights: Teachers | None, start: int, stop: int
 ) -> tuple[Tensor, Tensor]:
@@ -75,7 +80,7 @@ def _chunk(
         slope_TV.add_(q_TV, alpha=pull)
     kl = temperature**2 * (draws.mean_log_probs_T[start:stop].float() - drawn_T + log_mass_T).sum()
     # all draws of an item at once: one at a time, a share less than half of bfloat16's last place would leave no trace
-    times_TS = torch.searchsorted(items_TS, items_TS, right=True) - torch.searchsorted(items_TS, items_TS)
+    times_TS = times_in(items_TS, items_TS)
     cells_TS = torch.arange(stop - start, device=items_TS.device)[:, None] * slope_TV.shape[1] + items_TS
     slopes = slope_TV.view(-1)
     slopes[cells_TS] = (slopes[cells_TS].float() - pull / items_TS.shape[1] * times_TS).to(slopes.dtype)

@@ -73,7 +73,7 @@ def save_model(
       export: how matrices are stored; vectors (norms, biases) stay float32.
     """
     folded = foldable(model, state)
-    stored = _as_int8(folded) if export == "int8" else folded
+    stored = _stored(folded, export)
     learnt = {name: value.numel() for name, value in folded.items() if value.is_floating_point()}
     item_tables = [value for name, value in stored.items() if name.removesuffix(SCALE) in ITEM_TABLES]
     sizes = {
@@ -89,8 +89,7 @@ def save_model(
 
 def as_served(model: SequenceModel, state: dict[str, Tensor], export: Literal["float32", "int8"]) -> dict[str, Tensor]:
     """What `load_model` would give for full weights that `save_model` has written, as float32."""
-    folded = foldable(model, state)
-    return _as_float32(_as_int8(folded)) if export == "int8" else folded
+    return _as_float32(_stored(foldable(model, state), export))
 
 
 def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +117,10 @@ def _write(folder: Path, stored: dict[str, Tensor], facts: dict[str, Any]) -> di
     facts = facts | {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest, "version": digest[:12]}
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
     return facts
+
+
+def _stored(folded: dict[str, Tensor], export: Literal["float32", "int8"]) -> dict[str, Tensor]:
+    return _as_int8(folded) if export == "int8" else folded
 
 
 def _as_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
