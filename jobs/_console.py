@@ -86,15 +86,18 @@ def command(
     load: Callable[[argparse.Namespace], RunConfig] | None = None,
     reads_only: bool = False,
     in_use: bool = False,
+    ds_help: str | None = None,
 ) -> int:
     """The main function of every job: parse, read the run config, run.
 
-    The exit status is 0; that of a `DistilrecError` (`kdlib.errors`), of which 75, another run holds the date, cannot
-    befall a job that `reads_only`; 130 interrupted, 143 stopped by SIGTERM; else 1. A job that is about what is `in_use` needs no date.
+    The exit status is 0; that of a `DistilrecError` (`kdlib.errors`); 130 interrupted, 143 stopped by SIGTERM; else 1. A
+    job that `reads_only` takes no lock, so that none can hold it up. One that is about what is `in_use` needs no date.
+    `ds_help` says what `--ds` is there for, where that is not the day that the run stands for.
     """
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
-    parser.add_argument("--ds", help="the day the run stands for, YYYY-MM-DD (default: the run config's)")
+    usual = "the run config's, or the night in use" if in_use else "the run config's"
+    parser.add_argument("--ds", help=ds_help or f"the day the run stands for, YYYY-MM-DD (default: {usual})")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated"
     )
@@ -105,12 +108,9 @@ def command(
     log: Path | None = None
     stopped: list[int] = []
     try:
-        if load:
-            config = load(arguments)
-        else:
-            config = load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
-            if in_use and config.ds is None and (now := promotions.current(config.root)):
-                config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
+        config = load(arguments) if load else loaded(arguments)
+        if in_use and config.ds is None and (now := promotions.current(config.root)):
+            config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
         log = log_file(config, stage)
         with _interrupted_by_sigterm(stopped), nullcontext() if reads_only else run_lock(config, stage):
             if with_arguments:
@@ -138,6 +138,11 @@ def command(
             traceback.print_exc()
         return 1
     return 0
+
+
+def loaded(arguments: argparse.Namespace) -> RunConfig:
+    """The run config that the arguments name, with what they set."""
+    return load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from kdlib.report.users import sample_users
 
 
 def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
-    """The funnel, the quality, where the tables are, the seconds of each stage, and a few users."""
+    """The funnel, the quality, where the tables are, the seconds of each stage, and a few users where they are simulated:
+    what is printed may be kept where `forget` does not reach."""
     say(f"\n=== {config.name}, {config.day} ===")
     if config.input.has_events:
         _recommendations(config)
@@ -24,9 +25,13 @@ def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
         + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         + f"; in all {sum(seconds.values()):.0f}"
     )
-    if config.input.has_events:
+    if config.input.simulate is not None:
         for user_id in sample_users(config.root, config.day):
             say("\n" + format_user(config, user_id))
+    elif config.input.has_events:
+        say(
+            f"users     not printed: `distilrec show --ds {config.day}`, with this run's --config, prints some, --user ID one"
+        )
 
 
 def _recommendations(config: RunConfig) -> None:

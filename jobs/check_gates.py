@@ -14,6 +14,9 @@ from kdlib.config import RunConfig
 from kdlib.errors import GateError
 from kdlib.gates import Gate
 
+JUDGED = {"input": "histories", "quality": "metrics"}
+"""Part → the table that it judges."""
+
 
 def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), force: str = "") -> list[Gate]:
     """Judge, publish `gates`, and raise where one of them failed.
@@ -21,7 +24,7 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
     Args:
       config: the run config.
       parts: `input` needs the night's features, `quality` its metrics too.
-      force: why failures are overruled; empty: they are not.
+      force: why failures are overruled; empty: they are not, but for those that were before, of the same input.
 
     Raises:
       GateError: names each failed gate with value and bound.
@@ -33,24 +36,39 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
         judged += _input(config, inputs)
     if "quality" in parts:
         judged += _quality(config, inputs)
-    if force:
+    record, known, reason = _on_record(config)
+    same = [part for part, table in JUDGED.items() if table in inputs and inputs[table] == known.get(table)]
+    overruled = {gate.gate for gate in record if gate.status == "forced" and gate.part in same}
+    again = not force and {gate.gate for gate in gates.failed(judged)} <= overruled
+    if force or again:
         judged = gates.forced(judged)
-    _publish(config, judged, inputs, force)
+    others = [gate for gate in record if gate.part not in parts and "input" in same]  # of the same night: they stay
+    _publish(config, judged + others, known | inputs if others else inputs, force or reason)
     by_status = {
         status: [g for g in judged if g.status == status] for status in ("passed", "failed", "forced", "skipped")
     }
     counts = ", ".join(f"{len(found)} {status}" for status, found in by_status.items() if found)
     say(f"check_gates: {' and '.join(parts)}: {counts}")
     for gate in by_status["forced"]:
-        say(f"  forced: {gates.in_words(gate)}")
+        say(f"  forced{f', as before ({reason})' if again else ''}: {gates.in_words(gate)}")
     if broken := by_status["failed"]:
         in_use = promotions.current(config.root)
         stays = f"the table of {in_use.ds} stays in use" if in_use else "nothing is published"
+        anew = " anew" if in_use and in_use.ds == config.day else ""
         raise GateError(
-            f"{config.day} is not published, {stays}: {'; '.join(map(gates.in_words, broken))}."
+            f"{config.day} is not published{anew}, {stays}: {'; '.join(map(gates.in_words, broken))}."
             " Mend the input or the bound (section gates), or overrule with --force REASON"
         )
     return judged
+
+
+def _on_record(config: RunConfig) -> tuple[list[Gate], dict[str, str], str]:
+    """The gates as they were judged last for this date, what they were judged of, and why failures were overruled."""
+    manifest = publish.read_manifest(config.root, "gates", config.day)
+    if manifest is None:
+        return [], {}, ""
+    table = pq.read_table(publish.current(config.root, "gates", config.day))
+    return gates.gates_of(table), manifest.inputs, manifest.details.get("reason", "")
 
 
 def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:
@@ -87,11 +105,12 @@ def _quality(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
     return gates.quality_gates(metrics, usual, k=config.evaluation.judged_k, coverage_metric=coverage, **bounds)
 
 
-def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str], force: str) -> None:
+def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str], reason: str) -> None:
     staging = publish.new_staging(config.root, "gates", config.day)
-    pq.write_table(gates.gates_table(judged), staging / "part-00000.parquet")
-    reason = force if any(gate.status == "forced" for gate in judged) else ""
-    key = publish.fingerprint_of([vars(gate) for gate in judged], inputs, reason)
+    table = gates.gates_table(judged)
+    pq.write_table(table, staging / "part-00000.parquet")
+    reason = reason if any(gate.status == "forced" for gate in judged) else ""
+    key = publish.fingerprint_of(table.to_pylist(), inputs, reason)
     details = {"reason": reason}
     publish.publish(staging, config.root, "gates", config.day, fingerprint=key, inputs=inputs, details=details)
 

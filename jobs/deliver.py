@@ -36,7 +36,11 @@ def _run_and_tell(config: RunConfig) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command("deliver", _run_and_tell, argv, description=__doc__ or "", in_use=True)
+    return command(
+        "deliver", _run_and_tell, argv, description=__doc__ or "", in_use=True,
+        ds_help="the day that no other run may be at work on meanwhile, YYYY-MM-DD (default: the run config's, or the night in"
+        " use); what is sent is the night in use",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

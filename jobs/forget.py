@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from jobs import deliver
-from jobs._console import command, say
+from jobs._console import command, loaded, say
 from jobs._lock import held_dates
 from kdlib import forgetting, promotions, publish
 from kdlib.config import RunConfig
@@ -74,6 +74,17 @@ def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:
     return sorted({one["ds"] for one in made if (one["details"].get("pseudonyms") or {"check": mine})["check"] != mine})
 
 
+def _load(arguments: argparse.Namespace) -> RunConfig:
+    """The run config of a folder with outputs: that nothing is found in another one proves nothing."""
+    config = loaded(arguments)
+    if not any((config.root / name).exists() for name in (publish.VERSIONS, publish.STAGING)):
+        raise ConfigError(
+            f"no night has been made in {config.root}, the output_dir of the run config {arguments.config}, so nobody can be"
+            " forgotten there: give the shop's own run config with --config"
+        )
+    return config
+
+
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", required=True, metavar="ID", help="the user, by the shop's own id")
 
@@ -81,7 +92,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     return command(
         "forget", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
-        with_arguments=lambda config, arguments: run(config, arguments.user), in_use=True,
+        with_arguments=lambda config, arguments: run(config, arguments.user), load=_load, in_use=True,
+        ds_help="the day that no other run may be at work on meanwhile, YYYY-MM-DD (default: the run config's, or the night in"
+        " use); all dates are searched",
     )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from kdlib.promotions import Promotion
 
 
 def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
-    """Promote the run's date, unless a later night is in use (a backfill does not take the shop back in time).
+    """Promote the run's date, unless a later night is in use (a backfill does not take the shop back in time), or a rollback
+    has withdrawn just these tables (a rerun does not undo it). Returns None where the night stays out of use.
 
     Raises:
       InputError: a part of the night is not published, its gates judged other tables than those, or a table was made from
@@ -32,6 +33,15 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     now = promotions.current(root)
     if now is not None and now.ds > day:
         say(f"promote: {now.ds} stays in use, it is later than {day}, whose tables lie beside its own")
+        return None
+    # not the gates and metrics: these differ by which nights are in use
+    served = {name: found[name] for name in (*promotions.LINKED, *promotions.SEARCH) if name in found}
+    if withdrawn := promotions.last_use(root, day, served)[1]:
+        why = f" ({withdrawn.reason})" if withdrawn.reason else ""
+        say(
+            f"promote: {day} stays out of use, a rollback to {withdrawn.ds}{why} has withdrawn just these tables: `distilrec"
+            f" rollback --to {day}` puts them in use again; made anew from other input, settings or code they are promoted"
+        )
         return None
     forced = []
     if config.input.has_events:

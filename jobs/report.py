@@ -3,6 +3,7 @@
 import argparse
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jobs._step import run_step
 from kdlib.config import RunConfig
 from kdlib.errors import InputError
 from kdlib.publish import Manifest
-from kdlib.report.gather import find_partitions, gather
+from kdlib.report.gather import find_partitions, gather, use_of
 from kdlib.report.page import page
 
 MADE_UP_TIMES = "The input has no times: a user's last item falls on the run's day, each earlier one a day before."
@@ -47,7 +48,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     made = run_step(
         config,
         ("reports",),
-        settings=[config.name, k, models, notes],
+        settings=[config.name, k, models, notes, asdict(use_of(config.root, config.day, found))],
         inputs={f"{table}/ds={night}": manifest.version for (table, night), manifest in found.items()},
         build=build,
     )

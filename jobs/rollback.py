@@ -2,15 +2,19 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
+from datetime import date
 
-from jobs import deliver, telemetry
-from jobs._console import command, say
-from kdlib import promotions
+from jobs import deliver, report, telemetry
+from jobs._console import command, one_line, say
+from jobs._lock import run_lock
+from kdlib import promotions, publish
 from kdlib.config import RunConfig, load_config
+from kdlib.errors import ConfigError
 
 
 def run(config: RunConfig, to: str, reason: str) -> None:
-    """Switch `promoted` back.
+    """Switch `promoted` back; the pages of that night and of the withdrawn ones say so.
 
     Raises:
       InputError: that night was never promoted, or its files are gone.
@@ -26,6 +30,27 @@ def run(config: RunConfig, to: str, reason: str) -> None:
             mends = (74,)
     finally:
         telemetry.tell(config, mends=mends)
+        _remake_pages(config, to)
+
+
+def _remake_pages(config: RunConfig, to: str) -> None:
+    """Of the nights that were put in use or out of it; one that fails is a warning."""
+    for ds in sorted({switch.ds for switch in promotions.history(config.root) if switch.ds >= to}):
+        night = config.model_copy(update={"ds": date.fromisoformat(ds)})
+        try:
+            if publish.read_manifest(config.root, "reports", ds):
+                with nullcontext() if ds == to else run_lock(night, "report"):
+                    report.run(night)
+        except Exception as error:
+            say(f"report    warning: the page of {ds} is as it was ({type(error).__name__}: {one_line(error)})")
+
+
+def _load(arguments: argparse.Namespace) -> RunConfig:
+    if arguments.ds is not None:
+        raise ConfigError(
+            f"--ds {arguments.ds}: rollback takes no date but that of the night to go back to: give it with --to"
+        )
+    return load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.to)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     return command(
         "rollback", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
         with_arguments=lambda config, arguments: run(config, arguments.to, arguments.reason),
-        load=lambda arguments: load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.to),
+        load=_load, ds_help=argparse.SUPPRESS,
     )  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     return command(
         "search", lambda config: None, argv,
         description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run, reads_only=True, in_use=True,
+        ds_help="the night, YYYY-MM-DD (default: the one in use)",
     )  # fmt: skip
 
 

@@ -83,6 +83,23 @@ def last_night(root: Path, *, before: str, holding: str | None = None) -> Promot
     return next(reversed(nights(root, before=before, holding=holding)), None)
 
 
+def last_use(root: Path, ds: str, versions: Mapping[str, str]) -> tuple[Promotion | None, Promotion | None]:
+    """The last switch to these versions of a night, and the rollback that has withdrawn them since; None for what is not.
+
+    Args:
+      root: the folder of all outputs.
+      ds: the night.
+      versions: table or model → version; others that the night consisted of do not matter.
+    """
+    used = withdrawn = None
+    for switch in history(root):
+        if switch.ds == ds and versions.items() <= switch.versions.items():
+            used, withdrawn = switch, None
+        elif used and switch.action == "rollback" and switch.ds < ds:
+            withdrawn = withdrawn or switch
+    return used, withdrawn
+
+
 def folder_of(root: Path, night: Promotion, name: str) -> Path:
     """Where a part of a promoted night lies."""
     return publish.version_folder(root, name, night.ds, night.versions[name])

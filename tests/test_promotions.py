@@ -76,6 +76,26 @@ def test_rolled_back_nights_are_no_measure_for_later_ones(tmp_path):
     assert [night.ds for night in promotions.nights(tmp_path, before=DAYS[1])] == DAYS[:1]
 
 
+def test_what_a_rollback_withdrew_is_known(tmp_path):
+    """By the versions, whatever else the night consisted of; until they are in use again, and never of the night gone back to."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    versions = [put_night(tmp_path, ds) for ds in DAYS[:3]]
+    promotions.rollback(tmp_path, DAYS[0], reason="bad prices")
+    promotions.rollback(tmp_path, DAYS[0], reason="once more")
+    for ds, found in zip(DAYS[1:3], versions[1:], strict=True):
+        used, withdrawn = promotions.last_use(tmp_path, ds, {"recommendations": found["recommendations"]})
+        assert used is not None
+        assert used.ds == ds
+        assert withdrawn is not None
+        assert (withdrawn.ds, withdrawn.reason) == (DAYS[0], "bad prices")
+    assert promotions.last_use(tmp_path, DAYS[0], versions[0])[1] is None
+    other = put_night(tmp_path, DAYS[1], value=9)
+    assert promotions.last_use(tmp_path, DAYS[1], other) == (None, None)
+    promotions.rollback(tmp_path, DAYS[1])
+    used, withdrawn = promotions.last_use(tmp_path, DAYS[1], versions[1])
+    assert (used, withdrawn) == (promotions.current(tmp_path), None)
+
+
 def test_nights_that_hold_a_table(tmp_path):
     """A night without it, of search alone say, is passed over; one whose files are gone is not: what builds on it must fail."""
     put_and_promote(tmp_path, *DAYS[:3])

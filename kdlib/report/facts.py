@@ -110,6 +110,20 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Use:
+    """Whether readers find the night's table."""
+
+    in_use: str | None = None
+    """The night that they find."""
+    promoted: bool = False
+    """The table was put in use, and no other one of the same night has taken its place."""
+    rolled_back_to: str | None = None
+    """The earlier night for which it was withdrawn since."""
+    reason: str = ""
+    """Why, where that was said."""
+
+
+@dataclass(frozen=True)
 class Night:
     """All that the page of one night shows."""
 
@@ -135,6 +149,7 @@ class Night:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → how long it took when it last ran, in the order of the stages."""
     lists: Lists | None = None
+    use: Use = Use()
     previous_lists: Lists | None = None
     drift: Drift | None = None
     users: tuple[User, ...] = ()

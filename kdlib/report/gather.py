@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdlib import publish
+from kdlib import promotions, publish
 from kdlib.publish import Manifest
 from kdlib.report.drift import movers, popularity_drift
-from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night
+from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Use
 from kdlib.report.search import read_search
 from kdlib.report.users import read_user, sample_users
 
@@ -77,6 +77,19 @@ def _nights_before(root: Path, name: str, ds: str) -> list[str]:
     return nights
 
 
+def use_of(root: Path, ds: str, found: Found) -> Use:
+    """Whether the night's table of recommendations is in use, or was."""
+    now, lists = promotions.current(root), found.get(("recommendations", ds))
+    in_use = now.ds if now else None
+    if lists is None:
+        return Use(in_use)
+    versions = {"recommendations": lists.version}
+    used, withdrawn = promotions.last_use(root, ds, versions)
+    replaced = now is not None and now.ds == ds and not versions.items() <= now.versions.items()
+    promoted = used is not None and not replaced
+    return Use(in_use, promoted, withdrawn.ds, withdrawn.reason) if withdrawn else Use(in_use, promoted)
+
+
 def gather(
     root: Path, ds: str, *, name: str, k: int, models: Sequence[str], found: Found, notes: Sequence[str] = ()
 ) -> Night:
@@ -116,6 +129,7 @@ def gather(
         },
         seconds=_seconds({table: one for (table, night), one in found.items() if night == ds}),
         lists=_lists(manifest("recommendations")),
+        use=use_of(root, ds, found),
         previous_lists=_lists(manifest("recommendations", previous)),
         drift=_drift(root, ds, previous if manifest("item_statistics", previous) else None)
         if manifest("item_statistics") and manifest("item_vocabulary")

@@ -37,15 +37,35 @@ def decision(night: Night) -> tuple[str, str]:
     judged = sum(gate.status != "skipped" for gate in night.gates)
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        return "bad", f"✕ Blocked by {'gates' if more else 'a gate'}: {found_and_bounds(failed[0])}{more}."
+        gates = "gates" if more else "a gate"
+        return "bad", f"✕ Blocked by {gates}: {found_and_bounds(failed[0])}{more}. {_in_use(night)}"
     if night.lists is None:
-        return "bad", "✕ Not published: the night has no table of recommendations."
-    users = f"{count(night.lists.users)} users have their lists"
+        return "bad", f"✕ Not published: the night has no table of recommendations. {_in_use(night)}"
+    users, use = f"{count(night.lists.users)} users have their lists", night.use
+    if use.rolled_back_to:
+        why = f" ({use.reason})" if use.reason else ""
+        back = f"a rollback to {short_day(use.rolled_back_to)}{why} has taken them out of use"
+        return "warn", f"! Withdrawn: {users}, but {back}. {_in_use(night)}"
+    if not use.promoted:
+        why = f"they are not promoted. {_in_use(night)}"
+        if use.in_use is not None and use.in_use > night.ds:
+            why = f"{short_day(use.in_use)}, a later night, stays in use."
+        return "warn", f"! Made, not in use: {users}, but {why}"
     if forced:
         return "warn", f"! Published by force: {users}, though {'; '.join(map(found_and_bounds, forced))}."
     if not judged:
         return "good", f"✓ Published: {users}. No gates were judged."
     return "good", f"✓ Published: {users}; {'the one gate' if judged == 1 else f'all {judged} gates'} passed."
+
+
+def _in_use(night: Night) -> str:
+    """What readers find where it is not, or not by this verdict, the night's table."""
+    now = night.use.in_use
+    if now is None:
+        return "Nothing is in use."
+    if now != night.ds:
+        return f"{short_day(now)} is in use."
+    return "Its table is in use all the same." if night.use.promoted else "Another table of this night is in use."
 
 
 def found_and_bounds(gate: Gate) -> str:

@@ -1,5 +1,8 @@
 """Gates, promotion and rollback as commands, on nights published by hand."""
 
+import re
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import check_gates, promote, rollback
+from jobs import check_gates, nightly, promote, report, rollback, telemetry
 from jobs._console import command
-from kdlib import promotions, publish
+from kdlib import delivery, promotions, publish
+from kdlib.report.facts import Night
 from kdlib.tables import METRICS
 
 DAYS = [f"2026-11-{day}" for day in (20, 21, 22)]
@@ -111,6 +115,39 @@ def test_force_publishes_and_is_on_record(config, capfd):
     assert in_use.reason == "closed for a holiday"
 
 
+@pytest.mark.parametrize("part", ["input", "quality"])
+def test_a_rerun_keeps_what_was_overruled(config, capfd, part):
+    """The second attempt, without --force, fails no gate of the same input, before training or after; the record stays."""
+    faults = {"input": {"day_events": 0}, "quality": {"student": (-0.05, -0.01)}}
+    root = put_night(config, DAYS[0], **faults[part])
+    for words in (["--force", "closed for a holiday"], []):
+        for parts in (["--part", "input"], []):
+            assert run(check_gates, config, "--ds", DAYS[0], *parts, *words) == 0, capfd.readouterr().err
+            capfd.readouterr()
+    put_night(config, DAYS[0], **faults[part])
+    assert run(check_gates, config, "--ds", DAYS[0]) == run(promote, config, "--ds", DAYS[0]) == 0
+    assert "forced, as before (closed for a holiday): " in capfd.readouterr().out
+    in_use = promotions.current(root)
+    assert in_use is not None
+    assert in_use.reason == "closed for a holiday"
+    assert run(check_gates, config, "--ds", DAYS[0], "--part", "input") == 0
+    assert publish.manifest_of(root, "gates", DAYS[0]).version == in_use.versions["gates"]
+
+
+def test_what_was_overruled_holds_for_that_input_alone(config, capfd):
+    """Other rows, or one more gate that fails, need a reason of their own; a forced input holds while models are made anew."""
+    put_night(config, DAYS[0], day_events=0)
+    assert run(check_gates, config, "--ds", DAYS[0], "--part", "input", "--force", "holiday") == 0
+    assert run(check_gates, config, "--ds", DAYS[0]) == 0
+    put_night(config, DAYS[0], student=(-0.05, -0.01), day_events=0)
+    assert run(check_gates, config, "--ds", DAYS[0]) == 3
+    assert "student_over_popularity -0.01" in capfd.readouterr().err
+    assert run(check_gates, config, "--ds", DAYS[0], "--force", "holiday") == 0
+    put_night(config, DAYS[0], day_events=0, kept=901)
+    assert run(check_gates, config, "--ds", DAYS[0]) == 3
+    assert "events_of_the_day 0, must be at least 1" in capfd.readouterr().err
+
+
 def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):
     """What was published after the gates were judged is not promoted."""
     put_night(config, DAYS[0])
@@ -174,3 +211,54 @@ def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):
         assert pq.read_table((root / "promoted" / name).resolve())["ds"].to_pylist() == [DAYS[1]]
     assert run(rollback, config, "--to", DAYS[0]) == 2
     assert f"recommendations of {DAYS[0]}, version" in capfd.readouterr().err
+
+
+@pytest.fixture
+def last_steps(config, monkeypatch):
+    """`nightly` for a day, its tables being made already; what others read lies in `there`, telemetry in `shop.prom`."""
+    folder = config.parent
+    more = {"delivery": {"url": f"file://{folder}/there"}, "telemetry": {"textfile": f"{folder}/shop.prom"}}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | more))
+    for stage in ("simulate_events", "train_teacher", "cache_teacher", "distill", "evaluate", "recommend"):
+        monkeypatch.setattr(getattr(nightly, stage), "run", lambda config: None)
+    monkeypatch.setattr(nightly, "run_in_own_process", lambda *words, **more: None)
+    monkeypatch.setattr(nightly, "start_ray", nullcontext)
+    monkeypatch.setattr(nightly, "print_summary", lambda config, seconds: None)
+    monkeypatch.setattr(report, "run", lambda config: None)
+    monkeypatch.setattr(telemetry, "gather", lambda root, ds, *, name, k, **more: Night(name, ds, k))
+    return lambda ds: run(nightly, config, "--ds", ds)
+
+
+def test_the_second_attempt_of_a_withdrawn_night_leaves_it_out_of_use(config, last_steps, capfd):
+    """Here, where others read and for monitoring, with exit status 0; made anew it goes into use, as `rollback` to it does."""
+    root, there = config.parent / "out", config.parent / "there"
+
+    def in_use() -> tuple[str, ...]:
+        now, told = promotions.current(root), (config.parent / "shop.prom").read_text()
+        assert now is not None
+        sent = delivery.read(f"file://{there}", "recommendations").to_table()["ds"].unique().to_pylist()
+        day = re.search(r"distilrec_in_use_day_timestamp_seconds\{.*\} (\S+)", told)
+        assert day is not None
+        return now.ds, *sent, datetime.fromtimestamp(float(day[1]), UTC).date().isoformat()
+
+    for ds in DAYS[:2]:
+        put_night(config, ds)
+        assert last_steps(ds) == 0, capfd.readouterr().err
+    assert in_use() == (DAYS[1],) * 3
+    assert run(rollback, config, "--to", DAYS[0], "--reason", "wrong prices") == 0
+    capfd.readouterr()
+    assert last_steps(DAYS[1]) == 0
+    found = (
+        f"promote: {DAYS[1]} stays out of use, a rollback to {DAYS[0]} (wrong prices) has withdrawn just these tables"
+    )
+    assert found in capfd.readouterr().out
+    assert in_use() == (DAYS[0],) * 3
+    assert run(promote, config, "--ds", DAYS[1]) == 0
+    assert in_use() == (DAYS[0],) * 3
+    assert run(rollback, config, "--to", DAYS[1]) == 0
+    assert last_steps(DAYS[1]) == 0
+    assert in_use() == (DAYS[1],) * 3
+    assert run(rollback, config, "--to", DAYS[0]) == 0
+    put(root, "recommendations", DAYS[1], pa.table({"ds": [DAYS[1]]}), ("histories", "models/student"), seed=2)
+    assert last_steps(DAYS[1]) == 0
+    assert in_use() == (DAYS[1],) * 3

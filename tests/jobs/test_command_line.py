@@ -79,6 +79,33 @@ def test_errors_exit_with_two(
     assert not list(tmp_path.glob("models*"))
 
 
+@pytest.mark.parametrize(
+    ("job", "default"),
+    [
+        ("evaluate", "(default: the run config's)"),
+        ("show", "(default: the run config's, or the night in use)"),
+        ("search", "the night, YYYY-MM-DD (default: the one in use)"),
+        ("deliver", "what is sent is the night in use"),
+        ("forget", "all dates are searched"),
+    ],
+)
+def test_help_says_what_the_date_is_for(job: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some jobs are about the night in use, or about all."""
+    with pytest.raises(SystemExit):
+        main([job, "--help"])
+    assert default in " ".join(capsys.readouterr().out.split())
+
+
+def test_rollback_takes_no_date_but_the_night_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--ds` beside `--to` would be passed over; the help does not offer it."""
+    config = str(_config(tmp_path))
+    assert main(["rollback", "--config", config, "--ds", DS, "--to", "2026-11-21"]) == 2
+    assert f"--ds {DS}: rollback takes no date but that of the night to go back to" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["rollback", "--help"])
+    assert "--ds" not in capsys.readouterr().out
+
+
 def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,8 +108,24 @@ def test_an_id_that_an_item_has_too_is_forgotten_as_a_user(tmp_path, capfd):
 
 def test_no_user_is_an_error(tmp_path, capfd):
     """An empty id would stand everywhere."""
+    put_store(tmp_path / "out", USER)
     assert forget.main(["--config", str(config_for(tmp_path)), "--user", " "]) == 2
     assert "--user: expected the user's id" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--ds", DS]])
+def test_a_folder_without_outputs_proves_nothing(tmp_path, capfd, words):
+    """The run config is another shop's, or the demo's by default: it and its folder are named, and nothing is written there."""
+    config = config_for(tmp_path)
+    document = yaml.safe_load(config.read_text())
+    document.pop("ds")
+    config.write_text(yaml.safe_dump(document))
+    assert forget.main(["--config", str(config), "--user", USER, *words]) == 2
+    found = capfd.readouterr()
+    assert f"no night has been made in {tmp_path}/out, the output_dir of the run config {config}" in found.err
+    assert "give the shop's own run config with --config" in found.err
+    assert "no trace is left" not in found.out
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_new_key_brings_nobody_back(tmp_path, capfd):
@@ -118,6 +134,7 @@ def test_a_new_key_brings_nobody_back(tmp_path, capfd):
     for path in keys:
         path.write_text(f"{KEY} {path.name}")
     config, root = config_for(tmp_path, key_file=str(keys[0])), tmp_path / "out"
+    put_store(root, OTHER)
     assert forget.main(["--config", str(config), "--user", USER]) == 0
     checked_key(load_config(config))
     for other in ({"key_file": str(keys[1]), "key_version": "2"}, {}):

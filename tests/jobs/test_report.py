@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import report
+from jobs import _summary, report, rollback
 from jobs.__main__ import main
-from kdlib import publish, tables
+from kdlib import promotions, publish, tables
 from kdlib.config import RunConfig
 from kdlib.errors import InputError
 from kdlib.report.users import read_user
@@ -39,11 +39,11 @@ def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
         for user in ("ann", "bob")
     ], ds, funnel=funnel)  # fmt: skip
     put(root, "item_vocabulary", [
-        {"item_index": item, "item_id": f"i{item}", "title": TITLES[item], "available": True, "first_seen": ds if item == 3 else BEFORE}
+        {"item_index": item, "item_id": f"i{item}", "title": TITLES[item], "available": True, "in_stock": True, "first_seen": ds if item == 3 else BEFORE}
         for item in items
     ], ds)  # fmt: skip
     put(root, "item_statistics", [
-        {"item_index": item, "num_interactions": interactions[item], "num_users": 1, "num_purchases": 0, "num_train": 1} for item in items
+        {"item_index": item, "num_interactions": interactions[item], "num_users": 1, "num_purchases": 0, "num_train": 1, "num_in_windows": 1} for item in items
     ], ds)  # fmt: skip
 
 
@@ -77,6 +77,11 @@ def put_rest(root, ds=DS, *, student=0.2):
     ], ds, model_version="student1", users=2, popular=1, model=1, k=2)  # fmt: skip
 
 
+def promote(root, ds=DS):
+    parts = ("recommendations", "models/student", "item_vocabulary")
+    promotions.promote(root, ds, {name: publish.manifest_of(root, name, ds).version for name in parts})
+
+
 def page_of(root, ds=DS):
     return (publish.current(root, "reports", ds) / "index.html").read_text()
 
@@ -86,9 +91,11 @@ def two_nights(tmp_path):
     put_features(tmp_path, BEFORE, interactions=(4, 4, 2))
     put_rest(tmp_path, BEFORE, student=0.15)
     put_gates(tmp_path, BEFORE, value=0.3)
+    promote(tmp_path, BEFORE)
     put_features(tmp_path)
     put_rest(tmp_path)
     put_gates(tmp_path)
+    promote(tmp_path)
     return tmp_path
 
 
@@ -137,6 +144,50 @@ def test_the_same_inputs_give_no_new_page(two_nights, capsys):
     put_gates(two_nights, BEFORE, value=0.45)
     report.run(config_for(two_nights))
     assert "21\u00a0Nov 0.45" in page_of(two_nights)
+
+
+def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
+    """The pages say what a rollback has withdrawn, and what it has put in use again; a page that was not there is not made."""
+    config = config_for(two_nights)
+    put_features(two_nights, BEFORE)
+    for ds in (BEFORE, DS):
+        report.run(config_for(two_nights, ds))
+    rollback.run(config_for(two_nights, BEFORE), BEFORE, "bad prices")
+    withdrawn = "a rollback to 21\u00a0Nov (bad prices) has taken them out of use. 21\u00a0Nov is in use."
+    assert withdrawn in page_of(two_nights)
+    assert "✓ Published" in page_of(two_nights, BEFORE)
+    (two_nights / "reports" / f"ds={BEFORE}").unlink()
+    rollback.run(config, DS, "good after all")
+    assert "✓ Published" in page_of(two_nights)
+    assert publish.read_manifest(two_nights, "reports", BEFORE) is None
+    rows = pq.read_table(publish.current(two_nights, "recommendations", DS)).to_pylist()
+    put(two_nights, "recommendations", rows[:1], model_version="student2", users=2, popular=1, model=1, k=2)
+    report.run(config)
+    made = "! Made, not in use: 2 users have their lists, but they are not promoted. Another table of this night is in use."
+    assert made in page_of(two_nights)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, monkeypatch):
+    """The night is in use by then."""
+    report.run(config_for(two_nights))
+    monkeypatch.setattr(report, "run", lambda config: 1 // 0)
+    rollback.run(config_for(two_nights, BEFORE), BEFORE, "")
+    assert f"report    warning: the page of {DS} is as it was (ZeroDivisionError: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_only_simulated_users_are_printed_at_the_end_of_a_night(two_nights, capsys, monkeypatch, simulated):
+    """A scheduler keeps what is printed, and `forget` does not reach it."""
+    monkeypatch.setattr(_summary, "_recommendations", lambda config: None)
+    document = {"name": "tiny", "ds": DS, "output_dir": str(two_nights)}
+    events = {"path": "x", "format": "csv", "user": "u", "item": "i", "time": {"column": "t"}}
+    given = {"simulate": {}} if simulated else {"events": events}
+    _summary.print_summary(RunConfig.model_validate(document | {"input": given}), {"recommend": 1.0})
+    printed = capsys.readouterr().out
+    assert ("user ann: 3 interactions" in printed) == simulated
+    assert ("ann" in printed or "lamp" in printed) == simulated
+    assert (f"`distilrec show --ds {DS}`, with this run's --config, prints some, --user ID one" in printed) != simulated
 
 
 def test_a_night_blocked_before_training(tmp_path):

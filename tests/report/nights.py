@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Recommended, Search, User
+from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Recommended, Search, Use, User
 
 DS, BEFORE = "2026-11-22", "2026-11-21"
 EVIL = '<script>alert(1)</script> & "Söhne"'
@@ -76,6 +76,7 @@ NIGHT = Night(
     },
     seconds={"build features": 30.0, "distill": 150.0},
     lists=Lists("v2", "m1", 80, 4, 10),
+    use=Use(DS, promoted=True),
     previous_lists=Lists("v1", "m0", 78, 3, 10),
     drift=Drift(50, 2, BEFORE, 0.125, (Mover(EVIL, 0.01, 0.05),), (Mover("boots", 0.2, 0.1),)),
     users=(USER,),

@@ -6,14 +6,14 @@ import pytest
 
 from kdlib.report.costs import models, time_spent
 from kdlib.report.drift import drift, movers, popularity_drift
-from kdlib.report.facts import Gate, Measure
+from kdlib.report.facts import Gate, Measure, Use
 from kdlib.report.funnel import funnel
 from kdlib.report.gates import gates
 from kdlib.report.headline import bounds, decision, headline
 from kdlib.report.people import people
 from kdlib.report.quality import gap_closed, quality
 from kdlib.report.slices import slices
-from tests.report.nights import GATES, METRICS, NIGHT, with_metrics
+from tests.report.nights import BEFORE, DS, GATES, METRICS, NIGHT, with_metrics
 
 
 def _gate(status: str, value: float | None = 40.4, low: float | None = 5.0, high: float | None = 20.0) -> Gate:
@@ -31,9 +31,49 @@ def test_the_verdict_is_one_sentence() -> None:
     assert forced == (
         "warn", "! Published by force: 80 users have their lists, though history length is 40.4, allowed 5 to 20.",
     )  # fmt: skip
-    blocked = decision(replace(NIGHT, gates=(_gate("failed"), _gate("failed"), *GATES)))
-    assert blocked == ("bad", "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more.")
+    failed = replace(NIGHT, gates=(_gate("failed"), _gate("failed"), *GATES), use=Use(BEFORE))
+    blocked = decision(failed)
+    assert blocked == (
+        "bad", "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more. 21\u00a0Nov is in use.",
+    )  # fmt: skip
     assert decision(replace(NIGHT, lists=None))[0] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("use", "verdict"),
+    [
+        (Use("2026-11-23", promoted=True), ("good", "✓ Published: {}; all 2 gates passed.")),
+        (Use(), ("warn", "! Made, not in use: {}, but they are not promoted. Nothing is in use.")),
+        (Use(BEFORE), ("warn", "! Made, not in use: {}, but they are not promoted. 21\u00a0Nov is in use.")),
+        (
+            Use(DS),
+            ("warn", "! Made, not in use: {}, but they are not promoted. Another table of this night is in use."),
+        ),
+        (Use("2026-11-23"), ("warn", "! Made, not in use: {}, but 23\u00a0Nov, a later night, stays in use.")),
+        (
+            Use(BEFORE, promoted=True, rolled_back_to=BEFORE, reason="bad prices"),
+            (
+                "warn",
+                "! Withdrawn: {}, but a rollback to 21\u00a0Nov (bad prices) has taken them out of use. 21\u00a0Nov is in use.",
+            ),
+        ),
+    ],
+)
+def test_the_verdict_is_about_what_is_in_use(use: Use, verdict: tuple[str, str]) -> None:
+    """A finished table is published only where it was put in use and was not taken back."""
+    style, sentence = verdict
+    assert decision(replace(NIGHT, use=use)) == (style, sentence.format("80 users have their lists"))
+
+
+def test_a_blocked_night_says_what_stays() -> None:
+    """Its own table too, where the gates were judged again after it was put in use."""
+    blocked = replace(NIGHT, gates=(_gate("failed"),))
+    for use, sentence in (
+        (Use(), "Nothing is in use."),
+        (Use(DS, promoted=True), "Its table is in use all the same."),
+        (Use(DS), "Another table of this night is in use."),
+    ):
+        assert decision(replace(blocked, use=use))[1].endswith(f"allowed 5 to 20. {sentence}")
 
 
 def test_bounds_in_words() -> None:

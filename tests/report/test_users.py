@@ -27,7 +27,9 @@ def _store(root):
     _put(root, "histories", {"user_id": "ann", **one}, {"user_id": "bob", **none})
     title = "Red\x1b[2J\r\nlamp\u202e\u2066 no. 1"
     _put(
-        root, "item_vocabulary", {"item_index": 0, "item_id": "a", "title": title, "available": True, "first_seen": DS}
+        root,
+        "item_vocabulary",
+        {"item_index": 0, "item_id": "a", "title": title, "available": True, "in_stock": True, "first_seen": DS},
     )
     empty = {
         "user_id": "ann",
