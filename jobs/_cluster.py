@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from jobs._console import say
-from kdlib.errors import BusyError, ConfigError, DistilrecError
+from kdlib.errors import BusyError, ConfigError, DistilrecError, UnreachableError
 
 POLL_SECONDS = 2.0
 CONNECT_SECONDS = 10.0
@@ -38,17 +38,21 @@ def connect(address: str | None) -> Any:
 
     Raises:
       ConfigError: there is no address, or it is not one of a job server.
-      DistilrecError: nothing answers there, or it wants another token.
+      UnreachableError: nothing answers there.
+      DistilrecError: it wants another token, or is no job server that this Ray can talk to.
     """
     if not address:
         raise ConfigError("no cluster: give --address http://HEAD:8265 or set RAY_API_SERVER_ADDRESS")
     url = urlparse(address)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    except ValueError:  # no number, or too large
+        port = None
+    if url.scheme not in ("http", "https") or not url.hostname or port is None:
         raise ConfigError(f"--address takes the URL of a Ray job server, http://HEAD:8265, found {address!r}")
     try:  # Ray's own client waits without a limit
-        port = url.port or {"http": 80, "https": 443}[url.scheme]
         socket.create_connection((url.hostname, port), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _unreachable(address, error) from None
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # else this variable and RAY_ADDRESS win over the argument
     from ray.exceptions import AuthenticationError
@@ -61,12 +65,14 @@ def connect(address: str | None) -> Any:
             f"the cluster at {address} refuses this token ({str(error).splitlines()[0]}): set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file, to the cluster's token"
         ) from None
-    except (OSError, RuntimeError, ValueError) as error:
+    except OSError as error:
         raise _unreachable(address, error) from None
+    except (RuntimeError, ValueError) as error:
+        raise DistilrecError(f"the Ray job server at {address} cannot be used: {error}") from None
 
 
-def _unreachable(address: str, error: Exception) -> DistilrecError:
-    return DistilrecError(
+def _unreachable(address: str, error: Exception) -> UnreachableError:
+    return UnreachableError(
         f"no Ray job server answers at {address} ({error}): is the cluster up, its port forwarded, and ray[default] on it?"
     )
 
@@ -76,6 +82,7 @@ def submit(client: Any, **job: Any) -> None:
 
     Raises:
       BusyError: the submission id is taken.
+      UnreachableError: no node has taken the job within `START_SECONDS`.
       DistilrecError: the cluster does not take the job.
     """
     first = time.monotonic()
@@ -86,8 +93,10 @@ def submit(client: Any, **job: Any) -> None:
         except RuntimeError as error:
             if "already exists" in str(error):
                 raise BusyError(f"{job['submission_id']} has this moment been submitted by someone else") from None
-            if "No available agent" not in str(error) or time.monotonic() - first > START_SECONDS:
-                raise DistilrecError(f"the cluster does not take {job['submission_id']}: {error}") from None
+            starting = "No available agent" in str(error)
+            if not starting or time.monotonic() - first > START_SECONDS:
+                kind = UnreachableError if starting else DistilrecError
+                raise kind(f"the cluster does not take {job['submission_id']}: {error}") from None
         time.sleep(POLL_SECONDS)
 
 
@@ -95,7 +104,7 @@ def follow(client: Any, submission_id: str) -> Any:
     """Print a job's log as it grows; returns the finished job's details.
 
     Raises:
-      DistilrecError: the job server no longer answers.
+      UnreachableError: the job server no longer answers.
     """
     printed, answered = 0, time.monotonic()
     while True:
@@ -104,7 +113,7 @@ def follow(client: Any, submission_id: str) -> Any:
             log = client.get_job_logs(submission_id)
         except (OSError, RuntimeError) as error:
             if time.monotonic() - answered > LOST_SECONDS:
-                raise DistilrecError(
+                raise UnreachableError(
                     f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}); {submission_id} may go on: "
                     "look with `distilrec status`, then submit again"
                 ) from None

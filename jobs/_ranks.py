@@ -1,5 +1,6 @@
 """Rank the test items under any number of models, on Ray Data: what evaluation and benchmark have in common."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def rank_targets(
     top: int,
     confidence_k: int = 0,
 ) -> pa.Table:
-    """`kdlib.inference.evaluator` over Ray Data: one row a user whose test item is new to it, sorted by user."""
+    """`kdlib.inference.evaluator` over Ray Data: one row, sorted, a user whose test item is new to it; maybe none."""
     with start_ray(config):
         import ray
         import ray.data
@@ -68,7 +69,18 @@ def rank_targets(
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
-        return pa.concat_tables(list(batches)).sort_by("user_id")
+        tables = list(batches) or [_no_ranks(compared)]  # Ray leaves out what is empty
+        return pa.concat_tables(tables).sort_by("user_id")
+
+
+def _no_ranks(models: Collection[str]) -> pa.Table:
+    """What the evaluator gives where every user's next item is a repeat."""
+    columns: list[tuple[str, pa.DataType]] = [("user_id", pa.string())]
+    for name in ("popularity", "markov", *models):
+        columns += [(f"rank/{name}", pa.int64()), (f"top/{name}", pa.list_(pa.int64()))]
+        if name in models:
+            columns.append((f"confidence/{name}", pa.float32()))
+    return pa.schema(columns).empty_table()
 
 
 class _Evaluation:

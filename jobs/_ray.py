@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobs._cluster import CONNECT_SECONDS
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError, DistilrecError
+from kdlib.errors import ConfigError, DistilrecError, UnreachableError
 
 if TYPE_CHECKING:
     import ray.data
@@ -52,7 +52,8 @@ def start_ray(config: RunConfig) -> Iterator[None]:
     Inside another such block it does nothing, so that stages of one process share a cluster.
 
     Raises:
-      DistilrecError: the cluster cannot be reached.
+      UnreachableError: the cluster does not answer.
+      DistilrecError: it cannot be joined, such as one of another version of Ray.
     """
     address = cluster_address(config)
     for name, value in _QUIET.items():
@@ -155,17 +156,18 @@ def _init(config: RunConfig, address: str | None) -> None:
         try:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DistilrecError(f"cannot join the Ray cluster at {address}: {error}") from None
+            kind = UnreachableError if isinstance(error, ConnectionError) else DistilrecError
+            raise kind(f"cannot join the Ray cluster at {address}: {error}") from None
 
 
 def _check_reachable(address: str) -> None:
-    """DistilrecError where nothing listens at `host:port`; Ray itself would ask for minutes."""
+    """UnreachableError where nothing listens at `host:port`; Ray itself would ask for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
-            raise DistilrecError(
+            raise UnreachableError(
                 f"cannot join the Ray cluster at {address}: {error}. Is the cluster up, and ray.address its head's"
                 " address with the port of its control store (6379)?"
             ) from None

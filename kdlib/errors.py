@@ -49,6 +49,12 @@ class BusyError(DistilrecError):
     exit_status = 75
 
 
+class UnreachableError(DistilrecError):
+    """A cluster does not answer; later it may (`EX_TEMPFAIL` of sysexits.h)."""
+
+    exit_status = 75
+
+
 class DeliveryError(DistilrecError):
     """The night is in use here, but could not be brought to where others read it, or what had to leave from there is still
     there (`EX_IOERR` of sysexits.h)."""

@@ -16,7 +16,7 @@ from kdlib.tables import GATES
 Funnel = Mapping[str, Any]
 """`details.funnel` of a `histories` manifest."""
 
-_QUARANTINED = "share of the period's rows that is quarantined"
+_QUARANTINED = "share of the rows read that is quarantined"
 _MISSING = ("missing_user", "missing_item", "missing_time", "bad_time", "corrupt_row")
 
 
@@ -51,8 +51,9 @@ def input_gates(
       earlier: the trailing promoted nights' funnels, any order.
       min_volume_ratio: events and users of the day, and all users, over the trailing median: at least.
       max_volume_ratio: events and users of the day over it: at most.
-      max_share_rise: how far a share of the rows may lie above the trailing median.
-      max_quarantined_share: of the rows read, those of the days after aside, whatever earlier nights had.
+      max_share_rise: how far a share of the rows read may lie above the trailing median.
+      max_quarantined_share: of the rows read, those of the days after aside, whatever earlier nights had. Events
+        carried over are no rows read: the earlier night has judged them, and handed on the good ones only.
       max_new_item_share: items that are new tonight, of all items.
       max_history_length_change: of the mean history length, relative to the trailing median.
     """
@@ -98,12 +99,12 @@ _SHARES = (
     ("quarantined_rise", lambda night: _quarantined(night), _QUARANTINED),
     (
         "duplicate_rise",
-        lambda night: _share(night["duplicate"], night["rows_read"]),
+        lambda night: _share(night["duplicate"] - night.get("carried_duplicate", 0), _read(night)),
         "share of the rows read that repeats another",
     ),
     (
         "missing_rise",
-        lambda night: _share(sum(night["reasons"].get(reason, 0) for reason in _MISSING), night["rows_read"]),
+        lambda night: _share(sum(night["reasons"].get(reason, 0) for reason in _MISSING), _read(night)),
         "share of the rows read with a missing or unreadable value",
     ),
     (
@@ -236,10 +237,15 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
+def _read(night: Funnel) -> int:
+    """Rows read that night, without the events carried over: faultless, and after some months nearly all rows."""
+    return night["rows_read"] - night.get("carried", 0)
+
+
 def _quarantined(night: Funnel) -> float:
     """Without rows of the days after it, which are no fault of the data: else these would block a night of the past."""
     apart = night.get("other_days", 0)
-    return _share(night["quarantined"] - apart, night["rows_read"] - apart)
+    return _share(night["quarantined"] - night.get("carried_quarantined", 0) - apart, _read(night) - apart)
 
 
 def _mean_length(night: Funnel) -> float:

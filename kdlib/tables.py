@@ -37,11 +37,6 @@ def _schema(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
     )
 
 
-def list_of(type_: pa.DataType) -> pa.DataType:
-    """A plain Parquet list column."""
-    return pa.list_(type_)
-
-
 QUARANTINE = Table(
     "quarantine",
     key=(),
@@ -79,7 +74,7 @@ SESSIONS = Table(
         num_events=pa.int32(),
         num_carts=pa.int32(),
         num_purchases=pa.int32(),
-        item_ids=list_of(pa.string()),  # in time order, with repeats
+        item_ids=pa.list_(pa.string()),  # in time order, with repeats
     ),
 )
 
@@ -88,10 +83,10 @@ HISTORIES = Table(
     key=("user_id",),
     schema=_schema(
         user_id=pa.string(),
-        item_indices=list_of(pa.int32()),  # oldest first; empty when no item is in the vocabulary
-        event_types=list_of(pa.int8()),  # index into kdlib.config.EVENT_TYPES
-        event_times=list_of(TIME),
-        session_numbers=list_of(pa.int32()),  # in the order of the sessions' starts; may skip numbers and interleave
+        item_indices=pa.list_(pa.int32()),  # oldest first; empty when no item is in the vocabulary
+        event_types=pa.list_(pa.int8()),  # index into kdlib.config.EVENT_TYPES
+        event_times=pa.list_(TIME),
+        session_numbers=pa.list_(pa.int32()),  # in the order of the sessions' starts; may skip numbers and interleave
         num_train=pa.int32(),  # positions [0, num_train) may be trained on
         validation_position=(pa.int32(), True),  # the item to predict from those before it; null: none
         test_position=(pa.int32(), True),
@@ -105,7 +100,8 @@ ITEM_VOCABULARY = Table(
         item_index=pa.int32(),  # dense from 0, append-only over the nights
         item_id=pa.string(),
         title=(pa.string(), True),
-        available=pa.bool_(),  # true where the catalogue does not say otherwise
+        available=pa.bool_(),  # may be recommended: in stock, and not hidden for the few users that have touched it
+        in_stock=pa.bool_(),  # what the catalogue last said of it; true where it has said nothing
         first_seen=pa.string(),  # the run date that gave it its index, YYYY-MM-DD
     ),
 )
@@ -119,6 +115,7 @@ ITEM_STATISTICS = Table(
         num_users=pa.int64(),
         num_purchases=pa.int64(),
         num_train=pa.int64(),  # interactions at training positions: the popularity baseline counts these
+        num_in_windows=pa.int64(),  # those of them that a model sees: in histories with two or more
     ),
 )
 
@@ -127,7 +124,7 @@ TITLE_VECTORS = Table(
     key=("item_index",),
     schema=_schema(
         item_index=pa.int32(),
-        vector=list_of(pa.float32()),  # unit length (whitened: in the mean); zeros where the item has no title
+        vector=pa.list_(pa.float32()),  # unit length (whitened: in the mean); zeros where the item has no title
     ),
 )
 
@@ -136,7 +133,7 @@ ITEM_CODES = Table(
     key=("item_index",),
     schema=_schema(
         item_index=pa.int32(),
-        codes=list_of(pa.int16()),  # one codeword number, 0 … 255, of each code table
+        codes=pa.list_(pa.int16()),  # one codeword number, 0 … 255, of each code table
         source=pa.string(),  # what was quantised: teacher (the teachers' item vectors) | title | none (their mean)
     ),
 )
@@ -147,7 +144,7 @@ ITEM_CODEBOOKS = Table(
     schema=_schema(
         level=pa.int16(),  # the code table, from 0
         code=pa.int16(),  # the codeword's number, from 0
-        codeword=list_of(
+        codeword=pa.list_(
             pa.float32()
         ),  # added up over the levels, or, where narrower than an item vector, side by side
     ),
@@ -168,13 +165,13 @@ TEACHER_TARGETS = Table(
     schema=_schema(
         user_id=pa.string(),
         start=pa.int32(),  # position of the window's first item in the history
-        items=list_of(pa.int32()),  # n + 1 item indices: n inputs, each predicting the next
-        context=list_of(pa.int8()),  # n × the columns of CONTEXT, row-major
+        items=pa.list_(pa.int32()),  # n + 1 item indices: n inputs, each predicting the next
+        context=pa.list_(pa.int8()),  # n × the columns of CONTEXT, row-major
         # what the teachers say at each position, n rows one after another, in one of two forms (the manifest's `form`):
         # hidden: int8 [n, sum of the teachers' widths] states; sampled: int32 [n, samples] items drawn from their mixture
         hidden=pa.binary(),
         # hidden: n × teachers, state = int8 · scale; sampled: n × 1, mean log-probability of the draws
-        scales=list_of(pa.float32()),
+        scales=pa.list_(pa.float32()),
     ),
 )
 
@@ -251,14 +248,14 @@ RECOMMENDATIONS = Table(
     key=("user_id",),
     schema=_schema(
         user_id=pa.string(),
-        item_ids=list_of(pa.string()),  # best first, distinct, none in the user's history, all available
-        scores=list_of(pa.float32()),  # the model's logits, or the share of training interactions for source=popular
+        item_ids=pa.list_(pa.string()),  # best first, distinct, none in the user's history, all available
+        scores=pa.list_(pa.float32()),  # the model's logits, or the share of training interactions for source=popular
         source=pa.string(),  # model | popular
         model_version=pa.string(),
         generated_at=TIME,  # the end of the day ds: the data's cut-off, so that a rerun gives the same table
         # one list for each of item_ids: the items of the user's history that raise its score most, best first, maybe none;
         # null where no reasons were looked for: recommend.because is 0, or source=popular
-        because_item_ids=(list_of(list_of(pa.string())), True),
+        because_item_ids=(pa.list_(pa.list_(pa.string())), True),
     ),
 )
 
@@ -281,7 +278,7 @@ PRODUCT_VECTORS = Table(
     key=("product_index",),
     schema=_schema(
         product_index=pa.int32(),
-        vector=list_of(pa.float32()),  # the teacher's, of unit length; zeros where the product has no text
+        vector=pa.list_(pa.float32()),  # the teacher's, of unit length; zeros where the product has no text
     ),
 )
 
@@ -290,7 +287,7 @@ SEARCH_TARGETS = Table(
     key=("query",),
     schema=_schema(
         query=pa.string(),
-        vector=list_of(pa.float32()),  # the teacher's, of unit length
+        vector=pa.list_(pa.float32()),  # the teacher's, of unit length
     ),
 )
 """What the search student learns from: queries that were typed, and made-up ones of the catalogue's words."""
@@ -300,8 +297,8 @@ SEARCH_RANKINGS = Table(
     key=("query",),
     schema=_schema(
         query=pa.string(),  # normalised (kdlib.queries)
-        item_ids=list_of(pa.string()),  # best first, distinct, available; fewer than k only where there are no more
-        scores=list_of(pa.float32()),
+        item_ids=pa.list_(pa.string()),  # best first, distinct, available; fewer than k only where there are no more
+        scores=pa.list_(pa.float32()),
         model_version=pa.string(),  # the student's
         generated_at=TIME,  # the end of the day ds
     ),

@@ -68,6 +68,28 @@ def test_rows_of_other_days_block_no_night_of_the_past():
     assert wrong_clock["quarantined_share"].status == "failed"
 
 
+ESTABLISHED = {
+    "rows_read": 90_000, "carried": 87_000, "kept": 87_850, "duplicate": 150, "quarantined": 2_000,
+    "carried_duplicate": 0, "carried_quarantined": 1_850, "reasons": {"bot_user": 1_900, "missing_user": 100},
+}  # fmt: skip
+"""90 days of 1,000 rows, of which the last three are read, the others carried over, a few bots' among them."""
+
+
+def test_faults_of_the_newly_read_days_are_not_lost_among_the_events_carried_over():
+    """Where 45% of the three days that are read have no user, it is that share that counts, not 1.5% of ninety days."""
+    usual = [USUAL | ESTABLISHED] * 3
+    good = judge(earlier=usual, **ESTABLISHED)
+    assert not gates.failed(good.values())
+    assert good["quarantined_share"].value == good["duplicate_rise"].value == 0.05
+    assert good["missing_rise"].value == 100 / 3000
+    faulty = ESTABLISHED | {"quarantined": 3_250, "reasons": {"bot_user": 1_900, "missing_user": 1_350}}
+    found = judge(earlier=usual, **faulty)
+    assert {gate.gate for gate in gates.failed(found.values())} == {"quarantined_rise", "missing_rise"}
+    assert found["missing_rise"].value == 0.45
+    repeated = judge(earlier=usual, **ESTABLISHED | {"duplicate": 1_350})
+    assert [gate.gate for gate in gates.failed(repeated.values())] == ["duplicate_rise"]
+
+
 @pytest.mark.parametrize(
     ("gate", "changes"),
     [

@@ -21,6 +21,7 @@ ROWS = pa.table(
         "item_id": ["a", "b"],
         "title": [None, "Title"],
         "available": [True, False],
+        "in_stock": [True, False],
         "first_seen": ["2026-11-22", "2026-11-22"],
     }
 )

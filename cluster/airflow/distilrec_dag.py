@@ -5,8 +5,9 @@ Set in the environment of scheduler and workers:
   DISTILREC_COMMAND   `distilrec` (the default), or `distilrec submit --address http://HEAD:8265` for a Ray cluster
   DISTILREC_STAGES    the stages in order, with commas, where they are not those of a night that trains its teachers first
 
-A stage that is up to date is skipped in a second, so clearing a task, or the whole run, repeats nothing. Backfill:
-  airflow backfill create --dag-id distilrec --from-date 2026-11-01 --to-date 2026-11-22
+A stage that is up to date is skipped in a second, so clearing a task, or the whole run, repeats nothing. Nights
+before the DAG was switched on, or while it was off, run only when asked for, one after the other:
+  airflow backfill create --dag-id distilrec --from-date 2026-11-01 --to-date 2026-11-22 --max-active-runs 1
 """
 
 import os
@@ -30,7 +31,8 @@ FINAL = {
     2: "something must be mended first; the message stands above",
     3: "a gate forbids publishing: the night in use stays; the message and the report say which",
 }
-"""Exit statuses that no retry mends; all others are retried: 74 (not delivered), 75 (another run holds the date) and crashes."""
+"""Exit statuses that no retry mends; all others are retried: 74 (not delivered), 75 (the date is held, or the cluster
+does not answer) and crashes."""
 
 
 def run(stage: str, day: str) -> None:  # `ds` is a name of Airflow's own
@@ -50,7 +52,7 @@ with DAG(
     dag_id="distilrec",
     schedule=CronDataIntervalTimetable("30 0 * * *", timezone="UTC"),
     start_date=datetime(2026, 11, 1),
-    catchup=True,
+    catchup=False,  # else the day it is switched on it would queue every night since then
     max_active_runs=1,  # the item vocabulary grows from night to night, in order
     default_args={"retries": 3, "retry_delay": timedelta(minutes=10), "execution_timeout": timedelta(hours=6)},
     doc_md=__doc__,

@@ -21,9 +21,9 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
       carried: what stands for the file of events that an earlier night had read.
 
     Returns:
-      rows_read, carried (of them, from an earlier night), kept, duplicate, quarantined, reasons (code → rows, none of them
-      0), other_days (of them, of up to a year after the run's day), first_event, last_event, day_events (kept ones of the
-      run's day).
+      rows_read, carried (of them, from an earlier night), kept, duplicate, quarantined, carried_duplicate and
+      carried_quarantined (of the two before, from an earlier night), reasons (code → rows, none of them 0), other_days
+      (of them, of up to a year after the run's day), first_event, last_event, day_events (kept ones of the run's day).
 
     Raises:
       InputError: there are no rows.
@@ -47,6 +47,8 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
         "kept": kept,
         "duplicate": duplicate,
         "quarantined": quarantined,
+        "carried_duplicate": rows[clean.DUPLICATE][5] if clean.DUPLICATE in rows else 0,
+        "carried_quarantined": sum(rows[reason][5] for reason in reasons),
         "reasons": reasons,
         "other_days": rows["out_of_period"][6] if "out_of_period" in rows else 0,
         "first_event": first,

@@ -23,14 +23,14 @@ def extend_vocabulary(
     """Give the new items the next indices, the most frequent first, ties by item_id; known items keep theirs.
 
     Args:
-      previous: an earlier ITEM_VOCABULARY, or None.
+      previous: an earlier ITEM_VOCABULARY, or None; one of before it had `in_stock` counts as all in stock.
       counts: from `item_counts`.
       first_new_index: the number of rows of `previous`.
       first_seen: the run's date, YYYY-MM-DD.
       max_items: no new item gets an index from this on. Known items stay, even where they are more.
 
     Returns:
-      item_index (int32), item_id, title (the earlier one, null for new items), first_seen.
+      item_index (int32), item_id, title and in_stock (the earlier ones; null and true for new items), first_seen.
     """
     fresh = counts if previous is None else counts.join(previous, "item_id", "left_anti")
     fresh = fresh.orderBy(F.desc("num_interactions"), "item_id").select("item_id").zipWithIndex("place")
@@ -38,30 +38,38 @@ def extend_vocabulary(
         (F.col("place") + first_new_index).cast("int").alias("item_index"),
         "item_id",
         F.lit(None).cast("string").alias("title"),
+        F.lit(True).alias("in_stock"),
         F.lit(first_seen).alias("first_seen"),
     )
     if max_items is not None:
         fresh = fresh.filter(F.col("item_index") < max_items)
     if previous is None:
         return fresh
-    return previous.select("item_index", "item_id", "title", "first_seen").unionByName(fresh)
+    in_stock = F.col("in_stock") if "in_stock" in previous.columns else F.lit(True).alias("in_stock")
+    return previous.select("item_index", "item_id", "title", in_stock, "first_seen").unionByName(fresh)
 
 
 def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None) -> DataFrame:
-    """The ITEM_VOCABULARY table. An item that left the catalogue keeps its last title and counts as available.
+    """The ITEM_VOCABULARY table. An item that left the catalogue keeps its last title and stays in stock or out of it.
+
+    Without a catalogue all items are in stock. Those in stock are available, unless `hide_rare` hides them.
 
     Args:
       vocabulary: from `extend_vocabulary`.
       catalogue: from `catalogue.one_row_an_item`, or None.
     """
     if catalogue is None:
-        return vocabulary.select("item_index", "item_id", "title", F.lit(True).alias("available"), "first_seen")
-    theirs = catalogue.select("item_id", F.col("title").alias("new_title"), "available")
-    return vocabulary.join(theirs, "item_id", "left").select(
+        items, title, in_stock = vocabulary, F.col("title"), F.lit(True)
+    else:
+        theirs = catalogue.select("item_id", F.col("title").alias("new_title"), "available")
+        items = vocabulary.join(theirs, "item_id", "left")
+        title, in_stock = F.coalesce("new_title", "title"), F.coalesce("available", "in_stock")
+    return items.select(
         "item_index",
         "item_id",
-        F.coalesce("new_title", "title").alias("title"),
-        F.coalesce("available", F.lit(True)).alias("available"),
+        title.alias("title"),
+        in_stock.alias("available"),
+        in_stock.alias("in_stock"),
         "first_seen",
     )
 
@@ -88,10 +96,15 @@ def item_statistics(vocabulary: DataFrame, counts: DataFrame, histories: DataFra
       counts: from `item_counts`.
       histories: item_indices, num_train.
     """
-    trained = histories.select(F.explode(F.slice("item_indices", F.lit(1), F.col("num_train"))).alias("item_index"))
-    trained = trained.groupBy("item_index").agg(F.count("*").alias("num_train"))
+    trained = histories.select(
+        F.explode(F.slice("item_indices", F.lit(1), F.col("num_train"))).alias("item_index"),
+        (F.col("num_train") >= 2).alias("in_window"),
+    )
+    trained = trained.groupBy("item_index").agg(
+        F.count("*").alias("num_train"), F.count_if("in_window").alias("num_in_windows")
+    )
     joined = (
         vocabulary.select("item_index", "item_id").join(counts, "item_id", "left").join(trained, "item_index", "left")
     )
-    numbers = ("num_interactions", "num_users", "num_purchases", "num_train")
+    numbers = ("num_interactions", "num_users", "num_purchases", "num_train", "num_in_windows")
     return joined.select("item_index", *(F.coalesce(name, F.lit(0)).cast("bigint").alias(name) for name in numbers))

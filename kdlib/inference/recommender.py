@@ -4,7 +4,9 @@ Shapes: B users of a batch, L length, W width of the hidden state, V items of th
 all histories of the batch together.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +195,10 @@ def check_recommendations(
 ) -> dict[str, int]:
     """Check a written table row by row; return the number of users by source (`model`, `popular`).
 
-    Holds the user ids of both tables in memory, the rest a batch at a time.
+    Holds a batch of each table at a time.
 
     Args:
-      folder: the RECOMMENDATIONS files.
+      folder: the RECOMMENDATIONS files, whose rows stand in the order of the histories'.
       histories: the HISTORIES files they were made from.
       k: longest list.
       because: most reasons for an item; 0: none were looked for.
@@ -204,17 +206,10 @@ def check_recommendations(
       item_ids: string [items], in index order.
 
     Raises:
-      ContractError: a user is missing, extra or repeated, or a list is too long, repeats an item, holds an unavailable
-        one, or has a score that is not finite; or the reasons are not those of `check_reasons`.
+      ContractError: a user is missing, extra, repeated or out of order, or a list is too long, repeats an item, holds
+        an unavailable one, or has a score that is not finite; or the reasons are not those of `check_reasons`.
     """
-    expected = pq.read_table(histories, columns=["user_id"])["user_id"]
-    found = pq.read_table(folder, columns=["user_id"])["user_id"]
-    num_distinct = len(found.unique())
-    if num_distinct < len(found) or not found.sort().equals(expected.sort()):
-        raise ContractError(
-            f"table recommendations must have each of the {len(expected)} users of the histories exactly once, "
-            f"found {len(found)} rows of {num_distinct} users"
-        )
+    _check_users(folder, histories)
     num_users = {"model": 0, "popular": 0}
     columns = ["item_ids", "scores", "source", "because_item_ids"]
     for file in sorted(folder.glob("*.parquet")):
@@ -227,6 +222,24 @@ def check_recommendations(
     if because:
         check_reasons(folder, histories, because=because, item_ids=item_ids)
     return num_users
+
+
+def _check_users(folder: Path, histories: Path) -> None:
+    """Row by row the histories' user, and nobody twice: they are sorted by user, so repeats would stand together."""
+    before = None
+    for row, (found, expected) in enumerate(zip_longest(_user_ids(folder), _user_ids(histories))):
+        if found != expected or found == before:
+            raise ContractError(
+                "table recommendations must have each user of the histories exactly once, in their order, but in row"
+                f" {row}, after user {before}, it has {found or 'nobody'} and the histories {expected or 'nobody'}"
+            )
+        before = found
+
+
+def _user_ids(folder: Path) -> Iterator[str]:
+    for file in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(columns=["user_id"]):
+            yield from batch["user_id"].to_pylist()
 
 
 def _check_lists(batch: pa.RecordBatch, k: int, unavailable: frozenset[str], file: Path) -> None:

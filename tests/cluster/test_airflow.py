@@ -1,10 +1,13 @@
 """The DAG, run by a real Airflow where there is one, with a command that stands for the stages."""
 
 import os
+import runpy
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -17,6 +20,31 @@ case "$1 $BEHAVIOUR" in
   "promote hangs") trap 'echo ended >> calls; exit 143' TERM; sleep 300 & wait;;
 esac
 """
+
+
+class FinalFailure(Exception):
+    """Stands for Airflow's own."""
+
+
+@pytest.mark.parametrize(
+    ("status", "raised"), [(2, FinalFailure), (3, FinalFailure), (75, RuntimeError), (74, RuntimeError)]
+)
+def test_a_night_is_retried_only_where_that_may_mend_it(
+    monkeypatch: pytest.MonkeyPatch, status: int, raised: type[Exception]
+) -> None:
+    """A held date and a cluster that does not answer are; and switching the DAG on queues no nights of the past."""
+    names = ("providers.standard.hooks.subprocess", "sdk", "sdk.exceptions", "timetables.interval")
+    fakes = {f"airflow.{name}": MagicMock() for name in names}
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    sdk = fakes["airflow.sdk"]
+    fakes["airflow.sdk.exceptions"].AirflowFailException = FinalFailure
+    hook = fakes["airflow.providers.standard.hooks.subprocess"].SubprocessHook
+    hook.return_value.run_command.return_value.exit_code = status
+    dag = runpy.run_path(str(DAG))
+    assert sdk.DAG.call_args.kwargs["catchup"] is False
+    with pytest.raises(raised, match=f"distill: exit status {status}"):
+        dag["run"]("distill", "2026-11-21")
 
 
 @pytest.mark.skipif(not shutil.which("airflow"), reason="no airflow (PyPI's apache-airflow, 3 or later)")

@@ -227,7 +227,7 @@ BREAKS = [
     Break("a loss that is not finite", 1, "not finite|learning_rate", settings={"training__defaults__learning_rate": 1e9}),
     Break("more actors than CPUs", 2, "recommend.actors", settings={"recommend__actors": 64}),
     Break("a longer list than there are items", 2, r"recommend\.k", settings={"recommend__k": 100_000}),
-    Break("no Ray cluster at the address", 2, "cannot join the Ray cluster", settings={"ray__address": "127.0.0.1:1"}),
+    Break("no Ray cluster at the address", 75, "cannot join the Ray cluster", settings={"ray__address": "127.0.0.1:1"}),
     # the whole run killed
     Break("killed while Spark runs", -9, at="nightly: faults", disturb=_wait_then_kill_all("java")),
     Break("killed in the teacher's training", -9, at="teacher epoch  2/4", disturb=_kill_all),

@@ -128,6 +128,23 @@ def test_every_row_has_one_outcome(spark, seed):
     assert counts["kept"] <= distinct
 
 
+def test_what_an_earlier_night_handed_on_is_counted_apart(spark):
+    """All of it, and of it what is a duplicate or in quarantine, as a bot's events are."""
+    rows = [
+        *[event(user, item=str(n), time=f"2024-05-0{n}") for user in ("u", "bot") for n in (1, 2)],
+        event("u", item="2", time="2024-05-02"),
+        *[event("bot", item=str(n), time="2024-05-03") for n in range(3)],
+        event(user=None),
+    ]
+    handed_on = [(*row[:10], "night", None) for row in rows[:5]]
+    counts = count_outcomes(
+        judge(spark, handed_on + rows[5:], max_events=2), path="p", last_day=date(2024, 5, 3), carried="night"
+    )
+    assert [counts[name] for name in ("rows_read", "carried", "kept")] == [9, 5, 2]
+    assert (counts["duplicate"], counts["carried_duplicate"]) == (1, 1)
+    assert (counts["quarantined"], counts["carried_quarantined"]) == (6, 2)
+
+
 def test_no_rows_at_all_are_an_error(spark):
     """An empty input is an error and not an empty table."""
     with pytest.raises(InputError, match="p has no rows"):

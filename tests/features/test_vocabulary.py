@@ -7,7 +7,7 @@ from kdlib.config import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.read import reading
-from kdlib.features.vocabulary import extend_vocabulary, item_counts, item_statistics, with_catalogue
+from kdlib.features.vocabulary import extend_vocabulary, hide_rare, item_counts, item_statistics, with_catalogue
 
 
 def rows(frame, *names):
@@ -64,28 +64,53 @@ def test_max_items_drops_the_rarest_new_items_only(counts, previous, max_items, 
 
 
 def test_titles_and_availability_come_from_the_catalogue(spark, previous):
-    """Without a word from the catalogue an item is available and keeps its earlier title."""
+    """An item that the catalogue does not name keeps its title and stock; without a catalogue all are available."""
+    items = previous.withColumn("in_stock", F.col("item_id") == "d")
     catalogue = spark.createDataFrame(
         [("d", "The D", False), ("new", "N", True)], "item_id string, title string, available boolean"
     )
-    assert rows(with_catalogue(previous, catalogue), "item_id", "title", "available") == [
-        ("d", "The D", False),
-        ("x", "The X", True),
+    assert rows(with_catalogue(items, catalogue), "item_id", "title", "available", "in_stock") == [
+        ("d", "The D", False, False),
+        ("x", "The X", False, False),
     ]
-    assert rows(with_catalogue(previous, None), "item_id", "title", "available") == [
-        ("d", None, True),
-        ("x", "The X", True),
+    assert rows(with_catalogue(items, None), "item_id", "title", "available", "in_stock") == [
+        ("d", None, True, True),
+        ("x", "The X", True, True),
     ]
+
+
+def test_an_item_out_of_stock_stays_so_when_it_leaves_the_catalogue(spark, counts, previous):
+    """Until the catalogue names it again; what was hidden because few had touched it comes back when more have."""
+
+    def night(earlier, catalogue, users):
+        counted = counts.withColumn("num_users", F.when(F.col("item_id") == "c", users).otherwise(F.col("num_users")))
+        known = extend_vocabulary(
+            earlier, counted, first_new_index=earlier.count(), first_seen="2024-05-03", max_items=None
+        )
+        shop = spark.createDataFrame(catalogue, "item_id string, title string, available boolean")
+        made = hide_rare(with_catalogue(known, shop), counted, min_users=2)
+        return spark.createDataFrame(made.collect(), made.schema)
+
+    def available(made):
+        return {item: is_there for item, is_there in rows(made, "item_id", "available") if item in "cdx"}
+
+    first = night(previous, [("d", "D", False), ("c", "C", True)], users=1)
+    assert available(first) == {"c": False, "d": False, "x": True}
+    second = night(first, [("a", "A", True)], users=1)
+    assert available(second) == {"c": False, "d": False, "x": True}
+    assert available(night(second, [("a", "A", True)], users=2)) == {"c": True, "d": False, "x": True}
+    assert available(night(second, [("d", "D", True)], users=2)) == {"c": True, "d": True, "x": True}
 
 
 def test_statistics_count_training_positions(spark, counts, previous):
-    """Every vocabulary item has a row; num_train counts it at the positions before num_train of the histories."""
-    histories = spark.createDataFrame([([1, 1, 0], 2), ([1, 0], 0), ([], 0)], "item_indices array<int>, num_train int")
+    """Every vocabulary item has a row; num_train counts it at the positions before num_train of the histories, and a
+    history of one training item is in no window."""
+    histories = spark.createDataFrame(
+        [([1, 1, 0], 2), ([1, 0], 0), ([0, 1], 1), ([], 0)], "item_indices array<int>, num_train int"
+    )
     made = item_statistics(previous, counts, histories)
-    assert rows(made, "item_index", "num_interactions", "num_users", "num_purchases", "num_train") == [
-        (0, 0, 0, 0, 0),
-        (1, 9, 3, 0, 2),
-    ]
+    names = ("item_index", "num_interactions", "num_users", "num_purchases", "num_train", "num_in_windows")
+    assert rows(made, *names) == [(0, 0, 0, 0, 1, 0), (1, 9, 3, 0, 2, 2)]
 
 
 def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):

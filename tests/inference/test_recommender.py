@@ -289,7 +289,7 @@ def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
     rows = [{"user_id": "a", "item_ids": ["x"], "scores": [1.0], "source": "model"}] * 2
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000.parquet")
     limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
-    with pytest.raises(ContractError, match="found 2 rows of 1 users"):
+    with pytest.raises(ContractError, match="in row 1, after user a, it has a and the histories a"):
         check_recommendations(tmp_path, tmp_path, **limits)
 
 
@@ -301,10 +301,10 @@ def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
         ({"item_ids": ["x", "x"], "scores": [3.0, 2.0]}, "the same item twice"),
         ({"item_ids": ["x", "y"], "scores": [3.0, float("nan")]}, "not a finite number"),
         ({"item_ids": ["x", "gone"], "scores": [3.0, 2.0]}, "recommends gone, which is not available"),
-        ({"user_id": "a"}, "each of the 2 users of the histories exactly once, found 2 rows of 1 users"),
-        ({"user_id": "c"}, "each of the 2 users of the histories exactly once, found 2 rows of 2 users"),
+        ({"user_id": "a"}, "each user of the histories exactly once, in their order, but in row 1, .* has a and .* b"),
+        ({"user_id": "c"}, "each user of the histories exactly once, in their order, but in row 1, .* has c and .* b"),
         ({"because_item_ids": [["x"], []]}, "has reasons, but recommend.because is 0"),
-        (None, "each of the 2 users of the histories exactly once, found 1 rows of 1 users"),
+        (None, "in row 1, after user a, it has nobody and the histories b"),
     ],
 )
 def test_the_written_table_is_checked(tmp_path, row, message):
@@ -322,6 +322,30 @@ def test_the_written_table_is_checked(tmp_path, row, message):
     limits = {"k": 2, "because": 0, "unavailable": frozenset({"gone", "y2"}), "item_ids": pa.array(["x", "y", "z"])}
     assert check_recommendations(tmp_path / "good", tmp_path / "histories", **limits) == {"model": 1, "popular": 1}
     with pytest.raises(ContractError, match=message):
+        check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)
+
+
+def test_the_users_are_compared_a_batch_at_a_time(tmp_path, monkeypatch):
+    """Over files and batches cut at other places; one that is too many is found, and no column is read as a whole."""
+    monkeypatch.setattr(recommender.pq, "read_table", lambda *_, **__: pytest.fail("a column of ids is read whole"))
+    users = [f"u{number:06}" for number in range(70_000)]
+    lists = pa.table({"user_id": users}).append_column("source", pa.array(["model"] * len(users)))
+    for name in ("item_ids", "scores", "because_item_ids"):
+        field = tables.RECOMMENDATIONS.schema.field(name)
+        empty = pa.array([None if field.nullable else []] * len(users), field.type)
+        lists = lists.append_column(field, empty)
+    for name in ("histories", "good", "bad"):
+        (tmp_path / name).mkdir()
+    pq.write_table(pa.table({"user_id": users}), tmp_path / "histories" / "part-00000.parquet", row_group_size=30_000)
+    for folder, rows in (("good", lists), ("bad", pa.concat_tables([lists, lists.slice(0, 1)]))):
+        pq.write_table(rows.slice(0, 10), tmp_path / folder / "part-000000.parquet")
+        pq.write_table(rows.slice(10), tmp_path / folder / "part-000001.parquet")
+    limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
+    found = check_recommendations(tmp_path / "good", tmp_path / "histories", **limits)
+    assert found == {"model": len(users), "popular": 0}
+    with pytest.raises(
+        ContractError, match="in row 70000, after user u069999, it has u000000 and the histories nobody"
+    ):
         check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)
 
 

@@ -76,6 +76,10 @@ def _tables(config: RunConfig) -> dict[str, Any]:
     return {name: sorted(map(str, found)) for name, found in tables.items()}
 
 
+def _quarantine(config: RunConfig) -> list[dict[str, Any]]:
+    return pq.read_table(publish.current(config.root, "quarantine", config.day)).to_pylist()
+
+
 def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark, tmp_path: Path) -> None:
     """Nights in a row, one of them left out, late, early and repeated events and a bot: the same tables each night."""
     _write_days(tmp_path, 7)
@@ -91,6 +95,9 @@ def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark,
         reasons |= funnels[0]["reasons"].keys()
         assert funnels[0]["rows_read"] - funnels[0]["carried"] < funnels[1]["rows_read"] - funnels[1]["carried"]
         assert funnels[0]["carried"] > 0 == funnels[1]["carried"]
+        handed_on = [row for row in _quarantine(chain) if not row["file"].startswith("file:")]
+        assert funnels[0]["carried_quarantined"] == len(handed_on) > 0, "the bot's events"
+        assert funnels[1]["carried_quarantined"] == funnels[1]["carried_duplicate"] == 0
         assert funnels[0]["duplicate"] <= funnels[1]["duplicate"], "an event is carried over and read again"
     assert {"late", "bot_user", "unknown_event_type", "corrupt_row"} <= reasons
 
@@ -123,7 +130,7 @@ def test_a_day_that_comes_after_the_look_back_is_quarantined_once(
     funnel = run(night)["histories"].details["funnel"]
     assert f"the files for {FIRST + timedelta(days=3)} at " in capsys.readouterr().out
     lines = (missing / "part.csv").read_text().splitlines()[1:]
-    rejected = pq.read_table(publish.current(night.root, "quarantine", night.day)).to_pylist()
+    rejected = _quarantine(night)
     reasons = [row["reason"] for row in rejected if missing.name in row["file"]]
     assert len(reasons) == len(lines)
     assert reasons.count("late") > len(lines) / 2
@@ -132,7 +139,7 @@ def test_a_day_that_comes_after_the_look_back_is_quarantined_once(
 
     night = _config(tmp_path, 8, "out")
     run(night)
-    rejected = pq.read_table(publish.current(night.root, "quarantine", night.day)).to_pylist()
+    rejected = _quarantine(night)
     assert not [row for row in rejected if missing.name in row["file"]]
     assert capsys.readouterr().out.count(str(FIRST + timedelta(days=3))) == 0
 

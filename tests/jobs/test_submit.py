@@ -1,8 +1,10 @@
 """Submitting to a Ray cluster, with the cluster's answers made up: ids, refusals, exit statuses, what is sent."""
 
 import argparse
+import re
 import shlex
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +15,9 @@ import yaml
 import jobs.submit
 from jobs import _cluster
 from jobs.__main__ import JOBS, main
-from jobs._ray import cluster_address
+from jobs._ray import cluster_address, start_ray
 from kdlib.config import RunConfig
-from kdlib.errors import BusyError, DistilrecError
+from kdlib.errors import BusyError, DistilrecError, UnreachableError
 
 DS = "2026-11-22"
 
@@ -160,8 +162,8 @@ def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch: pytest.Monk
             "takes the URL of a Ray job server, http://HEAD:8265, found 'head:6379'",
         ),
         (
-            ["--address", "http://127.0.0.1:CLOSED", "nightly"],
-            "no Ray job server answers at http://127.0.0.1:.*refused",
+            ["--address", "http://h:82650", "nightly"],
+            "takes the URL of a Ray job server, http://HEAD:8265, found 'http://h:82650'",
         ),
         (
             ["--address", "http://h:1", "nightly", "--set", "output_dir=out"],
@@ -176,18 +178,56 @@ def test_what_the_submitter_can_mend_is_told_in_one_line(
     more: list[str], message: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit status 2 and what to do, without a traceback."""
-    import re
-
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-    with socket.socket() as probe:  # bound but not listening: connections are refused
-        probe.bind(("127.0.0.1", 0))
-        arguments = [word.replace("CLOSED", str(probe.getsockname()[1])) for word in more]
-        if "--config" not in arguments:
-            arguments += ["--config", str(config)]
-        assert main(["submit", *arguments, "--ds", DS]) == 2
+    arguments = more if "--config" in more else [*more, "--config", str(config)]
+    assert main(["submit", *arguments, "--ds", DS]) == 2
     printed = capsys.readouterr().err
     assert re.search(message, printed), printed
     assert "Traceback" not in printed
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """An address that refuses connections: its port is bound, but nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_cluster_that_does_not_answer_may_do_later(
+    closed: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit status 75, as schedulers know it: the job server, the cluster that a stage joins, and either on the way."""
+    assert main(["submit", "--address", f"http://{closed}", "nightly", "--config", str(config), "--ds", DS]) == 75
+    printed = capsys.readouterr().err
+    assert re.search(r"no Ray job server answers at http://127.0.0.1:.*refused", printed), printed
+    assert "Traceback" not in printed
+    document = {"name": "x", "output_dir": "/x", "input": {"simulate": {}}, "ray": {"address": closed}}
+    with (
+        pytest.raises(UnreachableError, match=r"cannot join the Ray cluster at 127\.0\.0\.1"),
+        start_ray(RunConfig.model_validate(document)),
+    ):
+        pass
+    for name in ("POLL_SECONDS", "START_SECONDS", "LOST_SECONDS"):
+        monkeypatch.setattr(_cluster, name, 0.0)
+    with pytest.raises(UnreachableError, match="does not take x: No available agent"):
+        _cluster.submit(Client([], refusals=("No available agent",) * 9), submission_id="x")
+    lost = Client([])
+    monkeypatch.setattr(lost, "get_job_info", lambda _: (_ for _ in ()).throw(ConnectionError("gone")))
+    with pytest.raises(UnreachableError, match="has not answered for 0 s"):
+        _cluster.follow(lost, "x")
+
+
+def test_a_cluster_of_another_version_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers, and will not change by waiting."""
+    import ray
+
+    document = {"name": "x", "output_dir": "/x", "input": {"simulate": {}}, "ray": {"address": "auto"}}
+    for raised, status in ((RuntimeError("Version mismatch"), 2), (ConnectionError("Failed to connect"), 75)):
+        monkeypatch.setattr(ray, "init", lambda raised=raised, **_: (_ for _ in ()).throw(raised))
+        with pytest.raises(DistilrecError) as caught, start_ray(RunConfig.model_validate(document)):
+            pass
+        assert caught.value.exit_status == status
 
 
 def test_status_lists_this_software_s_jobs_only(
