@@ -25,7 +25,7 @@ from kdlib.teachers.contrastive import (
     sample_pairs,
     train_epoch,
 )
-from kdlib.teachers.text import TextEncoder, Tokenise, encode_texts, load_tokeniser
+from kdlib.teachers.text import TextEncoder, Tokenise, encode_texts, encoder_folder, load_tokeniser
 
 FACTS = "encoder.json"
 K = 10
@@ -36,7 +36,7 @@ def encoder_worker(spec: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    settings, adapt, base = spec["settings"], AdaptConfig(**spec["adapt"]), Path(spec["base"])
+    settings, adapt, base = spec["settings"], AdaptConfig(**spec["adapt"]), encoder_folder(spec["base"])
     torch.set_num_threads(settings["threads_per_worker"])
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank, world = context.get_world_rank(), context.get_world_size()

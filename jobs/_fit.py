@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jobs._console import progress, say
 from jobs._published import parquet_files
@@ -92,6 +92,7 @@ def fit(
         from jobs._train_worker import train_worker
         from kdlib.data.folds import outside_fold
         from kdlib.data.windows import training_windows
+        from kdlib.models.files import is_whole
 
         settings = config.training
         facts = facts | {"split": config.features.split.model_dump(mode="json")}
@@ -99,7 +100,8 @@ def fit(
             facts = facts | dict(zip(("fold", "folds"), without_fold, strict=True))
         home = config.root / publish.CHECKPOINTS
         name = checkpoints_name(config, stage, runs, train_files, facts)
-        finished = home / f"{name}.models"  # outlives this process: a rerun does not train a finished model again
+        # outlive this process: a rerun does not train a finished model again, whatever becomes of the others
+        finished = [home / f"{checkpoints_name(config, stage, [run], train_files, facts)}.model" for run in runs]
         home.mkdir(parents=True, exist_ok=True)
         train = read_parquet(train_files)
         if without_fold is not None:
@@ -113,7 +115,7 @@ def fit(
             config,
             train_worker,
             {
-                "runs": [_in_place(run, finished) for run in runs],
+                "runs": [_in_place(run, folder) for run, folder in zip(runs, finished, strict=True)],
                 "num_teachers": 0 if from_histories else _states_a_position(runs),
                 "histories": parquet_files(histories),
                 "facts": facts,
@@ -123,12 +125,12 @@ def fit(
             stage=stage,
             epochs=sum(run.train["epochs"] for run in runs),
         )
-        for run in runs:
+        for run, made in zip(runs, finished, strict=True):
             for model, folder in ((run.name, run.export), (f"{run.name}_teacher", run.teacher_export)):
                 if folder is not None:
-                    if not (finished / model / "model.json").exists():
+                    if not is_whole(made / model):
                         raise TrainingError(f"{stage}: the workers ended without the model {model}; see the log")
-                    shutil.copytree(finished / model, folder, dirs_exist_ok=True)
+                    shutil.copytree(made / model, folder, dirs_exist_ok=True)
         remove_checkpoints(config, name)
 
 
@@ -231,7 +233,8 @@ def run_workers(
     )
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
-    trainer = TorchTrainer(
+    make_trainer = partial(
+        TorchTrainer,
         worker,
         train_loop_config=spec
         | {"settings": settings.model_dump(mode="json", exclude={"defaults"}), "report": str(report)},
@@ -256,9 +259,21 @@ def run_workers(
             ),
         ),
     )
-    with _EpochLines(report, total=epochs, stage=stage), own_signal_handlers():
+    with _EpochLines(report, total=epochs, stage=stage) as lines, own_signal_handlers():
+        taken_up = (home / name).exists()
         try:
-            trainer.fit()
+            try:
+                make_trainer().fit()
+            except Exception as error:
+                if not taken_up or lines.any():
+                    raise
+                # a machine that went down leaves files cut off, on which every further attempt would fail alike
+                say(
+                    f"{stage}: the checkpoints of an earlier attempt, {home / name}, could not be taken up"
+                    f" ({_cause(error, settings.max_failures)}); they are removed, and training starts anew"
+                )
+                shutil.rmtree(home / name)
+                make_trainer().fit()
         except SystemExit:  # Ray's answer to Ctrl-C, once the workers have ended
             raise KeyboardInterrupt from None
         except Exception as error:
@@ -317,10 +332,15 @@ class _EpochLines:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._path.touch()
         self._seen = self._path.stat().st_size
         self._thread.start()
+        return self
+
+    def any(self) -> bool:
+        """Whether an epoch has ended since."""
+        return self._path.stat().st_size > self._seen
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()

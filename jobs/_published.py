@@ -52,20 +52,34 @@ def versions(config: RunConfig, *names: str) -> dict[str, str]:
     return {name: publish.manifest_of(config.root, name, config.day).version for name in names}
 
 
+def target_settings(config: RunConfig) -> dict[str, Any]:
+    """All of the config that the cached targets depend on, ready for JSON."""
+    return {
+        "form": config.distillation.cached_form,
+        "weights": config.distillation.weights,
+        "max_length": config.training.max_length,
+        "seed": config.seed,
+        "teachers": [{"name": t.name, "weight": t.weight, "folds": t.folds} for t in config.teachers],
+    }
+
+
 def teacher_weights(config: RunConfig) -> list[float]:
     """The teachers' shares in the averaged probabilities, of sum 1, in the config's order, as `cache_teacher` set them.
 
     Raises:
-      ConfigError: the cached targets are of another form than the config asks for.
+      ConfigError: the cached targets were made by other settings than the config's.
       InputError: they were made from other teachers or histories than are published now.
     """
     if config.distillation.mode == "joint":
         return [1.0]
     manifest = publish.manifest_of(config.root, "teacher_targets", config.day)
-    if manifest.details["form"] != config.distillation.cached_form:
+    made_by = manifest.details["settings"]
+    if other := [name for name, value in target_settings(config).items() if made_by[name] != value]:
+        differ = "; ".join(
+            f"{name} {made_by[name]}, the config asks for {target_settings(config)[name]}" for name in other
+        )
         raise ConfigError(
-            f"teacher_targets of {config.day} hold {manifest.details['form']}, the config asks for"
-            f" {config.distillation.cached_form}: run `distilrec cache-teacher` for this date again"
+            f"teacher_targets of {config.day} were made with {differ}: run `distilrec cache-teacher` for this date again"
         )
     check_made_from(
         config, "teacher_targets", "cache-teacher", {"histories", *(m for t in config.teachers for m in t.models)}

@@ -44,12 +44,6 @@ def read_products(config: RunConfig) -> pa.Table:
     return pq.read_table(parquet_files(publish.current(config.root, "products", config.day))).sort_by("product_index")
 
 
-def read_vectors(folder: Path) -> np.ndarray:
-    """Published product vectors in the order of the products, float32 [V, E]."""
-    table = pq.read_table(parquet_files(folder)).sort_by("product_index")
-    return table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-
-
 def typed_queries(config: RunConfig) -> tuple[list[str], dict[str, str]]:
     """The date's logged queries, the most frequent first, and the tables' versions; none where no searches are logged."""
     manifests = {name: publish.read_manifest(config.root, name, config.day) for name in ("queries", "query_items")}

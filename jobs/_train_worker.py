@@ -22,7 +22,7 @@ from kdlib.data.folds import training_counts_outside
 from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
-from kdlib.models.files import FACTS, as_served, load_model, save_model
+from kdlib.models.files import as_served, is_whole, load_model, save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.warm import start_from
 from kdlib.teachers.item_codes import read_item_codes
@@ -39,8 +39,10 @@ from kdlib.training.module import CachedTeachers, Distillation, NextItemTraining
 
 DIVERGED = 10.0
 """A mean cross-entropy of more than so many times that of guessing evenly is no start that a model recovers from."""
-STREAM_ROWS = 65_536
-"""Windows held at a time where the shard does not fit in memory."""
+READ_ROWS = 8_192
+"""Windows read at a time until it is known whether the shard fits in memory."""
+LEAST_ROWS, STREAM_ROWS = 1_024, 65_536
+"""Windows held at a time where it does not: bounds."""
 
 
 class _Shard:
@@ -49,16 +51,18 @@ class _Shard:
     def __init__(self, iterator: Any, *, teachers: int, resident_bytes: int, world: int) -> None:
         self._iterator, self._teachers = iterator, teachers
         held: list[pa.Table] | None = []
-        for table in self._tables():
+        size = rows = 0
+        for table in self._tables(READ_ROWS):
             held.append(table)
-            if sum(part.nbytes for part in held) > resident_bytes:
+            size, rows = size + table.nbytes, rows + len(table)
+            if size > resident_bytes:
                 held = None
                 break
-        windows = torch.tensor([-1 if held is None else sum(len(part) for part in held)])
-        everywhere = [windows.clone() for _ in range(world)]
+        facts = [(-1 if held is None else rows, size // max(rows, 1))] * world
         if world > 1:
-            dist.all_gather_object(everywhere, windows)
-        counts = [int(count) for count in everywhere]
+            dist.all_gather_object(facts, facts[0])
+        counts = [count for count, _ in facts]
+        self._rows = _stream_rows(resident_bytes, [size for _, size in facts])
         if 0 in counts:
             raise ValueError(
                 f"a worker got no training windows (windows a worker: {counts}):"
@@ -69,17 +73,28 @@ class _Shard:
             # workers that take different numbers of steps would wait for each other for ever
             self._resident = store_from_tables([pa.concat_tables(held).slice(0, min(counts))], teachers=teachers)
 
-    def _tables(self) -> Iterator[pa.Table]:
-        yield from self._iterator.iter_batches(batch_size=STREAM_ROWS, batch_format="pyarrow", prefetch_batches=1)
+    def _tables(self, rows: int) -> Iterator[pa.Table]:
+        yield from self._iterator.iter_batches(batch_size=rows, batch_format="pyarrow", prefetch_batches=1)
 
     def batches(self, *, batch_size: int, seed: int, permute_seed: int | None = None) -> Iterator[Batch]:
         """One epoch; with `permute_seed` the teachers' states are exchanged between the positions held at a time."""
         if self._resident is not None:
             yield from shuffled_batches(_permuted(self._resident, permute_seed), batch_size=batch_size, seed=seed)
             return
-        for number, table in enumerate(self._tables()):
+        for number, table in enumerate(self._tables(self._rows)):
             store = _permuted(store_from_tables([table], teachers=self._teachers), permute_seed)
             yield from shuffled_batches(store, batch_size=batch_size, seed=seed + number)
+
+
+def _stream_rows(resident_bytes: int, window_bytes: list[int]) -> int:
+    """Windows to hold at a time, the same on all workers, which take equally many steps; a table, the next one and the
+    store made of it are in memory at once.
+
+    Args:
+      resident_bytes: what they may take together.
+      window_bytes: mean size of a window, one a worker.
+    """
+    return max(LEAST_ROWS, min(STREAM_ROWS, resident_bytes // (4 * max(*window_bytes, 1))))
 
 
 def _permuted(store: WindowStore, seed: int | None) -> WindowStore:
@@ -110,7 +125,7 @@ def train_worker(spec: dict[str, Any]) -> None:
     )
     rows = evaluation_rows(held_out, position_column="validation_position")
     for run in spec["runs"]:
-        if (Path(run["export"]) / FACTS).exists():  # finished before a failure
+        if is_whole(Path(run["export"])):  # finished before a failure
             continue
         _train_one(run, spec, shard, rows, rank=rank, world=world, device=ray.train.torch.get_device())
         if world > 1:
@@ -132,8 +147,8 @@ def _train_one(
     settings, train, num_items = spec["settings"], run["train"], spec["facts"]["vocabulary_items"]
     torch.manual_seed(run["seed"])
     shape = {"num_items": num_items, "max_length": settings["max_length"]}
-    counts_V = _train_counts(run["statistics"], spec)
-    trained_V = torch.from_numpy(counts_V > 0)
+    counts_V, in_windows_V = _train_counts(run["statistics"], spec)
+    trained_V = torch.from_numpy(in_windows_V > 0)
     student = _build(run["model"] | shape, run["title_vectors"], trained_V, codes=run["codes"])
     if run["start"] is not None:
         start_from(student, load_model(Path(run["start"]))[0])
@@ -295,13 +310,14 @@ def _ranking(run: dict[str, Any], counts_V: np.ndarray, device: torch.device) ->
 
 
 def _train_counts(folder: str, spec: dict[str, Any]) -> np.ndarray:
-    """Training interactions of each item, by item index; without those of the fold that is left out."""
+    """`num_train` and `num_in_windows` by item index, int64 [2, items]; without those of the fold that is left out."""
     facts = spec["facts"]
     if "fold" in facts:
         fold = {name: facts[name] for name in ("fold", "folds")}
         return training_counts_outside(spec["histories"], **fold, num_items=facts["vocabulary_items"])
-    statistics = pads.dataset(folder, format="parquet").to_table(columns=["item_index", "num_train"])
-    return statistics.sort_by("item_index")["num_train"].to_numpy()
+    columns = ["item_index", "num_train", "num_in_windows"]
+    statistics = pads.dataset(folder, format="parquet").to_table(columns=columns).sort_by("item_index")
+    return np.stack([statistics[name].to_numpy() for name in columns[1:]])
 
 
 def _learning_rate(train: dict[str, Any], epoch: int) -> float:

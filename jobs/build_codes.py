@@ -45,16 +45,18 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
         titles, inputs["title_vectors"] = title_vectors(config, source, text)
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        import torch
+
         from kdlib.models.files import load_model
         from kdlib.teachers.item_codes import learn_item_codes
         from kdlib.teachers.text import read_title_vectors
 
         assert model.codes is not None
-        statistics = pq.read_table(source.statistics, columns=["item_index", "num_train"]).sort_by("item_index")
-        num_train = statistics["num_train"].to_numpy()
+        statistics = pq.read_table(source.statistics, columns=["item_index", "num_in_windows"]).sort_by("item_index")
+        known_V = torch.from_numpy(statistics["num_in_windows"].to_numpy() > 0)
         learnt = [(f, t.weight) for f, t in zip(folders, config.teachers, strict=True) if not t.rules]
         members = ensemble(*zip(*learnt, strict=True))
-        if (known := int((num_train > 0).sum())) < model.codes.size:
+        if (known := int(known_V.sum())) < model.codes.size:
             raise ConfigError(
                 f"student.model.codes.size: {model.codes.size} codewords cannot be learnt from the {known} items with training"
                 " interactions; set a smaller size, or train the student without codes"
@@ -62,7 +64,7 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
         codes, codebooks, facts = learn_item_codes(
             [load_model(Path(folder))[0].head() for folder, _ in members],
             [weight for _, weight in members],
-            num_train,
+            known_V,
             None if titles is None else read_title_vectors(titles),
             heads_read_titles=all(t.text and t.model.tied for t in config.teachers if not t.rules),
             **model.codes.model_dump(),

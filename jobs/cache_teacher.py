@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs._console import command, say
-from jobs._published import features, versions
+from jobs._published import features, target_settings, versions
 from jobs._step import run_step
 from jobs._teachers import judge, teacher_folders, write_targets
 from kdlib.config import RunConfig
@@ -26,8 +26,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         write_targets(config, source, folders, judged.weights, staging["teacher_targets"])
         names, total = [teacher.name for teacher in config.teachers], sum(judged.weights)
         details = {
+            "settings": target_settings(config),
             "teachers": {name: weight / total for name, weight in zip(names, judged.weights, strict=True)},
-            "form": config.distillation.cached_form,
             "log_probability": {
                 kind: dict(zip(names, rows.mean(1).tolist(), strict=True))
                 for kind, rows in zip(("training", "validation"), judged[:2], strict=True)
@@ -39,13 +39,10 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     made = run_step(
         config,
         ("teacher_targets",),
-        settings=[
-            config.training.max_length, config.distillation.weights, config.distillation.cached_form, config.seed,
-            [(t.name, t.weight, t.folds) for t in config.teachers],
-        ],
+        settings=target_settings(config),
         inputs={**source.versions, **teachers},
         build=build,
-    )  # fmt: skip
+    )
     manifest = made["teacher_targets"]
     shares = ", ".join(f"{name} {share:.3f}" for name, share in manifest.details["teachers"].items())
     say(

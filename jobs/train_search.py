@@ -13,7 +13,7 @@ from jobs._console import command, say
 from jobs._fit import remove_checkpoints, run_workers
 from jobs._published import parquet_files, versions
 from jobs._ray import read_parquet, start_ray
-from jobs._search import chosen_weights, encoded, read_products, read_vectors, search_settings, typed_queries
+from jobs._search import chosen_weights, encoded, read_products, search_settings, typed_queries
 from jobs._search_teacher import teacher
 from jobs._search_worker import search_worker
 from jobs._step import code_version, run_step
@@ -25,6 +25,7 @@ from kdlib.search.catalogue_queries import catalogue_queries
 from kdlib.search.index import product_texts
 from kdlib.search.student import FACTS, TOKENIZER
 from kdlib.search.vocabulary import known_words, smaller_tokenizer
+from kdlib.teachers.text import read_vectors
 
 MODEL = "models/search_student"
 QUERY_TOKENS = 32
@@ -115,7 +116,9 @@ def _index(config: RunConfig, products: pa.Table, version: str) -> dict[str, Man
     inputs = versions(config, "products", "product_vectors", MODEL) | typed_queries(config)[1]
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        vectors_VE = torch.from_numpy(read_vectors(publish.current(config.root, "product_vectors", config.day)))
+        vectors_VE = torch.from_numpy(
+            read_vectors(publish.current(config.root, "product_vectors", config.day), "product_index")
+        )
         folder, student = staging["search_index"], publish.current(config.root, MODEL, config.day)
         return {"search_index": chosen_weights(config, products, vectors_VE, folder, student, facts={"teacher": version})}  # fmt: skip
 

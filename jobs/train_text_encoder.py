@@ -107,7 +107,8 @@ def fit_encoder(
         encoder_worker,
         {
             "name": short,
-            "base": str(encoder_folder(text.encoder).absolute()),
+            # a package may lie elsewhere on the workers' machines
+            "base": str(Path(text.encoder).absolute()) if Path(text.encoder).is_dir() else text.encoder,
             "adapt": adapt,
             "max_tokens": text.max_tokens,
             "seed": config.seed,

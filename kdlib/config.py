@@ -36,6 +36,7 @@ SEARCH_EVENT_TYPES = ("search", "click", "cart", "purchase")
 """The event types of a search log, weakest first: a query that was typed, and what was done with an item that it showed."""
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -63,7 +64,7 @@ class SimulateConfig(Section):
     broken_fraction: Fraction = 0.002
     search_fraction: Fraction = 0.0
     """Share of the sessions that begin with a search; the events are the same for any value. 0: no searches are written."""
-    seed: int = 7
+    seed: Seed = 7
 
 
 class TimeConfig(Section):
@@ -398,7 +399,7 @@ class TeacherConfig(Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of this teacher in the averaged probabilities (scaled to sum to 1)."""
     train: dict[str, Any] = Field(default_factory=dict)
-    seed: int | None = None
+    seed: Seed | None = None
     folds: Annotated[int, Field(ge=1, le=20)] = 1
     """From 2 on the teacher is cross-fitted: so many models, each trained without one fold of the users, whom it then
     teaches. Its targets cannot repeat what it learnt by heart, though an encoder adapted by `text.adapt` has read all users'
@@ -700,7 +701,7 @@ class RunConfig(Section):
     ds: date | None = None
     """The day the run stands for; `--ds` overrides it. No job reads the clock."""
     output_dir: Annotated[str, Field(min_length=1)]
-    seed: int = 1
+    seed: Seed = 1
     input: InputConfig
     features: FeaturesConfig = FeaturesConfig()
     teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = (TeacherConfig(name="teacher"),)

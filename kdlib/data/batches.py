@@ -69,27 +69,23 @@ class WindowStore:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in vars(self).values() if array is not None)
-
 
 def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowStore:
     """Flatten rows of training windows or, with `teachers` > 0, of `tables.TEACHER_TARGETS`."""
     table = pa.concat_tables(chunks)
     items, offsets = ragged(table["items"])
-    lengths = np.diff(offsets) - 1
-    inputs = take_slices(offsets[:-1], lengths)
-    positions = int(lengths.sum())
+    is_input, is_target = np.ones((2, len(items)), bool)  # in a window all items but the last, all but the first
+    is_input[offsets[1:] - 1] = is_target[offsets[:-1]] = False
+    positions = len(items) - len(table)
     hidden = scales = None
     if teachers:
         hidden = _bytes_of(table["hidden"]).reshape(positions, -1 if positions else 0)
         scales = ragged(table["scales"])[0].reshape(positions, teachers).astype(np.float32)
     return WindowStore(
-        inputs=items[inputs].astype(np.int32),
-        targets=items[inputs + 1].astype(np.int32),
-        context=ragged(table["context"])[0].reshape(positions, len(CONTEXT)).astype(np.int8),
-        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        inputs=items[is_input].astype(np.int32, copy=False),
+        targets=items[is_target].astype(np.int32, copy=False),
+        context=ragged(table["context"])[0].reshape(positions, len(CONTEXT)).astype(np.int8, copy=False),
+        offsets=offsets - np.arange(len(offsets)),
         hidden=hidden,
         scales=scales,
     )

@@ -28,19 +28,23 @@ def outside_fold(rows: pa.Table, *, fold: int, folds: int) -> pa.Table:
 
 
 def training_counts_outside(files: Sequence[str], *, fold: int, folds: int, num_items: int) -> np.ndarray:
-    """Training interactions of each item with the users outside a fold, int64 [items]: what a model of these users has seen.
+    """Training interactions of each item with the users outside a fold, and those of them that a model of these users sees.
 
     Args:
       files: Parquet files of `tables.HISTORIES`.
       fold: whom to leave out.
       folds: at least 2.
       num_items: size of the vocabulary.
+
+    Returns:
+      int64 [2, items]: `num_train` and `num_in_windows` of `tables.ITEM_STATISTICS`.
     """
-    counts = np.zeros(num_items, np.int64)
+    counts = np.zeros((2, num_items), np.int64)
     columns = ["user_id", "item_indices", "num_train"]
     for batch in pads.dataset(list(files), format="parquet").to_batches(columns=columns):
         rows = outside_fold(pa.Table.from_batches([batch]), fold=fold, folds=folds)
         items, offsets = ragged(rows["item_indices"])
-        trained = take_slices(offsets[:-1], rows["num_train"].to_numpy().astype(np.int64))
-        counts += np.bincount(items[trained], minlength=num_items)
+        num_train = rows["num_train"].to_numpy().astype(np.int64)
+        for kind, lengths in enumerate((num_train, np.where(num_train >= 2, num_train, 0))):
+            counts[kind] += np.bincount(items[take_slices(offsets[:-1], lengths)], minlength=num_items)
     return counts

@@ -21,10 +21,14 @@ WINDOWS_SCHEMA = pa.schema(
 
 def ragged(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """A list column as flat values and int64 offsets [rows + 1]; row i is `values[offsets[i]:offsets[i + 1]]`."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    offsets = array.offsets.to_numpy().astype(np.int64)
-    values = array.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
-    return values, offsets - offsets[0]
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    values, lengths = [], [np.zeros(1, np.int64)]
+    # not combined: together they may hold more than the 2³¹ values of one Arrow array
+    for chunk in chunks or [column.combine_chunks()]:
+        ends = chunk.offsets.to_numpy().astype(np.int64)
+        values.append(chunk.values.to_numpy(zero_copy_only=False)[ends[0] : ends[-1]])
+        lengths.append(np.diff(ends))
+    return values[0] if len(values) == 1 else np.concatenate(values), np.cumsum(np.concatenate(lengths))
 
 
 def take_slices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

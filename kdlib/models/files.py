@@ -6,6 +6,7 @@ bytes. `load_model` gives float32 either way. An item's codes are bytes in any c
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +107,15 @@ def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> d
     return _write(folder, tensors, facts | sizes)
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether the folder holds a model that can be loaded."""
+    try:
+        load_predictor(folder)
+    except ModelError:
+        return False
+    return True
+
+
 def serves(folder: Path) -> bool:
     """Whether the folder's model is one that `load_model` takes: not of rules, which only teach."""
     return json.loads((folder / FACTS).read_text())["options"]["kind"] != "rules"
@@ -115,7 +125,12 @@ def _write(folder: Path, stored: dict[str, Tensor], facts: dict[str, Any]) -> di
     save_file(stored, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     facts = facts | {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest, "version": digest[:12]}
-    (folder / FACTS).write_text(json.dumps(facts, indent=1))
+    written = folder / f"{FACTS}.part"
+    written.write_text(json.dumps(facts, indent=1))
+    for path in (folder / WEIGHTS, written):  # on the disk before the name says that the model is whole
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    written.replace(folder / FACTS)
     return facts
 
 
@@ -159,7 +174,7 @@ def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
     try:
         facts = json.loads((folder / FACTS).read_text())
         raw = (folder / WEIGHTS).read_bytes()
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"no usable model at {folder}: {error}. Train it again with `distilrec distill`") from None
     if (found := hashlib.sha256(raw).hexdigest()) != facts["sha256"]:
         raise ModelError(

@@ -203,7 +203,8 @@ def recall(vectors_UD: Tensor, pairs_N2: Tensor, *, k: int) -> float:
         scores_NU = vectors_UD[query_N] @ vectors_UD.T
         target_scores_N1 = scores_NU.gather(1, target_N[:, None])
         scores_NU.scatter_(1, query_N[:, None], -torch.inf)
-        hits += int(((scores_NU >= target_scores_N1).sum(1) <= k).sum())
+        rank_N = (scores_NU >= target_scores_N1).sum(1)  # 0 where they are not finite: the target counts itself
+        hits += int(((rank_N >= 1) & (rank_N <= k)).sum())
     return hits / max(len(pairs_N2), 1)
 
 

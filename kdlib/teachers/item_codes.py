@@ -30,7 +30,7 @@ SOURCES = ("teacher", "title", "none")
 def learn_item_codes(
     heads: Sequence[tuple[Tensor, Tensor | None]],
     weights: Sequence[float],
-    num_train_V: np.ndarray,
+    known_V: Tensor,
     titles_VE: np.ndarray | None,
     *,
     heads_read_titles: bool = False,
@@ -45,12 +45,12 @@ def learn_item_codes(
     Args:
       heads: one (matrix float [V, W], bias float [V] or None) a teacher.
       weights: one a teacher.
-      num_train_V: training interactions; the teachers know the items that have some.
+      known_V: bool; the items that the teachers saw in training.
       titles_VE: title vectors, zeros where an item has no title; None without titles.
-      heads_read_titles: a teacher's vector of an item without training interactions is made from its title.
+      heads_read_titles: a teacher's vector of an item that it never saw is made from its title.
       kind: see `kdlib.models.codes`.
       count: M.
-      size: S, at most the number of items with training interactions.
+      size: S, at most the number of known items.
       width: D of the student.
       seed: of all random choices.
 
@@ -63,7 +63,6 @@ def learn_item_codes(
       ModelError: a teacher's item vector is not finite.
       ValueError: `size` or `count` does not fit.
     """
-    known_V = torch.from_numpy(num_train_V > 0)
     vectors_VD = item_space(heads, weights, known_V, width=width, seed=seed)
     learn = {"residual": residual_codes, "product": product_codes}[kind]
     known_codes, codebooks_MSd = learn(vectors_VD[known_V], count=count, size=size, seed=seed)

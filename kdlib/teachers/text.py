@@ -34,7 +34,8 @@ def encoder_folder(encoder: str) -> Path:
     """
     if Path(encoder).is_dir():
         return Path(encoder)
-    spec = importlib.util.find_spec(encoder.replace("-", "_")) if "/" not in encoder else None
+    package = encoder.replace("-", "_")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     for base in spec.submodule_search_locations or () if spec else ():
         for found in sorted(Path(base).rglob("config.json")):
             if any(found.parent.glob("*.safetensors")):
@@ -49,7 +50,7 @@ def encoder_version(folder: Path) -> str:
     """A hash of the weights, the configuration and the tokeniser: the same wherever and whenever it was installed."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".safetensors", ".txt", ".model") and file.is_file():
+        if file.suffix in (".json", ".safetensors", ".bin", ".txt", ".model") and file.is_file():
             digest.update(file.name.encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -172,38 +173,43 @@ class TitleEncoder:
 
 def read_title_vectors(folder: Path) -> np.ndarray:
     """The published title vectors in item-index order, float32 [items, width]."""
-    table = pq.read_table(folder, schema=tables.TITLE_VECTORS.schema).sort_by("item_index")
-    return _vectors_of(table)
+    return read_vectors(folder, "item_index")
 
 
-def whiten(vectors_VE: np.ndarray, *, width: int | None = None) -> np.ndarray:
-    """PCA whitening: coordinates of mean 0, variance 1 and no correlation over the items with a title.
+def read_vectors(folder: Path, index: str) -> np.ndarray:
+    """The column `vector` of Parquet files by the numbers in the column `index`, each from 0 once: float32 [rows, width].
 
-    A pretrained encoder's vectors lie in a narrow cone, where a few common directions hide the rest; whitened title
-    vectors serve sequential recommenders better (Su et al. 2021, arXiv 2103.15316; WhitenRec, Zhang et al. 2024).
-
-    Args:
-      vectors_VE: float [items, E]; an item without a title has zeros.
-      width: keep so many directions, the widest first; None keeps all that are not empty.
-
-    Returns:
-      float32 [items, W]; an item without a title stays zero. The same vectors give the same result, signs included.
-
-    Raises:
-      DistilrecError: there are fewer directions than `width`.
+    Batch by batch: Arrow's lists of one array have at most 2³¹ numbers.
     """
-    mean_E, matrix_EW, _ = _whitening([vectors_VE], width)
-    return _whitened(vectors_VE, mean_E, matrix_EW)
+    source = pads.dataset([str(file) for file in sorted(folder.glob("*.parquet"))], format="parquet")
+    vectors_VE = np.empty((0, 0), np.float32)
+    for batch in source.to_batches(columns=[index, "vector"]):
+        if len(batch):
+            part = _vectors_of(pa.Table.from_batches([batch]))
+            if not len(vectors_VE):
+                vectors_VE = np.empty((source.count_rows(), part.shape[1]), np.float32)
+            vectors_VE[batch[index].to_numpy()] = part
+    return vectors_VE
 
 
 def whiten_files(folder: Path, *, width: int | None = None) -> dict[str, Any]:
-    """Whiten a folder of `tables.TITLE_VECTORS` in place, a file in memory at a time.
+    """PCA-whiten a folder of `tables.TITLE_VECTORS` in place, a file in memory at a time: coordinates of mean 0, equal
+    variance and no correlation over the items with a title. One without stays zero.
 
-    The coordinates are divided by √W, so that the mean squared length is 1, as it was: a model that reads the vectors
-    needs no other scale for them.
+    A pretrained encoder's vectors lie in a narrow cone, where a few common directions hide the rest; whitened title
+    vectors serve sequential recommenders better (Su et al. 2021, arXiv 2103.15316; WhitenRec, Zhang et al. 2024). The
+    variance is 1/W, so that the mean squared length is 1, as it was: a model that reads the vectors needs no other scale
+    for them. The same vectors give the same result, signs included.
+
+    Args:
+      folder: of Parquet files.
+      width: W, keep so many directions, the widest first; None keeps all that are not empty.
 
     Returns:
       `width` and `explained`, the share of the variance in the directions kept.
+
+    Raises:
+      DistilrecError: there are fewer directions than `width`, or, without one, more than half as many as titles.
     """
     files = sorted(folder.glob("*.parquet"))
     batches = pads.dataset([str(file) for file in files], format="parquet").to_batches(columns=["vector"])
@@ -235,6 +241,11 @@ def _whitening(parts: Iterable[np.ndarray], width: int | None) -> tuple[np.ndarr
         raise DistilrecError(
             f"the title vectors of {count} items spread in {rank} directions, text.whiten_width asks for {width or 'any'}:"
             " lower it, or set text.whiten to false"
+        )
+    if width is None and 2 * rank > count:  # n points whitened in n − 1 directions are all equally far from each other
+        raise DistilrecError(
+            f"the title vectors of {count} items spread in {rank} directions: whitened in all of them no title would be"
+            f" like any other; set text.whiten_width to {max(count // 10, 1)} or so, or text.whiten to false"
         )
     values, directions = values[: width or rank], directions[:, : width or rank]
     largest = directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])]  # an eigenvector has no sign

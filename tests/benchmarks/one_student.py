@@ -21,7 +21,7 @@ from jobs._console import command, say
 from jobs._provenance import hardware, package_versions
 from jobs._published import features
 from jobs._ranks import histories_to_test
-from jobs._search import clicked, read_products, read_vectors
+from jobs._search import clicked, read_products
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.data.windows import EvaluationRows, evaluation_rows
@@ -32,6 +32,7 @@ from kdlib.search.fusion import Weights
 from kdlib.search.index import load_index
 from kdlib.search.student import encode_queries, load_student
 from kdlib.search.words import in_first_half
+from kdlib.teachers.text import read_vectors
 
 RESULTS = Path(__file__).parent / "results" / "one_student.json"
 K = 10
@@ -59,7 +60,7 @@ def _recommended_by_text(rows: EvaluationRows, text_VE: np.ndarray) -> dict[str,
 
 def run(config: RunConfig) -> None:
     products, source = read_products(config), features(config)
-    vectors_VE = read_vectors(publish.current(config.root, "product_vectors", config.day))
+    vectors_VE = read_vectors(publish.current(config.root, "product_vectors", config.day), "product_index")
     place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
     known = source.item_ids()
     text_VE = _unit(

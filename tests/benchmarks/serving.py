@@ -64,7 +64,8 @@ def serving_actor(folder: Path, histories: pa.Table, counts: np.ndarray, shape: 
     save_model(folder / "model", model, model.state_dict(), facts)
     numbers = np.arange(len(ids), dtype=np.int32)
     vocabulary = {"item_index": numbers, "item_id": ids, "title": pa.nulls(len(ids), pa.string())}
-    vocabulary |= {"available": np.ones(len(ids), bool), "first_seen": ["2026-01-01"] * len(ids)}
+    vocabulary |= dict.fromkeys(("available", "in_stock"), np.ones(len(ids), bool))
+    vocabulary |= {"first_seen": ["2026-01-01"] * len(ids)}
     pq.write_table(pa.table(vocabulary, schema=ITEM_VOCABULARY.schema), folder / "vocabulary" / "part-0.parquet")
     statistics = {"item_index": numbers} | dict.fromkeys(ITEM_STATISTICS.schema.names[1:], counts)
     pq.write_table(pa.table(statistics, schema=ITEM_STATISTICS.schema), folder / "statistics" / "part-0.parquet")

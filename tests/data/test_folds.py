@@ -43,6 +43,8 @@ def test_counts_outside_a_fold_are_of_training_items_of_the_others(tmp_path: Pat
     pq.write_table(histories(rows), tmp_path / "a.parquet")
     files = [str(tmp_path / "a.parquet")]
     counts = [training_counts_outside(files, fold=fold, folds=3, num_items=6) for fold in range(3)]
-    assert np.sum(counts, axis=0).tolist() == [2 * 20, 2 * 60, 0, 0, 2 * 40, 0]
+    of_users, of_windows = np.sum(counts, axis=0)
+    assert of_users.tolist() == [2 * 20, 2 * 60, 0, 0, 2 * 40, 0]
+    assert of_windows.tolist() == [2 * 20, 2 * 60, 0, 0, 2 * 20, 0], "an item of a history of one is in no window"
     mine = fold_of([f"u{number}" for number in range(60)], 3) != 1
-    assert counts[1][0] == mine[::3].sum()
+    assert counts[1][0][0] == mine[::3].sum()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlib import tables
-from kdlib.data.windows import context_of, evaluation_rows, read_evaluation_histories, training_windows
+from kdlib.data.windows import context_of, evaluation_rows, ragged, read_evaluation_histories, training_windows
 
 
 def histories(rows: Sequence[tuple[list[int], list[int], int, int | None, int | None]]) -> pa.Table:
@@ -61,6 +61,16 @@ def test_context_by_hand() -> None:
     ]  # fmt: skip
     assert context_of(table.slice(1, 2)).tolist() == context_of(table)[4:].tolist()
     assert context_of(table.slice(0, 0)).shape == (0, 3)
+
+
+def test_lists_in_several_parts_are_read_as_one() -> None:
+    """Slices begin anywhere in their part; a column without parts is empty and keeps its type."""
+    one = pa.array([[9], [1, 2], [], [3]], pa.list_(pa.int32()))
+    column = pa.chunked_array([one.slice(1), one.slice(0, 0), one.slice(2, 2)])
+    values, offsets = ragged(column)
+    assert (values.tolist(), offsets.tolist()) == ([1, 2, 3, 3], [0, 2, 2, 3, 3, 4])
+    values, offsets = ragged(pa.chunked_array([], pa.list_(pa.int8())))
+    assert (values.dtype, values.tolist(), offsets.tolist()) == (np.int8, [], [0])
 
 
 def test_time_gaps_are_powers_of_two() -> None:

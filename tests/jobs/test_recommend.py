@@ -82,7 +82,14 @@ def put_store(root):
     ]  # fmt: skip
     put(root, "item_vocabulary", vocabulary)
     statistics = [
-        {"item_index": index, "num_interactions": index, "num_users": 1, "num_purchases": 0, "num_train": index}
+        {
+            "item_index": index,
+            "num_interactions": index,
+            "num_users": 1,
+            "num_purchases": 0,
+            "num_train": index,
+            "num_in_windows": index,
+        }
         for index in range(NUM_ITEMS)
     ]
     put(root, "item_statistics", statistics)

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import _fit, train_teacher
 from jobs._fit import TrainingRun, _states_a_position
-from jobs._published import teacher_weights, versions
+from jobs._published import target_settings, teacher_weights, versions
 from jobs._teachers import ensemble, teacher_folders
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -67,7 +67,7 @@ def test_targets_of_another_form_are_refused(tmp_path: Path) -> None:
     """Draws at another temperature, or hidden states, are not what the loss would take them for."""
     config = _config(tmp_path)
     staging = publish.new_staging(config.root, "teacher_targets", DS)
-    details = {"teachers": {"plain": 0.25, "crossed": 0.75}, "form": config.distillation.cached_form}
+    details = {"teachers": {"plain": 0.25, "crossed": 0.75}, "settings": target_settings(config)}
     publish.publish(staging, config.root, "teacher_targets", DS, fingerprint="x", details=details)
     assert teacher_weights(config) == [0.25, 0.75]
     for change in ({"temperature": 3.0}, {"samples": 32}):
@@ -130,7 +130,7 @@ def test_targets_of_earlier_models_are_refused(tmp_path: Path) -> None:
         _publish(config, f"models/crossed_fold{fold}", fold=fold, folds=2)
     names = ["models/plain", "models/crossed_fold0", "models/crossed_fold1"]
     staging = publish.new_staging(config.root, "teacher_targets", DS)
-    details = {"teachers": {"plain": 0.5, "crossed": 0.5}, "form": config.distillation.cached_form}
+    details = {"teachers": {"plain": 0.5, "crossed": 0.5}, "settings": target_settings(config)}
     inputs = versions(config, *names)
     publish.publish(staging, config.root, "teacher_targets", DS, fingerprint="x", details=details, inputs=inputs)
     assert teacher_weights(config) == [0.5, 0.5]

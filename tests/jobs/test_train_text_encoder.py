@@ -73,10 +73,11 @@ def _world(root: Path) -> None:
             "item_id": [f"i{n}" for n in range(len(ITEMS))],
             "title": ITEMS,
             "available": [True] * len(ITEMS),
+            "in_stock": [True] * len(ITEMS),
             "first_seen": [DS] * len(ITEMS),
         },
     )
-    statistics = dict.fromkeys(("num_interactions", "num_users", "num_train"), counts)
+    statistics = dict.fromkeys(("num_interactions", "num_users", "num_train", "num_in_windows"), counts)
     _publish(root, tables.ITEM_STATISTICS, everything | statistics | {"num_purchases": [0] * len(ITEMS)})
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from jobs import _train_worker
-from jobs._fit import TrainingRun, _cause, checkpoints_name, remove_checkpoints
+from jobs._fit import TrainingRun, _cause, checkpoints_name, remove_checkpoints, run_workers
 from jobs._train_worker import _best_epoch, _check_loss, _learning_rate, _Shard
 from kdlib.config import RunConfig, TrainConfig
 from kdlib.data.windows import evaluation_rows, training_windows
+from kdlib.errors import TrainingError
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
@@ -25,9 +26,11 @@ class _Iterator:
     def __init__(self, table: pa.Table) -> None:
         self._table = table
         self.passes = 0
+        self.rows = 0
 
-    def iter_batches(self, **_: object):
+    def iter_batches(self, *, batch_size: int, **_: object):
         self.passes += 1
+        self.rows = batch_size
         for start in range(0, len(self._table), 10):
             yield self._table.slice(start, 10)
 
@@ -47,6 +50,52 @@ def test_a_shard_is_read_once_where_it_fits_and_each_epoch_where_not(resident_by
         targets = [target for batch in shard.batches(batch_size=4, seed=epoch) for target in batch.targets_T.tolist()]
         assert sorted(targets) == sorted([user + step for user in range(35) for step in (1, 2)])
     assert iterator.passes == passes
+
+
+@pytest.mark.parametrize(("megabytes", "rows"), [(0.1, 1024), (2, 7281), (1_000, 65_536)])
+def test_a_streamed_shard_takes_no_more_memory_than_one_that_fits(megabytes: float, rows: int) -> None:
+    """Tables of the stream are cut so that a few of them fit where the shard does not, within bounds."""
+    iterator = _Iterator(_windows(20))
+    size = int(megabytes * 2**20)
+    assert _train_worker._stream_rows(size, [72, 60]) == rows
+    list(_Shard(iterator, teachers=0, resident_bytes=100, world=1).batches(batch_size=4, seed=1))
+    assert iterator.rows == 1024
+
+
+def test_checkpoints_that_cannot_be_read_are_given_up(tmp_path: Path, monkeypatch, capsys) -> None:
+    """What a machine that went down left half written is removed, and training starts anew; a failure of its own is not."""
+    attempts = []
+
+    class Trainer:
+        def __init__(self, *_: object, **settings: Any) -> None:
+            self.folder = Path(settings["run_config"].storage_path, settings["run_config"].name)
+
+        def fit(self) -> None:
+            attempts.append(self.folder.exists())
+            if self.folder.exists():
+                raise RuntimeError("cut off")
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    monkeypatch.setattr("jobs._fit.check_room", lambda *_, **__: None)
+    config = _config(str(tmp_path))
+    broken = tmp_path / "_checkpoints" / "n.distill.ds=2026-11-22.a"
+    broken.mkdir(parents=True)
+    arguments = {"name": broken.name, "stage": "distill", "epochs": 1}
+    run_workers(config, lambda _: None, {}, None, **arguments)
+    assert attempts == [True, False]
+    assert "could not be taken up" in capsys.readouterr().out
+
+    def diverge(self: Trainer) -> None:
+        attempts.append("anew")
+        with (tmp_path / "_checkpoints" / f"{broken.name}.jsonl").open("a") as stream:
+            stream.write('{"text": "an epoch"}\n')
+        raise FloatingPointError("diverged")
+
+    broken.mkdir()
+    monkeypatch.setattr(Trainer, "fit", diverge)
+    with pytest.raises(TrainingError, match="diverged"):
+        run_workers(config, lambda _: None, {}, None, **arguments)
+    assert attempts[2:] == ["anew"]
 
 
 def test_a_worker_without_windows_says_so() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from kdlib.errors import ModelError
 from kdlib.inference.topk import exact_topk
-from kdlib.models.files import load_model, quantise_rows, save_model
+from kdlib.models.files import is_whole, load_model, quantise_rows, save_model
 from kdlib.models.sequence import SequenceModel
 
 
@@ -149,3 +149,18 @@ def test_rows_are_quantised_to_half_a_scale() -> None:
     assert quantised.dtype == torch.int8
     assert ((quantised.float() * scale[..., None] - rows).abs() <= scale[..., None] * 0.5001).all()
     torch.testing.assert_close(scale * 127, rows.abs().amax(-1))
+
+
+def test_a_model_cut_off_is_not_whole(tmp_path: Path) -> None:
+    """What a machine leaves that went down while it wrote is not taken for a finished model."""
+    assert not is_whole(tmp_path)
+    _saved(tmp_path)
+    assert is_whole(tmp_path)
+    facts = (tmp_path / "model.json").read_text()
+    for left in ("", facts[: len(facts) // 2]):
+        (tmp_path / "model.json").write_text(left)
+        assert not is_whole(tmp_path)
+    _saved(tmp_path)
+    with (tmp_path / "model.safetensors").open("rb+") as stream:
+        stream.truncate(100)
+    assert not is_whole(tmp_path)

@@ -94,7 +94,7 @@ def test_tables_come_back_as_learnt(tmp_path: Path, kind: str) -> None:
     """Both tables keep their contracts, also in several files out of order, and give back codes that mean the vectors."""
     matrix = _normal(80, 8)
     settings = SETTINGS | {"width": 8, "kind": kind}
-    codes, books, facts = learn_item_codes([(matrix, None)], [1.0], np.ones(80, np.int64), None, **settings)
+    codes, books, facts = learn_item_codes([(matrix, None)], [1.0], torch.ones(80, dtype=torch.bool), None, **settings)
     for table, name in ((codes, "item_codes"), (books, "item_codebooks")):
         folder = tmp_path / name
         folder.mkdir()
@@ -117,12 +117,12 @@ def test_a_new_item_gets_the_codes_of_the_items_it_reads_like() -> None:
     group = torch.arange(120) % 3  # titles decide the item vectors: three groups
     titles = torch.nn.functional.normalize(5.0 * torch.eye(3)[group] + 0.3 * _normal(120, 3), dim=1)
     matrix = 4.0 * torch.eye(6)[group] + 0.1 * _normal(120, 6, seed=1)
-    num_train = np.ones(120, np.int64)
-    num_train[:9] = 0
+    known = torch.ones(120, dtype=torch.bool)
+    known[:9] = False
     matrix[:9] = 50.0  # never trained: must not count
     titles[6:9] = 0.0
     codes, books, facts = learn_item_codes(
-        [(matrix, None)], [1.0], num_train, titles.numpy(), kind="residual", count=4, size=64, width=6, seed=1
+        [(matrix, None)], [1.0], known, titles.numpy(), kind="residual", count=4, size=64, width=6, seed=1
     )
     assert facts["items"] == {"teacher": 111, "title": 6, "none": 3}
     assert facts["title_explained_variance"] > 0.9
@@ -137,16 +137,16 @@ def test_a_new_item_gets_the_codes_of_the_items_it_reads_like() -> None:
 
 def test_teachers_that_read_titles_speak_for_new_items_themselves() -> None:
     """A teacher's own vector for a new item is what its codes follow where it read the title, and only there."""
-    matrix, titles, num_train = (
+    matrix, titles, known = (
         _normal(80, 6),
         torch.nn.functional.normalize(_normal(80, 3, seed=1), dim=1),
-        np.ones(80, np.int64),
+        torch.ones(80, dtype=torch.bool),
     )
-    num_train[:4] = 0
+    known[:4] = False
     matrix[:4] = matrix[40:44]  # whatever a regression on the titles would say
     titles[3] = 0.0
     codes, _, facts = learn_item_codes(
-        [(matrix, None)], [1.0], num_train, titles.numpy(), heads_read_titles=True, kind="residual", **SETTINGS
+        [(matrix, None)], [1.0], known, titles.numpy(), heads_read_titles=True, kind="residual", **SETTINGS
     )
     assert facts["items"] == {"teacher": 76, "title": 3, "none": 1}
     assert facts["title_explained_variance"] is None

@@ -15,7 +15,6 @@ from kdlib.teachers.text import (
     encoder_folder,
     encoder_version,
     read_title_vectors,
-    whiten,
     whiten_files,
 )
 from tests.teachers.test_contrastive import tiny_encoder
@@ -62,11 +61,19 @@ def _cone() -> np.ndarray:
     return vectors
 
 
+def _whitened(folder: Path, vectors: np.ndarray, *, width: int | None = None) -> np.ndarray:
+    """The vectors whitened in a file of their own, at variance 1."""
+    table = pa.table([range(len(vectors)), vectors.tolist()], names=["item_index", "vector"])
+    pq.write_table(table.cast(tables.TITLE_VECTORS.schema), folder / "vectors.parquet")
+    facts = whiten_files(folder, width=width)
+    return read_title_vectors(folder) * np.float32(np.sqrt(facts["width"]))
+
+
 @pytest.mark.parametrize("width", [None, 4])
-def test_whitened_vectors_are_uncorrelated(width: int | None) -> None:
+def test_whitened_vectors_are_uncorrelated(width: int | None, tmp_path: Path) -> None:
     """Over the titled items the mean is 0 and the covariance the identity; the others stay zero."""
     vectors = _cone()
-    white = whiten(vectors, width=width)
+    white = _whitened(tmp_path, vectors, width=width)
     titled = vectors.any(1)
     assert white.dtype == np.float32
     assert white.shape == (50, width or 6)
@@ -75,27 +82,35 @@ def test_whitened_vectors_are_uncorrelated(width: int | None) -> None:
     np.testing.assert_allclose(np.cov(white[titled].T, bias=True), np.eye(width or 6), atol=1e-4)
 
 
-def test_whitening_keeps_the_widest_directions_and_their_signs() -> None:
+def test_whitening_keeps_the_widest_directions_and_their_signs(tmp_path: Path) -> None:
     """Fewer directions are the first ones of all; items in another order get the same vectors."""
     vectors = _cone()
-    white = whiten(vectors)
-    np.testing.assert_array_equal(whiten(vectors, width=3), white[:, :3])
+    white = _whitened(tmp_path, vectors)
+    np.testing.assert_allclose(_whitened(tmp_path, vectors, width=3), white[:, :3], rtol=1e-6)
     order = np.random.default_rng(1).permutation(50)
-    np.testing.assert_allclose(whiten(vectors[order]), white[order], atol=1e-3)
+    np.testing.assert_allclose(_whitened(tmp_path, vectors[order]), white[order], atol=1e-3)
     centred = vectors[vectors.any(1)] - vectors[vectors.any(1)].mean(0)
     explained = [np.abs(np.corrcoef(centred @ np.linalg.svd(centred)[2][0], white[vectors.any(1), 0])[0, 1])]
     assert explained == pytest.approx([1], abs=1e-4)
 
 
-def test_empty_directions_are_left_out() -> None:
+def test_empty_directions_are_left_out(tmp_path: Path) -> None:
     """Vectors in a plane whiten to two coordinates; three are refused with the number that there are."""
     generator = np.random.default_rng(0)
     flat = (generator.normal(size=(30, 2)) @ generator.normal(size=(2, 6))).astype(np.float32)
-    assert whiten(flat).shape == (30, 2)
+    assert _whitened(tmp_path, flat).shape == (30, 2)
     with pytest.raises(DistilrecError, match=r"of 30 items spread in 2 directions, text.whiten_width asks for 3"):
-        whiten(flat, width=3)
+        _whitened(tmp_path, flat, width=3)
     with pytest.raises(DistilrecError, match="needs items with titles, found 0"):
-        whiten(np.zeros((5, 6), np.float32))
+        _whitened(tmp_path, np.zeros((5, 6), np.float32))
+
+
+def test_too_few_titles_for_their_directions_are_refused(tmp_path: Path) -> None:
+    """Points whitened in nearly as many directions as there are points stand equally far from each other."""
+    vectors = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
+    with pytest.raises(DistilrecError, match=r"of 40 items spread in 30 directions.*set text.whiten_width to 4"):
+        _whitened(tmp_path, vectors)
+    assert _whitened(tmp_path, vectors, width=4).shape == (40, 4)
 
 
 def test_files_are_whitened_as_a_whole(tmp_path: Path) -> None:
@@ -108,7 +123,9 @@ def test_files_are_whitened_as_a_whole(tmp_path: Path) -> None:
     facts = whiten_files(tmp_path, width=4)
     tables.check_files(tables.TITLE_VECTORS, tmp_path)
     white = read_title_vectors(tmp_path)
-    np.testing.assert_allclose(white, whiten(vectors, width=4) / 2, atol=1e-4)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    np.testing.assert_allclose(white, _whitened(whole, vectors, width=4) / 2, atol=1e-4)
     assert (white[vectors.any(1)] ** 2).sum(1).mean() == pytest.approx(1, abs=1e-4)
     values = np.linalg.eigvalsh(np.cov(vectors[vectors.any(1)].T, bias=True))[::-1]
     assert facts == {"width": 4, "explained": pytest.approx(values[:4].sum() / values.sum(), rel=1e-3)}

@@ -96,8 +96,9 @@ def test_a_control_takes_the_cached_teachers_place_in_training(control: str, tmp
 
     counts = np.arange(1, 42)
     statistics = {"item_index": pa.array(np.arange(41)[::-1], pa.int32()), "num_train": counts[::-1]}
+    statistics["num_in_windows"] = np.zeros(41, np.int64)
     pq.write_table(pa.table(statistics), tmp_path / "part-00000.parquet")
-    counts_V = _train_counts(str(tmp_path), {"facts": {}})
+    counts_V, _ = _train_counts(str(tmp_path), {"facts": {}})
     assert counts_V.tolist() == counts.tolist()
     teacher = _control({"control": control}, counts_V, CPU)
     assert teacher is not None

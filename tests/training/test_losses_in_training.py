@@ -202,10 +202,10 @@ def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
 
 def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) -> None:
     """Negatives are drawn by the items' training interactions; an item without any can still be drawn, seldom."""
-    table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3]})
+    table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3], "num_in_windows": [4, 0, 3]})
     pq.write_table(table, tmp_path / "part.parquet")
     train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity").model_dump()
-    ranking = _ranking({"train": train}, _train_counts(str(tmp_path), {"facts": {}}), torch.device("cpu"))
+    ranking = _ranking({"train": train}, _train_counts(str(tmp_path), {"facts": {}})[0], torch.device("cpu"))
     assert ranking is not None
     assert ranking.item_weights_V is not None
     assert ranking.item_weights_V.tolist() == [0.5, 3.0, 5.0]
