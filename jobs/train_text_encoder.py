@@ -17,7 +17,7 @@ from kdlib.config import RunConfig, TextConfig
 from kdlib.errors import ConfigError, TrainingError
 from kdlib.publish import Manifest
 from kdlib.teachers.contrastive import training_pairs
-from kdlib.teachers.text import encoder_folder, encoder_version
+from kdlib.teachers.text import encoder_folder, encoder_version, from_anywhere
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -46,9 +46,7 @@ def encoder_and_version(config: RunConfig, source: Features, text: TextConfig) -
     if text.adapt:
         [(name, manifest)] = train_encoder(config, source, text).items()
         return str(publish.current(config.root, name, config.day)), manifest.version
-    folder = encoder_folder(text.encoder)
-    # a package may lie elsewhere on the workers' machines; their working folders are not this one
-    return str(Path(text.encoder).absolute()) if Path(text.encoder).is_dir() else text.encoder, encoder_version(folder)
+    return from_anywhere(text.encoder), encoder_version(encoder_folder(text.encoder))
 
 
 def train_encoder(config: RunConfig, source: Features, text: TextConfig) -> dict[str, Manifest]:
@@ -107,8 +105,7 @@ def fit_encoder(
         encoder_worker,
         {
             "name": short,
-            # a package may lie elsewhere on the workers' machines
-            "base": str(Path(text.encoder).absolute()) if Path(text.encoder).is_dir() else text.encoder,
+            "base": from_anywhere(text.encoder),
             "adapt": adapt,
             "max_tokens": text.max_tokens,
             "seed": config.seed,

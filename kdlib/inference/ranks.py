@@ -12,11 +12,8 @@ from torch import Tensor
 
 from kdlib.data.windows import EvaluationRows, context_from, take_slices
 from kdlib.losses.distillation import mixture_log_probs
-from kdlib.models.encode import scorer
+from kdlib.models.encode import rows_at_a_time, scorer
 from kdlib.models.files import Predictor
-
-CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""About so many scores at a time, where no batch size is given: 4 MB on a CPU stay in its cache."""
 
 
 class Ranked(NamedTuple):
@@ -163,7 +160,7 @@ def ranks_of_scores(
 
     A confidence needs scores that are log-probabilities up to a constant; it is that of the items not yet seen.
     """
-    batch_size = batch_size or max(16, CELLS[device.type] // num_items)
+    batch_size = batch_size or rows_at_a_time(num_items, device)
     ranks = np.empty(len(rows), np.int64)
     best = np.empty((len(rows), top), np.int64)
     confidence = np.zeros(len(rows), np.float32)

@@ -16,7 +16,8 @@ from kdlib.models.sequence import SequenceModel
 
 Scorer = Callable[[NDArray, NDArray, NDArray], Tensor]
 """(items, context, lengths) of some histories, as `last_hidden` takes them → logits of the next item, float32 [users, items]."""
-
+CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""About so many scores at a time, where no batch size is given: 4 MB on a CPU stay in its cache."""
 ENCODE_ROWS = 64
 """Histories encoded at a time on a CPU; they are sorted by length first, so that hardly any of it is padding."""
 
@@ -55,6 +56,11 @@ def last_hidden(
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return torch.cat(parts)[torch.from_numpy(back).to(device)]
+
+
+def rows_at_a_time(num_items: int, device: torch.device) -> int:
+    """How many rows' scores of all items fit the cache; at least a few, however large the catalogue."""
+    return max(16, CELLS[device.type] // num_items)
 
 
 def scorer(model: SequenceModel | SequentialRules, *, device: torch.device) -> Scorer:

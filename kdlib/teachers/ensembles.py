@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kdlib.data.batches import store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import EvaluationRows, evaluation_rows, take_slices, training_windows
-from kdlib.models.encode import scorer
+from kdlib.models.encode import rows_at_a_time, scorer
 from kdlib.models.files import Predictor, load_predictor
 from kdlib.models.rules import SequentialRules
 from kdlib.teachers.rules import RulesAtPositions
@@ -26,10 +26,11 @@ CANDIDATES = 50
 
 @torch.inference_mode()
 def target_log_probs(
-    models: Sequence[Predictor], rows: EvaluationRows, *, device: torch.device, batch_size: int = 256
+    models: Sequence[Predictor], rows: EvaluationRows, *, device: torch.device, batch_size: int | None = None
 ) -> np.ndarray:
     """Log-probability that each model gives each row's true next item: float64 [models, rows]."""
     found = np.empty((len(models), len(rows)))
+    batch_size = batch_size or rows_at_a_time(models[0].num_items, device)
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
     for model_number, model in enumerate(models):
         score = scorer(model, device=device)
@@ -77,7 +78,6 @@ def candidates(
     *,
     device: torch.device,
     top: int = CANDIDATES,
-    batch_size: int = 256,
 ) -> tuple[Tensor, Tensor]:
     """What each teacher thinks of each row's true next item, and of the unseen items that any of them finds best.
 
@@ -86,7 +86,6 @@ def candidates(
       rows: histories and targets.
       device: the models'.
       top: how many of each teacher's best items are candidates.
-      batch_size: rows at a time.
 
     Returns:
       Probabilities of the target, float32 [teachers, rows], and of the candidates, [teachers, rows, C]; a candidate that
@@ -94,22 +93,25 @@ def candidates(
     """
     scorers = [[scorer(model, device=device) for model in models] for models in teachers]
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
-    top = min(top, teachers[0][0].num_items)
+    num_items = teachers[0][0].num_items
+    top, batch_size = min(top, num_items), rows_at_a_time(num_items, device)
     true_NR = torch.empty(len(teachers), len(rows))
     others_NRC = torch.empty(len(teachers), len(rows), len(teachers) * top)
     for start in range(0, len(rows), batch_size):
         which = by_length[start : start + batch_size]
+        probs_NBV = torch.empty(len(teachers), len(which), num_items, device=device)
+        for number, of_teacher in enumerate(scorers):
+            fold_B = fold_of(rows.user_ids[which], len(of_teacher))
+            for fold, score in enumerate(of_teacher):
+                mine = np.flatnonzero(fold_B == fold)
+                if len(mine):
+                    lengths = np.diff(rows.offsets)[which[mine]]
+                    flat = take_slices(rows.offsets[which[mine]], lengths)
+                    logits_MV = score(rows.items[flat], rows.context[flat], lengths)
+                    probs_NBV[number, torch.from_numpy(mine).to(device)] = torch.softmax(logits_MV, 1)
         lengths = np.diff(rows.offsets)[which]
-        flat = take_slices(rows.offsets[which], lengths)
-        seen = torch.from_numpy(np.repeat(np.arange(len(which)), lengths)), torch.from_numpy(rows.items[flat])
-        probs = []
-        for of_teacher in scorers:
-            logits = [score(rows.items[flat], rows.context[flat], lengths) for score in of_teacher]
-            fold = torch.from_numpy(fold_of(rows.user_ids[which], len(logits))).to(device)
-            probs_BV = torch.softmax(torch.stack(logits)[fold, torch.arange(len(which), device=device)], 1)
-            probs_BV[seen[0].to(device), seen[1].to(device)] = 0.0
-            probs.append(probs_BV)
-        probs_NBV = torch.stack(probs)
+        seen = np.repeat(np.arange(len(which)), lengths), rows.items[take_slices(rows.offsets[which], lengths)]
+        probs_NBV[:, torch.from_numpy(seen[0]).to(device), torch.from_numpy(seen[1]).to(device)] = 0.0
         targets_B1 = torch.from_numpy(rows.targets[which]).to(device)[:, None]
         best_BC = probs_NBV.topk(top, 2).indices.transpose(0, 1).flatten(1).sort(1).values
         double_BC = best_BC == targets_B1
@@ -181,7 +183,7 @@ def choose_weights(
 
 @torch.inference_mode()
 def left_out_log_probs(
-    rules: SequentialRules, histories: pa.Table, user_ids: np.ndarray, *, max_length: int, batch_size: int = 256
+    rules: SequentialRules, histories: pa.Table, user_ids: np.ndarray, *, max_length: int
 ) -> np.ndarray:
     """Log-probability of each user's last training item by the counts of all windows but its own: float64 [users].
 
@@ -195,6 +197,7 @@ def left_out_log_probs(
     last = {user: number for number, user in enumerate(windows["user_id"].to_pylist())}  # a user's last window wins
     chosen = np.array([last[user] for user in user_ids], np.int64)
     store, found = store_from_tables([windows]), np.empty(len(chosen))
+    batch_size = rows_at_a_time(rules.num_items, rules.popularity_V.device)
     for start in range(0, len(chosen), batch_size):
         which = chosen[start : start + batch_size]
         ends = torch.from_numpy(np.cumsum(np.diff(store.offsets)[which]) - 1)

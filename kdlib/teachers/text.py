@@ -46,6 +46,11 @@ def encoder_folder(encoder: str) -> Path:
     )
 
 
+def from_anywhere(encoder: str) -> str:
+    """The encoder as a worker finds it, whose machine may have its packages elsewhere and whose working folder is another."""
+    return str(Path(encoder).absolute()) if Path(encoder).is_dir() else encoder
+
+
 def encoder_version(folder: Path) -> str:
     """A hash of the weights, the configuration and the tokeniser: the same wherever and whenever it was installed."""
     digest = hashlib.sha256()

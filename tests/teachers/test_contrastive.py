@@ -138,6 +138,11 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates == pytest.approx([1 / 3, 2 / 3, *(n / 8 for n in range(8, -1, -1))])
 
 
+def test_a_broken_encoder_finds_nothing() -> None:
+    """Vectors that are not numbers have no nearest ones, rather than every other."""
+    assert recall(torch.full((5, 4), torch.nan), torch.tensor([[0, 1], [2, 3]]), k=3) == 0.0
+
+
 def test_recall_leaves_the_query_aside() -> None:
     """The partner counts when it is among the k nearest others; a tie counts against it."""
     vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.6, 0.8]])

