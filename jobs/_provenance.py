@@ -5,6 +5,7 @@ import os
 import platform
 from pathlib import Path
 
+from jobs._step import code_version
 from kdlib.config import RunConfig
 
 PACKAGES = ("distilrec", "ray", "torch", "deepspeed", "pyspark", "pyarrow", "numpy")
@@ -19,8 +20,9 @@ def hardware(config: RunConfig) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Package → version, and Python's."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    """Package → version, Python's, and a hash of this program's own source."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return found | {"python": platform.python_version(), "source": code_version()}
 
 
 def processor() -> str:

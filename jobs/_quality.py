@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._arms import model_facts
-from jobs._console import say
 from jobs._published import Features
 from jobs._ranks import histories_to_test, rank_targets, training_counts
 from jobs._selection import read_selection
@@ -90,7 +89,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     }  # fmt: skip
     if main in models:
         figures |= {f"{n}_size_ratio": models[main]["bytes"] / m["bytes"] for n, m in models.items() if n != main}
-    peers = _peers(benchmark)
+    peers = _peers(benchmark, source, ranked.details["users"])
     buckets = {
         "history_length": history_buckets(found["length"].to_numpy()),
         "target_popularity": by_popularity,
@@ -119,6 +118,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
             else {"chosen": chosen["search"], **benchmark.config.search.model_dump(mode="json")},
         },
         "buckets": {name: bucketed_ndcg(ranks, of) for name, of in buckets.items()},
+        "peers": peers["facts"],
     }  # fmt: skip
 
 
@@ -139,20 +139,25 @@ def _teacher_settings(benchmark: Benchmark, model: str) -> dict[str, Any]:
     return settings | {"train": benchmark.run.training.resolve(teacher.train).model_dump()}
 
 
-def _peers(benchmark: Benchmark) -> dict[str, dict[str, Any]]:
-    """Other software's figures; none where the file is not there yet.
+def _peers(benchmark: Benchmark, source: Features, users: int) -> dict[str, dict[str, Any]]:
+    """Other software's results: their figures and intervals under its names, and what else their files say.
 
     Raises:
-      InputError: the file is not a JSON with `figures`.
+      InputError: a file is missing, is not of that form, or is about other users or items.
     """
-    if benchmark.config.peers is None:
-        return {"figures": {}, "intervals": {}}
-    path = Path(benchmark.config.peers)
-    if not path.exists():
-        say(f"peers: {path} is not there yet, so the results go without other software's figures")
-        return {"figures": {}, "intervals": {}}
-    try:
-        held = json.loads(path.read_text())
-        return {"figures": dict(held["figures"]), "intervals": dict(held.get("intervals", {}))}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"peers: {path} must be a JSON with `figures` (and `intervals`): {error!r}") from None
+    found: dict[str, dict[str, Any]] = {"figures": {}, "intervals": {}, "facts": {}}
+    ours = {"users": users, "items": source.vocabulary_facts()["vocabulary_items"]}
+    for name, path in benchmark.config.peers.items():
+        try:
+            held = json.loads(Path(path).read_text())
+            theirs = {key: held[key] for key in ours}
+            for part in ("figures", "intervals"):
+                found[part] |= {f"{name}_{metric}": value for metric, value in held.pop(part).items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"peers.{name}: {path} must be a JSON with users, items, figures and intervals: {error!r}"
+            ) from None
+        if theirs != ours:
+            raise InputError(f"peers.{name}: {path} is about {theirs}, this benchmark about {ours}: not the same split")
+        found["facts"][name] = held
+    return found

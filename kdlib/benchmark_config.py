@@ -30,7 +30,7 @@ class ArmConfig(Section):
     seeds: Seeds | None = None
     """The benchmark's when not given."""
     plain: Name | None = None
-    """The arm without a teacher to compare with; when not given, the first one with the same student model."""
+    """The arm without a teacher to compare with; when not given, the first one with the same student model and titles."""
 
 
 class SearchConfig(Section):
@@ -70,18 +70,19 @@ class BenchmarkConfig(Section):
     """The arm whose size the others' are compared with, and whose share of the closed gap is called `gap_closed`."""
     results: Annotated[str, Field(pattern=r"\.json$")]
     """The JSON to write, relative to the working folder."""
-    peers: str | None = None
-    """A JSON with `figures` and `intervals` of other software, measured elsewhere on the same split; merged in."""
+    peers: dict[Name, str] = Field(default_factory=dict)
+    """Other software's results on the same split, shown beside: name → JSON with `users`, `items`, `figures` (`ndcg10` and
+    `hr10`) and `intervals`, relative to the working folder."""
     speed_users: Positive = 2_000
     """Test users whose top-k is timed."""
     search: SearchConfig | None = None
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "BenchmarkConfig":
-        if taken := [name for name in self.arms if name in RESERVED]:
-            raise ValueError(
-                f"arms: {taken} would take the names of baselines and teachers in the results; rename them"
-            )
+        if taken := [name for name in (*self.arms, *self.peers) if name in RESERVED]:
+            raise ValueError(f"{taken} would take the names of baselines and teachers in the results; rename them")
+        if taken := sorted(self.arms.keys() & self.peers.keys()):
+            raise ValueError(f"peers: {taken} are the names of arms; rename them")
         if self.main not in self.arms:
             raise ValueError(f"main: {self.main} is none of the arms {list(self.arms)}")
         return self
@@ -170,8 +171,8 @@ class Benchmark:
 
 
 def _same_model(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two students have the same shape; dropout may be tuned."""
-    left, right = (config.student.model.model_copy(update={"dropout": 0.0}) for config in (one, other))
+    """Whether two students have the same shape and read the same titles; dropout may be tuned."""
+    left, right = ((c.student.model.model_copy(update={"dropout": 0.0}), c.student.text) for c in (one, other))
     return left == right
 
 

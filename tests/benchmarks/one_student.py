@@ -37,7 +37,7 @@ from kdlib.teachers.text import read_vectors
 RESULTS = Path(__file__).parent / "results" / "one_student.json"
 K = 10
 LAST_ITEMS = (1, 2, 3, 5, 10, 50)
-RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
+RIDGES = tuple(10.0**power for power in range(-2, 6))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

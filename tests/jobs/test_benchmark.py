@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from jobs._quality import _peers
 from jobs._selection import best_kind, read_selection
 from jobs.benchmark import results_path
 from kdlib import publish
@@ -87,6 +88,45 @@ def test_arms_change_the_runs_student_and_distillation(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_student_that_reads_titles_is_compared_with_one_that_reads_them(tmp_path: Path) -> None:
+    """What titles give is not the teacher's gain."""
+    arms = {
+        "blind": {"teacher": "none", "student": {"text": None}},
+        "titles": {"teacher": "none"},
+        "student": {},
+    }
+    reads = {"student": RUN["student"] | {"text": {}}}
+    assert load_benchmark(_write(tmp_path, run=reads, arms=arms)).arms()["student"].plain == "titles"
+    del arms["titles"]
+    assert load_benchmark(_write(tmp_path, run=reads, arms=arms)).arms()["student"].plain is None
+
+
+class _Source:
+    """Features of a catalogue of 40 items."""
+
+    def vocabulary_facts(self) -> dict[str, Any]:
+        return {"vocabulary_items": 40}
+
+
+def test_other_software_s_results_stand_beside_ours(tmp_path: Path) -> None:
+    """Under their own names, with what their file says of how they came about; those of another split are refused."""
+    held = {"users": 9, "items": 40, "settings": {"minutes": 90}, "figures": {"ndcg10": 0.1, "hr10": 0.2}}
+    held["intervals"] = {"ndcg10": [0.05, 0.15]}
+    (tmp_path / "rectools.json").write_text(json.dumps(held))
+    benchmark = load_benchmark(_write(tmp_path, peers={"rectools": str(tmp_path / "rectools.json")}))
+    source: Any = _Source()
+    assert _peers(benchmark, source, 9) == {
+        "figures": {"rectools_ndcg10": 0.1, "rectools_hr10": 0.2},
+        "intervals": {"rectools_ndcg10": [0.05, 0.15]},
+        "facts": {"rectools": {"users": 9, "items": 40, "settings": {"minutes": 90}}},
+    }
+    with pytest.raises(InputError, match=r"is about \{.users.: 9, .items.: 40\}, this benchmark about \{.users.: 8"):
+        _peers(benchmark, source, 8)
+    (tmp_path / "rectools.json").write_text("{}")
+    with pytest.raises(InputError, match=r"peers\.rectools: .*must be a JSON with users, items, figures"):
+        _peers(benchmark, source, 9)
+
+
 def test_overrides_reach_the_benchmark_and_with_a_prefix_the_run(tmp_path: Path) -> None:
     """`run.` addresses the run config, anything else the benchmark; selected arms write beside the whole results."""
     path = _write(tmp_path)
@@ -110,6 +150,7 @@ def test_overrides_reach_the_benchmark_and_with_a_prefix_the_run(tmp_path: Path)
         ({"arms": {"student": {"teacher": "self", "seeds": [3]}, "p": {"teacher": "none"}}}, r"its seeds \[3\]"),
         ({"arms": {"student": {"plain": "student"}}}, "plain is student, which is no arm with teacher: none"),
         ({"arms": {"student": {}, "popularity": {}}}, "would take the names of baselines"),
+        ({"peers": {"student": "a.json"}}, r"peers: \['student'\] are the names of arms"),
         ({"arms": {"other": {}}}, r"main: student is none of the arms \['other'\]"),
         ({"arms": {"student": {"distillation": {"mode": "joint"}}}}, "joint"),
         ({"seeds": []}, "seeds"),

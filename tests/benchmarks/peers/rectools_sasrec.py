@@ -89,6 +89,20 @@ class ValidationNdcg(Callback):
         print(f"epoch {trainer.current_epoch + 1}: validation NDCG@10 {value:.5f}", flush=True)
 
 
+class BatchClock(Callback):
+    """When each training batch ended: a run's first seconds, which are no batch's, are not counted."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: object, **__: object) -> None:
+        self.ends.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Mean of a batch, the first of the first epoch left out; loading included, validation where there was one."""
+        return float(np.diff(self.ends).mean())
+
+
 def last_of_user(interactions: pd.DataFrame) -> np.ndarray:
     """The mask that RecTools asks for: True at each user's newest interaction."""
     newest_first = interactions.sort_values(Columns.Datetime, ascending=False, kind="stable")
@@ -105,6 +119,7 @@ def make_trainer(
         max_epochs=epochs,
         limit_train_batches=limit_batches or 1.0,
         callbacks=[
+            BatchClock(),
             ValidationNdcg(num_users),
             EarlyStopping(monitor=MONITOR, mode="max", patience=patience),
             ModelCheckpoint(dirpath=folder, filename="best", monitor=MONITOR, mode="max"),
@@ -180,7 +195,7 @@ def main() -> None:
     processor_started = time.process_time()
     model.fit(dataset)
     processor_seconds = time.process_time() - processor_started
-    validation, _, timer, checkpoint = _callbacks(model.fit_trainer)
+    clock, validation, _, timer, checkpoint = _callbacks(model.fit_trainer)
     model.load_weights_from_checkpoint(checkpoint.best_model_path)
     started = time.perf_counter()
     lists = model.recommend(users=np.arange(num_users), dataset=dataset, k=K, filter_viewed=True)
@@ -201,6 +216,7 @@ def main() -> None:
         },
         "seconds": {
             "epoch": round(training / epochs, 2),
+            "batch": round(clock.seconds(), 4),
             "validation": round(timer.time_elapsed("validate") / epochs, 2),
             "recommend": round(recommend_seconds, 2),
             "processor": round(processor_seconds, 1),  # of the whole fit: on a shared machine the wall clock says little
@@ -213,8 +229,8 @@ def main() -> None:
 
 
 def _callbacks(trainer: Trainer) -> list:
-    """The trainer's own copies of the four callbacks of `make_trainer`: RecTools copies the trainer before it fits."""
-    kinds = (ValidationNdcg, EarlyStopping, Timer, ModelCheckpoint)
+    """The trainer's own copies of the callbacks of `make_trainer`: RecTools copies the trainer before it fits."""
+    kinds = (BatchClock, ValidationNdcg, EarlyStopping, Timer, ModelCheckpoint)
     return [next(callback for callback in trainer.callbacks if isinstance(callback, kind)) for kind in kinds]
 
 
