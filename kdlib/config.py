@@ -277,8 +277,9 @@ class ModelConfig(Section):
     """Tell the model, at each position, whether the item to predict opens a new session."""
     inputs: tuple[Literal["event_type", "time_gap"], ...] = ()
     """What is read with each item: the type of its event, the time since the interaction before it (in powers of two)."""
-    block: Literal["prenorm", "ligr"] = "prenorm"
-    """The Transformer's layers: pre-norm, or with learnt gates on the residuals and 1.5 times the weights."""
+    block: Literal["prenorm", "ligr", "bsarec"] = "prenorm"
+    """The Transformer's layers: pre-norm; `ligr`: with learnt gates on the residuals and 1.5 times the weights; `bsarec`: with
+    a low-pass filter of the history beside the attention."""
     codes: CodesConfig | None = None
     """Students only: item vectors made from codes instead of an item table."""
 

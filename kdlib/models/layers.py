@@ -1,8 +1,10 @@
-"""Causal Transformer layers of two kinds: pre-norm, and with learnt gates on the residuals.
+"""Causal Transformer layers of three kinds: pre-norm, with learnt gates on the residuals, and with a low-pass filter beside
+the attention.
 
 Shapes: B sequences, L length, H width.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 INITIAL_STANDARD_DEVIATION = 0.02
+FREQUENCIES, FILTER_SHARE = 3, 0.7
+"""Of `BsarecBlock`: how many frequencies count as low, the constant one included, and the filter's part beside the attention."""
 
 
 class Transformer(nn.Module):
@@ -28,12 +32,13 @@ class Transformer(nn.Module):
         dropout: float,
         max_length: int,
         *,
-        block: Literal["prenorm", "ligr"] = "prenorm",
+        block: Literal["prenorm", "ligr", "bsarec"] = "prenorm",
     ) -> None:
         super().__init__()
         self.positions = nn.Embedding(max_length, width)
         nn.init.normal_(self.positions.weight, std=INITIAL_STANDARD_DEVIATION)
-        self.blocks = nn.ModuleList(BLOCKS[block](width, heads, dropout) for _ in range(layers))
+        window = {"max_length": max_length} if block == "bsarec" else {}
+        self.blocks = nn.ModuleList(BLOCKS[block](width, heads, dropout, **window) for _ in range(layers))
 
     def forward(self, x_BLH: Tensor, lengths_B: Tensor) -> Tensor:
         from_end_BL = lengths_B[:, None] - 1 - torch.arange(x_BLH.shape[1], device=x_BLH.device)
@@ -108,4 +113,55 @@ class LigrBlock(nn.Module):
         return x_BLH + torch.sigmoid(self.feed_gate(x_BLH)) * self.dropout(fed)
 
 
-BLOCKS = {"prenorm": PrenormBlock, "ligr": LigrBlock}
+class LowPass(nn.Module):
+    """The smooth part of each channel's course, and of the rest a learnt share a channel.
+
+    Smooth is what the lowest frequencies of a window of `max_length` positions hold. At the window's last position that is a
+    weighted sum of what stands before it, so that every position can be treated as the last one of a window of its own.
+    """
+
+    def __init__(self, width: int, max_length: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.root_share_H = nn.Parameter(torch.randn(width))
+
+    def forward(self, x_BLH: Tensor) -> Tensor:
+        place_L = torch.arange(x_BLH.shape[1], device=x_BLH.device)
+        phase_LL = (place_L[:, None] - place_L) * (2 * math.pi / self.max_length)
+        waves_LL = sum(torch.cos(phase_LL * frequency) for frequency in range(1, FREQUENCIES))
+        smooth_BLH = ((1 + 2 * waves_LL) / self.max_length).tril().to(x_BLH.dtype) @ x_BLH
+        return smooth_BLH + self.root_share_H.square() * (x_BLH - smooth_BLH)
+
+
+class BsarecBlock(nn.Module):
+    """A low-pass filter and attention side by side, mixed 7 : 3, then a feed-forward; norms after the residuals.
+
+    BSARec: Shin et al. 2024, "An Attentive Inductive Bias for Sequential Recommendation beyond the Self-Attention", AAAI,
+    section 4, with its settings for Amazon Beauty. There the filter sees a whole window, which only the loss at the
+    window's last position allows; here it is causal, and every position has its loss.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, *, max_length: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.filter = LowPass(width, max_length)
+        self.filter_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, 4 * width)
+        self.feed_out = nn.Linear(4 * width, width)
+        self.feed_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BLH: Tensor) -> Tensor:
+        mixed = causal_attention(
+            self.query_key_value(x_BLH), self.heads, dropout=self.dropout.p if self.training else 0.0
+        )
+        attended = self.attention_norm(x_BLH + self.dropout(self.attention_output(mixed)))
+        filtered = self.filter_norm(x_BLH + self.dropout(self.filter(x_BLH)))
+        x_BLH = FILTER_SHARE * filtered + (1 - FILTER_SHARE) * attended
+        return self.feed_norm(x_BLH + self.dropout(self.feed_out(F.gelu(self.feed_in(x_BLH)))))
+
+
+BLOCKS = {"prenorm": PrenormBlock, "ligr": LigrBlock, "bsarec": BsarecBlock}

@@ -57,7 +57,7 @@ class SequenceModel(nn.Module):
 
     Raises:
       ValueError: codes together with text vectors or untied, codes or tables of another shape, an unknown input, or
-        ligr blocks in a recurrent model.
+        ligr or bsarec blocks in a recurrent model.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SequenceModel(nn.Module):
         tied: bool = True,
         session_flag: bool = False,
         inputs: Sequence[str] = (),
-        block: Literal["prenorm", "ligr"] = "prenorm",
+        block: Literal["prenorm", "ligr", "bsarec"] = "prenorm",
         max_length: int = 50,
         text_vectors_VE: Tensor | None = None,
         trained_V: Tensor | None = None,

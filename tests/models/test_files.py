@@ -35,7 +35,9 @@ def test_round_trip_folds_the_text_tower(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("export", ["float32", "int8"])
-@pytest.mark.parametrize("options", [{"kind": "lstm"}, {"kind": "transformer", "block": "ligr"}])
+@pytest.mark.parametrize(
+    "options", [{"kind": "lstm"}, {"kind": "transformer", "block": "ligr"}, {"kind": "transformer", "block": "bsarec"}]
+)
 def test_inputs_and_blocks_round_trip(
     tmp_path: Path, options: dict[str, Any], export: Literal["float32", "int8"]
 ) -> None:

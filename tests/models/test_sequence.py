@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.models.layers import LigrBlock, Transformer, causal_attention
+from kdlib.models.layers import LigrBlock, LowPass, Transformer, causal_attention
 from kdlib.models.sequence import SequenceModel
 from kdlib.tables import CONTEXT
 
@@ -18,6 +18,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "session_flag": True},
     {"kind": "transformer", "dim": 8, "hidden": 16, "heads": 4, "tied": False},
     {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "block": "ligr", "inputs": ["event_type", "time_gap"]},
+    {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "block": "bsarec", "inputs": ["event_type"]},
     {"kind": "lstm", "dim": 8, "session_flag": True, "inputs": ["time_gap", "event_type"]},
     {"kind": "gru", "dim": 8, "hidden": 12, "inputs": ["event_type"]},
     {"kind": "transformer", "dim": 8, "codes": {"kind": "residual", "count": 3, "size": 4}},
@@ -128,6 +129,21 @@ def test_a_gated_block_is_its_formula() -> None:
     for gate in (block.attention_gate, block.feed_gate):
         torch.nn.init.constant_(gate.bias, -60.0)
     torch.testing.assert_close(block(x), x)
+
+
+def test_the_low_pass_of_a_last_position_is_that_of_its_window() -> None:
+    """What three frequencies of a window hold at its end, where what stands before a short history counts as 0; a share of
+    0 lets nothing else through, one of 1 everything."""
+    torch.manual_seed(0)
+    low_pass, x = LowPass(4, max_length=10), torch.randn(2, 10, 4)
+    for length in (10, 3):
+        window = F.pad(x[:, :length], (0, 0, 10 - length, 0))
+        spectrum = torch.fft.rfft(window, dim=1)
+        spectrum[:, 3:] = 0
+        smooth = torch.fft.irfft(spectrum, n=10, dim=1)[:, -1]
+        for share, want in ((0.0, smooth), (1.0, x[:, length - 1])):
+            torch.nn.init.constant_(low_pass.root_share_H, share)
+            torch.testing.assert_close(low_pass(x)[:, length - 1], want)
 
 
 def test_what_a_model_cannot_read_is_an_error() -> None:
