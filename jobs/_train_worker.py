@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import torch
 import torch.distributed as dist
@@ -51,18 +52,21 @@ class _Shard:
     def __init__(self, iterator: Any, *, teachers: int, resident_bytes: int, world: int) -> None:
         self._iterator, self._teachers = iterator, teachers
         held: list[pa.Table] | None = []
-        size = rows = 0
+        size = rows = items = 0
         for table in self._tables(READ_ROWS):
             held.append(table)
             size, rows = size + table.nbytes, rows + len(table)
+            items += pc.sum(pc.list_value_length(table["items"])).as_py() or 0
             if size > resident_bytes:
                 held = None
                 break
-        facts = [(-1 if held is None else rows, size // max(rows, 1))] * world
+        facts = [(-1 if held is None else rows, size // max(rows, 1), items / max(rows, 1) - 1)] * world
         if world > 1:
             dist.all_gather_object(facts, facts[0])
-        counts = [count for count, _ in facts]
-        self._rows = _stream_rows(resident_bytes, [size for _, size in facts])
+        counts = [count for count, *_ in facts]
+        self.positions_a_window = sum(mean for *_, mean in facts) / world
+        """The same on all workers; where the data does not fit, of what was read of it until then."""
+        self._rows = _stream_rows(resident_bytes, [size for _, size, _ in facts])
         if 0 in counts:
             raise ValueError(
                 f"a worker got no training windows (windows a worker: {counts}):"
@@ -189,6 +193,7 @@ def _train_one(
             device=device,
             learning_rate=_learning_rate(train, epoch),
             warmup_steps=train["warmup_steps"],
+            positions_a_step=shard.positions_a_window * (train["batch_size"] // world) * world,
             first_step=state["steps"],
         )
         _check_loss(figures, run, epoch + 1, num_items)

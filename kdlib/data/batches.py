@@ -69,6 +69,10 @@ class WindowStore:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def positions_a_window(self) -> float:
+        """Their mean number."""
+        return len(self.inputs) / len(self)
+
 
 def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowStore:
     """Flatten rows of training windows or, with `teachers` > 0, of `tables.TEACHER_TARGETS`."""

@@ -19,13 +19,16 @@ def train_epoch(
     device: torch.device,
     learning_rate: float,
     warmup_steps: int,
+    positions_a_step: float,
     first_step: int,
     on_step: Any = None,
 ) -> dict[str, float]:
     """One pass over this worker's batches.
 
-    Workers may hold different numbers of positions: each step's loss is scaled so that the mean of the workers'
-    gradients is the gradient of the mean over *all* positions of the step, as in one process on the union.
+    Every position counts the same: a step's loss is its sum over positions by the *usual* number of positions of a step,
+    not by the step's own. Windows of similar lengths go together, and a mean over each step's positions would give one of
+    a short history ten times the weight of one of a long one. Workers may hold different numbers of positions: the
+    mean of their gradients is that of one process on the union.
 
     Args:
       engine: a DeepSpeed engine around `NextItemTraining`.
@@ -33,6 +36,7 @@ def train_epoch(
       device: the worker's.
       learning_rate: after the warm-up.
       warmup_steps: steps of linear rise from 0.
+      positions_a_step: usual number of real positions of a step, of all workers together; the same on all.
       first_step: optimizer steps taken before this epoch.
       on_step: called after each step without arguments.
 
@@ -50,12 +54,9 @@ def train_epoch(
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
         loss: StepLoss = engine(batch)
-        positions = torch.tensor(float(len(batch.targets_T)), device=device)
-        everywhere = positions.clone()
-        if world > 1:
-            dist.all_reduce(everywhere)
-        engine.backward(loss.total * (world / everywhere))
+        engine.backward(loss.total * (world / positions_a_step))
         engine.step()
+        positions = torch.tensor(float(len(batch.targets_T)), device=device)
         parts = torch.stack([loss.student_ce, loss.kl, loss.teacher_ce, loss.correct.float(), positions]).double()
         sums = parts if sums is None else sums + parts
         step += 1

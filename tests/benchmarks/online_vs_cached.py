@@ -142,6 +142,7 @@ def _train(
             device=DEVICE,
             learning_rate=_learning_rate(train.model_dump(), epoch),
             warmup_steps=train.warmup_steps,
+            positions_a_step=store.positions_a_window() * train.batch_size,
             first_step=steps,
         )
         steps += int(figures["steps"])

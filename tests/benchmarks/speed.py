@@ -188,7 +188,10 @@ def _train(num_items: int, store: WindowStore, settings: dict[str, Any], *, worl
     engine = make_engine(module, train, zero_stage=1, workers=world, bf16=False)
     batches = shuffled_batches(store, batch_size=BATCH // world, seed=1)
     started = time.perf_counter()
-    figures = train_epoch(engine, batches, device=CPU, learning_rate=0.001, warmup_steps=0, first_step=0)
+    usual = store.positions_a_window() * BATCH
+    figures = train_epoch(
+        engine, batches, device=CPU, learning_rate=0.001, warmup_steps=0, positions_a_step=usual, first_step=0
+    )
     seconds = time.perf_counter() - started
     engine.destroy()
     return seconds, figures["positions"]

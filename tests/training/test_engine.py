@@ -1,6 +1,7 @@
 """The DeepSpeed engine under ZeRO 1, 2 and 3 on two processes, against plain PyTorch on the union of their data."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
 from kdlib.models.sequence import SequenceModel
 from kdlib.tables import CONTEXT
-from kdlib.training.module import NextItemTraining
+from kdlib.training.module import NextItemTraining, StepLoss
 from tests.worker_group import run_workers
 
-STEPS, WINDOWS, LEARNING_RATE = 3, 8, 0.01
+STEPS, WINDOWS, LEARNING_RATE, POSITIONS = 3, 8, 0.01, 40.0
 TRAIN = TrainConfig(batch_size=WINDOWS, learning_rate=LEARNING_RATE, gradient_clipping=0.0)
 
 
@@ -60,12 +61,51 @@ def _worker(rank: int, folder: str) -> None:
             device=torch.device("cpu"),
             learning_rate=LEARNING_RATE,
             warmup_steps=0,
+            positions_a_step=POSITIONS,
             first_step=0,
         )
         weights = {name: full_weights(engine, getattr(module, name)) for name in ("student", "teacher")}
         if rank == 0:
             torch.save((weights, figures), Path(folder, f"stage{stage}.pt"))
         engine.destroy()
+
+
+class _Engine:
+    """Stands for DeepSpeed's around a module whose loss at each position is 1."""
+
+    def __init__(self) -> None:
+        self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}])
+        self.losses: list[float] = []
+
+    def __call__(self, batch: Batch) -> StepLoss:
+        count = torch.tensor(float(len(batch.targets_T)))
+        return StepLoss(count, count, torch.zeros(()), torch.zeros(()), torch.zeros(()))
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.losses.append(float(loss))
+
+    def train(self) -> None: ...
+    def step(self) -> None: ...
+
+
+def test_a_position_counts_the_same_in_every_step() -> None:
+    """In a step of few positions and in one of many: what a step weighs is its positions by the usual number of them."""
+    from kdlib.training.loop import train_epoch
+
+    engine, batches = _Engine(), [_batch(0, 0), _batch(0, None)]
+    figures = train_epoch(
+        engine,
+        batches,
+        device=torch.device("cpu"),
+        learning_rate=0.1,
+        warmup_steps=0,
+        positions_a_step=10.0,
+        first_step=0,
+    )
+    counts = [len(batch.targets_T) for batch in batches]
+    assert counts[0] < counts[1]
+    assert engine.losses == pytest.approx([count / 10.0 for count in counts])
+    assert (figures["student_ce"], figures["positions"]) == (1.0, sum(counts))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +125,7 @@ def test_two_workers_equal_one_process_on_the_union(trained: Path, stage: int) -
         batch = _batch(step, None)
         loss = module(batch)
         optimizer.zero_grad()
-        (loss.total / len(batch.targets_T)).backward()
+        (loss.total / POSITIONS).backward()
         optimizer.step()
         ce, positions = ce + loss.student_ce.item(), positions + len(batch.targets_T)
     weights, figures = torch.load(trained / f"stage{stage}.pt")
