@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -206,8 +207,10 @@ def main() -> None:
     top_UK, facts = run_peer(python, options.peer, split, options, flags)
     ranks = list_ranks(top_UK, split)
     figures, intervals = figures_of(ranks, seed=options.seed)
+    given = [f"…/{Path(one).name}" if one.startswith("/") else one for one in sys.argv[1:]]  # no machine's own folders
     result = {
-        "command": shlex.join(["python", "tests/benchmarks/peers/run_peers.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "tests/benchmarks/peers/run_peers.py", *given]).replace("'", ""),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "protocol": "leave one out, all items but the user's history ranked, epoch chosen on validation NDCG@10",
         "peer": REQUIREMENTS[options.peer],
         "seed": options.seed,
