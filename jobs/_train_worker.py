@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import torch
 import torch.distributed as dist
@@ -20,7 +19,7 @@ from jobs._engine import full_weights, make_engine, scoring_dtype
 from kdlib.config import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
 from kdlib.data.folds import training_counts_outside
-from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
+from kdlib.data.windows import EvaluationRows, evaluation_rows, ragged, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
 from kdlib.models.files import as_served, is_whole, load_model, save_model
@@ -56,7 +55,7 @@ class _Shard:
         for table in self._tables(READ_ROWS):
             held.append(table)
             size, rows = size + table.nbytes, rows + len(table)
-            items += pc.sum(pc.list_value_length(table["items"])).as_py() or 0
+            items += len(ragged(table["items"])[0])
             if size > resident_bytes:
                 held = None
                 break

@@ -128,8 +128,8 @@ class LowPass(nn.Module):
     def forward(self, x_BLH: Tensor) -> Tensor:
         place_L = torch.arange(x_BLH.shape[1], device=x_BLH.device)
         phase_LL = (place_L[:, None] - place_L) * (2 * math.pi / self.max_length)
-        waves_LL = sum(torch.cos(phase_LL * frequency) for frequency in range(1, FREQUENCIES))
-        smooth_BLH = ((1 + 2 * waves_LL) / self.max_length).tril().to(x_BLH.dtype) @ x_BLH
+        waves_FLL = torch.stack([torch.cos(phase_LL * frequency) for frequency in range(1, FREQUENCIES)])
+        smooth_BLH = ((1 + 2 * waves_FLL.sum(0)) / self.max_length).tril().to(x_BLH.dtype) @ x_BLH
         return smooth_BLH + self.root_share_H.square() * (x_BLH - smooth_BLH)
 
 

@@ -279,7 +279,7 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     )  # fmt: skip
     train_epoch(
         engine, shuffled_batches(store, batch_size=windows, seed=SEED), device=CPU, learning_rate=0.001,
-        warmup_steps=0, first_step=0, on_step=lambda: ends.append(time.process_time()),
+        warmup_steps=0, positions_a_step=store.positions_a_window() * windows * world, first_step=0, on_step=lambda: ends.append(time.process_time()),
     )  # fmt: skip
     held = [full_weights(engine, student) for _ in ("the best epoch's", "the last one's")]
     rows = evaluation_rows(histories.slice(0, 16), position_column="validation_position")
