@@ -265,14 +265,16 @@ def run_workers(
             try:
                 make_trainer().fit()
             except Exception as error:
-                if not taken_up or lines.any():
+                if not taken_up or lines.any() or _no_workers(error):
                     raise
                 # a machine that went down leaves files cut off, on which every further attempt would fail alike
+                aside = home / f"{name}.given_up"
                 say(
-                    f"{stage}: the checkpoints of an earlier attempt, {home / name}, could not be taken up"
-                    f" ({_cause(error, settings.max_failures)}); they are removed, and training starts anew"
+                    f"{stage}: no epoch came of an earlier attempt's checkpoints ({_cause(error, settings.max_failures)});"
+                    f" they lie in {aside} until the stage is done, and training starts anew"
                 )
-                shutil.rmtree(home / name)
+                shutil.rmtree(aside, ignore_errors=True)
+                (home / name).rename(aside)
                 make_trainer().fit()
         except SystemExit:  # Ray's answer to Ctrl-C, once the workers have ended
             raise KeyboardInterrupt from None
@@ -304,13 +306,16 @@ def _in_place(run: TrainingRun, finished: Path) -> dict[str, Any]:
     return asdict(run) | {key: str(folder) for key, folder in folders.items()}
 
 
+def _no_workers(error: Exception) -> bool:
+    """Whether training could not even begin: the checkpoints have no part in that."""
+    return type(getattr(error, "controller_failure", None)).__name__.startswith("WorkerGroupStartup")
+
+
 def _cause(error: Exception, max_failures: int) -> str:
     """A worker's own exception out of Ray's long text, or why there are no workers."""
     if (failure := getattr(error, "controller_failure", None)) is not None:
         kind = type(failure).__name__
-        what = (
-            "the training workers could not be started" if kind.startswith("WorkerGroupStartup") else "training failed"
-        )
+        what = "the training workers could not be started" if _no_workers(error) else "training failed"
         return f"{what}: {kind}: {_in_a_line(failure)}"
     for failure in getattr(error, "worker_failures", {}).values():
         error = getattr(failure, "_base_exc", failure)
