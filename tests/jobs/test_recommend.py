@@ -77,7 +77,7 @@ def put_store(root):
     put(root, "histories", users[:400], users[400:])
     vocabulary = [
         {"item_index": index, "item_id": item_id, "title": f"Title {index}" if index % 2 else None,
-         "available": index not in UNAVAILABLE, "first_seen": DS}
+         "available": index not in UNAVAILABLE, "in_stock": True, "first_seen": DS}
         for index, item_id in enumerate(ITEM_IDS)
     ]  # fmt: skip
     put(root, "item_vocabulary", vocabulary)
