@@ -25,6 +25,11 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 _person: TextIO | None = None
 """The terminal, while standard output and error are redirected to a log file."""
 
+LOCKED_DAY = (
+    "the day that no other run may be at work on meanwhile, YYYY-MM-DD (default: the run config's, or the night in use)"
+)
+"""What `--ds` is for in a job that is about all nights or the one in use."""
+
 
 def say(text: str = "") -> None:
     """Print a line for the person."""

@@ -73,11 +73,9 @@ def teacher_weights(config: RunConfig) -> list[float]:
     if config.distillation.mode == "joint":
         return [1.0]
     manifest = publish.manifest_of(config.root, "teacher_targets", config.day)
-    made_by = manifest.details["settings"]
-    if other := [name for name, value in target_settings(config).items() if made_by[name] != value]:
-        differ = "; ".join(
-            f"{name} {made_by[name]}, the config asks for {target_settings(config)[name]}" for name in other
-        )
+    made_by, wanted = manifest.details["settings"], target_settings(config)
+    if other := [name for name, value in wanted.items() if made_by[name] != value]:
+        differ = "; ".join(f"{name} {made_by[name]}, the config asks for {wanted[name]}" for name in other)
         raise ConfigError(
             f"teacher_targets of {config.day} were made with {differ}: run `distilrec cache-teacher` for this date again"
         )

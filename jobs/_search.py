@@ -21,7 +21,7 @@ from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import FACTS, SearchIndex, build_index, load_index
 from kdlib.search.student import FACTS as STUDENT_FACTS
 from kdlib.search.words import in_first_half, teaches
-from kdlib.teachers.text import TitleEncoder
+from kdlib.teachers.text import TitleEncoder, from_anywhere
 
 K = 10
 LEAST_QUERIES = 30
@@ -63,9 +63,7 @@ def encoded(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int)
     settings, training = search_settings(config).text, config.training
     table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
     device = torch.device("cuda" if training.gpus_per_worker else "cpu")
-    # a package may lie elsewhere on the workers' machines
-    is_package = settings.adapt is None and not Path(settings.encoder).is_dir()
-    place = settings.encoder if is_package else str(encoder)
+    place = from_anywhere(settings.encoder) if settings.adapt is None else str(encoder)
     found = (
         ray.data.from_arrow(table)
         .repartition(4 * training.workers)

@@ -2,7 +2,7 @@
 
 import sys
 
-from jobs._console import command, say
+from jobs._console import LOCKED_DAY, command, say
 from kdlib import delivery
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
@@ -38,8 +38,7 @@ def _run_and_tell(config: RunConfig) -> None:
 def main(argv: list[str] | None = None) -> int:
     return command(
         "deliver", _run_and_tell, argv, description=__doc__ or "", in_use=True,
-        ds_help="the day that no other run may be at work on meanwhile, YYYY-MM-DD (default: the run config's, or the night in"
-        " use); what is sent is the night in use",
+        ds_help=f"{LOCKED_DAY}; what is sent is the night in use",
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from jobs import deliver
-from jobs._console import command, loaded, say
+from jobs._console import LOCKED_DAY, command, loaded, say
 from jobs._lock import held_dates
 from kdlib import forgetting, promotions, publish
 from kdlib.config import RunConfig
@@ -93,8 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     return command(
         "forget", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
         with_arguments=lambda config, arguments: run(config, arguments.user), load=_load, in_use=True,
-        ds_help="the day that no other run may be at work on meanwhile, YYYY-MM-DD (default: the run config's, or the night in"
-        " use); all dates are searched",
+        ds_help=f"{LOCKED_DAY}; all dates are searched",
     )  # fmt: skip
 
 

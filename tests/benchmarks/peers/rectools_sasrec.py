@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from batch_clock import BatchClock
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from rectools import Columns
@@ -89,18 +90,8 @@ class ValidationNdcg(Callback):
         print(f"epoch {trainer.current_epoch + 1}: validation NDCG@10 {value:.5f}", flush=True)
 
 
-class BatchClock(Callback):
-    """When each training batch ended: a run's first seconds, which are no batch's, are not counted."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_train_batch_end(self, *_: object, **__: object) -> None:
-        self.ends.append(time.perf_counter())
-
-    def seconds(self) -> float:
-        """Mean of a batch, the first of the first epoch left out; loading included, validation where there was one."""
-        return float(np.diff(self.ends).mean())
+class Clock(BatchClock, Callback):
+    """As the trainer takes it."""
 
 
 def last_of_user(interactions: pd.DataFrame) -> np.ndarray:
@@ -119,7 +110,7 @@ def make_trainer(
         max_epochs=epochs,
         limit_train_batches=limit_batches or 1.0,
         callbacks=[
-            BatchClock(),
+            Clock(),
             ValidationNdcg(num_users),
             EarlyStopping(monitor=MONITOR, mode="max", patience=patience),
             ModelCheckpoint(dirpath=folder, filename="best", monitor=MONITOR, mode="max"),
@@ -230,7 +221,7 @@ def main() -> None:
 
 def _callbacks(trainer: Trainer) -> list:
     """The trainer's own copies of the callbacks of `make_trainer`: RecTools copies the trainer before it fits."""
-    kinds = (BatchClock, ValidationNdcg, EarlyStopping, Timer, ModelCheckpoint)
+    kinds = (Clock, ValidationNdcg, EarlyStopping, Timer, ModelCheckpoint)
     return [next(callback for callback in trainer.callbacks if isinstance(callback, kind)) for kind in kinds]
 
 

@@ -36,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from batch_clock import BatchClock
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema
@@ -63,18 +64,8 @@ RECIPES = {
 }
 
 
-class BatchClock(lightning.Callback):
-    """When each training batch ended: a run's first seconds, which are no batch's, are not counted."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_train_batch_end(self, *_: object, **__: object) -> None:
-        self.ends.append(time.perf_counter())
-
-    def seconds(self) -> float:
-        """Mean of a batch, the first of the first epoch left out; loading included, validation where there was one."""
-        return float(np.diff(self.ends).mean())
+class Clock(BatchClock, lightning.Callback):
+    """As the trainer takes it."""
 
 
 class EpochLine(lightning.Callback):
@@ -187,7 +178,7 @@ def main() -> None:
     metrics = ComputeMetricsCallback(metrics=["ndcg"], ks=[K], postprocessors=unseen, verbose=False)
     timer = Timer(timedelta(minutes=options.minutes) if options.minutes else None, interval="epoch")
     checkpoint = ModelCheckpoint(dirpath=options.work, filename="best", monitor=MONITOR, mode="max")
-    clock = BatchClock()
+    clock = Clock()
     stopping = EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience)
     lists = TorchTopItemsCallback(top_k=K, query_column="user_id", postprocessors=unseen)
     quiet = {

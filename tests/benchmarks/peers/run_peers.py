@@ -209,7 +209,7 @@ def main() -> None:
     figures, intervals = figures_of(ranks, seed=options.seed)
     given = [f"…/{Path(one).name}" if one.startswith("/") else one for one in sys.argv[1:]]  # no machine's own folders
     result = {
-        "command": shlex.join(["python", "tests/benchmarks/peers/run_peers.py", *given]).replace("'", ""),
+        "command": " ".join(["python", "tests/benchmarks/peers/run_peers.py", *given]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "protocol": "leave one out, all items but the user's history ranked, epoch chosen on validation NDCG@10",
         "peer": REQUIREMENTS[options.peer],
