@@ -2,7 +2,10 @@
 
 import pytest
 
+from jobs._ray import _set_token
 from kdlib.config import RunConfig
+
+_set_token()  # as a job does before it imports Ray, which reads it then and never again: any test may be the first to import it
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs._ray import KEEPS_MEMORY, _set_token, check_room, read_parquet
+from jobs._ray import KEEPS_MEMORY, check_room, read_parquet
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
 
@@ -27,12 +27,6 @@ with start_ray(config):
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     print(json.dumps([s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]))
 """
-
-
-@pytest.fixture(autouse=True)
-def _token() -> None:
-    """As when a job starts Ray: it looks once, when it is imported, and a later test would find none."""
-    _set_token()
 
 
 @pytest.mark.e2e
