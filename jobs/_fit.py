@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from jobs._console import progress, say
 from jobs._published import parquet_files
-from jobs._ray import check_room, own_signal_handlers, read_parquet, start_ray
+from jobs._ray import check_room, cluster_address, own_signal_handlers, read_parquet, start_ray
 from jobs._step import code_version, up_to_date
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -227,10 +227,13 @@ def run_workers(
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from jobs._loopback import LoopbackConfig
+
     settings, home = config.training, config.root / publish.CHECKPOINTS
     check_room(
         config, "training.workers", settings.workers, cpus=settings.cpus_per_worker, gpus=settings.gpus_per_worker
     )
+    make_torch_config = LoopbackConfig if cluster_address(config) is None else TorchConfig
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
     make_trainer = partial(
@@ -239,7 +242,7 @@ def run_workers(
         train_loop_config=spec
         | {"settings": settings.model_dump(mode="json", exclude={"defaults"}), "report": str(report)},
         datasets={"train": train},
-        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+        torch_config=make_torch_config(backend="nccl" if settings.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=settings.gpus_per_worker > 0,

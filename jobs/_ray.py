@@ -5,6 +5,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,10 +29,14 @@ _QUIET = {
 KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_ARENA_MAX": "1"}
 """glibc gives big buffers back to the kernel, which fills them with zeros again at every step: a fifth of a step's time. One
 arena: else each thread would keep as much as it ever held."""
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _LOCAL = {
     **KEEPS_MEMORY,
     # as on a Mac: no server listens beyond the loopback interface; `_node_ip_address` alone is resolved to the host's address
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # training workers else listen where the host's name leads
+    "GLOO_SOCKET_IFNAME": _LOOPBACK,
+    "NCCL_SOCKET_IFNAME": _LOOPBACK,
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon the end of a training is noticed; a cluster's workers are asked less often
 }
 _FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"

@@ -14,32 +14,54 @@ from kdlib.errors import ConfigError
 
 HOME = Path(__file__).parents[2]
 LISTENERS = """
-import json, sys
+import json, os, sys
+from pathlib import Path
 import psutil
+from jobs._fit import run_workers
 from jobs._ray import start_ray
 from kdlib.config import RunConfig
+
+def listening(processes):
+    return [s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]
+
+def train(spec):
+    import torch
+    from ray.train import get_context, report
+    rank, group = get_context().get_world_rank(), torch.distributed.group.WORLD
+    seen = torch.ones(1)
+    group.allreduce([seen]).wait()
+    Path(spec["folder"], f"{rank}.json").write_text(json.dumps([int(seen), listening([psutil.Process()])]))
+    report({})
+
 config = RunConfig.model_validate({
-    "name": "x", "output_dir": sys.argv[1], "input": {"simulate": {}}, "ray": {"num_cpus": 1, "object_store_megabytes": 80},
+    "name": "x", "output_dir": sys.argv[1], "input": {"simulate": {}},
+    "ray": {"num_cpus": 3, "object_store_megabytes": 80}, "training": {"workers": 2},
 })
 with start_ray(config):
-    import os, ray
+    import ray
     print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    print(json.dumps([s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]))
+    print(json.dumps(listening([psutil.Process(), *psutil.Process().children(recursive=True)])))
+    run_workers(config, train, {"folder": sys.argv[1]}, ray.data.range(2), name="t", stage="t", epochs=0)
 """
 
 
 @pytest.mark.e2e
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
-    """No socket of local mode's processes listens on an address that another machine reaches; its workers keep freed memory."""
+    """No socket of local mode's processes listens on an address that another machine reaches, while workers train neither;
+    its workers keep freed memory."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
         cwd=HOME, env=environment | {"PYTHONPATH": str(HOME)}, text=True, capture_output=True, check=True,
     ).stdout  # fmt: skip
-    of_a_worker, addresses = map(json.loads, printed.splitlines()[-2:])
+    of_a_worker, addresses = map(json.loads, printed.splitlines()[:2])
     assert of_a_worker.items() >= KEEPS_MEMORY.items()
     assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
+    for rank in range(2):
+        workers, of_training = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert workers == 2
+        assert of_training  # gloo's
+        addresses += of_training
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
 

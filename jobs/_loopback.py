@@ -1,0 +1,56 @@
+"""Training workers of a local Ray find each other without a server that other machines reach."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+
+
+class _FileBackend(_TorchBackend):
+    """Ray's own, but for the rendezvous: a file, where Ray's has rank 0 open a store on all the machine's interfaces."""
+
+    def __init__(self) -> None:
+        self._folder: str | None = None
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        # another one each time the workers start: a file that was used once holds the dead ones' addresses
+        self._folder = tempfile.mkdtemp(prefix="distilrec-rendezvous-")
+        worker_group.execute(_set_torch_distributed_env_vars)
+        ray.get(
+            [
+                worker_group.execute_single_async(
+                    rank,
+                    _setup_torch_process_group,
+                    backend=backend_config.backend,
+                    world_rank=rank,
+                    world_size=len(worker_group),
+                    init_method=Path(self._folder, "store").as_uri(),
+                    timeout_s=backend_config.timeout_s,
+                )
+                for rank in range(len(worker_group))
+            ]
+        )
+
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        try:
+            super().on_shutdown(worker_group, backend_config)
+        finally:
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass
+class LoopbackConfig(TorchConfig):
+    """Ray Train's `TorchConfig` for workers of one machine; `backend` ("gloo" or "nccl") must be given.
+
+    torch's TCPStore listens on every interface, and asks nobody who they are.
+    """
+
+    @property
+    def backend_cls(self) -> type[_FileBackend]:
+        return _FileBackend
