@@ -85,7 +85,7 @@ def submit(client: Any, **job: Any) -> None:
       UnreachableError: no node has taken the job within `START_SECONDS`.
       DistilrecError: the cluster does not take the job.
     """
-    first = time.monotonic()
+    first, told = time.monotonic(), False
     while True:
         try:
             client.submit_job(**job)
@@ -97,6 +97,11 @@ def submit(client: Any, **job: Any) -> None:
             if not starting or time.monotonic() - first > START_SECONDS:
                 kind = UnreachableError if starting else DistilrecError
                 raise kind(f"the cluster does not take {job['submission_id']}: {error}") from None
+            if not told:
+                say(
+                    f"no node of the cluster can take {job['submission_id']} yet; asking for up to {START_SECONDS:.0f} s"
+                )
+                told = True
         time.sleep(POLL_SECONDS)
 
 

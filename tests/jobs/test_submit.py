@@ -142,11 +142,14 @@ def test_one_attempt_at_a_time(
         assert not busy.submitted
 
 
-def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
-    """The head answers before it can take jobs; another submitter's id is a busy date; anything else is told as it is."""
+def test_a_cluster_that_has_just_started_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    """The head answers before it can take jobs, which is said once; another submitter's id is a busy date; anything else is told as it is."""
     monkeypatch.setattr(_cluster, "POLL_SECONDS", 0.0)
     late = "Request failed with status code 500: No available agent to submit job, please try again later."
     assert _submit(monkeypatch, Client([], refusals=(late, late)), config) == 0
+    assert capsys.readouterr().out.count("no node of the cluster can take") == 1
     with pytest.raises(BusyError, match="x has this moment been submitted by someone else"):
         _cluster.submit(Client([], refusals=("Job with submission_id x already exists.",)), submission_id="x")
     with pytest.raises(DistilrecError, match="does not take x: no room"):
