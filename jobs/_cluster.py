@@ -18,6 +18,8 @@ START_SECONDS = 180.0
 """A job server answers before its node can take jobs; so long it is asked again."""
 LOST_SECONDS = 600.0
 """A job server that has not answered for so long is given up; the job itself may go on."""
+STOP_SECONDS = 30.0
+"""A job that was told to stop is waited for so long; Ray kills it after three seconds."""
 
 SUBMISSION = re.compile(
     r"distilrec-(?P<name>[a-z0-9_]+)-(?P<stage>[a-z-]+)-(?P<ds>\d{4}-\d\d-\d\d)(?:-(?P<attempt>\d+))?"
@@ -129,6 +131,19 @@ def follow(client: Any, submission_id: str) -> Any:
             if job.status.is_terminal():
                 return job
         time.sleep(POLL_SECONDS)
+
+
+def stop(client: Any, submission_id: str) -> None:
+    """Have the job end, and wait for it: until then it holds its date."""
+    asked = time.monotonic()
+    try:
+        client.stop_job(submission_id)
+        while not client.get_job_info(submission_id).status.is_terminal():
+            if time.monotonic() - asked > STOP_SECONDS:
+                raise TimeoutError(f"it still runs after {STOP_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
+    except (OSError, RuntimeError) as error:
+        print(f"distilrec: {submission_id} may go on: {error}. Look with `distilrec status`", file=sys.stderr)
 
 
 def exit_status(job: Any) -> int:

@@ -3,13 +3,16 @@
 import argparse
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import kdlib
-from jobs._cluster import SUBMISSION, add_address, connect, exit_status, follow, submit
+from jobs._cluster import SUBMISSION, add_address, connect, exit_status, follow, stop, submit
 from jobs._console import say
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import BusyError, ConfigError, DistilrecError
@@ -45,10 +48,33 @@ def run(arguments: argparse.Namespace, more: list[str]) -> int:
     if arguments.no_wait:
         return 0
     try:
-        return exit_status(follow(client, submission_id))
+        with _sigterm_raises():
+            return exit_status(follow(client, submission_id))
+    except _Terminated:
+        say(f"stopped by SIGTERM; {submission_id} is told to stop too")
+        stop(client, submission_id)
+        return 143
     except KeyboardInterrupt:
         say(f"\nno longer following; {submission_id} goes on. To end it: ray job stop {submission_id}")
         return 130
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """A scheduler that gives a task up must not leave its job running, which would turn the next attempt away."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def entrypoint(stage: str, *, ds: str, overrides: list[str], more: list[str]) -> str:
@@ -87,7 +113,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="distilrec submit",
         description=__doc__,
-        epilog="Options of the stage itself (--force, --part, --status) are passed on.",
+        epilog="Options of the stage itself (--force, --part, --status) are passed on. Ctrl-C leaves the job running; SIGTERM, "
+        "as a scheduler sends it, stops it.",
     )
     parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
     add_address(parser)

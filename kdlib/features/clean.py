@@ -46,11 +46,12 @@ def fault(*, period_start: date | None, last_day: date, late_days: int, forgotte
     return (
         F.when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
         .when(F.col("corrupt"), "corrupt_row")
+        .when(late, "out_of_period")  # whatever else is wrong with it: another night's business
         .when(F.col("user_id").isNull(), "missing_user")
         .when(F.col("item_id").isNull(), "missing_item")
         .when(~F.col("time_given"), "missing_time")
         .when(time.isNull(), "bad_time")
-        .when(early | late | (days_to_arrival < -1), "out_of_period")
+        .when(early | (days_to_arrival < -1), "out_of_period")
         .when(days_to_arrival > late_days, "late")
         .when(F.col("event_type").isNull(), "unknown_event_type")
     )

@@ -10,6 +10,9 @@ from kdlib.errors import ContractError, InputError
 from kdlib.features import clean
 from kdlib.features.splits import day_start, window_starts
 
+_CLOCK_IS_WRONG = 3_660
+"""Days after the run's day from which a time is a fault, and not a later day of a long input."""
+
 
 def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str | None = None) -> dict[str, Any]:
     """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
@@ -23,7 +26,7 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
     Returns:
       rows_read, carried (of them, from an earlier night), kept, duplicate, quarantined, carried_duplicate and
       carried_quarantined (of the two before, from an earlier night), reasons (code → rows, none of them 0), other_days
-      (of them, of up to a year after the run's day), first_event, last_event, day_events (kept ones of the run's day).
+      (of them, of up to ten years after the run's day), first_event, last_event, day_events (kept ones of the run's day).
 
     Raises:
       InputError: there are no rows.
@@ -31,7 +34,7 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
     of_the_day = F.count_if(F.col("event_time") >= day_start(last_day))
     from_earlier = F.count_if(F.col("file") == (carried or ""))
-    tomorrow, far = (day_start(last_day + timedelta(days=days)) for days in (1, 366))
+    tomorrow, far = (day_start(last_day + timedelta(days=days)) for days in (1, _CLOCK_IS_WRONG))
     later = F.count_if((F.col("event_time") >= tomorrow) & (F.col("event_time") < far) & F.col("arrived").isNull())
     counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, from_earlier, later)
     rows = {row[0]: row for row in counts.collect()}

@@ -60,6 +60,7 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark):
         (event(time="2024-04-30 23:59:59.999999"), "out_of_period"),
         (event(time="2024-05-04 00:00:00"), "out_of_period"),
         (event(time="2024-05-04 00:00:00", corrupt=True), "corrupt_row"),
+        (event(user=None, item=None, type_=None, time="2024-05-04 00:00:00"), "out_of_period"),
         (arrived(event(time="2024-05-03 00:00:00"), date(2024, 5, 1)), "out_of_period"),
         (arrived(event(time="2024-05-02 00:00:00"), date(2024, 5, 3)), "late"),
         (event(type_=None), "unknown_event_type"),
@@ -143,6 +144,21 @@ def test_what_an_earlier_night_handed_on_is_counted_apart(spark):
     assert [counts[name] for name in ("rows_read", "carried", "kept")] == [9, 5, 2]
     assert (counts["duplicate"], counts["carried_duplicate"]) == (1, 1)
     assert (counts["quarantined"], counts["carried_quarantined"]) == (6, 2)
+
+
+def test_rows_of_later_days_are_counted_apart_whatever_is_wrong_with_them(spark):
+    """So that a night of the past, of an input that goes on for years, passes its gates; a clock that is wrong stays a fault."""
+    rows = [
+        event(item="1"),
+        event(user=None),
+        event(user=None, item=None, time="2024-05-04"),
+        event(time="2026-05-04"),
+        event(time="2099-05-04"),
+        arrived(event(time="2024-05-04"), date(2024, 5, 3)),
+    ]
+    counts = count_outcomes(judge(spark, rows), path="p", last_day=date(2024, 5, 3))
+    assert counts["reasons"] == {"missing_user": 1, "out_of_period": 4}
+    assert counts["other_days"] == 2
 
 
 def test_no_rows_at_all_are_an_error(spark):

@@ -1,8 +1,10 @@
 """Submitting to a Ray cluster, with the cluster's answers made up: ids, refusals, exit statuses, what is sent."""
 
 import argparse
+import os
 import re
 import shlex
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +142,26 @@ def test_one_attempt_at_a_time(
         assert _submit(monkeypatch, busy, config) == 75
         assert f"{base}-2 is {status.lower()}" in capsys.readouterr().err
         assert not busy.submitted
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"), [(True, "stopped by SIGTERM"), (False, "may go on: it still runs after 0 s")]
+)
+def test_sigterm_stops_the_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path, ends: bool, told: str
+) -> None:
+    """A scheduler's time-out: else the job went on, and its date would turn the next attempt away."""
+    monkeypatch.setattr(_cluster, "STOP_SECONDS", 0.0)
+    client, stopped = Client([]), []
+    monkeypatch.setattr(client, "stop_job", stopped.append, raising=False)
+    monkeypatch.setattr(client, "get_job_logs", lambda _: os.kill(os.getpid(), signal.SIGTERM) or "")
+    answer = lambda name: _job(name, "STOPPED" if stopped and ends else "RUNNING")  # noqa: E731
+    monkeypatch.setattr(client, "get_job_info", answer)
+    before = signal.getsignal(signal.SIGTERM)
+    assert _submit(monkeypatch, client, config) == 143
+    assert stopped == [client.submitted["submission_id"]]
+    assert told in "".join(capsys.readouterr())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_cluster_that_has_just_started_is_asked_again(
