@@ -183,7 +183,8 @@ def evaluation_rows(histories: pa.Table, *, position_column: str, with_marks: bo
 def read_evaluation_histories(
     files: Sequence[str], *, position_column: str, max_users: int, part: int = 0, parts: int = 1
 ) -> pa.Table:
-    """The histories to evaluate on, read file by file: the same users every night, chosen by a hash of their id.
+    """The histories to evaluate on, read file by file: the same users every night and for any number of parts, chosen by a
+    hash of their id.
 
     Args:
       files: Parquet files of `tables.HISTORIES`.
@@ -195,14 +196,11 @@ def read_evaluation_histories(
     dataset = pads.dataset(list(files), format="parquet")
     kept = tables.HISTORIES.schema.empty_table()
     keys = np.zeros(0, np.int64)
-    limit = -(-max_users // parts)
     for batch in dataset.to_batches(columns=kept.column_names, filter=pads.field(position_column).is_valid()):
         new_keys = np.array([zlib.crc32(user.encode()) for user in batch["user_id"].to_pylist()], np.int64)
-        mine = np.flatnonzero(new_keys % parts == part)
-        table = pa.Table.from_batches([batch]).take(pa.array(mine))
-        kept = pa.concat_tables([kept, table.cast(kept.schema)])
-        keys = np.concatenate([keys, new_keys[mine]])
-        if len(keys) > limit:
-            chosen = np.sort(np.argsort(keys, kind="stable")[:limit])
+        kept = pa.concat_tables([kept, pa.Table.from_batches([batch]).cast(kept.schema)])
+        keys = np.concatenate([keys, new_keys])
+        if len(keys) > max_users:
+            chosen = np.sort(np.argsort(keys, kind="stable")[:max_users])
             kept, keys = kept.take(pa.array(chosen)), keys[chosen]
-    return kept
+    return kept.take(pa.array(np.flatnonzero(keys % parts == part)))

@@ -222,15 +222,16 @@ def softmax_and_log_mass(z_TV: Tensor, best_T: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mixture(teachers: Teachers, start: int, stop: int) -> tuple[Tensor, Tensor]:
     """The teachers' mean probabilities at the temperature, [t, V], and their Σ p·log p, float [t]."""
-    total = sum(teachers.weights)
+    total, dtype = sum(teachers.weights), teachers.scored[0].weight_VW.dtype
     mixed_TV: Tensor | None = None
     for scored, weight in zip(teachers.scored, teachers.weights, strict=True):
         y_TV = scored.logits(start, stop).div_(teachers.temperature)
         if len(teachers.scored) == 1:
             p_TV, log_mass_T = softmax_and_log_mass(y_TV, y_TV.amax(1).float())
             return p_TV, torch.linalg.vecdot(p_TV, y_TV).float() - log_mass_T
-        p_TV = torch.softmax(y_TV, 1)
+        p_TV = torch.softmax(y_TV, 1, dtype=torch.float32)
         mixed_TV = p_TV.mul_(weight / total) if mixed_TV is None else mixed_TV.add_(p_TV, alpha=weight / total)
     assert mixed_TV is not None, "at least one teacher"
+    # in float32 up to here: in bfloat16 sums drift, and logarithms near -10 are 1/16 apart
     smallest = torch.finfo(mixed_TV.dtype).tiny  # 0 · log 0 is 0 in the limit
-    return mixed_TV, torch.linalg.vecdot(mixed_TV, mixed_TV.clamp_min(smallest).log()).float()
+    return mixed_TV.to(dtype), torch.linalg.vecdot(mixed_TV, mixed_TV.clamp_min(smallest).log())

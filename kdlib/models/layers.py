@@ -128,8 +128,11 @@ class LowPass(nn.Module):
     def forward(self, x_BLH: Tensor) -> Tensor:
         place_L = torch.arange(x_BLH.shape[1], device=x_BLH.device)
         phase_LL = (place_L[:, None] - place_L) * (2 * math.pi / self.max_length)
-        waves_FLL = torch.stack([torch.cos(phase_LL * frequency) for frequency in range(1, FREQUENCIES)])
-        smooth_BLH = ((1 + 2 * waves_FLL.sum(0)) / self.max_length).tril().to(x_BLH.dtype) @ x_BLH
+        filter_LL = torch.ones_like(phase_LL)
+        for frequency in range(1, min(FREQUENCIES, self.max_length // 2 + 1)):
+            share = 1 if 2 * frequency == self.max_length else 2  # the highest frequency of a window has no twin
+            filter_LL += share * torch.cos(phase_LL * frequency)
+        smooth_BLH = (filter_LL / self.max_length).tril().to(x_BLH.dtype) @ x_BLH
         return smooth_BLH + self.root_share_H.square() * (x_BLH - smooth_BLH)
 
 

@@ -25,7 +25,7 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over this worker's batches.
 
-    Every position counts the same: a step's loss is its sum over positions by the *usual* number of positions of a step,
+    Every position counts the same, up to the engine's gradient clipping: a step's loss is its sum over positions by the *usual* number of positions of a step,
     not by the step's own. Windows of similar lengths go together, and a mean over each step's positions would give one of
     a short history ten times the weight of one of a long one. Workers may hold different numbers of positions: the
     mean of their gradients is that of one process on the union.

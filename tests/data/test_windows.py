@@ -169,16 +169,15 @@ def test_evaluation_rows() -> None:
     assert rows.repeats == 1
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-def test_the_same_users_are_evaluated_whatever_the_files(tmp_path, parts: int) -> None:
-    """The sample depends on the user ids alone, not on files or order, and parts are disjoint."""
+def test_the_same_users_are_evaluated_whatever_the_files_and_parts(tmp_path) -> None:
+    """The sample depends on the user ids alone, not on files, order or the number of parts, and parts are disjoint."""
     table = histories([([1, 2], [0, 0], 1, 1, None) for _ in range(200)])
     pq.write_table(table, tmp_path / "whole.parquet")
     order = np.random.default_rng(0).permutation(200)
     pq.write_table(table.take(pa.array(order[:90])), tmp_path / "a.parquet")
     pq.write_table(table.take(pa.array(order[90:])), tmp_path / "b.parquet")
     kept = []
-    for files in (["whole.parquet"], ["a.parquet", "b.parquet"]):
+    for files, parts in ((["whole.parquet"], 1), (["a.parquet", "b.parquet"], 1), (["a.parquet", "b.parquet"], 7)):
         found: list[str] = []
         for part in range(parts):
             read = read_evaluation_histories(
@@ -188,4 +187,4 @@ def test_the_same_users_are_evaluated_whatever_the_files(tmp_path, parts: int) -
             found += read["user_id"].to_pylist()
         assert len(found) == len(set(found)) == 30
         kept.append(sorted(found))
-    assert kept[0] == kept[1]
+    assert kept[0] == kept[1] == kept[2]

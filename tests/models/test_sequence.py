@@ -131,16 +131,17 @@ def test_a_gated_block_is_its_formula() -> None:
     torch.testing.assert_close(block(x), x)
 
 
-def test_the_low_pass_of_a_last_position_is_that_of_its_window() -> None:
+@pytest.mark.parametrize("most", [2, 3, 4, 5, 10])
+def test_the_low_pass_of_a_last_position_is_that_of_its_window(most: int) -> None:
     """What three frequencies of a window hold at its end, where what stands before a short history counts as 0; a share of
-    0 lets nothing else through, one of 1 everything."""
+    0 lets nothing else through, one of 1 everything. A window of few positions has fewer frequencies."""
     torch.manual_seed(0)
-    low_pass, x = LowPass(4, max_length=10), torch.randn(2, 10, 4)
-    for length in (10, 3):
-        window = F.pad(x[:, :length], (0, 0, 10 - length, 0))
+    low_pass, x = LowPass(4, max_length=most), torch.randn(2, most, 4)
+    for length in (most, most // 2):
+        window = F.pad(x[:, :length], (0, 0, most - length, 0))
         spectrum = torch.fft.rfft(window, dim=1)
         spectrum[:, 3:] = 0
-        smooth = torch.fft.irfft(spectrum, n=10, dim=1)[:, -1]
+        smooth = torch.fft.irfft(spectrum, n=most, dim=1)[:, -1]
         for share, want in ((0.0, smooth), (1.0, x[:, length - 1])):
             torch.nn.init.constant_(low_pass.root_share_H, share)
             torch.testing.assert_close(low_pass(x)[:, length - 1], want)
