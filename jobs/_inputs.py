@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from glob import glob
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from kdlib import forgetting, promotions, publish
+from kdlib import forgetting, gates, promotions, publish
 from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SearchesConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features.arrivals import (
@@ -82,7 +84,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
     if DAY in events.path:
         assert config.ds is not None  # config.day has raised
         by_day = _files_by_day(events.path, needed=config.ds)
-        carried = _earlier(config, "clean_events")
+        carried = _earlier_events(config)
         if carried is not None and carried.details.get("settings") != settings:
             carried = None
         if carried is not None:
@@ -214,19 +216,54 @@ def earlier_vocabulary(config: RunConfig) -> Manifest | None:
     Raises:
       InputError: files of it are gone or cut off.
     """
-    return _earlier(config, "item_vocabulary")
+    name = "item_vocabulary"
+    return _checked_whole(config, _promoted(config, name) or next(_published(config, name), None))
 
 
-def _earlier(config: RunConfig, name: str) -> Manifest | None:
-    if last := promotions.last_night(config.root, before=config.day, holding=name):
-        found = promotions.manifest_of(config.root, last, name)
-    else:
-        newest = publish.latest(config.root, name, before=config.day)
-        found = publish.read_manifest(config.root, name, newest) if newest else None
+def _earlier_events(config: RunConfig) -> Manifest | None:
+    """The clean events that this night may start from: the last promoted night's; where none was promoted, the newest that
+    have passed their night's gates.
+
+    What a blocked night lacks may have been mended since, and would never be read again. A night that was not judged, since it
+    was killed before its gates say, is no better: `check-gates` lets it count.
+    """
+    name = "clean_events"
+    passed = (found for found in _published(config, name) if _have_passed(config, found))
+    return _checked_whole(config, _promoted(config, name) or next(passed, None))
+
+
+def _have_passed(config: RunConfig, clean_events: Manifest) -> bool:
+    """Whether the gates have judged just these events and none failed, and no rollback has withdrawn them since."""
+    root, ds = config.root, clean_events.ds
+    histories, judged = (publish.read_manifest(root, name, ds) for name in ("histories", "gates"))
+    if not histories or not judged or publish.damaged(root, judged):
+        return False
+    if judged.inputs.get("histories") != histories.version:
+        return False
+    if histories.fingerprint != clean_events.fingerprint:  # they are of an earlier run of that date
+        return False
+    if gates.failed(gates.gates_of(pq.read_table(publish.current(root, "gates", ds)))):
+        return False
+    return promotions.last_use(root, ds, {"clean_events": clean_events.version})[1] is None
+
+
+def _promoted(config: RunConfig, name: str) -> Manifest | None:
+    last = promotions.last_night(config.root, before=config.day, holding=name)
+    return promotions.manifest_of(config.root, last, name) if last else None
+
+
+def _published(config: RunConfig, name: str) -> Iterator[Manifest]:
+    """What is published of the days before the run's, promoted or not, newest first."""
+    day = config.day
+    while day := publish.latest(config.root, name, before=day):
+        yield publish.manifest_of(config.root, name, day)
+
+
+def _checked_whole(config: RunConfig, found: Manifest | None) -> Manifest | None:
     if found and (damaged := publish.damaged(config.root, found)):
         raise InputError(
-            f"{name} of {found.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it back"
-            f" from a copy, or have that night make it anew: `distilrec nightly --ds {found.ds}` with the same run config"
+            f"{found.table} of {found.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
+            f" back from a copy, or have that night make it anew: `distilrec nightly --ds {found.ds}` with the same run config"
         )
     return found
 
@@ -235,23 +272,35 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
     """Version and check value of the pseudonym key, for the manifest; None without pseudonyms.
 
     Raises:
-      ConfigError: there is no such key, or it is not the promoted night's while the version is, or not that of the list of
-        forgotten users.
+      ConfigError: there is no such key, or it is not that of the nights before, or none, while the version is not raised, or
+        not that of the list of forgotten users.
     """
-    key = read_key(config.privacy.key) if config.privacy.key else None
-    if key is None:
-        forgetting.check_key(config.root, key)
-        return None
-    found = {"key_version": config.privacy.key_version, "check": key_check(key)}
-    if last := promotions.last_night(config.root, before=config.day, holding="histories"):
-        before = promotions.manifest_of(config.root, last, "histories").details.get("pseudonyms")
-        if before and before["key_version"] == found["key_version"] and before["check"] != found["check"]:
+    key, version = read_key(config.privacy.key) if config.privacy.key else None, config.privacy.key_version
+    check = key_check(key) if key else None
+    for made in _made_under_a_key(config):
+        then = made.details["pseudonyms"]
+        if check != then["check"] and version <= then["key_version"]:
             raise ConfigError(
-                f"the pseudonym key is another than that of {last.ds}, but privacy.key_version is {found['key_version']} as"
-                " it was then: every user would be new. Use that key, or raise key_version"
+                f"the pseudonym key has changed: expected that of {made.table} of {made.ds} in {config.root} (check value"
+                f" {then['check']}, privacy.key_version {then['key_version']}), found {check or 'none'} (privacy.key_version"
+                f" {version}): every user would be {'new' if check else 'stored under its own id'}. Set the key (section"
+                f" privacy) as it was; where the change is meant, set privacy.key_version to {then['key_version'] + 1}"
             )
     forgetting.check_key(config.root, key)
-    return found
+    return {"key_version": version, "check": check} if key else None
+
+
+def _made_under_a_key(config: RunConfig) -> list[Manifest]:
+    """Those tables with pseudonyms that the run's must go together with: what is published of its date, and the last promoted
+    night's, which is a later one in a backfill. A shop with search alone promotes no table of users: there the newest."""
+    root, ever = config.root, "9999-12-31"
+    nights = promotions.nights(root, before=ever, holding="histories")
+    there = [night for night in nights if promotions.folder_of(root, night, "histories").is_dir()]
+    found = [promotions.manifest_of(root, night, "histories") for night in there[-1:]]
+    found += [one] if (one := publish.read_manifest(root, "histories", config.day)) else []
+    if not config.input.has_events and (newest := publish.latest(root, "queries", before=ever)):
+        found.append(publish.manifest_of(root, "queries", newest))
+    return [one for one in found if one.details.get("pseudonyms")]
 
 
 def version_of(path: str, format_: str) -> str:

@@ -13,7 +13,7 @@ from jobs._step import run_step
 from jobs._write import fail_all_quarantined, write_sorted
 from kdlib import forgetting, publish, tables
 from kdlib.config import RunConfig
-from kdlib.features import clean, read, splits, vocabulary
+from kdlib.features import clean, privacy, read, splits, vocabulary
 from kdlib.features import funnel as funnels
 from kdlib.features.arrivals import arrival_lines
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
@@ -62,7 +62,8 @@ def _build(
 ) -> dict[str, dict[str, Any]]:
     features, last_day, catalogue = config.features, config.ds, source.catalogue
     assert last_day is not None  # config.day has raised
-    with running_spark(config, log_file(config, "build_features")) as spark, read.reading(source.events.path):
+    log = log_file(config, "build_features")
+    with running_spark(config, log) as spark, read.reading(source.events.path), privacy.workers_keys():
         events = read_input(config, source, spark)
         judged = clean.with_outcome(
             events,

@@ -10,8 +10,9 @@ from jobs._console import command, log_file, say
 from jobs._inputs import catalogue_input, version_of
 from jobs._spark import running_spark
 from jobs._step import run_step
+from kdlib import promotions
 from kdlib.config import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.errors import ConfigError, InputError
 from kdlib.features import read
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.publish import Manifest
@@ -51,9 +52,18 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         f"build_products: {counts['rows_read']:,} rows read = {counts['items']:,} products + {counts['repeated_id']:,} repeated"
         f" + {counts['without_id']:,} without an item id"
     )
-    if warning := catalogue_warning(counts):
+    if warning := catalogue_warning(counts, _counts_before(config)):
         say(f"build_products: warning: {warning}")
     return made
+
+
+def _counts_before(config: RunConfig) -> dict[str, int] | None:
+    """Those of the last promoted night's catalogue; None where there is none, or it is gone: nothing else needs it."""
+    try:
+        last = promotions.last_night(config.root, before=config.day, holding="products")
+        return last and promotions.manifest_of(config.root, last, "products").details["catalogue"]
+    except InputError:
+        return None
 
 
 def main(argv: list[str] | None = None) -> int:

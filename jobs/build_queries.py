@@ -12,7 +12,7 @@ from jobs._step import run_step
 from jobs._write import fail_all_quarantined, write_sorted
 from kdlib import forgetting, tables
 from kdlib.config import RunConfig, SearchesConfig
-from kdlib.features import queries, read, searches
+from kdlib.features import privacy, queries, read, searches
 from kdlib.publish import Manifest
 
 TABLES = ("queries", "query_items", "search_quarantine")
@@ -48,7 +48,8 @@ def _build(
 ) -> dict[str, dict[str, Any]]:
     settings, min_users, last_day = config.features.queries, config.privacy.min_query_users, config.ds
     assert last_day is not None  # config.day has raised
-    with running_spark(config, log_file(config, "build_queries")) as spark, read.reading(log.path):
+    chatter = log_file(config, "build_queries")
+    with running_spark(config, chatter) as spark, read.reading(log.path), privacy.workers_keys():
         judged = searches.with_outcome(
             searches.read_searches(spark, log, key=config.privacy.key, hide_queries=min_users > 1),
             period_days=settings.period_days,

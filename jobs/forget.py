@@ -23,7 +23,8 @@ def run(config: RunConfig, user_id: str) -> None:
     """Remember, erase, let the place of delivery forget too, and search for what is left here.
 
     Raises:
-      ConfigError: no user is named, or the list of forgotten users is of another pseudonym key.
+      ConfigError: no user is named, the list of forgotten users is of another pseudonym key, or `delivery` names a place that
+        nothing can be delivered to.
       DeliveryError: the place of delivery cannot be reached or written.
       BusyError: a run of another date is under way; the user is remembered, but nothing is erased yet.
       ContractError: a trace is left, since something wrote at the same time: run it again.
@@ -31,6 +32,7 @@ def run(config: RunConfig, user_id: str) -> None:
     user_id = user_id.strip(BLANKS)
     if not user_id:
         raise ConfigError("--user: expected the user's id, as the shop writes it, and found none")
+    deliver.check(config)
     key = read_key(config.privacy.key) if config.privacy.key else None
     ids = [user_id] if key is None else [pseudonym(key, user_id), user_id]
     forgetting.remember_to_forget(config.root, ids[0], key)
@@ -45,7 +47,7 @@ def run(config: RunConfig, user_id: str) -> None:
     for place, count in sorted(removed.items()):
         say(f"  {place}: {count:,} removed")
     if config.delivery and promotions.current(config.root):
-        deliver.run(config, only_in_use=True)
+        deliver.run_and_tell(config, only_in_use=True)
     left = [path for one in ids for path in forgetting.traces(config.root, one, user_columns=columns)]
     if left:
         raise ContractError(

@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from jobs import (
     cache_teacher,
     check_gates,
+    deliver,
     distill,
     evaluate,
     promote,
@@ -19,7 +20,7 @@ from jobs import (
     telemetry,
     train_teacher,
 )
-from jobs._console import command, engine_output_to, log_file, say
+from jobs._console import command, engine_output_to, loaded, log_file, say
 from jobs._extras import check_search_extra
 from jobs._process import run_in_own_process
 from jobs._ray import start_ray
@@ -32,6 +33,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Run every stage in order. Spark runs in a process of its own, the other stages share one Ray cluster."""
     if config.search:
         check_search_extra()
+    deliver.check(config)
     seconds: dict[str, float] = {}
 
     def timed(name: str, stage: Callable[[], object]) -> None:
@@ -119,7 +121,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _night(argv: list[str]) -> int:
+    readable: list[RunConfig] = []
     begun: list[RunConfig] = []
+
+    def load(arguments: argparse.Namespace) -> RunConfig:
+        readable.extend(telemetry.readable(arguments))
+        return loaded(arguments)
 
     def run_and_note(config: RunConfig, arguments: argparse.Namespace) -> None:
         begun.append(config)
@@ -132,9 +139,10 @@ def _night(argv: list[str]) -> int:
         description=__doc__ or "",
         add_arguments=_add_arguments,
         with_arguments=run_and_note,
+        load=load,
     )
-    if begun and begun[0].telemetry:  # a run that was turned away says nothing of the night
-        telemetry.write_or_warn(begun[0], status)
+    for config in begun or (readable if status == ConfigError.exit_status else []):  # not of a run that was turned away
+        telemetry.write_or_warn(config, status)
     return status
 
 

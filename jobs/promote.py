@@ -1,4 +1,4 @@
-"""Put the night in use: one switch of `promoted` to its table and its student. Old nights are removed afterwards."""
+"""Put the night in use: one switch of `promoted` to its table and its student; deliver it, and remove old nights."""
 
 import sys
 
@@ -19,11 +19,13 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     has withdrawn just these tables (a rerun does not undo it). Returns None where the night stays out of use.
 
     Raises:
+      ConfigError: `delivery` names a place that nothing can be delivered to.
       InputError: a part of the night is not published, its gates judged other tables than those, or a table was made from
         others.
       GateError: the gates did not pass.
       DeliveryError: the night is in use here, but did not get to where others read it.
     """
+    deliver.check(config)
     found = _parts_of_search(config)
     if config.input.has_events:
         found = _judged_parts(config) | found
@@ -51,12 +53,31 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
     table = "recommendations" if config.input.has_events else "search_rankings"
     say(f"promote: {day} is in use: {root / promotions.LINK / table}")
-    busy = held_dates(config)
-    if removed := retention.remove_old_nights(root, keep=config.retention.nights, before=day, busy=busy):
-        say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
-    if config.delivery:
-        deliver.run(config)
+    try:
+        if config.delivery:
+            deliver.run(config)
+    except DeliveryError:  # a place that is down for weeks must not fill the disk here
+        _remove_old_nights(config)
+        raise
+    _remove_old_nights(config)
     return promoted
+
+
+def _remove_old_nights(config: RunConfig) -> None:
+    """The night is in use whatever becomes of them: what cannot be removed is a warning."""
+    try:
+        removed = retention.remove_old_nights(
+            config.root, keep=config.retention.nights, before=config.day, busy=held_dates(config), warn=_warn
+        )
+    except OSError as error:
+        _warn(f"old nights are not removed: {error}. The next promotion tries again")
+        return
+    if removed:
+        say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
+
+
+def _warn(text: str) -> None:
+    say(f"promote: warning: {text}")
 
 
 def _judged_parts(config: RunConfig) -> dict[str, str]:

@@ -17,19 +17,21 @@ def run(config: RunConfig, to: str, reason: str) -> None:
     """Switch `promoted` back; the pages of that night and of the withdrawn ones say so.
 
     Raises:
+      ConfigError: `delivery` names a place that nothing can be delivered to.
       InputError: that night was never promoted, or its files are gone.
+      DeliveryError: that night is in use here, but did not get to where others read it.
     """
+    deliver.check(config)
     before = promotions.current(config.root)
     promotions.rollback(config.root, to, reason=reason)
     was = f", {before.ds} no more" if before and before.ds != to else ""
     say(f"rollback: {to} is in use{was}: {config.root / promotions.LINK / 'recommendations'}")
-    mends: tuple[int, ...] = ()
     try:
         if config.delivery:
-            deliver.run(config)
-            mends = (74,)
+            deliver.run_and_tell(config)
+        else:
+            telemetry.tell(config)
     finally:
-        telemetry.tell(config, mends=mends)
         _remake_pages(config, to)
 
 

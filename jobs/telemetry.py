@@ -1,7 +1,10 @@
 """Tell monitoring what is published: a file in the Prometheus text format, for the node exporter's textfile collector."""
 
+import argparse
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobs._console import command, say
 from jobs.report import models_of
 from kdlib import delivery, promotions
-from kdlib.config import RunConfig
+from kdlib.config import RunConfig, load_config, read_mapping
 from kdlib.errors import ConfigError
 from kdlib.report.exposition import InUse, exposition
 from kdlib.report.gather import find_partitions, gather
@@ -49,19 +52,21 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
     fresh.replace(path)
 
 
-def tell(config: RunConfig, *, mends: Collection[int] = ()) -> None:
+def tell(config: RunConfig, *, status: int | None = None, mends: Collection[int] = ()) -> None:
     """Tell what is in use now, at the end of a job by hand that has changed it; nothing where no file is asked for.
 
-    The night that the file speaks of, and its exit status, stay. A failure is a warning.
+    The night that the file speaks of stays. A failure is a warning.
 
     Args:
       config: the run config.
+      status: what that night's exit status is now; None: it stays.
       mends: exit statuses that the job has made good, of this day's night, or 74, which speaks of the place; they become 0.
     """
     if config.telemetry:
-        ds, status = _told(Path(config.telemetry.textfile), config.name) or (config.day, None)
-        mended = status in mends and (ds == config.day or status == 74)
-        write_or_warn(config.model_copy(update={"ds": date.fromisoformat(ds)}), 0 if mended else status)
+        ds, before = _told(Path(config.telemetry.textfile), config.name) or (config.day, None)
+        mended = before in mends and (ds == config.day or before == 74)
+        now = before if status is None else status
+        write_or_warn(config.model_copy(update={"ds": date.fromisoformat(ds)}), 0 if mended else now)
 
 
 def write_or_warn(config: RunConfig, status: int | None) -> None:
@@ -71,6 +76,24 @@ def write_or_warn(config: RunConfig, status: int | None) -> None:
             run(config, status=status)
     except Exception as error:
         say(f"telemetry warning: not written: {type(error).__name__}: {error}")
+
+
+def readable(arguments: argparse.Namespace) -> list[RunConfig]:
+    """As much of a run config as it takes to tell of its night, whatever is wrong in the rest; the input is made up.
+
+    Empty where a part of that is wrong, or no file is asked for. Monitoring then hears nothing, as of a night that is
+    killed: the alert rule DistilrecSilent notices.
+    """
+    try:
+        found = read_mapping(arguments.config, overrides=tuple(arguments.set))
+        part = {name: found.get(name) for name in ("name", "ds", "output_dir", "telemetry")}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "run.yaml")
+            path.write_text(json.dumps(part | {"input": {"simulate": {}}}, default=str))
+            config = load_config(path, ds=arguments.ds)
+    except Exception:  # what is wrong is said where the whole is read
+        return []
+    return [config] if config.ds and config.telemetry else []
 
 
 def _today() -> date:

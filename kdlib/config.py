@@ -620,7 +620,8 @@ class PrivacyConfig(Section):
     key_environment: str | None = None
     """an environment variable that holds it. Without either the shop's own ids are used."""
     key_version: Positive = 1
-    """Raise it with each new key: a key that changes under the same version is an error, since all users would be new."""
+    """Raise it with each new key, and where the key is left out on purpose: a key that changes or goes under the same version, or
+    a lower one, is an error, since all users would be new."""
     min_item_users: Annotated[int, Field(ge=0)] = 0
     """An item that fewer users have touched, but at least one, is in nobody's list: it could tell of them."""
     min_query_users: Annotated[int, Field(ge=0)] = 0
@@ -845,7 +846,7 @@ def load_config(
 def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """A YAML file's mapping with `section.key=value` texts put over it; ConfigError where that cannot be."""
     try:
-        data = yaml.safe_load(Path(path).read_text())
+        data = yaml.load(Path(path).read_text(), _UniqueKeys)
     except OSError as error:
         raise ConfigError(
             f"cannot read the run config {path}: {error.strerror}. The shipped ones lie in cluster/runs/"
@@ -859,6 +860,21 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
     for override in overrides:
         _apply(data, override)
     return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A key that stands twice in a mapping is an error, as YAML has it: PyYAML takes the last, without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # here a mapping has just the keys that are written: those that `<<` brings, which they may override, come in later
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines and key.value != "<<":
+                raise yaml.YAMLError(f"the key {key.value} stands in line {lines[name]} and again in line {line}")
+            lines[name] = line
+        return node
 
 
 def _apply(data: dict, override: str) -> None:
@@ -875,7 +891,7 @@ def _apply(data: dict, override: str) -> None:
                 if node.get(part) is None:
                     node[part] = {}
                 node = node[part]
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+        node[int(last) if isinstance(node, list) else last] = yaml.load(text, _UniqueKeys)
     except (AttributeError, IndexError, TypeError, ValueError):
         raise ConfigError(f"--set {override!r}: no such place in the run config") from None
     except yaml.YAMLError:

@@ -11,6 +11,7 @@ then only says what was delivered last.
 
 import hashlib
 import json
+import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,8 +58,21 @@ class Delivered:
     """Digest of the users forgotten at home whom no file there names; None while older files may still name one."""
 
 
-def place(url: str) -> tuple[fs.FileSystem, str]:
-    """A URL's file system and the path in it.
+def check_place(root: Path, url: str, *, delta: bool) -> None:
+    """Look at a place before a run begins, without asking there: a wrong one must not come out when the night is in use.
+
+    Raises:
+      ConfigError: as `deliver`; or, for Delta Lake, as `deliver_delta`.
+    """
+    if delta:
+        _delta_error()
+    if not url.startswith(("hdfs:", "viewfs:")):  # these connect at once
+        with suppress(DeliveryError):  # to be reached is the delivery's matter
+            _elsewhere(root, url, ask=False)
+
+
+def place(url: str, *, ask: bool = True) -> tuple[fs.FileSystem, str]:
+    """A URL's file system and the path in it. Without `ask` nothing goes over the network; S3's is a stand-in then.
 
     Raises:
       ConfigError: it is no URL, of a kind that `pyarrow.fs` does not know, or holds credentials.
@@ -69,7 +83,8 @@ def place(url: str) -> tuple[fs.FileSystem, str]:
     except ValueError as error:
         raise ConfigError(f"delivery.{error}") from None
     try:
-        system, path = fs.FileSystem.from_uri(url)
+        # to make S3's is to ask for region and credentials; "s3:///x" is refused before that
+        system, path = fs.FileSystem.from_uri(url if ask else re.sub(r"^s3://(?!/)", "mock://", url))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ConfigError(
             f"delivery.url {url!r}: {error}; expected s3://bucket/folder, gs://… or file:///folder"
@@ -92,6 +107,7 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
       warn: gets to know of old files that could not be removed.
 
     Raises:
+      ConfigError: as `place`; or it lies among our own files.
       InputError: no night is in use at home.
       DeliveryError: the place cannot be reached or written, and what was in use there still is; it is another output
         folder's; another delivery does not end; or files that may name a forgotten user could not be removed.
@@ -169,13 +185,10 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
     log holds no statistics, for those are values: a forgotten user's id would stay there.
 
     Raises:
-      ConfigError: the package `deltalake` is not installed.
+      ConfigError: as `deliver`; or the package `deltalake` is not installed.
       DeliveryError: as `deliver`; of two tables the first may have the night in use then, and the second the one before.
     """
-    try:
-        from deltalake.exceptions import DeltaError
-    except ImportError:
-        raise ConfigError(f"delivery.format delta needs deltalake, not installed here: {extra_hint('delta')}") from None
+    DeltaError = _delta_error()
     system, base = _elsewhere(root, url)
     targets = {table: f"{url.rstrip('/')}/{table}" for table in TABLES}
     with _one_at_a_time(root):
@@ -200,6 +213,15 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
                     _remove_others(system, base, set())
                 _switch(system, base, now)
     return now
+
+
+def _delta_error() -> type[Exception]:
+    """What `deltalake` raises; ConfigError where it is not installed."""
+    try:
+        from deltalake.exceptions import DeltaError
+    except ImportError:
+        raise ConfigError(f"delivery.format delta needs deltalake, not installed here: {extra_hint('delta')}") from None
+    return DeltaError
 
 
 def _commit(root: Path, night: Promotion, table: str, target: str, *, oldest: str, name: str, anew: bool) -> None:
@@ -240,9 +262,9 @@ def _properties(name: str) -> Any:
     return CommitProperties(custom_metadata={PROPERTY: name})
 
 
-def _elsewhere(root: Path, url: str) -> tuple[fs.FileSystem, str]:
+def _elsewhere(root: Path, url: str, *, ask: bool = True) -> tuple[fs.FileSystem, str]:
     """`place`, which must not lie among our own files, nor they in it: `forget` and the removal of old nights walk those."""
-    system, base = place(url)
+    system, base = place(url, ask=ask)
     here, there = root.resolve(), Path(base).resolve()
     if isinstance(system, fs.LocalFileSystem) and (there.is_relative_to(here) or here.is_relative_to(there)):
         raise ConfigError(

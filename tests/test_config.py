@@ -145,12 +145,31 @@ def test_the_smallest_config_has_every_default(load):
         ("", "must be a mapping of sections, found NoneType"),
         ("- a\n", "must be a mapping of sections, found list"),
         ("a: [", "is not valid YAML"),
+        (
+            SMALLEST + "privacy: {key_file: k}\nrecommend: {k: 3}\n'privacy': {min_item_users: 5}\n",
+            "run.yaml is not valid YAML: the key privacy stands in line 4 and again in line 6$",
+        ),
+        (SMALLEST + "teachers:\n- name: a\n  model:\n    dim: 8\n    dim: 8\n", "the key dim stands in line 7 and"),
     ],
 )
 def test_a_wrong_config_names_the_field_and_what_was_expected(load, text, message):
     """Each unknown, missing or impossible value is one line that names the place in the file."""
     with pytest.raises(ConfigError, match=message):
         load(text)
+
+
+def test_a_section_may_be_taken_from_another_one(load):
+    """Anchors and `<<`, whose keys those beside it override, wherever the section stands that is taken: no key is there twice."""
+    text = SMALLEST + (
+        "teachers:\n"
+        "- {name: a, model: &small {<<: &least {dim: 8, layers: 2}, dim: 16}}\n"
+        "- {name: b, model: *small}\n"
+        "student: {model: {<<: *small, <<: *least, dim: 32}}\n"
+    )
+    config = load(text)
+    assert [(one.model.dim, one.model.layers) for one in (*config.teachers, config.student)] == [
+        (16, 2), (16, 2), (32, 2),
+    ]  # fmt: skip
 
 
 def test_a_missing_file_is_an_error_that_says_where_the_shipped_ones_lie(tmp_path):
@@ -176,6 +195,7 @@ def test_overrides_reach_any_place(load):
         ("name.x=1", "'name.x=1': no such place"),
         ("teachers.7.weight=1", "'teachers.7.weight=1': no such place"),
         ("recommend.k=[", r"'\[' is not a YAML value"),
+        ("recommend={k: 3, k: 4}", r"'\{k: 3, k: 4\}' is not a YAML value"),
         ("recommend.kk=1", "unknown key recommend.kk"),
     ],
 )

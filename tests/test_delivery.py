@@ -430,6 +430,35 @@ def test_a_place_among_our_own_files_is_refused(tmp_path, send, place):
         assert (root / "recommendations" / "ds=2026-11-01").exists()
 
 
+def test_a_place_is_looked_at_before_it_is_needed(tmp_path, monkeypatch):
+    """What can never be delivered to is refused without a word over the network; whether a place answers is no matter yet."""
+    from_uri = fs.FileSystem.from_uri
+
+    class Offline:
+        @staticmethod
+        def from_uri(url):
+            assert not url.startswith(("s3://s", "hdfs:")), "its client asks for region and credentials, or connects"
+            return refuse() if "down" in url else from_uri(url)
+
+    monkeypatch.setattr(delivery.fs, "FileSystem", Offline)
+    for url in (
+        "s3://shop",
+        "s3://shop/x",
+        "gs://shop/x",
+        "gs://down",
+        "abfss://shop@a.dfs.core.windows.net/x",
+        "hdfs://n/x",
+    ):
+        for delta in (False, True):
+            delivery.check_place(tmp_path / "output", url, delta=delta)
+    for url in ("s3a://shop/x", "s3:///x", "s3://sh op/x", "file://there/x", f"file://{tmp_path}"):
+        with pytest.raises(ConfigError, match=re.escape(f"delivery.url {url!r}")):
+            delivery.check_place(tmp_path / "output", url, delta=False)
+    monkeypatch.setitem(sys.modules, "deltalake.exceptions", None)
+    with pytest.raises(ConfigError, match="needs deltalake, not installed here"):
+        delivery.check_place(tmp_path / "output", "s3://shop/x", delta=True)
+
+
 def test_an_upload_that_ended_early_is_done_again(home, url, monkeypatch):
     """Files of a wrong size there are replaced; until then nobody is pointed to them."""
     put(home, "2026-11-01", 1)

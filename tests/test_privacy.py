@@ -3,10 +3,12 @@
 import hashlib
 import hmac
 
+import pandas as pd
 import pytest
 
 from kdlib.config import PrivacyConfig
 from kdlib.errors import ConfigError
+from kdlib.features import privacy
 from kdlib.privacy import KeySource, key_check, pseudonym, read_key
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -47,3 +49,24 @@ def test_one_source_of_the_key():
     assert PrivacyConfig(key_file="k").key == KeySource("k", None)
     with pytest.raises(ValueError, match="give key_file or key_environment, not both"):
         PrivacyConfig(key_file="k", key_environment="K")
+
+
+def test_a_worker_with_another_key_than_the_driver_s_makes_no_pseudonyms(monkeypatch):
+    """It names the place and both check values, and neither key; the driver's key is read once a worker, not once a batch."""
+    monkeypatch.setenv("SHOP_KEY", KEY)
+    privacy._key.cache_clear()
+    hashed = privacy._hashed(KeySource(None, "SHOP_KEY"))  # on the driver
+    other = KEY[::-1]
+    monkeypatch.setenv("SHOP_KEY", other)
+    with pytest.raises(ConfigError) as error:
+        hashed(pd.Series(["anna"]))
+    expected, found = key_check(KEY.encode()), key_check(other.encode())
+    assert f"expected the key of check value {expected}, found {found}. Give every Spark executor" in str(error.value)
+    assert "environment variable SHOP_KEY is another on " in str(error.value)
+    assert KEY not in str(error.value)
+    assert other not in str(error.value)
+    reads = []
+    monkeypatch.setattr(privacy, "read_key", lambda source: reads.append(source) or KEY.encode())
+    for _ in range(3):
+        assert hashed(pd.Series(["anna", None])).tolist() == [pseudonym(KEY.encode(), "anna"), None]
+    assert len(reads) == 1

@@ -1,10 +1,14 @@
 """What no night needs any more is removed, and nothing else; more of it in `test_promotions.py`."""
 
+import errno
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kdlib import promotions
+from kdlib import promotions, publish
+from kdlib.errors import InputError
 from kdlib.retention import remove_old_nights
 from tests.test_promotions import DAYS, put_and_promote
 
@@ -21,3 +25,54 @@ def test_the_night_that_a_running_backfill_goes_on_from_stays(tmp_path: Path, bu
         assert promotions.folder_of(tmp_path, before, name).is_dir()
     remove_old_nights(tmp_path, keep=2, before=DAYS[4])
     assert promotions.last_night(tmp_path, before=busy, holding="models/student") is None
+
+
+def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part of its files stay, as on NFS while one is open: nobody goes on from it or back to it; the others go; then it goes."""
+    put_and_promote(tmp_path, *DAYS)
+    remove, said = shutil.rmtree, []
+
+    def half(path: Path, **more: Any) -> None:
+        if DAYS[1] not in path.name:
+            return remove(path, **more)
+        next((path / "data").iterdir()).unlink()
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path / "data"))
+
+    monkeypatch.setattr(shutil, "rmtree", half)
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == DAYS[:3]
+    left = sorted((tmp_path / "_staging").glob("removed.*"))
+    assert [path.name.rpartition(".")[0].rpartition(".")[0] for path in left] == [
+        f"removed.{name}.{DAYS[1]}" for name in ("histories", "item_vocabulary", "models.student", "recommendations")
+    ]
+    assert len(said) == 1
+    assert str(said[0]).startswith(f"not removed: {tmp_path}/_staging/removed.")
+    assert str(said[0]).endswith(" (Directory not empty) and 3 more. The next promotion tries again")
+    assert not list((tmp_path / publish.VERSIONS).rglob(f"ds={DAYS[1]}.*"))
+    assert promotions.last_night(tmp_path, before=DAYS[2], holding="models/student") is None
+    with pytest.raises(InputError, match="is not there any more"):
+        promotions.rollback(tmp_path, DAYS[1])
+    monkeypatch.undo()
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == []
+    assert len(said) == 1
+    assert not list((tmp_path / "_staging").iterdir())
+
+
+def test_a_night_that_cannot_go_aside_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is somebody else's, say: it can still be gone back to, and the other nights go."""
+    put_and_promote(tmp_path, *DAYS)
+    rename, said = Path.rename, []
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name.startswith(f"ds={DAYS[1]}."):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == [DAYS[0], DAYS[2]]
+    assert len(said) == 1
+    assert f"/ds={DAYS[1]}." in str(said[0])
+    monkeypatch.undo()
+    night = promotions.rollback(tmp_path, DAYS[1])
+    assert not [
+        name for name in night.versions if publish.damaged(tmp_path, promotions.manifest_of(tmp_path, night, name))
+    ]

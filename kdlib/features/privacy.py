@@ -1,14 +1,20 @@
 """Events with pseudonyms in place of user ids, before anything is shuffled, written or logged."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from socket import gethostname
 from typing import Any
 
 import pandas as pd
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from kdlib.privacy import KeySource, pseudonym, read_key
+from kdlib.errors import ConfigError
+from kdlib.privacy import KeySource, key_check, pseudonym, read_key
 
 
 def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequence[str]) -> DataFrame:
@@ -39,17 +45,42 @@ def map_distinct(texts: pd.Series, function: Callable[[str], str | None]) -> pd.
     return values.reindex(codes).where(codes >= 0, None).reset_index(drop=True)
 
 
+@contextmanager
+def workers_keys() -> Iterator[None]:
+    """Turn what a Python worker says of its key into the same ConfigError here: Spark hides it in the worker's traceback."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        if said := re.search(r"kdlib\.errors\.ConfigError: (.+)", str(error)):
+            raise ConfigError(said[1]) from None
+        raise
+
+
 def _pseudonyms(source: KeySource) -> Callable[[str], Column]:
     """A Spark function of a text column. The key is read by the Python worker: a literal would stand in plans and logs."""
-
-    def hashed(ids: pd.Series) -> pd.Series:
-        key = _key(source)
-        return map_distinct(ids, lambda one: pseudonym(key, one))
-
-    function: Any = F.pandas_udf(hashed, "string")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    function: Any = F.pandas_udf(_hashed(source), "string")  # pyright: ignore[reportCallIssue, reportArgumentType]
     return lambda column: function(F.col(column))
 
 
+def _hashed(source: KeySource) -> Callable[[pd.Series], pd.Series]:
+    """Ids to pseudonyms, in a Python worker, which must find the key that the driver finds now."""
+    check = key_check(read_key(source))
+
+    def hashed(ids: pd.Series) -> pd.Series:
+        key = _key(source, check)
+        return map_distinct(ids, lambda one: pseudonym(key, one))
+
+    return hashed
+
+
 @lru_cache(maxsize=1)
-def _key(source: KeySource) -> bytes:
-    return read_key(source)
+def _key(source: KeySource, check: str) -> bytes:
+    """Once a worker process. Under two keys a user would have two pseudonyms, and the list of the forgotten miss one."""
+    key = read_key(source)
+    if (found := key_check(key)) != check:
+        where = source.file or f"the environment variable {source.environment}"
+        raise ConfigError(
+            f"the pseudonym key in {where} is another on {gethostname()} than where the job was started: expected the key of"
+            f" check value {check}, found {found}. Give every Spark executor the same key"
+        )
+    return key

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import promote, report, telemetry
+from jobs import nightly, promote, report, telemetry
+from jobs._lock import run_lock
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import DeliveryError
 from kdlib.report.exposition import InUse, exposition
@@ -27,7 +28,6 @@ MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
 IN_USE = InUse(BEFORE, 1_790_000_000.5, {"recommendations": 80})
 LIVE = {"ray_distilrec_training_epoch", "ray_distilrec_training_ndcg"}
 """From Ray, while a training runs: `jobs._train_worker`."""
-NODE = {"node_textfile_mtime_seconds"}
 
 
 def series(night: Night = NIGHT, **facts) -> dict[tuple, float]:
@@ -139,6 +139,62 @@ def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
     assert told(tmp_path) == ("2026-11-22", 0)
 
 
+def test_a_place_that_others_read_and_that_could_not_be_reached_is_told(tmp_path: Path) -> None:
+    """`rollback` or `forget` by hand: 74, of the night that the file speaks of, whatever day the job is about."""
+    telemetry.run(shop(tmp_path, "2026-11-22"), status=0)
+    telemetry.tell(shop(tmp_path, "2026-11-20"), status=74)
+    assert told(tmp_path) == ("2026-11-22", 74)
+
+
+def nightly_of(folder: Path, *words: str, **more: object) -> int:
+    """The exit status of a night whose run config has sections more, or otherwise."""
+    shop(folder, "2026-11-22")
+    document = json.loads((folder / "run.yaml").read_text()) | more
+    (folder / "run.yaml").write_text(json.dumps(document))
+    return nightly.main(["--config", str(folder / "run.yaml"), *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ((), {"distillation": {"temprature": 2}}),
+        ((), {"input": {}}),
+        (("--set", "training.workers=0"), {}),
+        ((), {"output_dir": "/dev/null/out"}),
+    ],
+)
+def test_a_night_of_a_wrong_config_is_told(tmp_path: Path, words: tuple[str, ...], more: dict) -> None:
+    """Status 2 of its day, where the run config says whose night it is and where to tell it; an earlier day's is not."""
+    telemetry.run(shop(tmp_path, "2026-11-21"), status=0)
+    assert nightly_of(tmp_path, "--ds", "2026-11-20", *words, **more) == 2
+    assert told(tmp_path) == ("2026-11-21", 0)
+    assert nightly_of(tmp_path, "--ds", "2026-11-22", *words, **more) == 2
+    assert told(tmp_path) == ("2026-11-22", 2)
+
+
+@pytest.mark.parametrize(
+    "more", [{"name": "My shop"}, {"telemetry": {"file": "shop.prom"}}, {"output_dir": "${NOT_SET_ANYWHERE}/out"}]
+)
+def test_a_night_that_cannot_be_told_leaves_the_file(
+    tmp_path: Path, more: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is the very part that says whose night it is: DistilrecSilent notices; the person gets the error alone."""
+    telemetry.run(shop(tmp_path, "2026-11-21"), status=0)
+    assert nightly_of(tmp_path, "--ds", "2026-11-22", **more) == 2
+    assert told(tmp_path) == ("2026-11-21", 0)
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert re.match(rf"distilrec: error: the run config ({tmp_path}/run\.yaml is wrong|uses \$\{{NOT_SET)", found.err)
+
+
+def test_a_night_that_is_turned_away_tells_nothing(tmp_path: Path) -> None:
+    """The run that holds the date tells how it ends."""
+    telemetry.run(shop(tmp_path, "2026-11-21"), status=0)
+    with run_lock(shop(tmp_path, "2026-11-22"), "nightly"):
+        assert nightly_of(tmp_path, "--ds", "2026-11-22") == 75
+    assert told(tmp_path) == ("2026-11-21", 0)
+
+
 def test_a_day_to_come_or_rolled_back_tells_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistyped date does not silence the nights for a year, nor does a good night that is in use no more."""
     telemetry.run(shop(tmp_path, "2027-11-22"), status=2)
@@ -189,7 +245,7 @@ def test_training_speed_is_over_all_epochs() -> None:
 
 def test_rules_and_dashboard_ask_for_series_that_there_are() -> None:
     """A renamed series must not leave an alert that never fires or a panel that stays empty."""
-    made = {f"distilrec_{name}" for name, *_ in series()} | LIVE | NODE
+    made = {f"distilrec_{name}" for name, *_ in series()} | LIVE
     made |= {"distilrec_training_positions_per_second", "distilrec_training_data_wait_share"}  # not in this night
     rules = yaml.safe_load((MONITORING / "rules.yaml").read_text())
     asked = [rule["expr"] for group in rules["groups"] for rule in group["rules"]] + expressions()
@@ -241,7 +297,7 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path) -> Non
     ]  # fmt: skip
     running = [subprocess.Popen(one, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for one in commands]
     try:
-        for expression in ("node_textfile_mtime_seconds", *expressions()):
+        for expression in expressions():
             if not expression.startswith("ray_"):
                 assert _answer(server, expression), expression
     finally:

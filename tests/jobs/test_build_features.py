@@ -1,4 +1,5 @@
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jobs.build_features import TABLES, main, run
 from kdlib import promotions, publish, tables
 from kdlib.config import PrivacyConfig, RunConfig
 from kdlib.errors import ConfigError, InputError
-from kdlib.features import clean, splits
+from kdlib.features import clean, privacy, splits
 from kdlib.features.events import read_events
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
@@ -295,10 +296,10 @@ def everything_written(root: Path) -> str:
     return "\n".join(texts)
 
 
-def private(folder: Path, *, output: str = "private", **privacy) -> RunConfig:
+def private(folder: Path, *, output: str = "private", **settings) -> RunConfig:
     (folder / "key").write_text(KEY + "\n")
     return config_for(folder, output=output).model_copy(
-        update={"privacy": PrivacyConfig.model_validate({"key_file": str(folder / "key"), **privacy})}
+        update={"privacy": PrivacyConfig.model_validate({"key_file": str(folder / "key"), **settings})}
     )
 
 
@@ -338,20 +339,77 @@ def test_the_key_stands_in_no_plan(spark, tiny):
     assert "hashed" in plan
 
 
-def test_another_key_under_the_same_version_is_an_error(tmp_path):
-    """It would make every user new: the promoted night is named, and what to do; a raised version is taken."""
-    folder, ds = write_input(tmp_path), "2024-05-02"
-    root = private(folder).root
-    versions = {}
-    for name in (*promotions.LINKED, "histories"):
-        staging = publish.new_staging(root, name, ds)
-        (staging / "x").touch()
-        details = {"pseudonyms": {"key_version": 1, "check": "00000000"}}
-        versions[name] = publish.publish(staging, root, name, ds, fingerprint="f", details=details).version
-    promotions.promote(root, ds, versions)
-    with pytest.raises(ConfigError, match=f"another than that of {ds}, but privacy.key_version is 1 as it was then"):
-        checked_key(private(folder))
-    assert checked_key(private(folder, key_version=2)) == {"key_version": 2, "check": key_check(KEY.encode())}
+def put_under_key(config: RunConfig, name: str, key: str, *, ds: str, key_version: int = 1) -> dict[str, str]:
+    """Publish an empty table that says which key it was made under; its version."""
+    staging = publish.new_staging(config.root, name, ds)
+    (staging / "x").touch()
+    details = {"pseudonyms": {"key_version": key_version, "check": key_check(key.encode())}}
+    return {name: publish.publish(staging, config.root, name, ds, fingerprint=key, details=details).version}
+
+
+@pytest.mark.parametrize("promoted", ["2024-05-02", "2024-05-03", "2024-05-04"])
+def test_a_key_that_changes_or_goes_is_an_error_unless_its_version_is_raised(tmp_path, promoted):
+    """In the next night, in a rerun of the promoted one and in a backfill before it: what was expected, where, what to do."""
+    config = private(write_input(tmp_path))
+    promotions.promote(
+        config.root, promoted, put_under_key(config, "histories", "another key", ds=promoted, key_version=2)
+    )
+    for version, found in ((2, key_check(KEY.encode())), (1, key_check(KEY.encode())), (2, "none"), (1, "none")):
+        now = PrivacyConfig(key_file=config.privacy.key_file if found != "none" else None, key_version=version)
+        with pytest.raises(ConfigError) as error:
+            checked_key(config.model_copy(update={"privacy": now}))
+        for words in (
+            f"expected that of histories of {promoted} in {config.root} (check value {key_check(b'another key')}, ",
+            f"privacy.key_version 2), found {found} (privacy.key_version {version}): every user would be",
+            "where the change is meant, set privacy.key_version to 3",
+        ):
+            assert words in str(error.value)
+        assert ("stored under its own id" in str(error.value)) == (found == "none")
+    assert checked_key(private(tmp_path, key_version=3)) == {"key_version": 3, "check": key_check(KEY.encode())}
+    assert checked_key(config.model_copy(update={"privacy": PrivacyConfig(key_version=3)})) is None
+
+
+def test_the_key_that_a_date_was_made_under_holds_before_it_is_promoted(tmp_path):
+    """A blocked night, or one that is not judged yet, is not made anew under another key either; the same key is taken."""
+    config = private(write_input(tmp_path))
+    put_under_key(config, "histories", "another key", ds="2024-05-03")
+    for now in (config, config_for(tmp_path, output="private")):
+        with pytest.raises(ConfigError, match=r"expected that of histories of 2024-05-03 "):
+            checked_key(now)
+    put_under_key(config, "histories", KEY, ds="2024-05-03")
+    assert checked_key(config) == {"key_version": 1, "check": key_check(KEY.encode())}
+
+
+def test_the_last_promoted_night_s_key_counts_where_its_files_are(tmp_path):
+    """A night whose files are gone can be made anew, as other errors say; the key of the one before it holds."""
+    config = private(write_input(tmp_path))
+    for ds, key in (("2024-05-02", "another key"), ("2024-05-03", KEY)):
+        promotions.promote(config.root, ds, put_under_key(config, "histories", key, ds=ds, key_version=2))
+    shutil.rmtree(publish.current(config.root, "histories", "2024-05-03").parent)
+    with pytest.raises(ConfigError, match=r"expected that of histories of 2024-05-02 "):
+        checked_key(private(tmp_path, key_version=2))
+
+
+def test_a_shop_with_search_alone_keeps_its_key(tmp_path):
+    """Which has no histories: its newest log counts."""
+    config = private(write_input(tmp_path))
+    assert config.input.catalogue is not None
+    alone = config.model_copy(update={"input": config.input.model_copy(update={"events": None})})
+    put_under_key(config, "queries", "another key", ds="2024-05-01")
+    with pytest.raises(ConfigError, match=r"expected that of queries of 2024-05-01 "):
+        checked_key(alone)
+    assert checked_key(config) is not None
+
+
+def test_a_worker_with_another_key_ends_the_job(spark, tiny, monkeypatch):
+    """With the worker's own words and nothing published: the driver finds another key here than the Python workers do."""
+    config = private(tiny)
+    monkeypatch.setattr(privacy, "read_key", lambda source: b"the driver's key")
+    with pytest.raises(
+        ConfigError, match=rf"^the pseudonym key in {config.privacy.key_file} is another on .* same key$"
+    ):
+        run(config)
+    assert publish.read_manifest(config.root, "sessions", config.day) is None
 
 
 def test_items_of_few_users_are_recommended_to_nobody(spark, tiny):

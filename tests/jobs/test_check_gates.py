@@ -1,18 +1,22 @@
 """Gates, promotion and rollback as commands, on nights published by hand."""
 
+import errno
 import re
+import shutil
+import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import check_gates, nightly, promote, report, rollback, telemetry
+from jobs import check_gates, deliver, forget, nightly, promote, report, rollback, telemetry
 from jobs._console import command
-from kdlib import delivery, promotions, publish
+from kdlib import delivery, forgetting, promotions, publish
 from kdlib.report.facts import Night
 from kdlib.tables import METRICS
 
@@ -227,6 +231,128 @@ def last_steps(config, monkeypatch):
     monkeypatch.setattr(report, "run", lambda config: None)
     monkeypatch.setattr(telemetry, "gather", lambda root, ds, *, name, k, **more: Night(name, ds, k))
     return lambda ds: run(nightly, config, "--ds", ds)
+
+
+def of_telemetry(config: Path) -> tuple[str, float]:
+    """Day and exit status of the night that `shop.prom` speaks of."""
+    found = dict(re.findall(r"^distilrec_night_(\w+)\{.*\} (\S+)$", (config.parent / "shop.prom").read_text(), re.M))
+    day = datetime.fromtimestamp(float(found["day_timestamp_seconds"]), UTC).date().isoformat()
+    return day, float(found["exit_status"])
+
+
+@pytest.fixture(params=["s3a://shop/x", "file://{root}/there", "delta"])
+def undeliverable(request, config, monkeypatch) -> str:
+    """The run config with a place that nothing can be delivered to; returns what the error says."""
+    url = request.param.format(root=config.parent / "out")
+    delivery = {"url": url}
+    if url == "delta":
+        monkeypatch.setitem(sys.modules, "deltalake.exceptions", None)
+        delivery = {"url": f"file://{config.parent}/there", "format": "delta"}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"delivery": delivery}))
+    return {"s3a": "s3a://shop/x", "fil": "lies below output_dir", "del": "needs deltalake, not installed"}[url[:3]]
+
+
+def test_a_night_that_cannot_be_delivered_does_not_begin(config, last_steps, undeliverable, monkeypatch, capfd):
+    """A place that is none ends it with 2 before any stage; monitoring then says truly that the last good night stays."""
+    ran: list[str] = []
+    for stage in ("simulate_events", "train_teacher", "distill"):
+        monkeypatch.setattr(getattr(nightly, stage), "run", lambda config, stage=stage: ran.append(stage))
+    monkeypatch.setattr(nightly, "run_in_own_process", lambda name, *words, **more: ran.append(name))
+    root = put_night(config, DAYS[0])
+    assert last_steps(DAYS[0]) == 2
+    assert undeliverable in capfd.readouterr().err
+    assert ran == []
+    assert promotions.current(root) is None
+    assert of_telemetry(config) == (DAYS[0], 2)
+
+
+def test_nothing_is_switched_that_cannot_be_delivered(config, undeliverable, monkeypatch, capfd):
+    """By hand neither; a user is not half forgotten."""
+    root = put_night(config, DAYS[0])
+    assert run(check_gates, config, "--ds", DAYS[0]) == 0
+    assert run(promote, config, "--ds", DAYS[0]) == 2
+    assert promotions.current(root) is None
+    for ds in DAYS[:2]:
+        versions = {"recommendations": publish.manifest_of(put_night(config, ds), "recommendations", ds).version}
+        promotions.promote(root, ds, versions)
+    for job, *words in ((rollback, "--to", DAYS[0]), (forget, "--user", "anna"), (deliver,)):
+        capfd.readouterr()
+        assert run(job, config, *words) == 2
+        assert undeliverable in capfd.readouterr().err
+    now = promotions.current(root)
+    assert now is not None
+    assert now.ds == DAYS[1]
+    assert forgetting.forgotten(root) == []
+
+
+def test_an_old_night_that_cannot_be_removed_is_a_warning(config, last_steps, monkeypatch, capfd):
+    """On NFS a file that somebody has open keeps its folder: the night was delivered before, and the next one tries again."""
+    home, remove, url = config.parent / "out" / "_versions", shutil.rmtree, f"file://{config.parent}/there"
+    delivered: list[delivery.Delivered | None] = []
+
+    def kept_by_a_reader(path: Path, **more: Any) -> None:
+        if any(name in str(path) for name in (f"recommendations.{DAYS[0]}", f"recommendations/ds={DAYS[0]}")):
+            (path / "manifest.json").unlink()
+            delivered.append(delivery.delivered(url))
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path / "data"))
+        remove(path, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", kept_by_a_reader)
+    for ds in DAYS:
+        put_night(config, ds)
+        assert last_steps(ds) == 0, capfd.readouterr().err
+    assert [night and night.ds for night in delivered] == [DAYS[2]]
+    printed = capfd.readouterr().out
+    told = re.search(
+        r"promote: warning: not removed: (\S+) \(Directory not empty\)\. The next promotion tries", printed
+    )
+    assert told is not None
+    assert f"removed 1 old nights, {DAYS[0]} to {DAYS[0]}" in printed
+    assert Path(told[1]).is_dir()
+    assert sorted(path.name[:13] for path in (home / "recommendations").iterdir()) == [f"ds={ds}" for ds in DAYS[1:]]
+    monkeypatch.undo()
+    assert run(promote, config, "--ds", DAYS[2]) == 0
+    assert not Path(told[1]).exists()
+
+
+def test_a_removal_that_cannot_be_noted_is_not_begun(config, last_steps, monkeypatch, capfd):
+    """A night without files that is not marked would be one that later nights go on from. This night ends well all the same."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "_promotions/removed")
+
+    monkeypatch.setattr(promotions, "mark_removed", refused)
+    for ds in DAYS:
+        put_night(config, ds)
+        assert last_steps(ds) == 0, capfd.readouterr().err
+    assert "promote: warning: old nights are not removed: [Errno 13] Permission denied" in capfd.readouterr().out
+    assert len(list((config.parent / "out" / "_versions" / "recommendations").iterdir())) == len(DAYS)
+
+
+def test_old_nights_go_also_where_the_new_one_cannot_be_delivered(config, last_steps, capfd):
+    """A place that is down for weeks must not fill the disk."""
+    pointer = config.parent / "there" / delivery.POINTER
+    for ds, status in zip(DAYS, (0, 0, 74), strict=True):
+        put_night(config, ds)
+        if status:
+            pointer.write_text("{}")
+        assert last_steps(ds) == status, capfd.readouterr().err
+    assert not list((config.parent / "out" / "_versions" / "recommendations").glob(f"ds={DAYS[0]}*"))
+
+
+def test_a_rollback_that_others_do_not_get_to_read_is_told(config, last_steps, capfd):
+    """Status 74 of the withdrawn night, which they still read, until `deliver` ends it."""
+    pointer = config.parent / "there" / delivery.POINTER
+    for ds in DAYS[:2]:
+        put_night(config, ds)
+        assert last_steps(ds) == 0, capfd.readouterr().err
+    before = pointer.read_text()
+    pointer.write_text("{}")
+    assert run(rollback, config, "--to", DAYS[0]) == 74
+    assert of_telemetry(config) == (DAYS[1], 74)
+    pointer.write_text(before)
+    assert run(deliver, config) == 0
+    assert of_telemetry(config) == (DAYS[1], 0)
 
 
 def test_the_second_attempt_of_a_withdrawn_night_leaves_it_out_of_use(config, last_steps, capfd):

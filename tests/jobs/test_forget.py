@@ -1,6 +1,7 @@
 """A forgotten user leaves no trace, the others lose nothing, and what is published stays whole."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import deliver, forget
+from jobs import deliver, forget, telemetry
 from jobs._inputs import checked_key
 from jobs._lock import run_lock
 from kdlib import forgetting, promotions, publish
 from kdlib.config import load_config
 from kdlib.errors import ConfigError
 from kdlib.privacy import key_check, pseudonym
+from kdlib.report.facts import Night
 
 DS, USER, OTHER = "2026-11-22", "anna.k", "bruno"
 KEY = "0123456789abcdef0123456789abcdef"
@@ -188,6 +190,27 @@ def test_what_was_delivered_forgets_too(tmp_path, capfd, form):
     assert not [
         path for path in (tmp_path / "there").rglob("*") if path.is_file() and USER.encode() in path.read_bytes()
     ]
+
+
+def test_a_user_who_stays_where_others_read_is_told(tmp_path, monkeypatch, capfd):
+    """Status 74 of the last night, also where it was a good one, until the place has forgotten too."""
+    config, root, there = config_for(tmp_path), tmp_path / "out", tmp_path / "there"
+    more = {"delivery": {"url": f"file://{there}"}, "telemetry": {"textfile": str(tmp_path / "shop.prom")}}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | more))
+    monkeypatch.setattr(telemetry, "gather", lambda root, ds, *, name, k, **more: Night(name, ds, k))
+    table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
+    promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
+    assert deliver.main(["--config", str(config)]) == 0
+    telemetry.run(load_config(config), status=0)
+    pointer = (there / "promoted.json").read_text()
+    found = []
+    for text in ("{}", pointer):
+        (there / "promoted.json").write_text(text)
+        status = forget.main(["--config", str(config), "--user", USER])
+        told = re.search(r"distilrec_night_exit_status\{.*\} (\S+)", (tmp_path / "shop.prom").read_text())
+        assert told is not None
+        found.append((status, float(told[1])))
+    assert found == [(74, 74), (0, 0)], capfd.readouterr().err
 
 
 def test_a_trace_at_home_does_not_keep_the_user_at_the_place(tmp_path, capfd):

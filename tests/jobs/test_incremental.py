@@ -1,6 +1,8 @@
 """Nights that start from an earlier night's clean events: the same tables as from reading everything, of fewer files."""
 
 import random
+import re
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import nightly
+from jobs import check_gates, nightly
 from jobs._inputs import night_input
 from jobs.build_features import run
-from kdlib import promotions, publish
+from kdlib import gates, promotions, publish
 from kdlib.config import RunConfig
-from kdlib.errors import InputError
+from kdlib.errors import GateError, InputError
 from kdlib.features.arrivals import day_of, days_to_read, path_of_days
 
 FIRST = date(2024, 5, 1)
@@ -61,6 +63,13 @@ def _write_days(folder: Path, days: int) -> None:
         (home / "part.csv").write_text("\n".join([HEADER, *lines]) + "\n")
 
 
+def _night(config: RunConfig) -> dict[str, Any]:
+    """A night's features, and its funnel; its gates let them pass, so that a later night may start from them."""
+    funnel = run(config)["histories"].details["funnel"]
+    check_gates.run(config, parts=("input",), force="a shop this small has no usual nights")
+    return funnel
+
+
 def _tables(config: RunConfig) -> dict[str, Any]:
     """What must not depend on how a night came by its events; items under their own names, for indices follow the nights."""
 
@@ -83,11 +92,10 @@ def _quarantine(config: RunConfig) -> list[dict[str, Any]]:
 def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark, tmp_path: Path) -> None:
     """Nights in a row, one of them left out, late, early and repeated events and a bot: the same tables each night."""
     _write_days(tmp_path, 7)
-    first = run(_config(tmp_path, 3, "chain"))  # which carries nothing over
-    reasons = {*first["histories"].details["funnel"]["reasons"]}
+    reasons = {*_night(_config(tmp_path, 3, "chain"))["reasons"]}  # which carries nothing over
     for day in (4, 6):
         chain, whole = _config(tmp_path, day, "chain"), _config(tmp_path, day, f"whole{day}")
-        funnels = [run(config)["histories"].details["funnel"] for config in (chain, whole)]
+        funnels = [_night(config) for config in (chain, whole)]
         assert _tables(chain) == _tables(whole)
         assert [funnel["kept"] for funnel in funnels] == [
             sum("'u99'" not in row for row in _tables(whole)["events"])
@@ -105,7 +113,7 @@ def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark,
 def test_an_old_day_is_not_read_again_unless_the_settings_changed(spark, tmp_path: Path) -> None:
     """Days before the look-back may be gone or damaged; with another period everything is read, and the damage matters."""
     _write_days(tmp_path, 8)
-    run(_config(tmp_path, 6, "out"))
+    _night(_config(tmp_path, 6, "out"))
     for day in range(4):
         (tmp_path / "events" / f"day={FIRST + timedelta(days=day)}" / "part.csv").write_bytes(b"other,header\n1,2\n")
     funnel = run(_config(tmp_path, 7, "out"))["histories"].details["funnel"]
@@ -122,12 +130,12 @@ def test_a_day_that_comes_after_the_look_back_is_quarantined_once(
     missing, elsewhere = tmp_path / "events" / f"day={FIRST + timedelta(days=3)}", tmp_path / "not yet"
     missing.rename(elsewhere)
     for day in (4, 6):
-        run(_config(tmp_path, day, "out"))
+        _night(_config(tmp_path, day, "out"))
         said = f"build_features: no file for {FIRST + timedelta(days=3)} at "
         assert (said in capsys.readouterr().out) == (day == 4)
     elsewhere.rename(missing)
     night = _config(tmp_path, 7, "out")
-    funnel = run(night)["histories"].details["funnel"]
+    funnel = _night(night)
     assert f"the files for {FIRST + timedelta(days=3)} at " in capsys.readouterr().out
     lines = (missing / "part.csv").read_text().splitlines()[1:]
     rejected = _quarantine(night)
@@ -142,6 +150,103 @@ def test_a_day_that_comes_after_the_look_back_is_quarantined_once(
     rejected = _quarantine(night)
     assert not [row for row in rejected if missing.name in row["file"]]
     assert capsys.readouterr().out.count(str(FIRST + timedelta(days=3))) == 0
+
+
+def test_what_a_blocked_night_lacked_is_read_once_it_is_mended(spark, tmp_path: Path) -> None:
+    """The first night's files have no item ids on most days, and its gates block it: the next night reads all files, mended."""
+    _write_days(tmp_path, 7)
+    files = [tmp_path / "events" / f"day={FIRST + timedelta(days=day)}" / "part.csv" for day in range(1, 5)]
+    whole = [file.read_text() for file in files]
+    for file, text in zip(files, whole, strict=True):
+        file.write_text(re.sub(r",i\d,", ",,", text))
+    first, second = (_config(tmp_path, day, "out") for day in (5, 6))
+    run(first)
+    with pytest.raises(GateError, match="quarantined_share"):
+        check_gates.run(first, parts=("input",))
+    for file, text in zip(files, whole, strict=True):
+        file.write_text(text)
+    assert _night(second)["carried"] == 0
+    run(afresh := _config(tmp_path, 6, "afresh"))
+    assert _tables(second) == _tables(afresh)
+
+
+def _publish(config: RunConfig, name: str, *, fingerprint: str = "f", **details: Any) -> publish.Manifest:
+    staging = publish.new_staging(config.root, name, config.day)
+    return publish.publish(staging, config.root, name, config.day, fingerprint=fingerprint, details=details)
+
+
+def _publish_events(config: RunConfig, fingerprint: str = "f") -> None:
+    for name in ("histories", "clean_events"):
+        _publish(config, name, fingerprint=fingerprint, settings=night_input(config, None).settings)
+
+
+def _judge(config: RunConfig, status: str) -> None:
+    """Publish `gates` of what is published now."""
+    staging = publish.new_staging(config.root, "gates", config.day)
+    judged = gates.gates_table([gates.Gate("users_volume", "input", 1.0, 2.0, None, status, "users")])
+    pq.write_table(judged, staging / "part.parquet")
+    histories = publish.manifest_of(config.root, "histories", config.day).version
+    publish.publish(staging, config.root, "gates", config.day, fingerprint=status, inputs={"histories": histories})
+
+
+def _made_anew(config: RunConfig) -> None:
+    _judge(config, "passed")
+    _publish_events(config, fingerprint="g")
+
+
+def _half_made_anew(config: RunConfig) -> None:
+    _publish(config, "histories", fingerprint="g")
+    _judge(config, "passed")
+
+
+def _damaged(config: RunConfig) -> None:
+    _judge(config, "passed")
+    next(publish.current(config.root, "gates", config.day).glob("*.parquet")).write_bytes(b"cut")
+
+
+def _withdrawn(config: RunConfig) -> None:
+    _judge(config, "passed")
+    before = _config(config.root.parent, 3, "out")
+    promotions.promote(config.root, before.day, {"histories": _publish(before, "histories").version})
+    parts = {name: publish.manifest_of(config.root, name, config.day).version for name in ("histories", "clean_events")}
+    promotions.promote(config.root, config.day, parts)
+    promotions.rollback(config.root, before.day)
+
+
+@pytest.mark.parametrize(
+    ("judge", "counts"),
+    [
+        (lambda config: _judge(config, "passed"), True),
+        (lambda config: _judge(config, "skipped"), True),
+        (lambda config: _judge(config, "forced"), True),
+        (lambda config: _judge(config, "failed"), False),
+        (lambda config: None, False),
+        (_made_anew, False),
+        (_half_made_anew, False),
+        (_damaged, False),
+        (_withdrawn, False),
+    ],
+    ids=["passed", "skipped", "forced", "failed", "no gates", "made anew since", "half made anew", "damaged", "withdrawn"],
+)  # fmt: skip
+def test_a_night_starts_from_one_that_is_not_promoted_if_its_gates_let_it_pass(
+    tmp_path: Path, judge: Callable[[RunConfig], None], counts: bool
+) -> None:
+    """As in a backfill before the night in use, or stage by stage; else from an earlier such night, or from nothing."""
+    for day in range(8):
+        (home := tmp_path / "events" / f"day={FIRST + timedelta(days=day)}").mkdir(parents=True)
+        (home / "part.csv").write_text("x")
+    earlier, last, tonight = (_config(tmp_path, day, "out") for day in (5, 6, 7))
+    _publish_events(last)
+    judge(last)
+    found = night_input(tonight, None)
+    assert (found.carried is not None) == ("clean_events" in found.versions) == counts
+    assert found.days is not None
+    assert len(found.days.to_read) == (4 if counts else 8)
+    _publish_events(earlier)
+    _judge(earlier, "passed")
+    carried = night_input(tonight, None).carried
+    assert carried is not None
+    assert carried.ds == (last if counts else earlier).day
 
 
 def test_days_read_are_those_of_the_night_that_a_night_starts_from(tmp_path: Path) -> None:
@@ -195,7 +300,8 @@ def test_a_damaged_night_before_is_named(tmp_path: Path, name: str) -> None:
     config = _config(tmp_path, 1, "out")
     staging = publish.new_staging(config.root, name, "2024-05-01")
     pq.write_table(pa.table({"x": [1]}), staging / "part-0.parquet")
-    publish.publish(staging, config.root, name, "2024-05-01", fingerprint="x", inputs={}, details={})
+    made = publish.publish(staging, config.root, name, "2024-05-01", fingerprint="x", inputs={}, details={})
+    promotions.promote(config.root, "2024-05-01", {name: made.version})
     night_input(config, None)
     next(publish.current(config.root, name, "2024-05-01").glob("*.parquet")).write_bytes(b"cut")
     with pytest.raises(
