@@ -53,7 +53,7 @@ def test_titles_are_taken_apart_again(still_untrained: bool):
     with torch.no_grad():
         teacher.text_projection.weight.normal_(generator=generator)
         if still_untrained:  # own rows that go with the titles, as learnt ones do
-            teacher.item_embedding += vectors_VE[:KNOWN] @ torch.randn(5, 8, generator=generator)
+            teacher.item_embedding.add_(vectors_VE[:KNOWN] @ torch.randn(5, 8, generator=generator))
     folded = SequenceModel(**teacher.options).eval()
     folded.load_state_dict(foldable(teacher, teacher.state_dict()))
     grown = model_of(
