@@ -23,8 +23,8 @@ def run(config: RunConfig, user_id: str) -> None:
     """Remember, erase, let the place of delivery forget too, and search for what is left here.
 
     Raises:
-      ConfigError: no user is named, the list of forgotten users is of another pseudonym key, or `delivery` names a place that
-        nothing can be delivered to.
+      ConfigError: no user is named, the newest night has pseudonyms and the run config no key, the list of forgotten users is
+        of another key, or `delivery` names a place that nothing can be delivered to.
       DeliveryError: the place of delivery cannot be reached or written.
       BusyError: a run of another date is under way; the user is remembered, but nothing is erased yet.
       ContractError: a trace is left, since something wrote at the same time: run it again.
@@ -34,6 +34,7 @@ def run(config: RunConfig, user_id: str) -> None:
         raise ConfigError("--user: expected the user's id, as the shop writes it, and found none")
     deliver.check(config)
     key = read_key(config.privacy.key) if config.privacy.key else None
+    _check_has_key(config.root, key)
     ids = [user_id] if key is None else [pseudonym(key, user_id), user_id]
     forgetting.remember_to_forget(config.root, ids[0], key)
     if others := sorted(held_dates(config) - {config.day}):
@@ -66,6 +67,16 @@ def _user_columns(config: RunConfig) -> list[str]:
     """The columns of the shop's input that hold users."""
     events, searches = config.input.events, config.input.searches
     return [name for name in (events and (events.user or events.session), searches and searches.user) if name]
+
+
+def _check_has_key(root: Path, key: bytes | None) -> None:
+    """Without the key the user would not be found, and the shop's own id would stand on the list, which no night could read."""
+    newest = publish.latest(root, "histories", before="9999-12-31")
+    if key is None and newest and publish.manifest_of(root, "histories", newest).details.get("pseudonyms"):
+        raise ConfigError(
+            f"histories of {newest} in {root} have pseudonyms, but the run config has no key: set privacy.key_file or"
+            " privacy.key_environment as that night had it"
+        )
 
 
 def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:

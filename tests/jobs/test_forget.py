@@ -163,6 +163,15 @@ def test_nights_of_another_key_are_named(tmp_path, capfd):
     assert f"forget: warning: {DS} were made with another pseudonym key" in capfd.readouterr().out
 
 
+def test_a_config_that_lost_its_key_is_an_error(tmp_path, capfd):
+    """Else the shop's own id would be searched for, not be found, and stand on a list that no night under the key could read."""
+    config, root = config_for(tmp_path), tmp_path / "out"
+    put(root, "histories", pa.table({"user_id": ["a"]}), pseudonyms={"key_version": 1, "check": "00000000"})
+    assert forget.main(["--config", str(config), "--user", "a"]) == 2
+    assert f"histories of {DS} in {root} have pseudonyms, but the run config has no key" in capfd.readouterr().err
+    assert not forgetting.forgotten(root)
+
+
 def test_forgetting_an_unknown_user_changes_nothing_but_the_list(tmp_path):
     """No file is written anew."""
     config = config_for(tmp_path)
