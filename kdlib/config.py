@@ -505,8 +505,8 @@ class TrainingConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often the worker group is started again from the last checkpoint."""
     bf16: bool = False
-    """Score items in bfloat16, and on a GPU run the layers in it too; weights stay float32. On a CPU without bfloat16
-    instructions it is left off."""
+    """Score items in bfloat16, and on a GPU run the layers in it too; weights stay float32. On a CPU that does
+    not gain by it, it is left off."""
     max_validation_users: Positive = 10_000
     warm_start: WarmStartConfig | None = None
     """With it nights go on from the last promoted night's models."""
