@@ -117,7 +117,7 @@ def command(
         if in_use and config.ds is None and (now := promotions.current(config.root)):
             config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
         log = log_file(config, stage)
-        with _interrupted_by_sigterm(stopped), nullcontext() if reads_only else run_lock(config, stage):
+        with interrupted_by_sigterm(stopped), nullcontext() if reads_only else run_lock(config, stage):
             if with_arguments:
                 with_arguments(config, arguments)
             else:
@@ -151,8 +151,8 @@ def loaded(arguments: argparse.Namespace) -> RunConfig:
 
 
 @contextmanager
-def _interrupted_by_sigterm(stopped: list[int]) -> Iterator[None]:
-    """SIGTERM, as a scheduler sends it, ends the run as Ctrl-C does, and its engines with it; `stopped` then holds it."""
+def interrupted_by_sigterm(stopped: list[int]) -> Iterator[None]:
+    """SIGTERM, as a scheduler sends it, is a KeyboardInterrupt, as Ctrl-C is, and ends the engines too; `stopped` then holds it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -293,12 +293,12 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
 def _made_under_a_key(config: RunConfig) -> list[Manifest]:
     """Those tables with pseudonyms that the run's must go together with: what is published of its date, and the last promoted
     night's, which is a later one in a backfill. A shop with search alone promotes no table of users: there the newest."""
-    root, ever = config.root, "9999-12-31"
-    nights = promotions.nights(root, before=ever, holding="histories")
+    root = config.root
+    nights = promotions.nights(root, holding="histories")
     there = [night for night in nights if promotions.folder_of(root, night, "histories").is_dir()]
     found = [promotions.manifest_of(root, night, "histories") for night in there[-1:]]
     found += [one] if (one := publish.read_manifest(root, "histories", config.day)) else []
-    if not config.input.has_events and (newest := publish.latest(root, "queries", before=ever)):
+    if not config.input.has_events and (newest := publish.latest(root, "queries")):
         found.append(publish.manifest_of(root, "queries", newest))
     return [one for one in found if one.details.get("pseudonyms")]
 

@@ -121,11 +121,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _night(argv: list[str]) -> int:
-    readable: list[RunConfig] = []
-    begun: list[RunConfig] = []
+    given, begun = list[argparse.Namespace](), list[RunConfig]()
 
     def load(arguments: argparse.Namespace) -> RunConfig:
-        readable.extend(telemetry.readable(arguments))
+        given.append(arguments)
         return loaded(arguments)
 
     def run_and_note(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -141,7 +140,8 @@ def _night(argv: list[str]) -> int:
         with_arguments=run_and_note,
         load=load,
     )
-    for config in begun or (readable if status == ConfigError.exit_status else []):  # not of a run that was turned away
+    # a run that was turned away tells nothing
+    for config in begun or (telemetry.readable(given[0]) if status == ConfigError.exit_status else []):
         telemetry.write_or_warn(config, status)
     return status
 

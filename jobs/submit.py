@@ -3,17 +3,14 @@
 import argparse
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import kdlib
 from jobs._cluster import SUBMISSION, add_address, connect, exit_status, follow, stop, submit
-from jobs._console import say
+from jobs._console import interrupted_by_sigterm, say
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import BusyError, ConfigError, DistilrecError
 
@@ -47,34 +44,19 @@ def run(arguments: argparse.Namespace, more: list[str]) -> int:
     say(f"submitted {submission_id} to {arguments.address}")
     if arguments.no_wait:
         return 0
+    stopped: list[int] = []
     try:
-        with _sigterm_raises():
+        with interrupted_by_sigterm(stopped):
             return exit_status(follow(client, submission_id))
-    except _Terminated:
-        say(f"stopped by SIGTERM; {submission_id} is told to stop too")
-        stop(client, submission_id)
-        return 143
     except KeyboardInterrupt:
+        if (
+            stopped
+        ):  # a scheduler that gives a task up must not leave its job running, which would turn the next attempt away
+            say(f"stopped by SIGTERM; {submission_id} is told to stop too")
+            stop(client, submission_id)
+            return 143
         say(f"\nno longer following; {submission_id} goes on. To end it: ray job stop {submission_id}")
         return 130
-
-
-class _Terminated(BaseException):
-    """SIGTERM came."""
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """A scheduler that gives a task up must not leave its job running, which would turn the next attempt away."""
-
-    def end(*_: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def entrypoint(stage: str, *, ds: str, overrides: list[str], more: list[str]) -> str:

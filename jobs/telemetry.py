@@ -1,10 +1,8 @@
 """Tell monitoring what is published: a file in the Prometheus text format, for the node exporter's textfile collector."""
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobs._console import command, say
 from jobs.report import models_of
 from kdlib import delivery, promotions
-from kdlib.config import RunConfig, load_config, read_mapping
+from kdlib.config import RunConfig, expanded, read_mapping
 from kdlib.errors import ConfigError
 from kdlib.report.exposition import InUse, exposition
 from kdlib.report.gather import find_partitions, gather
@@ -86,11 +84,9 @@ def readable(arguments: argparse.Namespace) -> list[RunConfig]:
     """
     try:
         found = read_mapping(arguments.config, overrides=tuple(arguments.set))
-        part = {name: found.get(name) for name in ("name", "ds", "output_dir", "telemetry")}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "run.yaml")
-            path.write_text(json.dumps(part | {"input": {"simulate": {}}}, default=str))
-            config = load_config(path, ds=arguments.ds)
+        part = {name: found.get(name) for name in ("name", "output_dir", "telemetry")}
+        part |= {"ds": arguments.ds or found.get("ds"), "input": {"simulate": {}}}
+        config = RunConfig.model_validate(expanded(part))
     except Exception:  # what is wrong is said where the whole is read
         return []
     return [config] if config.ds and config.telemetry else []

@@ -838,7 +838,7 @@ def load_config(
     if ds is not None:
         data["ds"] = ds
     try:
-        return RunConfig.model_validate(_expand(data) if expand else data)
+        return RunConfig.model_validate(expanded(data) if expand else data)
     except ValidationError as error:
         raise ConfigError(f"the run config {path} is wrong: {first_fault(error)}") from None
 
@@ -898,12 +898,12 @@ def _apply(data: dict, override: str) -> None:
         raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
 
 
-def _expand(value: Any) -> Any:
+def expanded(value: Any) -> Any:
     """Replace environment variables in every text."""
     if isinstance(value, dict):
-        return {key: _expand(inner) for key, inner in value.items()}
+        return {key: expanded(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_expand(inner) for inner in value]
+        return [expanded(inner) for inner in value]
     if isinstance(value, str) and "$" in value:
         text = os.path.expandvars(value)
         if missing := re.findall(r"\$\{?(\w+)\}?", text):

@@ -368,7 +368,7 @@ def _in_use(root: Path) -> Promotion:
 
 def _kept(root: Path, night: Promotion, keep: int) -> list[Promotion]:
     """The nights that stay at a place, the one in use among them."""
-    return [*promotions.nights(root, before="9999-12-31")[-keep:], night] if keep else [night]
+    return [*promotions.nights(root)[-keep:], night] if keep else [night]
 
 
 def _unreached(url: str, error: Exception) -> DeliveryError:

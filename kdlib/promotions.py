@@ -64,8 +64,8 @@ def current(root: Path) -> Promotion | None:
     return _read(link.resolve()) if link.exists() else None
 
 
-def nights(root: Path, *, before: str, holding: str | None = None) -> list[Promotion]:
-    """The promoted nights strictly before a date, by date, each with its last promotion; rolled-back ones do not count.
+def nights(root: Path, *, before: str = publish.EVER, holding: str | None = None) -> list[Promotion]:
+    """The promoted nights strictly before a date, all without one, by date, each with its last promotion; rolled-back ones do not count.
 
     With `holding`, a table or model, only those that consist of it too and have not been removed as too old. One whose files
     are gone otherwise counts: what goes on from it must fail.

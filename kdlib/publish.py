@@ -26,6 +26,8 @@ from kdlib.errors import InputError
 STAGING = "_staging"
 CHECKPOINTS = "_checkpoints"
 VERSIONS = "_versions"
+EVER = "9999-12-31"
+"""A date that no night is of: all are before it."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ def damaged(root: Path, manifest: Manifest) -> list[str]:
     return found
 
 
-def latest(root: Path, table: str, *, before: str) -> str | None:
-    """The newest partition strictly before a date, or None."""
+def latest(root: Path, table: str, *, before: str = EVER) -> str | None:
+    """The newest partition strictly before a date, of all without one; or None."""
     days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*") if path.exists())
     return next((day for day in reversed(days) if day < before), None)
 

@@ -34,7 +34,7 @@ def remove_old_nights(
     Returns:
       The removed dates, each once.
     """
-    nights = promotions.nights(root, before="9999-12-31")[-keep:]
+    nights = promotions.nights(root)[-keep:]
     in_use = promotions.current(root)
     if in_use is None or not nights:
         return []
