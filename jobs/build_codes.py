@@ -66,7 +66,6 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
             [weight for _, weight in members],
             known_V,
             None if titles is None else read_title_vectors(titles),
-            heads_read_titles=all(t.text and t.model.tied for t in config.teachers if not t.rules),
             **model.codes.model_dump(),
             width=model.dim,
             seed=config.seed,
@@ -89,11 +88,7 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
 
 def _summary(facts: dict[str, Any]) -> str:
     by_source = ", ".join(f"{number:,} from {name}" for name, number in facts["items"].items())
-    titles = facts["title_explained_variance"]
-    return (
-        f"{by_source}; the codes explain {facts['explained_variance']:.1%} of the teachers' item vectors"
-        + ("" if titles is None else f", titles {titles:.1%} of held-out ones")
-    )  # fmt: skip
+    return f"{by_source}; the codes explain {facts['explained_variance']:.1%} of the teachers' item vectors"
 
 
 def run(config: RunConfig) -> ItemCodes:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdlib.errors import ModelError
+from kdlib.models.new_items import NearestTitles, with_new_items
 from kdlib.models.rules import SequentialRules, rules_from_state, rules_state
 from kdlib.models.sequence import SequenceModel
 
@@ -30,7 +31,7 @@ ITEM_TABLES = ("item_embedding", "output_embedding", "output_bias", "code_tables
 
 
 def foldable(model: SequenceModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the text tower folded into the item table, so that the text encoder is not needed to serve."""
+    """The weights with the text tower folded into the item table, new items' rows made: serving needs no text encoder."""
     state = {
         name: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous()
         for name, value in state.items()
@@ -39,7 +40,8 @@ def foldable(model: SequenceModel, state: dict[str, Tensor]) -> dict[str, Tensor
     if projection is not None:
         text_VE = model.get_buffer("text_vectors_VE").float().cpu()
         own_VD = state["item_embedding"] * model.get_buffer("trained_V").cpu()[:, None]
-        state["item_embedding"] = own_VD + text_VE @ projection.T
+        nearest = NearestTitles(*(part.cpu() for part in model.nearest_titles()))
+        state["item_embedding"] = with_new_items(own_VD + text_VE @ projection.T, nearest)
     return state
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from kdlib.models.codes import compose
 from kdlib.models.layers import INITIAL_STANDARD_DEVIATION, Transformer
+from kdlib.models.new_items import NearestTitles, nearest_titles, with_new_items
 from kdlib.tables import CONTEXT
 
 COLUMNS = tuple(CONTEXT)
@@ -45,11 +46,12 @@ class SequenceModel(nn.Module):
       block: the Transformer's layers, see `kdlib.models.layers`.
       max_length: longest sequence (positions of the Transformer).
       text_vectors_VE: frozen float text vectors; projected and added to the item embeddings. Folded away on export.
-      trained_V: with text vectors: bool, the items that occur in training. The others have no embedding of their own,
-        only their text: all that training would teach it is that the item never comes.
+      trained_V: with text vectors: bool, the items that occur in training. The others have no embedding of their own:
+        all that training would teach it is that the item never comes. While the model learns they are their text alone,
+        when it serves the mean of the items with the nearest titles (`kdlib.models.new_items`).
       item_dropout: with text vectors: share of the items whose own embedding is left out of a training step, another
         share each step, so that the text alone learns to stand for an item wherever it is read or scored ("DropoutNet",
-        Volkovs et al. 2017, section 4.2). Scores of the items that have no embedding of their own are calibrated by that.
+        Volkovs et al. 2017, section 4.2).
       codes: `{"kind": "residual" | "product", "count": M, "size": S}`: item vectors are made from code tables [M, S, d]
         and each item's codes (`kdlib.models.codes`) instead of an item table; d is D, or D / M for product codes.
       codes_VM: uint8, each item's codes; zeros, to be loaded over, when None.
@@ -112,6 +114,8 @@ class SequenceModel(nn.Module):
             nn.init.normal_(self.text_projection.weight, std=INITIAL_STANDARD_DEVIATION)
             known_V = torch.ones(num_items, dtype=torch.bool) if trained_V is None else trained_V
             self.register_buffer("trained_V", known_V, persistent=False)
+            for name, value in nearest_titles(text_vectors_VE, known_V)._asdict().items():
+                self.register_buffer(name, value, persistent=False)
         self.session_embedding = nn.Embedding(2, dim) if session_flag else None
         if self.session_embedding is not None:
             nn.init.normal_(self.session_embedding.weight, std=INITIAL_STANDARD_DEVIATION)
@@ -152,7 +156,10 @@ class SequenceModel(nn.Module):
         self.register_buffer("codes_VM", held_VM)
 
     def item_vectors(self) -> Tensor:
-        """The item table float [V, D], text included; in training without the embeddings that `item_dropout` leaves out."""
+        """The item table float [V, D], text included; in training without the embeddings that `item_dropout` leaves out.
+
+        Out of training an item that training never had is the mean of those with the nearest titles.
+        """
         if self.code_tables is not None:
             return compose(self.code_tables, self.get_buffer("codes_VM"), width=self.dim)
         if self.text_projection is None:
@@ -162,7 +169,12 @@ class SequenceModel(nn.Module):
         own_V = self.get_buffer("trained_V")
         if self.training and self.item_dropout:
             own_V = own_V & (torch.rand(len(own_V), device=own_V.device) >= self.item_dropout)
-        return self.item_embedding * own_V[:, None] + text_VD
+        vectors_VD = self.item_embedding * own_V[:, None] + text_VD
+        return vectors_VD if self.training else with_new_items(vectors_VD, self.nearest_titles())
+
+    def nearest_titles(self) -> NearestTitles:
+        """Of a model with text: what stands for the items outside training."""
+        return NearestTitles(*map(self.get_buffer, NearestTitles._fields))
 
     def head(self, item_vectors_VD: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scoring matrix float [V, W] and bias float [V] or None: `scores = hidden @ matrix.T + bias`."""

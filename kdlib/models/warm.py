@@ -1,6 +1,6 @@
 """Start a model from an earlier night's, whose vocabulary was a beginning of this one.
 
-Shapes: V items, P items that the earlier model knows (the first of V), D item-embedding width, E text width.
+Shapes: V items, P items that the earlier model knows (the first of V), or those of them that are trained on, D item-embedding width, E text width.
 """
 
 from typing import Any
@@ -19,9 +19,8 @@ def start_from(model: SequenceModel, earlier: SequenceModel) -> None:
     """Give a new model the earlier one's weights; items that are new since keep the rows they were made with.
 
     The earlier model's titles are folded into its item table. Where the new model reads titles, the projection that
-    explains that table best (least squares) is taken for the text's part, and what remains for the items' own rows. Items
-    without training interactions have no row of their own and weigh a thousandfold: then they too score as they did,
-    as far as one projection can have it, and new ones by their titles.
+    explains the rows of the items with training interactions best (least squares) is taken for the text's part, and what
+    remains for the items' own rows. The others' rows are made from those when the model serves.
 
     Raises:
       ValueError: the models differ in more than the number of items, or one of them has codes.
@@ -37,8 +36,8 @@ def start_from(model: SequenceModel, earlier: SequenceModel) -> None:
             parameter.copy_(state[name])
     if model.text_projection is not None:
         vectors_PE, table_PD = model.get_buffer("text_vectors_VE")[:known].float(), state["item_embedding"]
-        weights_P = torch.where(model.get_buffer("trained_V")[:known], 1.0, 1e3)
-        projection_ED = least_squares(vectors_PE, table_PD, weights_P)
+        trained_P = model.get_buffer("trained_V")[:known]
+        projection_ED = least_squares(vectors_PE[trained_P], table_PD[trained_P])
         model.text_projection.weight.copy_(projection_ED.T)
         model.item_embedding[:known] = table_PD - vectors_PE @ projection_ED
 
@@ -48,10 +47,9 @@ def shape_of(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("num_items", "dropout", "item_dropout")}
 
 
-def least_squares(vectors_PE: Tensor, table_PD: Tensor, weights_P: Tensor) -> Tensor:
-    """The matrix float [E, D] of smallest weighted error `vectors @ matrix − table`, slightly damped: titles may repeat."""
+def least_squares(vectors_PE: Tensor, table_PD: Tensor) -> Tensor:
+    """The matrix float [E, D] of smallest error `vectors @ matrix − table`, slightly damped: titles may repeat."""
     damping = 1e-4 * (vectors_PE.T @ vectors_PE).diagonal().mean().double()
-    weighed_PE = (vectors_PE * weights_P[:, None]).double()
-    squares_EE = weighed_PE.T @ vectors_PE.double()
+    squares_EE = vectors_PE.T.double() @ vectors_PE.double()
     squares_EE.diagonal().add_(damping.clamp_min(1e-12))
-    return torch.linalg.solve(squares_EE, weighed_PE.T @ table_PD.double()).float()
+    return torch.linalg.solve(squares_EE, vectors_PE.T.double() @ table_PD.double()).float()

@@ -1,9 +1,9 @@
 """Codes for every item of the vocabulary, and the tables that hold them and the codewords.
 
 An item that the teachers were trained on gets the codes of their vector for it. One without training interactions gets
-those of the vector that its title stands for: the teachers' own, where they read titles, else what a regression learns from
-the known items. So a student with codes scores it like the items it resembles. An item without either gets the codes of
-the mean vector: no favour, and no harm beyond what an average item meets.
+those of the mean vector of the items with the nearest titles (`kdlib.models.new_items`): a student with codes scores it like
+the items it resembles. An item without a title gets the codes of the mean of all: no favour, and no harm beyond what an
+average item meets.
 
 Shapes: V items, D width of an item vector, E width of a title vector, M codes an item, S codewords a table, d width of
 a codeword.
@@ -22,7 +22,8 @@ from torch import Tensor
 from kdlib import tables
 from kdlib.data.windows import list_array
 from kdlib.models.codes import compose, encode, explained_variance, product_codes, residual_codes
-from kdlib.teachers.item_space import fit_title_map, item_space
+from kdlib.models.new_items import nearest_titles, with_new_items
+from kdlib.teachers.item_space import item_space
 
 SOURCES = ("teacher", "title", "none")
 
@@ -33,7 +34,6 @@ def learn_item_codes(
     known_V: Tensor,
     titles_VE: np.ndarray | None,
     *,
-    heads_read_titles: bool = False,
     kind: Literal["residual", "product"],
     count: int,
     size: int,
@@ -47,7 +47,6 @@ def learn_item_codes(
       weights: one a teacher.
       known_V: bool; the items that the teachers saw in training.
       titles_VE: title vectors, zeros where an item has no title; None without titles.
-      heads_read_titles: a teacher's vector of an item that it never saw is made from its title.
       kind: see `kdlib.models.codes`.
       count: M.
       size: S, at most the number of known items.
@@ -56,8 +55,7 @@ def learn_item_codes(
 
     Returns:
       `tables.ITEM_CODES`, `tables.ITEM_CODEBOOKS`, and facts: `explained_variance` of the known items' vectors by their
-      codes, `title_explained_variance` of held-out known items' vectors by their titles (None without a regression),
-      and the number of items by source.
+      codes, and the number of items by source.
 
     Raises:
       ModelError: a teacher's item vector is not finite.
@@ -68,21 +66,15 @@ def learn_item_codes(
     known_codes, codebooks_MSd = learn(vectors_VD[known_V], count=count, size=size, seed=seed)
     kept = explained_variance(vectors_VD[known_V], compose(codebooks_MSd, known_codes, width=width))
 
-    title_map, titled_V = None, torch.zeros_like(known_V)
+    vectors_VD[~known_V] = 0.0  # the mean of the known ones
+    titled_V = torch.zeros_like(known_V)
     if titles_VE is not None:
-        titles = torch.tensor(titles_VE)
-        titled_V = (titles != 0).any(1)
-        if not heads_read_titles:
-            title_map = fit_title_map(titles[known_V & titled_V], vectors_VD[known_V & titled_V], seed=seed)
-            if title_map is None:
-                titled_V = torch.zeros_like(known_V)
-            else:
-                vectors_VD[~known_V & titled_V] = title_map(titles[~known_V & titled_V])
-    vectors_VD[~known_V & ~titled_V] = 0.0  # the mean of the known ones
+        nearest = nearest_titles(torch.tensor(titles_VE), known_V)
+        vectors_VD = with_new_items(vectors_VD, nearest)
+        titled_V[nearest.new_N] = True
     sources_V = np.select([known_V.numpy(), titled_V.numpy()], [0, 1], 2)
     facts = {
         "explained_variance": kept,
-        "title_explained_variance": None if title_map is None else title_map.explained_variance,
         "items": {name: int((sources_V == number).sum()) for number, name in enumerate(SOURCES)},
     }
     codes_VM = encode(vectors_VD, codebooks_MSd)

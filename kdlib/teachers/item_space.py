@@ -1,38 +1,14 @@
-"""One space for all teachers' item vectors, and the way into it from an item's title.
+"""One space for all teachers' item vectors.
 
-Shapes: V items, K of them known (with training interactions), W scoring width of a teacher, D width of the space, E
-width of a title vector.
+Shapes: V items, K of them known (with training interactions), W scoring width of a teacher, D width of the space.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kdlib.errors import ModelError
-
-PENALTIES = tuple(10.0**power for power in range(-5, 4))
-"""Ridge penalties tried, in units of the mean variance of the title vectors' directions."""
-HELD_OUT = 5
-"""Every fifth item is held out to choose the penalty."""
-FEWEST_TITLES = 20
-"""Fewer known items with a title do not make a regression."""
-
-
-class TitleMap(NamedTuple):
-    """A ridge regression from title vectors to item vectors: `vectors = titles @ weight + intercept`."""
-
-    weight_ED: Tensor
-    intercept_D: Tensor
-    explained_variance: float
-    """Of held-out items: 0 says that titles tell nothing, 1 that they tell all."""
-    penalty: float
-    """The chosen one of `PENALTIES`."""
-
-    def __call__(self, titles_NE: Tensor) -> Tensor:
-        """float32 [N, D]."""
-        return titles_NE.float() @ self.weight_ED + self.intercept_D
 
 
 def item_space(
@@ -75,48 +51,3 @@ def item_space(
     rotation_DD = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(seed))).Q
     mean_size = sum(w * size for w, size in zip(weights, sizes, strict=True)) / sum(weights)
     return mean_size * reduced_VD @ rotation_DD
-
-
-def fit_title_map(titles_KE: Tensor, vectors_KD: Tensor, *, seed: int) -> TitleMap | None:
-    """Learn to predict an item's vector from its title's (ridge regression, Hoerl & Kennard 1970).
-
-    The penalty is the one that predicts held-out items best; the map is then learnt from all of them.
-
-    Args:
-      titles_KE: float title vectors of known items that have a title.
-      vectors_KD: float item vectors of the same items.
-      seed: of the random choice of held-out items.
-
-    Returns:
-      None where there are fewer than `FEWEST_TITLES` items.
-    """
-    if len(titles_KE) < FEWEST_TITLES:
-        return None
-    order_K = torch.randperm(len(titles_KE), generator=torch.Generator().manual_seed(seed))
-    held, kept = order_K[::HELD_OUT], order_K[torch.arange(len(order_K)) % HELD_OUT != 0]
-    maps = _ridge(titles_KE[kept], vectors_KD[kept], PENALTIES)
-    total = (vectors_KD[held] - vectors_KD[kept].mean(0)).square().sum().clamp_min(1e-30)
-    explained = [
-        1.0 - float((vectors_KD[held] - titles_KE[held].float() @ weight_ED - intercept_D).square().sum() / total)
-        for weight_ED, intercept_D in maps
-    ]
-    best = max(range(len(PENALTIES)), key=explained.__getitem__)
-    return TitleMap(
-        *_ridge(titles_KE, vectors_KD, (PENALTIES[best],))[0],
-        explained_variance=explained[best],
-        penalty=PENALTIES[best],
-    )
-
-
-def _ridge(titles_KE: Tensor, vectors_KD: Tensor, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
-    """Weight [E, D] and intercept [D] for each penalty, from one eigendecomposition."""
-    titles_mean_E, vectors_mean_D = titles_KE.double().mean(0), vectors_KD.double().mean(0)
-    x_KE, y_KD = titles_KE.double() - titles_mean_E, vectors_KD.double() - vectors_mean_D
-    values_E, directions_EE = torch.linalg.eigh(x_KE.T @ x_KE)
-    target_ED = directions_EE.T @ (x_KE.T @ y_KD)
-    unit = values_E.mean().clamp_min(1e-12)
-    result = []
-    for penalty in penalties:
-        weight_ED = directions_EE @ (target_ED / (values_E.clamp_min(0.0) + penalty * unit)[:, None])
-        result.append((weight_ED.float(), (vectors_mean_D - titles_mean_E @ weight_ED).float()))
-    return result

@@ -1,5 +1,6 @@
 """What every sequence model keeps, whatever its kind, layers and inputs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdlib.models.files import load_model, save_model
 from kdlib.models.layers import LigrBlock, LowPass, Transformer, causal_attention
+from kdlib.models.new_items import nearest_titles, with_new_items
 from kdlib.models.sequence import SequenceModel
 from kdlib.tables import CONTEXT
 
@@ -211,7 +214,7 @@ def test_codes_that_do_not_fit_say_so() -> None:
         _model(options, text_vectors_VE=torch.randn(30, 5))
 
 
-def test_an_item_without_training_is_its_text_alone() -> None:
+def test_an_item_without_training_is_its_text_alone_while_the_model_learns() -> None:
     """With text, an item outside training has the projected text as its vector, and its embedding gets no gradient."""
     torch.manual_seed(0)
     trained_V = torch.tensor([True, False, True])
@@ -222,6 +225,21 @@ def test_an_item_without_training_is_its_text_alone() -> None:
     vectors_VD.square().sum().backward()
     assert model.item_embedding.grad is not None
     assert (model.item_embedding.grad.abs().sum(1) > 0).tolist() == [True, False, True]
+
+
+def test_an_item_without_training_serves_as_its_neighbours(tmp_path: Path) -> None:
+    """Out of training, and in what is saved, it is the mean of the known items with the nearest titles; known ones stay."""
+    torch.manual_seed(0)
+    trained_V, titles_VE = torch.arange(60) < 50, torch.randn(60, 5)
+    model = SequenceModel(num_items=60, kind="gru", dim=4, text_vectors_VE=titles_VE, trained_V=trained_V)
+    assert model.text_projection is not None
+    whole_VD = model.item_embedding + model.text_projection(titles_VE)
+    expected_VD = with_new_items(whole_VD, nearest_titles(titles_VE, trained_V))
+    found_VD = model.eval().item_vectors()
+    torch.testing.assert_close(found_VD, expected_VD)
+    torch.testing.assert_close(found_VD[trained_V], whole_VD[trained_V])
+    save_model(tmp_path, model.train(), model.state_dict(), {})
+    torch.testing.assert_close(load_model(tmp_path)[0].item_vectors(), expected_VD)
 
 
 def test_item_dropout_leaves_items_to_their_titles() -> None:

@@ -12,7 +12,7 @@ from kdlib import tables
 from kdlib.errors import ModelError
 from kdlib.models.codes import compose
 from kdlib.teachers.item_codes import learn_item_codes, read_item_codes
-from kdlib.teachers.item_space import fit_title_map, item_space
+from kdlib.teachers.item_space import item_space
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -70,22 +70,6 @@ def test_item_space_of_nothing_known_or_broken() -> None:
         item_space([(broken, None)], [1.0], torch.ones(5, dtype=torch.bool), width=3, seed=1)
 
 
-def test_title_map_finds_a_linear_law_and_no_law() -> None:
-    """Held-out items are predicted where titles decide, at a small penalty; where they say nothing hardly at all."""
-    titles, law = _normal(300, 10), _normal(10, 4, seed=1)
-    vectors = titles @ law + 7.0
-    title_map = fit_title_map(titles, vectors + 0.01 * _normal(300, 4, seed=2), seed=1)
-    assert title_map is not None
-    assert title_map.explained_variance > 0.999
-    fresh = _normal(20, 10, seed=3)
-    torch.testing.assert_close(title_map(fresh), fresh @ law + 7.0, rtol=0, atol=0.05)
-    blind = fit_title_map(titles, _normal(300, 4, seed=4), seed=1)
-    assert blind is not None
-    assert -0.05 < blind.explained_variance < 0.05
-    assert blind.penalty > title_map.penalty
-    assert fit_title_map(titles[:19], vectors[:19], seed=1) is None
-
-
 SETTINGS: dict[str, Any] = {"count": 4, "size": 16, "width": 6, "seed": 1}
 
 
@@ -108,7 +92,6 @@ def test_tables_come_back_as_learnt(tmp_path: Path, kind: str) -> None:
     lost = (_gaps(rebuilt) - _gaps(matrix)).square().mean() / _gaps(matrix).square().mean()
     assert lost < 0.35
     assert facts["explained_variance"] > 0.6
-    assert facts["title_explained_variance"] is None
     assert facts["items"] == {"teacher": 80, "title": 0, "none": 0}
 
 
@@ -125,7 +108,6 @@ def test_a_new_item_gets_the_codes_of_the_items_it_reads_like() -> None:
         [(matrix, None)], [1.0], known, titles.numpy(), kind="residual", count=4, size=64, width=6, seed=1
     )
     assert facts["items"] == {"teacher": 111, "title": 6, "none": 3}
-    assert facts["title_explained_variance"] > 0.9
     assert codes["source"].to_pylist()[:10] == ["title"] * 6 + ["none"] * 3 + ["teacher"]
     tables_MSd = torch.from_numpy(np.stack(books["codeword"].to_pylist()).reshape(4, 64, 6)).float()
     vectors = compose(tables_MSd, torch.tensor(codes["codes"].to_pylist(), dtype=torch.uint8), width=6)
@@ -133,23 +115,3 @@ def test_a_new_item_gets_the_codes_of_the_items_it_reads_like() -> None:
     assert torch.equal(torch.cdist(vectors[:6], means).argmin(1), group[:6])
     assert torch.cdist(vectors[:6], means).amin(1).max() < 1.0
     assert torch.equal(vectors[6:9], torch.zeros(3, 6))
-
-
-def test_teachers_that_read_titles_speak_for_new_items_themselves() -> None:
-    """A teacher's own vector for a new item is what its codes follow where it read the title, and only there."""
-    matrix, titles, known = (
-        _normal(80, 6),
-        torch.nn.functional.normalize(_normal(80, 3, seed=1), dim=1),
-        torch.ones(80, dtype=torch.bool),
-    )
-    known[:4] = False
-    matrix[:4] = matrix[40:44]  # whatever a regression on the titles would say
-    titles[3] = 0.0
-    codes, _, facts = learn_item_codes(
-        [(matrix, None)], [1.0], known, titles.numpy(), heads_read_titles=True, kind="residual", **SETTINGS
-    )
-    assert facts["items"] == {"teacher": 76, "title": 3, "none": 1}
-    assert facts["title_explained_variance"] is None
-    found = codes["codes"].to_pylist()
-    assert found[:3] == found[40:43]
-    assert found[3] != found[43]
