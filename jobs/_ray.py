@@ -37,6 +37,7 @@ _LOCAL = {
     # training workers else listen where the host's name leads
     "GLOO_SOCKET_IFNAME": _LOOPBACK,
     "NCCL_SOCKET_IFNAME": _LOOPBACK,
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, where nobody takes the one node away
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon the end of a training is noticed; a cluster's workers are asked less often
 }
 _FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
