@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from kdlib.benchmark_config import load_benchmark
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import ConfigError
 
@@ -263,6 +264,17 @@ def test_every_shipped_run_config_is_valid(path, monkeypatch):
     monkeypatch.setenv("DISTILREC_DATA", "/data")
     monkeypatch.setenv("DISTILREC_LAKE", "/lake")
     assert load_config(path, ds="2026-11-22").name == path.stem
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RUNS if path.stem.startswith("quality_")], ids=lambda path: path.stem
+)
+def test_every_shipped_benchmark_config_is_valid(path, monkeypatch):
+    """So does each benchmark's, with its run config and all its arms."""
+    monkeypatch.setenv("DISTILREC_DATA", "/data")
+    benchmark = load_benchmark(path)
+    assert benchmark.config.name == path.stem
+    assert benchmark.arms()
 
 
 def test_another_machine_s_variables_can_be_left_alone(tmp_path, monkeypatch):

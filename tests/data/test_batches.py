@@ -40,6 +40,7 @@ def test_a_batch_holds_its_windows() -> None:
     assert batch.context_BLC.flatten(0, 1)[batch.positions_T].tolist() == context.tolist()
     assert batch.context_BLC.dtype == torch.int8
     assert batch.items_BL.shape[1] == max(span.stop - span.start for span in spans)
+    assert batch.lengths_B.tolist() == [span.stop - span.start for span in spans]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

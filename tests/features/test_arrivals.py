@@ -163,6 +163,9 @@ def test_an_event_is_carried_over_or_read_again_and_not_both(spark) -> None:
         ("/lake/{us/clicks,eu/clicks}-{day}.csv", "/lake/eu/clicks-2024-05-02.csv"),
         ("/lake/100%-{day}", "/lake/100%25-2024-05-02/a.csv"),
         ("/lake/day={day}", "/lake/day=2024-05-02/a/b.csv"),
+        ("/lake/{day}.csv", "file:///lake/2024-05-02.csv"),
+        ("/lake/{day}", "/2024-01-01/lake/2024-05-02/2024/x"),
+        ("s3://shop/*/{day}/", "shop/web/2024-05-02/x.csv.gz"),
     ],
 )
 def test_the_day_of_a_file(spark, path: str, file: str) -> None:
@@ -178,6 +181,9 @@ def test_the_day_of_a_file(spark, path: str, file: str) -> None:
         ("/lake/day={day}/part-[0-9].csv", "/lake/day=2024-05-02/part-x.csv"),
         ("/lake/{us,eu}-{day}/*.csv", "/lake/de-2024-05-02/a.csv"),
         ("/lake/clicks {day}.csv", "/lake/clicks-2024-05-02.csv"),
+        ("/lake/day={day}/*.csv", "/lake/day=2024-05-02/x.json"),
+        ("/lake/day={day}", "/lake/day=2024-05-33/x"),
+        ("/lake/day={day}", "/lake/hour=7/x"),
     ],
 )
 def test_files_that_the_path_does_not_mean_have_no_day(path: str, file: str) -> None:

@@ -34,12 +34,13 @@ def arrived(row, day: date):
     return (*row[:-1], day)
 
 
-def judge(spark, rows, *, max_events=100, partitions=2):
+def judge(spark, rows, *, late_days=0, max_events=100, partitions=2):
     events = spark.createDataFrame(rows, SCHEMA).withColumn("event_time", F.col("event_time").cast("timestamp"))
     return clean.with_outcome(
         events,
         period_start=date(2024, 5, 1),
         last_day=date(2024, 5, 3),
+        late_days=late_days,
         max_events_per_user_day=max_events,
         num_partitions=partitions,
     )
@@ -71,6 +72,12 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark):
     assert outcomes(judged) == Counter(reason for _, reason in rows)
     raws = Counter((row["reason"], row["raw"]) for row in clean.quarantine(judged).collect())
     assert raws == Counter((reason, row[8]) for row, reason in rows if reason != "kept")
+
+
+def test_an_event_may_arrive_so_many_days_late_or_a_day_early(spark):
+    """Of events that arrive a day before they happen, on the day, two days after it and three, the last is late."""
+    rows = [arrived(event(item=str(day)), date(2024, 5, day)) for day in (1, 2, 4, 5)]
+    assert outcomes(judge(spark, rows, late_days=2)) == {"kept": 3, "late": 1}
 
 
 def test_duplicates_share_an_event_id_or_else_everything(spark):

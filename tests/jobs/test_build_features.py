@@ -413,7 +413,7 @@ def test_a_worker_with_another_key_ends_the_job(spark, tiny, monkeypatch):
 
 
 def test_items_of_few_users_are_recommended_to_nobody(spark, tiny):
-    """With k = 2 an item that one user has touched is unavailable; one that nobody has, from the catalogue, is not hidden."""
+    """With k = 2 an item that one user has touched is unavailable."""
     config = config_for(tiny, output="anonymous").model_copy(update={"privacy": PrivacyConfig(min_item_users=2)})
     run(config)
     assert {row["item_id"]: row["available"] for row in table(config, "item_vocabulary")} == {

@@ -2,19 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
 from jobs import _train_worker
 from jobs._fit import TrainingRun, _cause, checkpoints_name, remove_checkpoints, run_workers
-from jobs._train_worker import _best_epoch, _check_loss, _learning_rate, _Shard
+from jobs._train_worker import _Best, _best_epoch, _check_loss, _learning_rate, _Shard
 from kdlib.config import RunConfig, TrainConfig
 from kdlib.data.windows import evaluation_rows, training_windows
 from kdlib.errors import TrainingError
-from kdlib.inference.ranks import ranks_of_models
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
 from tests.data.test_windows import histories
@@ -133,16 +134,21 @@ def test_the_kept_epoch_is_the_first_best_one() -> None:
             {"epoch": n, "x_ndcg@10": v, "x_recall@10": 2 * v, "x_accuracy@1": v / 2, "x_rows": rows} for n, v in lines
         ]
 
-    best = _best_epoch(log(0.1, 0.3, 0.3, 0.2, rows=9), "x")
-    assert best == {"epoch": 2, "accuracy@1": 0.15, "recall@10": 0.6, "ndcg@10": 0.3}
-    assert _best_epoch(log(0.0, 0.0, rows=0), "x")["epoch"] == 2
+    for ndcg, rows, stale in (((0.1, 0.3, 0.3, 0.2), 9, 2), ((0.0, 0.0), 0, 0)):
+        record, lines = _Best(), log(*ndcg, rows=rows)
+        for line in lines:
+            record.update(line["x_ndcg@10"], {"epoch": torch.tensor(line["epoch"])}, has_rows=rows > 0)
+        told = {"epoch": 2, "accuracy@1": ndcg[1] / 2, "recall@10": 2 * ndcg[1], "ndcg@10": ndcg[1]}
+        assert _best_epoch(lines, "x") == told
+        assert (int(record.weights["epoch"]), record.stale) == (2, stale)
 
 
 @pytest.mark.parametrize("export", ["float32", "int8"])
 def test_what_is_validated_is_what_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export: Literal["float32", "int8"]
 ) -> None:
-    """The best epoch is chosen by the weights that the file will hold, rounded to int8 where it does."""
+    """The best epoch is chosen by the weights that the file will hold, rounded to int8 where it does, and by what their ranks are
+    worth: of the first, the sixth and the 21st, one is right and two are among ten."""
     model = SequenceModel(num_items=9, kind="gru", dim=8, max_length=5)
     save_model(tmp_path, model, model.state_dict(), {}, export=export)
     rows = evaluation_rows(histories([([1, 2, 3], [0, 0, 0], 1, 1, 2)]), position_column="validation_position")
@@ -150,10 +156,13 @@ def test_what_is_validated_is_what_is_exported(
 
     def ranks(models: list[SequenceModel], *_: object, **__: object):
         judged.extend(models)
-        return ranks_of_models(models, [1.0], rows, device=torch.device("cpu"))
+        return SimpleNamespace(ranks=np.array([0, 5, 20]))
 
     monkeypatch.setattr(_train_worker, "ranks_of_models", ranks)
-    _train_worker._validate(model, model.state_dict(), export, rows, device=torch.device("cpu"), world=1)
+    scores = _train_worker._validate(model, model.state_dict(), export, rows, device=torch.device("cpu"), world=1)
+    assert scores == pytest.approx(
+        {"ndcg@10": (1 + 1 / np.log2(7)) / 3, "recall@10": 2 / 3, "accuracy@1": 1 / 3, "rows": 3}
+    )
     for name, value in load_model(tmp_path)[0].state_dict().items():
         assert torch.equal(judged[0].state_dict()[name], value)
 

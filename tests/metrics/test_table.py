@@ -37,3 +37,17 @@ def test_slices_leave_the_rest_as_it_is() -> None:
     whole = [row for row in _table(SLICES).to_pylist() if "/" not in row["metric"]]
     assert whole == _table().to_pylist()
     assert format_metrics(_table(SLICES), k=10) == format_metrics(_table(), k=10)
+
+
+def test_a_difference_is_told_only_where_the_interval_leaves_no_doubt() -> None:
+    """An interval on both sides of 0 is no clear difference; one above it is higher, one below lower."""
+    ranks = {
+        "a": np.array([0, 30] * 25),
+        "b": np.array([30, 0] * 25),
+        "good": np.zeros(50, int),
+        "bad": np.full(50, 30),
+    }
+    pairs = [("a", "b"), ("good", "bad"), ("bad", "good")]
+    text = format_metrics(metrics_table(ranks, {}, (10,), pairs=pairs, samples=50, seed=0), k=10)
+    told = [line.split("] ")[-1] for line in text.splitlines()[-3:]]
+    assert told == ["no clear difference", "higher", "lower"]

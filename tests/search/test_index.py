@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from jobs._search import _ndcg, _without_unavailable
 from kdlib.search.fusion import Weights
 from kdlib.search.index import SearchIndex, build_index, load_index
-from kdlib.search.student import QueryEncoder, save_student
+from kdlib.search.student import QueryEncoder, encode_queries, save_student
 
 TITLES = ["printer printer printer", "red printer stand", "printer cable, two metres long", "desk lamp", "lamp", "sofa"]
 PRODUCTS = pa.table(
@@ -68,3 +68,10 @@ def test_clicks_judge_what_is_answered(index: SearchIndex) -> None:
     assert gains == {"pritner": {1: 1.0}}
     assert _ndcg(index, gains, Weights(0.0, 0.0)) == 1.0
     assert _ndcg(index, {"pritner": {4: 1.0}}, Weights(0.0, 0.0)) < 0.5
+
+
+def test_other_weights_stand_in_for_the_index_s_own(index: SearchIndex) -> None:
+    """Which has those of words alone: with a weight for the vector the cosines count beside them."""
+    lexical_QV, found_QV = index.scores(["printer"], weights=Weights(3.0, 0.0))
+    cosines_QV = encode_queries(index._model, index._tokens, ["printer"]) @ index._vectors_VE.T
+    torch.testing.assert_close(found_QV, lexical_QV + 3.0 * cosines_QV)

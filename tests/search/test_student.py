@@ -45,13 +45,16 @@ def test_tokens_know_what_they_do_not_know(tokenizer: str) -> None:
     assert not tokens.is_word("laptop")
 
 
-def test_the_student_starts_as_the_teachers_embeddings() -> None:
+@pytest.mark.parametrize("kind", ["transformer", "lstm"])
+def test_the_student_starts_as_the_teachers_embeddings(kind: str) -> None:
     """With the teacher's width left whole, a one-token query starts near the direction of that token's embedding."""
     torch.manual_seed(1)
     embeddings = torch.randn(9, 8)
-    model = QueryEncoder(vocabulary=9, width=8, out=8).eval()
+    model = QueryEncoder(vocabulary=9, width=8, out=8, kind=kind).eval()  # type: ignore[arg-type]
     model.start_from(embeddings)
     torch.testing.assert_close(model.projection(model.tokens.weight), embeddings, atol=1e-4, rtol=1e-3)
+    found_QE = model(torch.arange(9)[:, None], torch.ones(9, dtype=torch.int64))
+    assert F.cosine_similarity(found_QE, embeddings).min() > 0.5
 
 
 def test_loss_is_zero_at_the_teacher_and_teaches_the_student_alone() -> None:
@@ -66,6 +69,18 @@ def test_loss_is_zero_at_the_teacher_and_teaches_the_student_alone() -> None:
     assert loss.item() > 0
     assert student.grad is not None
     assert teacher.grad is None
+
+
+def test_loss_is_the_weighted_sum_of_its_three_parts() -> None:
+    """The mean over queries of 1 − cosine, the divergence of the lists and the squared differences of the margins."""
+    torch.manual_seed(1)
+    student, teacher, products = (F.normalize(torch.randn(count, 6), dim=1) for count in (4, 4, 10))
+    ours, theirs = student @ products.T, teacher @ products.T
+    q, p = ((scores / 0.1).softmax(1) for scores in (ours, theirs))
+    margins = ours[:, :5] - ours[:, 5:] - (theirs[:, :5] - theirs[:, 5:])
+    apart, listwise = 1 - (student * teacher).sum(1), (p * (p / q).log()).sum(1)
+    found = search_distillation(student, teacher, products, temperature=0.1, listwise_weight=2.0, margin_weight=3.0)
+    torch.testing.assert_close(found, (apart + 2.0 * listwise + 3.0 * margins.square().mean(1)).mean())
 
 
 def test_margin_mse_by_hand() -> None:

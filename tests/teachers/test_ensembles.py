@@ -153,17 +153,24 @@ def test_ranking_weights_rank_better_than_any_teacher_and_than_likelihood() -> N
     assert reached >= max(_ndcg(w, true_NR, others_NRC) for w in (likely, np.array([1.0, 0.0]), np.array([0.0, 1.0])))
 
 
+@torch.inference_mode()
 def test_candidates_hold_what_a_mixture_puts_first() -> None:
-    """Each row's target probability, and the teachers' best unseen items once each, the target and the history left out."""
+    """Each row's target probability, and the teachers' best unseen items once each, the target and the history left out; a
+    cross-fitted teacher is asked by the model that did not see the user."""
     torch.manual_seed(2)
-    models = [SequenceModel(num_items=12, kind="gru", dim=4).eval() for _ in range(2)]
-    users = [([1, 2, 3, 4], [0, 0, 1, 1], 2, 2, 3), ([5, 1, 7, 9, 2], [0, 0, 0, 1, 1], 3, 3, 4)]
+    plain, zero, one = (SequenceModel(num_items=12, kind="gru", dim=4).eval() for _ in range(3))
+    users = [([user, (user + 3) % 12, (user + 5) % 12, (user + 7) % 12], [0, 0, 1, 1], 2, 2, 3) for user in range(8)]
     rows = evaluation_rows(histories(users), position_column="test_position")
-    true_NR, others_NRC = candidates([[model] for model in models], rows, device=torch.device("cpu"), top=12)
-    for number, model in enumerate(models):
-        expected = target_log_probs([model], rows, device=torch.device("cpu"))[0]
-        np.testing.assert_allclose(true_NR[number].log().numpy(), expected, rtol=1e-5)
-    for row in range(len(rows)):
-        seen = len(set(rows.items[rows.offsets[row] : rows.offsets[row + 1]]))
-        assert int((others_NRC[0, row] > 0).sum()) == 12 - seen - 1
-        assert float(others_NRC[0, row].sum() + true_NR[0, row]) < 1.0
+    true_NR, others_NRC = candidates([[plain], [zero, one]], rows, device=torch.device("cpu"), top=3)
+    folds = fold_of(rows.user_ids, 2)
+    assert set(folds) == {0, 1}
+    for row, target in enumerate(rows.targets.tolist()):
+        seen = slice(rows.offsets[row], rows.offsets[row + 1])
+        scorers = [scorer(model, device=torch.device("cpu")) for model in (plain, (zero, one)[folds[row]])]
+        history = rows.items[seen], rows.context[seen], np.diff(rows.offsets)[row : row + 1]
+        probs_NV = torch.cat([score(*history) for score in scorers]).softmax(1)
+        torch.testing.assert_close(true_NR[:, row], probs_NV[:, target])
+        probs_NV[:, torch.from_numpy(rows.items[seen])] = 0.0
+        best = sorted(set(probs_NV.topk(3).indices.flatten().tolist()) - {target})
+        for found_C, expected_V in zip(others_NRC[:, row], probs_NV, strict=True):
+            assert sorted(found_C[found_C > 0].tolist()) == pytest.approx(sorted(expected_V[best].tolist()))

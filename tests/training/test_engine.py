@@ -108,6 +108,24 @@ def test_a_position_counts_the_same_in_every_step() -> None:
     assert (figures["student_ce"], figures["positions"]) == (1.0, sum(counts))
 
 
+def test_the_learning_rate_rises_over_the_first_steps() -> None:
+    """Linearly, from where earlier epochs have left off, and then it stays."""
+    from kdlib.training.loop import train_epoch
+
+    engine, rates = _Engine(), []
+    train_epoch(
+        engine,
+        [_batch(0, 0)] * 4,
+        device=torch.device("cpu"),
+        learning_rate=0.1,
+        warmup_steps=3,
+        positions_a_step=10.0,
+        first_step=1,
+        on_step=lambda: rates.append(engine.optimizer.param_groups[0]["lr"]),
+    )
+    assert rates == pytest.approx([0.05, 0.075, 0.1, 0.1])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")

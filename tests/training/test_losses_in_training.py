@@ -74,17 +74,6 @@ def test_every_configured_loss_exists() -> None:
     assert set(Distillation._fields) <= set(DistillationConfig.model_fields)
 
 
-@pytest.mark.parametrize("chunk_logits", [1, 5 * ITEMS, 1 << 20])
-@pytest.mark.parametrize("bias", [False, True])
-def test_chunked_kl_is_the_fused_kl(monkeypatch: pytest.MonkeyPatch, bias: bool, chunk_logits: int) -> None:
-    """The general path with the KL has the fused function's sums and gradients, whatever the chunk."""
-    monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", chunk_logits)
-    student, teachers = _student(bias=bias), _teachers()
-    ours = chunked(student, TARGETS, teachers, divergence=DIVERGENCES["kl"])
-    theirs = cross_entropy_and_kl(student, TARGETS, teachers)
-    _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
-
-
 @pytest.mark.parametrize("with_ce", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_chunked_is_the_loss_of_whole_logits(monkeypatch: pytest.MonkeyPatch, name: str, with_ce: bool) -> None:
