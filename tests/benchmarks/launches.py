@@ -80,7 +80,7 @@ def arms() -> dict[str, Any]:
             "teacher": "none",
             "student": {"model": {"item_dropout": ITEM_DROPOUT}, "train": {"epochs": 12, "patience": 12}},
         },
-        "student": {},
+        "student": {"plain": "text_plain"},
         "codes": {
             "student": {"model": {"item_dropout": 0.0, "codes": codes, "dropout": 0.1}, "text": None, "export": "int8"},
             "plain": "ids_plain",
