@@ -227,17 +227,18 @@ def run_workers(
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from jobs._loopback import LoopbackConfig
+    from jobs._local_training import LocalTrainer, LoopbackConfig
 
     settings, home = config.training, config.root / publish.CHECKPOINTS
     check_room(
         config, "training.workers", settings.workers, cpus=settings.cpus_per_worker, gpus=settings.gpus_per_worker
     )
-    make_torch_config = LoopbackConfig if cluster_address(config) is None else TorchConfig
+    local = cluster_address(config) is None
+    make_torch_config = LoopbackConfig if local else TorchConfig
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
     make_trainer = partial(
-        TorchTrainer,
+        LocalTrainer if local else TorchTrainer,
         worker,
         train_loop_config=spec
         | {"settings": settings.model_dump(mode="json", exclude={"defaults"}), "report": str(report)},

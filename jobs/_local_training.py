@@ -1,4 +1,4 @@
-"""Training workers of a local Ray find each other without a server that other machines reach."""
+"""Training on a local Ray: no server that other machines reach, and nobody who watches what ends with this process."""
 
 import shutil
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train.torch import TorchConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
 
@@ -54,3 +54,15 @@ class LoopbackConfig(TorchConfig):
     @property
     def backend_cls(self) -> type[_FileBackend]:
         return _FileBackend
+
+
+class LocalTrainer(TorchTrainer):
+    """Ray Train's `TorchTrainer` without the actor that frees the workers' resources if the controller dies.
+
+    It asks the dashboard, which a local Ray does not have, whether the controller lives, and a finished training waits for
+    the answer for up to twelve seconds. The resources of a local Ray end with this process.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
