@@ -12,12 +12,16 @@ compiled for sm_90, not yet timed on a GPU. This module needs Triton; import it 
 Shapes: T real positions, W scoring width, V items, N teachers.
 """
 
+# its language is Python in looks only, and it is not installed everywhere
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
 import os
 from typing import NamedTuple
 
 import torch
-import triton  # pyright: ignore[reportMissingImports]
-import triton.language as tl  # pyright: ignore[reportMissingImports]
+import triton
+import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -122,7 +126,7 @@ def _log_masses(
     (positions, width), items, tile = scored.hidden_TW.shape, scored.weight_VW.shape[0], MASS_TILE
     shares, share = _shares(tile, positions, items)
     best, target, plain, scaled = torch.empty(4, shares, positions, device=scored.hidden_TW.device).unbind()
-    _log_mass_kernel[(triton.cdiv(positions, tile.positions), shares)](  # pyright: ignore[reportIndexIssue]
+    _log_mass_kernel[(triton.cdiv(positions, tile.positions), shares)](
         scored.hidden_TW, scored.weight_VW, scored.bias_V, targets_T, best, target, plain, scaled,
         positions, items, share, scale,
         WIDTH=width, STRIDE=scored.weight_VW.stride(0), TEMPERED=tempered,
@@ -170,7 +174,7 @@ def _hidden_gradient(
     shares, share = _shares(tile, positions, items)
     gradient = torch.empty(shares, positions, width, device=targets_T.device)
     kl = torch.empty(shares, positions, device=targets_T.device)
-    _hidden_kernel[(triton.cdiv(positions, tile.positions), shares)](  # pyright: ignore[reportIndexIssue]
+    _hidden_kernel[(triton.cdiv(positions, tile.positions), shares)](
         *student, targets_T, mass_T, tempered_T, *_pointers(mixed), gradient, kl,
         positions, items, share, scale, pull, **_sizes(student, mixed, tile),
     )  # fmt: skip
@@ -189,7 +193,7 @@ def _weight_gradient(
 ) -> None:
     """Write the gradients of matrix and bias."""
     positions, items, tile = len(targets_T), student.weight_VW.shape[0], WEIGHT_TILE
-    _weight_kernel[(triton.cdiv(items, tile.items),)](  # pyright: ignore[reportIndexIssue]
+    _weight_kernel[(triton.cdiv(items, tile.items),)](
         *student, targets_T, mass_T, tempered_T, *_pointers(mixed), gradients.weight_VW, gradients.bias_V,
         positions, items, scale, pull, **_sizes(student, mixed, tile),
     )  # fmt: skip
