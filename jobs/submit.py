@@ -49,9 +49,8 @@ def run(arguments: argparse.Namespace, more: list[str]) -> int:
         with interrupted_by_sigterm(stopped):
             return exit_status(follow(client, submission_id))
     except KeyboardInterrupt:
-        if (
-            stopped
-        ):  # a scheduler that gives a task up must not leave its job running, which would turn the next attempt away
+        if stopped:
+            # a scheduler that gives a task up must not leave its job running, which would turn the next attempt away
             say(f"stopped by SIGTERM; {submission_id} is told to stop too")
             stop(client, submission_id)
             return 143

@@ -1,6 +1,7 @@
 """Start a model from an earlier night's, whose vocabulary was a beginning of this one.
 
-Shapes: V items, P items that the earlier model knows (the first of V), or those of them that are trained on, D item-embedding width, E text width.
+Shapes: V items, P items that the earlier model knows (the first of V), or those of them that are trained on, D
+item-embedding width, E text width.
 """
 
 from typing import Any
@@ -49,7 +50,7 @@ def shape_of(options: dict[str, Any]) -> dict[str, Any]:
 
 def least_squares(vectors_PE: Tensor, table_PD: Tensor) -> Tensor:
     """The matrix float [E, D] of smallest error `vectors @ matrix − table`, slightly damped: titles may repeat."""
-    damping = 1e-4 * (vectors_PE.T @ vectors_PE).diagonal().mean().double()
-    squares_EE = vectors_PE.T.double() @ vectors_PE.double()
-    squares_EE.diagonal().add_(damping.clamp_min(1e-12))
-    return torch.linalg.solve(squares_EE, vectors_PE.T.double() @ table_PD.double()).float()
+    wide_PE = vectors_PE.double()
+    squares_EE = wide_PE.T @ wide_PE
+    squares_EE.diagonal().add_((1e-4 * squares_EE.diagonal().mean()).clamp_min(1e-12))
+    return torch.linalg.solve(squares_EE, wide_PE.T @ table_PD.double()).float()

@@ -11,6 +11,7 @@ FOLDER keeps input, run configs and outputs; the same command goes on where an e
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -29,10 +30,10 @@ validation."""
 SEEDS = [11, 12, 13]
 
 
-def launch_day(item: str) -> int | None:
-    """How many days before the last one an item is listed; None: it always was."""
+def first_day(item: str) -> float:
+    """How many days before the last one an item is first listed; infinity: it always was."""
     number = int(hashlib.sha256(item.encode()).hexdigest(), 16) % 20
-    return number if number < 2 else None
+    return number if number < 2 else math.inf
 
 
 def write_sequences(source: Path, target: Path) -> None:
@@ -41,11 +42,7 @@ def write_sequences(source: Path, target: Path) -> None:
         for line in lines:
             user, *items = line.split()
             days = range(len(items) - 1, -1, -1)
-            kept = [
-                item
-                for item, day in zip(items, days, strict=True)
-                if (launch_day(item) or 0) >= day or launch_day(item) is None
-            ]
+            kept = [item for item, day in zip(items, days, strict=True) if day <= first_day(item)]
             print(user, *kept, file=out)
 
 
