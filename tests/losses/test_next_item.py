@@ -11,6 +11,7 @@ from tests.losses.large_catalogue_laws import ITEMS, LargeCatalogueLaws
 class TestChunks(LargeCatalogueLaws):
     @pytest.fixture(autouse=True, params=[1, 10 * ITEMS, 1 << 20], ids=str)
     def _chunk(self, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+        monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
         monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", request.param)
 
     def loss(

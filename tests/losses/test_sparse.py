@@ -41,6 +41,7 @@ def test_fused_equals_reference(
     monkeypatch: pytest.MonkeyPatch, temperature: float, bias: bool, chunk_logits: int
 ) -> None:
     """Loss parts and every gradient agree with whole logits and plain functions, with items drawn more than once."""
+    monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
     monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", chunk_logits)
     student = _student(bias=bias)
     items = torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32).sort(1).values

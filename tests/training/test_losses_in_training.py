@@ -78,6 +78,7 @@ def test_every_configured_loss_exists() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_chunked_is_the_loss_of_whole_logits(monkeypatch: pytest.MonkeyPatch, name: str, with_ce: bool) -> None:
     """Every distillation loss in chunks equals the plain function on whole logits, with the cross-entropy or without."""
+    monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
     monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", 4 * ITEMS)
     student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
     ours = chunked(student, TARGETS, teachers, divergence=divergence, cross_entropy=with_ce)
