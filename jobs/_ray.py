@@ -1,5 +1,6 @@
 """Start or join a Ray cluster, quietly and safely."""
 
+import importlib
 import logging
 import os
 import secrets
@@ -8,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from jobs._cluster import CONNECT_SECONDS
@@ -38,10 +39,13 @@ _LOCAL = {
     "GLOO_SOCKET_IFNAME": _LOOPBACK,
     "NCCL_SOCKET_IFNAME": _LOOPBACK,
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, where nobody takes the one node away
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's own controller does
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon the end of a training is noticed; a cluster's workers are asked less often
 }
 _FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 FILES_A_READER, MOST_READERS = 10, 32
+WAITING_PROCESSES = 4
+"""A training takes six processes of Ray's besides its workers; each costs half a gigabyte."""
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the driver of a submitted job."""
 
@@ -85,6 +89,27 @@ def start_ray(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
+    """A local Ray that starts now, while a process of its own (Spark's) leaves a core idle, and lasts as long as `block`.
+
+    Its first processes import meanwhile what training and inference need. A cluster at an address is joined when it is needed.
+    """
+    if cluster_address(config) is None:
+        block.enter_context(start_ray(config))
+        import ray
+
+        import_engines = ray.remote(num_cpus=1)(_import_engines)
+        waiting = [import_engines.remote() for _ in range(WAITING_PROCESSES)]  # noqa: F841
+        _import_engines()
+    yield
+
+
+def _import_engines() -> None:
+    importlib.import_module("jobs._local_training")
+    importlib.import_module("jobs._train_worker")
 
 
 def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":

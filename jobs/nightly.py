@@ -4,8 +4,9 @@ import argparse
 import importlib
 import sys
 import time
-from collections.abc import Callable
-from datetime import date, timedelta
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from jobs import (
     cache_teacher,
@@ -20,10 +21,11 @@ from jobs import (
     telemetry,
     train_teacher,
 )
+from jobs._backfill import add_days, nights
 from jobs._console import command, engine_output_to, loaded, log_file, say
 from jobs._extras import check_search_extra
 from jobs._process import run_in_own_process
-from jobs._ray import start_ray
+from jobs._ray import ray_ahead, start_ray
 from jobs._summary import print_summary
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError, DeliveryError, GateError
@@ -48,31 +50,38 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         if config.input.simulate is not None:
             timed("simulate_events", lambda: simulate_events.run(config))
 
-    def on_spark(name: str) -> None:
-        timed(name, lambda: run_in_own_process(name, arguments.config, ds=arguments.ds, overrides=arguments.set))
-
-    if config.input.has_events:
-        on_spark("build_features")
+    on_spark = ["build_features"] if config.input.has_events else []
     if config.search:
-        on_spark("build_products")
-        if config.input.has_searches:
-            on_spark("build_queries")
+        on_spark += ["build_products", "build_queries"] if config.input.has_searches else ["build_products"]
+    with ExitStack() as ray_block:
+        for name in on_spark:
+            spark = partial(run_in_own_process, name, arguments.config, ds=arguments.ds, overrides=arguments.set)
+            timed(name, partial(spark, meanwhile=_ray_ahead(config, ray_block)) if name == on_spark[-1] else spark)
+        with engine_output_to(log_file(config, "nightly")):
+            try:
+                _train_and_publish(config, arguments.force, timed, ray_block)
+            except (DeliveryError, GateError):
+                report.run_or_warn(config)
+                raise
     with engine_output_to(log_file(config, "nightly")):
-        try:
-            _train_and_publish(config, arguments.force, timed)
-        except (DeliveryError, GateError):
-            report.run_or_warn(config)
-            raise
         print_summary(config, seconds)
         if config.input.has_events:
             report.run_or_warn(config)
 
 
-def _train_and_publish(config: RunConfig, force: str, timed: Callable[[str, Callable[[], object]], None]) -> None:
-    """From the features on; one Ray cluster for all stages."""
+@contextmanager
+def _ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
+    with engine_output_to(log_file(config, "nightly")), ray_ahead(config, block):
+        yield
+
+
+def _train_and_publish(
+    config: RunConfig, force: str, timed: Callable[[str, Callable[[], object]], None], ray_block: ExitStack
+) -> None:
+    """From the features on; one Ray cluster for all stages, which `ray_block` may hold already."""
     if config.input.has_events:
         check_gates.run(config, parts=("input",), force=force)
-    with start_ray(config):
+    with ray_block, start_ray(config):
         if config.input.has_events:
             if config.distillation.mode == "offline":
                 timed("train_teacher", lambda: train_teacher.run(config))
@@ -89,35 +98,12 @@ def _train_and_publish(config: RunConfig, force: str, timed: Callable[[str, Call
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     check_gates.add_force(parser)
-    parser.add_argument("--from", metavar="YYYY-MM-DD", help="with --to, in place of --ds: all nights of these days")
-    parser.add_argument("--to", metavar="YYYY-MM-DD", help="the last of these days")
+    add_days(parser)
 
 
 def main(argv: list[str] | None = None) -> int:
     """One night, or with `--from` and `--to` one after the other; the first that fails ends them with its exit status."""
-    backfill = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    backfill.add_argument("--from", dest="first")
-    backfill.add_argument("--to", dest="last")
-    days, others = backfill.parse_known_args(argv)
-    if days.first is None and days.last is None:
-        return _night(others)
-    try:
-        first, last = date.fromisoformat(days.first or ""), date.fromisoformat(days.last or "")
-    except ValueError:
-        first, last = date.max, date.min
-    if first > last or any(one.split("=")[0] == "--ds" for one in others):
-        print(
-            f"distilrec: error: a backfill needs --from and --to, YYYY-MM-DD, in this order and without --ds; found --from"
-            f" {days.first} --to {days.last}",
-            file=sys.stderr,
-        )
-        return ConfigError.exit_status
-    for number in range((last - first).days + 1):
-        day = (first + timedelta(days=number)).isoformat()
-        if status := _night([*others, "--ds", day]):
-            print(f"distilrec: the backfill of {days.first} to {days.last} ended at {day}", file=sys.stderr)
-            return status
-    return 0
+    return nights(argv, _night)
 
 
 def _night(argv: list[str]) -> int:

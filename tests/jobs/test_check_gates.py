@@ -4,7 +4,7 @@ import errno
 import re
 import shutil
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from jobs import check_gates, deliver, forget, nightly, promote, report, rollback, telemetry
 from jobs._console import command
 from kdlib import delivery, forgetting, promotions, publish
+from kdlib.errors import ConfigError
 from kdlib.report.facts import Night
 from kdlib.tables import METRICS
 
@@ -231,6 +232,31 @@ def last_steps(config, monkeypatch):
     monkeypatch.setattr(report, "run", lambda config: None)
     monkeypatch.setattr(telemetry, "gather", lambda root, ds, *, name, k, **more: Night(name, ds, k))
     return lambda ds: run(nightly, config, "--ds", ds)
+
+
+@pytest.mark.parametrize("failing", [None, "build_features"])
+def test_ray_that_started_beside_spark_ends_with_the_night(config, last_steps, failing, monkeypatch):
+    """Also where Spark's stage fails."""
+    put_night(config, DAYS[0])
+    told: list[str] = []
+
+    @contextmanager
+    def ray_ahead(config, block):
+        told.append("begins")
+        block.callback(told.append, "ends")
+        yield
+
+    def on_spark(name, *words, meanwhile, **more):
+        with meanwhile:
+            told.append(name)
+            if name == failing:
+                raise ConfigError("no events")
+
+    monkeypatch.setattr(nightly, "ray_ahead", ray_ahead)
+    monkeypatch.setattr(nightly, "run_in_own_process", on_spark)
+    monkeypatch.setattr(nightly.recommend, "run", lambda config: told.append("recommends"))
+    assert last_steps(DAYS[0]) == (2 if failing else 0)
+    assert told == ["begins", "build_features", *([] if failing else ["recommends"]), "ends"]
 
 
 def of_telemetry(config: Path) -> tuple[str, float]:

@@ -25,12 +25,14 @@ def listening(processes):
     return [s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]
 
 def train(spec):
-    import torch
+    import ray, torch
     from ray.train import get_context, report
     rank, group = get_context().get_world_rank(), torch.distributed.group.WORLD
     seen = torch.ones(1)
     group.allreduce([seen]).wait()
-    Path(spec["folder"], f"{rank}.json").write_text(json.dumps([int(seen), listening([psutil.Process()])]))
+    of_its_own = ray.get_runtime_context().runtime_env
+    found = [int(seen), listening([psutil.Process()]), dict(of_its_own)]
+    Path(spec["folder"], f"{rank}.json").write_text(json.dumps(found))
     report({})
 
 config = RunConfig.model_validate({
@@ -48,7 +50,7 @@ with start_ray(config):
 @pytest.mark.e2e
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     """No socket of local mode's processes listens on an address that another machine reaches, while workers train neither;
-    its workers keep freed memory."""
+    its workers keep freed memory, and have no environment of their own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
@@ -58,8 +60,9 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     assert of_a_worker.items() >= KEEPS_MEMORY.items()
     assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
     for rank in range(2):
-        workers, of_training = json.loads((tmp_path / f"{rank}.json").read_text())
+        workers, of_training, own_environment = json.loads((tmp_path / f"{rank}.json").read_text())
         assert workers == 2
+        assert own_environment == {}  # else it could not take a process of Ray's that waits
         assert of_training  # gloo's
         addresses += of_training
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
