@@ -44,8 +44,6 @@ _LOCAL = {
 }
 _FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 FILES_A_READER, MOST_READERS = 10, 32
-WAITING_PROCESSES = 4
-"""A training takes six processes of Ray's besides its workers; each costs half a gigabyte."""
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the driver of a submitted job."""
 
@@ -95,21 +93,13 @@ def start_ray(config: RunConfig) -> Iterator[None]:
 def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
     """A local Ray that starts now, while a process of its own (Spark's) leaves a core idle, and lasts as long as `block`.
 
-    Its first processes import meanwhile what training and inference need. A cluster at an address is joined when it is needed.
+    This process imports meanwhile what training needs. A cluster at an address is joined when it is needed.
     """
     if cluster_address(config) is None:
         block.enter_context(start_ray(config))
-        import ray
-
-        import_engines = ray.remote(num_cpus=1)(_import_engines)
-        waiting = [import_engines.remote() for _ in range(WAITING_PROCESSES)]  # noqa: F841
-        _import_engines()
+        for module in ("jobs._local_training", "jobs._train_worker"):
+            importlib.import_module(module)
     yield
-
-
-def _import_engines() -> None:
-    importlib.import_module("jobs._local_training")
-    importlib.import_module("jobs._train_worker")
 
 
 def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
