@@ -72,7 +72,7 @@ class _Controller(TrainController):
 
 
 class LocalTrainer(TorchTrainer):
-    """Ray Train's `TorchTrainer` without what only several machines need, which costs a short training half its time.
+    """Ray Train's `TorchTrainer` without what only several machines need, which costs a training seconds.
 
     Ray Train hands its environment variables to each of its actors, even if they have them; an actor with an environment of
     its own cannot take one of Ray's waiting processes, and starting another takes seconds. And it starts an actor that frees
