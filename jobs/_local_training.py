@@ -86,7 +86,7 @@ class LocalTrainer(TorchTrainer):
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
-        controller = ray.remote(num_cpus=0)(_Controller).remote(**controller_init_kwargs)
+        controller: Any = ray.remote(num_cpus=0)(_Controller).remote(**controller_init_kwargs)
         if threading.current_thread() is threading.main_thread():
             self._register_sigint_handler(controller)
         ray.get(controller.run.remote())
