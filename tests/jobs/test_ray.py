@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from jobs._ray import KEEPS_MEMORY, check_room, read_parquet
+from jobs import _ray
+from jobs._ray import KEEPS_MEMORY, check_room, ray_ahead, read_parquet
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
 
@@ -66,6 +69,28 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
         assert of_training  # gloo's
         addresses += of_training
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "started"), [(None, ["begins", "meanwhile", "ends"]), ("head:6379", ["meanwhile"])]
+)
+def test_only_a_local_ray_starts_ahead(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, started: list[str]
+) -> None:
+    """And it lasts as long as the block that it was put in; a cluster is joined when it is needed."""
+    told: list[str] = []
+
+    @contextmanager
+    def start_ray(_: RunConfig) -> Iterator[None]:
+        told.append("begins")
+        yield
+        told.append("ends")
+
+    monkeypatch.setattr(_ray, "start_ray", start_ray)
+    document = {"name": "x", "output_dir": "out", "input": {"simulate": {}}, "ray": {"address": address}}
+    with ExitStack() as block, ray_ahead(RunConfig.model_validate(document), block):
+        told.append("meanwhile")
+    assert told == started
 
 
 @pytest.mark.parametrize(
