@@ -63,10 +63,9 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
             except (DeliveryError, GateError):
                 report.run_or_warn(config)
                 raise
-    with engine_output_to(log_file(config, "nightly")):
-        print_summary(config, seconds)
-        if config.input.has_events:
-            report.run_or_warn(config)
+            print_summary(config, seconds)
+            if config.input.has_events:
+                report.run_or_warn(config)
 
 
 @contextmanager

@@ -208,10 +208,7 @@ def _chunk(
         temperature, pull = teachers.temperature, teachers.kl_weight * teachers.temperature
         p_TV, negative_entropy_T = _mixture(teachers, start, stop)
         agreement_T = torch.linalg.vecdot(p_TV, z_TV).float() / temperature
-        if temperature == 1.0:
-            q_TV = slope_TV  # one softmax serves both terms
-        else:
-            q_TV, log_mass_T = softmax_and_log_mass(z_TV.div_(temperature), best_T / temperature)
+        q_TV, log_mass_T = at_temperature(z_TV, best_T, temperature, (slope_TV, log_mass_T))
         # the difference first: of nearly equal numbers bfloat16 has it exactly
         slope_TV.add_(torch.sub(q_TV, p_TV, out=p_TV), alpha=pull)
         kl = temperature**2 * (negative_entropy_T - agreement_T + log_mass_T).sum()
@@ -226,6 +223,15 @@ def softmax_and_log_mass(z_TV: Tensor, best_T: Tensor) -> tuple[Tensor, Tensor]:
     """
     p_TV = torch.softmax(z_TV, 1)
     return p_TV, best_T - p_TV.amax(1).float().log()
+
+
+def at_temperature(
+    z_TV: Tensor, best_T: Tensor, temperature: float, at_one: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """`softmax_and_log_mass` of z over the temperature, written over z; at 1 `at_one`, which is that of z itself."""
+    if temperature == 1.0:
+        return at_one
+    return softmax_and_log_mass(z_TV.div_(temperature), best_T / temperature)
 
 
 def _mixture(teachers: Teachers, start: int, stop: int) -> tuple[Tensor, Tensor]:

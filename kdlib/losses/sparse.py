@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.losses.distillation import sampled_kl_divergence
-from kdlib.losses.next_item import LossSums, Scored, Teachers, in_chunks, softmax_and_log_mass
+from kdlib.losses.next_item import LossSums, Scored, Teachers, at_temperature, in_chunks, softmax_and_log_mass
 
 
 class Draws(NamedTuple):
@@ -73,11 +73,8 @@ def _chunk(
     drawn_T = z_TV.gather(1, items_TS).float().mean(1) / temperature
     slope_TV, log_mass_T = softmax_and_log_mass(z_TV, best_T)
     ce = (log_mass_T - target_T).sum()
-    if temperature == 1.0:
-        slope_TV.mul_(1.0 + pull)  # one softmax serves both terms
-    else:
-        q_TV, log_mass_T = softmax_and_log_mass(z_TV.div_(temperature), best_T / temperature)
-        slope_TV.add_(q_TV, alpha=pull)
+    q_TV, log_mass_T = at_temperature(z_TV, best_T, temperature, (slope_TV, log_mass_T))
+    slope_TV.add_(q_TV, alpha=pull)
     kl = temperature**2 * (draws.mean_log_probs_T[start:stop].float() - drawn_T + log_mass_T).sum()
     # all draws of an item at once: one at a time, a share less than half of bfloat16's last place would leave no trace
     times_TS = times_in(items_TS, items_TS)
