@@ -497,7 +497,9 @@ class TrainingConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 0.5
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     threads_per_worker: Positive = 1
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """What the workers share out among them, for models that fit none of them whole: 1 the optimizer's state, 2 gradients,
+    3 weights, too. Each step then exchanges the weights as well as the gradients."""
     max_length: Annotated[int, Field(ge=2)] = 50
     """Longest window of a history that a model sees."""
     resident_megabytes: Annotated[int, Field(ge=0)] = 2048

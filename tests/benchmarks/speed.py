@@ -12,7 +12,8 @@ were. What each of them times:
   `kd_step_ratio_sampled`: the same with 64 drawn items a position.
 - `recommend_users_per_second`: histories in, a table of top-10 lists on disk, seen items left out, in the actor of
   `jobs/recommend.py`; `recommend_vs_replay`: over RePlay's rate for lists in memory.
-- `two_workers_speedup`: positions a second of two training processes over one, one thread each.
+- `two_workers_speedup`: positions a second of two training processes over one, one thread each, both with steps of 256
+  windows over all workers, as the full recipes have; `two_workers_speedup_batch_128`: with half as many.
 - `sessionize_vs_duckdb`: 20 million simulated events to the sessions table, both cores, over the same in DuckDB's SQL;
   `sessionize_16x_events`: over the seconds for a 16th of them.
 - `recommend_16x_users`, `recommend_16x_items`: seconds of the recommender's actor with 16 times as many, over those without;
@@ -30,6 +31,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ import torch
 from jobs._engine import make_engine, scoring_dtype
 from jobs._provenance import package_versions, processor
 from jobs._ray import KEEPS_MEMORY
-from kdlib.config import TrainConfig
+from kdlib.config import TrainConfig, TrainingConfig
 from kdlib.data.batches import WindowStore, shuffled_batches, store_from_tables
 from kdlib.data.windows import take_slices, training_windows
 from kdlib.models.sequence import SequenceModel
@@ -179,16 +181,18 @@ def _epoch_seconds(bench: Bench, store: WindowStore, settings: dict[str, Any]) -
     return _train(bench.split.num_items, store, settings, world=1)[0]
 
 
-def _train(num_items: int, store: WindowStore, settings: dict[str, Any], *, world: int) -> tuple[float, float]:
+def _train(
+    num_items: int, store: WindowStore, settings: dict[str, Any], *, world: int, batch: int = BATCH
+) -> tuple[float, float]:
     """Seconds of an epoch, once the engine stands, and its positions."""
     torch.manual_seed(1)
-    train = TrainConfig(batch_size=BATCH)
+    train = TrainConfig(batch_size=batch)
     student = SequenceModel(num_items=num_items, **SHAPE)
     module = NextItemTraining(student, dtype=scoring_dtype(CPU, bf16=True), **settings)
-    engine = make_engine(module, train, zero_stage=1, workers=world, bf16=False)
-    batches = shuffled_batches(store, batch_size=BATCH // world, seed=1)
+    engine = make_engine(module, train, zero_stage=TrainingConfig().zero_stage, workers=world, bf16=False)
+    batches = shuffled_batches(store, batch_size=batch // world, seed=1)
     started = time.perf_counter()
-    usual = store.positions_a_window() * BATCH
+    usual = store.positions_a_window() * batch
     figures = train_epoch(
         engine, batches, device=CPU, learning_rate=0.001, warmup_steps=0, positions_a_step=usual, first_step=0
     )
@@ -207,13 +211,13 @@ def _list_seconds(bench: Bench) -> float:
         return time.perf_counter() - started
 
 
-def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowStore) -> None:
+def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowStore, batch: int) -> None:
     windows = np.arange(rank, len(store) // world * world, world)  # as many for each
     lengths = np.diff(store.offsets)[windows]
     flat = take_slices(store.offsets[windows], lengths)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     mine = WindowStore(store.inputs[flat], store.targets[flat], store.context[flat], offsets)
-    seconds, positions = _train(num_items, mine, {}, world=world)
+    seconds, positions = _train(num_items, mine, {}, world=world, batch=batch)
     if rank == 0:
         Path(folder, "rate").write_text(str(positions / seconds))
 
@@ -222,13 +226,17 @@ def two_workers(bench: Bench) -> dict[str, float]:
     """Positions a second of one and of two processes, alternately."""
     store = store_from_tables([training_windows(bench.histories(), max_length=50)])
 
-    def rate(world: int) -> float:
+    def rate(world: int, batch: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            run_workers(_worker, world, folder, bench.split.num_items, store, workers=world)
+            run_workers(_worker, world, folder, bench.split.num_items, store, batch, workers=world)
             return float(Path(folder, "rate").read_text())
 
-    rates = _rounds(bench.rounds, {"one": lambda: rate(1), "two": lambda: rate(2)})
-    return {"two_workers_speedup": rates["two"] / rates["one"]}
+    sides = [(world, batch) for batch in (2 * BATCH, BATCH) for world in (1, 2)]
+    rates = _rounds(bench.rounds, {f"{world} {batch}": partial(rate, world, batch) for world, batch in sides})
+    return {
+        "two_workers_speedup": rates[f"2 {2 * BATCH}"] / rates[f"1 {2 * BATCH}"],
+        f"two_workers_speedup_batch_{BATCH}": rates[f"2 {BATCH}"] / rates[f"1 {BATCH}"],
+    }
 
 
 def nightly(bench: Bench) -> dict[str, float]:
