@@ -31,7 +31,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +230,11 @@ def two_workers(bench: Bench) -> dict[str, float]:
             run_workers(_worker, world, folder, bench.split.num_items, store, batch, workers=world)
             return float(Path(folder, "rate").read_text())
 
-    sides = [(world, batch) for batch in (2 * BATCH, BATCH) for world in (1, 2)]
-    rates = _rounds(bench.rounds, {f"{world} {batch}": partial(rate, world, batch) for world, batch in sides})
-    return {
-        "two_workers_speedup": rates[f"2 {2 * BATCH}"] / rates[f"1 {2 * BATCH}"],
-        f"two_workers_speedup_batch_{BATCH}": rates[f"2 {BATCH}"] / rates[f"1 {BATCH}"],
-    }
+    def speedup(batch: int) -> float:
+        rates = _rounds(bench.rounds, {"one": lambda: rate(1, batch), "two": lambda: rate(2, batch)})
+        return rates["two"] / rates["one"]
+
+    return {"two_workers_speedup": speedup(2 * BATCH), f"two_workers_speedup_batch_{BATCH}": speedup(BATCH)}
 
 
 def nightly(bench: Bench) -> dict[str, float]:
