@@ -85,7 +85,8 @@ def _measure(
     found = rank_targets(config, source, histories, compared, top=top, confidence_k=config.evaluation.judged_k)
     every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
     ranks = {name: found[f"rank/{name}"].to_numpy() for name in every}
-    coverage = {name: len(found[f"top/{name}"].combine_chunks().flatten().unique()) / len(counts) for name in every}
+    lists = {name: found[f"top/{name}"].combine_chunks().flatten().unique().to_numpy() for name in every}
+    coverage = {name: float((items >= 0).sum() / len(counts)) for name, items in lists.items()}
     confidence = {
         name.removeprefix("confidence/"): found[name].to_numpy()
         for name in found.column_names

@@ -32,9 +32,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     for table in (name for name in MADE if name in found):
         check_made_from(config, table, MADE[table], found)
     root, day = config.root, config.day
-    now = promotions.current(root)
-    if now is not None and now.ds > day:
-        say(f"promote: {now.ds} stays in use, it is later than {day}, whose tables lie beside its own")
+    if _later_in_use(config, promotions.current(root)):
         return None
     # not the gates and metrics: these differ by which nights are in use
     served = {name: found[name] for name in (*promotions.LINKED, *promotions.SEARCH) if name in found}
@@ -51,6 +49,8 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
         forced = [gate.gate for gate in judged if gate.status == "forced"]
         reason = reason or publish.manifest_of(root, "gates", day).details.get("reason", "")
     promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
+    if _later_in_use(config, promoted):  # since this moment
+        return None
     table = "recommendations" if config.input.has_events else "search_rankings"
     say(f"promote: {day} is in use: {root / promotions.LINK / table}")
     try:
@@ -61,6 +61,14 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
         raise
     _remove_old_nights(config)
     return promoted
+
+
+def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
+    """Whether the night in use is later than the run's, which the person is told."""
+    if now is None or now.ds <= config.day:
+        return False
+    say(f"promote: {now.ds} stays in use, it is later than {config.day}, whose tables lie beside its own")
+    return True
 
 
 def _remove_old_nights(config: RunConfig) -> None:

@@ -236,7 +236,7 @@ class FeaturesConfig(Section):
     max_items: Positive | None = None
     """Keep the most frequent items only; the others' events stay in the sessions but not in the histories."""
     collapse_repeats: bool = True
-    """Consecutive events of one session on one item become one interaction with the strongest event type."""
+    """Consecutive events of one session and day on one item become one interaction with the strongest event type."""
     split: SplitConfig = SplitConfig()
     queries: QueriesConfig = QueriesConfig()
 

@@ -113,7 +113,7 @@ def manifest_of(root: Path, night: Promotion, name: str) -> Manifest:
 def promote(
     root: Path, ds: str, versions: Mapping[str, str], *, forced: list[str] | None = None, reason: str = ""
 ) -> Promotion:
-    """Put a night in use; nothing happens where just this is in use.
+    """Put a night in use; nothing happens where just this is in use, or a later night.
 
     Args:
       root: the folder of all outputs.
@@ -121,10 +121,13 @@ def promote(
       versions: of published partitions of that date; those of `LINKED` and `SEARCH` among them are linked to.
       forced: gates that failed and were overruled.
       reason: why.
+
+    Returns:
+      What is in use now.
     """
     with _one_at_a_time(root):
         now = current(root)
-        if now is not None and (now.ds, now.versions) == (ds, dict(versions)):
+        if now is not None and (now.ds > ds or (now.ds, now.versions) == (ds, dict(versions))):
             return now
         return _switch(root, ds, "promote", dict(versions), forced or [], reason)
 

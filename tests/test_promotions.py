@@ -56,6 +56,14 @@ def test_promoting_what_is_in_use_adds_nothing(tmp_path):
     assert len(promotions.history(tmp_path)) == 2
 
 
+def test_an_earlier_night_does_not_take_the_place_of_a_later_one(tmp_path):
+    """Whatever the caller saw in use before: what is in use comes back."""
+    put_and_promote(tmp_path, DAYS[1])
+    assert promotions.promote(tmp_path, DAYS[0], put_night(tmp_path, DAYS[0])).ds == DAYS[1]
+    assert in_use(tmp_path) == {DAYS[1]}
+    assert len(promotions.history(tmp_path)) == 1
+
+
 def test_a_rollback_goes_back_to_the_versions_of_then(tmp_path):
     """After a rollback table and model are the earlier night's, even where that date was made anew without promotion."""
     put_and_promote(tmp_path, *DAYS[:3])
@@ -110,7 +118,7 @@ def test_nights_that_hold_a_table(tmp_path):
 
 
 def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
-    """Runs of different dates hold different locks and may promote at once: every switch is on record, in an order."""
+    """Runs of different dates hold different locks and may promote at once: the latest is in use, none has gone back in time."""
     nights = {ds: put_night(tmp_path, ds) for ds in DAYS}
     together = threading.Barrier(len(DAYS))
 
@@ -123,10 +131,11 @@ def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [one.number for one in promotions.history(tmp_path)] == [1, 2, 3, 4, 5]
-    now = promotions.current(tmp_path)
-    assert now is not None
-    assert now.number == 5
+    switches = promotions.history(tmp_path)
+    assert [one.number for one in switches] == list(range(1, len(switches) + 1))
+    assert [one.ds for one in switches] == sorted(one.ds for one in switches)
+    assert promotions.current(tmp_path) == switches[-1]
+    assert switches[-1].ds == max(DAYS)
 
 
 def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
@@ -181,7 +190,10 @@ def test_readers_beside_promotions_see_one_night_at_a_time(tmp_path):
     watcher.start()
     for number in range(1, 200):
         ds = DAYS[number % len(DAYS)]
-        promotions.promote(tmp_path, ds, nights[ds])
+        if ds == DAYS[0]:
+            promotions.rollback(tmp_path, ds)
+        else:
+            promotions.promote(tmp_path, ds, nights[ds])
     done.set()
     watcher.join()
     whole = {frozenset([ds]) for ds in DAYS}

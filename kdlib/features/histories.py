@@ -11,8 +11,9 @@ def interactions(events: DataFrame, *, collapse_repeats: bool) -> DataFrame:
 
     Args:
       events: from `sessions.with_sessions`.
-      collapse_repeats: consecutive events of one session on one item become one, at the time of the first, with the
-        strongest event type; positions are counted anew.
+      collapse_repeats: consecutive events of one session and day on one item become one, at the time of the first, with
+        the strongest event type; positions are counted anew. Over midnight nothing becomes one: what happened after it may
+        be what a model is tested on.
     """
     columns = ("user_id", "position", "item_id", "event_type", "event_time", "session_number")
     if not collapse_repeats:
@@ -21,7 +22,8 @@ def interactions(events: DataFrame, *, collapse_repeats: bool) -> DataFrame:
     same_item = F.col("item_id") == F.lag("item_id").over(in_order)
     same_session = F.col("session_number") == F.lag("session_number").over(in_order)
     so_far = in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    runs = events.withColumn("opens", F.when(same_item & same_session, 0).otherwise(1))
+    same_day = F.col("day") == F.lag("day").over(in_order)
+    runs = events.withColumn("opens", F.when(same_item & same_session & same_day, 0).otherwise(1))
     runs = runs.withColumn("position", F.sum("opens").over(so_far).cast("int") - 1)
     return (
         runs.groupBy("user_id", "position")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdlib.data.windows import EvaluationRows, context_from, take_slices
+from kdlib.inference.topk import top_of_scores
 from kdlib.losses.distillation import mixture_log_probs
 from kdlib.models.encode import rows_at_a_time, scorer
 from kdlib.models.files import Predictor
@@ -22,13 +23,15 @@ class Ranked(NamedTuple):
     ranks: np.ndarray
     """int64 [rows]: 0-based, of the rows' targets."""
     best: np.ndarray
-    """int64 [rows, top]: each row's best unseen items."""
+    """int64 [rows, top]: each row's best unseen items, −1 where there are fewer; ties go to the smaller index."""
     confidence: np.ndarray
     """float32 [rows]: the probability, by the model, that the target is among the row's first `confidence_k`."""
 
 
 def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, seen_items: Tensor) -> Tensor:
     """Rank of each row's target among all items except those seen, 0 for the best; ties go to the smaller item index.
+
+    A target of score −inf stands behind all that have another, among the unseen ones of −inf.
 
     Args:
       scores_BV: float [rows, items]; its seen entries are overwritten with −inf.
@@ -47,7 +50,12 @@ def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, see
     tied = (_count(scores_BV == own_B1) > 1).nonzero()[:, 0]
     if len(tied):
         indices_V = torch.arange(scores_BV.shape[1], device=scores_BV.device)
-        ahead_B[tied] += _count((scores_BV[tied] == own_B1[tied]) & (indices_V < targets_B[tied, None]))
+        before_TV = (scores_BV[tied] == own_B1[tied]) & (indices_V < targets_B[tied, None])
+        if (own_B1 == -torch.inf).any():
+            seen_BV = torch.zeros_like(scores_BV, dtype=torch.bool)
+            seen_BV[seen_rows, seen_items] = True
+            before_TV &= ~seen_BV[tied]
+        ahead_B[tied] += _count(before_TV)
     return ahead_B
 
 
@@ -178,9 +186,9 @@ def ranks_of_scores(
         )
         ranks[which] = ranks_B.cpu().numpy()
         if top:
-            first_BK = scores_BV.topk(top)
-            best[which] = first_BK.indices.cpu().numpy()
+            values_BK, first_BK = top_of_scores(scores_BV, top)
+            best[which] = first_BK.cpu().numpy()
             if confidence_k:
-                share_B = first_BK.values[:, :confidence_k].logsumexp(1) - scores_BV.logsumexp(1)
+                share_B = values_BK[:, :confidence_k].logsumexp(1) - scores_BV.logsumexp(1)
                 confidence[which] = share_B.exp().cpu().numpy()
     return Ranked(ranks, best, confidence)

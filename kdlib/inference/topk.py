@@ -77,6 +77,19 @@ def exact_topk(
     return _unpack(keys_BK.sort(dim=1, descending=True).values)
 
 
+def top_of_scores(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Each row's k best of scores that are there already, best first; result, ties and errors as of `exact_topk`.
+
+    Args:
+      scores_BV: float [rows, items], compared as float32; −inf for what is not to be found.
+      k: ≥ 1.
+    """
+    padded = functional.pad(scores_BV.float(), (0, -scores_BV.shape[1] % GROUP), value=-torch.inf)
+    keys = _best_keys(padded, k, start=0, first_row=0)
+    keys = functional.pad(keys, (0, max(k - keys.shape[1], 0)), value=_key_of_nothing())
+    return _unpack(keys.topk(k, dim=1).values)
+
+
 def _check_shapes(
     hidden_BW: Tensor,
     weight_VW: Tensor,

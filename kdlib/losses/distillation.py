@@ -136,7 +136,7 @@ def sample_teacher(
     Returns:
       int64 [..., samples] items and float [..., samples], their log-probabilities.
     """
-    flat = as_float(teacher_log_probs).exp().flatten(0, -2)
+    flat = as_float(teacher_log_probs).exp().reshape(-1, teacher_log_probs.shape[-1])
     drawn = torch.multinomial(flat, num_samples, replacement=True, generator=generator)
     items = drawn.view(*teacher_log_probs.shape[:-1], num_samples)
     return items, teacher_log_probs.gather(-1, items)
@@ -172,7 +172,7 @@ def mixture_log_probs(
         raise ValueError(
             f"needs one positive weight a teacher, found {len(teacher_logits)} teachers and weights {list(weights)}"
         )
-    logs = [torch.log_softmax(logits / temperature, dim=-1) for logits in teacher_logits]
+    logs = [torch.log_softmax(as_float(logits) / temperature, dim=-1) for logits in teacher_logits]
     if len(logs) == 1:
         return logs[0]
     log_weights = torch.tensor(list(weights), dtype=torch.float64).div(sum(weights)).log().tolist()

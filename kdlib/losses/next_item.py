@@ -147,7 +147,7 @@ class _WithGradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         student = Scored(hidden_TW, weight_VW, bias_V).to(dtype)
         if teachers is not None:
-            teachers = teachers._replace(scored=[scored.to(dtype) for scored in teachers.scored])
+            teachers = teachers._replace(scored=[_with_finite_bias(scored.to(dtype)) for scored in teachers.scored])
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         gradients = Gradients(
             torch.empty_like(hidden_TW) if need_hidden else None,
@@ -165,6 +165,11 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grads = [None if grad is None else grad * grad_total for grad in ctx.saved_tensors]
         return (*grads, None, None, None, None)
+
+
+def _with_finite_bias(scored: Scored) -> Scored:
+    """A bias of −inf rules an item out; so does −10³⁰, whose probability is 0 too, and 0 · −10³⁰ is 0 where 0 · −inf is NaN."""
+    return scored if scored.bias_V is None else scored._replace(bias_V=scored.bias_V.clamp_min(-1e30))
 
 
 def _sum_chunks(

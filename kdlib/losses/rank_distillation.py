@@ -31,11 +31,11 @@ def rrd_listwise(student_logits: Tensor, teacher_log_probs: Tensor, *, top_items
     ordered = student_logits.gather(-1, best)
     rest = student_logits.scatter(-1, best, -torch.inf).logsumexp(-1, keepdim=True)
     remaining = torch.cat([ordered, rest], dim=-1).flip(-1).logcumsumexp(-1).flip(-1)[..., :-1]
-    return (remaining - ordered).mean(-1)
+    return (remaining - ordered).sum(-1) / max(best.shape[-1], 1)  # of a single item there is no order
 
 
 def margin_mse(student_margins: Tensor, teacher_margins: Tensor) -> Tensor:
-    """Mean square error of the margins between pairs of items: `mean((m_student − m_teacher)²)`; 0 at equality.
+    """Mean square error of the margins between pairs of items: `mean((m_student − m_teacher)²)`; 0 at equality and of no pair.
 
     Margins leave the scores' level free, which teachers of different kinds have different (Hofstätter et al. 2020,
     arXiv 2010.02666, equation 6).
@@ -47,7 +47,8 @@ def margin_mse(student_margins: Tensor, teacher_margins: Tensor) -> Tensor:
     Returns:
       float [...].
     """
-    return (as_float(student_margins) - as_float(teacher_margins.detach())).square().mean(-1)
+    squares = (as_float(student_margins) - as_float(teacher_margins.detach())).square()
+    return squares.sum(-1) / max(squares.shape[-1], 1)
 
 
 def rce_kd(
@@ -91,7 +92,7 @@ def rce_kd(
     in_second = in_second.scatter(-1, closure_items, True)
     first = _divergence_on(student_logits, teacher_log_probs, in_student)
     second = _divergence_on(student_logits, teacher_log_probs, in_second)
-    gamma = torch.exp(-decay * (1.0 - num_rest.to(first.dtype) / teacher_best.shape[-1]))
+    gamma = torch.exp(-decay * (1.0 - num_rest.to(first.dtype) / max(teacher_best.shape[-1], 1)))
     return temperature**2 * ((1.0 - gamma) * first + gamma * second)
 
 
@@ -132,7 +133,8 @@ def sample_closure(
     below = ranked_rest.flip(-1).cumsum(-1).flip(-1) - ranked_rest.long()
     z = sharpness * below[..., :pool_items].float()
     weights = (z - z.amax(-1, keepdim=True)).exp()
-    drawn = torch.multinomial(weights.flatten(0, -2), num_samples, replacement=False, generator=generator)
+    weights = weights.reshape(-1, pool_items)
+    drawn = torch.multinomial(weights, num_samples, replacement=False, generator=generator)
     return order.gather(-1, drawn.view(*order.shape[:-1], num_samples))
 
 

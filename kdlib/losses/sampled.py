@@ -136,8 +136,8 @@ def sampled_softmax_and_sampled_kl(
     times_TS = times_in(sorted_N, items_TS)
     expected_TS = log_expected_counts(item_weights_V, items_TS, num_items=num_items, draws=len(negatives_N))
     # the draw's own part of the negatives' mass; none where it is no negative
-    apart_TS = (drawn_TS - log_mass_T1).masked_fill(times_TS == 0, -torch.inf)
-    own_TS = (times_TS * (apart_TS - expected_TS).exp()).clamp(max=1 - 1e-6)
+    apart_TS = (drawn_TS - log_mass_T1 - expected_TS).masked_fill(times_TS == 0, -torch.inf)
+    own_TS = (times_TS * apart_TS.exp()).clamp(max=1 - 1e-6)
     loss_TS = torch.logaddexp(drawn_TS, log_mass_T1 + torch.log1p(-own_TS)) - drawn_TS
     kl = temperature**2 * (draws.mean_log_probs_T.float() + loss_TS.mean(1)).sum()
     return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)

@@ -5,8 +5,9 @@ A rule i → j gets weight each time j follows i, less the farther it follows, a
 of a history's last items, the newest counting most, smoothed towards popularity by a Dirichlet prior. On sparse data such
 counts know what vectors blur; a mixture of both knows more than either.
 
-What a rule model says of its own training data would repeat it. So at training positions a window is judged by the counts
-of all *other* windows: its own contribution is known exactly, and is taken off.
+What a rule model says of its own training data would repeat it. So at training positions a window is judged by the rules
+of all *other* windows: its own contribution is known exactly, and is taken off. The popularity prior, one pseudo-count over
+all items, still counts the window's own.
 
 Shapes: T positions, V items, N rules, S items of all sequences together.
 """

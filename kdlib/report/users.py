@@ -56,11 +56,9 @@ def sample_users(root: Path, ds: str, n: int = NUM_SAMPLES) -> list[str]:
     Raises:
       InputError: histories or recommendations of the date are not published.
     """
-    file = min(publish.current(root, "recommendations", ds).glob("*.parquet"))
-    table = pq.ParquetFile(file).read_row_group(0, columns=["user_id", "source"])
+    table = _first_rows(publish.current(root, "recommendations", ds), ["user_id", "source"])
     source = dict(zip(table["user_id"].to_pylist(), table["source"].to_pylist(), strict=True))
-    file = min(publish.current(root, "histories", ds).glob("*.parquet"))
-    histories = pq.ParquetFile(file).read_row_group(0, columns=["user_id", "item_indices"])
+    histories = _first_rows(publish.current(root, "histories", ds), ["user_id", "item_indices"])
     lengths = histories["item_indices"].combine_chunks().value_lengths().to_pylist()
     users = [
         (length, user) for user, length in zip(histories["user_id"].to_pylist(), lengths, strict=True) if user in source
@@ -70,6 +68,14 @@ def sample_users(root: Path, ds: str, n: int = NUM_SAMPLES) -> list[str]:
     if len(ordered) <= n:
         return [user for _, user in ordered]
     return [ordered[(2 * place + 1) * len(ordered) // (2 * n)][1] for place in range(n)]
+
+
+def _first_rows(folder: Path, columns: list[str]) -> pa.Table:
+    """The first row group of the first file with rows: of a few users Spark leaves some files without any."""
+    for file in sorted(folder.glob("*.parquet")):
+        if (opened := pq.ParquetFile(file)).metadata.num_rows:
+            return opened.read_row_group(0, columns=columns)
+    return pq.read_table(folder, columns=columns)
 
 
 def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | None) -> dict[str, Any]:

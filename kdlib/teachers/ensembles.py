@@ -24,6 +24,10 @@ CANDIDATES = 50
 """So many of each teacher's best items are looked at when a mixture's ranking is judged by its first ten."""
 
 
+LEAST_WEIGHT = 1e-9
+"""Of a teacher that the others leave nothing to say: it shrinks by a factor a step, down to 0, of which there is no logarithm."""
+
+
 @torch.inference_mode()
 def target_log_probs(
     models: Sequence[Predictor], rows: EvaluationRows, *, device: torch.device, batch_size: int | None = None
@@ -64,11 +68,11 @@ def mixture_weights(log_probs_NR: np.ndarray, *, iterations: int = 500, toleranc
     weights_N = np.full(len(likely_NR), 1.0 / len(likely_NR))
     for _ in range(iterations):
         share_NR = weights_N[:, None] * likely_NR
-        updated_N = (share_NR / share_NR.sum(axis=0)).mean(axis=1)
-        if np.abs(updated_N - weights_N).max() < tolerance:
-            return updated_N
-        weights_N = updated_N
-    return weights_N
+        before_N, weights_N = weights_N, (share_NR / share_NR.sum(axis=0)).mean(axis=1)
+        if np.abs(weights_N - before_N).max() < tolerance:
+            break
+    weights_N = weights_N.clip(LEAST_WEIGHT)
+    return weights_N / weights_N.sum()
 
 
 @torch.inference_mode()
@@ -185,7 +189,7 @@ def choose_weights(
 def left_out_log_probs(
     rules: SequentialRules, histories: pa.Table, user_ids: np.ndarray, *, max_length: int
 ) -> np.ndarray:
-    """Log-probability of each user's last training item by the counts of all windows but its own: float64 [users].
+    """Log-probability of each user's last training item by the rules of all windows but its own: float64 [users].
 
     Args:
       rules: counted over the histories' training windows, among others.

@@ -105,7 +105,7 @@ class RulesAtPositions:
         self._own = _own_counts(rules, items, offsets, device)
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """Log-probabilities of a slice of positions, each by the counts of all other windows: float32 [positions, items]."""
+        """Log-probabilities of a slice of positions, each by the rules of all other windows: float32 [positions, items]."""
         return self.logits_at(slice(start, stop))
 
     def logits_at(self, which: slice | Tensor) -> Tensor:

@@ -98,6 +98,18 @@ def test_repeats_in_a_session_collapse_to_the_first_time_and_the_strongest_type(
     assert history(made, items, collapse=False)[0][1:3] == ([5, 5, 5, 7, 5, 5], [0, 3, 2, 0, 0, 0])
 
 
+def test_what_happens_after_midnight_stays_by_itself(spark):
+    """A purchase at 00:01 UTC does not turn the view before midnight, which may be trained on, into one."""
+    times = ["2024-05-01 23:59:01", "2024-05-02 00:01:02", "2024-05-02 00:01:03"]
+    rows = [("u", "a", f"{time}+00:00", kind) for time, kind in zip(times, (0, 3, 0), strict=True)]
+    frame = spark.createDataFrame(rows, "user_id string, item_id string, time string, type int").select(
+        "user_id", "item_id", F.col("type").cast("tinyint").alias("event_type"),
+        F.col("time").cast("timestamp").alias("event_time"), F.lit(None).cast("string").alias("session_id"),
+        F.lit(None).cast("string").alias("event_id"), F.substring("time", 10, 1).cast("int").alias("day"),
+    )  # fmt: skip
+    assert history(frame, {"a": 0}) == [("u", [0, 0], [0, 3], [0, 0], [1, 2])]
+
+
 def test_items_outside_the_vocabulary_leave_the_history_but_not_its_session_numbers(events):
     """A user with no known item keeps an empty history; sessions are counted before items are left out."""
     made = events(("u", "x", "08:00:00"), ("u", "a", "10:00:01"), ("v", "x", "08:00:00"))

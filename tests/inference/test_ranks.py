@@ -23,6 +23,26 @@ def test_ties_go_to_the_smaller_index_and_seen_items_do_not_count() -> None:
     assert ranks.tolist() == [3, 2]
 
 
+def test_a_target_that_is_ruled_out_stands_behind_the_others_alone() -> None:
+    """Score −inf, of an item that last night's model does not know: seen items are not ahead of it, unseen ones are."""
+    scores = torch.tensor([[5.0, 4.0, 3.0, -torch.inf, -torch.inf]]).repeat(2, 1)
+    seen = {"seen_rows": torch.tensor([0, 0, 0]), "seen_items": torch.tensor([0, 0, 1])}
+    assert target_ranks(scores, torch.tensor([3, 4]), **seen).tolist() == [1, 4]
+
+
+def test_the_best_items_are_unseen_and_equal_ones_go_by_index() -> None:
+    """Of 70 items with the same score those that were not seen, smallest index first, and no item where there are no more."""
+    prefixes = evaluation_rows(
+        histories([([4, 0, 69], [0] * 3, 1, None, 2), ([*range(66), 68], [0] * 67, 1, None, 66)]),
+        position_column="test_position",
+    )
+    found = ranks_of_scores(
+        lambda which: torch.zeros(len(which), 70, dtype=torch.float64), prefixes, num_items=70, device=torch.device("cpu"), top=6
+    )  # fmt: skip
+    assert found.best.tolist() == [[1, 2, 3, 5, 6, 7], [66, 67, 68, 69, -1, -1]]
+    assert found.ranks.tolist() == [67, 2]
+
+
 def test_nan_scores_are_an_error() -> None:
     """A broken model does not get a rank."""
     nothing = torch.zeros(0, dtype=torch.int64)

@@ -201,6 +201,25 @@ def test_nights_whose_files_are_gone_are_no_measure(config, capfd):
     assert run(check_gates, config, "--ds", DAYS[2]) == run(promote, config, "--ds", DAYS[2]) == 0
 
 
+def test_two_nights_that_end_at_the_same_time_leave_the_later_in_use(config, monkeypatch, capfd):
+    """The later one is put in use after the earlier has looked and before it has switched."""
+    for ds in DAYS[:2]:
+        put_night(config, ds)
+        assert run(check_gates, config, "--ds", ds) == 0
+    switch = promotions.promote
+
+    def late(*words, **more):
+        monkeypatch.setattr(promotions, "promote", switch)
+        assert run(promote, config, "--ds", DAYS[1]) == 0
+        return switch(*words, **more)
+
+    monkeypatch.setattr(promotions, "promote", late)
+    assert run(promote, config, "--ds", DAYS[0]) == 0
+    assert f"{DAYS[1]} stays in use, it is later than {DAYS[0]}" in capfd.readouterr().out
+    root = config.parent / "out"
+    assert [switch.ds for switch in promotions.history(root)] == [DAYS[1]]
+
+
 def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):
     """`rollback --to` puts table and model of then in use; an earlier date that is run again stays out of use; old nights go."""
     root = config.parent / "out"

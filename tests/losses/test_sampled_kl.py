@@ -92,6 +92,20 @@ def test_large_scores_stay_finite(negatives: list[int]) -> None:
     assert all(gradient.isfinite().all() for gradient in _gradients(loss.total, student))
 
 
+def test_a_draw_that_is_never_a_negative_stands_against_them_all() -> None:
+    """An item of weight 0 is drawn by the teachers alone: finite, and what it costs with a weight so small that it is no matter."""
+    losses = []
+    for least in (0.0, 1e-30):
+        student, weights = _student(), torch.ones(ITEMS)
+        weights[:9] = least
+        loss = sampled_softmax_and_sampled_kl(
+            student, TARGETS + 9, torch.tensor([40, 41, 13, 41]), _draws(2.0), item_weights_V=weights
+        )
+        losses += [torch.stack([loss.kl, *(part.abs().sum() for part in _gradients(loss.total, student))])]
+    assert losses[0].isfinite().all()
+    torch.testing.assert_close(*losses)
+
+
 def test_no_positions_cost_nothing() -> None:
     student = Scored(torch.zeros(0, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True))
     none = Draws(torch.zeros(0, SAMPLES, dtype=torch.int32), torch.zeros(0), 1.0, 1.0)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from jobs.show import format_user
 from kdlib import publish, tables
 from kdlib.config import RunConfig
-from kdlib.report.users import read_user
+from kdlib.report.users import read_user, sample_users
 
 DS = "2026-11-22"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -40,6 +40,18 @@ def _store(root):
         "generated_at": NOW,
     }
     _put(root, "recommendations", empty, empty | {"user_id": "bob", "item_ids": ["a"], "scores": [1.0]})
+
+
+def test_files_without_rows_are_passed_over(tmp_path):
+    """Of a few users Spark leaves some files empty, the first one too: the samples are of the next."""
+    _store(tmp_path)
+    for name in ("histories", "recommendations"):
+        (full,) = publish.current(tmp_path, name, DS).glob("*.parquet")
+        empty = full.with_name(f"a-{full.name}")
+        pq.ParquetWriter(empty, tables.ALL[name].schema).close()
+        assert empty < full
+        assert pq.ParquetFile(empty).num_row_groups == 0
+    assert sample_users(tmp_path, DS) == ["bob", "ann"]
 
 
 def test_a_user_with_an_empty_list_or_history_is_shown(tmp_path):

@@ -84,8 +84,9 @@ def test_loss_is_the_weighted_sum_of_its_three_parts() -> None:
 
 
 def test_margin_mse_by_hand() -> None:
-    """Margins 1 and 3 against 2 and 3: (1 + 0) / 2; a shift of all scores changes no margin."""
+    """Margins 1 and 3 against 2 and 3: (1 + 0) / 2; a shift of all scores changes no margin; of one product there is none."""
     assert margin_mse(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 3.0])).item() == 0.5
+    assert margin_mse(torch.zeros(2, 0), torch.zeros(2, 0)).tolist() == [0.0, 0.0]
 
 
 class _Engine:

@@ -49,6 +49,16 @@ def test_tiny_probabilities_do_not_underflow() -> None:
     assert mixture_weights(np.array([[-800.0, -801.0], [-900.0, -901.0]]))[0] == pytest.approx(1.0)
 
 
+def test_a_teacher_that_is_worse_everywhere_keeps_a_weight() -> None:
+    """Two alike teachers take long to settle, in which a third's weight sinks below the smallest number: it stays positive."""
+    generator = np.random.default_rng(0)
+    good = -generator.exponential(3.0, 100)
+    weights = mixture_weights(np.stack([good, good + generator.normal(0, 0.02, 100), good - 2.0]))
+    assert weights.min() > 0
+    assert weights[2] < 1e-8
+    assert weights.sum() == pytest.approx(1.0)
+
+
 def test_no_rows_is_an_error() -> None:
     """Without validation rows there is nothing to choose by."""
     with pytest.raises(ValueError, match="at least one row"):
