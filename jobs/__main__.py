@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from jobs._console import in_utf8
 from jobs._extras import check_search_extra
 from kdlib.errors import ConfigError
 
@@ -37,6 +38,7 @@ JOBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
+    in_utf8(argv)
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: distilrec JOB [--config FILE] [--ds YYYY-MM-DD] [--set SECTION.KEY=VALUE …]\n")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 
+from jobs._console import in_utf8
 from kdlib.errors import ConfigError
 
 
@@ -24,6 +25,7 @@ def nights(argv: list[str] | None, night: Callable[[list[str]], int]) -> int:
     Returns:
       The exit status of the last night; the first that fails is the last.
     """
+    in_utf8(argv)
     backfill = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     backfill.add_argument("--from", dest="first")
     backfill.add_argument("--to", dest="last")

@@ -1,6 +1,8 @@
 """What the person sees: one line a stage and progress bars; the engines' own chatter goes to a log file."""
 
 import argparse
+import codecs
+import locale
 import os
 import re
 import signal
@@ -9,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
 from typing import TextIO
@@ -47,6 +49,18 @@ def progress(*, total: int | None, unit: str, description: str) -> tqdm:
     return tqdm(total=total, unit=unit, desc=description, file=stream, disable=not stream.isatty(), leave=False)
 
 
+def in_utf8(argv: list[str] | None) -> None:
+    """Begin this command again in Python's UTF-8 mode (PEP 540) under a locale of another encoding, such as cron's `LANG=de_DE`:
+    run configs, logs and what the engines' processes read and write are UTF-8 everywhere.
+
+    Args:
+      argv: a job's arguments; with None they are this process's own, which is only then begun again.
+    """
+    if argv is None and codecs.lookup(locale.getencoding()).name != "utf-8" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 @contextmanager
 def engine_output_to(path: Path) -> Iterator[None]:
     """Send standard output and error, child processes' too, to a file; `say` and `progress` still reach the person."""
@@ -55,8 +69,7 @@ def engine_output_to(path: Path) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
     _person = os.fdopen(os.dup(1), "w", buffering=1)
     try:
@@ -65,14 +78,19 @@ def engine_output_to(path: Path) -> Iterator[None]:
             os.dup2(log.fileno(), 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         os.dup2(saved_out, 1)
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
         _person.close()
         _person = None
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the log's disk is full: what is said from here on must still reach the person
+            stream.flush()
 
 
 def log_file(config: RunConfig, stage: str) -> Path:
@@ -99,6 +117,7 @@ def command(
     job that `reads_only` takes no lock, so that none can hold it up. One that is about what is `in_use` needs no date.
     `ds_help` says what `--ds` is there for, where that is not the day that the run stands for.
     """
+    in_utf8(argv)
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
     parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
     usual = "the run config's, or the night in use" if in_use else "the run config's"
@@ -132,9 +151,7 @@ def command(
         print(f"distilrec: {how}; nothing half-published, run the same command again to go on", file=sys.stderr)
         return status
     except Exception as error:
-        if log is not None and log.parent.exists():
-            with log.open("a") as stream:
-                traceback.print_exc(file=stream)
+        if log is not None and _log_traceback(log):
             print(
                 f"distilrec: {stage} failed: {type(error).__name__}: {one_line(error)}\nfull text: {log}",
                 file=sys.stderr,
@@ -143,6 +160,16 @@ def command(
             traceback.print_exc()
         return 1
     return 0
+
+
+def _log_traceback(log: Path) -> bool:
+    """Whether that was possible: not where the run has come to nothing yet, or the disk is full."""
+    try:
+        with log.open("a") as stream:
+            traceback.print_exc(file=stream)
+    except OSError:
+        return False
+    return True
 
 
 def loaded(arguments: argparse.Namespace) -> RunConfig:

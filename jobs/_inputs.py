@@ -20,6 +20,7 @@ from kdlib.features.arrivals import (
     DAY_PATTERN,
     Days,
     Stretch,
+    arrival_lines,
     carried_over,
     carried_until,
     day_of,
@@ -40,6 +41,8 @@ ID_FORM = 2
 """Raised when the same input gives other ids than before: an earlier night's events are not carried over then."""
 UNREAD = "unread_days"
 """Under this name the manifest of a night's clean events has its `Days.unread`."""
+FIRST_DAY = "first_day"
+"""And under this one the first day of arrival whose files it, or a night that it goes on from, has read."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,28 @@ class NightInput:
     """A hash of what decides which events are clean: a night can start only from events that were taken in the same way."""
     versions: dict[str, str]
     """Input name → version, last night's vocabulary too."""
+    not_carried: str | None = None
+    """An earlier night that this one would start from, had its events been taken in under the same `settings`."""
+
+    def notes(self) -> list[str]:
+        """What to tell the person of the days of arrival."""
+        if self.days is None:
+            return []
+        lines = arrival_lines(self.days, path=self.events.path, late_days=self.events.late_days)
+        if self.not_carried:
+            lines.append(
+                f"the events of {self.not_carried} were taken in under other settings and are not carried over: all files are"
+                " read"
+            )
+        return lines
+
+    def details(self) -> dict[str, Any]:
+        """What the manifest of the night's clean events tells the nights that start from them."""
+        if self.days is None:
+            return {}
+        unread = [[*map(str, stretch)] for stretch in self.days.unread]
+        first = self.carried.details.get(FIRST_DAY) if self.carried else str(self.days.to_read[0])
+        return {"settings": self.settings, UNREAD: unread, FIRST_DAY: first}
 
 
 def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
@@ -69,7 +94,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
 
     Raises:
       InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet or gzip file of no
-        bytes, an earlier night's table is damaged.
+        bytes, an earlier night's table is damaged, its events cannot be carried over and their files are gone.
     """
     events, catalogue = _events_and_catalogue(config)
     settings = publish.fingerprint_of(
@@ -80,13 +105,14 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         key,
         ID_FORM,
     )
-    versions, days, carried, before = {}, None, None, None
+    versions, days, carried, before, not_carried = {}, None, None, None, None
     if DAY in events.path:
         assert config.ds is not None  # config.day has raised
         by_day = _files_by_day(events.path, needed=config.ds)
         carried = _earlier_events(config)
         if carried is not None and carried.details.get("settings") != settings:
-            carried = None
+            _check_all_there(config, carried, first_there=min(by_day), path=events.path)
+            not_carried, carried = carried.ds, None
         if carried is not None:
             before = carried_until(date.fromisoformat(carried.ds), late_days=events.late_days)
             versions["clean_events"] = f"{carried.ds}.{carried.version}"
@@ -110,7 +136,20 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         versions["forgotten"] = publish.fingerprint_of(gone)
     if earlier := earlier_vocabulary(config):
         versions["item_vocabulary"] = f"{earlier.ds}.{earlier.version}"
-    return NightInput(events, catalogue, days, carried, before, settings, versions)
+    return NightInput(events, catalogue, days, carried, before, settings, versions, not_carried)
+
+
+def _check_all_there(config: RunConfig, not_carried: Manifest, *, first_there: date, path: str) -> None:
+    """Without an earlier night's events all must be read again: what lay in files that are gone would be lost unnoticed."""
+    begin = not_carried.details.get(FIRST_DAY)
+    first = max(date.fromisoformat(begin) if begin else first_there, config.features.period_start or date.min)
+    if first < first_there:
+        raise InputError(
+            f"the events of {not_carried.ds} are not carried over, for they were taken in under other settings (section"
+            f" input, features.period_start, privacy.key); they go back to the files of {first}, and those that are at"
+            f" {path} now begin on {first_there}: what came before would be lost. Put the files back or the settings as they"
+            f" were, or set features.period_start: {first_there} to go on without"
+        )
 
 
 def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> DataFrame:
@@ -222,14 +261,17 @@ def earlier_vocabulary(config: RunConfig) -> Manifest | None:
 
 def _earlier_events(config: RunConfig) -> Manifest | None:
     """The clean events that this night may start from: the last promoted night's; where none was promoted, the newest that
-    have passed their night's gates.
+    have passed their night's gates. A promoted night that was made again since, in a backfill while a later one is in use,
+    counts as it is now.
 
     What a blocked night lacks may have been mended since, and would never be read again. A night that was not judged, since it
     was killed before its gates say, is no better: `check-gates` lets it count.
     """
     name = "clean_events"
-    passed = (found for found in _published(config, name) if _have_passed(config, found))
-    return _checked_whole(config, _promoted(config, name) or next(passed, None))
+    promoted = _promoted(config, name)
+    there = [publish.read_manifest(config.root, name, promoted.ds)] if promoted else _published(config, name)
+    passed = (found for found in there if found and _have_passed(config, found))
+    return _checked_whole(config, next(passed, promoted))
 
 
 def _have_passed(config: RunConfig, clean_events: Manifest) -> bool:

@@ -55,9 +55,12 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
         except OSError as error:  # a file system without locks
             print(f"distilrec: warning: no lock on {path} ({error}); start no second run", file=sys.stderr)
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
         file.truncate(0)
-        json.dump({"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "since": now}, file)
-        file.flush()
+        try:
+            os.write(file.fileno(), json.dumps(holder).encode())
+        except OSError as error:
+            raise ConfigError(f"cannot write below output_dir, {config.root}: {error.strerror} ({path})") from None
         _held[str(path)] = file.fileno()
         try:
             yield

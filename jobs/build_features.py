@@ -7,7 +7,7 @@ from pyspark import StorageLevel
 from pyspark.sql import functions as F
 
 from jobs._console import command, log_file, say
-from jobs._inputs import UNREAD, NightInput, checked_key, earlier_vocabulary, night_input, read_input
+from jobs._inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
 from jobs._spark import running_spark
 from jobs._step import run_step
 from jobs._write import fail_all_quarantined, write_sorted
@@ -15,7 +15,6 @@ from kdlib import forgetting, publish, tables
 from kdlib.config import RunConfig
 from kdlib.features import clean, privacy, read, splits, vocabulary
 from kdlib.features import funnel as funnels
-from kdlib.features.arrivals import arrival_lines
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.events import input_columns
 from kdlib.features.histories import histories, interactions
@@ -33,9 +32,8 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     """Build and publish the feature tables of the day, unless they are up to date."""
     key = checked_key(config)
     source = night_input(config, key)
-    if source.days:
-        for line in arrival_lines(source.days, path=source.events.path, late_days=source.events.late_days):
-            say(f"build_features: {line}")
+    for line in source.notes():
+        say(f"build_features: {line}")
     manifests = run_step(
         config,
         (*TABLES, "clean_events") if source.days else TABLES,
@@ -134,10 +132,7 @@ def _build(
     return {
         "histories": {"funnel": funnel, "pseudonyms": key},
         "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
-        "clean_events": {
-            "settings": source.settings,
-            UNREAD: [[*map(str, stretch)] for stretch in source.days.unread] if source.days else [],
-        },
+        "clean_events": source.details(),
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdlib.errors import ConfigError
 from kdlib.privacy import KeySource
@@ -133,6 +133,7 @@ class CatalogueConfig(Section):
     """The optional list of products: titles to show and to encode, availability to filter by."""
 
     path: str
+    """A file, a folder or a glob: each night reads all of it."""
     format: Literal["parquet", "csv", "jsonl"]
     delimiter: str = ","
     item: str = "item_id"
@@ -142,6 +143,16 @@ class CatalogueConfig(Section):
     """Searched too, beside the title."""
     category: str | None = None
     """The product's type, such as `Notebook`: searched, and a filter of searches."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_no_days(cls, path: str) -> str:
+        if DAY in path:
+            raise ValueError(
+                f"a catalogue is read whole each night, its path may not hold {DAY} as that of events may; give the file of"
+                " the run's day with --set input.catalogue.path=…"
+            )
+        return path
 
 
 class SearchesConfig(Section):
@@ -811,8 +822,18 @@ class RunConfig(Section):
 
     @property
     def root(self) -> Path:
-        """The folder of all outputs, absolute: workers have working folders of their own."""
-        return Path(self.output_dir).absolute()
+        """The folder of all outputs, absolute: workers have working folders of their own.
+
+        Raises:
+          ConfigError: a sign in its name that Spark would read as a pattern.
+        """
+        folder = Path(self.output_dir).expanduser().absolute()
+        named = re.sub(r"\$\{\w+\}", "", str(folder))  # another machine's variables
+        if signs := "".join(sorted({*named} & {*"*?[]{}"})):
+            raise ConfigError(
+                f"output_dir is {folder}: Spark takes {signs} in a folder's name for a pattern; give one without"
+            )
+        return folder
 
     @property
     def day(self) -> str:

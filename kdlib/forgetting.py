@@ -101,6 +101,7 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
       Folder → rows, lines or pages removed.
     """
     removed: dict[str, int] = {}
+    root = root.resolve()
     for path in list(_files(root)):
         count = 0
         if path.suffix == ".parquet":
@@ -116,7 +117,7 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
             home = _version_of(path, root)
             shutil.rmtree(home) if home else path.unlink()
         if count:
-            place = str(path.relative_to(root).parent)
+            place = str(path.parent.relative_to(root) if path.is_relative_to(root) else path.parent)
             removed[place] = removed.get(place, 0) + count
     return removed
 
@@ -127,7 +128,7 @@ def traces(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> l
     Args: as for `erase`.
     """
     found = []
-    for path in _files(root):
+    for path in _files(root.resolve()):
         if path.suffix == ".parquet":
             rows = _rows_of(path, user_id, user_columns)
             left = rows is None or rows.any()
@@ -228,10 +229,22 @@ def _read_list(root: Path) -> dict[str, Any]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Every file below, once: links lead to the same version folders."""
-    for place, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not Path(place, name).is_symlink()]
-        yield from (Path(place, name) for name in sorted(names) if not Path(place, name).is_symlink())
+    """Every file below, once, and those that links lead to elsewhere, as where logs lie on another disk: at their own paths.
+
+    Other links lead to the version folders below.
+    """
+    waiting, looked_at = [root], set[Path]()
+    while waiting:
+        top = waiting.pop()
+        if any(top.is_relative_to(other) for other in looked_at):
+            continue
+        looked_at.add(top)
+        if top.is_file():
+            yield top
+        for place, folders, names in os.walk(top):
+            links = [path for path in (Path(place, name) for name in (*folders, *names)) if path.is_symlink()]
+            waiting += [path.resolve() for path in links]
+            yield from (Path(place, name) for name in sorted(names) if Path(place, name) not in links)
 
 
 def _mend_manifest(path: Path, fresh: Path, root: Path) -> None:

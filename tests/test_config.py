@@ -75,6 +75,10 @@ def test_the_smallest_config_has_every_default(load):
             "input.searches: position needs item",
         ),
         (SMALLEST + "search: {text: {whiten: true}}\n", "search: search.text takes no whiten"),
+        (
+            with_input(f"{{events: {{{EVENTS}, time: {{column: t}}}}, catalogue: {{path: 'c/{{day}}.csv', format: csv}}}}"),
+            "input.catalogue.path: .*may not hold {day} as that of events may",
+        ),
         (SMALLEST + "search: {width: 60}\n", "search.width: .*multiple of 8"),
         (SMALLEST + "features: {queries: {position_bias: -1}}\n", "features.queries.position_bias: .*greater than"),
         (SMALLEST + "recomend: {k: 3}\n", "unknown key recomend$"),
@@ -214,6 +218,16 @@ def test_the_day_comes_from_the_flag_before_the_file(load):
         _ = load(SMALLEST).day
     with pytest.raises(ConfigError, match=r"ds: .*found 'soon'"):
         load(SMALLEST, ds="soon")
+
+
+def test_the_output_folder_is_one_that_every_engine_takes_for_a_folder(load, monkeypatch):
+    """`~` is the home folder, and signs of patterns are an error, but for a variable of the machine that it will run on."""
+    monkeypatch.setenv("HOME", "/home/ann b")
+    assert load(SMALLEST, "output_dir=~/out").root == Path("/home/ann b/out")
+    with pytest.raises(ConfigError, match=r"output_dir is /x \[a\]/out: Spark takes \[\] in"):
+        _ = load(SMALLEST, "output_dir='/x [a]/out'").root
+    document = load(SMALLEST).model_dump() | {"output_dir": "${SHARED}/out"}
+    assert RunConfig.model_validate(document).root.name == "out"
 
 
 def test_environment_variables_are_filled_in(load, monkeypatch):

@@ -20,6 +20,7 @@ KEY, NEW_KEY = b"0123456789abcdef0123456789abcdef", b"another-key-of-32-bytes-an
 PSEUDONYM = pseudonym(KEY, "anna.k")
 LIKE_ANYTHING = ["42", "4711", "u9", "tom&jerry", "xüy", 'say "a"']
 """Ids that may also be items, numbers or words."""
+USER_ID = "4711"
 UNMISTAKABLE = ["a.b@c.de", "anna.karenina@shop.example", PSEUDONYM, "9f1c2d3e-0000-4000-8000-5a6b7c8d9e0f"]
 
 
@@ -176,6 +177,23 @@ def test_the_input_as_the_simulator_publishes_it_is_searched_too(tmp_path):
     put(tmp_path, "events", {"a.parquet": numbers, "b.parquet": texts})
     removed, left = erase(tmp_path, "42")
     assert (sum(removed.values()), left) == (2, [])
+
+
+def test_folders_on_another_disk_are_searched_too(tmp_path):
+    """Logs that a link leads to, a single one as well; links within, and one that leads up, are followed once or not at all."""
+    root, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    put(root, "histories", {"part.parquet": pa.table({"user_id": [USER_ID, OTHER]})})
+    moved = put_log(elsewhere, f"no user '{USER_ID}'\na line\n")
+    single = elsewhere / "one.log"
+    single.write_text(f"user {USER_ID}\n")
+    (root / "logs").symlink_to(elsewhere / "logs")
+    (root / "nightly.log").symlink_to(single)
+    (root / "logs" / "up").symlink_to(root)
+    removed, left = erase(root, USER_ID)
+    assert sorted(removed.values()) == [1, 1, 1]
+    assert left == []
+    assert (moved.read_text(), single.read_text()) == ("a line\n", "")
+    assert (root / "nightly.log").is_symlink()
 
 
 def test_text_that_is_no_utf8_hinders_no_search(tmp_path):

@@ -1,7 +1,10 @@
 """The command line: what a person who errs gets to read, and the exit status."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +15,7 @@ import yaml
 
 from jobs import train_teacher, train_text_encoder
 from jobs.__main__ import JOBS, main
-from jobs._console import command
+from jobs._console import command, in_utf8
 from jobs._ray import own_signal_handlers
 from jobs.cache_teacher import teacher_folders
 from kdlib import publish, tables
@@ -192,3 +195,41 @@ def test_a_run_that_is_stopped_says_so(
     assert closed == ["by us"]
     assert f"distilrec: {told}; nothing half-published, run the same command again" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_does_not_silence_the_run(tmp_path: Path) -> None:
+    """What engines print cannot be written: the person still gets the run's lines, the failure in full and its exit status."""
+    program = """
+import sys
+from pathlib import Path
+from jobs import _console
+_console.log_file = lambda config, stage: Path("/dev/full")
+def run(config):
+    print("an engine's chatter")
+    _console.say("a line")
+    raise RuntimeError("no more")
+sys.exit(_console.command("evaluate", run, ["--config", sys.argv[1]], description=""))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-c", program, _config(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "a line\n" in done.stdout
+    assert done.stderr.splitlines()[0] == "Traceback (most recent call last):"
+    assert done.stderr.splitlines()[-1] == "RuntimeError: no more"
+
+
+def test_under_another_encoding_a_command_begins_again_in_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under cron's `LANG=de_DE`; one that is called with arguments is part of somebody's program, and goes on."""
+    begun: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, words: begun.append(words))
+    in_utf8(None)
+    monkeypatch.setattr("locale.getencoding", lambda: "ISO-8859-1")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    in_utf8(["--ds", DS])
+    assert begun == []
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "jobs", "nightly"])
+    in_utf8(None)
+    assert begun == [[sys.executable, "-m", "jobs", "nightly"]]
+    assert os.environ["PYTHONUTF8"] == "1"

@@ -174,9 +174,10 @@ def _publish(config: RunConfig, name: str, *, fingerprint: str = "f", **details:
     return publish.publish(staging, config.root, name, config.day, fingerprint=fingerprint, details=details)
 
 
-def _publish_events(config: RunConfig, fingerprint: str = "f") -> None:
-    for name in ("histories", "clean_events"):
-        _publish(config, name, fingerprint=fingerprint, settings=night_input(config, None).settings)
+def _publish_events(config: RunConfig, fingerprint: str = "f") -> publish.Manifest:
+    details = night_input(config, None).details()
+    _publish(config, "histories", fingerprint=fingerprint)
+    return _publish(config, "clean_events", fingerprint=fingerprint, **details)
 
 
 def _judge(config: RunConfig, status: str) -> None:
@@ -246,6 +247,49 @@ def test_a_night_starts_from_one_that_is_not_promoted_if_its_gates_let_it_pass(
     carried = night_input(tonight, None).carried
     assert carried is not None
     assert carried.ds == (last if counts else earlier).day
+
+
+def test_a_backfill_goes_on_from_the_nights_that_it_has_made(tmp_path: Path) -> None:
+    """Night 6 is made again while a later one is in use, so it is not promoted: night 7 starts from it nevertheless, once its
+    gates have let it pass."""
+    for day in range(9):
+        (home := tmp_path / "events" / f"day={FIRST + timedelta(days=day)}").mkdir(parents=True)
+        (home / "part.csv").write_text("x")
+    again, tonight, in_use = (_config(tmp_path, day, "out") for day in (6, 7, 8))
+    for config in (again, in_use):
+        made = _publish_events(config)
+        promotions.promote(config.root, config.day, {"clean_events": made.version})
+    first = promotions.history(again.root)[0].versions["clean_events"]
+    made = _publish_events(again, fingerprint="corrected")
+    carried = night_input(tonight, None).carried
+    assert carried is not None
+    assert carried.version == first
+    _judge(again, "passed")
+    carried = night_input(tonight, None).carried
+    assert carried is not None
+    assert carried.version == made.version != first
+
+
+def test_other_settings_do_not_lose_what_came_in_files_that_are_gone(tmp_path: Path) -> None:
+    """Another period means reading all again: an error where the first days' files are gone, unless it begins after them."""
+    homes = [tmp_path / "events" / f"day={FIRST + timedelta(days=day)}" for day in range(7)]
+    for home in homes:
+        home.mkdir(parents=True)
+        (home / "part.csv").write_text("x")
+    last = _config(tmp_path, 5, "out")
+    _publish_events(last)
+    _judge(last, "passed")
+    tonight = _config(tmp_path, 6, "out")
+    assert night_input(tonight, None).notes() == []
+    assert night_input(tonight, None).details()["first_day"] == str(FIRST)
+    tonight = _config(tmp_path, 6, "out", period_start="2024-04-29")
+    told = [f"the events of {last.day} were taken in under other settings and are not carried over: all files are read"]
+    assert night_input(tonight, None).notes() == told
+    (homes[0] / "part.csv").unlink()
+    gone = rf"back to the files of {FIRST}, .* now begin on 2024-05-02.*set features.period_start: 2024-05-02 to go on"
+    with pytest.raises(InputError, match=gone):
+        night_input(tonight, None)
+    assert night_input(_config(tmp_path, 6, "out", period_start="2024-05-02"), None).notes() == told
 
 
 def test_days_read_are_those_of_the_night_that_a_night_starts_from(tmp_path: Path) -> None:
