@@ -31,6 +31,7 @@ from kdlib.features.arrivals import (
     with_late_files,
 )
 from kdlib.features.events import read_events
+from kdlib.features.read import spark_path
 from kdlib.features.searches import first_day
 from kdlib.privacy import key_check, read_key
 from kdlib.publish import Manifest
@@ -162,7 +163,10 @@ def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> Da
     events = with_late_files(events, source.days.late)
     folder = publish.version_folder(config.root, "clean_events", source.carried.ds, source.carried.version)
     earlier = carried_over(
-        spark.read.parquet(str(folder)), events, before=source.carried_before, source=source.versions["clean_events"]
+        spark.read.parquet(spark_path(folder)),
+        events,
+        before=source.carried_before,
+        source=source.versions["clean_events"],
     )
     return not_yet_read(events, before=source.carried_before).unionByName(earlier)
 

@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from kdlib.config import RunConfig
 from kdlib.errors import InputError
 from kdlib.features.funnel import reasons_text
+from kdlib.features.read import spark_path
 
 ROWS_A_FILE = 2_000_000
 
@@ -23,7 +24,7 @@ def write_sorted(frame: DataFrame, folder: Path, *, by: list[str], rows: int) ->
       rows: about how many there are.
     """
     ordered = frame.repartitionByRange(1 + rows // ROWS_A_FILE, *by).sortWithinPartitions(*by)
-    ordered.write.mode("append").parquet(str(folder))
+    ordered.write.mode("append").parquet(spark_path(folder))
 
 
 def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: str, funnel: dict[str, Any]) -> None:

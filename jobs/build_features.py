@@ -81,16 +81,18 @@ def _build(
         if funnel["kept"] == 0:
             fail_all_quarantined(config, "quarantine", staging["quarantine"], path=source.events.path, funnel=funnel)
         if "clean_events" in staging:
-            clean.clean_events(judged).write.mode("append").parquet(str(staging["clean_events"]))
+            clean.clean_events(judged).write.mode("append").parquet(read.spark_path(staging["clean_events"]))
         kept = clean.kept(judged)
         sessions = with_sessions(kept, gap_seconds=None if source.events.session else features.session_gap_seconds)
-        sessions_table(sessions).write.mode("append").parquet(str(staging["sessions"]))
+        sessions_table(sessions).write.mode("append").parquet(read.spark_path(staging["sessions"]))
         funnels.check_complete(
             funnel,
             # Parquet says how many rows it has; other files would have to be read again
             read=events.count() if source.events.format == "parquet" and not source.carried else None,
             quarantined=tables.check_files(tables.QUARANTINE, staging["quarantine"]),
-            in_sessions=spark.read.parquet(str(staging["sessions"])).agg(F.sum("num_events")).collect()[0][0],
+            in_sessions=spark.read.parquet(read.spark_path(staging["sessions"]))
+            .agg(F.sum("num_events"))
+            .collect()[0][0],
         )
 
         counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
@@ -98,7 +100,7 @@ def _build(
         previous = None
         if earlier is not None:
             folder = publish.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
-            previous = spark.read.parquet(str(folder))
+            previous = spark.read.parquet(read.spark_path(folder))
         num_known = previous.count() if previous else 0
         items = vocabulary.extend_vocabulary(
             previous, counts, first_new_index=num_known, first_seen=config.day, max_items=features.max_items
@@ -109,14 +111,14 @@ def _build(
         if config.privacy.min_item_users > 1:
             items = vocabulary.hide_rare(items, counts, min_users=config.privacy.min_item_users)
         write_sorted(items, staging["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
-        items = spark.read.parquet(str(staging["item_vocabulary"]))
+        items = spark.read.parquet(read.spark_path(staging["item_vocabulary"]))
         num_items = items.count()
 
         steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
         known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items
         people = splits.with_splits(histories(steps, known), last_day=last_day, **features.split.model_dump())
-        people.sortWithinPartitions("user_id").write.mode("append").parquet(str(staging["histories"]))
-        people = spark.read.parquet(str(staging["histories"]))
+        people.sortWithinPartitions("user_id").write.mode("append").parquet(read.spark_path(staging["histories"]))
+        people = spark.read.parquet(read.spark_path(staging["histories"]))
         statistics = vocabulary.item_statistics(items, counts, people)
         write_sorted(statistics, staging["item_statistics"], by=["item_index"], rows=num_items)
 

@@ -72,7 +72,7 @@ def _build(
         num_typed = kept.select("query").distinct().count()
         typed = queries.queries_table(kept, min_users=min_users)
         write_sorted(typed, staging["queries"], by=["query"], rows=num_typed)
-        typed = spark.read.parquet(str(staging["queries"]))
+        typed = spark.read.parquet(read.spark_path(staging["queries"]))
         num_queries = typed.count()
         weights = settings.model_dump(exclude={"period_days"})
         items = queries.query_items_table(kept, typed, **weights)

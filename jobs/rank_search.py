@@ -80,7 +80,8 @@ def _rank(config: RunConfig, index: Path, student: Path, queries: list[str]) -> 
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
-        return pa.concat_tables(list(batches)).sort_by("query").cast(tables.SEARCH_RANKINGS.schema)
+        found = list(batches) or [tables.SEARCH_RANKINGS.schema.empty_table()]  # Ray leaves out what is empty
+        return pa.concat_tables(found).sort_by("query").cast(tables.SEARCH_RANKINGS.schema)
 
 
 class _Ranker:

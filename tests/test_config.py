@@ -76,7 +76,9 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (SMALLEST + "search: {text: {whiten: true}}\n", "search: search.text takes no whiten"),
         (
-            with_input(f"{{events: {{{EVENTS}, time: {{column: t}}}}, catalogue: {{path: 'c/{{day}}.csv', format: csv}}}}"),
+            with_input(
+                f"{{events: {{{EVENTS}, time: {{column: t}}}}, catalogue: {{path: 'c/{{day}}.csv', format: csv}}}}"
+            ),
             "input.catalogue.path: .*may not hold {day} as that of events may",
         ),
         (SMALLEST + "search: {width: 60}\n", "search.width: .*multiple of 8"),

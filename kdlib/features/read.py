@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import reduce
 from operator import and_
+from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow.fs as pafs
@@ -22,6 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
     BinaryType,
+    DecimalType,
     DoubleType,
     FloatType,
     LongType,
@@ -252,9 +254,9 @@ def reading(path: str) -> Iterator[None]:
         raise
 
 
-def spark_path(path: str) -> str:
+def spark_path(path: str | Path) -> str:
     """Paths without a scheme are local (or on a shared mount), whatever file system the cluster has for its default."""
-    return path if "://" in path else f"file:{os.path.abspath(path)}"
+    return path if isinstance(path, str) and "://" in path else f"file:{os.path.abspath(path)}"
 
 
 def _text_schema(names: Sequence[str]) -> StructType:
@@ -325,6 +327,9 @@ def _value(field: StructField, *, nanoseconds: bool) -> Column:
     value = F.col(quoted(field.name))
     if nanoseconds:
         return F.timestamp_micros(F.expr(f"{quoted(field.name)} div 1000"))
+    if isinstance(field.dataType, DecimalType) and field.dataType.scale > 0:
+        whole = value.cast("decimal(38,0)").cast("string")
+        return F.when(value % 1 == 0, whole).otherwise(value.cast("string"))
     if not isinstance(field.dataType, FloatType | DoubleType):
         return value
     number = value.try_cast("bigint")

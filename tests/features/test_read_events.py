@@ -162,6 +162,14 @@ def test_whole_numbers_of_a_float_column_are_ids_without_a_fraction(spark, tmp_p
     assert json.loads(rows[0][8])["u"] == "12345678"
 
 
+def test_whole_decimals_are_ids_without_a_fraction(spark, tmp_path):
+    """As a database exports a number without a scale; what has a fraction keeps it."""
+    users = pa.array(["12", "12.5", "-3", "1e20", None]).cast(pa.decimal128(38, 10), safe=False)
+    pq.write_table(pa.table({"u": users, "i": [1] * 5, "t": ["2024-05-01"] * 5}), tmp_path / "e.parquet")
+    rows = read(spark, tmp_path / "e.parquet", format="parquet")
+    assert [row[1] for row in rows] == ["12", "12.5000000000", "-3", "1" + "0" * 20, None]
+
+
 def test_bytes_that_are_no_utf8_are_quarantined_as_text(spark, tmp_path):
     """Whatever reads the quarantine later can read it; ids of sequences, too."""
     (tmp_path / "e.jsonl").write_bytes(b'{"u": 1, "i": "a", "t": "2024-05-01"}\n{"u\xff\n')

@@ -131,10 +131,16 @@ def test_the_next_night_appends_to_the_vocabulary(first_night):
     assert made["histories"].details["funnel"]["out_of_vocabulary"] == 1
 
 
-def test_the_same_input_gives_the_same_files(first_night):
-    """A run into another folder gives files of equal content."""
+def test_the_same_input_gives_the_same_files(spark, first_night):
+    """A run into another folder gives files of equal content, on a cluster whose own file system is another one too."""
     folder, _, manifests = first_night
-    again = run(config_for(folder, output="again"))
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    usual = hadoop.get("fs.defaultFS")
+    hadoop.set("fs.defaultFS", "hdfs://127.0.0.1:1")
+    try:
+        again = run(config_for(folder, output="again"))
+    finally:
+        hadoop.set("fs.defaultFS", usual)
     files = [[(f["path"], f["sha256"]) for name in TABLES for f in made[name].files] for made in (manifests, again)]
     assert files[0] == files[1]
 
