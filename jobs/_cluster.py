@@ -146,6 +146,17 @@ def stop(client: Any, submission_id: str) -> None:
         print(f"distilrec: {submission_id} may go on: {error}. Look with `distilrec status`", file=sys.stderr)
 
 
+def jobs_of(client: Any) -> list[Any]:
+    """All jobs of a cluster; UnreachableError where its job server answers but cannot say, as while the head starts."""
+    try:
+        return client.list_jobs()
+    except (OSError, RuntimeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnreachableError(
+            f"the Ray job server does not list its jobs ({said}): is the cluster's head up?"
+        ) from None
+
+
 def exit_status(job: Any) -> int:
     """The exit status of a finished job's own process; 1, and a message, where it never got one."""
     if job.status == "SUCCEEDED":

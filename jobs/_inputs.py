@@ -38,7 +38,7 @@ from kdlib.publish import Manifest
 
 HIDDEN = ("_", ".")
 """What the names of files begin with that Spark passes over, and those of folders but `_name=value`."""
-ID_FORM = 2
+ID_FORM = 3
 """Raised when the same input gives other ids than before: an earlier night's events are not carried over then."""
 UNREAD = "unread_days"
 """Under this name the manifest of a night's clean events has its `Days.unread`."""

@@ -73,7 +73,11 @@ def _build(
             forgotten=forgetting.forgotten(config.root),
         ).persist(StorageLevel.MEMORY_AND_DISK)
         funnel = funnels.count_outcomes(
-            judged, path=source.events.path, last_day=last_day, carried=source.versions.get("clean_events")
+            judged,
+            path=source.events.path,
+            last_day=last_day,
+            period_start=features.period_start,
+            carried=source.versions.get("clean_events"),
         )
         write_sorted(
             clean.quarantine(judged), staging["quarantine"], by=["reason", "file", "raw"], rows=funnel["quarantined"]

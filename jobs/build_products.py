@@ -36,7 +36,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             products = one_row_an_item(rows).orderBy("item_id").zipWithIndex("place")
             columns = ("item_id", "title", "description", "category", "available")
             products.select(F.col("place").cast("int").alias("product_index"), *columns).write.mode("append").parquet(
-                str(staging["products"])
+                read.spark_path(staging["products"])
             )
         return {"products": {"catalogue": counts}}
 

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs._cluster import SUBMISSION, add_address, connect
+from jobs._cluster import SUBMISSION, add_address, connect, jobs_of
 from jobs._console import say
 from kdlib.errors import DistilrecError
 
@@ -14,7 +14,7 @@ from kdlib.errors import DistilrecError
 def run(arguments: argparse.Namespace) -> None:
     """Print a line a job, the newest last."""
     found = []
-    for job in connect(arguments.address).list_jobs():
+    for job in jobs_of(connect(arguments.address)):
         submission = SUBMISSION.fullmatch(job.submission_id or "")
         if submission and arguments.ds in (None, submission["ds"]):
             found.append(job)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kdlib
-from jobs._cluster import SUBMISSION, add_address, connect, exit_status, follow, stop, submit
+from jobs._cluster import SUBMISSION, add_address, connect, exit_status, follow, jobs_of, stop, submit
 from jobs._console import interrupted_by_sigterm, say
 from kdlib.config import RunConfig, load_config
 from kdlib.errors import BusyError, ConfigError, DistilrecError
@@ -70,7 +70,7 @@ def _free_id(client: Any, config: RunConfig, stage: str) -> str:
     """The id for this attempt; BusyError while another one of the same config, stage and date waits or runs."""
     base = f"distilrec-{config.name}-{stage}-{config.day}"
     attempts = {0}
-    for job in client.list_jobs():
+    for job in jobs_of(client):
         found = SUBMISSION.fullmatch(job.submission_id or "")
         if not found or (found["name"], found["stage"], found["ds"]) != (config.name, stage, config.day):
             continue

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from jobs.report import models_of
 from kdlib import delivery, promotions
 from kdlib.config import RunConfig, expanded, read_mapping
 from kdlib.errors import ConfigError
+from kdlib.locks import lock
 from kdlib.report.exposition import InUse, exposition
 from kdlib.report.gather import find_partitions, gather
+
+LOCK_SECONDS = 60.0
+"""Another run's telling takes some seconds: so long it is waited for."""
 
 
 def run(config: RunConfig, *, status: int | None = None) -> None:
@@ -30,6 +35,15 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
     if config.telemetry is None:
         raise ConfigError("no file to write to: set telemetry.textfile in the run config")
     path, models = Path(config.telemetry.textfile), models_of(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        with suppress(OSError):  # a file system without locks, or one that has waited too long: better told than not
+            lock(file, seconds=LOCK_SECONDS)
+        _write(config, path, models, status)
+
+
+def _write(config: RunConfig, path: Path, models: list[str], status: int | None) -> None:
+    """What the file says is read, and written anew: one process at a time, else one could take back what another tells."""
     ds, before = _told(path, config.name) or ("", None)
     switch = promotions.current(config.root)
     rolled_back = before in (0, 74) and switch is not None and switch.ds < ds
@@ -44,7 +58,6 @@ def run(config: RunConfig, *, status: int | None = None) -> None:
         tables = [name for name in delivery.TABLES if name in switch.versions]
         rows = {name: promotions.manifest_of(config.root, switch, name).rows or 0 for name in tables}
         in_use = InUse(switch.ds, switch.unix_seconds, rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     fresh.write_bytes(exposition(night, in_use=in_use, status=status))
     fresh.replace(path)

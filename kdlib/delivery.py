@@ -195,10 +195,10 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
         while True:
             night, before, now = _begin(root, url)
             erases = keep == 0 or _has_erased(root, before, now)
-            oldest = min(one.ds for one in _kept(root, night, 0 if erases else keep))
+            kept = sorted({one.ds for one in _kept(root, night, 0 if erases else keep)})
             for table, target in targets.items():
                 try:
-                    _commit(root, night, table, target, oldest=oldest, name=now.folders.get(table, ""), anew=erases)
+                    _commit(root, night, table, target, kept=kept, name=now.folders.get(table, ""), anew=erases)
                 except (DeltaError, OSError) as error:
                     raise _unreached(target, error) from None
             if _in_use(root) == night:  # else another came into use meanwhile
@@ -224,8 +224,9 @@ def _delta_error() -> type[Exception]:
     return DeltaError
 
 
-def _commit(root: Path, night: Promotion, table: str, target: str, *, oldest: str, name: str, anew: bool) -> None:
-    """Make a Delta table hold the night and no later one, none before the oldest; where its last commit did, only if `anew`."""
+def _commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[str], name: str, anew: bool) -> None:
+    """Make a Delta table hold the night and no later one, of earlier ones those that are kept; where its last commit did, only
+    if `anew`."""
     from deltalake import DeltaTable, write_deltalake
 
     exists = DeltaTable.is_deltatable(target)
@@ -240,7 +241,7 @@ def _commit(root: Path, night: Promotion, table: str, target: str, *, oldest: st
     reader = pa.RecordBatchReader.from_batches(data.schema.append(pa.field("ds", pa.string())), batches)
     write_deltalake(
         target, reader, mode="overwrite", schema_mode="merge", partition_by=["ds"], commit_properties=_properties(name),
-        predicate=f"ds >= '{night.ds}' OR ds < '{oldest}'" if exists else None,
+        predicate=f"ds >= '{night.ds}' OR ds NOT IN ({', '.join(map(repr, kept))})" if exists else None,
         configuration=None if exists else {"delta.dataSkippingNumIndexedCols": "0"},
     )  # fmt: skip
 

@@ -52,8 +52,7 @@ def input_gates(
       min_volume_ratio: events and users of the day, and all users, over the trailing median: at least.
       max_volume_ratio: events and users of the day over it: at most.
       max_share_rise: how far a share of the rows read may lie above the trailing median.
-      max_quarantined_share: of the rows read, those of the days after aside, whatever earlier nights had. Events
-        carried over are no rows read: the earlier night has judged them, and handed on the good ones only.
+      max_quarantined_share: of `rows_judged`, whatever earlier nights had.
       max_new_item_share: items that are new tonight, of all items.
       max_history_length_change: of the mean history length, relative to the trailing median.
     """
@@ -243,9 +242,20 @@ def _read(night: Funnel) -> int:
 
 
 def _quarantined(night: Funnel) -> float:
-    """Without rows of the days after it, which are no fault of the data: else these would block a night of the past."""
-    apart = night.get("other_days", 0)
-    return _share(night["quarantined"] - night.get("carried_quarantined", 0) - apart, _read(night) - apart)
+    return _share(rows_judged(night)["quarantined"], _read(night) - night.get("other_days", 0))
+
+
+def rows_judged(night: Funnel) -> dict[str, int]:
+    """Rows that the night has judged, as kept, duplicate or quarantined: without the events carried over, which are an earlier
+    night's, and without rows of days after it or before the period, which are no fault of the data."""
+    carried, duplicate, quarantined = (
+        night.get(name, 0) for name in ("carried", "carried_duplicate", "carried_quarantined")
+    )
+    return {
+        "kept": night["kept"] - (carried - duplicate - quarantined),
+        "duplicate": night["duplicate"] - duplicate,
+        "quarantined": night["quarantined"] - quarantined - night.get("other_days", 0),
+    }
 
 
 def _mean_length(night: Funnel) -> float:

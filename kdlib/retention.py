@@ -40,9 +40,10 @@ def remove_old_nights(
         return []
     oldest = min(nights[0].ds, in_use.ds)
     earlier = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
+    gone_on_from = {night.ds for night in earlier}  # as promoted, and as made again since
     needed = {(name, n.ds, version) for n in (*nights, in_use, *earlier) for name, version in n.versions.items()}
     removed, left = set[str](), list[str]()
-    promotions.mark_removed(root, before=oldest, busy={*busy, *(night.ds for night in earlier)})
+    promotions.mark_removed(root, before=oldest, busy={*busy, *gone_on_from})
     staging = root / publish.STAGING
     staging.mkdir(exist_ok=True)
     for table, folder in _version_folders(root / publish.VERSIONS):
@@ -51,7 +52,7 @@ def remove_old_nights(
             continue
         link = root / table / f"ds={ds}"
         linked = link.is_symlink() and link.resolve() == (folder / "data").resolve()
-        if ds >= oldest and (linked or ds >= before):
+        if (linked and ds in gone_on_from) or (ds >= oldest and (linked or ds >= before)):
             continue
         with _or_left(folder, left):
             if linked:

@@ -585,6 +585,19 @@ def test_delta_tables_hold_the_nights(home, url):
     assert duckdb.from_arrow(rows).aggregate("count(*), min(ds)").fetchall() == [(USERS, "2026-11-02")]
 
 
+def test_a_delta_table_loses_what_was_withdrawn_while_it_could_not_be_reached(home, url):
+    """A rollback that was not delivered, and the night after it: the withdrawn nights between the two are out of use."""
+    for day in (1, 2, 3):
+        put(home, f"2026-11-0{day}", day)
+        delivery.deliver_delta(home, url, keep=5)
+    promotions.rollback(home, "2026-11-01")
+    put(home, "2026-11-04", 4)
+    delivery.deliver_delta(home, url, keep=5)
+    assert _delta(url) == ("2026-11-04", USERS, {4})
+    table = DeltaTable(f"{url}/recommendations")
+    assert {part["ds"] for part in table.partitions()} == {"2026-11-01", "2026-11-04"}
+
+
 def test_a_new_column_reaches_a_delta_table(home, url):
     """An upgrade that adds a column to the table: earlier nights have no value there."""
     put(home, "2026-11-01", 1)

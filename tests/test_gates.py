@@ -86,6 +86,8 @@ def test_faults_of_the_newly_read_days_are_not_lost_among_the_events_carried_ove
     found = judge(earlier=usual, **faulty)
     assert {gate.gate for gate in gates.failed(found.values())} == {"quarantined_rise", "missing_rise"}
     assert found["missing_rise"].value == 0.45
+    assert gates.rows_judged(faulty | {"kept": 86_600}) == {"kept": 1_450, "duplicate": 150, "quarantined": 1_400}
+    assert gates.rows_judged(faulty | {"kept": 86_600, "other_days": 400})["quarantined"] == 1_000
     repeated = judge(earlier=usual, **ESTABLISHED | {"duplicate": 1_350})
     assert [gate.gate for gate in gates.failed(repeated.values())] == ["duplicate_rise"]
 

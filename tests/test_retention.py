@@ -10,7 +10,7 @@ import pytest
 from kdlib import promotions, publish
 from kdlib.errors import InputError
 from kdlib.retention import remove_old_nights
-from tests.test_promotions import DAYS, put_and_promote
+from tests.test_promotions import DAYS, put_and_promote, put_night
 
 
 @pytest.mark.parametrize("busy", DAYS[1:3])
@@ -25,6 +25,17 @@ def test_the_night_that_a_running_backfill_goes_on_from_stays(tmp_path: Path, bu
         assert promotions.folder_of(tmp_path, before, name).is_dir()
     remove_old_nights(tmp_path, keep=2, before=DAYS[4])
     assert promotions.last_night(tmp_path, before=busy, holding="models/student") is None
+
+
+def test_the_night_that_a_backfill_has_just_made_again_stays(tmp_path: Path) -> None:
+    """It was not promoted again, for later ones are in use; the backfill's next night goes on from it all the same."""
+    put_and_promote(tmp_path, *DAYS)
+    put_night(tmp_path, DAYS[1], value=9)
+    again = publish.manifest_of(tmp_path, "histories", DAYS[1])
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={DAYS[2]})
+    assert publish.manifest_of(tmp_path, "histories", DAYS[1]) == again
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4])
+    assert publish.read_manifest(tmp_path, "histories", DAYS[1]) is None
 
 
 def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

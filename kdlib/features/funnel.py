@@ -11,22 +11,25 @@ from kdlib.features import clean
 from kdlib.features.splits import day_start, window_starts
 
 _CLOCK_IS_WRONG = 3_660
-"""Days after the run's day from which a time is a fault, and not a later day of a long input."""
+"""Days after the run's day, or before the period, from which a time is a fault, and not of another day of a long input."""
 
 
-def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str | None = None) -> dict[str, Any]:
+def count_outcomes(
+    judged: DataFrame, *, path: str, last_day: date, period_start: date | None = None, carried: str | None = None
+) -> dict[str, Any]:
     """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
 
     Args:
       judged: from `clean.with_outcome`.
       path: of the input, for the error's text.
       last_day: the run's day.
+      period_start: the first day that counts.
       carried: what stands for the file of events that an earlier night had read.
 
     Returns:
       rows_read, carried (of them, from an earlier night), kept, duplicate, quarantined, carried_duplicate and
       carried_quarantined (of the two before, from an earlier night), reasons (code → rows, none of them 0), other_days
-      (of them, of up to ten years after the run's day), first_event, last_event, day_events (kept ones of the run's day).
+      (of them, of up to ten years after the run's day or before the period), first_event, last_event, day_events (kept ones of the run's day).
 
     Raises:
       InputError: there are no rows.
@@ -36,7 +39,12 @@ def count_outcomes(judged: DataFrame, *, path: str, last_day: date, carried: str
     from_earlier = F.count_if(F.col("file") == (carried or ""))
     tomorrow, far = (day_start(last_day + timedelta(days=days)) for days in (1, _CLOCK_IS_WRONG))
     later = F.count_if((F.col("event_time") >= tomorrow) & (F.col("event_time") < far) & F.col("arrived").isNull())
-    counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, from_earlier, later)
+    other = later
+    if period_start is not None:
+        first, far = (day_start(period_start - timedelta(days=days)) for days in (0, _CLOCK_IS_WRONG))
+        before = (F.col("event_time") >= far) & (F.col("event_time") < first)
+        other += F.count_if(before & (F.col("file") != (carried or "")))
+    counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, from_earlier, other)
     rows = {row[0]: row for row in counts.collect()}
     if not rows:
         raise InputError(f"{path} has no rows: is it the right file, and did the export run?")

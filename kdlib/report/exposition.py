@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from kdlib.gates import rows_judged
 from kdlib.report.facts import Night
 
 
@@ -51,9 +52,9 @@ def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> byt
         for table, number in in_use.rows.items():
             rows.labels(run, table).set(number)
     if night.funnel:
-        rows = gauge("input_rows", "Rows that the night read, by where they went", "kind")
-        for kind in ("kept", "duplicate", "quarantined"):
-            rows.labels(run, kind).set(night.funnel[kind])
+        rows = gauge("input_rows", "Rows that the night has judged, by where they went", "kind")
+        for kind, number in rows_judged(night.funnel).items():
+            rows.labels(run, kind).set(number)
         reasons = gauge("quarantined_rows", "Quarantined rows by reason", "reason")
         for reason, number in night.funnel["reasons"].items():
             reasons.labels(run, reason).set(number)

@@ -82,10 +82,11 @@ def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | Non
     folder = publish.current(root, table, ds)
     rows = pq.read_table(folder, columns=columns, filters=[("user_id", "=", user_id)]).to_pylist()
     if not rows:
-        raise InputError(
-            f"no user {user_id!r} in {table} of {ds} under {root}; "
-            f"try {', '.join(sample_users(root, ds))}, or `distilrec show` without --user"
-        )
+        if publish.manifest_of(root, "histories", ds).details.get("pseudonyms"):  # which are not what one asks by
+            known = "that is the pseudonym of the id asked for"
+        else:
+            known = f"try {', '.join(sample_users(root, ds))}, or `distilrec show` without --user"
+        raise InputError(f"no user {user_id!r} in {table} of {ds} under {root}; {known}")
     return rows[0]
 
 

@@ -168,6 +168,18 @@ def test_rows_of_later_days_are_counted_apart_whatever_is_wrong_with_them(spark)
     assert counts["other_days"] == 2
 
 
+def test_rows_of_before_the_period_are_counted_apart(spark):
+    """A period that leaves out most of a long input is no fault of its rows; the year 1970 is one, and so is what was handed on."""
+    rows = [event(), event(time="2020-05-04"), event(time="2024-04-30 23:59:59"), event(time="1970-01-01")]
+    handed_on = (*event(item="2", time="2023-05-04")[:10], "night", None)
+    counts = count_outcomes(
+        judge(spark, [*rows, handed_on]),
+        path="p", last_day=date(2024, 5, 3), period_start=date(2024, 5, 1), carried="night",
+    )  # fmt: skip
+    assert counts["reasons"] == {"out_of_period": 4}
+    assert counts["other_days"] == 2
+
+
 def test_no_rows_at_all_are_an_error(spark):
     """An empty input is an error and not an empty table."""
     with pytest.raises(InputError, match="p has no rows"):

@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import yaml
 from jobs import check_gates, deliver, forget, nightly, promote, report, rollback, telemetry
 from jobs._console import command
 from kdlib import delivery, forgetting, promotions, publish
+from kdlib.config import load_config
 from kdlib.errors import ConfigError
 from kdlib.report.facts import Night
 from kdlib.tables import METRICS
@@ -398,6 +400,41 @@ def test_a_rollback_that_others_do_not_get_to_read_is_told(config, last_steps, c
     pointer.write_text(before)
     assert run(deliver, config) == 0
     assert of_telemetry(config) == (DAYS[1], 0)
+
+
+def test_the_second_attempt_of_a_withdrawn_night_delivers_what_is_in_use(config, last_steps, capfd):
+    """Else its status 0 would hide that others still read the withdrawn night."""
+    pointer = config.parent / "there" / delivery.POINTER
+    for ds in DAYS[:2]:
+        put_night(config, ds)
+        assert last_steps(ds) == 0, capfd.readouterr().err
+    before = pointer.read_text()
+    pointer.write_text("{}")
+    assert run(rollback, config, "--to", DAYS[0]) == last_steps(DAYS[1]) == 74
+    assert of_telemetry(config) == (DAYS[1], 74)
+    pointer.write_text(before)
+    assert last_steps(DAYS[1]) == 0
+    there = delivery.delivered(f"file://{config.parent}/there")
+    assert there is not None
+    assert there.ds == DAYS[0]
+
+
+def test_two_runs_that_tell_at_the_same_time_take_nothing_back(config, last_steps, monkeypatch):
+    """An earlier day's run that has read what the file says, and gathers, does not write over what tonight's tells meanwhile."""
+    loaded = [load_config(config, ds=ds) for ds in DAYS]
+    telemetry.run(loaded[1], status=0)
+    gather, tonight = telemetry.gather, Thread(target=telemetry.run, args=(loaded[2],), kwargs={"status": 3})
+
+    def slow(*words, **more):
+        monkeypatch.setattr(telemetry, "gather", gather)
+        tonight.start()
+        tonight.join(timeout=0.5)
+        return gather(*words, **more)
+
+    monkeypatch.setattr(telemetry, "gather", slow)
+    telemetry.run(loaded[0], status=0)
+    tonight.join()
+    assert of_telemetry(config) == (DAYS[2], 3)
 
 
 def test_the_second_attempt_of_a_withdrawn_night_leaves_it_out_of_use(config, last_steps, capfd):

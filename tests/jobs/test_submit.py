@@ -286,6 +286,18 @@ def test_status_lists_this_software_s_jobs_only(
     assert "no distilrec job for 2020-01-01 at http://h:1" in capsys.readouterr().out
 
 
+def test_a_job_server_that_cannot_list_jobs_does_not_answer() -> None:
+    """While the head starts it knows its version, and nothing else: status 75, and one line."""
+
+    def fail() -> None:
+        raise RuntimeError("Request failed with status code 500: GCS is not reachable\n  at …")
+
+    with pytest.raises(
+        UnreachableError, match=r"does not list its jobs \(.*not reachable\): is the cluster's head up\?$"
+    ):
+        _cluster.jobs_of(SimpleNamespace(list_jobs=fail))
+
+
 def test_a_ray_job_joins_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `ray.address` a Ray job joins its own cluster; elsewhere a local one starts, whatever RAY_ADDRESS says."""
     document = {"name": "shop", "output_dir": "/out", "input": {"simulate": {}}}

@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from jobs.show import format_user
 from kdlib import publish, tables
 from kdlib.config import RunConfig
+from kdlib.errors import InputError
 from kdlib.report.users import read_user, sample_users
 
 DS = "2026-11-22"
@@ -40,6 +42,18 @@ def _store(root):
         "generated_at": NOW,
     }
     _put(root, "recommendations", empty, empty | {"user_id": "bob", "item_ids": ["a"], "scores": [1.0]})
+
+
+def test_a_stranger_is_offered_others_unless_they_are_pseudonyms(tmp_path):
+    """By a pseudonym nobody is found: `--user` takes the shop's own ids."""
+    _store(tmp_path)
+    with pytest.raises(InputError, match=r"no user 'x' in histories .*; try bob, ann, or `distilrec show` without"):
+        read_user(tmp_path, DS, "x")
+    staging = publish.new_staging(tmp_path, "histories", DS)
+    pq.write_table(tables.ALL["histories"].schema.empty_table(), staging / "part-00000.parquet")
+    publish.publish(staging, tmp_path, "histories", DS, fingerprint="k", details={"pseudonyms": {"check": "c"}})
+    with pytest.raises(InputError, match=r"no user 'b71' in .*; that is the pseudonym of the id asked for$"):
+        read_user(tmp_path, DS, "b71")
 
 
 def test_files_without_rows_are_passed_over(tmp_path):
