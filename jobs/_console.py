@@ -5,6 +5,7 @@ import codecs
 import locale
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -24,6 +25,10 @@ from kdlib.config import RunConfig, load_config
 from kdlib.errors import DistilrecError
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_HINT = re.compile(r"`distilrec (?!submit|status)([a-z-]+)(?![^`]*--config)")
+_USUAL_CONFIG = "cluster/runs/laptop.yaml"
+_config = _USUAL_CONFIG
+"""The run config of this command, which the commands in its hints are to be given, too."""
 _person: TextIO | None = None
 """The terminal, while standard output and error are redirected to a log file."""
 
@@ -35,7 +40,13 @@ LOCKED_DAY = (
 
 def say(text: str = "") -> None:
     """Print a line for the person."""
-    print(text, file=_person or sys.stdout, flush=True)
+    print(_with_config(text), file=_person or sys.stdout, flush=True)
+
+
+def _with_config(text: str) -> str:
+    """With `--config` in the commands that a text gives, unless it is the usual one: as they stand they can be run."""
+    words = "" if _config == _USUAL_CONFIG else f" --config {shlex.quote(_config)}"
+    return _HINT.sub(rf"`distilrec \g<1>{words}", text) if words else text
 
 
 def safe(text: str) -> str:
@@ -119,7 +130,7 @@ def command(
     """
     in_utf8(argv)
     parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
-    parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
+    parser.add_argument("--config", default=_USUAL_CONFIG, help="run config (default: %(default)s)")
     usual = "the run config's, or the night in use" if in_use else "the run config's"
     parser.add_argument("--ds", help=ds_help or f"the day the run stands for, YYYY-MM-DD (default: {usual})")
     parser.add_argument(
@@ -127,7 +138,9 @@ def command(
     )
     if add_arguments:
         add_arguments(parser)
+    global _config
     arguments = parser.parse_args(argv)
+    before, _config = _config, arguments.config
     started = time.monotonic()
     log: Path | None = None
     stopped: list[int] = []
@@ -144,12 +157,15 @@ def command(
                     run(config)
                     say(f"{stage}: done in {time.monotonic() - started:.0f} s")
     except DistilrecError as error:
-        print(f"distilrec: error: {error}", file=sys.stderr)
+        print(f"distilrec: error: {_with_config(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         how, status = ("stopped by SIGTERM", 143) if stopped else ("interrupted", 130)
         print(f"distilrec: {how}; nothing half-published, run the same command again to go on", file=sys.stderr)
         return status
+    except BrokenPipeError:  # `| head`: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except Exception as error:
         if log is not None and _log_traceback(log):
             print(
@@ -159,6 +175,8 @@ def command(
         else:
             traceback.print_exc()
         return 1
+    finally:
+        _config = before
     return 0
 
 

@@ -36,14 +36,15 @@ def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) ->
     ranks = np.empty(len(rows), np.int64)
     for day in np.unique(target_days):
         which = np.flatnonzero(target_days == day)
-        prefixes = [slice(offsets[row], offsets[row] + position[row]) for row in which]
-        scores = oracle_scores(
-            world,
-            [numbers_V[rows.items[rows.offsets[row] : rows.offsets[row + 1]]] for row in which],
-            [sessions[prefix] for prefix in prefixes],
-            [days[prefix] for prefix in prefixes],
-            target_day=int(day),
-        )[:, numbers_V]
+        steps = []
+        for row in which:
+            prefix = slice(offsets[row], offsets[row] + position[row])
+            items = rows.items[rows.offsets[row] : rows.offsets[row + 1]]
+            steps.append(_without_repeats(items, sessions[prefix], days[prefix]))
+        items, in_sessions, on_days = zip(*steps, strict=True)
+        scores = oracle_scores(world, [numbers_V[one] for one in items], in_sessions, on_days, target_day=int(day))[
+            :, numbers_V
+        ]
         part = _subset(rows, which)
         ranks[which] = ranks_of_scores(
             lambda batch, s=scores: torch.from_numpy(s[batch]),
@@ -52,6 +53,13 @@ def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) ->
             device=torch.device("cpu"),
         ).ranks
     return ranks
+
+
+def _without_repeats(items: np.ndarray, sessions: np.ndarray, days: np.ndarray) -> list[np.ndarray]:
+    """The simulator repeats no item directly within a session; histories may, over midnight or where items are left out."""
+    new = np.ones(len(items), bool)
+    new[1:] = (items[1:] != items[:-1]) | (sessions[1:] != sessions[:-1])
+    return [items[new], sessions[new], days[new]]
 
 
 def _subset(rows, which):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._published import Features, parquet_files
-from jobs._ray import start_ray
+from jobs._ray import check_room, start_ray
 from kdlib.config import RunConfig
 from kdlib.data.windows import read_evaluation_histories
 from kdlib.errors import InputError
@@ -56,12 +56,17 @@ def rank_targets(
         markov = ray.put(count_transitions(parquet_files(source.histories), training_counts(source)))
         settings = config.training
         parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
+        actors, room = (
+            min(settings.workers, len(parts)),
+            {"cpus": settings.cpus_per_worker, "gpus": settings.gpus_per_worker},
+        )
+        check_room(config, "training.workers", actors, **room)
         batches = (
             ray.data.from_arrow(parts)
             .map_batches(
                 _Evaluation,
                 fn_constructor_args=(Evaluator, compared, markov, top, confidence_k, settings.threads_per_worker),
-                compute=ray.data.ActorPoolStrategy(size=min(settings.workers, len(parts))),
+                compute=ray.data.ActorPoolStrategy(size=actors),
                 num_cpus=settings.cpus_per_worker,
                 num_gpus=settings.gpus_per_worker,
                 batch_format="pyarrow",

@@ -67,8 +67,15 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
     """Start Spark as `config.spark` says; what it prints goes to `log`.
 
     Raises:
-      ConfigError: there is no usable Java, or Spark does not start with these settings.
+      ConfigError: there is no usable Java, or Spark does not start with these settings, or they would change the tables.
     """
+    if others := sorted(
+        key for key in TABLE_SETTINGS if config.spark.conf.get(key, TABLE_SETTINGS[key]) != TABLE_SETTINGS[key]
+    ):
+        raise ConfigError(
+            f"spark.conf sets {', '.join(others)}, under which the same input would give other tables: leave it out; a shop's"
+            " times without an offset are UTC, so write the offset into the times"
+        )
     home = java_home()
     if home is None:
         os.environ.pop("JAVA_HOME", None)

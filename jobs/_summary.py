@@ -29,9 +29,7 @@ def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
         for user_id in sample_users(config.root, config.day):
             say("\n" + format_user(config, user_id))
     elif config.input.has_events:
-        say(
-            f"users     not printed: `distilrec show --ds {config.day}`, with this run's --config, prints some, --user ID one"
-        )
+        say(f"users     not printed: `distilrec show --ds {config.day}` prints some, --user ID one")
 
 
 def _recommendations(config: RunConfig) -> None:
@@ -40,8 +38,9 @@ def _recommendations(config: RunConfig) -> None:
     assert histories is not None
     assert recommendations is not None
     funnel = histories.details["funnel"]
+    carried = f" ({funnel['carried']:,} of them by an earlier night)" if funnel.get("carried") else ""
     say(
-        f"rows      {funnel['rows_read']:,} read = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
+        f"rows      {funnel['rows_read']:,} read{carried} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
         f" + {funnel['quarantined']:,} quarantined"
     )
     if config.input.events is not None and config.input.events.format == "sequences":

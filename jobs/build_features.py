@@ -49,7 +49,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     say(f"build_features: {funnels.funnel_text(funnel)}")
     vocabularies = manifests["item_vocabulary"], earlier_vocabulary(config)
     catalogues = [one and one.details.get("catalogue") for one in vocabularies]
-    for warning in (funnels.held_out_warning(funnel), catalogue_warning(*catalogues)):
+    for warning in (*funnels.warnings(funnel), catalogue_warning(*catalogues)):
         if warning:
             say(f"build_features: warning: {warning}")
     return manifests
@@ -109,15 +109,16 @@ def _build(
         items = vocabulary.extend_vocabulary(
             previous, counts, first_new_index=num_known, first_seen=config.day, max_items=features.max_items
         )
-        products = read_catalogue(spark, catalogue) if catalogue else None
-        products_read = catalogue_counts(products, path=catalogue.path) if products and catalogue else None
-        items = vocabulary.with_catalogue(items, one_row_an_item(products) if products else None)
+        products_read, listed, says_stock = None, None, False
+        if catalogue:
+            products, says_stock = read_catalogue(spark, catalogue), catalogue.available is not None
+            products_read, listed = catalogue_counts(products, path=catalogue.path), one_row_an_item(products)
+        items = vocabulary.with_catalogue(items, listed, says_stock=says_stock)
         if config.privacy.min_item_users > 1:
             items = vocabulary.hide_rare(items, counts, min_users=config.privacy.min_item_users)
         write_sorted(items, staging["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
         items = spark.read.parquet(read.spark_path(staging["item_vocabulary"]))
         num_items = items.count()
-
         steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
         known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items
         people = splits.with_splits(histories(steps, known), last_day=last_day, **features.split.model_dump())
@@ -125,13 +126,12 @@ def _build(
         people = spark.read.parquet(read.spark_path(staging["histories"]))
         statistics = vocabulary.item_statistics(items, counts, people)
         write_sorted(statistics, staging["item_statistics"], by=["item_index"], rows=num_items)
-
-        left_out = counts.join(items, "item_id", "left_anti").agg(F.coalesce(F.sum("num_interactions"), F.lit(0)))
-        funnel["out_of_vocabulary"] = left_out.collect()[0][0]
+        funnel |= vocabulary.count_left_out(counts, items, listed)
         funnel["sessions"] = tables.check_files(tables.SESSIONS, staging["sessions"])
-        funnel |= {"items": num_items, "new_items": num_items - num_known}
         funnel |= funnels.count_histories(people, last_day=last_day)
+        funnel |= {"items": num_items, "new_items": num_items - num_known}
         funnel["columns"] = input_columns(spark, source.events, last_day=last_day)
+        funnels.check_listed(funnel)
         funnels.check_trainable(funnel, last_day=last_day, **features.split.model_dump())
         judged.unpersist()
         counts.unpersist()

@@ -36,6 +36,7 @@ def run(config: RunConfig, user_id: str) -> None:
     key = read_key(config.privacy.key) if config.privacy.key else None
     _check_has_key(config.root, key)
     ids = [user_id] if key is None else [pseudonym(key, user_id), user_id]
+    listed = forgetting.digest(ids[0]) in forgetting.forgotten(config.root)
     forgetting.remember_to_forget(config.root, ids[0], key)
     if others := sorted(held_dates(config) - {config.day}):
         raise BusyError(
@@ -55,6 +56,11 @@ def run(config: RunConfig, user_id: str) -> None:
             f"{len(left)} files still name the user or cannot be read, {left[0]} first: let other runs end, remove what"
             f" killed ones have left below {config.root / publish.STAGING}, then forget again"
         )
+    if not removed:
+        unknown = (
+            "was on the list before" if listed else "is on the list from now on: is the id written as in the input?"
+        )
+        say(f"forget: no output has named the user, who {unknown}")
     say(f"forget: {removed.total():,} rows, lines and pages removed; {config.root} searched: no trace is left")
     if others := _nights_of_other_keys(config.root, key):
         say(

@@ -8,7 +8,7 @@ from jobs._console import command, say
 from jobs._fit import Trainable, TrainingRun, fit_missing
 from jobs._published import Features, describe_models, features, parquet_files
 from jobs._ranks import training_counts
-from jobs._ray import start_ray
+from jobs._ray import check_room, start_ray
 from jobs._step import run_step
 from jobs._titles import title_vectors
 from jobs._warm import earlier_model, run_options, warm_training
@@ -46,6 +46,7 @@ def _count(config: RunConfig, source: Features, teacher: TeacherConfig) -> dict[
     assert how is not None
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        check_room(config, "training.workers", 1, cpus=training.cpus_per_worker)
         task: Any = ray.remote(num_cpus=training.cpus_per_worker)
         facts = source.vocabulary_facts() | {"name": teacher.name}
         ray.get(

@@ -863,7 +863,8 @@ def load_config(
     try:
         return RunConfig.model_validate(expanded(data) if expand else data)
     except ValidationError as error:
-        raise ConfigError(f"the run config {path} is wrong: {first_fault(error)}") from None
+        where = f"the run config {path}" if ds is None else f"the run config {path} with --ds {ds}"
+        raise ConfigError(f"{where} is wrong: {first_fault(error)}") from None
 
 
 def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kdlib.tables import GATES
 Funnel = Mapping[str, Any]
 """`details.funnel` of a `histories` manifest."""
 
+_TESTED = "users who come back in the test days, and first to an item that is new to them"
 _QUARANTINED = "share of the rows read that is quarantined"
 _MISSING = ("missing_user", "missing_item", "missing_time", "bad_time", "corrupt_row")
 
@@ -143,7 +144,7 @@ def quality_gates(
     rows = {(row["model"], row["metric"]): row for row in metrics.to_pylist()}
     ndcg = f"ndcg@{k}"
     gates = [
-        _judged("test_users", rows["student", ndcg]["num_users"], low=min_test_users, text="test users", part="quality")
+        _judged("test_users", rows["student", ndcg]["num_users"], low=min_test_users, text=_TESTED, part="quality")
     ]
     for gate, other, bound in (
         ("student_over_popularity", "popularity", min_gain_over_popularity),

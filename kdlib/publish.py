@@ -132,7 +132,8 @@ def current(root: Path, table: str, ds: str) -> Path:
     link = root / table / f"ds={ds}"
     if not link.exists():
         raise InputError(
-            f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first"
+            f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first; a night"
+            " that its gates have blocked has none"
         )
     return link.resolve()
 

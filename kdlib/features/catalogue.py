@@ -37,14 +37,15 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     texts = [F.col(quoted(name)) for name in (CORRUPT, *columns)] if catalogue.format == "csv" else []
     too_long = [F.when(F.size(F.split(text, "\n")) > MOST_LINES, F.left(text, F.lit(60))) for text in texts]
     available = text_of(catalogue.available)
+    in_stock = available.try_cast("double")
     return rows.select(
         F.when(F.col(CORRUPT).isNull(), text_of(catalogue.item)).alias("item_id"),
         text_of(catalogue.title).alias("title"),
         text_of(catalogue.description).alias("description"),
         text_of(catalogue.category).alias("category"),
         available.alias("available_text"),
-        F.when(available.isNull() | F.lower(available).isin(*YES), True)
-        .when(F.lower(available).isin(*NO), False)
+        F.when(available.isNull() | F.lower(available).isin(*YES) | (in_stock > 0), True)
+        .when(F.lower(available).isin(*NO) | (in_stock <= 0), False)
         .alias("available"),
         F.col(CORRUPT).isNotNull().alias("corrupt"),
         F.coalesce(*too_long, F.lit(None).cast("string")).alias("swallowed"),
@@ -74,7 +75,7 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
     if num_unclear:
         raise InputError(
             f"the catalogue {path}: {num_unclear} rows have an availability that is neither yes "
-            f"({', '.join(YES)}) nor no ({', '.join(NO)}), such as {example!r}: "
+            f"({', '.join(YES)}) nor no ({', '.join(NO)}) nor a number in stock, such as {example!r}: "
             "mend them, or leave input.catalogue.available out"
         )
     return {

@@ -14,7 +14,7 @@ from kdlib.tables import CLEAN_EVENTS
 
 REASONS = (
     "forgotten_user",  # `distilrec forget` was asked to take this user in no more; the row itself is not kept
-    "corrupt_row",  # the line does not parse, or has too few or too many fields
+    "corrupt_row",  # the line does not parse, has too few or too many fields, or an id that is no UTF-8
     "missing_user",
     "missing_item",
     "missing_time",

@@ -27,10 +27,22 @@ from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import InputError
 from kdlib.features.arrivals import arrived, path_of_days
 from kdlib.features.privacy import with_pseudonyms
-from kdlib.features.read import CORRUPT, FILE, quoted, read_csv, read_jsonl, read_lines, read_parquet, spark_path
+from kdlib.features.read import (
+    CORRUPT,
+    FILE,
+    NUMBER,
+    quoted,
+    read_csv,
+    read_jsonl,
+    read_lines,
+    read_parquet,
+    spark_path,
+)
 from kdlib.privacy import BLANKS, KeySource
 
 SECONDS_A_DAY = 86_400
+MENDED = "\ufffd"
+"""What stands for bytes that are no UTF-8."""
 _TEXT = "text of "
 """What the name of a mapped column's text begins with."""
 
@@ -82,8 +94,10 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
         names=() if events.header else events.columns,
     )
     given, at = parse_time(time, rows.schema, path=events.path)
+    fields = F.struct(*map(quoted, columns))
+    corrupt, line = judged_line(fields, ids=[events.user, events.session, events.item])
     return rows.select(
-        F.col(CORRUPT).isNotNull().alias("corrupt"),
+        corrupt.alias("corrupt"),
         mapped_text(events.user or events.session).alias("user_id"),
         mapped_text(events.session).alias("session_id"),
         mapped_text(events.item).alias("item_id"),
@@ -94,8 +108,8 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
         ),
         given.alias("time_given"),
         at.alias("event_time"),
-        F.col(CORRUPT).alias("line"),
-        F.struct(*map(quoted, columns)).alias("fields"),
+        line.alias("line"),
+        fields.alias("fields"),
         F.col(FILE).alias("file"),
     )
 
@@ -132,6 +146,21 @@ def read_columns(
     return rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
 
 
+def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, Column]:
+    """Whether a row of `read_columns` is corrupt, and then its text: it does not parse, or an id had bytes that are no UTF-8.
+
+    What stands for these could stand for others, too: two users would be one, or one of another file two.
+
+    Args:
+      fields: a struct of the row's columns.
+      ids: the columns with ids, None for what is not there.
+    """
+    broken = [F.coalesce(F.contains(mapped_text(name), F.lit(MENDED)), F.lit(False)) for name in ids if name]
+    corrupt = reduce(or_, broken, F.col(CORRUPT).isNotNull())
+    as_json = F.to_json(fields, {"ignoreNullFields": "false"})
+    return corrupt, F.when(corrupt, F.coalesce(F.col(CORRUPT), as_json))
+
+
 def raw_text() -> Column:
     """A row as the quarantine shows it, in UTF-8: the line of a corrupt one, else the mapped columns as JSON."""
     return F.make_valid_utf8(F.coalesce("line", F.to_json("fields", {"ignoreNullFields": "false"})))
@@ -162,8 +191,8 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
 def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     """Lines `user item item …`, oldest first → one view an item, one a day at midnight UTC, the last on `last_day`.
 
-    The times are made up: the item j places before the end falls j days before `last_day`. A line without an item is
-    corrupt.
+    The times are made up: the item j places before the end falls j days before `last_day`. A line without an item, or
+    one with an id that was no UTF-8, is corrupt.
     """
     words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(BLANKS)), r"\s+").alias("words"))
     items = words.select(
@@ -172,7 +201,7 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     )  # fmt: skip
     day = F.date_sub(F.lit(last_day.isoformat()).cast("date"), F.col("num_words") - 2 - F.col("place"))
     at = F.timestamp_seconds(F.unix_date(day).cast("bigint") * SECONDS_A_DAY)
-    corrupt = F.col("item_id").isNull()
+    corrupt = F.col("item_id").isNull() | F.contains(F.concat("user_id", "item_id"), F.lit(MENDED))
     return items.select(
         corrupt.alias("corrupt"),
         "user_id",
@@ -202,7 +231,10 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             given = given & part.isNotNull()
         day_text = parts[0]
         if len(parts) == 3:
-            day_text = F.concat_ws("-", *(F.lpad(p, n, "0") for p, n in zip(parts, (4, 2, 2), strict=True)))
+            # a part that is too long is left out, and the day then is none; pandas writes 5.0 beside a missing value
+            whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
+            widths = zip(whole, (4, 2, 2), strict=True)
+            day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))
         day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), day_text.try_cast("date"))
         seconds = order.try_cast("int")  # the running number counts as seconds after midnight: only the order matters
         midnight = F.unix_date(day).cast("bigint") * SECONDS_A_DAY
@@ -213,10 +245,11 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         type_ = schema[time.column].dataType
         if isinstance(type_, TimestampType | TimestampNTZType | DateType):
             return column.isNotNull(), column.cast("timestamp")
-        if not isinstance(type_, StringType):
+        number = schema[time.column].metadata.get(NUMBER)
+        if number or not isinstance(type_, StringType):
             raise InputError(
                 f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
-                f"{type_.simpleString()}; set time.format to epoch_seconds or epoch_millis"
+                f"{number or type_.simpleString()}; set time.format to epoch_seconds or epoch_millis"
             )
         text = mapped_text(time.column)
         # Spark would also take `2017` and `12:30`, the latter for a time of today

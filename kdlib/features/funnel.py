@@ -109,6 +109,36 @@ def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, valida
     )
 
 
+def check_listed(funnel: dict[str, Any]) -> None:
+    """The catalogue lists some item of the events.
+
+    Raises:
+      InputError: it lists none of them.
+    """
+    if funnel["unlisted_items"] and funnel["unlisted_events"] == funnel["kept"]:
+        raise InputError(
+            f"the catalogue (input.catalogue) has none of the {funnel['unlisted_items']:,} items of the events, such as"
+            f" {funnel['unlisted_item']!r}: are the ids written alike in both, and in the column input.catalogue.item?"
+        )
+
+
+def warnings(funnel: dict[str, Any]) -> list[str]:
+    """What to tell the person: nothing is left to validate or to test on, most often since the day's export is late, or items
+    are not in the catalogue."""
+    found = []
+    if lacking := " and ".join(
+        f"{part} interactions" for part in ("validation", "test") if not funnel[f"{part}_users"]
+    ):
+        ends = funnel["last_event"]
+        found.append(f"no user has {lacking}: the events end at {ends} UTC. Is the export whole, and --ds right?")
+    if unlisted := funnel.get("unlisted_items"):  # nights of before it was counted say nothing
+        found.append(
+            f"{unlisted:,} of the items, with {funnel['unlisted_events'] / funnel['kept']:.1%} of the events, are not in the"
+            f" catalogue, such as {funnel['unlisted_item']!r}"
+        )
+    return found
+
+
 def check_complete(funnel: dict[str, Any], *, read: int | None, quarantined: int, in_sessions: int) -> None:
     """No row is lost on its way: what was read, and what the tables hold, against the funnel.
 
@@ -131,14 +161,6 @@ def check_complete(funnel: dict[str, Any], *, read: int | None, quarantined: int
             raise ContractError(
                 f"{what}: expected {expected:,}, found {found:,}: rows were lost or doubled. Run it again"
             )
-
-
-def held_out_warning(funnel: dict[str, Any]) -> str | None:
-    """What to tell the person where nothing is left to validate or to test on: most often the day's export is late."""
-    lacking = " and ".join(f"{part} interactions" for part in ("validation", "test") if not funnel[f"{part}_users"])
-    if not lacking:
-        return None
-    return f"no user has {lacking}: the events end at {funnel['last_event']} UTC. Is the export whole, and --ds right?"
 
 
 def reasons_text(reasons: dict[str, int]) -> str:

@@ -39,6 +39,8 @@ from kdlib.errors import InputError
 
 CORRUPT = "_corrupt_record"
 """The text of a line that does not parse; null in a good row."""
+NUMBER = "number"
+"""In the metadata of a column of text that was made of numbers with a fraction: their type."""
 FILE = "_input_file"
 """The file that a row came from."""
 
@@ -89,8 +91,14 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str]) -> D
     nanoseconds = set()
     if spark.conf.get(_NANOSECONDS_AS_NUMBERS, "false") == "true":
         nanoseconds = _nanosecond_columns(rows, columns, path=path)
-    values = [_value(rows.schema[name], nanoseconds=name in nanoseconds).alias(name) for name in columns]
-    return rows.select(*values, F.lit(None).cast("string").alias(CORRUPT), _file())
+    types = {
+        name: {NUMBER: rows.schema[name].dataType.simpleString()} for name in columns if _is_number(rows.schema[name])
+    }
+    values = [
+        _value(rows.schema[name], nanoseconds=name in nanoseconds).alias(name, metadata=types.get(name, {}))
+        for name in columns
+    ]
+    return rows.select(*values, F.lit(None).cast("string").alias(CORRUPT), _file(rows))
 
 
 def read_csv(
@@ -142,7 +150,7 @@ def read_csv(
     )
     with reading(path):
         rows = strict.schema(_text_schema([*found, CORRUPT])).csv(spark_path(path))
-    return rows.select(*map(quoted, columns), CORRUPT, _file())
+    return rows.select(*map(quoted, columns), CORRUPT, _file(rows))
 
 
 def read_jsonl(spark: SparkSession, path: str, *, columns: Sequence[str], plain: Sequence[str] = ()) -> DataFrame:
@@ -169,7 +177,9 @@ def read_jsonl(spark: SparkSession, path: str, *, columns: Sequence[str], plain:
         object_ = F.rtrim("value", F.lit(f",{_BLANK}"))  # lines of what was a list end with a comma
         listed = F.concat(F.lit("["), object_, F.lit(f',{{"{_END}":0}}]'))
         records = F.from_json(listed, ArrayType(_text_schema([*columns, _END])))
-        rows = lines.filter(F.btrim("value", F.lit(_BLANK)) != "").select("value", records.alias("records"), _file())
+        rows = lines.filter(F.btrim("value", F.lit(_BLANK)) != "").select(
+            "value", records.alias("records"), _file(lines)
+        )
     record, end = (F.get("records", F.lit(place)) for place in (0, 1))
     whole = (F.size("records") == 2) & record.isNotNull() & end[_END].isNotNull()
     good = F.coalesce(reduce(and_, (~_is_nested(record[name], F.col("value")) for name in plain), whole), F.lit(False))
@@ -184,7 +194,8 @@ def read_jsonl(spark: SparkSession, path: str, *, columns: Sequence[str], plain:
 def read_lines(spark: SparkSession, path: str) -> DataFrame:
     """The lines that are not blank, as `value`, and `FILE`. Bytes that are no UTF-8 become U+FFFD."""
     with reading(path):
-        lines = _text(spark, path).select(F.make_valid_utf8("value").alias("value"), _file())
+        lines = _text(spark, path)
+        lines = lines.select(F.make_valid_utf8("value").alias("value"), _file(lines))
         return lines.filter(F.col("value").rlike(r"\S"))
 
 
@@ -222,14 +233,28 @@ def reading(path: str) -> Iterator[None]:
             raise InputError(f"{path} holds no data files (names that begin with . or _ do not count)") from None
         if "CSV header does not conform" in text:
             file = re.search(r"CSV file: (\S+)", text)
+            header = re.search(r"Header: (.+)", text)
+            names = header[1].split(", ") if header else []
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise InputError(
+                    f"the header of {file[1] if file else path} has {', '.join(twice)} twice. Rename one, or set header: false"
+                    " and columns in the run config"
+                ) from None
             if "but found: \n" in text:
                 raise InputError(
                     f"the header of {file[1] if file else path} has a field without a name. Name it in the file, or set"
                     " header: false and columns in the run config"
                 ) from None
+            schema = re.search(r"Schema: (.+)", text)
+            found, expected = (part[1].removesuffix(f", {CORRUPT}") if part else "" for part in (header, schema))
             raise InputError(
-                f"the CSV files of {path} do not all have the same header; see {file[1] if file else 'the log'}. "
-                "Give them one order of columns, or read them in separate runs"
+                f"the CSV files of {path} do not all have the same header: {file[1] if file else 'one'} has {found}, where the"
+                f" first has {expected}. Give them the same columns in one order, or take it out of the input"
+            ) from None
+        if illegal := re.search(r"Illegal Parquet type: (.+?)\.? SQLSTATE", text):
+            raise InputError(
+                f"{path} has a column of the Parquet type {illegal[1]}, which Spark cannot read: leave it out of the export, or"
+                " write it as text"
             ) from None
         if "MALFORMED_CSV_RECORD" in text:
             raise InputError(
@@ -263,8 +288,9 @@ def _text_schema(names: Sequence[str]) -> StructType:
     return StructType([StructField(name, StringType()) for name in names])
 
 
-def _file() -> Column:
-    return F.col("_metadata.file_path").alias(FILE)
+def _file(rows: DataFrame) -> Column:
+    """The file that a row was read from, also where the input has a column of the name that Spark keeps it under."""
+    return rows.metadataColumn("_metadata")["file_path"].alias(FILE)
 
 
 def _text(spark: SparkSession, path: str) -> DataFrame:
@@ -322,9 +348,15 @@ def _nanoseconds_of(file: str) -> set[str]:
     return {one.path for one in fields if one.physical_type == "INT64" and "=nanoseconds" in str(one.logical_type)}
 
 
+def _is_number(field: StructField) -> bool:
+    return isinstance(field.dataType, FloatType | DoubleType | DecimalType)
+
+
 def _value(field: StructField, *, nanoseconds: bool) -> Column:
     """A column of a Parquet file as `read_parquet` gives it."""
     value = F.col(quoted(field.name))
+    if isinstance(field.dataType, StringType):
+        return F.make_valid_utf8(value)  # which other writers do not see to, and Python cannot read otherwise
     if nanoseconds:
         return F.timestamp_micros(F.expr(f"{quoted(field.name)} div 1000"))
     if isinstance(field.dataType, DecimalType) and field.dataType.scale > 0:

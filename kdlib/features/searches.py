@@ -22,10 +22,10 @@ from pyspark.sql import functions as F
 
 from kdlib.config import SEARCH_EVENT_TYPES, SearchesConfig
 from kdlib.features.clean import DUPLICATE, KEPT
-from kdlib.features.events import mapped_text, our_type, parse_time, raw_text, read_columns
+from kdlib.features.events import judged_line, mapped_text, our_type, parse_time, raw_text, read_columns
 from kdlib.features.funnel import rows_text
 from kdlib.features.privacy import hash_of_line, map_distinct, with_pseudonyms
-from kdlib.features.read import CORRUPT, FILE, quoted
+from kdlib.features.read import FILE, quoted
 from kdlib.features.splits import day_start
 from kdlib.privacy import KeySource
 from kdlib.queries import normalise_query
@@ -33,7 +33,7 @@ from kdlib.tables import SEARCH_QUARANTINE
 
 REASONS = (
     "forgotten_user",  # the row itself is not kept
-    "corrupt_row",  # the line does not parse, or has too few or too many fields
+    "corrupt_row",  # the line does not parse, has too few or too many fields, or an id that is no UTF-8
     "missing_user",
     "missing_query",  # nothing is left of it once it is normalised
     "missing_time",
@@ -80,8 +80,9 @@ def read_searches(
     if hide_queries:
         hidden = F.when(mapped_text(searches.query).isNotNull(), "hidden").alias(searches.query)
         fields = [hidden if name == searches.query else F.col(quoted(name)) for name in columns]
+    corrupt, line = judged_line(F.struct(*fields), ids=[searches.user, searches.item])
     events = rows.select(
-        F.col(CORRUPT).isNotNull().alias("corrupt"),
+        corrupt.alias("corrupt"),
         mapped_text(searches.user).alias("user_id"),
         _normalised(mapped_text(searches.query)).alias("query"),
         item.alias("item_id"),
@@ -90,7 +91,7 @@ def read_searches(
         rank.isNotNull().alias("position_given"),
         given.alias("time_given"),
         at.alias("event_time"),
-        F.col(CORRUPT).alias("line"),
+        line.alias("line"),
         F.struct(*fields).alias("fields"),
         F.col(FILE).alias("file"),
     )

@@ -1,5 +1,7 @@
 """Items: counts, the append-only vocabulary, and its statistics."""
 
+from typing import Any
+
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -30,7 +32,7 @@ def extend_vocabulary(
       max_items: no new item gets an index from this on. Known items stay, even where they are more.
 
     Returns:
-      item_index (int32), item_id, title and in_stock (the earlier ones; null and true for new items), first_seen.
+      item_index (int32), item_id, title and in_stock (the earlier ones; null for new items), first_seen.
     """
     fresh = counts if previous is None else counts.join(previous, "item_id", "left_anti")
     fresh = fresh.orderBy(F.desc("num_interactions"), "item_id").select("item_id").zipWithIndex("place")
@@ -38,7 +40,7 @@ def extend_vocabulary(
         (F.col("place") + first_new_index).cast("int").alias("item_index"),
         "item_id",
         F.lit(None).cast("string").alias("title"),
-        F.lit(True).alias("in_stock"),
+        F.lit(None).cast("boolean").alias("in_stock"),
         F.lit(first_seen).alias("first_seen"),
     )
     if max_items is not None:
@@ -49,7 +51,7 @@ def extend_vocabulary(
     return previous.select("item_index", "item_id", "title", in_stock, "first_seen").unionByName(fresh)
 
 
-def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None) -> DataFrame:
+def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None, *, says_stock: bool = False) -> DataFrame:
     """The ITEM_VOCABULARY table. An item that left the catalogue keeps its last title and stays in stock or out of it.
 
     Without a catalogue all items are in stock. Those in stock are available, unless `hide_rare` hides them.
@@ -57,13 +59,14 @@ def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None) -> DataFr
     Args:
       vocabulary: from `extend_vocabulary`.
       catalogue: from `catalogue.one_row_an_item`, or None.
+      says_stock: the catalogue says what is in stock: an item that it has never listed is not.
     """
     if catalogue is None:
         items, title, in_stock = vocabulary, F.col("title"), F.lit(True)
     else:
         theirs = catalogue.select("item_id", F.col("title").alias("new_title"), "available")
         items = vocabulary.join(theirs, "item_id", "left")
-        title, in_stock = F.coalesce("new_title", "title"), F.coalesce("available", "in_stock")
+        title, in_stock = F.coalesce("new_title", "title"), F.coalesce("available", "in_stock", F.lit(not says_stock))
     return items.select(
         "item_index",
         "item_id",
@@ -86,6 +89,32 @@ def hide_rare(items: DataFrame, counts: DataFrame, *, min_users: int) -> DataFra
     rare = F.coalesce(F.col("users").between(1, min_users - 1), F.lit(False))
     hidden = items.join(users, "item_id", "left").withColumn("available", F.col("available") & ~rare)
     return hidden.select(*items.columns)
+
+
+def count_left_out(counts: DataFrame, vocabulary: DataFrame, catalogue: DataFrame | None) -> dict[str, Any]:
+    """Of the kept events' items: how many events are out of the vocabulary; and with a catalogue, what it does not list.
+
+    Args:
+      counts: from `item_counts`.
+      vocabulary: ITEM_VOCABULARY.
+      catalogue: from `catalogue.one_row_an_item`, or None.
+
+    Returns:
+      out_of_vocabulary; unlisted_items, unlisted_events, and unlisted_item, the most frequent of them (None without any).
+    """
+    known = counts.join(vocabulary.select("item_id", F.lit(True).alias("known")), "item_id", "left")
+    listed = F.lit(True)
+    if catalogue is not None:
+        known = known.join(catalogue.select("item_id", F.lit(True).alias("listed")), "item_id", "left")
+        listed = F.col("listed").isNotNull()
+    events = F.col("num_interactions")
+    row = known.agg(
+        F.coalesce(F.sum(F.when(F.col("known").isNull(), events)), F.lit(0)).alias("out_of_vocabulary"),
+        F.count_if(~listed).alias("unlisted_items"),
+        F.coalesce(F.sum(F.when(~listed, events)), F.lit(0)).alias("unlisted_events"),
+        F.max_by("item_id", F.when(~listed, F.struct(events, "item_id"))).alias("unlisted_item"),
+    ).collect()[0]
+    return row.asDict()
 
 
 def item_statistics(vocabulary: DataFrame, counts: DataFrame, histories: DataFrame) -> DataFrame:

@@ -5,6 +5,7 @@ from datetime import date, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 from pyspark.sql import functions as F
 
 from kdlib.config import EventsConfig
@@ -170,6 +171,64 @@ def test_whole_decimals_are_ids_without_a_fraction(spark, tmp_path):
     assert [row[1] for row in rows] == ["12", "12.5000000000", "-3", "1" + "0" * 20, None]
 
 
+def test_parquet_text_that_is_no_utf8_is_mended(spark, tmp_path):
+    """As other writers leave it, which Python could not read from the tables; CSV and JSON are mended alike."""
+    latin = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
+    table = {"u": latin, "i": ["a", "b"], "t": ["2024-05-01"] * 2, "k": pa.array([b"\xe9", b"\xe9"]).view(pa.string())}
+    pq.write_table(pa.table(table), tmp_path / "e.parquet")
+    rows = read(spark, tmp_path / "e.parquet", format="parquet", event_id="k")
+    assert [(row[0], row[1], row[5]) for row in rows] == [(True, "caf\ufffd", "\ufffd"), (False, "tea", "\ufffd")]
+    assert json.loads(rows[0][8]) == {"u": "caf\ufffd", "i": "a", "t": "2024-05-01", "k": "\ufffd"}
+
+
+def test_ids_of_another_encoding_are_corrupt(spark, tmp_path):
+    """In one day's file only, a user would be two; two that differ in such a letter alone would be one."""
+    (tmp_path / "e.csv").write_bytes(
+        "u,i,t\nK\xe4ufer,a,2024-05-01\nb,S\xe4ge,2024-05-01\nb,a,2024-05-01\n".encode("latin-1")
+    )
+    assert [row[0] for row in read(spark, tmp_path / "e.csv")] == [True, True, False]
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv"])
+def test_a_column_of_the_name_of_spark_s_own_does_no_harm(spark, tmp_path, format_):
+    """`_metadata` is where Spark says what file a row is of."""
+    table = pa.table({"u": ["1"], "i": ["a"], "t": ["2024-05-01"], "_metadata": ["x"]})
+    if format_ == "csv":
+        csv.write_csv(table, tmp_path / "e.csv")
+    else:
+        pq.write_table(table, tmp_path / "e.parquet")
+    assert read(spark, tmp_path / f"e.{format_}", format=format_)[0][1] == "1"
+
+
+def test_types_and_headers_that_spark_cannot_read_are_named(spark, tmp_path):
+    """Also of columns that nobody has mapped."""
+    table = {"u": ["1"], "i": ["a"], "t": ["2024-05-01"], "at": pa.array([1], pa.time32("ms"))}
+    pq.write_table(pa.table(table), tmp_path / "e.parquet")
+    with pytest.raises(InputError, match=r"e.parquet has a column of the Parquet type INT32 \(TIME.*leave it out"):
+        read(spark, tmp_path / "e.parquet", format="parquet")
+    (tmp_path / "e.csv").write_text("u,i,t,tag,tag\n1,a,2024-05-01,x,y\n")
+    with pytest.raises(InputError, match=r"the header of .*e.csv has tag twice. Rename one"):
+        read(spark, tmp_path / "e.csv")
+
+
+@pytest.mark.parametrize("type_", [pa.decimal128(18, 3), pa.float64()])
+def test_numbers_are_no_iso_times(spark, tmp_path, type_):
+    """The error says which formats take them."""
+    seconds = pa.array([1_714_557_600.0]).cast(type_)
+    pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": seconds}), tmp_path / "e.parquet")
+    with pytest.raises(InputError, match=r"but t is d\w+.*; set time.format to epoch_seconds"):
+        read(spark, tmp_path / "e.parquet", format="parquet")
+
+
+def test_parts_of_a_day_that_are_too_long_are_no_day(spark, tmp_path):
+    """A year of five digits, or a month of three, is not cut to another one; pandas' floats are whole numbers."""
+    lines = ["u,i,y,m,d,n", "1,a,20267,11,3,0", "1,a,2026,123,3,0", "1,a,2024.0,5.0,2.0,0", "1,a,2024,5,2,1"]
+    (tmp_path / "e.csv").write_text("\n".join(lines))
+    time = {"format": "day_and_order", "day_columns": ["y", "m", "d"], "order_column": "n"}
+    rows = read(spark, tmp_path / "e.csv", time=time)
+    assert [row[7] for row in rows] == [None, None, "2024-05-02 00:00:00.000000", "2024-05-02 00:00:01.000000"]
+
+
 def test_bytes_that_are_no_utf8_are_quarantined_as_text(spark, tmp_path):
     """Whatever reads the quarantine later can read it; ids of sequences, too."""
     (tmp_path / "e.jsonl").write_bytes(b'{"u": 1, "i": "a", "t": "2024-05-01"}\n{"u\xff\n')
@@ -305,7 +364,7 @@ def test_csv_files_with_different_headers_are_refused(spark, tmp_path):
     """Columns in another order in a second file are an error, not swapped values."""
     (tmp_path / "a.csv").write_text("u,i,t\n1,a,2024-05-01\n")
     (tmp_path / "b.csv").write_text("i,u,t\na,1,2024-05-01\n")
-    with pytest.raises(InputError, match=r"do not all have the same header; see \S+csv"):
+    with pytest.raises(InputError, match=r"the same header: \S+b\.csv has i, u, t, where the first has u, i, t\. Give"):
         read(spark, tmp_path)
 
 

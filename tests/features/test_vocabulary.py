@@ -6,8 +6,16 @@ from pyspark.sql import functions as F
 from kdlib.config import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
+from kdlib.features.funnel import check_listed, warnings
 from kdlib.features.read import reading
-from kdlib.features.vocabulary import extend_vocabulary, hide_rare, item_counts, item_statistics, with_catalogue
+from kdlib.features.vocabulary import (
+    count_left_out,
+    extend_vocabulary,
+    hide_rare,
+    item_counts,
+    item_statistics,
+    with_catalogue,
+)
 
 
 def rows(frame, *names):
@@ -100,6 +108,52 @@ def test_an_item_out_of_stock_stays_so_when_it_leaves_the_catalogue(spark, count
     assert available(second) == {"c": False, "d": False, "x": True}
     assert available(night(second, [("a", "A", True)], users=2)) == {"c": True, "d": False, "x": True}
     assert available(night(second, [("d", "D", True)], users=2)) == {"c": True, "d": True, "x": True}
+
+
+def test_an_item_that_no_catalogue_has_listed_is_not_in_stock_where_that_is_said(spark, counts):
+    """Nobody knows whether the shop still sells it; where the catalogue says nothing of stock it stays."""
+    items = extend_vocabulary(None, counts, first_new_index=0, first_seen="2024-05-03", max_items=3)
+    listed = spark.createDataFrame([("c", "C", True)], "item_id string, title string, available boolean")
+    for says_stock in (True, False):
+        made = with_catalogue(items, listed, says_stock=says_stock)
+        assert dict(rows(made, "item_id", "available")) == {"a": not says_stock, "c": True, "d": not says_stock}
+    assert count_left_out(counts, items, listed) == {
+        "out_of_vocabulary": 2, "unlisted_items": 3, "unlisted_events": 13, "unlisted_item": "d",
+    }  # fmt: skip
+    assert count_left_out(counts, items, None) == {
+        "out_of_vocabulary": 2, "unlisted_items": 0, "unlisted_events": 0, "unlisted_item": None,
+    }  # fmt: skip
+
+
+def test_a_catalogue_of_other_ids_is_an_error():
+    """Written in another case, say: each item would lack its title, and none be in stock."""
+    none = {
+        "unlisted_items": 3,
+        "unlisted_events": 9,
+        "unlisted_item": "a0",
+        "kept": 9,
+        "validation_users": 1,
+        "test_users": 1,
+    }
+    with pytest.raises(
+        InputError, match="has none of the 3 items of the events, such as 'a0': are the ids written alike"
+    ):
+        check_listed(none)
+    check_listed(none | {"unlisted_events": 8})
+    told = "3 of the items, with 88.9% of the events, are not in the catalogue, such as 'a0'"
+    assert warnings(none | {"unlisted_events": 8}) == [told]
+    check_listed(none | {"unlisted_items": 0, "unlisted_events": 0})
+    assert warnings({name: none[name] for name in ("kept", "validation_users", "test_users")}) == []
+
+
+def test_a_number_in_stock_is_an_availability(spark, tmp_path):
+    """Twelve pieces, half a metre; none, or less than none."""
+    stock = ["12", "0.5", "0", "-3", "1e3", "YES", "n", None]
+    lines = (json.dumps({"item_id": str(number), "stock": one}) for number, one in enumerate(stock))
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    config = CatalogueConfig(path=str(tmp_path / "items.jsonl"), format="jsonl", title=None, available="stock")
+    found = read_catalogue(spark, config).orderBy("item_id").collect()
+    assert [row["available"] for row in found] == [True, True, False, False, True, True, False, True]
 
 
 def test_statistics_count_training_positions(spark, counts, previous):

@@ -177,7 +177,7 @@ def test_a_student_trained_again_is_not_promoted_with_the_old_one_s_table(config
     assert run(promote, config, "--ds", DAYS[0]) == 2
     error = capfd.readouterr().err
     assert f"{told} of {DAYS[0]} was made from models/student" in error
-    assert f"run `distilrec {promote.MADE[told]}` first" in error
+    assert f"run `distilrec {promote.MADE[told]} --config {config}` first" in error
     assert promotions.current(root) is None
 
 

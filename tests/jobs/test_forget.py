@@ -172,12 +172,15 @@ def test_a_config_that_lost_its_key_is_an_error(tmp_path, capfd):
     assert not forgetting.forgotten(root)
 
 
-def test_forgetting_an_unknown_user_changes_nothing_but_the_list(tmp_path):
-    """No file is written anew."""
+def test_forgetting_an_unknown_user_changes_nothing_but_the_list(tmp_path, capfd):
+    """No file is written anew, and whoever asked is told: the id may be mistyped."""
     config = config_for(tmp_path)
     put_store(tmp_path / "out", USER)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert forget.main(["--config", str(config), "--user", "nobody"]) == 0
+    assert "no output has named the user, who is on the list from now on: is the id" in capfd.readouterr().out
+    assert forget.main(["--config", str(config), "--user", "nobody"]) == 0
+    assert "no output has named the user, who was on the list before" in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert forgetting.forgotten(tmp_path / "out") == [forgetting.digest("nobody")]
 

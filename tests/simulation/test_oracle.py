@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from jobs._oracle import _without_repeats
 from kdlib.simulation.oracle import oracle_scores
 from kdlib.simulation.steps import Activity, Steps, draw_steps
 from kdlib.simulation.world import FOLLOW, INTENT_WEIGHTS, RESUME, SHIFT, SUCCESSOR_WEIGHTS, World, build_world
@@ -25,6 +26,17 @@ def drawn() -> tuple[World, Steps]:
     world = build_world(num_items=60, num_days=6, new_items_per_day=4, seed=5)
     activity = Activity(mean_steps=4.0, log_sessions=0.5, max_sessions=12)
     return world, draw_steps(world, np.random.default_rng(1), num_users=NUM_USERS, activity=activity)
+
+
+def test_repeats_over_midnight_are_one_step(tiny: World) -> None:
+    """Histories keep what happened after midnight apart, where the simulator has one step."""
+    first, second = np.flatnonzero(tiny.launch_days <= 0)[:2].tolist()
+    items, sessions, days = (np.array(one) for one in ([first] * 3 + [second], [0, 0, 1, 1], [0, 1, 1, 1]))
+    found = _without_repeats(items, sessions, days)
+    assert [one.tolist() for one in found] == [[first, first, second], [0, 1, 1], [0, 1, 1]]
+    oracle_scores(tiny, *([one] for one in found), target_day=2)
+    with pytest.raises(ValueError, match="a repeat within a session"):
+        oracle_scores(tiny, [items], [sessions], [days], target_day=2)
 
 
 @cache
