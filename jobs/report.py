@@ -90,7 +90,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     return command(
         "report", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
-        with_arguments=lambda config, arguments: _run_and_tell(config, arguments.status),
+        with_arguments=lambda config, arguments: _run_and_tell(config, arguments.status), in_use=True,
     )  # fmt: skip
 
 

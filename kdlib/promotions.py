@@ -141,7 +141,10 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
     earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
     if not earlier:
         known = ", ".join(sorted({night.ds for night in history(root)})) or "none"
-        raise InputError(f"{ds} was never promoted under {root}; nights to roll back to: {known}")
+        raise InputError(
+            f"{ds} was never promoted under {root}; nights to roll back to: {known}. One that was made but not promoted comes"
+            " into use by a rollback to a night before it, and `distilrec promote` for it"
+        )
     last = earlier[-1]
     with _one_at_a_time(root):
         return _switch(root, ds, "rollback", last.versions, last.forced, reason)
