@@ -46,7 +46,7 @@ def say(text: str = "") -> None:
 def _with_config(text: str) -> str:
     """With `--config` in the commands that a text gives, unless it is the usual one: as they stand they can be run."""
     words = "" if _config == _USUAL_CONFIG else f" --config {shlex.quote(_config)}"
-    return _HINT.sub(rf"`distilrec \g<1>{words}", text) if words else text
+    return _HINT.sub(lambda hint: hint[0] + words, text) if words else text
 
 
 def safe(text: str) -> str:
@@ -163,10 +163,10 @@ def command(
         how, status = ("stopped by SIGTERM", 143) if stopped else ("interrupted", 130)
         print(f"distilrec: {how}; nothing half-published, run the same command again to go on", file=sys.stderr)
         return status
-    except BrokenPipeError:  # `| head`: who reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except Exception as error:
+        if reads_only and isinstance(error, BrokenPipeError):  # `| head`: who reads has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
         if log is not None and _log_traceback(log):
             print(
                 f"distilrec: {stage} failed: {type(error).__name__}: {one_line(error)}\nfull text: {log}",

@@ -56,10 +56,8 @@ def rank_targets(
         markov = ray.put(count_transitions(parquet_files(source.histories), training_counts(source)))
         settings = config.training
         parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
-        actors, room = (
-            min(settings.workers, len(parts)),
-            {"cpus": settings.cpus_per_worker, "gpus": settings.gpus_per_worker},
-        )
+        actors = min(settings.workers, len(parts))
+        room = {"cpus": settings.cpus_per_worker, "gpus": settings.gpus_per_worker}
         check_room(config, "training.workers", actors, **room)
         batches = (
             ray.data.from_arrow(parts)

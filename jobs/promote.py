@@ -16,8 +16,8 @@ from kdlib.promotions import Promotion
 
 def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
     """Promote the run's date, unless a later night is in use (a backfill does not take the shop back in time), or a rollback
-    has withdrawn just these tables (a rerun does not undo it). Returns None where the night stays out of use; what is in use
-    is delivered even so, if it has not been.
+    has withdrawn just these tables (a rerun does not undo it; what is in use is delivered, if the rollback could not). Returns
+    None where the night stays out of use.
 
     Raises:
       ConfigError: `delivery` names a place that nothing can be delivered to.
@@ -34,7 +34,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
         check_made_from(config, table, MADE[table], found)
     root, day = config.root, config.day
     if _later_in_use(config, promotions.current(root)):
-        return _deliver(config)
+        return None
     # not the gates and metrics: these differ by which nights are in use
     served = {name: found[name] for name in (*promotions.LINKED, *promotions.SEARCH) if name in found}
     if withdrawn := promotions.last_use(root, day, served)[1]:
@@ -43,7 +43,8 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
             f"promote: {day} stays out of use, a rollback to {withdrawn.ds}{why} has withdrawn just these tables: `distilrec"
             f" rollback --to {day}` puts them in use again; made anew from other input, settings or code they are promoted"
         )
-        return _deliver(config)
+        _deliver(config)
+        return None
     forced = []
     if config.input.has_events:
         judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
@@ -51,7 +52,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
         reason = reason or publish.manifest_of(root, "gates", day).details.get("reason", "")
     promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
     if _later_in_use(config, promoted):  # since this moment
-        return _deliver(config)
+        return None
     table = "recommendations" if config.input.has_events else "search_rankings"
     say(f"promote: {day} is in use: {root / promotions.LINK / table}")
     try:

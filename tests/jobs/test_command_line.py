@@ -15,7 +15,7 @@ import yaml
 
 from jobs import train_teacher, train_text_encoder
 from jobs.__main__ import JOBS, main
-from jobs._console import command, in_utf8
+from jobs._console import command, in_utf8, say
 from jobs._ray import own_signal_handlers
 from jobs.cache_teacher import teacher_folders
 from kdlib import publish, tables
@@ -28,6 +28,7 @@ DS = "2026-11-22"
 
 
 def _config(folder: Path, **more: object) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "run.yaml"
     document = {"name": "broken", "ds": DS, "output_dir": str(folder / "output"), "input": {"simulate": {}}}
     path.write_text(yaml.safe_dump(document | more))
@@ -218,6 +219,35 @@ sys.exit(_console.command("evaluate", run, ["--config", sys.argv[1]], descriptio
     assert "a line\n" in done.stdout
     assert done.stderr.splitlines()[0] == "Traceback (most recent call last):"
     assert done.stderr.splitlines()[-1] == "RuntimeError: no more"
+
+
+@pytest.mark.parametrize(("reads_only", "status"), [(True, 0), (False, 1)])
+def test_a_reader_that_has_enough_ends_what_only_prints(tmp_path: Path, reads_only: bool, status: int) -> None:
+    """`distilrec show | head` ends well; a night whose pipe to a worker broke has failed."""
+
+    def run(config: RunConfig, arguments: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    kept = os.dup(1)
+    try:
+        words = ["--config", str(_config(tmp_path))]
+        found = command("show", print, words, description="", with_arguments=run, reads_only=reads_only)
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert found == status
+
+
+def test_hints_name_this_run_s_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command without it would be about another shop; one that has it, and other commands' hints, stay."""
+
+    def run(config: RunConfig, arguments: object) -> None:
+        say("try `distilrec show --user 7` or `distilrec promote --config x`, or `distilrec status`")
+
+    path = _config(tmp_path / "a b")
+    assert command("show", print, ["--config", str(path)], description="", with_arguments=run, reads_only=True) == 0
+    told = f"try `distilrec show --config '{path}' --user 7` or `distilrec promote --config x`, or `distilrec status`\n"
+    assert capsys.readouterr().out == told
 
 
 def test_under_another_encoding_a_command_begins_again_in_utf8(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ def test_a_night_of_repeats_fails_the_gate_of_the_test_users(tmp_path: Path, mon
     import ray.data
 
     monkeypatch.setattr(_ranks, "start_ray", lambda _: nullcontext())
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 9.0})
     monkeypatch.setattr(ray, "put", lambda one: one)
     monkeypatch.setattr(ray.data, "from_arrow", lambda _: Nothing())
     monkeypatch.setattr(ray.data, "ActorPoolStrategy", lambda **_: None)
