@@ -863,7 +863,8 @@ def load_config(
     try:
         return RunConfig.model_validate(expanded(data) if expand else data)
     except ValidationError as error:
-        where = f"the run config {path}" if ds is None else f"the run config {path} with --ds {ds}"
+        given = ds is not None and error.errors()[0]["loc"] == ("ds",)
+        where = "--ds" if given else f"the run config {path}"
         raise ConfigError(f"{where} is wrong: {first_fault(error)}") from None
 
 

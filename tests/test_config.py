@@ -218,7 +218,7 @@ def test_the_day_comes_from_the_flag_before_the_file(load):
     assert load(SMALLEST + "ds: 2026-11-22\n", ds="2026-11-23").ds == date(2026, 11, 23)
     with pytest.raises(ConfigError, match="no date: give --ds YYYY-MM-DD or set ds"):
         _ = load(SMALLEST).day
-    with pytest.raises(ConfigError, match=r"ds: .*found 'soon'"):
+    with pytest.raises(ConfigError, match=r"--ds is wrong: ds: .*found 'soon'"):
         load(SMALLEST, ds="soon")
 
 
