@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from jobs._console import progress, say
 from jobs._published import parquet_files
-from jobs._ray import check_room, cluster_address, own_signal_handlers, read_parquet, start_ray
+from jobs._ray import check_workers_room, cluster_address, own_signal_handlers, read_parquet, start_ray
 from jobs._step import code_version, up_to_date
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -230,9 +230,7 @@ def run_workers(
     from jobs._local_training import LocalTrainer, LoopbackConfig
 
     settings, home = config.training, config.root / publish.CHECKPOINTS
-    check_room(
-        config, "training.workers", settings.workers, cpus=settings.cpus_per_worker, gpus=settings.gpus_per_worker
-    )
+    check_workers_room(config, settings.workers)
     local = cluster_address(config) is None
     make_torch_config = LoopbackConfig if local else TorchConfig
     home.mkdir(parents=True, exist_ok=True)

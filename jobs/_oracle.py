@@ -39,12 +39,10 @@ def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) ->
         steps = []
         for row in which:
             prefix = slice(offsets[row], offsets[row] + position[row])
-            items = rows.items[rows.offsets[row] : rows.offsets[row + 1]]
+            items = numbers_V[rows.items[rows.offsets[row] : rows.offsets[row + 1]]]
             steps.append(_without_repeats(items, sessions[prefix], days[prefix]))
         items, in_sessions, on_days = zip(*steps, strict=True)
-        scores = oracle_scores(world, [numbers_V[one] for one in items], in_sessions, on_days, target_day=int(day))[
-            :, numbers_V
-        ]
+        scores = oracle_scores(world, items, in_sessions, on_days, target_day=int(day))[:, numbers_V]
         part = _subset(rows, which)
         ranks[which] = ranks_of_scores(
             lambda batch, s=scores: torch.from_numpy(s[batch]),

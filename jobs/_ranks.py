@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._published import Features, parquet_files
-from jobs._ray import check_room, start_ray
+from jobs._ray import check_workers_room, start_ray
 from kdlib.config import RunConfig
 from kdlib.data.windows import read_evaluation_histories
 from kdlib.errors import InputError
@@ -57,8 +57,7 @@ def rank_targets(
         settings = config.training
         parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
         actors = min(settings.workers, len(parts))
-        room = {"cpus": settings.cpus_per_worker, "gpus": settings.gpus_per_worker}
-        check_room(config, "training.workers", actors, **room)
+        check_workers_room(config, actors)
         batches = (
             ray.data.from_arrow(parts)
             .map_batches(

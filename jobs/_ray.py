@@ -145,6 +145,12 @@ def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1,
             )
 
 
+def check_workers_room(config: RunConfig, number: int) -> None:
+    """`check_room` for so many processes of the size of a training worker."""
+    how = config.training
+    check_room(config, "training.workers", number, cpus=how.cpus_per_worker, gpus=how.gpus_per_worker)
+
+
 @contextmanager
 def own_signal_handlers() -> Iterator[None]:
     """Ray takes Ctrl-C and SIGTERM over, and would end the process without a word: what was set before holds again afterwards."""

@@ -12,7 +12,7 @@ import torch
 
 from jobs._engine import scoring_dtype
 from jobs._published import parquet_files
-from jobs._ray import check_room
+from jobs._ray import check_workers_room
 from kdlib import publish
 from kdlib.config import RunConfig, SearchConfig
 from kdlib.errors import ConfigError, InputError
@@ -62,8 +62,7 @@ def encoded(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int)
     import ray.data
 
     settings, training = search_settings(config).text, config.training
-    room = {"cpus": training.cpus_per_worker, "gpus": training.gpus_per_worker}
-    check_room(config, "training.workers", training.workers, **room)
+    check_workers_room(config, training.workers)
     table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
     device = torch.device("cuda" if training.gpus_per_worker else "cpu")
     place = from_anywhere(settings.encoder) if settings.adapt is None else str(encoder)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs._published import Features, parquet_files
-from jobs._ray import check_room, start_ray
+from jobs._ray import check_workers_room, start_ray
 from jobs._shards import write_by_shards
 from kdlib import publish
 from kdlib.config import RunConfig
@@ -68,8 +68,7 @@ def write_targets(
         from kdlib.teachers.targets import TargetWriter
 
         settings, how = config.training, config.distillation
-        room = {"cpus": settings.cpus_per_worker, "gpus": settings.gpus_per_worker}
-        check_room(config, "training.workers", settings.workers, **room)
+        check_workers_room(config, settings.workers)
         names = [[str(folder) for folder in of_teacher] for of_teacher in folders]
         writer, options = TargetWriter, {"folders": [folder for of_teacher in names for folder in of_teacher]}
         if how.targets == "sampled":
@@ -114,7 +113,7 @@ def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Jud
         from kdlib.teachers.ensembles import choose_weights, judge_teachers, mixture_weights
 
         settings, how = config.training, config.distillation.weights
-        check_room(config, "training.workers", 1, cpus=settings.cpus_per_worker, gpus=settings.gpus_per_worker)
+        check_workers_room(config, 1)
         task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)
         arguments = [[str(folder) for folder in of_teacher] for of_teacher in folders], histories
         trained_NR, held_out_NR = ray.get(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs._published import Features, parquet_files
-from jobs._ray import check_room, read_parquet
+from jobs._ray import check_workers_room, read_parquet
 from jobs._step import run_step
 from kdlib.config import RunConfig, TextConfig
 from kdlib.publish import current, fingerprint_of, read_manifest
@@ -26,7 +26,7 @@ def title_vectors(config: RunConfig, source: Features, text: TextConfig) -> tupl
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         how = config.training
-        check_room(config, "training.workers", how.workers, cpus=how.cpus_per_worker, gpus=how.gpus_per_worker)
+        check_workers_room(config, how.workers)
         (
             items.repartition(4 * config.training.workers)
             .map_batches(

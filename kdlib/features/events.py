@@ -21,7 +21,7 @@ from typing import Literal
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, StringType, StructType, TimestampNTZType, TimestampType
+from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
 
 from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import InputError
@@ -30,7 +30,7 @@ from kdlib.features.privacy import with_pseudonyms
 from kdlib.features.read import (
     CORRUPT,
     FILE,
-    NUMBER,
+    WRITTEN,
     quoted,
     read_csv,
     read_jsonl,
@@ -157,13 +157,16 @@ def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, C
     """
     broken = [F.coalesce(F.contains(mapped_text(name), F.lit(MENDED)), F.lit(False)) for name in ids if name]
     corrupt = reduce(or_, broken, F.col(CORRUPT).isNotNull())
-    as_json = F.to_json(fields, {"ignoreNullFields": "false"})
-    return corrupt, F.when(corrupt, F.coalesce(F.col(CORRUPT), as_json))
+    return corrupt, F.when(corrupt, F.coalesce(F.col(CORRUPT), _as_json(fields)))
 
 
 def raw_text() -> Column:
     """A row as the quarantine shows it, in UTF-8: the line of a corrupt one, else the mapped columns as JSON."""
-    return F.make_valid_utf8(F.coalesce("line", F.to_json("fields", {"ignoreNullFields": "false"})))
+    return F.make_valid_utf8(F.coalesce(F.col("line"), _as_json(F.col("fields"))))
+
+
+def _as_json(fields: Column) -> Column:
+    return F.to_json(fields, {"ignoreNullFields": "false"})
 
 
 def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) -> dict[str, str]:
@@ -245,11 +248,11 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         type_ = schema[time.column].dataType
         if isinstance(type_, TimestampType | TimestampNTZType | DateType):
             return column.isNotNull(), column.cast("timestamp")
-        number = schema[time.column].metadata.get(NUMBER)
-        if number or not isinstance(type_, StringType):
+        written = schema[time.column].metadata.get(WRITTEN, type_.simpleString())
+        if written != "string":
             raise InputError(
                 f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
-                f"{number or type_.simpleString()}; set time.format to epoch_seconds or epoch_millis"
+                f"{written}; set time.format to epoch_seconds or epoch_millis"
             )
         text = mapped_text(time.column)
         # Spark would also take `2017` and `12:30`, the latter for a time of today

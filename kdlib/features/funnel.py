@@ -36,15 +36,13 @@ def count_outcomes(
     """
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
     of_the_day = F.count_if(F.col("event_time") >= day_start(last_day))
-    from_earlier = F.count_if(F.col("file") == (carried or ""))
+    handed_on = F.col("file") == (carried or "")
     tomorrow, far = (day_start(last_day + timedelta(days=days)) for days in (1, _CLOCK_IS_WRONG))
-    later = F.count_if((F.col("event_time") >= tomorrow) & (F.col("event_time") < far) & F.col("arrived").isNull())
-    other = later
+    other = (F.col("event_time") >= tomorrow) & (F.col("event_time") < far) & F.col("arrived").isNull()
     if period_start is not None:
-        first, far = (day_start(period_start - timedelta(days=days)) for days in (0, _CLOCK_IS_WRONG))
-        before = (F.col("event_time") >= far) & (F.col("event_time") < first)
-        other += F.count_if(before & (F.col("file") != (carried or "")))
-    counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, from_earlier, other)
+        begin, long_ago = (day_start(period_start - timedelta(days=days)) for days in (0, _CLOCK_IS_WRONG))
+        other |= (F.col("event_time") >= long_ago) & (F.col("event_time") < begin) & ~handed_on
+    counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, F.count_if(handed_on), F.count_if(other))
     rows = {row[0]: row for row in counts.collect()}
     if not rows:
         raise InputError(f"{path} has no rows: is it the right file, and did the export run?")

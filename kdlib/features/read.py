@@ -39,8 +39,8 @@ from kdlib.errors import InputError
 
 CORRUPT = "_corrupt_record"
 """The text of a line that does not parse; null in a good row."""
-NUMBER = "number"
-"""In the metadata of a column of text that was made of numbers with a fraction: their type."""
+WRITTEN = "written"
+"""In the metadata of a column of a Parquet file: the type that it has there; `_value` makes text of some."""
 FILE = "_input_file"
 """The file that a row came from."""
 
@@ -91,11 +91,10 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str]) -> D
     nanoseconds = set()
     if spark.conf.get(_NANOSECONDS_AS_NUMBERS, "false") == "true":
         nanoseconds = _nanosecond_columns(rows, columns, path=path)
-    types = {
-        name: {NUMBER: rows.schema[name].dataType.simpleString()} for name in columns if _is_number(rows.schema[name])
-    }
     values = [
-        _value(rows.schema[name], nanoseconds=name in nanoseconds).alias(name, metadata=types.get(name, {}))
+        _value(rows.schema[name], nanoseconds=name in nanoseconds).alias(
+            name, metadata={WRITTEN: rows.schema[name].dataType.simpleString()}
+        )
         for name in columns
     ]
     return rows.select(*values, F.lit(None).cast("string").alias(CORRUPT), _file(rows))
@@ -346,10 +345,6 @@ def _nanoseconds_of(file: str) -> set[str]:
         raise InputError(f"cannot read {file}: {error}. Is it whole? Replace it or take it out of the input") from None
     fields = [schema.column(place) for place in range(len(schema))]
     return {one.path for one in fields if one.physical_type == "INT64" and "=nanoseconds" in str(one.logical_type)}
-
-
-def _is_number(field: StructField) -> bool:
-    return isinstance(field.dataType, FloatType | DoubleType | DecimalType)
 
 
 def _value(field: StructField, *, nanoseconds: bool) -> Column:

@@ -80,7 +80,8 @@ def read_searches(
     if hide_queries:
         hidden = F.when(mapped_text(searches.query).isNotNull(), "hidden").alias(searches.query)
         fields = [hidden if name == searches.query else F.col(quoted(name)) for name in columns]
-    corrupt, line = judged_line(F.struct(*fields), ids=[searches.user, searches.item])
+    shown = F.struct(*fields)
+    corrupt, line = judged_line(shown, ids=[searches.user, searches.item])
     events = rows.select(
         corrupt.alias("corrupt"),
         mapped_text(searches.user).alias("user_id"),
@@ -92,7 +93,7 @@ def read_searches(
         given.alias("time_given"),
         at.alias("event_time"),
         line.alias("line"),
-        F.struct(*fields).alias("fields"),
+        shown.alias("fields"),
         F.col(FILE).alias("file"),
     )
     if key is not None:

@@ -387,8 +387,9 @@ def test_old_nights_go_also_where_the_new_one_cannot_be_delivered(config, last_s
     assert not list((config.parent / "out" / "_versions" / "recommendations").glob(f"ds={DAYS[0]}*"))
 
 
-def test_a_rollback_that_others_do_not_get_to_read_is_told(config, last_steps, capfd):
-    """Status 74 of the withdrawn night, which they still read, until `deliver` ends it."""
+@pytest.fixture
+def unread_rollback(config, last_steps, capfd):
+    """Two good nights, and a rollback to the first that the place has not taken; returns what mends the place."""
     pointer = config.parent / "there" / delivery.POINTER
     for ds in DAYS[:2]:
         put_night(config, ds)
@@ -397,22 +398,21 @@ def test_a_rollback_that_others_do_not_get_to_read_is_told(config, last_steps, c
     pointer.write_text("{}")
     assert run(rollback, config, "--to", DAYS[0]) == 74
     assert of_telemetry(config) == (DAYS[1], 74)
-    pointer.write_text(before)
+    return lambda: pointer.write_text(before)
+
+
+def test_a_rollback_that_others_do_not_get_to_read_is_told(config, unread_rollback):
+    """Status 74 of the withdrawn night, which they still read, until `deliver` ends it."""
+    unread_rollback()  # the place can be reached again
     assert run(deliver, config) == 0
     assert of_telemetry(config) == (DAYS[1], 0)
 
 
-def test_the_second_attempt_of_a_withdrawn_night_delivers_what_is_in_use(config, last_steps, capfd):
+def test_the_second_attempt_of_a_withdrawn_night_delivers_what_is_in_use(config, last_steps, unread_rollback):
     """Else its status 0 would hide that others still read the withdrawn night."""
-    pointer = config.parent / "there" / delivery.POINTER
-    for ds in DAYS[:2]:
-        put_night(config, ds)
-        assert last_steps(ds) == 0, capfd.readouterr().err
-    before = pointer.read_text()
-    pointer.write_text("{}")
-    assert run(rollback, config, "--to", DAYS[0]) == last_steps(DAYS[1]) == 74
+    assert last_steps(DAYS[1]) == 74
     assert of_telemetry(config) == (DAYS[1], 74)
-    pointer.write_text(before)
+    unread_rollback()  # the place can be reached again
     assert last_steps(DAYS[1]) == 0
     there = delivery.delivered(f"file://{config.parent}/there")
     assert there is not None

@@ -77,7 +77,7 @@ def test_checkpoints_that_cannot_be_read_are_given_up(tmp_path: Path, monkeypatc
                 raise RuntimeError("cut off")
 
     monkeypatch.setattr("jobs._local_training.LocalTrainer", Trainer)
-    monkeypatch.setattr("jobs._fit.check_room", lambda *_, **__: None)
+    monkeypatch.setattr("jobs._fit.check_workers_room", lambda *_, **__: None)
     config = _config(str(tmp_path))
     broken = tmp_path / "_checkpoints" / "n.distill.ds=2026-11-22.a"
     broken.mkdir(parents=True)
