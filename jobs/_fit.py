@@ -48,6 +48,8 @@ class TrainingRun:
     """How many nights in a row have gone on from a model trained from nothing."""
     cached: list[tuple[str, float]] = field(default_factory=list)
     """Offline: (model folder, weight) of the teachers whose hidden states, or draws, come with the data."""
+    item_start: str = "random"
+    """What the item table starts from: `random` or `teachers` (`DistillationConfig.item_start`)."""
     targets: str = "hidden"
     """What comes with the data: `hidden` or `sampled` (`DistillationConfig.targets`)."""
     kl_weight: float = 0.0

@@ -1,73 +1,120 @@
-"""Ranks under the simulator's true model: the best that anyone can reach on the simulated clickstream."""
+"""What the simulator's true model says of each user's next item: the judge of all lists, and the best that anyone can reach."""
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from jobs.simulate_events import plan_of
-from kdlib.config import RunConfig
-from kdlib.data.windows import evaluation_rows, ragged
-from kdlib.inference.ranks import ranks_of_scores
-from kdlib.simulation.oracle import oracle_scores
+from kdlib.config import EVENT_TYPES, RunConfig
+from kdlib.data.windows import EvaluationRows, Marks, ragged
+from kdlib.inference.ranks import target_ranks
+from kdlib.simulation.oracle import Oracle
+from kdlib.simulation.steps import BOUGHT, CARTED, VIEWED
+
+BEST = "best_reachable"
+USERS = 1024
+"""Users whose probabilities of all items are held at once."""
+_OUTCOMES = np.array([{"cart": CARTED, "purchase": BOUGHT}.get(name, VIEWED) for name in EVENT_TYPES])
 
 
-def oracle_ranks(config: RunConfig, histories: pa.Table, item_ids: list[str]) -> np.ndarray:
-    """The rank of each test target under the exact predictive distribution, int64 [rows].
+class Truth(NamedTuple):
+    """By the true model."""
+
+    ranks: np.ndarray
+    """int64 [rows]: of each target; −1 where a row has none."""
+    probabilities: dict[str, np.ndarray]
+    """Model → float64 [rows, top]: of each item of its lists; `best_reachable` has the best lists of all."""
+
+
+def knows_the_truth(config: RunConfig) -> bool:
+    """Whether the true model sees what the models see: simulated events, split by time, every item in the vocabulary."""
+    features = config.features
+    return config.input.simulate is not None and features.split.kind == "time" and features.max_items is None
+
+
+def truth_of(
+    config: RunConfig,
+    histories: pa.Table,
+    item_ids: list[str],
+    rows: EvaluationRows,
+    lists: Mapping[str, np.ndarray],
+    *,
+    top: int,
+) -> Truth:
+    """Judge lists by the probability of each user's next item: the first of a session on the day of its test item, for
+    users without one on the first day of the test.
 
     Args:
-      config: a run config that simulates, with a time split.
-      histories: rows of `tables.HISTORIES` in the order of evaluation.
+      config: a run config of which the truth is known.
+      histories: rows of `tables.HISTORIES`.
       item_ids: the vocabulary in index order.
+      rows: made of the histories with marks, for everyone.
+      lists: model → int64 item indices [rows, top], −1 where a list has ended.
+      top: length of the best lists.
     """
     plan = plan_of(config)
     world = plan.world()
     numbers_V = np.array([world.number_of(item_id) for item_id in item_ids])
-    rows = evaluation_rows(histories, position_column="test_position")
-    users = {user: row for row, user in enumerate(histories["user_id"].to_pylist())}
-    kept = histories.take(pa.array([users[user] for user in rows.user_ids], pa.int64()))
     start = np.datetime64(datetime.combine(plan.first_day, datetime.min.time()))
-    times, offsets = ragged(kept["event_times"])
-    days = (times.astype("datetime64[us]") - start) // np.timedelta64(1, "D")
-    sessions, _ = ragged(kept["session_numbers"])
-    position = kept["test_position"].to_numpy()
-    target_days = days[offsets[:-1] + position]
-    ranks = np.empty(len(rows), np.int64)
-    for day in np.unique(target_days):
-        which = np.flatnonzero(target_days == day)
-        steps = []
-        for row in which:
-            prefix = slice(offsets[row], offsets[row] + position[row])
-            items = numbers_V[rows.items[rows.offsets[row] : rows.offsets[row + 1]]]
-            steps.append(_without_repeats(items, sessions[prefix], days[prefix]))
-        items, in_sessions, on_days = zip(*steps, strict=True)
-        scores = oracle_scores(world, items, in_sessions, on_days, target_day=int(day))[:, numbers_V]
-        part = _subset(rows, which)
-        ranks[which] = ranks_of_scores(
-            lambda batch, s=scores: torch.from_numpy(s[batch]),
-            part,
-            num_items=scores.shape[1],
-            device=torch.device("cpu"),
-        ).ranks
-    return ranks
+    days_U = _target_days(config, histories, rows, start)
+    assert rows.marks is not None
+    marks_days = _days(rows.marks.event_times, start)
+    ranks = np.full(len(rows), -1)
+    found = {name: np.zeros(of_model.shape) for name, of_model in lists.items()} | {BEST: np.zeros((len(rows), top))}
+    for day in np.unique(days_U).tolist():
+        oracle = Oracle(world, target_day=day)
+        users = np.flatnonzero(days_U == day)
+        for which in np.split(users, range(USERS, len(users), USERS)):
+            steps = [_steps(rows, marks_days, numbers_V, row) for row in which]
+            scores_BV = oracle.scores(*zip(*steps, strict=True))[:, numbers_V]
+            for name, of_model in lists.items():
+                chosen = of_model[which]
+                probabilities = np.take_along_axis(scores_BV, chosen.clip(0), axis=1)
+                found[name][which] = np.where(chosen < 0, 0.0, probabilities)
+            unseen_BV = torch.from_numpy(scores_BV)
+            seen = [rows.items[rows.offsets[row] : rows.offsets[row + 1]] for row in which]
+            ranks_B = target_ranks(
+                unseen_BV,
+                torch.from_numpy(rows.targets[which].clip(0)),
+                seen_rows=torch.from_numpy(np.repeat(np.arange(len(which)), [len(one) for one in seen])),
+                seen_items=torch.from_numpy(np.concatenate(seen)),
+            )
+            ranks[which] = np.where(rows.targets[which] < 0, -1, ranks_B.numpy())
+            found[BEST][which] = unseen_BV.topk(top, dim=1).values.clamp(min=0).numpy()
+    return Truth(ranks, found)
 
 
-def _without_repeats(items: np.ndarray, sessions: np.ndarray, days: np.ndarray) -> list[np.ndarray]:
-    """The simulator repeats no item directly within a session; histories may, over midnight or where items are left out."""
-    new = np.ones(len(items), bool)
-    new[1:] = (items[1:] != items[:-1]) | (sessions[1:] != sessions[:-1])
-    return [items[new], sessions[new], days[new]]
+def _days(times: np.ndarray, start: np.datetime64) -> np.ndarray:
+    return (times.astype("datetime64[us]") - start) // np.timedelta64(1, "D")
 
 
-def _subset(rows, which):
-    from dataclasses import replace
+def _target_days(config: RunConfig, histories: pa.Table, rows: EvaluationRows, start: np.datetime64) -> np.ndarray:
+    """int64 [rows]: day of the period of each row's test item, else the test's first day."""
+    assert config.ds is not None
+    first = config.ds - timedelta(days=config.features.split.test_days - 1)
+    times, offsets = ragged(histories["event_times"])
+    days = np.full(len(histories), int(_days(np.array([first], "datetime64[D]"), start)[0]))
+    tested = histories["test_position"].is_valid().to_numpy()
+    position = histories["test_position"].drop_null().to_numpy()
+    days[tested] = _days(times[offsets[:-1][tested] + position], start)
+    place = {user: row for row, user in enumerate(histories["user_id"].to_pylist())}
+    return days[[place[user] for user in rows.user_ids.tolist()]]
 
-    from kdlib.data.windows import take_slices
 
-    lengths = np.diff(rows.offsets)[which]
-    flat = take_slices(rows.offsets[which], lengths)
-    return replace(
-        rows, user_ids=rows.user_ids[which], items=rows.items[flat], context=rows.context[flat],
-        offsets=np.concatenate(([0], np.cumsum(lengths))), targets=rows.targets[which],
-    )  # fmt: skip
+def _steps(rows: EvaluationRows, marks_days: np.ndarray, numbers_V: np.ndarray, row: int) -> list[np.ndarray]:
+    """A row's history as the oracle takes it.
+
+    The simulator repeats no item directly within a session, but histories may, after midnight: such steps are one.
+    """
+    part = slice(rows.offsets[row], rows.offsets[row + 1])
+    marks = rows.marks
+    assert isinstance(marks, Marks)
+    items, sessions = numbers_V[rows.items[part]], marks.sessions[part]
+    first = np.ones(len(items), bool)
+    first[1:] = (items[1:] != items[:-1]) | (sessions[1:] != sessions[:-1])
+    strongest = np.maximum.reduceat(_OUTCOMES[marks.event_types[part]], np.flatnonzero(first))
+    return [items[first], strongest, sessions[first], marks_days[part][first]]

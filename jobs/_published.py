@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from kdlib import publish
 from kdlib.config import RunConfig
 from kdlib.errors import ConfigError, InputError
-from kdlib.metrics.table import format_metrics
+from kdlib.metrics.table import format_distillation, format_metrics
 from kdlib.models.files import FACTS
 from kdlib.models.vocabulary import vocabulary_hash
 
@@ -117,13 +117,31 @@ def describe_models(config: RunConfig, names: Sequence[str]) -> str:
 
 
 def quality_table(config: RunConfig) -> str:
-    """The published metrics as text."""
+    """The published metrics as text: first what distillation is worth, where there is a control, then all models."""
     manifest = publish.read_manifest(config.root, "metrics", config.day)
     assert manifest is not None
-    return (
-        f"quality   {manifest.details['users']:,} test users, all items ranked"
-        f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)\n"
-    ) + format_metrics(pq.read_table(publish.current(config.root, "metrics", config.day)), k=config.evaluation.judged_k)
+    metrics, k = pq.read_table(publish.current(config.root, "metrics", config.day)), config.evaluation.judged_k
+    teacher = config.teachers[0].name if len(config.teachers) == 1 else "ensemble"
+    teachers = [name for one in config.teachers for name in one.models]
+    sizes = {
+        name: _parameters(config, f"models/{name}")
+        for name in ("student", *(["control"] if config.evaluation.control else []))
+    }
+    sizes[teacher] = sum(_parameters(config, name) for name in teachers)
+    return "\n".join(
+        part
+        for part in (
+            format_distillation(metrics, sizes, teacher=teacher, k=k),
+            f"quality   {manifest.details['users']:,} test users, one next item each, all items ranked"
+            f" ({manifest.details['repeats_left_out']:,} left out: their next item was not new to them)",
+            format_metrics(metrics, k=k),
+        )
+        if part
+    )
+
+
+def _parameters(config: RunConfig, model: str) -> int:
+    return json.loads((publish.current(config.root, model, config.day) / FACTS).read_text())["parameters"]
 
 
 def parquet_files(folder: Path) -> list[str]:

@@ -9,26 +9,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._arms import model_facts
+from jobs._oracle import BEST, knows_the_truth, truth_of
 from jobs._published import Features
 from jobs._ranks import histories_to_test, rank_targets, training_counts
 from jobs._selection import read_selection
 from jobs._step import run_step
 from kdlib import publish
 from kdlib.benchmark_config import Benchmark
-from kdlib.data.windows import evaluation_rows
+from kdlib.config import RunConfig
+from kdlib.data.windows import evaluation_rows, list_matrix
 from kdlib.errors import InputError
 from kdlib.inference.speed import users_per_second
 from kdlib.metrics.comparison import (
     TEACHER,
+    K,
     bucketed_ndcg,
     compare,
     history_buckets,
     new_item_recall,
     popularity_buckets,
+    realised,
 )
+from kdlib.metrics.expected import PREFIX, expected_metrics
 from kdlib.metrics.ranking import hit_rate, ndcg
 from kdlib.models.files import serves
 from kdlib.publish import Manifest
+
+EXPECTED = {f"{PREFIX}ndcg@{K}": "expected_ndcg", f"{PREFIX}hr@{K}": "expected_hr"}
+"""Metric → prefix of its columns in the table of ranks."""
 
 
 def rank_selected(benchmark: Benchmark, source: Features, selection: Manifest) -> Manifest:
@@ -41,20 +49,27 @@ def rank_selected(benchmark: Benchmark, source: Features, selection: Manifest) -
         teachers = {f"teacher/{name}": entry["folder"] for name, entry in chosen["teachers"].items()}
         compared = {label: [(folder, 1.0)] for label, folder in (students | teachers).items()}
         compared[TEACHER] = [(entry["folder"], entry["weight"]) for entry in chosen["teachers"].values()]
-        histories = histories_to_test(config, source)
-        found = rank_targets(config, source, histories, compared, top=0)
-        rows = evaluation_rows(histories, position_column="test_position")
+        everyone = knows_the_truth(config)
+        histories = histories_to_test(config, source, everyone=everyone)
+        found = rank_targets(config, source, histories, compared, top=K if everyone else 0, everyone=everyone)
+        rows = evaluation_rows(histories, position_column="test_position", with_marks=everyone, everyone=everyone)
         assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
-        table_of_ranks = pa.table(
-            {"user_id": found["user_id"], "target": rows.targets, "length": np.diff(rows.offsets)}
-            | {name: found[name] for name in found.column_names if name.startswith("rank/")}
-        )
-        pq.write_table(table_of_ranks, staging[table] / "part-00000.parquet")
+        columns = {"user_id": found["user_id"], "target": rows.targets, "length": np.diff(rows.offsets)}
+        columns |= {f"rank/{name}": found[f"rank/{name}"] for name in _named(found, "rank/")}
+        if everyone:
+            lists = {name: list_matrix(found[f"top/{name}"]) for name in _named(found, "top/")}
+            truth = truth_of(config, histories, source.item_ids(), rows, lists, top=K)
+            columns[f"rank/{BEST}"] = truth.ranks
+            for name, probabilities in truth.probabilities.items():
+                expected = expected_metrics(probabilities, (K,))
+                columns |= {f"{column}/{name}": expected[metric] for metric, column in EXPECTED.items()}
+        pq.write_table(pa.table(columns), staging[table] / "part-00000.parquet")
         one_each = {entry["arm"]: entry["folder"] for entry in reversed(chosen["students"].values())} | {
             name: folder for name, folder in teachers.items() if serves(Path(folder))
         }
         speed = users_per_second(one_each, rows, users=benchmark.config.speed_users, k=config.recommend.k)
-        return {table: {"users": len(rows), "repeats_left_out": rows.repeats, "users_per_second": speed}}
+        judged = int((rows.targets >= 0).sum())
+        return {table: {"users": judged, "repeats_left_out": rows.repeats, "users_per_second": speed}}
 
     settings = [config.evaluation.max_users, benchmark.config.speed_users, config.recommend.k]
     inputs = source.versions | {"selection": selection.version}
@@ -66,19 +81,34 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     config, main = benchmark.run, benchmark.config.main
     chosen = read_selection(config, benchmark.config.name)
     found = pq.read_table(publish.current(config.root, ranked.table, config.day))
-    per_model = {name: found[f"rank/{name}"].to_numpy() for name in _ranked_names(found)}
+    expected = {
+        column: {name: found[f"{column}/{name}"].to_numpy() for name in _named(found, f"{column}/")}
+        for column in EXPECTED.values()
+    }
+    users_with_truth = len(found)
+    found = found.filter(pa.array(found["target"].to_numpy() >= 0))
+    per_model = {name: found[f"rank/{name}"].to_numpy() for name in _named(found, "rank/")}
     labels: dict[str, list[str]] = {}
     for label, entry in chosen["students"].items():
         labels.setdefault(entry["arm"], []).append(label)
-    groups = {name: [name] for name in ("popularity", "markov")}
+    groups = {name: [name] for name in ("popularity", "markov", BEST) if name in per_model}
     groups |= {"teacher_single": [f"teacher/{name}" for name in chosen["best_teacher_kind"]], TEACHER: [TEACHER]}
-    ranks = {name: np.stack([per_model[one] for one in ones]) for name, ones in (groups | labels).items()}
+    members = (groups | labels).items()
+    ranks = {name: np.stack([per_model[one] for one in ones]) for name, ones in members}
+    values = drawn_values = realised(ranks)
+    if knows_the_truth(config):
+        values = {
+            metric: {name: np.stack([expected[column][one] for one in ones]) for name, ones in members}
+            for metric, column in zip(("ndcg10", "hr10"), EXPECTED.values(), strict=True)
+        }
     arms = benchmark.arms(chosen["search"])
     plain = {name: arm.plain for name, arm in arms.items() if arm.plain in labels}
     taught = [name for name in plain if arms[name].teacher == "ensemble"]
     gaps = {name: "gap_closed" if name == main else f"{name}_gap_closed" for name in taught}
     drawn = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
-    figures, intervals = compare(ranks, plain=plain, gaps=gaps, **drawn)
+    figures, intervals = compare(values, plain=plain, gaps=gaps, **drawn)
+    if values is not drawn_values:
+        figures |= {f"{name}_realised_ndcg10": float(one.mean()) for name, one in drawn_values["ndcg10"].items()}
     by_popularity = popularity_buckets(training_counts(source), found["target"].to_numpy())
     new = new_item_recall(ranks, by_popularity.get("new", np.zeros(len(found), bool)), **drawn)
     figures, intervals = figures | new.means, intervals | new.intervals
@@ -95,7 +125,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
         "target_popularity": by_popularity,
     }
     return {
-        "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a user",
+        "protocol": _protocol(config, users_with_truth),
         "test_users": ranked.details["users"],
         "repeats_left_out": ranked.details["repeats_left_out"],
         "figures": {name: round(value, 5) for name, value in figures.items()} | peers["figures"],
@@ -122,8 +152,16 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     }  # fmt: skip
 
 
-def _ranked_names(found: pa.Table) -> list[str]:
-    return [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
+def _protocol(config: RunConfig, users: int) -> str:
+    """What the figures without another word are."""
+    how = f"{config.features.split.kind} split, all items but the user's history ranked"
+    if knows_the_truth(config):
+        return f"{how}, expected over the true model's next items of {users} users; realised_…: one target a test user"
+    return f"{how}, one target a user"
+
+
+def _named(found: pa.Table, prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in found.column_names if name.startswith(prefix)]
 
 
 def _scores(ranks: np.ndarray, entry: dict[str, Any]) -> dict[str, Any]:

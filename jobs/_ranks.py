@@ -18,12 +18,15 @@ ROWS = 1024
 """Users handed to an actor at once."""
 
 
-def histories_to_test(config: RunConfig, source: Features) -> pa.Table:
-    """The histories with a test item, sorted by user; InputError where there are none."""
+def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = False) -> pa.Table:
+    """The histories with a test item, or all of them, sorted by user; InputError where there is no test item."""
     histories = read_evaluation_histories(
-        parquet_files(source.histories), position_column="test_position", max_users=config.evaluation.max_users
+        parquet_files(source.histories),
+        position_column="test_position",
+        max_users=config.evaluation.max_users,
+        everyone=everyone,
     ).sort_by("user_id")
-    if not len(histories):
+    if histories["test_position"].null_count == len(histories):
         raise InputError(
             f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
             " widen features.split.test_days or take in more events"
@@ -45,8 +48,11 @@ def rank_targets(
     *,
     top: int,
     confidence_k: int = 0,
+    everyone: bool = False,
 ) -> pa.Table:
-    """`kdlib.inference.evaluator` over Ray Data: one row, sorted, a user whose test item is new to it; maybe none."""
+    """`kdlib.inference.evaluator` over Ray Data: a row for each user whose test item is new to it, or for each user with a
+    history; sorted by user, maybe none.
+    """
     with start_ray(config):
         import ray
         import ray.data
@@ -62,7 +68,15 @@ def rank_targets(
             ray.data.from_arrow(parts)
             .map_batches(
                 _Evaluation,
-                fn_constructor_args=(Evaluator, compared, markov, top, confidence_k, settings.threads_per_worker),
+                fn_constructor_args=(
+                    Evaluator,
+                    compared,
+                    markov,
+                    top,
+                    confidence_k,
+                    settings.threads_per_worker,
+                    everyone,
+                ),
                 compute=ray.data.ActorPoolStrategy(size=actors),
                 num_cpus=settings.cpus_per_worker,
                 num_gpus=settings.gpus_per_worker,
@@ -88,12 +102,10 @@ def _no_ranks(models: Collection[str]) -> pa.Table:
 class _Evaluation:
     """Fetches the shared transitions once an actor."""
 
-    def __init__(self, evaluator: Any, models: Any, markov: Any, top: int, confidence_k: int, threads: int) -> None:
+    def __init__(self, evaluator: Any, models: Any, markov: Any, *settings: Any) -> None:
         import ray
 
-        self._evaluate = evaluator(
-            models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, top, confidence_k, threads
-        )
+        self._evaluate = evaluator(models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, *settings)
 
     def __call__(self, histories: pa.Table) -> pa.Table:
         return self._evaluate(histories)

@@ -45,7 +45,9 @@ def title_vectors(config: RunConfig, source: Features, text: TextConfig) -> tupl
             )
             .write_parquet(str(staging[name]))
         )
-        return {name: {"whitening": whiten_files(staging[name], width=text.whiten_width)}} if text.whiten else {}
+        if not text.whiten:
+            return {}
+        return {name: {"whitening": whiten_files(staging[name], width=text.whiten_width, scale=text.scale)}}
 
     run_step(
         config,

@@ -22,10 +22,11 @@ from kdlib.data.folds import training_counts_outside
 from kdlib.data.windows import EvaluationRows, evaluation_rows, ragged, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
-from kdlib.models.files import as_served, is_whole, load_model, save_model
+from kdlib.models.files import as_served, is_whole, load_model, load_predictor, save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.warm import start_from
 from kdlib.teachers.item_codes import read_item_codes
+from kdlib.teachers.item_space import start_item_table
 from kdlib.teachers.text import read_title_vectors
 from kdlib.training.controls import (
     COUNT_FLOOR,
@@ -153,7 +154,10 @@ def _train_one(
     counts_V, in_windows_V = _train_counts(run["statistics"], spec)
     trained_V = torch.from_numpy(in_windows_V > 0)
     student = _build(run["model"] | shape, run["title_vectors"], trained_V, codes=run["codes"])
-    if run["start"] is not None:
+    if run["item_start"] == "teachers":
+        heads, weights = _heads(run, num_items)
+        start_item_table(student, heads, weights, trained_V, seed=run["seed"])
+    if run["start"] is not None:  # an earlier night's weights replace all of that
         start_from(student, load_model(Path(run["start"]))[0])
     teacher = run["teacher"] and _build(run["teacher"] | shape, run["teacher_title_vectors"], trained_V)
     module = NextItemTraining(
@@ -282,16 +286,23 @@ def _build(
 
 def _cached(run: dict[str, Any], num_items: int, device: torch.device) -> CachedTeachers | None:
     """The heads that the cached hidden states belong to, if there are such states."""
-    teachers = run["cached"]
-    if not teachers or run["targets"] == "sampled":
+    if not run["cached"] or run["targets"] == "sampled":
         return None
-    heads = []
-    for folder, _ in teachers:
-        model, facts = load_model(Path(folder))
+    heads, weights = _heads(run, num_items)
+    moved = [(matrix.to(device), None if bias is None else bias.to(device)) for matrix, bias in heads]
+    return CachedTeachers(moved, weights)
+
+
+def _heads(run: dict[str, Any], num_items: int) -> tuple[list[tuple[torch.Tensor, torch.Tensor | None]], list[float]]:
+    """What the finished teachers score items with, and their weights; rules have no item table."""
+    heads, weights = [], []
+    for folder, weight in run["cached"]:
+        model, facts = load_predictor(Path(folder))
         assert facts["num_items"] == num_items, "the job checks the vocabulary before it starts"
-        matrix, bias = model.head()
-        heads.append((matrix.to(device), None if bias is None else bias.to(device)))
-    return CachedTeachers(heads, [weight for _, weight in teachers])
+        if isinstance(model, SequenceModel):
+            heads.append(model.head())
+            weights.append(weight)
+    return heads, weights
 
 
 def _control(run: dict[str, Any], counts_V: np.ndarray, device: torch.device) -> CachedTeachers | None:

@@ -118,15 +118,17 @@ def student_run(
     distillation: dict[str, Any] = {
         "kl_weight": config.distillation.kl_weight,
         "temperature": config.distillation.temperature,
+        "item_start": config.distillation.item_start,
         "distillation": config.distillation.model_dump(
             include={"loss", "top_items", "jensen_shannon_beta", "hidden_weight", "auxiliary_head"}
         ),
     }
-    train = warm_training(config, config.training.resolve(config.student.train).model_dump(), start)
+    student = config.student if taught else config.student.without_teachers()
+    train = warm_training(config, config.training.resolve(student.train).model_dump(), start)
     return TrainingRun(
         name=name,
         export=str(export),
-        model=config.student.model.model_dump(mode="json"),
+        model=student.model.model_dump(mode="json"),
         train=train,
         seed=seed,
         title_vectors=None if titles is None else str(titles),

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs._console import command, say
+from jobs._oracle import BEST, knows_the_truth, truth_of
 from jobs._published import Features, features, quality_table, teacher_weights, versions
 from jobs._ranks import histories_to_test, rank_targets, training_counts
 from jobs._step import run_step
@@ -16,10 +17,11 @@ from jobs._teachers import ensemble
 from jobs._warm import last_model
 from kdlib import publish
 from kdlib.config import RunConfig
-from kdlib.data.windows import evaluation_rows
+from kdlib.data.windows import evaluation_rows, list_matrix
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
+from kdlib.metrics.expected import expected_metrics
 from kdlib.metrics.table import metrics_table
 from kdlib.publish import Manifest
 
@@ -33,7 +35,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     models |= {} if in_use is None else {"last_night": in_use[1]}
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        ranks, coverage, slices, confidence, details = _measure(config, source, names, in_use and in_use[0])
+        ranks, coverage, slices, confidence, expected, details = _measure(config, source, names, in_use and in_use[0])
         teacher = "ensemble" if "ensemble" in ranks else config.teachers[0].name
         table = metrics_table(
             ranks, coverage, config.evaluation.k,
@@ -41,7 +43,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
                    ("student", "last_night")],
             samples=config.evaluation.bootstrap_samples, seed=config.seed,
             slices={f"ndcg@{config.evaluation.judged_k}": slices},
-            confidence=confidence, confidence_k=config.evaluation.judged_k,
+            confidence=confidence, confidence_k=config.evaluation.judged_k, expected=expected,
         )  # fmt: skip
         pq.write_table(table, staging["metrics"] / "part-00000.parquet")
         return {"metrics": details}
@@ -57,14 +59,25 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         build=build,
     )  # fmt: skip
     manifest = made["metrics"]
-    say(f"evaluate: {manifest.details['users']:,} test users → {config.root / 'metrics' / f'ds={config.day}'}")
+    judged = f"{manifest.details['users']:,} test users"
+    if everyone := manifest.details.get("users_with_truth"):
+        judged += f", {everyone:,} users by the true model"
+    say(f"evaluate: {judged} → {config.root / 'metrics' / f'ds={config.day}'}")
     return made
 
 
 def _measure(
     config: RunConfig, source: Features, names: list[str], last_night: Path | None
-) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
-    """Ranks a model, coverage a model, slices of the users, confidence a model, and what to note in the manifest.
+) -> tuple[
+    dict[str, np.ndarray],
+    dict[str, float],
+    dict[str, np.ndarray],
+    dict[str, np.ndarray],
+    dict[str, dict[str, np.ndarray]],
+    dict[str, Any],
+]:
+    """Ranks a model, coverage a model, slices of the test users, confidence a model, expected metrics a model where the truth
+    is known, and what to note in the manifest.
 
     A cross-fitted teacher predicts the test items as the mean of its folds' models.
     """
@@ -81,26 +94,36 @@ def _measure(
         raise ConfigError(
             f"evaluation.k asks for the first {top} items, but the vocabulary has {len(counts)}; set smaller values"
         )
-    histories = histories_to_test(config, source)
-    found = rank_targets(config, source, histories, compared, top=top, confidence_k=config.evaluation.judged_k)
+    everyone = knows_the_truth(config)
+    histories = histories_to_test(config, source, everyone=everyone)
+    found = rank_targets(
+        config, source, histories, compared, top=top, confidence_k=config.evaluation.judged_k, everyone=everyone
+    )
+    rows = evaluation_rows(histories, position_column="test_position", with_marks=everyone, everyone=everyone)
+    assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
+    details = {"users": int((rows.targets >= 0).sum()), "repeats_left_out": rows.repeats}
     every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
     ranks = {name: found[f"rank/{name}"].to_numpy() for name in every}
-    lists = {name: found[f"top/{name}"].combine_chunks().flatten().unique().to_numpy() for name in every}
-    coverage = {name: float((items >= 0).sum() / len(counts)) for name, items in lists.items()}
+    expected: dict[str, dict[str, np.ndarray]] = {}
+    if everyone:
+        lists = {name: list_matrix(found[f"top/{name}"]) for name in every}
+        truth = truth_of(config, histories, source.item_ids(), rows, lists, top=top)
+        ks = (config.evaluation.judged_k,)
+        expected = {name: expected_metrics(of_model, ks) for name, of_model in truth.probabilities.items()}
+        ranks[BEST] = truth.ranks
+        details["users_with_truth"] = len(rows)
+    judged = np.flatnonzero(rows.targets >= 0)
+    found = found.take(pa.array(judged))
+    ranks = {name: of_model[judged] for name, of_model in ranks.items()}
+    touched = {name: found[f"top/{name}"].combine_chunks().flatten().unique().to_numpy() for name in every}
+    coverage = {name: float((items >= 0).sum() / len(counts)) for name, items in touched.items()}
     confidence = {
         name.removeprefix("confidence/"): found[name].to_numpy()
         for name in found.column_names
         if name.startswith("confidence/")
     }
-    details = {"users": len(found), "repeats_left_out": len(histories) - len(found)}
-    if config.input.simulate is not None and config.features.split.kind == "time":
-        from jobs._oracle import oracle_ranks
-
-        ranks["best_reachable"] = oracle_ranks(config, histories, source.item_ids())
-    rows = evaluation_rows(histories, position_column="test_position")
-    assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
-    slices = history_buckets(np.diff(rows.offsets)) | popularity_buckets(counts, rows.targets)
-    return ranks, coverage, slices, confidence, details
+    slices = history_buckets(np.diff(rows.offsets)[judged]) | popularity_buckets(counts, rows.targets[judged])
+    return ranks, coverage, slices, confidence, expected, details
 
 
 def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:

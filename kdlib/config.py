@@ -52,13 +52,22 @@ class SimulateConfig(Section):
 
     num_events: Annotated[int, Field(ge=10_000, le=2_000_000_000)] = 400_000
     """About how many event rows to write (the outcome is random; within a few per cent)."""
-    num_items: Annotated[int, Field(ge=200)] = 2_000
+    num_items: Annotated[int, Field(ge=200)] = 3_000
     num_days: Annotated[int, Field(ge=4)] = 30
     first_day: date | None = None
     """The period's first day: nights of the same period see the same shop, each a day more of it, so that they follow each
     other as a shop's do. When not given the period ends on the night's own day."""
-    events_per_user: Annotated[int, Field(ge=5)] = 30
+    events_per_user: Annotated[int, Field(ge=5)] = 12
+    mean_session_length: Annotated[float, Field(ge=1.5, le=12)] = 3.0
+    """In viewed items."""
     new_items_per_day: Annotated[int, Field(ge=0)] = 5
+    items_per_category: Annotated[int, Field(ge=4)] = 24
+    popularity_exponent: Annotated[float, Field(ge=0)] = 0.6
+    """Within a category the item of rank r is viewed in proportion to r^-exponent."""
+    taste_strength: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """How much users prefer brands, styles, colours and price ranges; 0: not at all, so that a title tells the category alone."""
+    consumable_fraction: Fraction = 0.15
+    """Share of the categories whose products are bought again."""
     bot_fraction: Fraction = 0.0005
     duplicate_fraction: Fraction = 0.01
     broken_fraction: Fraction = 0.002
@@ -347,11 +356,13 @@ class TextConfig(Section):
     """Make the vectors' coordinates uncorrelated and equally wide over the vocabulary (Su et al. 2021)."""
     whiten_width: Positive | None = None
     """Keep so many leading directions; all when not given."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """How long the whitened vectors are in the mean; the longer, the more an item is its title and the less its own embedding."""
 
     @model_validator(mode="after")
     def _width_is_used(self) -> "TextConfig":
-        if self.whiten_width and not self.whiten:
-            raise ValueError("whiten_width needs whiten: true")
+        if (self.whiten_width or self.scale != 1.0) and not self.whiten:
+            raise ValueError("whiten_width and scale need whiten: true")
         return self
 
 
@@ -434,6 +445,15 @@ class TeacherConfig(Section):
         return tuple(f"models/{self.name}_fold{fold}" for fold in range(self.folds))
 
 
+class ControlConfig(Section):
+    """What differs in the student without teachers, so that the comparison is fair: settings that were chosen for it."""
+
+    dropout: Fraction | None = None
+    """The student's when not given."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """On top of the student's `train`."""
+
+
 class StudentConfig(Section):
     model: ModelConfig = ModelConfig()
     text: TextConfig | None = None
@@ -442,6 +462,14 @@ class StudentConfig(Section):
     train: dict[str, Any] = Field(default_factory=dict)
     export: Literal["float32", "int8"] = "float32"
     """How the published student's matrices are stored: `int8`, with one scale a row, takes a quarter of the bytes."""
+    control: ControlConfig = ControlConfig()
+
+    def without_teachers(self) -> "StudentConfig":
+        """The student as `evaluation.control` trains it."""
+        own, model = self.control, self.model
+        if own.dropout is not None:
+            model = model.model_copy(update={"dropout": own.dropout})
+        return self.model_copy(update={"model": model, "train": {**self.train, **own.train}})
 
 
 class DistillationConfig(Section):
@@ -461,6 +489,9 @@ class DistillationConfig(Section):
     """`jensen_shannon`: the teachers' share of the mixture; towards 0 it acts as the KL, towards 1 as the reverse KL."""
     hidden_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of `1 − cos` between the student's hidden state, projected, and each teacher's; the projection is not exported."""
+    item_start: Literal["random", "teachers"] = "random"
+    """What the student's item table starts from: `teachers`, the leading principal components of their item tables
+    (`offline` only). A small student that reads no titles learns far more with it."""
     auxiliary_head: bool = False
     """The teachers are followed by a second projection of the student's hidden state, which is not exported."""
     targets: Literal["hidden", "sampled"] = "hidden"
@@ -760,6 +791,7 @@ class RunConfig(Section):
                 "training.warm_start needs features.split.kind time: with leave_one_out, what a user of two interactions"
                 " trained last night validates tonight; leave warm_start out, or split by time"
             )
+        self._start_is_possible()
         if self.student.model.codes and self.distillation.mode == "joint":
             raise ValueError("student.model.codes need finished teachers to learn from: distillation.mode offline")
         for where, reader in [(teacher.name, teacher) for teacher in self.teachers] + [("student", self.student)]:
@@ -768,7 +800,9 @@ class RunConfig(Section):
                     f"{where}: model.item_dropout {reader.model.item_dropout:g} leaves items to their titles, which only a model"
                     " with text reads: add text, or leave item_dropout out"
                 )
-        for where, overrides in [(t.name, t.train) for t in self.teachers] + [("student", self.student.train)]:
+        trained = [(t.name, t.train) for t in self.teachers]
+        trained += [("student", self.student.train), ("student.control", self.student.without_teachers().train)]
+        for where, overrides in trained:
             try:
                 settings = self.training.resolve(overrides)
             except ValidationError as error:
@@ -799,6 +833,19 @@ class RunConfig(Section):
                 "student.text is folded into an item table, which a student with model.codes does not have"
             )
         return self
+
+    def _start_is_possible(self) -> None:
+        if self.distillation.item_start != "teachers":
+            return
+        if self.distillation.mode == "joint" or all(teacher.rules for teacher in self.teachers):
+            raise ValueError(
+                "distillation.item_start teachers needs finished teachers with item tables: distillation.mode offline, and a"
+                " teacher without rules"
+            )
+        if self.student.model.codes:
+            raise ValueError(
+                "distillation.item_start: a student with model.codes has no item table; it starts from the teachers anyway"
+            )
 
     def _teachers_fit_their_targets(self) -> None:
         sampled = self.distillation.targets == "sampled"

@@ -43,6 +43,12 @@ def list_array(values: np.ndarray, lengths: np.ndarray, type_: pa.DataType) -> p
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=type_))
 
 
+def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of lists of one length as a matrix [rows, length]."""
+    values, offsets = ragged(column)
+    return values.reshape(len(column), -1) if len(column) else values.reshape(0, int(offsets[-1]))
+
+
 @dataclass(frozen=True)
 class Marks:
     """What contexts are made of, at N positions, one history after the other."""
@@ -138,8 +144,9 @@ class EvaluationRows:
     """int8 [positions, columns of `tables.CONTEXT`], see `context_of`; the last new_session is the target's."""
     offsets: np.ndarray
     targets: np.ndarray
+    """int64 [rows]; −1 where there is nothing to judge by (`evaluation_rows` with `everyone`)."""
     repeats: int
-    """Rows left out because the target already stands in the prefix: the table never recommends what was seen."""
+    """Users who cannot be judged because their target stands in the prefix: the table never recommends what was seen."""
     marks: Marks | None = None
     """What `context` is made of, for an earlier night's model that does not know all items; None where none is asked."""
 
@@ -147,25 +154,34 @@ class EvaluationRows:
         return len(self.targets)
 
 
-def evaluation_rows(histories: pa.Table, *, position_column: str, with_marks: bool = False) -> EvaluationRows:
+def evaluation_rows(
+    histories: pa.Table, *, position_column: str, with_marks: bool = False, everyone: bool = False
+) -> EvaluationRows:
     """Rows to validate or test on: the history up to but excluding the position named by a column.
 
     The target is taken to open a session, as in the nightly table, where nobody knows when it will come.
 
     Args:
       histories: rows of `tables.HISTORIES`.
-      position_column: `validation_position` or `test_position`; users where it is null give no row.
+      position_column: `validation_position` or `test_position`; users where it is null, or whose target stands in their
+        history, give no row.
       with_marks: keep them, for an earlier night's model.
+      everyone: such users give a row, too: with target −1, and the whole history where the position is null.
     """
-    histories = histories.filter(histories[position_column].is_valid())
+    if not everyone:
+        histories = histories.filter(histories[position_column].is_valid())
     items, offsets = ragged(histories["item_indices"])
-    position = histories[position_column].to_numpy().astype(np.int64)
-    targets = items[offsets[:-1] + position]
+    has_target = histories[position_column].is_valid().to_numpy()
+    position = np.diff(offsets)
+    position[has_target] = histories[position_column].drop_null().to_numpy()
+    targets = np.full(len(position), -1)
+    targets[has_target] = items[(offsets[:-1] + position)[has_target]]
     inputs = take_slices(offsets[:-1], position)
     owner = np.repeat(np.arange(len(position)), position)
     seen = np.zeros(len(position), bool)
     np.logical_or.at(seen, owner, items[inputs] == targets[owner])
-    keep = np.flatnonzero(~seen & (position > 0))
+    targets[seen] = -1
+    keep = np.flatnonzero((position > 0) & (everyone | (targets >= 0)))
     inputs = take_slices(offsets[:-1][keep], position[keep])
     ends = np.cumsum(position[keep])
     marks = marks_of(histories).take(inputs, np.repeat(np.arange(len(keep)), position[keep]))
@@ -174,14 +190,14 @@ def evaluation_rows(histories: pa.Table, *, position_column: str, with_marks: bo
         items=items[inputs].astype(np.int64),
         context=context_from(marks),
         offsets=np.concatenate(([0], ends)),
-        targets=targets[keep].astype(np.int64),
+        targets=targets[keep],
         repeats=int(seen.sum()),
         marks=marks if with_marks else None,
     )
 
 
 def read_evaluation_histories(
-    files: Sequence[str], *, position_column: str, max_users: int, part: int = 0, parts: int = 1
+    files: Sequence[str], *, position_column: str, max_users: int, part: int = 0, parts: int = 1, everyone: bool = False
 ) -> pa.Table:
     """The histories to evaluate on, read file by file: the same users every night and for any number of parts, chosen by a
     hash of their id.
@@ -192,11 +208,13 @@ def read_evaluation_histories(
       max_users: most users over all parts.
       part: which share of the users to return.
       parts: into how many shares they are divided.
+      everyone: keep the users where the position is null, too.
     """
     dataset = pads.dataset(list(files), format="parquet")
+    kept_rows = None if everyone else pads.field(position_column).is_valid()
     kept = tables.HISTORIES.schema.empty_table()
     keys = np.zeros(0, np.int64)
-    for batch in dataset.to_batches(columns=kept.column_names, filter=pads.field(position_column).is_valid()):
+    for batch in dataset.to_batches(columns=kept.column_names, filter=kept_rows):
         new_keys = np.array([zlib.crc32(user.encode()) for user in batch["user_id"].to_pylist()], np.int64)
         kept = pa.concat_tables([kept, pa.Table.from_batches([batch]).cast(kept.schema)])
         keys = np.concatenate([keys, new_keys])

@@ -13,10 +13,8 @@ from kdlib.models.files import load_predictor
 
 
 class Evaluator:
-    """Histories in, one row a test user out: `user_id`, and for each model `rank/<name>` and `top/<name>`,
-    for trained models `confidence/<name>` too.
-
-    Users whose next item already stands in their history give no row.
+    """Histories in, one row a user out: `user_id`, and for each model `rank/<name>` and `top/<name>`,
+    for trained models `confidence/<name>` too. The rows are those of `evaluation_rows`; a rank is −1 where there is no target.
 
     Args:
       models: name → (model folder, weight) of one model or of an ensemble.
@@ -24,10 +22,17 @@ class Evaluator:
       top: length of the lists behind the coverage.
       confidence_k: of the first so many, how sure a model is that the next item is among them.
       threads: of PyTorch.
+      everyone: users without a new next item give a row, too.
     """
 
     def __init__(
-        self, models: dict[str, list[tuple[str, float]]], markov: Markov, top: int, confidence_k: int, threads: int
+        self,
+        models: dict[str, list[tuple[str, float]]],
+        markov: Markov,
+        top: int,
+        confidence_k: int,
+        threads: int,
+        everyone: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,10 +40,10 @@ class Evaluator:
             folder: load_predictor(Path(folder))[0].to(self._device) for parts in models.values() for folder, _ in parts
         }
         self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
-        self._markov, self._top, self._confidence_k = markov, top, confidence_k
+        self._markov, self._top, self._confidence_k, self._everyone = markov, top, confidence_k, everyone
 
     def __call__(self, histories: pa.Table) -> pa.Table:
-        rows = evaluation_rows(histories, position_column="test_position", with_marks=True)
+        rows = evaluation_rows(histories, position_column="test_position", with_marks=True, everyone=self._everyone)
         cpu = torch.device("cpu")
         num_items = len(self._markov.popularity)
         popularity_1V = torch.from_numpy(self._markov.popularity)[None]

@@ -21,7 +21,7 @@ class Ranked(NamedTuple):
     """What a model says of some rows."""
 
     ranks: np.ndarray
-    """int64 [rows]: 0-based, of the rows' targets."""
+    """int64 [rows]: 0-based, of the rows' targets; −1 where a row has none."""
     best: np.ndarray
     """int64 [rows, top]: each row's best unseen items, −1 where there are fewer; ties go to the smaller index."""
     confidence: np.ndarray
@@ -35,7 +35,7 @@ def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, see
 
     Args:
       scores_BV: float [rows, items]; its seen entries are overwritten with −inf.
-      targets_B: int64 [rows]; not among the row's seen items.
+      targets_B: int64 [rows]; a row whose target is among its seen items gets a rank that means nothing.
       seen_rows: int64 row numbers of the seen items.
       seen_items: int64 item indices, like `seen_rows`.
 
@@ -178,13 +178,14 @@ def ranks_of_scores(
         scores_BV = scores(which)
         counts = np.diff(rows.offsets)[which]
         seen = rows.items[take_slices(rows.offsets[which], counts)]
+        targets = rows.targets[which]
         ranks_B = target_ranks(
             scores_BV,
-            torch.from_numpy(rows.targets[which]).to(device),
+            torch.from_numpy(targets.clip(0)).to(device),
             seen_rows=torch.from_numpy(np.repeat(np.arange(len(which)), counts)).to(device),
             seen_items=torch.from_numpy(seen).to(device),
         )
-        ranks[which] = ranks_B.cpu().numpy()
+        ranks[which] = np.where(targets < 0, -1, ranks_B.cpu().numpy())
         if top:
             values_BK, first_BK = top_of_scores(scores_BV, top)
             best[which] = first_BK.cpu().numpy()

@@ -16,6 +16,14 @@ K = 10
 TEACHER = "teacher_ensemble"
 _METRICS = {"ndcg10": ndcg, "hr10": hit_rate}
 
+Values = Mapping[str, Mapping[str, np.ndarray]]
+"""`ndcg10`, `hr10` → recipe → float [seeds, users], the same users in the same order for all."""
+
+
+def realised(ranks: Mapping[str, np.ndarray]) -> Values:
+    """The values of what was drawn: recipe → 0-based ranks int64 [seeds, users]."""
+    return {metric: {name: of(one, K) for name, one in ranks.items()} for metric, of in _METRICS.items()}
+
 
 class Figures(NamedTuple):
     """Flat names → values, and those of them that have one → 95% interval."""
@@ -25,7 +33,7 @@ class Figures(NamedTuple):
 
 
 def compare(
-    ranks: Mapping[str, np.ndarray],
+    values: Values,
     *,
     plain: Mapping[str, str],
     gaps: Mapping[str, str],
@@ -38,14 +46,13 @@ def compare(
     (`nested_bootstrap_means`).
 
     Args:
-      ranks: recipe → 0-based ranks int64 [seeds, users], the same users in the same order for all.
+      values: realised, or expected ones.
       plain: recipe → the one without a teacher: gives `<recipe>_minus_<plain>_ndcg10`.
       gaps: recipes in `plain` → name of the figure (recipe − plain) / (ensemble − plain). Left out where the ensemble
         is not clearly above the plain recipe (its difference's interval reaches 0): there is no gap to speak of.
       samples: resamples.
       seed: of the bootstrap.
     """
-    values = {metric: {name: of(one, K) for name, one in ranks.items()} for metric, of in _METRICS.items()}
     resampled = {metric: nested_bootstrap_means(of, samples=samples, seed=seed) for metric, of in values.items()}
     means = {f"{name}_{metric}": float(one.mean()) for metric, of in values.items() for name, one in of.items()}
     intervals = {

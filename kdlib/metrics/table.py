@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from kdlib import tables
-from kdlib.metrics.bootstrap import bootstrap_interval
+from kdlib.metrics.bootstrap import bootstrap_interval, nested_bootstrap_means, percentile_interval
 from kdlib.metrics.calibration import calibration_error, tenths
+from kdlib.metrics.expected import PREFIX
 from kdlib.metrics.ranking import all_metrics, hit_rate
 
 LABELS = {
@@ -30,6 +32,7 @@ def metrics_table(
     slices: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     confidence: Mapping[str, np.ndarray] | None = None,
     confidence_k: int = 10,
+    expected: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> pa.Table:
     """`tables.METRICS`: every model, then the paired differences.
 
@@ -43,21 +46,20 @@ def metrics_table(
       slices: metric → name → bool [users]: gives `<metric>/<name>` over these users, for every model and pair.
       confidence: model → the probability, float [users], that it gives to the next item's being among its first
         `confidence_k`: gives the rows of `kdlib.metrics.calibration`, `hr@k` of a tenth of the users with its interval.
+      expected: model → metric → float [other users, the same for all]: the metrics of `kdlib.metrics.expected`.
     """
-    values = {name: all_metrics(of_model, ks) for name, of_model in ranks.items()}
-    for left, right in pairs:
-        if left in ranks and right in ranks:
-            values[f"{left} - {right}"] = {
-                metric: mine - values[right][metric] for metric, mine in values[left].items()
-            }
-    for metrics in values.values():
-        for metric, parts in (slices or {}).items():
-            metrics |= {f"{metric}/{name}": metrics[metric][chosen] for name, chosen in parts.items()}
+    values = _with_pairs({name: all_metrics(of_model, ks) for name, of_model in ranks.items()}, pairs)
     rows: list[tuple] = []
     for name, metrics in values.items():
-        for metric, per_user in metrics.items():
+        sliced = {
+            f"{metric}/{part}": metrics[metric][chosen]
+            for metric, parts in (slices or {}).items()
+            for part, chosen in parts.items()
+        }
+        for metric, per_user in (*metrics.items(), *sliced.items()):
             low, high = bootstrap_interval(per_user, samples=samples, seed=seed)
             rows.append((name, metric, _mean(per_user), low, high, len(per_user)))
+    rows += _expected_rows(_with_pairs(dict(expected or {}), pairs), samples=samples, seed=seed)
     rows += [(name, f"coverage@{max(ks)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
     for name, predicted in (confidence or {}).items():
         hits, metric = hit_rate(ranks[name], confidence_k), f"confidence@{confidence_k}"
@@ -74,6 +76,72 @@ def metrics_table(
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
     )
+
+
+Values = dict[str, Mapping[str, np.ndarray]]
+"""Model, or `a - b` → metric → float [users]."""
+
+
+def _with_pairs(values: Values, pairs: Sequence[tuple[str, str]]) -> Values:
+    """The same, and the paired differences of the models that are there."""
+    differences = {
+        f"{left} - {right}": {metric: mine - values[right][metric] for metric, mine in values[left].items()}
+        for left, right in pairs
+        if left in values and right in values
+    }
+    return values | differences
+
+
+def _expected_rows(values: Values, *, samples: int, seed: int) -> list[tuple]:
+    """All from the same resamples: many users in a few matrix products."""
+    flat = {f"{name}\n{metric}": one[None] for name, of_model in values.items() for metric, one in of_model.items()}
+    if not flat:
+        return []
+    resampled = nested_bootstrap_means(flat, samples=samples, seed=seed)
+    return [
+        (*key.split("\n"), _mean(one[0]), *percentile_interval(resampled[key]), one.shape[1])
+        for key, one in flat.items()
+    ]
+
+
+def format_distillation(metrics: pa.Table, parameters: Mapping[str, int], *, teacher: str, k: int) -> str | None:
+    """What distillation is worth: the student, the same without teacher, the teacher; None where one was not measured.
+
+    Args:
+      metrics: `tables.METRICS`.
+      parameters: model → how many it has; the teacher may be missing.
+      teacher: what the student is measured against.
+      k: list length.
+    """
+    found = {(row["model"], row["metric"]): row for row in metrics.to_pylist()}
+    metric = f"{PREFIX}ndcg@{k}"
+    if ("student", metric) not in found:
+        metric = f"ndcg@{k}"
+    names = ("student", "control", teacher)
+    if any((name, metric) not in found for name in names):
+        return None
+    student, control, other = (found[name, metric] for name in names)
+    gained, gap = (found[f"{name} - control", metric] for name in ("student", teacher))
+    what = "expected over the true model's next items" if metric.startswith(PREFIX) else "of the next item"
+    lines = [f"distillation  {student['num_users']:,} users, NDCG@{k} {what}"]
+    for name, row in zip(names, (student, control, other), strict=True):
+        size = f"{parameters[name]:>12,} parameters" if name in parameters else ""
+        interval = f"[{row['low']:.4f}, {row['high']:.4f}]"
+        lines.append(f"  {LABELS.get(name, name):28} {row['value']:.4f} {interval}{size}")
+    for name, row in (("student", gained), (teacher, gap)):
+        interval, relative = f"[{row['low']:+.4f}, {row['high']:+.4f}]", row["value"] / control["value"]
+        pair = f"{name} - {LABELS['control']}"
+        lines.append(f"  {pair:44} {row['value']:+.4f} {interval} {relative:+.0%}: {_verdict(row)}")
+    if gap["low"] > 0:
+        size = ""
+        if "student" in parameters and teacher in parameters:
+            size = f", with {parameters['student'] / parameters[teacher]:.0%} of its parameters"
+        lines.append(f"  the student closes {gained['value'] / gap['value']:.0%} of the gap to its teacher{size}")
+    return "\n".join(lines)
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    return "higher" if row["low"] > 0 else "lower" if row["high"] < 0 else "no clear difference"
 
 
 def format_metrics(metrics: pa.Table, *, k: int) -> str:
@@ -94,9 +162,10 @@ def format_metrics(metrics: pa.Table, *, k: int) -> str:
         )
     for name in (name for name in names if " - " in name):
         ndcg = found[name, f"ndcg@{k}"]
-        verdict = "higher" if ndcg["low"] > 0 else "lower" if ndcg["high"] < 0 else "no clear difference"
         label = " - ".join(LABELS.get(part, str(part)) for part in str(name).split(" - "))
-        lines.append(f"  {label:44} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {verdict}")
+        lines.append(
+            f"  {label:44} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {_verdict(ndcg)}"
+        )
     if "best_reachable" in names and found["best_reachable", f"ndcg@{k}"]["value"] > 0:
         share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]
         lines.append(f"  the student reaches {share:.0%} of the best reachable NDCG@{k}")

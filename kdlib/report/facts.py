@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from kdlib.metrics.expected import PREFIX
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -156,6 +158,12 @@ class Night:
     search: Search | None = None
     notes: tuple[str, ...] = ()
     """Sentences for the top of the page."""
+
+    @property
+    def judged_metric(self) -> str:
+        """The NDCG that models are judged by: the expected one where the true model is known, else the realised one."""
+        expected = f"{PREFIX}ndcg@{self.k}"
+        return expected if ("student", expected) in self.metrics else f"ndcg@{self.k}"
 
     def models_measured(self) -> list[str]:
         """The names in the metrics that are no differences, in the table's order."""

@@ -6,6 +6,7 @@ from kdlib.report.words import (
     count,
     interval,
     long_day,
+    metric_name,
     name_of,
     number,
     score,
@@ -98,10 +99,11 @@ def absent(night: Night) -> list[str]:
 
 
 def _tiles(night: Night) -> list[Html]:
-    metric, tiles = f"ndcg@{night.k}", []
+    metric, tiles = night.judged_metric, []
     student = night.metrics.get(("student", metric))
     if student:
-        tiles.append(_tile(f"Student, NDCG@{night.k}", score(student.value), _interval(student)))
+        name = metric_name(metric)
+        tiles.append(_tile(f"Student, {name}", score(student.value), _interval(student)))
         tiles += [
             _tile(f"Against {name_of(other)}", signed_score(difference.value), _how_clear(difference))
             for other in ("popularity", "control", "last_night")

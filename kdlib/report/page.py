@@ -1,6 +1,7 @@
 """The whole page: one HTML text without script, without anything to fetch."""
 
 from kdlib.report.costs import models, time_spent
+from kdlib.report.distillation import distillation
 from kdlib.report.drift import drift
 from kdlib.report.facts import Night
 from kdlib.report.funnel import funnel
@@ -14,6 +15,7 @@ from kdlib.report.slices import slices
 from kdlib.report.style import style_sheet
 
 MENU = {
+    "distillation": "Distillation",
     "gates": "Gates",
     "rows": "Rows",
     "quality": "Quality",
@@ -32,7 +34,10 @@ def page(night: Night) -> str:
     parts = dict(
         zip(
             MENU,
-            (part(night) for part in (gates, funnel, quality, slices, models, time_spent, drift, search, people)),
+            (
+                part(night)
+                for part in (distillation, gates, funnel, quality, slices, models, time_spent, drift, search, people)
+            ),
             strict=True,
         )
     )

@@ -1,20 +1,16 @@
 """How good the lists are: every model on the same test users, differences user by user, and the last nights."""
 
-from collections.abc import Iterable
-
 from kdlib.report.charts import Mark, Row, interval_chart, legend
 from kdlib.report.facts import Measure, Night
 from kdlib.report.html import Html, join, missing, section, table, tag
 from kdlib.report.trends import Series, trend_chart
-from kdlib.report.words import count, interval, name_of, score, share, short_day, signed_score, verdict
+from kdlib.report.words import count, interval, name_of, score, share, short_day, signed_score, tick, verdict
 
-OTHERS = ("popularity", "markov", "student", "control", "ensemble", "best_reachable", "last_night")
-"""Models of the metrics that are no teachers."""
 _STYLES = {"student": "accent", "control": "second"}
 
 
 def quality(night: Night) -> Html:
-    """All models, the paired differences, the share of the gap closed, the trend."""
+    """All models, the paired differences, the trend."""
     metric = f"ndcg@{night.k}"
     names = [name for name in night.models_measured() if (name, metric) in night.metrics]
     names.sort(key=lambda name: -night.metrics[name, metric].value)
@@ -31,7 +27,6 @@ def quality(night: Night) -> Html:
         _models_chart(night, names, metric),
         _models_table(night, names),
         _differences(night, metric),
-        _gap_closed(night, metric),
         _calibration(night),
         _trend(night),
     )  # fmt: skip
@@ -56,7 +51,7 @@ def _models_chart(night: Night, names: list[str], metric: str) -> Html:
     words = "; ".join(f"{name_of(name)} {score(one.value)} {interval(one)}" for name, one in found.items())
     title = f"NDCG@{night.k}: how far up the next item stands, 1 where it is always first"
     return interval_chart(
-        rows, title=title, alternative=f"{title}. {words}", heading=f"NDCG@{night.k} [95%]", form=_tick
+        rows, title=title, alternative=f"{title}. {words}", heading=f"NDCG@{night.k} [95%]", form=tick
     )
 
 
@@ -103,32 +98,10 @@ def _differences(night: Night, metric: str) -> Html | None:
         title=title,
         alternative=f"{title}. {words}",
         heading="difference [95%]",
-        form=_tick,
+        form=tick,
         kind="Difference",
         zero=True,
     )
-
-
-def gap_closed(night: Night, metric: str) -> tuple[str, float] | None:
-    """(the teacher, (student − control) / (teacher − control)), where the teacher is clearly above the control."""
-    teachers: Iterable[str] = [name for name in night.models_measured() if name not in OTHERS]
-    for teacher in ("ensemble", *teachers):
-        gap, gained = night.difference(teacher, "control", metric), night.difference("student", "control", metric)
-        if gap and gained:
-            return (teacher, gained.value / gap.value) if gap.low is not None and gap.low > 0 else None
-    return None
-
-
-def _gap_closed(night: Night, metric: str) -> Html | None:
-    if ("control", metric) not in night.metrics:
-        return None
-    if (found := gap_closed(night, metric)) is None:
-        return tag("p", "No teacher is clearly better than the student without teacher, so there is no gap to close.")
-    teacher, closed = found
-    return tag(
-        "p", "The student closes ", tag("strong", share(closed, digits=0)),
-        f" of the gap between itself without teacher and its {'teachers together' if teacher == 'ensemble' else 'teacher'}.",
-    )  # fmt: skip
 
 
 def _calibration(night: Night) -> Html | None:
@@ -160,7 +133,7 @@ def _calibration(night: Night) -> Html | None:
     )
     return join([
         interval_chart(
-            rows, title=title, alternative=f"{title}. {words}", heading="expected · true", form=_tick, kind="Users",
+            rows, title=title, alternative=f"{title}. {words}", heading="expected · true", form=tick, kind="Users",
             key=legend([("expected", "neutral"), ("came true, with 95% interval", "accent")]),
         ),
         tag("p", f"Users are sorted by the student's own confidence. On average the two lie {100 * error.value:.1f} percentage points apart."),
@@ -188,9 +161,5 @@ def _trend(night: Night) -> Html | None:
     )
     title = f"NDCG@{night.k} over the last {len(nights)} nights, each on its own test users"
     return trend_chart(
-        [short_day(ds) for ds in nights], series, title=title, alternative=f"{title}. {words}", form=_tick
+        [short_day(ds) for ds in nights], series, title=title, alternative=f"{title}. {words}", form=tick
     )
-
-
-def _tick(value: float) -> str:
-    return "0" if value == 0 else f"{value:.3f}".rstrip("0").replace("-", "−")

@@ -63,6 +63,16 @@ def verdict(difference: Measure) -> str:
     return "no clear difference"
 
 
+def tick(value: float) -> str:
+    """A figure on an axis."""
+    return "0" if value == 0 else _minus(f"{value:.3f}".rstrip("0"))
+
+
+def metric_name(metric: str) -> str:
+    """`expected NDCG@10` of `expected_ndcg@10`."""
+    return metric.replace("_", " ").replace("ndcg", "NDCG")
+
+
 def number(value: float) -> str:
     """Any number with four figures that say something."""
     return _minus(f"{value:,.0f}" if abs(value) >= 10_000 else f"{value + 0.0:,.4g}")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdlib.simulation.steps import CART, DAY_MS, PURCHASE, Steps, activity_for, draw_steps
+from kdlib.simulation.steps import BOUGHT, DAY_MS, VIEWED, Steps, activity_for, draw_steps
 from kdlib.simulation.text import address_texts, number_texts, scrambled, scrambled_hex_texts, time_texts
 from kdlib.simulation.world import ITEM_DIGITS, World, build_world
 
@@ -70,6 +70,11 @@ class Plan:
     """The period's day 0."""
     until: date
     """The last day that is written: nights of one period see one and the same shop, a day more each."""
+    items_per_category: int = 24
+    popularity_exponent: float = 0.6
+    taste_strength: float = 1.0
+    consumable_fraction: float = 0.15
+    mean_session_length: float = 3.0
     search_fraction: float = 0.0
     """Of the searches alone (`kdlib.simulation.searches`)."""
 
@@ -93,7 +98,14 @@ class Plan:
     def world(self) -> World:
         """The hidden truth."""
         return build_world(
-            num_items=self.num_items, num_days=self.num_days, new_items_per_day=self.new_items_per_day, seed=self.seed
+            num_items=self.num_items,
+            num_days=self.num_days,
+            new_items_per_day=self.new_items_per_day,
+            seed=self.seed,
+            items_per_category=self.items_per_category,
+            popularity_exponent=self.popularity_exponent,
+            taste_strength=self.taste_strength,
+            consumable_fraction=self.consumable_fraction,
         )
 
     def users_of(self, block: int) -> range:
@@ -124,7 +136,9 @@ def block_steps(plan: Plan, block: int) -> tuple[Steps, np.random.Generator]:
     `Steps.users` counts the block's users without its bots, in the order of their numbers.
     """
     rng = np.random.default_rng([plan.seed, 2, block])
-    activity = activity_for(events_per_user=plan.events_per_user, num_days=plan.num_days)
+    activity = activity_for(
+        events_per_user=plan.events_per_user, num_days=plan.num_days, mean_session_length=plan.mean_session_length
+    )
     num_users = len(plan.users_of(block)) - len(plan.bots_of(block))
     return draw_steps(plan.world(), rng, num_users=num_users, activity=activity), rng
 
@@ -149,9 +163,9 @@ class Sales:
 
 
 def draw_sales(steps: Steps, rng: np.random.Generator) -> Sales:
-    """The carts and purchases of a block; `rng` is that of `block_steps`, from which they are drawn first."""
-    carted = np.flatnonzero(rng.random(len(steps.items)) < CART)
-    bought = np.flatnonzero(rng.random(len(carted)) < PURCHASE)
+    """The carts and purchases of a block; `rng`, of `block_steps`, draws their times first."""
+    carted = np.flatnonzero(steps.outcomes > VIEWED)
+    bought = np.flatnonzero(steps.outcomes[carted] == BOUGHT)
     cart_times = steps.times[carted] + rng.integers(2_000, 8_000, len(carted))
     return Sales(carted, bought, cart_times, cart_times[bought] + rng.integers(3_000, 10_000, len(bought)))
 

@@ -16,7 +16,7 @@ from kdlib.simulation.events import USER_DIGITS, Plan, block_steps, draw_sales, 
 from kdlib.simulation.steps import DAY_MS
 from kdlib.simulation.text import number_texts, time_texts
 from kdlib.simulation.words import BRANDS, category_names, noun_of
-from kdlib.simulation.world import ITEM_DIGITS, World, draw_brands
+from kdlib.simulation.world import ITEM_DIGITS, World
 
 SEARCH_SCHEMA = pa.schema(
     [
@@ -53,7 +53,7 @@ def search_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[s
     opens |= np.diff(steps.sessions, prepend=-1) != 0
     first = np.flatnonzero(opens)
     searched = first[rng.random(len(first)) < plan.search_fraction]
-    queries = np.array(_typed(world, plan.seed, steps.items[searched], rng), dtype=object)
+    queries = np.array(_typed(world, steps.items[searched], rng), dtype=object)
     chances = 1.0 / np.arange(1, MAX_RANK + 1)
     ranks = rng.choice(MAX_RANK, len(searched), p=chances / chances.sum()) + 1
     delays = rng.integers(LEAST_DELAY_MS, MOST_DELAY_MS, len(searched))
@@ -102,10 +102,10 @@ def write_search_task(plan: Plan, number: int, folder: Path) -> Counter[str]:
     return write_days(plan, number, folder, rows=search_rows, schema=SEARCH_SCHEMA, dictionary=dictionary)
 
 
-def _typed(world: World, seed: int, items: np.ndarray, rng: np.random.Generator) -> list[str]:
+def _typed(world: World, items: np.ndarray, rng: np.random.Generator) -> list[str]:
     """What was typed to find each item."""
     names, nouns = _words(len(world.first_items))
-    brands = draw_brands(world, np.random.default_rng([seed, 1]))[items].tolist()
+    brands = world.brands[items].tolist()
     kinds = rng.choice(len(KIND_WEIGHTS), len(items), p=KIND_WEIGHTS).tolist()
     slips, places = rng.random(len(items)).tolist(), rng.random(len(items)).tolist()
     typed = []

@@ -39,14 +39,29 @@ NOUNS = {
 RANGES = ("", "women's", "men's", "kids'", "vintage", "professional", "budget", "luxury", "rental-grade", "eco")
 """Widens the categories beyond the pairs above."""
 
-BRANDS = (
-    "Norvik", "Talera", "Brisk & Sons", "Okuma Works", "Fjellro", "Casaluna", "Hartwin", "Velmora", "Pinegate",
-    "Zentavo", "Lumhaus", "Arkadi", "Tresco", "Mirabeau", "Kestrel Lane", "Ondelle",
-)  # fmt: skip
-ADJECTIVES = (
-    "waterproof", "lightweight", "classic", "compact", "sturdy", "soft", "foldable", "premium", "slim", "recycled",
-    "handmade", "colourful", "matte black", "extra long", "silent", "washable", "adjustable", "reinforced",
-)  # fmt: skip
+BRAND_FAMILIES = (
+    ("Norvik", "Fjellro", "Pinegate", "Tresco"),
+    ("Talera", "Velmora", "Mirabeau", "Ondelle"),
+    ("Brisk & Sons", "Hartwin", "Kestrel Lane", "Wexcombe"),
+    ("Okuma Works", "Hoshi", "Zentavo", "Kaname"),
+    ("Lumhaus", "Arkadi", "Bergfeld", "Stahlwerk"),
+    ("Casaluna", "Solventi", "Bonavita", "Terrafina"),
+)
+"""Brands that the same users like, a family each."""
+STYLES = (
+    ("waterproof", "sturdy", "reinforced"),
+    ("compact", "foldable", "lightweight"),
+    ("premium", "handmade", "classic"),
+    ("recycled", "washable", "organic"),
+    ("soft", "padded", "cosy"),
+    ("slim", "matte", "minimalist"),
+)
+"""Adjectives that the same users like, a style each."""
+COLOURS = (("black", "navy"), ("white", "sand"), ("red", "yellow"))
+"""Colours that the same users like, a shade each. They stand in the catalogue's column `colour`, never in a title."""
+
+BRANDS = tuple(brand for family in BRAND_FAMILIES for brand in family)
+ADJECTIVES = tuple(adjective for style in STYLES for adjective in style)
 
 
 def category_names(num_categories: int) -> list[str]:

@@ -1,17 +1,23 @@
-"""The hidden Markov model behind the simulated clickstream.
+"""The model behind the simulated clickstream: a hidden Markov chain over categories, and a hidden taste over items.
 
-A user has one *type*, a type is a sparse mix of *intents*, an intent is a mix of 2–4 neighbouring *categories*, and in
-a category the launched items are drawn by Zipf weights:
+A user has one *type* and one *taste*. A type is a sparse mix of *intents*; an intent is a mix of 2–4 neighbouring
+*categories*. The type leads to a category, the taste to an item of it:
 
-    P(item | intent, day) = Σ_categories P(category | intent) · weight(item) / Σ weights of those launched by that day
-    P(item | intent, previous item of the session, day)
-        ∝ FOLLOW · P(item | successors of previous) + (1 − FOLLOW) · P(item | intent, day),  item ≠ previous
+    P(category | intent)                                     at a session's first step
+    COMPLEMENT · P(category | complements of the category before) + (1 − COMPLEMENT) · P(category | intent)    after it
+    P(item | category, taste, item before it) ∝ (weight(item) + RELATED · W · [item is related to the one before it]) · affinity(item, taste)
 
-At a session's first item the intent is drawn anew with probability 1 − RESUME, at any other with probability SHIFT; the
-first item does not depend on the item before it.
+over the category's launched items, without the item before it in the session and the item that the user buys again;
+W is the sum of the category's launched weights. The affinity is a product over the brand's family, the style in the title, the
+colour and the price range: many items of all categories share each of these. So what a title says helps where an item
+has few events.
 
-Letters: M items, C categories, G intents, Z types, K intents of a type, J categories of an intent, S successors,
-D days.
+At a session's first step the intent is drawn anew with probability 1 − RESUME, at any other with probability SHIFT.
+A user who has bought a *consumable* opens a session with probability REBUY by buying the last such item again.
+Whether an item is put into a cart or bought depends on the item and the taste (`outcome_chances`).
+
+Letters: M items, C categories, G intents, Z types, K intents of a type, J categories of an intent, S related items,
+Q complements of a category, T tastes, F features of a taste, D days.
 """
 
 from dataclasses import dataclass
@@ -21,23 +27,42 @@ import numpy as np
 import pyarrow as pa
 
 from kdlib.errors import InputError
-from kdlib.simulation.words import ADJECTIVES, BRANDS, category_names
+from kdlib.simulation.words import ADJECTIVES, BRAND_FAMILIES, BRANDS, COLOURS, STYLES, category_names
 
 RESUME = 0.5
 """Probability that a session goes on with the intent of the user's session before."""
 SHIFT = 0.05
 """Probability of a newly drawn intent before each further item of a session."""
-FOLLOW = 0.3
-"""Probability that an item is a successor of the one before it."""
-ZIPF_EXPONENT = 1.25
-SUCCESSOR_WEIGHTS = np.array([0.36, 0.26, 0.18, 0.12, 0.08])
+COMPLEMENT = 0.25
+"""Probability that a session's next category is a complement of the one before it."""
+COMPLEMENT_WEIGHTS = np.array([0.65, 0.35])
+RELATED = 0.25
+"""What a related item gains after the item it is related to, as a share of its category's weight."""
+SUBSTITUTES = 2
+"""Related items of the item's own category; one more in each of the category's complements."""
+REBUY = 0.25
+"""Probability that a session opens with the consumable that the user bought last."""
 INTENT_WEIGHTS = np.array([0.45, 0.25, 0.15, 0.1, 0.05])
 """A type's probabilities of its intents."""
 CATEGORY_WEIGHTS = np.array([0.55, 0.3, 0.1, 0.05])
 """An intent's weights of its categories, main one first; intents with fewer categories scale theirs up."""
+PRICE_SPREAD = 0.4
+"""Sigma of the log-normal price of an item within its category."""
+PRICE_RANGES = np.array([-0.43, 0.43]) * PRICE_SPREAD
+"""Bounds of the log price, from the category's: a third of the items is cheap, a third in between, a third dear."""
+FEATURES = ("brand family", "style", "colour", "price range")
+FEATURE_VALUES = (len(BRAND_FAMILIES), len(STYLES), len(COLOURS), len(PRICE_RANGES) + 1)
+AFFINITIES = np.array([8.0, 5.0, 1.8, 2.5])
+"""How many times as likely an item is that has the taste's brand family, style, colour, price range."""
+CART, PURCHASE = 0.10, 0.35
+"""Probability that a view is followed by a cart, and a cart by a purchase, of an average item and user."""
+CART_BY_PRICE = np.array([0.75, 1.5])
+"""Factor of the cart's probability: another price range than the taste's, the taste's."""
+PURCHASE_BY_BRAND = np.array([0.85, 1.3])
+"""Factor of the purchase's probability: another brand family than the taste's, the taste's."""
 UNAVAILABLE_FRACTION = 0.02
-ITEMS_PER_CATEGORY = 50
 MIN_CATEGORIES = 8
+MIN_ITEMS_PER_CATEGORY = 4
 MIN_TYPES = 12
 ITEM_DIGITS = 8
 
@@ -50,6 +75,7 @@ class World:
     """
 
     num_days: int
+    taste_strength: float
     categories: np.ndarray
     """int64 [M], the item's category."""
     launch_days: np.ndarray
@@ -60,8 +86,12 @@ class World:
     """int64 [C], the first item number of a category."""
     end_items: np.ndarray
     """int64 [C, D], one past the last item that is launched by the day."""
-    successors: np.ndarray
-    """int64 [M, S], drawn with `SUCCESSOR_WEIGHTS`; distinct, never the item itself, launched when it is."""
+    related: np.ndarray
+    """int64 [M, S]; distinct, never the item itself, launched when it is: substitutes, then complements."""
+    complements: np.ndarray
+    """int64 [C, Q], drawn with `COMPLEMENT_WEIGHTS`."""
+    is_consumable: np.ndarray
+    """bool [C]: what is bought of the category is bought again."""
     intent_categories: np.ndarray
     """int64 [G, J]"""
     intent_weights: np.ndarray
@@ -70,6 +100,18 @@ class World:
     """int64 [Z, K], drawn with `INTENT_WEIGHTS`."""
     type_shares: np.ndarray
     """float64 [Z], the share of users of each type."""
+    tastes: np.ndarray
+    """int64 [T, F], the preferred value of each of FEATURES; every combination once, all equally frequent."""
+    features: np.ndarray
+    """int64 [M, F], the item's value of each of FEATURES."""
+    appeal: np.ndarray
+    """float64 [M], factor of the item's probability to be put into a cart; mean 1."""
+    brands: np.ndarray
+    """int64 [M], number in `BRANDS`."""
+    adjectives: np.ndarray
+    """int64 [M], number in `ADJECTIVES`."""
+    colours: np.ndarray
+    """int64 [M], number of all `COLOURS`, one after the other."""
     prices: np.ndarray
     """float64 [M], currency units with two decimals."""
     codes: np.ndarray
@@ -106,29 +148,88 @@ class World:
         """All ids in the order of the item numbers."""
         return [f"i{code:0{ITEM_DIGITS}d}" for code in self.codes.tolist()]
 
-    def weights_in_category(self, items: np.ndarray, days: np.ndarray | int) -> np.ndarray:
-        """P(item | its category, day), float64 of the items' shape; 0 for items not launched by the day."""
-        groups = self.categories[items]
+    def weights(self, items: np.ndarray, days: np.ndarray | int) -> np.ndarray:
+        """float64 of the items' shape: the Zipf weight; 0 for items not launched by the day."""
+        weights = self.cumulative_weights[items + 1] - self.cumulative_weights[items]
+        return np.where(self.launch_days[items] <= days, weights, 0.0)
+
+    def category_weights(self, categories: np.ndarray, days: np.ndarray | int) -> np.ndarray:
+        """float64 of the categories' shape: the sum of the weights of the items launched by the day."""
         sums = self.cumulative_weights
-        totals = sums[self.end_items[groups, days]] - sums[self.first_items[groups]]
-        weights = sums[items + 1] - sums[items]
-        return np.where(self.launch_days[items] <= days, weights / totals, 0.0)
+        return sums[self.end_items[categories, days]] - sums[self.first_items[categories]]
+
+    def item_weights(
+        self, items: np.ndarray, *, previous: np.ndarray, owned: np.ndarray, days: np.ndarray | int
+    ) -> np.ndarray:
+        """float64, broadcast from all: an item's weight in its category before the taste counts.
+
+        Args:
+          items: item numbers.
+          previous: the item before it in the session; −1: none. It weighs 0, and the items related to it gain.
+          owned: the consumable that the user buys again; −1: none. It weighs 0.
+          days: of the period.
+        """
+        gains = np.zeros(np.broadcast_shapes(items.shape, previous.shape), bool)
+        for column in range(self.related.shape[1]):
+            gains |= self.related[previous, column] == items
+        gains &= previous >= 0
+        total = self.category_weights(self.categories[items], days)
+        weights = self.weights(items, days) + np.where(gains & (self.launch_days[items] <= days), RELATED * total, 0.0)
+        return np.where((items == previous) | (items == owned), 0.0, weights)
+
+    def affinities(self, items: np.ndarray, tastes: np.ndarray) -> np.ndarray:
+        """float64, broadcast from items and tastes: how many times as likely an item is for that taste; 1 without any match."""
+        result = np.ones(np.broadcast_shapes(items.shape, tastes.shape))
+        for feature, factor in enumerate(AFFINITIES.tolist()):
+            matches = self.features[items, feature] == self.tastes[tastes, feature]
+            result *= np.where(matches, factor**self.taste_strength, 1.0)
+        return result
+
+    def outcome_chances(self, items: np.ndarray, tastes: np.ndarray) -> np.ndarray:
+        """float64 [..., 3], broadcast from items and tastes: P(only viewed), P(put into a cart, not bought), P(bought)."""
+        brand, price = (
+            (self.features[items, feature] == self.tastes[tastes, feature]).astype(np.int64)
+            for feature in (FEATURES.index("brand family"), FEATURES.index("price range"))
+        )
+        carted = CART * self.appeal[items] * CART_BY_PRICE[price] ** self.taste_strength
+        bought = carted * PURCHASE * PURCHASE_BY_BRAND[brand] ** self.taste_strength
+        return np.stack([1 - carted, carted - bought, bought], axis=-1)
 
 
 @lru_cache(maxsize=1)
-def build_world(*, num_items: int, num_days: int, new_items_per_day: int, seed: int) -> World:
-    """The world of these four values; the same values give the same world on every machine.
+def build_world(
+    *,
+    num_items: int,
+    num_days: int,
+    new_items_per_day: int,
+    seed: int,
+    items_per_category: int = 24,
+    popularity_exponent: float = 0.6,
+    taste_strength: float = 1.0,
+    consumable_fraction: float = 0.15,
+) -> World:
+    """The world of these values; the same values give the same world on every machine.
 
     Args:
-      num_items: items that are there from the first day on; at least 16.
+      num_items: items that are there from the first day on.
       num_days: length of the period.
       new_items_per_day: items launched on each day but the first.
       seed: of the random numbers.
+      items_per_category: in the mean, without the launched ones.
+      popularity_exponent: of the Zipf weights within a category.
+      taste_strength: exponent of all factors by which a taste matters; 0: tastes do not matter.
+      consumable_fraction: share of the categories.
+
+    Raises:
+      ValueError: too few items for 8 categories of 4.
     """
-    if num_items < 2 * MIN_CATEGORIES:
-        raise ValueError(f"a world needs at least {2 * MIN_CATEGORIES} items, found num_items {num_items}")
+    if num_items < MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY or items_per_category < MIN_ITEMS_PER_CATEGORY:
+        raise ValueError(
+            f"a world needs at least {MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY} items, {MIN_ITEMS_PER_CATEGORY} a category;"
+            f" found num_items {num_items}, items_per_category {items_per_category}"
+        )
     rng = np.random.default_rng([seed, 0])
-    num_categories = max(MIN_CATEGORIES, num_items // ITEMS_PER_CATEGORY)
+    num_categories = max(MIN_CATEGORIES, num_items // items_per_category)
     num_new = new_items_per_day * (num_days - 1)
     launch_days = np.concatenate(
         [-rng.integers(0, 365, num_items), 1 + np.arange(num_new) // max(new_items_per_day, 1)]
@@ -142,7 +243,7 @@ def build_world(*, num_items: int, num_days: int, new_items_per_day: int, seed: 
     shuffled = np.lexsort((rng.random(total), categories))  # within each category
     ranks = np.empty(total, np.int64)
     ranks[shuffled] = np.arange(total) - np.repeat(first_items, sizes)
-    weights = (1.0 + ranks) ** -ZIPF_EXPONENT
+    weights = (1.0 + ranks) ** -popularity_exponent
     launched = np.zeros((num_categories, num_days), np.int64)
     np.add.at(launched, (categories, np.maximum(launch_days, 0)), 1)
     end_items = first_items[:, None] + launched.cumsum(axis=1)
@@ -151,21 +252,41 @@ def build_world(*, num_items: int, num_days: int, new_items_per_day: int, seed: 
     num_types = max(MIN_TYPES, -(-3 * num_intents // 10))
     type_intents = _rows_of_permutations(rng, num_types, len(INTENT_WEIGHTS), num_intents)
     shares = (1.0 + np.arange(num_types)) ** -0.3
+    complements = _complements(rng, num_categories)
+    brands, adjectives = rng.integers(0, len(BRANDS), total), rng.integers(0, len(ADJECTIVES), total)
+    colours = rng.integers(0, sum(map(len, COLOURS)), total)
+    category_prices, log_prices = np.exp(rng.normal(3.3, 0.8, num_categories)), rng.normal(0.0, PRICE_SPREAD, total)
     codes = rng.permutation(total)
-    category_prices = np.exp(rng.normal(3.3, 0.8, num_categories))
     return World(
         num_days=num_days,
+        taste_strength=taste_strength,
         categories=categories,
         launch_days=launch_days,
         cumulative_weights=np.concatenate([[0.0], weights.cumsum()]),
         first_items=first_items,
         end_items=end_items,
-        successors=_successors(rng, categories, launch_days, first_items, end_items),
+        related=_related(rng, categories, launch_days, first_items, end_items, complements),
+        complements=complements,
+        is_consumable=rng.permutation(num_categories) < round(consumable_fraction * num_categories),
         intent_categories=intent_categories,
         intent_weights=intent_weights,
         type_intents=type_intents,
         type_shares=shares / shares.sum(),
-        prices=np.round(category_prices[categories] * np.exp(rng.normal(0.0, 0.4, total)) + 0.99, 2),
+        tastes=np.stack(np.unravel_index(np.arange(np.prod(FEATURE_VALUES)), FEATURE_VALUES), axis=1),
+        features=np.stack(
+            [
+                brands // len(BRAND_FAMILIES[0]),
+                adjectives // len(STYLES[0]),
+                colours // len(COLOURS[0]),
+                np.searchsorted(PRICE_RANGES, log_prices),
+            ],
+            axis=1,
+        ),
+        appeal=rng.uniform(0.5, 1.5, total),
+        brands=brands,
+        adjectives=adjectives,
+        colours=colours,
+        prices=np.round(category_prices[categories] * np.exp(log_prices) + 0.99, 2),
         codes=codes,
         numbers=np.argsort(codes),
     )
@@ -192,50 +313,63 @@ def _rows_of_permutations(rng: np.random.Generator, rows: int, width: int, size:
     ]
 
 
-def _successors(
+def _complements(rng: np.random.Generator, num_categories: int) -> np.ndarray:
+    """[C, Q]: distinct other categories, anywhere."""
+    width = len(COMPLEMENT_WEIGHTS)
+    distances = 1 + np.argsort(rng.random((num_categories, num_categories - 1)), axis=1)[:, :width]
+    return (np.arange(num_categories)[:, None] + distances) % num_categories
+
+
+def _related(
     rng: np.random.Generator,
     categories: np.ndarray,
     launch_days: np.ndarray,
     first_items: np.ndarray,
     end_items: np.ndarray,
+    complements: np.ndarray,
 ) -> np.ndarray:
-    """[M, S]: the item's own category or one of its neighbours; launched when the item is."""
-    total, width = len(categories), len(SUCCESSOR_WEIGHTS)
-    successors = np.empty((total, width), np.int64)
+    """[M, S]: `SUBSTITUTES` items of the item's category, one of each complement; launched when the item is."""
+    total = len(categories)
+    groups = np.concatenate([np.repeat(categories[:, None], SUBSTITUTES, axis=1), complements[categories]], axis=1)
+    related = np.empty(groups.shape, np.int64)
     days = np.maximum(launch_days, 0)
-    for column in range(width):
+    for column in range(groups.shape[1]):
         open_items = np.arange(total)
         while len(open_items):
-            groups = (categories[open_items] + rng.integers(-1, 2, len(open_items))) % len(first_items)
-            low, high = first_items[groups], end_items[groups, days[open_items]]
+            of_item = groups[open_items, column]
+            low, high = first_items[of_item], end_items[of_item, days[open_items]]
             drawn = low + (rng.random(len(open_items)) * (high - low)).astype(np.int64)
-            successors[open_items, column] = drawn
-            taken = (drawn == open_items) | (successors[open_items, :column] == drawn[:, None]).any(axis=1)
+            related[open_items, column] = drawn
+            taken = (drawn == open_items) | (related[open_items, :column] == drawn[:, None]).any(axis=1)
             open_items = open_items[taken]
-    return successors
-
-
-def draw_brands(world: World, rng: np.random.Generator) -> np.ndarray:
-    """int64 [M], the brand of each item number; the first that `[seed, 1]` draws."""
-    return rng.integers(0, len(BRANDS), world.num_items)
+    return related
 
 
 def catalogue(world: World, *, seed: int, until_day: int) -> pa.Table:
-    """The products that are launched by a day of the period: item_id, title, category, price, available; one row an item, sorted by id."""
+    """The products that are launched by a day of the period: item_id, title, category, brand, colour, price, available; one row an item, sorted by id."""
     rng = np.random.default_rng([seed, 1])
     names = category_names(len(world.first_items))
-    count = world.num_items
-    brands = draw_brands(world, rng).tolist()
-    adjectives, models = (rng.integers(0, n, count).tolist() for n in (len(ADJECTIVES), 90))
+    colours = [colour for shade in COLOURS for colour in shade]
+    models = rng.integers(0, 90, world.num_items).tolist()
     kinds = [names[category] for category in world.categories.tolist()]
-    titles = [
-        f"{BRANDS[b]} {ADJECTIVES[a]} {kind} {10 + model}"
-        for b, a, kind, model in zip(brands, adjectives, kinds, models, strict=True)
-    ]
-    available = np.ones(count, bool)
-    available[rng.choice(count, round(UNAVAILABLE_FRACTION * count), replace=False)] = False
+    brands = [BRANDS[brand] for brand in world.brands.tolist()]
+    adjectives = [ADJECTIVES[adjective] for adjective in world.adjectives.tolist()]
+    available = np.ones(world.num_items, bool)
+    unavailable = round(UNAVAILABLE_FRACTION * world.num_items)
+    available[rng.choice(world.num_items, unavailable, replace=False)] = False
     table = pa.table(
-        {"item_id": world.item_ids(), "title": titles, "category": kinds, "price": world.prices, "available": available}
+        {
+            "item_id": world.item_ids(),
+            "title": [
+                f"{brand} {adjective} {kind} {10 + model}"
+                for brand, adjective, kind, model in zip(brands, adjectives, kinds, models, strict=True)
+            ],
+            "category": kinds,
+            "brand": brands,
+            "colour": [colours[colour] for colour in world.colours.tolist()],
+            "price": world.prices,
+            "available": available,
+        }
     )
     launched = world.launch_days[world.numbers] <= until_day
     return table.take(pa.array(world.numbers[launched]))

@@ -9,11 +9,31 @@ import torch
 from torch import Tensor
 
 from kdlib.errors import ModelError
+from kdlib.models.sequence import SequenceModel
+
+Heads = Sequence[tuple[Tensor, Tensor | None]]
+"""One (matrix float [V, W], bias float [V] or None) a teacher."""
 
 
-def item_space(
-    heads: Sequence[tuple[Tensor, Tensor | None]], weights: Sequence[float], known_V: Tensor, *, width: int, seed: int
-) -> Tensor:
+@torch.no_grad()
+def start_item_table(
+    model: SequenceModel, heads: Heads, weights: Sequence[float], known_V: Tensor, *, seed: int
+) -> None:
+    """Start a student's item table from its teachers': the principal components of `item_space`.
+
+    The student begins with what the teachers know of the items, titles included, and learns the sequences alone.
+
+    Args:
+      model: an untrained student with an item table of its own.
+      heads: of the teachers.
+      weights: one a teacher.
+      known_V: bool; the items that occur in training.
+      seed: of the rotation.
+    """
+    model.item_embedding.copy_(item_space(heads, weights, known_V, width=model.dim, seed=seed))
+
+
+def item_space(heads: Heads, weights: Sequence[float], known_V: Tensor, *, width: int, seed: int) -> Tensor:
     """The teachers' scoring matrices as one item vector each: float32 [V, D], zero-mean over the known items.
 
     Each teacher's vectors (its bias as one more entry) are centred, which changes no ranking, brought to equal size and
@@ -22,7 +42,7 @@ def item_space(
     becomes that of the teachers' own vectors again. So the vectors of a single teacher of that width only turn.
 
     Args:
-      heads: one (matrix float [V, W], bias float [V] or None) a teacher.
+      heads: of the teachers.
       weights: one a teacher, above 0.
       known_V: bool; the items whose vectors count in mean, size and directions: the others were never trained.
       width: D; entries are zero before the rotation where the teachers have fewer.

@@ -197,18 +197,18 @@ def read_vectors(folder: Path, index: str) -> np.ndarray:
     return vectors_VE
 
 
-def whiten_files(folder: Path, *, width: int | None = None) -> dict[str, Any]:
+def whiten_files(folder: Path, *, width: int | None = None, scale: float = 1.0) -> dict[str, Any]:
     """PCA-whiten a folder of `tables.TITLE_VECTORS` in place, a file in memory at a time: coordinates of mean 0, equal
     variance and no correlation over the items with a title. One without stays zero.
 
     A pretrained encoder's vectors lie in a narrow cone, where a few common directions hide the rest; whitened title
     vectors serve sequential recommenders better (Su et al. 2021, arXiv 2103.15316; WhitenRec, Zhang et al. 2024). The
-    variance is 1/W, so that the mean squared length is 1, as it was: a model that reads the vectors needs no other scale
-    for them. The same vectors give the same result, signs included.
+    variance is scale²/W, so that the mean squared length is scale². The same vectors give the same result, signs included.
 
     Args:
       folder: of Parquet files.
       width: W, keep so many directions, the widest first; None keeps all that are not empty.
+      scale: root mean square length of the vectors.
 
     Returns:
       `width` and `explained`, the share of the variance in the directions kept.
@@ -224,7 +224,7 @@ def whiten_files(folder: Path, *, width: int | None = None) -> dict[str, Any]:
     for file in files:
         table = pq.read_table(file, schema=tables.TITLE_VECTORS.schema)
         if len(table):
-            vectors_VW = _whitened(_vectors_of(table), mean_E, matrix_EW / np.sqrt(matrix_EW.shape[1]))
+            vectors_VW = _whitened(_vectors_of(table), mean_E, matrix_EW * (scale / np.sqrt(matrix_EW.shape[1])))
             pq.write_table(_vectors_table(table["item_index"].combine_chunks(), vectors_VW), file)
     return {"width": matrix_EW.shape[1], "explained": explained}
 

@@ -187,3 +187,25 @@ def test_the_same_users_are_evaluated_whatever_the_files_and_parts(tmp_path) -> 
         assert len(found) == len(set(found)) == 30
         kept.append(sorted(found))
     assert kept[0] == kept[1] == kept[2]
+
+
+def test_everyone_has_a_row_where_everyone_is_asked_for() -> None:
+    """Users without a target, and those who return to an item, predict from what they did; nobody without a history."""
+    table = histories(
+        [
+            ([1, 2, 3], [0, 0, 1], 2, None, 2),  # judged by item 3
+            ([4, 5], [0, 0], 2, None, None),  # no test item: all of the history is read
+            ([6, 7, 6], [0, 0, 1], 2, None, 2),  # returns to item 6
+            ([8], [0], 0, None, 0),  # nothing before the test item
+            ([], [], 0, None, None),
+        ]
+    )
+    judged = evaluation_rows(table, position_column="test_position")
+    every = evaluation_rows(table, position_column="test_position", everyone=True)
+    assert judged.user_ids.tolist() == ["u0"]
+    assert every.user_ids.tolist() == ["u0", "u1", "u2"]
+    assert every.targets.tolist() == [3, -1, -1]
+    assert np.split(every.items, every.offsets[1:-1])[1].tolist() == [4, 5]
+    assert np.split(every.items, every.offsets[1:-1])[2].tolist() == [6, 7]
+    assert judged.repeats == every.repeats == 1
+    assert every.context[every.offsets[1:] - 1, 0].tolist() == [1, 1, 1]  # each prediction opens a session

@@ -10,6 +10,7 @@ from kdlib.metrics.comparison import (
     history_buckets,
     new_item_recall,
     popularity_buckets,
+    realised,
 )
 
 MISS, FIRST, THIRD = 99, 0, 2  # NDCG@10 of 0, 1 and 1/2
@@ -21,8 +22,9 @@ def _ranks(first_of_ten: int, seeds: int = 2) -> np.ndarray:
 
 
 def _compare(student: int, plain: int, teacher: int):
+    ranks = {"plain": _ranks(plain), "student": _ranks(student, seeds=3), "teacher_ensemble": _ranks(teacher, seeds=1)}
     return compare(
-        {"plain": _ranks(plain), "student": _ranks(student, seeds=3), "teacher_ensemble": _ranks(teacher, seeds=1)},
+        realised(ranks),
         plain={"student": "plain"},
         gaps={"student": "gap_closed"},
         samples=200,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kdlib import tables
-from kdlib.metrics.table import format_metrics, metrics_table
+from kdlib.metrics.expected import expected_metrics
+from kdlib.metrics.table import format_distillation, format_metrics, metrics_table
 
 RANKS = {
     "student": np.array([0, 2, 20, 0]),
@@ -51,3 +52,58 @@ def test_a_difference_is_told_only_where_the_interval_leaves_no_doubt() -> None:
     text = format_metrics(metrics_table(ranks, {}, (10,), pairs=pairs, samples=50, seed=0), k=10)
     told = [line.split("] ")[-1] for line in text.splitlines()[-3:]]
     assert told == ["no clear difference", "higher", "lower"]
+
+
+def _with_expected(student: float, control: float, teacher: float):
+    """Three models of 40 users, each with its item of that probability in the first place; every other user a little less."""
+    less = np.where(np.arange(40) % 2, 0.01, 0.0)
+    models = {"student": student, "control": control, "teacher": teacher}
+    ranks = {name: np.zeros(4, int) for name in models}
+    expected = {name: expected_metrics(np.stack([one - less, 0 * less], axis=1), (2,)) for name, one in models.items()}
+    pairs = [("student", "control"), ("teacher", "control")]
+    return metrics_table(ranks, {}, (2,), pairs=pairs, samples=100, seed=0, expected=expected)
+
+
+def test_expected_metrics_have_their_own_users_and_paired_differences() -> None:
+    """They stand beside the realised ones, over all users of whom the truth is known; a constant difference has no spread."""
+    found = _with_expected(0.26, 0.2, 0.28)
+    tables.check_schema(tables.METRICS, found.schema, where="test")
+    rows = {(row["model"], row["metric"]): row for row in found.to_pylist()}
+    assert rows["student", "ndcg@2"]["num_users"] == 4
+    student, pair = rows["student", "expected_ndcg@2"], rows["student - control", "expected_ndcg@2"]
+    assert student["value"] == pytest.approx(0.255)
+    assert student["num_users"] == pair["num_users"] == 40
+    assert student["low"] < 0.255 < student["high"]
+    assert pair["low"] == pytest.approx(pair["high"]) == pytest.approx(0.06)
+
+
+def test_the_summary_leads_with_what_distillation_is_worth() -> None:
+    """Three models with their sizes, both differences in per cent of the control, and the share of the gap."""
+    sizes = {"student": 1_000, "control": 1_000, "teacher": 5_000}
+    text = format_distillation(_with_expected(0.26, 0.2, 0.28), sizes, teacher="teacher", k=2)
+    assert text is not None
+    lines = text.splitlines()
+    assert "40 users" in lines[0]
+    assert [line.split()[0] for line in lines[1:4]] == ["student", "student", "teacher"]
+    assert "1,000 parameters" in lines[1]
+    assert lines[4].endswith("+0.0600 [+0.0600, +0.0600] +31%: higher")
+    assert lines[6].strip() == "the student closes 75% of the gap to its teacher, with 20% of its parameters"
+
+
+def test_without_a_gap_the_summary_names_no_share_of_it() -> None:
+    """A teacher that is not above the control leaves no gap to close; without a control nothing is said."""
+    text = format_distillation(_with_expected(0.26, 0.2, 0.2), {}, teacher="teacher", k=2)
+    assert text is not None
+    assert "gap" not in text
+    assert "no clear difference" in text.splitlines()[-1]
+    assert format_distillation(_table(), {}, teacher="teacher", k=10) is None
+
+
+def test_where_the_truth_is_not_known_the_summary_takes_the_realised_metric() -> None:
+    """Real data have one next item a test user."""
+    ranks = RANKS | {"teacher": np.array([0, 0, 0, 0])}
+    pairs = [("student", "control"), ("teacher", "control")]
+    found = metrics_table(ranks, {}, (10,), pairs=pairs, samples=50, seed=0)
+    text = format_distillation(found, {}, teacher="teacher", k=10)
+    assert text is not None
+    assert text.startswith("distillation  4 users, NDCG@10 of the next item")

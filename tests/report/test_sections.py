@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from kdlib.report.costs import models, time_spent
+from kdlib.report.distillation import distillation, gap_closed
 from kdlib.report.drift import drift, movers, popularity_drift
 from kdlib.report.facts import Gate, Measure, Use
 from kdlib.report.funnel import funnel
 from kdlib.report.gates import gates
 from kdlib.report.headline import bounds, decision, headline
 from kdlib.report.people import people
-from kdlib.report.quality import gap_closed, quality
+from kdlib.report.quality import quality
 from kdlib.report.slices import slices
 from tests.report.nights import BEFORE, DS, GATES, METRICS, NIGHT, with_metrics
 
@@ -127,16 +128,37 @@ def test_the_funnel_adds_up_beside_last_night() -> None:
 def test_the_gap_is_closed_only_where_there_is_one() -> None:
     """(0.25 − 0.20) / (0.30 − 0.20) is half; where the teacher's interval reaches 0 there is no share."""
     assert gap_closed(NIGHT, "ndcg@10") == ("teacher", pytest.approx(0.5))
-    assert "The student closes <strong>50%</strong>" in quality(NIGHT)
+    assert "It closes <strong>50%</strong>" in str(distillation(NIGHT))
     noisy = with_metrics(teacher__control=Measure(0.10, -0.01, 0.21, 60))
     assert gap_closed(noisy, "ndcg@10") is None
-    assert "there is no gap to close" in quality(noisy)
+    assert "there is no gap to close" in str(distillation(noisy))
 
 
 def test_the_ensemble_is_the_reference_where_there_is_one() -> None:
     """With several teachers the gap is the ensemble's."""
-    several = with_metrics(ensemble__control=Measure(0.20, 0.1, 0.3, 60))
+    several = with_metrics(ensemble=Measure(0.40, 0.3, 0.5, 60), ensemble__control=Measure(0.20, 0.1, 0.3, 60))
     assert gap_closed(several, "ndcg@10") == ("ensemble", pytest.approx(0.25))
+
+
+def test_the_page_says_what_distillation_is_worth_and_what_it_costs() -> None:
+    """Student, control and teacher with sizes; the expected metric where the truth is known; nothing without a control."""
+    html = str(distillation(NIGHT))
+    assert "+0.0500" in html
+    assert "(+25%)" in html
+    assert "next item of 60 test users" in html
+    truth = {
+        ("student", "expected_ndcg@10"): 0.30,
+        ("control", "expected_ndcg@10"): 0.20,
+        ("teacher", "expected_ndcg@10"): 0.35,
+    }
+    pairs = {("student - control", "expected_ndcg@10"): 0.10, ("teacher - control", "expected_ndcg@10"): 0.15}
+    known = {key: Measure(value, value - 0.01, value + 0.01, 900) for key, value in (truth | pairs).items()}
+    html = str(distillation(replace(NIGHT, metrics={**METRICS, **known})))
+    assert "expected NDCG@10" in html
+    assert "<strong>67%</strong>" in html
+    assert "for 900 users" in html
+    without = {key: one for key, one in METRICS.items() if "control" not in key[0]}
+    assert distillation(replace(NIGHT, metrics=without)) is None
 
 
 def test_a_difference_is_found_in_either_direction() -> None:

@@ -9,10 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdlib.errors import ConfigError, InputError
-from kdlib.simulation.events import BROKEN_KINDS, RAW_SCHEMA, Plan, block_rows, block_steps, human_users, user_id_of
-from kdlib.simulation.steps import DAY_MS, HOUR_MS, Activity, activity_for, draw_steps
-from kdlib.simulation.world import build_world, catalogue
+from kdlib.simulation.events import (
+    BOT_VIEWS,
+    BROKEN_KINDS,
+    RAW_SCHEMA,
+    Plan,
+    block_rows,
+    block_steps,
+    human_users,
+    user_id_of,
+)
+from kdlib.simulation.steps import BOUGHT, CARTED, ROWS_PER_STEP, VIEWED
+from kdlib.simulation.world import catalogue
+from tests.simulation.definition import session_openings
 
 PLAN = Plan(
     num_events=60_000, num_items=300, num_days=8, events_per_user=20, new_items_per_day=6, bot_fraction=0.001,
@@ -91,11 +100,12 @@ def test_every_bot_has_more_than_2000_views_on_one_day(written: tuple[pa.Table, 
 
 
 def test_clean_rows_collapse_to_the_true_steps(written: tuple[pa.Table, Counter[str]]) -> None:
-    """Sessions cut at 30 minutes, repeats collapsed, give each user's true items, session numbers and days."""
+    """Sessions cut at 30 minutes, repeats collapsed, give each user's true items, outcomes, session numbers and days."""
     table, _ = written
     world = PLAN.world()
     number_of = {item_id: number for number, item_id in enumerate(world.item_ids())}
-    found: dict[str, list[tuple[int, int, int]]] = {}
+    outcome_of = {"view": VIEWED, "cart": CARTED, "purchase": BOUGHT}
+    found: dict[str, list[tuple[int, int, int, int]]] = {}
     user, item, time, session = "", "", 0.0, 0
     for row in clean_rows(table):
         gap = seconds_of(row) - time
@@ -105,15 +115,17 @@ def test_clean_rows_collapse_to_the_true_steps(written: tuple[pa.Table, Counter[
             assert row["event_type"] == "view"
             assert new_user or gap < 600 or gap > 7200
             day = int(seconds_of(row) // 86_400)
-            found.setdefault(row["user_id"], []).append((number_of[row["item_id"]], session, day))
+            found.setdefault(row["user_id"], []).append((number_of[row["item_id"]], session, day, VIEWED))
+        else:
+            found[row["user_id"]][-1] = (*found[row["user_id"]][-1][:3], outcome_of[row["event_type"]])
         user, item, time = row["user_id"], row["item_id"], seconds_of(row)
-    truth: dict[str, list[tuple[int, int, int]]] = {}
+    truth: dict[str, list[tuple[int, int, int, int]]] = {}
     for block in range(PLAN.num_blocks):
         steps, _ = block_steps(PLAN, block)
         numbers = human_users(PLAN, block)[steps.users]
-        columns = (array.tolist() for array in (numbers, steps.items, steps.sessions, steps.days))
-        for user, item, session, day in zip(*columns, strict=True):
-            truth.setdefault(user_id_of(user), []).append((item, session, day))
+        columns = (array.tolist() for array in (numbers, steps.items, steps.sessions, steps.days, steps.outcomes))
+        for user, *step in zip(*columns, strict=True):
+            truth.setdefault(user_id_of(user), []).append(tuple(step))
     assert found == truth
 
 
@@ -127,9 +139,15 @@ def test_carts_and_purchases_follow_a_view_of_their_item(written: tuple[pa.Table
             assert (earlier["user_id"], earlier["item_id"]) == (row["user_id"], row["item_id"])
             assert earlier["event_type"] == before[row["event_type"]]
             assert 0 < seconds_of(row) - seconds_of(earlier) < 20
-    counts = Counter(row["event_type"] for row in rows)
-    assert 0.09 < counts["cart"] / counts["view"] < 0.11
-    assert 0.31 < counts["purchase"] / counts["cart"] < 0.39
+    outcomes = Counter(
+        outcome for block in range(PLAN.num_blocks) for outcome in block_steps(PLAN, block)[0].outcomes.tolist()
+    )
+    assert Counter(row["event_type"] for row in rows) == {
+        "view": outcomes.total(),
+        "cart": outcomes[CARTED] + outcomes[BOUGHT],
+        "purchase": outcomes[BOUGHT],
+    }
+    assert min(outcomes.values()) > 1_000
 
 
 def test_new_items_appear_from_their_launch_day_on(written: tuple[pa.Table, Counter[str]]) -> None:
@@ -152,85 +170,30 @@ def test_new_items_appear_from_their_launch_day_on(written: tuple[pa.Table, Coun
         {"num_events": 400_000, "num_days": 30, "events_per_user": 30},
         {"events_per_user": 5},
         {"num_days": 4, "bot_fraction": 0.01},
+        {"taste_strength": 0.0},
+        {"consumable_fraction": 0.5},
+        {"mean_session_length": 6.0},
     ],
 )
 def test_the_number_of_rows_is_near_the_one_asked_for(changes: dict) -> None:
-    """All rows together, faulty ones included, are within four per cent of num_events."""
+    """Users have `events_per_user` rows in the mean, within 2.5% and the chance of their sessions' lengths."""
     plan = replace(PLAN, **changes)
     plan = replace(plan, until=plan.first_day + timedelta(days=plan.num_days - 1))
-    rows = sum(block_rows(plan, block)[0].num_rows for block in range(plan.num_blocks))
-    assert rows == pytest.approx(plan.num_events, rel=0.04)
+    planted = sum((block_rows(plan, block)[2] for block in range(plan.num_blocks)), Counter())
+    num_bots = round(plan.num_users * plan.bot_fraction)
+    bot_rows, rows = planted["bot_user"], planted.total() - planted["users"] - planted["bot_user"]
+    wanted = (plan.num_users - num_bots) * plan.events_per_user * 1.03  # 2% duplicates, 1% broken ones
+    assert wanted + num_bots * sum(BOT_VIEWS) / 2 == pytest.approx(plan.num_events, abs=sum(BOT_VIEWS) / 4)
+    num_sessions = wanted / (plan.mean_session_length * ROWS_PER_STEP)
+    assert rows == pytest.approx(wanted, rel=0.025 + 2 / num_sessions**0.5)  # a length's deviation is about its mean
+    assert BOT_VIEWS[0] * num_bots <= bot_rows < BOT_VIEWS[1] * num_bots
 
 
-def test_sessions_keep_two_hours_apart_and_within_a_day() -> None:
-    """Even the busiest user's sessions never cross midnight, have gaps of 20 s to 10 min inside and 2 h between."""
-    world = build_world(num_items=100, num_days=4, new_items_per_day=0, seed=1)
-    activity = Activity(mean_steps=20.0, log_sessions=3.0, max_sessions=12)
-    steps = draw_steps(world, np.random.default_rng(2), num_users=3_000, activity=activity)
-    same_user = np.diff(steps.users) == 0
-    same_session = same_user & (np.diff(steps.sessions) == 0)
-    gaps = np.diff(steps.times)
-    assert np.bincount(steps.sessions).tolist()[11] > 0
-    assert gaps[same_session].min() >= 20_000 - 1
-    assert gaps[same_session].max() < 600_000
-    assert gaps[same_user & ~same_session].min() > 2 * HOUR_MS
-    assert (steps.times // DAY_MS == steps.days).all()
-    assert (np.diff(steps.days)[same_session] == 0).all()
-    assert (np.diff(steps.items)[same_session] != 0).all()
-    assert steps.times.max() < 4 * DAY_MS
-
-
-def test_too_many_events_for_the_days_is_a_config_error() -> None:
-    """The error names both settings and the largest value that fits, and that value does fit."""
-    with pytest.raises(ConfigError, match=r"events_per_user 500 is too many for num_days 4; give at most 40"):
-        activity_for(events_per_user=500, num_days=4)
-    activity_for(events_per_user=40, num_days=4)
-
-
-def test_a_world_is_rebuilt_from_its_values_alone() -> None:
-    """The same four values give the same items, ids and successors; another seed gives others."""
-    values = {"num_items": 300, "num_days": 8, "new_items_per_day": 6}
-    first = build_world(**values, seed=1)
-    build_world.cache_clear()
-    again, other = build_world(**values, seed=1), build_world(**values, seed=2)
-    assert again is not first
-    assert first.item_ids() == again.item_ids() != other.item_ids()
-    assert (first.successors == again.successors).all()
-    assert catalogue(first, seed=1, until_day=7).equals(catalogue(again, seed=1, until_day=7))
-
-
-def test_item_ids_and_numbers_are_inverse() -> None:
-    """`number_of` undoes `item_id_of`; a foreign id is an error that says so."""
-    world = PLAN.world()
-    assert [world.number_of(world.item_id_of(number)) for number in (0, 7, 341)] == [0, 7, 341]
-    assert sorted(world.item_ids())[-1] == "i00000341"
-    for foreign in ("i00000342", "i7", "B0001", ""):
-        with pytest.raises(InputError, match=f"no item '{foreign}' in this simulated world; it has 342 items"):
-            world.number_of(foreign)
-
-
-def test_successors_are_launched_near_and_distinct() -> None:
-    """Five different successors, not the item itself, from the own or a neighbouring category, launched no later."""
-    world = PLAN.world()
-    num_categories = len(world.first_items)
-    distance = (world.categories[world.successors] - world.categories[:, None]) % num_categories
-    assert set(distance.ravel().tolist()) == {0, 1, num_categories - 1}
-    assert all(len({number, *row}) == 6 for number, row in enumerate(world.successors.tolist()))
-    assert (world.launch_days[world.successors] <= np.maximum(world.launch_days, 0)[:, None]).all()
-
-
-def test_the_catalogue_names_each_item_once_with_its_category() -> None:
-    """Titles end in category and model number, 2% are unavailable, prices match the events'."""
-    world = PLAN.world()
-    products = catalogue(world, seed=PLAN.seed, until_day=7)
-    assert products["item_id"].to_pylist() == sorted(world.item_ids())
-    assert products["available"].to_pylist().count(False) == round(0.02 * world.num_items)
-    for row in products.to_pylist():
-        number = world.number_of(row["item_id"])
-        assert f" {row['category']} " in row["title"]
-        assert row["price"] == world.prices[number]
-    assert len(set(products["category"].to_pylist())) == len(world.first_items)
-    assert min(products["price"].to_pylist()) > 0
+def test_a_plan_hands_the_length_of_sessions_on() -> None:
+    """Blocks have sessions of the plan's mean length, within 4 standard errors."""
+    steps, _ = block_steps(replace(PLAN, mean_session_length=4.0), 0)
+    lengths = np.diff(np.flatnonzero(session_openings(steps)), append=len(steps.items))
+    assert abs(lengths.mean() - 4.0) < 4 * lengths.std() / len(lengths) ** 0.5
 
 
 def test_an_earlier_night_of_a_period_sees_the_same_shop_up_to_its_day(written: tuple[pa.Table, Counter[str]]) -> None:
