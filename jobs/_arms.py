@@ -139,6 +139,8 @@ def _train(config: RunConfig, source: Features, students: list[Student], teacher
                 cached=teachers.models if taught else [], titles=vectors, codes=made_of,
             )  # fmt: skip
             control = student.arm.teacher if student.arm.teacher in CONTROLS else ""
+            if control:  # it must not have from the teachers what it is to show the worth of
+                made = replace(made, item_start="random")
             if control in STATELESS and made.distillation is not None:
                 made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})
             return replace(made, control=control)

