@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,18 +35,18 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     models |= {} if in_use is None else {"last_night": in_use[1]}
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        ranks, coverage, slices, confidence, expected, details = _measure(config, source, names, in_use and in_use[0])
-        teacher = "ensemble" if "ensemble" in ranks else config.teachers[0].name
+        found = _measure(config, source, names, in_use and in_use[0])
+        teacher = "ensemble" if "ensemble" in found.ranks else config.teachers[0].name
         table = metrics_table(
-            ranks, coverage, config.evaluation.k,
+            found.ranks, found.coverage, config.evaluation.k,
             pairs=[("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov"),
                    ("student", "last_night")],
             samples=config.evaluation.bootstrap_samples, seed=config.seed,
-            slices={f"ndcg@{config.evaluation.judged_k}": slices},
-            confidence=confidence, confidence_k=config.evaluation.judged_k, expected=expected,
+            slices={f"ndcg@{config.evaluation.judged_k}": found.slices},
+            confidence=found.confidence, confidence_k=config.evaluation.judged_k, expected=found.expected,
         )  # fmt: skip
         pq.write_table(table, staging["metrics"] / "part-00000.parquet")
-        return {"metrics": details}
+        return {"metrics": found.details}
 
     made = run_step(
         config,
@@ -59,28 +59,26 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         build=build,
     )  # fmt: skip
     manifest = made["metrics"]
-    judged = f"{manifest.details['users']:,} test users"
-    if everyone := manifest.details.get("users_with_truth"):
-        judged += f", {everyone:,} users by the true model"
-    say(f"evaluate: {judged} → {config.root / 'metrics' / f'ds={config.day}'}")
+    everyone = manifest.details.get("users_with_truth")
+    more = f", {everyone:,} users by the true model" if everyone else ""
+    say(f"evaluate: {manifest.details['users']:,} test users{more} → {config.root / 'metrics' / f'ds={config.day}'}")
     return made
 
 
-def _measure(
-    config: RunConfig, source: Features, names: list[str], last_night: Path | None
-) -> tuple[
-    dict[str, np.ndarray],
-    dict[str, float],
-    dict[str, np.ndarray],
-    dict[str, np.ndarray],
-    dict[str, dict[str, np.ndarray]],
-    dict[str, Any],
-]:
-    """Ranks a model, coverage a model, slices of the test users, confidence a model, expected metrics a model where the truth
-    is known, and what to note in the manifest.
+class _Measured(NamedTuple):
+    """What the table of metrics is made of; but for `details`, see `metrics_table`."""
 
-    A cross-fitted teacher predicts the test items as the mean of its folds' models.
-    """
+    ranks: dict[str, np.ndarray]
+    coverage: dict[str, float]
+    slices: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray]
+    expected: dict[str, dict[str, np.ndarray]]
+    details: dict[str, Any]
+    """Of the manifest."""
+
+
+def _measure(config: RunConfig, source: Features, names: list[str], last_night: Path | None) -> _Measured:
+    """A cross-fitted teacher predicts the test items as the mean of its folds' models."""
     teachers = [[publish.current(config.root, name, config.day) for name in t.models] for t in config.teachers]
     compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
     compared |= {name: [(str(publish.current(config.root, f"models/{name}", config.day)), 1.0)] for name in names}
@@ -123,7 +121,7 @@ def _measure(
         if name.startswith("confidence/")
     }
     slices = history_buckets(np.diff(rows.offsets)[judged]) | popularity_buckets(counts, rows.targets[judged])
-    return ranks, coverage, slices, confidence, expected, details
+    return _Measured(ranks, coverage, slices, confidence, expected, details)
 
 
 def _last_night(config: RunConfig, source: Features) -> tuple[Path, str] | None:

@@ -9,6 +9,7 @@ from kdlib.config import RunConfig, load_config
 from kdlib.errors import ConfigError
 
 RUNS = sorted(path for path in (Path(__file__).parents[1] / "cluster" / "runs").glob("*.yaml"))
+BENCHMARKS = ("quality_", "size_curve_")
 SMALLEST = "name: tiny\noutput_dir: out\ninput: {simulate: {}}\n"
 EVENTS = "format: csv, path: e.csv, item: i, user: u"
 
@@ -289,7 +290,7 @@ def test_a_cross_fitted_teacher_is_a_model_a_fold(load):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in RUNS if not path.stem.startswith("quality_")], ids=lambda path: path.stem
+    "path", [path for path in RUNS if not path.stem.startswith(BENCHMARKS)], ids=lambda path: path.stem
 )
 def test_every_shipped_run_config_is_valid(path, monkeypatch):
     """Each file of `cluster/runs` loads, with its folders named by variables, and is called what its run is called."""
@@ -299,7 +300,7 @@ def test_every_shipped_run_config_is_valid(path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in RUNS if path.stem.startswith("quality_")], ids=lambda path: path.stem
+    "path", [path for path in RUNS if path.stem.startswith(BENCHMARKS)], ids=lambda path: path.stem
 )
 def test_every_shipped_benchmark_config_is_valid(path, monkeypatch):
     """So does each benchmark's, with its run config and all its arms."""
