@@ -18,9 +18,9 @@ from jobs._step import run_step
 from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SearchesConfig, SimulateConfig, TimeConfig
 from kdlib.errors import ConfigError
 from kdlib.publish import Manifest
+from kdlib.simulation.catalogue import catalogue
 from kdlib.simulation.events import PLANTED, Plan, write_task
 from kdlib.simulation.searches import write_search_task
-from kdlib.simulation.world import catalogue
 
 
 def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig, SearchesConfig | None]:

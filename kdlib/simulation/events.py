@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kdlib.simulation.build import build_world
 from kdlib.simulation.steps import BOUGHT, DAY_MS, VIEWED, Steps, activity_for, draw_steps
 from kdlib.simulation.text import address_texts, number_texts, scrambled, scrambled_hex_texts, time_texts
-from kdlib.simulation.world import ITEM_DIGITS, World, build_world
+from kdlib.simulation.world import ITEM_DIGITS, World
 
 RAW_SCHEMA = pa.schema(
     [

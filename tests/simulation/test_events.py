@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kdlib.simulation.catalogue import catalogue
 from kdlib.simulation.events import (
     BOT_VIEWS,
     BROKEN_KINDS,
@@ -20,7 +21,6 @@ from kdlib.simulation.events import (
     user_id_of,
 )
 from kdlib.simulation.steps import BOUGHT, CARTED, ROWS_PER_STEP, VIEWED
-from kdlib.simulation.world import catalogue
 from tests.simulation.definition import session_openings
 
 PLAN = Plan(

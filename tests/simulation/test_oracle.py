@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from kdlib.simulation.build import build_world
 from kdlib.simulation.oracle import Oracle
 from kdlib.simulation.steps import BOUGHT, CARTED, VIEWED, Activity, Steps, draw_steps
-from kdlib.simulation.world import INTENT_WEIGHTS, REBUY, RESUME, SHIFT, World, build_world
+from kdlib.simulation.world import INTENT_WEIGHTS, REBUY, RESUME, SHIFT, World
 from tests.simulation.definition import category_chances, item_chances, outcome_chances
 
 NUM_USERS = 20_000

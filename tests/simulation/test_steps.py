@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdlib.errors import ConfigError
+from kdlib.simulation.build import build_world
 from kdlib.simulation.steps import (
     BOUGHT,
     CARTED,
@@ -18,7 +19,7 @@ from kdlib.simulation.steps import (
     activity_for,
     draw_steps,
 )
-from kdlib.simulation.world import FEATURES, REBUY, World, build_world
+from kdlib.simulation.world import FEATURES, REBUY, World
 from tests.simulation.definition import category_chances, item_chances, outcome_chances, owned_before, session_openings
 
 SHORT_SESSIONS = Activity(mean_steps=4.0, log_sessions=1.0, max_sessions=12)
