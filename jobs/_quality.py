@@ -95,7 +95,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     groups |= {"teacher_single": [f"teacher/{name}" for name in chosen["best_teacher_kind"]], TEACHER: [TEACHER]}
     members = (groups | labels).items()
     ranks = {name: np.stack([per_model[one] for one in ones]) for name, ones in members}
-    values = drawn_values = realised(ranks)
+    values = of_targets = realised(ranks)
     if knows_the_truth(config):
         values = {
             metric: {name: np.stack([expected[column][one] for one in ones]) for name, ones in members}
@@ -107,8 +107,8 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     gaps = {name: "gap_closed" if name == main else f"{name}_gap_closed" for name in taught}
     drawn = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
     figures, intervals = compare(values, plain=plain, gaps=gaps, **drawn)
-    if values is not drawn_values:
-        figures |= {f"{name}_realised_ndcg10": float(one.mean()) for name, one in drawn_values["ndcg10"].items()}
+    if values is not of_targets:
+        figures |= {f"{name}_realised_ndcg10": float(one.mean()) for name, one in of_targets["ndcg10"].items()}
     by_popularity = popularity_buckets(training_counts(source), found["target"].to_numpy())
     new = new_item_recall(ranks, by_popularity.get("new", np.zeros(len(found), bool)), **drawn)
     figures, intervals = figures | new.means, intervals | new.intervals
@@ -128,6 +128,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
         "protocol": _protocol(config, users_with_truth),
         "test_users": ranked.details["users"],
         "repeats_left_out": ranked.details["repeats_left_out"],
+        **({"users_with_truth": users_with_truth} if knows_the_truth(config) else {}),
         "figures": {name: round(value, 5) for name, value in figures.items()} | peers["figures"],
         "intervals": {name: [round(low, 5), round(high, 5)] for name, (low, high) in intervals.items()} | peers["intervals"],
         "intervals_are": "95%, bootstrap over users, and over seeds where there are several",

@@ -9,8 +9,10 @@ from kdlib.report.users import sample_users
 
 
 def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
-    """The funnel, the quality, where the tables are, the seconds of each stage, and a few users where they are simulated:
-    what is printed may be kept where `forget` does not reach."""
+    """What distillation is worth, the quality, the rows, where the tables are, the seconds of each stage.
+
+    Sample users follow for a simulated shop only: what is printed may be kept where `forget` does not reach.
+    """
     say(f"\n=== {config.name}, {config.day} ===")
     if config.input.has_events:
         _recommendations(config)
@@ -37,6 +39,7 @@ def _recommendations(config: RunConfig) -> None:
     recommendations = publish.read_manifest(config.root, "recommendations", config.day)
     assert histories is not None
     assert recommendations is not None
+    say(quality_table(config))
     funnel = histories.details["funnel"]
     carried = f" ({funnel['carried']:,} of them by an earlier night)" if funnel.get("carried") else ""
     say(
@@ -47,7 +50,6 @@ def _recommendations(config: RunConfig) -> None:
         say(
             "times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before"
         )
-    say(quality_table(config))
     say(
         f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}"
     )

@@ -12,7 +12,7 @@ from kdlib.config import Name, Positive, RunConfig, Section, first_fault, load_c
 from kdlib.errors import ConfigError
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-RESERVED = ("markov", "popularity", "teacher_single", "teacher_ensemble")
+RESERVED = ("markov", "popularity", "best_reachable", "teacher_single", "teacher_ensemble")
 Range = dict[Literal["uniform", "log_uniform"], tuple[float, float]]
 
 

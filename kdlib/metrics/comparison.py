@@ -141,6 +141,7 @@ def format_comparison(results: Mapping[str, Any], plain: Mapping[str, str | None
         f" {'gap':>5} {'parameters':>11} {'in layers':>10} {'kB':>8} {'users/s':>8}"
     ]
     names = [name.removesuffix("_ndcg10") for name in figures if name.endswith("_ndcg10") and "_minus_" not in name]
+    names = [name for name in names if not name.endswith("_realised")]
     for name in sorted(names, key=lambda one: one in models):
         line = f"  {name:22} {figures[f'{name}_ndcg10']:>8.4f} {_interval(intervals.get(f'{name}_ndcg10'), '.4f'):>16}"
         line += f" {figures[f'{name}_hr10']:>7.4f}" if f"{name}_hr10" in figures else f" {'':7}"

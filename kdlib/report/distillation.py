@@ -37,8 +37,8 @@ def distillation(night: Night) -> Html | None:
         "Distillation",
         tag(
             "p",
-            f"With its teacher the student reaches {signed_score(gained.value)} {interval(gained, signed=True)} in"
-            f" {metric_name(metric)} ({signed_share(relative)}): {verdict(gained)}. ",
+            f"The student is at {signed_score(gained.value)} {interval(gained, signed=True)} in {metric_name(metric)} against the same"
+            f" student without teacher, or {signed_share(relative)}: {verdict(gained)}. ",
             _gap_closed(night, metric, teacher),
             _sizes(night, teacher),
         ),

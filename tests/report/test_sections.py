@@ -144,7 +144,7 @@ def test_the_page_says_what_distillation_is_worth_and_what_it_costs() -> None:
     """Student, control and teacher with sizes; the expected metric where the truth is known; nothing without a control."""
     html = str(distillation(NIGHT))
     assert "+0.0500" in html
-    assert "(+25%)" in html
+    assert "or +25%: higher" in html
     assert "next item of 60 test users" in html
     truth = {
         ("student", "expected_ndcg@10"): 0.30,
