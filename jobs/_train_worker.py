@@ -154,11 +154,10 @@ def _train_one(
     counts_V, in_windows_V = _train_counts(run["statistics"], spec)
     trained_V = torch.from_numpy(in_windows_V > 0)
     student = _build(run["model"] | shape, run["title_vectors"], trained_V, codes=run["codes"])
-    if run["item_start"] == "teachers":
-        heads, weights = _heads(run, num_items)
-        start_item_table(student, heads, weights, trained_V, seed=run["seed"])
-    if run["start"] is not None:  # an earlier night's weights replace all of that
+    if run["start"] is not None:
         start_from(student, load_model(Path(run["start"]))[0])
+    elif run["item_start"] == "teachers":
+        start_item_table(student, *_heads(run, num_items), trained_V, seed=run["seed"])
     teacher = run["teacher"] and _build(run["teacher"] | shape, run["teacher_title_vectors"], trained_V)
     module = NextItemTraining(
         student,

@@ -296,7 +296,9 @@ def test_every_shipped_run_config_is_valid(path, monkeypatch):
     """Each file of `cluster/runs` loads, with its folders named by variables, and is called what its run is called."""
     monkeypatch.setenv("DISTILREC_DATA", "/data")
     monkeypatch.setenv("DISTILREC_LAKE", "/lake")
-    assert load_config(path, ds="2026-11-22").name == path.stem
+    config = load_config(path, ds="2026-11-22")
+    assert config.name == path.stem
+    assert config.evaluation.control, "every night says what its student would be without teachers"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ def run(config: RunConfig) -> None:
         models[name] = {
             key: facts[key] for key in ("parameters", "parameters_without_item_tables", "bytes", "seed", "version")
         } | {"epochs": len(facts["epochs"])}
-    result = {
+    funnel = histories.details["funnel"]
+    kept = ("rows_read", "kept", "duplicate", "reasons", "users", "interactions", "items")
+    result: dict[str, Any] = {
         "command": f"distilrec nightly --config cluster/runs/{config.name}.yaml",
         "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a test user;"
         " expected_…: over the true model's next items of every user with a history",
@@ -69,7 +71,7 @@ def run(config: RunConfig) -> None:
         "test_users": metrics.details["users"],
         "repeats_left_out": metrics.details["repeats_left_out"],
         "users_with_truth": metrics.details.get("users_with_truth"),
-        "funnel": {key: histories.details["funnel"][key] for key in ("rows_read", "kept", "duplicate", "reasons", "users", "interactions", "items")},
+        "funnel": {key: funnel[key] for key in kept},
         "step_seconds": {name: manifest.details["seconds"] for name, manifest in manifests.items() if manifest is not None},
         "models": models,
         "figures": figures,
@@ -84,7 +86,7 @@ def run(config: RunConfig) -> None:
 def _distillation(config: RunConfig, found: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     """What distillation is worth, by the expected NDCG@10; nothing where the truth is not known or there is no control."""
     teacher, metric = "ensemble" if len(config.teachers) > 1 else config.teachers[0].name, f"{PREFIX}ndcg@10"
-    gained, gap = (found.get((f"{name} - control", metric)) for name in ("student", teacher))
+    gained, gap = found.get(("student - control", metric)), found.get((f"{teacher} - control", metric))
     if gained is None or gap is None:
         return {}
     return {

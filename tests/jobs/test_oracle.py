@@ -47,7 +47,7 @@ def histories(rows: list[tuple[list[int], list[int], list[str], list[int], int |
 def found():
     """The world, its vocabulary in the order of the ids, four histories, and the four items that they are made of."""
     world = plan_of(config()).world()
-    there = np.flatnonzero(world.launch_days <= 0)
+    there = np.flatnonzero(world.launch_days <= 0).tolist()
     item_ids = sorted(world.item_id_of(number) for number in there)
     category = world.categories[world.number_of(item_ids[0])]
     near = [v for v, item in enumerate(item_ids) if world.categories[world.number_of(item)] == category][:4]

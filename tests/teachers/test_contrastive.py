@@ -1,7 +1,9 @@
 """In-domain training of a text encoder: pairs, loss, and a real encoder that learns what goes together."""
 
+import importlib
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +39,7 @@ def _one_thread():
 
 def tiny_encoder(folder: Path) -> Path:
     """A BERT of random weights, two layers of 16, that knows `WORDS`; a Hugging Face folder."""
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")  # its lazy names are unknown to a type checker
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
     transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
