@@ -85,7 +85,8 @@ def run(config: RunConfig) -> None:
 
 def _distillation(config: RunConfig, found: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
     """What distillation is worth, by the expected NDCG@10; nothing where the truth is not known or there is no control."""
-    teacher, metric = "ensemble" if len(config.teachers) > 1 else config.teachers[0].name, f"{PREFIX}ndcg@10"
+    names, metric = [teacher.name for teacher in config.teachers], f"{PREFIX}ndcg@10"
+    teacher = names[0] if len(names) == 1 else "ensemble"
     gained, gap = found.get(("student - control", metric)), found.get((f"{teacher} - control", metric))
     if gained is None or gap is None:
         return {}
