@@ -129,7 +129,12 @@ def _train(config: RunConfig, source: Features, students: list[Student], teacher
             titles[way] = title_vectors(own, source, own.student.text)
         vectors, text_version = titles.get(way, (None, ""))
         made_of = codes.get(variant)
-        settings = [student.seed, own.student.model_dump(mode="json"), own.training.model_dump(mode="json")]
+        trained = own.student if taught else own.student.without_teachers()
+        settings = [
+            student.seed,
+            trained.model_dump(mode="json", exclude={"control"}),
+            own.training.model_dump(mode="json"),
+        ]
         if taught:
             settings += [student.arm.teacher, own.distillation.model_dump(), [w for _, w in teachers.models]]
 
@@ -139,7 +144,7 @@ def _train(config: RunConfig, source: Features, students: list[Student], teacher
                 cached=teachers.models if taught else [], titles=vectors, codes=made_of,
             )  # fmt: skip
             control = student.arm.teacher if student.arm.teacher in CONTROLS else ""
-            if control:  # it must not have from the teachers what it is to show the worth of
+            if control:  # a control measures what the teachers' knowledge is worth: it must not start from it
                 made = replace(made, item_start="random")
             if control in STATELESS and made.distillation is not None:
                 made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})

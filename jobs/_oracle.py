@@ -12,8 +12,9 @@ from jobs.simulate_events import plan_of
 from kdlib.config import EVENT_TYPES, RunConfig
 from kdlib.data.windows import EvaluationRows, Marks, ragged
 from kdlib.inference.ranks import target_ranks
+from kdlib.simulation.events import BOT_VIEWS
 from kdlib.simulation.oracle import Oracle
-from kdlib.simulation.steps import BOUGHT, CARTED, VIEWED
+from kdlib.simulation.steps import BOUGHT, CARTED, LONGEST_GAP_SECONDS, SHORTEST_BREAK_SECONDS, VIEWED
 
 BEST = "best_reachable"
 USERS = 1024
@@ -22,7 +23,7 @@ _OUTCOMES = np.array([{"cart": CARTED, "purchase": BOUGHT}.get(name, VIEWED) for
 
 
 class Truth(NamedTuple):
-    """By the true model."""
+    """What the true model says of the rows."""
 
     ranks: np.ndarray
     """int64 [rows]: of each target; −1 where a row has none."""
@@ -31,9 +32,16 @@ class Truth(NamedTuple):
 
 
 def knows_the_truth(config: RunConfig) -> bool:
-    """Whether the true model sees what the models see: simulated events, split by time, every item in the vocabulary."""
+    """Whether the histories are the simulator's own: all its items, sessions and days, without its bots, split by time."""
     features = config.features
-    return config.input.simulate is not None and features.split.kind == "time" and features.max_items is None
+    if config.input.simulate is None or features.split.kind != "time" or features.max_items is not None:
+        return False
+    start = features.period_start
+    return (
+        LONGEST_GAP_SECONDS <= features.session_gap_seconds <= SHORTEST_BREAK_SECONDS
+        and features.max_events_per_user_day <= BOT_VIEWS[0]
+        and (start is None or start <= plan_of(config).first_day)
+    )
 
 
 def truth_of(
@@ -45,8 +53,10 @@ def truth_of(
     *,
     top: int,
 ) -> Truth:
-    """Judge lists by the probability of each user's next item: the first of a session on the day of its test item, for
-    users without one on the first day of the test.
+    """Judge lists by the probability of each user's next item.
+
+    That is the first item of a session: on the day of the user's test item; for a user without one on the first day of the
+    test, or on the day of its last event where that is later.
 
     Args:
       config: a run config of which the truth is known.
@@ -93,11 +103,13 @@ def _days(times: np.ndarray, start: np.datetime64) -> np.ndarray:
 
 
 def _target_days(config: RunConfig, histories: pa.Table, rows: EvaluationRows, start: np.datetime64) -> np.ndarray:
-    """int64 [rows]: day of the period of each row's test item, else the test's first day."""
+    """int64 [rows], days of the period, see `truth_of`."""
     assert config.ds is not None
     first = config.ds - timedelta(days=config.features.split.test_days - 1)
     times, offsets = ragged(histories["event_times"])
     days = np.full(len(histories), int(_days(np.array([first], "datetime64[D]"), start)[0]))
+    some = np.diff(offsets) > 0
+    days[some] = np.maximum(days[some], _days(times[offsets[1:][some] - 1], start))
     tested = histories["test_position"].is_valid().to_numpy()
     position = histories["test_position"].drop_null().to_numpy()
     days[tested] = _days(times[offsets[:-1][tested] + position], start)
@@ -108,7 +120,8 @@ def _target_days(config: RunConfig, histories: pa.Table, rows: EvaluationRows, s
 def _steps(rows: EvaluationRows, marks_days: np.ndarray, numbers_V: np.ndarray, row: int) -> list[np.ndarray]:
     """A row's history as the oracle takes it.
 
-    The simulator repeats no item directly within a session, but histories may, after midnight: such steps are one.
+    With `features.collapse_repeats: false` a view, its cart and its purchase are three rows. They are one step, with the
+    strongest outcome.
     """
     part = slice(rows.offsets[row], rows.offsets[row + 1])
     marks = rows.marks

@@ -127,7 +127,8 @@ def quality_table(config: RunConfig) -> str:
         name: _parameters(config, f"models/{name}")
         for name in ("student", *(["control"] if config.evaluation.control else []))
     }
-    sizes[teacher] = sum(_parameters(config, name) for name in teachers)
+    if not any(one.rules for one in config.teachers):  # a rule is no parameter
+        sizes[teacher] = sum(_parameters(config, name) for name in teachers)
     return "\n".join(
         part
         for part in (

@@ -154,7 +154,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
 
 
 def _protocol(config: RunConfig, users: int) -> str:
-    """What the figures without another word are."""
+    """How the figures were measured, unless their name says otherwise."""
     how = f"{config.features.split.kind} split, all items but the user's history ranked"
     if knows_the_truth(config):
         return f"{how}, expected over the true model's next items of {users} users; realised_…: one target a test user"

@@ -66,7 +66,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 class _Measured(NamedTuple):
-    """What the table of metrics is made of; but for `details`, see `metrics_table`."""
+    """The input of `metrics_table`, and `details` for the manifest."""
 
     ranks: dict[str, np.ndarray]
     coverage: dict[str, float]
@@ -74,11 +74,10 @@ class _Measured(NamedTuple):
     confidence: dict[str, np.ndarray]
     expected: dict[str, dict[str, np.ndarray]]
     details: dict[str, Any]
-    """Of the manifest."""
 
 
 def _measure(config: RunConfig, source: Features, names: list[str], last_night: Path | None) -> _Measured:
-    """A cross-fitted teacher predicts the test items as the mean of its folds' models."""
+    """Rank the test users under every model, a cross-fitted teacher as the mean of its folds; judge simulated lists exactly."""
     teachers = [[publish.current(config.root, name, config.day) for name in t.models] for t in config.teachers]
     compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
     compared |= {name: [(str(publish.current(config.root, f"models/{name}", config.day)), 1.0)] for name in names}

@@ -139,10 +139,10 @@ class Benchmark:
         data = self.run.model_dump(mode="json")
         for part in self._lineage(name):
             arm = self.config.arms[part]
-            data["student"] = merge(data["student"], arm.student)
-            data["distillation"] = merge(data["distillation"], arm.distillation)
-            for key, value in found.get(part, {}).items():
-                data = merge(data, _nested(key, value))
+            layers = [{"student": arm.student, "distillation": arm.distillation}]
+            layers += [_nested(key, value) for key, value in found.get(part, {}).items()]
+            for layer in layers:
+                data = merge(_without_overruled(data, layer.get("student", {})), layer)
         try:
             config = RunConfig.model_validate(data)
         except ValidationError as error:
@@ -183,6 +183,15 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(below.get(key), dict)
         merged[key] = merge(below[key], value) if both else value
     return merged
+
+
+def _without_overruled(data: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
+    """The config without the `student.control` settings that a layer above sets for the student itself."""
+    control = dict(data["student"]["control"])
+    if "dropout" in student.get("model", {}):
+        control["dropout"] = None
+    control["train"] = {key: value for key, value in control["train"].items() if key not in student.get("train", {})}
+    return data | {"student": data["student"] | {"control": control}}
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -357,7 +357,8 @@ class TextConfig(Section):
     whiten_width: Positive | None = None
     """Keep so many leading directions; all when not given."""
     scale: Annotated[float, Field(gt=0)] = 1.0
-    """How long the whitened vectors are in the mean; the longer, the more an item is its title and the less its own embedding."""
+    """Root mean square length of the whitened vectors. With longer vectors the title counts more and the item's own
+    embedding less."""
 
     @model_validator(mode="after")
     def _width_is_used(self) -> "TextConfig":
@@ -446,7 +447,8 @@ class TeacherConfig(Section):
 
 
 class ControlConfig(Section):
-    """What differs in the student without teachers, so that the comparison is fair: settings that were chosen for it."""
+    """Settings of the student without teachers that differ from the student's. Each is tuned by itself, so that the
+    comparison is fair."""
 
     dropout: Fraction | None = None
     """The student's when not given."""
@@ -564,6 +566,7 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10, 20)
     max_users: Positive = 100_000
+    """Most users to evaluate: those with a test item; on simulated data all users with a history, with a test item or without."""
     control: bool = True
     """Also train and report the student without distillation."""
     bootstrap_samples: Positive = 1_000
@@ -844,7 +847,13 @@ class RunConfig(Section):
             )
         if self.student.model.codes:
             raise ValueError(
-                "distillation.item_start: a student with model.codes has no item table; it starts from the teachers anyway"
+                "distillation.item_start teachers needs an item table, but student.model.codes replaces it. Leave item_start out:"
+                " codes are learnt from the teachers already"
+            )
+        if not self.student.model.tied:
+            raise ValueError(
+                "distillation.item_start teachers needs student.model.tied: true. The table that starts from the teachers' is the"
+                " one that scores"
             )
 
     def _teachers_fit_their_targets(self) -> None:

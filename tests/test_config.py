@@ -130,7 +130,11 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (
             SMALLEST + "student: {model: {codes: {}}}\ndistillation: {item_start: teachers}\n",
-            "item_start: a student with model.codes has no item table",
+            "item_start teachers needs an item table, but student.model.codes replaces it",
+        ),
+        (
+            SMALLEST + "student: {model: {tied: false}}\ndistillation: {item_start: teachers}\n",
+            "item_start teachers needs student.model.tied: true",
         ),
         (SMALLEST + "teachers: [{name: a, text: {scale: 4}}]\n", "whiten_width and scale need whiten: true"),
         (with_input("{simulate: {items_per_category: 3}}"), "items_per_category: .*greater than or equal to 4"),

@@ -45,8 +45,7 @@ def list_array(values: np.ndarray, lengths: np.ndarray, type_: pa.DataType) -> p
 
 def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
     """A column of lists of one length as a matrix [rows, length]."""
-    values, offsets = ragged(column)
-    return values.reshape(len(column), -1) if len(column) else values.reshape(0, int(offsets[-1]))
+    return ragged(column)[0].reshape(len(column), -1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ LABELS = {
     "control": "student without teacher",
     "markov": "first-order Markov",
     "last_night": "student in use so far",
+    "ensemble": "teachers together",
     "best_reachable": "best reachable (true model)",
 }
 
@@ -129,14 +130,17 @@ def format_distillation(metrics: pa.Table, parameters: Mapping[str, int], *, tea
         interval = f"[{row['low']:.4f}, {row['high']:.4f}]"
         lines.append(f"  {LABELS.get(name, name):28} {row['value']:.4f} {interval}{size}")
     for name, row in (("student", gained), (teacher, gap)):
-        interval, relative = f"[{row['low']:+.4f}, {row['high']:+.4f}]", row["value"] / control["value"]
-        pair = f"{name} - {LABELS['control']}"
-        lines.append(f"  {pair:44} {row['value']:+.4f} {interval} {relative:+.0%}: {_verdict(row)}")
+        interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+        relative = f" {row['value'] / control['value']:+.0%}" if control["value"] > 0 else ""
+        pair = f"{LABELS.get(name, name)} - {LABELS['control']}"
+        lines.append(f"  {pair:44} {row['value']:+.4f} {interval}{relative}: {_verdict(row)}")
     if gap["low"] > 0:
         size = ""
         if "student" in parameters and teacher in parameters:
             size = f", with {parameters['student'] / parameters[teacher]:.0%} of its parameters"
-        lines.append(f"  the student closes {gained['value'] / gap['value']:.0%} of the gap to its teacher{size}")
+        lines.append(
+            f"  the student closes {gained['value'] / gap['value']:.0%} of the gap to its {LABELS.get(teacher, 'teacher')}{size}"
+        )
     return "\n".join(lines)
 
 

@@ -26,19 +26,20 @@ _STYLES = {"student": "accent", "control": "second"}
 
 def distillation(night: Night) -> Html | None:
     """The three models side by side, and the share of the gap that the student closes; None without a control."""
-    metric, teacher = night.judged_metric, teacher_of(night)
+    metric, teacher = night.shown_metric, teacher_of(night)
     names = [name for name in ("student", "control", teacher) if name and (name, metric) in night.metrics]
     gained = night.difference("student", "control", metric)
     if teacher is None or gained is None:
         return None
-    relative = gained.value / night.metrics["control", metric].value
+    alone = night.metrics["control", metric].value
+    relative = f", or {signed_share(gained.value / alone)}" if alone > 0 else ""
     return section(
         "distillation",
         "Distillation",
         tag(
             "p",
-            f"The student is at {signed_score(gained.value)} {interval(gained, signed=True)} in {metric_name(metric)} against the same"
-            f" student without teacher, or {signed_share(relative)}: {verdict(gained)}. ",
+            f"The student's {metric_name(metric)} differs from that of the same student without teacher by"
+            f" {signed_score(gained.value)} {interval(gained, signed=True)}{relative}: {verdict(gained)}. ",
             _gap_closed(night, metric, teacher),
             _sizes(night, teacher),
         ),
@@ -51,7 +52,7 @@ def distillation(night: Night) -> Html | None:
 def teacher_of(night: Night) -> str | None:
     """What the student is measured against: all teachers together, else the only one."""
     names: Iterable[str] = [name for name in night.models_measured() if name not in OTHERS]
-    return next((name for name in ("ensemble", *names) if (name, night.judged_metric) in night.metrics), None)
+    return next((name for name in ("ensemble", *names) if (name, night.shown_metric) in night.metrics), None)
 
 
 def gap_closed(night: Night, metric: str) -> tuple[str, float] | None:
@@ -71,11 +72,10 @@ def signed_share(value: float) -> str:
 
 
 def _gap_closed(night: Night, metric: str, teacher: str) -> Html:
-    whose = "teachers together" if teacher == "ensemble" else "teacher"
+    whose, are = ("teachers together", "are") if teacher == "ensemble" else ("teacher", "is")
     if (found := gap_closed(night, metric)) is None:
-        return tag(
-            "span", f"Its {whose} is not clearly better than the student without teacher: there is no gap to close. "
-        )
+        text = f"Its {whose} {are} not clearly better than the student without teacher: there is no gap to close. "
+        return tag("span", text)
     closed = tag("strong", share(found[1], digits=0))
     return tag("span", "It closes ", closed, f" of the gap between itself without teacher and its {whose}. ")
 

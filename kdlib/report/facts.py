@@ -160,8 +160,8 @@ class Night:
     """Sentences for the top of the page."""
 
     @property
-    def judged_metric(self) -> str:
-        """The NDCG that models are judged by: the expected one where the true model is known, else the realised one."""
+    def shown_metric(self) -> str:
+        """The NDCG that the page leads with: expected where the true model is known, else realised. Gates use the realised one."""
         expected = f"{PREFIX}ndcg@{self.k}"
         return expected if ("student", expected) in self.metrics else f"ndcg@{self.k}"
 

@@ -99,7 +99,7 @@ def absent(night: Night) -> list[str]:
 
 
 def _tiles(night: Night) -> list[Html]:
-    metric, tiles = night.judged_metric, []
+    metric, tiles = night.shown_metric, []
     student = night.metrics.get(("student", metric))
     if student:
         name = metric_name(metric)

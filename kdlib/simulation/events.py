@@ -164,7 +164,7 @@ class Sales:
 
 
 def draw_sales(steps: Steps, rng: np.random.Generator) -> Sales:
-    """The carts and purchases of a block; `rng`, of `block_steps`, draws their times first."""
+    """The carts and purchases of a block. `rng` is as `block_steps` returned it; the times are its next draws."""
     carted = np.flatnonzero(steps.outcomes > VIEWED)
     bought = np.flatnonzero(steps.outcomes[carted] == BOUGHT)
     cart_times = steps.times[carted] + rng.integers(2_000, 8_000, len(carted))

@@ -114,7 +114,7 @@ class Oracle:
             previous = np.where(opens, -1, items[:count, step - 1])
             if step > 0:
                 state_UZK[:count] = _moved(state_UZK[:count], np.where(opens, 1 - RESUME, SHIFT))
-            again = opens & (item == owned) & (outcome == BOUGHT)  # it tells nothing of intent and taste
+            again = opens & (item == owned) & (outcome == BOUGHT)  # a repeat purchase says nothing about them
             of_category_UG = self._category_likelihood(world.categories[item], previous)
             state_UZK[:count] *= np.where(again[:, None], 1.0, of_category_UG)[:, world.type_intents]
             of_item_UT = self._item_likelihood(item, outcome, previous, owned, day)
@@ -130,7 +130,7 @@ class Oracle:
                 state /= totals
             kept = (outcome == BOUGHT) & world.is_consumable[world.categories[item]]
             owned_U[:count] = np.where(kept, item, owned)
-        state_UZK = _moved(state_UZK, np.full(len(lengths), 1 - RESUME))  # which leaves the prior as it is
+        state_UZK = _moved(state_UZK, np.full(len(lengths), 1 - RESUME))  # no effect without a history
         intents_UG = np.zeros((len(lengths), len(self._categories_GC)))
         np.add.at(intents_UG.T, world.type_intents.ravel(), state_UZK.reshape(len(lengths), -1).T)
         return intents_UG, taste_UT, owned_U

@@ -30,6 +30,10 @@ ACTIVITY_SPREAD = 1.0
 """Sigma of the log-normal number of sessions of a user."""
 ROWS_PER_STEP = 1.16
 """Views, carts and purchases of a step in the mean. Measured: users view more of what their taste buys; 1.14 where tastes do not matter."""
+LONGEST_GAP_SECONDS = 600
+"""Less than this lies between two steps of a session."""
+SHORTEST_BREAK_SECONDS = 7_200
+"""More than this lies between two sessions of a user."""
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 

@@ -163,8 +163,8 @@ class World:
 
         Args:
           items: item numbers.
-          previous: the item before it in the session; −1: none. It weighs 0, and the items related to it gain.
-          owned: the consumable that the user buys again; −1: none. It weighs 0.
+          previous: the item viewed just before in the session; −1: none. This item weighs 0; items related to it weigh more.
+          owned: the consumable that the user buys again; −1: none. This item weighs 0, too.
           days: of the period.
         """
         gains = np.zeros(np.broadcast_shapes(items.shape, previous.shape), bool)

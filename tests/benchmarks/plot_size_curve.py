@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 RESULTS = Path(__file__).parent / "results"
 KINDS = {"gru": "GRU", "attention": "attention"}
 WIDTHS = (8, 16, 32, 64)
+TICKS = (20_000, 50_000, 100_000, 200_000)
 LOOKS = {"taught": ("#0b6e4f", "with teacher"), "plain": ("#b3541e", "without teacher")}
 
 
@@ -32,8 +33,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
             below = [value - low for value, (low, _) in zip(values, bounds, strict=True)]
             above = [high - value for value, (_, high) in zip(values, bounds, strict=True)]
             panel.errorbar(sizes, values, yerr=[below, above], color=colour, marker="o", ms=4, capsize=2, label=words)
+            place = (-2, 9) if how == "taught" else (-2, -16)
             for size, value, width in zip(sizes, values, WIDTHS, strict=True):
-                panel.annotate(f"d{width}", (size, value), textcoords="offset points", xytext=(4, -11), color=colour)
+                panel.annotate(f"d{width}", (size, value), textcoords="offset points", xytext=place, color=colour)
         teacher = figures["teacher_single_ndcg10"]
         panel.axhline(teacher, color="#555", lw=1, ls="--")
         panel.text(
@@ -42,7 +44,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         panel.set(title=f"{label} student", xlabel="parameters", xscale="log")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("expected NDCG@10")
-    panels[0].legend(frameon=False, loc="lower right")
+    panels[0].margins(y=0.12)
+    panels[0].legend(frameon=False, loc="center right")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 

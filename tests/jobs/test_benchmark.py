@@ -188,6 +188,28 @@ def test_trials_are_the_same_for_every_arm_and_inside_the_space(tmp_path: Path) 
     assert found.student.train["learning_rate"] == rates[0]
 
 
+def test_what_an_arm_or_the_search_sets_for_the_student_holds_for_the_control_too(tmp_path: Path) -> None:
+    """The run's `student.control` gives way, key by key, to an arm's or the search's own student; an arm's control holds."""
+    path = _write(
+        tmp_path,
+        arms={
+            "as_it_is": {"teacher": "none"},
+            "own": {"teacher": "none", "student": {"model": {"dropout": 0.4}, "train": {"epochs": 9}}},
+            "tuned": {"teacher": "none", "student": {"model": {"dropout": 0.4}, "control": {"dropout": 0.2}}},
+            "student": {},
+        },
+    )
+    control = "{dropout: 0.3, train: {epochs: 12, learning_rate: 0.02}}"
+    benchmark = load_benchmark(path, overrides=(f"run.student.control={control}",))
+    arms = benchmark.arms({"as_it_is": {"student.train.epochs": 5}})
+    found = {name: arm.config.student.without_teachers() for name, arm in arms.items()}
+    assert {name: student.model.dropout for name, student in found.items()} == {
+        "as_it_is": 0.3, "own": 0.4, "tuned": 0.2, "student": 0.3,
+    }  # fmt: skip
+    assert [found[name].train["epochs"] for name in ("as_it_is", "own", "tuned")] == [5, 9, 12]
+    assert found["own"].train["learning_rate"] == 0.02
+
+
 def test_the_best_kind_of_teacher_has_the_best_mean() -> None:
     """Seeds of one kind count together: a kind with the single best teacher but a worse mean is not chosen."""
     kinds = {"a1": "a", "a2": "a", "b1": "b", "b2": "b"}

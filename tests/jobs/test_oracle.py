@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs._oracle import BEST, knows_the_truth, truth_of
+from jobs._oracle import BEST, _target_days, knows_the_truth, truth_of
 from jobs.simulate_events import plan_of
 from kdlib import tables
 from kdlib.config import EVENT_TYPES, RunConfig
@@ -56,7 +56,7 @@ def found():
         [
             ([a, b, c], [0, 0, 3], ["view", "cart", "view"], [0, 0, 1], 2),
             ([a, b], [0, 1], ["purchase", "favourite"], [0, 1], None),
-            ([a, a, b], [0, 1, 1], ["view", "cart", "view"], [0, 0, 0], None),  # the repeat is after midnight
+            ([a, a, b], [0, 1, 1], ["view", "cart", "view"], [0, 0, 0], None),  # a view and its cart are one step
             ([d, a], [0, 3], ["view", "view"], [0, 1], 1),
         ]
     )
@@ -103,3 +103,22 @@ def test_the_truth_is_known_of_simulated_events_split_by_time_alone() -> None:
     assert knows_the_truth(config())
     assert not knows_the_truth(config(max_items=50))
     assert not knows_the_truth(config(split={"kind": "leave_one_out"}))
+
+
+def test_the_truth_is_not_known_where_features_cut_sessions_or_bots_differently() -> None:
+    """Sessions, bots and the period's start must be the simulator's own."""
+    assert knows_the_truth(config(session_gap_seconds=600, period_start=FIRST))
+    assert not knows_the_truth(config(session_gap_seconds=599))
+    assert not knows_the_truth(config(session_gap_seconds=7_201))
+    assert not knows_the_truth(config(max_events_per_user_day=3_000))
+    assert not knows_the_truth(config(period_start=FIRST + timedelta(days=1)))
+
+
+def test_a_user_who_first_comes_in_the_test_is_judged_after_it_came(found) -> None:
+    """Without a test item the day is the test's first one, or that of the user's last event where that is later."""
+    _, _, _, (a, b, *_) = found
+    table = histories([([a], [0], ["view"], [0], None), ([a, b], [2, 3], ["view", "view"], [0, 1], None)])
+    settings = config(split={"kind": "time", "test_days": 3})
+    rows = evaluation_rows(table, position_column="test_position", with_marks=True, everyone=True)
+    start = np.datetime64(datetime(2026, 3, 1))
+    assert _target_days(settings, table, rows, start).tolist() == [1, 3]
