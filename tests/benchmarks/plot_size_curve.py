@@ -38,10 +38,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 panel.annotate(f"d{width}", (size, value), textcoords="offset points", xytext=place, color=colour)
         teacher = figures["teacher_single_ndcg10"]
         panel.axhline(teacher, color="#555", lw=1, ls="--")
-        panel.text(
-            0.98, teacher, "teacher", transform=panel.get_yaxis_transform(), ha="right", va="bottom", color="#555"
-        )
+        panel.text(0.02, teacher, "teacher", transform=panel.get_yaxis_transform(), va="bottom", color="#555")
         panel.set(title=f"{label} student", xlabel="parameters", xscale="log")
+        panel.set_xticks(TICKS, [f"{tick // 1000}k" for tick in TICKS])
+        panel.minorticks_off()
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("expected NDCG@10")
     panels[0].margins(y=0.12)

@@ -95,7 +95,7 @@ def _distillation(config: RunConfig, found: dict[tuple[str, str], dict[str, Any]
         "student_minus_control_interval": [round(gained["low"], 5), round(gained["high"], 5)],
         "student_gain": round(gained["value"] / found["control", metric]["value"], 4),
         "teacher_gain": round(gap["value"] / found["control", metric]["value"], 4),
-        "gap_closed": round(gained["value"] / gap["value"], 4),
+        **({"gap_closed": round(gained["value"] / gap["value"], 4)} if gap["low"] > 0 else {}),
     }
 
 
