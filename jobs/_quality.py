@@ -31,7 +31,7 @@ from kdlib.metrics.comparison import (
     realised,
 )
 from kdlib.metrics.expected import PREFIX, expected_metrics
-from kdlib.metrics.ranking import hit_rate, ndcg
+from kdlib.metrics.ranking import ndcg
 from kdlib.models.files import serves
 from kdlib.publish import Manifest
 
@@ -81,9 +81,10 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     config, main = benchmark.run, benchmark.config.main
     chosen = read_selection(config, benchmark.config.name)
     found = pq.read_table(publish.current(config.root, ranked.table, config.day))
+    known = knows_the_truth(config)
     expected = {
-        column: {name: found[f"{column}/{name}"].to_numpy() for name in _named(found, f"{column}/")}
-        for column in EXPECTED.values()
+        metric: {name: found[f"{column}/{name}"].to_numpy() for name in _named(found, f"{column}/")}
+        for metric, column in zip(("ndcg10", "hr10"), EXPECTED.values(), strict=True)
     }
     users_with_truth = len(found)
     found = found.filter(pa.array(found["target"].to_numpy() >= 0))
@@ -95,20 +96,27 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     groups |= {"teacher_single": [f"teacher/{name}" for name in chosen["best_teacher_kind"]], TEACHER: [TEACHER]}
     members = (groups | labels).items()
     ranks = {name: np.stack([per_model[one] for one in ones]) for name, ones in members}
-    values = of_targets = realised(ranks)
-    if knows_the_truth(config):
-        values = {
-            metric: {name: np.stack([expected[column][one] for one in ones]) for name, ones in members}
-            for metric, column in zip(("ndcg10", "hr10"), EXPECTED.values(), strict=True)
-        }
+    of_model = expected if known else realised(per_model)
+    values = {
+        metric: {name: np.stack([of_metric[one] for one in ones]) for name, ones in members}
+        for metric, of_metric in of_model.items()
+    }
     arms = benchmark.arms(chosen["search"])
     plain = {name: arm.plain for name, arm in arms.items() if arm.plain in labels}
     taught = [name for name in plain if arms[name].teacher == "ensemble"]
     gaps = {name: "gap_closed" if name == main else f"{name}_gap_closed" for name in taught}
     drawn = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
     figures, intervals = compare(values, plain=plain, gaps=gaps, **drawn)
-    if values is not of_targets:
-        figures |= {f"{name}_realised_ndcg10": float(one.mean()) for name, one in of_targets["ndcg10"].items()}
+    if known:
+        figures |= {f"{name}_realised_ndcg10": float(one.mean()) for name, one in realised(ranks)["ndcg10"].items()}
+
+    def scores(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+        """One model's test metrics beside the validation that it was chosen by."""
+        found = {metric: of_metric[name] for metric, of_metric in of_model.items()}
+        found |= {"realised_ndcg10": ndcg(per_model[name], K)} if known else {}
+        kept = {key: entry[key] for key in ("validation", "epochs_trained", "sha256")}
+        return {metric: round(float(one.mean()), 5) for metric, one in found.items()} | kept
+
     by_popularity = popularity_buckets(training_counts(source), found["target"].to_numpy())
     new = new_item_recall(ranks, by_popularity.get("new", np.zeros(len(found), bool)), **drawn)
     figures, intervals = figures | new.means, intervals | new.intervals
@@ -128,19 +136,19 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
         "protocol": _protocol(config, users_with_truth),
         "test_users": ranked.details["users"],
         "repeats_left_out": ranked.details["repeats_left_out"],
-        **({"users_with_truth": users_with_truth} if knows_the_truth(config) else {}),
+        **({"users_with_truth": users_with_truth} if known else {}),
         "figures": {name: round(value, 5) for name, value in figures.items()} | peers["figures"],
         "intervals": {name: [round(low, 5), round(high, 5)] for name, (low, high) in intervals.items()} | peers["intervals"],
         "intervals_are": "95%, bootstrap over users, and over seeds where there are several",
         "models": models,
         "teachers": {
-            name: _scores(per_model[f"teacher/{name}"], entry)
+            name: scores(f"teacher/{name}", entry)
             | {"weight": entry["weight"], "parameters": entry["parameters"], "bytes": entry["bytes"]}
             | {"users_per_second": ranked.details["users_per_second"].get(f"teacher/{name}")}
             | {"seed": model_facts(config, entry["model"])["seed"], "settings": _teacher_settings(benchmark, entry["model"])}
             for name, entry in chosen["teachers"].items()
         },
-        "per_seed": {label: _scores(per_model[label], entry) for label, entry in chosen["students"].items()},
+        "per_seed": {label: scores(label, entry) for label, entry in chosen["students"].items()},
         "selection": {
             "by": "validation NDCG@10, written down before the test users were read",
             "version": ranked.inputs["selection"],
@@ -163,13 +171,6 @@ def _protocol(config: RunConfig, users: int) -> str:
 
 def _named(found: pa.Table, prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in found.column_names if name.startswith(prefix)]
-
-
-def _scores(ranks: np.ndarray, entry: dict[str, Any]) -> dict[str, Any]:
-    """One model's test metrics beside the validation that it was chosen by."""
-    metrics = {"ndcg10": round(float(ndcg(ranks, 10).mean()), 5), "hr10": round(float(hit_rate(ranks, 10).mean()), 5)}
-    kept = {key: entry[key] for key in ("validation", "epochs_trained", "sha256")}
-    return metrics | kept
 
 
 def _teacher_settings(benchmark: Benchmark, model: str) -> dict[str, Any]:
