@@ -122,13 +122,14 @@ def quality_table(config: RunConfig) -> str:
     assert manifest is not None
     metrics, k = pq.read_table(publish.current(config.root, "metrics", config.day)), config.evaluation.judged_k
     teacher = config.teachers[0].name if len(config.teachers) == 1 else "ensemble"
-    teachers = [name for one in config.teachers for name in one.models]
-    sizes = {
-        name: _parameters(config, f"models/{name}")
-        for name in ("student", *(["control"] if config.evaluation.control else []))
-    }
+    made_of = {"student": ["models/student"], "control": ["models/control"]}
     if not any(one.rules for one in config.teachers):  # a rule is no parameter
-        sizes[teacher] = sum(_parameters(config, name) for name in teachers)
+        made_of[teacher] = [name for one in config.teachers for name in one.models]
+    sizes = {
+        name: sum(_parameters(config, model) for model in models)
+        for name, models in made_of.items()
+        if all(publish.read_manifest(config.root, model, config.day) for model in models)
+    }
     return "\n".join(
         part
         for part in (

@@ -62,7 +62,7 @@ def test_help_lists_every_job(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--ds", "yesterday"], "ds: .*found 'yesterday'"),
         (["distill", "--set", "distillation.temprature=2"], "unknown key distillation.temprature"),
         (["distill", "--set", "distillation.temperature=-1"], "distillation.temperature: .*greater than 0, found -1"),
-        (["distill", "--set", "training.workers=3"], "batch_size 128 is not a multiple of training.workers 3"),
+        (["distill", "--set", "training.workers=3"], "teacher: batch_size 256 is not a multiple of training.workers 3"),
         (["train-teacher"], "no published histories for 2026-11-22 under"),
         (["recommend"], "no published histories for 2026-11-22 under .*run the stage that makes it"),
         (["show", "--user", "x"], "no published .* for 2026-11-22"),
