@@ -362,8 +362,9 @@ class TextConfig(Section):
 
     @model_validator(mode="after")
     def _width_is_used(self) -> "TextConfig":
-        if (self.whiten_width or self.scale != 1.0) and not self.whiten:
-            raise ValueError("whiten_width and scale need whiten: true")
+        for name, is_set in (("whiten_width", self.whiten_width is not None), ("scale", self.scale != 1.0)):
+            if is_set and not self.whiten:
+                raise ValueError(f"{name} needs whiten: true")
         return self
 
 

@@ -136,7 +136,7 @@ def test_the_smallest_config_has_every_default(load):
             SMALLEST + "student: {model: {tied: false}}\ndistillation: {item_start: teachers}\n",
             "item_start teachers needs student.model.tied: true",
         ),
-        (SMALLEST + "teachers: [{name: a, text: {scale: 4}}]\n", "whiten_width and scale need whiten: true"),
+        (SMALLEST + "teachers: [{name: a, text: {scale: 4}}]\n", "scale needs whiten: true"),
         (with_input("{simulate: {items_per_category: 3}}"), "items_per_category: .*greater than or equal to 4"),
         (SMALLEST + "teachers: [{name: a, train: {epochs: 0}}]\n", "a.train: epochs: .*greater than 0, found 0"),
         (SMALLEST + "teachers: []\n", "teachers: .*at least 1 item"),
