@@ -3,8 +3,8 @@
 import importlib
 import sys
 
-from jobs._console import in_utf8
-from jobs._extras import check_search_extra
+from jobs.runtime.console import in_utf8
+from jobs.runtime.extras import check_search_extra
 from kdlib.errors import ConfigError
 
 JOBS = {

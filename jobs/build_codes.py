@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from jobs._console import command, say
-from jobs._published import Features, features, versions
-from jobs._ray import start_ray
-from jobs._step import run_step
-from jobs._teachers import ensemble, teacher_folders
-from jobs._titles import title_vectors
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, say
+from jobs.runtime.published import Features, features, versions
+from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.step import run_step
+from jobs.runtime.teachers import ensemble, teacher_folders
+from jobs.runtime.titles import title_vectors
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
+from kdlib.store import partitions
 
 
 class ItemCodes(NamedTuple):
@@ -36,7 +36,7 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
     """
     model = config.student.model
     assert model.codes is not None
-    variant = publish.fingerprint_of(model.codes.model_dump(), model.dim)[:8]
+    variant = partitions.fingerprint_of(model.codes.model_dump(), model.dim)[:8]
     names = (f"item_codes/{variant}", f"item_codebooks/{variant}")
     folders = teacher_folders(config, source.vocabulary_facts()["vocabulary_hash"])
     inputs = source.versions | versions(config, *(name for teacher in config.teachers for name in teacher.models))
@@ -82,7 +82,7 @@ def item_codes(config: RunConfig, source: Features) -> ItemCodes:
         build=build,
     )
     say(f"build_codes: {_summary(made[names[0]].details)}")
-    codes, codebooks = (publish.current(config.root, name, config.day) for name in names)
+    codes, codebooks = (partitions.current(config.root, name, config.day) for name in names)
     return ItemCodes(codes, codebooks, versions(config, *names))
 
 

@@ -6,20 +6,21 @@ from typing import Any
 from pyspark import StorageLevel
 from pyspark.sql import functions as F
 
-from jobs._console import command, log_file, say
-from jobs._inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
-from jobs._spark import running_spark
-from jobs._step import run_step
-from jobs._write import fail_all_quarantined, write_sorted
-from kdlib import forgetting, publish, tables
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, log_file, say
+from jobs.runtime.inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
+from jobs.runtime.spark_session import running_spark
+from jobs.runtime.step import run_step
+from kdlib.config.run import RunConfig
 from kdlib.features import clean, privacy, read, splits, vocabulary
 from kdlib.features import funnel as funnels
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.events import input_columns
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
-from kdlib.publish import Manifest
+from kdlib.features.write import fail_all_quarantined, write_sorted
+from kdlib.privacy import forgetting
+from kdlib.store import partitions, tables
+from kdlib.store.partitions import Manifest
 
 TABLES = ("quarantine", "sessions", "histories", "item_vocabulary", "item_statistics")
 OF_SEARCHES = {"features": {"queries"}, "input": {"searches": True, "simulate": {"search_fraction"}}}
@@ -103,7 +104,7 @@ def _build(
         earlier = earlier_vocabulary(config)
         previous = None
         if earlier is not None:
-            folder = publish.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
+            folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
             previous = spark.read.parquet(read.spark_path(folder))
         num_known = previous.count() if previous else 0
         items = vocabulary.extend_vocabulary(

@@ -6,16 +6,16 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
-from jobs._console import command, log_file, say
-from jobs._inputs import catalogue_input, version_of
-from jobs._spark import running_spark
-from jobs._step import run_step
-from kdlib import promotions
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, log_file, say
+from jobs.runtime.inputs import catalogue_input, version_of
+from jobs.runtime.spark_session import running_spark
+from jobs.runtime.step import run_step
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features import read
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
-from kdlib.publish import Manifest
+from kdlib.release import promotions
+from kdlib.store.partitions import Manifest
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:

@@ -5,15 +5,17 @@ from typing import Any
 
 from pyspark import StorageLevel
 
-from jobs._console import command, log_file, say
-from jobs._inputs import checked_key, search_input
-from jobs._spark import running_spark
-from jobs._step import run_step
-from jobs._write import fail_all_quarantined, write_sorted
-from kdlib import forgetting, tables
-from kdlib.config import RunConfig, SearchesConfig
+from jobs.runtime.console import command, log_file, say
+from jobs.runtime.inputs import checked_key, search_input
+from jobs.runtime.spark_session import running_spark
+from jobs.runtime.step import run_step
+from kdlib.config.data import SearchesConfig
+from kdlib.config.run import RunConfig
 from kdlib.features import privacy, queries, read, searches
-from kdlib.publish import Manifest
+from kdlib.features.write import fail_all_quarantined, write_sorted
+from kdlib.privacy import forgetting
+from kdlib.store import tables
+from kdlib.store.partitions import Manifest
 
 TABLES = ("queries", "query_items", "search_quarantine")
 

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobs._console import command, say
-from jobs._published import features, target_settings, versions
-from jobs._step import run_step
-from jobs._teachers import judge, teacher_folders, write_targets
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, say
+from jobs.runtime.published import features, target_settings, versions
+from jobs.runtime.step import run_step
+from jobs.runtime.teachers import judge, teacher_folders, write_targets
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.publish import Manifest
+from kdlib.store.partitions import Manifest
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:

@@ -8,11 +8,12 @@ import sys
 
 import pyarrow.parquet as pq
 
-from jobs._console import command, say
-from kdlib import gates, promotions, publish
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, say
+from kdlib.config.run import RunConfig
 from kdlib.errors import GateError
-from kdlib.gates import Gate
+from kdlib.release import gates, promotions
+from kdlib.release.gates import Gate
+from kdlib.store import partitions
 
 JUDGED = {"input": "histories", "quality": "metrics"}
 """Part → the table that it judges."""
@@ -64,10 +65,10 @@ def run(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), for
 
 def _on_record(config: RunConfig) -> tuple[list[Gate], dict[str, str], str]:
     """The gates as they were judged last for this date, what they were judged of, and why failures were overruled."""
-    manifest = publish.read_manifest(config.root, "gates", config.day)
+    manifest = partitions.read_manifest(config.root, "gates", config.day)
     if manifest is None:
         return [], {}, ""
-    table = pq.read_table(publish.current(config.root, "gates", config.day))
+    table = pq.read_table(partitions.current(config.root, "gates", config.day))
     return gates.gates_of(table), manifest.inputs, manifest.details.get("reason", "")
 
 
@@ -79,7 +80,7 @@ def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:
 
 
 def _input(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
-    tonight = publish.manifest_of(config.root, "histories", config.day)
+    tonight = partitions.manifest_of(config.root, "histories", config.day)
     inputs["histories"] = tonight.version
     earlier = [promotions.manifest_of(config.root, night, "histories") for night in _trailing(config, "histories")]
     bounds = config.gates.model_dump(include=set(_INPUT_BOUNDS))
@@ -87,15 +88,19 @@ def _input(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
 
 
 _INPUT_BOUNDS = (
-    "min_volume_ratio", "max_volume_ratio", "max_share_rise", "max_quarantined_share", "max_new_item_share",
+    "min_volume_ratio",
+    "max_volume_ratio",
+    "max_share_rise",
+    "max_quarantined_share",
+    "max_new_item_share",
     "max_history_length_change",
-)  # fmt: skip
+)
 _QUALITY_BOUNDS = ("min_test_users", "min_gain_over_popularity", "max_loss_to_last_night", "min_coverage_ratio")
 
 
 def _quality(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
-    metrics = pq.read_table(publish.current(config.root, "metrics", config.day))
-    inputs["metrics"] = publish.manifest_of(config.root, "metrics", config.day).version
+    metrics = pq.read_table(partitions.current(config.root, "metrics", config.day))
+    inputs["metrics"] = partitions.manifest_of(config.root, "metrics", config.day).version
     coverage = f"coverage@{max(config.evaluation.k)}"
     usual = []
     for night in _trailing(config, "metrics"):
@@ -106,13 +111,13 @@ def _quality(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
 
 
 def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str], reason: str) -> None:
-    staging = publish.new_staging(config.root, "gates", config.day)
+    staging = partitions.new_staging(config.root, "gates", config.day)
     table = gates.gates_table(judged)
     pq.write_table(table, staging / "part-00000.parquet")
     reason = reason if any(gate.status == "forced" for gate in judged) else ""
-    key = publish.fingerprint_of(table.to_pylist(), inputs, reason)
+    key = partitions.fingerprint_of(table.to_pylist(), inputs, reason)
     details = {"reason": reason}
-    publish.publish(staging, config.root, "gates", config.day, fingerprint=key, inputs=inputs, details=details)
+    partitions.publish(staging, config.root, "gates", config.day, fingerprint=key, inputs=inputs, details=details)
 
 
 def _run_with_arguments(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -133,9 +138,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     return command(
-        "check_gates", lambda config: None, argv,
-        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run_with_arguments,
-    )  # fmt: skip
+        "check_gates",
+        lambda config: None,
+        argv,
+        description=__doc__ or "",
+        add_arguments=_add_arguments,
+        with_arguments=_run_with_arguments,
+    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 import sys
 
-from jobs._console import LOCKED_DAY, command, say
-from kdlib import delivery
-from kdlib.config import RunConfig
+from jobs.runtime.console import LOCKED_DAY, command, say
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DeliveryError
+from kdlib.release import delivery
 
 
 def check(config: RunConfig) -> None:
@@ -56,9 +56,13 @@ def _run_and_tell(config: RunConfig) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     return command(
-        "deliver", _run_and_tell, argv, description=__doc__ or "", in_use=True,
+        "deliver",
+        _run_and_tell,
+        argv,
+        description=__doc__ or "",
+        in_use=True,
         ds_help=f"{LOCKED_DAY}; what is sent is the night in use",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

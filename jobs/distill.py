@@ -7,18 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs._console import command, say
-from jobs._fit import TrainingRun, fit
-from jobs._published import describe_models, features, parquet_files, teacher_weights, versions
-from jobs._ray import start_ray
-from jobs._step import run_step
-from jobs._teachers import ensemble, teacher_folders
-from jobs._titles import title_vectors
-from jobs._warm import Start, earlier_model, run_options, warm_training
 from jobs.build_codes import ItemCodes, item_codes
-from kdlib import publish
-from kdlib.config import RunConfig
-from kdlib.publish import Manifest
+from jobs.runtime.console import command, say
+from jobs.runtime.published import describe_models, features, parquet_files, teacher_weights, versions
+from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.ray_train import TrainingRun, fit
+from jobs.runtime.step import run_step
+from jobs.runtime.teachers import ensemble, teacher_folders
+from jobs.runtime.titles import title_vectors
+from jobs.runtime.warm_start import Start, earlier_model, run_options, warm_training
+from kdlib.config.run import RunConfig
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -42,7 +42,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         inputs |= {f"start/{name}": start.version for name, start in starts.items() if start}
         codes = item_codes(config, source) if config.student.model.codes else None
         inputs |= codes.versions if codes else {}
-        train_folder = source.histories if joint else publish.current(config.root, "teacher_targets", config.day)
+        train_folder = source.histories if joint else partitions.current(config.root, "teacher_targets", config.day)
         teacher_name = f"models/{config.teachers[0].name}"
         outputs = (
             "models/student",
@@ -69,21 +69,30 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             if config.evaluation.control:
                 runs.append(untrained("control", staging["models/control"], taught=False, start=starts["control"]))
             fit(
-                config, "distill", runs,
-                train_files=parquet_files(train_folder), histories=source.histories, from_histories=joint, facts=facts,
-            )  # fmt: skip
+                config,
+                "distill",
+                runs,
+                train_files=parquet_files(train_folder),
+                histories=source.histories,
+                from_histories=joint,
+                facts=facts,
+            )
             return {}
 
         made = run_step(
             config,
             outputs,
             settings=[
-                config.seed, config.evaluation.control, distillation.model_dump(), config.student.model_dump(mode="json"),
-                config.training.model_dump(mode="json"), [t.model_dump(mode="json") for t in config.teachers],
+                config.seed,
+                config.evaluation.control,
+                distillation.model_dump(),
+                config.student.model_dump(mode="json"),
+                config.training.model_dump(mode="json"),
+                [t.model_dump(mode="json") for t in config.teachers],
             ],
             inputs=inputs,
             build=build,
-        )  # fmt: skip
+        )
         say(f"distill:{describe_models(config, [name.removeprefix('models/') for name in outputs])}")
         return made
 

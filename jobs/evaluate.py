@@ -8,22 +8,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs._console import command, say
-from jobs._oracle import BEST, knows_the_truth, truth_of
-from jobs._published import Features, features, quality_table, teacher_weights, versions
-from jobs._ranks import histories_to_test, rank_targets, training_counts
-from jobs._step import run_step
-from jobs._teachers import ensemble
-from jobs._warm import last_model
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, say
+from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
+from jobs.runtime.published import Features, features, quality_table, teacher_weights, versions
+from jobs.runtime.rank_targets import histories_to_test, rank_targets, training_counts
+from jobs.runtime.step import run_step
+from jobs.runtime.teachers import ensemble
+from jobs.runtime.warm_start import last_model
+from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows, list_matrix
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.expected import expected_metrics
 from kdlib.metrics.table import metrics_table
-from kdlib.publish import Manifest
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -38,13 +38,24 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         found = _measure(config, source, names, in_use and in_use[0])
         teacher = "ensemble" if "ensemble" in found.ranks else config.teachers[0].name
         table = metrics_table(
-            found.ranks, found.coverage, config.evaluation.k,
-            pairs=[("student", "control"), (teacher, "control"), (teacher, "student"), ("student", "popularity"), ("student", "markov"),
-                   ("student", "last_night")],
-            samples=config.evaluation.bootstrap_samples, seed=config.seed,
+            found.ranks,
+            found.coverage,
+            config.evaluation.k,
+            pairs=[
+                ("student", "control"),
+                (teacher, "control"),
+                (teacher, "student"),
+                ("student", "popularity"),
+                ("student", "markov"),
+                ("student", "last_night"),
+            ],
+            samples=config.evaluation.bootstrap_samples,
+            seed=config.seed,
             slices={f"ndcg@{config.evaluation.judged_k}": found.slices},
-            confidence=found.confidence, confidence_k=config.evaluation.judged_k, expected=found.expected,
-        )  # fmt: skip
+            confidence=found.confidence,
+            confidence_k=config.evaluation.judged_k,
+            expected=found.expected,
+        )
         pq.write_table(table, staging["metrics"] / "part-00000.parquet")
         return {"metrics": found.details}
 
@@ -52,12 +63,14 @@ def run(config: RunConfig) -> dict[str, Manifest]:
         config,
         ("metrics",),
         settings=[
-            config.evaluation.model_dump(), config.features.split.model_dump(), config.input.model_dump(mode="json"),
+            config.evaluation.model_dump(),
+            config.features.split.model_dump(),
+            config.input.model_dump(mode="json"),
             teacher_weights(config),
         ],
         inputs={**source.versions, **models},
         build=build,
-    )  # fmt: skip
+    )
     manifest = made["metrics"]
     everyone = manifest.details.get("users_with_truth")
     more = f", {everyone:,} users by the true model" if everyone else ""
@@ -78,9 +91,9 @@ class _Measured(NamedTuple):
 
 def _measure(config: RunConfig, source: Features, names: list[str], last_night: Path | None) -> _Measured:
     """Rank the test users under every model, a cross-fitted teacher as the mean of its folds; judge simulated lists exactly."""
-    teachers = [[publish.current(config.root, name, config.day) for name in t.models] for t in config.teachers]
+    teachers = [[partitions.current(config.root, name, config.day) for name in t.models] for t in config.teachers]
     compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
-    compared |= {name: [(str(publish.current(config.root, f"models/{name}", config.day)), 1.0)] for name in names}
+    compared |= {name: [(str(partitions.current(config.root, f"models/{name}", config.day)), 1.0)] for name in names}
     if last_night is not None:
         compared["last_night"] = [(str(last_night), 1.0)]
     if len(config.teachers) > 1:

@@ -11,12 +11,14 @@ from collections import Counter
 from pathlib import Path
 
 from jobs import deliver
-from jobs._console import LOCKED_DAY, command, loaded, say
-from jobs._lock import held_dates
-from kdlib import forgetting, promotions, publish
-from kdlib.config import RunConfig
+from jobs.runtime.console import LOCKED_DAY, command, loaded, say
+from jobs.runtime.lock import held_dates
+from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, ConfigError, ContractError
-from kdlib.privacy import BLANKS, key_check, pseudonym, read_key
+from kdlib.privacy import forgetting
+from kdlib.privacy.pseudonyms import BLANKS, key_check, pseudonym, read_key
+from kdlib.release import promotions
+from kdlib.store import partitions
 
 
 def run(config: RunConfig, user_id: str) -> None:
@@ -54,7 +56,7 @@ def run(config: RunConfig, user_id: str) -> None:
     if left:
         raise ContractError(
             f"{len(left)} files still name the user or cannot be read, {left[0]} first: let other runs end, remove what"
-            f" killed ones have left below {config.root / publish.STAGING}, then forget again"
+            f" killed ones have left below {config.root / partitions.STAGING}, then forget again"
         )
     if not removed:
         unknown = (
@@ -77,8 +79,8 @@ def _user_columns(config: RunConfig) -> list[str]:
 
 def _check_has_key(root: Path, key: bytes | None) -> None:
     """Without the key the user would not be found, and the shop's own id would stand on the list, which no night could read."""
-    newest = publish.latest(root, "histories")
-    if key is None and newest and publish.manifest_of(root, "histories", newest).details.get("pseudonyms"):
+    newest = partitions.latest(root, "histories")
+    if key is None and newest and partitions.manifest_of(root, "histories", newest).details.get("pseudonyms"):
         raise ConfigError(
             f"histories of {newest} in {root} have pseudonyms, but the run config has no key: set privacy.key_file or"
             " privacy.key_environment as that night had it"
@@ -87,7 +89,7 @@ def _check_has_key(root: Path, key: bytes | None) -> None:
 
 def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:
     """The nights that have pseudonyms under another key than this one."""
-    kept = (root / publish.VERSIONS / "histories").glob("*/manifest.json")
+    kept = (root / partitions.VERSIONS / "histories").glob("*/manifest.json")
     made = [json.loads(path.read_text()) for path in kept]
     mine = key_check(key) if key else None
     return sorted({one["ds"] for one in made if (one["details"].get("pseudonyms") or {"check": mine})["check"] != mine})
@@ -96,7 +98,7 @@ def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:
 def _load(arguments: argparse.Namespace) -> RunConfig:
     """The run config of a folder with outputs: that nothing is found in another one proves nothing."""
     config = loaded(arguments)
-    if not any((config.root / name).exists() for name in (publish.VERSIONS, publish.STAGING)):
+    if not any((config.root / name).exists() for name in (partitions.VERSIONS, partitions.STAGING)):
         raise ConfigError(
             f"no night has been made in {config.root}, the output_dir of the run config {arguments.config}, so nobody can be"
             " forgotten there: give the shop's own run config with --config"
@@ -110,10 +112,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     return command(
-        "forget", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
-        with_arguments=lambda config, arguments: run(config, arguments.user), load=_load, in_use=True,
+        "forget",
+        lambda config: None,
+        argv,
+        description=__doc__ or "",
+        add_arguments=_add_arguments,
+        with_arguments=lambda config, arguments: run(config, arguments.user),
+        load=_load,
+        in_use=True,
         ds_help=f"{LOCKED_DAY}; all dates are searched",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from jobs import (
     telemetry,
     train_teacher,
 )
-from jobs._backfill import add_days, nights
-from jobs._console import command, engine_output_to, loaded, log_file, say
-from jobs._extras import check_search_extra
-from jobs._process import run_in_own_process
-from jobs._ray import ray_ahead, start_ray
-from jobs._summary import print_summary
-from kdlib.config import RunConfig
+from jobs.runtime.backfill import add_days, nights
+from jobs.runtime.console import command, engine_output_to, loaded, log_file, say
+from jobs.runtime.extras import check_search_extra
+from jobs.runtime.process import run_in_own_process
+from jobs.runtime.ray_cluster import ray_ahead, start_ray
+from jobs.runtime.summary import print_summary
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DeliveryError, GateError
 
 

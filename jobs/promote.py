@@ -5,13 +5,14 @@ import sys
 import pyarrow.parquet as pq
 
 from jobs import deliver
-from jobs._console import command, say
-from jobs._lock import held_dates
-from jobs._published import check_made_from, versions
-from kdlib import gates, promotions, publish, retention
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, say
+from jobs.runtime.lock import held_dates
+from jobs.runtime.published import check_made_from, versions
+from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError, GateError, InputError
-from kdlib.promotions import Promotion
+from kdlib.release import gates, promotions, retention
+from kdlib.release.promotions import Promotion
+from kdlib.store import partitions
 
 
 def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
@@ -47,9 +48,9 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
         return None
     forced = []
     if config.input.has_events:
-        judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
+        judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
         forced = [gate.gate for gate in judged if gate.status == "forced"]
-        reason = reason or publish.manifest_of(root, "gates", day).details.get("reason", "")
+        reason = reason or partitions.manifest_of(root, "gates", day).details.get("reason", "")
     promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
     if _later_in_use(config, promoted):  # since this moment
         return None
@@ -99,7 +100,7 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
     root, day = config.root, config.day
     parts = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
     parts += ["models/control"] if config.evaluation.control else []
-    events, histories = (publish.read_manifest(root, name, day) for name in ("clean_events", "histories"))
+    events, histories = (partitions.read_manifest(root, name, day) for name in ("clean_events", "histories"))
     if (
         events and histories and events.fingerprint == histories.fingerprint
     ):  # else it is of an earlier run of this date
@@ -107,8 +108,8 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
     found = versions(
         config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *parts
     )
-    judged = gates.gates_of(pq.read_table(publish.current(root, "gates", day)))
-    if publish.manifest_of(root, "gates", day).inputs != {name: found[name] for name in ("histories", "metrics")}:
+    judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
+    if partitions.manifest_of(root, "gates", day).inputs != {name: found[name] for name in ("histories", "metrics")}:
         raise InputError(f"the gates of {day} have not judged what is published now: run `distilrec check-gates` first")
     if broken := gates.failed(judged):
         raise GateError(f"{day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
@@ -116,8 +117,12 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
 
 
 MADE = {
-    "models/student": "distill", "metrics": "evaluate", "recommendations": "recommend", "search_index": "train-search", "search_rankings": "rank-search",
-}  # fmt: skip
+    "models/student": "distill",
+    "metrics": "evaluate",
+    "recommendations": "recommend",
+    "search_index": "train-search",
+    "search_rankings": "rank-search",
+}
 """Tables and models that must be made from just what goes into use with them, and the job that makes each."""
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs._console import command, say
-from jobs._published import versions
-from jobs._ray import start_ray
-from jobs._search import head_queries, search_settings, typed_queries
-from jobs._step import run_step
-from kdlib import publish, tables
-from kdlib.config import RunConfig
-from kdlib.publish import Manifest
+from jobs.runtime.console import command, say
+from jobs.runtime.product_search import head_queries, search_settings, typed_queries
+from jobs.runtime.published import versions
+from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.step import run_step
+from kdlib.config.run import RunConfig
+from kdlib.store import partitions, tables
+from kdlib.store.partitions import Manifest
 
 QUERIES_AT_A_TIME = 256
 INPUTS = ("search_index", "models/search_student")
@@ -32,7 +32,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     """
     settings = search_settings(config)
     queries, _ = typed_queries(config)
-    index, student = (publish.current(config.root, name, config.day) for name in INPUTS)
+    index, student = (partitions.current(config.root, name, config.day) for name in INPUTS)
     built: dict[str, Any] = {}
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs._console import command, say
-from jobs._published import Features, features, versions
-from jobs._ray import check_room, start_ray
-from jobs._shards import write_by_shards
-from jobs._step import run_step
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.runtime.actors import write_by_shards
+from jobs.runtime.console import command, say
+from jobs.runtime.published import Features, features, versions
+from jobs.runtime.ray_cluster import check_room, start_ray
+from jobs.runtime.step import run_step
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.inference.recommender import check_recommendations, check_vocabulary, read_vocabulary
 from kdlib.inference.shards import ShardRecommender
 from kdlib.models.files import load_model
-from kdlib.publish import Manifest
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -32,7 +32,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
       ContractError: what was written is not what the table promises; nothing is published then.
     """
     found = features(config)
-    student = publish.current(config.root, "models/student", config.day)
+    student = partitions.current(config.root, "models/student", config.day)
     built: dict[str, Any] = {}
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
@@ -71,9 +71,13 @@ def _build(config: RunConfig, found: Features, student: Path, staging: Path) -> 
         _infer(config, found, student, staging)
         seconds = time.monotonic() - started
     counts = check_recommendations(
-        staging, found.histories, k=settings.k, because=settings.because, item_ids=item_ids,
+        staging,
+        found.histories,
+        k=settings.k,
+        because=settings.because,
+        item_ids=item_ids,
         unavailable=frozenset(item_ids.filter(pa.array(~available)).to_pylist()),
-    )  # fmt: skip
+    )
     return {
         "users": sum(counts.values()),
         **counts,
@@ -95,14 +99,19 @@ def _infer(config: RunConfig, found: Features, student: Path, staging: Path) -> 
             "folder": str(staging),
             "batch_size": settings.batch_size,
             "settings": {
-                "model_folder": str(student), "vocabulary_folder": str(found.vocabulary),
-                "statistics_folder": str(found.statistics), "k": settings.k, "because": settings.because,
-                "item_block": settings.item_block, "generated_at": end_of_day, "threads": 1,
+                "model_folder": str(student),
+                "vocabulary_folder": str(found.vocabulary),
+                "statistics_folder": str(found.statistics),
+                "k": settings.k,
+                "because": settings.because,
+                "item_block": settings.item_block,
+                "generated_at": end_of_day,
+                "threads": 1,
             },
         },
         actors=settings.actors,
         batch_size=settings.batch_size,
-    )  # fmt: skip
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs._console import command, log_file, one_line, say
-from jobs._step import run_step
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, log_file, one_line, say
+from jobs.runtime.step import run_step
+from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
-from kdlib.publish import Manifest
 from kdlib.report.gather import find_partitions, gather, use_of
 from kdlib.report.page import page
+from kdlib.store.partitions import Manifest
 
 MADE_UP_TIMES = "The input has no times: a user's last item falls on the run's day, each earlier one a day before."
 
@@ -89,9 +89,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     return command(
-        "report", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
-        with_arguments=lambda config, arguments: _run_and_tell(config, arguments.status), in_use=True,
-    )  # fmt: skip
+        "report",
+        lambda config: None,
+        argv,
+        description=__doc__ or "",
+        add_arguments=_add_arguments,
+        with_arguments=lambda config, arguments: _run_and_tell(config, arguments.status),
+        in_use=True,
+    )
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ from contextlib import nullcontext
 from datetime import date
 
 from jobs import deliver, report, telemetry
-from jobs._console import command, one_line, say
-from jobs._lock import run_lock
-from kdlib import promotions, publish
-from kdlib.config import RunConfig, load_config
+from jobs.runtime.console import command, one_line, say
+from jobs.runtime.lock import run_lock
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
+from kdlib.release import promotions
+from kdlib.store import partitions
 
 
 def run(config: RunConfig, to: str, reason: str) -> None:
@@ -40,7 +42,7 @@ def _remake_pages(config: RunConfig, to: str) -> None:
     for ds in sorted({switch.ds for switch in promotions.history(config.root) if switch.ds >= to}):
         night = config.model_copy(update={"ds": date.fromisoformat(ds)})
         try:
-            if publish.read_manifest(config.root, "reports", ds):
+            if partitions.read_manifest(config.root, "reports", ds):
                 with nullcontext() if ds == to else run_lock(night, "report"):
                     report.run(night)
         except Exception as error:
@@ -62,10 +64,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     return command(
-        "rollback", lambda config: None, argv, description=__doc__ or "", add_arguments=_add_arguments,
+        "rollback",
+        lambda config: None,
+        argv,
+        description=__doc__ or "",
+        add_arguments=_add_arguments,
         with_arguments=lambda config, arguments: run(config, arguments.to, arguments.reason),
-        load=_load, ds_help=argparse.SUPPRESS,
-    )  # fmt: skip
+        load=_load,
+        ds_help=argparse.SUPPRESS,
+    )
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import argparse
 import sys
 import time
 
-from jobs._console import command, safe, say
-from jobs._search import search_settings
-from kdlib import promotions, publish
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, safe, say
+from jobs.runtime.product_search import search_settings
+from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
+from kdlib.release import promotions
 from kdlib.search.index import load_index
+from kdlib.store import partitions
 
 NAMES = ("search_index", "models/search_student")
 
@@ -21,7 +22,7 @@ def _run(config: RunConfig, arguments: argparse.Namespace) -> None:
     if now is not None and set(NAMES) <= set(now.versions):
         day, (index, student) = now.ds, (promotions.folder_of(config.root, now, name) for name in NAMES)
     else:
-        day, (index, student) = config.day, (publish.current(config.root, name, config.day) for name in NAMES)
+        day, (index, student) = config.day, (partitions.current(config.root, name, config.day) for name in NAMES)
     for folder in (index, student):
         if not folder.exists():
             raise InputError(
@@ -29,7 +30,9 @@ def _run(config: RunConfig, arguments: argparse.Namespace) -> None:
             )
     loaded = load_index(index, student)
     ready = time.monotonic()
-    for query, answer in zip(arguments.query, loaded.answer(arguments.query, k=arguments.k, category=arguments.category), strict=True):  # fmt: skip
+    for query, answer in zip(
+        arguments.query, loaded.answer(arguments.query, k=arguments.k, category=arguments.category), strict=True
+    ):
         say(f"{query!r}{f': {answer.note}' if answer.note else ''}")
         shown = loaded.products.take(answer.places)
         names = zip(shown["title"].to_pylist(), shown["item_id"].to_pylist(), answer.scores.tolist(), strict=True)
@@ -52,10 +55,16 @@ def _positive(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     return command(
-        "search", lambda config: None, argv,
-        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run, reads_only=True, in_use=True,
+        "search",
+        lambda config: None,
+        argv,
+        description=__doc__ or "",
+        add_arguments=_add_arguments,
+        with_arguments=_run,
+        reads_only=True,
+        in_use=True,
         ds_help="the night, YYYY-MM-DD (default: the one in use)",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from jobs._console import command, safe, say
-from kdlib.config import RunConfig
-from kdlib.privacy import pseudonym, read_key
+from jobs.runtime.console import command, safe, say
+from kdlib.config.run import RunConfig
+from kdlib.privacy.pseudonyms import pseudonym, read_key
 from kdlib.report.users import NUM_SAMPLES, read_user, sample_users
 
 
@@ -52,9 +52,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     return command(
-        "show", run, argv,
-        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=_run_with_arguments, reads_only=True, in_use=True,
-    )  # fmt: skip
+        "show",
+        run,
+        argv,
+        description=__doc__ or "",
+        add_arguments=_add_arguments,
+        with_arguments=_run_with_arguments,
+        reads_only=True,
+        in_use=True,
+    )
 
 
 if __name__ == "__main__":

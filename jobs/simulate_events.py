@@ -12,15 +12,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jobs._console import command, say
-from jobs._simulation import write_tasks
-from jobs._step import run_step
-from kdlib.config import DAY, CatalogueConfig, EventsConfig, RunConfig, SearchesConfig, SimulateConfig, TimeConfig
+from jobs.runtime.console import command, say
+from jobs.runtime.simulation import write_tasks
+from jobs.runtime.step import run_step
+from kdlib.config.data import DAY, CatalogueConfig, EventsConfig, SearchesConfig, SimulateConfig, TimeConfig
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.publish import Manifest
 from kdlib.simulation.catalogue import catalogue
 from kdlib.simulation.events import PLANTED, Plan, write_task
 from kdlib.simulation.searches import write_search_task
+from kdlib.store.partitions import Manifest
 
 
 def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig, SearchesConfig | None]:

@@ -6,8 +6,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs._cluster import SUBMISSION, add_address, connect, jobs_of
-from jobs._console import say
+from jobs.runtime.console import say
+from jobs.runtime.ray_jobs import SUBMISSION, add_address, connect, jobs_of
 from kdlib.errors import DistilrecError
 
 

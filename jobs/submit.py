@@ -9,16 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import kdlib
-from jobs._cluster import SUBMISSION, add_address, connect, exit_status, follow, jobs_of, stop, submit
-from jobs._console import interrupted_by_sigterm, say
-from kdlib.config import RunConfig, load_config
+from jobs.runtime.console import interrupted_by_sigterm, say
+from jobs.runtime.ray_jobs import SUBMISSION, add_address, connect, exit_status, follow, jobs_of, stop, submit
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, ConfigError, DistilrecError
 
 STAGES = (
-    "nightly", "simulate-events", "build-features", "build-queries", "train-text-encoder", "train-teacher", "cache-teacher",
-    "build-codes", "distill", "evaluate", "check-gates", "recommend", "build-products", "train-search",
-    "rank-search", "promote", "deliver", "report", "telemetry",
-)  # fmt: skip
+    "nightly",
+    "simulate-events",
+    "build-features",
+    "build-queries",
+    "train-text-encoder",
+    "train-teacher",
+    "cache-teacher",
+    "build-codes",
+    "distill",
+    "evaluate",
+    "check-gates",
+    "recommend",
+    "build-products",
+    "train-search",
+    "rank-search",
+    "promote",
+    "deliver",
+    "report",
+    "telemetry",
+)
 
 
 def run(arguments: argparse.Namespace, more: list[str]) -> int:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs._console import command, say
 from jobs.report import models_of
-from kdlib import delivery, promotions
-from kdlib.config import RunConfig, expanded, read_mapping
+from jobs.runtime.console import command, say
+from kdlib.config.load import expanded, read_mapping
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.locks import lock
+from kdlib.release import delivery, promotions
 from kdlib.report.exposition import InUse, exposition
 from kdlib.report.gather import find_partitions, gather
+from kdlib.store.locks import lock
 
 LOCK_SECONDS = 60.0
 """Another run's telling takes some seconds: so long it is waited for."""

@@ -9,22 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from jobs._console import command, say
-from jobs._fit import remove_checkpoints, run_workers
-from jobs._published import parquet_files, versions
-from jobs._ray import read_parquet, start_ray
-from jobs._search import chosen_weights, encoded, read_products, search_settings, typed_queries
-from jobs._search_teacher import teacher
-from jobs._search_worker import search_worker
-from jobs._step import code_version, run_step
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.runtime.console import command, say
+from jobs.runtime.product_search import chosen_weights, encoded, read_products, search_settings, typed_queries
+from jobs.runtime.published import parquet_files, versions
+from jobs.runtime.ray_cluster import read_parquet, start_ray
+from jobs.runtime.ray_train import remove_checkpoints, run_workers
+from jobs.runtime.search_teacher import teacher
+from jobs.runtime.search_worker import search_worker
+from jobs.runtime.step import code_version, run_step
+from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
-from kdlib.publish import Manifest
 from kdlib.search.catalogue_queries import catalogue_queries
 from kdlib.search.index import product_texts
 from kdlib.search.student import FACTS, TOKENIZER
 from kdlib.search.vocabulary import known_words, smaller_tokenizer
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 from kdlib.teachers.text import read_vectors
 
 MODEL = "models/search_student"
@@ -64,9 +64,12 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             return {"search_targets": {"typed": len(typed), "made_up": len(queries) - len(typed)}}
 
         made |= run_step(
-            config, ("search_targets",), settings=[text, settings.catalogue_queries, config.seed], inputs=inputs | log_versions,
+            config,
+            ("search_targets",),
+            settings=[text, settings.catalogue_queries, config.seed],
+            inputs=inputs | log_versions,
             build=encode_queries,
-        )  # fmt: skip
+        )
         made |= _train(config, products, typed, encoder, version)
         made |= _index(config, products, version)
     facts = made["search_index"].details
@@ -79,25 +82,36 @@ def run(config: RunConfig) -> dict[str, Manifest]:
 
 
 def _train(config: RunConfig, products: pa.Table, typed: list[str], encoder: Path, version: str) -> dict[str, Manifest]:
-    settings, targets = search_settings(config), publish.current(config.root, "search_targets", config.day)
-    vectors = publish.current(config.root, "product_vectors", config.day)
+    settings, targets = search_settings(config), partitions.current(config.root, "search_targets", config.day)
+    vectors = partitions.current(config.root, "product_vectors", config.day)
     inputs = versions(config, "search_targets", "product_vectors")
-    chosen = settings.model_dump(mode="json", include={"student", "width", "vocabulary", "misspelt_fraction", "epochs", "batch_size", "learning_rate"})  # fmt: skip
+    chosen = settings.model_dump(
+        mode="json",
+        include={"student", "width", "vocabulary", "misspelt_fraction", "epochs", "batch_size", "learning_rate"},
+    )
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        key = publish.fingerprint_of(
+        key = partitions.fingerprint_of(
             chosen, inputs, config.training.model_dump(mode="json"), config.seed, code_version()
         )
         name = f"{config.name}.search_student.ds={config.day}.{key}"
-        finished = config.root / publish.CHECKPOINTS / f"{name}.models"
+        finished = config.root / partitions.CHECKPOINTS / f"{name}.models"
         finished.mkdir(parents=True, exist_ok=True)
         tokenizer, pieces = smaller_tokenizer(
             encoder / TOKENIZER, [*product_texts(products), *typed], size=settings.vocabulary
         )
         own = {"tokenizer": tokenizer, "pieces": pieces, "words": known_words(encoder / TOKENIZER)}
-        spec = {**own, "name": name, "seed": config.seed, "search": chosen, "encoder": str(encoder),
-                "products": parquet_files(vectors), "held_out": parquet_files(targets), "export": str(finished),
-                "facts": {"teacher": version, "inputs": inputs, "seed": config.seed, "search": chosen}}  # fmt: skip
+        spec = {
+            **own,
+            "name": name,
+            "seed": config.seed,
+            "search": chosen,
+            "encoder": str(encoder),
+            "products": parquet_files(vectors),
+            "held_out": parquet_files(targets),
+            "export": str(finished),
+            "facts": {"teacher": version, "inputs": inputs, "seed": config.seed, "search": chosen},
+        }
         train = read_parquet(parquet_files(targets))
         run_workers(config, search_worker, spec, train, name=name, stage="train_search", epochs=settings.epochs)
         if not (finished / FACTS).exists():
@@ -117,10 +131,12 @@ def _index(config: RunConfig, products: pa.Table, version: str) -> dict[str, Man
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         vectors_VE = torch.from_numpy(
-            read_vectors(publish.current(config.root, "product_vectors", config.day), "product_index")
+            read_vectors(partitions.current(config.root, "product_vectors", config.day), "product_index")
         )
-        folder, student = staging["search_index"], publish.current(config.root, MODEL, config.day)
-        return {"search_index": chosen_weights(config, products, vectors_VE, folder, student, facts={"teacher": version})}  # fmt: skip
+        folder, student = staging["search_index"], partitions.current(config.root, MODEL, config.day)
+        return {
+            "search_index": chosen_weights(config, products, vectors_VE, folder, student, facts={"teacher": version})
+        }
 
     return run_step(config, ("search_index",), settings=[given, config.seed], inputs=inputs, build=build)
 

@@ -4,16 +4,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobs._console import command, say
-from jobs._fit import Trainable, TrainingRun, fit_missing
-from jobs._published import Features, describe_models, features, parquet_files
-from jobs._ranks import training_counts
-from jobs._ray import check_room, start_ray
-from jobs._step import run_step
-from jobs._titles import title_vectors
-from jobs._warm import earlier_model, run_options, warm_training
-from kdlib.config import RunConfig, TeacherConfig
-from kdlib.publish import Manifest
+from jobs.runtime.console import command, say
+from jobs.runtime.published import Features, describe_models, features, parquet_files
+from jobs.runtime.rank_targets import training_counts
+from jobs.runtime.ray_cluster import check_room, start_ray
+from jobs.runtime.ray_train import Trainable, TrainingRun, fit_missing
+from jobs.runtime.step import run_step
+from jobs.runtime.titles import title_vectors
+from jobs.runtime.warm_start import earlier_model, run_options, warm_training
+from kdlib.config.models import TeacherConfig
+from kdlib.config.run import RunConfig
+from kdlib.store.partitions import Manifest
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -40,7 +41,7 @@ def _count(config: RunConfig, source: Features, teacher: TeacherConfig) -> dict[
     """Count a teacher's rules, in a process of the cluster: its memory must hold all pairs of items that stand near."""
     import ray
 
-    from jobs._rules import count_and_save
+    from kdlib.teachers.count_rules import count_and_save
 
     name, how, training = f"models/{teacher.name}", teacher.rules, config.training
     assert how is not None
@@ -51,10 +52,15 @@ def _count(config: RunConfig, source: Features, teacher: TeacherConfig) -> dict[
         facts = source.vocabulary_facts() | {"name": teacher.name}
         ray.get(
             task(count_and_save).remote(
-                how.model_dump(), parquet_files(source.histories), training_counts(source), str(staging[name]), facts,
-                max_length=training.max_length, max_validation_users=training.max_validation_users,
+                how.model_dump(),
+                parquet_files(source.histories),
+                training_counts(source),
+                str(staging[name]),
+                facts,
+                max_length=training.max_length,
+                max_validation_users=training.max_validation_users,
             )
-        )  # fmt: skip
+        )
         return {}
 
     settings = [how.model_dump(), training.max_length, training.max_validation_users]
@@ -94,10 +100,15 @@ def _train(
         )
 
     return fit_missing(
-        config, "train_teacher", [trainable(teacher) for teacher in teachers],
-        train_files=parquet_files(source.histories), histories=source.histories, from_histories=True,
-        facts=source.vocabulary_facts(), without_fold=(fold, folds) if folds > 1 else None,
-    )  # fmt: skip
+        config,
+        "train_teacher",
+        [trainable(teacher) for teacher in teachers],
+        train_files=parquet_files(source.histories),
+        histories=source.histories,
+        from_histories=True,
+        facts=source.vocabulary_facts(),
+        without_fold=(fold, folds) if folds > 1 else None,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

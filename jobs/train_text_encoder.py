@@ -6,16 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobs._console import command, say
-from jobs._encoder_worker import FACTS, encoder_worker
-from jobs._fit import remove_checkpoints, run_workers
-from jobs._published import Features, features, parquet_files
-from jobs._ray import read_parquet, start_ray
-from jobs._step import code_version, run_step
-from kdlib import publish
-from kdlib.config import RunConfig, TextConfig
+from jobs.runtime.console import command, say
+from jobs.runtime.encoder_worker import FACTS, encoder_worker
+from jobs.runtime.published import Features, features, parquet_files
+from jobs.runtime.ray_cluster import read_parquet, start_ray
+from jobs.runtime.ray_train import remove_checkpoints, run_workers
+from jobs.runtime.step import code_version, run_step
+from kdlib.config.models import TextConfig
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, TrainingError
-from kdlib.publish import Manifest
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 from kdlib.teachers.contrastive import training_pairs
 from kdlib.teachers.text import encoder_folder, encoder_version, from_anywhere
 
@@ -38,14 +39,14 @@ def encoder_name(text: TextConfig) -> str:
     """The output of an adapted encoder: texts that are only whitened or batched differently share it."""
     assert text.adapt is not None
     settings = text.model_dump(mode="json", include={"encoder", "max_tokens", "adapt"})
-    return f"models/encoder_{publish.fingerprint_of(settings)[:8]}"
+    return f"models/encoder_{partitions.fingerprint_of(settings)[:8]}"
 
 
 def encoder_and_version(config: RunConfig, source: Features, text: TextConfig) -> tuple[str, str]:
     """What `TitleEncoder` shall load, trained first where `text.adapt` says so, and the version of its content."""
     if text.adapt:
         [(name, manifest)] = train_encoder(config, source, text).items()
-        return str(publish.current(config.root, name, config.day)), manifest.version
+        return str(partitions.current(config.root, name, config.day)), manifest.version
     return from_anywhere(text.encoder), encoder_version(encoder_folder(text.encoder))
 
 
@@ -60,14 +61,24 @@ def train_encoder(config: RunConfig, source: Features, text: TextConfig) -> dict
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
         pairs = read_parquet(histories).select_columns(["item_indices", "num_train"])
         fit_encoder(
-            config, name, staging[name], text, pairs.map_batches(training_pairs, batch_format="pyarrow", batch_size=None),
-            {"texts": str(source.vocabulary), "statistics": str(source.statistics), "histories": histories, "judging": None},
-            settings=settings, inputs=inputs,
-        )  # fmt: skip
+            config,
+            name,
+            staging[name],
+            text,
+            pairs.map_batches(training_pairs, batch_format="pyarrow", batch_size=None),
+            {
+                "texts": str(source.vocabulary),
+                "statistics": str(source.statistics),
+                "histories": histories,
+                "judging": None,
+            },
+            settings=settings,
+            inputs=inputs,
+        )
         return {}
 
     made = run_step(config, (name,), settings=settings, inputs=inputs, build=build)
-    say(f"train_text_encoder: {describe_encoder(publish.current(config.root, name, config.day))}")
+    say(f"train_text_encoder: {describe_encoder(partitions.current(config.root, name, config.day))}")
     return made
 
 
@@ -95,9 +106,11 @@ def fit_encoder(
       settings, inputs: all that the weights depend on.
     """
     assert text.adapt is not None
-    short, key = name.removeprefix("models/"), publish.fingerprint_of(settings, inputs, data, code_version())
+    short, key = name.removeprefix("models/"), partitions.fingerprint_of(settings, inputs, data, code_version())
     run_name = f"{config.name}.{short}.ds={config.day}.{key}"
-    finished = config.root / publish.CHECKPOINTS / f"{run_name}.models"  # a worker's place that outlives this process
+    finished = (
+        config.root / partitions.CHECKPOINTS / f"{run_name}.models"
+    )  # a worker's place that outlives this process
     finished.mkdir(parents=True, exist_ok=True)
     adapt = text.adapt.model_dump(mode="json")
     run_workers(

@@ -24,7 +24,7 @@ class InputError(DistilrecError):
 
 
 class ContractError(DistilrecError):
-    """A table between two stages does not hold what its contract in `kdlib.tables` promises."""
+    """A table between two stages does not hold what its contract in `kdlib.store.tables` promises."""
 
 
 class ModelError(DistilrecError):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jobs._ray import _set_token
-from kdlib.config import RunConfig
+from jobs.runtime.ray_cluster import _set_token
+from kdlib.config.run import RunConfig
 
 _set_token()  # as a job does before it imports Ray, which reads it then and never again: any test may be the first to import it
 
@@ -11,7 +11,7 @@ _set_token()  # as a job does before it imports Ray, which reads it then and nev
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
     """One small local Spark for all tests, started as the jobs start it."""
-    from jobs._spark import start_spark, stop_spark
+    from jobs.runtime.spark_session import start_spark, stop_spark
 
     folder = tmp_path_factory.mktemp("spark")
     config = RunConfig.model_validate(

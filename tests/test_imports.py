@@ -15,27 +15,35 @@ ALLOWED_ENGINES = {
     "metrics": {"pyarrow"},
     "simulation": {"pyarrow"},
     "teachers": {"torch", "pyarrow", "transformers"},
-    "training": {"torch"},
+    "training": {"torch", "deepspeed"},
     "inference": {"torch", "pyarrow"},
     "search": {"torch", "pyarrow", "safetensors"},
     "report": {"pyarrow"},
-    "": {"pyarrow"},
-}
-ALLOWED_ROOMS = {
-    "features": set(),
-    "data": set(),
-    "models": set(),
-    "losses": set(),
-    "metrics": set(),
-    "simulation": set(),
-    "teachers": {"data", "models", "losses"},
-    "training": {"data", "models", "losses"},
-    "inference": {"data", "models", "losses"},
-    "search": {"losses"},
-    "report": {"metrics"},
+    "config": set(),
+    "store": {"pyarrow"},
+    "release": {"pyarrow"},
+    "privacy": {"pyarrow"},
     "": set(),
 }
-"""The room named "" is kdlib's own files: tables, config, errors, publish."""
+ALLOWED_ROOMS = {
+    "config": {"privacy"},
+    "store": {"config"},
+    "privacy": {"store"},
+    "release": {"config", "privacy", "store"},
+    "data": {"store"},
+    "features": {"config", "data", "privacy", "store"},
+    "models": {"store"},
+    "losses": set(),
+    "metrics": {"store"},
+    "simulation": {"config"},
+    "inference": {"data", "losses", "models", "store"},
+    "teachers": {"data", "inference", "losses", "metrics", "models", "store"},
+    "training": {"config", "data", "losses", "models"},
+    "search": {"data", "losses"},
+    "report": {"config", "metrics", "release", "store"},
+    "": set(),
+}
+"""The room named "" is `kdlib/errors.py`."""
 
 
 def _imports(path: Path) -> set[str]:

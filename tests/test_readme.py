@@ -77,8 +77,14 @@ def test_a_number_that_is_on_no_file_is_found() -> None:
     """Signs, thousands, per cent and megabytes are read as a person reads them; another digit is another number."""
     text = "**.0656** [+.0012, −.0051], 53%, 22,363 users, 3.3 MB, `0.99`, and 12 of RecTools 0.19"
     assert list(numbers(text)) == [
-        (".0656", ""), ("+.0012", ""), ("−.0051", ""), ("53", "%"), ("22,363", ""), ("3.3", "MB"), ("0.19", ""),
-    ]  # fmt: skip
+        (".0656", ""),
+        ("+.0012", ""),
+        ("−.0051", ""),
+        ("53", "%"),
+        ("22,363", ""),
+        ("3.3", "MB"),
+        ("0.19", ""),
+    ]
     known = [0.06558, 0.0012, -0.0051, 0.5279, 22363, 3_300_000]
     assert all(is_quoted_from(figure, unit, known) for figure, unit in list(numbers(text))[:-1])
     for figure, unit in ((".0657", ""), ("+.0051", ""), ("54", "%"), ("22,364", ""), ("3.4", "MB")):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from kdlib import publish, tables
+from kdlib.store import partitions, tables
 
 HOME = Path(__file__).parents[1]
 
@@ -25,10 +25,14 @@ def environment() -> dict[str, str]:
 def start(config: Path, *more: str, more_environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """`distilrec nightly` with this run config, in a process group of its own; its output is a pipe."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more], cwd=HOME, text=True,
-        env=environment() | dict(more_environment or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more],
+        cwd=HOME,
+        text=True,
+        env=environment() | dict(more_environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 def follow(process: subprocess.Popen[str], text: str | None = None, then: Callable[[], object] | None = None) -> str:
@@ -75,10 +79,10 @@ def child(process: psutil.Process, name: str) -> psutil.Process:
     raise AssertionError(f"no process {name}")
 
 
-def whole(root: Path, ds: str) -> publish.Manifest:
+def whole(root: Path, ds: str) -> partitions.Manifest:
     """The published table's manifest, after each file is found as it says."""
-    folder = publish.current(root, "recommendations", ds)
-    manifest = publish.manifest_of(root, "recommendations", ds)
+    folder = partitions.current(root, "recommendations", ds)
+    manifest = partitions.manifest_of(root, "recommendations", ds)
     assert sorted(file.name for file in folder.iterdir()) == [file["path"] for file in manifest.files]
     for file in manifest.files:
         assert hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"]

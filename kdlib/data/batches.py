@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdlib.data.windows import ragged, take_slices
-from kdlib.tables import CONTEXT
+from kdlib.store.tables import CONTEXT
 
 BUCKET_BATCHES = 32
 """So many batches' worth of shuffled windows are sorted by length together."""

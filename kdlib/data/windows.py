@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from kdlib import tables
+from kdlib.store import tables
 
 WINDOWS_SCHEMA = pa.schema(
     [tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "context")]

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from kdlib.config import DAY, EVENT_TYPES
+from kdlib.config.data import DAY, EVENT_TYPES
 
 DAY_PATTERN = "????-??-??"
 """A glob of any day."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from kdlib.config import CatalogueConfig
+from kdlib.config.data import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.events import text_of
 from kdlib.features.read import CORRUPT, quoted, read_csv, read_jsonl, read_parquet
@@ -61,9 +61,14 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
     """
     unclear = F.when(F.col("available").isNull(), F.col("available_text"))
     counted = catalogue.agg(
-        F.count("*"), F.count("item_id"), F.count_distinct("item_id"), F.count(unclear), F.min(unclear),
-        F.count_if("corrupt"), F.min("swallowed"),
-    ).collect()[0]  # fmt: skip
+        F.count("*"),
+        F.count("item_id"),
+        F.count_distinct("item_id"),
+        F.count(unclear),
+        F.min(unclear),
+        F.count_if("corrupt"),
+        F.min("swallowed"),
+    ).collect()[0]
     rows, with_id, items, num_unclear, example, corrupt, swallowed = counted
     if swallowed is not None:
         raise InputError(

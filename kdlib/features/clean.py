@@ -6,11 +6,11 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from kdlib.config import EVENT_TYPES
+from kdlib.config.data import EVENT_TYPES
 from kdlib.features.events import SECONDS_A_DAY, raw_text
 from kdlib.features.privacy import hash_of_line
 from kdlib.features.splits import day_start
-from kdlib.tables import CLEAN_EVENTS
+from kdlib.store.tables import CLEAN_EVENTS
 
 REASONS = (
     "forgotten_user",  # `distilrec forget` was asked to take this user in no more; the row itself is not kept
@@ -79,7 +79,7 @@ def with_outcome(
       late_days: how many days after it happened an event may arrive, where its arrival is known.
       max_events_per_user_day: more make a bot.
       num_partitions: of the result.
-      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal. Where there are any,
+      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.privacy.forgetting`); in hexadecimal. Where there are any,
         only a hash stays of a line that does not parse, which may be theirs.
 
     Returns:

@@ -23,7 +23,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
 
-from kdlib.config import EVENT_TYPES, EventsConfig, TimeConfig
+from kdlib.config.data import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import InputError
 from kdlib.features.arrivals import arrived, path_of_days
 from kdlib.features.privacy import with_pseudonyms
@@ -38,7 +38,7 @@ from kdlib.features.read import (
     read_parquet,
     spark_path,
 )
-from kdlib.privacy import BLANKS, KeySource
+from kdlib.privacy.pseudonyms import BLANKS, KeySource
 
 SECONDS_A_DAY = 86_400
 MENDED = "\ufffd"
@@ -199,9 +199,12 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     """
     words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(BLANKS)), r"\s+").alias("words"))
     items = words.select(
-        "value", FILE, F.col("words")[0].alias("user_id"), F.size("words").alias("num_words"),
+        "value",
+        FILE,
+        F.col("words")[0].alias("user_id"),
+        F.size("words").alias("num_words"),
         F.posexplode_outer(F.slice("words", 2, F.greatest(F.size("words") - 1, F.lit(0)))).alias("place", "item_id"),
-    )  # fmt: skip
+    )
     day = F.date_sub(F.lit(last_day.isoformat()).cast("date"), F.col("num_words") - 2 - F.col("place"))
     at = F.timestamp_seconds(F.unix_date(day).cast("bigint") * SECONDS_A_DAY)
     corrupt = F.col("item_id").isNull() | F.contains(F.concat("user_id", "item_id"), F.lit(MENDED))

@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from kdlib.errors import ConfigError
-from kdlib.privacy import KeySource, key_check, pseudonym, read_key
+from kdlib.privacy.pseudonyms import KeySource, key_check, pseudonym, read_key
 
 
 def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequence[str]) -> DataFrame:

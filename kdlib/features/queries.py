@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from kdlib.config import SEARCH_EVENT_TYPES
+from kdlib.config.data import SEARCH_EVENT_TYPES
 
 _SEARCH = SEARCH_EVENT_TYPES[0]
 

@@ -126,9 +126,14 @@ def read_csv(
 
     def reader(subfolders: bool) -> DataFrameReader:
         return spark.read.options(
-            sep=delimiter, quote='"', escape='"', header=not names, multiLine=line_breaks,
-            maxCharsPerColumn=MOST_CHARACTERS if line_breaks else -1, recursiveFileLookup=subfolders,
-        )  # fmt: skip
+            sep=delimiter,
+            quote='"',
+            escape='"',
+            header=not names,
+            multiLine=line_breaks,
+            maxCharsPerColumn=MOST_CHARACTERS if line_breaks else -1,
+            recursiveFileLookup=subfolders,
+        )
 
     with reading(path):
         if names:

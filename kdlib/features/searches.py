@@ -3,7 +3,7 @@
 The columns of a search event, before it is judged:
   corrupt      bool       the line did not parse
   user_id, item_id   text, trimmed, null where empty or not mapped
-  query        text       as `kdlib.queries.normalise_query` makes it, null where nothing is left
+  query        text       as `kdlib.data.queries.normalise_query` makes it, null where nothing is left
   event_type   text       one of SEARCH_EVENT_TYPES; null where the shop's type is not mapped
   position     int32      the rank at which the item was shown, from 1; null where there is none, or no whole number from 1 on
   position_given  bool    the row has one, good or bad
@@ -20,16 +20,16 @@ import pandas as pd
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from kdlib.config import SEARCH_EVENT_TYPES, SearchesConfig
+from kdlib.config.data import SEARCH_EVENT_TYPES, SearchesConfig
+from kdlib.data.queries import normalise_query
 from kdlib.features.clean import DUPLICATE, KEPT
 from kdlib.features.events import judged_line, mapped_text, our_type, parse_time, raw_text, read_columns
 from kdlib.features.funnel import rows_text
 from kdlib.features.privacy import hash_of_line, map_distinct, with_pseudonyms
 from kdlib.features.read import FILE, quoted
 from kdlib.features.splits import day_start
-from kdlib.privacy import KeySource
-from kdlib.queries import normalise_query
-from kdlib.tables import SEARCH_QUARANTINE
+from kdlib.privacy.pseudonyms import KeySource
+from kdlib.store.tables import SEARCH_QUARANTINE
 
 REASONS = (
     "forgotten_user",  # the row itself is not kept
@@ -117,7 +117,7 @@ def with_outcome(
       period_days: so many days up to and with `last_day` count.
       last_day: last day that counts.
       num_partitions: of the result.
-      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.forgetting`); in hexadecimal. Where there are any,
+      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.privacy.forgetting`); in hexadecimal. Where there are any,
         only a hash stays of a line that does not parse, which may be theirs.
 
     Returns:

@@ -3,7 +3,7 @@
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from kdlib.config import EVENT_TYPES
+from kdlib.config.data import EVENT_TYPES
 from kdlib.features.clean import ORDER
 
 

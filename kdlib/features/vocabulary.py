@@ -5,7 +5,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from kdlib.config import EVENT_TYPES
+from kdlib.config.data import EVENT_TYPES
 
 
 def item_counts(events: DataFrame) -> DataFrame:

@@ -62,9 +62,15 @@ class Evaluator:
         }
         for name, (models, weights) in self._models.items():
             found[name] = ranks_of_models(
-                models, weights, rows, device=self._device, top=self._top, confidence_k=self._confidence_k,
-                num_items=num_items, popularity_V=self._markov.popularity,
-            )  # fmt: skip
+                models,
+                weights,
+                rows,
+                device=self._device,
+                top=self._top,
+                confidence_k=self._confidence_k,
+                num_items=num_items,
+                popularity_V=self._markov.popularity,
+            )
         columns: dict[str, pa.Array] = {"user_id": pa.array(rows.user_ids, pa.string())}
         for name, one in found.items():
             columns[f"rank/{name}"] = pa.array(one.ranks)

@@ -24,7 +24,7 @@ from kdlib.inference.topk import exact_topk
 from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
 from kdlib.models.vocabulary import vocabulary_hash
-from kdlib.tables import RECOMMENDATIONS, TIME
+from kdlib.store.tables import RECOMMENDATIONS, TIME
 
 
 class Recommender:

@@ -127,12 +127,27 @@ def _log_masses(
     shares, share = _shares(tile, positions, items)
     best, target, plain, scaled = torch.empty(4, shares, positions, device=scored.hidden_TW.device).unbind()
     _log_mass_kernel[(triton.cdiv(positions, tile.positions), shares)](
-        scored.hidden_TW, scored.weight_VW, scored.bias_V, targets_T, best, target, plain, scaled,
-        positions, items, share, scale,
-        WIDTH=width, STRIDE=scored.weight_VW.stride(0), TEMPERED=tempered,
-        BLOCK_T=tile.positions, BLOCK_V=tile.items, BLOCK_W=_block(width, INNER),
-        num_warps=tile.warps, num_stages=STAGES,
-    )  # fmt: skip
+        scored.hidden_TW,
+        scored.weight_VW,
+        scored.bias_V,
+        targets_T,
+        best,
+        target,
+        plain,
+        scaled,
+        positions,
+        items,
+        share,
+        scale,
+        WIDTH=width,
+        STRIDE=scored.weight_VW.stride(0),
+        TEMPERED=tempered,
+        BLOCK_T=tile.positions,
+        BLOCK_V=tile.items,
+        BLOCK_W=_block(width, INNER),
+        num_warps=tile.warps,
+        num_stages=STAGES,
+    )
     return best.amax(0), target.amax(0), plain.logsumexp(0), scaled.logsumexp(0)
 
 
@@ -175,9 +190,20 @@ def _hidden_gradient(
     gradient = torch.empty(shares, positions, width, device=targets_T.device)
     kl = torch.empty(shares, positions, device=targets_T.device)
     _hidden_kernel[(triton.cdiv(positions, tile.positions), shares)](
-        *student, targets_T, mass_T, tempered_T, *_pointers(mixed), gradient, kl,
-        positions, items, share, scale, pull, **_sizes(student, mixed, tile),
-    )  # fmt: skip
+        *student,
+        targets_T,
+        mass_T,
+        tempered_T,
+        *_pointers(mixed),
+        gradient,
+        kl,
+        positions,
+        items,
+        share,
+        scale,
+        pull,
+        **_sizes(student, mixed, tile),
+    )
     return gradient.sum(0), kl.sum()
 
 
@@ -194,9 +220,19 @@ def _weight_gradient(
     """Write the gradients of matrix and bias."""
     positions, items, tile = len(targets_T), student.weight_VW.shape[0], WEIGHT_TILE
     _weight_kernel[(triton.cdiv(items, tile.items),)](
-        *student, targets_T, mass_T, tempered_T, *_pointers(mixed), gradients.weight_VW, gradients.bias_V,
-        positions, items, scale, pull, **_sizes(student, mixed, tile),
-    )  # fmt: skip
+        *student,
+        targets_T,
+        mass_T,
+        tempered_T,
+        *_pointers(mixed),
+        gradients.weight_VW,
+        gradients.bias_V,
+        positions,
+        items,
+        scale,
+        pull,
+        **_sizes(student, mixed, tile),
+    )
 
 
 def _pointers(mixed: _Mixed | None) -> tuple[Tensor | None, ...]:
@@ -242,9 +278,18 @@ def _add_product(total, left, right):
 
 @triton.jit
 def _products(
-    left, right, left_rows, right_rows, left_end, right_end,
-    WIDTH: tl.constexpr, STRIDE: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    left,
+    right,
+    left_rows,
+    right_rows,
+    left_end,
+    right_end,
+    WIDTH: tl.constexpr,
+    STRIDE: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """left[left_rows] @ right[right_rows].T, float32 [LEFT, RIGHT]."""
     total = tl.zeros([LEFT, RIGHT], tl.float32)
     for start in range(0, WIDTH, BLOCK):
@@ -262,11 +307,25 @@ def _along(values, FIRST: tl.constexpr):
 
 @triton.jit
 def _log_mass_kernel(
-    hidden, weight, bias, targets, best_out, target_out, plain_out, scaled_out,
-    positions, items, share, scale,
-    WIDTH: tl.constexpr, STRIDE: tl.constexpr, TEMPERED: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    targets,
+    best_out,
+    target_out,
+    plain_out,
+    scaled_out,
+    positions,
+    items,
+    share,
+    scale,
+    WIDTH: tl.constexpr,
+    STRIDE: tl.constexpr,
+    TEMPERED: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
     rows_T = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     first = tl.program_id(1) * share
     best_T = tl.full([BLOCK_T], -float("inf"), tl.float32)
@@ -302,12 +361,28 @@ def _log_mass_kernel(
 
 @triton.jit
 def _slopes(
-    z, rows_T, rows_V, bias, targets, mass, tempered,
-    teacher_hidden, teacher_weight, teacher_bias, teacher_mass,
-    positions, items, scale, pull,
-    TEACHERS: tl.constexpr, TEACHER_WIDTH: tl.constexpr, ITEMS_FIRST: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    z,
+    rows_T,
+    rows_V,
+    bias,
+    targets,
+    mass,
+    tempered,
+    teacher_hidden,
+    teacher_weight,
+    teacher_bias,
+    teacher_mass,
+    positions,
+    items,
+    scale,
+    pull,
+    TEACHERS: tl.constexpr,
+    TEACHER_WIDTH: tl.constexpr,
+    ITEMS_FIRST: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """Gradient with respect to a tile of logits (given without bias) and the terms of its KL: [positions, items], or
     [items, positions] if ITEMS_FIRST."""
     inside_T = rows_T < positions
@@ -351,11 +426,31 @@ def _slopes(
 
 @triton.jit
 def _hidden_kernel(
-    hidden, weight, bias, targets, mass, tempered, teacher_hidden, teacher_weight, teacher_bias, teacher_mass,
-    gradient_out, kl_out, positions, items, share, scale, pull,
-    WIDTH: tl.constexpr, TEACHERS: tl.constexpr, TEACHER_WIDTH: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    targets,
+    mass,
+    tempered,
+    teacher_hidden,
+    teacher_weight,
+    teacher_bias,
+    teacher_mass,
+    gradient_out,
+    kl_out,
+    positions,
+    items,
+    share,
+    scale,
+    pull,
+    WIDTH: tl.constexpr,
+    TEACHERS: tl.constexpr,
+    TEACHER_WIDTH: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     rows_T = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     first = tl.program_id(1) * share
     hidden_TW = _rows(hidden, rows_T, positions, 0, WIDTH, WIDTH, BLOCK_W)
@@ -366,10 +461,28 @@ def _hidden_kernel(
         weight_VW = _rows(weight, rows_V, items, 0, WIDTH, WIDTH, BLOCK_W)
         z_TV = _add_product(tl.zeros([BLOCK_T, BLOCK_V], tl.float32), hidden_TW, tl.trans(weight_VW))
         slope_TV, kl_TV = _slopes(
-            z_TV, rows_T, rows_V, bias, targets, mass, tempered,
-            teacher_hidden, teacher_weight, teacher_bias, teacher_mass, positions, items, scale, pull,
-            TEACHERS, TEACHER_WIDTH, False, BLOCK_T, BLOCK_V, BLOCK_K,
-        )  # fmt: skip
+            z_TV,
+            rows_T,
+            rows_V,
+            bias,
+            targets,
+            mass,
+            tempered,
+            teacher_hidden,
+            teacher_weight,
+            teacher_bias,
+            teacher_mass,
+            positions,
+            items,
+            scale,
+            pull,
+            TEACHERS,
+            TEACHER_WIDTH,
+            False,
+            BLOCK_T,
+            BLOCK_V,
+            BLOCK_K,
+        )
         kl_T += tl.sum(kl_TV, 1)
         gradient_TW = _add_product(gradient_TW, slope_TV.to(weight_VW.dtype), weight_VW)
     place_T = tl.program_id(1).to(tl.int64) * positions + rows_T
@@ -381,11 +494,30 @@ def _hidden_kernel(
 
 @triton.jit
 def _weight_kernel(
-    hidden, weight, bias, targets, mass, tempered, teacher_hidden, teacher_weight, teacher_bias, teacher_mass,
-    weight_out, bias_out, positions, items, scale, pull,
-    WIDTH: tl.constexpr, TEACHERS: tl.constexpr, TEACHER_WIDTH: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    targets,
+    mass,
+    tempered,
+    teacher_hidden,
+    teacher_weight,
+    teacher_bias,
+    teacher_mass,
+    weight_out,
+    bias_out,
+    positions,
+    items,
+    scale,
+    pull,
+    WIDTH: tl.constexpr,
+    TEACHERS: tl.constexpr,
+    TEACHER_WIDTH: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     rows_V = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     weight_VW = _rows(weight, rows_V, items, 0, WIDTH, WIDTH, BLOCK_W)
     gradient_VW = tl.zeros([BLOCK_V, BLOCK_W], tl.float32)
@@ -395,10 +527,28 @@ def _weight_kernel(
         hidden_TW = _rows(hidden, rows_T, positions, 0, WIDTH, WIDTH, BLOCK_W)
         z_VT = _add_product(tl.zeros([BLOCK_V, BLOCK_T], tl.float32), weight_VW, tl.trans(hidden_TW))
         slope_VT, _ = _slopes(
-            z_VT, rows_T, rows_V, bias, targets, mass, tempered,
-            teacher_hidden, teacher_weight, teacher_bias, teacher_mass, positions, items, scale, pull,
-            TEACHERS, TEACHER_WIDTH, True, BLOCK_T, BLOCK_V, BLOCK_K,
-        )  # fmt: skip
+            z_VT,
+            rows_T,
+            rows_V,
+            bias,
+            targets,
+            mass,
+            tempered,
+            teacher_hidden,
+            teacher_weight,
+            teacher_bias,
+            teacher_mass,
+            positions,
+            items,
+            scale,
+            pull,
+            TEACHERS,
+            TEACHER_WIDTH,
+            True,
+            BLOCK_T,
+            BLOCK_V,
+            BLOCK_K,
+        )
         gradient_V += tl.sum(slope_VT, 1)
         gradient_VW = _add_product(gradient_VW, slope_VT.to(hidden_TW.dtype), hidden_TW)
     inside_V = rows_V < items

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdlib import tables
 from kdlib.metrics.bootstrap import bootstrap_interval, nested_bootstrap_means, percentile_interval
 from kdlib.metrics.calibration import calibration_error, tenths
 from kdlib.metrics.expected import PREFIX
 from kdlib.metrics.ranking import all_metrics, hit_rate
+from kdlib.store import tables
 
 LABELS = {
     "control": "student without teacher",

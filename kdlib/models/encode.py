@@ -31,7 +31,7 @@ def last_hidden(
     Args:
       model: in evaluation mode, on the device.
       items_N: int64, all histories one after the other; of each the last `model.max_length` items are read.
-      context_NC: int8, like `items_N`; the columns of `kdlib.tables.CONTEXT`.
+      context_NC: int8, like `items_N`; the columns of `kdlib.store.tables.CONTEXT`.
       lengths: int64 [users], all at least 1.
       device: where to compute.
     """

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from kdlib.models.codes import compose
 from kdlib.models.layers import INITIAL_STANDARD_DEVIATION, Transformer
 from kdlib.models.new_items import NearestTitles, nearest_titles, with_new_items
-from kdlib.tables import CONTEXT
+from kdlib.store.tables import CONTEXT
 
 COLUMNS = tuple(CONTEXT)
 NEW_SESSION = COLUMNS.index("new_session")
@@ -94,10 +94,21 @@ class SequenceModel(nn.Module):
         self.max_length = max_length
         self.tied = tied
         self.options = {
-            "num_items": num_items, "kind": kind, "dim": dim, "hidden": hidden, "layers": layers, "heads": heads,
-            "dropout": dropout, "tied": tied, "session_flag": session_flag, "inputs": list(inputs), "block": block,
-            "max_length": max_length, "item_dropout": item_dropout, "codes": codes,
-        }  # fmt: skip
+            "num_items": num_items,
+            "kind": kind,
+            "dim": dim,
+            "hidden": hidden,
+            "layers": layers,
+            "heads": heads,
+            "dropout": dropout,
+            "tied": tied,
+            "session_flag": session_flag,
+            "inputs": list(inputs),
+            "block": block,
+            "max_length": max_length,
+            "item_dropout": item_dropout,
+            "codes": codes,
+        }
         self.dim = dim
         self.item_dropout = item_dropout
         self.code_tables: nn.Parameter | None = None
@@ -194,7 +205,7 @@ class SequenceModel(nn.Module):
 
         Args:
           items_BL: int64 item indices, right-padded with any valid index.
-          context_BLC: int8, the columns of `kdlib.tables.CONTEXT`; read with `session_flag` and `inputs`.
+          context_BLC: int8, the columns of `kdlib.store.tables.CONTEXT`; read with `session_flag` and `inputs`.
           lengths_B: int64, how many items of each row are real; None: all of them.
           item_vectors_VD: `item_vectors()` where the caller has it already.
         """

@@ -137,13 +137,18 @@ def bar_chart(rows: Sequence[tuple[str, float, str]], *, title: str, alternative
     lines = [
         _line(
             label,
-            svg(ROW, tag("rect", x="0", y="6", width=f"{100 * length / most:.2f}%", height=str(ROW - 12), class_="accent bar")),
+            svg(
+                ROW,
+                tag(
+                    "rect", x="0", y="6", width=f"{100 * length / most:.2f}%", height=str(ROW - 12), class_="accent bar"
+                ),
+            ),
             value,
             style=None,
             kind="row bars",
         )
         for label, length, value in rows
-    ]  # fmt: skip
+    ]
     return figure(title, tag("div", *lines, role="img", aria_label=alternative))
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from kdlib.gates import rows_judged
+from kdlib.release.gates import rows_judged
 from kdlib.report.facts import Night
 
 

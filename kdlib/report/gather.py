@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdlib import promotions, publish
-from kdlib.publish import Manifest
+from kdlib.release import promotions
 from kdlib.report.drift import movers, popularity_drift
 from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Use
 from kdlib.report.search import read_search
 from kdlib.report.users import read_user, sample_users
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 
 NUM_NIGHTS = 14
 """Nights in a trend, this one included."""
@@ -38,10 +39,23 @@ STAGES = {
 }
 """Table, or kind of model → the stage that makes it, in the order of the stages."""
 _TABLES = (
-    "events", "histories", "item_vocabulary", "item_statistics", "teacher_targets", "item_codes", "metrics", "gates",
-    "recommendations", "products", "queries", "product_vectors", "search_targets", "models/search_student", "search_index",
+    "events",
+    "histories",
+    "item_vocabulary",
+    "item_statistics",
+    "teacher_targets",
+    "item_codes",
+    "metrics",
+    "gates",
+    "recommendations",
+    "products",
+    "queries",
+    "product_vectors",
+    "search_targets",
+    "models/search_student",
+    "search_index",
     "search_rankings",
-)  # fmt: skip
+)
 """Tables of the night itself that the page reads."""
 _COMPARED = ("histories", "item_vocabulary", "item_statistics", "recommendations")
 """Tables of the night before that the page reads."""
@@ -61,18 +75,18 @@ def find_partitions(root: Path, ds: str, models: Sequence[str]) -> Found:
     variants = sorted([*(root / "title_vectors").glob(f"*/ds={ds}"), *(root / "models").glob(f"encoder_*/ds={ds}")])
     tables = [*_TABLES, *models, *(str(path.parent.relative_to(root)) for path in variants)]
     wanted = [(name, ds) for name in tables]
-    if previous := publish.latest(root, "histories", before=ds):
+    if previous := partitions.latest(root, "histories", before=ds):
         wanted += [(name, previous) for name in _COMPARED]
     for name in ("metrics", "gates"):
         wanted += [(name, night) for night in _nights_before(root, name, ds)]
-    found = {key: publish.read_manifest(root, *key) for key in wanted}
+    found = {key: partitions.read_manifest(root, *key) for key in wanted}
     return {key: manifest for key, manifest in found.items() if manifest is not None}
 
 
 def _nights_before(root: Path, name: str, ds: str) -> list[str]:
     """The last nights with this table before a date, oldest first."""
     nights: list[str] = []
-    while len(nights) < NUM_NIGHTS - 1 and (night := publish.latest(root, name, before=nights[0] if nights else ds)):
+    while len(nights) < NUM_NIGHTS - 1 and (night := partitions.latest(root, name, before=nights[0] if nights else ds)):
         nights.insert(0, night)
     return nights
 
@@ -104,7 +118,7 @@ def gather(
       found: from `find_partitions`.
       notes: sentences for the top of the page.
     """
-    previous = publish.latest(root, "histories", before=ds)
+    previous = partitions.latest(root, "histories", before=ds)
 
     def manifest(table: str, night: str | None = ds) -> Manifest | None:
         return found.get((table, night or ""))
@@ -123,7 +137,7 @@ def gather(
         left_out=measured.details.get("repeats_left_out", 0) if measured else 0,
         trend=_trend(root, sorted(night for table, night in found if table == "metrics"), k),
         models={
-            model.removeprefix("models/"): json.loads((publish.current(root, model, ds) / "model.json").read_text())
+            model.removeprefix("models/"): json.loads((partitions.current(root, model, ds) / "model.json").read_text())
             for model in models
             if manifest(model)
         },
@@ -155,7 +169,7 @@ def _lists(manifest: Manifest | None) -> Lists | None:
 
 def _measures(root: Path, ds: str) -> dict[tuple[str, str], Measure]:
     """(model, metric) → measure; one that is NaN, for want of users, was not measured."""
-    rows = pq.read_table(publish.current(root, "metrics", ds)).to_pylist()
+    rows = pq.read_table(partitions.current(root, "metrics", ds)).to_pylist()
     return {
         (row["model"], row["metric"]): Measure(row["value"], row["low"], row["high"], row["num_users"])
         for row in rows
@@ -173,7 +187,7 @@ def _trend(root: Path, nights: Sequence[str], k: int) -> dict[str, tuple[tuple[s
 
 
 def _gates(root: Path, ds: str, nights: Sequence[str]) -> tuple[Gate, ...]:
-    rows = {night: pq.read_table(publish.current(root, "gates", night)).to_pylist() for night in sorted(nights)}
+    rows = {night: pq.read_table(partitions.current(root, "gates", night)).to_pylist() for night in sorted(nights)}
     found = []
     for row in rows.get(ds, []):
         trend = [
@@ -233,7 +247,7 @@ def _drift(root: Path, ds: str, previous: str | None) -> Drift:
 def _items(root: Path, ds: str) -> pa.Table:
     """Id, title, first night and interactions of every item, by index."""
     columns = ["item_index", "item_id", "title", "first_seen"]
-    vocabulary = pq.read_table(publish.current(root, "item_vocabulary", ds), columns=columns).sort_by("item_index")
-    folder = publish.current(root, "item_statistics", ds)
+    vocabulary = pq.read_table(partitions.current(root, "item_vocabulary", ds), columns=columns).sort_by("item_index")
+    folder = partitions.current(root, "item_statistics", ds)
     statistics = pq.read_table(folder, columns=["item_index", "num_interactions"]).sort_by("item_index")
     return vocabulary.append_column("num_interactions", statistics["num_interactions"])

@@ -80,8 +80,11 @@ def table(
             tag("thead", tag("tr", *head)),
             tag("tbody", *body),
         ),
-        class_="scroll", role="region", tabindex="0", aria_label=caption,
-    )  # fmt: skip
+        class_="scroll",
+        role="region",
+        tabindex="0",
+        aria_label=caption,
+    )
 
 
 def section(anchor: str, heading: str, *content: Content) -> Html:

@@ -23,13 +23,16 @@ def quality(night: Night) -> Html:
     return section(
         "quality",
         "Quality",
-        tag("p", f"{count(users)} test users{left_out}: each one's very next item, ranked among all items. Intervals are 95%, over users."),
+        tag(
+            "p",
+            f"{count(users)} test users{left_out}: each one's very next item, ranked among all items. Intervals are 95%, over users.",
+        ),
         _models_chart(night, names, metric),
         _models_table(night, names),
         _differences(night, metric),
         _calibration(night),
         _trend(night),
-    )  # fmt: skip
+    )
 
 
 def _with_interval(measure: Measure, *, signed: bool = False) -> Html:
@@ -131,13 +134,23 @@ def _calibration(night: Night) -> Html | None:
     title = (
         f"Calibration: how often the next item is among the first {night.k}, and how often the student expects it to be"
     )
-    return join([
-        interval_chart(
-            rows, title=title, alternative=f"{title}. {words}", heading="expected · true", form=tick, kind="Users",
-            key=legend([("expected", "neutral"), ("came true, with 95% interval", "accent")]),
-        ),
-        tag("p", f"Users are sorted by the student's own confidence. On average the two lie {100 * error.value:.1f} percentage points apart."),
-    ])  # fmt: skip
+    return join(
+        [
+            interval_chart(
+                rows,
+                title=title,
+                alternative=f"{title}. {words}",
+                heading="expected · true",
+                form=tick,
+                kind="Users",
+                key=legend([("expected", "neutral"), ("came true, with 95% interval", "accent")]),
+            ),
+            tag(
+                "p",
+                f"Users are sorted by the student's own confidence. On average the two lie {100 * error.value:.1f} percentage points apart.",
+            ),
+        ]
+    )
 
 
 def _trend(night: Night) -> Html | None:

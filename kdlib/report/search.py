@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdlib import publish
-from kdlib.publish import Manifest
 from kdlib.report.facts import Night, Search
 from kdlib.report.html import Html, section, table, tag
 from kdlib.report.words import count, number, score, share
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 
 SAMPLES, SHOWN = 8, 3
 """Queries on the page, and products of each."""
@@ -41,14 +41,14 @@ def read_search(root: Path, ds: str, manifests: Mapping[str, Manifest]) -> Searc
 
 
 def _samples(root: Path, ds: str, *, with_log: bool) -> tuple[tuple[str, int | None, tuple[str, ...]], ...]:
-    rankings = pq.read_table(publish.current(root, "search_rankings", ds), columns=["query", "item_ids"])
+    rankings = pq.read_table(partitions.current(root, "search_rankings", ds), columns=["query", "item_ids"])
     searches: dict[str, int | None] = {}
     if with_log:
-        log = pq.read_table(publish.current(root, "queries", ds), columns=["query", "num_searches"])
+        log = pq.read_table(partitions.current(root, "queries", ds), columns=["query", "num_searches"])
         searches = dict(zip(*(log[name].to_pylist() for name in ("query", "num_searches")), strict=True))
     rows = sorted(rankings.to_pylist(), key=lambda row: (-(searches.get(row["query"]) or 0), row["query"]))[:SAMPLES]
     shown = {item for row in rows for item in row["item_ids"][:SHOWN]}
-    products = pq.read_table(publish.current(root, "products", ds), columns=["item_id", "title"])
+    products = pq.read_table(partitions.current(root, "products", ds), columns=["item_id", "title"])
     products = products.join(pa.table({"item_id": pa.array(sorted(shown), pa.string())}), "item_id", join_type="inner")
     titles = dict(zip(products["item_id"].to_pylist(), products["title"].to_pylist(), strict=True))
     return tuple(
@@ -78,18 +78,26 @@ def search(night: Night) -> Html | None:
         ["weights of the query encoder", count(student["parameters"])],
         [f"cosine to the teacher, on {count(student['held_out'])} queries it has not seen", number(student["cosine"])],
         ["queries with a ranking", f"{count(found.answered)} of {count(found.queries)}"],
-    ]  # fmt: skip
+    ]
     return section(
-        "search", "Search",
+        "search",
+        "Search",
         table("Log, student and table", ["", "Number"], rows),
         _weights(found),
         table(
             "The most frequent queries and their first products",
             ["Query", *(["Searches"] if found.funnel else []), "Products"],
-            [[query, *([count(searches or 0)] if found.funnel else []), tag("span", "; ".join(titles) or "nothing", class_="titles")] for query, searches, titles in found.samples],
+            [
+                [
+                    query,
+                    *([count(searches or 0)] if found.funnel else []),
+                    tag("span", "; ".join(titles) or "nothing", class_="titles"),
+                ]
+                for query, searches, titles in found.samples
+            ],
             text=("Products",),
         ),
-    )  # fmt: skip
+    )
 
 
 def _weights(found: Search) -> Html:

@@ -48,10 +48,14 @@ def trend_chart(
         for (left, before), (right, now) in zip(one.marks, one.marks[1:], strict=False):
             parts.append(
                 tag(
-                    "line", x1=across(left), x2=across(right), y1=up(before.value), y2=up(now.value),
+                    "line",
+                    x1=across(left),
+                    x2=across(right),
+                    y1=up(before.value),
+                    y2=up(now.value),
                     class_=f"{one.style} trace",
                 )
-            )  # fmt: skip
+            )
         for number, mark in one.marks:
             x = across(number)
             if mark.low is not None and mark.high is not None:
@@ -96,6 +100,12 @@ def sparkline(values: Sequence[float], *, low: float | None, high: float | None,
             x, y = point(number, value)
             parts.append(tag("circle", cx=x, cy=y, r="3", class_="bad dot" if outside else "accent dot"))
     return tag(
-        "svg", *parts, width=str(width), height=str(height), viewBox=f"0 0 {width} {height}", class_="spark",
-        role="img", aria_label=alternative,
-    )  # fmt: skip
+        "svg",
+        *parts,
+        width=str(width),
+        height=str(height),
+        viewBox=f"0 0 {width} {height}",
+        class_="spark",
+        role="img",
+        aria_label=alternative,
+    )

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdlib import publish
-from kdlib.config import EVENT_TYPES
+from kdlib.config.data import EVENT_TYPES
 from kdlib.errors import InputError
 from kdlib.report.facts import Recommended, User
+from kdlib.store import partitions
 
 NUM_HISTORY = 10
 """Interactions read of a history, the newest last."""
@@ -56,9 +56,9 @@ def sample_users(root: Path, ds: str, n: int = NUM_SAMPLES) -> list[str]:
     Raises:
       InputError: histories or recommendations of the date are not published.
     """
-    table = _first_rows(publish.current(root, "recommendations", ds), ["user_id", "source"])
+    table = _first_rows(partitions.current(root, "recommendations", ds), ["user_id", "source"])
     source = dict(zip(table["user_id"].to_pylist(), table["source"].to_pylist(), strict=True))
-    histories = _first_rows(publish.current(root, "histories", ds), ["user_id", "item_indices"])
+    histories = _first_rows(partitions.current(root, "histories", ds), ["user_id", "item_indices"])
     lengths = histories["item_indices"].combine_chunks().value_lengths().to_pylist()
     users = [
         (length, user) for user, length in zip(histories["user_id"].to_pylist(), lengths, strict=True) if user in source
@@ -79,10 +79,10 @@ def _first_rows(folder: Path, columns: list[str]) -> pa.Table:
 
 
 def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | None) -> dict[str, Any]:
-    folder = publish.current(root, table, ds)
+    folder = partitions.current(root, table, ds)
     rows = pq.read_table(folder, columns=columns, filters=[("user_id", "=", user_id)]).to_pylist()
     if not rows:
-        if publish.manifest_of(root, "histories", ds).details.get("pseudonyms"):  # which are not what one asks by
+        if partitions.manifest_of(root, "histories", ds).details.get("pseudonyms"):  # which are not what one asks by
             known = "that is the pseudonym of the id asked for"
         else:
             known = f"try {', '.join(sample_users(root, ds))}, or `distilrec show` without --user"
@@ -92,7 +92,7 @@ def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | Non
 
 def _titles(root: Path, ds: str, indices: list[int], item_ids: list[str]) -> tuple[dict[int, str], dict[str, str]]:
     """What to call items, by index and by id: the title, or the id where there is none."""
-    folder = publish.current(root, "item_vocabulary", ds)
+    folder = partitions.current(root, "item_vocabulary", ds)
     # typed, for an empty list is of no type that Arrow would compare
     wanted = pc.field("item_index").isin(pa.array(indices, pa.int32()))
     wanted |= pc.field("item_id").isin(pa.array(item_ids, pa.string()))

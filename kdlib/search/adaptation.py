@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdlib.queries import normalise_query
+from kdlib.data.queries import normalise_query
 from kdlib.search.words import some_words
 
 LONGEST = 3

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdlib.queries import normalise_query
+from kdlib.data.queries import normalise_query
 from kdlib.search.words import some_words, typed_words
 
 LONGEST = 4

@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kdlib.data.queries import normalise_query
 from kdlib.errors import InputError, ModelError
-from kdlib.queries import normalise_query
 from kdlib.search.fusion import Weights, cluster, fuse, intent, top_products
 from kdlib.search.lexical import LexicalIndex, build_lexical, load_lexical
 from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, load_student

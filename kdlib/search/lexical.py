@@ -32,7 +32,7 @@ class LexicalIndex:
         """The query with misspelt words replaced by the catalogue's, all else as it is.
 
         Args:
-          query: from `kdlib.queries.normalise_query`.
+          query: from `kdlib.data.queries.normalise_query`.
           is_word: tells words that are right although no product has them, nor another form of them.
         """
 
@@ -48,7 +48,7 @@ class LexicalIndex:
         """BM25 of each product, float32 [V], divided by the best product's; zeros where no word of the query is known.
 
         Args:
-          query: from `kdlib.queries.normalise_query`.
+          query: from `kdlib.data.queries.normalise_query`.
           allowed_V: bool [V]; the others get zero, and none of them is the best.
         """
         known = [stem for stem in stems(words(query), language=self._language) if stem in self._index.vocab_dict]

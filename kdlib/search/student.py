@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlib.data.queries import normalise_query
 from kdlib.errors import ModelError
-from kdlib.queries import normalise_query
 
 WEIGHTS, FACTS, TOKENIZER, WORDS = "model.safetensors", "model.json", "tokenizer.json", "words.txt"
 MAX_TOKENS = 32

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models
 
-from kdlib.queries import normalise_query
+from kdlib.data.queries import normalise_query
 
 WORD_START = "▁"
 """SentencePiece vocabularies put it before a piece that begins a word."""

@@ -11,8 +11,8 @@ import numpy as np
 import Stemmer
 from rapidfuzz.distance import OSA
 
+from kdlib.data.queries import folded, normalise_query
 from kdlib.errors import ConfigError
-from kdlib.queries import folded, normalise_query
 
 _UNSPACED = "\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Chinese characters and Hiragana: nothing shows where a word ends."""
@@ -92,7 +92,7 @@ def replace_words(text: str, change: Callable[[str], str]) -> str:
     """The text with each run of letters and digits changed, and all that stands between them as it was.
 
     Args:
-      text: from `kdlib.queries.normalise_query`.
+      text: from `kdlib.data.queries.normalise_query`.
       change: the run → what stands in its place.
     """
     return _RUNS.sub(lambda run: change(run.group()), text)

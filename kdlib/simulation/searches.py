@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from kdlib.config import SEARCH_EVENT_TYPES
+from kdlib.config.data import SEARCH_EVENT_TYPES
 from kdlib.simulation.events import USER_DIGITS, Plan, block_steps, draw_sales, human_users, write_days
 from kdlib.simulation.steps import DAY_MS
 from kdlib.simulation.text import number_texts, time_texts

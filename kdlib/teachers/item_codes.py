@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from kdlib import tables
 from kdlib.data.windows import list_array
 from kdlib.models.codes import compose, encode, explained_variance, product_codes, residual_codes
 from kdlib.models.new_items import nearest_titles, with_new_items
+from kdlib.store import tables
 from kdlib.teachers.item_space import item_space
 
 SOURCES = ("teacher", "title", "none")

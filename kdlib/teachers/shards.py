@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdlib import tables
 from kdlib.data.shards import HistoryShard, ShardReader
 from kdlib.data.windows import training_windows
+from kdlib.store import tables
 
 
 class ShardTeacher:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from kdlib import tables
 from kdlib.data.batches import Batch, batch_of, store_from_tables
 from kdlib.data.windows import list_array, take_slices
 from kdlib.models.files import load_model, quantise_rows
 from kdlib.models.sequence import SequenceModel
+from kdlib.store import tables
 
 MOST_BYTES = 1 << 30
 """Of an Arrow array of bytes, whose offsets have 31 bits."""

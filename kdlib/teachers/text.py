@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kdlib import tables
 from kdlib.errors import DistilrecError
+from kdlib.store import tables
 
 Tokenise = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Texts → what the encoder takes, padded to the longest of them."""

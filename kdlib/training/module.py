@@ -230,9 +230,11 @@ class NextItemTraining(nn.Module):
         """This step's, int64 [negatives]."""
         assert self.ranking is not None
         negatives_N = draw_negatives(
-            self.ranking.negatives, num_items=self._num_drawn_from(student), item_weights_V=self.ranking.item_weights_V,
+            self.ranking.negatives,
+            num_items=self._num_drawn_from(student),
+            item_weights_V=self.ranking.item_weights_V,
             device=student.weight_VW.device,
-        )  # fmt: skip
+        )
         if self.candidates_C is None or not self.spares_new or self.ranking.item_weights_V is not None:
             return negatives_N
         return self.candidates_C[negatives_N]

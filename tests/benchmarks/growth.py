@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlib.config import SimulateConfig
+from kdlib.config.data import SimulateConfig
 from kdlib.simulation.events import Plan, write_task
 
 LAST_DAY = date(2026, 11, 22)

@@ -17,13 +17,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from jobs._console import command, say
-from jobs._provenance import hardware, package_versions
-from jobs._published import features
-from jobs._ranks import histories_to_test
-from jobs._search import clicked, read_products
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.benchmark.provenance import hardware, package_versions
+from jobs.runtime.console import command, say
+from jobs.runtime.product_search import clicked, read_products
+from jobs.runtime.published import features
+from jobs.runtime.rank_targets import histories_to_test
+from kdlib.config.run import RunConfig
 from kdlib.data.windows import EvaluationRows, evaluation_rows
 from kdlib.metrics.judged import ndcg_of
 from kdlib.metrics.ranking import ndcg
@@ -32,6 +31,7 @@ from kdlib.search.fusion import Weights
 from kdlib.search.index import load_index
 from kdlib.search.student import encode_queries, load_student
 from kdlib.search.words import in_first_half
+from kdlib.store import partitions
 from kdlib.teachers.text import read_vectors
 
 RESULTS = Path(__file__).parent / "results" / "one_student.json"
@@ -60,7 +60,7 @@ def _recommended_by_text(rows: EvaluationRows, text_VE: np.ndarray) -> dict[str,
 
 def run(config: RunConfig) -> None:
     products, source = read_products(config), features(config)
-    vectors_VE = read_vectors(publish.current(config.root, "product_vectors", config.day), "product_index")
+    vectors_VE = read_vectors(partitions.current(config.root, "product_vectors", config.day), "product_index")
     place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
     known = source.item_ids()
     text_VE = _unit(
@@ -68,12 +68,12 @@ def run(config: RunConfig) -> None:
     )
     rows = evaluation_rows(histories_to_test(config, source), position_column="test_position")
     by_text = _recommended_by_text(rows, text_VE)
-    metrics = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
+    metrics = pq.read_table(partitions.current(config.root, "metrics", config.day)).to_pylist()
     student = next(r["value"] for r in metrics if (r["model"], r["metric"]) == ("student", f"ndcg@{K}"))
 
-    folders = [publish.current(config.root, name, config.day) for name in ("search_index", "models/search_student")]
+    folders = [partitions.current(config.root, name, config.day) for name in ("search_index", "models/search_student")]
     index = load_index(folders[0], folders[1])
-    model, _ = load_model(publish.current(config.root, "models/student", config.day))
+    model, _ = load_model(partitions.current(config.root, "models/student", config.day))
     with torch.no_grad():
         bought_VD = _unit(model.item_vectors().numpy())
     index_of = {item: number for number, item in enumerate(known)}
@@ -97,9 +97,11 @@ def run(config: RunConfig) -> None:
     places = [place.get(item, -1) for item in known]
     sides = {"whole_score": index.weights, "words": Weights(0.0, 0.0), "search_vectors": Weights(1e6, 0.0)}
     searched = {
-        name: judged(np.where(np.array(places) >= 0, index.scores(judges, weights=weights)[1].numpy()[:, places], -np.inf))
+        name: judged(
+            np.where(np.array(places) >= 0, index.scores(judges, weights=weights)[1].numpy()[:, places], -np.inf)
+        )
         for name, weights in sides.items()
-    }  # fmt: skip
+    }
     encoder, tokens, _ = load_student(folders[1])
     inputs = {
         name: encode_queries(encoder, tokens, queries).numpy()
@@ -115,20 +117,28 @@ def run(config: RunConfig) -> None:
         by_ridge[str(ridge)] = judged(_unit(mapped) @ bought_VD.T)
     searched["recommendation_vectors"] = max(by_ridge.values())
     figures = {
-        "test_users": len(rows), "recommended_ndcg10": {"student": student, "search_vectors": max(by_text.values())},
-        "queries": {"learn": len(learns), "judge": len(judges)}, "searched_ndcg10": searched,
-    }  # fmt: skip
+        "test_users": len(rows),
+        "recommended_ndcg10": {"student": student, "search_vectors": max(by_text.values())},
+        "queries": {"learn": len(learns), "judge": len(judges)},
+        "searched_ndcg10": searched,
+    }
     say(json.dumps(figures, indent=1))
     RESULTS.write_text(
         json.dumps(
             {
                 "command": f"python -m tests.benchmarks.one_student --config cluster/runs/{config.name}.yaml",
-                "date": datetime.now(UTC).date().isoformat(), "hardware": hardware(config), "versions": package_versions(),
-                "seed": config.seed, "figures": figures, "by_last_items": by_text, "by_ridge": by_ridge,
+                "date": datetime.now(UTC).date().isoformat(),
+                "hardware": hardware(config),
+                "versions": package_versions(),
+                "seed": config.seed,
+                "figures": figures,
+                "by_last_items": by_text,
+                "by_ridge": by_ridge,
             },
             indent=1,
-        ) + "\n"
-    )  # fmt: skip
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -21,13 +21,11 @@ import numpy as np
 import pyarrow.dataset as pads
 import torch
 
-from jobs._console import command, say
-from jobs._engine import full_weights, make_engine, scoring_dtype
-from jobs._provenance import hardware, package_versions
-from jobs._published import features, parquet_files
-from jobs._train_worker import _learning_rate
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.benchmark.provenance import hardware, package_versions
+from jobs.runtime.console import command, say
+from jobs.runtime.published import features, parquet_files
+from jobs.runtime.student_worker import _learning_rate
+from kdlib.config.run import RunConfig
 from kdlib.data.batches import Batch, shuffled_batches, store_from_tables
 from kdlib.data.windows import evaluation_rows, read_evaluation_histories, training_windows
 from kdlib.inference.ranks import ranks_of_models
@@ -35,7 +33,9 @@ from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import ndcg
 from kdlib.models.files import load_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.store import partitions
 from kdlib.teachers.targets import TargetWriter, states_at
+from kdlib.training.engine import full_weights, make_engine, scoring_dtype
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
 from tests.worker_group import process_group
@@ -51,7 +51,7 @@ def run(config: RunConfig) -> None:
     """Train and measure both kinds of student with every seed; write the figures."""
     source = features(config)
     name = next(teacher.name for teacher in config.teachers if teacher.rules is None and teacher.folds == 1)
-    folder = publish.current(config.root, f"models/{name}", config.day)
+    folder = partitions.current(config.root, f"models/{name}", config.day)
     teacher = load_model(folder)[0].eval()
     histories = pads.dataset(parquet_files(source.histories)).to_table()
     windows = training_windows(histories, max_length=config.training.max_length)

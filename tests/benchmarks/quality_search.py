@@ -29,20 +29,20 @@ import torch
 from torch import Tensor
 
 from jobs import build_products, rank_search, train_search
-from jobs._console import command, engine_output_to, log_file, say
-from jobs._provenance import hardware, package_versions
-from jobs._search import read_products, search_settings
-from jobs._search_teacher import teacher
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.benchmark.provenance import hardware, package_versions
+from jobs.runtime.console import command, engine_output_to, log_file, say
+from jobs.runtime.product_search import read_products, search_settings
+from jobs.runtime.search_teacher import teacher
+from kdlib.config.run import RunConfig
+from kdlib.data.queries import normalise_query
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.judged import judged_metrics
-from kdlib.queries import normalise_query
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import load_index, product_texts
 from kdlib.search.student import TOKENIZER, QueryEncoder, encode_queries, load_student
 from kdlib.search.vocabulary import smaller_tokenizer
 from kdlib.search.words import in_first_half
+from kdlib.store import partitions
 from kdlib.teachers.text import TextEncoder, encode_texts, load_tokeniser
 
 RESULTS = Path(__file__).parent / "results" / "quality_search.json"
@@ -69,7 +69,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
             job.run(config)
     seconds = time.monotonic() - started
     index_folder, student_folder = (
-        publish.current(config.root, name, config.day) for name in ("search_index", train_search.MODEL)
+        partitions.current(config.root, name, config.day) for name in ("search_index", train_search.MODEL)
     )
     index = load_index(index_folder, student_folder)
     products = read_products(config)
@@ -149,19 +149,26 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         json.dumps(
             {
                 "command": "python -m tests.benchmarks.quality_search " + " ".join(arguments.command),
-                "date": datetime.now(UTC).date().isoformat(), "hardware": hardware(config), "versions": package_versions(),
-                "seed": config.seed, "search_jobs_seconds": round(seconds, 1),
+                "date": datetime.now(UTC).date().isoformat(),
+                "hardware": hardware(config),
+                "versions": package_versions(),
+                "seed": config.seed,
+                "search_jobs_seconds": round(seconds, 1),
                 "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
                 "weights": {name: asdict(weights) for name, (_, weights) in compared.items()},
                 "weights_of_the_judging_half": asdict(of_other_half),
-                "figures": _rounded(figures), "intervals": intervals,
-                "figures_all_queries": _rounded(all_figures), "intervals_all_queries": all_intervals,
-                "figures_cross_fitted": _rounded(cross_figures), "intervals_cross_fitted": cross_intervals,
+                "figures": _rounded(figures),
+                "intervals": intervals,
+                "figures_all_queries": _rounded(all_figures),
+                "intervals_all_queries": all_intervals,
+                "figures_cross_fitted": _rounded(cross_figures),
+                "intervals_cross_fitted": cross_intervals,
                 "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
             },
             indent=1,
-        ) + "\n"
-    )  # fmt: skip
+        )
+        + "\n"
+    )
     say(f"→ {RESULTS}")
 
 
@@ -232,9 +239,13 @@ def main(argv: list[str] | None = None) -> int:
         run(config, arguments)
 
     return command(
-        "quality_search", lambda config: None, argv,
-        description=__doc__ or "", add_arguments=_add_arguments, with_arguments=with_command,
-    )  # fmt: skip
+        "quality_search",
+        lambda config: None,
+        argv,
+        description=__doc__ or "",
+        add_arguments=_add_arguments,
+        with_arguments=with_command,
+    )
 
 
 if __name__ == "__main__":

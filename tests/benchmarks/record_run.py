@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jobs._console import command, say
-from jobs._provenance import hardware, package_versions
-from kdlib import publish
-from kdlib.config import RunConfig
+from jobs.benchmark.provenance import hardware, package_versions
+from jobs.runtime.console import command, say
+from kdlib.config.run import RunConfig
 from kdlib.metrics.expected import PREFIX
-from kdlib.publish import Manifest
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 
 RESULTS = Path(__file__).parent / "results"
 _REALISED = ("accuracy@1", "hr@10", "ndcg@10", "mrr@10")
@@ -29,7 +29,7 @@ def run(config: RunConfig) -> None:
     control = ["control"] if config.evaluation.control else []
     names = ["student", *control, *(model.removeprefix("models/") for t in config.teachers for model in t.models)]
     manifests = {
-        name: publish.read_manifest(config.root, name, config.day)
+        name: partitions.read_manifest(config.root, name, config.day)
         for name in (
             "events",
             "histories",
@@ -43,7 +43,7 @@ def run(config: RunConfig) -> None:
     histories = manifests["histories"]
     assert metrics is not None
     assert histories is not None
-    rows = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
+    rows = pq.read_table(partitions.current(config.root, "metrics", config.day)).to_pylist()
     figures: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
     for row in rows:
@@ -54,7 +54,7 @@ def run(config: RunConfig) -> None:
     figures["seconds"] = _seconds(manifests.values())
     models = {}
     for name in names:
-        facts = json.loads((publish.current(config.root, f"models/{name}", config.day) / "model.json").read_text())
+        facts = json.loads((partitions.current(config.root, f"models/{name}", config.day) / "model.json").read_text())
         models[name] = {
             key: facts[key] for key in ("parameters", "parameters_without_item_tables", "bytes", "seed", "version")
         } | {"epochs": len(facts["epochs"])}
@@ -72,11 +72,13 @@ def run(config: RunConfig) -> None:
         "repeats_left_out": metrics.details["repeats_left_out"],
         "users_with_truth": metrics.details.get("users_with_truth"),
         "funnel": {key: funnel[key] for key in kept},
-        "step_seconds": {name: manifest.details["seconds"] for name, manifest in manifests.items() if manifest is not None},
+        "step_seconds": {
+            name: manifest.details["seconds"] for name, manifest in manifests.items() if manifest is not None
+        },
         "models": models,
         "figures": figures,
         "intervals": intervals,
-    }  # fmt: skip
+    }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"run_{config.name}.json"
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ from kdlib.inference.shards import ShardRecommender
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
-from kdlib.tables import HISTORIES, ITEM_STATISTICS, ITEM_VOCABULARY
+from kdlib.store.tables import HISTORIES, ITEM_STATISTICS, ITEM_VOCABULARY
 
 USERS_A_SHARD = 4096
 
@@ -71,10 +71,15 @@ def serving_actor(folder: Path, histories: pa.Table, counts: np.ndarray, shape: 
     pq.write_table(pa.table(statistics, schema=ITEM_STATISTICS.schema), folder / "statistics" / "part-0.parquet")
     pq.write_table(histories, folder / "histories.parquet", row_group_size=USERS_A_SHARD)
     settings = {
-        "model_folder": str(folder / "model"), "vocabulary_folder": str(folder / "vocabulary"),
-        "statistics_folder": str(folder / "statistics"), "k": 10, "because": 0, "item_block": 65_536,
-        "generated_at": datetime(2026, 1, 1, tzinfo=UTC), "threads": 1,
-    }  # fmt: skip
+        "model_folder": str(folder / "model"),
+        "vocabulary_folder": str(folder / "vocabulary"),
+        "statistics_folder": str(folder / "statistics"),
+        "k": 10,
+        "because": 0,
+        "item_block": 65_536,
+        "generated_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "threads": 1,
+    }
     shards = history_shards([str(folder / "histories.parquet")], num_rows=USERS_A_SHARD)
     return ShardRecommender(str(folder / "table"), 1024, settings), pa.Table.from_pylist(
         [vars(shard) for shard in shards]

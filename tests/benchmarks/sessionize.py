@@ -21,8 +21,9 @@ MOST_A_DAY = 2_000
 
 def spark(events: Path, out: Path, first_day: date, last_day: date, memory: str) -> None:
     """The feature job's own steps up to the sessions table, in local mode on all cores."""
-    from jobs._spark import start_spark, stop_spark
-    from kdlib.config import EventsConfig, RunConfig, TimeConfig
+    from jobs.runtime.spark_session import start_spark, stop_spark
+    from kdlib.config.data import EventsConfig, TimeConfig
+    from kdlib.config.run import RunConfig
     from kdlib.features import clean
     from kdlib.features.events import read_events
     from kdlib.features.sessions import sessions_table, with_sessions
@@ -31,15 +32,23 @@ def spark(events: Path, out: Path, first_day: date, last_day: date, memory: str)
         {"name": "bench", "output_dir": str(out), "input": {"simulate": {}}, "spark": {"driver_memory": memory}}
     )
     source = EventsConfig(
-        path=str(events), format="parquet", user="user_id", item="item_id", event_type="event_type", event_id="event_id",
+        path=str(events),
+        format="parquet",
+        user="user_id",
+        item="item_id",
+        event_type="event_type",
+        event_id="event_id",
         time=TimeConfig(format="iso", column="event_time"),
-    )  # fmt: skip
+    )
     session = start_spark(config, out.parent / "spark.log")
     started = time.perf_counter()
     judged = clean.with_outcome(
-        read_events(session, source, last_day=last_day), period_start=first_day, last_day=last_day,
-        max_events_per_user_day=MOST_A_DAY, num_partitions=config.spark.shuffle_partitions,
-    )  # fmt: skip
+        read_events(session, source, last_day=last_day),
+        period_start=first_day,
+        last_day=last_day,
+        max_events_per_user_day=MOST_A_DAY,
+        num_partitions=config.spark.shuffle_partitions,
+    )
     sessions_table(with_sessions(clean.kept(judged), gap_seconds=GAP_SECONDS)).write.parquet(str(out))
     seconds = time.perf_counter() - started
     stop_spark(session)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jobs._provenance import hardware, package_versions
-from kdlib import publish
-from kdlib.config import load_config
+from jobs.benchmark.provenance import hardware, package_versions
+from kdlib.config.load import load_config
+from kdlib.store import partitions
 
 RESULTS = Path(__file__).parent / "results"
 CONFIG = "cluster/runs/laptop.yaml"
@@ -30,7 +30,7 @@ def measure(seed: int, folder: Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "jobs.nightly", "--config", CONFIG, *flags]
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     config = load_config(CONFIG, overrides=overrides)
-    rows = pq.read_table(publish.current(config.root, "metrics", config.day)).to_pylist()
+    rows = pq.read_table(partitions.current(config.root, "metrics", config.day)).to_pylist()
     found = {row["model"]: row for row in rows if row["metric"] == METRIC}
     gained, gap = found["student - control"], found["teacher - control"]
     return {

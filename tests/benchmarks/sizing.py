@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from jobs._provenance import package_versions, processor
+from jobs.benchmark.provenance import package_versions, processor
 
 RESULTS = Path(__file__).parent / "results" / "sizing.json"
 DOCUMENT = Path(__file__).parents[2] / "cluster" / "SIZING.md"
@@ -101,7 +101,7 @@ def main() -> int:
 def _measure_all(kept: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from jobs._engine import scoring_dtype
+    from kdlib.training.engine import scoring_dtype
 
     scores, points = scoring_dtype(torch.device("cpu"), bf16=True), []
     hardware = f"{processor()}, {os.cpu_count()} cores; scores in {str(scores).removeprefix('torch.')}"
@@ -217,7 +217,7 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _measure_features(folder: Path, size: Size) -> dict[str, float]:
-    from kdlib import publish
+    from kdlib.store import partitions
 
     simulate = {"num_events": size["events"], "num_items": max(2_000, size["events"] // 200)}
     simulate |= {"events_per_user": EVENTS, "seed": SIMULATOR_SEED}
@@ -230,7 +230,7 @@ def _measure_features(folder: Path, size: Size) -> dict[str, float]:
     status, usage = os.wait4(job.pid, 0)[1:]
     seconds = time.perf_counter() - started
     assert status == 0, "build_features failed"
-    files = {name: publish.manifest_of(folder, name, DAY).files for name in ("sessions", "histories")}
+    files = {name: partitions.manifest_of(folder, name, DAY).files for name in ("sessions", "histories")}
     made = {f"{name}_bytes": sum(file["bytes"] for file in found) for name, found in files.items()}
     return {"core_seconds": seconds * len(os.sched_getaffinity(0)), "peak_bytes": usage.ru_maxrss * 1024, **made}
 
@@ -245,12 +245,12 @@ def _measure_train(folder: Path, size: Size) -> dict[str, float]:
 def _train_worker(rank: int, folder: str, size: Size) -> None:
     import torch
 
-    from jobs._engine import full_weights, make_engine, scoring_dtype
-    from jobs._train_worker import _validate
-    from kdlib.config import TrainConfig
+    from jobs.runtime.student_worker import _validate
+    from kdlib.config.models import TrainConfig
     from kdlib.data.batches import shuffled_batches, store_from_tables
     from kdlib.data.windows import evaluation_rows, training_windows
     from kdlib.models.sequence import SequenceModel
+    from kdlib.training.engine import full_weights, make_engine, scoring_dtype
     from kdlib.training.loop import train_epoch
     from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
     from tests.benchmarks.speed import CPU
@@ -274,13 +274,22 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     ends: list[float] = []
     student = SequenceModel(num_items=items, **_shape(form, items))
     engine = make_engine(
-        NextItemTraining(student, **settings), TrainConfig(batch_size=windows * world),
-        zero_stage=size.get("zero_stage", 1), workers=world, bf16=False,
-    )  # fmt: skip
+        NextItemTraining(student, **settings),
+        TrainConfig(batch_size=windows * world),
+        zero_stage=size.get("zero_stage", 1),
+        workers=world,
+        bf16=False,
+    )
     train_epoch(
-        engine, shuffled_batches(store, batch_size=windows, seed=SEED), device=CPU, learning_rate=0.001,
-        warmup_steps=0, positions_a_step=store.positions_a_window() * windows * world, first_step=0, on_step=lambda: ends.append(time.process_time()),
-    )  # fmt: skip
+        engine,
+        shuffled_batches(store, batch_size=windows, seed=SEED),
+        device=CPU,
+        learning_rate=0.001,
+        warmup_steps=0,
+        positions_a_step=store.positions_a_window() * windows * world,
+        first_step=0,
+        on_step=lambda: ends.append(time.process_time()),
+    )
     held = [full_weights(engine, student) for _ in ("the best epoch's", "the last one's")]
     rows = evaluation_rows(histories.slice(0, 16), position_column="validation_position")
     _validate(student, held[-1], "float32", rows, device=CPU, world=world)

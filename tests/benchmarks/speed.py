@@ -1,7 +1,7 @@
 """How fast, beside the peers, on one machine in one call: `python -m tests.benchmarks.speed --data DIR` → results/speed_cpu.json.
 
 DIR holds the Beauty sequences (`sequences.txt`). Every ratio is measured side by side: in each round each side runs once,
-one CPU thread each, with a heap that keeps its memory (`jobs._ray.KEEPS_MEMORY`), and the medians over the rounds are
+one CPU thread each, with a heap that keeps its memory (`jobs.runtime.ray_cluster.KEEPS_MEMORY`), and the medians over the rounds are
 divided. Each side's lists are the first that a new model makes. Figures that were not asked for (`--only`) stay as they
 were. What each of them times:
 
@@ -40,13 +40,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from jobs._engine import make_engine, scoring_dtype
-from jobs._provenance import package_versions, processor
-from jobs._ray import KEEPS_MEMORY
-from kdlib.config import TrainConfig, TrainingConfig
+from jobs.benchmark.provenance import package_versions, processor
+from jobs.runtime.ray_cluster import KEEPS_MEMORY
+from kdlib.config.models import TrainConfig, TrainingConfig
 from kdlib.data.batches import WindowStore, shuffled_batches, store_from_tables
 from kdlib.data.windows import take_slices, training_windows
 from kdlib.models.sequence import SequenceModel
+from kdlib.training.engine import make_engine, scoring_dtype
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
 from tests.benchmarks.growth import recommend_growth, sessionize

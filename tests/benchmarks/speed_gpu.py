@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jobs._provenance import package_versions, processor
+from jobs.benchmark.provenance import package_versions, processor
 from kdlib.losses import blocked, next_item
 from kdlib.losses.next_item import LossSums, Scored, Teachers
 

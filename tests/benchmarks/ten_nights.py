@@ -26,13 +26,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from jobs import simulate_events
-from jobs._provenance import hardware, package_versions
-from jobs._published import features
-from jobs._ranks import histories_to_test, rank_targets
-from kdlib import promotions, publish
-from kdlib.config import RunConfig, load_config
+from jobs.benchmark.provenance import hardware, package_versions
+from jobs.runtime.published import features
+from jobs.runtime.rank_targets import histories_to_test, rank_targets
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import ndcg
+from kdlib.release import promotions
+from kdlib.store import partitions
 from tests.whole_nights import HOME, child, follow, kill_all, start, whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,15 +52,24 @@ def _write_config(folder: Path, output: Path, *, warm: bool) -> Path:
         "output_dir": str(output),
         "input": {
             "events": {
-                "path": str(folder / "inbox/day={day}"), "late_days": 2, "format": "parquet", "user": "user_id", "item": "item_id",
-                "event_type": "event_type", "event_id": "event_id", "time": {"column": "event_time"},
+                "path": str(folder / "inbox/day={day}"),
+                "late_days": 2,
+                "format": "parquet",
+                "user": "user_id",
+                "item": "item_id",
+                "event_type": "event_type",
+                "event_id": "event_id",
+                "time": {"column": "event_time"},
             },
             "catalogue": {
-                "path": str(folder / "catalogue"), "format": "parquet", "item": "item_id", "title": "title",
+                "path": str(folder / "catalogue"),
+                "format": "parquet",
+                "item": "item_id",
+                "title": "title",
                 "available": "available",
             },
         },
-    }  # fmt: skip
+    }
     settings["training"]["warm_start"] = {"epochs": WARM_EPOCHS} if warm else None
     path = folder / f"{output.name}.yaml"
     path.write_text(yaml.safe_dump(settings))
@@ -73,8 +84,8 @@ def _simulate(folder: Path, larger: int) -> Path:
     world = {**laptop, "output_dir": str(folder / "world"), "ds": NIGHTS[-1]}
     config = RunConfig.model_validate(world)
     simulate_events.run(config)
-    shutil.copytree(publish.current(config.root, "catalogue", config.day), folder / "catalogue")
-    return publish.current(config.root, "events", config.day)
+    shutil.copytree(partitions.current(config.root, "catalogue", config.day), folder / "catalogue")
+    return partitions.current(config.root, "events", config.day)
 
 
 def _deliver(days: Path, inbox: Path, day: date, *, bad: bool = False) -> None:
@@ -94,12 +105,12 @@ def _deliver(days: Path, inbox: Path, day: date, *, bad: bool = False) -> None:
 def _check(folder: Path, root: Path, night: date) -> dict[str, Any]:
     """What stands in the published table, judged from the raw files by other means."""
     manifest = whole(root, night.isoformat())
-    funnel = publish.manifest_of(root, "histories", night.isoformat()).details["funnel"]
+    funnel = partitions.manifest_of(root, "histories", night.isoformat()).details["funnel"]
     assert funnel["rows_read"] == funnel["kept"] + funnel["duplicate"] + funnel["quarantined"]
     in_use = promotions.current(root)
     assert in_use is not None
     assert in_use.ds == night.isoformat()
-    table = publish.current(root, "recommendations", night.isoformat())
+    table = partitions.current(root, "recommendations", night.isoformat())
     connection = duckdb.connect()
     connection.execute(f"""
         SET TimeZone = 'UTC';
@@ -124,24 +135,33 @@ def _check(folder: Path, root: Path, night: date) -> dict[str, Any]:
     faults = {
         "users_missing": count("SELECT count(*) FROM (SELECT user_id FROM people EXCEPT SELECT user_id FROM listed)"),
         "users_too_many": count("SELECT count(*) FROM (SELECT user_id FROM listed EXCEPT SELECT user_id FROM people)"),
-        "users_without_ten_items": count(f"SELECT count(*) FROM (SELECT user_id FROM listed GROUP BY user_id HAVING count(DISTINCT item_id) <> {K})"),
+        "users_without_ten_items": count(
+            f"SELECT count(*) FROM (SELECT user_id FROM listed GROUP BY user_id HAVING count(DISTINCT item_id) <> {K})"
+        ),
         "items_seen_before": count("SELECT count(*) FROM listed SEMI JOIN people USING (user_id, item_id)"),
-        "items_not_sold": count(f"SELECT count(*) FROM listed WHERE item_id NOT IN (SELECT item_id FROM read_parquet('{folder}/catalogue/*.parquet') WHERE available)"),
-    }  # fmt: skip
+        "items_not_sold": count(
+            f"SELECT count(*) FROM listed WHERE item_id NOT IN (SELECT item_id FROM read_parquet('{folder}/catalogue/*.parquet') WHERE available)"
+        ),
+    }
     assert not any(faults.values()), f"{night}: {faults}"
     assert users == manifest.rows
-    metrics = pq.read_table(publish.current(root, "metrics", night.isoformat())).to_pylist()
+    metrics = pq.read_table(partitions.current(root, "metrics", night.isoformat())).to_pylist()
     quality = {row["model"]: row["value"] for row in metrics if row["metric"] == f"ndcg@{K}"}
     return {
-        "rows_read": funnel["rows_read"] - funnel["carried"], "carried": funnel["carried"], "users": users,
-        "items": funnel["items"], "table_faults": 0,
-        "ndcg@10": {name: round(quality[name], 4) for name in ("student", "last_night", "popularity") if name in quality},
-    }  # fmt: skip
+        "rows_read": funnel["rows_read"] - funnel["carried"],
+        "carried": funnel["carried"],
+        "users": users,
+        "items": funnel["items"],
+        "table_faults": 0,
+        "ndcg@10": {
+            name: round(quality[name], 4) for name in ("student", "last_night", "popularity") if name in quality
+        },
+    }
 
 
 def _training_seconds(root: Path, night: date) -> float:
     names = ("models/teacher", "teacher_targets", "models/student")
-    return sum(publish.manifest_of(root, name, night.isoformat()).details["seconds"] for name in names)
+    return sum(partitions.manifest_of(root, name, night.isoformat()).details["seconds"] for name in names)
 
 
 def _night(config: Path, root: Path, number: int) -> dict[str, Any]:
@@ -181,7 +201,7 @@ def _beside_a_cold_night(folder: Path, root: Path, last: date) -> dict[str, Any]
     config = load_config(config_path, ds=last.isoformat())
     source = features(config)
     compared = {
-        name: [(str(publish.current(where, "models/student", config.day)), 1.0)]
+        name: [(str(partitions.current(where, "models/student", config.day)), 1.0)]
         for name, where in (("warm", root), ("cold", cold))
     }
     found = rank_targets(config, source, histories_to_test(config, source), compared, top=K)
@@ -191,9 +211,10 @@ def _beside_a_cold_night(folder: Path, root: Path, last: date) -> dict[str, Any]
     return {
         "training_seconds": {name: round(value, 1) for name, value in seconds.items()},
         "training_cost_ratio": round(seconds["cold"] / seconds["warm"], 2),
-        "test_users": len(found), "ndcg@10": {name: round(float(value.mean()), 4) for name, value in values.items()},
+        "test_users": len(found),
+        "ndcg@10": {name: round(float(value.mean()), 4) for name, value in values.items()},
         "warm - cold": [round(float((values["warm"] - values["cold"]).mean()), 4), [round(low, 4), round(high, 4)]],
-    }  # fmt: skip
+    }
 
 
 def main() -> int:
@@ -232,14 +253,20 @@ def main() -> int:
     (RESULTS / ("ten_nights.json" if larger == 1 else "warm_start.json")).write_text(
         json.dumps(
             {
-                "command": f"python -m tests.benchmarks.ten_nights FOLDER{option}", "date": datetime.now(UTC).date().isoformat(),
-                "hardware": hardware(settings), "versions": package_versions(), "seed": settings.seed,
+                "command": f"python -m tests.benchmarks.ten_nights FOLDER{option}",
+                "date": datetime.now(UTC).date().isoformat(),
+                "hardware": hardware(settings),
+                "versions": package_versions(),
+                "seed": settings.seed,
                 "warm_start": settings.training.warm_start and settings.training.warm_start.model_dump(),
-                "figures": figures, "nights": nights,
+                "figures": figures,
+                "nights": nights,
             },
-            indent=1, ensure_ascii=False,
-        ) + "\n"
-    )  # fmt: skip
+            indent=1,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
     return 0
 
 

@@ -72,13 +72,26 @@ def test_the_fit_finds_known_constants():
     """From points that follow the model exactly, all constants come back."""
     known: Constants = {
         "features.core_seconds": {"start": 30.0, "event": 2e-5},
-        "train.seconds": {"position": 1e-5, "drawn_position": 2e-5, "entry": 2e-8, "composed_entry": 3e-8, "score": 7e-11, "teacher_score": 5e-11},
+        "train.seconds": {
+            "position": 1e-5,
+            "drawn_position": 2e-5,
+            "entry": 2e-8,
+            "composed_entry": 3e-8,
+            "score": 7e-11,
+            "teacher_score": 5e-11,
+        },
         "train.peak_bytes": {
-            "base": 6e8, "position": 3e3, "drawn_position": 5e3, "entry": 15.0, "shared_entry": 12.0, "composed_entry": 9.0, "teacher_entry": 6.0,
+            "base": 6e8,
+            "position": 3e3,
+            "drawn_position": 5e3,
+            "entry": 15.0,
+            "shared_entry": 12.0,
+            "composed_entry": 9.0,
+            "teacher_entry": 6.0,
         },
         "recommend.seconds": {"user": 5e-5, "user_item": 4e-9},
         "recommend.peak_bytes": {"base": 5e8, "dense_item": 600.0, "codes_item": 500.0},
-    }  # fmt: skip
+    }
     points = []
     for point in POINTS:
         size = {name: value for name, value in point.items() if name not in ("part", "use")}

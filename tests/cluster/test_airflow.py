@@ -61,10 +61,13 @@ def test_a_night_ends_with_a_report_and_its_status(tmp_path: Path, behaviour: st
     (tmp_path / "command").write_text(COMMAND.replace("calls", str(tmp_path / "calls")))
     (tmp_path / "command").chmod(0o755)
     environment = os.environ | {
-        "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "BEHAVIOUR": behaviour,
-        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"), "DISTILREC_COMMAND": str(tmp_path / "command"),
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "BEHAVIOUR": behaviour,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
+        "DISTILREC_COMMAND": str(tmp_path / "command"),
         "DISTILREC_STAGES": "build-features, promote",
-    }  # fmt: skip
+    }
     for words in (["db", "migrate"], ["dags", "test", "distilrec", "2026-11-21"]):
         done = subprocess.run(["airflow", *words], env=environment, text=True, capture_output=True)
     printed = done.stdout + done.stderr
@@ -76,5 +79,7 @@ def test_a_night_ends_with_a_report_and_its_status(tmp_path: Path, behaviour: st
     given = "--config /etc/distilrec/run.yaml --ds 2026-11-21"
     assert ("ended" in calls) == (behaviour == "hangs")
     assert [one for one in calls if one != "ended"] == [
-        f"build-features {given}", f"promote {given}", f"report --status {last} {given}"
-    ]  # fmt: skip
+        f"build-features {given}",
+        f"promote {given}",
+        f"report --status {last} {given}",
+    ]

@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jobs._cluster import SUBMISSION
-from kdlib.config import load_config
+from jobs.runtime.ray_jobs import SUBMISSION
+from kdlib.config.load import load_config
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 KUBERAY = CLUSTER / "kuberay"

@@ -17,8 +17,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs import nightly, promote, report, telemetry
-from jobs._lock import run_lock
-from kdlib.config import RunConfig, load_config
+from jobs.runtime.lock import run_lock
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError
 from kdlib.report.exposition import InUse, exposition
 from kdlib.report.facts import Night
@@ -27,7 +28,7 @@ from tests.report.nights import BEFORE, DS, METRICS, NIGHT, blocked_before_train
 MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
 IN_USE = InUse(BEFORE, 1_790_000_000.5, {"recommendations": 80})
 LIVE = {"ray_distilrec_training_epoch", "ray_distilrec_training_ndcg"}
-"""From Ray, while a training runs: `jobs._train_worker`."""
+"""From Ray, while a training runs: `jobs.runtime.student_worker`."""
 
 
 def series(night: Night = NIGHT, **facts) -> dict[tuple, float]:
@@ -115,8 +116,9 @@ def test_an_earlier_day_does_not_take_the_last_night_s_alert_back(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "then"), [(["--ds", "2026-11-23"], ("2026-11-22", 3)), (["--ds", "2026-11-23", "--status", "1"], ("2026-11-23", 1))]
-)  # fmt: skip
+    ("words", "then"),
+    [(["--ds", "2026-11-23"], ("2026-11-22", 3)), (["--ds", "2026-11-23", "--status", "1"], ("2026-11-23", 1))],
+)
 def test_a_report_tells_another_night_only_with_its_status(
     tmp_path: Path, words: list[str], then: tuple[str, float]
 ) -> None:
@@ -236,7 +238,10 @@ def test_a_file_that_is_broken_is_written_anew(tmp_path: Path) -> None:
 
 def test_training_speed_is_over_all_epochs() -> None:
     """Positions over seconds; a model without epochs has none."""
-    epochs = [{"positions": 100.0, "train_seconds": 2.0, "data_wait_seconds": 1.0}, {"positions": 500.0, "train_seconds": 2.0, "data_wait_seconds": 0.0}]  # fmt: skip
+    epochs = [
+        {"positions": 100.0, "train_seconds": 2.0, "data_wait_seconds": 1.0},
+        {"positions": 500.0, "train_seconds": 2.0, "data_wait_seconds": 0.0},
+    ]
     found = series(Night(name="shop", ds=DS, k=10, models={"student": {"epochs": epochs}, "teacher": {}}))
     assert found["training_positions_per_second", "student"] == 150
     assert found["training_data_wait_share", "student"] == 0.25
@@ -289,12 +294,26 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path) -> Non
     night = Night(**{**vars(NIGHT), "models": models})
     (tmp_path / "distilrec_shop.prom").write_bytes(exposition(night, in_use=IN_USE, status=0))
     node, server = _free_port(), _free_port()
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{node}"]}]}]}  # fmt: skip
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{node}"]}]}],
+    }
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     commands = [
-        ["prometheus-node-exporter", "--collector.disable-defaults", "--collector.textfile", f"--collector.textfile.directory={tmp_path}", f"--web.listen-address=127.0.0.1:{node}"],
-        ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{server}"],
-    ]  # fmt: skip
+        [
+            "prometheus-node-exporter",
+            "--collector.disable-defaults",
+            "--collector.textfile",
+            f"--collector.textfile.directory={tmp_path}",
+            f"--web.listen-address=127.0.0.1:{node}",
+        ],
+        [
+            "prometheus",
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address=127.0.0.1:{server}",
+        ],
+    ]
     running = [subprocess.Popen(one, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for one in commands]
     try:
         for expression in expressions():

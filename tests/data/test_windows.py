@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlib import tables
 from kdlib.data.windows import context_of, evaluation_rows, ragged, read_evaluation_histories, training_windows
+from kdlib.store import tables
 
 
 def histories(rows: Sequence[tuple[list[int], list[int], int, int | None, int | None]]) -> pa.Table:
@@ -54,10 +54,15 @@ def test_context_by_hand() -> None:
         ([1, 2, 2], [0, 0, 1], [10, 10 + 86_400, 2**40]),
     )
     assert context_of(table).tolist() == [
-        [0, 0, 0], [1, 3, 1], [0, 2, 2], [1, 1, 3],
+        [0, 0, 0],
+        [1, 3, 1],
+        [0, 2, 2],
+        [1, 1, 3],
         [1, 2, 0],
-        [1, 0, 0], [0, 0, 18], [1, 1, 27],
-    ]  # fmt: skip
+        [1, 0, 0],
+        [0, 0, 18],
+        [1, 1, 27],
+    ]
     assert context_of(table.slice(1, 2)).tolist() == context_of(table)[4:].tolist()
     assert context_of(table.slice(0, 0)).shape == (0, 3)
 
@@ -181,8 +186,11 @@ def test_the_same_users_are_evaluated_whatever_the_files_and_parts(tmp_path) -> 
         for part in range(parts):
             read = read_evaluation_histories(
                 [str(tmp_path / file) for file in files],
-                position_column="validation_position", max_users=30, part=part, parts=parts,
-            )  # fmt: skip
+                position_column="validation_position",
+                max_users=30,
+                part=part,
+                parts=parts,
+            )
             found += read["user_id"].to_pylist()
         assert len(found) == len(set(found)) == 30
         kept.append(sorted(found))

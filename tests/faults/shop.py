@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from jobs.simulate_events import run as simulate
-from kdlib import promotions, publish
-from kdlib.config import RunConfig
+from kdlib.config.run import RunConfig
+from kdlib.release import promotions
+from kdlib.store import partitions
 from tests.whole_nights import whole
 
 YESTERDAY, TODAY = "2026-11-22", "2026-11-23"
@@ -29,14 +30,16 @@ SETTINGS: dict[str, Any] = {
     "teachers": [{"name": "teacher", "model": {"kind": "gru", "dim": 24, "session_flag": True}}],
     "student": {"model": {"kind": "gru", "dim": 16, "session_flag": True}},
     "training": {
-        "workers": 2, "zero_stage": 2, "defaults": {"epochs": 4, "patience": 4, "batch_size": 64, "learning_rate": 0.003},
+        "workers": 2,
+        "zero_stage": 2,
+        "defaults": {"epochs": 4, "patience": 4, "batch_size": 64, "learning_rate": 0.003},
     },
     "evaluation": {"k": [10], "bootstrap_samples": 50, "control": False},
     "recommend": {"k": 7},
     "spark": {"shuffle_partitions": 2},
     # four epochs on so little may make a student worse than popularity
     "gates": {"min_gain_over_popularity": None, "max_loss_to_last_night": None},
-}  # fmt: skip
+}
 
 
 class Shop:
@@ -66,8 +69,8 @@ class Shop:
             {"name": "world", "ds": TODAY, "output_dir": str(self._folder / "world"), "input": {"simulate": world}}
         )
         simulate(config)
-        shutil.copytree(publish.current(config.root, "events", TODAY), self.input / "events")
-        shutil.copytree(publish.current(config.root, "catalogue", TODAY), self.input / "catalogue")
+        shutil.copytree(partitions.current(config.root, "events", TODAY), self.input / "events")
+        shutil.copytree(partitions.current(config.root, "catalogue", TODAY), self.input / "catalogue")
 
     def has(self, name: str) -> bool:
         """Whether something is kept under this name."""
@@ -89,15 +92,24 @@ class Shop:
             "output_dir": str(self.root),
             "input": {
                 "events": {
-                    "path": str(self.input / "events/day={day}"), "late_days": 1, "format": "parquet", "user": "user_id",
-                    "item": "item_id", "event_type": "event_type", "event_id": "event_id", "time": {"column": "event_time"},
+                    "path": str(self.input / "events/day={day}"),
+                    "late_days": 1,
+                    "format": "parquet",
+                    "user": "user_id",
+                    "item": "item_id",
+                    "event_type": "event_type",
+                    "event_id": "event_id",
+                    "time": {"column": "event_time"},
                 },
                 "catalogue": {
-                    "path": str(self.input / "catalogue"), "format": "parquet", "item": "item_id", "title": "title",
+                    "path": str(self.input / "catalogue"),
+                    "format": "parquet",
+                    "item": "item_id",
+                    "title": "title",
                     "available": "available",
                 },
             },
-        }  # fmt: skip
+        }
         self.write_config()
 
     def write_config(self, **changes: Any) -> None:
@@ -138,7 +150,7 @@ class Shop:
     def table(self) -> pa.Table:
         """Today's lists, without what tells one run from another."""
         whole(self.root, TODAY)
-        return pq.read_table(publish.current(self.root, "recommendations", TODAY)).drop_columns("model_version")
+        return pq.read_table(partitions.current(self.root, "recommendations", TODAY)).drop_columns("model_version")
 
     def in_use(self) -> str:
         """The night in use, after its table is found whole."""
@@ -172,4 +184,4 @@ class Shop:
         assert seen
         for version, rows in set(seen):
             ds, _, short = version.removeprefix("ds=").partition(".")
-            assert rows == publish.version_manifest(self.root, "recommendations", ds, short).rows, version
+            assert rows == partitions.version_manifest(self.root, "recommendations", ds, short).rows, version

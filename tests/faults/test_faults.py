@@ -19,7 +19,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from kdlib import publish
+from kdlib.store import partitions
 from tests.faults.shop import TODAY, YESTERDAY, Shop
 from tests.whole_nights import child, follow, kill_all, run, start
 
@@ -82,33 +82,59 @@ REFUSALS = [
     Refusal("unknown setting", r"recomend", settings={"recomend__k": 5}),
     Refusal("value out of range", r"recommend\.k", settings={"recommend__k": 0}),
     Refusal("value of a wrong type", r"training\.workers", settings={"training__workers": "two"}),
-    Refusal("run config that is no YAML", r"run\.yaml is not valid YAML",
-            before=lambda shop: shop.config.write_text("a: [1\n")),
-    Refusal("run config that is not there", r"cannot read the run config .*No such file",
-            before=lambda shop: shop.config.unlink()),
+    Refusal(
+        "run config that is no YAML",
+        r"run\.yaml is not valid YAML",
+        before=lambda shop: shop.config.write_text("a: [1\n"),
+    ),
+    Refusal(
+        "run config that is not there",
+        r"cannot read the run config .*No such file",
+        before=lambda shop: shop.config.unlink(),
+    ),
     Refusal("no such date", r"2026-13-40", arguments=("--ds", "2026-13-40")),
-    Refusal("the day's export has not run", r"has the day's export run\?", before=lambda shop: _remove(shop.day().parent)),
+    Refusal(
+        "the day's export has not run", r"has the day's export run\?", before=lambda shop: _remove(shop.day().parent)
+    ),
     Refusal("the day's folder is empty", r"has the day's export run\?", before=lambda shop: _remove(shop.day())),
     Refusal("half a file", r"cannot read .*Is it whole", before=lambda shop: _cut(shop.day())),
-    Refusal("a file of no bytes", r"has no bytes: is the export whole\?", before=lambda shop: shop.day().write_bytes(b"")),
-    Refusal("a file of another format", r"cannot read|is not a Parquet", before=lambda shop: shop.day().write_text("a,b\n")),
-    Refusal("a column of another type", r"has the column event_id as INT64, other files of .* as string",
-            before=lambda shop: shop.change_day(_as_numbers)),
+    Refusal(
+        "a file of no bytes", r"has no bytes: is the export whole\?", before=lambda shop: shop.day().write_bytes(b"")
+    ),
+    Refusal(
+        "a file of another format", r"cannot read|is not a Parquet", before=lambda shop: shop.day().write_text("a,b\n")
+    ),
+    Refusal(
+        "a column of another type",
+        r"has the column event_id as INT64, other files of .* as string",
+        before=lambda shop: shop.change_day(_as_numbers),
+    ),
     Refusal("a mapped column is not there", r"no_such_column", settings={"input__events__user": "no_such_column"}),
-    Refusal("no time can be read", r"are quarantined \(.*bad_time", settings={
-        "input__events__time": {"format": "epoch_seconds", "column": "event_time"}}),
-    Refusal("no event type is known", r"are quarantined \(.*unknown_event_type", settings={
-        "input__events__event_types": {"sold": "purchase"}}),
-    Refusal("the catalogue is gone", r"no file matches .*catalogue", before=lambda shop: _remove(shop.input / "catalogue")),
+    Refusal(
+        "no time can be read",
+        r"are quarantined \(.*bad_time",
+        settings={"input__events__time": {"format": "epoch_seconds", "column": "event_time"}},
+    ),
+    Refusal(
+        "no event type is known",
+        r"are quarantined \(.*unknown_event_type",
+        settings={"input__events__event_types": {"sold": "purchase"}},
+    ),
+    Refusal(
+        "the catalogue is gone", r"no file matches .*catalogue", before=lambda shop: _remove(shop.input / "catalogue")
+    ),
     Refusal("the catalogue has other columns", r"lacks|no_such", settings={"input__catalogue__item": "no_such"}),
     Refusal("nothing to train on", r"nothing to train on", settings={"features__split": {"test_days": 11}}),
-    Refusal("the key's file is gone", r"cannot read the file /nowhere/key \(privacy\.key_file\)",
-            settings={"privacy__key_file": "/nowhere/key"}),
+    Refusal(
+        "the key's file is gone",
+        r"cannot read the file /nowhere/key \(privacy\.key_file\)",
+        settings={"privacy__key_file": "/nowhere/key"},
+    ),
     Refusal("the key's variable is not set", r"NO_SUCH_KEY", settings={"privacy__key_environment": "NO_SUCH_KEY"}),
     Refusal("Spark gets too little memory", r"Spark did not start|driver", settings={"spark__driver_memory": "16m"}),
     Refusal("the output folder is a file", r"cannot write below output_dir", settings={"output_dir": "pyproject.toml"}),
     Refusal("another night's lock", r"another run writes", before=lambda shop: _hold_lock(shop), status=75),
-]  # fmt: skip
+]
 
 
 def _hold_lock(shop: Shop) -> None:
@@ -181,14 +207,14 @@ def _kill_one(name: str) -> Callable[[Shop, psutil.Process], None]:
 def _kill_java_at_work(shop: Shop, process: psutil.Process) -> None:
     java = child(process, "deploy.SparkSubmit")
     until = time.monotonic() + 60
-    while not any((shop.root / publish.STAGING).rglob("_temporary")):
+    while not any((shop.root / partitions.STAGING).rglob("_temporary")):
         assert time.monotonic() < until, "Spark has not begun to write"
         time.sleep(0.05)
     java.kill()
 
 
 def _version(shop: Shop, name: str, ds: str = TODAY) -> Path:
-    return publish.current(shop.root, name, ds)
+    return partitions.current(shop.root, name, ds)
 
 
 def _damage(
@@ -220,14 +246,26 @@ def _as_numbers(table: pa.Table) -> pa.Table:
 BREAKS = [
     # gates
     Break("a tenth of the day's events", 3, "day_events_volume", before=lambda shop: shop.change_day(_fewer)),
-    Break("no user on the day", 3, "events_of_the_day|day_events_volume", before=lambda shop: shop.change_day(_no_users)),
+    Break(
+        "no user on the day", 3, "events_of_the_day|day_events_volume", before=lambda shop: shop.change_day(_no_users)
+    ),
     Break("a day of new items", 3, "new_item_share", before=lambda shop: shop.change_day(_new_items)),
-    Break("a day of nothing but repeats", 3, "duplicate_rise",
-          before=lambda shop: shop.change_day(lambda table: pa.concat_tables([table] * 30))),
-    Break("a student that has learnt nothing", 3, "student_over_popularity", settings={
-        "training__defaults__learning_rate": 1e-12, "gates__min_gain_over_popularity": 0.0}),
+    Break(
+        "a day of nothing but repeats",
+        3,
+        "duplicate_rise",
+        before=lambda shop: shop.change_day(lambda table: pa.concat_tables([table] * 30)),
+    ),
+    Break(
+        "a student that has learnt nothing",
+        3,
+        "student_over_popularity",
+        settings={"training__defaults__learning_rate": 1e-12, "gates__min_gain_over_popularity": 0.0},
+    ),
     # settings that only show when it is at work
-    Break("a loss that is not finite", 1, "not finite|learning_rate", settings={"training__defaults__learning_rate": 1e9}),
+    Break(
+        "a loss that is not finite", 1, "not finite|learning_rate", settings={"training__defaults__learning_rate": 1e9}
+    ),
     Break("more actors than CPUs", 2, "recommend.actors", settings={"recommend__actors": 64}),
     Break("a longer list than there are items", 2, r"recommend\.k", settings={"recommend__k": 100_000}),
     Break("no Ray cluster at the address", 75, "cannot join the Ray cluster", settings={"ray__address": "127.0.0.1:1"}),
@@ -237,13 +275,25 @@ BREAKS = [
     Break("killed between teacher and cache", -9, at="teacher epoch  4/4", disturb=_kill_all),
     Break("killed in the student's training", -9, at="student epoch  2/4", disturb=_kill_all),
     Break("killed before the gates", -9, at="distill:", disturb=_kill_all),
-    Break("killed while lists are written", -9, at="check_gates: input and quality",
-          disturb=_wait_then_kill_all("ShardRecommender")),
+    Break(
+        "killed while lists are written",
+        -9,
+        at="check_gates: input and quality",
+        disturb=_wait_then_kill_all("ShardRecommender"),
+    ),
     Break("killed between table and promotion", -9, at="recommend:", disturb=_kill_all),
     Break("stopped by a person", 130, "interrupted", at="student epoch  1/4", disturb=_send(signal.SIGINT)),
-    Break("stopped by the scheduler", 143, "stopped by SIGTERM", at="student epoch  1/4", disturb=_send(signal.SIGTERM)),
+    Break(
+        "stopped by the scheduler", 143, "stopped by SIGTERM", at="student epoch  1/4", disturb=_send(signal.SIGTERM)
+    ),
     # a part of it killed
-    Break("Java killed as it starts", 2, "Spark did not start", at="nightly: faults", disturb=_kill_one("deploy.SparkSubmit")),
+    Break(
+        "Java killed as it starts",
+        2,
+        "Spark did not start",
+        at="nightly: faults",
+        disturb=_kill_one("deploy.SparkSubmit"),
+    ),
     Break("Java killed at work", 1, "Spark|Java|Py4J|exit status", at="nightly: faults", disturb=_kill_java_at_work),
     Break("a training worker killed", 0, at="student epoch  1/4", disturb=_kill_one("RayTrainWorker")),
     Break("an inference actor killed", 0, at="check_gates: input and quality", disturb=_kill_one("ShardRecommender")),
@@ -252,18 +302,36 @@ BREAKS = [
     # what is published is damaged: the run makes it anew, or says which night has to
     Break("half a file of the histories", 0, before=_damage("histories", _cut), state="second"),
     Break("the teacher's weights are cut", 0, before=_damage("models/teacher", _cut, ".safetensors"), state="second"),
-    Break("the student's weights are gone", 0, before=_damage("models/student", _remove, ".safetensors"), state="second"),
+    Break(
+        "the student's weights are gone", 0, before=_damage("models/student", _remove, ".safetensors"), state="second"
+    ),
     Break("half of the published table", 0, before=_damage("recommendations", _cut), state="second", readable=False),
-    Break("yesterday's vocabulary is gone", 2, "item_vocabulary of .* is damaged",
-          before=lambda shop: _remove(_version(shop, "item_vocabulary", YESTERDAY).resolve())),
-    Break("yesterday's clean events are cut", 2, "clean_events of .* is damaged",
-          before=_damage("clean_events", _cut, ds=YESTERDAY)),
+    Break(
+        "yesterday's vocabulary is gone",
+        2,
+        "item_vocabulary of .* is damaged",
+        before=lambda shop: _remove(_version(shop, "item_vocabulary", YESTERDAY).resolve()),
+    ),
+    Break(
+        "yesterday's clean events are cut",
+        2,
+        "clean_events of .* is damaged",
+        before=_damage("clean_events", _cut, ds=YESTERDAY),
+    ),
     # left-overs
-    Break("staging folders of a killed run", 0,
-          before=lambda shop: [publish.new_staging(shop.root, name, TODAY) for name in ("histories", "recommendations")]),
-    Break("the lock file of a dead run", 0,
-          before=lambda shop: (shop.root / "_locks" / f"ds={TODAY}.lock").write_text('{"pid": 1}')),
-]  # fmt: skip
+    Break(
+        "staging folders of a killed run",
+        0,
+        before=lambda shop: [
+            partitions.new_staging(shop.root, name, TODAY) for name in ("histories", "recommendations")
+        ],
+    ),
+    Break(
+        "the lock file of a dead run",
+        0,
+        before=lambda shop: (shop.root / "_locks" / f"ds={TODAY}.lock").write_text('{"pid": 1}'),
+    ),
+]
 
 
 @pytest.mark.parametrize("fault", BREAKS, ids=lambda fault: fault.name)

@@ -120,13 +120,16 @@ def test_every_row_has_one_outcome(spark, seed):
     choose = random.Random(seed).choice
     rows = [
         event(
-            choose(["u", "v", "w", None]), choose(["a", "b", None]),
+            choose(["u", "v", "w", None]),
+            choose(["a", "b", None]),
             choose(["2024-05-02 10:00:00", "2024-05-02 10:00:01", "2023-01-01 00:00:00", None]),
-            id_=choose(["1", "2", None]), type_=choose(["view", "cart", None]), given=choose([True, False]),
+            id_=choose(["1", "2", None]),
+            type_=choose(["view", "cart", None]),
+            given=choose([True, False]),
             corrupt=choose([True, False, False, False]),
         )
         for _ in range(200)
-    ]  # fmt: skip
+    ]
     counts = count_outcomes(judge(spark, rows, max_events=7), path="p", last_day=date(2024, 5, 3))
     assert counts["rows_read"] == 200
     assert counts["kept"] + counts["duplicate"] + counts["quarantined"] == 200
@@ -174,8 +177,11 @@ def test_rows_of_before_the_period_are_counted_apart(spark):
     handed_on = (*event(item="2", time="2023-05-04")[:10], "night", None)
     counts = count_outcomes(
         judge(spark, [*rows, handed_on]),
-        path="p", last_day=date(2024, 5, 3), period_start=date(2024, 5, 1), carried="night",
-    )  # fmt: skip
+        path="p",
+        last_day=date(2024, 5, 3),
+        period_start=date(2024, 5, 1),
+        carried="night",
+    )
     assert counts["reasons"] == {"out_of_period": 4}
     assert counts["other_days"] == 2
 
@@ -220,8 +226,13 @@ def test_a_forgotten_user_is_taken_in_no_more(spark):
     rows = [event(), event(time=None), event("v"), event(corrupt=True), event(None, item="u,v", corrupt=True)]
     events = spark.createDataFrame(rows, SCHEMA).withColumn("event_time", F.col("event_time").cast("timestamp"))
     judged = clean.with_outcome(
-        events, period_start=None, last_day=date(2024, 5, 3), max_events_per_user_day=9, num_partitions=2, forgotten=[gone]
-    )  # fmt: skip
+        events,
+        period_start=None,
+        last_day=date(2024, 5, 3),
+        max_events_per_user_day=9,
+        num_partitions=2,
+        forgotten=[gone],
+    )
     assert outcomes(judged) == {"forgotten_user": 3, "kept": 1, "corrupt_row": 1}
     line = hashlib.sha256(rows[-1][8].encode()).hexdigest()
     assert {row["raw"] for row in clean.quarantine(judged).collect()} == {"forgotten", f"sha256:{line}"}

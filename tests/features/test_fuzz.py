@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from kdlib.config import EventsConfig
+from kdlib.config.data import EventsConfig
 from kdlib.errors import DistilrecError
 from kdlib.features import clean
 from kdlib.features.events import read_events
@@ -16,11 +16,52 @@ from kdlib.features.read import reading
 LAST_DAY = date(2024, 5, 3)
 LINES = 2_500
 VALUES = (
-    "", " ", "\t", "null", "NULL", "NaN", "0", "-1", "1e400", "9" * 40, "a", "é", "笔记本电脑", "🛒", "\u202eabc", "\ufeff1",
-    '"', '""', '"a', 'a"b', "a,b", "a;b", "\\", "\\n", "'", "; DROP TABLE users", "<script>", "\x00", "\x1b[0m", "\u2028",
-    "2024-05-02", "2024-05-02T10:00:00Z", "2024-05-02 10:00:00+09:00", "2024-13-45", "1714600000", "171460000000000000000",
-    "12:30", "2024", "view", "cart", "VIEW", "x" * 3_000, "[1]", "{}", "true",
-)  # fmt: skip
+    "",
+    " ",
+    "\t",
+    "null",
+    "NULL",
+    "NaN",
+    "0",
+    "-1",
+    "1e400",
+    "9" * 40,
+    "a",
+    "é",
+    "笔记本电脑",
+    "🛒",
+    "\u202eabc",
+    "\ufeff1",
+    '"',
+    '""',
+    '"a',
+    'a"b',
+    "a,b",
+    "a;b",
+    "\\",
+    "\\n",
+    "'",
+    "; DROP TABLE users",
+    "<script>",
+    "\x00",
+    "\x1b[0m",
+    "\u2028",
+    "2024-05-02",
+    "2024-05-02T10:00:00Z",
+    "2024-05-02 10:00:00+09:00",
+    "2024-13-45",
+    "1714600000",
+    "171460000000000000000",
+    "12:30",
+    "2024",
+    "view",
+    "cart",
+    "VIEW",
+    "x" * 3_000,
+    "[1]",
+    "{}",
+    "true",
+)
 
 
 BLANK = "".join(map(chr, range(33)))
@@ -94,9 +135,16 @@ def test_generated_lines_add_up(spark, tmp_path, form, line_of, seed):
     )
     path = tmp_path / "events.txt"
     path.write_bytes(b"\n".join([*header, *lines]) + b"\n")
-    columns = {} if form == "sequences" else {
-        "user": "u", "item": "i", "event_type": "b", "time": {"format": "iso", "column": "t"},
-    }  # fmt: skip
+    columns = (
+        {}
+        if form == "sequences"
+        else {
+            "user": "u",
+            "item": "i",
+            "event_type": "b",
+            "time": {"format": "iso", "column": "t"},
+        }
+    )
     config = EventsConfig.model_validate({"path": str(path), "format": form, **columns})
     judged, found, read = judge(spark, config)
     assert found["rows_read"] == read

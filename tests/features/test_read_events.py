@@ -8,7 +8,7 @@ import pytest
 from pyarrow import csv
 from pyspark.sql import functions as F
 
-from kdlib.config import EventsConfig
+from kdlib.config.data import EventsConfig
 from kdlib.errors import InputError
 from kdlib.features.events import input_columns, raw_text, read_events
 from kdlib.features.read import reading
@@ -48,9 +48,14 @@ def test_headerless_gzipped_csv_maps_event_types(spark, tmp_path):
     text = "1,a,pv,1511544070\n1,b,buy,1511544071.5\n1,c,zap,soon\n1,d"
     (tmp_path / "e.csv.gz").write_bytes(gzip.compress(text.encode()))
     rows = read(
-        spark, tmp_path / "e.csv.gz", header=False, columns=["u", "i", "b", "t"], event_type="b",
-        event_types={"pv": "view", "buy": "purchase"}, time={"format": "epoch_seconds", "column": "t"},
-    )  # fmt: skip
+        spark,
+        tmp_path / "e.csv.gz",
+        header=False,
+        columns=["u", "i", "b", "t"],
+        event_type="b",
+        event_types={"pv": "view", "buy": "purchase"},
+        time={"format": "epoch_seconds", "column": "t"},
+    )
     assert [row[4] for row in rows[:3]] == ["view", "purchase", None]
     assert [row[7] for row in rows] == ["2017-11-24 17:21:10.000000", "2017-11-24 17:21:11.500000", None, None]
     assert [row[6] for row in rows] == [True, True, True, False]
@@ -85,13 +90,29 @@ def test_a_json_line_is_one_object_and_nothing_besides(spark, tmp_path):
     """A second object, a list or anything else on the line makes it corrupt, as do ids that are objects or lists."""
     rest = '"i": "a", "t": "2024-05-01"}'
     whole = [
-        '{"u": 2, ' + rest, f'  {{"u": "[deleted]", {rest} ', f'{{"u": "{{3F}}", {rest}', f'{{"u": true, {rest}',
-        f'{{"u": "[1]", {rest}', f'{{"u": "{{}}", {rest}', f'{{"u": 3, {rest}, ',
-    ]  # fmt: skip
+        '{"u": 2, ' + rest,
+        f'  {{"u": "[deleted]", {rest} ',
+        f'{{"u": "{{3F}}", {rest}',
+        f'{{"u": true, {rest}',
+        f'{{"u": "[1]", {rest}',
+        f'{{"u": "{{}}", {rest}',
+        f'{{"u": 3, {rest}, ',
+    ]
     broken = [
-        whole[0] * 2, f"{whole[0]} garbage", f"{whole[0]}, {whole[0]}", f"{whole[0]}] garbage", f"{whole[0]}}}", "[]", "null", "]",
-        f"[{whole[0]}]", f'{{"u": {{"id": 5}}, {rest}', f'{{"u": [5, 6], {rest}', f'{{"u": {{}}, {rest}', f'{{"u": [], {rest}',
-    ]  # fmt: skip
+        whole[0] * 2,
+        f"{whole[0]} garbage",
+        f"{whole[0]}, {whole[0]}",
+        f"{whole[0]}] garbage",
+        f"{whole[0]}}}",
+        "[]",
+        "null",
+        "]",
+        f"[{whole[0]}]",
+        f'{{"u": {{"id": 5}}, {rest}',
+        f'{{"u": [5, 6], {rest}',
+        f'{{"u": {{}}, {rest}',
+        f'{{"u": [], {rest}',
+    ]
     (tmp_path / "e.jsonl").write_text("\n".join([*whole, *broken]))
     rows = read(spark, tmp_path / "e.jsonl", format="jsonl")
     ids = ["2", "[deleted]", "{3F}", "true", "[1]", "{}", "3"]
@@ -297,9 +318,12 @@ def test_iso_times_with_and_without_offset(spark, tmp_path):
     no_date = ["12:30", "2024", "2024-05", "2024-5-01", "2024-05-01T", "2024-05-01x10:00", "2024-02-31"]
     (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in given + no_date))
     assert times(spark, tmp_path / "e.csv", format="iso") == [
-        "2024-05-01 10:00:00.000000", "2024-05-01 08:00:00.000000", "2024-05-01 10:00:00.500000",
-        "2024-05-01 00:00:00.000000", *[None] * len(no_date),
-    ]  # fmt: skip
+        "2024-05-01 10:00:00.000000",
+        "2024-05-01 08:00:00.000000",
+        "2024-05-01 10:00:00.500000",
+        "2024-05-01 00:00:00.000000",
+        *[None] * len(no_date),
+    ]
 
 
 def test_epoch_millis_beyond_every_calendar_are_bad_and_do_not_fail(spark, tmp_path):
@@ -328,8 +352,11 @@ def test_sequences_become_one_view_a_day_that_end_on_the_last_day(spark, tmp_pat
     rows = read(spark, tmp_path / "s.txt", format="sequences", user=None, item=None, time=None)
     days = [(row[1], row[3], row[7] and row[7][:10]) for row in rows if not row[0]]
     assert days == [
-        ("1", "a", "2024-05-01"), ("1", "b", "2024-05-02"), ("1", "c", "2024-05-03"), ("3", "z", "2024-05-03"),
-    ]  # fmt: skip
+        ("1", "a", "2024-05-01"),
+        ("1", "b", "2024-05-02"),
+        ("1", "c", "2024-05-03"),
+        ("3", "z", "2024-05-03"),
+    ]
     assert [row[8] for row in rows if row[0]] == ["2"]
 
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
-from kdlib.config import SearchesConfig
+from kdlib.config.data import SearchesConfig
 from kdlib.features import searches
 from kdlib.features.queries import queries_table, query_items_table
-from kdlib.forgetting import digest
-from kdlib.privacy import KeySource, pseudonym
+from kdlib.privacy.forgetting import digest
+from kdlib.privacy.pseudonyms import KeySource, pseudonym
 
 LAST_DAY = date(2024, 5, 10)
 KEY = "0123456789abcdef-a-key"
@@ -87,9 +87,16 @@ def test_parquet_positions_of_pandas_are_read(spark, tmp_path):
     columns = {"u": ["1", "2"], "q": ["Tent", "tent"], "i": ["a", "b"], "p": [4.0, float("nan")], "t": [at(0), at(1)]}
     pq.write_table(pa.table(columns), tmp_path / "s.parquet")
     config = SearchesConfig.model_validate(
-        {"path": str(tmp_path), "format": "parquet", "user": "u", "query": "q", "item": "i", "position": "p",
-         "time": {"column": "t"}}
-    )  # fmt: skip
+        {
+            "path": str(tmp_path),
+            "format": "parquet",
+            "user": "u",
+            "query": "q",
+            "item": "i",
+            "position": "p",
+            "time": {"column": "t"},
+        }
+    )
     judged = judge(searches.read_searches(spark, config)).orderBy("user_id").collect()
     assert [(row["outcome"], row["position"]) for row in judged] == [("kept", 4), ("kept", None)]
 
@@ -154,9 +161,13 @@ def test_rows_of_a_day_that_say_the_same_are_one_event_at_its_best_rank(spark, t
         str((r["user_id"], r["event_type"], r["item_id"], r["position"])) for r in searches.kept(judged).collect()
     )
     assert found == [
-        "('1', 'cart', 'a', 5)", "('1', 'click', 'a', 5)", "('1', 'click', 'a', 6)", "('1', 'click', 'b', 5)",
-        "('1', 'search', None, None)", "('2', 'click', 'a', 5)",
-    ]  # fmt: skip
+        "('1', 'cart', 'a', 5)",
+        "('1', 'click', 'a', 5)",
+        "('1', 'click', 'a', 6)",
+        "('1', 'click', 'b', 5)",
+        "('1', 'search', None, None)",
+        "('2', 'click', 'a', 5)",
+    ]
 
 
 def test_a_crawler_says_no_more_of_an_item_than_a_shopper(spark, tmp_path):
@@ -177,11 +188,17 @@ def test_every_row_has_one_outcome(spark, tmp_path, seed):
     choose = random.Random(seed).choice
     lines = [
         ",".join(
-            [choose("12 "), choose(["tent", "Tent ", "mug", ""]), choose(["a", "b", ""]), choose(["search", "click", "buy"]),
-             choose(["", "1", "2", "x"]), choose(["2024-05-10 10:00:00", "2024-05-09", "2024-05-01", "2025-01-01", ""])]
+            [
+                choose("12 "),
+                choose(["tent", "Tent ", "mug", ""]),
+                choose(["a", "b", ""]),
+                choose(["search", "click", "buy"]),
+                choose(["", "1", "2", "x"]),
+                choose(["2024-05-10 10:00:00", "2024-05-09", "2024-05-01", "2025-01-01", ""]),
+            ]
         )
         for _ in range(300)
-    ]  # fmt: skip
+    ]
     judged = judge(read(spark, tmp_path, *lines))
     counts = searches.count_outcomes(judged)
     assert counts["kept"] + counts["duplicate"] + counts["quarantined"] + counts["earlier"] == 300

@@ -14,10 +14,14 @@ def events(spark):
         schema = "user_id string, item_id string, time string, type int, session_id string, event_id string"
         frame = spark.createDataFrame(full, schema)
         return frame.select(
-            "user_id", "session_id", "item_id", F.col("type").cast("tinyint").alias("event_type"),
-            F.concat(F.lit("2024-05-01 "), "time").cast("timestamp").alias("event_time"), "event_id",
+            "user_id",
+            "session_id",
+            "item_id",
+            F.col("type").cast("tinyint").alias("event_type"),
+            F.concat(F.lit("2024-05-01 "), "time").cast("timestamp").alias("event_time"),
+            "event_id",
             F.unix_date(F.lit("2024-05-01").cast("date")).alias("day"),
-        )  # fmt: skip
+        )
 
     return make
 
@@ -32,8 +36,11 @@ def sessions(events, gap: int | None = 1800):
 def test_only_a_gap_longer_than_the_limit_opens_a_session(events):
     """Half an hour to the microsecond stays one session, one microsecond more does not; other users do not matter."""
     made = events(
-        ("u", "a", "10:00:00"), ("u", "b", "10:30:00"), ("u", "c", "11:00:00.000001"), ("v", "d", "10:15:00"),
-    )  # fmt: skip
+        ("u", "a", "10:00:00"),
+        ("u", "b", "10:30:00"),
+        ("u", "c", "11:00:00.000001"),
+        ("v", "d", "10:15:00"),
+    )
     assert sessions(made) == [("u", "0", ["a", "b"]), ("u", "1", ["c"]), ("v", "0", ["d"])]
 
 
@@ -52,21 +59,28 @@ def test_a_session_counts_its_events(events):
 def test_events_at_one_time_are_ordered_by_event_id_then_item(events):
     """Ties in time have a fixed order, whatever the order of the rows."""
     made = events(
-        ("u", "z", "10:00:00", 0, None, "1"), ("u", "a", "10:00:00", 0, None, "2"),
-        ("v", "y", "10:00:00"), ("v", "x", "10:00:00"),
-    )  # fmt: skip
+        ("u", "z", "10:00:00", 0, None, "1"),
+        ("u", "a", "10:00:00", 0, None, "2"),
+        ("v", "y", "10:00:00"),
+        ("v", "x", "10:00:00"),
+    )
     assert [row[2] for row in sessions(made)] == [["z", "a"], ["x", "y"]]
 
 
 def test_the_shops_sessions_are_numbered_by_their_start(events):
     """Given session ids win over gaps, may overlap, and rows without one share a session a day."""
     made = events(
-        ("u", "a", "10:00:00", 0, "tab2"), ("u", "b", "10:00:01", 0, "tab1"), ("u", "c", "15:00:00", 0, "tab2"),
-        ("u", "d", "16:00:00"), ("u", "e", "22:00:00"),
-    )  # fmt: skip
+        ("u", "a", "10:00:00", 0, "tab2"),
+        ("u", "b", "10:00:01", 0, "tab1"),
+        ("u", "c", "15:00:00", 0, "tab2"),
+        ("u", "d", "16:00:00"),
+        ("u", "e", "22:00:00"),
+    )
     assert sessions(made, gap=None) == [
-        ("u", "tab2", ["a", "c"]), ("u", "tab1", ["b"]), ("u", "none-2024-05-01", ["d", "e"]),
-    ]  # fmt: skip
+        ("u", "tab2", ["a", "c"]),
+        ("u", "tab1", ["b"]),
+        ("u", "none-2024-05-01", ["d", "e"]),
+    ]
     numbers = with_sessions(made, gap_seconds=None).orderBy("event_time").collect()
     assert [row["session_number"] for row in numbers] == [0, 1, 0, 2, 2]
 
@@ -90,9 +104,13 @@ def history(events, vocabulary, *, collapse=True):
 def test_repeats_in_a_session_collapse_to_the_first_time_and_the_strongest_type(events):
     """Consecutive events on one item become one interaction, but not across a session's end or another item."""
     made = events(
-        ("u", "a", "10:00:01"), ("u", "a", "10:00:02", 3), ("u", "a", "10:00:03", 2), ("u", "b", "10:00:04"),
-        ("u", "a", "10:00:05"), ("u", "a", "12:00:06"),
-    )  # fmt: skip
+        ("u", "a", "10:00:01"),
+        ("u", "a", "10:00:02", 3),
+        ("u", "a", "10:00:03", 2),
+        ("u", "b", "10:00:04"),
+        ("u", "a", "10:00:05"),
+        ("u", "a", "12:00:06"),
+    )
     items = {"a": 5, "b": 7}
     assert history(made, items) == [("u", [5, 7, 5, 5], [3, 0, 0, 0], [0, 0, 0, 1], [1, 4, 5, 6])]
     assert history(made, items, collapse=False)[0][1:3] == ([5, 5, 5, 7, 5, 5], [0, 3, 2, 0, 0, 0])
@@ -103,10 +121,14 @@ def test_what_happens_after_midnight_stays_by_itself(spark):
     times = ["2024-05-01 23:59:01", "2024-05-02 00:01:02", "2024-05-02 00:01:03"]
     rows = [("u", "a", f"{time}+00:00", kind) for time, kind in zip(times, (0, 3, 0), strict=True)]
     frame = spark.createDataFrame(rows, "user_id string, item_id string, time string, type int").select(
-        "user_id", "item_id", F.col("type").cast("tinyint").alias("event_type"),
-        F.col("time").cast("timestamp").alias("event_time"), F.lit(None).cast("string").alias("session_id"),
-        F.lit(None).cast("string").alias("event_id"), F.substring("time", 10, 1).cast("int").alias("day"),
-    )  # fmt: skip
+        "user_id",
+        "item_id",
+        F.col("type").cast("tinyint").alias("event_type"),
+        F.col("time").cast("timestamp").alias("event_time"),
+        F.lit(None).cast("string").alias("session_id"),
+        F.lit(None).cast("string").alias("event_id"),
+        F.substring("time", 10, 1).cast("int").alias("day"),
+    )
     assert history(frame, {"a": 0}) == [("u", [0, 0], [0, 3], [0, 0], [1, 2])]
 
 

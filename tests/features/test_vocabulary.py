@@ -3,7 +3,7 @@ import json
 import pytest
 from pyspark.sql import functions as F
 
-from kdlib.config import CatalogueConfig
+from kdlib.config.data import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.funnel import check_listed, warnings
@@ -51,17 +51,23 @@ def test_the_first_vocabulary_is_by_count_then_id(counts):
     """Indices are dense from 0, the most frequent item first, ties by item id."""
     made = extend_vocabulary(None, counts, first_new_index=0, first_seen="2024-05-03", max_items=None)
     assert rows(made, "item_index", "item_id", "first_seen") == [
-        (0, "d", "2024-05-03"), (1, "c", "2024-05-03"), (2, "a", "2024-05-03"), (3, "b", "2024-05-03"),
-    ]  # fmt: skip
+        (0, "d", "2024-05-03"),
+        (1, "c", "2024-05-03"),
+        (2, "a", "2024-05-03"),
+        (3, "b", "2024-05-03"),
+    ]
 
 
 def test_known_items_keep_their_index(counts, previous):
     """New items follow after the known ones, of which even one without events stays."""
     made = extend_vocabulary(previous, counts, first_new_index=2, first_seen="2024-05-03", max_items=None)
     assert rows(made, "item_index", "item_id", "first_seen") == [
-        (0, "x", "2024-05-01"), (1, "d", "2024-05-02"),
-        (2, "c", "2024-05-03"), (3, "a", "2024-05-03"), (4, "b", "2024-05-03"),
-    ]  # fmt: skip
+        (0, "x", "2024-05-01"),
+        (1, "d", "2024-05-02"),
+        (2, "c", "2024-05-03"),
+        (3, "a", "2024-05-03"),
+        (4, "b", "2024-05-03"),
+    ]
 
 
 @pytest.mark.parametrize(("max_items", "expected"), [(4, ["x", "d", "c", "a"]), (1, ["x", "d"])])
@@ -118,11 +124,17 @@ def test_an_item_that_no_catalogue_has_listed_is_not_in_stock_where_that_is_said
         made = with_catalogue(items, listed, says_stock=says_stock)
         assert dict(rows(made, "item_id", "available")) == {"a": not says_stock, "c": True, "d": not says_stock}
     assert count_left_out(counts, items, listed) == {
-        "out_of_vocabulary": 2, "unlisted_items": 3, "unlisted_events": 13, "unlisted_item": "d",
-    }  # fmt: skip
+        "out_of_vocabulary": 2,
+        "unlisted_items": 3,
+        "unlisted_events": 13,
+        "unlisted_item": "d",
+    }
     assert count_left_out(counts, items, None) == {
-        "out_of_vocabulary": 2, "unlisted_items": 0, "unlisted_events": 0, "unlisted_item": None,
-    }  # fmt: skip
+        "out_of_vocabulary": 2,
+        "unlisted_items": 0,
+        "unlisted_events": 0,
+        "unlisted_item": None,
+    }
 
 
 def test_a_catalogue_of_other_ids_is_an_error():
@@ -174,12 +186,18 @@ def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):
     config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv", available="stock")
     catalogue = read_catalogue(spark, config)
     assert catalogue_counts(catalogue, path="p") == {
-        "rows_read": 6, "without_id": 2, "corrupt": 1, "repeated_id": 1, "items": 3,
-    }  # fmt: skip
+        "rows_read": 6,
+        "without_id": 2,
+        "corrupt": 1,
+        "repeated_id": 1,
+        "items": 3,
+    }
     products = one_row_an_item(catalogue).withColumn("title", F.coalesce("title", F.lit("-")))
     assert rows(products, "item_id", "title", "available") == [
-        ("1", 'A "big", red\none', True), ("2", "-", False), ("3", "D", True),
-    ]  # fmt: skip
+        ("1", 'A "big", red\none', True),
+        ("2", "-", False),
+        ("3", "D", True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,12 @@ def test_the_best_items_are_unseen_and_equal_ones_go_by_index() -> None:
         position_column="test_position",
     )
     found = ranks_of_scores(
-        lambda which: torch.zeros(len(which), 70, dtype=torch.float64), prefixes, num_items=70, device=torch.device("cpu"), top=6
-    )  # fmt: skip
+        lambda which: torch.zeros(len(which), 70, dtype=torch.float64),
+        prefixes,
+        num_items=70,
+        device=torch.device("cpu"),
+        top=6,
+    )
     assert found.best.tolist() == [[1, 2, 3, 5, 6, 7], [66, 67, 68, 69, -1, -1]]
     assert found.ranks.tolist() == [67, 2]
 
@@ -111,10 +115,15 @@ def test_a_history_that_an_earlier_model_cannot_read_is_ranked_by_popularity() -
     popularity = np.array([5.0, 9.0, 7.0, 6.0, 100.0, 0.0])  # what the model does not know stays last
     for kept in (rows[:2], rows):
         found = ranks_of_models(
-            [earlier], [1.0], evaluation_rows(histories(kept), position_column="test_position"),
-            device=torch.device("cpu"), num_items=6, popularity_V=popularity,
-            top=3, confidence_k=1,
-        )  # fmt: skip
+            [earlier],
+            [1.0],
+            evaluation_rows(histories(kept), position_column="test_position"),
+            device=torch.device("cpu"),
+            num_items=6,
+            popularity_V=popularity,
+            top=3,
+            confidence_k=1,
+        )
         assert found.ranks[:2].tolist() == [1, 2]
         assert found.confidence[:2].tolist() == pytest.approx([9 / 27, 9 / 27])
 
@@ -138,8 +147,13 @@ def test_an_earlier_model_reads_a_history_as_when_it_serves(inputs: list[Any]) -
         field = table.schema.field("event_times")
         table = table.drop_columns("event_times").append_column(field, times.cast(field.type))
         found = ranks_of_models(
-            [earlier], [1.0], evaluation_rows(table, position_column="test_position", with_marks=True),
-            device=torch.device("cpu"), num_items=6, top=1, confidence_k=1,
-        )  # fmt: skip
+            [earlier],
+            [1.0],
+            evaluation_rows(table, position_column="test_position", with_marks=True),
+            device=torch.device("cpu"),
+            num_items=6,
+            top=1,
+            confidence_k=1,
+        )
         sure.append(found.confidence.tolist())
     assert sure[0] == pytest.approx(sure[1], abs=1e-7)

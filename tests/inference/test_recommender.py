@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdlib import tables
 from kdlib.errors import ContractError, ModelError
 from kdlib.inference import recommender
 from kdlib.inference.recommender import (
@@ -20,6 +19,7 @@ from kdlib.models import encode
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.store import tables
 
 NUM_ITEMS = 60
 UNAVAILABLE = {3, 40}
@@ -92,9 +92,15 @@ def store(tmp_path):
         facts = {"vocabulary_hash": vocabulary_hash(ids[: model.num_items]), "vocabulary_version": "v1"}
         save_model(tmp_path / "model", model, model.state_dict(), facts)
         return Recommender(
-            str(tmp_path / "model"), str(tmp_path / "vocabulary"), str(tmp_path / "statistics"),
-            k=k, because=because, item_block=32, generated_at=END_OF_DAY, threads=1,
-        )  # fmt: skip
+            str(tmp_path / "model"),
+            str(tmp_path / "vocabulary"),
+            str(tmp_path / "statistics"),
+            k=k,
+            because=because,
+            item_block=32,
+            generated_at=END_OF_DAY,
+            threads=1,
+        )
 
     return with_model
 

@@ -66,9 +66,14 @@ def test_equals_a_stable_full_sort(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "CPU_CELLS", cells)
         scores, items = exact_topk(
-            tensor(hidden), tensor(weight), tensor(bias), k=k, item_block=item_block,
-            excluded=ragged(seen, device), allowed_V=torch.tensor(allowed, device=device),
-        )  # fmt: skip
+            tensor(hidden),
+            tensor(weight),
+            tensor(bias),
+            k=k,
+            item_block=item_block,
+            excluded=ragged(seen, device),
+            allowed_V=torch.tensor(allowed, device=device),
+        )
     want_scores, want_items = by_full_sort(hidden @ weight.T + bias, k=k, excluded=seen, allowed_V=allowed)
     assert items.tolist() == want_items.tolist()
     assert scores.tolist() == want_scores.tolist()

@@ -25,16 +25,21 @@ NIGHT: dict[str, Any] = SMALL | {
     "name": "small",
     "input": {
         "simulate": {
-            "num_events": 18_000, "num_items": 200, "num_days": 12, "events_per_user": 20, "first_day": "2026-11-13",
+            "num_events": 18_000,
+            "num_items": 200,
+            "num_days": 12,
+            "events_per_user": 20,
+            "first_day": "2026-11-13",
         }
     },
     "teachers": [{"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}],
     # long enough for nodes to die in training, and in batch inference
     "student": {
-        "model": {"kind": "gru", "dim": 16, "session_flag": True}, "train": {"epochs": EPOCHS, "patience": EPOCHS},
+        "model": {"kind": "gru", "dim": 16, "session_flag": True},
+        "train": {"epochs": EPOCHS, "patience": EPOCHS},
     },
     "recommend": {"k": 7, "actors": 2, "batch_size": 1},
-}  # fmt: skip
+}
 """The night of `night`; test_cluster.py has it again, on a cluster."""
 
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from jobs import build_codes
-from jobs._published import features
-from jobs._train_worker import _build
 from jobs.distill import student_run
-from kdlib import publish, tables
-from kdlib.config import RunConfig
+from jobs.runtime.published import features
+from jobs.runtime.student_worker import _build
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.store import partitions, tables
 from kdlib.teachers.item_codes import read_item_codes
 from tests.jobs.test_recommend import DS, ITEM_IDS, NUM_ITEMS, put_store
 
@@ -40,10 +40,10 @@ def _config(root: Path, codes: dict[str, Any] | None = None, **more: Any) -> Run
 def _put_teacher(root: Path, name: str, seed: int, item_ids: list[str] = ITEM_IDS) -> None:
     torch.manual_seed(seed)
     model = SequenceModel(num_items=len(item_ids), kind="gru", dim=8 + seed, tied=seed == 1)
-    staging = publish.new_staging(root, f"models/{name}", DS)
+    staging = partitions.new_staging(root, f"models/{name}", DS)
     facts = {"vocabulary_hash": vocabulary_hash(item_ids), "vocabulary_items": len(item_ids), "vocabulary_version": "v"}
     save_model(staging, model, model.state_dict(), facts)
-    publish.publish(staging, root, f"models/{name}", DS, fingerprint=f"by hand {seed}")
+    partitions.publish(staging, root, f"models/{name}", DS, fingerprint=f"by hand {seed}")
 
 
 @pytest.fixture

@@ -6,16 +6,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs._inputs import checked_key, night_input, version_of
 from jobs.build_features import TABLES, main, run
-from kdlib import promotions, publish, tables
-from kdlib.config import PrivacyConfig, RunConfig
+from jobs.runtime.inputs import checked_key, night_input, version_of
+from kdlib.config.data import PrivacyConfig
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features import clean, privacy, splits
 from kdlib.features.events import read_events
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
-from kdlib.privacy import key_check, pseudonym
+from kdlib.privacy.pseudonyms import key_check, pseudonym
+from kdlib.release import promotions
+from kdlib.store import partitions, tables
 
 TAOBAO = Path("../shared/data/taobao/UserBehavior.csv.gz")
 GAMES = Path("../shared/data/games")
@@ -42,7 +44,11 @@ def config_for(tmp_path, *, ds="2024-05-03", output="out", events="events", **fe
             "output_dir": str(tmp_path / output),
             "input": {
                 "events": {
-                    "path": str(tmp_path / events), "format": "csv", "user": "u", "item": "i", "event_type": "b",
+                    "path": str(tmp_path / events),
+                    "format": "csv",
+                    "user": "u",
+                    "item": "i",
+                    "event_type": "b",
                     "time": {"column": "t"},
                 },
                 "catalogue": {"path": str(tmp_path / "items.csv"), "format": "csv"},
@@ -50,7 +56,7 @@ def config_for(tmp_path, *, ds="2024-05-03", output="out", events="events", **fe
             "features": features,
             "spark": {"shuffle_partitions": 2},
         }
-    )  # fmt: skip
+    )
 
 
 def write_input(folder: Path) -> Path:
@@ -75,7 +81,7 @@ def first_night(spark, tmp_path_factory):
 
 
 def table(config, name):
-    return pq.read_table(publish.current(config.root, name, config.day)).to_pylist()
+    return pq.read_table(partitions.current(config.root, name, config.day)).to_pylist()
 
 
 def test_ten_rows_become_five_tables(first_night, capsys):
@@ -89,7 +95,7 @@ def test_ten_rows_become_five_tables(first_night, capsys):
         "build_features: warning: 2 of the items, with 71.4% of the events, are not in the catalogue, such as 'b'\n"
     )
     for name in TABLES:
-        tables.check_files(tables.ALL[name], publish.current(config.root, name, config.day))
+        tables.check_files(tables.ALL[name], partitions.current(config.root, name, config.day))
     one, two = sorted(table(config, "histories"), key=lambda row: row["user_id"])
     assert (one["item_indices"], one["event_types"], one["session_numbers"]) == (
         [1, 0, 1, 2],
@@ -104,16 +110,19 @@ def test_ten_rows_become_five_tables(first_night, capsys):
         1,
     )
     assert [(row["item_id"], row["title"]) for row in table(config, "item_vocabulary")] == [
-        ("b", None), ("a", "Another A"), ("c", None),
-    ]  # fmt: skip
+        ("b", None),
+        ("a", "Another A"),
+        ("c", None),
+    ]
     statistics = [
         (r["num_interactions"], r["num_users"], r["num_purchases"], r["num_train"])
         for r in table(config, "item_statistics")
     ]
     assert statistics == [(3, 2, 0, 2), (2, 1, 1, 1), (2, 2, 0, 0)]
     assert sorted(row["raw"] for row in table(config, "quarantine")) == [
-        "3,d,view", '{"u":"3","i":"d","b":"zap","t":"2024-05-01 10:00:00"}',
-    ]  # fmt: skip
+        "3,d,view",
+        '{"u":"3","i":"d","b":"zap","t":"2024-05-01 10:00:00"}',
+    ]
     details = manifests["item_vocabulary"].details
     assert details["catalogue"] == {"rows_read": 3, "without_id": 0, "corrupt": 0, "repeated_id": 1, "items": 2}
 
@@ -155,7 +164,7 @@ def test_when_all_rows_are_quarantined_they_can_be_looked_at(tiny):
         run(config)
     folder = config.root / "quarantine_failed" / "ds=2024-05-03"
     assert pq.read_table(folder).num_rows == 10
-    assert [publish.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * len(TABLES)
+    assert [partitions.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * len(TABLES)
 
 
 def test_nothing_to_train_on_ends_the_night(tiny, capsys):
@@ -246,19 +255,25 @@ def test_taobao_adds_up(spark, tmp_path):
     """The real clickstream's cut-off last row and its three rows outside the period are quarantined, no others."""
     config = RunConfig.model_validate(
         {
-            "name": "taobao", "ds": "2017-12-03", "output_dir": str(tmp_path),
+            "name": "taobao",
+            "ds": "2017-12-03",
+            "output_dir": str(tmp_path),
             "input": {
                 "events": {
-                    "path": str(TAOBAO), "format": "csv", "header": False,
+                    "path": str(TAOBAO),
+                    "format": "csv",
+                    "header": False,
                     "columns": ["user_id", "item_id", "category_id", "behaviour", "unix_seconds"],
-                    "user": "user_id", "item": "item_id", "event_type": "behaviour",
+                    "user": "user_id",
+                    "item": "item_id",
+                    "event_type": "behaviour",
                     "event_types": {"pv": "view", "fav": "favourite", "cart": "cart", "buy": "purchase"},
                     "time": {"format": "epoch_seconds", "column": "unix_seconds"},
                 }
             },
             "features": {"period_start": "2017-11-23"},
         }
-    )  # fmt: skip
+    )
     funnel = run(config)["histories"].details["funnel"]
     assert (funnel["rows_read"], funnel["kept"], funnel["duplicate"]) == (84_476, 84_472, 0)
     assert funnel["reasons"] == {"corrupt_row": 1, "out_of_period": 3}
@@ -274,14 +289,16 @@ def test_games_replays_every_interaction(spark, tmp_path):
     """All users, items and interactions of the sequences come through, each user with a validation and a test item."""
     config = RunConfig.model_validate(
         {
-            "name": "games", "ds": "2014-07-23", "output_dir": str(tmp_path),
+            "name": "games",
+            "ds": "2014-07-23",
+            "output_dir": str(tmp_path),
             "input": {
                 "events": {"path": str(GAMES / "sequences.txt"), "format": "sequences"},
                 "catalogue": {"path": str(GAMES / "items.csv"), "format": "csv"},
             },
             "features": {"split": {"kind": "leave_one_out"}},
         }
-    )  # fmt: skip
+    )
     funnel = run(config)["histories"].details["funnel"]
     assert (funnel["users"], funnel["items"], funnel["interactions"]) == (50_546, 16_859, 440_264)
     assert funnel["validation_users"] == funnel["test_users"] == 50_546
@@ -331,8 +348,11 @@ def test_with_a_key_no_output_tells_who_a_user_is(spark, tmp_path):
     reasons = sorted((row["reason"], row["raw"]) for row in table(config, "quarantine"))
     assert [reason for reason, _ in reasons] == ["bad_time", "corrupt_row", "corrupt_row", "unknown_event_type"]
     assert json.loads(reasons[0][1]) == {
-        "user_id": pseudonym(KEY.encode(), "bruno.w"), "i": "a", "b": "view", "t": "yesterday",
-    }  # fmt: skip
+        "user_id": pseudonym(KEY.encode(), "bruno.w"),
+        "i": "a",
+        "b": "view",
+        "t": "yesterday",
+    }
     assert all(raw.startswith("sha256:") for reason, raw in reasons if reason == "corrupt_row")
 
 
@@ -348,10 +368,10 @@ def test_the_key_stands_in_no_plan(spark, tiny):
 
 def put_under_key(config: RunConfig, name: str, key: str, *, ds: str, key_version: int = 1) -> dict[str, str]:
     """Publish an empty table that says which key it was made under; its version."""
-    staging = publish.new_staging(config.root, name, ds)
+    staging = partitions.new_staging(config.root, name, ds)
     (staging / "x").touch()
     details = {"pseudonyms": {"key_version": key_version, "check": key_check(key.encode())}}
-    return {name: publish.publish(staging, config.root, name, ds, fingerprint=key, details=details).version}
+    return {name: partitions.publish(staging, config.root, name, ds, fingerprint=key, details=details).version}
 
 
 @pytest.mark.parametrize("promoted", ["2024-05-02", "2024-05-03", "2024-05-04"])
@@ -392,7 +412,7 @@ def test_the_last_promoted_night_s_key_counts_where_its_files_are(tmp_path):
     config = private(write_input(tmp_path))
     for ds, key in (("2024-05-02", "another key"), ("2024-05-03", KEY)):
         promotions.promote(config.root, ds, put_under_key(config, "histories", key, ds=ds, key_version=2))
-    shutil.rmtree(publish.current(config.root, "histories", "2024-05-03").parent)
+    shutil.rmtree(partitions.current(config.root, "histories", "2024-05-03").parent)
     with pytest.raises(ConfigError, match=r"expected that of histories of 2024-05-02 "):
         checked_key(private(tmp_path, key_version=2))
 
@@ -416,7 +436,7 @@ def test_a_worker_with_another_key_ends_the_job(spark, tiny, monkeypatch):
         ConfigError, match=rf"^the pseudonym key in {config.privacy.key_file} is another on .* same key$"
     ):
         run(config)
-    assert publish.read_manifest(config.root, "sessions", config.day) is None
+    assert partitions.read_manifest(config.root, "sessions", config.day) is None
 
 
 def test_items_of_few_users_are_recommended_to_nobody(spark, tiny):
@@ -424,5 +444,7 @@ def test_items_of_few_users_are_recommended_to_nobody(spark, tiny):
     config = config_for(tiny, output="anonymous").model_copy(update={"privacy": PrivacyConfig(min_item_users=2)})
     run(config)
     assert {row["item_id"]: row["available"] for row in table(config, "item_vocabulary")} == {
-        "a": False, "b": True, "c": True,
-    }  # fmt: skip
+        "a": False,
+        "b": True,
+        "c": True,
+    }

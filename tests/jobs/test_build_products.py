@@ -8,19 +8,20 @@ import pytest
 import yaml
 
 from jobs import build_products
-from kdlib import promotions, publish
-from kdlib.config import load_config
-from kdlib.publish import Manifest
+from kdlib.config.load import load_config
+from kdlib.release import promotions
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
 
 BEFORE, DS = "2026-11-21", "2026-11-22"
 
 
 def put(root: Path, ds: str, items: int) -> Manifest:
     """Publish products as a night does that has read so many."""
-    staging = publish.new_staging(root, "products", ds)
+    staging = partitions.new_staging(root, "products", ds)
     pq.write_table(pa.table({"item_id": ["a"]}), staging / "part.parquet")
     counts = {"rows_read": items, "items": items, "repeated_id": 0, "without_id": 0, "corrupt": 0}
-    return publish.publish(staging, root, "products", ds, fingerprint=str(items), details={"catalogue": counts})
+    return partitions.publish(staging, root, "products", ds, fingerprint=str(items), details={"catalogue": counts})
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_catalogue_that_shrinks_is_said(
         made = put(root, BEFORE, before if isinstance(before, int) else 100_000)
         promotions.promote(root, BEFORE, {"products": made.version})
         if before == "gone":
-            (publish.current(root, "products", BEFORE).parent / "manifest.json").unlink()
+            (partitions.current(root, "products", BEFORE).parent / "manifest.json").unlink()
     monkeypatch.setattr(build_products, "run_step", lambda *_, **__: {"products": put(root, DS, 3)})
     build_products.run(load_config(config, ds=DS))
     assert capsys.readouterr().out.splitlines()[1:] == [told] * bool(told)

@@ -7,13 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import simulate_events
-from jobs._inputs import night_input, search_input
-from jobs._search import typed_queries
 from jobs.build_queries import TABLES, run
-from kdlib import forgetting, publish, tables
-from kdlib.config import RunConfig
+from jobs.runtime.inputs import night_input, search_input
+from jobs.runtime.product_search import typed_queries
+from kdlib.config.run import RunConfig
+from kdlib.data.queries import normalise_query
 from kdlib.errors import ConfigError, InputError
-from kdlib.queries import normalise_query
+from kdlib.privacy import forgetting
+from kdlib.store import partitions, tables
 
 ROWS = """u,q,i,b,p,t
 1,Tent,,search,,2024-05-03 10:00:00
@@ -30,16 +31,26 @@ ROWS = """u,q,i,b,p,t
 
 def config_for(folder: Path, *, output: str = "out", searches: dict | None = None, **sections) -> RunConfig:
     log = {
-        "path": str(folder / "searches"), "format": "csv", "user": "u", "query": "q", "item": "i", "event_type": "b",
-        "position": "p", "time": {"column": "t"},
-    }  # fmt: skip
+        "path": str(folder / "searches"),
+        "format": "csv",
+        "user": "u",
+        "query": "q",
+        "item": "i",
+        "event_type": "b",
+        "position": "p",
+        "time": {"column": "t"},
+    }
     events = {"path": str(folder / "events.txt"), "format": "sequences"}
     return RunConfig.model_validate(
         {
-            "name": "tiny", "ds": "2024-05-03", "output_dir": str(folder / output),
-            "input": {"events": events, "searches": log | (searches or {})}, "spark": {"shuffle_partitions": 2}, **sections,
+            "name": "tiny",
+            "ds": "2024-05-03",
+            "output_dir": str(folder / output),
+            "input": {"events": events, "searches": log | (searches or {})},
+            "spark": {"shuffle_partitions": 2},
+            **sections,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +69,7 @@ def night(spark, shop):
 
 
 def table(config, name):
-    return pq.read_table(publish.current(config.root, name, config.day)).to_pylist()
+    return pq.read_table(partitions.current(config.root, name, config.day)).to_pylist()
 
 
 def test_nine_rows_become_three_tables(night, capsys):
@@ -71,7 +82,7 @@ def test_nine_rows_become_three_tables(night, capsys):
         "1 of before the period passed over; 2 queries, 2 pairs of query and item\n"
     )
     for name in TABLES:
-        tables.check_files(tables.ALL[name], publish.current(config.root, name, config.day))
+        tables.check_files(tables.ALL[name], partitions.current(config.root, name, config.day))
     assert [tuple(row.values()) for row in table(config, "queries")] == [
         ("my own name", 0, 1, 1, 0, 0),
         ("tent", 2, 2, 1, 0, 1),
@@ -145,7 +156,7 @@ def test_when_all_rows_are_quarantined_they_can_be_looked_at(spark, shop):
     ):
         run(config)
     assert pq.read_table(config.root / "search_quarantine_failed" / "ds=2024-05-03").num_rows == 8
-    assert [publish.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * len(TABLES)
+    assert [partitions.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * len(TABLES)
 
 
 def test_a_log_without_clicks_has_no_pairs(spark, shop):

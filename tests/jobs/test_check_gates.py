@@ -16,18 +16,31 @@ import pytest
 import yaml
 
 from jobs import check_gates, deliver, forget, nightly, promote, report, rollback, telemetry
-from jobs._console import command
-from kdlib import delivery, forgetting, promotions, publish
-from kdlib.config import load_config
+from jobs.runtime.console import command
+from kdlib.config.load import load_config
 from kdlib.errors import ConfigError
+from kdlib.privacy import forgetting
+from kdlib.release import delivery, promotions
 from kdlib.report.facts import Night
-from kdlib.tables import METRICS
+from kdlib.store import partitions
+from kdlib.store.tables import METRICS
 
 DAYS = [f"2026-11-{day}" for day in (20, 21, 22)]
 FUNNEL = {
-    "rows_read": 1000, "kept": 900, "duplicate": 50, "quarantined": 50, "reasons": {}, "day_events": 100, "day_users": 40,
-    "users": 200, "interactions": 800, "users_without_history": 0, "items": 100, "new_items": 2, "columns": {},
-}  # fmt: skip
+    "rows_read": 1000,
+    "kept": 900,
+    "duplicate": 50,
+    "quarantined": 50,
+    "reasons": {},
+    "day_events": 100,
+    "day_users": 40,
+    "users": 200,
+    "interactions": 800,
+    "users_without_history": 0,
+    "items": 100,
+    "new_items": 2,
+    "columns": {},
+}
 
 
 @pytest.fixture
@@ -45,10 +58,10 @@ def config(tmp_path: Path) -> Path:
 
 def put(root: Path, name: str, ds: str, table: pa.Table, made_from: tuple[str, ...] = (), **details: object) -> None:
     """Publish; the manifest says that it was made from what is published now of `made_from`."""
-    staging = publish.new_staging(root, name, ds)
+    staging = partitions.new_staging(root, name, ds)
     pq.write_table(table, staging / "part.parquet")
-    inputs = {one: publish.manifest_of(root, one, ds).version for one in made_from}
-    publish.publish(staging, root, name, ds, fingerprint=f"{ds} {details}", inputs=inputs, details=details)
+    inputs = {one: partitions.manifest_of(root, one, ds).version for one in made_from}
+    partitions.publish(staging, root, name, ds, fingerprint=f"{ds} {details}", inputs=inputs, details=details)
 
 
 def put_night(config: Path, ds: str, *, student: tuple[float, float] = (0.01, 0.05), **funnel: object) -> Path:
@@ -80,7 +93,7 @@ def test_a_night_that_passes_is_promoted(config, capfd):
     assert run(promote, config, "--ds", DAYS[0]) == 0
     assert "check_gates: input and quality: 4 passed, 12 skipped" in capfd.readouterr().out
     assert pq.read_table((root / "promoted" / "recommendations").resolve())["ds"].to_pylist() == [DAYS[0]]
-    assert pq.read_table(publish.current(root, "gates", DAYS[0])).num_rows == 16
+    assert pq.read_table(partitions.current(root, "gates", DAYS[0])).num_rows == 16
 
 
 def test_a_failed_gate_keeps_the_table_in_use(config, capfd):
@@ -99,7 +112,7 @@ def test_a_failed_gate_keeps_the_table_in_use(config, capfd):
     in_use = promotions.current(root)
     assert in_use is not None
     assert in_use.ds == DAYS[0]
-    statuses = pq.read_table(publish.current(root, "gates", DAYS[1]))["status"].to_pylist()
+    statuses = pq.read_table(partitions.current(root, "gates", DAYS[1]))["status"].to_pylist()
     assert statuses.count("failed") == 1
 
 
@@ -138,7 +151,7 @@ def test_a_rerun_keeps_what_was_overruled(config, capfd, part):
     assert in_use is not None
     assert in_use.reason == "closed for a holiday"
     assert run(check_gates, config, "--ds", DAYS[0], "--part", "input") == 0
-    assert publish.manifest_of(root, "gates", DAYS[0]).version == in_use.versions["gates"]
+    assert partitions.manifest_of(root, "gates", DAYS[0]).version == in_use.versions["gates"]
 
 
 def test_what_was_overruled_holds_for_that_input_alone(config, capfd):
@@ -171,7 +184,7 @@ def test_a_student_trained_again_is_not_promoted_with_the_old_one_s_table(config
     assert run(check_gates, config, "--ds", DAYS[0]) == 0
     put(root, "models/student", DAYS[0], pa.table({"ds": [DAYS[0]]}), seed=2)
     for name in rerun:
-        table = pq.read_table(publish.current(root, name, DAYS[0]))
+        table = pq.read_table(partitions.current(root, name, DAYS[0]))
         put(root, name, DAYS[0], table, ("histories", "models/student"), seed=2)
         assert run(check_gates, config, "--ds", DAYS[0]) == 0
     assert run(promote, config, "--ds", DAYS[0]) == 2
@@ -187,7 +200,14 @@ def test_a_job_about_what_is_in_use_needs_no_date(config, capfd):
     assert run(check_gates, config, "--ds", DAYS[0]) == run(promote, config, "--ds", DAYS[0]) == 0
     days: list[str] = []
     for in_use in (True, False):
-        command("look", lambda one: days.append(one.day), ["--config", str(config)], description="", reads_only=True, in_use=in_use)  # fmt: skip
+        command(
+            "look",
+            lambda one: days.append(one.day),
+            ["--config", str(config)],
+            description="",
+            reads_only=True,
+            in_use=in_use,
+        )
     assert days == [DAYS[0]]
     assert "no date: give --ds" in capfd.readouterr().err
 
@@ -320,7 +340,7 @@ def test_nothing_is_switched_that_cannot_be_delivered(config, undeliverable, mon
     assert run(promote, config, "--ds", DAYS[0]) == 2
     assert promotions.current(root) is None
     for ds in DAYS[:2]:
-        versions = {"recommendations": publish.manifest_of(put_night(config, ds), "recommendations", ds).version}
+        versions = {"recommendations": partitions.manifest_of(put_night(config, ds), "recommendations", ds).version}
         promotions.promote(root, ds, versions)
     for job, *words in ((rollback, "--to", DAYS[0]), (forget, "--user", "anna"), (deliver,)):
         capfd.readouterr()

@@ -15,14 +15,15 @@ import yaml
 
 from jobs import train_teacher, train_text_encoder
 from jobs.__main__ import JOBS, main
-from jobs._console import command, in_utf8, say
-from jobs._ray import own_signal_handlers
 from jobs.cache_teacher import teacher_folders
-from kdlib import publish, tables
-from kdlib.config import RunConfig, load_config
+from jobs.runtime.console import command, in_utf8, say
+from jobs.runtime.ray_cluster import own_signal_handlers
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.store import partitions, tables
 
 DS = "2026-11-22"
 
@@ -130,7 +131,7 @@ def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     """Distillation stops before it starts where teacher and features disagree on the items."""
     config = load_config(_config(tmp_path))
-    staging = publish.new_staging(config.root, "models/teacher", DS)
+    staging = partitions.new_staging(config.root, "models/teacher", DS)
     model = SequenceModel(num_items=3, kind="gru", dim=4)
     save_model(
         staging,
@@ -138,7 +139,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         model.state_dict(),
         {"vocabulary_hash": "other", "vocabulary_items": 3, "vocabulary_version": "abc"},
     )
-    publish.publish(staging, config.root, "models/teacher", DS, fingerprint="x")
+    partitions.publish(staging, config.root, "models/teacher", DS, fingerprint="x")
     with pytest.raises(ModelError, match=r"teacher teacher at .* another item vocabulary \(3 items, version abc\)"):
         teacher_folders(config, "mine")
 
@@ -147,7 +148,7 @@ def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
     """The quality table shows each model, the differences with a verdict, and the share of the best reachable."""
     import numpy as np
 
-    from jobs._published import quality_table
+    from jobs.runtime.published import quality_table
     from kdlib.metrics.table import metrics_table
 
     config = load_config(_config(tmp_path))
@@ -161,9 +162,11 @@ def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
         seed=0,
     )
     tables.check_schema(tables.METRICS, table.schema, where="test")
-    staging = publish.new_staging(config.root, "metrics", DS)
+    staging = partitions.new_staging(config.root, "metrics", DS)
     pq.write_table(table, staging / "part.parquet")
-    publish.publish(staging, config.root, "metrics", DS, fingerprint="x", details={"users": 50, "repeats_left_out": 3})
+    partitions.publish(
+        staging, config.root, "metrics", DS, fingerprint="x", details={"users": 50, "repeats_left_out": 3}
+    )
     text = quality_table(config)
     assert "50 test users" in text
     assert "3 left out" in text

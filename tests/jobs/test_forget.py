@@ -11,22 +11,24 @@ import pytest
 import yaml
 
 from jobs import deliver, forget, telemetry
-from jobs._inputs import checked_key
-from jobs._lock import run_lock
-from kdlib import forgetting, promotions, publish
-from kdlib.config import load_config
+from jobs.runtime.inputs import checked_key
+from jobs.runtime.lock import run_lock
+from kdlib.config.load import load_config
 from kdlib.errors import ConfigError
-from kdlib.privacy import key_check, pseudonym
+from kdlib.privacy import forgetting
+from kdlib.privacy.pseudonyms import key_check, pseudonym
+from kdlib.release import promotions
 from kdlib.report.facts import Night
+from kdlib.store import partitions
 
 DS, USER, OTHER = "2026-11-22", "anna.k", "bruno"
 KEY = "0123456789abcdef0123456789abcdef"
 
 
-def put(root: Path, name: str, table: pa.Table, **details: Any) -> publish.Manifest:
-    staging = publish.new_staging(root, name, DS)
+def put(root: Path, name: str, table: pa.Table, **details: Any) -> partitions.Manifest:
+    staging = partitions.new_staging(root, name, DS)
     pq.write_table(table, staging / "part.parquet")
-    return publish.publish(staging, root, name, DS, fingerprint=str(len(table)), details=details)
+    return partitions.publish(staging, root, name, DS, fingerprint=str(len(table)), details=details)
 
 
 def put_store(root: Path, user: str) -> None:
@@ -36,12 +38,12 @@ def put_store(root: Path, user: str) -> None:
     put(root, "teacher_targets", pa.table({"user_id": [user, user, OTHER], "start": [0, 50, 0]}))
     raw = [json.dumps({"u": user, "i": "x"}), f"{user},x", json.dumps({"u": OTHER, "i": f"x{user}"}), f"x{user}y,z"]
     put(root, "quarantine", pa.table({"reason": ["bad_time", "corrupt_row"] * 2, "raw": raw}))
-    staging = publish.new_staging(root, "reports", DS)
+    staging = partitions.new_staging(root, "reports", DS)
     (staging / "index.html").write_text(f"<h3>User {user}</h3>")
-    publish.publish(staging, root, "reports", DS, fingerprint="f")
+    partitions.publish(staging, root, "reports", DS, fingerprint="f")
     (root / "logs").mkdir()
     (root / "logs" / "evaluate.log").write_text(f"started\nuser {user} has a score\nended\n")
-    pq.write_table(pa.table({"user_id": [user]}), publish.new_staging(root, "sessions", DS) / "half.parquet")
+    pq.write_table(pa.table({"user_id": [user]}), partitions.new_staging(root, "sessions", DS) / "half.parquet")
 
 
 def config_for(folder: Path, **privacy: str) -> Path:
@@ -65,16 +67,16 @@ def test_no_trace_is_left_and_others_keep_their_rows(tmp_path, capfd, private):
     files = [path for path in root.rglob("*") if path.is_file() and "quarantine" not in str(path)]
     assert not [path for path in files if stored.encode() in path.read_bytes()]
     for name, users in (("recommendations", [OTHER]), ("teacher_targets", [OTHER])):
-        folder = publish.current(root, name, DS)
+        folder = partitions.current(root, name, DS)
         assert pq.read_table(folder)["user_id"].to_pylist() == users
-        manifest = publish.read_manifest(root, name, DS)
+        manifest = partitions.read_manifest(root, name, DS)
         assert manifest is not None
         assert manifest.rows == len(users)
-        assert manifest.files == [publish.describe(file, folder) for file in sorted(folder.iterdir())]
-    assert pq.read_table(publish.current(root, "quarantine", DS)).num_rows == 2, (
+        assert manifest.files == [partitions.describe(file, folder) for file in sorted(folder.iterdir())]
+    assert pq.read_table(partitions.current(root, "quarantine", DS)).num_rows == 2, (
         "an id inside another word is another's"
     )
-    assert publish.read_manifest(root, "reports", DS) is None
+    assert partitions.read_manifest(root, "reports", DS) is None
     assert (root / "logs" / "evaluate.log").read_text() == "started\nended\n"
     assert forgetting.forgotten(root) == [forgetting.digest(stored)]
 
@@ -101,10 +103,10 @@ def test_an_id_that_an_item_has_too_is_forgotten_as_a_user(tmp_path, capfd):
     put(root, "quarantine", pa.table({"raw": [json.dumps(row) for row in raw]}))
     assert forget.main(["--config", str(config), "--user", " 42"]) == 0
     assert "3 rows, lines and pages removed" in capfd.readouterr().out
-    assert pq.read_table(publish.current(root, "recommendations", DS)).to_pylist() == [
+    assert pq.read_table(partitions.current(root, "recommendations", DS)).to_pylist() == [
         {"user_id": "7", "item_ids": ["42"]}
     ]
-    left = pq.read_table(publish.current(root, "quarantine", DS))["raw"].to_pylist()
+    left = pq.read_table(partitions.current(root, "quarantine", DS))["raw"].to_pylist()
     assert [json.loads(row) for row in left] == [raw[1], raw[3]]
 
 
@@ -232,7 +234,7 @@ def test_a_trace_at_home_does_not_keep_the_user_at_the_place(tmp_path, capfd):
     table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
     promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
     assert deliver.main(["--config", str(config)]) == 0
-    (publish.new_staging(root, "sessions", DS) / "half.parquet").write_bytes(b"PAR1")
+    (partitions.new_staging(root, "sessions", DS) / "half.parquet").write_bytes(b"PAR1")
     assert forget.main(["--config", str(config), "--user", USER]) == 2
     found = capfd.readouterr()
     assert f"{DS}, recommendations, is in use at {url}" in found.out
@@ -270,16 +272,16 @@ def test_killed_between_manifest_and_rows_the_next_run_does_both(tmp_path, monke
     monkeypatch.undo()
     assert forget.main(["--config", str(config), "--user", USER]) == 0
     for name in ("recommendations", "teacher_targets", "quarantine"):
-        folder, manifest = publish.current(root, name, DS), publish.read_manifest(root, name, DS)
+        folder, manifest = partitions.current(root, name, DS), partitions.read_manifest(root, name, DS)
         assert manifest is not None
         files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-        assert manifest.files == [publish.describe(file, folder) for file in files]
+        assert manifest.files == [partitions.describe(file, folder) for file in files]
 
 
 def test_a_folder_above_the_outputs_is_no_version(tmp_path):
     """With a manifest.json of somebody else's above it, a half-made report goes, and nothing else does."""
     (tmp_path / "manifest.json").write_text("{}")
-    staged = publish.new_staging(tmp_path / "out", "reports", DS) / "index.html"
+    staged = partitions.new_staging(tmp_path / "out", "reports", DS) / "index.html"
     staged.write_text(f"<h3>User {USER}</h3>")
     forgetting.erase(tmp_path / "out", USER)
     assert not staged.exists()

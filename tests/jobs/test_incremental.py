@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import check_gates, nightly
-from jobs._inputs import night_input
 from jobs.build_features import run
-from kdlib import gates, promotions, publish
-from kdlib.config import RunConfig
+from jobs.runtime.inputs import night_input
+from kdlib.config.run import RunConfig
 from kdlib.errors import GateError, InputError
 from kdlib.features.arrivals import days_to_read, path_of_days
+from kdlib.release import gates, promotions
+from kdlib.store import partitions
 
 FIRST = date(2024, 5, 1)
 LATE_DAYS = 2
@@ -27,17 +28,25 @@ HEADER = "u,i,b,t,id"
 def _config(folder: Path, day: int, output: str, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
-            "name": "days", "ds": (FIRST + timedelta(days=day)).isoformat(), "output_dir": str(folder / output),
+            "name": "days",
+            "ds": (FIRST + timedelta(days=day)).isoformat(),
+            "output_dir": str(folder / output),
             "input": {
                 "events": {
-                    "path": str(folder / "events/day={day}"), "late_days": LATE_DAYS, "format": "csv", "user": "u", "item": "i",
-                    "event_type": "b", "event_id": "id", "time": {"column": "t"},
+                    "path": str(folder / "events/day={day}"),
+                    "late_days": LATE_DAYS,
+                    "format": "csv",
+                    "user": "u",
+                    "item": "i",
+                    "event_type": "b",
+                    "event_id": "id",
+                    "time": {"column": "t"},
                 }
             },
             "features": {"period_start": "2024-04-30", "max_events_per_user_day": 12} | changes,
             "spark": {"shuffle_partitions": 2},
         }
-    )  # fmt: skip
+    )
 
 
 def _write_days(folder: Path, days: int) -> None:
@@ -74,7 +83,7 @@ def _tables(config: RunConfig) -> dict[str, Any]:
     """What must not depend on how a night came by its events; items under their own names, for indices follow the nights."""
 
     def rows(name: str) -> list[dict[str, Any]]:
-        return pq.read_table(publish.current(config.root, name, config.day)).to_pylist()
+        return pq.read_table(partitions.current(config.root, name, config.day)).to_pylist()
 
     names = {row["item_index"]: row["item_id"] for row in rows("item_vocabulary")}
     for row in (people := rows("histories")):
@@ -86,7 +95,7 @@ def _tables(config: RunConfig) -> dict[str, Any]:
 
 
 def _quarantine(config: RunConfig) -> list[dict[str, Any]]:
-    return pq.read_table(publish.current(config.root, "quarantine", config.day)).to_pylist()
+    return pq.read_table(partitions.current(config.root, "quarantine", config.day)).to_pylist()
 
 
 def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark, tmp_path: Path) -> None:
@@ -169,12 +178,12 @@ def test_what_a_blocked_night_lacked_is_read_once_it_is_mended(spark, tmp_path: 
     assert _tables(second) == _tables(afresh)
 
 
-def _publish(config: RunConfig, name: str, *, fingerprint: str = "f", **details: Any) -> publish.Manifest:
-    staging = publish.new_staging(config.root, name, config.day)
-    return publish.publish(staging, config.root, name, config.day, fingerprint=fingerprint, details=details)
+def _publish(config: RunConfig, name: str, *, fingerprint: str = "f", **details: Any) -> partitions.Manifest:
+    staging = partitions.new_staging(config.root, name, config.day)
+    return partitions.publish(staging, config.root, name, config.day, fingerprint=fingerprint, details=details)
 
 
-def _publish_events(config: RunConfig, fingerprint: str = "f") -> publish.Manifest:
+def _publish_events(config: RunConfig, fingerprint: str = "f") -> partitions.Manifest:
     details = night_input(config, None).details()
     _publish(config, "histories", fingerprint=fingerprint)
     return _publish(config, "clean_events", fingerprint=fingerprint, **details)
@@ -182,11 +191,11 @@ def _publish_events(config: RunConfig, fingerprint: str = "f") -> publish.Manife
 
 def _judge(config: RunConfig, status: str) -> None:
     """Publish `gates` of what is published now."""
-    staging = publish.new_staging(config.root, "gates", config.day)
+    staging = partitions.new_staging(config.root, "gates", config.day)
     judged = gates.gates_table([gates.Gate("users_volume", "input", 1.0, 2.0, None, status, "users")])
     pq.write_table(judged, staging / "part.parquet")
-    histories = publish.manifest_of(config.root, "histories", config.day).version
-    publish.publish(staging, config.root, "gates", config.day, fingerprint=status, inputs={"histories": histories})
+    histories = partitions.manifest_of(config.root, "histories", config.day).version
+    partitions.publish(staging, config.root, "gates", config.day, fingerprint=status, inputs={"histories": histories})
 
 
 def _made_anew(config: RunConfig) -> None:
@@ -201,14 +210,16 @@ def _half_made_anew(config: RunConfig) -> None:
 
 def _damaged(config: RunConfig) -> None:
     _judge(config, "passed")
-    next(publish.current(config.root, "gates", config.day).glob("*.parquet")).write_bytes(b"cut")
+    next(partitions.current(config.root, "gates", config.day).glob("*.parquet")).write_bytes(b"cut")
 
 
 def _withdrawn(config: RunConfig) -> None:
     _judge(config, "passed")
     before = _config(config.root.parent, 3, "out")
     promotions.promote(config.root, before.day, {"histories": _publish(before, "histories").version})
-    parts = {name: publish.manifest_of(config.root, name, config.day).version for name in ("histories", "clean_events")}
+    parts = {
+        name: partitions.manifest_of(config.root, name, config.day).version for name in ("histories", "clean_events")
+    }
     promotions.promote(config.root, config.day, parts)
     promotions.rollback(config.root, before.day)
 
@@ -226,8 +237,18 @@ def _withdrawn(config: RunConfig) -> None:
         (_damaged, False),
         (_withdrawn, False),
     ],
-    ids=["passed", "skipped", "forced", "failed", "no gates", "made anew since", "half made anew", "damaged", "withdrawn"],
-)  # fmt: skip
+    ids=[
+        "passed",
+        "skipped",
+        "forced",
+        "failed",
+        "no gates",
+        "made anew since",
+        "half made anew",
+        "damaged",
+        "withdrawn",
+    ],
+)
 def test_a_night_starts_from_one_that_is_not_promoted_if_its_gates_let_it_pass(
     tmp_path: Path, judge: Callable[[RunConfig], None], counts: bool
 ) -> None:
@@ -302,8 +323,8 @@ def test_days_read_are_those_of_the_night_that_a_night_starts_from(tmp_path: Pat
         config = _config(tmp_path, day, "out")
         settings = night_input(config, None).settings
         record = {} if unread is None else {"unread_days": unread}
-        staging = publish.new_staging(config.root, "clean_events", config.day)
-        found = publish.publish(
+        staging = partitions.new_staging(config.root, "clean_events", config.day)
+        found = partitions.publish(
             staging,
             config.root,
             "clean_events",
@@ -341,12 +362,12 @@ def test_a_damaged_night_before_is_named(tmp_path: Path, name: str) -> None:
     """Nothing is built on a table whose files are gone or cut off; the error says which night can make it anew."""
     _write_days(tmp_path, 2)
     config = _config(tmp_path, 1, "out")
-    staging = publish.new_staging(config.root, name, "2024-05-01")
+    staging = partitions.new_staging(config.root, name, "2024-05-01")
     pq.write_table(pa.table({"x": [1]}), staging / "part-0.parquet")
-    made = publish.publish(staging, config.root, name, "2024-05-01", fingerprint="x", inputs={}, details={})
+    made = partitions.publish(staging, config.root, name, "2024-05-01", fingerprint="x", inputs={}, details={})
     promotions.promote(config.root, "2024-05-01", {name: made.version})
     night_input(config, None)
-    next(publish.current(config.root, name, "2024-05-01").glob("*.parquet")).write_bytes(b"cut")
+    next(partitions.current(config.root, name, "2024-05-01").glob("*.parquet")).write_bytes(b"cut")
     with pytest.raises(
         InputError, match=rf"{name} of 2024-05-01, which this .* gone or cut off.*nightly --ds 2024-05-01"
     ):
@@ -363,9 +384,13 @@ def test_the_look_back_begins_a_day_before_the_carried_events_end() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--from", "2024-05-03"], ["--from", "2024-05-03", "--to", "2024-05-02"], ["--from", "x", "--to", "2024-05-02"],
-     ["--from", "2024-05-01", "--to", "2024-05-02", "--ds", "2024-05-01"]],
-)  # fmt: skip
+    [
+        ["--from", "2024-05-03"],
+        ["--from", "2024-05-03", "--to", "2024-05-02"],
+        ["--from", "x", "--to", "2024-05-02"],
+        ["--from", "2024-05-01", "--to", "2024-05-02", "--ds", "2024-05-01"],
+    ],
+)
 def test_a_backfill_needs_both_ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Half a period, one back to front, no dates, or a date beside it end before anything runs."""
     assert nightly.main(arguments) == 2

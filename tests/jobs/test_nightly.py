@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from kdlib import delivery, promotions, publish
+from kdlib.release import delivery, promotions
+from kdlib.store import partitions
 from tests.jobs.conftest import DS, SMALL
 from tests.whole_nights import follow, run, start, whole
 
@@ -23,9 +24,9 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     """Every user once, k distinct items or fewer, none seen, none unavailable; the rows of the input add up."""
     _, root, printed = night
     whole(root, DS)
-    rows = pq.read_table(publish.current(root, "recommendations", DS)).to_pylist()
-    histories = pq.read_table(publish.current(root, "histories", DS)).to_pylist()
-    vocabulary = pq.read_table(publish.current(root, "item_vocabulary", DS)).sort_by("item_index").to_pylist()
+    rows = pq.read_table(partitions.current(root, "recommendations", DS)).to_pylist()
+    histories = pq.read_table(partitions.current(root, "histories", DS)).to_pylist()
+    vocabulary = pq.read_table(partitions.current(root, "item_vocabulary", DS)).sort_by("item_index").to_pylist()
     seen = {row["user_id"]: {vocabulary[item]["item_id"] for item in row["item_indices"]} for row in histories}
     unavailable = {item["item_id"] for item in vocabulary if not item["available"]}
     assert unavailable
@@ -38,8 +39,8 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     told = (root.parent / "distilrec_small.prom").read_text()
     assert 'distilrec_night_exit_status{run="small"} 0.0' in told
     assert f'distilrec_in_use_rows{{run="small",table="recommendations"}} {float(len(rows))}' in told
-    manifest = publish.read_manifest(root, "histories", DS)
-    events = publish.read_manifest(root, "events", DS)
+    manifest = partitions.read_manifest(root, "histories", DS)
+    events = partitions.read_manifest(root, "events", DS)
     assert manifest is not None
     assert events is not None
     funnel, planted = manifest.details["funnel"], events.details["planted"]
@@ -84,8 +85,8 @@ def test_the_next_night_goes_on_from_this_one(night_to_change: tuple[Path, Path,
     for line in ("teacher epoch  1/1", "student epoch  1/1", "control epoch  1/1", "student - student in use so far"):
         assert line in printed, printed
     assert "check_gates: input and quality: 14 passed, 2 skipped" in printed, printed
-    facts = json.loads((publish.current(root, "models/student", tomorrow) / "model.json").read_text())
-    earlier = json.loads((publish.current(root, "models/student", DS) / "model.json").read_text())
+    facts = json.loads((partitions.current(root, "models/student", tomorrow) / "model.json").read_text())
+    earlier = json.loads((partitions.current(root, "models/student", DS) / "model.json").read_text())
     assert (earlier["warm_nights"], facts["warm_nights"]) == (0, 1)
     assert facts["num_items"] > earlier["num_items"]
     in_use = promotions.current(root)
@@ -136,7 +137,7 @@ def test_killed_nights_leave_the_old_table_and_finish_later(
     after = whole(root, DS)
     assert after.version != before.version
     assert after.rows == before.rows
-    facts = json.loads((publish.current(root, "models/student", DS) / "model.json").read_text())
+    facts = json.loads((partitions.current(root, "models/student", DS) / "model.json").read_text())
     assert [line["epoch"] for line in facts["epochs"]] == list(range(1, 21))
     deadline = time.monotonic() + 30
     while (left := list((root / "_checkpoints").glob("*.distill.*"))) and time.monotonic() < deadline:
@@ -178,7 +179,7 @@ def test_teacher_and_student_learn_together(tmp_path: Path) -> None:
     assert "1 quarantined" in printed
     assert "made up" in printed
     root = tmp_path / "output"
-    rows = {row["user_id"]: row for row in pq.read_table(publish.current(root, "recommendations", DS)).to_pylist()}
+    rows = {row["user_id"]: row for row in pq.read_table(partitions.current(root, "recommendations", DS)).to_pylist()}
     assert len(rows) == 301
     assert rows["lost"]["source"] == "popular"
     assert {row["source"] for user, row in rows.items() if user != "lost"} == {"model"}

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from jobs import recommend, show
-from jobs._ray import start_ray
-from kdlib import publish, tables
-from kdlib.config import RunConfig
+from jobs.runtime.ray_cluster import start_ray
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary import vocabulary_hash
 from kdlib.report.users import sample_users
+from kdlib.store import partitions, tables
 
 DS = "2026-11-22"
 NUM_ITEMS, NUM_USERS = 80, 700
@@ -40,11 +40,11 @@ def config_for(root, **recommend_settings):
 
 def put(root, name, *row_lists):
     """Publish a table of one file for each list of rows."""
-    staging = publish.new_staging(root, name, DS)
+    staging = partitions.new_staging(root, name, DS)
     for number, rows in enumerate(row_lists):
         table = pa.Table.from_pylist(rows, schema=tables.ALL[name].schema)
         pq.write_table(table, staging / f"part-{number:05}.parquet")
-    publish.publish(staging, root, name, DS, fingerprint="by hand")
+    partitions.publish(staging, root, name, DS, fingerprint="by hand")
 
 
 def history(number):
@@ -66,20 +66,26 @@ def put_model(root, item_ids=ITEM_IDS, *, broken=False):
     model = SequenceModel(num_items=len(item_ids), kind="gru", dim=8, session_flag=True, max_length=5)
     if broken:
         model.item_embedding.data[3] = torch.nan
-    staging = publish.new_staging(root, "models/student", DS)
+    staging = partitions.new_staging(root, "models/student", DS)
     facts = {"vocabulary_hash": vocabulary_hash(item_ids), "vocabulary_version": "v1"}
     save_model(staging, model, model.state_dict(), facts)
-    publish.publish(staging, root, "models/student", DS, fingerprint="by hand")
+    partitions.publish(staging, root, "models/student", DS, fingerprint="by hand")
 
 
 def put_store(root):
     users = [history(number) for number in range(NUM_USERS)]
     put(root, "histories", users[:400], users[400:])
     vocabulary = [
-        {"item_index": index, "item_id": item_id, "title": f"Title {index}" if index % 2 else None,
-         "available": index not in UNAVAILABLE, "in_stock": True, "first_seen": DS}
+        {
+            "item_index": index,
+            "item_id": item_id,
+            "title": f"Title {index}" if index % 2 else None,
+            "available": index not in UNAVAILABLE,
+            "in_stock": True,
+            "first_seen": DS,
+        }
         for index, item_id in enumerate(ITEM_IDS)
-    ]  # fmt: skip
+    ]
     put(root, "item_vocabulary", vocabulary)
     statistics = [
         {
@@ -107,7 +113,7 @@ def store(tmp_path_factory):
 
 
 def read_rows(root):
-    return pq.read_table(publish.current(root, "recommendations", DS)).to_pylist()
+    return pq.read_table(partitions.current(root, "recommendations", DS)).to_pylist()
 
 
 @pytest.fixture
@@ -138,7 +144,7 @@ def test_every_user_gets_one_good_list(store):
 @pytest.mark.e2e
 def test_the_same_inputs_give_the_same_files(store, copy):
     """A second run from scratch, with the actors racing anew, writes the same files under the same version."""
-    first = publish.read_manifest(store, "recommendations", DS)
+    first = partitions.read_manifest(store, "recommendations", DS)
     shutil.rmtree(copy / "recommendations")
     shutil.rmtree(copy / "_versions" / "recommendations")
     second = recommend.run(config_for(copy))["recommendations"]
@@ -163,7 +169,7 @@ def test_without_reasons_the_table_is_otherwise_the_same(store, copy):
 @pytest.mark.e2e
 def test_show_reads_a_night_from_before_reasons(copy):
     """A table without the column, as earlier versions wrote it, is shown without reasons."""
-    for file in publish.current(copy, "recommendations", DS).glob("*.parquet"):
+    for file in partitions.current(copy, "recommendations", DS).glob("*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["because_item_ids"]), file)
     text = show.format_user(config_for(copy), "user0003")
     assert len(text.splitlines()) == 9
@@ -225,7 +231,7 @@ def test_other_engines_read_the_same_rows(store):
     spark = SparkSession.getActiveSession()
     if spark is None:
         if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-            from jobs._spark import start_spark
+            from jobs.runtime.spark_session import start_spark
 
             spark = start_spark(config_for(store), store / "spark.log")
         else:

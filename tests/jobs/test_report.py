@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import _summary, report, rollback
+from jobs import report, rollback
 from jobs.__main__ import main
-from kdlib import promotions, publish, tables
-from kdlib.config import RunConfig
+from jobs.runtime import summary
+from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
+from kdlib.release import promotions
 from kdlib.report.users import read_user
+from kdlib.store import partitions, tables
 
 DS, BEFORE = "2026-11-22", "2026-11-21"
 TITLES = ["red lamp", "<b>blue</b> lamp", None, "boots"]
@@ -25,26 +27,63 @@ def config_for(root, ds=DS):
 
 
 def put(root, name, rows, ds=DS, *, schema=None, **details):
-    staging = publish.new_staging(root, name, ds)
+    staging = partitions.new_staging(root, name, ds)
     table = pa.Table.from_pylist(rows, schema=schema or tables.ALL[name].schema)
     pq.write_table(table, staging / "part-00000.parquet")
-    publish.publish(staging, root, name, ds, fingerprint="by hand", details={"seconds": 1.0, **details})
+    partitions.publish(staging, root, name, ds, fingerprint="by hand", details={"seconds": 1.0, **details})
 
 
 def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
     items = range(len(interactions))
-    put(root, "histories", [
-        {"user_id": user, "item_indices": [0, 1, 3], "event_types": [0, 1, 2], "session_numbers": [0, 0, 1], "num_train": 3,
-         "event_times": [datetime(2026, 11, 20, tzinfo=UTC) + timedelta(hours=step) for step in range(3)]}
-        for user in ("ann", "bob")
-    ], ds, funnel=funnel)  # fmt: skip
-    put(root, "item_vocabulary", [
-        {"item_index": item, "item_id": f"i{item}", "title": TITLES[item], "available": True, "in_stock": True, "first_seen": ds if item == 3 else BEFORE}
-        for item in items
-    ], ds)  # fmt: skip
-    put(root, "item_statistics", [
-        {"item_index": item, "num_interactions": interactions[item], "num_users": 1, "num_purchases": 0, "num_train": 1, "num_in_windows": 1} for item in items
-    ], ds)  # fmt: skip
+    put(
+        root,
+        "histories",
+        [
+            {
+                "user_id": user,
+                "item_indices": [0, 1, 3],
+                "event_types": [0, 1, 2],
+                "session_numbers": [0, 0, 1],
+                "num_train": 3,
+                "event_times": [datetime(2026, 11, 20, tzinfo=UTC) + timedelta(hours=step) for step in range(3)],
+            }
+            for user in ("ann", "bob")
+        ],
+        ds,
+        funnel=funnel,
+    )
+    put(
+        root,
+        "item_vocabulary",
+        [
+            {
+                "item_index": item,
+                "item_id": f"i{item}",
+                "title": TITLES[item],
+                "available": True,
+                "in_stock": True,
+                "first_seen": ds if item == 3 else BEFORE,
+            }
+            for item in items
+        ],
+        ds,
+    )
+    put(
+        root,
+        "item_statistics",
+        [
+            {
+                "item_index": item,
+                "num_interactions": interactions[item],
+                "num_users": 1,
+                "num_purchases": 0,
+                "num_train": 1,
+                "num_in_windows": 1,
+            }
+            for item in items
+        ],
+        ds,
+    )
 
 
 def put_gates(root, ds=DS, *, value=0.5, status="passed"):
@@ -62,28 +101,57 @@ def put_gates(root, ds=DS, *, value=0.5, status="passed"):
 
 def put_rest(root, ds=DS, *, student=0.2):
     for name, seconds in (("student", 3.0), ("teacher", 7.0)):
-        staging = publish.new_staging(root, f"models/{name}", ds)
+        staging = partitions.new_staging(root, f"models/{name}", ds)
         facts = {"name": name, "version": f"{name}1", "parameters": 1234, "options": {"kind": "gru"}}
         (staging / "model.json").write_text(json.dumps(facts))
-        publish.publish(staging, root, f"models/{name}", ds, fingerprint="by hand", details={"seconds": seconds})
-    put(root, "metrics", [
-        {"model": model, "metric": "ndcg@10", "value": value, "low": value - 0.05, "high": value + 0.05, "num_users": 2}
-        for model, value in (("student", student), ("popularity", 0.1), ("student - popularity", student - 0.1))
-    ], ds, repeats_left_out=1)  # fmt: skip
-    put(root, "recommendations", [
-        {"user_id": user, "item_ids": ["i2", "i1"], "scores": [2.5, 1.5], "source": "model", "model_version": "student1",
-         "generated_at": datetime(2026, 11, 23, tzinfo=UTC)}
-        for user in ("ann", "bob")
-    ], ds, model_version="student1", users=2, popular=1, model=1, k=2)  # fmt: skip
+        partitions.publish(staging, root, f"models/{name}", ds, fingerprint="by hand", details={"seconds": seconds})
+    put(
+        root,
+        "metrics",
+        [
+            {
+                "model": model,
+                "metric": "ndcg@10",
+                "value": value,
+                "low": value - 0.05,
+                "high": value + 0.05,
+                "num_users": 2,
+            }
+            for model, value in (("student", student), ("popularity", 0.1), ("student - popularity", student - 0.1))
+        ],
+        ds,
+        repeats_left_out=1,
+    )
+    put(
+        root,
+        "recommendations",
+        [
+            {
+                "user_id": user,
+                "item_ids": ["i2", "i1"],
+                "scores": [2.5, 1.5],
+                "source": "model",
+                "model_version": "student1",
+                "generated_at": datetime(2026, 11, 23, tzinfo=UTC),
+            }
+            for user in ("ann", "bob")
+        ],
+        ds,
+        model_version="student1",
+        users=2,
+        popular=1,
+        model=1,
+        k=2,
+    )
 
 
 def promote(root, ds=DS):
     parts = ("recommendations", "models/student", "item_vocabulary")
-    promotions.promote(root, ds, {name: publish.manifest_of(root, name, ds).version for name in parts})
+    promotions.promote(root, ds, {name: partitions.manifest_of(root, name, ds).version for name in parts})
 
 
 def page_of(root, ds=DS):
-    return (publish.current(root, "reports", ds) / "index.html").read_text()
+    return (partitions.current(root, "reports", ds) / "index.html").read_text()
 
 
 @pytest.fixture
@@ -137,10 +205,10 @@ def test_drift_knows_items_by_their_id(two_nights):
 def test_the_same_inputs_give_no_new_page(two_nights, capsys):
     """A second run skips; a changed input, also one of an earlier night, gives a new page."""
     report.run(config_for(two_nights))
-    first = publish.read_manifest(two_nights, "reports", DS)
+    first = partitions.read_manifest(two_nights, "reports", DS)
     report.run(config_for(two_nights))
     assert "reports: up to date" in capsys.readouterr().out
-    assert publish.read_manifest(two_nights, "reports", DS) == first
+    assert partitions.read_manifest(two_nights, "reports", DS) == first
     put_gates(two_nights, BEFORE, value=0.45)
     report.run(config_for(two_nights))
     assert "21\u00a0Nov 0.45" in page_of(two_nights)
@@ -159,8 +227,8 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
     (two_nights / "reports" / f"ds={BEFORE}").unlink()
     rollback.run(config, DS, "good after all")
     assert "✓ Published" in page_of(two_nights)
-    assert publish.read_manifest(two_nights, "reports", BEFORE) is None
-    rows = pq.read_table(publish.current(two_nights, "recommendations", DS)).to_pylist()
+    assert partitions.read_manifest(two_nights, "reports", BEFORE) is None
+    rows = pq.read_table(partitions.current(two_nights, "recommendations", DS)).to_pylist()
     put(two_nights, "recommendations", rows[:1], model_version="student2", users=2, popular=1, model=1, k=2)
     report.run(config)
     made = "! Made, not in use: 2 users have their lists, but they are not promoted. Another table of this night is in use."
@@ -179,11 +247,11 @@ def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, m
 @pytest.mark.parametrize("simulated", [True, False])
 def test_only_simulated_users_are_printed_at_the_end_of_a_night(two_nights, capsys, monkeypatch, simulated):
     """A scheduler keeps what is printed, and `forget` does not reach it."""
-    monkeypatch.setattr(_summary, "_recommendations", lambda config: None)
+    monkeypatch.setattr(summary, "_recommendations", lambda config: None)
     document = {"name": "tiny", "ds": DS, "output_dir": str(two_nights)}
     events = {"path": "x", "format": "csv", "user": "u", "item": "i", "time": {"column": "t"}}
     given = {"simulate": {}} if simulated else {"events": events}
-    _summary.print_summary(RunConfig.model_validate(document | {"input": given}), {"recommend": 1.0})
+    summary.print_summary(RunConfig.model_validate(document | {"input": given}), {"recommend": 1.0})
     printed = capsys.readouterr().out
     assert ("user ann: 3 interactions" in printed) == simulated
     assert ("ann" in printed or "lamp" in printed) == simulated
@@ -265,8 +333,15 @@ def test_reasons_are_read_where_the_table_has_them(two_nights):
     """`because_item_ids` gives the titles behind each recommendation; nulls, and a table without the column, give none."""
     assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]
     schema = tables.RECOMMENDATIONS.schema
-    row = {"user_id": "ann", "item_ids": ["i2", "i1"], "scores": [2.5, 1.5], "source": "model", "model_version": "m",
-           "generated_at": datetime(2026, 11, 23, tzinfo=UTC), "because_item_ids": [["i0", "i3"], []]}  # fmt: skip
+    row = {
+        "user_id": "ann",
+        "item_ids": ["i2", "i1"],
+        "scores": [2.5, 1.5],
+        "source": "model",
+        "model_version": "m",
+        "generated_at": datetime(2026, 11, 23, tzinfo=UTC),
+        "because_item_ids": [["i0", "i3"], []],
+    }
     put(two_nights, "recommendations", [row], schema=schema)
     user = read_user(two_nights, DS, "ann")
     assert [item.title for item in user.recommended] == ["i2", "<b>blue</b> lamp"]

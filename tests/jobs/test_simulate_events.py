@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import simulate_events
-from kdlib.config import RunConfig
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 
 

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 import jobs.submit
-from jobs import _cluster
 from jobs.__main__ import JOBS, main
-from jobs._ray import cluster_address, start_ray
-from kdlib.config import RunConfig
+from jobs.runtime import ray_jobs
+from jobs.runtime.ray_cluster import cluster_address, start_ray
+from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, DistilrecError, UnreachableError
 
 DS = "2026-11-22"
@@ -72,7 +72,7 @@ def config(tmp_path: Path) -> Path:
 
 def _submit(monkeypatch: pytest.MonkeyPatch, client: Client, config: Path, *more: str) -> int:
     monkeypatch.setattr(jobs.submit, "connect", lambda address: client)
-    monkeypatch.setattr(_cluster, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)
     return main(["submit", "--address", "http://head:8265", "nightly", "--config", str(config), "--ds", DS, *more])
 
 
@@ -101,8 +101,17 @@ def test_what_is_sent_is_this_code_the_config_and_the_command_line(
     assert client.submitted["submission_id"] == f"distilrec-shop-nightly-{DS}"
     words = shlex.split(client.submitted["entrypoint"])
     assert words == [
-        "exec", "python", "-m", "jobs.nightly", "--config", "run.yaml", "--ds", DS, "--set", "spark.conf={a: 'b $c'}",
-    ]  # fmt: skip
+        "exec",
+        "python",
+        "-m",
+        "jobs.nightly",
+        "--config",
+        "run.yaml",
+        "--ds",
+        DS,
+        "--set",
+        "spark.conf={a: 'b $c'}",
+    ]
     assert client.files["run.yaml"] == config.read_text()
     assert {"jobs/nightly.py", "jobs/_ray.py", "kdlib/config.py", "kdlib/features/clean.py"} <= set(client.files)
     assert "the night's lines" in capsys.readouterr().out
@@ -120,7 +129,7 @@ def test_the_exit_status_is_the_stage_s_own(
 
 def test_a_job_that_never_ran_is_a_failure_with_ray_s_message(capsys: pytest.CaptureFixture[str]) -> None:
     """Without an exit code of its own the submission ends with 1 and says why."""
-    assert _cluster.exit_status(_job("distilrec-x", "STOPPED", None, "stopped by hand")) == 1
+    assert ray_jobs.exit_status(_job("distilrec-x", "STOPPED", None, "stopped by hand")) == 1
     assert "distilrec-x stopped: stopped by hand" in capsys.readouterr().err
 
 
@@ -151,7 +160,7 @@ def test_sigterm_stops_the_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path, ends: bool, told: str
 ) -> None:
     """A scheduler's time-out: else the job went on, and its date would turn the next attempt away."""
-    monkeypatch.setattr(_cluster, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(ray_jobs, "STOP_SECONDS", 0.0)
     client, stopped = Client([]), []
     monkeypatch.setattr(client, "stop_job", stopped.append, raising=False)
     monkeypatch.setattr(client, "get_job_logs", lambda _: os.kill(os.getpid(), signal.SIGTERM) or "")
@@ -168,14 +177,14 @@ def test_a_cluster_that_has_just_started_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
     """The head answers before it can take jobs, which is said once; another submitter's id is a busy date; anything else is told as it is."""
-    monkeypatch.setattr(_cluster, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)
     late = "Request failed with status code 500: No available agent to submit job, please try again later."
     assert _submit(monkeypatch, Client([], refusals=(late, late)), config) == 0
     assert capsys.readouterr().out.count("no node of the cluster can take") == 1
     with pytest.raises(BusyError, match="x has this moment been submitted by someone else"):
-        _cluster.submit(Client([], refusals=("Job with submission_id x already exists.",)), submission_id="x")
+        ray_jobs.submit(Client([], refusals=("Job with submission_id x already exists.",)), submission_id="x")
     with pytest.raises(DistilrecError, match="does not take x: no room"):
-        _cluster.submit(Client([], refusals=("no room",)), submission_id="x")
+        ray_jobs.submit(Client([], refusals=("no room",)), submission_id="x")
 
 
 @pytest.mark.parametrize(
@@ -234,13 +243,13 @@ def test_a_cluster_that_does_not_answer_may_do_later(
     ):
         pass
     for name in ("POLL_SECONDS", "START_SECONDS", "LOST_SECONDS"):
-        monkeypatch.setattr(_cluster, name, 0.0)
+        monkeypatch.setattr(ray_jobs, name, 0.0)
     with pytest.raises(UnreachableError, match="does not take x: No available agent"):
-        _cluster.submit(Client([], refusals=("No available agent",) * 9), submission_id="x")
+        ray_jobs.submit(Client([], refusals=("No available agent",) * 9), submission_id="x")
     lost = Client([])
     monkeypatch.setattr(lost, "get_job_info", lambda _: (_ for _ in ()).throw(ConnectionError("gone")))
     with pytest.raises(UnreachableError, match="has not answered for 0 s"):
-        _cluster.follow(lost, "x")
+        ray_jobs.follow(lost, "x")
 
 
 def test_a_cluster_of_another_version_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,9 +272,12 @@ def test_status_lists_this_software_s_jobs_only(
 
     def listed(submission_id: str, start: int, end: int | None, status: str, message: str) -> SimpleNamespace:
         return SimpleNamespace(
-            submission_id=submission_id, start_time=start, end_time=end, message=message,
+            submission_id=submission_id,
+            start_time=start,
+            end_time=end,
+            message=message,
             status=SimpleNamespace(value=status),
-        )  # fmt: skip
+        )
 
     start = 1_795_305_600_000  # 2026-11-22 00:00 UTC in milliseconds
     found = [
@@ -295,7 +307,7 @@ def test_a_job_server_that_cannot_list_jobs_does_not_answer() -> None:
     with pytest.raises(
         UnreachableError, match=r"does not list its jobs \(.*not reachable\): is the cluster's head up\?$"
     ):
-        _cluster.jobs_of(SimpleNamespace(list_jobs=fail))
+        ray_jobs.jobs_of(SimpleNamespace(list_jobs=fail))
 
 
 def test_a_ray_job_joins_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:

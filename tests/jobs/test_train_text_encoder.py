@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from jobs.train_text_encoder import encoder_name, run
-from kdlib import publish, tables
-from kdlib.config import RunConfig, TextConfig
+from kdlib.config.models import TextConfig
+from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
+from kdlib.store import partitions, tables
 from kdlib.teachers.text import TitleEncoder, read_title_vectors
 from tests.teachers.test_contrastive import WORDS, tiny_encoder
 
@@ -31,10 +32,10 @@ ADAPT = {"epochs": 4, "batch_size": 32, "learning_rate": 0.006, "temperature": 0
 
 
 def _publish(root: Path, table: tables.Table, rows: Mapping[str, object]) -> None:
-    staging = publish.new_staging(root, table.name, DS)
+    staging = partitions.new_staging(root, table.name, DS)
     pq.write_table(pa.table(dict(rows), schema=table.schema), staging / "part.parquet")
     tables.check_files(table, staging)
-    publish.publish(staging, root, table.name, DS, fingerprint="by hand")
+    partitions.publish(staging, root, table.name, DS, fingerprint="by hand")
 
 
 def _world(root: Path) -> None:
@@ -85,8 +86,13 @@ def _train_teachers(config: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-m", "jobs", "train-teacher", "--config", str(config)],
-        cwd=HOME, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
+        cwd=HOME,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -120,7 +126,7 @@ def test_teachers_with_different_text_settings_live_together(
     name = encoder_name(config.teachers[0].text)
     printed = _train_teachers(path)
 
-    folder = publish.current(root, name, DS)
+    folder = partitions.current(root, name, DS)
     facts = json.loads((folder / "encoder.json").read_text())
     recalls = [line["recall@10"] for line in facts["epochs"]]
     assert len(recalls) == 5
@@ -140,7 +146,7 @@ def test_teachers_with_different_text_settings_live_together(
     again = TitleEncoder(str(folder), max_tokens=8, batch_size=64, threads=1)(items)
     np.testing.assert_allclose(adapted.ravel(), again["vector"].combine_chunks().flatten().to_numpy(), atol=1e-5)
     for teacher in ("adapted", "whitened"):
-        assert (publish.current(root, f"models/{teacher}", DS) / "model.safetensors").exists()
+        assert (partitions.current(root, f"models/{teacher}", DS) / "model.safetensors").exists()
 
     monkeypatch.setattr("jobs.train_text_encoder.start_ray", lambda _: nullcontext())
     run(config)

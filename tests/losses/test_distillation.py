@@ -301,9 +301,14 @@ def test_closure_is_drawn_from_what_stands_above_the_rest() -> None:
     student = -torch.arange(8.0)
     teacher = torch.tensor([0.0, 0.0, 0.0, 5.0, 0.0, 6.0, 0.0, 0.0])  # missed: items 3 and 5, below 3 and 5 others
     drawn = sample_closure(
-        student.expand(30_000, 8), teacher.expand(30_000, 8), top_items=2, pool_items=6, num_samples=1, sharpness=1.0,
+        student.expand(30_000, 8),
+        teacher.expand(30_000, 8),
+        top_items=2,
+        pool_items=6,
+        num_samples=1,
+        sharpness=1.0,
         generator=torch.Generator().manual_seed(1),
-    )  # fmt: skip
+    )
     weights = torch.tensor([2.0, 2.0, 2.0, 1.0, 1.0, 0.0]).exp()
     expected = weights / weights.sum()
     frequency = torch.bincount(drawn.flatten(), minlength=8) / 30_000

@@ -63,8 +63,11 @@ def test_popularity_thirds_hold_equal_shares_of_the_interactions() -> None:
     counts_V = np.array([1, 4, 0, 2, 3, 2])
     buckets = popularity_buckets(counts_V, np.arange(6))
     assert {name: np.flatnonzero(chosen).tolist() for name, chosen in buckets.items()} == {
-        "head": [1], "mid": [3, 4], "tail": [0, 5], "new": [2],
-    }  # fmt: skip
+        "head": [1],
+        "mid": [3, 4],
+        "tail": [0, 5],
+        "new": [2],
+    }
     assert popularity_buckets(counts_V, np.array([1, 1])).keys() == {"head"}
 
 

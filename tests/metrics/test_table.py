@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from kdlib import tables
 from kdlib.metrics.expected import expected_metrics
 from kdlib.metrics.table import format_distillation, format_metrics, metrics_table
+from kdlib.store import tables
 
 RANKS = {
     "student": np.array([0, 2, 20, 0]),

@@ -6,7 +6,7 @@ import torch
 from kdlib.models import encode
 from kdlib.models.encode import last_hidden
 from kdlib.models.sequence import SequenceModel
-from kdlib.tables import CONTEXT
+from kdlib.store.tables import CONTEXT
 
 
 def test_rows_get_what_each_gets_alone_in_their_own_order(monkeypatch):

@@ -102,8 +102,12 @@ def test_codes_are_stored_as_bytes(tmp_path: Path, export: str) -> None:
     model = _coded()
     gathered = {name: value.float() for name, value in model.state_dict().items() if name != "codes_VM"}
     facts = save_model(
-        tmp_path, model, {**gathered, "codes_VM": model.get_buffer("codes_VM")}, {}, export=export  # type: ignore[arg-type]
-    )  # fmt: skip
+        tmp_path,
+        model,
+        {**gathered, "codes_VM": model.get_buffer("codes_VM")},
+        {},
+        export=export,  # type: ignore[arg-type]
+    )
     loaded, _ = load_model(tmp_path)
     assert loaded.get_buffer("codes_VM").dtype == torch.uint8
     assert torch.equal(loaded.get_buffer("codes_VM"), model.get_buffer("codes_VM"))

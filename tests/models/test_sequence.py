@@ -12,7 +12,7 @@ from kdlib.models.files import load_model, save_model
 from kdlib.models.layers import LigrBlock, LowPass, Transformer, causal_attention
 from kdlib.models.new_items import nearest_titles, with_new_items
 from kdlib.models.sequence import SequenceModel
-from kdlib.tables import CONTEXT
+from kdlib.store.tables import CONTEXT
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "lstm", "dim": 8, "hidden": 12, "tied": False},

@@ -8,9 +8,18 @@ from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Recomm
 DS, BEFORE = "2026-11-22", "2026-11-21"
 EVIL = '<script>alert(1)</script> & "Söhne"'
 FUNNEL = {
-    "rows_read": 1000, "kept": 900, "duplicate": 40, "quarantined": 60, "reasons": {"bad_time": 50, "bot_user": 10},
-    "first_event": "2026-11-01 00:00:00", "last_event": "2026-11-22 23:00:00", "users": 80, "sessions": 120, "interactions": 700, "items": 50,
-}  # fmt: skip
+    "rows_read": 1000,
+    "kept": 900,
+    "duplicate": 40,
+    "quarantined": 60,
+    "reasons": {"bad_time": 50, "bot_user": 10},
+    "first_event": "2026-11-01 00:00:00",
+    "last_event": "2026-11-22 23:00:00",
+    "users": 80,
+    "sessions": 120,
+    "interactions": 700,
+    "items": 50,
+}
 METRICS = {
     ("popularity", "ndcg@10"): Measure(0.10, 0.08, 0.12, 60),
     ("teacher", "ndcg@10"): Measure(0.30, 0.27, 0.33, 60),
@@ -35,24 +44,43 @@ METRICS = {
     ("control", "ndcg@10/up to 4 items"): Measure(0.22, 0.16, 0.28, 30),
 }
 GATES = (
-    Gate("history_length", "input", 12.5, 5.0, 20.0, "passed", "12.5 items in a mean history", ((BEFORE, 12.0), (DS, 12.5))),
+    Gate(
+        "history_length",
+        "input",
+        12.5,
+        5.0,
+        20.0,
+        "passed",
+        "12.5 items in a mean history",
+        ((BEFORE, 12.0), (DS, 12.5)),
+    ),
     Gate("test_users", "quality", 60, 30, None, "passed", "60 test users"),
     Gate("student_over_last_night", "quality", None, -0.0, None, "skipped", "nothing to compare with"),
-)  # fmt: skip
+)
 USER = User(
-    EVIL, 12, ((datetime(2026, 11, 22, 8, 30, tzinfo=UTC), "cart", EVIL),), "model", "m1",
-    datetime(2026, 11, 23, tzinfo=UTC), (Recommended(EVIL, 1.5, (EVIL,)), Recommended("lamp", 0.5)),
-)  # fmt: skip
+    EVIL,
+    12,
+    ((datetime(2026, 11, 22, 8, 30, tzinfo=UTC), "cart", EVIL),),
+    "model",
+    "m1",
+    datetime(2026, 11, 23, tzinfo=UTC),
+    (Recommended(EVIL, 1.5, (EVIL,)), Recommended("lamp", 0.5)),
+)
 SEARCH = Search(
     1_000,
     {"rows_read": 500, "kept": 450, "duplicate": 20, "quarantined": 30, "queries": 77, "rare_queries": 5, "pairs": 200},
     {"typed": 77, "made_up": 9_000},
     {
-        "parameters": 2_048_896, "cosine": 0.918, "held_out": 300, "weights": {"vector": 2.0, "intent": 1.5, "chosen": "by the clicks after 40 queries"},
+        "parameters": 2_048_896,
+        "cosine": 0.918,
+        "held_out": 300,
+        "weights": {"vector": 2.0, "intent": 1.5, "chosen": "by the clicks after 40 queries"},
         "clicks": {"queries": 41, "ndcg@10": 0.44, "ndcg@10_words_alone": 0.40},
     },
-    77, 75, ((EVIL, 12, (EVIL, "lamp")), ("boots", 3, ())),
-)  # fmt: skip
+    77,
+    75,
+    ((EVIL, 12, (EVIL, "lamp")), ("boots", 3, ())),
+)
 NIGHT = Night(
     name="shop",
     ds=DS,
@@ -70,8 +98,13 @@ NIGHT = Night(
     models={
         "teacher": {"version": "t1", "parameters": 9, "options": {"kind": "rules"}},
         "student": {
-            "version": "m1", "parameters": 50_080, "parameters_without_item_tables": 13_504, "bytes": 201_000,
-            "options": {"kind": "gru", "dim": 32, "hidden": 48}, "epochs": [{}, {}], "validation": {"recall@10": 0.3, "ndcg@10": 0.16},
+            "version": "m1",
+            "parameters": 50_080,
+            "parameters_without_item_tables": 13_504,
+            "bytes": 201_000,
+            "options": {"kind": "gru", "dim": 32, "hidden": 48},
+            "epochs": [{}, {}],
+            "validation": {"recall@10": 0.3, "ndcg@10": 0.16},
         },
     },
     seconds={"build features": 30.0, "distill": 150.0},
@@ -82,7 +115,7 @@ NIGHT = Night(
     users=(USER,),
     search=SEARCH,
     notes=("A note.",),
-)  # fmt: skip
+)
 
 
 def blocked_before_training() -> Night:

@@ -11,8 +11,13 @@ from kdlib.report.trends import Series, sparkline, trend_chart
 
 @pytest.mark.parametrize(
     ("values", "low", "high", "step"),
-    [([0.07, 0.21], 0.05, 0.25, 0.05), ([0.0, 1.0], 0.0, 1.0, 0.2), ([-0.005, 0.128], -0.05, 0.15, 0.05), ([3, 97], 0, 100, 20)],
-)  # fmt: skip
+    [
+        ([0.07, 0.21], 0.05, 0.25, 0.05),
+        ([0.0, 1.0], 0.0, 1.0, 0.2),
+        ([-0.005, 0.128], -0.05, 0.15, 0.05),
+        ([3, 97], 0, 100, 20),
+    ],
+)
 def test_scales_are_round(values: list[float], low: float, high: float, step: float) -> None:
     """Ends and ticks are round numbers around the values."""
     scale = scale_of(values)

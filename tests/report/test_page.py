@@ -108,9 +108,13 @@ def test_missing_parts_are_named() -> None:
     text = " ".join(read(EMPTY).text)
     for sentence in (
         "This night has no features (build_features), no student (distill), no measurements (evaluate), no recommendations (recommend)",
-        "No gates were judged", "no rows were counted", "were not measured", "No model was trained", "No item statistics",
+        "No gates were judged",
+        "no rows were counted",
+        "were not measured",
+        "No model was trained",
+        "No item statistics",
         "No lists of this night",
-    ):  # fmt: skip
+    ):
         assert sentence in text
     blocked = " ".join(read(blocked_before_training()).text)
     assert "Blocked by a gate: history length is 40.4, allowed 5 to 20." in blocked

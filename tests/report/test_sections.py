@@ -30,13 +30,15 @@ def test_the_verdict_is_one_sentence() -> None:
     )
     forced = decision(replace(NIGHT, gates=(_gate("forced"), *GATES)))
     assert forced == (
-        "warn", "! Published by force: 80 users have their lists, though history length is 40.4, allowed 5 to 20.",
-    )  # fmt: skip
+        "warn",
+        "! Published by force: 80 users have their lists, though history length is 40.4, allowed 5 to 20.",
+    )
     failed = replace(NIGHT, gates=(_gate("failed"), _gate("failed"), *GATES), use=Use(BEFORE))
     blocked = decision(failed)
     assert blocked == (
-        "bad", "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more. 21\u00a0Nov is in use.",
-    )  # fmt: skip
+        "bad",
+        "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more. 21\u00a0Nov is in use.",
+    )
     assert decision(replace(NIGHT, lists=None))[0] == "bad"
 
 

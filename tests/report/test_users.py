@@ -7,19 +7,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.show import format_user
-from kdlib import publish, tables
-from kdlib.config import RunConfig
+from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.report.users import read_user, sample_users
+from kdlib.store import partitions, tables
 
 DS = "2026-11-22"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def _put(root, name, *rows):
-    staging = publish.new_staging(root, name, DS)
+    staging = partitions.new_staging(root, name, DS)
     pq.write_table(pa.Table.from_pylist(list(rows), schema=tables.ALL[name].schema), staging / "part-00000.parquet")
-    publish.publish(staging, root, name, DS, fingerprint="by hand")
+    partitions.publish(staging, root, name, DS, fingerprint="by hand")
 
 
 def _store(root):
@@ -49,9 +49,9 @@ def test_a_stranger_is_offered_others_unless_they_are_pseudonyms(tmp_path):
     _store(tmp_path)
     with pytest.raises(InputError, match=r"no user 'x' in histories .*; try bob, ann, or `distilrec show` without"):
         read_user(tmp_path, DS, "x")
-    staging = publish.new_staging(tmp_path, "histories", DS)
+    staging = partitions.new_staging(tmp_path, "histories", DS)
     pq.write_table(tables.ALL["histories"].schema.empty_table(), staging / "part-00000.parquet")
-    publish.publish(staging, tmp_path, "histories", DS, fingerprint="k", details={"pseudonyms": {"check": "c"}})
+    partitions.publish(staging, tmp_path, "histories", DS, fingerprint="k", details={"pseudonyms": {"check": "c"}})
     with pytest.raises(InputError, match=r"no user 'b71' in .*; that is the pseudonym of the id asked for$"):
         read_user(tmp_path, DS, "b71")
 
@@ -60,7 +60,7 @@ def test_files_without_rows_are_passed_over(tmp_path):
     """Of a few users Spark leaves some files empty, the first one too: the samples are of the next."""
     _store(tmp_path)
     for name in ("histories", "recommendations"):
-        (full,) = publish.current(tmp_path, name, DS).glob("*.parquet")
+        (full,) = partitions.current(tmp_path, name, DS).glob("*.parquet")
         empty = full.with_name(f"a-{full.name}")
         pq.ParquetWriter(empty, tables.ALL[name].schema).close()
         assert empty < full

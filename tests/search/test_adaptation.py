@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdlib.queries import normalise_query
+from kdlib.data.queries import normalise_query
 from kdlib.search.adaptation import adaptation_pairs
 
 TITLES = [f"red lamp number {number}" for number in range(30)] + ["", "boots"]
@@ -46,7 +46,15 @@ def test_a_catalogue_without_words_has_no_pairs():
 
 def test_pairs_of_a_catalogue_with_spaces_between_words_are_fixed():
     """What a benchmark was trained on can be made again."""
-    titles = ["Acme red trekking boots, size 42", "Norvik Café-table (oak) 1.5 m", "Acme lamp", "", "USB-C cable 2m", "red boots", "Boots"]  # fmt: skip
+    titles = [
+        "Acme red trekking boots, size 42",
+        "Norvik Café-table (oak) 1.5 m",
+        "Acme lamp",
+        "",
+        "USB-C cable 2m",
+        "red boots",
+        "Boots",
+    ]
     descriptions = ["Sturdy boots for long walks & snow.", "", "Gives light; red, dimmable", "no title", "", "", ""]
     products = [f"{title} {about}".strip() for title, about in zip(titles, descriptions, strict=True)]
     texts, learnt, _ = adaptation_pairs(titles, descriptions, products, {"shoes": {0: 2.0}}, held_out=5, seed=3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib.queries import normalise_query
+from kdlib.data.queries import normalise_query
 from kdlib.search.catalogue_queries import catalogue_queries, misspelt
 
 
@@ -29,7 +29,15 @@ def test_a_misspelt_query_differs_by_one_error() -> None:
     assert misspelt("电脑", generator) == "电脑"
 
 
-TITLES = ["Acme red trekking boots, size 42", "Norvik Café-table (oak) 1.5 m", "Acme lamp", "", "USB-C cable 2m", "red boots", "Boots"]  # fmt: skip
+TITLES = [
+    "Acme red trekking boots, size 42",
+    "Norvik Café-table (oak) 1.5 m",
+    "Acme lamp",
+    "",
+    "USB-C cable 2m",
+    "red boots",
+    "Boots",
+]
 DESCRIPTIONS = ["Sturdy boots for long walks & snow.", "", "Gives light; red, dimmable", "no title", "", "", ""]
 CATEGORIES = ["Boots", "Garden furniture", "", "", "Cables", "Boots", ""]
 MADE = [

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
-from jobs._search import _ndcg, _without_unavailable
+from jobs.runtime.product_search import _ndcg, _without_unavailable
 from kdlib.search.fusion import Weights
 from kdlib.search.index import SearchIndex, build_index, load_index
 from kdlib.search.student import QueryEncoder, encode_queries, save_student

@@ -119,11 +119,21 @@ def test_the_student_learns_the_teachers_answers(tokenizer: str) -> None:
     engine = _Engine(model)
     losses = [
         train_epoch(
-            engine, queries, teacher.numpy(), products, tokens, batch_size=4, products_per_step=20, misspelt_fraction=0.0,
-            learning_rate=lambda step: 0.01, first_step=0, seed=epoch, device=torch.device("cpu"),
+            engine,
+            queries,
+            teacher.numpy(),
+            products,
+            tokens,
+            batch_size=4,
+            products_per_step=20,
+            misspelt_fraction=0.0,
+            learning_rate=lambda step: 0.01,
+            first_step=0,
+            seed=epoch,
+            device=torch.device("cpu"),
         )["loss"]
         for epoch in range(60)
-    ]  # fmt: skip
+    ]
     assert losses[-1] < 0.3 * losses[0]
     cosines = F.cosine_similarity(encode_queries(model.eval(), tokens, queries), teacher)
     assert cosines.mean() > 0.9

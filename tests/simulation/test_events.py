@@ -24,9 +24,18 @@ from kdlib.simulation.steps import BOUGHT, CARTED, ROWS_PER_STEP, VIEWED
 from tests.simulation.definition import session_openings
 
 PLAN = Plan(
-    num_events=60_000, num_items=300, num_days=8, events_per_user=20, new_items_per_day=6, bot_fraction=0.001,
-    duplicate_fraction=0.02, broken_fraction=0.01, seed=11, first_day=date(2026, 2, 23), until=date(2026, 3, 2),
-)  # fmt: skip
+    num_events=60_000,
+    num_items=300,
+    num_days=8,
+    events_per_user=20,
+    new_items_per_day=6,
+    bot_fraction=0.001,
+    duplicate_fraction=0.02,
+    broken_fraction=0.01,
+    seed=11,
+    first_day=date(2026, 2, 23),
+    until=date(2026, 3, 2),
+)
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,11 @@ class History:
         """The history with one more item: in the same session or in a new one, some days later."""
         session, day = (self.sessions[-1], self.days[-1]) if self.items else (0, 0)
         return History(
-            [*self.items, int(item)], [*self.outcomes, outcome], [*self.sessions, session + new_session],
+            [*self.items, int(item)],
+            [*self.outcomes, outcome],
+            [*self.sessions, session + new_session],
             [*self.days, day + days],
-        )  # fmt: skip
+        )
 
 
 EMPTY = History([], [], [], [])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdlib.queries import normalise_query
+from kdlib.data.queries import normalise_query
 from kdlib.simulation.catalogue import catalogue
 from kdlib.simulation.events import Plan, block_rows, block_steps
 from kdlib.simulation.searches import MAX_RANK, SEARCH_SCHEMA, search_rows
@@ -18,10 +18,19 @@ from kdlib.simulation.words import category_names, noun_of
 from tests.simulation.definition import session_openings
 
 PLAN = Plan(
-    num_events=60_000, num_items=300, num_days=8, events_per_user=20, new_items_per_day=6, bot_fraction=0.001,
-    duplicate_fraction=0.0, broken_fraction=0.0, seed=11, first_day=date(2026, 2, 23), until=date(2026, 3, 2),
+    num_events=60_000,
+    num_items=300,
+    num_days=8,
+    events_per_user=20,
+    new_items_per_day=6,
+    bot_fraction=0.001,
+    duplicate_fraction=0.0,
+    broken_fraction=0.0,
+    seed=11,
+    first_day=date(2026, 2, 23),
+    until=date(2026, 3, 2),
     search_fraction=0.3,
-)  # fmt: skip
+)
 
 
 def whole(rows, plan=PLAN) -> tuple[pa.Table, Counter[str]]:

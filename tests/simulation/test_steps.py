@@ -28,9 +28,12 @@ SHORT_SESSIONS = Activity(mean_steps=4.0, log_sessions=1.0, max_sessions=12)
 def shop(*, num_days: int = 6, consumable_fraction: float = 0.5) -> World:
     """A small world with launches."""
     return build_world(
-        num_items=60, num_days=num_days, new_items_per_day=4, seed=5,
+        num_items=60,
+        num_days=num_days,
+        new_items_per_day=4,
+        seed=5,
         consumable_fraction=consumable_fraction,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module", params=[(0, 10), (6, 300)], ids=["intent 0, taste 10", "intent 6, taste 300"])

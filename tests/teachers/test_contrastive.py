@@ -46,10 +46,17 @@ def tiny_encoder(folder: Path) -> Path:
     torch.manual_seed(3)
     transformers.BertModel(
         transformers.BertConfig(
-            vocab_size=5 + len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-            max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.2,
+            vocab_size=5 + len(WORDS),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=16,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.2,
         )
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return folder
 
 
@@ -199,11 +206,19 @@ def test_an_encoder_learns_what_is_bought_together_against_what_titles_say() -> 
     assert found == 0
     losses = [
         train_epoch(
-            engine, pairs, texts, tokenise, batch_size=6, temperature=0.05, learning_rate=lambda _: 2e-4,
-            first_step=epoch, seed=epoch, device=torch.device("cpu"),
+            engine,
+            pairs,
+            texts,
+            tokenise,
+            batch_size=6,
+            temperature=0.05,
+            learning_rate=lambda _: 2e-4,
+            first_step=epoch,
+            seed=epoch,
+            device=torch.device("cpu"),
         )["loss"]
         for epoch in range(10)
-    ]  # fmt: skip
+    ]
     assert losses[-1] < losses[0] / 2
     together_after, alike_after, found_after = nearness(vectors())
     assert together_after > together + 0.2
@@ -225,14 +240,22 @@ def _pairs() -> np.ndarray:
 
 def _epoch(engine, pairs: np.ndarray, folder: Path, size: int) -> dict[str, float]:
     return train_epoch(
-        engine, pairs, TEXTS, load_tokeniser(folder, max_tokens=8), batch_size=size, temperature=0.2,
-        learning_rate=lambda _: 0.01, first_step=0, seed=7, device=torch.device("cpu"),
-    )  # fmt: skip
+        engine,
+        pairs,
+        TEXTS,
+        load_tokeniser(folder, max_tokens=8),
+        batch_size=size,
+        temperature=0.2,
+        learning_rate=lambda _: 0.01,
+        first_step=0,
+        seed=7,
+        device=torch.device("cpu"),
+    )
 
 
 def _worker(rank: int, folder: str) -> None:
-    from jobs._engine import full_weights, make_engine
-    from kdlib.config import TrainConfig
+    from kdlib.config.models import TrainConfig
+    from kdlib.training.engine import full_weights, make_engine
 
     base = Path(folder, "encoder")
     train = TrainConfig(batch_size=2 * PAIRS, learning_rate=0.01, gradient_clipping=CLIPPING)

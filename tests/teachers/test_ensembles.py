@@ -70,9 +70,13 @@ def test_log_probs_are_the_models_own() -> None:
     torch.manual_seed(1)
     models = [SequenceModel(num_items=20, kind="gru", dim=6, inputs=["event_type"]).eval() for _ in range(2)]
     rows = EvaluationRows(
-        user_ids=np.array(["a", "b", "c"]), items=np.array([1, 2, 3, 4, 5, 6]), context=np.arange(18).reshape(6, 3).astype(np.int8) % 4,
-        offsets=np.array([0, 3, 4, 6]), targets=np.array([7, 8, 9]), repeats=0,
-    )  # fmt: skip
+        user_ids=np.array(["a", "b", "c"]),
+        items=np.array([1, 2, 3, 4, 5, 6]),
+        context=np.arange(18).reshape(6, 3).astype(np.int8) % 4,
+        offsets=np.array([0, 3, 4, 6]),
+        targets=np.array([7, 8, 9]),
+        repeats=0,
+    )
     found = target_log_probs(models, rows, device=torch.device("cpu"), batch_size=2)
     for number, model in enumerate(models):
         for row in range(3):

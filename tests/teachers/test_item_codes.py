@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdlib import tables
 from kdlib.errors import ModelError
 from kdlib.models.codes import compose
+from kdlib.store import tables
 from kdlib.teachers.item_codes import learn_item_codes, read_item_codes
 from kdlib.teachers.item_space import item_space
 

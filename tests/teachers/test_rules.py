@@ -13,7 +13,7 @@ from kdlib.errors import ModelError
 from kdlib.models.encode import scorer
 from kdlib.models.files import load_model, load_predictor, save_rules
 from kdlib.models.rules import RuleSettings
-from kdlib.tables import CONTEXT
+from kdlib.store.tables import CONTEXT
 from kdlib.teachers import rules as rules_module
 from kdlib.teachers.rules import RulesAtPositions, count_rules
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdlib import tables
 from kdlib.errors import DistilrecError
+from kdlib.store import tables
 from kdlib.teachers.text import (
     TitleEncoder,
     encoder_folder,

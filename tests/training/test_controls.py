@@ -92,7 +92,7 @@ def test_popularity_needs_counts(counts: list[int]) -> None:
 @pytest.mark.parametrize("control", ["uniform", "popularity"])
 def test_a_control_takes_the_cached_teachers_place_in_training(control: str, tmp_path: Path) -> None:
     """The worker's KL is that between the control's distribution and the student's, whatever states come with the batch."""
-    from jobs._train_worker import _control, _train_counts
+    from jobs.runtime.student_worker import _control, _train_counts
 
     counts = np.arange(1, 42)
     statistics = {"item_index": pa.array(np.arange(41)[::-1], pa.int32()), "num_train": counts[::-1]}

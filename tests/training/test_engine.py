@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.config import TrainConfig
+from kdlib.config.models import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
 from kdlib.models.sequence import SequenceModel
-from kdlib.tables import CONTEXT
+from kdlib.store.tables import CONTEXT
 from kdlib.training.module import NextItemTraining, StepLoss
 from tests.worker_group import run_workers
 
@@ -49,7 +49,7 @@ def _module() -> NextItemTraining:
 
 
 def _worker(rank: int, folder: str) -> None:
-    from jobs._engine import full_weights, make_engine
+    from kdlib.training.engine import full_weights, make_engine
     from kdlib.training.loop import train_epoch
 
     for stage in range(4):

@@ -7,7 +7,7 @@ import torch
 from kdlib.data.batches import batch_of, store_from_tables
 from kdlib.data.windows import training_windows
 from kdlib.models.sequence import SequenceModel
-from kdlib.tables import HISTORIES
+from kdlib.store.tables import HISTORIES
 from kdlib.training.module import NextItemTraining
 from tests.data.test_windows import histories
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jobs._train_worker import _ranking, _train_counts
 from jobs.distill import student_run
-from kdlib.config import DistillationConfig, RunConfig, StudentConfig, TrainConfig
+from jobs.runtime.student_worker import _ranking, _train_counts
+from kdlib.config.models import DistillationConfig, StudentConfig, TrainConfig
+from kdlib.config.run import RunConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
 from kdlib.losses import next_item
 from kdlib.losses.chunked import chunked, divergences

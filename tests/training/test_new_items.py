@@ -139,9 +139,13 @@ def test_an_output_matrix_of_its_own_has_new_items_as_negatives() -> None:
     """Untied, no title scores an item: a row that no loss touched would rank by chance."""
     torch.manual_seed(0)
     model = SequenceModel(
-        num_items=4, kind="gru", dim=4, tied=False, text_vectors_VE=torch.randn(4, 5),
+        num_items=4,
+        kind="gru",
+        dim=4,
+        tied=False,
+        text_vectors_VE=torch.randn(4, 5),
         trained_V=torch.tensor([True, True, True, False]),
-    )  # fmt: skip
+    )
     NextItemTraining(model)(_batch([1, 2, 0])).total.backward()
     assert model.output_embedding is not None
     assert model.output_embedding.grad is not None

@@ -96,9 +96,13 @@ def main() -> int:
     template = yaml.safe_load(Path(__file__).with_name("night.yaml").read_text())
     try:
         job = night(
-            template, call("GET", "rayclusters/distilrec"),
-            ds=ds, run=os.environ["RUN"], options=os.environ["OPTIONS"], queue=os.environ.get("QUEUE", ""),
-        )  # fmt: skip
+            template,
+            call("GET", "rayclusters/distilrec"),
+            ds=ds,
+            run=os.environ["RUN"],
+            options=os.environ["OPTIONS"],
+            queue=os.environ.get("QUEUE", ""),
+        )
         call("POST", "rayjobs?fieldValidation=Strict", job)  # else an older KubeRay drops what it does not know
     except urllib.error.HTTPError as error:
         if error.code == 409:

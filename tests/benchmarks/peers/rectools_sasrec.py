@@ -47,9 +47,19 @@ from rectools.models.nn.transformers.ligr import LiGRLayers
 K = 10
 MONITOR = "ndcg10"
 SASREC = {
-    "dim": 256, "blocks": 1, "heads": 1, "dropout": 0.2, "max_length": 50, "negatives": 256,
-    "learning_rate": 0.001, "batch_size": 128, "epochs": 200, "patience": 50, "minutes": 0, "limit_batches": 0,
-}  # fmt: skip
+    "dim": 256,
+    "blocks": 1,
+    "heads": 1,
+    "dropout": 0.2,
+    "max_length": 50,
+    "negatives": 256,
+    "learning_rate": 0.001,
+    "batch_size": 128,
+    "epochs": 200,
+    "patience": 50,
+    "minutes": 0,
+    "limit_batches": 0,
+}
 LAYERS = {
     "sasrec": {},
     "esasrec": {
@@ -210,12 +220,16 @@ def main() -> None:
             "batch": round(clock.seconds(), 4),
             "validation": round(timer.time_elapsed("validate") / epochs, 2),
             "recommend": round(recommend_seconds, 2),
-            "processor": round(processor_seconds, 1),  # of the whole fit: on a shared machine the wall clock says little
+            "processor": round(
+                processor_seconds, 1
+            ),  # of the whole fit: on a shared machine the wall clock says little
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("rectools", "torch", "pytorch-lightning", "numpy")}
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("rectools", "torch", "pytorch-lightning", "numpy")
+        }
         | {"python": platform.python_version()},
         "hardware": {"device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu"},
-    }  # fmt: skip
+    }
     (options.work / "facts.json").write_text(json.dumps(facts))
 
 

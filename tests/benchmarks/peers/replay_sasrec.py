@@ -52,9 +52,15 @@ from replay.nn.transform.template import make_default_sasrec_transforms
 K = 10
 MONITOR = "ndcg@10"
 COMMON = {
-    "max_length": 50, "learning_rate": 0.001, "batch_size": 256, "negatives": 0, "epochs": 200, "patience": 20,
-    "minutes": 0, "limit_batches": 0,
-}  # fmt: skip
+    "max_length": 50,
+    "learning_rate": 0.001,
+    "batch_size": 256,
+    "negatives": 0,
+    "epochs": 200,
+    "patience": 20,
+    "minutes": 0,
+    "limit_batches": 0,
+}
 RECIPES = {
     "library": {"dim": 192, "blocks": 2, "heads": 4, "dropout": 0.3} | COMMON,
     "wide": {"dim": 1024, "blocks": 1, "heads": 2, "dropout": 0.2} | COMMON,
@@ -224,12 +230,16 @@ def main() -> None:
             "batch": round(clock.seconds(), 4),
             "validation": round(timer.time_elapsed("validate") / len(course), 2),
             "recommend": round(recommend_seconds, 2),
-            "processor": round(processor_seconds, 1),  # of the whole fit: on a shared machine the wall clock says little
+            "processor": round(
+                processor_seconds, 1
+            ),  # of the whole fit: on a shared machine the wall clock says little
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("replay-rec", "torch", "lightning", "numpy", "pyarrow")}
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("replay-rec", "torch", "lightning", "numpy", "pyarrow")
+        }
         | {"python": platform.python_version()},
         "hardware": {"device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu"},
-    }  # fmt: skip
+    }
     (options.work / "facts.json").write_text(json.dumps(facts))
 
 

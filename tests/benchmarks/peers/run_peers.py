@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs._ray import KEEPS_MEMORY
+from jobs.runtime.ray_cluster import KEEPS_MEMORY
 from kdlib.errors import DistilrecError, InputError, TrainingError
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import hit_rate, ndcg
@@ -218,10 +218,11 @@ def main() -> None:
         "items": split.num_items,
         "all_users": options.max_users is None,
         **facts,
-        "hardware": facts["hardware"] | {"machine": platform.machine(), "cores": os.cpu_count(), "threads": options.threads},
+        "hardware": facts["hardware"]
+        | {"machine": platform.machine(), "cores": os.cpu_count(), "threads": options.threads},
         "figures": figures,
         "intervals": intervals,
-    }  # fmt: skip
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     name = f"{options.data.name}_{options.peer}_{facts['settings']['recipe']}_seed{options.seed}"
     pq.write_table(

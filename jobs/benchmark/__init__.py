@@ -1,0 +1,1 @@
+"""Recipes of a student against each other."""

@@ -1,0 +1,112 @@
+"""The record of a benchmark's choices, published before anything looks at the test items, and the only way to them.
+
+Epochs, search trials and the best kind of teacher are chosen on validation alone; `publish_selection` writes them down
+with each model's hash. `read_selection`, which the evaluation starts from, refuses a model that is not the recorded one.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from jobs.benchmark.students import Student, model_facts
+from jobs.runtime.published import teacher_weights, versions
+from jobs.runtime.step import run_step
+from kdlib.config.models import TeacherConfig
+from kdlib.config.run import RunConfig
+from kdlib.errors import InputError, ModelError
+from kdlib.models.files import WEIGHTS
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
+
+FILE = "selection.json"
+
+
+def publish_selection(
+    config: RunConfig, name: str, students: list[Student], found: dict[str, dict[str, Any]]
+) -> Manifest:
+    """Publish `benchmark_selection/<name>`: every student and teacher with its epoch, validation metrics and hash.
+
+    Args:
+      config: the run config.
+      name: the benchmark's.
+      students: all of them trained.
+      found: arm → the settings that the search chose.
+    """
+    table = f"benchmark_selection/{name}"
+    models = {student.label: student.model for student in students}
+    shares = zip(config.teachers, teacher_weights(config), strict=True)
+    # the folds' models of a cross-fitted teacher each by itself, as they are in the ensemble
+    teachers = {
+        model.removeprefix("models/"): (model, share / teacher.folds, _kind(teacher))
+        for teacher, share in shares
+        for model in teacher.models
+    }
+    settings = {
+        "students": {s.label: [s.arm.name, s.arm.teacher, s.seed, s.arm.plain] for s in students},
+        "teachers": {name: [share, kind] for name, (_, share, kind) in teachers.items()},
+        "search": found,
+    }
+
+    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        record: dict[str, Any] = {
+            "students": {s.label: {"arm": s.arm.name, "seed": s.seed} | _entry(config, s.model) for s in students},
+            "teachers": {
+                name: {"weight": share} | _entry(config, model) for name, (model, share, _) in teachers.items()
+            },
+            "search": found,
+        }
+        scores = {name: entry["validation"]["ndcg@10"] for name, entry in record["teachers"].items()}
+        record["best_teacher_kind"] = best_kind({name: kind for name, (_, _, kind) in teachers.items()}, scores)
+        (staging[table] / FILE).write_text(json.dumps(record, indent=1))
+        return {}
+
+    every = (*models.values(), *(model for model, _, _ in teachers.values()))
+    return run_step(config, (table,), settings=settings, inputs=versions(config, *every), build=build)[table]
+
+
+def _entry(config: RunConfig, name: str) -> dict[str, Any]:
+    facts = model_facts(config, name)
+    return {"model": name, "epochs_trained": len(facts["epochs"])} | {
+        key: facts[key]
+        for key in ("validation", "sha256", "parameters", "parameters_without_item_tables", "item_table_bytes", "bytes")
+    }
+
+
+def _kind(teacher: TeacherConfig) -> str:
+    """Equal for teachers that differ in name, seed and weight only."""
+    return teacher.model_dump_json(exclude={"name", "seed", "weight"})
+
+
+def best_kind(kinds: dict[str, str], scores: dict[str, float]) -> list[str]:
+    """The teachers of the kind whose mean validation score is best; the first such kind where they are equal."""
+    members = defaultdict(list)
+    for name, kind in kinds.items():
+        members[kind].append(name)
+    return max(members.values(), key=lambda names: sum(scores[name] for name in names) / len(names))
+
+
+def read_selection(config: RunConfig, name: str) -> dict[str, Any]:
+    """The published record, with a `folder` added to each model.
+
+    Raises:
+      InputError: there is no record: nothing may be measured on test items before the choices are written down.
+      ModelError: a model is not the one that was selected.
+    """
+    table = f"benchmark_selection/{name}"
+    if partitions.read_manifest(config.root, table, config.day) is None:
+        raise InputError(
+            f"no record of what was selected for the benchmark {name} on {config.day} under {config.root}: run `distilrec benchmark`"
+        )
+    record = json.loads((partitions.current(config.root, table, config.day) / FILE).read_text())
+    for label, entry in [*record["students"].items(), *record["teachers"].items()]:
+        folder = partitions.current(config.root, entry["model"], config.day)
+        found = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        if found != entry["sha256"]:
+            raise ModelError(
+                f"{label} is not the model that was selected: the record names the hash {entry['sha256'][:12]}…, {folder} has"
+                f" {found[:12]}…. Run `distilrec benchmark` again, which writes a new record before it measures"
+            )
+        entry["folder"] = str(folder)
+    return record

@@ -1,0 +1,1 @@
+"""How stages are run: engines, locks, the console. Nothing here imports a stage."""

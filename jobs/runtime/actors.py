@@ -1,0 +1,71 @@
+"""The histories, handed shard by shard to Ray Data actors that write a file each."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from jobs.runtime.published import parquet_files
+from kdlib.data.shards import history_shards
+from kdlib.errors import DistilrecError, InputError
+
+MOST_BATCHES = 64
+"""Batches in a shard, which is one task of an actor and one file of the table."""
+
+
+def write_by_shards(
+    histories: Path,
+    actor: Callable[..., Any],
+    arguments: dict[str, Any],
+    *,
+    actors: int,
+    batch_size: int,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+) -> None:
+    """Let the actors work on all shards; Ray must be started.
+
+    Args:
+      histories: the table's folder.
+      actor: class that takes `HistoryShard` rows and writes their files.
+      arguments: of the actor.
+      actors: at work beside each other.
+      batch_size: users an actor holds at once: a shard has whole batches.
+      num_cpus: of an actor.
+      num_gpus: of an actor.
+
+    Raises:
+      InputError: there is no user.
+      DistilrecError: what an actor raised.
+    """
+    import ray.data
+    import ray.exceptions
+
+    files = parquet_files(histories)
+    rows = _shard_rows(sum(pq.read_metadata(file).num_rows for file in files), actors, batch_size)
+    shards = history_shards(files, num_rows=rows)
+    if not shards:
+        raise InputError(f"the histories at {histories} hold no user: there is nobody to learn from or to recommend to")
+    written = ray.data.from_items([asdict(s) for s in shards], override_num_blocks=len(shards)).map_batches(
+        actor,
+        fn_constructor_kwargs=arguments,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        batch_size=1,
+        batch_format="pyarrow",
+    )
+    try:
+        written.materialize()
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DistilrecError):
+            raise error.cause from error
+        raise
+
+
+def _shard_rows(num_users: int, actors: int, batch_size: int) -> int:
+    """Rows of a shard: whole batches, and four shards an actor, so that none waits long for the others."""
+    batches = -(-num_users // (actors * 4 * batch_size))
+    return batch_size * min(batches, MOST_BATCHES)

@@ -1,0 +1,439 @@
+"""Where a run's raw input lies, and which version of it this is."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+
+from kdlib.config.data import DAY, CatalogueConfig, EventsConfig, SearchesConfig
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError, InputError
+from kdlib.features.arrivals import (
+    DAY_PATTERN,
+    Days,
+    Stretch,
+    arrival_lines,
+    carried_over,
+    carried_until,
+    day_of,
+    days_of_night,
+    days_to_read,
+    not_yet_read,
+    path_of_days,
+    with_late_files,
+)
+from kdlib.features.events import read_events
+from kdlib.features.read import spark_path
+from kdlib.features.searches import first_day
+from kdlib.privacy import forgetting
+from kdlib.privacy.pseudonyms import key_check, read_key
+from kdlib.release import gates, promotions
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
+
+HIDDEN = ("_", ".")
+"""What the names of files begin with that Spark passes over, and those of folders but `_name=value`."""
+ID_FORM = 3
+"""Raised when the same input gives other ids than before: an earlier night's events are not carried over then."""
+UNREAD = "unread_days"
+"""Under this name the manifest of a night's clean events has its `Days.unread`."""
+FIRST_DAY = "first_day"
+"""And under this one the first day of arrival whose files it, or a night that it goes on from, has read."""
+
+
+@dataclass(frozen=True)
+class NightInput:
+    """What the features of a night are made from."""
+
+    events: EventsConfig
+    catalogue: CatalogueConfig | None
+    days: Days | None
+    """The days of arrival; None where the path has no `{day}`."""
+    carried: Manifest | None
+    """An earlier night's clean events to start from."""
+    carried_before: date | None
+    """Of which only those of the days before this one count; the others are read again."""
+    settings: str
+    """A hash of what decides which events are clean: a night can start only from events that were taken in the same way."""
+    versions: dict[str, str]
+    """Input name → version, last night's vocabulary too."""
+    not_carried: str | None = None
+    """An earlier night that this one would start from, had its events been taken in under the same `settings`."""
+
+    def notes(self) -> list[str]:
+        """What to tell the person of the days of arrival."""
+        if self.days is None:
+            return []
+        lines = arrival_lines(self.days, path=self.events.path, late_days=self.events.late_days)
+        if self.not_carried:
+            lines.append(
+                f"the events of {self.not_carried} were taken in under other settings and are not carried over: all files are"
+                " read"
+            )
+        return lines
+
+    def details(self) -> dict[str, Any]:
+        """What the manifest of the night's clean events tells the nights that start from them."""
+        if self.days is None:
+            return {}
+        unread = [[*map(str, stretch)] for stretch in self.days.unread]
+        first = self.carried.details.get(FIRST_DAY) if self.carried else str(self.days.to_read[0])
+        return {"settings": self.settings, UNREAD: unread, FIRST_DAY: first}
+
+
+def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
+    """Find the run's input, and which version of it this is.
+
+    Args:
+      config: the run config.
+      key: from `checked_key`.
+
+    Raises:
+      InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet or gzip file of no
+        bytes, an earlier night's table is damaged, its events cannot be carried over and their files are gone.
+    """
+    events, catalogue = _events_and_catalogue(config)
+    settings = partitions.fingerprint_of(
+        config.input.model_dump(
+            mode="json", exclude={"catalogue": True, "searches": True, "simulate": {"search_fraction"}}
+        ),
+        str(config.features.period_start),
+        key,
+        ID_FORM,
+    )
+    versions, days, carried, before, not_carried = {}, None, None, None, None
+    if DAY in events.path:
+        assert config.ds is not None  # config.day has raised
+        by_day = _files_by_day(events.path, needed=config.ds)
+        carried = _earlier_events(config)
+        if carried is not None and carried.details.get("settings") != settings:
+            _check_all_there(config, carried, first_there=min(by_day), path=events.path)
+            not_carried, carried = carried.ds, None
+        if carried is not None:
+            before = carried_until(date.fromisoformat(carried.ds), late_days=events.late_days)
+            versions["clean_events"] = f"{carried.ds}.{carried.version}"
+        days = days_of_night(
+            by_day,
+            last_day=config.ds,
+            period_start=config.features.period_start,
+            earlier_day=date.fromisoformat(carried.ds) if carried else None,
+            earlier_unread=_unread(carried) if carried else [],
+            carried_before=before,
+        )
+        versions["events"] = partitions.fingerprint_of([by_day[day] for day in days.to_read])
+        _check_sizes([file for day in days.to_read for file in by_day[day]], events.format)
+    elif config.input.simulate is None:
+        versions["events"] = version_of(events.path, events.format)
+    else:
+        versions["events"] = partitions.manifest_of(config.root, "events", config.day).version
+    if catalogue is not None:
+        versions["catalogue"] = version_of(catalogue.path, catalogue.format)
+    if gone := forgetting.forgotten(config.root):
+        versions["forgotten"] = partitions.fingerprint_of(gone)
+    if earlier := earlier_vocabulary(config):
+        versions["item_vocabulary"] = f"{earlier.ds}.{earlier.version}"
+    return NightInput(events, catalogue, days, carried, before, settings, versions, not_carried)
+
+
+def _check_all_there(config: RunConfig, not_carried: Manifest, *, first_there: date, path: str) -> None:
+    """Without an earlier night's events all must be read again: what lay in files that are gone would be lost unnoticed."""
+    begin = not_carried.details.get(FIRST_DAY)
+    first = max(date.fromisoformat(begin) if begin else first_there, config.features.period_start or date.min)
+    if first < first_there:
+        raise InputError(
+            f"the events of {not_carried.ds} are not carried over, for they were taken in under other settings (section"
+            f" input, features.period_start, privacy.key); they go back to the files of {first}, and those that are at"
+            f" {path} now begin on {first_there}: what came before would be lost. Put the files back or the settings as they"
+            f" were, or set features.period_start: {first_there} to go on without"
+        )
+
+
+def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> DataFrame:
+    """The events to judge: those read, and those that an earlier night hands on."""
+    assert config.ds is not None
+    days = source.days.to_read if source.days else ()
+    events = read_events(spark, source.events, last_day=config.ds, days=days, key=config.privacy.key)
+    if source.days is None or source.carried is None or source.carried_before is None:
+        return events
+    events = with_late_files(events, source.days.late)
+    folder = partitions.version_folder(config.root, "clean_events", source.carried.ds, source.carried.version)
+    earlier = carried_over(
+        spark.read.parquet(spark_path(folder)),
+        events,
+        before=source.carried_before,
+        source=source.versions["clean_events"],
+    )
+    return not_yet_read(events, before=source.carried_before).unionByName(earlier)
+
+
+def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
+    """The events and the catalogue of the run config, or those that the simulator published for the day."""
+    if config.input.simulate is None:
+        if config.input.events is None:
+            raise ConfigError(
+                f"the run config {config.name} has no events (input.events): only search can be built of it"
+            )
+        return config.input.events, config.input.catalogue
+    if partitions.read_manifest(config.root, "events", config.day) is None:
+        raise InputError(
+            f"no simulated events for {config.day} under {config.root}: run `distilrec simulate-events` first, "
+            "or set input.events to read your own"
+        )
+    from jobs.simulate_events import simulated_input
+
+    events, catalogue, _ = simulated_input(config)
+    return events.model_copy(update={"path": _in_version(config, "events", events.path)}), catalogue
+
+
+def _in_version(config: RunConfig, name: str, path: str) -> str:
+    """A simulated table's path in the version that is published now, even if the simulator publishes another meanwhile."""
+    home = str(partitions.current(config.root, name, config.day))
+    return path.replace(str(config.root / name / f"ds={config.day}"), home, 1)
+
+
+def _unread(clean_events: Manifest) -> list[Stretch]:
+    found = clean_events.details.get(UNREAD, ())
+    return [(date.fromisoformat(first), date.fromisoformat(last)) for first, last in found]
+
+
+def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
+    """The search log of the run config, or that which the simulator published for the day; and input name → version.
+
+    With `{day}` in its path that is the path of the days to read, as Spark understands it.
+
+    Raises:
+      ConfigError: the run config names no search log.
+      InputError: the simulator has not run, a path without files, a Parquet or gzip file of no bytes.
+    """
+    searches, versions = config.input.searches, {}
+    if config.input.simulate is not None:
+        from jobs.simulate_events import simulated_input
+
+        *_, searches = simulated_input(config)
+        if searches is None:
+            raise ConfigError(
+                f"run config {config.name}: no searches are simulated, found input.simulate.search_fraction 0; set it to"
+                " the share of sessions that begin with a search, such as 0.3"
+            )
+        manifest = partitions.read_manifest(config.root, "searches", config.day)
+        if manifest is None:
+            raise InputError(
+                f"no simulated searches for {config.day} under {config.root}: run `distilrec simulate-events` first"
+            )
+        searches = searches.model_copy(update={"path": _in_version(config, "searches", searches.path)})
+        versions["searches"] = manifest.version
+    elif searches is None:
+        raise ConfigError(
+            f"run config {config.name}: product search needs the section input.searches (path, format, user, query, item,"
+            " event_type, position, time), found none; name your search log there, or leave this job out"
+        )
+    elif DAY in searches.path:
+        assert config.ds is not None  # config.day has raised
+        by_day = _files_by_day(searches.path, needed=config.ds)
+        first = first_day(config.ds, period_days=config.features.queries.period_days)
+        days = days_to_read(by_day, last_day=config.ds, carried_before=first)
+        versions["searches"] = partitions.fingerprint_of([by_day[day] for day in days])
+        _check_sizes([file for day in days for file in by_day[day]], searches.format)
+        searches = searches.model_copy(update={"path": path_of_days(searches.path, days)})
+    else:
+        versions["searches"] = version_of(searches.path, searches.format)
+    if gone := forgetting.forgotten(config.root):
+        versions["forgotten"] = partitions.fingerprint_of(gone)
+    return searches, versions
+
+
+def catalogue_input(config: RunConfig) -> CatalogueConfig | None:
+    """The catalogue of the run config, or that of the simulator."""
+    return config.input.catalogue if config.input.simulate is None else _events_and_catalogue(config)[1]
+
+
+def earlier_vocabulary(config: RunConfig) -> Manifest | None:
+    """The vocabulary that this night's continues: the last promoted night's, so that a blocked night leaves no trace in it;
+    where none was promoted, the newest. None on a first night.
+
+    Raises:
+      InputError: files of it are gone or cut off.
+    """
+    name = "item_vocabulary"
+    return _checked_whole(config, _promoted(config, name) or next(_published(config, name), None))
+
+
+def _earlier_events(config: RunConfig) -> Manifest | None:
+    """The clean events that this night may start from: the last promoted night's; where none was promoted, the newest that
+    have passed their night's gates. A promoted night that was made again since, in a backfill while a later one is in use,
+    counts as it is now.
+
+    What a blocked night lacks may have been mended since, and would never be read again. A night that was not judged, since it
+    was killed before its gates say, is no better: `check-gates` lets it count.
+    """
+    name = "clean_events"
+    promoted = _promoted(config, name)
+    there = [partitions.read_manifest(config.root, name, promoted.ds)] if promoted else _published(config, name)
+    passed = (found for found in there if found and _have_passed(config, found))
+    return _checked_whole(config, next(passed, promoted))
+
+
+def _have_passed(config: RunConfig, clean_events: Manifest) -> bool:
+    """Whether the gates have judged just these events and none failed, and no rollback has withdrawn them since."""
+    root, ds = config.root, clean_events.ds
+    histories, judged = (partitions.read_manifest(root, name, ds) for name in ("histories", "gates"))
+    if not histories or not judged or partitions.damaged(root, judged):
+        return False
+    if judged.inputs.get("histories") != histories.version:
+        return False
+    if histories.fingerprint != clean_events.fingerprint:  # they are of an earlier run of that date
+        return False
+    if gates.failed(gates.gates_of(pq.read_table(partitions.current(root, "gates", ds)))):
+        return False
+    return promotions.last_use(root, ds, {"clean_events": clean_events.version})[1] is None
+
+
+def _promoted(config: RunConfig, name: str) -> Manifest | None:
+    last = promotions.last_night(config.root, before=config.day, holding=name)
+    return promotions.manifest_of(config.root, last, name) if last else None
+
+
+def _published(config: RunConfig, name: str) -> Iterator[Manifest]:
+    """What is published of the days before the run's, promoted or not, newest first."""
+    day = config.day
+    while day := partitions.latest(config.root, name, before=day):
+        yield partitions.manifest_of(config.root, name, day)
+
+
+def _checked_whole(config: RunConfig, found: Manifest | None) -> Manifest | None:
+    if found and (damaged := partitions.damaged(config.root, found)):
+        raise InputError(
+            f"{found.table} of {found.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
+            f" back from a copy, or have that night make it anew: `distilrec nightly --ds {found.ds}` with the same run config"
+        )
+    return found
+
+
+def checked_key(config: RunConfig) -> dict[str, Any] | None:
+    """Version and check value of the pseudonym key, for the manifest; None without pseudonyms.
+
+    Raises:
+      ConfigError: there is no such key, or it is not that of the nights before, or none, while the version is not raised, or
+        not that of the list of forgotten users.
+    """
+    key, version = read_key(config.privacy.key) if config.privacy.key else None, config.privacy.key_version
+    check = key_check(key) if key else None
+    for made in _made_under_a_key(config):
+        then = made.details["pseudonyms"]
+        if check != then["check"] and version <= then["key_version"]:
+            raise ConfigError(
+                f"the pseudonym key has changed: expected that of {made.table} of {made.ds} in {config.root} (check value"
+                f" {then['check']}, privacy.key_version {then['key_version']}), found {check or 'none'} (privacy.key_version"
+                f" {version}): every user would be {'new' if check else 'stored under its own id'}. Set the key (section"
+                f" privacy) as it was; where the change is meant, set privacy.key_version to {then['key_version'] + 1}"
+            )
+    forgetting.check_key(config.root, key)
+    return {"key_version": version, "check": check} if key else None
+
+
+def _made_under_a_key(config: RunConfig) -> list[Manifest]:
+    """Those tables with pseudonyms that the run's must go together with: what is published of its date, and the last promoted
+    night's, which is a later one in a backfill. A shop with search alone promotes no table of users: there the newest."""
+    root = config.root
+    nights = promotions.nights(root, holding="histories")
+    there = [night for night in nights if promotions.folder_of(root, night, "histories").is_dir()]
+    found = [promotions.manifest_of(root, night, "histories") for night in there[-1:]]
+    found += [one] if (one := partitions.read_manifest(root, "histories", config.day)) else []
+    if not config.input.has_events and (newest := partitions.latest(root, "queries")):
+        found.append(partitions.manifest_of(root, "queries", newest))
+    return [one for one in found if one.details.get("pseudonyms")]
+
+
+def version_of(path: str, format_: str) -> str:
+    """A hash of the names, sizes and times of the files at a path: a file, a folder or a glob, local or a URL.
+
+    For a glob in a URL all files of the folder above it count: a change too many
+    costs a rerun, one too few a wrong table.
+
+    Raises:
+      InputError: there are none, or a Parquet or gzip file among them has no bytes.
+    """
+    files = _files(path)
+    if not files:
+        raise InputError(f"no file matches {path}: check the path in the run config")
+    _check_sizes(files, format_)
+    return partitions.fingerprint_of(files)
+
+
+def _check_sizes(files: list[tuple[str, int, int]], format_: str) -> None:
+    """Spark passes over Parquet and gzip files of no bytes, which are exports that broke off."""
+    empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
+    if empty:
+        raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
+
+
+def _files(path: str) -> list[tuple[str, int, int]]:
+    return _remote_files(path) if "://" in path else _local_files(path)
+
+
+def _files_by_day(path: str, *, needed: date) -> dict[date, list[tuple[str, int, int]]]:
+    """The files of each day that a path with `{day}` has, with sizes and times; InputError where one day's are not there."""
+    anywhere, found = path.replace(DAY, DAY_PATTERN), {}
+    for file in _files(anywhere):
+        if (day := day_of(path, file[0])) is not None:
+            found.setdefault(day, []).append(file)
+    if needed not in found:
+        there = f"the days there are go from {min(found)} to {max(found)}" if found else "there is none of any day"
+        raise InputError(f"no file of {needed} matches {path}: has the day's export run? {there}")
+    return found
+
+
+def _local_files(path: str) -> list[tuple[str, int, int]]:
+    tops = [Path(top).absolute() for one in _alternatives(path) for top in (glob(one) if _is_glob(one) else [one])]
+    found = {file for top in tops for file in ([top] if top.is_file() else _files_below(top))}
+    return [
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(found)
+        if not file.name.startswith(HIDDEN)
+    ]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """As Spark finds them: in all subfolders that are not hidden, through links too."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN) or (name[0] == "_" and "=" in name)]
+        found += [Path(place, name) for name in names if Path(place, name).is_file()]
+    return found
+
+
+def _alternatives(path: str) -> list[str]:
+    """The paths that `{a,b}` stands for."""
+    braces = re.search(r"\{([^{}]*)\}", path)
+    if braces is None:
+        return [path]
+    before, after = path[: braces.start()], path[braces.end() :]
+    return [one for option in braces[1].split(",") for one in _alternatives(before + option + after)]
+
+
+def _remote_files(path: str) -> list[tuple[str, int, int]]:
+    if _is_glob(path):
+        path = path[: min(path.find(sign) for sign in "*?[{" if sign in path)].rpartition("/")[0]
+    try:
+        system, base = pafs.FileSystem.from_uri(path)
+        top = system.get_file_info(base)
+        infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
+    return sorted(
+        (info.path, info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.is_file and not info.base_name.startswith(HIDDEN)
+    )
+
+
+def _is_glob(path: str) -> bool:
+    return any(sign in path for sign in "*?[{")

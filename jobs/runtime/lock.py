@@ -1,0 +1,98 @@
+"""One run at a time for a date and an output folder.
+
+A lock of the kernel's on a file: it goes when the last process that holds it goes, however that ends, so no lock is ever
+stale. A stage that runs in a process of its own inherits it, and keeps it should its parent be killed.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from kdlib.config.run import RunConfig
+from kdlib.errors import BusyError, ConfigError
+from kdlib.store.locks import lock
+
+INHERITED = "DISTILREC_LOCK"
+"""Environment variable: the lock file that this process holds through its parent."""
+LOOK_SECONDS = 1.0
+"""Another run's look at which dates are held (`held_dates`) lasts a moment: that long is waited for."""
+_held: dict[str, int] = {}
+
+
+@contextmanager
+def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
+    """Hold the lock of the run's date.
+
+    Raises:
+      BusyError: another run holds it; says which.
+      ConfigError: the output folder cannot be written to.
+    """
+    path = (config.root / "_locks" / f"ds={config.day}.lock").absolute()
+    if os.environ.get(INHERITED) == str(path):
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write below output_dir, {config.root}: {error.strerror} ({error.filename}); give a folder of your own"
+        ) from None
+    with opened as file:
+        try:
+            lock(file, seconds=LOOK_SECONDS)
+        except BlockingIOError:
+            file.seek(0)
+            raise BusyError(
+                f"another run writes {config.day} in {config.root}: {_text(file.read())}; wait for its end or stop it"
+            ) from None
+        except OSError as error:  # a file system without locks
+            print(f"distilrec: warning: no lock on {path} ({error}); start no second run", file=sys.stderr)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        file.truncate(0)
+        try:
+            os.write(file.fileno(), json.dumps(holder).encode())
+        except OSError as error:
+            raise ConfigError(f"cannot write below output_dir, {config.root}: {error.strerror} ({path})") from None
+        _held[str(path)] = file.fileno()
+        try:
+            yield
+        finally:
+            del _held[str(path)]
+
+
+def held_dates(config: RunConfig) -> set[str]:
+    """The dates that some run, this one too, is at work on."""
+    found = set()
+    for path in (config.root / "_locks").glob("ds=*.lock"):
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.add(path.name.removeprefix("ds=").removesuffix(".lock"))
+            except OSError:  # a file system without locks
+                pass
+    return found
+
+
+def inherited_lock() -> dict[str, Any]:
+    """Arguments of `subprocess.run` with which a child holds this process's lock."""
+    if not _held:
+        return {}
+    path, descriptor = next(iter(_held.items()))
+    return {"pass_fds": (descriptor,), "env": os.environ | {INHERITED: path}}
+
+
+def _text(holder: str) -> str:
+    try:
+        found = json.loads(holder)
+        return f"{found['stage']}, process {found['pid']} on {found['host']}, since {found['since']}"
+    except (ValueError, KeyError, TypeError):  # it has this moment begun
+        return "just started"

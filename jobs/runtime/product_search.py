@@ -1,0 +1,182 @@
+"""What the search jobs have in common: settings, products, logged queries, and the choice of the weights."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from jobs.runtime.published import parquet_files
+from jobs.runtime.ray_cluster import check_workers_room
+from kdlib.config.operations import SearchConfig
+from kdlib.config.run import RunConfig
+from kdlib.data.queries import normalise_query
+from kdlib.errors import ConfigError, InputError
+from kdlib.metrics.judged import ndcg_of
+from kdlib.search.fusion import Weights, choose_weights
+from kdlib.search.index import FACTS, SearchIndex, build_index, load_index
+from kdlib.search.student import FACTS as STUDENT_FACTS
+from kdlib.search.words import in_first_half, teaches
+from kdlib.store import partitions
+from kdlib.teachers.text import TitleEncoder, from_anywhere
+from kdlib.training.engine import scoring_dtype
+
+K = 10
+LEAST_QUERIES = 30
+"""Clicked queries on each side, to choose the weights on and to judge them by."""
+MOST_QUERIES = 1_000
+
+
+def search_settings(config: RunConfig) -> SearchConfig:
+    """The section search; ConfigError where there is none."""
+    if config.search is None:
+        raise ConfigError(
+            f"the run config {config.name} has no section search: add `search: {{}}` to have product search"
+        )
+    return config.search
+
+
+def read_products(config: RunConfig) -> pa.Table:
+    """The published products in the order of their index; InputError where there are none."""
+    partitions.manifest_of(config.root, "products", config.day)
+    return pq.read_table(parquet_files(partitions.current(config.root, "products", config.day))).sort_by(
+        "product_index"
+    )
+
+
+def typed_queries(config: RunConfig) -> tuple[list[str], dict[str, str]]:
+    """The date's logged queries, the most frequent first, and the tables' versions; none where no searches are logged."""
+    manifests = {name: partitions.read_manifest(config.root, name, config.day) for name in ("queries", "query_items")}
+    found = {name: manifest.version for name, manifest in manifests.items() if manifest is not None}
+    if len(found) < len(manifests):
+        return [], {}
+    table = pq.read_table(
+        parquet_files(partitions.current(config.root, "queries", config.day)), columns=["query", "num_searches"]
+    )
+    return table.sort_by([("num_searches", "descending"), ("query", "ascending")])["query"].to_pylist(), found
+
+
+def encoded(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int) -> pa.ListArray:
+    """An encoder's vectors of the texts, in their order, by Ray Data actors."""
+    import ray.data
+
+    settings, training = search_settings(config).text, config.training
+    check_workers_room(config, training.workers)
+    table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
+    device = torch.device("cuda" if training.gpus_per_worker else "cpu")
+    place = from_anywhere(settings.encoder) if settings.adapt is None else str(encoder)
+    found = (
+        ray.data.from_arrow(table)
+        .repartition(4 * training.workers)
+        .map_batches(
+            TitleEncoder,
+            fn_constructor_kwargs={
+                "encoder": place,
+                "max_tokens": max_tokens,
+                "batch_size": settings.batch_size,
+                "threads": training.threads_per_worker,
+                "bf16": scoring_dtype(device, bf16=training.bf16) == torch.bfloat16,
+            },
+            compute=ray.data.ActorPoolStrategy(size=training.workers),
+            num_cpus=training.cpus_per_worker,
+            num_gpus=training.gpus_per_worker,
+            batch_format="pyarrow",
+            batch_size=settings.batch_size * 8,
+        )
+        .iter_batches(batch_size=None, batch_format="pyarrow")
+    )
+    return pa.concat_tables(list(found)).sort_by("item_index")["vector"].combine_chunks()
+
+
+def head_queries(config: RunConfig, typed: list[str]) -> list[str]:
+    """What the nightly table answers: the most frequent queries; where no searches are logged, the categories.
+
+    Raises:
+      InputError: there are neither.
+    """
+    if not typed:
+        categories = {normalise_query(name) for name in read_products(config)["category"].to_pylist() if name}
+        typed = sorted(categories - {""})
+    if not typed:
+        raise InputError(
+            "no query to rank for: no search is logged (input.searches) and no product has a category"
+            " (input.catalogue.category)"
+        )
+    return typed[: search_settings(config).max_queries]
+
+
+def chosen_weights(
+    config: RunConfig,
+    products: pa.Table,
+    vectors_VE: torch.Tensor,
+    folder: Path,
+    student: Path,
+    *,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Build the index with the weights that are given, or that clicks choose; what its manifest keeps.
+
+    Of the clicked queries one half chooses and the other one judges; those that an adapted teacher has learnt from do neither.
+    """
+    settings = search_settings(config)
+    given = Weights(settings.vector_weight, settings.intent_weight)
+    build_index(folder, products, vectors_VE, language=settings.language, weights=given, seed=config.seed, facts=facts)
+    facts_of_student = json.loads((student / STUDENT_FACTS).read_text())
+    details = {name: facts_of_student[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
+    details["weights"] = {**asdict(given), "chosen": "given"}
+    if settings.weights == "clicks":
+        gains = _without_unavailable(clicked(config, products), products)
+        judging = {query: items for query, items in gains.items() if not in_first_half(query)}
+        learnt = {query for query in gains if settings.text.adapt and teaches(query)}
+        choosing = {query: items for query, items in gains.items() if query not in {*judging, *learnt}}
+        if min(len(choosing), len(judging)) < LEAST_QUERIES:
+            details["weights"]["chosen"] = f"given: only {len(choosing)} and {len(judging)} clicked queries"
+            return details
+        index = load_index(folder, student)
+        weights = choose_weights(lambda weights: _ndcg(index, choosing, weights))
+        kept = json.loads((folder / FACTS).read_text()) | {"weights": asdict(weights)}
+        (folder / FACTS).write_text(json.dumps(kept, indent=1))
+        details["weights"] = {**asdict(weights), "chosen": f"by the clicks after {len(choosing)} queries"}
+        details["clicks"] = {
+            "queries": len(judging),
+            "ndcg@10": _ndcg(index, judging, weights),
+            "ndcg@10_words_alone": _ndcg(index, judging, Weights(0.0, 0.0)),
+        }
+    return details
+
+
+def clicked(config: RunConfig, products: pa.Table) -> dict[str, dict[int, float]]:
+    """Query → product index → weight of its clicks, of the most frequent queries with a click on a product there is."""
+    queries, _ = typed_queries(config)
+    if not queries:
+        return {}
+    place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
+    table = pq.read_table(parquet_files(partitions.current(config.root, "query_items", config.day)))
+    gains: dict[str, dict[int, float]] = {}
+    for query, item, weight in zip(*(table[name].to_pylist() for name in ("query", "item_id", "weight")), strict=True):
+        if item in place and weight > 0:
+            gains.setdefault(query, {})[place[item]] = weight
+    return {query: gains[query] for query in [one for one in queries if one in gains][:MOST_QUERIES]}
+
+
+def _without_unavailable(gains: dict[str, dict[int, float]], products: pa.Table) -> dict[str, dict[int, float]]:
+    """What an answer can have of them, and the queries that something is left of."""
+    sold = products["available"].to_pylist()
+    left = {query: {place: gain for place, gain in items.items() if sold[place]} for query, items in gains.items()}
+    return {query: items for query, items in left.items() if items}
+
+
+def _ndcg(index: SearchIndex, gains: dict[str, dict[int, float]], weights: Weights) -> float:
+    """Mean NDCG@10 over queries of what they are answered, a product's clicks its gain."""
+    answers = index.answer(list(gains), k=K, weights=weights)
+    found = [
+        ndcg_of(
+            np.array([mine.get(place, 0.0) for place in answer.places.tolist()]), np.array(list(mine.values())), k=K
+        )
+        for answer, mine in zip(answers, gains.values(), strict=True)
+    ]
+    return sum(found) / len(found)

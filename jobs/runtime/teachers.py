@@ -1,0 +1,139 @@
+"""The finished teachers: their published models, how they are judged, and what they say at every training position."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jobs.runtime.actors import write_by_shards
+from jobs.runtime.published import Features, parquet_files
+from jobs.runtime.ray_cluster import check_workers_room, start_ray
+from kdlib.config.run import RunConfig
+from kdlib.errors import InputError, ModelError
+from kdlib.store import partitions
+
+USERS = 2048
+"""Users whose targets an actor holds at once."""
+
+
+def teacher_folders(config: RunConfig, expected_hash: str) -> list[list[Path]]:
+    """Each teacher's published model folders: one, or, cross-fitted, one a fold.
+
+    Raises:
+      ModelError: a teacher was trained on another vocabulary, or with other folds.
+    """
+    from kdlib.models.files import load_predictor
+
+    found = []
+    for teacher in config.teachers:
+        found.append([partitions.current(config.root, name, config.day) for name in teacher.models])
+        for fold, folder in enumerate(found[-1]):
+            _, facts = load_predictor(folder)
+            if facts["vocabulary_hash"] != expected_hash:
+                raise ModelError(
+                    f"teacher {teacher.name} at {folder} was trained on another item vocabulary"
+                    f" ({facts['vocabulary_items']} items, version {facts['vocabulary_version']}) than the one published for {config.day}:"
+                    " run `distilrec train-teacher` for this date again"
+                )
+            if teacher.folds > 1 and (facts.get("fold"), facts.get("folds")) != (fold, teacher.folds):
+                raise ModelError(
+                    f"teacher {teacher.name} at {folder} must be trained without fold {fold} of {teacher.folds}, found fold"
+                    f" {facts.get('fold')} of {facts.get('folds')}: run `distilrec train-teacher` for this date again"
+                )
+    return found
+
+
+def ensemble(folders: Sequence[Sequence[Path]], weights: Sequence[float]) -> list[tuple[str, float]]:
+    """(model folder, weight) of all models: a cross-fitted teacher's share falls to its folds' models in equal parts."""
+    parts = zip(folders, weights, strict=True)
+    return [(str(folder), weight / len(of_teacher)) for of_teacher, weight in parts for folder in of_teacher]
+
+
+def write_targets(
+    config: RunConfig, source: Features, folders: Sequence[Sequence[Path]], weights: Sequence[float], target: Path
+) -> None:
+    """Write what the models in these folders say at every training position as `TEACHER_TARGETS`.
+
+    Args:
+      config: for the form of the targets.
+      source: the features.
+      folders: one list a teacher: one model, or, cross-fitted, one a fold.
+      weights: the teachers' shares, for sampled targets.
+      target: an empty folder.
+    """
+    with start_ray(config):
+        from kdlib.teachers.shards import ShardTeacher
+        from kdlib.teachers.sparse import SampledTargetWriter
+        from kdlib.teachers.targets import TargetWriter
+
+        settings, how = config.training, config.distillation
+        check_workers_room(config, settings.workers)
+        names = [[str(folder) for folder in of_teacher] for of_teacher in folders]
+        writer, options = TargetWriter, {"folders": [folder for of_teacher in names for folder in of_teacher]}
+        if how.targets == "sampled":
+            writer, options = (
+                SampledTargetWriter,
+                {
+                    "teachers": names,
+                    "weights": list(weights),
+                    "temperature": how.temperature,
+                    "samples": how.samples,
+                    "seed": config.seed,
+                },
+            )
+        write_by_shards(
+            source.histories,
+            ShardTeacher,
+            {
+                "folder": str(target),
+                "batch_size": USERS,
+                "max_length": settings.max_length,
+                "writer": writer,
+                "options": options | {"threads": settings.threads_per_worker},
+            },
+            actors=settings.workers,
+            batch_size=USERS,
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=settings.gpus_per_worker,
+        )
+
+
+class Judgement(NamedTuple):
+    """How likely each teacher thinks what users did next, float64 [teachers, users], and the shares that follow from it."""
+
+    training: np.ndarray
+    validation: np.ndarray
+    weights: list[float]
+
+
+def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Judgement:
+    """See `kdlib.teachers.ensembles`; on the same users as the training's validation."""
+    from kdlib.data.windows import read_evaluation_histories
+
+    histories = read_evaluation_histories(
+        parquet_files(source.histories),
+        position_column="validation_position",
+        max_users=config.training.max_validation_users,
+    )
+    with start_ray(config):
+        import ray
+
+        from kdlib.teachers.ensembles import choose_weights, judge_teachers, mixture_weights
+
+        settings, how = config.training, config.distillation.weights
+        check_workers_room(config, 1)
+        task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)
+        arguments = [[str(folder) for folder in of_teacher] for of_teacher in folders], histories
+        trained_NR, held_out_NR = ray.get(
+            task(judge_teachers).remote(*arguments, max_length=settings.max_length, threads=settings.threads_per_worker)
+        )
+        if how == "given":
+            return Judgement(trained_NR, held_out_NR, [teacher.weight for teacher in config.teachers])
+        if not held_out_NR.shape[1]:
+            raise InputError(f"distillation.weights is {how}, but no user has a validation item: set it to given")
+        weights = mixture_weights(held_out_NR).tolist()
+        if how == "validation_ndcg":
+            chosen = task(choose_weights).remote(*arguments, start=weights, threads=settings.threads_per_worker)
+            weights = np.asarray(ray.get(chosen)).tolist()
+    return Judgement(trained_NR, held_out_NR, weights)

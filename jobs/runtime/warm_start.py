@@ -1,0 +1,97 @@
+"""Which earlier model a night's model starts from, with `training.warm_start`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdlib.config.run import RunConfig
+from kdlib.errors import InputError
+from kdlib.models.files import FACTS
+from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.warm import shape_of
+from kdlib.release import promotions
+from kdlib.release.promotions import Promotion
+from kdlib.store import partitions
+
+
+class Start(NamedTuple):
+    """A model of the last promoted night."""
+
+    folder: Path
+    version: str
+    """`<date>.<version>`."""
+    warm_nights: int
+    """How many nights in a row, this one included, have gone on from a model trained from nothing."""
+
+
+def earlier_model(
+    config: RunConfig, name: str, model: dict[str, Any], item_ids: Callable[[], list[str]], *, folds: int = 1
+) -> Start | None:
+    """What `models/<name>` starts from; None where it is trained from nothing.
+
+    That is: without `training.warm_start`; on a first night; every `fresh_every` nights; when the model's settings or
+    the vocabulary's beginning have changed; when split or folds have, so that it may have seen what is held out now; and for students with codes, which start from their teachers' items anyway.
+
+    Args:
+      config: the run config.
+      name: of the model, `student`.
+      model: its settings, as JSON.
+      item_ids: gives tonight's, in index order.
+      folds: of a cross-fitted teacher.
+
+    Raises:
+      InputError: files of the earlier model are gone or cut off.
+    """
+    settings = config.training.warm_start
+    if settings is None or model["codes"] is not None:
+        return None
+    last = last_model(config, name)
+    if last is None:
+        return None
+    night, folder, facts = last
+    known = facts["num_items"]
+    warm_nights = facts.get("warm_nights", 0) + 1
+    same = shape_of(facts["options"]) == shape_of(model | {"max_length": config.training.max_length})
+    same = same and vocabulary_hash(item_ids()[:known]) == facts["vocabulary_hash"]
+    same = same and facts.get("split") == config.features.split.model_dump(mode="json")
+    same = same and facts.get("folds", 1) == folds
+    if not same or warm_nights >= settings.fresh_every:
+        return None
+    return Start(folder, f"{night.ds}.{night.versions[f'models/{name}']}", warm_nights)
+
+
+def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str, Any]] | None:
+    """The last promoted night before this one that has `models/<name>`, the model's folder and its facts; None without one.
+
+    Raises:
+      InputError: files of it are gone or cut off.
+    """
+    night = promotions.last_night(config.root, before=config.day, holding=f"models/{name}")
+    if night is None:
+        return None
+    if damaged := partitions.damaged(config.root, promotions.manifest_of(config.root, night, f"models/{name}")):
+        raise InputError(
+            f"models/{name} of {night.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
+            f" back from a copy, or, where that night is in use, have it made anew: `distilrec nightly --ds {night.ds}` with the"
+            " same run config"
+        )
+    folder = promotions.folder_of(config.root, night, f"models/{name}")
+    return night, folder, json.loads((folder / FACTS).read_text())
+
+
+def run_options(start: Start | None) -> dict[str, Any]:
+    """The fields of a `TrainingRun` that say where it starts."""
+    return {} if start is None else {"start": str(start.folder), "warm_nights": start.warm_nights}
+
+
+def warm_training(config: RunConfig, train: dict[str, Any], start: Start | None) -> dict[str, Any]:
+    """The training settings (a dumped `TrainConfig`) of a model that starts there."""
+    if start is None:
+        return train
+    settings = config.training.warm_start
+    assert settings is not None
+    return train | {
+        "epochs": min(settings.epochs, train["epochs"]),
+        "learning_rate": train["learning_rate"] * settings.learning_rate_fraction,
+    }

@@ -1,0 +1,1 @@
+"""The run config, a file a theme."""

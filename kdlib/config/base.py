@@ -1,0 +1,35 @@
+"""What the sections of a config share: frozen models, and the names of common types."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Positive = Annotated[int, Field(gt=0)]
+
+Seed = Annotated[int, Field(ge=0)]
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first of pydantic's faults as a sentence that names the key."""
+    faults = error.errors()
+    fault = faults[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "top level"
+    if fault["type"] == "extra_forbidden":
+        message = f"unknown key {where}"
+    elif fault["type"] == "missing":
+        message = f"missing key {where}"
+    else:
+        message = f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+        if not isinstance(fault["input"], dict | BaseModel):
+            message += f", found {fault['input']!r}"
+    return message + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")

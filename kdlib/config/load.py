@@ -1,0 +1,109 @@
+"""Read a run config from YAML, with overrides and environment variables."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from kdlib.config.base import first_fault
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
+
+
+def load_config(
+    path: str | Path, *, overrides: tuple[str, ...] = (), ds: str | None = None, expand: bool = True
+) -> RunConfig:
+    """Read a run config.
+
+    Args:
+      path: a YAML file.
+      overrides: `section.key=value` texts; the value is read as YAML. A list item is addressed by its number.
+      ds: the run's date, `YYYY-MM-DD`; wins over the file's.
+      expand: fill environment variables in; false where another machine's are meant.
+
+    Raises:
+      ConfigError: the file is missing or not YAML, or a key is unknown, missing or out of range.
+    """
+    data = read_mapping(path, overrides=overrides)
+    if ds is not None:
+        data["ds"] = ds
+    try:
+        return RunConfig.model_validate(expanded(data) if expand else data)
+    except ValidationError as error:
+        given = ds is not None and error.errors()[0]["loc"] == ("ds",)
+        where = "--ds" if given else f"the run config {path}"
+        raise ConfigError(f"{where} is wrong: {first_fault(error)}") from None
+
+
+def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A YAML file's mapping with `section.key=value` texts put over it; ConfigError where that cannot be."""
+    try:
+        data = yaml.load(Path(path).read_text(), _UniqueKeys)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the run config {path}: {error.strerror}. The shipped ones lie in cluster/runs/"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the run config {path} is not UTF-8 text: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the run config {path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"the run config {path} must be a mapping of sections, found {type(data).__name__}")
+    for override in overrides:
+        _apply(data, override)
+    return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A key that stands twice in a mapping is an error, as YAML has it: PyYAML takes the last, without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # here a mapping has just the keys that are written: those that `<<` brings, which they may override, come in later
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines and key.value != "<<":
+                raise yaml.YAMLError(f"the key {key.value} stands in line {lines[name]} and again in line {line}")
+            lines[name] = line
+        return node
+
+
+def _apply(data: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes section.key=value, found {override!r}")
+    *parents, last = key.split(".")
+    node: Any = data
+    try:
+        for part in parents:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                if node.get(part) is None:
+                    node[part] = {}
+                node = node[part]
+        node[int(last) if isinstance(node, list) else last] = yaml.load(text, _UniqueKeys)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ConfigError(f"--set {override!r}: no such place in the run config") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
+
+
+def expanded(value: Any) -> Any:
+    """Replace environment variables in every text."""
+    if isinstance(value, dict):
+        return {key: expanded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [expanded(inner) for inner in value]
+    if isinstance(value, str) and "$" in value:
+        text = os.path.expandvars(value)
+        if missing := re.findall(r"\$\{?(\w+)\}?", text):
+            raise ConfigError(
+                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set"
+            )
+        return text
+    return value

@@ -1,0 +1,272 @@
+"""Take one user out of every output, and prove that no trace is left.
+
+The one case in which published files change: a row that must go goes from every version, also from those that nobody
+reads any more. Each file is replaced in one rename, so that a reader finds the old file or the new one.
+
+A trace is the id where it stands for the user. An item, a number or a word that is written like it is none, and stays:
+
+    Parquet      a `user_id`; a quarantined row whose user column holds it, or, where the row does not parse or has no such
+                 column, in which it is a word or a value by itself
+    reports      the heading `User <id>`
+    logs         the id after `user`, as messages have it: `user 4711.`, `no user '4711'`, `user_id=4711`
+    other files  none: nothing writes user ids there
+
+An id that can be nothing else (`is_unmistakable`) is a trace in logs and in other files wherever it is a word by itself.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from hashlib import sha256
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kdlib.errors import ConfigError
+from kdlib.privacy.pseudonyms import BLANKS, key_check
+from kdlib.store import partitions
+
+LIST = "_forgotten.json"
+"""SHA-256 of the ids that are never taken in again, and of which key they are, under the folder of all outputs.
+
+The ids are those of the tables. With a key these are pseudonyms, whose digests tell nobody anything who has not the key;
+without one, whoever reads the list can try ids.
+"""
+_USER = "user_id"
+_ALONE = r"(?<!\w)(?<!\w[.@-])"
+_AFTER_USER = r"""\b(?:[Uu]ser |user_id[^\w\r\n]{1,6})['"]?"""
+"""What stands before an id in messages and in printed rows."""
+
+
+def digest(user_id: str) -> str:
+    """What is kept of a forgotten id."""
+    return sha256(user_id.encode()).hexdigest()
+
+
+def forgotten(root: Path) -> list[str]:
+    """The digests of all forgotten ids, sorted."""
+    return _read_list(root)["users"]
+
+
+def check_key(root: Path, key: bytes | None) -> None:
+    """That the list of forgotten users holds under this key (None: without pseudonyms).
+
+    Raises:
+      ConfigError: it is of another key, under which none of them would be known again.
+    """
+    found = _read_list(root)
+    if found["users"] and found["key"] != (key_check(key) if key else None):
+        made = "under another pseudonym key than" if found["key"] else "without a pseudonym key, unlike"
+        raise ConfigError(
+            f"the {len(found['users'])} users on {root / LIST} were forgotten {made} this run config has (section privacy):"
+            " their events would come back. Set it as it was; or remove that file and, before the next night, `distilrec"
+            " forget` each of them anew"
+        )
+
+
+def remember_to_forget(root: Path, user_id: str, key: bytes | None = None) -> None:
+    """Add an id to those that are never taken in again.
+
+    Args:
+      root: the folder of all outputs.
+      user_id: as it stands in the tables: the pseudonym where there are pseudonyms.
+      key: of the pseudonyms; None: there are none.
+
+    Raises:
+      ConfigError: the list is of another key.
+    """
+    check_key(root, key)
+    root.mkdir(parents=True, exist_ok=True)
+    users = sorted({*forgotten(root), digest(user_id)})
+    _replace(root / LIST, json.dumps({"key": key_check(key) if key else None, "users": users}).encode())
+
+
+def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> dict[str, int]:
+    """Remove the user's rows from all Parquet files, the lines that name it from logs, and reports that show it.
+
+    Args:
+      root: the folder of all outputs.
+      user_id: as it stands in the tables: the pseudonym where there are pseudonyms.
+      user_columns: the input's columns that hold users, by which quarantined rows are told apart; `user_id` always is one.
+
+    Returns:
+      Folder → rows, lines or pages removed.
+    """
+    removed: dict[str, int] = {}
+    root = root.resolve()
+    for path in list(_files(root)):
+        count = 0
+        if path.suffix == ".parquet":
+            count = _erase_rows(path, root, user_id, user_columns)
+        elif path.suffix == ".log":
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if not _is_named(line, user_id)]
+            count = len(lines) - len(kept)
+            if count:
+                _replace(path, b"".join(kept))
+        elif path.suffix == ".html" and _is_shown(path.read_bytes(), user_id):
+            count = 1  # `distilrec report` makes it anew
+            home = _version_of(path, root)
+            shutil.rmtree(home) if home else path.unlink()
+        if count:
+            place = str(path.parent.relative_to(root) if path.is_relative_to(root) else path.parent)
+            removed[place] = removed.get(place, 0) + count
+    return removed
+
+
+def traces(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> list[Path]:
+    """All files are looked at; those that hold a trace, as the text above says, and Parquet files that cannot be read.
+
+    Args: as for `erase`.
+    """
+    found = []
+    for path in _files(root.resolve()):
+        if path.suffix == ".parquet":
+            rows = _rows_of(path, user_id, user_columns)
+            left = rows is None or rows.any()
+        elif path.suffix == ".log":
+            left = any(_is_named(line, user_id) for line in path.read_bytes().splitlines())
+        elif path.suffix == ".html":
+            left = _is_shown(path.read_bytes(), user_id)
+        else:
+            left = is_unmistakable(user_id) and _holds(path.read_bytes(), user_id)
+        if left:
+            found.append(path)
+    return found
+
+
+def is_unmistakable(user_id: str) -> bool:
+    """Whether no item, number or word is written like this id: a mail address, or 16 characters or more with a digit and a
+    letter among them, as pseudonyms and UUIDs."""
+    if re.fullmatch(r"\S+@\S+\.\S{2,}", user_id):
+        return True
+    return len(user_id) >= 16 and any(map(str.isdigit, user_id)) and any(map(str.isalpha, user_id))
+
+
+def _erase_rows(path: Path, root: Path, user_id: str, user_columns: Collection[str]) -> int:
+    gone = _rows_of(path, user_id, user_columns)
+    if gone is None or not gone.any():
+        return 0
+    fresh = path.with_name(f".{path.name}.forgetting")
+    pq.write_table(pq.ParquetFile(path).read().filter(pa.array(~gone)), fresh, compression="zstd")
+    # before the rows go: killed in between, the next run finds them and does both again
+    _mend_manifest(path, fresh, root)
+    fresh.replace(path)
+    return int(gone.sum())
+
+
+def _rows_of(path: Path, user_id: str, user_columns: Collection[str]) -> np.ndarray | None:
+    """Which rows of a Parquet file are the user's; None where it cannot be read: a killed run has left it."""
+    try:
+        file = pq.ParquetFile(path)
+        table = file.read([name for name in (_USER, "raw") if name in file.schema_arrow.names])
+    except (pa.ArrowInvalid, OSError):
+        return None
+    found = np.zeros(file.metadata.num_rows, bool)
+    if _USER in table.column_names:
+        # not utf8_trim: tables of before bad bytes were mended may hold some
+        ids = pc.call_function("ascii_trim", [table[_USER].cast(pa.string())], pc.TrimOptions(BLANKS))
+        found |= pc.call_function("equal", [ids, pa.scalar(user_id)]).fill_null(False).to_numpy()
+    if "raw" in table.column_names:
+        columns = {_USER, *user_columns}
+        rows = table["raw"].cast(pa.binary()).to_pylist()
+        found |= np.array([_is_row_of(row, user_id, columns) for row in rows], bool)
+    return found
+
+
+def _is_row_of(raw: bytes | None, user_id: str, columns: Collection[str]) -> bool:
+    """Whether a quarantined row, which may be no UTF-8, is the user's."""
+    text = (raw or b"").decode(errors="replace")
+    try:
+        row = json.loads(text, parse_int=str, parse_float=str)  # numbers as they are written
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        return _word(user_id).search(text) is not None
+    values = [row[name] for name in columns if name in row] or row.values()
+    return any(isinstance(value, str) and value.strip(BLANKS) == user_id for value in values)
+
+
+def _is_shown(page: bytes, user_id: str) -> bool:
+    """Whether a report shows the user: `kdlib.report.people` writes the heading."""
+    return any(
+        unescape(name) == user_id for name in re.findall(r"<h3>User ([^<]*)</h3>", page.decode(errors="replace"))
+    )
+
+
+def _is_named(line: bytes, user_id: str) -> bool:
+    """Whether a log line names the user."""
+    before = _ALONE if is_unmistakable(user_id) else _AFTER_USER
+    return _word(user_id, before).search(line.decode(errors="replace")) is not None
+
+
+def _holds(data: bytes, user_id: str) -> bool:
+    """Whether the id is a word of a file, which may be large and no text."""
+    forms = (user_id, json.dumps(user_id)[1:-1])
+    return any(form.encode() in data for form in forms) and bool(_word(user_id).search(data.decode(errors="replace")))
+
+
+@lru_cache
+def _word(user_id: str, before: str = _ALONE) -> re.Pattern[str]:
+    """The id as a word by itself, as it is or as CSV or JSON write it; `12` is none in `2012`, `12.5` or `a-12`."""
+    in_csv = re.escape(user_id.replace('"', '""'))
+    in_json = re.sub(r"(?<=\\u)[0-9a-f]{4}", r"(?i:\g<0>)", re.escape(json.dumps(user_id)[1:-1]))
+    return re.compile(rf"{before}(?:{re.escape(user_id)}|{in_csv}|{in_json})(?![.@-]?\w)")
+
+
+def _read_list(root: Path) -> dict[str, Any]:
+    path = root / LIST
+    found = json.loads(path.read_text()) if path.exists() else []
+    return {"key": None, "users": found} if isinstance(found, list) else found
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Every file below, once, and those that links lead to elsewhere, as where logs lie on another disk: at their own paths.
+
+    Other links lead to the version folders below.
+    """
+    waiting, looked_at = [root], set[Path]()
+    while waiting:
+        top = waiting.pop()
+        if any(top.is_relative_to(other) for other in looked_at):
+            continue
+        looked_at.add(top)
+        if top.is_file():
+            yield top
+        for place, folders, names in os.walk(top):
+            links = [path for path in (Path(place, name) for name in (*folders, *names)) if path.is_symlink()]
+            waiting += [path.resolve() for path in links]
+            yield from (Path(place, name) for name in sorted(names) if Path(place, name) not in links)
+
+
+def _mend_manifest(path: Path, fresh: Path, root: Path) -> None:
+    """Write size, rows and hash of what a file will be replaced by into its version's manifest."""
+    home = _version_of(path, root)
+    if home is None:
+        return
+    manifest: dict[str, Any] = json.loads((home / "manifest.json").read_text())
+    name = str(path.relative_to(home / "data"))
+    mended = partitions.describe(fresh, fresh.parent) | {"path": name, "rows": pq.read_metadata(fresh).num_rows}
+    manifest["files"] = [mended if file["path"] == name else file for file in manifest["files"]]
+    manifest["rows"] = partitions.rows_in(manifest["files"])
+    _replace(home / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _version_of(path: Path, root: Path) -> Path | None:
+    """The version folder that a data file belongs to; None for files of unfinished tables."""
+    versions = root / partitions.VERSIONS
+    return next((p for p in path.parents if versions in p.parents and (p / "manifest.json").exists()), None)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.forgetting")
+    fresh.write_bytes(data)
+    fresh.replace(path)

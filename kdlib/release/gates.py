@@ -1,0 +1,265 @@
+"""What a night must hold before its table goes out: plain functions from counts and metrics to judged gates.
+
+A gate compares one number with bounds, most of them set by the median of the trailing promoted nights. One that has
+nothing to compare with (the first night, no test users' metric) is skipped, and says so.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+
+from kdlib.store.tables import GATES
+
+Funnel = Mapping[str, Any]
+"""`details.funnel` of a `histories` manifest."""
+
+_TESTED = "users who come back in the test days, and first to an item that is new to them"
+_QUARANTINED = "share of the rows read that is quarantined"
+_MISSING = ("missing_user", "missing_item", "missing_time", "bad_time", "corrupt_row")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A row of `tables.GATES`."""
+
+    gate: str
+    part: str
+    value: float | None
+    low: float | None
+    high: float | None
+    status: str
+    text: str
+
+
+def input_gates(
+    tonight: Funnel,
+    earlier: Sequence[Funnel],
+    *,
+    min_volume_ratio: float,
+    max_volume_ratio: float,
+    max_share_rise: float,
+    max_quarantined_share: float,
+    max_new_item_share: float,
+    max_history_length_change: float,
+) -> list[Gate]:
+    """The input against bounds and against the trailing nights.
+
+    Args:
+      tonight: the night's funnel.
+      earlier: the trailing promoted nights' funnels, any order.
+      min_volume_ratio: events and users of the day, and all users, over the trailing median: at least.
+      max_volume_ratio: events and users of the day over it: at most.
+      max_share_rise: how far a share of the rows read may lie above the trailing median.
+      max_quarantined_share: of `rows_judged`, whatever earlier nights had.
+      max_new_item_share: items that are new tonight, of all items.
+      max_history_length_change: of the mean history length, relative to the trailing median.
+    """
+
+    def before(what: str) -> float | None:
+        found = [night[what] for night in earlier if what in night]
+        return float(median(found)) if found else None
+
+    gates = [
+        _judged("quarantined_share", _quarantined(tonight), high=max_quarantined_share, text=_QUARANTINED),
+        _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the night's own day"),
+    ]
+    for what, text in (("day_events", "events of the day"), ("day_users", "users of the day")):
+        usual = before(what)
+        bounds = {} if usual is None else {"low": min_volume_ratio * usual, "high": max_volume_ratio * usual}
+        gates.append(_against_median(f"{what}_volume", tonight[what], usual, bounds, text))
+    usual = before("users")
+    bounds = {} if usual is None else {"low": min_volume_ratio * usual}
+    gates.append(_against_median("users_volume", tonight["users"], usual, bounds, "users with a history"))
+    for name, share, text in _SHARES:
+        found = [share(night) for night in earlier]
+        usual = median(found) if found else None
+        bounds = {} if usual is None else {"high": usual + max_share_rise}
+        gates.append(_against_median(name, share(tonight), usual, bounds, text))
+    gates.append(
+        _judged(
+            "new_item_share",
+            _share(tonight["new_items"], tonight["items"]),
+            high=max_new_item_share,
+            text="share of the items that is new tonight",
+        )
+        if earlier
+        else _skipped("new_item_share", "all items are new on a first night")
+    )
+    lengths = [_mean_length(night) for night in earlier]
+    usual = median(lengths) if lengths else None
+    change = max_history_length_change
+    bounds = {} if usual is None else {"low": (1 - change) * usual, "high": (1 + change) * usual}
+    gates.append(_against_median("history_length", _mean_length(tonight), usual, bounds, "mean items of a history"))
+    gates.append(_schema_gate(tonight.get("columns"), earlier[-1].get("columns") if earlier else None))
+    return gates
+
+
+_SHARES = (
+    ("quarantined_rise", lambda night: _quarantined(night), _QUARANTINED),
+    (
+        "duplicate_rise",
+        lambda night: _share(night["duplicate"] - night.get("carried_duplicate", 0), _read(night)),
+        "share of the rows read that repeats another",
+    ),
+    (
+        "missing_rise",
+        lambda night: _share(sum(night["reasons"].get(reason, 0) for reason in _MISSING), _read(night)),
+        "share of the rows read with a missing or unreadable value",
+    ),
+    (
+        "without_history_rise",
+        lambda night: _share(night["users_without_history"], night["users"]),
+        "share of the users without a usable history, who get the popular items",
+    ),
+)
+
+
+def quality_gates(
+    metrics: pa.Table,
+    earlier_coverage: Sequence[float],
+    *,
+    k: int,
+    coverage_metric: str,
+    min_test_users: int,
+    min_gain_over_popularity: float | None,
+    max_loss_to_last_night: float | None,
+    min_coverage_ratio: float,
+) -> list[Gate]:
+    """The night's student against popularity, against the model in use, and against the trailing nights' coverage.
+
+    A comparison fails where the 95% interval of the paired difference lies below its bound as a whole: a significant
+    loss, not a noisy one.
+
+    Args:
+      metrics: `tables.METRICS` of the night.
+      earlier_coverage: the student's coverage in the trailing promoted nights.
+      k: list length of the NDCG that is judged.
+      coverage_metric: name of the coverage metric.
+      min_test_users: fewer cannot judge a model.
+      min_gain_over_popularity: of NDCG, which the interval must reach; None switches the gate off.
+      max_loss_to_last_night: of NDCG, which the interval must reach; None switches the gate off.
+      min_coverage_ratio: coverage over its trailing median: at least.
+    """
+    rows = {(row["model"], row["metric"]): row for row in metrics.to_pylist()}
+    ndcg = f"ndcg@{k}"
+    gates = [
+        _judged("test_users", rows["student", ndcg]["num_users"], low=min_test_users, text=_TESTED, part="quality")
+    ]
+    for gate, other, bound in (
+        ("student_over_popularity", "popularity", min_gain_over_popularity),
+        (
+            "student_over_last_night",
+            "last_night",
+            None if max_loss_to_last_night is None else 0.0 - max_loss_to_last_night,
+        ),
+    ):
+        row = rows.get((f"student - {other}", ndcg))
+        if bound is None or row is None:
+            why = "switched off" if bound is None else "no promoted model of an earlier night to compare with"
+            gates.append(_skipped(gate, why, part="quality"))
+            continue
+        text = (
+            f"upper end of the interval of NDCG@{k} student - {other.replace('_', ' ')},"
+            f" {row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        )
+        gates.append(_judged(gate, row["high"], low=bound, text=text, part="quality"))
+    coverage = rows["student", coverage_metric]["value"]
+    usual = median(earlier_coverage) if earlier_coverage else None
+    bounds = {} if usual is None else {"low": min_coverage_ratio * usual}
+    text = f"share of the catalogue in the student's lists ({coverage_metric})"
+    gates.append(_against_median("coverage", coverage, usual, bounds, text, part="quality"))
+    return gates
+
+
+def failed(gates: Iterable[Gate]) -> list[Gate]:
+    """Those that forbid publishing."""
+    return [gate for gate in gates if gate.status == "failed"]
+
+
+def forced(gates: Iterable[Gate]) -> list[Gate]:
+    """The same gates, with failures overruled."""
+    return [Gate(**{**asdict(g), "status": "forced"}) if g.status == "failed" else g for g in gates]
+
+
+def gates_table(gates: Sequence[Gate]) -> pa.Table:
+    """`tables.GATES`."""
+    return pa.Table.from_pylist([asdict(gate) for gate in gates], schema=GATES.schema)
+
+
+def gates_of(table: pa.Table) -> list[Gate]:
+    """The rows of `tables.GATES`."""
+    return [Gate(**row) for row in table.select(GATES.schema.names).to_pylist()]
+
+
+def in_words(gate: Gate) -> str:
+    """`events_of_the_day 0, must be at least 1: kept events of the night's own day`."""
+    if gate.value is None:
+        return f"{gate.gate} {gate.status}: {gate.text}"
+    sides = (("at least", gate.low), ("at most", gate.high))
+    bounds = " and ".join(f"{word} {bound:,.4g}" for word, bound in sides if bound is not None)
+    return f"{gate.gate} {gate.value:,.4g}, must be {bounds}: {gate.text}"
+
+
+def _judged(
+    gate: str, value: float, *, low: float | None = None, high: float | None = None, text: str, part: str = "input"
+) -> Gate:
+    inside = (low is None or value >= low) and (high is None or value <= high)  # NaN is in no bounds
+    return Gate(gate, part, float(value), low, high, "passed" if inside else "failed", text)
+
+
+def _against_median(
+    gate: str, value: float, usual: float | None, bounds: dict[str, float], text: str, part: str = "input"
+) -> Gate:
+    if usual is None:
+        return _skipped(gate, f"{text}: no earlier promoted night to compare with", part=part)
+    return _judged(gate, value, **bounds, text=f"{text}; the trailing nights' median is {usual:,.4g}", part=part)
+
+
+def _skipped(gate: str, text: str, part: str = "input") -> Gate:
+    return Gate(gate, part, None, None, None, "skipped", text)
+
+
+def _schema_gate(found: Mapping[str, str] | None, before: Mapping[str, str] | None) -> Gate:
+    """No column of the events is gone or of another type; new ones do no harm."""
+    if not found or not before:
+        return _skipped("schema_drift", "columns of the events: no earlier promoted night to compare with")
+    changed = [
+        f"{name} is gone" if name not in found else f"{name} was {kind}, is {found[name]}"
+        for name, kind in before.items()
+        if found.get(name) != kind
+    ]
+    text = "columns of the events that are gone or of another type" + (f": {', '.join(changed)}" if changed else "")
+    return _judged("schema_drift", len(changed), high=0, text=text)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _read(night: Funnel) -> int:
+    """Rows read that night, without the events carried over: faultless, and after some months nearly all rows."""
+    return night["rows_read"] - night.get("carried", 0)
+
+
+def _quarantined(night: Funnel) -> float:
+    return _share(rows_judged(night)["quarantined"], _read(night) - night.get("other_days", 0))
+
+
+def rows_judged(night: Funnel) -> dict[str, int]:
+    """Rows that the night has judged, as kept, duplicate or quarantined: without the events carried over, which are an earlier
+    night's, and without rows of days after it or before the period, which are no fault of the data."""
+    carried, duplicate, quarantined = (
+        night.get(name, 0) for name in ("carried", "carried_duplicate", "carried_quarantined")
+    )
+    return {
+        "kept": night["kept"] - (carried - duplicate - quarantined),
+        "duplicate": night["duplicate"] - duplicate,
+        "quarantined": night["quarantined"] - quarantined - night.get("other_days", 0),
+    }
+
+
+def _mean_length(night: Funnel) -> float:
+    return _share(night["interactions"], night["users"])

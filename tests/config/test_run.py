@@ -1,0 +1,361 @@
+from datetime import date
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from kdlib.config.benchmark import load_benchmark
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
+
+RUNS = sorted(path for path in (Path(__file__).parents[2] / "cluster" / "runs").glob("*.yaml"))
+BENCHMARKS = ("quality_", "size_curve_")
+SMALLEST = "name: tiny\noutput_dir: out\ninput: {simulate: {}}\n"
+EVENTS = "format: csv, path: e.csv, item: i, user: u"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a run config from text."""
+
+    def load_text(text, *overrides, ds=None):
+        (tmp_path / "run.yaml").write_text(text)
+        return load_config(tmp_path / "run.yaml", overrides=overrides, ds=ds)
+
+    return load_text
+
+
+def with_input(text):
+    return f"name: tiny\noutput_dir: out\ninput: {text}\n"
+
+
+def test_the_smallest_config_has_every_default(load):
+    """Name, output folder and input are enough; the rest has defaults, which a file may override one by one."""
+    config = load(SMALLEST + "recommend: {k: 3}\n")
+    assert config.recommend.k == 3
+    assert config.recommend.actors == RunConfig.model_fields["recommend"].default.actors
+    assert [teacher.name for teacher in config.teachers] == ["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            SMALLEST + "student: {model: {kind: gru, block: ligr}}\n",
+            "student.model: block ligr is a layer of kind transformer, not of gru",
+        ),
+        (
+            SMALLEST + "student: {model: {inputs: [time_gap, time_gap]}}\n",
+            "student.model: inputs must be distinct, found time_gap, time_gap",
+        ),
+        (SMALLEST + "student: {model: {inputs: [price]}}\n", "student.model.inputs.0: .*'event_type' or 'time_gap'"),
+        (
+            with_input("{catalogue: {path: c.csv, format: csv, item: i, title: t}}"),
+            "input has a catalogue alone, which serves search only: add events, or the section search",
+        ),
+        (
+            with_input("{searches: {path: s, format: csv, user: u, query: q, time: {column: t}}}"),
+            "input: .*found neither",
+        ),
+        (
+            with_input("{simulate: {}, searches: {path: s, format: csv, user: u, query: q, time: {column: t}}}"),
+            "input: searches goes with events; simulated ones come with simulate.search_fraction",
+        ),
+        (
+            with_input(
+                f"{{events: {{{EVENTS}, time: {{column: t}}}}, searches: "
+                "{path: 's/{day}/{day}', format: csv, user: u, query: q, time: {column: t}}}"
+            ),
+            "input.searches: path may hold {day} once, found s/{day}/{day}",
+        ),
+        (
+            with_input(
+                f"{{events: {{{EVENTS}, time: {{column: t}}}}, searches: "
+                "{path: s, format: csv, user: u, query: q, position: p, time: {column: t}}}"
+            ),
+            "input.searches: position needs item",
+        ),
+        (SMALLEST + "search: {text: {whiten: true}}\n", "search: search.text takes no whiten"),
+        (
+            with_input(
+                f"{{events: {{{EVENTS}, time: {{column: t}}}}, catalogue: {{path: 'c/{{day}}.csv', format: csv}}}}"
+            ),
+            "input.catalogue.path: .*may not hold {day} as that of events may",
+        ),
+        (SMALLEST + "search: {width: 60}\n", "search.width: .*multiple of 8"),
+        (SMALLEST + "features: {queries: {position_bias: -1}}\n", "features.queries.position_bias: .*greater than"),
+        (SMALLEST + "recomend: {k: 3}\n", "unknown key recomend$"),
+        (SMALLEST + "recommend: {kk: 3}\n", "unknown key recommend.kk$"),
+        (SMALLEST + "recommend: {k: 0}\n", "recommend.k: Input should be greater than 0, found 0"),
+        (SMALLEST + "recommend: {because: -1}\n", "recommend.because: .*greater than or equal to 0, found -1"),
+        (SMALLEST + "recommend: {k: ten}\n", "recommend.k: .*valid integer.*, found 'ten'"),
+        (SMALLEST + "distillation: {temperature: 0}\n", "distillation.temperature: .* greater than 0"),
+        (SMALLEST + "distillation: {temperature: .nan}\n", "distillation.temperature: .* finite"),
+        (SMALLEST + "distillation: {targets: sampled, loss: reverse_kl}\n", "targets sampled needs .*loss kl"),
+        (SMALLEST + "distillation: {targets: sampled, hidden_weight: 1}\n", "targets sampled needs .*hidden_weight 0"),
+        (SMALLEST + "distillation: {targets: sampled, mode: joint}\n", "targets sampled needs mode offline"),
+        (
+            SMALLEST + "distillation: {targets: sampled}\nstudent: {train: {loss: gbce}}\n",
+            "targets sampled needs the student's train.loss cross_entropy or sampled_softmax",
+        ),
+        (SMALLEST + "teachers: [{name: a, folds: 2}]\n", r"\['a'\] have folds.*distillation.targets sampled"),
+        (
+            SMALLEST + "teachers: [{name: a, folds: 2}, {name: a_fold1}]\ndistillation: {targets: sampled}\n",
+            "name of another one's fold",
+        ),
+        (SMALLEST + "teachers: [{name: a, rules: {}}]\n", r"\['a'\] have rules.*distillation.targets sampled"),
+        (
+            SMALLEST + "teachers: [{name: a, rules: {}, seed: 3, text: {}}]\ndistillation: {targets: sampled}\n",
+            "rules are counted, not trained: remove text, seed",
+        ),
+        (
+            SMALLEST
+            + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled}\nstudent: {model: {codes: {}}}\n",
+            "codes are learnt from teachers' item vectors, which rules do not have",
+        ),
+        (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
+        (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
+        (SMALLEST + "student: {model: {item_dropout: 0.3}}\n", "student: model.item_dropout 0.3 leaves .*: add text"),
+        (SMALLEST + "teachers: [{name: a, model: {item_dropout: 0.3}}]\n", "a: model.item_dropout 0.3 leaves"),
+        (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
+        (SMALLEST + "student: {control: {train: {epoch: 3}}}\n", "student.control.train: unknown key epoch"),
+        (SMALLEST + "student: {control: {dropout: 1}}\n", "student.control.dropout: .*less than 1"),
+        (
+            SMALLEST + "distillation: {mode: joint, item_start: teachers}\n",
+            "item_start teachers needs finished teachers with item tables: distillation.mode offline",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled, item_start: teachers}\n",
+            "item_start teachers needs .*a teacher without rules",
+        ),
+        (
+            SMALLEST + "student: {model: {codes: {}}}\ndistillation: {item_start: teachers}\n",
+            "item_start teachers needs an item table, but student.model.codes replaces it",
+        ),
+        (
+            SMALLEST + "student: {model: {tied: false}}\ndistillation: {item_start: teachers}\n",
+            "item_start teachers needs student.model.tied: true",
+        ),
+        (SMALLEST + "teachers: [{name: a, text: {scale: 4}}]\n", "scale needs whiten: true"),
+        (with_input("{simulate: {items_per_category: 3}}"), "items_per_category: .*greater than or equal to 4"),
+        (SMALLEST + "teachers: [{name: a, train: {epochs: 0}}]\n", "a.train: epochs: .*greater than 0, found 0"),
+        (SMALLEST + "teachers: []\n", "teachers: .*at least 1 item"),
+        (SMALLEST + "teachers: [{name: a}, {name: a}]\n", r"distinct names .*found \['a', 'a'\]"),
+        (SMALLEST + "teachers: [{name: student}]\n", r"other than student, control, .*, found \['student'\]"),
+        (SMALLEST + "teachers: [{name: markov}]\n", r"other than .*markov.*, found \['markov'\]"),
+        (SMALLEST + "retention: {nights: 1}\n", "retention.nights: .*greater than or equal to 2, found 1"),
+        (SMALLEST + "teachers: [{name: A b}]\n", "teachers.0.name: .*pattern"),
+        (
+            SMALLEST + "teachers: [{name: a}, {name: b}]\ndistillation: {mode: joint}\n",
+            "joint trains one teacher, found 2",
+        ),
+        (SMALLEST + "training: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
+        (
+            SMALLEST + "search: {text: {adapt: {batch_size: 65}}}\ntraining: {workers: 2}\n",
+            "search.text.adapt: batch_size 65 is not a multiple of training.workers 2",
+        ),
+        ("name: tiny\ninput: {simulate: {}}\n", "missing key output_dir$"),
+        ("name: tiny\n", r"missing key output_dir \(and 1 more\)$"),
+        (with_input("{}"), "input: needs exactly one of simulate and events"),
+        (with_input("{simulate: {}, events: {path: x, format: sequences}}"), "exactly one of simulate and events"),
+        (with_input("{events: {path: x, format: csv}}"), "input.events: needs item and time"),
+        (
+            with_input("{events: {path: x, format: csv, item: i, time: {column: t}}}"),
+            "events: needs user or session",
+        ),
+        (with_input(f"{{events: {{{EVENTS}, header: false, time: {{column: t}}}}}}"), "without a header needs columns"),
+        (with_input(f"{{events: {{{EVENTS}, time: {{}}}}}}"), "input.events.time: format iso needs column"),
+        (with_input(f"{{events: {{{EVENTS}, time: {{format: day_and_order}}}}}}"), "needs day_columns"),
+        (
+            with_input("{events: {path: x, format: sequences}}") + "teachers: [{name: a, text: {}}]\n",
+            "a model with text needs input.catalogue with titles",
+        ),
+        ("", "must be a mapping of sections, found NoneType"),
+        ("- a\n", "must be a mapping of sections, found list"),
+        ("a: [", "is not valid YAML"),
+        (
+            SMALLEST + "privacy: {key_file: k}\nrecommend: {k: 3}\n'privacy': {min_item_users: 5}\n",
+            "run.yaml is not valid YAML: the key privacy stands in line 4 and again in line 6$",
+        ),
+        (SMALLEST + "teachers:\n- name: a\n  model:\n    dim: 8\n    dim: 8\n", "the key dim stands in line 7 and"),
+    ],
+)
+def test_a_wrong_config_names_the_field_and_what_was_expected(load, text, message):
+    """Each unknown, missing or impossible value is one line that names the place in the file."""
+    with pytest.raises(ConfigError, match=message):
+        load(text)
+
+
+def test_a_section_may_be_taken_from_another_one(load):
+    """Anchors and `<<`, whose keys those beside it override, wherever the section stands that is taken: no key is there twice."""
+    text = SMALLEST + (
+        "teachers:\n"
+        "- {name: a, model: &small {<<: &least {dim: 8, layers: 2}, dim: 16}}\n"
+        "- {name: b, model: *small}\n"
+        "student: {model: {<<: *small, <<: *least, dim: 32}}\n"
+    )
+    config = load(text)
+    assert [(one.model.dim, one.model.layers) for one in (*config.teachers, config.student)] == [
+        (16, 2),
+        (16, 2),
+        (32, 2),
+    ]
+
+
+def test_a_missing_file_is_an_error_that_says_where_the_shipped_ones_lie(tmp_path):
+    """A mistyped path does not end in a traceback."""
+    with pytest.raises(ConfigError, match=r"cannot read the run config .*no.yaml: No such file.*cluster/runs/"):
+        load_config(tmp_path / "no.yaml")
+
+
+def test_overrides_reach_any_place(load):
+    """`--set` sets values in sections that the file has or has not, and in lists by number; the last one wins."""
+    text = SMALLEST + "teachers: [{name: a}, {name: b}]\n"
+    config = load(text, "recommend.k=7", "teachers.1.weight=2.5", "student.model.kind=gru", "recommend.k=8")
+    assert config.recommend.k == 8
+    assert [teacher.weight for teacher in config.teachers] == [1.0, 2.5]
+    assert config.student.model.kind == "gru"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recommend.k", "--set takes section.key=value, found 'recommend.k'"),
+        ("=3", "--set takes section.key=value, found '=3'"),
+        ("name.x=1", "'name.x=1': no such place"),
+        ("teachers.7.weight=1", "'teachers.7.weight=1': no such place"),
+        ("recommend.k=[", r"'\[' is not a YAML value"),
+        ("recommend={k: 3, k: 4}", r"'\{k: 3, k: 4\}' is not a YAML value"),
+        ("recommend.kk=1", "unknown key recommend.kk"),
+    ],
+)
+def test_a_wrong_override_is_an_error_that_repeats_it(load, override, message):
+    """An override without a value, into nowhere, or of a broken value is refused."""
+    with pytest.raises(ConfigError, match=message):
+        load(SMALLEST + "teachers: [{name: a}]\n", override)
+
+
+def test_the_day_comes_from_the_flag_before_the_file(load):
+    """`ds` of the file is a date; the flag wins; with neither, asking for the day says what to give."""
+    assert load(SMALLEST + "ds: 2026-11-22\n").day == "2026-11-22"
+    assert load(SMALLEST + "ds: 2026-11-22\n", ds="2026-11-23").ds == date(2026, 11, 23)
+    with pytest.raises(ConfigError, match="no date: give --ds YYYY-MM-DD or set ds"):
+        _ = load(SMALLEST).day
+    with pytest.raises(ConfigError, match=r"--ds is wrong: ds: .*found 'soon'"):
+        load(SMALLEST, ds="soon")
+
+
+def test_the_output_folder_is_one_that_every_engine_takes_for_a_folder(load, monkeypatch):
+    """`~` is the home folder, and signs of patterns are an error, but for a variable of the machine that it will run on."""
+    monkeypatch.setenv("HOME", "/home/ann b")
+    assert load(SMALLEST, "output_dir=~/out").root == Path("/home/ann b/out")
+    with pytest.raises(ConfigError, match=r"output_dir is /x \[a\]/out: Spark takes \[\] in"):
+        _ = load(SMALLEST, "output_dir='/x [a]/out'").root
+    document = load(SMALLEST).model_dump() | {"output_dir": "${SHARED}/out"}
+    assert RunConfig.model_validate(document).root.name == "out"
+
+
+def test_environment_variables_are_filled_in(load, monkeypatch):
+    """`${NAME}` is replaced anywhere in the file and in overrides; an unset one is named."""
+    monkeypatch.setenv("SHOP_DATA", "/lake")
+    monkeypatch.delenv("SHOP_NONE", raising=False)
+    text = with_input("{events: {path: '${SHOP_DATA}/events', format: sequences}}")
+    config = load(text, "output_dir=$SHOP_DATA/out")
+    assert config.input.events is not None
+    assert config.input.events.path == "/lake/events"
+    assert str(config.root) == "/lake/out"
+    with pytest.raises(ConfigError, match=r"uses \$\{SHOP_NONE\} in '\$\{SHOP_NONE\}/x', but that"):
+        load(SMALLEST, "output_dir=${SHOP_NONE}/x")
+
+
+def test_a_model_s_own_training_settings_lie_on_top_of_the_defaults(load):
+    """What a model does not set comes from `training.defaults`."""
+    config = load(SMALLEST + "training: {defaults: {epochs: 7}}\nstudent: {train: {batch_size: 64}}\n")
+    settings = config.training.resolve(config.student.train)
+    assert (settings.epochs, settings.batch_size) == (7, 64)
+
+
+def test_a_config_cannot_be_changed(load):
+    """What a job was given is what it runs with."""
+    with pytest.raises(ValidationError, match="frozen"):
+        load(SMALLEST).recommend.k = 3
+
+
+def test_the_output_folder_is_absolute(tmp_path, monkeypatch):
+    """A relative output folder is taken from where the command runs, once: workers have other working folders."""
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig.model_validate({"name": "x", "output_dir": "out", "input": {"simulate": {}}})
+    assert config.root == tmp_path / "out"
+
+
+def test_a_cross_fitted_teacher_is_a_model_a_fold(load):
+    """The models' names follow from the teacher's; without folds there is one."""
+    text = SMALLEST + "teachers: [{name: a, folds: 2}, {name: b}]\ndistillation: {targets: sampled}\n"
+    assert [teacher.models for teacher in load(text).teachers] == [("models/a_fold0", "models/a_fold1"), ("models/b",)]
+    assert load(text, "distillation.samples=32").distillation.cached_form != load(text).distillation.cached_form
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RUNS if not path.stem.startswith(BENCHMARKS)], ids=lambda path: path.stem
+)
+def test_every_shipped_run_config_is_valid(path, monkeypatch):
+    """Each file of `cluster/runs` loads, with its folders named by variables, and is called what its run is called."""
+    monkeypatch.setenv("DISTILREC_DATA", "/data")
+    monkeypatch.setenv("DISTILREC_LAKE", "/lake")
+    config = load_config(path, ds="2026-11-22")
+    assert config.name == path.stem
+    assert config.evaluation.control, "every night says what its student would be without teachers"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RUNS if path.stem.startswith(BENCHMARKS)], ids=lambda path: path.stem
+)
+def test_every_shipped_benchmark_config_is_valid(path, monkeypatch):
+    """So does each benchmark's, with its run config and all its arms."""
+    monkeypatch.setenv("DISTILREC_DATA", "/data")
+    benchmark = load_benchmark(path)
+    assert benchmark.config.name == path.stem
+    assert benchmark.arms()
+
+
+def test_another_machine_s_variables_can_be_left_alone(tmp_path, monkeypatch):
+    """Who submits to a cluster checks the config without the cluster's environment."""
+    monkeypatch.delenv("SHOP_LAKE", raising=False)
+    (tmp_path / "run.yaml").write_text("name: tiny\noutput_dir: ${SHOP_LAKE}/out\ninput: {simulate: {}}\n")
+    assert load_config(tmp_path / "run.yaml", expand=False).output_dir == "${SHOP_LAKE}/out"
+    more = ("delivery.url=${SHOP_BUCKET}", "telemetry.textfile=${SHOP_PROM}")
+    assert load_config(tmp_path / "run.yaml", overrides=more, expand=False).delivery is not None
+
+
+def test_where_searches_come_from(load):
+    """Simulated with a share of the sessions, or a log of your own; a catalogue alone has neither them nor events."""
+    plain, simulated = load(SMALLEST), load(with_input("{simulate: {search_fraction: 0.1}}"))
+    assert (plain.input.has_events, plain.input.has_searches) == (True, False)
+    assert (simulated.input.has_events, simulated.input.has_searches) == (True, True)
+    catalogue = load(with_input("{catalogue: {path: c, format: csv, item: i, title: t}}") + "search: {}\n")
+    assert (catalogue.input.has_events, catalogue.input.has_searches) == (False, False)
+
+
+def test_spark_s_master_can_be_left_to_spark_submit(load):
+    """`spark.master: null` is a value of its own, not the default."""
+    assert load(SMALLEST).spark.master == "local[*]"
+    assert load(SMALLEST, "spark.master=null").spark.master is None
+
+
+def test_warm_nights_split_by_time(load):
+    """Leaving one out holds out tonight what last night's model was trained on: the two do not go together."""
+    with pytest.raises(ConfigError, match=r"warm_start needs features\.split\.kind time"):
+        load(SMALLEST, "training.warm_start={}", "features.split.kind=leave_one_out")
+
+
+def test_the_control_has_settings_of_its_own(load):
+    """What `student.control` names differs in the student without teachers; all else is the student's."""
+    text = "student: {model: {dim: 24, dropout: 0.1}, train: {epochs: 7, patience: 2}, control: {dropout: 0.3, train: {epochs: 20}}}\n"
+    student = load(SMALLEST + text).student
+    control = student.without_teachers()
+    assert (control.model.dim, control.model.dropout) == (24, 0.3)
+    assert control.train == {"epochs": 20, "patience": 2}
+    assert student.model.dropout == 0.1
+    same = load(SMALLEST).student
+    assert same.without_teachers() == same

@@ -1,0 +1,89 @@
+"""Two runs of one date never write at the same time, and a dead run blocks nobody."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from jobs import nightly
+from jobs.runtime.lock import held_dates, run_lock
+from jobs.runtime.process import run_in_own_process
+from kdlib.config.load import load_config
+from kdlib.errors import BusyError, DistilrecError
+
+HOLD = "import sys; from jobs.runtime.lock import run_lock; from kdlib.config.load import load_config\n"
+HOLD += "with run_lock(load_config(sys.argv[1]), 'recommend'): print('held', flush=True); sys.stdin.read()"
+
+
+def _config(folder: Path) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(
+        f"name: n\nds: 2026-11-22\noutput_dir: {folder}/out\ninput: {{simulate: {{num_events: 10000, num_days: 4}}}}\n"
+    )
+    return path
+
+
+def _holder(config: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_of_the_date_is_turned_away_and_told_by_whom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 75 and the holder's stage and process; nothing is written. After the holder's SIGKILL the date is free."""
+    config = _config(tmp_path)
+    holder = _holder(config)
+    try:
+        assert nightly.main(["--config", str(config)]) == BusyError.exit_status == 75
+        error = capsys.readouterr().err
+        assert f"recommend, process {holder.pid} on " in error
+        assert "another run writes 2026-11-22" in error
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["_locks"]
+        with run_lock(load_config(config, ds="2026-11-23"), "nightly"):
+            pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.communicate()
+    free = _holder(config)
+    free.communicate(input="")
+    assert free.returncode == 0
+
+
+def test_a_stage_in_its_own_process_holds_its_parents_lock(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The child is not turned away by its own parent: it comes as far as its input, which is missing."""
+    path = _config(tmp_path)
+    with run_lock(load_config(path), "nightly"), pytest.raises(DistilrecError, match="exit status 2"):
+        run_in_own_process("build_features", path, ds=None, overrides=())
+    assert "no simulated events for 2026-11-22" in capfd.readouterr().err
+
+
+def test_dates_that_runs_are_at_work_on_are_known(tmp_path: Path) -> None:
+    """A held lock's date is told, by the holder and by others; a released one's is not."""
+    config = load_config(_config(tmp_path))
+    assert held_dates(config) == set()
+    with run_lock(config, "nightly"):
+        assert held_dates(config) == {"2026-11-22"}
+    assert held_dates(config) == set()
+
+
+def test_a_look_at_the_held_dates_turns_no_run_away(tmp_path: Path) -> None:
+    """Whoever looks which dates are held has each lock for a moment; a run that starts just then waits that long."""
+    config = load_config(_config(tmp_path))
+    with run_lock(config, "nightly"):
+        pass
+    with (tmp_path / "out" / "_locks" / "ds=2026-11-22.lock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        later = threading.Timer(0.3, fcntl.flock, (file, fcntl.LOCK_UN))
+        later.start()
+        with run_lock(config, "nightly"):
+            later.join()

@@ -1,0 +1,134 @@
+"""Local Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs.runtime import ray_cluster
+from jobs.runtime.ray_cluster import KEEPS_MEMORY, check_room, ray_ahead, read_parquet
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
+
+HOME = Path(__file__).parents[3]
+LISTENERS = """
+import json, os, sys
+from pathlib import Path
+import psutil
+from jobs.runtime.ray_train import run_workers
+from jobs.runtime.ray_cluster import start_ray
+from kdlib.config.run import RunConfig
+
+def listening(processes):
+    return [s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]
+
+def train(spec):
+    import ray, torch
+    from ray.train import get_context, report
+    rank, group = get_context().get_world_rank(), torch.distributed.group.WORLD
+    seen = torch.ones(1)
+    group.allreduce([seen]).wait()
+    of_its_own = ray.get_runtime_context().runtime_env
+    found = [int(seen), listening([psutil.Process()]), dict(of_its_own)]
+    Path(spec["folder"], f"{rank}.json").write_text(json.dumps(found))
+    report({})
+
+config = RunConfig.model_validate({
+    "name": "x", "output_dir": sys.argv[1], "input": {"simulate": {}},
+    "ray": {"num_cpus": 3, "object_store_megabytes": 80}, "training": {"workers": 2},
+})
+with start_ray(config):
+    import ray
+    print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))
+    print(json.dumps(listening([psutil.Process(), *psutil.Process().children(recursive=True)])))
+    run_workers(config, train, {"folder": sys.argv[1]}, ray.data.range(2), name="t", stage="t", epochs=0)
+"""
+
+
+@pytest.mark.e2e
+def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
+    """No socket of local mode's processes listens on an address that another machine reaches, while workers train neither;
+    its workers keep freed memory, and have no environment of their own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
+    printed = subprocess.run(
+        [sys.executable, "-c", LISTENERS, str(tmp_path)],
+        cwd=HOME,
+        env=environment | {"PYTHONPATH": str(HOME)},
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout
+    of_a_worker, addresses = map(json.loads, printed.splitlines()[:2])
+    assert of_a_worker.items() >= KEEPS_MEMORY.items()
+    assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
+    for rank in range(2):
+        workers, of_training, own_environment = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert workers == 2
+        assert own_environment == {}  # else it could not take a process of Ray's that waits
+        assert of_training  # gloo's
+        addresses += of_training
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "started"), [(None, ["begins", "meanwhile", "ends"]), ("head:6379", ["meanwhile"])]
+)
+def test_only_a_local_ray_starts_ahead(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, started: list[str]
+) -> None:
+    """And it lasts as long as the block that it was put in; a cluster is joined when it is needed."""
+    told: list[str] = []
+
+    @contextmanager
+    def start_ray(_: RunConfig) -> Iterator[None]:
+        told.append("begins")
+        yield
+        told.append("ends")
+
+    monkeypatch.setattr(ray_cluster, "start_ray", start_ray)
+    document = {"name": "x", "output_dir": "out", "input": {"simulate": {}}, "ray": {"address": address}}
+    with ExitStack() as block, ray_ahead(RunConfig.model_validate(document), block):
+        told.append("meanwhile")
+    assert told == started
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "readers"), [(1, None, "1"), (25, None, "3"), (5_000, None, "32"), (1, "4", "4")]
+)
+def test_few_files_are_read_by_few_processes(
+    monkeypatch: pytest.MonkeyPatch, files: int, own: str | None, readers: str
+) -> None:
+    """As many footer readers as there are batches of files; who has set a number of their own gets it."""
+    import ray.data
+
+    name = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
+    monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(name, own)
+    monkeypatch.setattr(ray.data, "read_parquet", lambda paths: (os.environ[name], len(paths)))
+    assert read_parquet([f"{number}.parquet" for number in range(files)]) == (readers, files)
+    assert os.environ.get(name) == own
+
+
+def test_a_local_ray_without_room_for_the_workers_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It would wait for ever; reading the data needs a CPU of its own. A cluster at an address may grow."""
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    document = {"name": "x", "output_dir": str(tmp_path), "input": {"simulate": {}}}
+    local = RunConfig.model_validate(document)
+    check_room(local, "training.workers", 6, cpus=0.5)
+    with pytest.raises(
+        ConfigError, match=r"training.workers is 8, 0.5 CPU each, and reading needs one more, .* has 4: lower"
+    ):
+        check_room(local, "training.workers", 8, cpus=0.5)
+    with pytest.raises(ConfigError, match=r"recommend.actors is 4, 1 CPU each"):
+        check_room(local, "recommend.actors", 4)
+    with pytest.raises(ConfigError, match=r"is 1, 1 GPU each, but the local Ray has 0: lower .* training.gpus_per"):
+        check_room(local, "training.workers", 1, cpus=0.5, gpus=1)
+    check_room(RunConfig.model_validate(document | {"ray": {"address": "auto"}}), "training.workers", 8)

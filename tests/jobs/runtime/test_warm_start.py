@@ -1,0 +1,123 @@
+"""When a night's model goes on from the last promoted one, and when it is trained from nothing."""
+
+import shutil
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from jobs import evaluate
+from jobs.runtime.warm_start import earlier_model, warm_training
+from kdlib.config.data import SplitConfig
+from kdlib.config.models import TrainConfig
+from kdlib.config.run import RunConfig
+from kdlib.errors import InputError
+from kdlib.models.files import save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.release import promotions
+from kdlib.store import partitions
+
+IDS = [f"i{number}" for number in range(6)]
+SHAPE = {"kind": "gru", "dim": 8}
+
+
+def config_for(root: Path, **warm_start) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "small",
+            "ds": "2026-11-22",
+            "output_dir": str(root),
+            "input": {"simulate": {}},
+            "student": {"model": SHAPE},
+            "training": {"warm_start": warm_start},
+        }
+    )
+
+
+def put_promoted(root: Path, *, warm_nights: int = 0) -> str:
+    versions = {}
+    for name in promotions.LINKED:
+        staging = partitions.new_staging(root, name, "2026-11-21")
+        if name == "models/student":
+            model = SequenceModel(num_items=4, **SHAPE)
+            split = SplitConfig().model_dump(mode="json")
+            facts = {"vocabulary_hash": vocabulary_hash(IDS[:4]), "warm_nights": warm_nights, "split": split}
+            save_model(staging, model, model.state_dict(), facts)
+        else:
+            (staging / "x").touch()
+        versions[name] = partitions.publish(staging, root, name, "2026-11-21", fingerprint="f").version
+    promotions.promote(root, "2026-11-21", versions)
+    return versions["models/student"]
+
+
+def start_of(config: RunConfig, ids=IDS, name="student", folds=1, **changes):
+    return earlier_model(config, name, config.student.model.model_dump(mode="json") | changes, lambda: ids, folds=folds)
+
+
+def test_a_night_goes_on_from_the_promoted_model(tmp_path):
+    """The folder and version of the last promoted model, one night more since it was trained from nothing."""
+    version = put_promoted(tmp_path, warm_nights=3)
+    start = start_of(config_for(tmp_path))
+    assert start is not None
+    assert (start.version, start.warm_nights) == (f"2026-11-21.{version}", 4)
+    assert (start.folder / "model.json").exists()
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "off",
+        "first night",
+        "no such model",
+        "other shape",
+        "other items",
+        "codes",
+        "time for a fresh one",
+        "split",
+        "folds",
+    ],
+)
+def test_what_does_not_fit_is_trained_from_nothing(tmp_path, monkeypatch, why):
+    """Each reason by itself gives no start."""
+    if why == "codes":  # of the earlier model as well: they alone stand against it
+        monkeypatch.setitem(SHAPE, "codes", {"kind": "residual", "count": 2, "size": 4})
+    config = config_for(tmp_path)
+    if why == "off":
+        config = config.model_copy(update={"training": config.training.model_copy(update={"warm_start": None})})
+    if why != "first night":
+        put_promoted(tmp_path, warm_nights=6 if why == "time for a fresh one" else 0)
+    if why == "split":  # what was trained on may be held out now
+        features = config.features.model_copy(update={"split": SplitConfig(kind="leave_one_out")})
+        config = config.model_copy(update={"features": features})
+    found = {
+        "folds": lambda: start_of(config, folds=2),
+        "no such model": lambda: start_of(config, name="control"),
+        "other shape": lambda: start_of(config, dim=16),
+        "other items": lambda: start_of(config, ids=IDS[::-1]),
+    }.get(why, lambda: start_of(config))()
+    assert found is None
+
+
+@pytest.mark.parametrize("gone", ["a file", "all"])
+def test_an_earlier_model_that_is_gone_is_said(tmp_path, gone):
+    """What goes on from a promoted night, and is compared with it, does not quietly begin anew."""
+    version = put_promoted(tmp_path)
+    folder = partitions.version_folder(tmp_path, "models/student", "2026-11-21", version)
+    if gone == "all":
+        shutil.rmtree(folder.parent)
+    else:
+        (folder / "model.json").unlink()
+    said = "no usable manifest at" if gone == "all" else r"models/student of 2026-11-21.*model\.json is gone or cut off"
+    for look in (start_of, lambda config: evaluate._last_night(config, Mock())):
+        with pytest.raises(InputError, match=said):
+            look(config_for(tmp_path))
+
+
+def test_a_warm_model_learns_shorter_and_more_slowly(tmp_path):
+    """Epochs and learning rate follow `warm_start`; a model from nothing keeps its own."""
+    put_promoted(tmp_path)
+    config = config_for(tmp_path, epochs=2, learning_rate_fraction=0.5)
+    train = TrainConfig(epochs=8, learning_rate=0.01).model_dump()
+    assert warm_training(config, train, None) == train
+    assert warm_training(config, train, start_of(config)) == train | {"epochs": 2, "learning_rate": 0.005}

@@ -1,0 +1,254 @@
+"""The switch of the night in use, its record, and the removal of old nights."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdlib.errors import InputError
+from kdlib.release import promotions
+from kdlib.release.retention import remove_old_nights
+from kdlib.store import partitions
+
+DAYS = [f"2026-11-{day}" for day in range(18, 23)]
+NAMES = (*promotions.LINKED, "histories")
+
+
+def put_night(root: Path, ds: str, value: int = 0) -> dict[str, str]:
+    """Publish one row in every part of a night; return the versions."""
+    versions = {}
+    for name in NAMES:
+        staging = partitions.new_staging(root, name, ds)
+        for part in range(2):
+            pq.write_table(pa.table({"ds": [ds], "value": [value]}), staging / f"{part}.parquet")
+        versions[name] = partitions.publish(staging, root, name, ds, fingerprint=str(value)).version
+    return versions
+
+
+def put_and_promote(root: Path, *days: str) -> None:
+    for ds in days:
+        promotions.promote(root, ds, put_night(root, ds))
+
+
+def in_use(root: Path, name: str = "recommendations") -> set[str]:
+    return set(pq.read_table((root / "promoted" / name).resolve())["ds"].to_pylist())
+
+
+def test_a_promotion_switches_table_and_model_together(tmp_path):
+    """Readers of `promoted` find the night's table and its student; the record says which versions they are."""
+    assert promotions.current(tmp_path) is None
+    put_and_promote(tmp_path, *DAYS[:2])
+    assert in_use(tmp_path) == in_use(tmp_path, "models/student") == {DAYS[1]}
+    now = promotions.current(tmp_path)
+    assert now is not None
+    assert (now.number, now.ds, now.action, set(now.versions)) == (2, DAYS[1], "promote", set(NAMES))
+
+
+def test_promoting_what_is_in_use_adds_nothing(tmp_path):
+    """The same versions again are no new switch; other versions of the same date are."""
+    versions = put_night(tmp_path, DAYS[0])
+    first = promotions.promote(tmp_path, DAYS[0], versions)
+    assert promotions.promote(tmp_path, DAYS[0], versions) == first
+    again = promotions.promote(tmp_path, DAYS[0], put_night(tmp_path, DAYS[0], 1), forced=["coverage"], reason="sale")
+    assert (again.number, again.forced, again.reason) == (2, ["coverage"], "sale")
+    assert len(promotions.history(tmp_path)) == 2
+
+
+def test_an_earlier_night_does_not_take_the_place_of_a_later_one(tmp_path):
+    """Whatever the caller saw in use before: what is in use comes back."""
+    put_and_promote(tmp_path, DAYS[1])
+    assert promotions.promote(tmp_path, DAYS[0], put_night(tmp_path, DAYS[0])).ds == DAYS[1]
+    assert in_use(tmp_path) == {DAYS[1]}
+    assert len(promotions.history(tmp_path)) == 1
+
+
+def test_a_rollback_goes_back_to_the_versions_of_then(tmp_path):
+    """After a rollback table and model are the earlier night's, even where that date was made anew without promotion."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    put_night(tmp_path, DAYS[1], value=9)
+    switch = promotions.rollback(tmp_path, DAYS[1], reason="bad prices")
+    assert (switch.action, switch.reason) == ("rollback", "bad prices")
+    rows = pq.read_table((tmp_path / "promoted" / "recommendations").resolve()).to_pylist()
+    assert {(row["ds"], row["value"]) for row in rows} == {(DAYS[1], 0)}
+
+
+def test_rolled_back_nights_are_no_measure_for_later_ones(tmp_path):
+    """`nights` leaves out what a rollback withdrew, until it is promoted anew, and everything from the date on."""
+    put_and_promote(tmp_path, *DAYS[:4])
+    promotions.rollback(tmp_path, DAYS[1])
+    assert [night.ds for night in promotions.nights(tmp_path, before=DAYS[4])] == DAYS[:2]
+    put_and_promote(tmp_path, DAYS[3])
+    assert [night.ds for night in promotions.nights(tmp_path, before=DAYS[4])] == [*DAYS[:2], DAYS[3]]
+    assert [night.ds for night in promotions.nights(tmp_path, before=DAYS[1])] == DAYS[:1]
+
+
+def test_what_a_rollback_withdrew_is_known(tmp_path):
+    """By the versions, whatever else the night consisted of; until they are in use again, and never of the night gone back to."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    versions = [put_night(tmp_path, ds) for ds in DAYS[:3]]
+    promotions.rollback(tmp_path, DAYS[0], reason="bad prices")
+    promotions.rollback(tmp_path, DAYS[0], reason="once more")
+    for ds, found in zip(DAYS[1:3], versions[1:], strict=True):
+        used, withdrawn = promotions.last_use(tmp_path, ds, {"recommendations": found["recommendations"]})
+        assert used is not None
+        assert used.ds == ds
+        assert withdrawn is not None
+        assert (withdrawn.ds, withdrawn.reason) == (DAYS[0], "bad prices")
+    assert promotions.last_use(tmp_path, DAYS[0], versions[0])[1] is None
+    other = put_night(tmp_path, DAYS[1], value=9)
+    assert promotions.last_use(tmp_path, DAYS[1], other) == (None, None)
+    promotions.rollback(tmp_path, DAYS[1])
+    used, withdrawn = promotions.last_use(tmp_path, DAYS[1], versions[1])
+    assert (used, withdrawn) == (promotions.current(tmp_path), None)
+
+
+def test_nights_that_hold_a_table(tmp_path):
+    """A night without it, of search alone say, is passed over; one whose files are gone is not: what builds on it must fail."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    promotions.promote(tmp_path, DAYS[3], {"histories": put_night(tmp_path, DAYS[3])["histories"]})
+    shutil.rmtree(partitions.current(tmp_path, "models/student", DAYS[2]).parent)
+    found = promotions.nights(tmp_path, before=DAYS[4], holding="models/student")
+    assert [night.ds for night in found] == DAYS[:3]
+    last = promotions.last_night(tmp_path, before=DAYS[4], holding="histories")
+    assert last is not None
+    assert last.ds == DAYS[3]
+    assert promotions.last_night(tmp_path, before=DAYS[4], holding="search_index") is None
+
+
+def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
+    """Runs of different dates hold different locks and may promote at once: the latest is in use, none has gone back in time."""
+    nights = {ds: put_night(tmp_path, ds) for ds in DAYS}
+    together = threading.Barrier(len(DAYS))
+
+    def switch(ds: str) -> None:
+        together.wait()
+        promotions.promote(tmp_path, ds, nights[ds])
+
+    threads = [threading.Thread(target=switch, args=(ds,)) for ds in DAYS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    switches = promotions.history(tmp_path)
+    assert [one.number for one in switches] == list(range(1, len(switches) + 1))
+    assert [one.ds for one in switches] == sorted(one.ds for one in switches)
+    assert promotions.current(tmp_path) == switches[-1]
+    assert switches[-1].ds == max(DAYS)
+
+
+def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
+    """A date that was never promoted, or whose files are gone, is an error, and what is in use stays."""
+    with pytest.raises(InputError, match=r"never promoted under .*; nights to roll back to: none"):
+        promotions.rollback(tmp_path, DAYS[0])
+    put_and_promote(tmp_path, *DAYS[:2])
+    with pytest.raises(InputError, match=f"{DAYS[4]} was never promoted.*: {DAYS[0]}, {DAYS[1]}"):
+        promotions.rollback(tmp_path, DAYS[4])
+    shutil.rmtree(partitions.current(tmp_path, "recommendations", DAYS[0]).parent)
+    with pytest.raises(InputError, match=f"recommendations of {DAYS[0]}, version .* is not there any more"):
+        promotions.rollback(tmp_path, DAYS[0])
+    assert in_use(tmp_path) == {DAYS[1]}
+    assert list((tmp_path / "_staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["rename", "replace", "symlink_to"])
+def test_a_run_killed_while_promoting_changes_nothing_for_readers(tmp_path, monkeypatch, moment):
+    """Death at any step leaves the night in use; the next promotion succeeds."""
+    put_and_promote(tmp_path, DAYS[0])
+    versions = put_night(tmp_path, DAYS[1])
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, moment, die)
+        with pytest.raises(KeyboardInterrupt):
+            promotions.promote(tmp_path, DAYS[1], versions)
+    assert in_use(tmp_path) == {DAYS[0]}
+    promotions.promote(tmp_path, DAYS[1], versions)
+    assert in_use(tmp_path) == {DAYS[1]}
+
+
+def test_readers_beside_promotions_see_one_night_at_a_time(tmp_path):
+    """Over many switches each look finds the files of one night, or, too late for them, none; never two nights' files."""
+    nights = {ds: put_night(tmp_path, ds) for ds in DAYS}
+    promotions.promote(tmp_path, DAYS[0], nights[DAYS[0]])
+    seen, late, done = [], [], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            try:
+                files = sorted((tmp_path / "promoted" / "recommendations").iterdir())
+                seen.append(frozenset(pq.ParquetFile(file).read()["ds"][0].as_py() for file in files))
+            except FileNotFoundError as error:
+                late.append(error)
+            except Exception as error:
+                seen.append(error)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number in range(1, 200):
+        ds = DAYS[number % len(DAYS)]
+        if ds == DAYS[0]:
+            promotions.rollback(tmp_path, ds)
+        else:
+            promotions.promote(tmp_path, ds, nights[ds])
+    done.set()
+    watcher.join()
+    whole = {frozenset([ds]) for ds in DAYS}
+    odd = [found for found in seen if found not in whole]
+    assert not odd, odd[0]
+    assert len(set(seen)) > 1
+
+
+def test_old_nights_go_and_what_is_in_use_stays(tmp_path):
+    """Only the newest promoted nights keep their files and partitions; a rollback's night, and one that a run is at work on, are kept."""
+    put_and_promote(tmp_path, *DAYS)
+    (tmp_path / "logs" / f"ds={DAYS[0]}").mkdir(parents=True)
+    assert remove_old_nights(tmp_path, keep=9, before=DAYS[4]) == []
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={DAYS[0]}) == DAYS[1:3]
+    assert (tmp_path / "recommendations" / f"ds={DAYS[0]}").exists()
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == DAYS[:1]
+    left = sorted(path.name for path in (tmp_path / "recommendations").iterdir())
+    assert promotions.last_night(tmp_path, before=DAYS[3], holding="models/student") is None
+    assert left == [f"ds={ds}" for ds in DAYS[3:]]
+    assert len(list((tmp_path / "_versions" / "models" / "student").iterdir())) == 2
+    assert not (tmp_path / "logs" / f"ds={DAYS[0]}").exists()
+    promotions.rollback(tmp_path, DAYS[3])
+    put_and_promote(tmp_path, DAYS[4])
+    promotions.rollback(tmp_path, DAYS[3])
+    assert remove_old_nights(tmp_path, keep=1, before=DAYS[4]) == []
+    assert in_use(tmp_path) == {DAYS[3]}
+
+
+def test_what_given_up_runs_of_old_dates_left_goes_too(tmp_path):
+    """Checkpoints, half-made tables and logs of dates before the kept nights go; those of busy and later dates stay."""
+    put_and_promote(tmp_path, *DAYS)
+    for ds in ("2026-11-01", "2026-11-02", DAYS[4]):
+        for place in (
+            f"_checkpoints/shop.distill.ds={ds}.abc",
+            f"_staging/models.student.ds={ds}.abc",
+            f"logs/ds={ds}",
+        ):
+            (tmp_path / place).mkdir(parents=True)
+        (tmp_path / f"_checkpoints/shop.distill.ds={ds}.abc.jsonl").touch()
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={"2026-11-02"})
+    left = [
+        path.name for place in ("_checkpoints", "_staging", "logs") for path in sorted((tmp_path / place).iterdir())
+    ]
+    assert len(left) == 8
+    assert all(DAYS[4] in name or "2026-11-02" in name for name in left)
+
+
+def test_replaced_versions_go_a_night_later(tmp_path):
+    """A version that the same date's rerun replaced stays for its readers that night, and not longer."""
+    put_and_promote(tmp_path, DAYS[0])
+    put_night(tmp_path, DAYS[1], value=1)
+    put_and_promote(tmp_path, DAYS[1])
+    home = tmp_path / "_versions" / "recommendations"
+    remove_old_nights(tmp_path, keep=5, before=DAYS[1])
+    assert len(list(home.iterdir())) == 3
+    remove_old_nights(tmp_path, keep=5, before=DAYS[2])
+    assert len(list(home.iterdir())) == 2

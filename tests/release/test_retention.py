@@ -1,0 +1,90 @@
+"""What no night needs any more is removed, and nothing else; more of it in `test_promotions.py`."""
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdlib.errors import InputError
+from kdlib.release import promotions
+from kdlib.release.retention import remove_old_nights
+from kdlib.store import partitions
+from tests.release.test_promotions import DAYS, put_and_promote, put_night
+
+
+@pytest.mark.parametrize("busy", DAYS[1:3])
+def test_the_night_that_a_running_backfill_goes_on_from_stays(tmp_path: Path, busy: str) -> None:
+    """It is looked up when the run begins and again when it trains: between the two it must not go, nor count as removed."""
+    put_and_promote(tmp_path, *DAYS)
+    before = promotions.last_night(tmp_path, before=busy, holding="models/student")
+    assert before is not None
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={busy})
+    assert promotions.last_night(tmp_path, before=busy, holding="models/student") == before
+    for name in before.versions:
+        assert promotions.folder_of(tmp_path, before, name).is_dir()
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4])
+    assert promotions.last_night(tmp_path, before=busy, holding="models/student") is None
+
+
+def test_the_night_that_a_backfill_has_just_made_again_stays(tmp_path: Path) -> None:
+    """It was not promoted again, for later ones are in use; the backfill's next night goes on from it all the same."""
+    put_and_promote(tmp_path, *DAYS)
+    put_night(tmp_path, DAYS[1], value=9)
+    again = partitions.manifest_of(tmp_path, "histories", DAYS[1])
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={DAYS[2]})
+    assert partitions.manifest_of(tmp_path, "histories", DAYS[1]) == again
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4])
+    assert partitions.read_manifest(tmp_path, "histories", DAYS[1]) is None
+
+
+def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part of its files stay, as on NFS while one is open: nobody goes on from it or back to it; the others go; then it goes."""
+    put_and_promote(tmp_path, *DAYS)
+    remove, said = shutil.rmtree, []
+
+    def half(path: Path, **more: Any) -> None:
+        if DAYS[1] not in path.name:
+            return remove(path, **more)
+        next((path / "data").iterdir()).unlink()
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path / "data"))
+
+    monkeypatch.setattr(shutil, "rmtree", half)
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == DAYS[:3]
+    left = sorted((tmp_path / "_staging").glob("removed.*"))
+    assert [path.name.rpartition(".")[0].rpartition(".")[0] for path in left] == [
+        f"removed.{name}.{DAYS[1]}" for name in ("histories", "item_vocabulary", "models.student", "recommendations")
+    ]
+    assert len(said) == 1
+    assert str(said[0]).startswith(f"not removed: {tmp_path}/_staging/removed.")
+    assert str(said[0]).endswith(" (Directory not empty) and 3 more. The next promotion tries again")
+    assert not list((tmp_path / partitions.VERSIONS).rglob(f"ds={DAYS[1]}.*"))
+    assert promotions.last_night(tmp_path, before=DAYS[2], holding="models/student") is None
+    with pytest.raises(InputError, match="is not there any more"):
+        promotions.rollback(tmp_path, DAYS[1])
+    monkeypatch.undo()
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == []
+    assert len(said) == 1
+    assert not list((tmp_path / "_staging").iterdir())
+
+
+def test_a_night_that_cannot_go_aside_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is somebody else's, say: it can still be gone back to, and the other nights go."""
+    put_and_promote(tmp_path, *DAYS)
+    rename, said = Path.rename, []
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name.startswith(f"ds={DAYS[1]}."):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == [DAYS[0], DAYS[2]]
+    assert len(said) == 1
+    assert f"/ds={DAYS[1]}." in str(said[0])
+    monkeypatch.undo()
+    night = promotions.rollback(tmp_path, DAYS[1])
+    assert not [
+        name for name in night.versions if partitions.damaged(tmp_path, promotions.manifest_of(tmp_path, night, name))
+    ]
