@@ -93,11 +93,11 @@ class _Ranker:
         import torch
 
         from kdlib.search.index import load_index
-        from kdlib.search.student import FACTS
+        from kdlib.search.student import STUDENT_FILE
 
         torch.set_num_threads(threads)
         self._index, self._k, self._generated_at = load_index(Path(index), Path(student)), k, generated_at
-        self._version = json.loads((Path(student) / FACTS).read_text())["version"]
+        self._version = json.loads((Path(student) / STUDENT_FILE).read_text())["version"]
         self._item_ids = self._index.products["item_id"].to_pylist()
 
     def __call__(self, queries: pa.Table) -> pa.Table:

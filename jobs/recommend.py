@@ -16,7 +16,7 @@ from jobs.runtime.step import run_step
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.inference.recommender import check_recommendations, check_vocabulary, read_vocabulary
-from kdlib.inference.shards import ShardRecommender
+from kdlib.inference.shard_recommender import ShardRecommender
 from kdlib.models.files import load_model
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest

@@ -21,8 +21,8 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.search.catalogue_queries import catalogue_queries
 from kdlib.search.index import product_texts
-from kdlib.search.student import FACTS, TOKENIZER
-from kdlib.search.vocabulary import known_words, smaller_tokenizer
+from kdlib.search.student import STUDENT_FILE, TOKENIZER
+from kdlib.search.tokenizer import known_words, smaller_tokenizer
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 from kdlib.teachers.text import read_vectors
@@ -114,7 +114,7 @@ def _train(config: RunConfig, products: pa.Table, typed: list[str], encoder: Pat
         }
         train = read_parquet(parquet_files(targets))
         run_workers(config, search_worker, spec, train, name=name, stage="train_search", epochs=settings.epochs)
-        if not (finished / FACTS).exists():
+        if not (finished / STUDENT_FILE).exists():
             raise TrainingError("train_search: the workers ended without a student; see the log")
         shutil.copytree(finished, staging[MODEL], dirs_exist_ok=True)
         remove_checkpoints(config, name)

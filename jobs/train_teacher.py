@@ -41,7 +41,7 @@ def _count(config: RunConfig, source: Features, teacher: TeacherConfig) -> dict[
     """Count a teacher's rules, in a process of the cluster: its memory must hold all pairs of items that stand near."""
     import ray
 
-    from kdlib.teachers.count_rules import count_and_save
+    from kdlib.teachers.rules_task import count_and_save
 
     name, how, training = f"models/{teacher.name}", teacher.rules, config.training
     assert how is not None

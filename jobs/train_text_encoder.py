@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.console import command, say
-from jobs.runtime.encoder_worker import FACTS, encoder_worker
+from jobs.runtime.encoder_worker import ENCODER_FILE, encoder_worker
 from jobs.runtime.published import Features, features, parquet_files
 from jobs.runtime.ray_cluster import read_parquet, start_ray
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
@@ -131,7 +131,7 @@ def fit_encoder(
         stage="train_text_encoder",
         epochs=text.adapt.epochs + 1,
     )
-    if not (finished / FACTS).exists():
+    if not (finished / ENCODER_FILE).exists():
         raise TrainingError(f"train_text_encoder: the workers ended without {short}; see the log")
     shutil.copytree(finished, export, dirs_exist_ok=True)
     remove_checkpoints(config, run_name)
@@ -139,7 +139,7 @@ def fit_encoder(
 
 def describe_encoder(folder: Path) -> str:
     """One line on a finished encoder."""
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads((folder / ENCODER_FILE).read_text())
     text = f"{facts['parameters']:,} parameters, {facts['pairs']:,} pairs, epoch {facts['epoch']} kept"
     if facts["validation_pairs"]:
         before, after = (facts["epochs"][epoch]["recall@10"] for epoch in (0, facts["epoch"]))

@@ -15,7 +15,7 @@ from jobs import cache_teacher, simulate_events, train_teacher
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.benchmark.results import rank_selected, results_of
 from jobs.benchmark.selection import publish_selection
-from jobs.benchmark.students import search_settings, students_of, train_students
+from jobs.benchmark.students import students_of, train_students, tuned_settings
 from jobs.runtime.console import command, engine_output_to, log_file, say
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.published import features
@@ -36,7 +36,7 @@ def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
         train_teacher.run(config)
         cache_teacher.run(config)
         source = features(config)
-        found = search_settings(benchmark, source)
+        found = tuned_settings(benchmark, source)
         arms = benchmark.arms(found)
         students = students_of(arms.values())
         train_students(config, source, students)

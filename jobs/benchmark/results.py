@@ -101,7 +101,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
         metric: {name: np.stack([of_metric[one] for one in ones]) for name, ones in members}
         for metric, of_metric in of_model.items()
     }
-    arms = benchmark.arms(chosen["search"])
+    arms = benchmark.arms(chosen["tuning"])
     plain = {name: arm.plain for name, arm in arms.items() if arm.plain in labels}
     taught = [name for name in plain if arms[name].teacher == "ensemble"]
     gaps = {name: "gap_closed" if name == main else f"{name}_gap_closed" for name in taught}
@@ -161,9 +161,9 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
             "by": "validation NDCG@10, written down before the test users were read",
             "version": ranked.inputs["selection"],
             "best_teacher_kind": chosen["best_teacher_kind"],
-            "search": None
-            if benchmark.config.search is None
-            else {"chosen": chosen["search"], **benchmark.config.search.model_dump(mode="json")},
+            "tuning": None
+            if benchmark.config.tuning is None
+            else {"chosen": chosen["tuning"], **benchmark.config.tuning.model_dump(mode="json")},
         },
         "buckets": {name: bucketed_ndcg(ranks, of) for name, of in buckets.items()},
         "peers": peers["facts"],

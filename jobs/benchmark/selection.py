@@ -32,7 +32,7 @@ def publish_selection(
       config: the run config.
       name: the benchmark's.
       students: all of them trained.
-      found: arm → the settings that the search chose.
+      found: arm → the settings that the tuning chose.
     """
     table = f"benchmark_selection/{name}"
     models = {student.label: student.model for student in students}
@@ -46,7 +46,7 @@ def publish_selection(
     settings = {
         "students": {s.label: [s.arm.name, s.arm.teacher, s.seed, s.arm.plain] for s in students},
         "teachers": {name: [share, kind] for name, (_, share, kind) in teachers.items()},
-        "search": found,
+        "tuning": found,
     }
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
@@ -55,7 +55,7 @@ def publish_selection(
             "teachers": {
                 name: {"weight": share} | _entry(config, model) for name, (model, share, _) in teachers.items()
             },
-            "search": found,
+            "tuning": found,
         }
         scores = {name: entry["validation"]["ndcg@10"] for name, entry in record["teachers"].items()}
         record["best_teacher_kind"] = best_kind({name: kind for name, (_, _, kind) in teachers.items()}, scores)

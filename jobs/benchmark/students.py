@@ -17,7 +17,7 @@ from jobs.runtime.titles import title_vectors
 from kdlib.config.benchmark import Arm, Benchmark, draw_trials
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.models.files import FACTS
+from kdlib.models.files import MODEL_FILE
 from kdlib.store import partitions
 from kdlib.training.controls import STATELESS
 
@@ -52,20 +52,20 @@ def students_of(arms: Iterable[Arm]) -> list[Student]:
     return [Student(arm, seed, f"{arm.name}_s{seed}") for arm in arms for seed in arm.seeds]
 
 
-def search_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[str, Any]]:
+def tuned_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[str, Any]]:
     """Arm → the trial with the best validation NDCG@10; the same trials for every arm, each trained once. Ray must run."""
-    search = benchmark.config.search
-    if search is None:
+    tuning = benchmark.config.tuning
+    if tuning is None:
         return {}
-    whole, trials = replace(benchmark, selected=None), draw_trials(search)
+    whole, trials = replace(benchmark, selected=None), draw_trials(tuning)
     students = [
-        Student(whole.arms(dict.fromkeys(search.arms, trial))[name], search.seed, f"{name}_t{number}")
-        for name in search.arms
+        Student(whole.arms(dict.fromkeys(tuning.arms, trial))[name], tuning.seed, f"{name}_t{number}")
+        for name in tuning.arms
         for number, trial in enumerate(trials)
     ]
     train_students(benchmark.run, source, students)
     found = {}
-    for name in search.arms:
+    for name in tuning.arms:
         scores = [
             model_facts(benchmark.run, student.model)["validation"]["ndcg@10"]
             for student in students
@@ -74,7 +74,7 @@ def search_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[st
         best = max(range(len(scores)), key=scores.__getitem__)
         taught = benchmark.config.arms[name].teacher != "none"
         found[name] = {key: value for key, value in trials[best].items() if taught or key.startswith("student.")}
-        say(f"search: {name}: trial {best} of {len(trials)}, validation NDCG@10 {scores[best]:.4f}: {found[name]}")
+        say(f"tuning: {name}: trial {best} of {len(trials)}, validation NDCG@10 {scores[best]:.4f}: {found[name]}")
     return found
 
 
@@ -180,4 +180,4 @@ def _train(config: RunConfig, source: Features, students: list[Student], teacher
 
 def model_facts(config: RunConfig, name: str) -> dict[str, Any]:
     """What `model.json` of a published model says."""
-    return json.loads((partitions.current(config.root, name, config.day) / FACTS).read_text())
+    return json.loads((partitions.current(config.root, name, config.day) / MODEL_FILE).read_text())

@@ -27,7 +27,7 @@ from kdlib.teachers.contrastive import (
 from kdlib.teachers.text import TextEncoder, Tokenise, encode_texts, encoder_folder, load_tokeniser
 from kdlib.training.engine import full_weights, make_engine
 
-FACTS = "encoder.json"
+ENCODER_FILE = "encoder.json"
 K = 10
 
 
@@ -187,7 +187,7 @@ def _export(folder: Path, base: Path, weights: dict[str, torch.Tensor], facts: d
     AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(folder)
     raw = (folder / "model.safetensors").read_bytes()
     own = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw), "parameters": model.num_parameters()}
-    (folder / FACTS).write_text(json.dumps({**facts, **own}, indent=1))
+    (folder / ENCODER_FILE).write_text(json.dumps({**facts, **own}, indent=1))
 
 
 def _column(folder: str, name: str) -> list[Any]:

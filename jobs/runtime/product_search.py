@@ -18,8 +18,8 @@ from kdlib.data.queries import normalise_query
 from kdlib.errors import ConfigError, InputError
 from kdlib.metrics.judged import ndcg_of
 from kdlib.search.fusion import Weights, choose_weights
-from kdlib.search.index import FACTS, SearchIndex, build_index, load_index
-from kdlib.search.student import FACTS as STUDENT_FACTS
+from kdlib.search.index import INDEX_FILE, SearchIndex, build_index, load_index
+from kdlib.search.student import STUDENT_FILE
 from kdlib.search.words import in_first_half, teaches
 from kdlib.store import partitions
 from kdlib.teachers.text import TitleEncoder, from_anywhere
@@ -125,7 +125,7 @@ def chosen_weights(
     settings = search_settings(config)
     given = Weights(settings.vector_weight, settings.intent_weight)
     build_index(folder, products, vectors_VE, language=settings.language, weights=given, seed=config.seed, facts=facts)
-    facts_of_student = json.loads((student / STUDENT_FACTS).read_text())
+    facts_of_student = json.loads((student / STUDENT_FILE).read_text())
     details = {name: facts_of_student[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
     details["weights"] = {**asdict(given), "chosen": "given"}
     if settings.weights == "clicks":
@@ -138,8 +138,8 @@ def chosen_weights(
             return details
         index = load_index(folder, student)
         weights = choose_weights(lambda weights: _ndcg(index, choosing, weights))
-        kept = json.loads((folder / FACTS).read_text()) | {"weights": asdict(weights)}
-        (folder / FACTS).write_text(json.dumps(kept, indent=1))
+        kept = json.loads((folder / INDEX_FILE).read_text()) | {"weights": asdict(weights)}
+        (folder / INDEX_FILE).write_text(json.dumps(kept, indent=1))
         details["weights"] = {**asdict(weights), "chosen": f"by the clicks after {len(choosing)} queries"}
         details["clicks"] = {
             "queries": len(judging),

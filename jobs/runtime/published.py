@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.metrics.table import format_distillation, format_metrics
-from kdlib.models.files import FACTS
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.files import MODEL_FILE
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import partitions
 
 
@@ -106,7 +106,7 @@ def describe_models(config: RunConfig, names: Sequence[str]) -> str:
     """Each published model's version, size and validation metrics, a line each."""
     parts = []
     for name in names:
-        facts = json.loads((partitions.current(config.root, f"models/{name}", config.day) / FACTS).read_text())
+        facts = json.loads((partitions.current(config.root, f"models/{name}", config.day) / MODEL_FILE).read_text())
         scores = facts["validation"]
         parts.append(
             f"\n  {name} {facts['version']}: {facts['parameters']:,} parameters,"
@@ -143,7 +143,7 @@ def quality_table(config: RunConfig) -> str:
 
 
 def _parameters(config: RunConfig, model: str) -> int:
-    return json.loads((partitions.current(config.root, model, config.day) / FACTS).read_text())["parameters"]
+    return json.loads((partitions.current(config.root, model, config.day) / MODEL_FILE).read_text())["parameters"]
 
 
 def parquet_files(folder: Path) -> list[str]:

@@ -63,7 +63,7 @@ def write_targets(
       target: an empty folder.
     """
     with start_ray(config):
-        from kdlib.teachers.shards import ShardTeacher
+        from kdlib.teachers.shard_teacher import ShardTeacher
         from kdlib.teachers.sparse import SampledTargetWriter
         from kdlib.teachers.targets import TargetWriter
 

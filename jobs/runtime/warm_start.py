@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
-from kdlib.models.files import FACTS
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.files import MODEL_FILE
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.models.warm import shape_of
 from kdlib.release import promotions
 from kdlib.release.promotions import Promotion
@@ -77,7 +77,7 @@ def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str,
             " same run config"
         )
     folder = promotions.folder_of(config.root, night, f"models/{name}")
-    return night, folder, json.loads((folder / FACTS).read_text())
+    return night, folder, json.loads((folder / MODEL_FILE).read_text())
 
 
 def run_options(start: Start | None) -> dict[str, Any]:

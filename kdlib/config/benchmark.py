@@ -25,7 +25,7 @@ class ArmConfig(Section):
     """`ensemble`: the run's teachers. `none`: the data alone. `self`: the finished arm of the same student without a
     teacher, same seed. The others are the controls of `kdlib.training.controls`."""
     like: Name | None = None
-    """Start from another arm's student and distillation, what the search chose for it included."""
+    """Start from another arm's student and distillation, what the tuning chose for it included."""
     student: dict[str, Any] = Field(default_factory=dict)
     """Put over the run's `student`, key by key."""
     distillation: dict[str, Any] = Field(default_factory=dict)
@@ -35,7 +35,7 @@ class ArmConfig(Section):
     """The arm without a teacher to compare with; when not given, the first one with the same student model and titles."""
 
 
-class SearchConfig(Section):
+class TuningConfig(Section):
     """Random search (Bergstra & Bengio 2012) with as many trials for each arm, chosen by validation NDCG@10."""
 
     trials: Positive
@@ -46,19 +46,19 @@ class SearchConfig(Section):
     """`student.…` or `distillation.…` → a list to choose from, or `{uniform: [low, high]}` or `{log_uniform: …}`."""
 
     @model_validator(mode="after")
-    def _can_be_drawn(self) -> "SearchConfig":
+    def _can_be_drawn(self) -> "TuningConfig":
         for key, choices in self.space.items():
             if key.split(".")[0] not in ("student", "distillation") or "." not in key:
-                raise ValueError(f"search.space: {key} is not below student or distillation")
+                raise ValueError(f"tuning.space: {key} is not below student or distillation")
             if isinstance(choices, list):
                 if not choices:
-                    raise ValueError(f"search.space.{key}: an empty list, nothing to choose from")
+                    raise ValueError(f"tuning.space.{key}: an empty list, nothing to choose from")
             elif len(choices) != 1:
-                raise ValueError(f"search.space.{key}: needs one of uniform and log_uniform, found {sorted(choices)}")
+                raise ValueError(f"tuning.space.{key}: needs one of uniform and log_uniform, found {sorted(choices)}")
             else:
                 (kind, (low, high)), *_ = choices.items()
                 if low >= high or (kind == "log_uniform" and low <= 0):
-                    raise ValueError(f"search.space.{key}: {kind} needs low < high, above 0 for log_uniform")
+                    raise ValueError(f"tuning.space.{key}: {kind} needs low < high, above 0 for log_uniform")
         return self
 
 
@@ -77,7 +77,7 @@ class BenchmarkConfig(Section):
     `hr10`) and `intervals`, relative to the working folder."""
     speed_users: Positive = 2_000
     """Test users whose top-k is timed."""
-    search: SearchConfig | None = None
+    tuning: TuningConfig | None = None
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "BenchmarkConfig":
@@ -117,7 +117,7 @@ class Benchmark:
         """All arms, or the selected ones.
 
         Args:
-          found: arm → `student.…` and `distillation.…` keys with the values that the search chose.
+          found: arm → `student.…` and `distillation.…` keys with the values that the tuning chose.
 
         Raises:
           ConfigError: an arm's settings are wrong, or it refers to an arm that is not there.
@@ -202,13 +202,13 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def draw_trials(search: SearchConfig) -> list[dict[str, Any]]:
+def draw_trials(tuning: TuningConfig) -> list[dict[str, Any]]:
     """The settings of each trial, the same for every arm; the draw depends on the search's seed alone."""
-    generator = np.random.default_rng(search.seed)
+    generator = np.random.default_rng(tuning.seed)
     trials = []
-    for _ in range(search.trials):
+    for _ in range(tuning.trials):
         drawn: dict[str, Any] = {}
-        for key, choices in search.space.items():
+        for key, choices in tuning.space.items():
             if isinstance(choices, list):
                 drawn[key] = choices[int(generator.integers(len(choices)))]
             else:
@@ -243,16 +243,16 @@ def load_benchmark(
         raise ConfigError(f"the benchmark config {path} is wrong: {first_fault(error)}") from None
     run_path = Path(path).parent / config.run
     run = load_config(run_path, overrides=to_run, ds=ds)
-    named = {"--arms": arms or (), "search.arms": config.search.arms if config.search else ()}
+    named = {"--arms": arms or (), "tuning.arms": config.tuning.arms if config.tuning else ()}
     for where, names in named.items():
         if unknown := [name for name in names if name not in config.arms]:
             raise ConfigError(f"{where} names {unknown}, but the benchmark has the arms {list(config.arms)}")
-    if own := [name for name in named["search.arms"] if config.arms[name].teacher == "self"]:
+    if own := [name for name in named["tuning.arms"] if config.arms[name].teacher == "self"]:
         raise ConfigError(
-            f"search.arms: {own} are taught by themselves, which has to wait for the search; leave them out"
+            f"tuning.arms: {own} are taught by themselves, which has to wait for the tuning; leave them out"
         )
     benchmark = Benchmark(config, run, run_path, to_run, arms)
     benchmark.arms()
-    for trial in draw_trials(config.search) if config.search else []:
-        benchmark.arms(dict.fromkeys(named["search.arms"], trial))
+    for trial in draw_trials(config.tuning) if config.tuning else []:
+        benchmark.arms(dict.fromkeys(named["tuning.arms"], trial))
     return benchmark

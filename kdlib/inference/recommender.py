@@ -23,7 +23,7 @@ from kdlib.inference.explain import because_of, check_reasons
 from kdlib.inference.topk import exact_topk
 from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store.tables import RECOMMENDATIONS, TIME
 
 

@@ -40,7 +40,7 @@ class Tile(NamedTuple):
 MASS_TILE = Tile(positions=128, items=128, warps=8)
 HIDDEN_TILE = Tile(positions=128, items=64, warps=8)
 WEIGHT_TILE = Tile(positions=64, items=128, warps=8)
-STAGES = 2
+PIPELINE_STAGES = 2
 """Of the loads' pipeline. Compiled for sm_90 in bfloat16, student 128 wide: 96 KiB of shared memory and no spilled
 registers with one teacher; 256 wide: 144 KiB (an A100 has 163, an H100 227) and some spills."""
 PROGRAMS = 512
@@ -146,7 +146,7 @@ def _log_masses(
         BLOCK_V=tile.items,
         BLOCK_W=_block(width, INNER),
         num_warps=tile.warps,
-        num_stages=STAGES,
+        num_stages=PIPELINE_STAGES,
     )
     return best.amax(0), target.amax(0), plain.logsumexp(0), scaled.logsumexp(0)
 
@@ -250,7 +250,7 @@ def _sizes(student: Scored, mixed: _Mixed | None, tile: Tile) -> dict[str, int]:
         "BLOCK_W": _block(width, KERNEL_WIDTH),
         "BLOCK_K": _block(0 if mixed is None else mixed.width, INNER),
         "num_warps": tile.warps,
-        "num_stages": STAGES,
+        "num_stages": PIPELINE_STAGES,
     }
 
 

@@ -24,7 +24,7 @@ Predictor = SequenceModel | SequentialRules
 """What may be a teacher."""
 
 WEIGHTS = "model.safetensors"
-FACTS = "model.json"
+MODEL_FILE = "model.json"
 SCALE = ".scale"
 ITEM_TABLES = ("item_embedding", "output_embedding", "output_bias", "code_tables", "codes_VM")
 """What grows with the catalogue, or stands for what does."""
@@ -120,19 +120,19 @@ def is_whole(folder: Path) -> bool:
 
 def serves(folder: Path) -> bool:
     """Whether the folder's model is one that `load_model` takes: not of rules, which only teach."""
-    return json.loads((folder / FACTS).read_text())["options"]["kind"] != "rules"
+    return json.loads((folder / MODEL_FILE).read_text())["options"]["kind"] != "rules"
 
 
 def _write(folder: Path, stored: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
     save_file(stored, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     facts = facts | {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest, "version": digest[:12]}
-    written = folder / f"{FACTS}.part"
+    written = folder / f"{MODEL_FILE}.part"
     written.write_text(json.dumps(facts, indent=1))
     for path in (folder / WEIGHTS, written):  # on the disk before the name says that the model is whole
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
-    written.replace(folder / FACTS)
+    written.replace(folder / MODEL_FILE)
     return facts
 
 
@@ -174,7 +174,7 @@ def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
 def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
     """The same, where the model may be of any kind."""
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / MODEL_FILE).read_text())
         raw = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
         raise ModelError(f"no usable model at {folder}: {error}. Train it again with `distilrec distill`") from None
@@ -191,5 +191,5 @@ def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
             model = SequenceModel(**facts["options"])
         model.load_state_dict(_as_float32(weights), assign=True)
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"the model at {folder} does not fit its {FACTS}: {error}") from None
+        raise ModelError(f"the model at {folder} does not fit its {MODEL_FILE}: {error}") from None
     return model.requires_grad_(False).eval(), facts

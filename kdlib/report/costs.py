@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdlib.report.charts import bar_chart
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 from kdlib.report.html import Html, missing, section, table
-from kdlib.report.words import count, duration, megabytes, score
+from kdlib.report.labels import count, duration, megabytes, score
 
 
 def models(night: Night) -> Html:

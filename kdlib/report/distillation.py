@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from kdlib.metrics.expected import PREFIX
 from kdlib.report.charts import Mark, Row, interval_chart
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 from kdlib.report.html import Html, join, section, table, tag
-from kdlib.report.words import (
+from kdlib.report.labels import (
     count,
     interval,
     megabytes,

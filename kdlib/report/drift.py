@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kdlib.report.facts import Drift, Lists, Mover, Night
+from kdlib.report.content import Drift, Lists, Mover, Night
 from kdlib.report.html import Html, missing, section, table, tag
-from kdlib.report.words import count, share, short_day, signed_points
+from kdlib.report.labels import count, share, short_day, signed_points
 
 MOVERS = 5
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from kdlib.release.gates import rows_judged
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdlib.report.charts import stacked_bar
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 from kdlib.report.html import Html, missing, section, table, tag
-from kdlib.report.words import count, share, short_day, signed_count
+from kdlib.report.labels import count, share, short_day, signed_count
 
 _COUNTS = {
     "day_events": "events of the day",

@@ -1,10 +1,10 @@
 """The gates: what was found, what is allowed, and how the nights before stood."""
 
-from kdlib.report.facts import Gate, Night
+from kdlib.report.content import Gate, Night
 from kdlib.report.headline import bounds
 from kdlib.report.html import Content, Html, join, missing, section, table, tag
+from kdlib.report.labels import number, short_day
 from kdlib.report.trends import sparkline
-from kdlib.report.words import number, short_day
 
 _SIGNS = {
     "passed": ("✓ passed", "good"),

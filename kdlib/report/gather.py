@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdlib.release import promotions
+from kdlib.report.content import Drift, Gate, Lists, Measure, Mover, Night, Use
 from kdlib.report.drift import movers, popularity_drift
-from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Use
 from kdlib.report.search import read_search
 from kdlib.report.users import read_user, sample_users
 from kdlib.store import partitions

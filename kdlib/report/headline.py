@@ -1,8 +1,8 @@
 """The top of the page: what became of the night, in one sentence, and its five or six numbers."""
 
-from kdlib.report.facts import Gate, Measure, Night
+from kdlib.report.content import Gate, Measure, Night
 from kdlib.report.html import Content, Html, join, tag
-from kdlib.report.words import (
+from kdlib.report.labels import (
     count,
     interval,
     long_day,

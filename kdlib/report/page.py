@@ -1,9 +1,9 @@
 """The whole page: one HTML text without script, without anything to fetch."""
 
+from kdlib.report.content import Night
 from kdlib.report.costs import models, time_spent
 from kdlib.report.distillation import distillation
 from kdlib.report.drift import drift
-from kdlib.report.facts import Night
 from kdlib.report.funnel import funnel
 from kdlib.report.gates import gates
 from kdlib.report.headline import headline

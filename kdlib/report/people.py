@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from kdlib.report.facts import Night, Recommended, User
+from kdlib.report.content import Night, Recommended, User
 from kdlib.report.html import Content, Html, join, missing, section, tag
-from kdlib.report.words import count
+from kdlib.report.labels import count
 
 
 def people(night: Night) -> Html:

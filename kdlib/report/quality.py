@@ -1,10 +1,10 @@
 """How good the lists are: every model on the same test users, differences user by user, and the last nights."""
 
 from kdlib.report.charts import Mark, Row, interval_chart, legend
-from kdlib.report.facts import Measure, Night
+from kdlib.report.content import Measure, Night
 from kdlib.report.html import Html, join, missing, section, table, tag
+from kdlib.report.labels import count, interval, name_of, score, share, short_day, signed_score, tick, verdict
 from kdlib.report.trends import Series, trend_chart
-from kdlib.report.words import count, interval, name_of, score, share, short_day, signed_score, tick, verdict
 
 _STYLES = {"student": "accent", "control": "second"}
 

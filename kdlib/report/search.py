@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdlib.report.facts import Night, Search
+from kdlib.report.content import Night, Search
 from kdlib.report.html import Html, section, table, tag
-from kdlib.report.words import count, number, score, share
+from kdlib.report.labels import count, number, score, share
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 

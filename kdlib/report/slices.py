@@ -1,9 +1,9 @@
 """Whom the student serves well: its quality by length of history and by how popular the next item is."""
 
 from kdlib.report.charts import Mark, Row, interval_chart, legend
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 from kdlib.report.html import Html, join, section, table
-from kdlib.report.words import count, interval, name_of, score, signed_score
+from kdlib.report.labels import count, interval, name_of, score, signed_score
 
 ITEMS = {
     "head": "head (most popular)",

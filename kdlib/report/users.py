@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from kdlib.config.data import EVENT_TYPES
 from kdlib.errors import InputError
-from kdlib.report.facts import Recommended, User
+from kdlib.report.content import Recommended, User
 from kdlib.store import partitions
 
 NUM_HISTORY = 10

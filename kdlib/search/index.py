@@ -28,7 +28,7 @@ from kdlib.search.lexical import LexicalIndex, build_lexical, load_lexical
 from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, load_student
 from kdlib.search.words import words
 
-PRODUCTS, VECTORS, LEXICAL, FACTS = "catalogue/products.parquet", "vectors.safetensors", "lexical", "index.json"
+PRODUCTS, VECTORS, LEXICAL, INDEX_FILE = "catalogue/products.parquet", "vectors.safetensors", "lexical", "index.json"
 MOSTLY_UNKNOWN = 0.5
 """From this share of unknown sub-words on, and without a word of the catalogue, a query is not understood."""
 SCORES_AT_A_TIME = 1 << 24
@@ -185,7 +185,9 @@ def build_index(
     save_file({"vectors": vectors_VE.half().contiguous(), "clusters": clusters_RV}, folder / VECTORS)
     (folder / LEXICAL).mkdir()
     build_lexical(texts, language=language).save(folder / LEXICAL)
-    (folder / FACTS).write_text(json.dumps({**facts, "weights": asdict(weights), "products": len(products)}, indent=1))
+    (folder / INDEX_FILE).write_text(
+        json.dumps({**facts, "weights": asdict(weights), "products": len(products)}, indent=1)
+    )
 
 
 def load_index(folder: Path, student: Path) -> SearchIndex:
@@ -195,7 +197,7 @@ def load_index(folder: Path, student: Path) -> SearchIndex:
       ModelError: the files are not a whole index, or the student belongs to another teacher.
     """
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / INDEX_FILE).read_text())
         tensors = load_file(folder / VECTORS)
         products = pq.read_table(folder / PRODUCTS)
         lexical = load_lexical(folder / LEXICAL)

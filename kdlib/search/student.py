@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from kdlib.data.queries import normalise_query
 from kdlib.errors import ModelError
 
-WEIGHTS, FACTS, TOKENIZER, WORDS = "model.safetensors", "model.json", "tokenizer.json", "words.txt"
+WEIGHTS, STUDENT_FILE, TOKENIZER, WORDS = "model.safetensors", "model.json", "tokenizer.json", "words.txt"
 MAX_TOKENS = 32
 """Longer queries are cut."""
 
@@ -110,7 +110,7 @@ class QueryTokens:
     """Queries → padded sub-words.
 
     Args:
-      tokenizer: the text of a Hugging Face `tokenizer.json`, from `kdlib.search.vocabulary.smaller_tokenizer`.
+      tokenizer: the text of a Hugging Face `tokenizer.json`, from `kdlib.search.tokenizer.smaller_tokenizer`.
       words: that the teacher knows.
     """
 
@@ -177,7 +177,7 @@ def save_student(
         "parameters": sum(value.numel() for value in weights.values()),
         "bytes": len(raw),
     }
-    (folder / FACTS).write_text(json.dumps({**facts, **own}, indent=1))
+    (folder / STUDENT_FILE).write_text(json.dumps({**facts, **own}, indent=1))
 
 
 def load_student(folder: Path) -> tuple[QueryEncoder, QueryTokens, dict[str, Any]]:
@@ -187,7 +187,7 @@ def load_student(folder: Path) -> tuple[QueryEncoder, QueryTokens, dict[str, Any
       ModelError: the files are not a whole student.
     """
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / STUDENT_FILE).read_text())
         raw_version = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:12]
         if raw_version != facts["version"]:
             raise ValueError(f"the weights are of version {raw_version}, not {facts['version']}")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib.simulation.words import ADJECTIVES, BRAND_FAMILIES, BRANDS, COLOURS, STYLES
+from kdlib.simulation.names import ADJECTIVES, BRAND_FAMILIES, BRANDS, COLOURS, STYLES
 from kdlib.simulation.world import (
     CATEGORY_WEIGHTS,
     COMPLEMENT_WEIGHTS,

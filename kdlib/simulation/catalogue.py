@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from kdlib.simulation.words import ADJECTIVES, BRANDS, COLOURS, category_names
+from kdlib.simulation.names import ADJECTIVES, BRANDS, COLOURS, category_names
 from kdlib.simulation.world import UNAVAILABLE_FRACTION, World
 
 

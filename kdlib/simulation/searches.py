@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from kdlib.config.data import SEARCH_EVENT_TYPES
 from kdlib.simulation.events import USER_DIGITS, Plan, block_steps, draw_sales, human_users, write_days
+from kdlib.simulation.names import BRANDS, category_names, noun_of
 from kdlib.simulation.steps import DAY_MS
 from kdlib.simulation.text import number_texts, time_texts
-from kdlib.simulation.words import BRANDS, category_names, noun_of
 from kdlib.simulation.world import ITEM_DIGITS, World
 
 SEARCH_SCHEMA = pa.schema(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdlib.errors import InputError
-from kdlib.simulation.words import BRAND_FAMILIES, COLOURS, STYLES
+from kdlib.simulation.names import BRAND_FAMILIES, COLOURS, STYLES
 
 RESUME = 0.5
 """Probability that a session goes on with the intent of the user's session before."""

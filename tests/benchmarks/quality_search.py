@@ -40,7 +40,7 @@ from kdlib.metrics.judged import judged_metrics
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import load_index, product_texts
 from kdlib.search.student import TOKENIZER, QueryEncoder, encode_queries, load_student
-from kdlib.search.vocabulary import smaller_tokenizer
+from kdlib.search.tokenizer import smaller_tokenizer
 from kdlib.search.words import in_first_half
 from kdlib.store import partitions
 from kdlib.teachers.text import TextEncoder, encode_texts, load_tokeniser

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import torch
 
 from kdlib.data.shards import history_shards
-from kdlib.inference.shards import ShardRecommender
+from kdlib.inference.shard_recommender import ShardRecommender
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store.tables import HISTORIES, ITEM_STATISTICS, ITEM_VOCABULARY
 
 USERS_A_SHARD = 4096

@@ -305,7 +305,7 @@ def _measure_recommend(folder: Path, size: Size) -> dict[str, float]:
     import torch
 
     from kdlib.data.shards import history_shards
-    from kdlib.inference.shards import ShardRecommender
+    from kdlib.inference.shard_recommender import ShardRecommender
 
     torch.set_num_threads(1)
     maker = get_context("spawn").Process(target=_write_serving_files, args=(folder, size))  # with memory of its own

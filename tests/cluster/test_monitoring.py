@@ -21,8 +21,8 @@ from jobs.runtime.lock import run_lock
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError
+from kdlib.report.content import Night
 from kdlib.report.exposition import InUse, exposition
-from kdlib.report.facts import Night
 from tests.report.nights import BEFORE, DS, METRICS, NIGHT, blocked_before_training
 
 MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"

@@ -18,7 +18,7 @@ from kdlib.inference.recommender import (
 from kdlib.models import encode
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import tables
 
 NUM_ITEMS = 60

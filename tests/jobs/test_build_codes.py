@@ -15,7 +15,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import partitions, tables
 from kdlib.teachers.item_codes import read_item_codes
 from tests.jobs.test_recommend import DS, ITEM_IDS, NUM_ITEMS, put_store

@@ -21,7 +21,7 @@ from kdlib.config.load import load_config
 from kdlib.errors import ConfigError
 from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 from kdlib.store import partitions
 from kdlib.store.tables import METRICS
 

@@ -18,7 +18,7 @@ from kdlib.errors import ConfigError
 from kdlib.privacy import forgetting
 from kdlib.privacy.pseudonyms import key_check, pseudonym
 from kdlib.release import promotions
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 from kdlib.store import partitions
 
 DS, USER, OTHER = "2026-11-22", "anna.k", "bruno"

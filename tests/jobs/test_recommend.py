@@ -15,7 +15,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.report.users import sample_users
 from kdlib.store import partitions, tables
 

@@ -54,7 +54,7 @@ def _compiled_shared_bytes(kernel: Any, types: dict[str, str], sizes: dict[str, 
     from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingImports]
     from triton.compiler import ASTSource  # pyright: ignore[reportMissingImports]
 
-    from kdlib.losses.triton_kernels import STAGES
+    from kdlib.losses.triton_kernels import PIPELINE_STAGES
 
     signature = {name: "constexpr" if name in sizes else types.get(name, "*fp32") for name in kernel.arg_names}
     numbers = {name: place for place, name in enumerate(kernel.arg_names)}
@@ -64,5 +64,5 @@ def _compiled_shared_bytes(kernel: Any, types: dict[str, str], sizes: dict[str, 
         constexprs={(numbers[name],): value for name, value in sizes.items() if name in numbers},
         attrs={(numbers[n],): [["tt.divisibility", 16]] for n, kind in signature.items() if kind.startswith("*")},
     )
-    options = {"num_warps": warps, "num_stages": STAGES}
+    options = {"num_warps": warps, "num_stages": PIPELINE_STAGES}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).metadata.shared

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from kdlib.report.facts import Drift, Gate, Lists, Measure, Mover, Night, Recommended, Search, Use, User
+from kdlib.report.content import Drift, Gate, Lists, Measure, Mover, Night, Recommended, Search, Use, User
 
 DS, BEFORE = "2026-11-22", "2026-11-21"
 EVIL = '<script>alert(1)</script> & "Söhne"'

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from kdlib.report.facts import Night
+from kdlib.report.content import Night
 from kdlib.report.page import MENU, page
 from tests.report.nights import DS, NIGHT, blocked_before_training
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from kdlib.report.content import Gate, Measure, Use
 from kdlib.report.costs import models, time_spent
 from kdlib.report.distillation import distillation, gap_closed
 from kdlib.report.drift import drift, movers, popularity_drift
-from kdlib.report.facts import Gate, Measure, Use
 from kdlib.report.funnel import funnel
 from kdlib.report.gates import gates
 from kdlib.report.headline import bounds, decision, headline

@@ -10,7 +10,15 @@ from torch.nn import functional as F
 from kdlib.errors import ModelError
 from kdlib.losses.rank_distillation import margin_mse
 from kdlib.search.distil import held_out, search_distillation, train_epoch
-from kdlib.search.student import FACTS, WEIGHTS, QueryEncoder, QueryTokens, encode_queries, load_student, save_student
+from kdlib.search.student import (
+    STUDENT_FILE,
+    WEIGHTS,
+    QueryEncoder,
+    QueryTokens,
+    encode_queries,
+    load_student,
+    save_student,
+)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +158,7 @@ def test_files_give_the_same_answers_and_a_damaged_one_is_refused(tmp_path: Path
     )
     assert tokens.is_word("lamp")
     assert facts["parameters"] == sum(one.numel() for one in model.parameters())
-    assert json.loads((tmp_path / FACTS).read_text())["teacher"] == "t"
+    assert json.loads((tmp_path / STUDENT_FILE).read_text())["teacher"] == "t"
     raw = bytearray((tmp_path / WEIGHTS).read_bytes())
     raw[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(bytes(raw))

@@ -12,9 +12,9 @@ import pytest
 from kdlib.data.queries import normalise_query
 from kdlib.simulation.catalogue import catalogue
 from kdlib.simulation.events import Plan, block_rows, block_steps
+from kdlib.simulation.names import category_names, noun_of
 from kdlib.simulation.searches import MAX_RANK, SEARCH_SCHEMA, search_rows
 from kdlib.simulation.steps import BOUGHT, CARTED
-from kdlib.simulation.words import category_names, noun_of
 from tests.simulation.definition import session_openings
 
 PLAN = Plan(

@@ -6,8 +6,8 @@ from ipaddress import ip_address
 import numpy as np
 import pytest
 
+from kdlib.simulation.names import category_names
 from kdlib.simulation.text import address_texts, number_texts, scrambled_hex_texts, time_texts
-from kdlib.simulation.words import category_names
 
 
 def test_numbers_have_leading_zeros() -> None:

@@ -9,7 +9,7 @@ import pytest
 from kdlib.errors import InputError
 from kdlib.simulation.build import build_world
 from kdlib.simulation.catalogue import catalogue
-from kdlib.simulation.words import ADJECTIVES, BRAND_FAMILIES, BRANDS, COLOURS, STYLES, category_names
+from kdlib.simulation.names import ADJECTIVES, BRAND_FAMILIES, BRANDS, COLOURS, STYLES, category_names
 from kdlib.simulation.world import AFFINITIES, FEATURES, SUBSTITUTES, World
 from tests.simulation.definition import affinities, outcome_chances
 from tests.simulation.test_events import PLAN

@@ -14,7 +14,7 @@ from kdlib.data.windows import training_windows
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.teachers import targets
-from kdlib.teachers.shards import ShardTeacher
+from kdlib.teachers.shard_teacher import ShardTeacher
 from kdlib.teachers.targets import TargetWriter
 from kdlib.training.module import CachedTeachers
 from tests.data.test_windows import histories

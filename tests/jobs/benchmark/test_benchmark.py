@@ -162,14 +162,14 @@ def test_overrides_reach_the_benchmark_and_with_a_prefix_the_run(tmp_path: Path)
         ({"arms": {"student": {"distillation": {"mode": "joint"}}}}, "joint"),
         ({"seeds": []}, "seeds"),
         (
-            {"search": {"trials": 1, "arms": ["x"], "space": {"student.train.epochs": [1]}}},
-            r"search\.arms names \['x'\]",
+            {"tuning": {"trials": 1, "arms": ["x"], "space": {"student.train.epochs": [1]}}},
+            r"tuning\.arms names \['x'\]",
         ),
-        ({"search": {"trials": 1, "arms": ["student"], "space": {"training.workers": [1]}}}, "not below student or"),
-        ({"search": {"trials": 1, "arms": ["student"], "space": {"student.train.epoch": [1]}}}, r"student\.train"),
+        ({"tuning": {"trials": 1, "arms": ["student"], "space": {"training.workers": [1]}}}, "not below student or"),
+        ({"tuning": {"trials": 1, "arms": ["student"], "space": {"student.train.epoch": [1]}}}, r"student\.train"),
         (
             {
-                "search": {
+                "tuning": {
                     "trials": 1,
                     "arms": ["student"],
                     "space": {"distillation.kl_weight": {"log_uniform": [0, 1]}},
@@ -187,15 +187,15 @@ def test_a_wrong_benchmark_is_named(tmp_path: Path, changes: dict[str, Any], mes
 
 def test_trials_are_the_same_for_every_arm_and_inside_the_space(tmp_path: Path) -> None:
     """The seed alone fixes the draws: from the list, or between the bounds; a trial reaches the arm's settings."""
-    search = {
+    tuning = {
         "trials": 20,
         "arms": ["student_plain", "student"],
         "space": {"distillation.temperature": [1.0, 4.0], "student.train.learning_rate": {"log_uniform": [0.001, 0.1]}},
     }
-    benchmark = load_benchmark(_write(tmp_path, search=search))
-    assert benchmark.config.search is not None
-    trials = draw_trials(benchmark.config.search)
-    assert trials == draw_trials(benchmark.config.search)
+    benchmark = load_benchmark(_write(tmp_path, tuning=tuning))
+    assert benchmark.config.tuning is not None
+    trials = draw_trials(benchmark.config.tuning)
+    assert trials == draw_trials(benchmark.config.tuning)
     assert {trial["distillation.temperature"] for trial in trials} == {1.0, 4.0}
     rates = [trial["student.train.learning_rate"] for trial in trials]
     assert 0.001 <= min(rates) < 0.01 < max(rates) <= 0.1
@@ -287,7 +287,7 @@ def test_a_whole_benchmark_and_again(night_to_change: tuple[Path, Path, str], tm
             "teachers": [*RUN["teachers"], {"name": "rules", "rules": {"history_decay": 0.8}}],
             "distillation": {"targets": "sampled", "temperature": 1.0, "samples": 16, "weights": "validation_ndcg"},
         },
-        search={"trials": 2, "arms": ["student_plain"], "space": {"student.train.learning_rate": [0.003, 0.01]}},
+        tuning={"trials": 2, "arms": ["student_plain"], "space": {"student.train.learning_rate": [0.003, 0.01]}},
         speed_users=50,
     )
     printed = _benchmark(path)
@@ -317,7 +317,7 @@ def test_a_whole_benchmark_and_again(night_to_change: tuple[Path, Path, str], tm
     assert sum(teacher["weight"] for teacher in results["teachers"].values()) == pytest.approx(1.0)
     assert results["teachers"]["rules"]["users_per_second"] is None
     assert results["teachers"]["rules"]["ndcg10"] > figures["popularity_ndcg10"]
-    assert results["selection"]["search"]["chosen"].keys() == {"student_plain"}
+    assert results["selection"]["tuning"]["chosen"].keys() == {"student_plain"}
     assert results["models"]["student"]["users_per_second"] > 0
     assert sum(part["users"] for part in results["buckets"]["history_length"].values()) == results["test_users"]
     assert re.search(r"student_plain +0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", printed), printed

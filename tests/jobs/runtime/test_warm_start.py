@@ -14,7 +14,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.models.vocabulary import vocabulary_hash
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.release import promotions
 from kdlib.store import partitions
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from kdlib.search.student import QueryTokens
-from kdlib.search.vocabulary import known_words, smaller_tokenizer
+from kdlib.search.tokenizer import known_words, smaller_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from datetime import date
 
 from kdlib.metrics.table import LABELS
-from kdlib.report.facts import Measure
+from kdlib.report.content import Measure
 
 NAMES = {
     "student": "student",
