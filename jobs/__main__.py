@@ -1,60 +1,295 @@
-"""The console command `distilrec`: `distilrec <job> …` is the same as `python -m jobs.<job> …`."""
+"""The console command `distilrec`. The stages' commands are made from `jobs.pipeline`."""
 
-import importlib
+import os
 import sys
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from typing import Any
 
-from jobs.runtime.console import in_utf8
+import click
+
+from jobs.pipeline import STAGES
+from jobs.runtime.command import Invocation, execute
+from jobs.runtime.console import JSON_LOGS, USUAL_CONFIG, in_utf8
 from jobs.runtime.extras import check_search_extra
-from kdlib.errors import ConfigError
+from jobs.runtime.runner import run_stage
+from jobs.runtime.stage import Stage
+from kdlib.errors import ConfigError, DistilrecError
 
-JOBS = {
-    "nightly": "the whole night: events in, published recommendations out",
-    "simulate-events": "write the embedded default input",
-    "build-features": "clean and sessionize the clickstream (Spark)",
-    "build-queries": "clean the search log and weigh what was clicked after each query (Spark)",
-    "train-text-encoder": "train the text encoders in-domain (Ray Train, DeepSpeed)",
-    "train-teacher": "train the teachers (Ray Train, DeepSpeed)",
-    "cache-teacher": "store the teachers' hidden states (Ray Data)",
-    "build-codes": "give each item its codes, for a student with codes (distill does so by itself)",
-    "distill": "train the student (Ray Data, Ray Train, DeepSpeed)",
-    "evaluate": "measure all models and baselines",
-    "benchmark": "train recipes of a student with several seeds and compare them",
-    "recommend": "write each user's top-k (Ray Data)",
-    "build-products": "the catalogue as search looks through it (Spark)",
-    "train-search": "teach the search student and build the search index (Ray Train, DeepSpeed)",
-    "rank-search": "write each head query's top-k (Ray Data)",
-    "check-gates": "judge input and models before the table goes out",
-    "promote": "put the night in use",
-    "deliver": "bring the night in use to an object store or another place where others read it",
-    "rollback": "put an earlier night in use again",
-    "report": "write the night's report, one HTML page",
-    "telemetry": "tell monitoring what is published (Prometheus text file)",
-    "submit": "run a job of the above on a Ray cluster, follow it, pass its exit status on",
-    "status": "list the jobs that were submitted to a Ray cluster",
-    "forget": "remove a user from every output",
-    "search": "print what the search in use finds",
-    "show": "print a user's history and recommendations",
+GROUPS = {
+    "Run": ("nightly", "plan", "benchmark"),
+    "What is in use": ("show", "search", "rollback", "deliver", "telemetry", "forget"),
+    "On a Ray cluster": ("submit", "status"),
+    "Stages, in order": tuple(stage.name for stage in STAGES),
 }
+OF_SEARCH = (
+    "train-search-encoder",
+    "encode-products",
+    "encode-queries",
+    "train-search",
+    "build-search-index",
+    "rank-search",
+)
+"""Stages that need the extra `search`."""
+LOCKED_DAY = "the date that no other run may work on meanwhile (default: the run config's, or the one in use)"
+
+
+class _Commands(click.Group):
+    """Lists the commands in groups, in the order in which they are declared."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in GROUPS.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("distilrec"), prog_name="distilrec")
+def cli() -> None:
+    """Large-model distillation for recommendation and search, as a nightly batch job.
+
+    `distilrec COMMAND --help` lists a command's options.
+    """
+
+
+def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds: str = "") -> Callable[..., Any]:
+    """The options of every command that reads a run config; the function gets them as `invocation`."""
+
+    def with_invocation(config: str, ds: str | None, overrides: tuple[str, ...], json_logs: bool, **more: Any) -> int:
+        if json_logs:
+            os.environ[JSON_LOGS] = "1"
+        return function(Invocation(config, ds, overrides), **more)
+
+    with_invocation.__doc__ = function.__doc__
+    with_invocation.__name__ = function.__name__
+    with_invocation.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    options = [
+        click.option("--config", default=config, show_default=True, metavar="FILE", help="run config"),
+        click.option(
+            "--ds", metavar="YYYY-MM-DD", help=ds or "the date that the run stands for (default: the run config's)"
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="override one setting; may be repeated",
+        ),
+        click.option("--json-logs", is_flag=True, help="print lines as JSON, with a run id"),
+    ]
+    for option in reversed(options):
+        with_invocation = option(with_invocation)
+    return with_invocation
+
+
+FORCE = click.option("--force", metavar="REASON", default="", help="publish in spite of failed gates; kept on record")
+REASON = click.option("--reason", metavar="TEXT", default="", help="kept on record")
+ADDRESS = click.option(
+    "--address",
+    envvar="RAY_API_SERVER_ADDRESS",
+    metavar="URL",
+    help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
+)
+
+
+def _add_stage(stage: Stage) -> None:
+    """The command of a stage."""
+
+    def command(invocation: Invocation, **options: Any) -> int:
+        if stage.name in OF_SEARCH:
+            check_search_extra()
+        return execute(
+            stage.name.replace("-", "_"),
+            invocation,
+            lambda config: run_stage(config, stage, pipeline=STAGES, options=options),
+            in_use=stage.last,
+            quiet_engines=True,
+        )
+
+    command.__doc__ = f"{stage.summary[0].upper()}{stage.summary[1:]}."
+    for name in stage.options:
+        command = {"force": FORCE, "reason": REASON}[name](command)
+    cli.command(stage.name)(_configured(command))
+
+
+for _stage in STAGES:
+    _add_stage(_stage)
+
+
+def _nightly(invocation: Invocation, first: str | None, last: str | None, dry_run: bool, force: str) -> int:
+    """The whole run: events in, published recommendations out."""
+    from jobs import nightly
+
+    if first is None and last is None:
+        return _plan(invocation) if dry_run else nightly.night(invocation, force=force)
+    try:
+        days = date.fromisoformat(first or ""), date.fromisoformat(last or "")
+    except ValueError:
+        days = date.max, date.min
+    if days[0] > days[1] or invocation.ds or dry_run:
+        raise ConfigError(
+            "a backfill needs --from and --to, YYYY-MM-DD, in this order, without --ds and --dry-run; found --from"
+            f" {first} --to {last}"
+        )
+    return nightly.backfill(invocation, *days, force=force)
+
+
+_nightly = click.option("--dry-run", is_flag=True, help="print the plan, run nothing")(FORCE(_nightly))
+_nightly = click.option("--to", "last", metavar="YYYY-MM-DD", help="the last date of a backfill")(_nightly)
+_nightly = click.option("--from", "first", metavar="YYYY-MM-DD", help="the first date of a backfill")(_nightly)
+cli.command("nightly")(_configured(_nightly))
+
+
+def _plan(invocation: Invocation) -> int:
+    """Print what a run would do, and why."""
+    from jobs import plan
+
+    return execute("plan", invocation, plan.run, reads_only=True)
+
+
+cli.command("plan")(_configured(_plan))
+
+
+def _benchmark(invocation: Invocation, arms: str | None) -> int:
+    """Train recipes of a student with several seeds and compare them."""
+    from jobs.benchmark.__main__ import benchmark
+
+    return benchmark(invocation, tuple(arms.split(",")) if arms else None)
+
+
+_benchmark = click.option("--arms", metavar="A,B", help="only these arms; others stay as they are")(_benchmark)
+cli.command("benchmark")(_configured(_benchmark, config="cluster/runs/quality_beauty.yaml"))
+
+
+@click.option("--user", metavar="ID", help="the user to show, by the shop's own id (default: some sample users)")
+def _show(invocation: Invocation, user: str | None) -> int:
+    """Print a user's history and recommendations."""
+    from jobs import show
+
+    return execute("show", invocation, lambda config: show.run(config, user=user), reads_only=True, in_use=True)
+
+
+cli.command("show")(_configured(_show))
+
+
+@click.option("--category", help="only products of this category")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="how many products")
+@click.argument("query", nargs=-1, required=True)
+def _search(invocation: Invocation, query: tuple[str, ...], k: int, category: str | None) -> int:
+    """Print what the search in use finds for each QUERY."""
+    check_search_extra()
+    from jobs import search
+
+    def run(config: Any) -> None:
+        search.run(config, query, k=k, category=category, of_day=invocation.ds is not None)
+
+    return execute("search", invocation, run, reads_only=True, in_use=True)
+
+
+cli.command("search")(_configured(_search, ds="the run's date (default: the one in use)"))
+
+
+@click.option("--to", required=True, metavar="YYYY-MM-DD", help="the date of the promoted run to go back to")
+@REASON
+def _rollback(invocation: Invocation, to: str, reason: str) -> int:
+    """Put an earlier run in use again, tables and models together."""
+    from jobs import rollback
+
+    if invocation.ds is not None:
+        raise ConfigError(f"--ds {invocation.ds}: rollback takes its date with --to")
+    return execute("rollback", invocation.on(to), lambda config: rollback.run(config, to, reason))
+
+
+cli.command("rollback")(_configured(_rollback))
+
+
+def _deliver(invocation: Invocation) -> int:
+    """Bring the run in use to where others read it."""
+    from jobs import deliver
+
+    return execute("deliver", invocation, deliver.run, in_use=True, quiet_engines=True)
+
+
+cli.command("deliver")(_configured(_deliver, ds=f"{LOCKED_DAY}; what is sent is the run in use"))
+
+
+@click.option("--status", type=int, help="the run's exit status (default: the one that was told last)")
+def _telemetry(invocation: Invocation, status: int | None) -> int:
+    """Tell monitoring what is published (Prometheus text file)."""
+    from jobs import telemetry
+
+    return execute("telemetry", invocation, lambda config: telemetry.run(config, status=status), quiet_engines=True)
+
+
+cli.command("telemetry")(_configured(_telemetry))
+
+
+@click.option("--user", required=True, metavar="ID", help="the user, by the shop's own id")
+def _forget(invocation: Invocation, user: str) -> int:
+    """Remove a user from every output."""
+    from jobs import forget
+
+    return execute(
+        "forget",
+        invocation,
+        lambda config: forget.run(config, user),
+        load=lambda: forget.load(invocation),
+        in_use=True,
+    )
+
+
+cli.command("forget")(_configured(_forget, ds=f"{LOCKED_DAY}; all dates are searched"))
+
+
+@click.argument("command", type=click.Choice(["nightly", *(stage.name for stage in STAGES), "deliver", "telemetry"]))
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+@click.option("--no-wait", is_flag=True, help="return once the job is submitted")
+@click.option("--image-code", is_flag=True, help="run the cluster image's own distilrec instead of this one")
+@ADDRESS
+def _submit(
+    invocation: Invocation, command: str, more: tuple[str, ...], address: str | None, no_wait: bool, image_code: bool
+) -> int:
+    """Run a COMMAND on a Ray cluster, follow it, pass its exit status on.
+
+    Options of the command itself (--force) are passed on. Ctrl-C leaves the job running; SIGTERM, as a scheduler sends
+    it, stops it.
+    """
+    from jobs import submit
+
+    return submit.run(invocation, command, address=address, more=list(more), wait=not no_wait, own_code=not image_code)
+
+
+cli.command("submit", context_settings={"ignore_unknown_options": True})(_configured(_submit))
+
+
+@cli.command("status")
+@ADDRESS
+@click.option("--ds", metavar="YYYY-MM-DD", help="only jobs for this date")
+def _status(address: str | None, ds: str | None) -> int:
+    """List the jobs that were submitted to a Ray cluster."""
+    from jobs import status
+
+    status.run(address, ds)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
     in_utf8(argv)
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: distilrec JOB [--config FILE] [--ds YYYY-MM-DD] [--set SECTION.KEY=VALUE …]\n")
-        print("\n".join(f"  {name:18} {meaning}" for name, meaning in JOBS.items()))
-        print("\n`distilrec JOB --help` lists a job's options.")
-        return 0
-    if arguments[0] not in JOBS:
-        print(f"distilrec: error: unknown job {arguments[0]!r}; the jobs are {', '.join(JOBS)}", file=sys.stderr)
-        return 2
-    if arguments[0] in ("train-search", "rank-search", "search"):
-        try:
-            check_search_extra()
-        except ConfigError as error:
-            print(f"distilrec: error: {error}", file=sys.stderr)
-            return error.exit_status
-    return importlib.import_module(f"jobs.{arguments[0].replace('-', '_')}").main(arguments[1:])
+    try:
+        return cli.main(args=argv, prog_name="distilrec", standalone_mode=False) or 0
+    except DistilrecError as error:
+        print(f"distilrec: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except click.ClickException as error:
+        error.show()
+        return ConfigError.exit_status
+    except click.Abort:
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Raw events → quarantine, sessions, histories, item_vocabulary and item_statistics, on Spark."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.runtime.console import command, log_file, say
+from jobs.runtime.console import log_file, say
 from jobs.runtime.inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
 from jobs.runtime.spark_session import running_spark
-from jobs.runtime.step import run_step
+from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
 from kdlib.features import clean, privacy, read, splits, vocabulary
 from kdlib.features import funnel as funnels
@@ -22,30 +23,132 @@ from kdlib.privacy import forgetting
 from kdlib.store import partitions, tables
 from kdlib.store.partitions import Manifest
 
-TABLES = ("quarantine", "sessions", "histories", "item_vocabulary", "item_statistics")
-OF_SEARCHES = {"features": {"queries"}, "input": {"searches": True, "simulate": {"search_fraction"}}}
-"""Settings of the search log, which say nothing of these tables."""
 BROADCAST_ITEMS = 500_000
 """A vocabulary up to this size is sent to every executor, which saves a second shuffle of the events."""
 
 
-def run(config: RunConfig) -> dict[str, Manifest]:
-    """Build and publish the feature tables of the day, unless they are up to date."""
+def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
+    """The raw input, the vocabulary and the events of an earlier run to go on from, and the pseudonym key."""
     key = checked_key(config)
     source = night_input(config, key)
+    versions = {name: version for name, version in source.versions.items() if name not in inputs}
+    return Found(versions | ({"pseudonym_key": f"{key['key_version']}.{key['check']}"} if key else {}), (source, key))
+
+
+def build(job: Job) -> Details:
+    """Judge the events, then write sessions, vocabulary, histories and statistics of those that are kept."""
+    config, (source, key) = job.config, job.found
     for line in source.notes():
         say(f"build_features: {line}")
-    manifests = run_step(
-        config,
-        (*TABLES, "clean_events") if source.days else TABLES,
-        settings=[
-            config.model_dump(mode="json", include={"features", "input"}, exclude=OF_SEARCHES),
-            config.privacy.min_item_users,
-            key,
-        ],
-        inputs=source.versions,
-        build=lambda staging: _build(config, source, key, staging),
+    log = log_file(config, "build_features")
+    with running_spark(config, log) as spark, read.reading(source.events.path), privacy.workers_keys():
+        judged, funnel = _judge(job, source, spark)
+        kept = clean.kept(judged)
+        gap_seconds = None if source.events.session else config.features.session_gap_seconds
+        sessions = with_sessions(kept, gap_seconds=gap_seconds)
+        sessions_table(sessions).write.mode("append").parquet(read.spark_path(job.outputs["sessions"]))
+        in_sessions = spark.read.parquet(read.spark_path(job.outputs["sessions"])).agg(F.sum("num_events")).collect()
+        funnels.check_complete(
+            funnel,
+            read=funnel.pop("rows_in_files"),
+            quarantined=tables.check_files(tables.QUARANTINE, job.outputs["quarantine"]),
+            in_sessions=in_sessions[0][0],
+        )
+        counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
+        items, about_items = _write_vocabulary(job, source, spark, counts)
+        people = _write_histories(job, spark, sessions, items, about_items["items"])
+        statistics = vocabulary.item_statistics(items, counts, people)
+        write_sorted(statistics, job.outputs["item_statistics"], by=["item_index"], rows=about_items["items"])
+        catalogue = about_items.pop("catalogue")
+        funnel |= vocabulary.count_left_out(counts, items, about_items.pop("listed"))
+        funnel["sessions"] = tables.check_files(tables.SESSIONS, job.outputs["sessions"])
+        funnel |= funnels.count_histories(people, last_day=config.last_day)
+        funnel |= about_items
+        funnel["columns"] = input_columns(spark, source.events, last_day=config.last_day)
+        funnels.check_listed(funnel)
+        funnels.check_trainable(funnel, last_day=config.last_day, **config.features.split.model_dump())
+        judged.unpersist()
+        counts.unpersist()
+    earlier = earlier_vocabulary(config)
+    return {
+        "histories": {"funnel": funnel, "pseudonyms": key},
+        "item_vocabulary": {"catalogue": catalogue, "previous": earlier and earlier.ds},
+        "clean_events": source.details(),
+    }
+
+
+def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame, dict[str, Any]]:
+    """All events with their outcome, and the funnel. The quarantine and the clean events are written.
+
+    Raises:
+      InputError: no event is kept.
+    """
+    config, features = job.config, job.config.features
+    events = read_input(config, source, spark)
+    judged = clean.with_outcome(
+        events,
+        period_start=features.period_start,
+        last_day=config.last_day,
+        late_days=source.events.late_days,
+        max_events_per_user_day=features.max_events_per_user_day,
+        num_partitions=config.spark.shuffle_partitions,
+        forgotten=forgetting.forgotten(config.root),
+    ).persist(StorageLevel.MEMORY_AND_DISK)
+    funnel = funnels.count_outcomes(
+        judged,
+        path=source.events.path,
+        last_day=config.last_day,
+        period_start=features.period_start,
+        carried=source.versions.get("clean_events"),
     )
+    quarantine = job.outputs["quarantine"]
+    write_sorted(clean.quarantine(judged), quarantine, by=["reason", "file", "raw"], rows=funnel["quarantined"])
+    if funnel["kept"] == 0:
+        fail_all_quarantined(config, "quarantine", quarantine, path=source.events.path, funnel=funnel)
+    if "clean_events" in job.outputs:
+        clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))
+    # Parquet says how many rows it has; other files would have to be read again
+    counted = source.events.format == "parquet" and not source.carried
+    return judged, funnel | {"rows_in_files": events.count() if counted else None}
+
+
+def _write_vocabulary(
+    job: Job, source: NightInput, spark: SparkSession, counts: DataFrame
+) -> tuple[DataFrame, dict[str, Any]]:
+    """The vocabulary, which goes on from an earlier run's, with the catalogue's titles. Also: numbers of items, the catalogue."""
+    config, earlier, previous = job.config, earlier_vocabulary(job.config), None
+    if earlier is not None:
+        folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
+        previous = spark.read.parquet(read.spark_path(folder))
+    num_known = previous.count() if previous else 0
+    items = vocabulary.extend_vocabulary(
+        previous, counts, first_new_index=num_known, first_seen=config.day, max_items=config.features.max_items
+    )
+    products_read, listed, says_stock = None, None, False
+    if source.catalogue:
+        products, says_stock = read_catalogue(spark, source.catalogue), source.catalogue.available is not None
+        products_read, listed = catalogue_counts(products, path=source.catalogue.path), one_row_an_item(products)
+    items = vocabulary.with_catalogue(items, listed, says_stock=says_stock)
+    if config.privacy.min_item_users > 1:
+        items = vocabulary.hide_rare(items, counts, min_users=config.privacy.min_item_users)
+    write_sorted(items, job.outputs["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
+    items = spark.read.parquet(read.spark_path(job.outputs["item_vocabulary"]))
+    num_items = items.count()
+    return items, {"items": num_items, "new_items": num_items - num_known, "catalogue": products_read, "listed": listed}
+
+
+def _write_histories(job: Job, spark: SparkSession, sessions: DataFrame, items: DataFrame, num_items: int) -> DataFrame:
+    """The histories of all users, with their splits."""
+    features, folder = job.config.features, job.outputs["histories"]
+    steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
+    known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items
+    people = splits.with_splits(histories(steps, known), last_day=job.config.last_day, **features.split.model_dump())
+    people.sortWithinPartitions("user_id").write.mode("append").parquet(read.spark_path(folder))
+    return spark.read.parquet(read.spark_path(folder))
+
+
+def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+    """Say how many rows were kept, and warn of what looks wrong."""
     funnel = manifests["histories"].details["funnel"]
     say(f"build_features: {funnels.funnel_text(funnel)}")
     vocabularies = manifests["item_vocabulary"], earlier_vocabulary(config)
@@ -53,99 +156,3 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     for warning in (*funnels.warnings(funnel), catalogue_warning(*catalogues)):
         if warning:
             say(f"build_features: warning: {warning}")
-    return manifests
-
-
-def _build(
-    config: RunConfig, source: NightInput, key: dict[str, Any] | None, staging: dict[str, Path]
-) -> dict[str, dict[str, Any]]:
-    features, last_day, catalogue = config.features, config.ds, source.catalogue
-    assert last_day is not None  # config.day has raised
-    log = log_file(config, "build_features")
-    with running_spark(config, log) as spark, read.reading(source.events.path), privacy.workers_keys():
-        events = read_input(config, source, spark)
-        judged = clean.with_outcome(
-            events,
-            period_start=features.period_start,
-            last_day=last_day,
-            late_days=source.events.late_days,
-            max_events_per_user_day=features.max_events_per_user_day,
-            num_partitions=config.spark.shuffle_partitions,
-            forgotten=forgetting.forgotten(config.root),
-        ).persist(StorageLevel.MEMORY_AND_DISK)
-        funnel = funnels.count_outcomes(
-            judged,
-            path=source.events.path,
-            last_day=last_day,
-            period_start=features.period_start,
-            carried=source.versions.get("clean_events"),
-        )
-        write_sorted(
-            clean.quarantine(judged), staging["quarantine"], by=["reason", "file", "raw"], rows=funnel["quarantined"]
-        )
-        if funnel["kept"] == 0:
-            fail_all_quarantined(config, "quarantine", staging["quarantine"], path=source.events.path, funnel=funnel)
-        if "clean_events" in staging:
-            clean.clean_events(judged).write.mode("append").parquet(read.spark_path(staging["clean_events"]))
-        kept = clean.kept(judged)
-        sessions = with_sessions(kept, gap_seconds=None if source.events.session else features.session_gap_seconds)
-        sessions_table(sessions).write.mode("append").parquet(read.spark_path(staging["sessions"]))
-        funnels.check_complete(
-            funnel,
-            # Parquet says how many rows it has; other files would have to be read again
-            read=events.count() if source.events.format == "parquet" and not source.carried else None,
-            quarantined=tables.check_files(tables.QUARANTINE, staging["quarantine"]),
-            in_sessions=spark.read.parquet(read.spark_path(staging["sessions"]))
-            .agg(F.sum("num_events"))
-            .collect()[0][0],
-        )
-
-        counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
-        earlier = earlier_vocabulary(config)
-        previous = None
-        if earlier is not None:
-            folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
-            previous = spark.read.parquet(read.spark_path(folder))
-        num_known = previous.count() if previous else 0
-        items = vocabulary.extend_vocabulary(
-            previous, counts, first_new_index=num_known, first_seen=config.day, max_items=features.max_items
-        )
-        products_read, listed, says_stock = None, None, False
-        if catalogue:
-            products, says_stock = read_catalogue(spark, catalogue), catalogue.available is not None
-            products_read, listed = catalogue_counts(products, path=catalogue.path), one_row_an_item(products)
-        items = vocabulary.with_catalogue(items, listed, says_stock=says_stock)
-        if config.privacy.min_item_users > 1:
-            items = vocabulary.hide_rare(items, counts, min_users=config.privacy.min_item_users)
-        write_sorted(items, staging["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
-        items = spark.read.parquet(read.spark_path(staging["item_vocabulary"]))
-        num_items = items.count()
-        steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
-        known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items
-        people = splits.with_splits(histories(steps, known), last_day=last_day, **features.split.model_dump())
-        people.sortWithinPartitions("user_id").write.mode("append").parquet(read.spark_path(staging["histories"]))
-        people = spark.read.parquet(read.spark_path(staging["histories"]))
-        statistics = vocabulary.item_statistics(items, counts, people)
-        write_sorted(statistics, staging["item_statistics"], by=["item_index"], rows=num_items)
-        funnel |= vocabulary.count_left_out(counts, items, listed)
-        funnel["sessions"] = tables.check_files(tables.SESSIONS, staging["sessions"])
-        funnel |= funnels.count_histories(people, last_day=last_day)
-        funnel |= {"items": num_items, "new_items": num_items - num_known}
-        funnel["columns"] = input_columns(spark, source.events, last_day=last_day)
-        funnels.check_listed(funnel)
-        funnels.check_trainable(funnel, last_day=last_day, **features.split.model_dump())
-        judged.unpersist()
-        counts.unpersist()
-    return {
-        "histories": {"funnel": funnel, "pseudonyms": key},
-        "item_vocabulary": {"catalogue": products_read, "previous": earlier and earlier.ds},
-        "clean_events": source.details(),
-    }
-
-
-def main(argv: list[str] | None = None) -> int:
-    return command("build_features", run, argv, description=__doc__ or "")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,49 +1,36 @@
-"""Store what the finished teachers say at every training position (Ray Data), for offline distillation."""
+"""Store what the finished teachers predict at every training position (Ray Data), for offline distillation."""
 
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-from jobs.runtime.console import command, say
-from jobs.runtime.published import features, target_settings, versions
-from jobs.runtime.step import run_step
+from jobs.runtime.console import say
+from jobs.runtime.published import features_of
+from jobs.runtime.stage import Details, Job
 from jobs.runtime.teachers import judge, teacher_folders, write_targets
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
 from kdlib.store.partitions import Manifest
 
 
-def run(config: RunConfig) -> dict[str, Manifest]:
-    """Publish `teacher_targets`."""
-    if config.distillation.mode == "joint":
-        raise ConfigError("distillation.mode is joint: teacher and student learn together, there is nothing to cache")
-    source = features(config)
-    folders = teacher_folders(config, source.vocabulary_facts()["vocabulary_hash"])
-    teachers = versions(config, *(name for teacher in config.teachers for name in teacher.models))
-
-    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        judged = judge(config, source, folders)
-        write_targets(config, source, folders, judged.weights, staging["teacher_targets"])
-        names, total = [teacher.name for teacher in config.teachers], sum(judged.weights)
-        details = {
-            "settings": target_settings(config),
+def build(job: Job) -> Details:
+    """Judge the teachers, set their shares, and write `teacher_targets`."""
+    config, source = job.config, features_of(job.inputs)
+    folders = teacher_folders(config, job.inputs, source.vocabulary_facts()["vocabulary_hash"])
+    judged = judge(config, source, folders)
+    write_targets(config, source, folders, judged.weights, job.output)
+    names, total = [teacher.name for teacher in config.teachers], sum(judged.weights)
+    by_kind = zip(("training", "validation"), judged[:2], strict=True)
+    return {
+        "teacher_targets": {
             "teachers": {name: weight / total for name, weight in zip(names, judged.weights, strict=True)},
             "log_probability": {
-                kind: dict(zip(names, rows.mean(1).tolist(), strict=True))
-                for kind, rows in zip(("training", "validation"), judged[:2], strict=True)
-                if rows.shape[1]
+                kind: dict(zip(names, rows.mean(1).tolist(), strict=True)) for kind, rows in by_kind if rows.shape[1]
             },
         }
-        return {"teacher_targets": details}
+    }
 
-    made = run_step(
-        config,
-        ("teacher_targets",),
-        settings=target_settings(config),
-        inputs={**source.versions, **teachers},
-        build=build,
-    )
-    manifest = made["teacher_targets"]
+
+def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+    """Say how large the cache is, and how much better the teachers know what they were trained on."""
+    manifest = manifests["teacher_targets"]
     shares = ", ".join(f"{name} {share:.3f}" for name, share in manifest.details["teachers"].items())
     say(
         f"cache_teacher: {manifest.rows:,} windows, {sum(f['bytes'] for f in manifest.files) / 2**20:.1f} MiB;"
@@ -56,12 +43,3 @@ def run(config: RunConfig) -> dict[str, Manifest]:
                 f"  {name}: the next item's log-probability is {training:.2f} at the last training position,"
                 f" {validation:.2f} in validation: {training - validation:+.2f} nats"
             )
-    return made
-
-
-def main(argv: list[str] | None = None) -> int:
-    return command("cache_teacher", run, argv, description=__doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,14 +4,13 @@ The user's events are not taken in again. Models that have learnt from them are 
 trained from nothing know nothing of the user.
 """
 
-import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
-from jobs import deliver
-from jobs.runtime.console import LOCKED_DAY, command, loaded, say
+from jobs.runtime.command import Invocation
+from jobs.runtime.console import say
+from jobs.runtime.delivery import check, deliver_and_tell
 from jobs.runtime.lock import held_dates
 from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, ConfigError, ContractError
@@ -34,7 +33,7 @@ def run(config: RunConfig, user_id: str) -> None:
     user_id = user_id.strip(BLANKS)
     if not user_id:
         raise ConfigError("--user: expected the user's id, as the shop writes it, and found none")
-    deliver.check(config)
+    check(config)
     key = read_key(config.privacy.key) if config.privacy.key else None
     _check_has_key(config.root, key)
     ids = [user_id] if key is None else [pseudonym(key, user_id), user_id]
@@ -51,7 +50,7 @@ def run(config: RunConfig, user_id: str) -> None:
     for place, count in sorted(removed.items()):
         say(f"  {place}: {count:,} removed")
     if config.delivery and promotions.current(config.root):
-        deliver.run_and_tell(config, only_in_use=True)
+        deliver_and_tell(config, only_in_use=True)
     left = [path for one in ids for path in forgetting.traces(config.root, one, user_columns=columns)]
     if left:
         raise ContractError(
@@ -95,34 +94,12 @@ def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:
     return sorted({one["ds"] for one in made if (one["details"].get("pseudonyms") or {"check": mine})["check"] != mine})
 
 
-def _load(arguments: argparse.Namespace) -> RunConfig:
+def load(invocation: Invocation) -> RunConfig:
     """The run config of a folder with outputs: that nothing is found in another one proves nothing."""
-    config = loaded(arguments)
+    config = invocation.load()
     if not any((config.root / name).exists() for name in (partitions.VERSIONS, partitions.STAGING)):
         raise ConfigError(
-            f"no night has been made in {config.root}, the output_dir of the run config {arguments.config}, so nobody can be"
+            f"no night has been made in {config.root}, the output_dir of the run config {invocation.config}, so nobody can be"
             " forgotten there: give the shop's own run config with --config"
         )
     return config
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--user", required=True, metavar="ID", help="the user, by the shop's own id")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return command(
-        "forget",
-        lambda config: None,
-        argv,
-        description=__doc__ or "",
-        add_arguments=_add_arguments,
-        with_arguments=lambda config, arguments: run(config, arguments.user),
-        load=_load,
-        in_use=True,
-        ds_help=f"{LOCKED_DAY}; all dates are searched",
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,135 +1,114 @@
-"""The whole night: events in, published recommendations out. Steps whose inputs have not changed are skipped."""
+"""The whole run: events in, published recommendations out. Stages that are up to date are skipped."""
 
-import argparse
-import importlib
-import sys
+import logging
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from datetime import date, timedelta
 
-from jobs import (
-    cache_teacher,
-    check_gates,
-    deliver,
-    distill,
-    evaluate,
-    promote,
-    recommend,
-    report,
-    simulate_events,
-    telemetry,
-    train_teacher,
-)
-from jobs.runtime.backfill import add_days, nights
-from jobs.runtime.console import command, engine_output_to, loaded, log_file, say
+from jobs.pipeline import STAGES
+from jobs.runtime import telemetry
+from jobs.runtime.command import Invocation, execute
+from jobs.runtime.console import engine_output_to, log_file, one_line, say
+from jobs.runtime.delivery import check
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.ray_cluster import ray_ahead, start_ray
+from jobs.runtime.runner import run_stage
+from jobs.runtime.stage import Stage
 from jobs.runtime.summary import print_summary
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DeliveryError, GateError
 
 
-def run(config: RunConfig, arguments: argparse.Namespace) -> None:
-    """Run every stage in order. Spark runs in a process of its own, the other stages share one Ray cluster."""
+def night(invocation: Invocation, *, force: str = "") -> int:
+    """One run for one date; returns its exit status, which monitoring is told.
+
+    Args:
+      invocation: run config, date and overrides.
+      force: why failed gates are overruled. Empty: they are not.
+    """
+    begun = list[RunConfig]()
+
+    def run(config: RunConfig) -> None:
+        begun.append(config)
+        run_stages(config, invocation, force=force)
+
+    status = execute("nightly", invocation, run)
+    # a run that was turned away tells nothing
+    for config in begun or (telemetry.readable(invocation) if status == ConfigError.exit_status else []):
+        telemetry.write_or_warn(config, status)
+    return status
+
+
+def backfill(invocation: Invocation, first: date, last: date, *, force: str = "") -> int:
+    """A run for each date from the first to the last. The first that fails ends the backfill with its exit status."""
+    for number in range((last - first).days + 1):
+        day = (first + timedelta(days=number)).isoformat()
+        if status := night(invocation.on(day), force=force):
+            say(f"distilrec: the backfill of {first} to {last} ended at {day}", level=logging.ERROR)
+            return status
+    return 0
+
+
+def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") -> None:
+    """Run all stages that apply, in order. Spark runs in processes of its own, the Ray stages share one cluster."""
     if config.search:
         check_search_extra()
-    deliver.check(config)
-    seconds: dict[str, float] = {}
-
-    def timed(name: str, stage: Callable[[], object]) -> None:
-        started = time.monotonic()
-        stage()
-        seconds[name] = time.monotonic() - started
-
-    with engine_output_to(log_file(config, "nightly")):
-        say(
-            f"nightly: {config.name}, {config.day}, output in {config.root}, engine logs in {log_file(config, 'nightly').parent}"
-        )
-        if config.input.simulate is not None:
-            timed("simulate_events", lambda: simulate_events.run(config))
-
-    on_spark = ["build_features"] if config.input.has_events else []
-    if config.search:
-        on_spark += ["build_products", "build_queries"] if config.input.has_searches else ["build_products"]
+    check(config)
+    log, seconds = log_file(config, "nightly"), dict[str, float]()
+    options = {"force": force, "reason": force}
+    stages = [stage for stage in STAGES if stage.when(config)]
+    last_spark = [stage for stage in stages if stage.engine == "spark"][-1:]
+    with engine_output_to(log):
+        say(f"nightly: {config.name}, {config.day}, output in {config.root}, engine logs in {log.parent}")
     with ExitStack() as ray_block:
-        for name in on_spark:
-            spark = partial(run_in_own_process, name, arguments.config, ds=arguments.ds, overrides=arguments.set)
-            timed(name, partial(spark, meanwhile=_ray_ahead(config, ray_block)) if name == on_spark[-1] else spark)
-        with engine_output_to(log_file(config, "nightly")):
-            try:
-                _train_and_publish(config, arguments.force, timed, ray_block)
-            except (DeliveryError, GateError):
-                report.run_or_warn(config)
-                raise
-            print_summary(config, seconds)
-            if config.input.has_events:
-                report.run_or_warn(config)
+        for number, stage in enumerate(stages):
+            started = time.monotonic()
+            if stage.last:
+                continue
+            if stage.engine == "spark":
+                ahead = _ray_ahead(config, ray_block) if stage in last_spark else None
+                run_in_own_process(stage.name, invocation, meanwhile=ahead)
+            else:
+                with engine_output_to(log):
+                    if all(later.engine != "ray" for later in stages[number:]):
+                        ray_block.close()
+                    _run_here(config, stage, options, ray_block, stages)
+            seconds[stage.name] = time.monotonic() - started
+    with engine_output_to(log):
+        print_summary(config, seconds)
+        run_last(config, stages)
+
+
+def _run_here(
+    config: RunConfig, stage: Stage, options: dict[str, str], ray_block: ExitStack, stages: Sequence[Stage]
+) -> None:
+    """Run a stage in this process; where a gate or the delivery has failed, the report is written first."""
+    if stage.engine == "ray":
+        ray_block.enter_context(start_ray(config))
+    chosen = {name: value for name, value in options.items() if name in stage.options}
+    try:
+        run_stage(config, stage, pipeline=STAGES, options=chosen)
+    except (DeliveryError, GateError):
+        run_last(config, stages)
+        raise
+
+
+def run_last(config: RunConfig, stages: Sequence[Stage]) -> None:
+    """Run what also follows a failure, the report. A failure of its own is a warning: the tables are published."""
+    for stage in (stage for stage in stages if stage.last):
+        try:
+            run_stage(config, stage, pipeline=STAGES)
+        except Exception as error:
+            traceback.print_exc()
+            what = f"{type(error).__name__}: {one_line(error)}"
+            log = log_file(config, "nightly")
+            say(f"{stage.name}    warning: not written ({what}); full text: {log}", level=logging.WARNING)
 
 
 @contextmanager
 def _ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
     with engine_output_to(log_file(config, "nightly")), ray_ahead(config, block):
         yield
-
-
-def _train_and_publish(
-    config: RunConfig, force: str, timed: Callable[[str, Callable[[], object]], None], ray_block: ExitStack
-) -> None:
-    """From the features on; one Ray cluster for all stages, which `ray_block` may hold already."""
-    if config.input.has_events:
-        check_gates.run(config, parts=("input",), force=force)
-    with ray_block, start_ray(config):
-        if config.input.has_events:
-            if config.distillation.mode == "offline":
-                timed("train_teacher", lambda: train_teacher.run(config))
-                timed("cache_teacher", lambda: cache_teacher.run(config))
-            timed("distill", lambda: distill.run(config))
-            timed("evaluate", lambda: evaluate.run(config))
-            check_gates.run(config, force=force)
-            timed("recommend", lambda: recommend.run(config))
-        if config.search:
-            timed("train_search", lambda: importlib.import_module("jobs.train_search").run(config))
-            timed("rank_search", lambda: importlib.import_module("jobs.rank_search").run(config))
-    promote.run(config, reason=force)
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    check_gates.add_force(parser)
-    add_days(parser)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """One night, or with `--from` and `--to` one after the other; the first that fails ends them with its exit status."""
-    return nights(argv, _night)
-
-
-def _night(argv: list[str]) -> int:
-    given, begun = list[argparse.Namespace](), list[RunConfig]()
-
-    def load(arguments: argparse.Namespace) -> RunConfig:
-        given.append(arguments)
-        return loaded(arguments)
-
-    def run_and_note(config: RunConfig, arguments: argparse.Namespace) -> None:
-        begun.append(config)
-        run(config, arguments)
-
-    status = command(
-        "nightly",
-        lambda config: None,
-        argv,
-        description=__doc__ or "",
-        add_arguments=_add_arguments,
-        with_arguments=run_and_note,
-        load=load,
-    )
-    # a run that was turned away tells nothing
-    for config in begun or (telemetry.readable(given[0]) if status == ConfigError.exit_status else []):
-        telemetry.write_or_warn(config, status)
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

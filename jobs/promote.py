@@ -1,13 +1,12 @@
 """Put the night in use: one switch of `promoted` to its table and its student; deliver it, and remove old nights."""
 
-import sys
-
 import pyarrow.parquet as pq
 
-from jobs import deliver
-from jobs.runtime.console import command, say
+from jobs.runtime import telemetry
+from jobs.runtime.console import say
+from jobs.runtime.delivery import check, deliver
 from jobs.runtime.lock import held_dates
-from jobs.runtime.published import check_made_from, versions
+from jobs.runtime.published import versions
 from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError, GateError, InputError
 from kdlib.release import gates, promotions, retention
@@ -15,7 +14,20 @@ from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
 
 
-def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
+def run(config: RunConfig, *, reason: str = "") -> None:
+    """Promote, and let monitoring know."""
+    try:
+        promoted = promote(config, reason=reason)
+    except DeliveryError:  # it is in use nevertheless
+        telemetry.write_or_warn(config, DeliveryError.exit_status)
+        raise
+    if promoted:  # however the run had ended before
+        telemetry.write_or_warn(config, 0)
+    else:
+        telemetry.tell(config)
+
+
+def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     """Promote the run's date, unless a later night is in use (a backfill does not take the shop back in time), or a rollback
     has withdrawn just these tables (a rerun does not undo it; what is in use is delivered, if the rollback could not). Returns
     None where the night stays out of use.
@@ -27,12 +39,10 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
       GateError: the gates did not pass.
       DeliveryError: the night is in use here, but did not get to where others read it.
     """
-    deliver.check(config)
+    check(config)
     found = _parts_of_search(config)
     if config.input.has_events:
         found = _judged_parts(config) | found
-    for table in (name for name in MADE if name in found):
-        check_made_from(config, table, MADE[table], found)
     root, day = config.root, config.day
     if _later_in_use(config, promotions.current(root)):
         return None
@@ -67,7 +77,7 @@ def run(config: RunConfig, *, reason: str = "") -> Promotion | None:
 
 def _deliver(config: RunConfig) -> None:
     if config.delivery:
-        deliver.run(config)
+        deliver(config)
 
 
 def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
@@ -116,37 +126,5 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
     return found
 
 
-MADE = {
-    "models/student": "distill",
-    "metrics": "evaluate",
-    "recommendations": "recommend",
-    "search_index": "train-search",
-    "search_rankings": "rank-search",
-}
-"""Tables and models that must be made from just what goes into use with them, and the job that makes each."""
-
-
 def _parts_of_search(config: RunConfig) -> dict[str, str]:
     return versions(config, "products", *promotions.SEARCH) if config.search else {}
-
-
-def _run_and_tell(config: RunConfig) -> None:
-    from jobs import telemetry
-
-    try:
-        promoted = run(config)
-    except DeliveryError:  # it is in use nevertheless
-        telemetry.write_or_warn(config, DeliveryError.exit_status)
-        raise
-    if promoted:  # however the night had ended before
-        telemetry.write_or_warn(config, 0)
-    else:
-        telemetry.tell(config)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return command("promote", _run_and_tell, argv, description=__doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,16 +1,15 @@
 """Put an earlier night in use again, table and model together: `distilrec rollback --to 2026-11-21`."""
 
-import argparse
-import sys
 from contextlib import nullcontext
 from datetime import date
 
-from jobs import deliver, report, telemetry
-from jobs.runtime.console import command, one_line, say
+from jobs.pipeline import STAGES, stage_named
+from jobs.runtime import telemetry
+from jobs.runtime.console import one_line, say
+from jobs.runtime.delivery import check, deliver_and_tell
 from jobs.runtime.lock import run_lock
-from kdlib.config.load import load_config
+from jobs.runtime.runner import run_stage
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
 from kdlib.release import promotions
 from kdlib.store import partitions
 
@@ -23,14 +22,14 @@ def run(config: RunConfig, to: str, reason: str) -> None:
       InputError: that night was never promoted, or its files are gone.
       DeliveryError: that night is in use here, but did not get to where others read it.
     """
-    deliver.check(config)
+    check(config)
     before = promotions.current(config.root)
     promotions.rollback(config.root, to, reason=reason)
     was = f", {before.ds} no more" if before and before.ds != to else ""
     say(f"rollback: {to} is in use{was}: {config.root / promotions.LINK / 'recommendations'}")
     try:
         if config.delivery:
-            deliver.run_and_tell(config)
+            deliver_and_tell(config)
         else:
             telemetry.tell(config)
     finally:
@@ -44,36 +43,6 @@ def _remake_pages(config: RunConfig, to: str) -> None:
         try:
             if partitions.read_manifest(config.root, "reports", ds):
                 with nullcontext() if ds == to else run_lock(night, "report"):
-                    report.run(night)
+                    run_stage(night, stage_named("report"), pipeline=STAGES)
         except Exception as error:
             say(f"report    warning: the page of {ds} is as it was ({type(error).__name__}: {one_line(error)})")
-
-
-def _load(arguments: argparse.Namespace) -> RunConfig:
-    if arguments.ds is not None:
-        raise ConfigError(
-            f"--ds {arguments.ds}: rollback takes no date but that of the night to go back to: give it with --to"
-        )
-    return load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.to)
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--to", required=True, metavar="DS", help="the promoted night to go back to, YYYY-MM-DD")
-    parser.add_argument("--reason", default="", help="kept on record")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return command(
-        "rollback",
-        lambda config: None,
-        argv,
-        description=__doc__ or "",
-        add_arguments=_add_arguments,
-        with_arguments=lambda config, arguments: run(config, arguments.to, arguments.reason),
-        load=_load,
-        ds_help=argparse.SUPPRESS,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,46 +1,35 @@
 """Run a stage, or the whole night, as a job on a Ray cluster: submit, follow the log, pass the exit status on."""
 
-import argparse
 import shlex
 import shutil
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import kdlib
-from jobs.runtime.console import interrupted_by_sigterm, say
-from jobs.runtime.ray_jobs import SUBMISSION, add_address, connect, exit_status, follow, jobs_of, stop, submit
+from jobs.runtime.command import Invocation, interrupted_by_sigterm
+from jobs.runtime.console import say
+from jobs.runtime.ray_jobs import SUBMISSION, connect, exit_status, follow, jobs_of, stop, submit
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
-from kdlib.errors import BusyError, ConfigError, DistilrecError
-
-STAGES = (
-    "nightly",
-    "simulate-events",
-    "build-features",
-    "build-queries",
-    "train-text-encoder",
-    "train-teacher",
-    "cache-teacher",
-    "build-codes",
-    "distill",
-    "evaluate",
-    "check-gates",
-    "recommend",
-    "build-products",
-    "train-search",
-    "rank-search",
-    "promote",
-    "deliver",
-    "report",
-    "telemetry",
-)
+from kdlib.errors import BusyError, ConfigError
 
 
-def run(arguments: argparse.Namespace, more: list[str]) -> int:
-    """Submit, and follow unless told not to; returns the exit status. `more`: options of the stage's own."""
-    config = load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds, expand=False)
+def run(
+    invocation: Invocation, command: str, *, address: str | None, more: list[str], wait: bool, own_code: bool
+) -> int:
+    """Submit a command to a Ray cluster, and follow it; returns its exit status.
+
+    Args:
+      invocation: run config, date and overrides.
+      command: `nightly`, or a stage.
+      address: of the cluster's job server.
+      more: options of the command's own.
+      wait: follow the job to its end.
+      own_code: the job runs this program's code; false: the cluster image's.
+    """
+    config = load_config(invocation.config, overrides=invocation.overrides, ds=invocation.ds, expand=False)
     if not config.output_dir.startswith(("/", "$")):
         raise ConfigError(
             f"output_dir is {config.output_dir!r}, a folder of one machine: on a cluster it must be an absolute path on "
@@ -48,18 +37,18 @@ def run(arguments: argparse.Namespace, more: list[str]) -> int:
         )
     if any(word.partition("=")[0] in ("--from", "--to") for word in more):
         raise ConfigError("a submission is one day's, found --from or --to: submit each day with --ds, in order")
-    client = connect(arguments.address)
-    submission_id = _free_id(client, config, arguments.stage)
+    client = connect(address)
+    submission_id = _free_id(client, config, command)
     with tempfile.TemporaryDirectory(prefix="distilrec-submit-") as folder:
-        _pack(Path(folder), arguments.config, with_code=not arguments.image_code)
+        _pack(Path(folder), invocation.config, with_code=own_code)
         submit(
             client,
-            entrypoint=entrypoint(arguments.stage, ds=config.day, overrides=arguments.set, more=more),
+            entrypoint=entrypoint(command, ds=config.day, overrides=invocation.overrides, more=more),
             submission_id=submission_id,
             runtime_env={"working_dir": folder},
         )
-    say(f"submitted {submission_id} to {arguments.address}")
-    if arguments.no_wait:
+    say(f"submitted {submission_id} to {address}")
+    if not wait:
         return 0
     stopped: list[int] = []
     try:
@@ -75,11 +64,9 @@ def run(arguments: argparse.Namespace, more: list[str]) -> int:
         return 130
 
 
-def entrypoint(stage: str, *, ds: str, overrides: list[str], more: list[str]) -> str:
-    """The job's command line on the cluster; `exec`, so that its exit status is the stage's own."""
-    words = ["python", "-m", f"jobs.{stage.replace('-', '_')}", "--config", "run.yaml", "--ds", ds]
-    for override in overrides:
-        words += ["--set", override]
+def entrypoint(command: str, *, ds: str, overrides: Sequence[str], more: Sequence[str]) -> str:
+    """The job's command line on the cluster; `exec`, so that its exit status is the command's own."""
+    words = ["python", "-m", "jobs", command, *Invocation("run.yaml", ds, tuple(overrides)).words()]
     return f"exec {shlex.join([*words, *more])}"
 
 
@@ -105,33 +92,3 @@ def _pack(folder: Path, config: str, *, with_code: bool) -> None:
         home = Path(kdlib.__file__).parent.parent
         for package in ("jobs", "kdlib"):
             shutil.copytree(home / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="distilrec submit",
-        description=__doc__,
-        epilog="Options of the stage itself (--force, --part, --status) are passed on. Ctrl-C leaves the job running; SIGTERM, "
-        "as a scheduler sends it, stops it.",
-    )
-    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
-    add_address(parser)
-    parser.add_argument("--config", default="cluster/runs/laptop.yaml", help="run config (default: %(default)s)")
-    parser.add_argument("--ds", help="the day the run stands for, YYYY-MM-DD (default: the run config's)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated"
-    )
-    parser.add_argument("--no-wait", action="store_true", help="return once the job is submitted")
-    parser.add_argument(
-        "--image-code", action="store_true", help="run the cluster image's own distilrec instead of this one"
-    )
-    arguments, more = parser.parse_known_args(argv)
-    try:
-        return run(arguments, more)
-    except DistilrecError as error:
-        print(f"distilrec: error: {error}", file=sys.stderr)
-        return error.exit_status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,57 +1,85 @@
-"""What the person sees: one line a stage and progress bars; the engines' own chatter goes to a log file."""
+"""What the person sees: log lines and progress bars. The engines' own chatter goes to a log file."""
 
-import argparse
 import codecs
+import json
 import locale
+import logging
 import os
 import re
 import shlex
-import signal
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from datetime import date
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
-from jobs.runtime.lock import run_lock
-from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
-from kdlib.errors import DistilrecError
-from kdlib.release import promotions
 
+JSON_LOGS = "DISTILREC_JSON_LOGS"
+"""Environment variable: lines are JSON objects, in this process and in those that it starts."""
+RUN_ID = "DISTILREC_RUN_ID"
+"""Environment variable: names one run in all of its lines."""
+USUAL_CONFIG = "cluster/runs/laptop.yaml"
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _HINT = re.compile(r"`distilrec (?!submit|status)([a-z-]+)(?![^`]*--config)")
-_USUAL_CONFIG = "cluster/runs/laptop.yaml"
-_config = _USUAL_CONFIG
-"""The run config of this command, which the commands in its hints are to be given, too."""
+_config = USUAL_CONFIG
+"""The run config of this command. The commands in its hints get it, too."""
 _person: TextIO | None = None
 """The terminal, while standard output and error are redirected to a log file."""
-
-LOCKED_DAY = (
-    "the day that no other run may be at work on meanwhile, YYYY-MM-DD (default: the run config's, or the night in use)"
-)
-"""What `--ds` is for in a job that is about all nights or the one in use."""
+LOG = logging.getLogger("distilrec")
 
 
-def say(text: str = "") -> None:
-    """Print a line for the person."""
-    print(_with_config(text), file=_person or sys.stdout, flush=True)
+def say(text: str = "", *, level: int = logging.INFO) -> None:
+    """Print a line for the person: INFO to standard output, WARNING and above to standard error."""
+    LOG.log(level, "%s", with_config(text))
 
 
-def _with_config(text: str) -> str:
-    """With `--config` in the commands that a text gives, unless it is the usual one: as they stand they can be run."""
-    words = "" if _config == _USUAL_CONFIG else f" --config {shlex.quote(_config)}"
+class _Handler(logging.Handler):
+    """Writes to the terminal, also while standard output goes to a file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = _person or (sys.stdout if record.levelno < logging.ERROR else sys.stderr)
+        text = record.getMessage()
+        if os.environ.get(JSON_LOGS):
+            moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+            line = {"time": moment, "level": record.levelname.lower(), "run_id": run_id(), "message": text}
+            text = json.dumps(line, ensure_ascii=False)
+        print(text, file=stream, flush=True)
+
+
+LOG.addHandler(_Handler())
+LOG.setLevel(logging.INFO)
+LOG.propagate = False
+
+
+def run_id() -> str:
+    """The id of this run; processes that it starts have the same."""
+    return os.environ.setdefault(RUN_ID, uuid.uuid4().hex[:12])
+
+
+@contextmanager
+def hints_name(config: str) -> Iterator[None]:
+    """The commands in hints get this run config, for the length of the block."""
+    global _config
+    before, _config = _config, config
+    try:
+        yield
+    finally:
+        _config = before
+
+
+def with_config(text: str) -> str:
+    """A text with `--config` in the commands that it gives, unless it is the usual one: they can be run as they stand."""
+    words = "" if _config == USUAL_CONFIG else f" --config {shlex.quote(_config)}"
     return _HINT.sub(lambda hint: hint[0] + words, text) if words else text
 
 
 def safe(text: str) -> str:
-    """A text of the shop's as one line for a terminal: what breaks a line, turns it round or gives a command is a blank."""
+    """A text of the shop's as one line for a terminal, without line breaks, commands and marks that turn the direction."""
     return _UNSAFE.sub(" ", text)
 
 
@@ -108,110 +136,6 @@ def _flush() -> None:
 def log_file(config: RunConfig, stage: str) -> Path:
     """Where a stage's engines write their chatter."""
     return config.root / "logs" / f"ds={config.day}" / f"{stage}.log"
-
-
-def command(
-    stage: str,
-    run: Callable[[RunConfig], object],
-    argv: list[str] | None,
-    *,
-    description: str,
-    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
-    with_arguments: Callable[[RunConfig, argparse.Namespace], object] | None = None,
-    load: Callable[[argparse.Namespace], RunConfig] | None = None,
-    reads_only: bool = False,
-    in_use: bool = False,
-    ds_help: str | None = None,
-) -> int:
-    """The main function of every job: parse, read the run config, run.
-
-    The exit status is 0; that of a `DistilrecError` (`kdlib.errors`); 130 interrupted, 143 stopped by SIGTERM; else 1. A
-    job that `reads_only` takes no lock, so that none can hold it up. One that is about what is `in_use` needs no date.
-    `ds_help` says what `--ds` is there for, where that is not the day that the run stands for.
-    """
-    in_utf8(argv)
-    parser = argparse.ArgumentParser(prog=f"distilrec {stage.replace('_', '-')}", description=description)
-    parser.add_argument("--config", default=_USUAL_CONFIG, help="run config (default: %(default)s)")
-    usual = "the run config's, or the night in use" if in_use else "the run config's"
-    parser.add_argument("--ds", help=ds_help or f"the day the run stands for, YYYY-MM-DD (default: {usual})")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one setting; may be repeated"
-    )
-    if add_arguments:
-        add_arguments(parser)
-    global _config
-    arguments = parser.parse_args(argv)
-    before, _config = _config, arguments.config
-    started = time.monotonic()
-    log: Path | None = None
-    stopped: list[int] = []
-    try:
-        config = load(arguments) if load else loaded(arguments)
-        if in_use and config.ds is None and (now := promotions.current(config.root)):
-            config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
-        log = log_file(config, stage)
-        with interrupted_by_sigterm(stopped), nullcontext() if reads_only else run_lock(config, stage):
-            if with_arguments:
-                with_arguments(config, arguments)
-            else:
-                with engine_output_to(log):
-                    run(config)
-                    say(f"{stage}: done in {time.monotonic() - started:.0f} s")
-    except DistilrecError as error:
-        print(f"distilrec: error: {_with_config(str(error))}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        how, status = ("stopped by SIGTERM", 143) if stopped else ("interrupted", 130)
-        print(f"distilrec: {how}; nothing half-published, run the same command again to go on", file=sys.stderr)
-        return status
-    except Exception as error:
-        if reads_only and isinstance(error, BrokenPipeError):  # `| head`: who reads has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return 0
-        if log is not None and _log_traceback(log):
-            print(
-                f"distilrec: {stage} failed: {type(error).__name__}: {one_line(error)}\nfull text: {log}",
-                file=sys.stderr,
-            )
-        else:
-            traceback.print_exc()
-        return 1
-    finally:
-        _config = before
-    return 0
-
-
-def _log_traceback(log: Path) -> bool:
-    """Whether that was possible: not where the run has come to nothing yet, or the disk is full."""
-    try:
-        with log.open("a") as stream:
-            traceback.print_exc(file=stream)
-    except OSError:
-        return False
-    return True
-
-
-def loaded(arguments: argparse.Namespace) -> RunConfig:
-    """The run config that the arguments name, with what they set."""
-    return load_config(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds)
-
-
-@contextmanager
-def interrupted_by_sigterm(stopped: list[int]) -> Iterator[None]:
-    """SIGTERM, as a scheduler sends it, is a KeyboardInterrupt, as Ctrl-C is, and ends the engines too; `stopped` then holds it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: object) -> None:
-        stopped.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def one_line(error: Exception) -> str:

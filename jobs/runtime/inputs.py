@@ -1,29 +1,23 @@
 """Where a run's raw input lies, and which version of it this is."""
 
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from glob import glob
-from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs.runtime.input_files import check_sizes, files_by_day, version_of, version_of_files
 from kdlib.config.data import DAY, CatalogueConfig, EventsConfig, SearchesConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features.arrivals import (
-    DAY_PATTERN,
     Days,
     Stretch,
     arrival_lines,
     carried_over,
     carried_until,
-    day_of,
     days_of_night,
     days_to_read,
     not_yet_read,
@@ -37,10 +31,9 @@ from kdlib.privacy import forgetting
 from kdlib.privacy.pseudonyms import key_check, read_key
 from kdlib.release import gates, promotions
 from kdlib.store import partitions
+from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 
-HIDDEN = ("_", ".")
-"""What the names of files begin with that Spark passes over, and those of folders but `_name=value`."""
 ID_FORM = 3
 """Raised when the same input gives other ids than before: an earlier night's events are not carried over then."""
 UNREAD = "unread_days"
@@ -101,7 +94,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         bytes, an earlier night's table is damaged, its events cannot be carried over and their files are gone.
     """
     events, catalogue = _events_and_catalogue(config)
-    settings = partitions.fingerprint_of(
+    settings = fingerprint_of(
         config.input.model_dump(
             mode="json", exclude={"catalogue": True, "searches": True, "simulate": {"search_fraction"}}
         ),
@@ -111,8 +104,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
     )
     versions, days, carried, before, not_carried = {}, None, None, None, None
     if DAY in events.path:
-        assert config.ds is not None  # config.day has raised
-        by_day = _files_by_day(events.path, needed=config.ds)
+        by_day = files_by_day(events.path, needed=config.last_day)
         carried = _earlier_events(config)
         if carried is not None and carried.details.get("settings") != settings:
             _check_all_there(config, carried, first_there=min(by_day), path=events.path)
@@ -122,22 +114,22 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
             versions["clean_events"] = f"{carried.ds}.{carried.version}"
         days = days_of_night(
             by_day,
-            last_day=config.ds,
+            last_day=config.last_day,
             period_start=config.features.period_start,
             earlier_day=date.fromisoformat(carried.ds) if carried else None,
             earlier_unread=_unread(carried) if carried else [],
             carried_before=before,
         )
-        versions["events"] = partitions.fingerprint_of([by_day[day] for day in days.to_read])
-        _check_sizes([file for day in days.to_read for file in by_day[day]], events.format)
+        versions["events"] = version_of_files([file for day in days.to_read for file in by_day[day]], config.root)
+        check_sizes([file for day in days.to_read for file in by_day[day]], events.format)
     elif config.input.simulate is None:
-        versions["events"] = version_of(events.path, events.format)
+        versions["events"] = version_of(events.path, events.format, config.root)
     else:
         versions["events"] = partitions.manifest_of(config.root, "events", config.day).version
     if catalogue is not None:
-        versions["catalogue"] = version_of(catalogue.path, catalogue.format)
+        versions["catalogue"] = version_of(catalogue.path, catalogue.format, config.root)
     if gone := forgetting.forgotten(config.root):
-        versions["forgotten"] = partitions.fingerprint_of(gone)
+        versions["forgotten"] = fingerprint_of(gone)
     if earlier := earlier_vocabulary(config):
         versions["item_vocabulary"] = f"{earlier.ds}.{earlier.version}"
     return NightInput(events, catalogue, days, carried, before, settings, versions, not_carried)
@@ -158,9 +150,8 @@ def _check_all_there(config: RunConfig, not_carried: Manifest, *, first_there: d
 
 def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> DataFrame:
     """The events to judge: those read, and those that an earlier night hands on."""
-    assert config.ds is not None
     days = source.days.to_read if source.days else ()
-    events = read_events(spark, source.events, last_day=config.ds, days=days, key=config.privacy.key)
+    events = read_events(spark, source.events, last_day=config.last_day, days=days, key=config.privacy.key)
     if source.days is None or source.carried is None or source.carried_before is None:
         return events
     events = with_late_files(events, source.days.late)
@@ -187,7 +178,7 @@ def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueCon
             f"no simulated events for {config.day} under {config.root}: run `distilrec simulate-events` first, "
             "or set input.events to read your own"
         )
-    from jobs.simulate_events import simulated_input
+    from kdlib.simulation.input import simulated_input
 
     events, catalogue, _ = simulated_input(config)
     return events.model_copy(update={"path": _in_version(config, "events", events.path)}), catalogue
@@ -215,7 +206,7 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
     """
     searches, versions = config.input.searches, {}
     if config.input.simulate is not None:
-        from jobs.simulate_events import simulated_input
+        from kdlib.simulation.input import simulated_input
 
         *_, searches = simulated_input(config)
         if searches is None:
@@ -236,17 +227,16 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
             " event_type, position, time), found none; name your search log there, or leave this job out"
         )
     elif DAY in searches.path:
-        assert config.ds is not None  # config.day has raised
-        by_day = _files_by_day(searches.path, needed=config.ds)
-        first = first_day(config.ds, period_days=config.features.queries.period_days)
-        days = days_to_read(by_day, last_day=config.ds, carried_before=first)
-        versions["searches"] = partitions.fingerprint_of([by_day[day] for day in days])
-        _check_sizes([file for day in days for file in by_day[day]], searches.format)
+        by_day = files_by_day(searches.path, needed=config.last_day)
+        first = first_day(config.last_day, period_days=config.features.queries.period_days)
+        days = days_to_read(by_day, last_day=config.last_day, carried_before=first)
+        versions["searches"] = version_of_files([file for day in days for file in by_day[day]], config.root)
+        check_sizes([file for day in days for file in by_day[day]], searches.format)
         searches = searches.model_copy(update={"path": path_of_days(searches.path, days)})
     else:
-        versions["searches"] = version_of(searches.path, searches.format)
+        versions["searches"] = version_of(searches.path, searches.format, config.root)
     if gone := forgetting.forgotten(config.root):
-        versions["forgotten"] = partitions.fingerprint_of(gone)
+        versions["forgotten"] = fingerprint_of(gone)
     return searches, versions
 
 
@@ -350,90 +340,3 @@ def _made_under_a_key(config: RunConfig) -> list[Manifest]:
     if not config.input.has_events and (newest := partitions.latest(root, "queries")):
         found.append(partitions.manifest_of(root, "queries", newest))
     return [one for one in found if one.details.get("pseudonyms")]
-
-
-def version_of(path: str, format_: str) -> str:
-    """A hash of the names, sizes and times of the files at a path: a file, a folder or a glob, local or a URL.
-
-    For a glob in a URL all files of the folder above it count: a change too many
-    costs a rerun, one too few a wrong table.
-
-    Raises:
-      InputError: there are none, or a Parquet or gzip file among them has no bytes.
-    """
-    files = _files(path)
-    if not files:
-        raise InputError(f"no file matches {path}: check the path in the run config")
-    _check_sizes(files, format_)
-    return partitions.fingerprint_of(files)
-
-
-def _check_sizes(files: list[tuple[str, int, int]], format_: str) -> None:
-    """Spark passes over Parquet and gzip files of no bytes, which are exports that broke off."""
-    empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
-    if empty:
-        raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
-
-
-def _files(path: str) -> list[tuple[str, int, int]]:
-    return _remote_files(path) if "://" in path else _local_files(path)
-
-
-def _files_by_day(path: str, *, needed: date) -> dict[date, list[tuple[str, int, int]]]:
-    """The files of each day that a path with `{day}` has, with sizes and times; InputError where one day's are not there."""
-    anywhere, found = path.replace(DAY, DAY_PATTERN), {}
-    for file in _files(anywhere):
-        if (day := day_of(path, file[0])) is not None:
-            found.setdefault(day, []).append(file)
-    if needed not in found:
-        there = f"the days there are go from {min(found)} to {max(found)}" if found else "there is none of any day"
-        raise InputError(f"no file of {needed} matches {path}: has the day's export run? {there}")
-    return found
-
-
-def _local_files(path: str) -> list[tuple[str, int, int]]:
-    tops = [Path(top).absolute() for one in _alternatives(path) for top in (glob(one) if _is_glob(one) else [one])]
-    found = {file for top in tops for file in ([top] if top.is_file() else _files_below(top))}
-    return [
-        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
-        for file in sorted(found)
-        if not file.name.startswith(HIDDEN)
-    ]
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """As Spark finds them: in all subfolders that are not hidden, through links too."""
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN) or (name[0] == "_" and "=" in name)]
-        found += [Path(place, name) for name in names if Path(place, name).is_file()]
-    return found
-
-
-def _alternatives(path: str) -> list[str]:
-    """The paths that `{a,b}` stands for."""
-    braces = re.search(r"\{([^{}]*)\}", path)
-    if braces is None:
-        return [path]
-    before, after = path[: braces.start()], path[braces.end() :]
-    return [one for option in braces[1].split(",") for one in _alternatives(before + option + after)]
-
-
-def _remote_files(path: str) -> list[tuple[str, int, int]]:
-    if _is_glob(path):
-        path = path[: min(path.find(sign) for sign in "*?[{" if sign in path)].rpartition("/")[0]
-    try:
-        system, base = pafs.FileSystem.from_uri(path)
-        top = system.get_file_info(base)
-        infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
-    return sorted(
-        (info.path, info.size, info.mtime_ns or 0)
-        for info in infos
-        if info.is_file and not info.base_name.startswith(HIDDEN)
-    )
-
-
-def _is_glob(path: str) -> bool:
-    return any(sign in path for sign in "*?[{")

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from jobs.simulate_events import plan_of
 from kdlib.config.data import EVENT_TYPES
 from kdlib.config.run import RunConfig
 from kdlib.data.windows import EvaluationRows, Marks, ragged
 from kdlib.inference.ranks import target_ranks
 from kdlib.simulation.events import BOT_VIEWS
+from kdlib.simulation.input import plan_of
 from kdlib.simulation.oracle import Oracle
 from kdlib.simulation.steps import BOUGHT, CARTED, LONGEST_GAP_SECONDS, SHORTEST_BREAK_SECONDS, VIEWED
 
@@ -105,8 +105,7 @@ def _days(times: np.ndarray, start: np.datetime64) -> np.ndarray:
 
 def _target_days(config: RunConfig, histories: pa.Table, rows: EvaluationRows, start: np.datetime64) -> np.ndarray:
     """int64 [rows], days of the period, see `truth_of`."""
-    assert config.ds is not None
-    first = config.ds - timedelta(days=config.features.split.test_days - 1)
+    first = config.last_day - timedelta(days=config.features.split.test_days - 1)
     times, offsets = ragged(histories["event_times"])
     days = np.full(len(histories), int(_days(np.array([first], "datetime64[D]"), start)[0]))
     some = np.diff(offsets) > 0

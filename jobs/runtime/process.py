@@ -2,39 +2,27 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
+from jobs.runtime.command import Invocation
 from jobs.runtime.lock import inherited_lock
 from kdlib.errors import DistilrecError
 
 
 def run_in_own_process(
-    stage: str,
-    config: str | Path,
-    *,
-    ds: str | None,
-    overrides: Sequence[str],
-    meanwhile: AbstractContextManager[object] | None = None,
+    stage: str, invocation: Invocation, *, meanwhile: AbstractContextManager[object] | None = None
 ) -> None:
-    """`python -m jobs.<stage>` with this run config; its output goes where this process's does.
+    """`distilrec <stage>` with this invocation; its output goes where this process's does.
 
     Args:
-      stage: module of `jobs`.
-      config: the run config's file.
-      ds: the day the run stands for; None: the run config's.
-      overrides: settings, `section.key=value`.
+      stage: name of the stage.
+      invocation: run config, date and overrides.
       meanwhile: entered once the process has started, left once it has ended.
 
     Raises:
       DistilrecError: the stage failed; carries its exit status, 128 + number where a signal ended it.
     """
-    command_line = [sys.executable, "-m", f"jobs.{stage}", "--config", str(config)]
-    if ds:
-        command_line += ["--ds", ds]
-    for override in overrides:
-        command_line += ["--set", override]
+    command_line = [sys.executable, "-m", "jobs", stage, *invocation.words()]
     with subprocess.Popen(command_line, **inherited_lock()) as process:
         try:
             with meanwhile or nullcontext():

@@ -1,6 +1,7 @@
 """What the search jobs have in common: settings, products, logged queries, and the choice of the weights."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from jobs.runtime.names import SEARCH_ENCODER
 from jobs.runtime.published import parquet_files
 from jobs.runtime.ray_cluster import check_workers_room
+from jobs.runtime.stage import Found, Input
 from kdlib.config.operations import SearchConfig
 from kdlib.config.run import RunConfig
 from kdlib.data.queries import normalise_query
@@ -21,8 +24,7 @@ from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import INDEX_FILE, SearchIndex, build_index, load_index
 from kdlib.search.student import STUDENT_FILE
 from kdlib.search.words import in_first_half, teaches
-from kdlib.store import partitions
-from kdlib.teachers.text import TitleEncoder, from_anywhere
+from kdlib.teachers.text import TitleEncoder, encoder_folder, encoder_version, from_anywhere
 from kdlib.training.engine import scoring_dtype
 
 K = 10
@@ -31,7 +33,7 @@ LEAST_QUERIES = 30
 MOST_QUERIES = 1_000
 
 
-def search_settings(config: RunConfig) -> SearchConfig:
+def product_search(config: RunConfig) -> SearchConfig:
     """The section search; ConfigError where there is none."""
     if config.search is None:
         raise ConfigError(
@@ -40,31 +42,42 @@ def search_settings(config: RunConfig) -> SearchConfig:
     return config.search
 
 
-def read_products(config: RunConfig) -> pa.Table:
-    """The published products in the order of their index; InputError where there are none."""
-    partitions.manifest_of(config.root, "products", config.day)
-    return pq.read_table(parquet_files(partitions.current(config.root, "products", config.day))).sort_by(
-        "product_index"
-    )
+def search_teacher(config: RunConfig, inputs: Mapping[str, Input]) -> Found:
+    """The Hugging Face folder of the encoder that teaches: adapted to the shop, or as pretrained.
+
+    Raises:
+      ConfigError: the student is to be wider than the teacher, whose sub-words it starts from.
+    """
+    settings = product_search(config)
+    base = encoder_folder(settings.text.encoder).absolute()
+    wide = json.loads((base / "config.json").read_text()).get("hidden_size", settings.width)
+    if settings.width > wide:
+        raise ConfigError(
+            f"search.width {settings.width} is more than the encoder {settings.text.encoder} has, {wide}: set it lower"
+        )
+    if SEARCH_ENCODER in inputs:
+        return Found(value=inputs[SEARCH_ENCODER].folder)
+    return Found({"encoder": encoder_version(base)}, base)
 
 
-def typed_queries(config: RunConfig) -> tuple[list[str], dict[str, str]]:
-    """The date's logged queries, the most frequent first, and the tables' versions; none where no searches are logged."""
-    manifests = {name: partitions.read_manifest(config.root, name, config.day) for name in ("queries", "query_items")}
-    found = {name: manifest.version for name, manifest in manifests.items() if manifest is not None}
-    if len(found) < len(manifests):
-        return [], {}
-    table = pq.read_table(
-        parquet_files(partitions.current(config.root, "queries", config.day)), columns=["query", "num_searches"]
-    )
-    return table.sort_by([("num_searches", "descending"), ("query", "ascending")])["query"].to_pylist(), found
+def read_products(folder: Path) -> pa.Table:
+    """The published products in the order of their index."""
+    return pq.read_table(parquet_files(folder)).sort_by("product_index")
 
 
-def encoded(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int) -> pa.ListArray:
+def typed_queries(inputs: Mapping[str, Input]) -> list[str]:
+    """The logged queries among a stage's inputs, the most frequent first; none without a search log."""
+    if "queries" not in inputs:
+        return []
+    table = pq.read_table(parquet_files(inputs["queries"].folder), columns=["query", "num_searches"])
+    return table.sort_by([("num_searches", "descending"), ("query", "ascending")])["query"].to_pylist()
+
+
+def encode_texts(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int) -> pa.ListArray:
     """An encoder's vectors of the texts, in their order, by Ray Data actors."""
     import ray.data
 
-    settings, training = search_settings(config).text, config.training
+    settings, training = product_search(config).text, config.training
     check_workers_room(config, training.workers)
     table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
     device = torch.device("cuda" if training.gpus_per_worker else "cpu")
@@ -92,44 +105,45 @@ def encoded(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int)
     return pa.concat_tables(list(found)).sort_by("item_index")["vector"].combine_chunks()
 
 
-def head_queries(config: RunConfig, typed: list[str]) -> list[str]:
-    """What the nightly table answers: the most frequent queries; where no searches are logged, the categories.
+def head_queries(settings: SearchConfig, typed: list[str], products: pa.Table) -> list[str]:
+    """What the nightly table answers: the most frequent queries; without a search log, the categories.
 
     Raises:
       InputError: there are neither.
     """
     if not typed:
-        categories = {normalise_query(name) for name in read_products(config)["category"].to_pylist() if name}
+        categories = {normalise_query(name) for name in products["category"].to_pylist() if name}
         typed = sorted(categories - {""})
     if not typed:
         raise InputError(
             "no query to rank for: no search is logged (input.searches) and no product has a category"
             " (input.catalogue.category)"
         )
-    return typed[: search_settings(config).max_queries]
+    return typed[: settings.max_queries]
 
 
 def chosen_weights(
-    config: RunConfig,
+    settings: SearchConfig,
     products: pa.Table,
     vectors_VE: torch.Tensor,
     folder: Path,
     student: Path,
+    clicks: dict[str, dict[int, float]],
     *,
+    seed: int,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Build the index with the weights that are given, or that clicks choose; what its manifest keeps.
 
     Of the clicked queries one half chooses and the other one judges; those that an adapted teacher has learnt from do neither.
     """
-    settings = search_settings(config)
     given = Weights(settings.vector_weight, settings.intent_weight)
-    build_index(folder, products, vectors_VE, language=settings.language, weights=given, seed=config.seed, facts=facts)
+    build_index(folder, products, vectors_VE, language=settings.language, weights=given, seed=seed, facts=facts)
     facts_of_student = json.loads((student / STUDENT_FILE).read_text())
     details = {name: facts_of_student[name] for name in ("parameters", "cosine", "overlap@10", "held_out", "version")}
     details["weights"] = {**asdict(given), "chosen": "given"}
     if settings.weights == "clicks":
-        gains = _without_unavailable(clicked(config, products), products)
+        gains = _without_unavailable(clicks, products)
         judging = {query: items for query, items in gains.items() if not in_first_half(query)}
         learnt = {query for query in gains if settings.text.adapt and teaches(query)}
         choosing = {query: items for query, items in gains.items() if query not in {*judging, *learnt}}
@@ -149,13 +163,12 @@ def chosen_weights(
     return details
 
 
-def clicked(config: RunConfig, products: pa.Table) -> dict[str, dict[int, float]]:
+def clicked(queries: list[str], inputs: Mapping[str, Input], products: pa.Table) -> dict[str, dict[int, float]]:
     """Query → product index → weight of its clicks, of the most frequent queries with a click on a product there is."""
-    queries, _ = typed_queries(config)
     if not queries:
         return {}
     place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
-    table = pq.read_table(parquet_files(partitions.current(config.root, "query_items", config.day)))
+    table = pq.read_table(parquet_files(inputs["query_items"].folder))
     gains: dict[str, dict[int, float]] = {}
     for query, item, weight in zip(*(table[name].to_pylist() for name in ("query", "item_id", "weight")), strict=True):
         if item in place and weight > 0:

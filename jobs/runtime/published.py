@@ -1,15 +1,16 @@
-"""The published tables and models that the training and serving stages start from, looked up and checked once."""
+"""What stages read of the published tables and models: features, weights of the teachers, figures for the person."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from jobs.runtime.names import FEATURES
+from jobs.runtime.stage import Input
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError, InputError
 from kdlib.metrics.table import format_distillation, format_metrics
 from kdlib.models.files import MODEL_FILE
 from kdlib.models.vocabulary_hash import vocabulary_hash
@@ -18,7 +19,7 @@ from kdlib.store import partitions
 
 @dataclass(frozen=True)
 class Features:
-    """The published features of one date."""
+    """The feature tables that models are made from."""
 
     histories: Path
     vocabulary: Path
@@ -31,7 +32,7 @@ class Features:
         return table.sort_by("item_index")["item_id"].to_pylist()
 
     def vocabulary_facts(self) -> dict[str, Any]:
-        """What a model's facts say of the vocabulary it was trained on."""
+        """The metadata by which a model names the vocabulary that it was trained on."""
         ids = self.item_ids()
         return {
             "vocabulary_items": len(ids),
@@ -40,11 +41,25 @@ class Features:
         }
 
 
+def features_of(inputs: Mapping[str, Input]) -> Features:
+    """The feature tables among a stage's inputs."""
+    folders = [inputs[name].folder for name in FEATURES]
+    return Features(*folders, versions={name: inputs[name].version for name in FEATURES})
+
+
 def features(config: RunConfig) -> Features:
-    """The features of the run's date; InputError where they are not published."""
-    names = ("histories", "item_vocabulary", "item_statistics")
-    folders = [partitions.current(config.root, name, config.day) for name in names]
-    return Features(*folders, versions=versions(config, *names))
+    """The features that are published for the run's date; InputError where there are none."""
+    return features_of(published(config, *FEATURES))
+
+
+def published(config: RunConfig, *names: str) -> dict[str, Input]:
+    """Name → folder and manifest of what is published for the run's date; InputError for one that is missing."""
+    return {
+        name: Input(
+            partitions.current(config.root, name, config.day), partitions.manifest_of(config.root, name, config.day)
+        )
+        for name in names
+    }
 
 
 def versions(config: RunConfig, *names: str) -> dict[str, str]:
@@ -52,64 +67,22 @@ def versions(config: RunConfig, *names: str) -> dict[str, str]:
     return {name: partitions.manifest_of(config.root, name, config.day).version for name in names}
 
 
-def target_settings(config: RunConfig) -> dict[str, Any]:
-    """All of the config that the cached targets depend on, ready for JSON."""
-    return {
-        "form": config.distillation.cached_form,
-        "weights": config.distillation.weights,
-        "max_length": config.training.max_length,
-        "seed": config.seed,
-        "teachers": [{"name": t.name, "weight": t.weight, "folds": t.folds} for t in config.teachers],
-    }
-
-
-def teacher_weights(config: RunConfig) -> list[float]:
-    """The teachers' shares in the averaged probabilities, of sum 1, in the config's order, as `cache_teacher` set them.
-
-    Raises:
-      ConfigError: the cached targets were made by other settings than the config's.
-      InputError: they were made from other teachers or histories than are published now.
-    """
+def teacher_weights(config: RunConfig, inputs: Mapping[str, Input]) -> list[float]:
+    """The teachers' shares in the averaged probabilities, of sum 1, in the config's order, as `cache-teacher` set them."""
     if config.distillation.mode == "joint":
         return [1.0]
-    manifest = partitions.manifest_of(config.root, "teacher_targets", config.day)
-    made_by, wanted = manifest.details["settings"], target_settings(config)
-    if other := [name for name, value in wanted.items() if made_by[name] != value]:
-        differ = "; ".join(f"{name} {made_by[name]}, the config asks for {wanted[name]}" for name in other)
-        raise ConfigError(
-            f"teacher_targets of {config.day} were made with {differ}: run `distilrec cache-teacher` for this date again"
-        )
-    check_made_from(
-        config, "teacher_targets", "cache-teacher", {"histories", *(m for t in config.teachers for m in t.models)}
-    )
-    return [manifest.details["teachers"][teacher.name] for teacher in config.teachers]
+    shares = inputs["teacher_targets"].manifest.details["teachers"]
+    return [shares[teacher.name] for teacher in config.teachers]
 
 
-def check_made_from(config: RunConfig, table: str, job: str, parts: Collection[str]) -> None:
-    """InputError where a published table was made from another version of one of the parts than is published now.
-
-    Args:
-      config: the run config.
-      table: or model.
-      job: that makes it.
-      parts: names of tables and models; those that it was not made from are passed over.
-    """
-    for part, version in partitions.manifest_of(config.root, table, config.day).inputs.items():
-        if part in parts and (now := versions(config, part)[part]) != version:
-            raise InputError(
-                f"{table} of {config.day} was made from {part} {version}, but {now} is published now: run"
-                f" `distilrec {job}` first"
-            )
-
-
-def describe_models(config: RunConfig, names: Sequence[str]) -> str:
-    """Each published model's version, size and validation metrics, a line each."""
+def describe_models(config: RunConfig, names: Iterable[str]) -> str:
+    """Version, size and validation metrics of published models, a line each."""
     parts = []
     for name in names:
-        facts = json.loads((partitions.current(config.root, f"models/{name}", config.day) / MODEL_FILE).read_text())
+        facts = json.loads((partitions.current(config.root, name, config.day) / MODEL_FILE).read_text())
         scores = facts["validation"]
         parts.append(
-            f"\n  {name} {facts['version']}: {facts['parameters']:,} parameters,"
+            f"\n  {name.removeprefix('models/')} {facts['version']}: {facts['parameters']:,} parameters,"
             f" {facts['parameters_without_item_tables']:,} of them outside the item tables; validation accuracy"
             f" {scores['accuracy@1']:.4f}, recall@10 {scores['recall@10']:.4f}, NDCG@10 {scores['ndcg@10']:.4f}"
         )

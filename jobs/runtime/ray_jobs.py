@@ -1,6 +1,5 @@
 """Talk to the job server of a Ray cluster: connect, name submissions, follow one to its end."""
 
-import argparse
 import os
 import re
 import socket
@@ -25,15 +24,6 @@ SUBMISSION = re.compile(
     r"distilrec-(?P<name>[a-z0-9_]+)-(?P<stage>[a-z-]+)-(?P<ds>\d{4}-\d\d-\d\d)(?:-(?P<attempt>\d+))?"
 )
 """What submissions are called: one id a run config, stage and date; later attempts are numbered from 2."""
-
-
-def add_address(parser: argparse.ArgumentParser) -> None:
-    """`--address`, which each command that talks to a cluster takes."""
-    parser.add_argument(
-        "--address",
-        default=os.environ.get("RAY_API_SERVER_ADDRESS"),
-        help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
-    )
 
 
 def connect(address: str | None) -> Any:

@@ -4,8 +4,7 @@ import glob
 import json
 import shutil
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any, Self
 from jobs.runtime.console import progress, say
 from jobs.runtime.published import parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, cluster_address, own_signal_handlers, read_parquet, start_ray
-from jobs.runtime.step import code_version, up_to_date
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
-from kdlib.store.partitions import Manifest
+from kdlib.store.fingerprint import fingerprint_of
 
 CHECKPOINT_FORM = ("workers", "zero_stage", "bf16", "max_length", "max_validation_users")
 """Settings of `training` without which a checkpoint cannot be read, or means something else."""
@@ -69,6 +67,7 @@ def fit(
     stage: str,
     runs: list[TrainingRun],
     *,
+    fingerprints: Sequence[str],
     train_files: list[str],
     histories: Path,
     from_histories: bool,
@@ -81,6 +80,7 @@ def fit(
       config: the run config.
       stage: for the names of the log and the checkpoints.
       runs: what to train, in this order.
+      fingerprints: a hash for each run of all that its result depends on.
       train_files: Parquet files with histories or teacher targets.
       histories: folder of the histories, for validation.
       from_histories: whether `train_files` are histories, to be cut into windows on the fly.
@@ -101,9 +101,9 @@ def fit(
         if without_fold is not None:
             facts = facts | dict(zip(("fold", "folds"), without_fold, strict=True))
         home = config.root / partitions.CHECKPOINTS
-        name = checkpoints_name(config, stage, runs, train_files, facts)
+        name = checkpoints_name(config, stage, fingerprints)
         # outlive this process: a rerun does not train a finished model again, whatever becomes of the others
-        finished = [home / f"{checkpoints_name(config, stage, [run], train_files, facts)}.model" for run in runs]
+        finished = [home / f"{checkpoints_name(config, stage, [one])}.model" for one in fingerprints]
         home.mkdir(parents=True, exist_ok=True)
         train = read_parquet(train_files)
         if without_fold is not None:
@@ -136,68 +136,10 @@ def fit(
         remove_checkpoints(config, name)
 
 
-@dataclass(frozen=True)
-class Trainable:
-    """A model to publish, and how it is made where it is not up to date."""
-
-    name: str
-    """`models/…`."""
-    settings: Any
-    """JSON-ready: all of the config that its weights depend on."""
-    inputs: dict[str, str]
-    """Name → version of what it is made from."""
-    run: Callable[[Path], TrainingRun]
-    """The work, with the folder for the finished model."""
-
-
-def fit_missing(config: RunConfig, stage: str, models: list[Trainable], **data: Any) -> dict[str, Manifest]:
-    """Train the models that are not up to date, all in one `fit`, and publish each.
-
-    Args:
-      config: the run config.
-      stage: see `fit`.
-      models: in the order of their training.
-      data: the other arguments of `fit`.
-
-    Returns:
-      Name → manifest, of all models.
-    """
-    found: dict[str, Manifest] = {}
-    missing: list[tuple[Trainable, str]] = []
-    for model in models:
-        fingerprint = partitions.fingerprint_of(code_version(), model.settings, model.inputs)
-        if manifest := up_to_date(config, model.name, fingerprint):
-            found[model.name] = manifest
-        else:
-            missing.append((model, fingerprint))
-    if found:
-        say(f"{', '.join(found) if len(found) < 6 else f'{len(found)} of {len(models)} models'}: up to date")
-    if not missing:
-        return found
-    started = time.monotonic()
-    exports = [partitions.new_staging(config.root, model.name, config.day) for model, _ in missing]
-    try:
-        fit(config, stage, [model.run(export) for (model, _), export in zip(missing, exports, strict=True)], **data)
-    except BaseException:  # what is finished lies among the checkpoints
-        for export in exports:
-            shutil.rmtree(export, ignore_errors=True)
-        raise
-    details = {"seconds": round(time.monotonic() - started, 2), "trained_together": len(missing)}
-    for (model, fingerprint), export in zip(missing, exports, strict=True):
-        found[model.name] = partitions.publish(
-            export, config.root, model.name, config.day, fingerprint=fingerprint, inputs=model.inputs, details=details
-        )
-    return {model.name: found[model.name] for model in models}
-
-
-def checkpoints_name(
-    config: RunConfig, stage: str, runs: list[TrainingRun], train_files: list[str], facts: dict[str, Any]
-) -> str:
+def checkpoints_name(config: RunConfig, stage: str, fingerprints: Sequence[str]) -> str:
     """What a killed run's checkpoints are found by: the same for the same work, by the same program, in the same form."""
     form = config.training.model_dump(mode="json", include=set(CHECKPOINT_FORM))
-    work = [{**asdict(run), "export": "", "teacher_export": ""} for run in runs]
-    key = partitions.fingerprint_of(work, train_files, facts, form, code_version())
-    return f"{config.name}.{stage}.ds={config.day}.{key}"
+    return f"{config.name}.{stage}.ds={config.day}.{fingerprint_of(list(fingerprints), form)}"
 
 
 def run_workers(

@@ -1,9 +1,9 @@
 """What a night prints at its end."""
 
-from jobs.runtime.console import say
+from jobs.runtime.console import safe, say
 from jobs.runtime.published import quality_table
-from jobs.show import format_user
 from kdlib.config.run import RunConfig
+from kdlib.report.user_text import format_user
 from kdlib.report.users import sample_users
 from kdlib.store import partitions
 
@@ -29,7 +29,7 @@ def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
     )
     if config.input.simulate is not None:
         for user_id in sample_users(config.root, config.day):
-            say("\n" + format_user(config, user_id))
+            say("\n" + format_user(config.root, config.day, user_id, safe=safe))
     elif config.input.has_events:
         say(f"users     not printed: `distilrec show --ds {config.day}` prints some, --user ID one")
 

@@ -1,6 +1,6 @@
 """The finished teachers: their published models, how they are judged, and what they say at every training position."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ import numpy as np
 from jobs.runtime.actors import write_by_shards
 from jobs.runtime.published import Features, parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, start_ray
+from jobs.runtime.stage import Input
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, ModelError
-from kdlib.store import partitions
 
 USERS = 2048
 """Users whose targets an actor holds at once."""
 
 
-def teacher_folders(config: RunConfig, expected_hash: str) -> list[list[Path]]:
-    """Each teacher's published model folders: one, or, cross-fitted, one a fold.
+def teacher_folders(config: RunConfig, inputs: Mapping[str, Input], expected_hash: str) -> list[list[Path]]:
+    """Each teacher's model folders among a stage's inputs: one, or one a fold for a cross-fitted teacher.
 
     Raises:
       ModelError: a teacher was trained on another vocabulary, or with other folds.
@@ -27,7 +27,7 @@ def teacher_folders(config: RunConfig, expected_hash: str) -> list[list[Path]]:
 
     found = []
     for teacher in config.teachers:
-        found.append([partitions.current(config.root, name, config.day) for name in teacher.models])
+        found.append([inputs[name].folder for name in teacher.models])
         for fold, folder in enumerate(found[-1]):
             _, facts = load_predictor(folder)
             if facts["vocabulary_hash"] != expected_hash:

@@ -33,3 +33,13 @@ def first_fault(error: ValidationError) -> str:
         if not isinstance(fault["input"], dict | BaseModel):
             message += f", found {fault['input']!r}"
     return message + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+
+
+class Operational:
+    """Marks a setting that changes how a run works, and never its results: retries, memory, the number of actors.
+
+    Stages are not made again when such a setting changes: `Annotated[int, OPERATIONAL]`.
+    """
+
+
+OPERATIONAL = Operational()

@@ -1,11 +1,12 @@
 """Config of the data: input, features, privacy."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kdlib.config.base import Fraction, Positive, Section, Seed
+from kdlib.errors import ConfigError
 from kdlib.privacy.pseudonyms import KeySource
 
 DAY = "{day}"
@@ -48,6 +49,17 @@ class SimulateConfig(Section):
     search_fraction: Fraction = 0.0
     """Share of the sessions that begin with a search; the events are the same for any value. 0: no searches are written."""
     seed: Seed = 7
+
+    def period(self, ds: date) -> tuple[date, date]:
+        """First and last day of the simulated period; ConfigError for a run's date outside of it."""
+        first = self.first_day or ds - timedelta(days=self.num_days - 1)
+        last = first + timedelta(days=self.num_days - 1)
+        if not first <= ds <= last:
+            raise ConfigError(
+                f"input.simulate: the simulated period is {first} to {last}, found the date {ds}; give one inside,"
+                " or set first_day and num_days"
+            )
+        return first, last
 
 
 class TimeConfig(Section):

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from kdlib.config.base import Name, Section, Seed, first_fault
-from kdlib.config.data import FeaturesConfig, InputConfig, PrivacyConfig
+from kdlib.config.data import DAY, FeaturesConfig, InputConfig, PrivacyConfig
 from kdlib.config.models import DistillationConfig, StudentConfig, TeacherConfig, TrainingConfig
 from kdlib.config.operations import (
     DeliveryConfig,
@@ -189,8 +189,19 @@ class RunConfig(Section):
         return folder
 
     @property
-    def day(self) -> str:
-        """`ds` as text, `YYYY-MM-DD`."""
+    def arrives_by_day(self) -> bool:
+        """Whether the events lie in files by their day of arrival: a run then reads the new days only."""
+        events, simulate = self.input.events, self.input.simulate
+        return bool(simulate.first_day) if simulate else events is not None and DAY in events.path
+
+    @property
+    def last_day(self) -> date:
+        """`ds`, the last day of the data; ConfigError where there is none."""
         if self.ds is None:
             raise ConfigError("no date: give --ds YYYY-MM-DD or set ds in the run config")
-        return self.ds.isoformat()
+        return self.ds
+
+    @property
+    def day(self) -> str:
+        """`ds` as text, `YYYY-MM-DD`."""
+        return self.last_day.isoformat()

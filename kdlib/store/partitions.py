@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Manifest:
     """Input name → its version."""
     details: dict[str, Any] = field(default_factory=dict)
     published_unix_seconds: float = 0.0
+    made_by: dict[str, Any] = field(default_factory=dict)
+    """What the fingerprint is the hash of: `settings`, `inputs` and `code`, each name → value, version or hash."""
 
 
 def new_staging(root: Path, table: str, ds: str) -> Path:
@@ -72,6 +75,7 @@ def publish(
     fingerprint: str,
     inputs: dict[str, str] | None = None,
     details: dict[str, Any] | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Make the staged files the partition `ds` of `table`. The switch is one rename; before it readers see the old files.
 
@@ -83,6 +87,7 @@ def publish(
       fingerprint: from `fingerprint_of`.
       inputs: input name → version, kept in the manifest.
       details: anything else to keep, JSON-ready.
+      made_by: what the fingerprint is the hash of.
     """
     _tidy(staging)
     files = [describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
@@ -104,6 +109,7 @@ def publish(
         inputs or {},
         details or {},
         time.time(),
+        dict(made_by or {}),
     )
     home = version_folder(root, table, ds, version).parent
     before = _read(home / "manifest.json") if (home / "manifest.json").exists() else None
@@ -178,11 +184,6 @@ def latest(root: Path, table: str, *, before: str = EVER) -> str | None:
     """The newest partition strictly before a date, of all without one; or None."""
     days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*") if path.exists())
     return next((day for day in reversed(days) if day < before), None)
-
-
-def fingerprint_of(*parts: Any) -> str:
-    """A hash of JSON-ready values (configs, versions, file names with size and time)."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _tidy(staging: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from kdlib.errors import InputError
 from kdlib.store import partitions
+from kdlib.store.fingerprint import fingerprint_of
 
 DS = "2026-11-22"
 
@@ -202,9 +203,9 @@ def test_latest_is_strictly_before_the_day(tmp_path):
 
 def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys():
     """Equal settings have equal fingerprints; any other value, or the same values in another place, has another."""
-    assert partitions.fingerprint_of({"a": 1, "b": 2}) == partitions.fingerprint_of({"b": 2, "a": 1})
-    assert partitions.fingerprint_of({"a": 1}, {"b": 2}) != partitions.fingerprint_of({"a": 1, "b": 2})
-    assert partitions.fingerprint_of({"a": 1}) != partitions.fingerprint_of({"a": 2})
+    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
+    assert fingerprint_of({"a": 1}, {"b": 2}) != fingerprint_of({"a": 1, "b": 2})
+    assert fingerprint_of({"a": 1}) != fingerprint_of({"a": 2})
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:9])])

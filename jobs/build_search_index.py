@@ -1,0 +1,40 @@
+"""Build the search index, and choose how much words and vectors count in a score."""
+
+from collections.abc import Mapping
+
+import torch
+
+from jobs.runtime.console import say
+from jobs.runtime.names import SEARCH_STUDENT
+from jobs.runtime.product_search import chosen_weights, clicked, product_search, read_products, typed_queries
+from jobs.runtime.stage import Details, Job
+from kdlib.config.run import RunConfig
+from kdlib.store.partitions import Manifest
+from kdlib.teachers.text import read_vectors
+
+
+def build(job: Job) -> Details:
+    """Write the index with the weights that are given, or that clicks choose."""
+    products, settings = read_products(job.input("products")), product_search(job.config)
+    vectors_VE = torch.from_numpy(read_vectors(job.input("product_vectors"), "product_index"))
+    details = chosen_weights(
+        settings,
+        products,
+        vectors_VE,
+        job.output,
+        job.input(SEARCH_STUDENT),
+        clicked(typed_queries(job.inputs), job.inputs, products) if settings.weights == "clicks" else {},
+        seed=job.config.seed,
+        facts={"teacher": job.inputs["product_vectors"].manifest.details["teacher"]},
+    )
+    return {"search_index": details | {"products": len(products)}}
+
+
+def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+    """Say how near the student comes to its teacher, and which weights were chosen."""
+    facts = manifests["search_index"].details
+    say(
+        f"build_search_index: {facts['products']:,} products; student {facts['parameters']:,} parameters, cosine to the"
+        f" teacher {facts['cosine']:.3f} on {facts['held_out']:,} held-out queries, which have {facts['overlap@10']:.0%} of"
+        f" the teacher's ten nearest products; weights: {facts['weights']}"
+    )

@@ -1,0 +1,34 @@
+"""Encode typed and made-up queries with the search teacher: what the search student learns from (Ray Data)."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.runtime.product_search import encode_texts, product_search, read_products, search_teacher, typed_queries
+from jobs.runtime.stage import Details, Found, Input, Job, Part
+from kdlib.config.run import RunConfig
+from kdlib.search.catalogue_queries import catalogue_queries
+from kdlib.search.student import TOKENIZER
+from kdlib.search.tokenizer import known_words
+
+QUERY_TOKENS = 32
+
+
+def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
+    """The search teacher, where it is used as pretrained."""
+    return search_teacher(config, inputs)
+
+
+def build(job: Job) -> Details:
+    """Write queries and their vectors: those that were typed, some made of the catalogue's words, some single words."""
+    config, encoder = job.config, job.found
+    products, limit = read_products(job.input("products")), product_search(config).catalogue_queries
+    typed = typed_queries(job.inputs)
+    parts = [[value or "" for value in products[n].to_pylist()] for n in ("title", "description", "category")]
+    made_up = catalogue_queries(*parts, limit=limit, seed=config.seed)
+    known = known_words(encoder / TOKENIZER)
+    queries = list(dict.fromkeys([*typed, *made_up, *known[: limit // 5]]))
+    table = pa.table({"query": pa.array(queries), "vector": encode_texts(config, encoder, queries, QUERY_TOKENS)})
+    pq.write_table(table, job.output / "part-00000.parquet")
+    return {"search_targets": {"typed": len(typed), "made_up": len(queries) - len(typed)}}

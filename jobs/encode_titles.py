@@ -1,0 +1,49 @@
+"""Encode the product titles: a table for each way of reading them, made once a vocabulary (Ray Data)."""
+
+from collections.abc import Mapping
+
+from jobs.runtime.names import adapted_encoder
+from jobs.runtime.published import parquet_files
+from jobs.runtime.ray_cluster import check_workers_room, read_parquet
+from jobs.runtime.stage import Details, Found, Input, Job, Part
+from kdlib.config.run import RunConfig
+
+
+def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
+    """The pretrained encoder, where none is trained on the shop's titles."""
+    from kdlib.teachers.text import encoder_folder, encoder_version, from_anywhere
+
+    text = part.subject
+    if text.adapt:
+        return Found(value=str(inputs[adapted_encoder(text)].folder))
+    return Found({"encoder": encoder_version(encoder_folder(text.encoder))}, from_anywhere(text.encoder))
+
+
+def build(job: Job) -> Details:
+    """Encode all titles with Ray Data actors, and whiten the vectors where `text.whiten` says so."""
+    import ray.data
+
+    from kdlib.teachers.text import TitleEncoder, whiten_files
+
+    text, training = job.part.subject, job.config.training
+    check_workers_room(job.config, training.workers)
+    items = read_parquet(parquet_files(job.input("item_vocabulary"))).select_columns(["item_index", "title"])
+    vectors = items.repartition(4 * training.workers).map_batches(
+        TitleEncoder,
+        fn_constructor_kwargs={
+            "encoder": job.found,
+            "max_tokens": text.max_tokens,
+            "batch_size": text.batch_size,
+            "threads": training.threads_per_worker,
+        },
+        compute=ray.data.ActorPoolStrategy(size=training.workers),
+        num_cpus=training.cpus_per_worker,
+        num_gpus=training.gpus_per_worker,
+        batch_format="pyarrow",
+        batch_size=text.batch_size * 8,
+    )
+    vectors.write_parquet(str(job.output))
+    if not text.whiten:
+        return {}
+    whitening = whiten_files(job.output, width=text.whiten_width, scale=text.scale)
+    return {name: {"whitening": whitening} for name in job.outputs}

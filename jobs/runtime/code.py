@@ -1,0 +1,126 @@
+"""Hashes of the source that a module can reach through its imports: an edited file makes only what it can change stale."""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import kdlib
+
+HOME = Path(kdlib.__file__).parent.parent
+PACKAGES = ("jobs", "kdlib")
+OPERATIONAL = (
+    "jobs.runtime.code",
+    "jobs.runtime.console",
+    "jobs.runtime.lock",
+    "jobs.runtime.ray_jobs",
+    "jobs.runtime.stage",
+    "kdlib.errors",
+    "kdlib.store.locks",
+)
+"""Modules that cannot change a result, whatever imports them: what is printed, locked and declared."""
+SETTINGS = "kdlib.config"
+"""Of this package only what computes counts: the settings themselves are part of a fingerprint by their values."""
+VALIDATORS = {"field_validator", "model_validator"}
+
+
+def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
+    """File → hash, of all files that a module can reach, its own and those that functions import included.
+
+    Comments, docstrings and layout do not count. Files beside the modules that are no Python, such as templates, do.
+
+    Args:
+      module: `jobs.distill`.
+      home: the folder of the packages.
+    """
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in OPERATIONAL:
+            continue
+        seen.add(name)
+        waiting += imports_of(name, home)
+    files = [_file(name, home) for name in seen]
+    data = {one for file in files for one in _data_beside(file.parent)}
+    found = {str(file.relative_to(home)): _hash_of(file) for file in files}
+    found |= {str(file.relative_to(home)): hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in data}
+    return dict(sorted((path, digest) for path, digest in found.items() if digest))
+
+
+@functools.cache
+def imports_of(module: str, home: Path = HOME) -> tuple[str, ...]:
+    """The project's own modules that a module imports, in functions too, but for what only a type checker reads."""
+    tree = ast.parse(_file(module, home).read_text())
+    hidden = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for part in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return tuple(sorted(name for name in names if name.split(".")[0] in PACKAGES and _exists(name, home)))
+
+
+def _exists(module: str, home: Path) -> bool:
+    path = home.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _file(module: str, home: Path) -> Path:
+    path = home.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _data_beside(folder: Path) -> Iterable[Path]:
+    """Package data: files that are no Python, in the folder and in its folders that are no packages."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.name != "__pycache__" and not (path / "__init__.py").exists():
+                yield from (one for one in sorted(path.rglob("*")) if one.is_file() and one.suffix != ".pyc")
+        elif path.suffix not in (".py", ".pyc", ".md"):
+            yield path
+
+
+@functools.cache
+def _hash_of(file: Path) -> str:
+    """Hash of what a file does; empty where it does nothing."""
+    tree = ast.parse(file.read_text())
+    module = ".".join(file.with_suffix("").parts[-3:])
+    body = _computing(tree.body) if f".{SETTINGS}." in f".{module}" else tree.body
+    tree.body = [node for node in map(_without_docstrings, body) if node is not None]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12] if tree.body else ""
+
+
+def _computing(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The functions and methods of the settings, without what only checks values."""
+    found: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            found += _computing(node.body)
+        elif isinstance(node, ast.FunctionDef) and not any(
+            mark in ast.dump(d) for d in node.decorator_list for mark in VALIDATORS
+        ):
+            found.append(node)
+    return found
+
+
+def _without_docstrings(node: ast.stmt) -> ast.stmt | None:
+    """A statement without strings that stand alone; None where it is one."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return None
+    for name in ("body", "orelse", "finalbody"):
+        inner = getattr(node, name, None)
+        if isinstance(inner, list):
+            setattr(node, name, [kept for kept in map(_without_docstrings, inner) if kept is not None])
+    for handler in getattr(node, "handlers", []):
+        _without_docstrings(handler)
+    return node

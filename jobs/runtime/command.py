@@ -1,0 +1,140 @@
+"""The frame of every command: read the run config, take the date's lock, run, turn errors into exit statuses."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+from jobs.runtime.console import engine_output_to, hints_name, log_file, one_line, say
+from jobs.runtime.lock import run_lock
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
+from kdlib.errors import DistilrecError
+from kdlib.release import promotions
+from kdlib.store.format import check_format, write_format
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What was given on the command line, for all commands that read a run config."""
+
+    config: str
+    ds: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def load(self) -> RunConfig:
+        """The run config with what the command line sets."""
+        return load_config(self.config, overrides=self.overrides, ds=self.ds)
+
+    def on(self, ds: str) -> "Invocation":
+        """The same for another date."""
+        return replace(self, ds=ds)
+
+    def words(self) -> list[str]:
+        """The invocation as arguments, for another process."""
+        found = ["--config", self.config, *(["--ds", self.ds] if self.ds else [])]
+        return found + [word for override in self.overrides for word in ("--set", override)]
+
+
+def execute(
+    name: str,
+    invocation: Invocation,
+    run: Callable[[RunConfig], object],
+    *,
+    load: Callable[[], RunConfig] | None = None,
+    reads_only: bool = False,
+    in_use: bool = False,
+    quiet_engines: bool = False,
+) -> int:
+    """Run a command; returns its exit status.
+
+    The status is 0; that of a `DistilrecError` (`kdlib.errors`); 130 interrupted, 143 stopped by SIGTERM; else 1.
+
+    Args:
+      name: of the command, for its log and its lock.
+      invocation: what the command line gave.
+      run: does the work.
+      load: gives the run config, where it is not simply the invocation's.
+      reads_only: takes no lock, so that no run can hold the command up.
+      in_use: a date that nobody gives is that of the run in use.
+      quiet_engines: engines write to a log file, and a line at the end says how long the command took.
+    """
+    started, log, stopped = time.monotonic(), None, list[int]()
+    with hints_name(invocation.config):
+        try:
+            config = load() if load else invocation.load()
+            check_format(config.root)
+            if in_use and config.ds is None and (now := promotions.current(config.root)):
+                config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
+            log = log_file(config, name)
+            with interrupted_by_sigterm(stopped), nullcontext() if reads_only else run_lock(config, name):
+                if not reads_only:
+                    write_format(config.root)
+                with engine_output_to(log) if quiet_engines else nullcontext():
+                    run(config)
+                    if quiet_engines:
+                        say(f"{name}: done in {time.monotonic() - started:.0f} s")
+        except DistilrecError as error:
+            say(f"distilrec: error: {error}", level=logging.ERROR)
+            return error.exit_status
+        except KeyboardInterrupt:
+            how, status = ("stopped by SIGTERM", 143) if stopped else ("interrupted", 130)
+            say(
+                f"distilrec: {how}; nothing is half-published. Run the same command again to resume",
+                level=logging.ERROR,
+            )
+            return status
+        except Exception as error:
+            return _unexpected(error, name, log, reads_only=reads_only)
+    return 0
+
+
+def _unexpected(error: Exception, name: str, log: Path | None, *, reads_only: bool) -> int:
+    """The exit status of an error that nobody foresaw; its traceback goes to the log file."""
+    if reads_only and isinstance(error, BrokenPipeError):  # `| head`: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    if log is not None and _log_traceback(log):
+        say(
+            f"distilrec: {name} failed: {type(error).__name__}: {one_line(error)}\nfull text: {log}",
+            level=logging.ERROR,
+        )
+    else:
+        traceback.print_exc(file=sys.stderr)
+    return 1
+
+
+def _log_traceback(log: Path) -> bool:
+    """Whether the traceback could be written: not before the run's folder exists, or on a full disk."""
+    try:
+        with log.open("a") as stream:
+            traceback.print_exc(file=stream)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def interrupted_by_sigterm(stopped: list[int]) -> Iterator[None]:
+    """SIGTERM, as a scheduler sends it, raises KeyboardInterrupt, so that the engines end too; `stopped` then holds it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,82 @@
+"""Training of text encoders on Ray Train, for recommendation and for product search."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.runtime.encoder_worker import ENCODER_FILE, encoder_worker
+from jobs.runtime.ray_train import remove_checkpoints, run_workers
+from jobs.runtime.stage import Job
+from kdlib.config.models import TextConfig
+from kdlib.errors import TrainingError
+from kdlib.store import partitions
+from kdlib.teachers.text import from_anywhere
+
+
+@dataclass(frozen=True)
+class EncoderData:
+    """The files that every worker reads."""
+
+    texts: str
+    """A table with `item_index` and `title`."""
+    statistics: str | None = None
+    """A table with `num_train`; None: all pairs count the same."""
+    histories: list[str] = field(default_factory=list)
+    judging: str | None = None
+    """A Parquet file of held-out pairs; None: those of the histories judge."""
+
+
+def fit_encoder(job: Job, text: TextConfig, pairs: Any, data: EncoderData) -> None:
+    """Train an encoder into the job's output folder. A killed run's checkpoints are resumed.
+
+    Args:
+      job: makes one model.
+      text: with `adapt`.
+      pairs: Ray Data of `kdlib.teachers.contrastive.PAIRS_SCHEMA`: numbers of rows of the texts.
+      data: what the workers read beside.
+    """
+    assert text.adapt is not None
+    config, [name] = job.config, job.part.makes
+    short = name.removeprefix("models/")
+    run_name = f"{config.name}.{short}.ds={config.day}.{job.fingerprint}"
+    finished = (
+        config.root / partitions.CHECKPOINTS / f"{run_name}.models"
+    )  # a worker's place that outlives this process
+    finished.mkdir(parents=True, exist_ok=True)
+    adapt = text.adapt.model_dump(mode="json")
+    run_workers(
+        config,
+        encoder_worker,
+        {
+            "name": short,
+            "base": from_anywhere(text.encoder),
+            "adapt": adapt,
+            "max_tokens": text.max_tokens,
+            "seed": config.seed,
+            "export": str(finished),
+            "facts": {"base": text.encoder, "inputs": job.versions, "adapt": adapt, "seed": config.seed},
+            **asdict(data),
+        },
+        pairs,
+        name=run_name,
+        stage="train_text_encoder",
+        epochs=text.adapt.epochs + 1,
+    )
+    if not (finished / ENCODER_FILE).exists():
+        raise TrainingError(f"{job.stage}: the workers ended without {short}; see the log")
+    shutil.copytree(finished, job.output, dirs_exist_ok=True)
+    remove_checkpoints(config, run_name)
+
+
+def describe_encoder(folder: Path) -> str:
+    """One line on a finished encoder."""
+    facts = json.loads((folder / ENCODER_FILE).read_text())
+    text = f"{facts['parameters']:,} parameters, {facts['pairs']:,} pairs, epoch {facts['epoch']} kept"
+    if facts["validation_pairs"]:
+        before, after = (facts["epochs"][epoch]["recall@10"] for epoch in (0, facts["epoch"]))
+        text += (
+            f"; recall@10 of {facts['validation_pairs']:,} held-out pairs {before:.4f} as pretrained, {after:.4f} now"
+        )
+    return text

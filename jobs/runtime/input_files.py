@@ -1,0 +1,152 @@
+"""The files of the shop's raw input: what there is at a path, and which version of it this is."""
+
+import hashlib
+import json
+import os
+import re
+from contextlib import suppress
+from datetime import date
+from glob import glob
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from kdlib.config.data import DAY
+from kdlib.errors import InputError
+from kdlib.features.arrivals import DAY_PATTERN, day_of
+from kdlib.store.fingerprint import fingerprint_of
+
+HIDDEN = ("_", ".")
+"""Spark ignores files whose names begin with these, and folders too, but for `_name=value`."""
+HASHES = "_input_hashes.json"
+"""In the output folder: size, time and hash of each local input file that was read, so that no file is hashed twice."""
+File = tuple[str, int, int]
+"""Path or URL, bytes, time of the last change in nanoseconds."""
+
+
+def version_of_files(files: list[File], root: Path) -> str:
+    """A hash of names and contents. Of files at a URL size and time stand for the content, which would have to be fetched.
+
+    Args:
+      files: what was found.
+      root: the output folder, which keeps the hashes.
+    """
+    kept = _kept_hashes(root)
+    found = {
+        name: [size, time, _hash_of(name, size, time, kept)] for name, size, time in files if Path(name).is_absolute()
+    }
+    if found.keys() - kept.keys() or any(kept[name] != one for name, one in found.items()):
+        _keep_hashes(root, kept | found)
+    return fingerprint_of(
+        [(name, found[name][2]) if name in found else (name, size, time) for name, size, time in files]
+    )
+
+
+def _hash_of(name: str, size: int, time: int, kept: dict[str, list]) -> str:
+    before = kept.get(name)
+    if before is not None and before[:2] == [size, time]:
+        return before[2]
+    with open(name, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:24]
+
+
+def _kept_hashes(root: Path) -> dict[str, list]:
+    try:
+        return json.loads((root / HASHES).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _keep_hashes(root: Path, hashes: dict[str, list]) -> None:
+    """Write the hashes, where that is possible: without them the files are hashed again."""
+    with suppress(OSError):
+        fresh = root / f"{HASHES}.{os.getpid()}"
+        fresh.write_text(json.dumps(hashes))
+        fresh.replace(root / HASHES)
+
+
+def version_of(path: str, format_: str, root: Path) -> str:
+    """A hash of the files at a path: a file, a folder or a glob, local or a URL.
+
+    For a glob in a URL all files of the folder above it count: a change too many
+    costs a rerun, one too few a wrong table.
+
+    Raises:
+      InputError: there are none, or a Parquet or gzip file among them has no bytes.
+    """
+    files = _files(path)
+    if not files:
+        raise InputError(f"no file matches {path}: check the path in the run config")
+    check_sizes(files, format_)
+    return version_of_files(files, root)
+
+
+def check_sizes(files: list[File], format_: str) -> None:
+    """Spark passes over Parquet and gzip files of no bytes, which are exports that broke off."""
+    empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
+    if empty:
+        raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
+
+
+def _files(path: str) -> list[File]:
+    return _remote_files(path) if "://" in path else _local_files(path)
+
+
+def files_by_day(path: str, *, needed: date) -> dict[date, list[File]]:
+    """The files of each day that a path with `{day}` has, with sizes and times; InputError where one day's are not there."""
+    anywhere, found = path.replace(DAY, DAY_PATTERN), {}
+    for file in _files(anywhere):
+        if (day := day_of(path, file[0])) is not None:
+            found.setdefault(day, []).append(file)
+    if needed not in found:
+        there = f"the days there are go from {min(found)} to {max(found)}" if found else "there is none of any day"
+        raise InputError(f"no file of {needed} matches {path}: has the day's export run? {there}")
+    return found
+
+
+def _local_files(path: str) -> list[File]:
+    tops = [Path(top).absolute() for one in _alternatives(path) for top in (glob(one) if _is_glob(one) else [one])]
+    found = {file for top in tops for file in ([top] if top.is_file() else _files_below(top))}
+    return [
+        (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(found)
+        if not file.name.startswith(HIDDEN)
+    ]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """As Spark finds them: in all subfolders that are not hidden, through links too."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN) or (name[0] == "_" and "=" in name)]
+        found += [Path(place, name) for name in names if Path(place, name).is_file()]
+    return found
+
+
+def _alternatives(path: str) -> list[str]:
+    """The paths that `{a,b}` stands for."""
+    braces = re.search(r"\{([^{}]*)\}", path)
+    if braces is None:
+        return [path]
+    before, after = path[: braces.start()], path[braces.end() :]
+    return [one for option in braces[1].split(",") for one in _alternatives(before + option + after)]
+
+
+def _remote_files(path: str) -> list[File]:
+    if _is_glob(path):
+        path = path[: min(path.find(sign) for sign in "*?[{" if sign in path)].rpartition("/")[0]
+    try:
+        system, base = pafs.FileSystem.from_uri(path)
+        top = system.get_file_info(base)
+        infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
+    return sorted(
+        (info.path, info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.is_file and not info.base_name.startswith(HIDDEN)
+    )
+
+
+def _is_glob(path: str) -> bool:
+    return any(sign in path for sign in "*?[{")

@@ -1,0 +1,118 @@
+"""Judge a run before its tables go out: the input after `build-features`, the models after `evaluate`.
+
+A failed gate ends the run with exit status 3 and keeps what is in use. `--force REASON` overrules it, on record.
+"""
+
+import pyarrow.parquet as pq
+
+from jobs.runtime.console import say
+from kdlib.config.run import RunConfig
+from kdlib.errors import GateError
+from kdlib.release import gates, promotions
+from kdlib.release.gates import Gate
+from kdlib.store import partitions
+from kdlib.store.fingerprint import fingerprint_of
+
+JUDGED = {"input": "histories", "quality": "metrics"}
+"""Part → the table that it judges."""
+
+
+def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), force: str = "") -> list[Gate]:
+    """Judge, publish `gates`, and raise where one of them failed.
+
+    Args:
+      config: the run config.
+      parts: `input` needs the night's features, `quality` its metrics too.
+      force: why failures are overruled; empty: they are not, but for those that were before, of the same input.
+
+    Raises:
+      GateError: names each failed gate with value and bound.
+      InputError: the features or the metrics are not published.
+    """
+    judged: list[Gate] = []
+    inputs: dict[str, str] = {}
+    if "input" in parts:
+        judged += _input(config, inputs)
+    if "quality" in parts:
+        judged += _quality(config, inputs)
+    record, known, reason = _on_record(config)
+    same = [part for part, table in JUDGED.items() if table in inputs and inputs[table] == known.get(table)]
+    overruled = {gate.gate for gate in record if gate.status == "forced" and gate.part in same}
+    again = not force and {gate.gate for gate in gates.failed(judged)} <= overruled
+    if force or again:
+        judged = gates.forced(judged)
+    others = [gate for gate in record if gate.part not in parts and "input" in same]  # of the same night: they stay
+    _publish(config, judged + others, known | inputs if others else inputs, force or reason)
+    by_status = {
+        status: [g for g in judged if g.status == status] for status in ("passed", "failed", "forced", "skipped")
+    }
+    counts = ", ".join(f"{len(found)} {status}" for status, found in by_status.items() if found)
+    say(f"check_gates: {' and '.join(parts)}: {counts}")
+    for gate in by_status["forced"]:
+        say(f"  forced{f', as before ({reason})' if again else ''}: {gates.in_words(gate)}")
+    if broken := by_status["failed"]:
+        in_use = promotions.current(config.root)
+        stays = f"the table of {in_use.ds} stays in use" if in_use else "nothing is published"
+        anew = " anew" if in_use and in_use.ds == config.day else ""
+        raise GateError(
+            f"{config.day} is not published{anew}, {stays}: {'; '.join(map(gates.in_words, broken))}."
+            " Mend the input or the bound (section gates), or overrule with --force REASON"
+        )
+    return judged
+
+
+def _on_record(config: RunConfig) -> tuple[list[Gate], dict[str, str], str]:
+    """The gates as they were judged last for this date, what they were judged of, and why failures were overruled."""
+    manifest = partitions.read_manifest(config.root, "gates", config.day)
+    if manifest is None:
+        return [], {}, ""
+    table = pq.read_table(partitions.current(config.root, "gates", config.day))
+    return gates.gates_of(table), manifest.inputs, manifest.details.get("reason", "")
+
+
+def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:
+    """The trailing nights that have not been removed; without `name`, a table, they are no measure either."""
+    nights = promotions.nights(config.root, before=config.day, holding=name)
+    there = [night for night in nights if promotions.folder_of(config.root, night, name).is_dir()]
+    return there[-config.gates.trailing_nights :]
+
+
+def _input(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
+    tonight = partitions.manifest_of(config.root, "histories", config.day)
+    inputs["histories"] = tonight.version
+    earlier = [promotions.manifest_of(config.root, night, "histories") for night in _trailing(config, "histories")]
+    bounds = config.gates.model_dump(include=set(_INPUT_BOUNDS))
+    return gates.input_gates(tonight.details["funnel"], [night.details["funnel"] for night in earlier], **bounds)
+
+
+_INPUT_BOUNDS = (
+    "min_volume_ratio",
+    "max_volume_ratio",
+    "max_share_rise",
+    "max_quarantined_share",
+    "max_new_item_share",
+    "max_history_length_change",
+)
+_QUALITY_BOUNDS = ("min_test_users", "min_gain_over_popularity", "max_loss_to_last_night", "min_coverage_ratio")
+
+
+def _quality(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
+    metrics = pq.read_table(partitions.current(config.root, "metrics", config.day))
+    inputs["metrics"] = partitions.manifest_of(config.root, "metrics", config.day).version
+    coverage = f"coverage@{max(config.evaluation.k)}"
+    usual = []
+    for night in _trailing(config, "metrics"):
+        table = pq.read_table(promotions.folder_of(config.root, night, "metrics"))
+        usual += [r["value"] for r in table.to_pylist() if (r["model"], r["metric"]) == ("student", coverage)]
+    bounds = config.gates.model_dump(include=set(_QUALITY_BOUNDS))
+    return gates.quality_gates(metrics, usual, k=config.evaluation.judged_k, coverage_metric=coverage, **bounds)
+
+
+def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str], reason: str) -> None:
+    staging = partitions.new_staging(config.root, "gates", config.day)
+    table = gates.gates_table(judged)
+    pq.write_table(table, staging / "part-00000.parquet")
+    reason = reason if any(gate.status == "forced" for gate in judged) else ""
+    key = fingerprint_of(table.to_pylist(), inputs, reason)
+    details = {"reason": reason}
+    partitions.publish(staging, config.root, "gates", config.day, fingerprint=key, inputs=inputs, details=details)

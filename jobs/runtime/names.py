@@ -1,0 +1,53 @@
+"""Names of tables and models that depend on settings, so that variants do not overwrite each other."""
+
+from collections.abc import Iterable
+
+from kdlib.config.models import ModelConfig, TextConfig
+from kdlib.config.run import RunConfig
+from kdlib.store.fingerprint import fingerprint_of
+
+FEATURES = ("histories", "item_vocabulary", "item_statistics")
+"""The feature tables that all models are made from."""
+QUERIES = ("queries", "query_items")
+SEARCH_ENCODER = "models/search_encoder"
+SEARCH_STUDENT = "models/search_student"
+
+
+def adapted_encoder(text: TextConfig) -> str:
+    """The model name of an adapted text encoder. Texts that differ in whitening or batch size only share it."""
+    return (
+        f"models/encoder_{fingerprint_of(text.model_dump(mode='json', include={'encoder', 'max_tokens', 'adapt'}))[:8]}"
+    )
+
+
+def title_vectors(text: TextConfig) -> str:
+    """The table of the title vectors that these settings give."""
+    return f"title_vectors/{fingerprint_of(text.model_dump(mode='json'))[:8]}"
+
+
+def item_codes(model: ModelConfig) -> tuple[str, str]:
+    """The tables of the item codes and of the codebooks of a student with codes."""
+    assert model.codes is not None
+    variant = fingerprint_of(model.codes.model_dump(), model.dim)[:8]
+    return f"item_codes/{variant}", f"item_codebooks/{variant}"
+
+
+def texts_of(config: RunConfig) -> list[TextConfig]:
+    """The different ways in which teachers and student read titles."""
+    readers = [*config.teachers, config.student]
+    return list({repr(reader.text): reader.text for reader in readers if reader.text}.values())
+
+
+def teacher_models(config: RunConfig) -> list[str]:
+    """The models of all teachers, in the config's order; one a fold for a cross-fitted teacher."""
+    return [model for teacher in config.teachers for model in teacher.models]
+
+
+def models_of(config: RunConfig) -> list[str]:
+    """The models of recommendation, teachers first."""
+    return [*teacher_models(config), "models/student", *(["models/control"] if config.evaluation.control else [])]
+
+
+def logged_queries(config: RunConfig) -> Iterable[str]:
+    """The tables of queries, where there is a search log."""
+    return QUERIES if config.input.has_searches else ()

@@ -1,0 +1,213 @@
+"""Run a stage as it is declared: find its inputs, skip what is up to date, else build in staging, check, publish.
+
+The runner does this for every stage. A stage's module holds what is its own:
+
+    build(job) -> details        fill `job.outputs`; with `Stage.together`, build(jobs)
+    find(config, part, inputs) -> Found  optional: what the part is made from beside the run's own tables
+    tell(config, manifests)      optional: print what there is to know, after building or skipping
+    run(config, **options)       in place of these, for a stage that acts
+"""
+
+import importlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from jobs.runtime.code import code_of
+from jobs.runtime.console import say
+from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.stage import Found, Input, Job, Part, Stage
+from kdlib.config.run import RunConfig
+from kdlib.config.settings import flat, settings_of
+from kdlib.errors import InputError
+from kdlib.store import partitions, tables
+from kdlib.store.partitions import Manifest
+
+FEW = 6
+"""Up to this many names stand in a line of what is up to date."""
+
+
+def run_stage(
+    config: RunConfig, stage: Stage, *, pipeline: Sequence[Stage] = (), options: Mapping[str, Any] | None = None
+) -> dict[str, Manifest]:
+    """Run a stage for the config's date; parts that are up to date are skipped.
+
+    Args:
+      config: the run config.
+      stage: what to run.
+      pipeline: all stages, to name the one that makes an input.
+      options: of the command line, for a stage that acts.
+
+    Returns:
+      Table or model → manifest, of all that the stage makes.
+
+    Raises:
+      InputError: an input is not published, or is stale.
+    """
+    if not stage.when(config):
+        say(f"{stage.name}: skipped, {stage.otherwise}")
+        return {}
+    module = importlib.import_module(stage.module)
+    if stage.acts:
+        _check_needs(config, stage, pipeline)
+        module.run(config, **(options or {}))
+        return {}
+    made: dict[str, Manifest] = {}
+    stale: list[Job] = []
+    for part in stage.parts_of(config):
+        job = prepare(config, stage, part, pipeline=pipeline)
+        present = {name: up_to_date(config, name, job.fingerprint) for name in part.makes}
+        if all(present.values()):
+            made |= {name: manifest for name, manifest in present.items() if manifest is not None}
+        else:
+            stale.append(job)
+    if made:
+        names = ", ".join(made) if len(made) <= FEW else f"{len(made)} tables and models"
+        say(f"{names}: up to date")
+    if stale:
+        with start_ray(config) if stage.engine == "ray" else nullcontext():
+            for jobs in [stale] if stage.together else [[job] for job in stale]:
+                made |= _build(stage, module, jobs)
+    if hasattr(module, "tell"):
+        module.tell(config, made)
+    return made
+
+
+def prepare(config: RunConfig, stage: Stage, part: Part, *, pipeline: Sequence[Stage] = ()) -> Job:
+    """Find a part's inputs, and all that its result depends on.
+
+    Raises:
+      InputError: an input is not published, or is stale.
+    """
+    module = importlib.import_module(stage.module)
+    inputs = {}
+    for name in part.needs:
+        manifest = partitions.read_manifest(config.root, name, config.day)
+        if manifest is None:
+            if stage.optional:
+                continue
+            raise InputError(_missing(config, stage, name, pipeline))
+        _check_fresh(config, manifest, pipeline)
+        inputs[name] = Input(partitions.current(config.root, name, config.day), manifest)
+    found = module.find(config, part, inputs) if hasattr(module, "find") else Found()
+    versions = {name: one.version for name, one in inputs.items()} | dict(found.versions)
+    return Job(config, stage.name, part, inputs, found.value, made_by(config, stage, part, versions))
+
+
+def made_by(config: RunConfig, stage: Stage, part: Part, versions: Mapping[str, str]) -> dict[str, Any]:
+    """All that a part's result depends on: `settings`, `inputs` and `code`; and the stage's name."""
+    settings = settings_of(config, part.settings)
+    for name, value in part.values.items():
+        settings |= flat(value, name)
+    return {"stage": stage.name, "settings": settings, "inputs": dict(versions), "code": code_of(stage.module)}
+
+
+def up_to_date(config: RunConfig, name: str, fingerprint: str) -> Manifest | None:
+    """The manifest of a published partition if it has this fingerprint and its files are whole; else None."""
+    manifest = partitions.read_manifest(config.root, name, config.day)
+    if manifest is None or manifest.fingerprint != fingerprint:
+        return None
+    if broken := partitions.damaged(config.root, manifest):
+        say(f"{name}: {broken[0]} is missing or cut off, so the table is made again")
+        return None
+    return manifest
+
+
+def maker_of(config: RunConfig, name: str, pipeline: Sequence[Stage]) -> tuple[Stage, Part] | None:
+    """The stage and the part that make a table or model under this config."""
+    for stage in pipeline:
+        if not stage.acts and stage.when(config):
+            for part in stage.parts_of(config):
+                if name in part.makes:
+                    return stage, part
+    return None
+
+
+def _check_needs(config: RunConfig, stage: Stage, pipeline: Sequence[Stage]) -> None:
+    """InputError where something that a stage needs is not published, or is stale."""
+    for part in stage.parts_of(config):
+        for name in part.needs:
+            manifest = partitions.read_manifest(config.root, name, config.day)
+            if manifest is None:
+                raise InputError(_missing(config, stage, name, pipeline))
+            _check_fresh(config, manifest, pipeline)
+
+
+def _check_fresh(config: RunConfig, manifest: Manifest, pipeline: Sequence[Stage]) -> None:
+    """InputError where an input was made with other settings than the config's, or from other tables than are published now."""
+    made = maker_of(config, manifest.table, pipeline)
+    if made is None:
+        return
+    stage, part = made
+    now = {name: partitions.read_manifest(config.root, name, config.day) for name in part.needs}
+    for name, version in manifest.inputs.items():
+        newer = now.get(name)
+        if newer is not None and newer.version != version:
+            raise InputError(
+                f"{manifest.table} of {config.day} is stale: it was made from {name} {version}, and {newer.version} is"
+                f" published now. Run `distilrec {stage.name}` first"
+            )
+    if "settings" in manifest.made_by:
+        before, wanted = manifest.made_by["settings"], made_by(config, stage, part, {})["settings"]
+        if changed := changes(before, wanted):
+            raise InputError(
+                f"{manifest.table} of {config.day} is stale: it was made with other settings ({'; '.join(changed[:3])})."
+                f" Run `distilrec {stage.name}` first"
+            )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two flat mappings, `name: before → now` each."""
+    names = sorted(before.keys() | now.keys())
+    return [f"{name}: {before.get(name)} → {now.get(name)}" for name in names if before.get(name) != now.get(name)]
+
+
+def _missing(config: RunConfig, stage: Stage, name: str, pipeline: Sequence[Stage]) -> str:
+    made = maker_of(config, name, pipeline)
+    advice = (
+        f"Run `distilrec {made[0].name}` first, or `distilrec nightly` for all stages"
+        if made
+        else "Run `distilrec nightly`"
+    )
+    return f"{stage.name} needs {name} of {config.day}, and none is published under {config.root}. {advice}"
+
+
+def _build(stage: Stage, module: ModuleType, jobs: list[Job]) -> dict[str, Manifest]:
+    """Build jobs in staging folders, check each table against its contract, publish all."""
+    config, started = jobs[0].config, time.monotonic()
+    staged = [
+        replace(job, outputs={name: partitions.new_staging(config.root, name, config.day) for name in job.part.makes})
+        for job in jobs
+    ]
+    try:
+        details = module.build(staged) if stage.together else module.build(staged[0])
+        for job in staged:
+            for name, folder in job.outputs.items():
+                if table := tables.ALL.get(name.partition("/")[0]):
+                    tables.check_files(table, folder)
+    except BaseException:
+        for job in staged:
+            for folder in job.outputs.values():
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+    spent: dict[str, Any] = {"seconds": round(time.monotonic() - started, 2)}
+    if stage.together:
+        spent["trained_together"] = len(jobs)
+    return {
+        name: partitions.publish(
+            folder,
+            config.root,
+            name,
+            config.day,
+            fingerprint=job.fingerprint,
+            inputs=job.versions,
+            details={**(details or {}).get(name, {}), **spent},
+            made_by=job.made_by,
+        )
+        for job in staged
+        for name, folder in job.outputs.items()
+    }

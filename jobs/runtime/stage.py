@@ -1,0 +1,138 @@
+"""What a stage is. `jobs.pipeline` declares the stages, `jobs.runtime.runner` runs them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kdlib.config.run import RunConfig
+from kdlib.store.fingerprint import fingerprint_of
+
+if TYPE_CHECKING:
+    from kdlib.store.partitions import Manifest
+
+Names = tuple[str, ...] | Callable[[RunConfig], Iterable[str]]
+"""Names of tables and models, or a function that gives them for a run config."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tables and models of a stage that are made, published and skipped together."""
+
+    makes: tuple[str, ...]
+    """`<table>`, `<table>/<variant>` or `models/<name>`."""
+    needs: tuple[str, ...] = ()
+    """Tables and models of the same date that the part is made from."""
+    settings: tuple[str, ...] = ()
+    """Settings that the result depends on, as paths (`kdlib.config.settings`)."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """More such values by name, JSON-ready: what the stage works out from several settings."""
+    subject: Any = None
+    """What the part is about, such as a teacher's config: for the stage's own use."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a run, declared once."""
+
+    name: str
+    """As on the command line. The module is `jobs.<name>`, with underscores."""
+    engine: Literal["spark", "ray", "local"]
+    """`spark` runs in a process of its own. `ray` stages of a nightly run share one Ray cluster."""
+    summary: str
+    """One line for the help."""
+    makes: Names = ()
+    needs: Names = ()
+    optional: bool = False
+    """Needs that are not published are left out."""
+    settings: tuple[str, ...] = ()
+    when: Callable[[RunConfig], bool] = lambda config: True
+    """Whether the stage applies to a run config."""
+    otherwise: str = ""
+    """Why it does not apply, for the person: `the run config has no …`."""
+    parts: Callable[[RunConfig], Iterable[Part]] | None = None
+    """For a stage that makes several things, each skipped by itself; in place of makes, needs and settings."""
+    together: bool = False
+    """`build` gets the jobs of all stale parts at once, in a list."""
+    acts: bool = False
+    """The stage runs each time and publishes by itself: its module has `run(config, **options)` in place of `build`."""
+    last: bool = False
+    """The stage also runs after a failed gate or delivery. Its own failure is a warning."""
+    options: tuple[str, ...] = ()
+    """Options of the command line that the stage takes."""
+    module: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.module:
+            object.__setattr__(self, "module", f"jobs.{self.name.replace('-', '_')}")
+
+    def parts_of(self, config: RunConfig) -> tuple[Part, ...]:
+        """The stage's parts for a run config; one, unless `parts` says otherwise."""
+        if self.parts is not None:
+            return tuple(self.parts(config))
+        return (Part(_named(self.makes, config), _named(self.needs, config), self.settings),)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a part is made from beside the run's own tables: files of the shop, tables of earlier runs."""
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    value: Any = None
+    """For `build`, which must use what these versions are of."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A published table or model that a part needs."""
+
+    folder: Path
+    manifest: "Manifest"
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's `build` gets: it reads the inputs, fills the output folders and looks nothing else up."""
+
+    config: RunConfig
+    stage: str
+    part: Part
+    inputs: Mapping[str, Input]
+    found: Any
+    """The `value` of what the stage's `find` has found."""
+    made_by: Mapping[str, Any]
+    """All that the result depends on: `settings`, `inputs` and `code`, each name → value, version or hash."""
+    outputs: Mapping[str, Path] = field(default_factory=dict)
+    """Name → empty staging folder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that the result depends on. Checkpoints are kept under it."""
+        return fingerprint_of(self.made_by)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Name → version of all inputs, those found outside the run too."""
+        return dict(self.made_by["inputs"])
+
+    def input(self, name: str) -> Path:
+        """The folder of an input."""
+        return self.inputs[name].folder
+
+    @property
+    def output(self) -> Path:
+        """The staging folder of a part that makes one thing."""
+        [folder] = self.outputs.values()
+        return folder
+
+
+Details = dict[str, dict[str, Any]]
+"""Output → what its manifest keeps, JSON-ready."""
+
+
+def _named(names: Names, config: RunConfig) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names(config))) if callable(names) else names

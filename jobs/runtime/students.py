@@ -1,0 +1,63 @@
+"""The student as a training run, for the stage `distill` and for benchmarks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.runtime.ray_train import TrainingRun
+from jobs.runtime.warm_start import Start, run_options, warm_training
+from kdlib.config.run import RunConfig
+
+
+def student_run(
+    config: RunConfig,
+    name: str,
+    export: Path,
+    *,
+    seed: int,
+    statistics: Path,
+    taught: bool,
+    cached: Sequence[tuple[str, float]] = (),
+    titles: Path | None = None,
+    codes: Sequence[Path] | None = None,
+    start: Start | None = None,
+) -> TrainingRun:
+    """The run config's student, to be taught by teachers or by the data alone.
+
+    Args:
+      config: for the student's settings and, where it is taught, the distillation's.
+      name: of the model.
+      export: folder for it.
+      seed: of its training.
+      statistics: folder of the item statistics.
+      taught: whether it has teachers.
+      cached: (model folder, weight) of the teachers whose hidden states lie in the training files.
+      titles: folder of the title vectors, where `student.text` asks for them.
+      codes: folders of the item codes and of the codebooks, where `student.model.codes` asks for them.
+      start: the earlier model that it goes on from.
+    """
+    distillation: dict[str, Any] = {
+        "kl_weight": config.distillation.kl_weight,
+        "temperature": config.distillation.temperature,
+        "item_start": config.distillation.item_start,
+        "distillation": config.distillation.model_dump(
+            include={"loss", "top_items", "jensen_shannon_beta", "hidden_weight", "auxiliary_head"}
+        ),
+    }
+    student = config.student if taught else config.student.without_teachers()
+    train = warm_training(config, config.training.resolve(student.train).model_dump(), start)
+    return TrainingRun(
+        name=name,
+        export=str(export),
+        model=student.model.model_dump(mode="json"),
+        train=train,
+        seed=seed,
+        title_vectors=None if titles is None else str(titles),
+        cached=list(cached),
+        targets=config.distillation.targets if taught else "hidden",
+        statistics=str(statistics),
+        codes=None if codes is None else (str(codes[0]), str(codes[1])),
+        stored_as=config.student.export,
+        **run_options(start),
+        **(distillation if taught else {}),
+    )
