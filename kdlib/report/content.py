@@ -41,8 +41,13 @@ class Lists:
     model_version: str
     users: int
     popular: int
-    """Users who got the popular items, for want of a usable history."""
+    """Users without a usable history, who got the popular items."""
     k: int
+
+    @property
+    def popular_share(self) -> float:
+        """Share of the users who got the popular items."""
+        return self.popular / max(self.users, 1)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """The top of the page: what became of the night, in one sentence, and its five or six numbers."""
 
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
 from kdlib.report.content import Gate, Measure, Night
-from kdlib.report.html import Content, Html, join, tag
 from kdlib.report.labels import (
+    bounds,
     count,
     interval,
-    long_day,
     metric_name,
     name_of,
     number,
@@ -15,20 +18,26 @@ from kdlib.report.labels import (
     signed_score,
     verdict,
 )
+from kdlib.report.rendering import render
 
 
-def headline(night: Night) -> Html:
-    """Name, date, verdict and the first numbers."""
+@dataclass(frozen=True)
+class Tile:
+    """One of the first numbers of the page."""
+
+    label: str
+    figure: str
+    below: str = ""
+    """A short text below the figure."""
+    interval: str = ""
+    """Stands below the text and is never broken into two lines."""
+
+
+def headline(night: Night) -> Markup:
+    """The name, the date, the verdict and the first numbers."""
     kind, sentence = decision(night)
-    tiles = _tiles(night)
-    gaps = [tag("li", text) for text in (*absent(night), *night.notes)]
-    return tag(
-        "header",
-        tag("p", f"distilrec · {night.name}", class_="over"),
-        tag("h1", f"Night of {long_day(night.ds)}"),
-        tag("div", tag("p", sentence), tag("ul", *gaps) if gaps else None, class_=f"verdict {kind}"),
-        tag("dl", *tiles, class_="tiles six" if len(tiles) == 6 else "tiles"),
-    )
+    notes = [*absent(night), *night.notes]
+    return render("headline", night=night, kind=kind, sentence=sentence, notes=notes, tiles=_tiles(night))
 
 
 def decision(night: Night) -> tuple[str, str]:
@@ -75,17 +84,6 @@ def found_and_bounds(gate: Gate) -> str:
     return f"{gate.name.replace('_', ' ')} {found}, allowed {bounds(gate)}"
 
 
-def bounds(gate: Gate) -> str:
-    """What the gate allows."""
-    if gate.low is not None and gate.high is not None:
-        return f"{number(gate.low)} to {number(gate.high)}"
-    if gate.low is not None:
-        return f"{number(gate.low)} or more"
-    if gate.high is not None:
-        return f"{number(gate.high)} or less"
-    return "any"
-
-
 def absent(night: Night) -> list[str]:
     """The stages that left nothing, a sentence each."""
     missing = {
@@ -98,45 +96,32 @@ def absent(night: Night) -> list[str]:
     return [f"This night has {', '.join(names)}; the parts of this page that need them say so."] if names else []
 
 
-def _tiles(night: Night) -> list[Html]:
+def _tiles(night: Night) -> list[Tile]:
     metric, tiles = night.shown_metric, []
     student = night.metrics.get(("student", metric))
     if student:
         name = metric_name(metric)
-        tiles.append(_tile(f"Student, {name}", score(student.value), _interval(student)))
+        tiles.append(Tile(f"Student, {name}", score(student.value), interval=interval(student)))
         tiles += [
-            _tile(f"Against {name_of(other)}", signed_score(difference.value), _how_clear(difference))
+            Tile(f"Against {name_of(other)}", signed_score(difference.value), verdict(difference), interval(difference, signed=True))
             for other in ("popularity", "control", "last_night")
             if (difference := night.difference("student", other, metric))
         ]
         if best := night.metrics.get(("best_reachable", metric)):
             best_share = share(student.value / best.value, digits=0)
-            tiles.append(_tile("Of the best reachable", best_share, f"the true model has {score(best.value)}"))
+            tiles.append(Tile("Of the best reachable", best_share, f"the true model has {score(best.value)}"))
     if night.lists:
-        table = join([f"{night.lists.k} items each, table ", tag("span", night.lists.version, class_="interval")])
-        tiles.append(_tile("Users with a list", count(night.lists.users), table))
+        table = f"{night.lists.k} items each, table {night.lists.version}"
+        tiles.append(Tile("Users with a list", count(night.lists.users), table))
     elif night.funnel:
-        tiles.append(_tile("Users", count(night.funnel["users"]), "none has a list of this night"))
+        tiles.append(Tile("Users", count(night.funnel["users"]), "none has a list of this night"))
     if not student and night.funnel:
-        tiles.append(_tile("Rows read", count(night.funnel["rows_read"]), f"{count(night.funnel['kept'])} kept"))
+        tiles.append(Tile("Rows read", count(night.funnel["rows_read"]), f"{count(night.funnel['kept'])} kept"))
         if night.previous_funnel and night.previous:
             rows = night.previous_funnel
             tiles.append(
-                _tile(
+                Tile(
                     f"Rows read on {short_day(night.previous)}", count(rows["rows_read"]), f"{count(rows['kept'])} kept"
                 )
             )
     return tiles
-
-
-def _how_clear(difference: Measure) -> Html:
-    return join([verdict(difference), tag("br"), _interval(difference, signed=True)])
-
-
-def _interval(measure: Measure, *, signed: bool = False) -> Html:
-    return tag("span", interval(measure, signed=signed), class_="interval")
-
-
-def _tile(label: str, figure: str, below: Content) -> Html:
-    parts = (tag("dt", label), tag("dd", figure, class_="figure"), tag("dd", below, class_="below"))
-    return tag("div", *parts, class_="tile")

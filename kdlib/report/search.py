@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 from kdlib.report.content import Night, Search
-from kdlib.report.html import Html, section, table, tag
-from kdlib.report.labels import count, number, score, share
+from kdlib.report.labels import count, number
+from kdlib.report.rendering import render
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 
@@ -57,7 +58,7 @@ def _samples(root: Path, ds: str, *, with_log: bool) -> tuple[tuple[str, int | N
     )
 
 
-def search(night: Night) -> Html | None:
+def search(night: Night) -> Markup | None:
     """The section; nothing for a shop without search."""
     if (found := night.search) is None:
         return None
@@ -79,37 +80,12 @@ def search(night: Night) -> Html | None:
         [f"cosine to the teacher, on {count(student['held_out'])} queries it has not seen", number(student["cosine"])],
         ["queries with a ranking", f"{count(found.answered)} of {count(found.queries)}"],
     ]
-    return section(
+    clicks = student.get("clicks")
+    return render(
         "search",
-        "Search",
-        table("Log, student and table", ["", "Number"], rows),
-        _weights(found),
-        table(
-            "The most frequent queries and their first products",
-            ["Query", *(["Searches"] if found.funnel else []), "Products"],
-            [
-                [
-                    query,
-                    *([count(searches or 0)] if found.funnel else []),
-                    tag("span", "; ".join(titles) or "nothing", class_="titles"),
-                ]
-                for query, searches, titles in found.samples
-            ],
-            text=("Products",),
-        ),
+        found=found,
+        rows=rows,
+        weights=student["weights"],
+        clicks=clicks,
+        gain=clicks["ndcg@10"] / max(clicks["ndcg@10_words_alone"], 1e-9) - 1 if clicks else None,
     )
-
-
-def _weights(found: Search) -> Html:
-    weights, clicks = found.student["weights"], found.student.get("clicks")
-    text = (
-        f"A product's score: its words, {number(weights['vector'])} times its vector's cosine, {number(weights['intent'])} for being of"
-        f" the kind that is searched for; weights {weights['chosen']}."
-    )
-    if clicks:
-        gain = clicks["ndcg@10"] / max(clicks["ndcg@10_words_alone"], 1e-9) - 1
-        text += (
-            f" On {count(clicks['queries'])} queries that did not choose them NDCG@10 by clicks is {score(clicks['ndcg@10'])}, with words alone"
-            f" {score(clicks['ndcg@10_words_alone'])} ({'+' if gain >= 0 else '−'}{share(abs(gain), digits=0)})."
-        )
-    return tag("p", text)

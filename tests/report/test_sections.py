@@ -10,7 +10,8 @@ from kdlib.report.distillation import distillation, gap_closed
 from kdlib.report.drift import drift, movers, popularity_drift
 from kdlib.report.funnel import funnel
 from kdlib.report.gates import gates
-from kdlib.report.headline import bounds, decision, headline
+from kdlib.report.headline import decision, headline
+from kdlib.report.labels import bounds
 from kdlib.report.people import people
 from kdlib.report.quality import quality
 from kdlib.report.slices import slices
