@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.console import command, log_file, one_line, say
+from jobs.runtime.report_tables import TABLES, stages_with
 from jobs.runtime.step import run_step
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.report.gather import find_partitions, gather, use_of
 from kdlib.report.page import page
+from kdlib.report.rendering import template_files
 from kdlib.store.partitions import Manifest
 
 MADE_UP_TIMES = "The input has no times: a user's last item falls on the run's day, each earlier one a day before."
@@ -30,7 +32,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
       InputError: nothing at all is published for the date.
     """
     models = models_of(config)
-    found = find_partitions(config.root, config.day, models)
+    found = find_partitions(config.root, config.day, models, TABLES)
     if all(night != config.day for _, night in found):
         raise InputError(
             f"nothing is published for {config.day} under {config.root}, so there is nothing to report:"
@@ -41,14 +43,23 @@ def run(config: RunConfig) -> dict[str, Manifest]:
     k = config.evaluation.judged_k
 
     def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        night = gather(config.root, config.day, name=config.name, k=k, models=models, found=found, notes=notes)
+        night = gather(
+            config.root,
+            config.day,
+            name=config.name,
+            k=k,
+            models=models,
+            found=found,
+            stages=stages_with(models),
+            notes=notes,
+        )
         (staging["reports"] / "index.html").write_text(page(night))
         return {}
 
     made = run_step(
         config,
         ("reports",),
-        settings=[config.name, k, models, notes, asdict(use_of(config.root, config.day, found))],
+        settings=[config.name, k, models, notes, asdict(use_of(config.root, config.day, found)), template_files()],
         inputs={f"{table}/ds={night}": manifest.version for (table, night), manifest in found.items()},
         build=build,
     )

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.report import models_of
 from jobs.runtime.console import command, say
+from jobs.runtime.report_tables import TABLES, stages_with
 from kdlib.config.load import expanded, read_mapping
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
@@ -52,8 +53,9 @@ def _write(config: RunConfig, path: Path, models: list[str], status: int | None)
         config, status = config.model_copy(update={"ds": date.fromisoformat(ds)}), before
     elif ds == config.day and status is None:
         status = before
-    found = find_partitions(config.root, config.day, models)
-    night = gather(config.root, config.day, name=config.name, k=config.evaluation.judged_k, models=models, found=found)
+    found = find_partitions(config.root, config.day, models, TABLES)
+    k, stages = config.evaluation.judged_k, stages_with(models)
+    night = gather(config.root, config.day, name=config.name, k=k, models=models, found=found, stages=stages)
     in_use = None
     if switch is not None:
         tables = [name for name in delivery.TABLES if name in switch.versions]

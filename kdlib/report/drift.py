@@ -1,9 +1,12 @@
 """How the shop has changed since the previous run: items that gain and lose, new items, users with popular items."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from markupsafe import Markup
 
-from kdlib.report.content import Night
+from kdlib.report.content import Mover, Night
+from kdlib.report.labels import share, signed_points
 from kdlib.report.rendering import render
 
 MOVERS = 5
@@ -34,10 +37,20 @@ def movers(shares: np.ndarray, earlier: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def drift(night: Night) -> Markup:
     """The distance, the new items, the movers, and the users with popular items."""
+    found = night.drift
     return render(
         "drift",
-        drift=night.drift,
+        drift=found,
+        rising=_rows(found.rising) if found else [],
+        falling=_rows(found.falling) if found else [],
         lists=night.lists,
         previous=night.previous,
         previous_lists=night.previous_lists,
     )
+
+
+def _rows(chosen: Sequence[Mover]) -> list[list[str]]:
+    return [
+        [item.title, share(item.before, digits=2), share(item.now, digits=2), signed_points(item.now - item.before)]
+        for item in chosen
+    ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from kdlib.report.content import Gate, Measure, Night
+from kdlib.report.content import Gate, Night
 from kdlib.report.labels import (
     bounds,
     count,
@@ -103,7 +103,12 @@ def _tiles(night: Night) -> list[Tile]:
         name = metric_name(metric)
         tiles.append(Tile(f"Student, {name}", score(student.value), interval=interval(student)))
         tiles += [
-            Tile(f"Against {name_of(other)}", signed_score(difference.value), verdict(difference), interval(difference, signed=True))
+            Tile(
+                f"Against {name_of(other)}",
+                signed_score(difference.value),
+                verdict(difference),
+                interval(difference, signed=True),
+            )
             for other in ("popularity", "control", "last_night")
             if (difference := night.difference("student", other, metric))
         ]

@@ -4,7 +4,7 @@ from markupsafe import Markup
 
 from kdlib.report.charts import Mark, Row, interval_chart
 from kdlib.report.content import Night
-from kdlib.report.labels import count, interval, name_of, score, share, short_day, signed_score, tick, verdict
+from kdlib.report.labels import interval, name_of, score, share, short_day, signed_score, tick, verdict
 from kdlib.report.rendering import render
 from kdlib.report.trends import Series, trend_chart
 

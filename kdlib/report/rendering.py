@@ -41,6 +41,7 @@ def environment() -> Environment:
         finalize=lambda value: "" if value is None else value,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     found.globals |= {function.__name__: function for function in FUNCTIONS}
     return found
@@ -58,4 +59,4 @@ def render_macro(template: str, macro: str, /, *arguments: object, **options: ob
 
 def template_files() -> dict[str, str]:
     """Name → content of every template. The page depends on them as it depends on the code."""
-    return {path.name: path.read_text() for path in sorted(TEMPLATES.iterdir())}
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(TEMPLATES.iterdir())}

@@ -33,9 +33,7 @@ def slices(night: Night) -> Markup | None:
     """A chart and a table for each way to divide the users. None: the run has no slices."""
     start = f"ndcg@{night.k}/"
     names = [
-        metric.removeprefix(start)
-        for model, metric in night.metrics
-        if model == "student" and metric.startswith(start)
+        metric.removeprefix(start) for model, metric in night.metrics if model == "student" and metric.startswith(start)
     ]
     if not names:
         return None

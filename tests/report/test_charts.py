@@ -5,7 +5,7 @@ import re
 import pytest
 
 from kdlib.report.charts import Mark, Row, interval_chart, scale_of, stacked_bar
-from kdlib.report.style import DARK, LIGHT
+from kdlib.report.rendering import TEMPLATES
 from kdlib.report.trends import Series, sparkline, trend_chart
 
 
@@ -39,8 +39,8 @@ def test_intervals_are_drawn_in_place() -> None:
     """On a scale from 0 to 1 with margins of 3%, an interval from .2 to .6 around .4 runs from 21.8% to 59.4% around 40.6%."""
     rows = [Row("a", (Mark(0.4, 0.2, 0.6, "accent"),), "0.4"), Row("b", (Mark(0.0), Mark(1.0)), "")]
     html = interval_chart(rows, title="t", alternative="words", heading="h", form=str)
-    assert re.search(r'<line x1="21\.80%" x2="59\.40%" y1="13\.0" y2="13\.0" class="accent mark">', html)
-    assert re.search(r'<circle cx="40\.60%" cy="13\.0" r="4\.5" class="accent dot">', html)
+    assert re.search(r'<line x1="21\.80%" x2="59\.40%" y1="13\.0" y2="13\.0" class="accent mark"/>', html)
+    assert re.search(r'<circle cx="40\.60%" cy="13\.0" r="4\.5" class="accent dot"/>', html)
     assert 'cx="3.00%"' in html
     assert 'cx="97.00%"' in html
     assert html.count(" mark") == 1, "a value without interval has none drawn"
@@ -50,7 +50,7 @@ def test_zero_has_its_line() -> None:
     """A chart of differences takes 0 in, and draws it, though all values lie above."""
     row = Row("a", (Mark(0.8, 0.6, 1.0),), "")
     html = interval_chart([row], title="t", alternative="w", heading="h", form=str, zero=True)
-    assert '<line x1="3.00%" x2="3.00%" y1="0" y2="26" class="zero">' in html
+    assert '<line x1="3.00%" x2="3.00%" y1="0" y2="26" class="zero"/>' in html
     assert "zero" not in interval_chart([row], title="t", alternative="w", heading="h", form=str)
 
 
@@ -92,7 +92,20 @@ def _luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def _palettes() -> list[dict[str, str]]:
+    """The colours of the style sheet: on light screens and on paper, then on dark screens."""
+    rules = re.findall(r":root {([^}]*--page[^}]*)}", (TEMPLATES / "style.css").read_text())
+    return [dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", rule)) for rule in rules]
+
+
+def test_both_palettes_have_the_same_colours() -> None:
+    """A light palette and a dark palette, with eleven colours each."""
+    light, dark = _palettes()
+    assert light.keys() == dark.keys()
+    assert len(light) == 11
+
+
+@pytest.mark.parametrize("palette", _palettes(), ids=["light", "dark"])
 def test_colours_can_be_read(palette: dict[str, str]) -> None:
     """Everything that is read has a contrast of 4.5 or more on both backgrounds (WCAG AA)."""
     for name in set(palette) - {"page", "panel", "line"}:
