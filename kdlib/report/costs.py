@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from kdlib.report.charts import bar_chart
 from kdlib.report.content import Night
-from kdlib.report.labels import count, duration, megabytes, score
+from kdlib.report.labels import count, duration, megabytes, name_of, score
 from kdlib.report.rendering import render
 
 
@@ -22,7 +22,7 @@ def _row(name: str, metadata: Mapping[str, Any]) -> list[str]:
     width = options.get("hidden") or options.get("dim")
     sizes = ("parameters", "parameters_without_item_tables")
     return [
-        "student without teacher" if name == "control" else name,
+        name_of(name) if name == "control" else name,
         f"{kind}, {width} wide" if width else kind,
         str(metadata.get("version", "")),
         *(count(metadata[key]) if key in metadata else "" for key in sizes),
@@ -38,7 +38,7 @@ def time_spent(night: Night) -> Markup:
         return render("time", chart=None)
     bars = [(stage, seconds, duration(seconds)) for stage, seconds in night.seconds.items()]
     title = (
-        f"Where the time went: {duration(sum(night.seconds.values()))} in all, each stage as it last ran for this night"
+        f"Where the time went: {duration(sum(night.seconds.values()))} in all; each stage counts its last run for this day"
     )
     words = ", ".join(f"{stage} {text}" for stage, _, text in bars)
     return render("time", chart=bar_chart(bars, title=title, alternative=f"{title}. {words}"))

@@ -11,7 +11,7 @@ from kdlib.report.labels import count, interval, megabytes, metric_name, name_of
 from kdlib.report.rendering import render
 
 OTHERS = ("popularity", "markov", "student", "control", "ensemble", "best_reachable", "last_night")
-"""Models of the metrics that are no teachers."""
+"""Models of the metrics that are not teachers."""
 _STYLES = {"student": "accent", "control": "second"}
 
 

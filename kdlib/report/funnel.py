@@ -1,4 +1,4 @@
-"""What became of the rows: each is kept, a duplicate or quarantined with a reason. Then what the kept rows gave."""
+"""What became of the rows: each is kept, a duplicate or quarantined with a reason. Then the counts of the kept rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -71,6 +71,6 @@ def _rows(now: Mapping[str, Any], before: Mapping[str, Any], previous: str | Non
         found = reasons.get(reason, 0)
         rows.append(row(reason.replace("_", " "), found, earlier.get(reason, 0), share(found / read, digits=2)))
     numbers = range(5, len(rows))
-    rows.append(["What the kept rows gave"])
+    rows.append(["What the kept rows hold"])
     rows += [row(label, now[key], before.get(key)) for key, label in _COUNTS.items() if key in now]
     return rows, numbers

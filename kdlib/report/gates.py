@@ -29,5 +29,5 @@ def gates(night: Night) -> Markup:
 def _trend(gate: Gate) -> Markup | None:
     if len(gate.trend) < 2:
         return None
-    alternative = f"{gate.name} over the nights: " + ", ".join(f"{short_day(ds)} {number(v)}" for ds, v in gate.trend)
+    alternative = f"{gate.name} over the runs: " + ", ".join(f"{short_day(ds)} {number(v)}" for ds, v in gate.trend)
     return sparkline([value for _, value in gate.trend], low=gate.low, high=gate.high, alternative=alternative)

@@ -1,4 +1,4 @@
-"""Numbers and names as the page writes them."""
+"""Numbers and names in the form that the page shows."""
 
 from datetime import date
 
@@ -8,8 +8,6 @@ from kdlib.report.content import Gate, Measure
 NAMES = {
     "student": "student",
     "popularity": "popular items",
-    "ensemble": "teachers together",
-    "last_night": "last night's model",
     **LABELS,
 }
 """Model of the metrics → its name on the page. A teacher has the name that the run config gives it."""
@@ -119,5 +117,5 @@ def short_day(ds: str) -> str:
 
 
 def _minus(text: str) -> str:
-    """A minus as wide as a plus."""
+    """The text with a minus sign as wide as a plus."""
     return text.replace("-", "−")

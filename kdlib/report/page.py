@@ -1,4 +1,4 @@
-"""The whole page: one HTML text without script that fetches nothing."""
+"""The whole page: one HTML text. It has no script and fetches nothing."""
 
 from kdlib.report.content import Night
 from kdlib.report.costs import models, time_spent

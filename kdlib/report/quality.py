@@ -1,4 +1,4 @@
-"""How good the lists are: every model on the same test users, differences user by user, and the last nights."""
+"""How good the lists are: all models on the same test users, their paired differences, and the last runs."""
 
 from markupsafe import Markup
 
@@ -49,14 +49,14 @@ def _models_chart(night: Night, names: list[str], metric: str) -> Markup:
         for name, one in found.items()
     ]
     words = "; ".join(f"{name_of(name)} {score(one.value)} {interval(one)}" for name, one in found.items())
-    title = f"NDCG@{night.k}: how far up the next item stands, 1 where it is always first"
+    title = f"NDCG@{night.k}: how high a list places the next item; 1 means always first"
     return interval_chart(
         rows, title=title, alternative=f"{title}. {words}", heading=f"NDCG@{night.k} [95%]", form=tick
     )
 
 
 def _row(night: Night, name: str, coverage: str) -> list[str]:
-    """A model's cells of the table."""
+    """A model's row of the table."""
     k, ndcg = night.k, night.metrics[name, f"ndcg@{night.k}"]
     found = {metric: night.metrics.get((name, metric)) for metric in (f"hr@{k}", f"mrr@{k}", "accuracy@1", coverage)}
     cells = [
@@ -83,7 +83,7 @@ def _differences(night: Night, metric: str) -> Markup | None:
         f"{name_of(name)} {signed_score(one.value)} {interval(one, signed=True)}, {verdict(one)}"
         for name, one in pairs.items()
     )
-    title = f"Differences in NDCG@{night.k}, user by user: an interval that leaves 0 out is a clear difference"
+    title = f"Differences in NDCG@{night.k} on the same users; an interval without 0 is a clear difference"
     return interval_chart(
         rows,
         title=title,
@@ -96,7 +96,7 @@ def _differences(night: Night, metric: str) -> Markup | None:
 
 
 def _calibration(night: Night) -> Markup | None:
-    """The student's chances against what came true, a tenth of the users at a time."""
+    """The hit rate that the student expects beside the true one, for each tenth of the users. None: not measured."""
     predicted_name, found_name = f"confidence@{night.k}", f"hr@{night.k}"
     tenths = [
         (night.metrics[key], night.metrics["student", f"{found_name}/{key[1].partition('/')[2]}"])
@@ -120,7 +120,7 @@ def _calibration(night: Night) -> Markup | None:
         for label, (predicted, found) in zip(labels, tenths, strict=True)
     )
     title = (
-        f"Calibration: how often the next item is among the first {night.k}, and how often the student expects it to be"
+        f"Calibration: how often the next item is among the first {night.k}, and how often the student expects that"
     )
     return interval_chart(
         rows,
@@ -152,7 +152,7 @@ def _trend(night: Night) -> Markup | None:
         for model in styles
         if night.trend.get(model)
     )
-    title = f"NDCG@{night.k} over the last {len(nights)} nights, each on its own test users"
+    title = f"NDCG@{night.k} over the last {len(nights)} runs, each on its own test users"
     return trend_chart(
         [short_day(ds) for ds in nights], series, title=title, alternative=f"{title}. {words}", form=tick
     )

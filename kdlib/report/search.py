@@ -1,4 +1,4 @@
-"""Product search: what was searched for, what the student knows, what the most frequent queries find."""
+"""Product search: the search log, the search student, and the results of the most frequent queries."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +14,16 @@ from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 
 SAMPLES, SHOWN = 8, 3
-"""Queries on the page, and products of each."""
+"""How many queries the page shows, and how many products of each."""
 
 
 def read_search(root: Path, ds: str, manifests: Mapping[str, Manifest]) -> Search | None:
-    """The facts of a night whose rankings are published; None without.
+    """The results of product search. None: the run has no published rankings.
 
     Args:
       root: the folder of all outputs.
-      ds: the night.
-      manifests: table → manifest, of the night's tables.
+      ds: the day of the run.
+      manifests: table → manifest, of this day.
     """
     needed = ("products", "search_targets", "search_index", "search_rankings")
     if not all(name in manifests for name in needed):
@@ -59,7 +59,7 @@ def _samples(root: Path, ds: str, *, with_log: bool) -> tuple[tuple[str, int | N
 
 
 def search(night: Night) -> Markup | None:
-    """The section; nothing for a shop without search."""
+    """The section. None: the shop has no product search."""
     if (found := night.search) is None:
         return None
     student = found.student
@@ -71,13 +71,13 @@ def search(night: Night) -> Markup | None:
         ]
         rows += [
             ["different queries", count(funnel["queries"])],
-            ["queries of too few people, left out", count(funnel["rare_queries"])],
+            ["queries left out: typed by too few people", count(funnel["rare_queries"])],
         ]
     rows += [
-        ["queries learnt from: typed", count(found.learnt["typed"])],
-        ["queries learnt from: made of the catalogue", count(found.learnt["made_up"])],
-        ["weights of the query encoder", count(student["parameters"])],
-        [f"cosine to the teacher, on {count(student['held_out'])} queries it has not seen", number(student["cosine"])],
+        ["training queries: typed by people", count(found.learnt["typed"])],
+        ["training queries: made from the catalogue", count(found.learnt["made_up"])],
+        ["parameters of the query encoder", count(student["parameters"])],
+        [f"cosine to the teacher on {count(student['held_out'])} unseen queries", number(student["cosine"])],
         ["queries with a ranking", f"{count(found.answered)} of {count(found.queries)}"],
     ]
     clicks = student.get("clicks")

@@ -15,7 +15,7 @@ ITEMS = {
     "tail": "tail (least popular)",
     "new": "new (never in training)",
 }
-"""Slices by the next item. Head, middle and tail have a third of the training interactions each. All others are by history."""
+"""Slices by the next item. Head, middle and tail each have a third of the training interactions. All other slices are by history."""
 _SHOWN = {"student": "accent", "control": "second", "popularity": "neutral"}
 
 

@@ -107,13 +107,13 @@ def test_missing_parts_are_named() -> None:
     """A night without anything, and one blocked before training, say in each part what is missing."""
     text = " ".join(read(EMPTY).text)
     for sentence in (
-        "This night has no features (build_features), no student (distill), no measurements (evaluate), no recommendations (recommend)",
+        "This run has no features (build_features), no student (distill), no measurements (evaluate), no recommendations (recommend)",
         "No gates were judged",
         "no rows were counted",
         "were not measured",
         "No model was trained",
-        "No item statistics",
-        "No lists of this night",
+        "no item statistics",
+        "no lists to show",
     ):
         assert sentence in text
     blocked = " ".join(read(blocked_before_training()).text)

@@ -32,13 +32,13 @@ def test_the_verdict_is_one_sentence() -> None:
     forced = decision(replace(NIGHT, gates=(_gate("forced"), *GATES)))
     assert forced == (
         "warn",
-        "! Published by force: 80 users have their lists, though history length is 40.4, allowed 5 to 20.",
+        "! Published by force: 80 users have their lists, although history length is 40.4, allowed 5 to 20.",
     )
     failed = replace(NIGHT, gates=(_gate("failed"), _gate("failed"), *GATES), use=Use(BEFORE))
     blocked = decision(failed)
     assert blocked == (
         "bad",
-        "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more. 21\u00a0Nov is in use.",
+        "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more. The run of 21\u00a0Nov is in use.",
     )
     assert decision(replace(NIGHT, lists=None))[0] == "bad"
 
@@ -47,18 +47,18 @@ def test_the_verdict_is_one_sentence() -> None:
     ("use", "verdict"),
     [
         (Use("2026-11-23", promoted=True), ("good", "✓ Published: {}; all 2 gates passed.")),
-        (Use(), ("warn", "! Made, not in use: {}, but they are not promoted. Nothing is in use.")),
-        (Use(BEFORE), ("warn", "! Made, not in use: {}, but they are not promoted. 21\u00a0Nov is in use.")),
+        (Use(), ("warn", "! Not in use: {}, but the run is not promoted. No run is in use.")),
+        (Use(BEFORE), ("warn", "! Not in use: {}, but the run is not promoted. The run of 21\u00a0Nov is in use.")),
         (
             Use(DS),
-            ("warn", "! Made, not in use: {}, but they are not promoted. Another table of this night is in use."),
+            ("warn", "! Not in use: {}, but the run is not promoted. Another table of the same day is in use."),
         ),
-        (Use("2026-11-23"), ("warn", "! Made, not in use: {}, but 23\u00a0Nov, a later night, stays in use.")),
+        (Use("2026-11-23"), ("warn", "! Not in use: {}, but the later run of 23\u00a0Nov stays in use.")),
         (
             Use(BEFORE, promoted=True, rolled_back_to=BEFORE, reason="bad prices"),
             (
                 "warn",
-                "! Withdrawn: {}, but a rollback to 21\u00a0Nov (bad prices) has taken them out of use. 21\u00a0Nov is in use.",
+                "! Withdrawn: {}, but a rollback to 21\u00a0Nov (bad prices) took them out of use. The run of 21\u00a0Nov is in use.",
             ),
         ),
     ],
@@ -73,9 +73,9 @@ def test_a_blocked_night_says_what_stays() -> None:
     """Its own table too, where the gates were judged again after it was put in use."""
     blocked = replace(NIGHT, gates=(_gate("failed"),))
     for use, sentence in (
-        (Use(), "Nothing is in use."),
-        (Use(DS, promoted=True), "Its table is in use all the same."),
-        (Use(DS), "Another table of this night is in use."),
+        (Use(), "No run is in use."),
+        (Use(DS, promoted=True), "Its table is still in use."),
+        (Use(DS), "Another table of the same day is in use."),
     ):
         assert decision(replace(blocked, use=use))[1].endswith(f"allowed 5 to 20. {sentence}")
 
@@ -102,14 +102,14 @@ def test_headline_compares_the_student() -> None:
         "v2",
     ):
         assert expected in html
-    assert "Of the best reachable" not in html
+    assert "Share of the best reachable" not in html
 
 
 def test_gates_that_failed_come_first() -> None:
     """Within its part the failed gate leads, the skipped one has no value, and earlier nights give a small line."""
     html = gates(replace(NIGHT, gates=(*GATES, replace(_gate("failed"), name="too_long"))))
     assert html.index("too long") < html.index("history length") < html.index("test users")
-    assert "history_length over the nights: 21\u00a0Nov 12, 22\u00a0Nov 12.5" in html
+    assert "history_length over the runs: 21\u00a0Nov 12, 22\u00a0Nov 12.5" in html
     assert html.count("<polyline") == 1
 
 
@@ -131,7 +131,7 @@ def test_the_funnel_adds_up_beside_last_night() -> None:
 def test_the_gap_is_closed_only_where_there_is_one() -> None:
     """(0.25 − 0.20) / (0.30 − 0.20) is half; where the teacher's interval reaches 0 there is no share."""
     assert gap_closed(NIGHT, "ndcg@10") == ("teacher", pytest.approx(0.5))
-    assert "It closes <strong>50%</strong>" in str(distillation(NIGHT))
+    assert "Distillation closes <strong>50%</strong>" in str(distillation(NIGHT))
     noisy = with_metrics(teacher__control=Measure(0.10, -0.01, 0.21, 60))
     assert gap_closed(noisy, "ndcg@10") is None
     assert "there is no gap to close" in str(distillation(noisy))
@@ -231,7 +231,7 @@ def test_drift_in_words() -> None:
         assert expected in html
     assert NIGHT.drift is not None
     first = drift(replace(NIGHT, drift=replace(NIGHT.drift, previous=None)))
-    assert "no earlier night" in first
+    assert "no earlier run" in first
     assert "<table" not in first
 
 

@@ -52,7 +52,7 @@ def test_a_stranger_is_offered_others_unless_they_are_pseudonyms(tmp_path):
     staging = partitions.new_staging(tmp_path, "histories", DS)
     pq.write_table(tables.ALL["histories"].schema.empty_table(), staging / "part-00000.parquet")
     partitions.publish(staging, tmp_path, "histories", DS, fingerprint="k", details={"pseudonyms": {"check": "c"}})
-    with pytest.raises(InputError, match=r"no user 'b71' in .*; that is the pseudonym of the id asked for$"):
+    with pytest.raises(InputError, match=r"no user 'b71' in .*; this is the pseudonym of the id"):
         read_user(tmp_path, DS, "b71")
 
 
