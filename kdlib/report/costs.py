@@ -37,8 +37,6 @@ def time_spent(night: Night) -> Markup:
     if not night.seconds:
         return render("time", chart=None)
     bars = [(stage, seconds, duration(seconds)) for stage, seconds in night.seconds.items()]
-    title = (
-        f"Where the time went: {duration(sum(night.seconds.values()))} in all; each stage counts its last run for this day"
-    )
+    title = f"Where the time went: {duration(sum(night.seconds.values()))} in all; each stage counts its last run for this day"
     words = ", ".join(f"{stage} {text}" for stage, _, text in bars)
     return render("time", chart=bar_chart(bars, title=title, alternative=f"{title}. {words}"))

@@ -34,13 +34,11 @@ def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> byt
         return Gauge(f"distilrec_{name}", help_text, ("run", *labels), registry=registry)
 
     run = night.name
-    gauge("night_day_timestamp_seconds", "Start (UTC) of the day of the last run").labels(run).set(
-        unix(night.ds)
-    )
+    gauge("night_day_timestamp_seconds", "Start (UTC) of the day of the last run").labels(run).set(unix(night.ds))
     if status is not None:
-        gauge("night_exit_status", "0 done, 3 blocked by a gate, 74 not delivered, others: see README").labels(
-            run
-        ).set(status)
+        gauge("night_exit_status", "0 done, 3 blocked by a gate, 74 not delivered, others: see README").labels(run).set(
+            status
+        )
     if in_use is not None:
         gauge("in_use_day_timestamp_seconds", "Start (UTC) of the day of the run in use").labels(run).set(
             unix(in_use.ds)

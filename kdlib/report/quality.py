@@ -119,9 +119,7 @@ def _calibration(night: Night) -> Markup | None:
         f"{label}: expected {share(predicted.value)}, came true {share(found.value)}"
         for label, (predicted, found) in zip(labels, tenths, strict=True)
     )
-    title = (
-        f"Calibration: how often the next item is among the first {night.k}, and how often the student expects that"
-    )
+    title = f"Calibration: how often the next item is among the first {night.k}, and how often the student expects that"
     return interval_chart(
         rows,
         title=title,

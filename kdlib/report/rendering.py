@@ -28,12 +28,12 @@ FUNCTIONS = (
     labels.signed_share,
     labels.verdict,
 )
-"""What a template can call to write a number or a name."""
+"""The functions that templates can call."""
 
 
 @cache
 def environment() -> Environment:
-    """The templates. None is written as an empty text, and a name that is not given is an error."""
+    """The templates. None becomes an empty text, and an unknown name is an error."""
     found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

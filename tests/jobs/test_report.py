@@ -231,7 +231,9 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
     rows = pq.read_table(partitions.current(two_nights, "recommendations", DS)).to_pylist()
     put(two_nights, "recommendations", rows[:1], model_version="student2", users=2, popular=1, model=1, k=2)
     report.run(config)
-    made = "! Not in use: 2 users have their lists, but the run is not promoted. Another table of the same day is in use."
+    made = (
+        "! Not in use: 2 users have their lists, but the run is not promoted. Another table of the same day is in use."
+    )
     assert made in page_of(two_nights)
     assert "warning" not in capsys.readouterr().out
 

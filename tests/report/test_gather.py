@@ -1,4 +1,4 @@
-"""What is read of the store: which partitions, and how long each stage took."""
+"""Which partitions the report reads, and how it finds the time of each stage."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def seconds_of(root, stages=STAGES):
 
 
 def test_partitions_of_the_day_are_found(tmp_path, put):
-    """Tables, models and all variants, as far as they are published for the day; nothing that was not asked for."""
+    """Tables, models and all variants that are published for the day. Other tables and other days are not read."""
     for name in ("models/student", "title_vectors/b1", "title_vectors/a1", "models/encoder_x", "sessions"):
         put(name, 1.0)
     put("events", 1.0, BEFORE)
@@ -47,7 +47,7 @@ def test_partitions_of_the_day_are_found(tmp_path, put):
 
 
 def test_stages_stand_in_the_given_order(tmp_path, put):
-    """Each has the seconds of what it publishes; a stage that published nothing, or says no seconds, is left out."""
+    """Each stage has the seconds of what it published. A stage without seconds is left out."""
     put("search_index", None)
     put("models/student", 3.0)
     put("title_vectors/a1", 0.5)
@@ -62,8 +62,8 @@ def test_stages_stand_in_the_given_order(tmp_path, put):
     ]
 
 
-def test_what_is_made_together_counts_once(tmp_path, put):
-    """Student and control in one training, and search tables in one stage; another stage of the same length counts too."""
+def test_tables_of_one_build_count_once(tmp_path, put):
+    """Tables and models of one stage with equal seconds count once. Another stage of the same length counts too."""
     put("events", 40.0)
     put("models/student", 40.0)
     put("models/control", 40.0)
@@ -73,7 +73,7 @@ def test_what_is_made_together_counts_once(tmp_path, put):
 
 
 def test_a_teacher_trained_with_the_student_counts_with_the_student(tmp_path, put):
-    """The same seconds in two stages that train are of one training."""
+    """Equal seconds of models in two stages are one training. The later stage gets them."""
     put("models/teacher", 40.0)
     put("models/student", 40.0)
     put("models/control", 12.0)
