@@ -1,4 +1,4 @@
-"""What the page shows, as plain data. A night that has not got far has None, or nothing, in the later places."""
+"""The content of the page, as plain data. An unfinished run has None, or nothing, for what it did not make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from kdlib.metrics.expected import PREFIX
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of a model, or of the difference of two, with its 95% interval over users where it has one."""
+    """A metric of a model, or of the difference of two models. `low` and `high`: its 95% interval over users, if any."""
 
     value: float
     low: float | None
@@ -20,7 +20,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Gate:
-    """One row of `tables.GATES`, and what the nights before found."""
+    """One row of `tables.GATES`, with the values of the earlier runs."""
 
     name: str
     part: str
@@ -30,7 +30,7 @@ class Gate:
     status: str
     text: str
     trend: tuple[tuple[str, float], ...] = ()
-    """(night, value), oldest first, this night last; nights where the gate was skipped are left out."""
+    """(day, value), oldest first, this run last. Runs that skipped the gate are left out."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,18 @@ class Lists:
     model_version: str
     users: int
     popular: int
-    """Users who got the popular items, for want of a usable history."""
+    """Users without a usable history, who got the popular items."""
     k: int
+
+    @property
+    def popular_share(self) -> float:
+        """Share of the users who got the popular items."""
+        return self.popular / max(self.users, 1)
 
 
 @dataclass(frozen=True)
 class Mover:
-    """An item's share of all interactions, the night before and now."""
+    """An item's share of all interactions, in the previous run and now."""
 
     title: str
     before: float
@@ -56,36 +61,36 @@ class Mover:
 
 @dataclass(frozen=True)
 class Drift:
-    """How today's items differ from those of the night before."""
+    """How the items differ from the items of the previous run."""
 
     items: int
     new_items: int
     previous: str | None
-    """The night compared with; None for the first one."""
+    """The day of the previous run. None: this is the first run."""
     distance: float = 0.0
-    """Total variation between the two distributions of interactions over items: the share that would have to move."""
+    """Total variation distance between the two distributions of interactions over items."""
     rising: tuple[Mover, ...] = ()
     falling: tuple[Mover, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recommended:
-    """A place in a user's list."""
+    """One item of a user's list."""
 
     title: str
     score: float
     because: tuple[str, ...] = ()
-    """Titles of the user's own items that speak for it, where the table says."""
+    """Titles of the user's own items that are the reason, if the table has reasons."""
 
 
 @dataclass(frozen=True)
 class User:
-    """What one user did and was recommended."""
+    """The last interactions and the recommendations of one user."""
 
     user_id: str
     num_interactions: int
     history: tuple[tuple[datetime, str, str], ...]
-    """(time, event type, title) of the last few, oldest first."""
+    """(time, event type, title) of the last few interactions, oldest first."""
     source: str
     model_version: str
     generated_at: datetime
@@ -95,47 +100,48 @@ class User:
 
 @dataclass(frozen=True)
 class Search:
-    """What became of product search."""
+    """The results of product search."""
 
     products: int
     funnel: Mapping[str, Any] | None
-    """Counts of `build_queries`; None where there is no search log."""
+    """Counts of `build_queries`. None: the shop has no search log."""
     learnt: Mapping[str, int]
-    """Queries that the student learnt from: `typed`, and `made_up` of the catalogue's words."""
+    """Number of training queries: `typed` by people, and `made_up` from words of the catalogue."""
     student: Mapping[str, Any]
-    """What `train_search` noted of it: `parameters`, `cosine`, `held_out`, `weights`, with clicks also `clicks`."""
+    """Results of `train_search`: `parameters`, `cosine`, `held_out`, `weights`; and `clicks` if the log has clicks."""
     queries: int
-    """Of the published table, for each of which there was to be a ranking."""
+    """Queries that should have a ranking."""
     answered: int
+    """Queries that have a ranking."""
     samples: tuple[tuple[str, int | None, tuple[str, ...]], ...]
-    """(query, searches, titles of its first products) of the most frequent queries; no searches without a search log."""
+    """(query, searches, titles of its first products) of the most frequent queries. Without a search log, searches are None."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """Whether readers find the night's table."""
+    """Whether readers get the run's table."""
 
     in_use: str | None = None
-    """The night that they find."""
+    """The day of the run that readers get."""
     promoted: bool = False
-    """The table was put in use, and no other one of the same night has taken its place."""
+    """The run's table was put in use, and no other table of the same day replaced it."""
     rolled_back_to: str | None = None
-    """The earlier night for which it was withdrawn since."""
+    """The day of the earlier run that a rollback put in use instead."""
     reason: str = ""
-    """Why, where that was said."""
+    """The reason for the rollback, if one was given."""
 
 
 @dataclass(frozen=True)
 class Night:
-    """All that the page of one night shows."""
+    """The content of the page of one run."""
 
     name: str
-    """Of the run config."""
+    """The name of the run config."""
     ds: str
     k: int
-    """Length of the lists that the figures shown speak of."""
+    """Length of the lists that the page's metrics are about."""
     previous: str | None = None
-    """The night before, where there is one."""
+    """The day of the previous run, if any."""
     funnel: Mapping[str, Any] | None = None
     """Counts of `build_features`; `reasons` counts the quarantined rows by reason."""
     previous_funnel: Mapping[str, Any] | None = None
@@ -143,11 +149,11 @@ class Night:
     metrics: Mapping[tuple[str, str], Measure] = field(default_factory=dict)
     """(model or "a - b", metric) → measure, in the table's order."""
     left_out: int = 0
-    """Test users whose next item was not new to them."""
+    """Test users who had already seen their next item."""
     trend: Mapping[str, tuple[tuple[str, Measure], ...]] = field(default_factory=dict)
-    """Model → (night, NDCG@k), oldest first, this night last."""
+    """Model → (day, NDCG@k), oldest first, this run last."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name → what its `model.json` says."""
+    """Name → the content of its `model.json`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → how long it took when it last ran, in the order of the stages."""
     lists: Lists | None = None
@@ -161,16 +167,16 @@ class Night:
 
     @property
     def shown_metric(self) -> str:
-        """The NDCG that the page leads with: expected where the true model is known, else realised. Gates use the realised one."""
+        """The NDCG at the top of the page: the expected NDCG if the true model is known, else the realised one, as in the gates."""
         expected = f"{PREFIX}ndcg@{self.k}"
         return expected if ("student", expected) in self.metrics else f"ndcg@{self.k}"
 
     def models_measured(self) -> list[str]:
-        """The names in the metrics that are no differences, in the table's order."""
+        """The names of the models in the metrics, without differences, in the table's order."""
         return list(dict.fromkeys(model for model, _ in self.metrics if " - " not in model))
 
     def difference(self, left: str, right: str, metric: str) -> Measure | None:
-        """The paired difference `left - right`, in whichever direction it was measured; None where it was not."""
+        """The paired difference `left - right`, also if it was measured as `right - left`. None: it was not measured."""
         if found := self.metrics.get((f"{left} - {right}", metric)):
             return found
         if (other := self.metrics.get((f"{right} - {left}", metric))) is None:

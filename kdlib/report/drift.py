@@ -1,84 +1,56 @@
-"""How the shop has changed since the night before: which items gain and lose, how many are new, who gets popular items."""
+"""How the shop has changed since the previous run: items that gain and lose, new items, users with popular items."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
-from kdlib.report.content import Drift, Lists, Mover, Night
-from kdlib.report.html import Html, missing, section, table, tag
-from kdlib.report.labels import count, share, short_day, signed_points
+from kdlib.report.content import Mover, Night
+from kdlib.report.labels import share, signed_points
+from kdlib.report.rendering import render
 
 MOVERS = 5
+"""How many items each list of movers holds."""
 
 
 def popularity_drift(now: np.ndarray, before: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Compare two nights' interactions by item.
+    """Compare the interactions of two runs by item.
 
     Args:
       now: interactions int64 [items].
-      before: the same items' the night before; 0 for a new one.
+      before: interactions of the same items in the previous run; 0 for a new item.
 
     Returns:
-      The total variation distance, ½ Σ |p − q| over the items' shares; and both nights' shares, float64 [items].
+      The total variation distance, ½ Σ |p − q| over the items' shares; then the shares of both runs, float64 [items].
     """
     shares, earlier = now / max(now.sum(), 1), before / max(before.sum(), 1)
     return float(np.abs(shares - earlier).sum() / 2), shares, earlier
 
 
 def movers(shares: np.ndarray, earlier: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the items that gain and that lose most, the most first; at most `MOVERS` each."""
+    """Indices of the items that gain most and that lose most, the largest change first; at most `MOVERS` each."""
     gain = shares - earlier
     order = np.argsort(-gain, kind="stable")
     rising, falling = order[:MOVERS], order[::-1][:MOVERS]
     return rising[gain[rising] > 0], falling[gain[falling] < 0]
 
 
-def drift(night: Night) -> Html:
-    """Distance, new items, risers and fallers, users with popular items."""
+def drift(night: Night) -> Markup:
+    """The distance, the new items, the movers, and the users with popular items."""
     found = night.drift
-    if found is None:
-        return section("drift", "Drift", missing("No item statistics of this night."))
-    sentences = [_items(found)]
-    if found.previous is None:
-        sentences.append("There is no earlier night to compare with.")
-    else:
-        sentences.append(
-            f"{share(found.distance)} of the interactions would have to move to other items to make the items as"
-            f" popular as on {short_day(found.previous)} (total variation distance)."
-        )
-    if night.lists:
-        sentences.append(_popular(night.lists, night.previous_lists, night.previous))
-    return section(
+    return render(
         "drift",
-        "Drift",
-        tag("ul", *(tag("li", sentence) for sentence in sentences)),
-        tag(
-            "div",
-            _movers("Items that gain most", found.rising, found),
-            _movers("Items that lose most", found.falling, found),
-            class_="pair",
-        ),
+        drift=found,
+        rising=_rows(found.rising) if found else [],
+        falling=_rows(found.falling) if found else [],
+        lists=night.lists,
+        previous=night.previous,
+        previous_lists=night.previous_lists,
     )
 
 
-def _items(found: Drift) -> str:
-    if found.previous is None:
-        return f"{count(found.items)} items in the vocabulary."
-    new = "1 of them is" if found.new_items == 1 else f"{count(found.new_items)} of them are"
-    return f"{count(found.items)} items in the vocabulary; {new} new."
-
-
-def _popular(now: Lists, before: Lists | None, previous: str | None) -> str:
-    shares = share(now.popular / max(now.users, 1), digits=2)
-    if before is not None and previous is not None:
-        shares += f"; {share(before.popular / max(before.users, 1), digits=2)} on {short_day(previous)}"
-    return f"Users with popular items, for want of a usable history: {count(now.popular)} ({shares})."
-
-
-def _movers(caption: str, chosen: tuple[Mover, ...], found: Drift) -> Html | None:
-    if not chosen or found.previous is None:
-        return None
-    rows = [
-        (one.title, share(one.before, digits=2), share(one.now, digits=2), signed_points(one.now - one.before))
-        for one in chosen
+def _rows(chosen: Sequence[Mover]) -> list[list[str]]:
+    return [
+        [item.title, share(item.before, digits=2), share(item.now, digits=2), signed_points(item.now - item.before)]
+        for item in chosen
     ]
-    columns = ("", short_day(found.previous), "Now", "Change")
-    return table(f"{caption}: share of all interactions, change in percentage points", columns, rows)

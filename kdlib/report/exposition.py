@@ -1,4 +1,4 @@
-"""The facts of a night in the Prometheus text format; names follow its conventions (base units, `_seconds`, `_timestamp_seconds`)."""
+"""The metrics of a run in the Prometheus text format. Names follow its conventions, as in `_timestamp_seconds`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from kdlib.report.content import Night
 
 @dataclass(frozen=True)
 class InUse:
-    """The night that readers find."""
+    """The run that readers get."""
 
     ds: str
     since_unix_seconds: float
@@ -21,12 +21,12 @@ class InUse:
 
 
 def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> bytes:
-    """All series, each with the label `run`, the run config's name.
+    """All series. Each has the label `run`: the name of the run config.
 
     Args:
-      night: of which figures are told, whatever it has got to.
-      in_use: what readers find; None before the first promotion.
-      status: the exit status of the night; None where it is not known.
+      night: the run to write about; it may be unfinished.
+      in_use: the run that readers get. None: no run was promoted yet.
+      status: the exit status of the run. None: not known.
     """
     registry = CollectorRegistry()
 
@@ -34,33 +34,31 @@ def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> byt
         return Gauge(f"distilrec_{name}", help_text, ("run", *labels), registry=registry)
 
     run = night.name
-    gauge("night_day_timestamp_seconds", "Start (UTC) of the day that the last run stands for").labels(run).set(
-        unix(night.ds)
-    )
+    gauge("night_day_timestamp_seconds", "Start (UTC) of the day of the last run").labels(run).set(unix(night.ds))
     if status is not None:
-        gauge("night_exit_status", "0 done, 3 a gate forbids publishing, 74 not delivered, others: see README").labels(
-            run
-        ).set(status)
+        gauge("night_exit_status", "0 done, 3 blocked by a gate, 74 not delivered, others: see README").labels(run).set(
+            status
+        )
     if in_use is not None:
-        gauge("in_use_day_timestamp_seconds", "Start (UTC) of the day of the night in use").labels(run).set(
+        gauge("in_use_day_timestamp_seconds", "Start (UTC) of the day of the run in use").labels(run).set(
             unix(in_use.ds)
         )
-        gauge("in_use_since_timestamp_seconds", "When the night in use was switched to").labels(run).set(
+        gauge("in_use_since_timestamp_seconds", "When the run in use was put in use").labels(run).set(
             in_use.since_unix_seconds
         )
         rows = gauge("in_use_rows", "Rows of a table in use", "table")
         for table, number in in_use.rows.items():
             rows.labels(run, table).set(number)
     if night.funnel:
-        rows = gauge("input_rows", "Rows that the night has judged, by where they went", "kind")
+        rows = gauge("input_rows", "Input rows of the run by result", "kind")
         for kind, number in rows_judged(night.funnel).items():
             rows.labels(run, kind).set(number)
         reasons = gauge("quarantined_rows", "Quarantined rows by reason", "reason")
         for reason, number in night.funnel["reasons"].items():
             reasons.labels(run, reason).set(number)
         for name in ("users", "sessions", "interactions", "items"):
-            gauge(name, f"{name.capitalize()} of the night").labels(run).set(night.funnel[name])
-    stages = gauge("stage_seconds", "How long a stage took when it last ran for the night", "stage")
+            gauge(name, f"{name.capitalize()} of the run").labels(run).set(night.funnel[name])
+    stages = gauge("stage_seconds", "How long a stage took when it last ran for the day", "stage")
     for stage, seconds in night.seconds.items():
         stages.labels(run, stage.replace(" ", "_")).set(seconds)
     _training(night, gauge)
@@ -73,9 +71,9 @@ def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> byt
 
 
 def _training(night: Night, gauge) -> None:
-    speed = gauge("training_positions_per_second", "Training positions a second, over all epochs", "model")
-    wait = gauge("training_data_wait_share", "Share of the training time that steps waited for their batch", "model")
-    size = gauge("model_parameters", "Weights of a model", "model")
+    speed = gauge("training_positions_per_second", "Training positions per second, over all epochs", "model")
+    wait = gauge("training_data_wait_share", "Share of the training time that steps wait for their batch", "model")
+    size = gauge("model_parameters", "Number of parameters of a model", "model")
     for model, facts in night.models.items():
         if "parameters" in facts:
             size.labels(night.name, model).set(facts["parameters"])
@@ -87,9 +85,9 @@ def _training(night: Night, gauge) -> None:
 
 
 def _gates(night: Night, gauge) -> None:
-    values = gauge("gate_value", "What a gate found", "gate")
-    bounds = gauge("gate_bound", "What it has to lie within", "gate", "side")
-    failed = gauge("gate_failed", "1: the gate failed, or was overruled", "gate")
+    values = gauge("gate_value", "Value that a gate found", "gate")
+    bounds = gauge("gate_bound", "Bounds of the value that a gate allows", "gate", "side")
+    failed = gauge("gate_failed", "1: the gate failed, or was forced", "gate")
     for one in night.gates:
         failed.labels(night.name, one.name).set(one.status in ("failed", "forced"))
         for side, bound in (("low", one.low), ("high", one.high)):
@@ -100,5 +98,5 @@ def _gates(night: Night, gauge) -> None:
 
 
 def unix(ds: str) -> float:
-    """Seconds at which a day, YYYY-MM-DD, begins (UTC)."""
+    """Unix time of the start (UTC) of a day, YYYY-MM-DD."""
     return datetime.fromisoformat(ds).replace(tzinfo=UTC).timestamp()

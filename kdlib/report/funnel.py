@@ -1,12 +1,14 @@
-"""The rows' way: every row that was read is kept, a duplicate or quarantined with a reason; and what the kept ones gave."""
+"""What became of the rows: each is kept, a duplicate or quarantined with a reason. Then the counts of the kept rows."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from kdlib.report.charts import stacked_bar
 from kdlib.report.content import Night
-from kdlib.report.html import Html, missing, section, table, tag
 from kdlib.report.labels import count, share, short_day, signed_count
+from kdlib.report.rendering import render
 
 _COUNTS = {
     "day_events": "events of the day",
@@ -22,31 +24,35 @@ _COUNTS = {
     "validation_users": "users to validate on",
     "test_users": "users to test on",
 }
-"""Counts of the funnel after the rows, and what they are called; a night counts those that its features have."""
+"""Counts of the funnel after the rows → their names on the page. A run counts what its features have."""
 
 
-def funnel(night: Night) -> Html:
-    """Rows read = kept + duplicate + quarantined, by reason, beside the night before."""
+def funnel(night: Night) -> Markup:
+    """Rows read = kept + duplicate + quarantined, by reason, beside the previous run."""
     now, before = night.funnel, night.previous_funnel
     if now is None:
-        return section("rows", "Rows", missing("No features were built this night, so no rows were counted."))
-    parts = [
-        ("kept", now["kept"], "accent"),
-        ("duplicate", now["duplicate"], "neutral"),
-        ("quarantined", now["quarantined"], "second"),
-    ]
-    shares = [(name, size, share(size / max(now["rows_read"], 1)), style) for name, size, style in parts]
-    sentence = f"{count(now['rows_read'])} rows read = " + " + ".join(
-        f"{count(size)} {name}" for name, size, _ in parts
-    )
-    chart = stacked_bar(shares, title=sentence, alternative=", ".join(f"{name} {text}" for name, _, text, _ in shares))
-    period = f"Events from {now['first_event']} to {now['last_event']} (UTC)." if now.get("first_event") else None
-    table_of_rows = _table(now, before, short_day(night.previous) if night.previous and before else None)
-    return section("rows", "Rows", chart, table_of_rows, tag("p", period, class_="note") if period else None)
+        return render("rows", now=None)
+    previous = short_day(night.previous) if night.previous and before else None
+    rows, reasons = _rows(now, before or {}, previous)
+    columns = ["", "Number", "Share"] + ([] if previous is None else [previous, "Change"])
+    return render("rows", now=now, chart=_chart(now), columns=columns, rows=rows, reasons=reasons)
 
 
-def _table(now: Mapping[str, Any], before: Mapping[str, Any] | None, previous: str | None) -> Html:
-    """Counts, the rows' shares of all rows, and those of the night before where there is one."""
+def _chart(now: Mapping[str, Any]) -> Markup:
+    styles = {"kept": "accent", "duplicate": "neutral", "quarantined": "second"}
+    shares = [(name, now[name], share(now[name] / max(now["rows_read"], 1)), style) for name, style in styles.items()]
+    title = f"{count(now['rows_read'])} rows read = " + " + ".join(f"{count(now[name])} {name}" for name in styles)
+    return stacked_bar(shares, title=title, alternative=", ".join(f"{name} {text}" for name, _, text, _ in shares))
+
+
+def _rows(now: Mapping[str, Any], before: Mapping[str, Any], previous: str | None) -> tuple[list[list[str]], range]:
+    """(the rows of the table, the numbers of the rows that count a reason).
+
+    Args:
+      now: the counts of the run.
+      before: the counts of the previous run; may be empty.
+      previous: the name of the previous run. None: the table has no columns for that run.
+    """
 
     def row(label: str, found: float, earlier: float | None, part: str = "") -> list[str]:
         if previous is None:
@@ -54,19 +60,17 @@ def _table(now: Mapping[str, Any], before: Mapping[str, Any] | None, previous: s
         compared = ["", ""] if earlier is None else [count(earlier), signed_count(found - earlier)]
         return [label, count(found), part, *compared]
 
-    read, past = max(now["rows_read"], 1), before or {}
+    read = max(now["rows_read"], 1)
     rows = [["Where the rows went"]]
     rows += [
-        row(key.replace("_", " "), now[key], past.get(key), share(now[key] / read, digits=2))
+        row(key.replace("_", " "), now[key], before.get(key), share(now[key] / read, digits=2))
         for key in ("rows_read", "kept", "duplicate", "quarantined")
     ]
-    reasons, earlier = now["reasons"], past.get("reasons", {})
+    reasons, earlier = now["reasons"], before.get("reasons", {})
     for reason in dict.fromkeys([*reasons, *earlier]):
         found = reasons.get(reason, 0)
         rows.append(row(reason.replace("_", " "), found, earlier.get(reason, 0), share(found / read, digits=2)))
-    parts = range(5, len(rows))
-    rows.append(["What the kept rows gave"])
-    rows += [row(label, now[key], past.get(key)) for key, label in _COUNTS.items() if key in now]
-    columns = ["", "Number", "Share"] + ([] if previous is None else [previous, "Change"])
-    caption = "Every row that was read is kept, a duplicate or quarantined for one reason"
-    return table(caption, columns, rows, emphasised=(1,), indented=parts)
+    numbers = range(5, len(rows))
+    rows.append(["What the kept rows hold"])
+    rows += [row(label, now[key], before.get(key)) for key, label in _COUNTS.items() if key in now]
+    return rows, numbers

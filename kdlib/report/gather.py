@@ -1,8 +1,9 @@
-"""Published partitions → the facts of a night's page. Whatever is not there is left out."""
+"""Reads the published partitions of a run → the content of its page. What is not published is left out."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,61 +21,27 @@ from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 
 NUM_NIGHTS = 14
-"""Nights in a trend, this one included."""
-STAGES = {
-    "events": "simulate events",
-    "histories": "build features",
-    "encoders": "train text encoders",
-    "title_vectors": "read titles",
-    "models": "train teachers",
-    "teacher_targets": "cache teachers",
-    "item_codes": "build codes",
-    "distill": "distill",
-    "metrics": "evaluate",
-    "recommendations": "recommend",
-    "products": "read catalogue",
-    "queries": "read search log",
-    "search": "train search",
-    "search_rankings": "rank queries",
-}
-"""Table, or kind of model → the stage that makes it, in the order of the stages."""
-_TABLES = (
-    "events",
-    "histories",
-    "item_vocabulary",
-    "item_statistics",
-    "teacher_targets",
-    "item_codes",
-    "metrics",
-    "gates",
-    "recommendations",
-    "products",
-    "queries",
-    "product_vectors",
-    "search_targets",
-    "models/search_student",
-    "search_index",
-    "search_rankings",
-)
-"""Tables of the night itself that the page reads."""
+"""How many runs a trend shows, this run included."""
 _COMPARED = ("histories", "item_vocabulary", "item_statistics", "recommendations")
-"""Tables of the night before that the page reads."""
+"""Tables of the previous run that the page reads."""
 
 Found = dict[tuple[str, str], Manifest]
-"""(table, night) → manifest."""
+"""(table or model, day of the run) → manifest."""
 
 
-def find_partitions(root: Path, ds: str, models: Sequence[str]) -> Found:
-    """The partitions that the page is made from, as far as there are any.
+def find_partitions(root: Path, ds: str, models: Sequence[str], tables: Sequence[str]) -> Found:
+    """The published partitions that the page is made from.
 
     Args:
       root: the folder of all outputs.
-      ds: the night.
+      ds: the day of the run.
       models: `models/<name>`, teachers first.
+      tables: names of tables and of other models. A `*` in a name stands for every variant, as in `title_vectors/*`.
     """
-    variants = sorted([*(root / "title_vectors").glob(f"*/ds={ds}"), *(root / "models").glob(f"encoder_*/ds={ds}")])
-    tables = [*_TABLES, *models, *(str(path.parent.relative_to(root)) for path in variants)]
-    wanted = [(name, ds) for name in tables]
+    variants = sorted(path for name in tables if "*" in name for path in root.glob(f"{name}/ds={ds}"))
+    names = [name for name in tables if "*" not in name]
+    names += [*models, *(path.parent.relative_to(root).as_posix() for path in variants)]
+    wanted = [(name, ds) for name in names]
     if previous := partitions.latest(root, "histories", before=ds):
         wanted += [(name, previous) for name in _COMPARED]
     for name in ("metrics", "gates"):
@@ -84,7 +51,7 @@ def find_partitions(root: Path, ds: str, models: Sequence[str]) -> Found:
 
 
 def _nights_before(root: Path, name: str, ds: str) -> list[str]:
-    """The last nights with this table before a date, oldest first."""
+    """The last runs before a day that have this table, oldest first."""
     nights: list[str] = []
     while len(nights) < NUM_NIGHTS - 1 and (night := partitions.latest(root, name, before=nights[0] if nights else ds)):
         nights.insert(0, night)
@@ -92,7 +59,7 @@ def _nights_before(root: Path, name: str, ds: str) -> list[str]:
 
 
 def use_of(root: Path, ds: str, found: Found) -> Use:
-    """Whether the night's table of recommendations is in use, or was."""
+    """Whether the run's table of recommendations is in use, or was in use."""
     now, lists = promotions.current(root), found.get(("recommendations", ds))
     in_use = now.ds if now else None
     if lists is None:
@@ -105,17 +72,27 @@ def use_of(root: Path, ds: str, found: Found) -> Use:
 
 
 def gather(
-    root: Path, ds: str, *, name: str, k: int, models: Sequence[str], found: Found, notes: Sequence[str] = ()
+    root: Path,
+    ds: str,
+    *,
+    name: str,
+    k: int,
+    models: Sequence[str],
+    found: Found,
+    stages: Mapping[str, Sequence[str]],
+    notes: Sequence[str] = (),
 ) -> Night:
-    """All facts of the page.
+    """The content of the page.
 
     Args:
       root: the folder of all outputs.
-      ds: the night.
-      name: of the run config.
-      k: length of the lists that the figures shown speak of.
+      ds: the day of the run.
+      name: the name of the run config.
+      k: length of the lists that the page's metrics are about.
       models: `models/<name>`, teachers first.
       found: from `find_partitions`.
+      stages: name of a stage → names of the tables and models that the stage publishes, in the order of the stages.
+        A `*` in a name stands for every variant.
       notes: sentences for the top of the page.
     """
     previous = partitions.latest(root, "histories", before=ds)
@@ -123,7 +100,7 @@ def gather(
     def manifest(table: str, night: str | None = ds) -> Manifest | None:
         return found.get((table, night or ""))
 
-    metrics = _measures(root, ds) if manifest("metrics") else {}
+    own = {table: one for (table, night), one in found.items() if night == ds}
     measured = manifest("metrics")
     return Night(
         name=name,
@@ -133,7 +110,7 @@ def gather(
         funnel=_funnel(manifest("histories")),
         previous_funnel=_funnel(manifest("histories", previous)),
         gates=_gates(root, ds, [night for table, night in found if table == "gates"]),
-        metrics=metrics,
+        metrics=_measures(root, ds) if measured else {},
         left_out=measured.details.get("repeats_left_out", 0) if measured else 0,
         trend=_trend(root, sorted(night for table, night in found if table == "metrics"), k),
         models={
@@ -141,7 +118,7 @@ def gather(
             for model in models
             if manifest(model)
         },
-        seconds=_seconds({table: one for (table, night), one in found.items() if night == ds}),
+        seconds=_seconds(own, stages),
         lists=_lists(manifest("recommendations")),
         use=use_of(root, ds, found),
         previous_lists=_lists(manifest("recommendations", previous)),
@@ -151,7 +128,7 @@ def gather(
         users=tuple(read_user(root, ds, user) for user in sample_users(root, ds))
         if all(manifest(table) for table in ("histories", "item_vocabulary", "recommendations"))
         else (),
-        search=read_search(root, ds, {table: one for (table, night), one in found.items() if night == ds}),
+        search=read_search(root, ds, own),
         notes=tuple(notes),
     )
 
@@ -168,7 +145,7 @@ def _lists(manifest: Manifest | None) -> Lists | None:
 
 
 def _measures(root: Path, ds: str) -> dict[tuple[str, str], Measure]:
-    """(model, metric) → measure; one that is NaN, for want of users, was not measured."""
+    """(model, metric) → measure. A mean over no users is NaN, and is left out."""
     rows = pq.read_table(partitions.current(root, "metrics", ds)).to_pylist()
     return {
         (row["model"], row["metric"]): Measure(row["value"], row["low"], row["high"], row["num_users"])
@@ -196,31 +173,26 @@ def _gates(root: Path, ds: str, nights: Sequence[str]) -> tuple[Gate, ...]:
             for other in others
             if other["gate"] == row["gate"] and other["value"] is not None
         ]
-        facts = (row[key] for key in ("gate", "part", "value", "low", "high", "status", "text"))
-        found.append(Gate(*facts, trend=tuple(trend)))
+        cells = (row[key] for key in ("gate", "part", "value", "low", "high", "status", "text"))
+        found.append(Gate(*cells, trend=tuple(trend)))
     return tuple(found)
 
 
-def _seconds(manifests: dict[str, Manifest]) -> dict[str, float]:
-    """Stage → seconds. Models that were trained together have the same seconds, which count once."""
+def _seconds(manifests: Mapping[str, Manifest], stages: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Stage → seconds. What was made together has the same seconds, which count once."""
     spent: dict[str, set[float]] = {}
-    for table, manifest in manifests.items():
-        stage = (
-            _kind_of_model(table.removeprefix("models/")) if table.startswith("models/") else table.partition("/")[0]
-        )
-        if stage in ("product_vectors", "search_targets", "search_index"):
-            stage = "search"
-        if stage in STAGES and "seconds" in manifest.details:
-            spent.setdefault(stage, set()).add(manifest.details["seconds"])
-    if {"models", "distill"} <= set(spent):  # a teacher that learns together with the student
-        spent["models"] -= spent["distill"]
-    return {label: sum(spent[stage]) for stage, label in STAGES.items() if spent.get(stage)}
-
-
-def _kind_of_model(name: str) -> str:
-    if name == "search_student":
-        return "search"
-    return "distill" if name in ("student", "control") else "encoders" if name.startswith("encoder_") else "models"
+    trained: dict[str, set[float]] = {}
+    for stage, names in stages.items():
+        seconds = {
+            table: manifest.details["seconds"]
+            for table, manifest in manifests.items()
+            if "seconds" in manifest.details and any(fnmatchcase(table, name) for name in names)
+        }
+        trained[stage] = {taken for table, taken in seconds.items() if table.startswith("models/")}
+        # a teacher that learns together with the student counts in the later stage, with the student
+        spent = {earlier: taken - (trained[earlier] & trained[stage]) for earlier, taken in spent.items()}
+        spent[stage] = set(seconds.values())
+    return {stage: sum(taken) for stage, taken in spent.items() if taken}
 
 
 def _drift(root: Path, ds: str, previous: str | None) -> Drift:
@@ -230,7 +202,7 @@ def _drift(root: Path, ds: str, previous: str | None) -> Drift:
         return Drift(len(items), new, None)
     earlier = _items(root, previous).select(["item_id", "num_interactions"]).rename_columns(["item_id", "before"])
     items = items.join(earlier, "item_id").sort_by("item_index")
-    before = np.nan_to_num(items["before"].to_numpy())  # an item that is new has none
+    before = np.nan_to_num(items["before"].to_numpy())  # NaN: a new item
     distance, now_V, before_V = popularity_drift(items["num_interactions"].to_numpy(), before)
 
     def described(indices: np.ndarray) -> tuple[Mover, ...]:
@@ -245,7 +217,7 @@ def _drift(root: Path, ds: str, previous: str | None) -> Drift:
 
 
 def _items(root: Path, ds: str) -> pa.Table:
-    """Id, title, first night and interactions of every item, by index."""
+    """Id, title, first day and interactions of every item, by index."""
     columns = ["item_index", "item_id", "title", "first_seen"]
     vocabulary = pq.read_table(partitions.current(root, "item_vocabulary", ds), columns=columns).sort_by("item_index")
     folder = partitions.current(root, "item_statistics", ds)

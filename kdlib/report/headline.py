@@ -1,11 +1,14 @@
-"""The top of the page: what became of the night, in one sentence, and its five or six numbers."""
+"""The top of the page: the verdict on the run in one sentence, and its first five or six numbers."""
 
-from kdlib.report.content import Gate, Measure, Night
-from kdlib.report.html import Content, Html, join, tag
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from kdlib.report.content import Gate, Night
 from kdlib.report.labels import (
+    bounds,
     count,
     interval,
-    long_day,
     metric_name,
     name_of,
     number,
@@ -15,20 +18,26 @@ from kdlib.report.labels import (
     signed_score,
     verdict,
 )
+from kdlib.report.rendering import render
 
 
-def headline(night: Night) -> Html:
-    """Name, date, verdict and the first numbers."""
+@dataclass(frozen=True)
+class Tile:
+    """One of the first numbers of the page."""
+
+    label: str
+    figure: str
+    below: str = ""
+    """A short text below the figure."""
+    interval: str = ""
+    """Stands below the text, in one line."""
+
+
+def headline(night: Night) -> Markup:
+    """The name, the date, the verdict and the first numbers."""
     kind, sentence = decision(night)
-    tiles = _tiles(night)
-    gaps = [tag("li", text) for text in (*absent(night), *night.notes)]
-    return tag(
-        "header",
-        tag("p", f"distilrec · {night.name}", class_="over"),
-        tag("h1", f"Night of {long_day(night.ds)}"),
-        tag("div", tag("p", sentence), tag("ul", *gaps) if gaps else None, class_=f"verdict {kind}"),
-        tag("dl", *tiles, class_="tiles six" if len(tiles) == 6 else "tiles"),
-    )
+    notes = [*absent(night), *night.notes]
+    return render("headline", night=night, kind=kind, sentence=sentence, notes=notes, tiles=_tiles(night))
 
 
 def decision(night: Night) -> tuple[str, str]:
@@ -41,32 +50,32 @@ def decision(night: Night) -> tuple[str, str]:
         gates = "gates" if more else "a gate"
         return "bad", f"✕ Blocked by {gates}: {found_and_bounds(failed[0])}{more}. {_in_use(night)}"
     if night.lists is None:
-        return "bad", f"✕ Not published: the night has no table of recommendations. {_in_use(night)}"
+        return "bad", f"✕ Not published: the run has no table of recommendations. {_in_use(night)}"
     users, use = f"{count(night.lists.users)} users have their lists", night.use
     if use.rolled_back_to:
         why = f" ({use.reason})" if use.reason else ""
-        back = f"a rollback to {short_day(use.rolled_back_to)}{why} has taken them out of use"
+        back = f"a rollback to {short_day(use.rolled_back_to)}{why} took them out of use"
         return "warn", f"! Withdrawn: {users}, but {back}. {_in_use(night)}"
     if not use.promoted:
-        why = f"they are not promoted. {_in_use(night)}"
+        why = f"the run is not promoted. {_in_use(night)}"
         if use.in_use is not None and use.in_use > night.ds:
-            why = f"{short_day(use.in_use)}, a later night, stays in use."
-        return "warn", f"! Made, not in use: {users}, but {why}"
+            why = f"the later run of {short_day(use.in_use)} stays in use."
+        return "warn", f"! Not in use: {users}, but {why}"
     if forced:
-        return "warn", f"! Published by force: {users}, though {'; '.join(map(found_and_bounds, forced))}."
+        return "warn", f"! Published by force: {users}, although {'; '.join(map(found_and_bounds, forced))}."
     if not judged:
         return "good", f"✓ Published: {users}. No gates were judged."
     return "good", f"✓ Published: {users}; {'the one gate' if judged == 1 else f'all {judged} gates'} passed."
 
 
 def _in_use(night: Night) -> str:
-    """What readers find where it is not, or not by this verdict, the night's table."""
+    """Which run readers get, for a verdict that leaves this open."""
     now = night.use.in_use
     if now is None:
-        return "Nothing is in use."
+        return "No run is in use."
     if now != night.ds:
-        return f"{short_day(now)} is in use."
-    return "Its table is in use all the same." if night.use.promoted else "Another table of this night is in use."
+        return f"The run of {short_day(now)} is in use."
+    return "Its table is still in use." if night.use.promoted else "Another table of the same day is in use."
 
 
 def found_and_bounds(gate: Gate) -> str:
@@ -75,19 +84,8 @@ def found_and_bounds(gate: Gate) -> str:
     return f"{gate.name.replace('_', ' ')} {found}, allowed {bounds(gate)}"
 
 
-def bounds(gate: Gate) -> str:
-    """What the gate allows."""
-    if gate.low is not None and gate.high is not None:
-        return f"{number(gate.low)} to {number(gate.high)}"
-    if gate.low is not None:
-        return f"{number(gate.low)} or more"
-    if gate.high is not None:
-        return f"{number(gate.high)} or less"
-    return "any"
-
-
 def absent(night: Night) -> list[str]:
-    """The stages that left nothing, a sentence each."""
+    """One sentence that names the missing results and their stages, or none."""
     missing = {
         "no features (build_features)": night.funnel is None,
         "no student (distill)": "student" not in night.models,
@@ -95,48 +93,40 @@ def absent(night: Night) -> list[str]:
         "no recommendations (recommend)": night.lists is None,
     }
     names = [name for name, is_missing in missing.items() if is_missing]
-    return [f"This night has {', '.join(names)}; the parts of this page that need them say so."] if names else []
+    return [f"This run has {', '.join(names)}. The sections that need them say so."] if names else []
 
 
-def _tiles(night: Night) -> list[Html]:
+def _tiles(night: Night) -> list[Tile]:
     metric, tiles = night.shown_metric, []
     student = night.metrics.get(("student", metric))
     if student:
         name = metric_name(metric)
-        tiles.append(_tile(f"Student, {name}", score(student.value), _interval(student)))
+        tiles.append(Tile(f"Student, {name}", score(student.value), interval=interval(student)))
         tiles += [
-            _tile(f"Against {name_of(other)}", signed_score(difference.value), _how_clear(difference))
+            Tile(
+                f"Against {name_of(other)}",
+                signed_score(difference.value),
+                verdict(difference),
+                interval(difference, signed=True),
+            )
             for other in ("popularity", "control", "last_night")
             if (difference := night.difference("student", other, metric))
         ]
         if best := night.metrics.get(("best_reachable", metric)):
             best_share = share(student.value / best.value, digits=0)
-            tiles.append(_tile("Of the best reachable", best_share, f"the true model has {score(best.value)}"))
+            tiles.append(Tile("Share of the best reachable", best_share, f"the true model has {score(best.value)}"))
     if night.lists:
-        table = join([f"{night.lists.k} items each, table ", tag("span", night.lists.version, class_="interval")])
-        tiles.append(_tile("Users with a list", count(night.lists.users), table))
+        table = f"{night.lists.k} items each, table {night.lists.version}"
+        tiles.append(Tile("Users with a list", count(night.lists.users), table))
     elif night.funnel:
-        tiles.append(_tile("Users", count(night.funnel["users"]), "none has a list of this night"))
+        tiles.append(Tile("Users", count(night.funnel["users"]), "none has a list of this run"))
     if not student and night.funnel:
-        tiles.append(_tile("Rows read", count(night.funnel["rows_read"]), f"{count(night.funnel['kept'])} kept"))
+        tiles.append(Tile("Rows read", count(night.funnel["rows_read"]), f"{count(night.funnel['kept'])} kept"))
         if night.previous_funnel and night.previous:
             rows = night.previous_funnel
             tiles.append(
-                _tile(
+                Tile(
                     f"Rows read on {short_day(night.previous)}", count(rows["rows_read"]), f"{count(rows['kept'])} kept"
                 )
             )
     return tiles
-
-
-def _how_clear(difference: Measure) -> Html:
-    return join([verdict(difference), tag("br"), _interval(difference, signed=True)])
-
-
-def _interval(measure: Measure, *, signed: bool = False) -> Html:
-    return tag("span", interval(measure, signed=signed), class_="interval")
-
-
-def _tile(label: str, figure: str, below: Content) -> Html:
-    parts = (tag("dt", label), tag("dd", figure, class_="figure"), tag("dd", below, class_="below"))
-    return tag("div", *parts, class_="tile")

@@ -1,18 +1,16 @@
-"""Numbers and names as the page writes them."""
+"""Numbers and names in the form that the page shows."""
 
 from datetime import date
 
 from kdlib.metrics.table import LABELS
-from kdlib.report.content import Measure
+from kdlib.report.content import Gate, Measure
 
 NAMES = {
     "student": "student",
     "popularity": "popular items",
-    "ensemble": "teachers together",
-    "last_night": "last night's model",
     **LABELS,
 }
-"""What a model of the metrics is called; a teacher has the name that the run config gives it."""
+"""Model of the metrics → its name on the page. A teacher has the name that the run config gives it."""
 
 
 def name_of(model: str) -> str:
@@ -31,6 +29,11 @@ def share(part: float, *, digits: int = 1) -> str:
     return f"{part:.{digits}%}"
 
 
+def signed_share(value: float) -> str:
+    """`+14%`."""
+    return ("−" if value < 0 else "+") + share(abs(value), digits=0)
+
+
 def signed_points(difference: float) -> str:
     """A difference of two shares, in percentage points."""
     return _minus(f"{100 * difference:+.2f}") if round(difference, 4) else "0.00"
@@ -47,7 +50,7 @@ def signed_score(value: float) -> str:
 
 
 def interval(measure: Measure, *, signed: bool = False) -> str:
-    """`[low, high]`; nothing where there is no interval."""
+    """`[low, high]`, or nothing for a measure without interval."""
     if measure.low is None or measure.high is None:
         return ""
     form = signed_score if signed else score
@@ -55,7 +58,7 @@ def interval(measure: Measure, *, signed: bool = False) -> str:
 
 
 def verdict(difference: Measure) -> str:
-    """What a difference's interval allows to say."""
+    """What the interval of a difference allows to say."""
     if difference.low is not None and difference.low > 0:
         return "higher"
     if difference.high is not None and difference.high < 0:
@@ -63,8 +66,19 @@ def verdict(difference: Measure) -> str:
     return "no clear difference"
 
 
+def bounds(gate: Gate) -> str:
+    """What a gate allows."""
+    if gate.low is not None and gate.high is not None:
+        return f"{number(gate.low)} to {number(gate.high)}"
+    if gate.low is not None:
+        return f"{number(gate.low)} or more"
+    if gate.high is not None:
+        return f"{number(gate.high)} or less"
+    return "any"
+
+
 def tick(value: float) -> str:
-    """A figure on an axis."""
+    """A number on an axis."""
     return "0" if value == 0 else _minus(f"{value:.3f}".rstrip("0"))
 
 
@@ -74,7 +88,7 @@ def metric_name(metric: str) -> str:
 
 
 def number(value: float) -> str:
-    """Any number with four figures that say something."""
+    """Any number, with four significant figures."""
     return _minus(f"{value:,.0f}" if abs(value) >= 10_000 else f"{value + 0.0:,.4g}")
 
 
@@ -103,5 +117,5 @@ def short_day(ds: str) -> str:
 
 
 def _minus(text: str) -> str:
-    """A minus as wide as a plus."""
+    """The text with a minus sign as wide as a plus."""
     return text.replace("-", "−")

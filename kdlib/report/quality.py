@@ -1,85 +1,72 @@
-"""How good the lists are: every model on the same test users, differences user by user, and the last nights."""
+"""How good the lists are: all models on the same test users, their paired differences, and the last runs."""
 
-from kdlib.report.charts import Mark, Row, interval_chart, legend
-from kdlib.report.content import Measure, Night
-from kdlib.report.html import Html, join, missing, section, table, tag
-from kdlib.report.labels import count, interval, name_of, score, share, short_day, signed_score, tick, verdict
+from markupsafe import Markup
+
+from kdlib.report.charts import Mark, Row, interval_chart
+from kdlib.report.content import Night
+from kdlib.report.labels import interval, name_of, score, share, short_day, signed_score, tick, verdict
+from kdlib.report.rendering import render
 from kdlib.report.trends import Series, trend_chart
 
 _STYLES = {"student": "accent", "control": "second"}
 
 
-def quality(night: Night) -> Html:
+def quality(night: Night) -> Markup:
     """All models, the paired differences, the trend."""
     metric = f"ndcg@{night.k}"
     names = [name for name in night.models_measured() if (name, metric) in night.metrics]
     names.sort(key=lambda name: -night.metrics[name, metric].value)
     if not names:
-        return section("quality", "Quality", missing("The models of this night were not measured."))
-    users = night.metrics[names[0], metric].users
-    left_out = (
-        f" ({count(night.left_out)} more left out: their next item was not new to them)" if night.left_out else ""
-    )
-    return section(
+        return render("quality", names=names)
+    coverage = next((metric for _, metric in night.metrics if metric.startswith("coverage@")), "coverage")
+    return render(
         "quality",
-        "Quality",
-        tag(
-            "p",
-            f"{count(users)} test users{left_out}: each one's very next item, ranked among all items. Intervals are 95%, over users.",
-        ),
-        _models_chart(night, names, metric),
-        _models_table(night, names),
-        _differences(night, metric),
-        _calibration(night),
-        _trend(night),
+        names=names,
+        k=night.k,
+        users=night.metrics[names[0], metric].users,
+        left_out=night.left_out,
+        coverage_k=coverage.partition("@")[2] or night.k,
+        models_chart=_models_chart(night, names, metric),
+        rows=[_row(night, name, coverage) for name in names],
+        emphasised=[number for number, name in enumerate(names) if name == "student"],
+        differences_chart=_differences(night, metric),
+        calibration_chart=_calibration(night),
+        calibration_error=night.metrics.get(("student", f"calibration_error@{night.k}")),
+        trend_chart=_trend(night),
     )
 
 
-def _with_interval(measure: Measure, *, signed: bool = False) -> Html:
-    figure = signed_score(measure.value) if signed else score(measure.value)
-    return join([figure, " ", tag("span", interval(measure, signed=signed), class_="unit")])
-
-
-def _models_chart(night: Night, names: list[str], metric: str) -> Html:
+def _models_chart(night: Night, names: list[str], metric: str) -> Markup:
     found = {name: night.metrics[name, metric] for name in names}
     rows = [
         Row(
             name_of(name),
             (Mark(one.value, one.low, one.high, _STYLES.get(name, "neutral")),),
-            _with_interval(one),
+            score(one.value),
+            interval(one),
             strong=name == "student",
         )
         for name, one in found.items()
     ]
     words = "; ".join(f"{name_of(name)} {score(one.value)} {interval(one)}" for name, one in found.items())
-    title = f"NDCG@{night.k}: how far up the next item stands, 1 where it is always first"
+    title = f"NDCG@{night.k}: how high a list places the next item; 1 means always first"
     return interval_chart(
         rows, title=title, alternative=f"{title}. {words}", heading=f"NDCG@{night.k} [95%]", form=tick
     )
 
 
-def _models_table(night: Night, names: list[str]) -> Html:
-    coverage = next((metric for _, metric in night.metrics if metric.startswith("coverage@")), "coverage")
-    k, accuracy = night.k, "accuracy@1"
-    columns = ["", f"NDCG@{k}", "95% interval", f"HR@{k}", f"MRR@{k}", "Accuracy", "Coverage"]
-    rows = []
-    for name in names:
-        found = {metric: night.metrics.get((name, metric)) for metric in (f"hr@{k}", f"mrr@{k}", accuracy, coverage)}
-        cells = [
-            "" if one is None else share(one.value) if metric == coverage else score(one.value)
-            for metric, one in found.items()
-        ]
-        ndcg = night.metrics[name, f"ndcg@{k}"]
-        rows.append([name_of(name), score(ndcg.value), interval(ndcg), *cells])
-    caption = (
-        f"HR@{k}: share of users whose next item is among the first {k}; accuracy: it is the first."
-        f" Coverage: share of all items that any list of {coverage.partition('@')[2] or k} holds."
-    )
-    emphasised = [number for number, name in enumerate(names) if name == "student"]
-    return table(caption, columns, rows, emphasised=emphasised)
+def _row(night: Night, name: str, coverage: str) -> list[str]:
+    """A model's row of the table."""
+    k, ndcg = night.k, night.metrics[name, f"ndcg@{night.k}"]
+    found = {metric: night.metrics.get((name, metric)) for metric in (f"hr@{k}", f"mrr@{k}", "accuracy@1", coverage)}
+    cells = [
+        "" if one is None else share(one.value) if metric == coverage else score(one.value)
+        for metric, one in found.items()
+    ]
+    return [name_of(name), score(ndcg.value), interval(ndcg), *cells]
 
 
-def _differences(night: Night, metric: str) -> Html | None:
+def _differences(night: Night, metric: str) -> Markup | None:
     pairs = {name: one for (name, of), one in night.metrics.items() if of == metric and " - " in name}
     if not pairs:
         return None
@@ -87,7 +74,8 @@ def _differences(night: Night, metric: str) -> Html | None:
         Row(
             name_of(name),
             (Mark(one.value, one.low, one.high, "neutral" if verdict(one) == "no clear difference" else "accent"),),
-            _with_interval(one, signed=True),
+            signed_score(one.value),
+            interval(one, signed=True),
         )
         for name, one in pairs.items()
     ]
@@ -95,7 +83,7 @@ def _differences(night: Night, metric: str) -> Html | None:
         f"{name_of(name)} {signed_score(one.value)} {interval(one, signed=True)}, {verdict(one)}"
         for name, one in pairs.items()
     )
-    title = f"Differences in NDCG@{night.k}, user by user: an interval that leaves 0 out is a clear difference"
+    title = f"Differences in NDCG@{night.k} on the same users; an interval without 0 is a clear difference"
     return interval_chart(
         rows,
         title=title,
@@ -107,8 +95,8 @@ def _differences(night: Night, metric: str) -> Html | None:
     )
 
 
-def _calibration(night: Night) -> Html | None:
-    """The student's chances against what came true, a tenth of the users at a time."""
+def _calibration(night: Night) -> Markup | None:
+    """The hit rate that the student expects beside the true one, for each tenth of the users. None: not measured."""
     predicted_name, found_name = f"confidence@{night.k}", f"hr@{night.k}"
     tenths = [
         (night.metrics[key], night.metrics["student", f"{found_name}/{key[1].partition('/')[2]}"])
@@ -131,29 +119,19 @@ def _calibration(night: Night) -> Html | None:
         f"{label}: expected {share(predicted.value)}, came true {share(found.value)}"
         for label, (predicted, found) in zip(labels, tenths, strict=True)
     )
-    title = (
-        f"Calibration: how often the next item is among the first {night.k}, and how often the student expects it to be"
-    )
-    return join(
-        [
-            interval_chart(
-                rows,
-                title=title,
-                alternative=f"{title}. {words}",
-                heading="expected · true",
-                form=tick,
-                kind="Users",
-                key=legend([("expected", "neutral"), ("came true, with 95% interval", "accent")]),
-            ),
-            tag(
-                "p",
-                f"Users are sorted by the student's own confidence. On average the two lie {100 * error.value:.1f} percentage points apart.",
-            ),
-        ]
+    title = f"Calibration: how often the next item is among the first {night.k}, and how often the student expects that"
+    return interval_chart(
+        rows,
+        title=title,
+        alternative=f"{title}. {words}",
+        heading="expected · true",
+        form=tick,
+        kind="Users",
+        key=[("expected", "neutral"), ("came true, with 95% interval", "accent")],
     )
 
 
-def _trend(night: Night) -> Html | None:
+def _trend(night: Night) -> Markup | None:
     nights = sorted({ds for of_model in night.trend.values() for ds, _ in of_model})
     if len(nights) < 2:
         return None
@@ -172,7 +150,7 @@ def _trend(night: Night) -> Html | None:
         for model in styles
         if night.trend.get(model)
     )
-    title = f"NDCG@{night.k} over the last {len(nights)} nights, each on its own test users"
+    title = f"NDCG@{night.k} over the last {len(nights)} runs, each on its own test users"
     return trend_chart(
         [short_day(ds) for ds in nights], series, title=title, alternative=f"{title}. {words}", form=tick
     )

@@ -1,28 +1,29 @@
-"""Product search: what was searched for, what the student knows, what the most frequent queries find."""
+"""Product search: the search log, the search student, and the results of the most frequent queries."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 from kdlib.report.content import Night, Search
-from kdlib.report.html import Html, section, table, tag
-from kdlib.report.labels import count, number, score, share
+from kdlib.report.labels import count, number
+from kdlib.report.rendering import render
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 
 SAMPLES, SHOWN = 8, 3
-"""Queries on the page, and products of each."""
+"""How many queries the page shows, and how many products of each."""
 
 
 def read_search(root: Path, ds: str, manifests: Mapping[str, Manifest]) -> Search | None:
-    """The facts of a night whose rankings are published; None without.
+    """The results of product search. None: the run has no published rankings.
 
     Args:
       root: the folder of all outputs.
-      ds: the night.
-      manifests: table → manifest, of the night's tables.
+      ds: the day of the run.
+      manifests: table → manifest, of this day.
     """
     needed = ("products", "search_targets", "search_index", "search_rankings")
     if not all(name in manifests for name in needed):
@@ -57,8 +58,8 @@ def _samples(root: Path, ds: str, *, with_log: bool) -> tuple[tuple[str, int | N
     )
 
 
-def search(night: Night) -> Html | None:
-    """The section; nothing for a shop without search."""
+def search(night: Night) -> Markup | None:
+    """The section. None: the shop has no product search."""
     if (found := night.search) is None:
         return None
     student = found.student
@@ -70,46 +71,21 @@ def search(night: Night) -> Html | None:
         ]
         rows += [
             ["different queries", count(funnel["queries"])],
-            ["queries of too few people, left out", count(funnel["rare_queries"])],
+            ["queries left out: typed by too few people", count(funnel["rare_queries"])],
         ]
     rows += [
-        ["queries learnt from: typed", count(found.learnt["typed"])],
-        ["queries learnt from: made of the catalogue", count(found.learnt["made_up"])],
-        ["weights of the query encoder", count(student["parameters"])],
-        [f"cosine to the teacher, on {count(student['held_out'])} queries it has not seen", number(student["cosine"])],
+        ["training queries: typed by people", count(found.learnt["typed"])],
+        ["training queries: made from the catalogue", count(found.learnt["made_up"])],
+        ["parameters of the query encoder", count(student["parameters"])],
+        [f"cosine to the teacher on {count(student['held_out'])} unseen queries", number(student["cosine"])],
         ["queries with a ranking", f"{count(found.answered)} of {count(found.queries)}"],
     ]
-    return section(
+    clicks = student.get("clicks")
+    return render(
         "search",
-        "Search",
-        table("Log, student and table", ["", "Number"], rows),
-        _weights(found),
-        table(
-            "The most frequent queries and their first products",
-            ["Query", *(["Searches"] if found.funnel else []), "Products"],
-            [
-                [
-                    query,
-                    *([count(searches or 0)] if found.funnel else []),
-                    tag("span", "; ".join(titles) or "nothing", class_="titles"),
-                ]
-                for query, searches, titles in found.samples
-            ],
-            text=("Products",),
-        ),
+        found=found,
+        rows=rows,
+        weights=student["weights"],
+        clicks=clicks,
+        gain=clicks["ndcg@10"] / max(clicks["ndcg@10_words_alone"], 1e-9) - 1 if clicks else None,
     )
-
-
-def _weights(found: Search) -> Html:
-    weights, clicks = found.student["weights"], found.student.get("clicks")
-    text = (
-        f"A product's score: its words, {number(weights['vector'])} times its vector's cosine, {number(weights['intent'])} for being of"
-        f" the kind that is searched for; weights {weights['chosen']}."
-    )
-    if clicks:
-        gain = clicks["ndcg@10"] / max(clicks["ndcg@10_words_alone"], 1e-9) - 1
-        text += (
-            f" On {count(clicks['queries'])} queries that did not choose them NDCG@10 by clicks is {score(clicks['ndcg@10'])}, with words alone"
-            f" {score(clicks['ndcg@10_words_alone'])} ({'+' if gain >= 0 else '−'}{share(abs(gain), digits=0)})."
-        )
-    return tag("p", text)

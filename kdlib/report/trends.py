@@ -1,83 +1,76 @@
-"""Values over the nights: a chart with whiskers, and a small line beside a number."""
+"""Values over the runs: a chart with whiskers, and a small line beside a number."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kdlib.report.charts import Mark, figure, legend, scale_of, svg
-from kdlib.report.html import Html, tag
+from markupsafe import Markup
+
+from kdlib.report.charts import Mark, Scale, ends_of, scale_of
+from kdlib.report.rendering import render_macro
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a trend: (night's number from 0, mark) pairs."""
+    """A line of a trend: (number of the run from 0, mark) pairs."""
 
     name: str
     style: str
     marks: tuple[tuple[int, Mark], ...]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where a trend chart puts its runs and values. Heights are pixels from the top."""
+
+    num_runs: int
+    scale: Scale
+    height: int = 190
+    top: int = 14
+    bottom: int = 164
+
+    @property
+    def named(self) -> Sequence[int]:
+        """The runs whose name is written below the chart."""
+        return range(self.num_runs) if self.num_runs <= 5 else (0, self.num_runs // 2, self.num_runs - 1)
+
+    def across(self, number: int) -> str:
+        """The place of a run, in per cent of the width."""
+        return f"{11 + 76 * (number / (self.num_runs - 1) if self.num_runs > 1 else 0.5):.2f}%"
+
+    def up(self, value: float, shift: float = 0.0) -> str:
+        """The height of a value. `shift` moves a text to the middle of its dot, or above its line."""
+        share = (value - self.scale.low) / (self.scale.high - self.scale.low)
+        return f"{round(self.bottom - (self.bottom - self.top) * share, 1) + shift:.1f}"
+
+
 def trend_chart(
     nights: Sequence[str], series: Sequence[Series], *, title: str, alternative: str, form: Callable[[float], str]
-) -> Html:
-    """Values over the nights with whiskers for their intervals; the last value stands at the right.
+) -> Markup:
+    """Values over the runs, with whiskers for their intervals. The last value is written at the right.
 
     Args:
-      nights: short names, oldest first.
-      series: lines; a night without a value leaves no dot, and the line goes on to the next one.
-      title: what is shown, above the chart.
-      alternative: the same in words.
+      nights: short names of the runs, oldest first.
+      series: the lines. A run without a value has no dot, and the line continues to the next dot.
+      title: the text above the chart.
+      alternative: the content of the chart in words.
       form: writes a number.
     """
-    height, top, bottom = 190, 14, 164
-    every = [v for one in series for _, m in one.marks for v in (m.value, m.low, m.high) if v is not None]
-    upright = scale_of(every, ticks=4)
-
-    def across(number: int) -> str:
-        return f"{11 + 76 * (number / (len(nights) - 1) if len(nights) > 1 else 0.5):.2f}%"
-
-    def up(value: float) -> str:
-        return f"{bottom - (bottom - top) * (value - upright.low) / (upright.high - upright.low):.1f}"
-
-    parts = []
-    for tick in upright.ticks:
-        parts.append(tag("line", x1="0", x2="100%", y1=up(tick), y2=up(tick), class_="grid"))
-        parts.append(tag("text", form(tick), x="0", y=f"{float(up(tick)) - 3:.1f}"))
-    shown = range(len(nights)) if len(nights) <= 5 else (0, len(nights) // 2, len(nights) - 1)
-    parts += [tag("text", nights[n], x=across(n), y=str(height - 8), text_anchor="middle") for n in shown]
-    for one in series:
-        for (left, before), (right, now) in zip(one.marks, one.marks[1:], strict=False):
-            parts.append(
-                tag(
-                    "line",
-                    x1=across(left),
-                    x2=across(right),
-                    y1=up(before.value),
-                    y2=up(now.value),
-                    class_=f"{one.style} trace",
-                )
-            )
-        for number, mark in one.marks:
-            x = across(number)
-            if mark.low is not None and mark.high is not None:
-                parts.append(tag("line", x1=x, x2=x, y1=up(mark.low), y2=up(mark.high), class_=f"{one.style} mark"))
-            parts.append(tag("circle", cx=x, cy=up(mark.value), r="4", class_=f"{one.style} dot"))
-        number, last = one.marks[-1]
-        parts.append(
-            tag(
-                "text",
-                form(last.value),
-                x=across(number),
-                dx="9",
-                y=f"{float(up(last.value)) + 4:.1f}",
-                class_=one.style,
-            )
-        )
-    chart = svg(height, *parts, role="img", aria_label=alternative)
-    return figure(title, legend([(one.name, one.style) for one in series]), chart)
+    scale = scale_of(ends_of([mark for one in series for _, mark in one.marks]), ticks=4)
+    return render_macro(
+        "charts",
+        "trend_chart",
+        nights,
+        series,
+        Frame(len(nights), scale),
+        title=title,
+        alternative=alternative,
+        form=form,
+        key=[(one.name, one.style) for one in series],
+    )
 
 
-def sparkline(values: Sequence[float], *, low: float | None, high: float | None, alternative: str) -> Html:
-    """A small line over the nights; bounds that lie near are dashed, values outside them red."""
+def sparkline(values: Sequence[float], *, low: float | None, high: float | None, alternative: str) -> Markup:
+    """A small line over the runs. Bounds near the line are dashed, and values outside the bounds are red."""
     width, height, edge = 104, 26, 5
     bounds = [bound for bound in (low, high) if bound is not None]
     least, most = min(values), max(values)
@@ -86,26 +79,27 @@ def sparkline(values: Sequence[float], *, low: float | None, high: float | None,
     least, most = min([least, *near]), max([most, *near])
     span = most - least or 1.0
 
-    def point(number: int, value: float) -> tuple[str, str]:
-        x = edge + (width - 2 * edge) * (number / (len(values) - 1) if len(values) > 1 else 1.0)
-        y = height - edge - (height - 2 * edge) * ((value - least) / span if most > least else 0.5)
-        return f"{x:.1f}", f"{y:.1f}"
+    def across(number: int) -> str:
+        share = number / (len(values) - 1) if len(values) > 1 else 1.0
+        return f"{edge + (width - 2 * edge) * share:.1f}"
 
-    parts = [tag("line", x1="0", x2=str(width), y1=point(0, b)[1], y2=point(0, b)[1], class_="bound") for b in near]
-    path = " ".join(",".join(point(number, value)) for number, value in enumerate(values))
-    parts.append(tag("polyline", points=path, class_="neutral trace"))
-    for number, value in enumerate(values):
-        outside = (low is not None and value < low) or (high is not None and value > high)
-        if outside or number == len(values) - 1:
-            x, y = point(number, value)
-            parts.append(tag("circle", cx=x, cy=y, r="3", class_="bad dot" if outside else "accent dot"))
-    return tag(
-        "svg",
-        *parts,
-        width=str(width),
-        height=str(height),
-        viewBox=f"0 0 {width} {height}",
-        class_="spark",
-        role="img",
-        aria_label=alternative,
+    def up(value: float) -> str:
+        share = (value - least) / span if most > least else 0.5
+        return f"{height - edge - (height - 2 * edge) * share:.1f}"
+
+    outside = [(low is not None and value < low) or (high is not None and value > high) for value in values]
+    dots = [
+        (across(number), up(value), "bad" if outside[number] else "accent")
+        for number, value in enumerate(values)
+        if outside[number] or number == len(values) - 1
+    ]
+    return render_macro(
+        "charts",
+        "sparkline",
+        width,
+        height,
+        bounds=[up(bound) for bound in near],
+        path=" ".join(f"{across(number)},{up(value)}" for number, value in enumerate(values)),
+        dots=dots,
+        alternative=alternative,
     )

@@ -1,4 +1,4 @@
-"""Read what single users did and were recommended, with titles: for the page and for `distilrec show`."""
+"""Reads the history and the recommendations of single users, with titles, for the page and for `distilrec show`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from kdlib.report.content import Recommended, User
 from kdlib.store import partitions
 
 NUM_HISTORY = 10
-"""Interactions read of a history, the newest last."""
+"""How many interactions of a history are read: the last ones, oldest first."""
 NUM_SAMPLES = 3
+"""How many sample users are chosen."""
 
 
 def read_user(root: Path, ds: str, user_id: str) -> User:
     """A user's last interactions and recommendations.
 
     Raises:
-      InputError: histories or recommendations of the date are not published, or do not hold the user.
+      InputError: histories or recommendations of the day are not published, or do not have the user.
     """
     history = _row(root, ds, "histories", user_id, ["item_indices", "event_types", "event_times"])
     lists = _row(root, ds, "recommendations", user_id, None)
@@ -49,12 +50,12 @@ def read_user(root: Path, ds: str, user_id: str) -> User:
 
 
 def sample_users(root: Path, ds: str, n: int = NUM_SAMPLES) -> list[str]:
-    """Up to n users worth looking at, the same ones for the same tables: spread over short and long histories.
+    """Up to n sample users, from short to long histories. The same tables give the same users.
 
-    Users with a list from the model and three interactions or more, as long as there are any; else whoever there is.
+    Prefers users with at least three interactions and a list from the model. If no user has both, chooses from all users.
 
     Raises:
-      InputError: histories or recommendations of the date are not published.
+      InputError: histories or recommendations of the day are not published.
     """
     table = _first_rows(partitions.current(root, "recommendations", ds), ["user_id", "source"])
     source = dict(zip(table["user_id"].to_pylist(), table["source"].to_pylist(), strict=True))
@@ -71,7 +72,7 @@ def sample_users(root: Path, ds: str, n: int = NUM_SAMPLES) -> list[str]:
 
 
 def _first_rows(folder: Path, columns: list[str]) -> pa.Table:
-    """The first row group of the first file with rows: of a few users Spark leaves some files without any."""
+    """The first row group of the first file that has rows. With few users, Spark writes some files without rows."""
     for file in sorted(folder.glob("*.parquet")):
         if (opened := pq.ParquetFile(file)).metadata.num_rows:
             return opened.read_row_group(0, columns=columns)
@@ -82,8 +83,8 @@ def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | Non
     folder = partitions.current(root, table, ds)
     rows = pq.read_table(folder, columns=columns, filters=[("user_id", "=", user_id)]).to_pylist()
     if not rows:
-        if partitions.manifest_of(root, "histories", ds).details.get("pseudonyms"):  # which are not what one asks by
-            known = "that is the pseudonym of the id asked for"
+        if partitions.manifest_of(root, "histories", ds).details.get("pseudonyms"):  # people ask by the shop's own id
+            known = "this is the pseudonym of the id that was asked for"
         else:
             known = f"try {', '.join(sample_users(root, ds))}, or `distilrec show` without --user"
         raise InputError(f"no user {user_id!r} in {table} of {ds} under {root}; {known}")
@@ -91,9 +92,9 @@ def _row(root: Path, ds: str, table: str, user_id: str, columns: list[str] | Non
 
 
 def _titles(root: Path, ds: str, indices: list[int], item_ids: list[str]) -> tuple[dict[int, str], dict[str, str]]:
-    """What to call items, by index and by id: the title, or the id where there is none."""
+    """Names of items, by index and by id. The name is the title, or the id if the item has no title."""
     folder = partitions.current(root, "item_vocabulary", ds)
-    # typed, for an empty list is of no type that Arrow would compare
+    # Arrow cannot compare an empty list without a type
     wanted = pc.field("item_index").isin(pa.array(indices, pa.int32()))
     wanted |= pc.field("item_id").isin(pa.array(item_ids, pa.string()))
     rows = pq.read_table(folder, columns=["item_index", "item_id", "title"], filters=wanted).to_pylist()

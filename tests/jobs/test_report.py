@@ -174,7 +174,7 @@ def test_a_whole_night(two_nights, capsys):
     html = page_of(two_nights)
     for expected in (
         "✓ Published: 2 users have their lists; the one gate passed.",
-        "test_share over the nights: 21\u00a0Nov 0.3, 22\u00a0Nov 0.5",
+        "test_share over the runs: 21\u00a0Nov 0.3, 22\u00a0Nov 0.5",
         "10 rows read = 9 kept + 1 duplicate + 0 quarantined",
         "2 test users (1 more left out",
         "student: 21\u00a0Nov 0.1500, 22\u00a0Nov 0.2000",
@@ -221,7 +221,7 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
     for ds in (BEFORE, DS):
         report.run(config_for(two_nights, ds))
     rollback.run(config_for(two_nights, BEFORE), BEFORE, "bad prices")
-    withdrawn = "a rollback to 21\u00a0Nov (bad prices) has taken them out of use. 21\u00a0Nov is in use."
+    withdrawn = "a rollback to 21\u00a0Nov (bad prices) took them out of use. The run of 21\u00a0Nov is in use."
     assert withdrawn in page_of(two_nights)
     assert "✓ Published" in page_of(two_nights, BEFORE)
     (two_nights / "reports" / f"ds={BEFORE}").unlink()
@@ -231,7 +231,9 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
     rows = pq.read_table(partitions.current(two_nights, "recommendations", DS)).to_pylist()
     put(two_nights, "recommendations", rows[:1], model_version="student2", users=2, popular=1, model=1, k=2)
     report.run(config)
-    made = "! Made, not in use: 2 users have their lists, but they are not promoted. Another table of this night is in use."
+    made = (
+        "! Not in use: 2 users have their lists, but the run is not promoted. Another table of the same day is in use."
+    )
     assert made in page_of(two_nights)
     assert "warning" not in capsys.readouterr().out
 
@@ -266,7 +268,7 @@ def test_a_night_blocked_before_training(tmp_path):
     html = page_of(tmp_path)
     assert "✕ Blocked by a gate: test share is 0.1, allowed 0.2 or more." in html
     assert "no student (distill), no measurements (evaluate), no recommendations (recommend)" in html
-    assert "There is no earlier night to compare with." in html
+    assert "There is no earlier run to compare with." in html
 
 
 def test_each_table_may_be_missing(two_nights):
@@ -301,7 +303,7 @@ def test_metrics_without_users_are_not_measured(two_nights):
     put(two_nights, "metrics", [row])
     report.run(config_for(two_nights))
     html = page_of(two_nights)
-    assert "The models of this night were not measured." in html
+    assert "The models of this run were not measured." in html
     assert "nan" not in html
 
 

@@ -1,4 +1,4 @@
-"""A small night with everything in it, to take apart."""
+"""A small run that has every section of the page. Tests change parts of it."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -119,12 +119,12 @@ NIGHT = Night(
 
 
 def blocked_before_training() -> Night:
-    """A night of which only features and gates exist, one of them failed."""
+    """A run with only features and gates. One gate failed."""
     failed = Gate("history_length", "input", 40.4, 5.0, 20.0, "failed", "far too long")
     return Night(name="shop", ds=DS, k=10, funnel=FUNNEL, gates=(failed,))
 
 
 def with_metrics(**changed: Measure) -> Night:
-    """The night with other NDCG@10 of the models and pairs: `teacher__control` is their difference."""
+    """The run with other values of NDCG@10. `teacher__control` is the difference of two models."""
     new = {(name.replace("__", " - "), "ndcg@10"): measure for name, measure in changed.items()}
     return replace(NIGHT, metrics={**METRICS, **new})

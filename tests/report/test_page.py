@@ -1,4 +1,4 @@
-"""The whole page: well-formed, self-contained, escaped, and whole sentences where parts are missing."""
+"""The whole page is well-formed, self-contained and escaped. It says in sentences what is missing."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,7 @@ EMPTY = Night(name="shop", ds=DS, k=10)
 
 
 class _Reader(HTMLParser):
-    """Collects tags, attributes and text, and fails on one that closes another."""
+    """Collects tags, attributes and text. Fails if a tag closes another tag."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def read(night: Night) -> _Reader:
 
 @pytest.mark.parametrize("night", [NIGHT, EMPTY, blocked_before_training(), replace(NIGHT, metrics={})])
 def test_every_page_is_well_formed(night: Night) -> None:
-    """Tags nest, ids are unique, every menu entry leads somewhere, headings never skip a level, whatever is missing."""
+    """Tags nest, ids are unique, menu entries have a target, and headings skip no level, also for unfinished runs."""
     seen = read(night).seen
     ids = [attributes["id"] for _, attributes in seen if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -60,14 +60,14 @@ def test_every_page_is_well_formed(night: Night) -> None:
 
 
 def test_the_page_fetches_nothing() -> None:
-    """No script, no link, no image, no address: it opens offline."""
+    """The page has no script, link, image or address, so it opens offline."""
     html = page(NIGHT)
     assert not re.search(r"https?:|//|url\(|@import|src=|javascript:", html)
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in read(NIGHT).seen}
 
 
 def test_data_never_become_markup() -> None:
-    """A title with a script tag in it stands on the page as text: in tables, lists, headings and attributes."""
+    """A title with a script tag is text on the page: in tables, lists, headings and attributes."""
     reader = read(NIGHT)
     assert "<script" not in page(NIGHT)
     assert "".join(reader.text).count('<script>alert(1)</script> & "Söhne"') >= 5
@@ -76,7 +76,7 @@ def test_data_never_become_markup() -> None:
 
 
 def test_light_dark_paper_and_telephone() -> None:
-    """The page has a palette for dark screens and rules for print and narrow screens, and says so to the browser."""
+    """The page has colours for dark screens, and rules for paper and narrow screens. It tells the browser so."""
     html = page(NIGHT)
     for expected in ("(prefers-color-scheme: dark)", "@media print", "(max-width: 760px)", "tabular-nums"):
         assert expected in html
@@ -86,7 +86,7 @@ def test_light_dark_paper_and_telephone() -> None:
 
 
 def test_charts_and_tables_can_be_read_aloud() -> None:
-    """Every drawing is inside an image with an alternative or hidden; every table outside the charts has a caption."""
+    """Every chart has a text alternative, and every table has a caption."""
     reader = read(NIGHT)
     alternatives = [attributes["aria-label"] for _, attributes in reader.seen if attributes.get("role") == "img"]
     assert len(alternatives) >= 7
@@ -98,22 +98,22 @@ def test_charts_and_tables_can_be_read_aloud() -> None:
 
 
 def test_a_whole_night_has_all_parts() -> None:
-    """All sections of the menu are there, in its order."""
+    """A complete run has all sections of the menu, in the same order."""
     sections = [attributes["id"] for tag, attributes in read(NIGHT).seen if tag == "section"]
     assert sections == list(MENU)
 
 
 def test_missing_parts_are_named() -> None:
-    """A night without anything, and one blocked before training, say in each part what is missing."""
+    """An empty run, and a run blocked before training, say in each section what is missing."""
     text = " ".join(read(EMPTY).text)
     for sentence in (
-        "This night has no features (build_features), no student (distill), no measurements (evaluate), no recommendations (recommend)",
+        "This run has no features (build_features), no student (distill), no measurements (evaluate), no recommendations (recommend)",
         "No gates were judged",
         "no rows were counted",
         "were not measured",
         "No model was trained",
-        "No item statistics",
-        "No lists of this night",
+        "no item statistics",
+        "no lists to show",
     ):
         assert sentence in text
     blocked = " ".join(read(blocked_before_training()).text)

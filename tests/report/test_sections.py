@@ -1,4 +1,4 @@
-"""What the parts of the page say."""
+"""The contents of the sections of the page."""
 
 from dataclasses import replace
 
@@ -10,7 +10,8 @@ from kdlib.report.distillation import distillation, gap_closed
 from kdlib.report.drift import drift, movers, popularity_drift
 from kdlib.report.funnel import funnel
 from kdlib.report.gates import gates
-from kdlib.report.headline import bounds, decision, headline
+from kdlib.report.headline import decision, headline
+from kdlib.report.labels import bounds
 from kdlib.report.people import people
 from kdlib.report.quality import quality
 from kdlib.report.slices import slices
@@ -22,7 +23,7 @@ def _gate(status: str, value: float | None = 40.4, low: float | None = 5.0, high
 
 
 def test_the_verdict_is_one_sentence() -> None:
-    """Published, forced, blocked and unfinished nights are told apart; a failed gate weighs more than a finished table."""
+    """Published, forced, blocked and unfinished runs differ. A failed gate counts more than a finished table."""
     assert decision(NIGHT) == ("good", "✓ Published: 80 users have their lists; all 2 gates passed.")
     assert decision(replace(NIGHT, gates=())) == (
         "good",
@@ -31,13 +32,13 @@ def test_the_verdict_is_one_sentence() -> None:
     forced = decision(replace(NIGHT, gates=(_gate("forced"), *GATES)))
     assert forced == (
         "warn",
-        "! Published by force: 80 users have their lists, though history length is 40.4, allowed 5 to 20.",
+        "! Published by force: 80 users have their lists, although history length is 40.4, allowed 5 to 20.",
     )
     failed = replace(NIGHT, gates=(_gate("failed"), _gate("failed"), *GATES), use=Use(BEFORE))
     blocked = decision(failed)
     assert blocked == (
         "bad",
-        "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more. 21\u00a0Nov is in use.",
+        "✕ Blocked by gates: history length is 40.4, allowed 5 to 20, and 1 more. The run of 21\u00a0Nov is in use.",
     )
     assert decision(replace(NIGHT, lists=None))[0] == "bad"
 
@@ -46,41 +47,41 @@ def test_the_verdict_is_one_sentence() -> None:
     ("use", "verdict"),
     [
         (Use("2026-11-23", promoted=True), ("good", "✓ Published: {}; all 2 gates passed.")),
-        (Use(), ("warn", "! Made, not in use: {}, but they are not promoted. Nothing is in use.")),
-        (Use(BEFORE), ("warn", "! Made, not in use: {}, but they are not promoted. 21\u00a0Nov is in use.")),
+        (Use(), ("warn", "! Not in use: {}, but the run is not promoted. No run is in use.")),
+        (Use(BEFORE), ("warn", "! Not in use: {}, but the run is not promoted. The run of 21\u00a0Nov is in use.")),
         (
             Use(DS),
-            ("warn", "! Made, not in use: {}, but they are not promoted. Another table of this night is in use."),
+            ("warn", "! Not in use: {}, but the run is not promoted. Another table of the same day is in use."),
         ),
-        (Use("2026-11-23"), ("warn", "! Made, not in use: {}, but 23\u00a0Nov, a later night, stays in use.")),
+        (Use("2026-11-23"), ("warn", "! Not in use: {}, but the later run of 23\u00a0Nov stays in use.")),
         (
             Use(BEFORE, promoted=True, rolled_back_to=BEFORE, reason="bad prices"),
             (
                 "warn",
-                "! Withdrawn: {}, but a rollback to 21\u00a0Nov (bad prices) has taken them out of use. 21\u00a0Nov is in use.",
+                "! Withdrawn: {}, but a rollback to 21\u00a0Nov (bad prices) took them out of use. The run of 21\u00a0Nov is in use.",
             ),
         ),
     ],
 )
 def test_the_verdict_is_about_what_is_in_use(use: Use, verdict: tuple[str, str]) -> None:
-    """A finished table is published only where it was put in use and was not taken back."""
+    """A finished table counts as published only if it was put in use and not withdrawn."""
     style, sentence = verdict
     assert decision(replace(NIGHT, use=use)) == (style, sentence.format("80 users have their lists"))
 
 
 def test_a_blocked_night_says_what_stays() -> None:
-    """Its own table too, where the gates were judged again after it was put in use."""
+    """Its own table can be in use, if the gates were judged again after the promotion."""
     blocked = replace(NIGHT, gates=(_gate("failed"),))
     for use, sentence in (
-        (Use(), "Nothing is in use."),
-        (Use(DS, promoted=True), "Its table is in use all the same."),
-        (Use(DS), "Another table of this night is in use."),
+        (Use(), "No run is in use."),
+        (Use(DS, promoted=True), "Its table is still in use."),
+        (Use(DS), "Another table of the same day is in use."),
     ):
         assert decision(replace(blocked, use=use))[1].endswith(f"allowed 5 to 20. {sentence}")
 
 
 def test_bounds_in_words() -> None:
-    """One-sided bounds read as such, and a bound of minus zero is zero."""
+    """One-sided bounds have their own words, and minus zero is zero."""
     assert bounds(_gate("passed")) == "5 to 20"
     assert bounds(_gate("passed", high=None)) == "5 or more"
     assert bounds(_gate("passed", low=None)) == "20 or less"
@@ -88,7 +89,7 @@ def test_bounds_in_words() -> None:
 
 
 def test_headline_compares_the_student() -> None:
-    """The tiles give the differences with popularity, with the student without teacher and with last night's model."""
+    """The tiles compare the student with popular items, the student without teachers and the model in use."""
     html = headline(NIGHT)
     for expected in (
         "0.2500",
@@ -101,19 +102,19 @@ def test_headline_compares_the_student() -> None:
         "v2",
     ):
         assert expected in html
-    assert "Of the best reachable" not in html
+    assert "Share of the best reachable" not in html
 
 
 def test_gates_that_failed_come_first() -> None:
-    """Within its part the failed gate leads, the skipped one has no value, and earlier nights give a small line."""
+    """Failed gates come first in their part. A skipped gate has no value. Earlier runs are a small line."""
     html = gates(replace(NIGHT, gates=(*GATES, replace(_gate("failed"), name="too_long"))))
     assert html.index("too long") < html.index("history length") < html.index("test users")
-    assert "history_length over the nights: 21\u00a0Nov 12, 22\u00a0Nov 12.5" in html
+    assert "history_length over the runs: 21\u00a0Nov 12, 22\u00a0Nov 12.5" in html
     assert html.count("<polyline") == 1
 
 
 def test_the_funnel_adds_up_beside_last_night() -> None:
-    """Rows, shares and changes stand in one row each, also for a reason that only one of the nights has."""
+    """Each count has its share and its change in one row, also a reason that only one of the runs has."""
     html = funnel(NIGHT)
     assert "1,000 rows read = 900 kept + 40 duplicate + 60 quarantined" in html
 
@@ -128,22 +129,22 @@ def test_the_funnel_adds_up_beside_last_night() -> None:
 
 
 def test_the_gap_is_closed_only_where_there_is_one() -> None:
-    """(0.25 − 0.20) / (0.30 − 0.20) is half; where the teacher's interval reaches 0 there is no share."""
+    """(0.25 − 0.20) / (0.30 − 0.20) is half. If the teacher's interval includes 0, no share is shown."""
     assert gap_closed(NIGHT, "ndcg@10") == ("teacher", pytest.approx(0.5))
-    assert "It closes <strong>50%</strong>" in str(distillation(NIGHT))
+    assert "Distillation closes <strong>50%</strong>" in str(distillation(NIGHT))
     noisy = with_metrics(teacher__control=Measure(0.10, -0.01, 0.21, 60))
     assert gap_closed(noisy, "ndcg@10") is None
     assert "there is no gap to close" in str(distillation(noisy))
 
 
 def test_the_ensemble_is_the_reference_where_there_is_one() -> None:
-    """With several teachers the gap is the ensemble's."""
+    """With several teachers, the gap is measured to the ensemble."""
     several = with_metrics(ensemble=Measure(0.40, 0.3, 0.5, 60), ensemble__control=Measure(0.20, 0.1, 0.3, 60))
     assert gap_closed(several, "ndcg@10") == ("ensemble", pytest.approx(0.25))
 
 
 def test_the_page_says_what_distillation_is_worth_and_what_it_costs() -> None:
-    """Student, control and teacher with sizes; the expected metric where the truth is known; nothing without a control."""
+    """Shows three models with sizes, and the expected metric if the truth is known. Needs a control."""
     html = str(distillation(NIGHT))
     assert "+0.0500" in html
     assert "or +25%: higher" in html
@@ -164,13 +165,13 @@ def test_the_page_says_what_distillation_is_worth_and_what_it_costs() -> None:
 
 
 def test_a_difference_is_found_in_either_direction() -> None:
-    """`control - student` is `student - control` with sign and bounds turned round."""
+    """`control - student` is `student - control` with the opposite sign and swapped bounds."""
     assert NIGHT.difference("control", "student", "ndcg@10") == Measure(-0.05, -0.08, -0.02, 60)
     assert NIGHT.difference("student", "markov", "ndcg@10") is None
 
 
 def test_quality_without_some_models() -> None:
-    """Only what was measured is shown: no control, no gap; one night, no trend; no coverage, empty cells."""
+    """Only measured values are shown. Without a control there is no gap, and one run has no trend."""
     only = {key: measure for key, measure in METRICS.items() if key[0] == "student" and key[1] == "ndcg@10"}
     html = quality(replace(NIGHT, metrics=only, trend={"student": NIGHT.trend["student"][1:]}))
     assert "0.2500" in html
@@ -179,7 +180,7 @@ def test_quality_without_some_models() -> None:
 
 
 def test_slices_are_told_apart() -> None:
-    """History slices and item slices have a chart and a table each; a night without slices has no such part."""
+    """History slices and item slices have a chart and a table each. A run without slices has no section."""
     html = slices(NIGHT)
     assert html is not None
     assert html.count("<table") == html.count("<figure") == 2
@@ -189,7 +190,7 @@ def test_slices_are_told_apart() -> None:
 
 
 def test_models_of_any_kind_have_a_row() -> None:
-    """A teacher of rules, which has no epochs and no validation, stands beside the student."""
+    """A rules teacher has a row beside the student, although it has no epochs and no validation."""
     html = models(NIGHT)
     assert "rules" in html
     assert "gru, 48 wide" in html
@@ -198,7 +199,7 @@ def test_models_of_any_kind_have_a_row() -> None:
 
 
 def test_bars_are_as_long_as_the_stages() -> None:
-    """The longest stage fills the width, one of a fifth of its time a fifth."""
+    """The longest stage fills the width. A stage with a fifth of its time fills a fifth."""
     html = time_spent(NIGHT)
     assert 'width="100.00%"' in html
     assert 'width="20.00%"' in html
@@ -206,7 +207,7 @@ def test_bars_are_as_long_as_the_stages() -> None:
 
 
 def test_drift_by_hand() -> None:
-    """Counts 6, 2, 2 against 5, 5, 0: shares .6 .2 .2 and .5 .5 0, distance .3; the first and last gain, the second loses."""
+    """Counts 6, 2, 2 against 5, 5, 0: shares .6 .2 .2 and .5 .5 0, distance .3. The second item loses."""
     import numpy as np
 
     distance, shares, earlier = popularity_drift(np.array([6, 2, 2]), np.array([5, 5, 0]))
@@ -218,7 +219,7 @@ def test_drift_by_hand() -> None:
 
 
 def test_drift_in_words() -> None:
-    """Distance, new items and the share of users with popular items, beside the night before; a first night has no movers."""
+    """Shows the distance, new items and users with popular items. A first run has no movers."""
     html = drift(NIGHT)
     for expected in (
         "12.5% of the interactions",
@@ -230,12 +231,12 @@ def test_drift_in_words() -> None:
         assert expected in html
     assert NIGHT.drift is not None
     first = drift(replace(NIGHT, drift=replace(NIGHT.drift, previous=None)))
-    assert "no earlier night" in first
+    assert "no earlier run" in first
     assert "<table" not in first
 
 
 def test_a_user_s_list_has_its_reasons() -> None:
-    """History, list, scores and, where the table has them, the items that speak for a recommendation."""
+    """Shows the history, the list, the scores, and the reasons if the table has reasons."""
     html = people(NIGHT)
     assert "12 interactions, the last 1" in html
     assert "22 Nov 08:30" in html

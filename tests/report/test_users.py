@@ -1,4 +1,4 @@
-"""Single users as they are read and printed."""
+"""Reads and prints single users."""
 
 from datetime import UTC, datetime
 
@@ -23,7 +23,7 @@ def _put(root, name, *rows):
 
 
 def _store(root):
-    """Ann has one interaction and an empty list, Bob no interactions and one item."""
+    """Ann has one interaction and an empty list. Bob has no interactions and one item."""
     one = {"item_indices": [0], "event_types": [0], "event_times": [NOW], "session_numbers": [0], "num_train": 0}
     none = {name: [] for name in one} | {"num_train": 0}
     _put(root, "histories", {"user_id": "ann", **one}, {"user_id": "bob", **none})
@@ -45,19 +45,19 @@ def _store(root):
 
 
 def test_a_stranger_is_offered_others_unless_they_are_pseudonyms(tmp_path):
-    """By a pseudonym nobody is found: `--user` takes the shop's own ids."""
+    """The error names other users, unless ids are pseudonyms: `--user` takes the shop's own ids."""
     _store(tmp_path)
     with pytest.raises(InputError, match=r"no user 'x' in histories .*; try bob, ann, or `distilrec show` without"):
         read_user(tmp_path, DS, "x")
     staging = partitions.new_staging(tmp_path, "histories", DS)
     pq.write_table(tables.ALL["histories"].schema.empty_table(), staging / "part-00000.parquet")
     partitions.publish(staging, tmp_path, "histories", DS, fingerprint="k", details={"pseudonyms": {"check": "c"}})
-    with pytest.raises(InputError, match=r"no user 'b71' in .*; that is the pseudonym of the id asked for$"):
+    with pytest.raises(InputError, match=r"no user 'b71' in .*; this is the pseudonym of the id"):
         read_user(tmp_path, DS, "b71")
 
 
 def test_files_without_rows_are_passed_over(tmp_path):
-    """Of a few users Spark leaves some files empty, the first one too: the samples are of the next."""
+    """Spark may leave the first file without rows. The samples then come from the next file."""
     _store(tmp_path)
     for name in ("histories", "recommendations"):
         (full,) = partitions.current(tmp_path, name, DS).glob("*.parquet")
@@ -69,7 +69,7 @@ def test_files_without_rows_are_passed_over(tmp_path):
 
 
 def test_a_user_with_an_empty_list_or_history_is_shown(tmp_path):
-    """Neither stands in the way of the other; a title's line breaks and commands to the terminal are blanks."""
+    """Both users are shown. Line breaks and terminal commands in a title become blanks."""
     _store(tmp_path)
     assert read_user(tmp_path, DS, "ann").recommended == ()
     assert read_user(tmp_path, DS, "bob").history == ()
