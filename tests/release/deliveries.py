@@ -66,7 +66,7 @@ def files_naming(url, user):
     return [path for path in paths if user in pq.read_table(path, filesystem=system)["user_id"].to_pylist()]
 
 
-def newest_ofnewest_of_delta(url):
+def newest_of_delta(url):
     """(date, number of rows, marks) of the newest run in the Delta table."""
     table = DeltaTable(f"{url}/recommendations").to_pyarrow_table()
     newest = max(table["ds"].to_pylist())

@@ -126,8 +126,8 @@ def test_old_files_that_stay_are_said(home, url, send, monkeypatch):
 def test_the_night_that_came_into_use_meanwhile_is_delivered(home, url, send, monkeypatch):
     """If another run is promoted while files are sent, that run is in use at the place in the end."""
     put(home, "2026-11-01", 1)
-    first, steps = delivery.pads.dataset if send is delivery.deliver_delta else delivery.fs.copy_files, []
-    where, step = (delivery.pads, "dataset") if send is delivery.deliver_delta else (delivery.fs, "copy_files")
+    first, steps = delivery.pads.dataset if send is delivery.deliver_delta else fs.copy_files, []
+    where, step = (delivery.pads, "dataset") if send is delivery.deliver_delta else (fs, "copy_files")
 
     def slow(*arguments, **settings):
         if not steps:
@@ -198,7 +198,7 @@ def test_an_upload_that_ended_early_is_done_again(home, url, monkeypatch):
     delivery.deliver(home, url, keep=5)
     put(home, "2026-11-02", 2)
     system, _ = delivery.place(url)
-    first = delivery.fs.copy_files
+    first = fs.copy_files
 
     def breaks(*arguments, **settings):
         first(*arguments, **settings)
@@ -206,10 +206,10 @@ def test_an_upload_that_ended_early_is_done_again(home, url, monkeypatch):
         with system.open_output_stream(path) as stream:
             stream.write(b"half")
 
-    monkeypatch.setattr(delivery.fs, "copy_files", breaks)
+    monkeypatch.setattr(fs, "copy_files", breaks)
     with pytest.raises(DeliveryError, match="should hold files of"):
         delivery.deliver(home, url, keep=5)
     assert marks(url) == (USERS, {1})
-    monkeypatch.setattr(delivery.fs, "copy_files", first)
+    monkeypatch.setattr(fs, "copy_files", first)
     delivery.deliver(home, url, keep=5)
     assert marks(url) == (USERS, {2})
