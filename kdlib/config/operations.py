@@ -199,6 +199,6 @@ class RayConfig(Section):
     address: str | None = None
     """Address of a running cluster, or `auto`. null starts a local cluster on the loopback interface."""
     num_cpus: Positive | None = None
-    """CPUs of the local cluster. null: all of the machine."""
+    """CPUs of the local cluster. null: those of the machine, and at least 4."""
     object_store_megabytes: Positive = 512
     """Size of the local cluster's object store, in megabytes."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from kdlib.config.data import EVENT_TYPES
 from kdlib.store.contract import TIME, Table, schema_of
-from kdlib.store.contract import check_files as check_files  # for callers: tables.check_files(tables.METRICS, folder)
+from kdlib.store.contract import check_files as check_files  # Callers write tables.check_files(tables.METRICS, folder).
 from kdlib.store.contract import check_schema as check_schema
 
 QUARANTINE = Table(
@@ -16,10 +16,10 @@ QUARANTINE = Table(
     key=(),
     may_be_empty=True,
     schema=schema_of(
-        reason=pa.string(),  # why the row was rejected: a code of kdlib.features.clean.REASONS
-        # the text line as it was read, or the mapped columns as JSON (rows of a bot: with the column names of CLEAN_EVENTS)
+        reason=pa.string(),  # Why the row was rejected: a code of kdlib.features.clean.REASONS.
+        # The line of text as it was read, or the mapped columns as JSON. Rows of a bot: JSON with the names of CLEAN_EVENTS.
         raw=pa.string(),
-        file=pa.string(),  # the input file
+        file=pa.string(),  # The input file.
     ),
 )
 """Events that were rejected, one row for each."""
@@ -29,12 +29,12 @@ CLEAN_EVENTS = Table(
     key=(),
     schema=schema_of(
         user_id=pa.string(),
-        session_id=(pa.string(), True),  # the shop's own
+        session_id=(pa.string(), True),  # The shop's own; null if it has none.
         item_id=pa.string(),
-        event_type=pa.int8(),  # index into kdlib.config.data.EVENT_TYPES
+        event_type=pa.int8(),  # Index into kdlib.config.data.EVENT_TYPES.
         event_time=TIME,
-        event_id=(pa.string(), True),
-        arrived=(pa.date32(), True),  # the day in the input file's name; null if the name holds none
+        event_id=(pa.string(), True),  # The shop's own.
+        arrived=(pa.date32(), True),  # The day in the input file's name; null if the name holds none.
     ),
 )
 """One row for each valid event that is no duplicate, events of bots included. Later runs read them instead of the input."""
@@ -44,96 +44,104 @@ SESSIONS = Table(
     key=("user_id", "session_id"),
     schema=schema_of(
         user_id=pa.string(),
-        session_id=pa.string(),  # the shop's own, or a number that counts the user's sessions from 0
+        session_id=pa.string(),  # The shop's own, or a number that counts the user's sessions from 0.
         started_at=TIME,
         ended_at=TIME,
-        num_events=pa.int32(),
+        num_events=pa.int32(),  # Events of all types.
         num_carts=pa.int32(),
         num_purchases=pa.int32(),
-        item_ids=pa.list_(pa.string()),  # in the order of time, with repeats
+        item_ids=pa.list_(pa.string()),  # In the order of time, with repeats.
     ),
 )
+"""One row for each session of a user."""
 
 HISTORIES = Table(
     "histories",
     key=("user_id",),
     schema=schema_of(
         user_id=pa.string(),
-        item_indices=pa.list_(pa.int32()),  # oldest first; empty if no item is in the vocabulary
-        event_types=pa.list_(pa.int8()),  # index into kdlib.config.data.EVENT_TYPES
+        item_indices=pa.list_(pa.int32()),  # Oldest first; empty if no item of the user is in the vocabulary.
+        event_types=pa.list_(pa.int8()),  # Indices into kdlib.config.data.EVENT_TYPES.
         event_times=pa.list_(TIME),
-        session_numbers=pa.list_(
-            pa.int32()
-        ),  # sessions numbered by their start; numbers may be missing, and sessions may overlap
-        num_train=pa.int32(),  # models may be trained on positions [0, num_train)
-        validation_position=(pa.int32(), True),  # position of the item to predict from the items before it; null: none
-        test_position=(pa.int32(), True),  # likewise, for the test
+        session_numbers=pa.list_(pa.int32()),  # The user's sessions by start, from 0; may have gaps and may interleave.
+        num_train=pa.int32(),  # Models may be trained on positions [0, num_train).
+        validation_position=(pa.int32(), True),  # Position of the item to predict from the items before it; null: none.
+        test_position=(pa.int32(), True),  # The same for the test.
     ),
 )
+"""One row for each user. The lists have one entry for each interaction; a position counts the interactions from 0."""
 
 ITEM_VOCABULARY = Table(
     "item_vocabulary",
     key=("item_index",),
     schema=schema_of(
-        item_index=pa.int32(),  # dense from 0; an item keeps its index in later runs
+        item_index=pa.int32(),  # Dense from 0; an item keeps its index in later runs.
         item_id=pa.string(),
         title=(pa.string(), True),
-        available=pa.bool_(),  # may be recommended: in stock, and touched by at least privacy.min_item_users users or by nobody
-        in_stock=pa.bool_(),  # as the catalogue last said; true if it never said
-        first_seen=pa.string(),  # date of the run that gave the item its index, YYYY-MM-DD
+        # May be recommended: in stock, and touched by no user or by at least privacy.min_item_users users.
+        available=pa.bool_(),
+        in_stock=pa.bool_(),  # As the catalogue last said; true if it never said.
+        first_seen=pa.string(),  # Date of the run that gave the item its index, YYYY-MM-DD.
     ),
 )
+"""One row for each item that models know."""
 
 ITEM_STATISTICS = Table(
     "item_statistics",
     key=("item_index",),
     schema=schema_of(
         item_index=pa.int32(),
-        num_interactions=pa.int64(),  # all kept events
-        num_users=pa.int64(),
-        num_purchases=pa.int64(),
-        num_train=pa.int64(),  # interactions at training positions; the popularity baseline uses them
-        num_in_windows=pa.int64(),  # the part of num_train that models see: from histories with two or more training positions
+        num_interactions=pa.int64(),  # All kept events.
+        num_users=pa.int64(),  # Distinct users with a kept event.
+        num_purchases=pa.int64(),  # Kept events of the type purchase.
+        num_train=pa.int64(),  # Interactions at training positions; the popularity baseline uses them.
+        # The part of num_train that models train on: from histories with two or more training positions.
+        num_in_windows=pa.int64(),
     ),
 )
+"""Counts of each item of the vocabulary; zeros for an item without events."""
 
 TITLE_VECTORS = Table(
     "title_vectors",
     key=("item_index",),
     schema=schema_of(
         item_index=pa.int32(),
-        vector=pa.list_(pa.float32()),  # of length 1 (if whitened, on average); zeros if the item has no title
+        vector=pa.list_(pa.float32()),  # Of length 1, or 1 on average if whitened; zeros if the item has no title.
     ),
 )
+"""The title of each item of the vocabulary, as a vector."""
 
 ITEM_CODES = Table(
     "item_codes",
     key=("item_index",),
     schema=schema_of(
         item_index=pa.int32(),
-        codes=pa.list_(pa.int16()),  # for each code table the number of a codeword, 0 … 255
-        source=pa.string(),  # the vector behind the codes: teacher (the teachers' item vectors) | title | none (the mean of all)
+        codes=pa.list_(pa.int16()),  # For each code table the number of a codeword, 0 … 255.
+        # The vector that was quantised: `teacher` (from the teachers' item tables), `title`, or `none` (the mean of the others).
+        source=pa.string(),
     ),
 )
+"""The codes of each item of the vocabulary. Its vector is looked up in ITEM_CODEBOOKS."""
 
 ITEM_CODEBOOKS = Table(
     "item_codebooks",
     key=("level", "code"),
     schema=schema_of(
-        level=pa.int16(),  # the code table, from 0
-        code=pa.int16(),  # the codeword's number, from 0
-        # an item vector is the sum of its codewords; if they are narrower than an item vector, they stand side by side
+        level=pa.int16(),  # The code table, from 0.
+        code=pa.int16(),  # The codeword's number, from 0.
+        # An item vector is the sum of its codewords. If they are narrower than an item vector, they stand side by side.
         codeword=pa.list_(pa.float32()),
     ),
 )
+"""The codewords of each code table."""
 
 CONTEXT = {"new_session": 2, "event_type": len(EVENT_TYPES), "time_gap": 28}
 """Context columns: what a model may know at a position beside the item. Column → number of values, which count from 0.
 
 - `new_session`: 1 if the next item opens a session. A run knows this, because its lists are read on the next day.
 - `event_type`: type of this interaction, an index into EVENT_TYPES.
-- `time_gap`: time since the interaction before. 0: the history's first interaction. 1: less than a second.
-  b + 2: from 2^b seconds on, at most 27 (from 2^25 seconds, 388 days).
+- `time_gap`: time since the interaction before. It is 0 for the history's first interaction, and 1 for less than a second.
+  From 2^b seconds on it is b + 2. The greatest value is 27, from 2^25 seconds (388 days) on.
 
 The time from the last interaction to the one to predict is no column, because a run does not know it.
 """
@@ -143,11 +151,11 @@ TEACHER_TARGETS = Table(
     key=("user_id", "start"),
     schema=schema_of(
         user_id=pa.string(),
-        start=pa.int32(),  # position of the window's first item in the history
-        items=pa.list_(pa.int32()),  # n + 1 item indices: n inputs, and for each of them the next item as its target
-        context=pa.list_(pa.int8()),  # [n, columns of CONTEXT], row-major
-        hidden=pa.binary(),  # [n, …], row-major: see below
-        scales=pa.list_(pa.float32()),  # [n, …], row-major: see below
+        start=pa.int32(),  # Position of the window's first item in the history.
+        items=pa.list_(pa.int32()),  # Shape [n + 1]: n inputs, and the target of the last input.
+        context=pa.list_(pa.int8()),  # Shape [n, columns of CONTEXT], row-major.
+        hidden=pa.binary(),  # Shape [n, …], row-major. See below.
+        scales=pa.list_(pa.float32()),  # Shape [n, …], row-major. See below.
     ),
 )
 """What the teachers say about each position of a window of n positions. The manifest's `form` names one of two forms.
@@ -163,9 +171,10 @@ QUERIES = Table(
     key=("query",),
     may_be_empty=True,
     schema=schema_of(
-        query=pa.string(),  # normalised by kdlib.data.queries.normalise_query; never empty
-        num_searches=pa.int64(),  # at most one for each user and UTC day; 0 if the log holds only clicks, carts and purchases
-        num_users=pa.int64(),  # distinct users with a row of any type
+        query=pa.string(),  # Normalised by kdlib.data.queries.normalise_query; never empty.
+        # At most one for each user and UTC day. 0 if the log has only clicks, carts and purchases for the query.
+        num_searches=pa.int64(),
+        num_users=pa.int64(),  # Distinct users with a row of any type.
         num_clicks=pa.int64(),
         num_carts=pa.int64(),
         num_purchases=pa.int64(),
@@ -183,7 +192,8 @@ QUERY_ITEMS = Table(
         num_clicks=pa.int64(),
         num_carts=pa.int64(),
         num_purchases=pa.int64(),
-        weight=pa.float64(),  # relevance: sum over the events of strength / probability that a user looks at the event's rank
+        # Relevance: sum over the events of strength / probability that a user looks at the event's rank.
+        weight=pa.float64(),
     ),
 )
 """One row for each query and each item that was clicked, put into a cart or bought after it. All queries are in QUERIES."""
@@ -193,63 +203,65 @@ SEARCH_QUARANTINE = Table(
     key=(),
     may_be_empty=True,
     schema=schema_of(
-        reason=pa.string(),  # why the row was rejected: a code of kdlib.features.searches.REASONS
-        raw=pa.string(),  # as in QUARANTINE
-        file=pa.string(),  # the input file
+        reason=pa.string(),  # Why the row was rejected: a code of kdlib.features.searches.REASONS.
+        raw=pa.string(),  # As in QUARANTINE.
+        file=pa.string(),  # The input file.
     ),
 )
 """Rows of the search log that were rejected."""
 
 METRICS = Table(
     "metrics",
-    key=("model", "metric"),  # the model "a - b" is the paired difference of two models
+    key=("model", "metric"),  # The model "a - b" is the paired difference of two models.
     schema=schema_of(
         model=pa.string(),
         metric=pa.string(),
         value=pa.float64(),
-        low=(pa.float64(), True),  # 95% bootstrap interval over users; null if the metric is no mean over users
+        low=(pa.float64(), True),  # 95% bootstrap interval over users; null if the metric is no mean over users.
         high=(pa.float64(), True),
-        num_users=pa.int64(),
+        num_users=pa.int64(),  # Evaluated users.
     ),
 )
+"""The metrics of each model, from `evaluate`."""
 
 GATES = Table(
     "gates",
     key=("gate",),
     schema=schema_of(
-        gate=pa.string(),  # a name of kdlib.release.gates
-        part=pa.string(),  # input (judged before training) | quality (judged after evaluation)
-        value=(pa.float64(), True),  # null if the gate was skipped
-        low=(pa.float64(), True),  # inclusive bound; null: no bound on this side
+        gate=pa.string(),  # A name of kdlib.release.gates.
+        part=pa.string(),  # `input` (judged before training) or `quality` (judged after evaluation).
+        value=(pa.float64(), True),  # Null if the gate was skipped.
+        low=(pa.float64(), True),  # Inclusive bound; null: no bound on this side.
         high=(pa.float64(), True),
-        status=pa.string(),  # passed | failed | forced (failed, but published with --force) | skipped
-        text=pa.string(),  # one sentence for people: what was compared with what
+        status=pa.string(),  # `passed`, `failed`, `forced` (failed, but published with --force) or `skipped`.
+        text=pa.string(),  # One sentence for people: what was compared with what.
     ),
 )
+"""The gates of a run, one row for each (`kdlib.release.gates`)."""
 
 RECOMMENDATIONS = Table(
     "recommendations",
     key=("user_id",),
     schema=schema_of(
         user_id=pa.string(),
-        item_ids=pa.list_(pa.string()),  # best first, distinct, all available, none in the user's history
-        scores=pa.list_(
-            pa.float32()
-        ),  # one for each item: the model's logit; source=popular: share of the interactions
-        source=pa.string(),  # model | popular (the most popular items, for users without a usable history)
+        item_ids=pa.list_(pa.string()),  # Best first, distinct, all available, none in the user's history.
+        # One for each item: the model's logit. With source `popular`: the item's share of the training interactions.
+        scores=pa.list_(pa.float32()),
+        source=pa.string(),  # `model`, or `popular`: the most popular items, for users without a usable history.
         model_version=pa.string(),
-        generated_at=TIME,  # the end of the day ds, where the data ends; not the clock, so that a rerun gives the same table
-        # for each of item_ids the items of the user's history that raise its score most, best first; may be empty.
-        # null: no reasons were computed (recommend.because is 0, or source=popular)
+        generated_at=TIME,  # The end of the day ds. Not the clock, so that a rerun gives the same table.
+        # For each of item_ids: the items of the user's history that raise its score most, best first; may be empty.
+        # Null if no reasons were computed: recommend.because is 0, or the source is `popular`.
         because_item_ids=(pa.list_(pa.list_(pa.string())), True),
     ),
 )
+"""One row for each user: the items to show."""
 
 PRODUCTS = Table(
     "products",
     key=("product_index",),
     schema=schema_of(
-        product_index=pa.int32(),  # dense from 0, in the order of item_id; each run numbers anew
+        product_index=pa.int32(),  # Dense from 0, in the order of item_id; each run numbers anew.
         item_id=pa.string(),
         title=(pa.string(), True),
         description=(pa.string(), True),
@@ -264,16 +276,17 @@ PRODUCT_VECTORS = Table(
     key=("product_index",),
     schema=schema_of(
         product_index=pa.int32(),
-        vector=pa.list_(pa.float32()),  # the search teacher's, of length 1; zeros if the product has no text
+        vector=pa.list_(pa.float32()),  # The search teacher's, of length 1; zeros if the product has no text.
     ),
 )
+"""The text of each product, as a vector."""
 
 SEARCH_TARGETS = Table(
     "search_targets",
     key=("query",),
     schema=schema_of(
         query=pa.string(),
-        vector=pa.list_(pa.float32()),  # the search teacher's, of length 1
+        vector=pa.list_(pa.float32()),  # The search teacher's, of length 1.
     ),
 )
 """The search student's training data: queries that users typed, and queries made of the catalogue's words."""
@@ -282,13 +295,14 @@ SEARCH_RANKINGS = Table(
     "search_rankings",
     key=("query",),
     schema=schema_of(
-        query=pa.string(),  # normalised by kdlib.data.queries.normalise_query
-        item_ids=pa.list_(pa.string()),  # best first, distinct, available; fewer than k only if no more exist
-        scores=pa.list_(pa.float32()),  # one for each item
-        model_version=pa.string(),  # the search student's
-        generated_at=TIME,  # the end of the day ds
+        query=pa.string(),  # Normalised by kdlib.data.queries.normalise_query.
+        item_ids=pa.list_(pa.string()),  # Best first, distinct, available; fewer than k only if no more exist.
+        scores=pa.list_(pa.float32()),  # One for each item.
+        model_version=pa.string(),  # The search student's.
+        generated_at=TIME,  # The end of the day ds.
     ),
 )
+"""One row for each head query: the products to show."""
 
 ALL = {
     table.name: table
@@ -315,3 +329,4 @@ ALL = {
         SEARCH_RANKINGS,
     )
 }
+"""Name → table."""

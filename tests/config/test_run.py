@@ -116,7 +116,10 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
         (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
-        (SMALLEST + "student: {model: {item_dropout: 0.3}}\n", "student: model.item_dropout 0.3 needs titles.*: add text"),
+        (
+            SMALLEST + "student: {model: {item_dropout: 0.3}}\n",
+            "student: model.item_dropout 0.3 needs titles.*: add text",
+        ),
         (SMALLEST + "teachers: [{name: a, model: {item_dropout: 0.3}}]\n", "a: model.item_dropout 0.3 needs titles"),
         (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
         (SMALLEST + "student: {control: {train: {epoch: 3}}}\n", "student.control.train: unknown key epoch"),
