@@ -25,7 +25,7 @@ def load_config(
       expand: fill in environment variables. False: leave them for another machine to fill in.
 
     Raises:
-      ConfigError: the file is missing or no YAML, or a key is unknown, missing or out of range.
+      ConfigError: the file is missing or is not YAML, or a key is unknown, missing or out of range.
     """
     data = read_mapping(path, overrides=overrides)
     if ds is not None:
@@ -46,13 +46,14 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
       overrides: as for `load_config`.
 
     Raises:
-      ConfigError: the file is missing, no UTF-8, no YAML or no mapping, or an override is wrong.
+      ConfigError: the file is missing, is not UTF-8, YAML or a mapping, or an override is wrong.
     """
     try:
         data = yaml.load(Path(path).read_text(), _UniqueKeys)
     except OSError as error:
         raise ConfigError(
-            f"cannot read the run config {path}: {error.strerror}. The run configs that come with distilrec are in cluster/runs/"
+            f"cannot read the run config {path}: {error.strerror}. Check the path; distilrec's own run"
+            " configs are in cluster/runs/"
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"the run config {path} is not UTF-8 text: {error}. Save it as UTF-8") from None
@@ -69,7 +70,7 @@ class _UniqueKeys(yaml.SafeLoader):
     """A key that stands twice in a mapping is an error, as YAML demands. PyYAML alone silently takes the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # At this point a mapping has only the keys that are written in it. Keys from `<<` come later and may repeat them.
+        # Here a mapping has only the keys that are written in it. Keys from `<<` come later and may repeat them.
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -115,7 +116,8 @@ def expanded(value: Any) -> Any:
         text = os.path.expandvars(value)
         if missing := re.findall(r"\$\{?(\w+)\}?", text):
             raise ConfigError(
-                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set. Set it, or write the path itself"
+                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set."
+                " Set it, or write the value itself"
             )
         return text
     return value

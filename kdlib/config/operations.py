@@ -15,7 +15,7 @@ class EvaluationConfig(Section):
     k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10, 20)
     """List lengths of the metrics."""
     max_users: Positive = 100_000
-    """At most this many users are evaluated: users with a test item; on simulated data all users with a history."""
+    """Greatest number of users to evaluate. They have a test item; on simulated data any user with a history counts."""
     control: bool = True
     """Also train the control, which is the student without distillation, and report it."""
     bootstrap_samples: Positive = 1_000
@@ -33,8 +33,9 @@ class RecommendConfig(Section):
     k: Positive = 10
     """Number of items in each user's list."""
     because: Annotated[int, Field(ge=0, le=10)] = 0
-    """Number of reasons for each recommended item, at most; 0: none. A reason is an item of the user's history: without it
-    the model would score the recommended item lower. Costs one more forward pass for each distinct item of a user's history."""
+    """Greatest number of reasons for each recommended item; 0: none. A reason is an item of the user's history without
+    which the model scores the recommended item lower. Costs a forward pass for each distinct item of a user's
+    history."""
     actors: Positive = 2
     """Number of processes that recommend. Each holds the whole item table."""
     batch_size: Positive = 1024
@@ -51,11 +52,12 @@ class SearchTextConfig(TextConfig):
 
 
 class SearchConfig(Section):
-    """Product search: a student that maps queries into the vector space of a pretrained encoder. Needs the extra `search`."""
+    """Product search: a student maps queries into the vector space of a pretrained encoder. Needs the extra
+    `search`."""
 
     text: SearchTextConfig = SearchTextConfig()
-    """The teacher. For queries in other languages than the encoder's give a multilingual encoder. With `adapt` the encoder
-    first trains on the shop's texts: titles with descriptions, excerpts of product texts, queries with clicked products."""
+    """The teacher. Give a multilingual encoder if queries come in other languages than the encoder's. With `adapt` the
+    encoder first trains on the shop's texts: titles with descriptions, excerpts, queries with clicked products."""
     language: str = "english"
     """Language of the stemmer that cuts off word endings (a Snowball stemmer's name)."""
     student: Literal["transformer", "lstm"] = "transformer"
@@ -63,11 +65,11 @@ class SearchConfig(Section):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
     """Width of the student's sub-word embeddings and of its layer."""
     vocabulary: Annotated[int, Field(ge=1_000)] = 12_500
-    """Number of the student's sub-words. They are the teacher's: first those that the catalogue and the queries use most, then
-    the others in order. If the teacher's tokenizer is neither WordPiece nor Unigram, the student has all of them."""
+    """Number of the student's sub-words. They are the teacher's sub-words that the catalogue and the queries use most,
+    then others in order. If the teacher's tokenizer is neither WordPiece nor Unigram, the student has all of them."""
     catalogue_queries: Positive = 120_000
-    """At most this many training queries are made of the catalogue's words. Added to them: up to a fifth as many single words
-    that the teacher knows, and the queries that users typed."""
+    """At most this many training queries are made of the catalogue's words. Added to them: up to a fifth as many single
+    words that the teacher knows, and the queries that users typed."""
     misspelt_fraction: Fraction = 0.1
     """Share of the training queries that get a typing error."""
     epochs: Positive = 12
@@ -75,17 +77,18 @@ class SearchConfig(Section):
     batch_size: Positive = 128
     """Queries in a batch, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 8e-3
+    """Learning rate of the student."""
     vector_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight of the vectors' cosine in a score. The match of words has weight 1."""
     intent_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight in a score of a product's kind: whether most products near the query are of the same kind."""
     weights: Literal["given", "clicks"] = "given"
-    """`given`: use the two weights above. `clicks`: choose them on half of the queries that led to clicks. If too few queries
-    led to clicks, the given weights are used."""
+    """`given`: use the two weights above. `clicks`: choose them on half of the queries that led to clicks. If too few
+    queries led to clicks, the given weights are used."""
     k: Positive = 20
     """Number of products in each query's list."""
     max_queries: Positive = 10_000
-    """Number of queries in `search_rankings`: the most frequent ones. If nobody searches, the categories are the queries."""
+    """Greatest number of queries in `search_rankings`, by frequency. If nobody searches, they are the categories."""
 
     @model_validator(mode="after")
     def _teacher_is_not_whitened(self) -> "SearchConfig":
@@ -97,9 +100,9 @@ class SearchConfig(Section):
 
 
 class GatesConfig(Section):
-    """Checks that a run must pass before it is published. If a gate fails, the run in use stays and the exit status is 3.
+    """Checks that a run must pass before it is published. If one fails, the run in use stays; the exit status is 3.
 
-    The trailing median is the median over the last promoted runs before this one; `trailing_nights` is their number.
+    The trailing median is the median over the last `trailing_nights` promoted runs before this one.
     """
 
     trailing_nights: Positive = 7
@@ -109,8 +112,8 @@ class GatesConfig(Section):
     max_volume_ratio: Annotated[float, Field(ge=1)] = 3.0
     """Greatest ratio to the trailing median, for events and users of the day."""
     max_share_rise: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """How far a share may lie above the trailing median: of quarantined, duplicate or incomplete rows, and of users without a
-    usable history."""
+    """How far a share may lie above the trailing median: of quarantined, duplicate or incomplete rows, and of users
+    without a usable history."""
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Greatest share of the rows read that may be quarantined, whatever earlier runs had."""
     max_new_item_share: Annotated[float, Field(ge=0, le=1)] = 0.3
@@ -120,10 +123,10 @@ class GatesConfig(Section):
     min_test_users: Positive = 30
     """Least number of test users. Fewer cannot tell a good model from a bad one."""
     min_gain_over_popularity: float | None = 0.0
-    """The upper end of the 95% interval of student − popularity, in NDCG@10, must reach this. null switches the gate off."""
+    """Bound of student − popularity in NDCG@10: the upper end of the 95% interval must reach it. null: no gate."""
     max_loss_to_last_night: Annotated[float, Field(ge=0)] | None = 0.0
-    """The upper end of the 95% interval of student − model in use, in NDCG@10, must reach minus this. null switches the gate
-    off."""
+    """Allowed loss of the student to the model in use, in NDCG@10: the upper end of the 95% interval of the difference
+    must reach minus this. null: no gate."""
     min_coverage_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Least ratio to the trailing median of the share of the catalogue in the student's lists."""
 
@@ -132,8 +135,8 @@ class RetentionConfig(Section):
     """How long old runs are kept."""
 
     nights: Annotated[int, Field(ge=2)] = 14
-    """Number of promoted runs that stay, with all their tables and models. A promotion removes older ones. At least two: a
-    rerun of the newest run continues from the run before it."""
+    """Number of promoted runs that stay, with all their tables and models. A promotion removes older ones. At least
+    two: a rerun of the newest run continues from the run before it."""
 
 
 class DeliveryConfig(Section):
@@ -144,10 +147,11 @@ class DeliveryConfig(Section):
     """
 
     url: str
-    """The place: `s3://bucket/folder`, `gs://bucket/folder` or `file:///folder`. Each output folder needs a place of its own."""
+    """The place: `s3://bucket/folder`, `gs://bucket/folder` or `file:///folder`. Two output folders cannot share
+    one."""
     format: Literal["parquet", "delta"] = "parquet"
-    """`parquet`: Parquet files, and `promoted.json` that names the files in use. `delta`: Delta Lake tables (needs the extra
-    `delta`)."""
+    """`parquet`: Parquet files; `promoted.json` names those in use. `delta`: Delta Lake tables; needs the extra
+    `delta`."""
 
     @model_validator(mode="after")
     def _is_a_plain_url(self) -> "DeliveryConfig":
@@ -163,7 +167,7 @@ def refuse_credentials(url: str) -> None:
     Azure's `abfss://container@account…` is accepted.
 
     Raises:
-      ValueError: the text does not show the URL.
+      ValueError: the URL may hold keys. The text does not show the URL.
     """
     if re.match(r"(?!abfss?://[^/:@?]+@[^@?]*$)[^@?]*[@?]", url):
         raise ValueError(
@@ -176,8 +180,8 @@ class TelemetryConfig(Section):
     """What monitoring learns about each run."""
 
     textfile: Annotated[str, Field(pattern=r"\.prom$|^\$")]
-    """A file in the Prometheus text format, replaced at the end of each run, failed runs included. Put it into the folder of
-    the node exporter's textfile collector, which Prometheus scrapes."""
+    """A file in the Prometheus text format, replaced at the end of each run, failed runs included. Put it into the
+    folder of the node exporter's textfile collector, which Prometheus scrapes."""
 
 
 class SparkConfig(Section):
@@ -186,7 +190,7 @@ class SparkConfig(Section):
     master: str | None = "local[*]"
     """Spark's master URL. null: whoever starts the job sets it (spark-submit, the Spark operator)."""
     driver_memory: str = "2g"
-    """Memory of the driver, as Spark writes it. With a local master this is all of Spark's memory."""
+    """Memory of the driver, in Spark's notation. With a local master this is all of Spark's memory."""
     shuffle_partitions: Positive = 8
     """Number of partitions of each shuffle."""
     conf: dict[str, str] = Field(default_factory=dict)

@@ -105,7 +105,8 @@ class RunConfig(Section):
             return
         if self.distillation.weights != "given":
             raise ValueError(
-                f"distillation.weights {self.distillation.weights} needs trained teachers: set distillation.mode to offline"
+                f"distillation.weights {self.distillation.weights} needs trained teachers: set"
+                " distillation.mode to offline"
             )
         if self.training.warm_start:
             raise ValueError(
@@ -117,14 +118,15 @@ class RunConfig(Section):
     def _teachers_have_no_codes(self) -> None:
         if coded := [teacher.name for teacher in self.teachers if teacher.model.codes]:
             raise ValueError(
-                f"codes are learnt from the teachers' item vectors: only student.model may have codes, found them in {coded}"
+                f"only student.model may have codes, which are learnt from the teachers' item vectors: remove codes"
+                f" from {coded}"
             )
 
     def _warm_start_is_possible(self) -> None:
         if self.training.warm_start and self.features.split.kind == "leave_one_out":
             raise ValueError(
-                "training.warm_start needs features.split.kind time. With leave_one_out an interaction that trained the last"
-                " run may validate this run: leave warm_start out, or split by time"
+                "training.warm_start needs features.split.kind time. With leave_one_out an interaction that trained"
+                " the last run may validate this run: leave warm_start out, or split by time"
             )
 
     def _item_start_is_possible(self) -> None:
@@ -132,18 +134,18 @@ class RunConfig(Section):
             return
         if self.distillation.mode == "joint" or all(teacher.rules for teacher in self.teachers):
             raise ValueError(
-                "distillation.item_start teachers needs trained teachers with item tables: set distillation.mode to offline,"
-                " and add a teacher without rules"
+                "distillation.item_start teachers needs trained teachers with item tables: set distillation.mode to"
+                " offline, and add a teacher without rules"
             )
         if self.student.model.codes:
             raise ValueError(
-                "distillation.item_start teachers needs an item table, but student.model.codes replaces it. Leave item_start"
-                " out: codes are learnt from the teachers already"
+                "distillation.item_start teachers needs an item table, but student.model.codes replaces it. Leave"
+                " item_start out: codes are learnt from the teachers already"
             )
         if not self.student.model.tied:
             raise ValueError(
-                "distillation.item_start teachers needs student.model.tied: true, so that the table which starts from the"
-                " teachers is the one that scores"
+                "distillation.item_start teachers needs student.model.tied: true, so that the table which starts from"
+                " the teachers is the one that scores"
             )
 
     def _codes_have_teachers(self) -> None:
@@ -154,8 +156,8 @@ class RunConfig(Section):
         for where, reader in [(teacher.name, teacher) for teacher in self.teachers] + [("student", self.student)]:
             if reader.model.item_dropout and not reader.text:
                 raise ValueError(
-                    f"{where}: model.item_dropout {reader.model.item_dropout:g} needs titles, because a dropped item is known"
-                    " by its title alone: add text, or leave item_dropout out"
+                    f"{where}: model.item_dropout {reader.model.item_dropout:g} needs titles, because a dropped item"
+                    " is known by its title alone: add text, or leave item_dropout out"
                 )
 
     def _batches_divide_among_workers(self) -> None:
@@ -218,7 +220,7 @@ class RunConfig(Section):
     def _codes_stand_without_text(self) -> None:
         if self.student.text and self.student.model.codes:
             raise ValueError(
-                "student.text is folded into an item table, which a student with model.codes does not have: leave one out"
+                "student.text needs an item table to be folded into, and student.model.codes replaces it: leave one out"
             )
 
     @property

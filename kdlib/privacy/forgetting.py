@@ -1,9 +1,9 @@
 """Remove one user from every output, and prove that no trace is left.
 
-Published files change in this case only. The user's rows go from every version, including versions that nobody reads any
-more. Each file is replaced in one rename, so that a reader finds the old file or the new one.
+Published files change in this case only. The user's rows go from every version, including versions that nobody reads
+any more. Each file is replaced in one rename, so that a reader finds the old file or the new one.
 
-A trace is the id where it stands for the user. An item, a number or a word with the same spelling is no trace and stays:
+A trace is the id where it stands for the user. An item, a number or a word with the same spelling stays:
 
     Parquet      a `user_id`; a quarantined row with the id in its user column. If the row does not parse or has no user
                  column: a quarantined row in which the id is a word or a value by itself
@@ -11,7 +11,7 @@ A trace is the id where it stands for the user. An item, a number or a word with
     logs         the id after `user`, as in `user 4711.`, `no user '4711'`, `user_id=4711`
     other files  none, because nothing writes user ids there
 
-An id that cannot be anything else (`is_unmistakable`) is also a trace in logs and other files wherever it is a word by itself.
+An id that cannot be anything else (`is_unmistakable`) is also a trace in logs and other files, as a word by itself.
 """
 
 import json
@@ -35,11 +35,11 @@ from kdlib.privacy.pseudonyms import BLANKS, key_check
 from kdlib.store import partitions
 
 LIST = "_forgotten.json"
-"""File in the output folder: SHA-256 of each forgotten id, and the check value of the pseudonym key. Input rows of these users
-are rejected.
+"""File in the output folder: SHA-256 of each forgotten id, and the check value of the pseudonym key. Input rows of
+these users are rejected.
 
-The ids are those of the tables. With a key they are pseudonyms, and the list reveals nothing without the key. Without a key
-a reader of the list can try out ids.
+The ids are those of the tables. With a key they are pseudonyms, and the list reveals nothing without the key. Without a
+key a reader of the list can try out ids.
 """
 _USER = "user_id"
 _ALONE = r"(?<!\w)(?<!\w[.@-])"
@@ -67,9 +67,9 @@ def check_key(root: Path, key: bytes | None) -> None:
     if found["users"] and found["key"] != (key_check(key) if key else None):
         made = "under another pseudonym key than" if found["key"] else "without a pseudonym key, unlike"
         raise ConfigError(
-            f"the {len(found['users'])} users in {root / LIST} were forgotten {made} this run config has (section privacy):"
-            " their events would come back. Set the key as it was; or remove that file and, before the next run, `distilrec"
-            " forget` each user again"
+            f"the {len(found['users'])} users in {root / LIST} were forgotten {made} this run config has (section"
+            " privacy): their events would come back. Set the key as it was; or remove that file and, before the next"
+            " run, `distilrec forget` each user again"
         )
 
 
@@ -145,8 +145,10 @@ def traces(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> l
 
 
 def is_unmistakable(user_id: str) -> bool:
-    """Whether no item, number or word can have this spelling: a mail address, or at least 16 characters with a digit and a
-    letter, as pseudonyms and UUIDs have."""
+    """Whether no item, number or word can have this spelling.
+
+    True for a mail address, and for at least 16 characters with a digit and a letter, as pseudonyms and UUIDs have.
+    """
     if re.fullmatch(r"\S+@\S+\.\S{2,}", user_id):
         return True
     return len(user_id) >= 16 and any(map(str.isdigit, user_id)) and any(map(str.isalpha, user_id))
@@ -158,7 +160,7 @@ def _erase_rows(path: Path, root: Path, user_id: str, user_columns: Collection[s
         return 0
     fresh = path.with_name(f".{path.name}.forgetting")
     pq.write_table(pq.ParquetFile(path).read().filter(pa.array(~gone)), fresh, compression="zstd")
-    # The manifest first: if the process is killed in between, the rows are still there and the next call does both again.
+    # The manifest first: if the process is killed in between, the rows remain and the next call does both again.
     _mend_manifest(path, fresh, root)
     fresh.replace(path)
     return int(gone.sum())
@@ -217,7 +219,10 @@ def _holds(data: bytes, user_id: str) -> bool:
 
 @lru_cache
 def _word(user_id: str, before: str = _ALONE) -> re.Pattern[str]:
-    """A pattern for the id as a word by itself, plain or as CSV or JSON write it. `12` is no word in `2012`, `12.5` or `a-12`."""
+    """A pattern for the id as a word by itself, plain or as CSV or JSON write it.
+
+    `12` is no word by itself in `2012`, `12.5` or `a-12`.
+    """
     in_csv = re.escape(user_id.replace('"', '""'))
     in_json = re.sub(r"(?<=\\u)[0-9a-f]{4}", r"(?i:\g<0>)", re.escape(json.dumps(user_id)[1:-1]))
     return re.compile(rf"{before}(?:{re.escape(user_id)}|{in_csv}|{in_json})(?![.@-]?\w)")

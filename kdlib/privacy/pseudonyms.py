@@ -1,6 +1,6 @@
 """Keyed pseudonyms: the HMAC of a user id (RFC 2104, with SHA-256), which nobody can make or undo without the key.
 
-The key is read where it is used, from a file or an environment variable. No config, plan, log, manifest or table holds it.
+The key is read where it is used, from a file or an environment variable. No config, log, manifest or table holds it.
 """
 
 import hmac
@@ -58,6 +58,6 @@ def pseudonym(key: bytes, user_id: str) -> str:
 
 
 def key_check(key: bytes) -> str:
-    """8 hexadecimal digits that differ for different keys and do not reveal the key. Manifests hold them, so that a changed key
-    is noticed."""
+    """8 hexadecimal digits that tell keys apart without revealing them. Manifests hold them, to notice a changed
+    key."""
     return hmac.new(key, b"distilrec: is this the same key?", sha256).hexdigest()[:8]

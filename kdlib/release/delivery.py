@@ -5,8 +5,8 @@ An object store has no rename and no links. So the switch is the write of one sm
     s3://shop/recommender/promoted.json                                          names the files of the run in use
     s3://shop/recommender/_versions/recommendations/ds=2026-11-22.<digest>/part-00000-<version>.parquet
 
-With Delta Lake the switch is the table's own commit, and the newest `ds` in the table is the run in use. `promoted.json`
-then only records the last delivery.
+With Delta Lake the switch is the table's own commit. The newest `ds` in the table is then the run in use, and
+`promoted.json` only records the last delivery.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ WAIT_SECONDS = 300
 
 
 def check_place(root: Path, url: str, *, delta: bool) -> None:
-    """Check a place when a run begins, without connecting to it: a wrong setting must not show up only at the run's end.
+    """Check a place when a run begins, without connecting to it: a wrong setting must not show only at the end.
 
     Raises:
       ConfigError: as `deliver`; for Delta Lake as `deliver_delta`.
@@ -69,13 +69,14 @@ def read(url: str, table: str) -> pads.Dataset:
 
 
 def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = warnings.warn) -> Delivered:
-    """Copy the run in use to a place as Parquet files, and switch the readers there. Files that are there are not sent again.
+    """Copy the run in use to a place as Parquet files, and switch the readers there.
 
-    Old files are removed after the switch. The newest `keep` promoted runs stay, and the run that was in use before, for
-    readers who have just opened it. Delta tables of an earlier `delivery.format` are removed by the second delivery.
+    Files that the place has are not sent again. Old files are removed after the switch. The newest `keep` promoted runs
+    stay, and the run that was in use before, for readers who have just opened it. Delta tables of an earlier
+    `delivery.format` are removed by the second delivery.
 
-    With `keep` 0 everything but the run in use is removed at once. The same happens when a user was erased from the output
-    folder since the last delivery: afterwards no file at the place names that user.
+    With `keep` 0 everything but the run in use is removed at once. The same happens when a user was erased from the
+    output folder since the last delivery: afterwards no file at the place names that user.
 
     Args:
       root: the output folder.
@@ -100,7 +101,7 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
                     break
             now = replace(now, files=files)
             erases = keep == 0 or _has_erased(root, before, now)
-            first = replace(now, erased=None) if erases else now
+            first = replace(now, erased=None) if erases else now  # until the old files are removed
             if first != before:
                 write_pointer(system, base, first)
         except OSError as error:
@@ -108,8 +109,9 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
         with _after_the_switch(url, night, erases, warn, OSError):
             nights = _kept(root, night, 0 if erases else keep)
             kept = {folder for one in nights for folder in folders_of(root, one).values()}
-            for one in (now,) if erases or not before else (now, before):
-                kept |= {file["path"].rpartition("/")[0] for files in one.files.values() for file in files}
+            kept |= _folders_in(now)
+            if before and not erases:  # somebody may still read these
+                kept |= _folders_in(before)
             remove_folders(system, base, kept=kept)
             if erases or not before or before.files:  # else somebody may still read the Delta tables
                 remove_delta_tables(system, base)
@@ -122,12 +124,12 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
     """Deliver the run in use as Delta Lake tables, partitioned by `ds`, with one commit for each table.
 
     The commit also deletes later dates, which a rollback has taken out of use, and dates older than the newest `keep`
-    promoted runs. It empties a table that the run in use does not have. A run that the table already holds is not written
-    again. Files that the table no longer uses stay a week for readers. Parquet files of an earlier `delivery.format` are
-    removed by the second delivery.
+    promoted runs. It empties a table that the run in use does not have. A run that the table already holds is not
+    written again. Files that the table no longer uses stay a week for readers. Parquet files of an earlier
+    `delivery.format` are removed by the second delivery.
 
-    With `keep` 0 everything but the run in use is removed at once. The same happens when a user was erased from the output
-    folder since the last delivery.
+    With `keep` 0 everything but the run in use is removed at once. The same happens when a user was erased from the
+    output folder since the last delivery.
 
     Args: as `deliver`.
 
@@ -194,14 +196,14 @@ def _begin(root: Path, url: str) -> tuple[Promotion, Delivered | None, Delivered
     if before and before.owner not in ("", owner):
         raise DeliveryError(
             f"{url}/{POINTER} was delivered by the output folder {before.owner}, and {root} is {owner}: two output"
-            " folders would remove each other's files. Give each a delivery.url of its own. If the other one is no longer"
-            f" used, remove {POINTER} and run `distilrec deliver`"
+            " folders would remove each other's files. Give each a delivery.url of its own. If the other one is no"
+            f" longer used, remove {POINTER} and run `distilrec deliver`"
         )
     if before and before.number > night.number:
         raise DeliveryError(
-            f"{url}/{POINTER} has switch {before.number} (to {before.ds}), but the last switch in {root} is {night.number}"
-            f" (to {night.ds}): this looks like an older copy of the output folder. To deliver from it anyway, remove"
-            f" {POINTER} and run `distilrec deliver`"
+            f"{url}/{POINTER} has switch {before.number} (to {before.ds}), but the last switch in {root} is"
+            f" {night.number} (to {night.ds}): this looks like an older copy of the output folder. To deliver from it"
+            f" anyway, remove {POINTER} and run `distilrec deliver`"
         )
     versions = {table: night.versions[table] for table in TABLES if table in night.versions}
     folders = {table: folder_of(root, night, table) for table in versions}
@@ -252,6 +254,11 @@ def _after_the_switch(
                 f"{text} They may name a forgotten user: run `distilrec deliver` when they can be removed"
             ) from None
         warn(f"{text} The next delivery tries again")
+
+
+def _folders_in(delivery: Delivered) -> set[str]:
+    """The folders of a delivery's files, relative to the place."""
+    return {file["path"].rpartition("/")[0] for files in delivery.files.values() for file in files}
 
 
 def _in_use(root: Path) -> Promotion:

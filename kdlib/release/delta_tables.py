@@ -37,8 +37,8 @@ def delta_error() -> type[Exception]:
 def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[str], name: str, anew: bool) -> None:
     """Write a run into a Delta table and delete the dates that are not kept, in one commit.
 
-    Dates after the run are deleted even if they are kept: a rollback has taken them out of use. A table that the run does
-    not have is emptied.
+    Dates after the run are deleted even if they are kept: a rollback has taken them out of use. A table that the run
+    does not have is emptied.
 
     Args:
       root: the output folder.

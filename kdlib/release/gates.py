@@ -1,7 +1,7 @@
 """The checks that a run must pass before it is published: plain functions from counts and metrics to gates.
 
-A gate compares one number with bounds. Most bounds come from the trailing median: the median over the last promoted runs.
-A gate that has nothing to compare with, as in the first run, is skipped and says so.
+A gate compares one number with bounds. Most bounds come from the trailing median: the median over the last promoted
+runs. A gate that has nothing to compare with, as in the first run, is skipped and says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,8 +130,8 @@ def quality_gates(
 ) -> list[Gate]:
     """Judge a run's student: against popularity, against the model in use, and by the trailing median of the coverage.
 
-    A comparison fails if the whole 95% interval of the paired difference lies below the bound: a significant loss fails, a
-    noisy one does not.
+    A comparison fails if the whole 95% interval of the paired difference lies below the bound: a significant loss
+    fails, a noisy one does not.
 
     Args:
       metrics: the run's table METRICS.
@@ -240,7 +240,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _read(night: Funnel) -> int:
-    """Rows that the run read from the input. Events carried over from earlier runs are valid and would soon be nearly all rows."""
+    """Rows that the run read from the input, without events carried over. These are valid, and soon nearly all rows."""
     return night["rows_read"] - night.get("carried", 0)
 
 
@@ -251,8 +251,8 @@ def _quarantined(night: Funnel) -> float:
 def rows_judged(night: Funnel) -> dict[str, int]:
     """Rows that the run itself has judged, by outcome: `kept`, `duplicate`, `quarantined`.
 
-    Not counted: events carried over, because an earlier run has judged them; and rows of later days or before the period,
-    because they are no fault of the data.
+    Events carried over are not counted, because an earlier run has judged them. Rows of later days or before the period
+    are not counted, because they are no fault of the data.
     """
     carried, duplicate, quarantined = (
         night.get(name, 0) for name in ("carried", "carried_duplicate", "carried_quarantined")

@@ -33,13 +33,13 @@ class Delivered:
     versions: dict[str, str]
     """Table → version of its partition."""
     files: dict[str, list[dict[str, Any]]]
-    """Table → its files: `path` relative to the place, `bytes`, `sha256`, `rows`. Empty for Delta Lake: its log lists them."""
+    """Table → its files: `path` relative to the place, `bytes`, `sha256`, `rows`. Empty for Delta Lake."""
     folders: dict[str, str] = field(default_factory=dict)
-    """Table → name of its folder. The name changes when a user is erased from the table's files in the output folder."""
+    """Table → name of its folder. Erasing a user in the output folder changes the name."""
     owner: str = ""
     """Name of the output folder that was delivered."""
     erased: str | None = ""
-    """Hash of the forgotten users that the delivered files no longer contain. None: older files may still contain them."""
+    """Hash of the forgotten users whom no delivered file contains. None: older files may still contain them."""
 
 
 def place(url: str, *, ask: bool = True) -> tuple[fs.FileSystem, str]:
@@ -82,7 +82,8 @@ def place_outside(root: Path, url: str, *, ask: bool = True) -> tuple[fs.FileSys
     here, there = root.resolve(), Path(base).resolve()
     if isinstance(system, fs.LocalFileSystem) and (there.is_relative_to(here) or here.is_relative_to(there)):
         raise ConfigError(
-            f"delivery.url {url!r} and output_dir {root} overlap: one lies inside the other. Deliver to a separate folder"
+            f"delivery.url {url!r} and output_dir {root} overlap: one lies inside the other."
+            " Deliver to a separate folder"
         )
     return system, base
 
@@ -131,8 +132,8 @@ def read_bytes(system: fs.FileSystem, path: str) -> bytes:
 def cannot_deliver(url: str, error: Exception) -> DeliveryError:
     """The error for a place that cannot be reached or written."""
     return DeliveryError(
-        f"cannot deliver to {url}: {first_line(error)}. The run is in use in the output folder, but readers there still find"
-        " the run before: run `distilrec deliver` when the place can be reached and written"
+        f"cannot deliver to {url}: {first_line(error)}. The run is in use in the output folder, but readers there"
+        " still find the run before: run `distilrec deliver` when the place can be reached and written"
     )
 
 

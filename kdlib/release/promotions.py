@@ -88,7 +88,7 @@ def last_night(root: Path, *, before: str, holding: str | None = None) -> Promot
 
 
 def last_use(root: Path, ds: str, versions: Mapping[str, str]) -> tuple[Promotion | None, Promotion | None]:
-    """The last switch to these versions of a run, and the rollback that has withdrawn them since; None for each that is missing.
+    """The last switch to these versions of a run, and the rollback that has withdrawn them since. None: no such switch.
 
     Args:
       root: the output folder.
@@ -150,8 +150,8 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
     if not earlier:
         known = ", ".join(sorted({night.ds for night in history(root)})) or "none"
         raise InputError(
-            f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not promoted, roll"
-            " back to a run before it, then `distilrec promote` it"
+            f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not"
+            " promoted, roll back to a run before it, then `distilrec promote` it"
         )
     last = earlier[-1]
     with _one_at_a_time(root):
@@ -180,7 +180,8 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
             data = partitions.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
                 raise InputError(
-                    f"{name} of {ds}, version {versions[name]}, is gone ({data}): choose another run, or run this date again"
+                    f"{name} of {ds}, version {versions[name]}, is gone ({data}): choose another run, or rerun this"
+                    " date"
                 )
             link = staging / name
             link.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Remove old runs: never the run in use, nor anything that the kept runs consist of.
 
-A version is first moved aside in one rename, then removed there. The removal may fail half-way, as on NFS while somebody has
-a file open. Even then nobody finds a part of the version under its own path.
+A version is first moved aside in one rename, then removed there. The removal may fail half-way, as on NFS while
+somebody has a file open. Even then nobody finds a part of the version under its own path.
 """
 
 import os
@@ -30,7 +30,8 @@ def remove_old_nights(
       root: the output folder.
       keep: number of promoted runs that stay, to roll back to.
       before: the run's date. Replaced versions of this date or a later one stay, because somebody may read them.
-      busy: dates that another run works on, for example a backfill. Their files stay, and the runs that they continue from.
+      busy: dates that another run works on, as a backfill. Their files stay, and so do the runs that they continue
+        from.
       warn: called with a text when something could not be removed. Everything else is still removed.
 
     Returns:
@@ -41,11 +42,11 @@ def remove_old_nights(
     if in_use is None or not nights:
         return []
     oldest = min(nights[0].ds, in_use.ds)
-    earlier = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
-    gone_on_from = {night.ds for night in earlier}  # both the promoted version and one that was made since
-    needed = {(name, n.ds, version) for n in (*nights, in_use, *earlier) for name, version in n.versions.items()}
+    starts = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
+    start_days = {night.ds for night in starts}
+    needed = {(name, n.ds, version) for n in (*nights, in_use, *starts) for name, version in n.versions.items()}
     removed, left = set[str](), list[str]()
-    promotions.mark_removed(root, before=oldest, busy={*busy, *gone_on_from})
+    promotions.mark_removed(root, before=oldest, busy={*busy, *start_days})
     staging = root / partitions.STAGING
     staging.mkdir(exist_ok=True)
     for table, folder in _version_folders(root / partitions.VERSIONS):
@@ -54,7 +55,9 @@ def remove_old_nights(
             continue
         link = root / table / f"ds={ds}"
         linked = link.is_symlink() and link.resolve() == (folder / "data").resolve()
-        if (linked and ds in gone_on_from) or (ds >= oldest and (linked or ds >= before)):
+        if linked and ds in start_days:  # a busy run continues from it, even if it was made again after its promotion
+            continue
+        if ds >= oldest and (linked or ds >= before):
             continue
         with _or_left(folder, left):
             if linked:
@@ -65,15 +68,20 @@ def remove_old_nights(
                 removed.add(ds)
     for path in staging.glob(f"{ASIDE}*"):
         _remove(path, left)
+    _remove_leftovers(root, oldest, busy, left)
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        warn(f"not removed: {left[0]}{more}. The next promotion tries again")
+    return sorted(removed)
+
+
+def _remove_leftovers(root: Path, oldest: str, busy: Collection[str], left: list[str]) -> None:
+    """Remove what runs of dates before `oldest` left beside their tables."""
     for place in ("logs", "quarantine_failed", "search_quarantine_failed", partitions.CHECKPOINTS, partitions.STAGING):
         for path in (root / place).glob("*ds=*"):
             ds = path.name.partition("ds=")[2][: len("YYYY-MM-DD")]
             if ds < oldest and ds not in busy:
                 _remove(path, left)
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        warn(f"not removed: {left[0]}{more}. The next promotion tries again")
-    return sorted(removed)
 
 
 def _remove(path: Path, left: list[str]) -> None:
@@ -86,7 +94,7 @@ def _remove(path: Path, left: list[str]) -> None:
 
 @contextmanager
 def _or_left(path: Path, left: list[str]) -> Iterator[None]:
-    """Add a path that cannot be removed to `left`, with the reason. A path that another run has just removed is no fault."""
+    """Add a path that cannot be removed to `left`, with the reason. Another run may have removed it: no fault."""
     try:
         yield
     except FileNotFoundError:

@@ -37,7 +37,7 @@ def schema_of(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
 
 
 def check_schema(table: Table, schema: pa.Schema, *, where: str | Path) -> None:
-    """Check that columns and types are those of the contract. Order and nullability do not matter; `ds` may be there too.
+    """Check that a schema has the contract's columns and types. Order, nullability and a column `ds` do not matter.
 
     Args:
       table: the contract.
@@ -51,7 +51,8 @@ def check_schema(table: Table, schema: pa.Schema, *, where: str | Path) -> None:
         index = schema.get_field_index(field.name)
         if index < 0:
             raise ContractError(
-                f"table {table.name} at {where} lacks the column {field.name} ({field.type}), found {schema.names}. {_AGAIN}"
+                f"table {table.name} at {where} lacks the column {field.name} ({field.type}), found {schema.names}."
+                f" {_AGAIN}"
             )
         found = schema.field(index).type
         if _plain(found) != _plain(field.type):
@@ -63,7 +64,7 @@ def check_schema(table: Table, schema: pa.Schema, *, where: str | Path) -> None:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
-    """The type without what Parquet writers may choose: names of list items, large offsets, nullability of list items."""
+    """The type without what writers of Parquet may choose: large offsets, name and nullability of list items."""
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         return pa.list_(pa.field("item", _plain(type_.value_type)))
     if pa.types.is_large_string(type_):

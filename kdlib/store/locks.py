@@ -1,4 +1,4 @@
-"""File locks of the operating system. The kernel releases a lock when the last process that holds it ends, however it ends."""
+"""File locks of the operating system. The kernel releases a lock when the last process that holds it ends."""
 
 import fcntl
 import time

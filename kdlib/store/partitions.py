@@ -4,8 +4,8 @@
     root/_versions/recommendations/ds=2026-11-22.<version>/data/part-00000-<version>.parquet
     root/_versions/recommendations/ds=2026-11-22.<version>/manifest.json
 
-A reader of `root/recommendations` finds the old files or the new files, never a mix. File names hold the version: a reader
-that lists the old files and opens them after the switch finds none of them. The folder holds data files only.
+A reader of `root/recommendations` finds the old files or the new files, never a mix. File names hold the version: a
+reader that lists the old files and opens them after the switch finds none of them. The folder holds data files only.
 
 Version folders are written once. The one exception is a user who is to be forgotten (`kdlib.privacy.forgetting`). Model
 folders are published in the same way.
@@ -75,7 +75,7 @@ def publish(
     inputs: dict[str, str] | None = None,
     details: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Make the staged files the partition `ds` of `table`. Readers see the old files until the switch, which is one rename.
+    """Make the staged files the partition `ds` of `table`. Readers switch to the new files in one rename.
 
     Args:
       staging: a folder from `new_staging` with finished, checked files. It is gone afterwards.
@@ -138,8 +138,8 @@ def current(root: Path, table: str, ds: str) -> Path:
     link = root / table / f"ds={ds}"
     if not link.exists():
         raise InputError(
-            f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first. A run"
-            " that was blocked by its gates publishes none"
+            f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first."
+            " A run that was blocked by its gates publishes none"
         )
     return link.resolve()
 
@@ -236,7 +236,7 @@ def _write_synced(path: Path, text: str) -> None:
 
 
 def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
-    """Point the link to the target in one rename. `scratch` is where the new link is made: a killed run leaves it there."""
+    """Point the link to the target in one rename. The new link is made at `scratch`; a killed run leaves it there."""
     link.parent.mkdir(parents=True, exist_ok=True)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     scratch.replace(link)
@@ -247,6 +247,6 @@ def _read(file: Path) -> Manifest:
         return Manifest(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable manifest at {file}: {error}. Remove this partition and run its stage again; if the output folder"
-            f" was copied, copy it with its links, which lead into {VERSIONS}"
+            f"no usable manifest at {file}: {error}. Remove this partition and run its stage again; if the output"
+            f" folder was copied, copy it with its links, which lead into {VERSIONS}"
         ) from None

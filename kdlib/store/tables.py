@@ -1,7 +1,7 @@
 """Every table between two stages: columns, types, units, grain. The only place where a schema is stated.
 
-All tables are Parquet with plain types, so that Spark, DuckDB, Polars and pandas read them. Times are UTC, in microseconds.
-A comment beside a column says what it holds. `(type, True)` marks a column that may be null.
+All tables are Parquet with plain types, so that Spark, DuckDB, Polars and pandas read them. Times are UTC, in
+microseconds. A comment beside a column says what it holds. `(type, True)` marks a column that may be null.
 """
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ QUARANTINE = Table(
     may_be_empty=True,
     schema=schema_of(
         reason=pa.string(),  # Why the row was rejected: a code of kdlib.features.clean.REASONS.
-        # The line of text as it was read, or the mapped columns as JSON. Rows of a bot: JSON with the names of CLEAN_EVENTS.
+        # The line of text as it was read, or the mapped columns as JSON; a bot's rows have the names of CLEAN_EVENTS.
         raw=pa.string(),
         file=pa.string(),  # The input file.
     ),
@@ -37,7 +37,8 @@ CLEAN_EVENTS = Table(
         arrived=(pa.date32(), True),  # The day in the input file's name; null if the name holds none.
     ),
 )
-"""One row for each valid event that is no duplicate, events of bots included. Later runs read them instead of the input."""
+"""One row for each valid event that is no duplicate, events of bots included. Later runs need not read the input
+again."""
 
 SESSIONS = Table(
     "sessions",
@@ -117,7 +118,7 @@ ITEM_CODES = Table(
     schema=schema_of(
         item_index=pa.int32(),
         codes=pa.list_(pa.int16()),  # For each code table the number of a codeword, 0 … 255.
-        # The vector that was quantised: `teacher` (from the teachers' item tables), `title`, or `none` (the mean of the others).
+        # The vector that was quantised: `teacher` (from the teachers' item tables), `title`, or `none` (their mean).
         source=pa.string(),
     ),
 )
@@ -140,8 +141,8 @@ CONTEXT = {"new_session": 2, "event_type": len(EVENT_TYPES), "time_gap": 28}
 
 - `new_session`: 1 if the next item opens a session. A run knows this, because its lists are read on the next day.
 - `event_type`: type of this interaction, an index into EVENT_TYPES.
-- `time_gap`: time since the interaction before. It is 0 for the history's first interaction, and 1 for less than a second.
-  From 2^b seconds on it is b + 2. The greatest value is 27, from 2^25 seconds (388 days) on.
+- `time_gap`: time since the interaction before. It is 0 for the history's first interaction, and 1 for less than a
+  second. From 2^b seconds on it is b + 2. The greatest value is 27, from 2^25 seconds (388 days) on.
 
 The time from the last interaction to the one to predict is no column, because a run does not know it.
 """
@@ -160,8 +161,8 @@ TEACHER_TARGETS = Table(
 )
 """What the teachers say about each position of a window of n positions. The manifest's `form` names one of two forms.
 
-- `hidden`: the column `hidden` holds the teachers' hidden states, int8 [n, sum of the teachers' widths]. The column `scales`
-  is [n, teachers]. A teacher's state is its int8 values times its scale.
+- `hidden`: the column `hidden` holds the teachers' hidden states, int8 [n, sum of the teachers' widths]. The column
+  `scales` is [n, teachers]. A teacher's state is its int8 values times its scale.
 - `sampled`: the column `hidden` holds item indices sampled from the teachers' mixture, int32 [n, samples]. The column
   `scales` is [n, 1], the mean log-probability of the samples.
 """
@@ -196,7 +197,7 @@ QUERY_ITEMS = Table(
         weight=pa.float64(),
     ),
 )
-"""One row for each query and each item that was clicked, put into a cart or bought after it. All queries are in QUERIES."""
+"""One row for each query of QUERIES and each item that was clicked, put into a cart or bought after it."""
 
 SEARCH_QUARANTINE = Table(
     "search_quarantine",

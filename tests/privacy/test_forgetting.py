@@ -159,7 +159,8 @@ def test_a_report_that_shows_the_user_goes(tmp_path, user):
 
 @pytest.mark.parametrize("user", UNMISTAKABLE)
 def test_an_id_that_can_be_nothing_else_may_stand_nowhere(tmp_path, user):
-    """An unmistakable id removes any log line with it and is a trace in any other file; as part of another id it is not."""
+    """An unmistakable id removes any log line with it and is a trace in any other file, unless another id contains
+    it."""
     put_log(tmp_path, f"KeyError: '{user}'\nx{user}\n{user}0\n")
     put(tmp_path, "models/student", {"model.json": json.dumps({"users": [user]}), "words.txt": f"x{user}"})
     removed, left = erase(tmp_path, user)

@@ -52,7 +52,7 @@ def test_one_source_of_the_key():
 
 
 def test_a_worker_with_another_key_than_the_driver_s_makes_no_pseudonyms(monkeypatch):
-    """A worker with another key is an error that shows both check values and no key; a key is read once for each worker."""
+    """A worker with another key is an error that shows check values and no key; a worker reads the key once."""
     monkeypatch.setenv("SHOP_KEY", KEY)
     privacy._key.cache_clear()
     hashed = privacy._hashed(KeySource(None, "SHOP_KEY"))  # on the driver

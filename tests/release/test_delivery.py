@@ -78,7 +78,7 @@ def test_old_nights_leave_the_place(home, url):
 
 @formats
 def test_what_another_format_left_goes_with_the_second_delivery(home, url, first, then, left):
-    """The files of the first format stay for one more delivery; somebody else's table of the same name stays for good."""
+    """The files of the first format stay for one more delivery; somebody else's table of the same name stays."""
     put(home, "2026-11-01", 1)
     first(home, url, keep=5)
     system, base = delivery.place(url)

@@ -31,7 +31,7 @@ def test_a_forgotten_user_leaves_every_delivered_file(home, url):
 
 @formats
 def test_a_forgotten_user_leaves_the_files_of_another_format(home, url, first, then, left, monkeypatch):
-    """Files of the earlier format go at once; if they cannot, the delivery is an error and the pointer does not call the user erased."""
+    """Files of the earlier format go at once, or the delivery is an error and the pointer says so."""
     put(home, "2026-11-01", 1)
     first(home, url, keep=5)
     forgetting.remember_to_forget(home, "u7")
@@ -108,7 +108,7 @@ def test_nothing_leaves_while_nobody_is_forgotten_anew(home, url, send):
 
 @both
 def test_a_place_of_an_earlier_version_is_taken_over(home, tmp_path, send):
-    """A pointer without owner and forgotten users, or no pointer at all, is accepted, and forgotten users leave the files."""
+    """A pointer without owner and forgotten users, or no pointer at all, is accepted, and forgotten users leave."""
     url = f"file://{tmp_path}/there"
     put(home, "2026-11-01", 1)
     send(home, url, keep=5)

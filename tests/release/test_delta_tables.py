@@ -72,7 +72,7 @@ def test_a_delta_table_is_written_once_a_night(home, url):
 
 
 def test_a_delta_table_goes_back_in_one_commit(home, url):
-    """A rollback deletes later runs and writes the earlier run in one commit, so that no reader sees a state between."""
+    """A rollback deletes later runs and writes the earlier run in one commit."""
     for day in (1, 2, 3):
         put(home, f"2026-11-0{day}", day)
         delivery.deliver_delta(home, url, keep=5)

@@ -88,7 +88,7 @@ ESTABLISHED = {
     "carried_quarantined": 1_850,
     "reasons": {"bot_user": 1_900, "missing_user": 100},
 }
-"""90 days of 1,000 rows. The last three days are read from the input, the others are carried over, with a few bots' rows."""
+"""90 days of 1,000 rows, a few bots' rows among them. The last three days are read, the others carried over."""
 
 
 def test_faults_of_the_newly_read_days_are_not_lost_among_the_events_carried_over():

@@ -39,7 +39,7 @@ def test_a_place_among_our_own_files_is_refused(tmp_path, send, place):
 
 
 def test_a_place_is_looked_at_before_it_is_needed(tmp_path, monkeypatch):
-    """`check_place` refuses what can never be delivered to, opens no connection, and ignores whether a place answers."""
+    """`check_place` refuses what can never be delivered to, and opens no connection."""
     from_uri = fs.FileSystem.from_uri
 
     class Offline:

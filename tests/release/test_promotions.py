@@ -106,7 +106,7 @@ def test_what_a_rollback_withdrew_is_known(tmp_path):
 
 
 def test_nights_that_hold_a_table(tmp_path):
-    """`holding` leaves out runs without the table, but not a run whose files are missing: continuing from it must fail."""
+    """`holding` leaves out runs without the table, but not a run whose files are missing."""
     put_and_promote(tmp_path, *DAYS[:3])
     promotions.promote(tmp_path, DAYS[3], {"histories": put_night(tmp_path, DAYS[3])["histories"]})
     shutil.rmtree(partitions.current(tmp_path, "models/student", DAYS[2]).parent)
@@ -140,7 +140,7 @@ def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
 
 
 def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
-    """Rolling back to a date that was never promoted, or whose files are gone, is an error, and the run in use stays."""
+    """Rolling back to a date that was never promoted, or whose files are gone, is an error and changes nothing."""
     with pytest.raises(InputError, match=r"never promoted under .*; promoted runs: none"):
         promotions.rollback(tmp_path, DAYS[0])
     put_and_promote(tmp_path, *DAYS[:2])

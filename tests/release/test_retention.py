@@ -16,7 +16,7 @@ from tests.release.test_promotions import DAYS, put_and_promote, put_night
 
 @pytest.mark.parametrize("busy", DAYS[1:3])
 def test_the_night_that_a_running_backfill_goes_on_from_stays(tmp_path: Path, busy: str) -> None:
-    """The run that a running backfill continues from stays and does not count as removed; it goes when the backfill has ended."""
+    """The run that a running backfill continues from stays until the backfill has ended."""
     put_and_promote(tmp_path, *DAYS)
     before = promotions.last_night(tmp_path, before=busy, holding="models/student")
     assert before is not None
@@ -29,7 +29,7 @@ def test_the_night_that_a_running_backfill_goes_on_from_stays(tmp_path: Path, bu
 
 
 def test_the_night_that_a_backfill_has_just_made_again_stays(tmp_path: Path) -> None:
-    """A version that a backfill has just made stays although it was not promoted, because the backfill continues from it."""
+    """A version that a backfill has just made stays although it was not promoted."""
     put_and_promote(tmp_path, *DAYS)
     put_night(tmp_path, DAYS[1], value=9)
     again = partitions.manifest_of(tmp_path, "histories", DAYS[1])
@@ -40,7 +40,7 @@ def test_the_night_that_a_backfill_has_just_made_again_stays(tmp_path: Path) -> 
 
 
 def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run whose removal failed half-way cannot be used any more, the other runs go, and the next call removes the rest."""
+    """A run whose removal failed half-way cannot be used any more, and the next call removes the rest."""
     put_and_promote(tmp_path, *DAYS)
     remove, said = shutil.rmtree, []
 

@@ -27,7 +27,7 @@ def read(root, ds=DS, table="recommendations"):
 
 
 def test_a_published_folder_is_read_through_its_partition(tmp_path):
-    """The staged files lie under `table/ds=…`, named by number and version, with nothing beside them; staging is empty."""
+    """The staged files lie under `table/ds=…`, named by number and version, with nothing beside them."""
     version = put(tmp_path, 1, 2).version
     partition = tmp_path / "recommendations" / f"ds={DS}"
     assert [path.name for path in sorted(partition.iterdir())] == [
@@ -100,7 +100,7 @@ def test_engine_leftovers_are_dropped_and_parts_renumbered(tmp_path):
 
 @pytest.mark.parametrize("moment", ["rename", "replace"])
 def test_a_run_killed_while_publishing_changes_nothing_for_readers(tmp_path, monkeypatch, moment):
-    """A run that is killed at a rename leaves the old rows and nothing beside them; the next run cleans up and succeeds."""
+    """A run that is killed at a rename leaves the old rows and nothing beside them; the next run succeeds."""
     put(tmp_path, 1)
 
     def die(*_):

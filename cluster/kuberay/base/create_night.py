@@ -1,7 +1,7 @@
-"""Create the RayJob of one run: night.yaml with a name, a command line and the description of the RayCluster `distilrec`.
+"""Create the RayJob of one run: night.yaml with a name, a command line and the nodes of the RayCluster `distilrec`.
 
-It runs in the CronJob's pod, which may only read this RayCluster and create RayJobs. The date is in the RayJob's name: if
-the RayJob exists, nothing happens. Needs only PyYAML.
+It runs in the CronJob's pod, which may only read this RayCluster and create RayJobs. The date is in the RayJob's name:
+if the RayJob exists, nothing happens. Needs only PyYAML.
 """
 
 import argparse
@@ -56,13 +56,13 @@ def night(
 
 
 def _fresh(group: dict[str, Any], *, whole: bool) -> dict[str, Any]:
-    """The worker group at its least size, or with `whole` at its full size, without what an autoscaler asked of the copied cluster."""
+    """The worker group at its least size (`whole`: at its full size), without an autoscaler's requests."""
     size = group["maxReplicas"] if whole else group.get("minReplicas", 0)
     return {k: v for k, v in group.items() if k != "scaleStrategy"} | {"replicas": size, "minReplicas": size}
 
 
 def _without_token(head: dict[str, Any], workers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The head with the workers' account, because KubeRay makes an account for the head only if it has an autoscaler."""
+    """The head with the workers' account: KubeRay makes an account for a head only if it has an autoscaler."""
     head = copy.deepcopy(head)
     accounts = [group["template"]["spec"].get("serviceAccountName") for group in workers]
     head["template"]["spec"] |= {"automountServiceAccountToken": False} | (
