@@ -110,7 +110,8 @@ class RunConfig(Section):
             )
         if self.training.warm_start:
             raise ValueError(
-                "training.warm_start needs distillation.mode offline, because a joint teacher always starts anew"
+                "training.warm_start needs distillation.mode offline, because a joint teacher starts from random"
+                " weights"
             )
         if len(self.teachers) > 1:
             raise ValueError(f"distillation.mode joint trains one teacher, found {len(self.teachers)}")

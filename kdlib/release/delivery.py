@@ -147,7 +147,7 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
             kept = sorted({one.ds for one in _kept(root, night, 0 if erases else keep)})
             for table, target in targets.items():
                 try:
-                    commit(root, night, table, target, kept=kept, name=now.folders.get(table, ""), anew=erases)
+                    commit(root, night, table, target, kept=kept, name=now.folders.get(table, ""), rewrite=erases)
                 except (DeltaError, OSError) as error:
                     raise cannot_deliver(target, error) from None
             if _in_use(root) == night:  # else another run was promoted meanwhile

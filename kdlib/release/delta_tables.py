@@ -34,7 +34,7 @@ def delta_error() -> type[Exception]:
     return DeltaError
 
 
-def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[str], name: str, anew: bool) -> None:
+def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[str], name: str, rewrite: bool) -> None:
     """Write a run into a Delta table and delete the dates that are not kept, in one commit.
 
     Dates after the run are deleted even if they are kept: a rollback has taken them out of use. A table that the run
@@ -47,7 +47,7 @@ def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[
       target: URL of the Delta table.
       kept: dates that stay, `YYYY-MM-DD`.
       name: the run's folder, from `parquet_files.folder_of`.
-      anew: write the run even if the last commit says that the table holds it.
+      rewrite: write the run even if the last commit says that the table holds it.
     """
     from deltalake import DeltaTable, write_deltalake
 
@@ -56,7 +56,7 @@ def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[
         if exists:
             DeltaTable(target).delete()
         return
-    if exists and not anew and DeltaTable(target).history(1)[0].get(PROPERTY) == name:
+    if exists and not rewrite and DeltaTable(target).history(1)[0].get(PROPERTY) == name:
         return
     data = pads.dataset(promotions.folder_of(root, night, table), format="parquet")
     batches = (batch.append_column("ds", pa.repeat(night.ds, len(batch))) for batch in data.to_batches())

@@ -88,7 +88,8 @@ def last_night(root: Path, *, before: str, holding: str | None = None) -> Promot
 
 
 def last_use(root: Path, ds: str, versions: Mapping[str, str]) -> tuple[Promotion | None, Promotion | None]:
-    """The last switch to these versions of a run, and the rollback that has withdrawn them since. None: no such switch.
+    """The last switch to these versions of a run, and the rollback that has withdrawn them since. None: no switch
+    found.
 
     Args:
       root: the output folder.

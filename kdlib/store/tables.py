@@ -262,7 +262,7 @@ PRODUCTS = Table(
     "products",
     key=("product_index",),
     schema=schema_of(
-        product_index=pa.int32(),  # Dense from 0, in the order of item_id; each run numbers anew.
+        product_index=pa.int32(),  # Dense from 0, in the order of item_id; each run numbers them again.
         item_id=pa.string(),
         title=(pa.string(), True),
         description=(pa.string(), True),
