@@ -22,7 +22,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     Raises:
       InputError: nothing at all is published for the date.
     """
-    found = find_partitions(config.root, config.day, models_of(config))
+    found = find_partitions(config.root, config.day)
     if all(day != config.day for _, day in found):
         raise InputError(
             f"nothing is published for {config.day} under {config.root}, so there is nothing to report:"

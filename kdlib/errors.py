@@ -1,17 +1,17 @@
-"""Errors for the person who runs the job: what was expected, what was found, where, and what to do next."""
+"""Errors for the person who runs a job. Each text says what happened, what was expected, where, and what to do."""
 
 
 class DistilrecError(Exception):
-    """A fault in the input, the configuration or the environment that the user can mend.
+    """A fault in the input, the configuration or the environment that the user can fix.
 
-    The command line prints its text without a traceback and exits with `exit_status`.
+    The command line prints the text without a traceback and exits with `exit_status`.
     """
 
     exit_status = 2
 
 
 def extra_hint(extra: str) -> str:
-    """How to install what an optional part needs."""
+    """How to install an optional dependency."""
     return f"the extra `{extra}` (`pip install -e '.[{extra}]'` in distilrec's folder)"
 
 
@@ -20,15 +20,15 @@ class ConfigError(DistilrecError):
 
 
 class InputError(DistilrecError):
-    """The input data is missing, unreadable, empty or lacks a column."""
+    """The input data is missing, unreadable or empty, or lacks a column."""
 
 
 class ContractError(DistilrecError):
-    """A table between two stages does not hold what its contract in `kdlib.store.tables` promises."""
+    """A table breaks its contract in `kdlib.store.tables`."""
 
 
 class ModelError(DistilrecError):
-    """A model file is missing, damaged, or does not fit the data it is used with."""
+    """A model file is missing or damaged, or does not fit the data."""
 
 
 class TrainingError(DistilrecError):
@@ -38,25 +38,27 @@ class TrainingError(DistilrecError):
 
 
 class GateError(DistilrecError):
-    """The night does not hold what it must before it is published; the night in use stays."""
+    """A gate forbids publishing the run. The run in use stays in use."""
 
     exit_status = 3
 
 
 class BusyError(DistilrecError):
-    """Another run is at work on the same date and folder; later the same command may do (`EX_TEMPFAIL` of sysexits.h)."""
+    """Another run works on the same date and folder. Retry later (`EX_TEMPFAIL` of sysexits.h)."""
 
     exit_status = 75
 
 
 class UnreachableError(DistilrecError):
-    """A cluster does not answer; later it may (`EX_TEMPFAIL` of sysexits.h)."""
+    """A cluster does not answer. Retry later (`EX_TEMPFAIL` of sysexits.h)."""
 
     exit_status = 75
 
 
 class DeliveryError(DistilrecError):
-    """The night is in use here, but could not be brought to where others read it, or what had to leave from there is still
-    there (`EX_IOERR` of sysexits.h)."""
+    """The run is in use in the output folder, but the delivery failed (`EX_IOERR` of sysexits.h).
+
+    Either the place still has the run before, or files that had to be removed are still there.
+    """
 
     exit_status = 74

@@ -1,4 +1,4 @@
-"""Arrows point down: cluster → jobs → kdlib rooms → tables, config, errors; a room imports only its own engine."""
+"""Imports point down: cluster → jobs → rooms of kdlib → store, config, errors. A room imports only its own engines."""
 
 import ast
 from pathlib import Path
@@ -43,7 +43,7 @@ ALLOWED_ROOMS = {
     "report": {"config", "metrics", "release", "store"},
     "": set(),
 }
-"""The room named "" is `kdlib/errors.py`."""
+"""Room → rooms that it may import. The room "" is `kdlib/errors.py`, which every room may import."""
 
 
 def _imports(path: Path) -> set[str]:
@@ -62,7 +62,7 @@ FILES = sorted((HOME / "kdlib").rglob("*.py"))
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(HOME)) for path in FILES])
 def test_library_imports_point_down(path: Path) -> None:
-    """A library file imports no job, no room above or beside its own, and no other room's engine."""
+    """A library file imports no job, only the rooms that it may import, and only the engines of its room."""
     parts = path.relative_to(HOME / "kdlib").parts
     room = parts[0] if len(parts) > 1 else ""
     for name in _imports(path):
@@ -77,13 +77,13 @@ def test_library_imports_point_down(path: Path) -> None:
 
 
 def test_rooms_are_listed() -> None:
-    """Every folder of the library has its place in the order."""
+    """Every room of the library is listed above."""
     rooms = {path.name for path in (HOME / "kdlib").iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert rooms == set(ALLOWED_ROOMS) - {""}
 
 
 def test_jobs_are_short() -> None:
-    """A job is a thin runnable stage of at most 150 lines, and is reachable from the console command."""
+    """Every job of the command line is a module of at most 150 lines."""
     from jobs.__main__ import JOBS
 
     for name in JOBS:

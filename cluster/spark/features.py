@@ -1,4 +1,4 @@
-"""What spark-submit runs: the stage build_features, with its command line, on the Spark that submitted it."""
+"""The script for spark-submit: the stage build_features with its own command line, on the Spark that submitted it."""
 
 import sys
 

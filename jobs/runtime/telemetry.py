@@ -51,7 +51,7 @@ def _write(config: RunConfig, path: Path, models: list[str], status: int | None)
         config, status = config.model_copy(update={"ds": date.fromisoformat(ds)}), before
     elif ds == config.day and status is None:
         status = before
-    found = find_partitions(config.root, config.day, models)
+    found = find_partitions(config.root, config.day)
     night = gather(config.root, config.day, name=config.name, k=config.evaluation.judged_k, models=models, found=found)
     in_use = None
     if switch is not None:

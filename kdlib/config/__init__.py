@@ -1,1 +1,1 @@
-"""The run config, a file a theme."""
+"""The run config: one file for each theme."""

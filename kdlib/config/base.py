@@ -1,4 +1,4 @@
-"""What the sections of a config share: frozen models, and the names of common types."""
+"""What all sections of a config share: the frozen base model, common types, and the text of an error."""
 
 from typing import Annotated
 
@@ -14,13 +14,13 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """A section of the run config: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first of pydantic's faults as a sentence that names the key."""
+    """The first fault that pydantic found, as a sentence that names the key, and the number of other faults."""
     faults = error.errors()
     fault = faults[0]
     where = ".".join(str(part) for part in fault["loc"]) or "top level"

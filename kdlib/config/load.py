@@ -20,12 +20,12 @@ def load_config(
 
     Args:
       path: a YAML file.
-      overrides: `section.key=value` texts; the value is read as YAML. A list item is addressed by its number.
-      ds: the run's date, `YYYY-MM-DD`; wins over the file's.
-      expand: fill environment variables in; false where another machine's are meant.
+      overrides: texts `section.key=value`. The value is read as YAML; a list item is addressed by its number, from 0.
+      ds: the run's date, `YYYY-MM-DD`. It overrides the file's.
+      expand: fill in environment variables. False: leave them for another machine to fill in.
 
     Raises:
-      ConfigError: the file is missing or not YAML, or a key is unknown, missing or out of range.
+      ConfigError: the file is missing or is not YAML, or a key is unknown, missing or out of range.
     """
     data = read_mapping(path, overrides=overrides)
     if ds is not None:
@@ -39,15 +39,24 @@ def load_config(
 
 
 def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A YAML file's mapping with `section.key=value` texts put over it; ConfigError where that cannot be."""
+    """The mapping in a YAML file, with overrides applied.
+
+    Args:
+      path: a YAML file.
+      overrides: as for `load_config`.
+
+    Raises:
+      ConfigError: the file is missing, is not UTF-8, YAML or a mapping, or an override is wrong.
+    """
     try:
         data = yaml.load(Path(path).read_text(), _UniqueKeys)
     except OSError as error:
         raise ConfigError(
-            f"cannot read the run config {path}: {error.strerror}. The shipped ones lie in cluster/runs/"
+            f"cannot read the run config {path}: {error.strerror}. Check the path; distilrec's own run"
+            " configs are in cluster/runs/"
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the run config {path} is not UTF-8 text: {error}") from None
+        raise ConfigError(f"the run config {path} is not UTF-8 text: {error}. Save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"the run config {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
@@ -58,10 +67,10 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A key that stands twice in a mapping is an error, as YAML has it: PyYAML takes the last, without a word."""
+    """A key that stands twice in a mapping is an error, as YAML demands. PyYAML alone silently takes the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # here a mapping has just the keys that are written: those that `<<` brings, which they may override, come in later
+        # Here a mapping has only the keys that are written in it. Keys from `<<` come later and may repeat them.
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -88,13 +97,17 @@ def _apply(data: dict, override: str) -> None:
                 node = node[part]
         node[int(last) if isinstance(node, list) else last] = yaml.load(text, _UniqueKeys)
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise ConfigError(f"--set {override!r}: no such place in the run config") from None
+        raise ConfigError(f"--set {override!r}: no such place in the run config. Check the keys before the =") from None
     except yaml.YAMLError:
         raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
 
 
 def expanded(value: Any) -> Any:
-    """Replace environment variables in every text."""
+    """A value with the environment variables in all its texts filled in.
+
+    Raises:
+      ConfigError: a variable is not set.
+    """
     if isinstance(value, dict):
         return {key: expanded(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -103,7 +116,8 @@ def expanded(value: Any) -> Any:
         text = os.path.expandvars(value)
         if missing := re.findall(r"\$\{?(\w+)\}?", text):
             raise ConfigError(
-                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set"
+                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set."
+                " Set it, or write the value itself"
             )
         return text
     return value

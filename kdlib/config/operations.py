@@ -1,4 +1,4 @@
-"""Config of everything after training, and of the engines."""
+"""Config of all stages after training, and of the engines."""
 
 import re
 from typing import Annotated, Literal
@@ -10,12 +10,16 @@ from kdlib.config.models import TextConfig
 
 
 class EvaluationConfig(Section):
+    """How the models are judged on the test items."""
+
     k: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10, 20)
+    """List lengths of the metrics."""
     max_users: Positive = 100_000
-    """Most users to evaluate: those with a test item; on simulated data all users with a history, with a test item or without."""
+    """Greatest number of users to evaluate. They have a test item; on simulated data any user with a history counts."""
     control: bool = True
-    """Also train and report the student without distillation."""
+    """Also train the control, which is the student without distillation, and report it."""
     bootstrap_samples: Positive = 1_000
+    """Number of bootstrap samples behind each 95% interval."""
 
     @property
     def judged_k(self) -> int:
@@ -24,140 +28,181 @@ class EvaluationConfig(Section):
 
 
 class RecommendConfig(Section):
+    """How the recommendations are made."""
+
     k: Positive = 10
+    """Number of items in each user's list."""
     because: Annotated[int, Field(ge=0, le=10)] = 0
-    """Name for each recommended item up to so many of the user's history items, those without which the model would score
-    it lowest; 0: none. One forward pass more for each different item that the model has read of a user."""
+    """Greatest number of reasons for each recommended item; 0: none. A reason is an item of the user's history without
+    which the model scores the recommended item lower. Costs a forward pass for each distinct item of a user's
+    history."""
     actors: Positive = 2
+    """Number of processes that recommend. Each holds the whole item table."""
     batch_size: Positive = 1024
+    """Users in a batch."""
     item_block: Positive = 65_536
+    """Items that are scored at a time."""
 
 
 class SearchTextConfig(TextConfig):
+    """The encoder of product texts and queries: the teacher of product search."""
+
     max_tokens: Positive = 96
-    """Of a product's title and description."""
+    """Tokens of a product's title and description that the encoder reads."""
 
 
 class SearchConfig(Section):
-    """Product search: a student that answers queries in the space of a pretrained encoder; needs the extra `search`."""
+    """Product search: a student maps queries into the vector space of a pretrained encoder. Needs the extra
+    `search`."""
 
     text: SearchTextConfig = SearchTextConfig()
-    """The teacher. For queries in other languages than its own give a multilingual encoder. With `adapt` it first learns the
-    shop's language: titles beside descriptions, runs of a product's words, queries beside what was clicked."""
+    """The teacher. Give a multilingual encoder if queries come in other languages than the encoder's. With `adapt` the
+    encoder first trains on the shop's texts: titles with descriptions, excerpts, queries with clicked products."""
     language: str = "english"
-    """Of the words' endings (a Snowball stemmer's name)."""
+    """Language of the stemmer that cuts off word endings (a Snowball stemmer's name)."""
     student: Literal["transformer", "lstm"] = "transformer"
+    """Kind of the student's one layer."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
-    """Of the student's sub-word embeddings and its one layer."""
+    """Width of the student's sub-word embeddings and of its layer."""
     vocabulary: Annotated[int, Field(ge=1_000)] = 12_500
-    """Sub-words of the student: the teacher's that catalogue and typed queries use most, then its others in order. All of them,
-    whatever is set, where the teacher's tokeniser is neither WordPiece nor Unigram."""
+    """Number of the student's sub-words. They are the teacher's sub-words that the catalogue and the queries use most,
+    then others in order. If the teacher's tokenizer is neither WordPiece nor Unigram, the student has all of them."""
     catalogue_queries: Positive = 120_000
-    """So many queries are made up of the catalogue's words, at most; up to a fifth as many single words that the teacher knows,
-    and those queries that were typed, come on top."""
+    """At most this many training queries are made of the catalogue's words. Added to them: up to a fifth as many single
+    words that the teacher knows, and the queries that users typed."""
     misspelt_fraction: Fraction = 0.1
-    """Of the queries are learnt with a typing error."""
+    """Share of the training queries that get a typing error."""
     epochs: Positive = 12
+    """Passes of the student over its training queries."""
     batch_size: Positive = 128
+    """Queries in a batch, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 8e-3
+    """Learning rate of the student."""
     vector_weight: Annotated[float, Field(ge=0)] = 2.0
-    """What the vectors' cosine counts in a score; the words' match counts 1."""
+    """Weight of the vectors' cosine in a score. The match of words has weight 1."""
     intent_weight: Annotated[float, Field(ge=0)] = 2.0
-    """What counts that a product is of the kind that most products near the query are of."""
+    """Weight in a score of a product's kind: whether most products near the query are of the same kind."""
     weights: Literal["given", "clicks"] = "given"
-    """`clicks`: the two weights are chosen on half of the queries that were clicked after; the given ones serve as long as
-    there are too few of them."""
+    """`given`: use the two weights above. `clicks`: choose them on half of the queries that led to clicks. If too few
+    queries led to clicks, the given weights are used."""
     k: Positive = 20
+    """Number of products in each query's list."""
     max_queries: Positive = 10_000
-    """The most frequent so many get their ranking in the nightly table; where nobody searches, the categories do."""
+    """Greatest number of queries in `search_rankings`, by frequency. If nobody searches, they are the categories."""
 
     @model_validator(mode="after")
     def _teacher_is_not_whitened(self) -> "SearchConfig":
         if self.text.whiten:
-            raise ValueError("search.text takes no whiten: the cosines of the encoder itself are learnt")
+            raise ValueError(
+                "search.text takes no whiten: the student learns the cosines of the encoder itself. Leave whiten out"
+            )
         return self
 
 
 class GatesConfig(Section):
-    """What a night must hold before it is published. A failed gate keeps what is in use and ends the run with status 3."""
+    """Checks that a run must pass before it is published. If one fails, the run in use stays; the exit status is 3.
+
+    The trailing median is the median over the last `trailing_nights` promoted runs before this one.
+    """
 
     trailing_nights: Positive = 7
-    """So many promoted nights before this one are compared with, by their median."""
+    """Number of promoted runs behind the trailing median."""
     min_volume_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Events and users of the day, and all users, over that median: at least."""
+    """Least ratio to the trailing median, for events of the day, users of the day, and all users."""
     max_volume_ratio: Annotated[float, Field(ge=1)] = 3.0
-    """Events and users of the day over it: at most."""
+    """Greatest ratio to the trailing median, for events and users of the day."""
     max_share_rise: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """How far the shares of quarantined, duplicate and incomplete rows, and of users without history, may lie above it."""
+    """How far a share may lie above the trailing median: of quarantined, duplicate or incomplete rows, and of users
+    without a usable history."""
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Of the rows read, on any night."""
+    """Greatest share of the rows read that may be quarantined, whatever earlier runs had."""
     max_new_item_share: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Of all items, from the second night on."""
+    """Greatest share of the items that may be new, from the second run on."""
     max_history_length_change: Annotated[float, Field(gt=0)] = 0.5
-    """Of the mean history length, relative to that median."""
+    """Greatest change of the mean history length, relative to the trailing median."""
     min_test_users: Positive = 30
-    """Fewer cannot tell a good model from a bad one."""
+    """Least number of test users. Fewer cannot tell a good model from a bad one."""
     min_gain_over_popularity: float | None = 0.0
-    """NDCG@10 that the interval of student − popularity must reach; null switches the gate off."""
+    """Bound of student − popularity in NDCG@10: the upper end of the 95% interval must reach it. null: no gate."""
     max_loss_to_last_night: Annotated[float, Field(ge=0)] | None = 0.0
-    """NDCG@10 that the student may lose to the model in use beyond noise; null switches the gate off."""
+    """Allowed loss of the student to the model in use, in NDCG@10: the upper end of the 95% interval of the difference
+    must reach minus this. null: no gate."""
     min_coverage_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the catalogue in the student's lists over that median: at least."""
+    """Least ratio to the trailing median of the share of the catalogue in the student's lists."""
 
 
 class RetentionConfig(Section):
+    """How long old runs are kept."""
+
     nights: Annotated[int, Field(ge=2)] = 14
-    """So many promoted nights stay, with all their tables and models; older ones are removed when a night is promoted. At
-    least two: a night that is run once more goes on from the one before it."""
+    """Number of promoted runs that stay, with all their tables and models. A promotion removes older ones. At least
+    two: a rerun of the newest run continues from the run before it."""
 
 
 class DeliveryConfig(Section):
-    """A copy of the tables in use for others to read, in an object store or another file system; sent by `promote`,
-    `rollback`, `forget` and `deliver`. Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
+    """A copy of the tables in use for others to read, in an object store or another file system.
+
+    `promote`, `rollback`, `forget` and `deliver` send it. Credentials and endpoint come from the environment
+    (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …).
+    """
 
     url: str
-    """`s3://bucket/folder`, `gs://bucket/folder`, `file:///folder`; one of its own for each output folder."""
+    """The place: `s3://bucket/folder`, `gs://bucket/folder` or `file:///folder`. Two output folders cannot share
+    one."""
     format: Literal["parquet", "delta"] = "parquet"
-    """`parquet`: files, and `promoted.json` that names those in use. `delta`: Delta Lake tables (extra `delta`)."""
+    """`parquet`: Parquet files; `promoted.json` names those in use. `delta`: Delta Lake tables; needs the extra
+    `delta`."""
 
     @model_validator(mode="after")
     def _is_a_plain_url(self) -> "DeliveryConfig":
         refuse_credentials(self.url)
-        if not re.match(r"[a-z0-9]+://.|\$", self.url):  # a variable of the cluster's, where `submit` looks
+        if not re.match(r"[a-z0-9]+://.|\$", self.url):  # `submit` sees variables that only the cluster fills in
             raise ValueError(f"url must be like s3://bucket/folder, gs://… or file:///folder, found {self.url}")
         return self
 
 
 def refuse_credentials(url: str) -> None:
-    """ValueError, which does not show it, where a URL has room for keys: options, or anything before an @.
+    """Refuse a URL that may hold keys: one with options, or with anything before an @.
 
-    Azure's `abfss://container@account…` is none of that.
+    Azure's `abfss://container@account…` is accepted.
+
+    Raises:
+      ValueError: the URL may hold keys. The text does not show the URL.
     """
     if re.match(r"(?!abfss?://[^/:@?]+@[^@?]*$)[^@?]*[@?]", url):
         raise ValueError(
-            "url may hold no ? and no @: credentials and endpoint come from the environment (AWS_ACCESS_KEY_ID,"
+            "url must not contain ? or @: give credentials and endpoint in the environment (AWS_ACCESS_KEY_ID,"
             " AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …)"
         )
 
 
 class TelemetryConfig(Section):
-    """What monitoring gets to know of each night."""
+    """What monitoring learns about each run."""
 
     textfile: Annotated[str, Field(pattern=r"\.prom$|^\$")]
-    """A file in the Prometheus text format, written anew at the end of every night, failed ones too: in the folder of the
-    node exporter's textfile collector it is scraped from there."""
+    """A file in the Prometheus text format, replaced at the end of each run, failed runs included. Put it into the
+    folder of the node exporter's textfile collector, which Prometheus scrapes."""
 
 
 class SparkConfig(Section):
+    """The Spark that builds the features."""
+
     master: str | None = "local[*]"
-    """None: whoever starts the job says it (spark-submit, the Spark operator)."""
+    """Spark's master URL. null: whoever starts the job sets it (spark-submit, the Spark operator)."""
     driver_memory: str = "2g"
+    """Memory of the driver, in Spark's notation. With a local master this is all of Spark's memory."""
     shuffle_partitions: Positive = 8
+    """Number of partitions of each shuffle."""
     conf: dict[str, str] = Field(default_factory=dict)
+    """More Spark settings. Settings on which the tables depend are refused."""
 
 
 class RayConfig(Section):
+    """The Ray cluster that trains and recommends."""
+
     address: str | None = None
-    """None starts a local cluster on the loopback interface."""
+    """Address of a running cluster, or `auto`. null starts a local cluster on the loopback interface."""
     num_cpus: Positive | None = None
+    """CPUs of the local cluster. null: those of the machine, and at least 4."""
     object_store_megabytes: Positive = 512
+    """Size of the local cluster's object store, in megabytes."""

@@ -1,7 +1,7 @@
-"""The run config: one YAML file, read into frozen models; an unknown key or an impossible value is an error.
+"""The run config: one YAML file, read into frozen models. An unknown key or an impossible value is an error.
 
-Every default of the project stands in this package, once. Library functions take plain values, never these models.
-Paths may hold environment variables (`${SHOP_DATA}/events`); an unset one is an error that names it.
+Each default of the project is stated once, in this package. Library functions take plain values, never these models.
+Paths may hold environment variables (`${SHOP_DATA}/events`). A variable that is not set is an error that names it.
 """
 
 import re
@@ -38,16 +38,20 @@ TAKEN = (
     "search_student",
     "search_encoder",
 )
-
-"""What the metrics and the folder of the models call others than teachers."""
+"""Names that a teacher may not have: metrics and model folders use them for other models."""
 
 
 class RunConfig(Section):
+    """All settings of a run."""
+
     name: Name
+    """Name of the run config, for logs, checkpoints and monitoring."""
     ds: date | None = None
-    """The day the run stands for; `--ds` overrides it. No job reads the clock."""
+    """The run's day, `YYYY-MM-DD`; `--ds` overrides it. No job reads the clock."""
     output_dir: Annotated[str, Field(min_length=1)]
+    """The output folder: all tables, models, reports and logs. It must lie on storage that all nodes share."""
     seed: Seed = 1
+    """Seed of all random choices except the simulator's, which has a seed of its own."""
     input: InputConfig
     features: FeaturesConfig = FeaturesConfig()
     teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = (TeacherConfig(name="teacher"),)
@@ -57,134 +61,181 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     recommend: RecommendConfig = RecommendConfig()
     search: SearchConfig | None = None
-    """With it a night publishes `search_rankings` too."""
+    """If given, the run also publishes `search_rankings`."""
     privacy: PrivacyConfig = PrivacyConfig()
     gates: GatesConfig = GatesConfig()
     retention: RetentionConfig = RetentionConfig()
     delivery: DeliveryConfig | None = None
-    """With it the tables in use are copied to where others read them."""
+    """If given, the tables in use are copied to a place where others read them."""
     telemetry: TelemetryConfig | None = None
     spark: SparkConfig = SparkConfig()
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
+        """Settings of different sections fit together. The first check that fails is the error."""
+        self._teachers_have_names_of_their_own()
+        self._input_serves_something()
+        self._joint_training_is_possible()
+        self._teachers_have_no_codes()
+        self._warm_start_is_possible()
+        self._item_start_is_possible()
+        self._codes_have_teachers()
+        self._item_dropout_has_titles()
+        self._batches_divide_among_workers()
+        self._targets_fit_the_teachers()
+        self._text_batches_divide_among_workers()
+        self._text_has_titles()
+        self._codes_stand_without_text()
+        return self
+
+    def _teachers_have_names_of_their_own(self) -> None:
         names = [teacher.name for teacher in self.teachers]
         if len(set(names)) < len(names) or set(TAKEN) & set(names):
             raise ValueError(f"teachers need distinct names other than {', '.join(TAKEN)}, found {names}")
+
+    def _input_serves_something(self) -> None:
         if not self.input.has_events and self.search is None:
-            raise ValueError("input has a catalogue alone, which serves search only: add events, or the section search")
-        if self.distillation.mode == "joint" and self.distillation.weights != "given":
             raise ValueError(
-                f"distillation.weights {self.distillation.weights} needs finished teachers: distillation.mode offline"
+                "input has only a catalogue, which is enough for search alone: add events, or the section search"
             )
-        if self.distillation.mode == "joint" and self.training.warm_start:
-            raise ValueError("training.warm_start needs distillation.mode offline: a joint teacher starts from nothing")
-        if self.distillation.mode == "joint" and len(names) > 1:
-            raise ValueError(f"distillation.mode joint trains one teacher, found {len(names)}")
+
+    def _joint_training_is_possible(self) -> None:
+        if self.distillation.mode != "joint":
+            return
+        if self.distillation.weights != "given":
+            raise ValueError(
+                f"distillation.weights {self.distillation.weights} needs trained teachers: set"
+                " distillation.mode to offline"
+            )
+        if self.training.warm_start:
+            raise ValueError(
+                "training.warm_start needs distillation.mode offline, because a joint teacher starts from random"
+                " weights"
+            )
+        if len(self.teachers) > 1:
+            raise ValueError(f"distillation.mode joint trains one teacher, found {len(self.teachers)}")
+
+    def _teachers_have_no_codes(self) -> None:
         if coded := [teacher.name for teacher in self.teachers if teacher.model.codes]:
             raise ValueError(
-                f"codes are learnt from the teachers' item vectors: only student.model has them, not {coded}"
+                f"only student.model may have codes, which are learnt from the teachers' item vectors: remove codes"
+                f" from {coded}"
             )
+
+    def _warm_start_is_possible(self) -> None:
         if self.training.warm_start and self.features.split.kind == "leave_one_out":
             raise ValueError(
-                "training.warm_start needs features.split.kind time: with leave_one_out, what a user of two interactions"
-                " trained last night validates tonight; leave warm_start out, or split by time"
+                "training.warm_start needs features.split.kind time. With leave_one_out an interaction that trained"
+                " the last run may validate this run: leave warm_start out, or split by time"
             )
-        self._start_is_possible()
+
+    def _item_start_is_possible(self) -> None:
+        if self.distillation.item_start != "teachers":
+            return
+        if self.distillation.mode == "joint" or all(teacher.rules for teacher in self.teachers):
+            raise ValueError(
+                "distillation.item_start teachers needs trained teachers with item tables: set distillation.mode to"
+                " offline, and add a teacher without rules"
+            )
+        if self.student.model.codes:
+            raise ValueError(
+                "distillation.item_start teachers needs an item table, but student.model.codes replaces it. Leave"
+                " item_start out: codes are learnt from the teachers already"
+            )
+        if not self.student.model.tied:
+            raise ValueError(
+                "distillation.item_start teachers needs student.model.tied: true, so that the table which starts from"
+                " the teachers is the one that scores"
+            )
+
+    def _codes_have_teachers(self) -> None:
         if self.student.model.codes and self.distillation.mode == "joint":
-            raise ValueError("student.model.codes need finished teachers to learn from: distillation.mode offline")
+            raise ValueError("student.model.codes are learnt from trained teachers: set distillation.mode to offline")
+
+    def _item_dropout_has_titles(self) -> None:
         for where, reader in [(teacher.name, teacher) for teacher in self.teachers] + [("student", self.student)]:
             if reader.model.item_dropout and not reader.text:
                 raise ValueError(
-                    f"{where}: model.item_dropout {reader.model.item_dropout:g} leaves items to their titles, which only a model"
-                    " with text reads: add text, or leave item_dropout out"
+                    f"{where}: model.item_dropout {reader.model.item_dropout:g} needs titles, because a dropped item"
+                    " is known by its title alone: add text, or leave item_dropout out"
                 )
-        trained = [(t.name, t.train) for t in self.teachers]
+
+    def _batches_divide_among_workers(self) -> None:
+        trained = [(teacher.name, teacher.train) for teacher in self.teachers]
         trained += [("student", self.student.train), ("student.control", self.student.without_teachers().train)]
         for where, overrides in trained:
             try:
                 settings = self.training.resolve(overrides)
             except ValidationError as error:
                 raise ValueError(f"{where}.train: {first_fault(error)}") from None
-            if settings.batch_size % self.training.workers:
-                raise ValueError(
-                    f"{where}: batch_size {settings.batch_size} is not a multiple of training.workers {self.training.workers}"
-                )
-        self._teachers_fit_their_targets()
-        for where, text in [(teacher.name, teacher.text) for teacher in self.teachers] + [
-            ("student", self.student.text),
-            ("search", self.search and self.search.text),
-        ]:
-            adapt = text and text.adapt
-            if adapt and adapt.batch_size % self.training.workers:
-                raise ValueError(
-                    f"{where}.text.adapt: batch_size {adapt.batch_size} is not a multiple of training.workers {self.training.workers}"
-                )
-        if self.search and self.search.batch_size % self.training.workers:
-            raise ValueError(
-                f"search: batch_size {self.search.batch_size} is not a multiple of training.workers {self.training.workers}"
-            )
-        reads_text = self.student.text or any(t.text for t in self.teachers)
-        if self.input.catalogue is None and self.input.events is not None and reads_text:
-            raise ValueError("a model with text needs input.catalogue with titles")
-        if self.student.text and self.student.model.codes:
-            raise ValueError(
-                "student.text is folded into an item table, which a student with model.codes does not have"
-            )
-        return self
+            self._divides(where, settings.batch_size)
 
-    def _start_is_possible(self) -> None:
-        if self.distillation.item_start != "teachers":
-            return
-        if self.distillation.mode == "joint" or all(teacher.rules for teacher in self.teachers):
+    def _text_batches_divide_among_workers(self) -> None:
+        readers = [(teacher.name, teacher.text) for teacher in self.teachers]
+        readers += [("student", self.student.text), ("search", self.search.text if self.search else None)]
+        for where, text in readers:
+            if text and text.adapt:
+                self._divides(f"{where}.text.adapt", text.adapt.batch_size)
+        if self.search:
+            self._divides("search", self.search.batch_size)
+
+    def _divides(self, where: str, batch_size: int) -> None:
+        if batch_size % self.training.workers:
             raise ValueError(
-                "distillation.item_start teachers needs finished teachers with item tables: distillation.mode offline, and a"
-                " teacher without rules"
-            )
-        if self.student.model.codes:
-            raise ValueError(
-                "distillation.item_start teachers needs an item table, but student.model.codes replaces it. Leave item_start out:"
-                " codes are learnt from the teachers already"
-            )
-        if not self.student.model.tied:
-            raise ValueError(
-                "distillation.item_start teachers needs student.model.tied: true. The table that starts from the teachers' is the"
-                " one that scores"
+                f"{where}: batch_size {batch_size} is not a multiple of training.workers {self.training.workers}"
             )
 
-    def _teachers_fit_their_targets(self) -> None:
+    def _targets_fit_the_teachers(self) -> None:
         sampled = self.distillation.targets == "sampled"
-        if (folded := [teacher.name for teacher in self.teachers if teacher.folds > 1]) and not sampled:
+        folded = [teacher.name for teacher in self.teachers if teacher.folds > 1]
+        if folded and not sampled:
             raise ValueError(
-                f"teachers {folded} have folds, so their heads differ from user to user: distillation.targets sampled"
+                f"teachers {folded} have folds, so that users have different heads: set distillation.targets to sampled"
             )
-        if (counted := [teacher.name for teacher in self.teachers if teacher.rules]) and not sampled:
+        ruled = [teacher.name for teacher in self.teachers if teacher.rules]
+        if ruled and not sampled:
             raise ValueError(
-                f"teachers {counted} have rules, which have no hidden states: distillation.targets sampled"
+                f"teachers {ruled} have rules, which have no hidden states: set distillation.targets to sampled"
             )
-        if self.student.model.codes and len(counted) == len(self.teachers):
-            raise ValueError("student.model.codes are learnt from teachers' item vectors, which rules do not have")
+        if self.student.model.codes and len(ruled) == len(self.teachers):
+            raise ValueError(
+                "student.model.codes are learnt from the teachers' item vectors, which rules do not have: add a teacher"
+                " without rules"
+            )
         models = [name for teacher in self.teachers for name in teacher.models]
         if len(set(models)) < len(models):
-            raise ValueError(f"a teacher has the name of another one's fold: {models}")
-        if sampled and self.training.resolve(self.student.train).loss not in ("cross_entropy", "sampled_softmax"):
+            raise ValueError(f"a teacher has the name of another teacher's fold: {models}")
+        loss = self.training.resolve(self.student.train).loss
+        if sampled and loss not in ("cross_entropy", "sampled_softmax"):
             raise ValueError(
-                "distillation.targets sampled needs the student's train.loss cross_entropy or sampled_softmax"
+                "distillation.targets sampled needs the student's train.loss to be cross_entropy or sampled_softmax,"
+                f" found {loss}"
+            )
+
+    def _text_has_titles(self) -> None:
+        reads_text = self.student.text or any(teacher.text for teacher in self.teachers)
+        if self.input.catalogue is None and self.input.events is not None and reads_text:
+            raise ValueError("a model with text needs input.catalogue with titles")
+
+    def _codes_stand_without_text(self) -> None:
+        if self.student.text and self.student.model.codes:
+            raise ValueError(
+                "student.text needs an item table to be folded into, and student.model.codes replaces it: leave one out"
             )
 
     @property
     def root(self) -> Path:
-        """The folder of all outputs, absolute: workers have working folders of their own.
+        """The output folder as an absolute path, because workers have working folders of their own.
 
         Raises:
-          ConfigError: a sign in its name that Spark would read as a pattern.
+          ConfigError: Spark would read a character of the path as a pattern.
         """
         folder = Path(self.output_dir).expanduser().absolute()
-        named = re.sub(r"\$\{\w+\}", "", str(folder))  # another machine's variables
+        named = re.sub(r"\$\{\w+\}", "", str(folder))  # variables that another machine will fill in
         if signs := "".join(sorted({*named} & {*"*?[]{}"})):
             raise ConfigError(
-                f"output_dir is {folder}: Spark takes {signs} in a folder's name for a pattern; give one without"
+                f"output_dir is {folder}: Spark reads {signs} in a path as a pattern. Give a path without them"
             )
         return folder
 

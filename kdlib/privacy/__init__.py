@@ -1,1 +1,1 @@
-"""Pseudonyms and forgetting."""
+"""Pseudonyms of users, and the removal of a user from all outputs."""

@@ -1,17 +1,17 @@
-"""Take one user out of every output, and prove that no trace is left.
+"""Remove one user from every output, and prove that no trace is left.
 
-The one case in which published files change: a row that must go goes from every version, also from those that nobody
-reads any more. Each file is replaced in one rename, so that a reader finds the old file or the new one.
+Published files change in this case only. The user's rows go from every version, including versions that nobody reads
+any more. Each file is replaced in one rename, so that a reader finds the old file or the new one.
 
-A trace is the id where it stands for the user. An item, a number or a word that is written like it is none, and stays:
+A trace is the id where it stands for the user. An item, a number or a word with the same spelling stays:
 
-    Parquet      a `user_id`; a quarantined row whose user column holds it, or, where the row does not parse or has no such
-                 column, in which it is a word or a value by itself
+    Parquet      a `user_id`; a quarantined row with the id in its user column. If the row does not parse or has no user
+                 column: a quarantined row in which the id is a word or a value by itself
     reports      the heading `User <id>`
-    logs         the id after `user`, as messages have it: `user 4711.`, `no user '4711'`, `user_id=4711`
-    other files  none: nothing writes user ids there
+    logs         the id after `user`, as in `user 4711.`, `no user '4711'`, `user_id=4711`
+    other files  none, because nothing writes user ids there
 
-An id that can be nothing else (`is_unmistakable`) is a trace in logs and in other files wherever it is a word by itself.
+An id that cannot be anything else (`is_unmistakable`) is also a trace in logs and other files, as a word by itself.
 """
 
 import json
@@ -35,19 +35,20 @@ from kdlib.privacy.pseudonyms import BLANKS, key_check
 from kdlib.store import partitions
 
 LIST = "_forgotten.json"
-"""SHA-256 of the ids that are never taken in again, and of which key they are, under the folder of all outputs.
+"""File in the output folder: SHA-256 of each forgotten id, and the check value of the pseudonym key. Input rows of
+these users are rejected.
 
-The ids are those of the tables. With a key these are pseudonyms, whose digests tell nobody anything who has not the key;
-without one, whoever reads the list can try ids.
+The ids are those of the tables. With a key they are pseudonyms, and the list reveals nothing without the key. Without a
+key a reader of the list can try out ids.
 """
 _USER = "user_id"
 _ALONE = r"(?<!\w)(?<!\w[.@-])"
 _AFTER_USER = r"""\b(?:[Uu]ser |user_id[^\w\r\n]{1,6})['"]?"""
-"""What stands before an id in messages and in printed rows."""
+"""The text before an id in messages and printed rows."""
 
 
 def digest(user_id: str) -> str:
-    """What is kept of a forgotten id."""
+    """The hash that the list of forgotten users holds for an id."""
     return sha256(user_id.encode()).hexdigest()
 
 
@@ -57,31 +58,31 @@ def forgotten(root: Path) -> list[str]:
 
 
 def check_key(root: Path, key: bytes | None) -> None:
-    """That the list of forgotten users holds under this key (None: without pseudonyms).
+    """Check that the list of forgotten users belongs to this key. None: no pseudonyms.
 
     Raises:
-      ConfigError: it is of another key, under which none of them would be known again.
+      ConfigError: the list belongs to another key, so that its users would not be recognised.
     """
     found = _read_list(root)
     if found["users"] and found["key"] != (key_check(key) if key else None):
         made = "under another pseudonym key than" if found["key"] else "without a pseudonym key, unlike"
         raise ConfigError(
-            f"the {len(found['users'])} users on {root / LIST} were forgotten {made} this run config has (section privacy):"
-            " their events would come back. Set it as it was; or remove that file and, before the next night, `distilrec"
-            " forget` each of them anew"
+            f"the {len(found['users'])} users in {root / LIST} were forgotten {made} this run config has (section"
+            " privacy): their events would come back. Set the key as it was; or remove that file and, before the next"
+            " run, `distilrec forget` each user again"
         )
 
 
 def remember_to_forget(root: Path, user_id: str, key: bytes | None = None) -> None:
-    """Add an id to those that are never taken in again.
+    """Add an id to the list of forgotten users: later runs reject their input rows.
 
     Args:
-      root: the folder of all outputs.
-      user_id: as it stands in the tables: the pseudonym where there are pseudonyms.
-      key: of the pseudonyms; None: there are none.
+      root: the output folder.
+      user_id: the id as in the tables; the pseudonym if pseudonyms are used.
+      key: the pseudonym key; None: no pseudonyms.
 
     Raises:
-      ConfigError: the list is of another key.
+      ConfigError: the list belongs to another key.
     """
     check_key(root, key)
     root.mkdir(parents=True, exist_ok=True)
@@ -90,15 +91,15 @@ def remember_to_forget(root: Path, user_id: str, key: bytes | None = None) -> No
 
 
 def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> dict[str, int]:
-    """Remove the user's rows from all Parquet files, the lines that name it from logs, and reports that show it.
+    """Remove a user's rows from all Parquet files, lines that name the user from logs, and reports that show the user.
 
     Args:
-      root: the folder of all outputs.
-      user_id: as it stands in the tables: the pseudonym where there are pseudonyms.
-      user_columns: the input's columns that hold users, by which quarantined rows are told apart; `user_id` always is one.
+      root: the output folder.
+      user_id: the id as in the tables; the pseudonym if pseudonyms are used.
+      user_columns: the input's columns that hold users, needed for quarantined rows. `user_id` always counts as one.
 
     Returns:
-      Folder → rows, lines or pages removed.
+      Folder → number of rows, lines or pages removed.
     """
     removed: dict[str, int] = {}
     root = root.resolve()
@@ -113,7 +114,7 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
             if count:
                 _replace(path, b"".join(kept))
         elif path.suffix == ".html" and _is_shown(path.read_bytes(), user_id):
-            count = 1  # `distilrec report` makes it anew
+            count = 1  # `distilrec report` makes the report again
             home = _version_of(path, root)
             shutil.rmtree(home) if home else path.unlink()
         if count:
@@ -123,9 +124,9 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
 
 
 def traces(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> list[Path]:
-    """All files are looked at; those that hold a trace, as the text above says, and Parquet files that cannot be read.
+    """All files that hold a trace of the user (see the module), and Parquet files that cannot be read.
 
-    Args: as for `erase`.
+    Args: as `erase`.
     """
     found = []
     for path in _files(root.resolve()):
@@ -144,8 +145,10 @@ def traces(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> l
 
 
 def is_unmistakable(user_id: str) -> bool:
-    """Whether no item, number or word is written like this id: a mail address, or 16 characters or more with a digit and a
-    letter among them, as pseudonyms and UUIDs."""
+    """Whether no item, number or word can have this spelling.
+
+    True for a mail address, and for at least 16 characters with a digit and a letter, as pseudonyms and UUIDs have.
+    """
     if re.fullmatch(r"\S+@\S+\.\S{2,}", user_id):
         return True
     return len(user_id) >= 16 and any(map(str.isdigit, user_id)) and any(map(str.isalpha, user_id))
@@ -157,14 +160,14 @@ def _erase_rows(path: Path, root: Path, user_id: str, user_columns: Collection[s
         return 0
     fresh = path.with_name(f".{path.name}.forgetting")
     pq.write_table(pq.ParquetFile(path).read().filter(pa.array(~gone)), fresh, compression="zstd")
-    # before the rows go: killed in between, the next run finds them and does both again
+    # The manifest first: if the process is killed in between, the rows remain and the next call does both again.
     _mend_manifest(path, fresh, root)
     fresh.replace(path)
     return int(gone.sum())
 
 
 def _rows_of(path: Path, user_id: str, user_columns: Collection[str]) -> np.ndarray | None:
-    """Which rows of a Parquet file are the user's; None where it cannot be read: a killed run has left it."""
+    """Which rows of a Parquet file are the user's, bool [rows]; None if a killed run left the file unreadable."""
     try:
         file = pq.ParquetFile(path)
         table = file.read([name for name in (_USER, "raw") if name in file.schema_arrow.names])
@@ -172,7 +175,7 @@ def _rows_of(path: Path, user_id: str, user_columns: Collection[str]) -> np.ndar
         return None
     found = np.zeros(file.metadata.num_rows, bool)
     if _USER in table.column_names:
-        # not utf8_trim: tables of before bad bytes were mended may hold some
+        # not utf8_trim: old tables may hold bytes that are no UTF-8
         ids = pc.call_function("ascii_trim", [table[_USER].cast(pa.string())], pc.TrimOptions(BLANKS))
         found |= pc.call_function("equal", [ids, pa.scalar(user_id)]).fill_null(False).to_numpy()
     if "raw" in table.column_names:
@@ -183,10 +186,10 @@ def _rows_of(path: Path, user_id: str, user_columns: Collection[str]) -> np.ndar
 
 
 def _is_row_of(raw: bytes | None, user_id: str, columns: Collection[str]) -> bool:
-    """Whether a quarantined row, which may be no UTF-8, is the user's."""
+    """Whether a quarantined row is the user's. The row may be no UTF-8."""
     text = (raw or b"").decode(errors="replace")
     try:
-        row = json.loads(text, parse_int=str, parse_float=str)  # numbers as they are written
+        row = json.loads(text, parse_int=str, parse_float=str)  # keep the spelling of numbers
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
@@ -196,7 +199,7 @@ def _is_row_of(raw: bytes | None, user_id: str, columns: Collection[str]) -> boo
 
 
 def _is_shown(page: bytes, user_id: str) -> bool:
-    """Whether a report shows the user: `kdlib.report.people` writes the heading."""
+    """Whether a report shows the user, under the heading that `kdlib.report.people` writes."""
     return any(
         unescape(name) == user_id for name in re.findall(r"<h3>User ([^<]*)</h3>", page.decode(errors="replace"))
     )
@@ -209,14 +212,17 @@ def _is_named(line: bytes, user_id: str) -> bool:
 
 
 def _holds(data: bytes, user_id: str) -> bool:
-    """Whether the id is a word of a file, which may be large and no text."""
+    """Whether the id is a word of a file. The file may be large, and may be no text."""
     forms = (user_id, json.dumps(user_id)[1:-1])
     return any(form.encode() in data for form in forms) and bool(_word(user_id).search(data.decode(errors="replace")))
 
 
 @lru_cache
 def _word(user_id: str, before: str = _ALONE) -> re.Pattern[str]:
-    """The id as a word by itself, as it is or as CSV or JSON write it; `12` is none in `2012`, `12.5` or `a-12`."""
+    """A pattern for the id as a word by itself, plain or as CSV or JSON write it.
+
+    `12` is no word by itself in `2012`, `12.5` or `a-12`.
+    """
     in_csv = re.escape(user_id.replace('"', '""'))
     in_json = re.sub(r"(?<=\\u)[0-9a-f]{4}", r"(?i:\g<0>)", re.escape(json.dumps(user_id)[1:-1]))
     return re.compile(rf"{before}(?:{re.escape(user_id)}|{in_csv}|{in_json})(?![.@-]?\w)")
@@ -229,9 +235,9 @@ def _read_list(root: Path) -> dict[str, Any]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Every file below, once, and those that links lead to elsewhere, as where logs lie on another disk: at their own paths.
+    """Every file under a folder, once, including files elsewhere that links lead to, such as logs on another disk.
 
-    Other links lead to the version folders below.
+    Files are named by their own paths. Links into the version folders add nothing, because these are walked anyway.
     """
     waiting, looked_at = [root], set[Path]()
     while waiting:
@@ -248,7 +254,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _mend_manifest(path: Path, fresh: Path, root: Path) -> None:
-    """Write size, rows and hash of what a file will be replaced by into its version's manifest."""
+    """Write size, rows and hash of the file that will replace `path` into the version's manifest."""
     home = _version_of(path, root)
     if home is None:
         return
@@ -261,7 +267,7 @@ def _mend_manifest(path: Path, fresh: Path, root: Path) -> None:
 
 
 def _version_of(path: Path, root: Path) -> Path | None:
-    """The version folder that a data file belongs to; None for files of unfinished tables."""
+    """The version folder of a data file; None for a file of an unfinished table."""
     versions = root / partitions.VERSIONS
     return next((p for p in path.parents if versions in p.parents and (p / "manifest.json").exists()), None)
 

@@ -1,1 +1,1 @@
-"""What decides whether a run goes out, and where to."""
+"""Whether a run is published, which run is in use, how long old runs stay, and where the tables are delivered."""

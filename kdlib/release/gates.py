@@ -1,7 +1,7 @@
-"""What a night must hold before its table goes out: plain functions from counts and metrics to judged gates.
+"""The checks that a run must pass before it is published: plain functions from counts and metrics to gates.
 
-A gate compares one number with bounds, most of them set by the median of the trailing promoted nights. One that has
-nothing to compare with (the first night, no test users' metric) is skipped, and says so.
+A gate compares one number with bounds. Most bounds come from the trailing median: the median over the last promoted
+runs. A gate that has nothing to compare with, as in the first run, is skipped and says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ import pyarrow as pa
 from kdlib.store.tables import GATES
 
 Funnel = Mapping[str, Any]
-"""`details.funnel` of a `histories` manifest."""
+"""Counts of a run's input: `details.funnel` in the manifest of `histories`."""
 
 _TESTED = "users who come back in the test days, and first to an item that is new to them"
 _QUARANTINED = "share of the rows read that is quarantined"
@@ -23,7 +23,7 @@ _MISSING = ("missing_user", "missing_item", "missing_time", "bad_time", "corrupt
 
 @dataclass(frozen=True)
 class Gate:
-    """A row of `tables.GATES`."""
+    """One row of `tables.GATES`, where the fields are explained."""
 
     gate: str
     part: str
@@ -45,17 +45,17 @@ def input_gates(
     max_new_item_share: float,
     max_history_length_change: float,
 ) -> list[Gate]:
-    """The input against bounds and against the trailing nights.
+    """Judge a run's input by fixed bounds and by the trailing median.
 
     Args:
-      tonight: the night's funnel.
-      earlier: the trailing promoted nights' funnels, any order.
-      min_volume_ratio: events and users of the day, and all users, over the trailing median: at least.
-      max_volume_ratio: events and users of the day over it: at most.
-      max_share_rise: how far a share of the rows read may lie above the trailing median.
-      max_quarantined_share: of `rows_judged`, whatever earlier nights had.
-      max_new_item_share: items that are new tonight, of all items.
-      max_history_length_change: of the mean history length, relative to the trailing median.
+      tonight: the run's funnel.
+      earlier: the funnels of the last promoted runs, the newest last.
+      min_volume_ratio: least ratio to the trailing median, for events of the day, users of the day, and all users.
+      max_volume_ratio: greatest ratio to the trailing median, for events and users of the day.
+      max_share_rise: how far a share may lie above the trailing median.
+      max_quarantined_share: greatest share of quarantined rows, whatever earlier runs had.
+      max_new_item_share: greatest share of new items among all items.
+      max_history_length_change: greatest change of the mean history length, relative to the trailing median.
     """
 
     def before(what: str) -> float | None:
@@ -128,20 +128,20 @@ def quality_gates(
     max_loss_to_last_night: float | None,
     min_coverage_ratio: float,
 ) -> list[Gate]:
-    """The night's student against popularity, against the model in use, and against the trailing nights' coverage.
+    """Judge a run's student: against popularity, against the model in use, and by the trailing median of the coverage.
 
-    A comparison fails where the 95% interval of the paired difference lies below its bound as a whole: a significant
-    loss, not a noisy one.
+    A comparison fails if the whole 95% interval of the paired difference lies below the bound: a significant loss
+    fails, a noisy one does not.
 
     Args:
-      metrics: `tables.METRICS` of the night.
-      earlier_coverage: the student's coverage in the trailing promoted nights.
+      metrics: the run's table METRICS.
+      earlier_coverage: the student's coverage in the last promoted runs.
       k: list length of the NDCG that is judged.
       coverage_metric: name of the coverage metric.
-      min_test_users: fewer cannot judge a model.
-      min_gain_over_popularity: of NDCG, which the interval must reach; None switches the gate off.
-      max_loss_to_last_night: of NDCG, which the interval must reach; None switches the gate off.
-      min_coverage_ratio: coverage over its trailing median: at least.
+      min_test_users: least number of test users.
+      min_gain_over_popularity: bound of the NDCG of student − popularity; None switches the gate off.
+      max_loss_to_last_night: minus the bound of the NDCG of student − model in use; None switches the gate off.
+      min_coverage_ratio: least ratio of the coverage to the trailing median.
     """
     rows = {(row["model"], row["metric"]): row for row in metrics.to_pylist()}
     ndcg = f"ndcg@{k}"
@@ -175,27 +175,27 @@ def quality_gates(
 
 
 def failed(gates: Iterable[Gate]) -> list[Gate]:
-    """Those that forbid publishing."""
+    """The gates that forbid publishing."""
     return [gate for gate in gates if gate.status == "failed"]
 
 
 def forced(gates: Iterable[Gate]) -> list[Gate]:
-    """The same gates, with failures overruled."""
+    """The same gates; failed ones have the status `forced`."""
     return [Gate(**{**asdict(g), "status": "forced"}) if g.status == "failed" else g for g in gates]
 
 
 def gates_table(gates: Sequence[Gate]) -> pa.Table:
-    """`tables.GATES`."""
+    """The gates as the table GATES."""
     return pa.Table.from_pylist([asdict(gate) for gate in gates], schema=GATES.schema)
 
 
 def gates_of(table: pa.Table) -> list[Gate]:
-    """The rows of `tables.GATES`."""
+    """The gates in a table GATES."""
     return [Gate(**row) for row in table.select(GATES.schema.names).to_pylist()]
 
 
 def in_words(gate: Gate) -> str:
-    """`events_of_the_day 0, must be at least 1: kept events of the night's own day`."""
+    """A gate as one line: `events_of_the_day 0, must be at least 1: kept events of the night's own day`."""
     if gate.value is None:
         return f"{gate.gate} {gate.status}: {gate.text}"
     sides = (("at least", gate.low), ("at most", gate.high))
@@ -206,7 +206,7 @@ def in_words(gate: Gate) -> str:
 def _judged(
     gate: str, value: float, *, low: float | None = None, high: float | None = None, text: str, part: str = "input"
 ) -> Gate:
-    inside = (low is None or value >= low) and (high is None or value <= high)  # NaN is in no bounds
+    inside = (low is None or value >= low) and (high is None or value <= high)  # NaN lies in no bounds
     return Gate(gate, part, float(value), low, high, "passed" if inside else "failed", text)
 
 
@@ -223,7 +223,7 @@ def _skipped(gate: str, text: str, part: str = "input") -> Gate:
 
 
 def _schema_gate(found: Mapping[str, str] | None, before: Mapping[str, str] | None) -> Gate:
-    """No column of the events is gone or of another type; new ones do no harm."""
+    """Fails if a column of the events is gone or has another type. New columns pass."""
     if not found or not before:
         return _skipped("schema_drift", "columns of the events: no earlier promoted night to compare with")
     changed = [
@@ -240,7 +240,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _read(night: Funnel) -> int:
-    """Rows read that night, without the events carried over: faultless, and after some months nearly all rows."""
+    """Rows that the run read from the input, without events carried over. These are valid, and soon nearly all rows."""
     return night["rows_read"] - night.get("carried", 0)
 
 
@@ -249,8 +249,11 @@ def _quarantined(night: Funnel) -> float:
 
 
 def rows_judged(night: Funnel) -> dict[str, int]:
-    """Rows that the night has judged, as kept, duplicate or quarantined: without the events carried over, which are an earlier
-    night's, and without rows of days after it or before the period, which are no fault of the data."""
+    """Rows that the run itself has judged, by outcome: `kept`, `duplicate`, `quarantined`.
+
+    Events carried over are not counted, because an earlier run has judged them. Rows of later days or before the period
+    are not counted, because they are no fault of the data.
+    """
     carried, duplicate, quarantined = (
         night.get(name, 0) for name in ("carried", "carried_duplicate", "carried_quarantined")
     )

@@ -1,12 +1,13 @@
-"""Which night is in use: one link, switched by one rename, for table and model together; and the record of each switch.
+"""Which run is in use: one link, switched by one rename for tables and models together, and a record of each switch.
 
-    root/promoted                              a link to the record in force
-    root/_promotions/00003.ds=2026-11-22/      never written again, but for the mark that the night is removed
+    root/promoted                              a link to the current record
+    root/_promotions/00003.ds=2026-11-22/      written once; later only the mark `removed` may be added
         promotion.json
         recommendations -> ../../_versions/recommendations/ds=2026-11-22.<version>/data
         models/student  -> …
 
-A reader of `root/promoted/recommendations` finds the last night that passed its gates, and a rollback moves it back.
+A reader of `root/promoted/recommendations` finds the last run that passed its gates. A rollback switches back to an
+earlier run.
 """
 
 import fcntl
@@ -27,29 +28,29 @@ from kdlib.store.partitions import Manifest
 LINK = "promoted"
 RECORDS = "_promotions"
 REMOVED = "removed"
-"""An empty file in the record of a night that is removed."""
+"""Name of an empty file in a record: the run was removed because it is old."""
 LINKED = ("recommendations", "models/student", "item_vocabulary")
-"""What a record holds a link to: what serves, and what explains it."""
+"""The tables and models that a record links to."""
 SEARCH = ("search_rankings", "search_index", "models/search_student")
-"""What it links to besides, or instead where a shop has search alone."""
+"""The tables and models of product search that a record links to, if the run has them."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """One switch."""
+    """One switch: which run is in use from then on."""
 
     number: int
-    """Counts all switches, from 1."""
+    """Number of the switch, from 1."""
     ds: str
-    """The night that is in use from here on."""
+    """Date of the run that is in use from then on."""
     action: str
     """`promote` or `rollback`."""
     versions: dict[str, str]
-    """Table or model → version, of all that this night consists of."""
+    """Table or model → version, for everything that the run consists of."""
     forced: list[str]
-    """Gates that failed and were overruled."""
+    """Gates that failed and were overruled with `--force`."""
     reason: str
-    """The words given with `--force` or `--reason`; empty without."""
+    """The text given with `--force` or `--reason`; may be empty."""
     unix_seconds: float
 
 
@@ -59,16 +60,19 @@ def history(root: Path) -> list[Promotion]:
 
 
 def current(root: Path) -> Promotion | None:
-    """The switch in force; None before the first."""
+    """The last switch, which is in force; None before the first."""
     link = root / LINK
     return _read(link.resolve()) if link.exists() else None
 
 
 def nights(root: Path, *, before: str = partitions.EVER, holding: str | None = None) -> list[Promotion]:
-    """The promoted nights strictly before a date, all without one, by date, each with its last promotion; rolled-back ones do not count.
+    """The promoted runs by date, each with its last promotion. Runs that a rollback withdrew do not count.
 
-    With `holding`, a table or model, only those that consist of it too and have not been removed as too old. One whose files
-    are gone otherwise counts: what goes on from it must fail.
+    Args:
+      root: the output folder.
+      before: only runs before this date (exclusive).
+      holding: only runs that have this table or model and were not removed because they are old. A run whose files are
+        missing for another reason counts, so that whoever continues from it fails.
     """
     found: dict[str, Promotion] = {}
     for switch in history(root):
@@ -79,17 +83,18 @@ def nights(root: Path, *, before: str = partitions.EVER, holding: str | None = N
 
 
 def last_night(root: Path, *, before: str, holding: str | None = None) -> Promotion | None:
-    """The last of `nights`; None where there is none."""
+    """The newest of `nights`; None if there is none."""
     return next(reversed(nights(root, before=before, holding=holding)), None)
 
 
 def last_use(root: Path, ds: str, versions: Mapping[str, str]) -> tuple[Promotion | None, Promotion | None]:
-    """The last switch to these versions of a night, and the rollback that has withdrawn them since; None for what is not.
+    """The last switch to these versions of a run, and the rollback that has withdrawn them since. None: no switch
+    found.
 
     Args:
-      root: the folder of all outputs.
-      ds: the night.
-      versions: table or model → version; others that the night consisted of do not matter.
+      root: the output folder.
+      ds: the run's date.
+      versions: table or model → version. Other tables and models of the run do not matter.
     """
     used = withdrawn = None
     for switch in history(root):
@@ -101,29 +106,33 @@ def last_use(root: Path, ds: str, versions: Mapping[str, str]) -> tuple[Promotio
 
 
 def folder_of(root: Path, night: Promotion, name: str) -> Path:
-    """Where a part of a promoted night lies."""
+    """The data folder of a table or model of a promoted run."""
     return partitions.version_folder(root, name, night.ds, night.versions[name])
 
 
 def manifest_of(root: Path, night: Promotion, name: str) -> Manifest:
-    """The manifest of a part of a promoted night; InputError where it is gone."""
+    """The manifest of a table or model of a promoted run.
+
+    Raises:
+      InputError: the version is gone.
+    """
     return partitions.version_manifest(root, name, night.ds, night.versions[name])
 
 
 def promote(
     root: Path, ds: str, versions: Mapping[str, str], *, forced: list[str] | None = None, reason: str = ""
 ) -> Promotion:
-    """Put a night in use; nothing happens where just this is in use, or a later night.
+    """Put a run in use. Nothing happens if exactly this run, or a later one, is in use.
 
     Args:
-      root: the folder of all outputs.
-      ds: the night.
-      versions: of published partitions of that date; those of `LINKED` and `SEARCH` among them are linked to.
+      root: the output folder.
+      ds: the run's date.
+      versions: table or model → version, for all published partitions of the run.
       forced: gates that failed and were overruled.
-      reason: why.
+      reason: why, in the words of the person.
 
     Returns:
-      What is in use now.
+      The switch that is in force now.
     """
     with _one_at_a_time(root):
         now = current(root)
@@ -133,17 +142,17 @@ def promote(
 
 
 def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
-    """Put an earlier promoted night in use again, table and model together.
+    """Put an earlier promoted run in use again, tables and models together.
 
     Raises:
-      InputError: that night was never promoted, or its files are gone; names the nights there are.
+      InputError: the run was never promoted, or its files are gone. The text names the promoted runs.
     """
     earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
     if not earlier:
         known = ", ".join(sorted({night.ds for night in history(root)})) or "none"
         raise InputError(
-            f"{ds} was never promoted under {root}; nights to roll back to: {known}. One that was made but not promoted comes"
-            " into use by a rollback to a night before it, and `distilrec promote` for it"
+            f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not"
+            " promoted, roll back to a run before it, then `distilrec promote` it"
         )
     last = earlier[-1]
     with _one_at_a_time(root):
@@ -152,10 +161,10 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
 
 @contextmanager
 def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Runs of different dates may switch at the same moment: each waits for the other, and gets a number of its own."""
+    """Hold the lock of all switches: runs of different dates may switch at the same moment."""
     (root / RECORDS).mkdir(parents=True, exist_ok=True)
     with (root / RECORDS / "lock").open("a") as file:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system has no locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -172,8 +181,8 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
             data = partitions.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
                 raise InputError(
-                    f"{name} of {ds}, version {versions[name]}, is not there any more ({data}): choose another night,"
-                    " or run this one again"
+                    f"{name} of {ds}, version {versions[name]}, is gone ({data}): choose another run, or rerun this"
+                    " date"
                 )
             link = staging / name
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +197,7 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
 
 
 def mark_removed(root: Path, *, before: str, busy: Collection[str] = ()) -> None:
-    """Note that the nights before a date, but for the busy ones, are removed on purpose, with all their tables."""
+    """Mark the runs before a date as removed because they are old, except dates that another run works on."""
     for switch in history(root):
         if switch.ds < before and switch.ds not in busy:
             (_record(root, switch.number, switch.ds) / REMOVED).touch()
@@ -208,6 +217,6 @@ def _read(folder: Path) -> Promotion:
         return Promotion(**json.loads((folder / "promotion.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable record of a promotion at {folder}: {error}. Remove that folder; `distilrec rollback --to DS`"
-            " then names the night to use"
+            f"no usable record of a promotion at {folder}: {error}. Remove that folder, then choose the run to use with"
+            " `distilrec rollback --to DS`"
         ) from None

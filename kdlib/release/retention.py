@@ -1,7 +1,7 @@
-"""Remove what no night needs any more: never what is in use, nor what the kept nights consist of.
+"""Remove old runs: never the run in use, nor anything that the kept runs consist of.
 
-A version goes aside in one rename and is removed there: where that fails half-way, as on NFS while somebody has a file
-open, nobody who looks for the version finds a part of it and takes it for the whole.
+A version is first moved aside in one rename, then removed there. The removal may fail half-way, as on NFS while
+somebody has a file open. Even then nobody finds a part of the version under its own path.
 """
 
 import os
@@ -16,35 +16,37 @@ from kdlib.release import promotions
 from kdlib.store import partitions
 
 ASIDE = "removed."
-"""How the name of a version begins that has gone aside, into staging."""
+"""Prefix of a version that was moved aside, in the staging folder."""
 
 
 def remove_old_nights(
     root: Path, *, keep: int, before: str, busy: Collection[str] = (), warn: Callable[[str], object] = warnings.warn
 ) -> list[str]:
-    """Remove nights older than the newest `keep` promoted ones, versions of earlier dates that were replaced, and what
-    runs of older dates left when they were given up: logs, checkpoints, half-made tables.
+    """Remove runs older than the newest `keep` promoted ones.
+
+    Also removed: replaced versions of earlier dates, and the logs, checkpoints and unfinished tables of older dates.
 
     Args:
-      root: the folder of all outputs.
-      keep: promoted nights that stay, and can be rolled back to.
-      before: the run's date; replaced versions of this date or a later one stay, for whoever reads them now.
-      busy: dates that a run is at work on, a backfill say; nothing of theirs is removed, nor the nights that they go on from.
-      warn: gets to know of what could not be removed; the other nights are.
+      root: the output folder.
+      keep: number of promoted runs that stay, to roll back to.
+      before: the run's date. Replaced versions of this date or a later one stay, because somebody may read them.
+      busy: dates that another run works on, as a backfill. Their files stay, and so do the runs that they continue
+        from.
+      warn: called with a text when something could not be removed. Everything else is still removed.
 
     Returns:
-      The removed dates, each once.
+      The removed dates, in order, each once.
     """
     nights = promotions.nights(root)[-keep:]
     in_use = promotions.current(root)
     if in_use is None or not nights:
         return []
     oldest = min(nights[0].ds, in_use.ds)
-    earlier = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
-    gone_on_from = {night.ds for night in earlier}  # as promoted, and as made again since
-    needed = {(name, n.ds, version) for n in (*nights, in_use, *earlier) for name, version in n.versions.items()}
+    starts = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
+    start_days = {night.ds for night in starts}
+    needed = {(name, n.ds, version) for n in (*nights, in_use, *starts) for name, version in n.versions.items()}
     removed, left = set[str](), list[str]()
-    promotions.mark_removed(root, before=oldest, busy={*busy, *gone_on_from})
+    promotions.mark_removed(root, before=oldest, busy={*busy, *start_days})
     staging = root / partitions.STAGING
     staging.mkdir(exist_ok=True)
     for table, folder in _version_folders(root / partitions.VERSIONS):
@@ -53,7 +55,9 @@ def remove_old_nights(
             continue
         link = root / table / f"ds={ds}"
         linked = link.is_symlink() and link.resolve() == (folder / "data").resolve()
-        if (linked and ds in gone_on_from) or (ds >= oldest and (linked or ds >= before)):
+        if linked and ds in start_days:  # a busy run continues from it, even if it was made again after its promotion
+            continue
+        if ds >= oldest and (linked or ds >= before):
             continue
         with _or_left(folder, left):
             if linked:
@@ -64,15 +68,20 @@ def remove_old_nights(
                 removed.add(ds)
     for path in staging.glob(f"{ASIDE}*"):
         _remove(path, left)
+    _remove_leftovers(root, oldest, busy, left)
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        warn(f"not removed: {left[0]}{more}. The next promotion tries again")
+    return sorted(removed)
+
+
+def _remove_leftovers(root: Path, oldest: str, busy: Collection[str], left: list[str]) -> None:
+    """Remove what runs of dates before `oldest` left beside their tables."""
     for place in ("logs", "quarantine_failed", "search_quarantine_failed", partitions.CHECKPOINTS, partitions.STAGING):
         for path in (root / place).glob("*ds=*"):
             ds = path.name.partition("ds=")[2][: len("YYYY-MM-DD")]
             if ds < oldest and ds not in busy:
                 _remove(path, left)
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        warn(f"not removed: {left[0]}{more}. The next promotion tries again")
-    return sorted(removed)
 
 
 def _remove(path: Path, left: list[str]) -> None:
@@ -85,7 +94,7 @@ def _remove(path: Path, left: list[str]) -> None:
 
 @contextmanager
 def _or_left(path: Path, left: list[str]) -> Iterator[None]:
-    """Note a path that cannot be removed, and why; one that another run's promotion has just removed is fine."""
+    """Add a path that cannot be removed to `left`, with the reason. Another run may have removed it: no fault."""
     try:
         yield
     except FileNotFoundError:
@@ -95,8 +104,8 @@ def _or_left(path: Path, left: list[str]) -> Iterator[None]:
 
 
 def _version_folders(home: Path) -> Iterator[tuple[str, Path]]:
-    """(table, version folder) of all there are; a table's name may hold a slash."""
+    """(table, version folder) of all versions. A table's name may hold a slash."""
     for place, folders, _ in os.walk(home):
         for name in [name for name in folders if name.startswith("ds=")]:
-            folders.remove(name)  # not into the data
+            folders.remove(name)  # do not walk into the data
             yield str(Path(place).relative_to(home)), Path(place, name)

@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from kdlib.store.partitions import Manifest
 
 NUM_NIGHTS = 14
 """How many runs a trend shows, this run included."""
+OWN = "reports"
+"""The page's own table."""
 _COMPARED = ("histories", "item_vocabulary", "item_statistics", "recommendations")
 """Tables of the previous run that the page reads."""
 
@@ -29,19 +30,14 @@ Found = dict[tuple[str, str], Manifest]
 """(table or model, day of the run) → manifest."""
 
 
-def find_partitions(root: Path, ds: str, models: Sequence[str], tables: Sequence[str]) -> Found:
-    """The published partitions that the page is made from.
+def find_partitions(root: Path, ds: str) -> Found:
+    """What is published for a date, beside the tables of earlier runs that the page compares with.
 
     Args:
       root: the folder of all outputs.
       ds: the day of the run.
-      models: `models/<name>`, teachers first.
-      tables: names of tables and of other models. A `*` in a name stands for every variant, as in `title_vectors/*`.
     """
-    variants = sorted(path for name in tables if "*" in name for path in root.glob(f"{name}/ds={ds}"))
-    names = [name for name in tables if "*" not in name]
-    names += [*models, *(path.parent.relative_to(root).as_posix() for path in variants)]
-    wanted = [(name, ds) for name in names]
+    wanted = [(name, ds) for name in partitions.published_on(root, ds) if name != OWN]
     if previous := partitions.latest(root, "histories", before=ds):
         wanted += [(name, previous) for name in _COMPARED]
     for name in ("metrics", "gates"):
@@ -79,7 +75,6 @@ def gather(
     k: int,
     models: Sequence[str],
     found: Found,
-    stages: Mapping[str, Sequence[str]],
     notes: Sequence[str] = (),
 ) -> Night:
     """The content of the page.
@@ -91,8 +86,6 @@ def gather(
       k: length of the lists that the page's metrics are about.
       models: `models/<name>`, teachers first.
       found: from `find_partitions`.
-      stages: name of a stage → names of the tables and models that the stage publishes, in the order of the stages.
-        A `*` in a name stands for every variant.
       notes: sentences for the top of the page.
     """
     previous = partitions.latest(root, "histories", before=ds)
@@ -118,7 +111,7 @@ def gather(
             for model in models
             if manifest(model)
         },
-        seconds=_seconds(own, stages),
+        seconds=_seconds(own.values()),
         lists=_lists(manifest("recommendations")),
         use=use_of(root, ds, found),
         previous_lists=_lists(manifest("recommendations", previous)),
@@ -178,21 +171,13 @@ def _gates(root: Path, ds: str, nights: Sequence[str]) -> tuple[Gate, ...]:
     return tuple(found)
 
 
-def _seconds(manifests: Mapping[str, Manifest], stages: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Stage → seconds. What was made together has the same seconds, which count once."""
+def _seconds(manifests: Iterable[Manifest]) -> dict[str, float]:
+    """Stage → seconds, in the order in which the stages ran. What was made together has the same seconds, which count once."""
     spent: dict[str, set[float]] = {}
-    trained: dict[str, set[float]] = {}
-    for stage, names in stages.items():
-        seconds = {
-            table: manifest.details["seconds"]
-            for table, manifest in manifests.items()
-            if "seconds" in manifest.details and any(fnmatchcase(table, name) for name in names)
-        }
-        trained[stage] = {taken for table, taken in seconds.items() if table.startswith("models/")}
-        # a teacher that learns together with the student counts in the later stage, with the student
-        spent = {earlier: taken - (trained[earlier] & trained[stage]) for earlier, taken in spent.items()}
-        spent[stage] = set(seconds.values())
-    return {stage: sum(taken) for stage, taken in spent.items() if taken}
+    for manifest in sorted(manifests, key=lambda one: one.published_unix_seconds):
+        if "stage" in manifest.made_by and "seconds" in manifest.details:
+            spent.setdefault(manifest.made_by["stage"], set()).add(manifest.details["seconds"])
+    return {stage: sum(taken) for stage, taken in spent.items()}
 
 
 def _drift(root: Path, ds: str, previous: str | None) -> Drift:

@@ -1,1 +1,1 @@
-"""Published tables: schemas, versions, locks."""
+"""Published tables: their schemas, their versions, and file locks."""

@@ -1,4 +1,4 @@
-"""Locks of the kernel's on files: they go with the last process that holds them, however that ends."""
+"""File locks of the operating system. The kernel releases a lock when the last process that holds it ends."""
 
 import fcntl
 import time
@@ -6,10 +6,14 @@ from typing import IO
 
 
 def lock(file: IO[str], *, seconds: float) -> None:
-    """Hold a file's lock, from when whoever else has it lets go, for as long as the file is open.
+    """Wait for the lock of an open file and take it. The lock is held until the file is closed.
+
+    Args:
+      file: the open lock file.
+      seconds: how long to wait for another holder.
 
     Raises:
-      BlockingIOError: that took longer than so many seconds.
+      BlockingIOError: another process still holds the lock after that time.
       OSError: the file system has no locks.
     """
     until = time.monotonic() + seconds

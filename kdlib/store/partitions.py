@@ -4,9 +4,11 @@
     root/_versions/recommendations/ds=2026-11-22.<version>/data/part-00000-<version>.parquet
     root/_versions/recommendations/ds=2026-11-22.<version>/manifest.json
 
-A reader of `root/recommendations` finds last night's files or tonight's, never a mix (file names hold the version: one that
-has listed the old ones and opens them too late finds none), and no file in it is anything but data. Version folders are
-never written again, unless a user is to be forgotten (`kdlib.privacy.forgetting`). Model folders are published in the same way.
+A reader of `root/recommendations` finds the old files or the new files, never a mix. File names hold the version: a
+reader that lists the old files and opens them after the switch finds none of them. The folder holds data files only.
+
+Version folders are written once. The one exception is a user who is to be forgotten (`kdlib.privacy.forgetting`). Model
+folders are published in the same way.
 """
 
 import hashlib
@@ -28,22 +30,22 @@ STAGING = "_staging"
 CHECKPOINTS = "_checkpoints"
 VERSIONS = "_versions"
 EVER = "9999-12-31"
-"""A date that no night is of: all are before it."""
+"""A date after every run."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a partition holds and what it was made from."""
+    """What one version of a partition holds, and what it was made from."""
 
     table: str
     ds: str
     version: str
-    """Hash of the files' names and contents and of the fingerprint."""
+    """Hash of the files' names, their contents and the fingerprint."""
     fingerprint: str
-    """Hash of everything that the content depends on; a step whose fingerprint matches need not run again."""
+    """Hash of everything that the content depends on. A stage with an equal fingerprint is up to date."""
     rows: int | None
     files: list[dict[str, Any]]
-    """`path`, `bytes`, `sha256` and, for Parquet, `rows`."""
+    """`path`, `bytes`, `sha256`, and `rows` for Parquet."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Input name → its version."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class Manifest:
 
 
 def new_staging(root: Path, table: str, ds: str) -> Path:
-    """A new empty folder on the same file system as the tables. What a killed run left there for this table is removed."""
+    """A new empty folder on the file system of the tables. Leftovers of killed runs for this partition are removed."""
     parent = root / STAGING
     parent.mkdir(parents=True, exist_ok=True)
     for left_over in parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"):
@@ -77,24 +79,28 @@ def publish(
     details: dict[str, Any] | None = None,
     made_by: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Make the staged files the partition `ds` of `table`. The switch is one rename; before it readers see the old files.
+    """Make the staged files the partition `ds` of `table`. Readers switch to the new files in one rename.
 
     Args:
-      staging: a folder from `new_staging` with the finished files, already checked; it is consumed.
-      root: the folder of all outputs.
-      table: its name, `recommendations` or `models/student`.
+      staging: a folder from `new_staging` with finished, checked files. It is gone afterwards.
+      root: the output folder.
+      table: its name, as `recommendations` or `models/student`.
       ds: the partition, `YYYY-MM-DD`.
       fingerprint: from `fingerprint_of`.
-      inputs: input name → version, kept in the manifest.
-      details: anything else to keep, JSON-ready.
+      inputs: input name → version, for the manifest.
+      details: anything else for the manifest, JSON-ready.
       made_by: what the fingerprint is the hash of.
+
+    Returns:
+      The manifest. If the same version was published before, the manifest of then.
     """
     _tidy(staging)
     files = [describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
     digest = hashlib.sha256(json.dumps([(f["path"], f["sha256"]) for f in files]).encode())
     digest.update(fingerprint.encode())
     version = digest.hexdigest()[:12]
-    for file in files:  # a reader that has listed one version must not open another one's file under the same name
+    # the version in the name: a reader that has listed an old version must not open a new file under the old name
+    for file in files:
         plain = staging / file["path"]
         if plain.parent == staging and plain.suffix == ".parquet":
             file["path"] = f"{plain.stem}-{version}.parquet"
@@ -119,10 +125,10 @@ def publish(
         staging.rename(wrapper / "data")
         _write_synced(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1))
         home.parent.mkdir(parents=True, exist_ok=True)
-        if home.exists():  # a killed run's, without a manifest, or a damaged one
+        if home.exists():  # a killed run left it without a manifest, or it is damaged
             shutil.rmtree(home)
         wrapper.rename(home)
-    else:  # published before: that manifest stays the truth
+    else:  # published before: its manifest stays
         shutil.rmtree(staging)
         manifest = before
     switch_link(root / table / f"ds={ds}", home / "data", scratch=staging.with_name(staging.name + ".link"))
@@ -130,32 +136,36 @@ def publish(
 
 
 def current(root: Path, table: str, ds: str) -> Path:
-    """The folder of the partition's present version: hold on to it to read one version throughout.
+    """The folder of the partition's current version. A reader that keeps this path reads one version throughout.
 
     Raises:
-      InputError: there is no such partition.
+      InputError: the partition does not exist.
     """
     link = root / table / f"ds={ds}"
     if not link.exists():
         raise InputError(
-            f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first; a night"
-            " that its gates have blocked has none"
+            f"no published {table} for {ds} under {root}: run the stage that makes it, or `distilrec nightly`, first."
+            " A run that was blocked by its gates publishes none"
         )
     return link.resolve()
 
 
 def version_folder(root: Path, table: str, ds: str, version: str) -> Path:
-    """Where a version's data lie, whether or not the partition points there."""
+    """The data folder of a version, whether or not the partition points to it."""
     return root / VERSIONS / table / f"ds={ds}.{version}" / "data"
 
 
 def version_manifest(root: Path, table: str, ds: str, version: str) -> Manifest:
-    """The manifest of one version, of which the name is known; InputError where it is gone."""
+    """The manifest of one version.
+
+    Raises:
+      InputError: the version is gone.
+    """
     return _read(version_folder(root, table, ds, version).parent / "manifest.json")
 
 
 def read_manifest(root: Path, table: str, ds: str) -> Manifest | None:
-    """The manifest of the partition's present version; None where there is no such partition."""
+    """The manifest of the partition's current version; None if the partition does not exist."""
     link = root / table / f"ds={ds}"
     if not link.exists():
         return None
@@ -163,12 +173,16 @@ def read_manifest(root: Path, table: str, ds: str) -> Manifest | None:
 
 
 def manifest_of(root: Path, table: str, ds: str) -> Manifest:
-    """The same, where there has to be one; InputError, as `current` says it, where there is none."""
+    """The manifest of the partition's current version.
+
+    Raises:
+      InputError: the partition does not exist.
+    """
     return _read(current(root, table, ds).parent / "manifest.json")
 
 
 def damaged(root: Path, manifest: Manifest) -> list[str]:
-    """Files of a version that are gone or not as long as they were, as a broken disk or a hand leaves them; a look, not a proof."""
+    """Files of a version that are missing or have another size than in the manifest. Contents are not read."""
     data = version_folder(root, manifest.table, manifest.ds, manifest.version)
     found = []
     for file in manifest.files:
@@ -180,14 +194,22 @@ def damaged(root: Path, manifest: Manifest) -> list[str]:
     return found
 
 
+def published_on(root: Path, ds: str) -> list[str]:
+    """All tables, variants of tables and models that have a partition of a date."""
+    names = {
+        path.parent.relative_to(root).as_posix() for depth in ("*", "*/*") for path in root.glob(f"{depth}/ds={ds}")
+    }
+    return sorted(name for name in names if not name.startswith("_") and (root / name / f"ds={ds}").is_symlink())
+
+
 def latest(root: Path, table: str, *, before: str = EVER) -> str | None:
-    """The newest partition strictly before a date, of all without one; or None."""
+    """The date of the newest partition before a date (exclusive); None if there is none."""
     days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*") if path.exists())
     return next((day for day in reversed(days) if day < before), None)
 
 
 def _tidy(staging: Path) -> None:
-    """Drop what engines leave beside data and give the parts plain names, so that equal content has equal names."""
+    """Remove what engines leave beside the data, and number the parts, so that equal content has equal names."""
     for path in staging.rglob("*"):
         if path.is_file() and (path.name.startswith((".", "_SUCCESS")) or path.suffix == ".crc"):
             path.unlink()
@@ -199,20 +221,20 @@ def _tidy(staging: Path) -> None:
 
 
 def rows_in(files: list[dict[str, Any]]) -> int | None:
-    """Rows of all Parquet files of a manifest; None where it has none."""
+    """Rows of all Parquet files of a manifest; None if it has no Parquet file."""
     counted = [file["rows"] for file in files if "rows" in file]
     return sum(counted) if counted else None
 
 
 def describe(path: Path, base: Path) -> dict[str, Any]:
-    """A file as `Manifest.files` has it; what it holds is on the disk afterwards."""
+    """A file's entry for `Manifest.files`. The file is synced to disk."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())
-    facts: dict[str, Any] = {"path": str(path.relative_to(base)), "bytes": path.stat().st_size, "sha256": digest}
+    entry: dict[str, Any] = {"path": str(path.relative_to(base)), "bytes": path.stat().st_size, "sha256": digest}
     if path.suffix == ".parquet":
-        facts["rows"] = pq.read_metadata(path).num_rows
-    return facts
+        entry["rows"] = pq.read_metadata(path).num_rows
+    return entry
 
 
 def _write_synced(path: Path, text: str) -> None:
@@ -223,7 +245,7 @@ def _write_synced(path: Path, text: str) -> None:
 
 
 def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
-    """Point the link at the target in one rename; a killed run leaves its new link in staging, not beside the data."""
+    """Point the link to the target in one rename. The new link is made at `scratch`; a killed run leaves it there."""
     link.parent.mkdir(parents=True, exist_ok=True)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     scratch.replace(link)
@@ -234,6 +256,6 @@ def _read(file: Path) -> Manifest:
         return Manifest(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable manifest at {file}: {error}. Partitions are links into {VERSIONS}; copy stores with links, "
-            f"or remove this partition and run its stage again"
+            f"no usable manifest at {file}: {error}. Remove this partition and run its stage again; if the output"
+            f" folder was copied, copy it with its links, which lead into {VERSIONS}"
         ) from None

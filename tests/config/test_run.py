@@ -52,7 +52,7 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "student: {model: {inputs: [price]}}\n", "student.model.inputs.0: .*'event_type' or 'time_gap'"),
         (
             with_input("{catalogue: {path: c.csv, format: csv, item: i, title: t}}"),
-            "input has a catalogue alone, which serves search only: add events, or the section search",
+            "input has only a catalogue.*: add events, or the section search",
         ),
         (
             with_input("{searches: {path: s, format: csv, user: u, query: q, time: {column: t}}}"),
@@ -97,14 +97,14 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "distillation: {targets: sampled, mode: joint}\n", "targets sampled needs mode offline"),
         (
             SMALLEST + "distillation: {targets: sampled}\nstudent: {train: {loss: gbce}}\n",
-            "targets sampled needs the student's train.loss cross_entropy or sampled_softmax",
+            "targets sampled needs .* train.loss .*cross_entropy or sampled_softmax, found gbce",
         ),
-        (SMALLEST + "teachers: [{name: a, folds: 2}]\n", r"\['a'\] have folds.*distillation.targets sampled"),
+        (SMALLEST + "teachers: [{name: a, folds: 2}]\n", r"\['a'\] have folds.*distillation.targets to sampled"),
         (
             SMALLEST + "teachers: [{name: a, folds: 2}, {name: a_fold1}]\ndistillation: {targets: sampled}\n",
-            "name of another one's fold",
+            "name of another teacher's fold",
         ),
-        (SMALLEST + "teachers: [{name: a, rules: {}}]\n", r"\['a'\] have rules.*distillation.targets sampled"),
+        (SMALLEST + "teachers: [{name: a, rules: {}}]\n", r"\['a'\] have rules.*distillation.targets to sampled"),
         (
             SMALLEST + "teachers: [{name: a, rules: {}, seed: 3, text: {}}]\ndistillation: {targets: sampled}\n",
             "rules are counted, not trained: remove text, seed",
@@ -112,18 +112,21 @@ def test_the_smallest_config_has_every_default(load):
         (
             SMALLEST
             + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled}\nstudent: {model: {codes: {}}}\n",
-            "codes are learnt from teachers' item vectors, which rules do not have",
+            "student.model.codes .*rules do not have: add a teacher",
         ),
         (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
         (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
-        (SMALLEST + "student: {model: {item_dropout: 0.3}}\n", "student: model.item_dropout 0.3 leaves .*: add text"),
-        (SMALLEST + "teachers: [{name: a, model: {item_dropout: 0.3}}]\n", "a: model.item_dropout 0.3 leaves"),
+        (
+            SMALLEST + "student: {model: {item_dropout: 0.3}}\n",
+            "student: model.item_dropout 0.3 needs titles.*: add text",
+        ),
+        (SMALLEST + "teachers: [{name: a, model: {item_dropout: 0.3}}]\n", "a: model.item_dropout 0.3 needs titles"),
         (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
         (SMALLEST + "student: {control: {train: {epoch: 3}}}\n", "student.control.train: unknown key epoch"),
         (SMALLEST + "student: {control: {dropout: 1}}\n", "student.control.dropout: .*less than 1"),
         (
             SMALLEST + "distillation: {mode: joint, item_start: teachers}\n",
-            "item_start teachers needs finished teachers with item tables: distillation.mode offline",
+            "item_start teachers needs trained teachers.*distillation.mode to offline",
         ),
         (
             SMALLEST + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled, item_start: teachers}\n",
@@ -250,7 +253,7 @@ def test_the_output_folder_is_one_that_every_engine_takes_for_a_folder(load, mon
     """`~` is the home folder, and signs of patterns are an error, but for a variable of the machine that it will run on."""
     monkeypatch.setenv("HOME", "/home/ann b")
     assert load(SMALLEST, "output_dir=~/out").root == Path("/home/ann b/out")
-    with pytest.raises(ConfigError, match=r"output_dir is /x \[a\]/out: Spark takes \[\] in"):
+    with pytest.raises(ConfigError, match=r"output_dir is /x \[a\]/out: Spark reads \[\]"):
         _ = load(SMALLEST, "output_dir='/x [a]/out'").root
     document = load(SMALLEST).model_dump() | {"output_dir": "${SHARED}/out"}
     assert RunConfig.model_validate(document).root.name == "out"

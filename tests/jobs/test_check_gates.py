@@ -316,7 +316,7 @@ def undeliverable(request, config, monkeypatch) -> str:
         monkeypatch.setitem(sys.modules, "deltalake.exceptions", None)
         delivery = {"url": f"file://{config.parent}/there", "format": "delta"}
     config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"delivery": delivery}))
-    return {"s3a": "s3a://shop/x", "fil": "lies below output_dir", "del": "needs deltalake, not installed"}[url[:3]]
+    return {"s3a": "s3a://shop/x", "fil": "lies inside the other", "del": "needs deltalake"}[url[:3]]
 
 
 def test_a_night_that_cannot_be_delivered_does_not_begin(config, last_steps, undeliverable, monkeypatch, capfd):

@@ -146,7 +146,7 @@ def test_a_new_key_brings_nobody_back(tmp_path, capfd):
         with pytest.raises(ConfigError, match="forgotten under another pseudonym key than this run config has"):
             checked_key(load_config(config))
         assert forget.main(["--config", str(config), "--user", OTHER]) == 2
-        assert "events would come back. Set it as it was; or remove that file" in capfd.readouterr().err
+        assert "events would come back. Set the key as it was; or remove that file" in capfd.readouterr().err
     (root / forgetting.LIST).unlink()
     assert forget.main(["--config", str(config), "--user", USER]) == 0
     checked_key(load_config(config))

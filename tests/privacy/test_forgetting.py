@@ -1,4 +1,4 @@
-"""What counts as a trace of a user, and what only looks like one and stays; the list of those who come back no more."""
+"""What is a trace of a user, what only looks like one and stays, and the list of forgotten users."""
 
 import json
 from dataclasses import replace
@@ -48,14 +48,14 @@ def page_of(*user_ids: str) -> str:
 
 
 def erase(root: Path, user: str) -> tuple[dict[str, int], list[Path]]:
-    """What was removed, and what is left."""
+    """What was removed, and the traces that are left."""
     removed = forgetting.erase(root, user, user_columns=("user",))
     return removed, forgetting.traces(root, user, user_columns=("user",))
 
 
 @pytest.mark.parametrize("user", [*LIKE_ANYTHING, *UNMISTAKABLE])
 def test_the_user_goes_and_an_item_of_the_same_id_stays(tmp_path, user):
-    """Other users' lists keep it, and so does the vocabulary; nothing that is left counts as a trace."""
+    """An item with the user's id stays in other users' lists and in the vocabulary, and is no trace."""
     lists: dict[str, Any] = {
         "user_id": [user, OTHER],
         "item_ids": [["i"], [user]],
@@ -73,7 +73,7 @@ def test_the_user_goes_and_an_item_of_the_same_id_stays(tmp_path, user):
 
 @pytest.mark.parametrize("user", LIKE_ANYTHING)
 def test_numbers_words_and_vocabularies_are_no_traces(tmp_path, user):
-    """Models, tokenisers, manifests and pages hold them for everybody; none of it is touched."""
+    """Numbers and words with the spelling of the id in models, tokenizers, manifests and pages stay."""
     words = {
         "tokenizer.json": json.dumps({"model": {"vocab": {user: 4413}}}),
         "words.txt": f"alice\n{user}\n",
@@ -90,7 +90,7 @@ def test_numbers_words_and_vocabularies_are_no_traces(tmp_path, user):
 
 @pytest.mark.parametrize("user", [*LIKE_ANYTHING, *UNMISTAKABLE])
 def test_quarantined_rows_go_by_their_user_alone(tmp_path, user):
-    """The user's go in whatever way they were written; another's stays, though its item is called the same."""
+    """The user's rows go, however the id is written; another user's row stays, even if its item has the same id."""
     escaped = json.dumps(user)[1:-1]
     own = [
         json.dumps({"user": user, "item": "i"}),
@@ -125,7 +125,7 @@ def test_quarantined_rows_go_by_their_user_alone(tmp_path, user):
 
 @pytest.mark.parametrize("user", [*LIKE_ANYTHING, *UNMISTAKABLE])
 def test_log_lines_go_that_say_whose_they_are(tmp_path, user):
-    """As our messages and printed rows name users, whatever follows the id; the other lines stay."""
+    """Log lines go if they name the user as messages and printed rows do; the other lines stay."""
     own = [
         f"user {user}: 4 interactions, the last 3:",
         f"nothing for user {user}.",
@@ -151,7 +151,7 @@ def test_log_lines_go_that_say_whose_they_are(tmp_path, user):
 
 @pytest.mark.parametrize("user", [*LIKE_ANYTHING, *UNMISTAKABLE])
 def test_a_report_that_shows_the_user_goes(tmp_path, user):
-    """However HTML writes the id."""
+    """A report that shows the user goes, however HTML writes the id."""
     folder = put(tmp_path, "reports", {"index.html": page_of(OTHER, user)})
     assert erase(tmp_path, user) == ({str(folder.relative_to(tmp_path)): 1}, [])
     assert partitions.read_manifest(tmp_path, "reports", DS) is None
@@ -159,7 +159,8 @@ def test_a_report_that_shows_the_user_goes(tmp_path, user):
 
 @pytest.mark.parametrize("user", UNMISTAKABLE)
 def test_an_id_that_can_be_nothing_else_may_stand_nowhere(tmp_path, user):
-    """In a log any line with it goes; in any other file it is found, and named; part of another id it is not."""
+    """An unmistakable id removes any log line with it and is a trace in any other file, unless another id contains
+    it."""
     put_log(tmp_path, f"KeyError: '{user}'\nx{user}\n{user}0\n")
     put(tmp_path, "models/student", {"model.json": json.dumps({"users": [user]}), "words.txt": f"x{user}"})
     removed, left = erase(tmp_path, user)
@@ -168,14 +169,14 @@ def test_an_id_that_can_be_nothing_else_may_stand_nowhere(tmp_path, user):
 
 
 def test_a_parquet_file_that_cannot_be_read_proves_nothing(tmp_path):
-    """What a killed run left half-written counts as a trace until somebody removes it."""
+    """A Parquet file that a killed run left unreadable counts as a trace until somebody removes it."""
     folder = partitions.new_staging(tmp_path, "sessions", DS)
     (folder / "part.parquet").write_bytes(b"PAR1 half")
     assert erase(tmp_path, "42") == ({}, [folder / "part.parquet"])
 
 
 def test_the_input_as_the_simulator_publishes_it_is_searched_too(tmp_path):
-    """Ids that are whole numbers, or have blanks around them as the reader trims them, are the user's."""
+    """Ids that are whole numbers or have blanks around them are recognised as the user's."""
     numbers, texts = pa.table({"user_id": [42, 7, None]}), pa.table({"user_id": [" 42 ", "420", None]})
     put(tmp_path, "events", {"a.parquet": numbers, "b.parquet": texts})
     removed, left = erase(tmp_path, "42")
@@ -183,7 +184,7 @@ def test_the_input_as_the_simulator_publishes_it_is_searched_too(tmp_path):
 
 
 def test_folders_on_another_disk_are_searched_too(tmp_path):
-    """Logs that a link leads to, a single one as well; links within, and one that leads up, are followed once or not at all."""
+    """Linked log folders and files are searched once; a link that leads up does no harm."""
     root, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     put(root, "histories", {"part.parquet": pa.table({"user_id": [USER_ID, OTHER]})})
     moved = put_log(elsewhere, f"no user '{USER_ID}'\na line\n")
@@ -200,7 +201,7 @@ def test_folders_on_another_disk_are_searched_too(tmp_path):
 
 
 def test_text_that_is_no_utf8_hinders_no_search(tmp_path):
-    """Older nights wrote a broken line's bytes as they came; the user's own row among them is found."""
+    """Rows with bytes that are no UTF-8 are searched, and the user's row among them is found."""
     raw = pa.array([b"42,a\xff", b"7,\xff", None]).cast(pa.binary())
     users = pa.array([b"\xff7", b" 42"])
     for name, column in (("raw", raw), ("user_id", users)):
@@ -212,16 +213,14 @@ def test_text_that_is_no_utf8_hinders_no_search(tmp_path):
 
 @pytest.mark.parametrize(("before", "now"), [(None, KEY), (KEY, NEW_KEY), (KEY, None)])
 def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
-    """Under another one nobody on it would be known again: an error says so and what to do; an empty list hinders nothing."""
+    """With another key a list is an error that says what to do; an empty list fits every key."""
     forgetting.check_key(tmp_path, now)
     forgetting.remember_to_forget(tmp_path, "a", before)
     forgetting.remember_to_forget(tmp_path, "b", before)
     forgetting.check_key(tmp_path, before)
     assert len(forgetting.forgotten(tmp_path)) == 2
     made = "under another pseudonym key than" if before else "without a pseudonym key, unlike"
-    message = (
-        rf"2 users on .*_forgotten\.json were forgotten {made} .*come back. Set it as it was; or remove that file and"
-    )
+    message = rf"2 users in .*_forgotten\.json were forgotten {made} .*come back\. Set the key .* remove that file"
     with pytest.raises(ConfigError, match=message):
         forgetting.check_key(tmp_path, now)
     with pytest.raises(ConfigError, match=message):
@@ -232,7 +231,7 @@ def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
 
 
 def test_a_list_of_before_there_was_a_key_in_it_is_one_without(tmp_path):
-    """It goes on to hold where there is no key."""
+    """A list in the old format, without a key, still works without a key."""
     (tmp_path / forgetting.LIST).write_text(json.dumps([forgetting.digest("a")]))
     forgetting.remember_to_forget(tmp_path, "b")
     assert forgetting.forgotten(tmp_path) == sorted(map(forgetting.digest, "ab"))

@@ -1,4 +1,4 @@
-"""Pseudonyms: the same for the same key, and a key that is not there or too short is an error that says so."""
+"""Pseudonyms are equal for equal keys, and a missing or short key is an error that says so."""
 
 import hashlib
 import hmac
@@ -15,7 +15,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 def test_a_pseudonym_is_the_head_of_the_hmac():
-    """32 digits of HMAC-SHA256 (RFC 2104); other users and other keys have others, and the key check tells neither."""
+    """A pseudonym is 32 digits of HMAC-SHA256 (RFC 2104), and differs between users and between keys."""
     whole = hmac.new(KEY.encode(), "Zoë".encode(), hashlib.sha256).hexdigest()
     assert pseudonym(KEY.encode(), "Zoë") == whole[:32]
     assert len({pseudonym(key, user) for key in (b"k" * 16, b"l" * 16) for user in ("a", "b")}) == 4
@@ -24,7 +24,7 @@ def test_a_pseudonym_is_the_head_of_the_hmac():
 
 
 def test_the_key_comes_from_a_file_or_a_variable(tmp_path, monkeypatch):
-    """Surrounding line ends do not belong to it."""
+    """The key is read from a file or a variable, without the line end."""
     (tmp_path / "key").write_text(KEY + "\n")
     monkeypatch.setenv("SHOP_KEY", KEY)
     assert read_key(KeySource(str(tmp_path / "key"), None)) == read_key(KeySource(None, "SHOP_KEY")) == KEY.encode()
@@ -44,7 +44,7 @@ def test_no_key_is_an_error_that_says_where_one_was_looked_for(tmp_path, monkeyp
 
 
 def test_one_source_of_the_key():
-    """A file and a variable together are an error; neither means the shop's own ids."""
+    """Giving a file and a variable is an error; giving neither means the shop's own ids."""
     assert PrivacyConfig().key is None
     assert PrivacyConfig(key_file="k").key == KeySource("k", None)
     with pytest.raises(ValueError, match="give key_file or key_environment, not both"):
@@ -52,7 +52,7 @@ def test_one_source_of_the_key():
 
 
 def test_a_worker_with_another_key_than_the_driver_s_makes_no_pseudonyms(monkeypatch):
-    """It names the place and both check values, and neither key; the driver's key is read once a worker, not once a batch."""
+    """A worker with another key is an error that shows check values and no key; a worker reads the key once."""
     monkeypatch.setenv("SHOP_KEY", KEY)
     privacy._key.cache_clear()
     hashed = privacy._hashed(KeySource(None, "SHOP_KEY"))  # on the driver

@@ -1,4 +1,4 @@
-"""Gates are numbers against bounds; each one is seen to pass, to fail and to have nothing to compare with."""
+"""A gate compares a number with bounds; each gate passes, fails, and is skipped if it has nothing to compare with."""
 
 import math
 
@@ -42,7 +42,7 @@ def judge(earlier=(USUAL, USUAL, USUAL), **changes):
 
 
 def metrics(**rows):
-    """`model="value low high"`, underscores for ` - `; 100 test users."""
+    """Metrics of 100 test users from `model=(value, low, high)`; two underscores stand for ` - `."""
     made = [
         {"model": model.replace("__", " - "), "metric": "ndcg@10", "value": v, "low": lo, "high": hi, "num_users": 100}
         for model, (v, lo, hi) in rows.items()
@@ -59,7 +59,7 @@ def judge_quality(table, coverage=(0.4,), **bounds):
 
 
 def test_a_usual_night_passes_every_gate():
-    """A night like the ones before it passes, and the table holds one row a gate."""
+    """A run like the ones before it passes, and the table holds one row for each gate."""
     found = judge()
     assert {gate.status for gate in found.values()} == {"passed"}
     table = gates.gates_table(list(found.values()))
@@ -68,7 +68,7 @@ def test_a_usual_night_passes_every_gate():
 
 
 def test_rows_of_other_days_block_no_night_of_the_past():
-    """Two thirds of an input that holds the days after the night's, too, are out of its period: no fault of the data."""
+    """Rows of days after the run's day are out of its period, but do not count as quarantined."""
     found = judge(
         rows_read=3000, quarantined=2050, reasons={"missing_user": 10, "out_of_period": 2000}, other_days=2000
     )
@@ -88,11 +88,11 @@ ESTABLISHED = {
     "carried_quarantined": 1_850,
     "reasons": {"bot_user": 1_900, "missing_user": 100},
 }
-"""90 days of 1,000 rows, of which the last three are read, the others carried over, a few bots' among them."""
+"""90 days of 1,000 rows, a few bots' rows among them. The last three days are read, the others carried over."""
 
 
 def test_faults_of_the_newly_read_days_are_not_lost_among_the_events_carried_over():
-    """Where 45% of the three days that are read have no user, it is that share that counts, not 1.5% of ninety days."""
+    """If 45% of the rows in the three days that are read have no user, the share is 45%, not 1.5% of ninety days."""
     usual = [USUAL | ESTABLISHED] * 3
     good = judge(earlier=usual, **ESTABLISHED)
     assert not gates.failed(good.values())
@@ -129,7 +129,7 @@ def test_faults_of_the_newly_read_days_are_not_lost_among_the_events_carried_ove
     ],
 )
 def test_each_gate_of_the_input_fails_just_outside_its_bound(gate, changes):
-    """One step beyond the bound fails this gate, and its sentence names the gate, the value and the bound."""
+    """One step beyond the bound fails the gate, and its line names the gate, the value and the bound."""
     found = judge(**changes)[gate]
     assert found.status == "failed"
     assert found in gates.failed(judge(**changes).values())
@@ -149,12 +149,12 @@ def test_each_gate_of_the_input_fails_just_outside_its_bound(gate, changes):
     ],
 )
 def test_a_bound_itself_passes(changes):
-    """Bounds are inclusive, and a new column of the events does no harm."""
+    """Bounds are inclusive, and a new column of the events passes."""
     assert not gates.failed(judge(**changes).values())
 
 
 def test_a_first_night_is_judged_by_absolute_bounds_alone():
-    """Without earlier nights the comparisons are skipped, an empty day and rotten input still fail."""
+    """Without earlier runs the comparisons are skipped, but an empty day and bad input still fail."""
     assert not gates.failed(judge(earlier=()).values())
     assert judge(earlier=())["day_events_volume"].status == "skipped"
     assert {g.gate for g in gates.failed(judge(earlier=(), day_events=0, quarantined=900).values())} == {
@@ -164,13 +164,13 @@ def test_a_first_night_is_judged_by_absolute_bounds_alone():
 
 
 def test_the_median_keeps_one_odd_night_from_setting_the_bounds():
-    """One earlier night of ten times the volume does not make a usual night look small."""
+    """One earlier run of ten times the volume does not make a usual run fail."""
     odd = USUAL | {"day_events": 1000, "day_users": 400}
     assert not gates.failed(judge(earlier=(USUAL, odd, USUAL)).values())
 
 
 def test_a_significant_loss_fails_and_a_noisy_one_does_not():
-    """Against popularity and the model in use the whole interval must lie below the bound for a gate to fail."""
+    """A comparison with popularity or the model in use fails only if the whole interval lies below the bound."""
     good = {"student": (0.2, 0.1, 0.3), "student__popularity": (0.05, 0.01, 0.09)}
     for noise in ((-0.01, -0.03, 0.0), (0.01, -0.01, 0.02)):
         assert not gates.failed(judge_quality(metrics(**good, student__last_night=noise)).values())
@@ -187,14 +187,14 @@ def test_a_significant_loss_fails_and_a_noisy_one_does_not():
 
 
 def test_too_few_test_users_and_a_collapsed_student_fail():
-    """A night that cannot be judged, or whose lists name half the usual share of the catalogue, is not published."""
+    """A run fails with too few test users, or if its lists hold less than half the usual share of the catalogue."""
     found = judge_quality(metrics(student=(0.2, 0.1, 0.3)), coverage=(0.81, 0.9, 0.7), min_test_users=101)
     assert {gate.gate for gate in gates.failed(found.values())} == {"test_users", "coverage"}
     assert not gates.failed(judge_quality(metrics(student=(0.2, 0.1, 0.3)), coverage=()).values())
 
 
 def test_force_overrules_failures_only():
-    """Failed gates become forced, with value and bounds as they were; the others stay."""
+    """`forced` changes the status of failed gates only, and keeps values and bounds."""
     found = list(judge(day_events=0).values())
     after = gates.forced(found)
     assert not gates.failed(after)

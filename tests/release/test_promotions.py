@@ -1,4 +1,4 @@
-"""The switch of the night in use, its record, and the removal of old nights."""
+"""The switch of the run in use, its record, and the removal of old runs."""
 
 import shutil
 import threading
@@ -18,7 +18,7 @@ NAMES = (*promotions.LINKED, "histories")
 
 
 def put_night(root: Path, ds: str, value: int = 0) -> dict[str, str]:
-    """Publish one row in every part of a night; return the versions."""
+    """Publish one row in every table and model of a run; return the versions."""
     versions = {}
     for name in NAMES:
         staging = partitions.new_staging(root, name, ds)
@@ -38,7 +38,7 @@ def in_use(root: Path, name: str = "recommendations") -> set[str]:
 
 
 def test_a_promotion_switches_table_and_model_together(tmp_path):
-    """Readers of `promoted` find the night's table and its student; the record says which versions they are."""
+    """Readers of `promoted` find the run's table and its student, and the record holds their versions."""
     assert promotions.current(tmp_path) is None
     put_and_promote(tmp_path, *DAYS[:2])
     assert in_use(tmp_path) == in_use(tmp_path, "models/student") == {DAYS[1]}
@@ -48,7 +48,7 @@ def test_a_promotion_switches_table_and_model_together(tmp_path):
 
 
 def test_promoting_what_is_in_use_adds_nothing(tmp_path):
-    """The same versions again are no new switch; other versions of the same date are."""
+    """Promoting the same versions again is no new switch; other versions of the same date are one."""
     versions = put_night(tmp_path, DAYS[0])
     first = promotions.promote(tmp_path, DAYS[0], versions)
     assert promotions.promote(tmp_path, DAYS[0], versions) == first
@@ -58,7 +58,7 @@ def test_promoting_what_is_in_use_adds_nothing(tmp_path):
 
 
 def test_an_earlier_night_does_not_take_the_place_of_a_later_one(tmp_path):
-    """Whatever the caller saw in use before: what is in use comes back."""
+    """Promoting an earlier date than the one in use changes nothing and returns the switch in force."""
     put_and_promote(tmp_path, DAYS[1])
     assert promotions.promote(tmp_path, DAYS[0], put_night(tmp_path, DAYS[0])).ds == DAYS[1]
     assert in_use(tmp_path) == {DAYS[1]}
@@ -66,7 +66,7 @@ def test_an_earlier_night_does_not_take_the_place_of_a_later_one(tmp_path):
 
 
 def test_a_rollback_goes_back_to_the_versions_of_then(tmp_path):
-    """After a rollback table and model are the earlier night's, even where that date was made anew without promotion."""
+    """A rollback uses the versions that were promoted, even if that date was run again without promotion."""
     put_and_promote(tmp_path, *DAYS[:3])
     put_night(tmp_path, DAYS[1], value=9)
     switch = promotions.rollback(tmp_path, DAYS[1], reason="bad prices")
@@ -76,7 +76,7 @@ def test_a_rollback_goes_back_to_the_versions_of_then(tmp_path):
 
 
 def test_rolled_back_nights_are_no_measure_for_later_ones(tmp_path):
-    """`nights` leaves out what a rollback withdrew, until it is promoted anew, and everything from the date on."""
+    """`nights` leaves out runs that a rollback withdrew until they are promoted again, and runs from the date on."""
     put_and_promote(tmp_path, *DAYS[:4])
     promotions.rollback(tmp_path, DAYS[1])
     assert [night.ds for night in promotions.nights(tmp_path, before=DAYS[4])] == DAYS[:2]
@@ -86,7 +86,7 @@ def test_rolled_back_nights_are_no_measure_for_later_ones(tmp_path):
 
 
 def test_what_a_rollback_withdrew_is_known(tmp_path):
-    """By the versions, whatever else the night consisted of; until they are in use again, and never of the night gone back to."""
+    """`last_use` finds the rollback that withdrew some versions, until they are in use again."""
     put_and_promote(tmp_path, *DAYS[:3])
     versions = [put_night(tmp_path, ds) for ds in DAYS[:3]]
     promotions.rollback(tmp_path, DAYS[0], reason="bad prices")
@@ -106,7 +106,7 @@ def test_what_a_rollback_withdrew_is_known(tmp_path):
 
 
 def test_nights_that_hold_a_table(tmp_path):
-    """A night without it, of search alone say, is passed over; one whose files are gone is not: what builds on it must fail."""
+    """`holding` leaves out runs without the table, but not a run whose files are missing."""
     put_and_promote(tmp_path, *DAYS[:3])
     promotions.promote(tmp_path, DAYS[3], {"histories": put_night(tmp_path, DAYS[3])["histories"]})
     shutil.rmtree(partitions.current(tmp_path, "models/student", DAYS[2]).parent)
@@ -119,7 +119,7 @@ def test_nights_that_hold_a_table(tmp_path):
 
 
 def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
-    """Runs of different dates hold different locks and may promote at once: the latest is in use, none has gone back in time."""
+    """If runs of different dates promote at once, each gets its own number and the latest date is in use."""
     nights = {ds: put_night(tmp_path, ds) for ds in DAYS}
     together = threading.Barrier(len(DAYS))
 
@@ -140,14 +140,14 @@ def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
 
 
 def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
-    """A date that was never promoted, or whose files are gone, is an error, and what is in use stays."""
-    with pytest.raises(InputError, match=r"never promoted under .*; nights to roll back to: none"):
+    """Rolling back to a date that was never promoted, or whose files are gone, is an error and changes nothing."""
+    with pytest.raises(InputError, match=r"never promoted under .*; promoted runs: none"):
         promotions.rollback(tmp_path, DAYS[0])
     put_and_promote(tmp_path, *DAYS[:2])
     with pytest.raises(InputError, match=f"{DAYS[4]} was never promoted.*: {DAYS[0]}, {DAYS[1]}"):
         promotions.rollback(tmp_path, DAYS[4])
     shutil.rmtree(partitions.current(tmp_path, "recommendations", DAYS[0]).parent)
-    with pytest.raises(InputError, match=f"recommendations of {DAYS[0]}, version .* is not there any more"):
+    with pytest.raises(InputError, match=f"recommendations of {DAYS[0]}, version .* is gone"):
         promotions.rollback(tmp_path, DAYS[0])
     assert in_use(tmp_path) == {DAYS[1]}
     assert list((tmp_path / "_staging").iterdir()) == []
@@ -155,7 +155,7 @@ def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
 
 @pytest.mark.parametrize("moment", ["rename", "replace", "symlink_to"])
 def test_a_run_killed_while_promoting_changes_nothing_for_readers(tmp_path, monkeypatch, moment):
-    """Death at any step leaves the night in use; the next promotion succeeds."""
+    """A promotion that is killed at any step leaves the run in use; the next promotion succeeds."""
     put_and_promote(tmp_path, DAYS[0])
     versions = put_night(tmp_path, DAYS[1])
 
@@ -172,7 +172,7 @@ def test_a_run_killed_while_promoting_changes_nothing_for_readers(tmp_path, monk
 
 
 def test_readers_beside_promotions_see_one_night_at_a_time(tmp_path):
-    """Over many switches each look finds the files of one night, or, too late for them, none; never two nights' files."""
+    """During many switches a reader finds the files of one run, or none if it is late, but never of two runs."""
     nights = {ds: put_night(tmp_path, ds) for ds in DAYS}
     promotions.promote(tmp_path, DAYS[0], nights[DAYS[0]])
     seen, late, done = [], [], threading.Event()
@@ -204,7 +204,7 @@ def test_readers_beside_promotions_see_one_night_at_a_time(tmp_path):
 
 
 def test_old_nights_go_and_what_is_in_use_stays(tmp_path):
-    """Only the newest promoted nights keep their files and partitions; a rollback's night, and one that a run is at work on, are kept."""
+    """Only the newest promoted runs keep their files, and the run in use, and a date that another run works on."""
     put_and_promote(tmp_path, *DAYS)
     (tmp_path / "logs" / f"ds={DAYS[0]}").mkdir(parents=True)
     assert remove_old_nights(tmp_path, keep=9, before=DAYS[4]) == []
@@ -224,7 +224,7 @@ def test_old_nights_go_and_what_is_in_use_stays(tmp_path):
 
 
 def test_what_given_up_runs_of_old_dates_left_goes_too(tmp_path):
-    """Checkpoints, half-made tables and logs of dates before the kept nights go; those of busy and later dates stay."""
+    """Checkpoints, unfinished tables and logs of dates before the kept runs go; those of busy and later dates stay."""
     put_and_promote(tmp_path, *DAYS)
     for ds in ("2026-11-01", "2026-11-02", DAYS[4]):
         for place in (
@@ -243,7 +243,7 @@ def test_what_given_up_runs_of_old_dates_left_goes_too(tmp_path):
 
 
 def test_replaced_versions_go_a_night_later(tmp_path):
-    """A version that the same date's rerun replaced stays for its readers that night, and not longer."""
+    """A version that a rerun of its date replaced stays until a run of a later date."""
     put_and_promote(tmp_path, DAYS[0])
     put_night(tmp_path, DAYS[1], value=1)
     put_and_promote(tmp_path, DAYS[1])

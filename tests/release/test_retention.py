@@ -1,4 +1,4 @@
-"""What no night needs any more is removed, and nothing else; more of it in `test_promotions.py`."""
+"""Old runs are removed, and nothing else; see also `test_promotions.py`."""
 
 import errno
 import shutil
@@ -16,7 +16,7 @@ from tests.release.test_promotions import DAYS, put_and_promote, put_night
 
 @pytest.mark.parametrize("busy", DAYS[1:3])
 def test_the_night_that_a_running_backfill_goes_on_from_stays(tmp_path: Path, busy: str) -> None:
-    """It is looked up when the run begins and again when it trains: between the two it must not go, nor count as removed."""
+    """The run that a running backfill continues from stays until the backfill has ended."""
     put_and_promote(tmp_path, *DAYS)
     before = promotions.last_night(tmp_path, before=busy, holding="models/student")
     assert before is not None
@@ -29,7 +29,7 @@ def test_the_night_that_a_running_backfill_goes_on_from_stays(tmp_path: Path, bu
 
 
 def test_the_night_that_a_backfill_has_just_made_again_stays(tmp_path: Path) -> None:
-    """It was not promoted again, for later ones are in use; the backfill's next night goes on from it all the same."""
+    """A version that a backfill has just made stays although it was not promoted."""
     put_and_promote(tmp_path, *DAYS)
     put_night(tmp_path, DAYS[1], value=9)
     again = partitions.manifest_of(tmp_path, "histories", DAYS[1])
@@ -40,7 +40,7 @@ def test_the_night_that_a_backfill_has_just_made_again_stays(tmp_path: Path) -> 
 
 
 def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Part of its files stay, as on NFS while one is open: nobody goes on from it or back to it; the others go; then it goes."""
+    """A run whose removal failed half-way cannot be used any more, and the next call removes the rest."""
     put_and_promote(tmp_path, *DAYS)
     remove, said = shutil.rmtree, []
 
@@ -61,7 +61,7 @@ def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytes
     assert str(said[0]).endswith(" (Directory not empty) and 3 more. The next promotion tries again")
     assert not list((tmp_path / partitions.VERSIONS).rglob(f"ds={DAYS[1]}.*"))
     assert promotions.last_night(tmp_path, before=DAYS[2], holding="models/student") is None
-    with pytest.raises(InputError, match="is not there any more"):
+    with pytest.raises(InputError, match="is gone"):
         promotions.rollback(tmp_path, DAYS[1])
     monkeypatch.undo()
     assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == []
@@ -70,7 +70,7 @@ def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_night_that_cannot_go_aside_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its folder is somebody else's, say: it can still be gone back to, and the other nights go."""
+    """A run that cannot be moved aside stays whole and can be rolled back to; the other runs go."""
     put_and_promote(tmp_path, *DAYS)
     rename, said = Path.rename, []
 

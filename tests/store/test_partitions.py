@@ -15,12 +15,12 @@ from kdlib.store.fingerprint import fingerprint_of
 DS = "2026-11-22"
 
 
-def put(root, *values, ds=DS, table="recommendations", fingerprint="f", **facts):
+def put(root, *values, ds=DS, table="recommendations", fingerprint="f", **more):
     """Publish one file of one row for each value."""
     staging = partitions.new_staging(root, table, ds)
     for number, value in enumerate(values):
         pq.write_table(pa.table({"x": [value]}), staging / f"from-{number}.parquet")
-    return partitions.publish(staging, root, table, ds, fingerprint=fingerprint, **facts)
+    return partitions.publish(staging, root, table, ds, fingerprint=fingerprint, **more)
 
 
 def read(root, ds=DS, table="recommendations"):
@@ -28,7 +28,7 @@ def read(root, ds=DS, table="recommendations"):
 
 
 def test_a_published_folder_is_read_through_its_partition(tmp_path):
-    """The staged files lie under `table/ds=…`, named by place and version, and nothing else does; staging is empty again."""
+    """The staged files lie under `table/ds=…`, named by number and version, with nothing beside them."""
     version = put(tmp_path, 1, 2).version
     partition = tmp_path / "recommendations" / f"ds={DS}"
     assert [path.name for path in sorted(partition.iterdir())] == [
@@ -40,7 +40,7 @@ def test_a_published_folder_is_read_through_its_partition(tmp_path):
 
 
 def test_the_manifest_says_what_the_partition_holds(tmp_path):
-    """Rows, files with size and hash, inputs and details are kept and read back as they were returned."""
+    """The manifest that is read back holds rows, files with size and hash, inputs and details."""
     made = put(tmp_path, 1, 2, inputs={"histories": "v1"}, details={"users": 2})
     name = f"part-00001-{made.version}.parquet"
     data = (partitions.current(tmp_path, "recommendations", DS) / name).read_bytes()
@@ -55,7 +55,7 @@ def test_the_manifest_says_what_the_partition_holds(tmp_path):
 
 
 def test_a_folder_without_parquet_has_no_row_count(tmp_path):
-    """A model folder is published in the same way, under its own name, with rows unknown."""
+    """A model folder is published in the same way and has no row count."""
     staging = partitions.new_staging(tmp_path, "models/student", DS)
     (staging / "model.json").write_text("{}")
     manifest = partitions.publish(staging, tmp_path, "models/student", DS, fingerprint="f")
@@ -64,7 +64,7 @@ def test_a_folder_without_parquet_has_no_row_count(tmp_path):
 
 
 def test_a_new_version_replaces_the_old_one_for_readers_alone(tmp_path):
-    """After a second publish readers find the new rows; who holds the old folder still reads the old ones."""
+    """After a second publish readers find the new rows; a reader that holds the old folder still reads the old rows."""
     put(tmp_path, 1)
     held = partitions.current(tmp_path, "recommendations", DS)
     put(tmp_path, 2)
@@ -73,7 +73,7 @@ def test_a_new_version_replaces_the_old_one_for_readers_alone(tmp_path):
 
 
 def test_the_same_content_and_fingerprint_is_the_same_version(tmp_path):
-    """Publishing the same again adds nothing and returns the first manifest; another fingerprint is another version."""
+    """Publishing the same content again returns the first manifest; another fingerprint is another version."""
     first = put(tmp_path, 1, details={"seconds": 1})
     again = put(tmp_path, 1, details={"seconds": 2})
     assert again == first == partitions.read_manifest(tmp_path, "recommendations", DS)
@@ -83,7 +83,7 @@ def test_the_same_content_and_fingerprint_is_the_same_version(tmp_path):
 
 
 def test_engine_leftovers_are_dropped_and_parts_renumbered(tmp_path):
-    """Checksums, markers and hidden files vanish; parts are numbered in their order; sub-folders keep their names."""
+    """Checksums, markers and hidden files are removed; parts are numbered in order; sub-folders keep their names."""
     staging = partitions.new_staging(tmp_path, "events", DS)
     (staging / "day=1").mkdir()
     for name, value in {"part-00001.parquet": 1, "z.parquet": 2, "day=1/part-b.parquet": 0}.items():
@@ -101,7 +101,7 @@ def test_engine_leftovers_are_dropped_and_parts_renumbered(tmp_path):
 
 @pytest.mark.parametrize("moment", ["rename", "replace"])
 def test_a_run_killed_while_publishing_changes_nothing_for_readers(tmp_path, monkeypatch, moment):
-    """Death at a rename leaves last night's rows and nothing beside them; the next run clears up and succeeds."""
+    """A run that is killed at a rename leaves the old rows and nothing beside them; the next run succeeds."""
     put(tmp_path, 1)
 
     def die(*_):
@@ -120,7 +120,7 @@ def test_a_run_killed_while_publishing_changes_nothing_for_readers(tmp_path, mon
 
 
 def test_readers_beside_a_publisher_never_see_a_mix(tmp_path):
-    """While versions are switched, each look at the partition finds both files, of one and the same version."""
+    """While versions are switched, a reader always finds both files of one version."""
     put(tmp_path, 0, 0)
     seen, done = [], threading.Event()
 
@@ -144,7 +144,7 @@ def test_readers_beside_a_publisher_never_see_a_mix(tmp_path):
 
 
 def test_files_listed_before_a_switch_are_not_taken_for_those_after_it(tmp_path):
-    """Who opens the old version's file names through the partition finds the new version has none of them."""
+    """File names of the old version do not exist in the new version."""
     put(tmp_path, 1, 2)
     partition = tmp_path / "recommendations" / f"ds={DS}"
     listed = sorted(partition.iterdir())
@@ -153,7 +153,7 @@ def test_files_listed_before_a_switch_are_not_taken_for_those_after_it(tmp_path)
 
 
 def test_a_new_staging_folder_clears_what_a_killed_run_left(tmp_path):
-    """Leftovers of the same table and day are removed, those of other tables and days are not."""
+    """Leftovers of the same table and date are removed, those of other tables and dates stay."""
     mine = partitions.new_staging(tmp_path, "models/student", DS)
     others = [
         partitions.new_staging(tmp_path, "models/student", "2026-11-21"),
@@ -165,7 +165,7 @@ def test_a_new_staging_folder_clears_what_a_killed_run_left(tmp_path):
 
 
 def test_a_moved_store_still_works(tmp_path):
-    """The links are relative, so that the folder of all outputs may be moved or mounted elsewhere."""
+    """The links are relative, so that the output folder may be moved or mounted elsewhere."""
     put(tmp_path / "here", 1)
     put(tmp_path / "here", 2, table="models/student")
     shutil.move(tmp_path / "here", tmp_path / "there")
@@ -174,7 +174,7 @@ def test_a_moved_store_still_works(tmp_path):
 
 
 def test_a_missing_partition_is_an_error_that_says_what_to_run(tmp_path):
-    """`current` names table, day and place; `read_manifest` gives None."""
+    """`current` raises an error that names table, date, folder and what to run; `read_manifest` returns None."""
     with pytest.raises(InputError, match=f"no published histories for {DS} under .*: run the stage that makes it"):
         partitions.current(tmp_path, "histories", DS)
     assert partitions.read_manifest(tmp_path, "histories", DS) is None
@@ -182,7 +182,7 @@ def test_a_missing_partition_is_an_error_that_says_what_to_run(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", json.dumps({"table": "x"}), None])
 def test_a_damaged_manifest_is_an_error_that_names_the_file(tmp_path, text):
-    """An empty, foreign, incomplete or missing manifest is not passed on as a Python error."""
+    """An empty, foreign, incomplete or missing manifest is an error that names the file."""
     put(tmp_path, 1)
     file = partitions.current(tmp_path, "recommendations", DS).parent / "manifest.json"
     file.unlink() if text is None else file.write_text(text)
@@ -191,7 +191,7 @@ def test_a_damaged_manifest_is_an_error_that_names_the_file(tmp_path, text):
 
 
 def test_latest_is_strictly_before_the_day(tmp_path):
-    """The newest earlier partition is found, today's and later ones are not, nor one whose version was deleted."""
+    """`latest` finds the newest earlier partition, and skips one whose version was deleted."""
     for ds in ("2026-11-19", "2026-11-20", "2026-11-22", "2026-11-23"):
         put(tmp_path, 1, ds=ds)
     assert partitions.latest(tmp_path, "recommendations", before=DS) == "2026-11-20"
@@ -210,7 +210,7 @@ def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys():
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:9])])
 def test_a_damaged_version_is_told_and_can_be_published_anew(tmp_path, harm):
-    """A file that is gone or cut off is named; the same content published again takes its place, under the same version."""
+    """A missing or shortened file is named; publishing the same content again repairs the version."""
     first = put(tmp_path, "a")
     assert partitions.damaged(tmp_path, first) == []
     [file] = [file["path"] for file in first.files]

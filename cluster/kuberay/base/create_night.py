@@ -1,7 +1,7 @@
-"""Create the RayJob of one night: night.yaml with its name, command line and the description of the RayCluster `distilrec`.
+"""Create the RayJob of one run: night.yaml with a name, a command line and the nodes of the RayCluster `distilrec`.
 
-Runs in the CronJob's pod with the rights to read that one RayCluster and to create RayJobs. A night that exists already is
-left alone: its name is its date. Only PyYAML is needed.
+It runs in the CronJob's pod, which may only read this RayCluster and create RayJobs. The date is in the RayJob's name:
+if the RayJob exists, nothing happens. Needs only PyYAML.
 """
 
 import argparse
@@ -26,21 +26,21 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 def night(
     template: dict[str, Any], cluster: dict[str, Any], *, ds: str, run: str, options: str, queue: str
 ) -> dict[str, Any]:
-    """The RayJob.
+    """The RayJob of a run.
 
     Args:
       template: night.yaml.
-      cluster: the RayCluster whose nodes the night gets.
-      ds: the day, YYYY-MM-DD.
-      run: the run config's name, for the submission id that `distilrec status` knows.
-      options: of the command line, `--config … --set …`.
-      queue: a Kueue LocalQueue, which starts the night when there is room; empty: it starts at once.
+      cluster: the RayCluster whose nodes the run gets.
+      ds: the run's day, YYYY-MM-DD.
+      run: the run config's name, for the submission id that `distilrec status` looks for.
+      options: of the command line, as `--config … --set …`.
+      queue: a Kueue LocalQueue, which starts the run when there is room; empty: the run starts at once.
     """
     spec = dict(template["spec"])
     nodes = {key: value for key, value in cluster["spec"].items() if key != SUSPEND}
     if queue or nodes.get("enableInTreeAutoscaling"):
         nodes["workerGroupSpecs"] = [_fresh(group, whole=bool(queue)) for group in nodes["workerGroupSpecs"]]
-    if queue:  # Kueue gives a night all its nodes at once, and refuses those that would grow
+    if queue:  # Kueue gives a run all its nodes at once and refuses clusters that grow
         nodes["enableInTreeAutoscaling"] = False
         nodes.pop("autoscalerOptions", None)
         nodes["headGroupSpec"] = _without_token(nodes["headGroupSpec"], nodes["workerGroupSpecs"])
@@ -56,13 +56,13 @@ def night(
 
 
 def _fresh(group: dict[str, Any], *, whole: bool) -> dict[str, Any]:
-    """The worker group at its least or at its full size, without what an autoscaler has asked of the cluster that is copied."""
+    """The worker group at its least size (`whole`: at its full size), without an autoscaler's requests."""
     size = group["maxReplicas"] if whole else group.get("minReplicas", 0)
     return {k: v for k, v in group.items() if k != "scaleStrategy"} | {"replicas": size, "minReplicas": size}
 
 
 def _without_token(head: dict[str, Any], workers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The head under the workers' account: KubeRay makes it one of its own only for an autoscaler."""
+    """The head with the workers' account: KubeRay makes an account for a head only if it has an autoscaler."""
     head = copy.deepcopy(head)
     accounts = [group["template"]["spec"].get("serviceAccountName") for group in workers]
     head["template"]["spec"] |= {"automountServiceAccountToken": False} | (
@@ -72,7 +72,7 @@ def _without_token(head: dict[str, Any], workers: list[dict[str, Any]]) -> dict[
 
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask the Kubernetes API, as the pod's service account, about this namespace's Ray objects."""
+    """Call the Kubernetes API for Ray objects of this namespace, with the pod's service account."""
     server = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT_HTTPS']}"
     namespace = (ACCOUNT / "namespace").read_text().strip()
     request = urllib.request.Request(
@@ -91,7 +91,7 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ds", required=True, help="the day, YYYY-MM-DD")
+    parser.add_argument("--ds", required=True, help="the run's day, YYYY-MM-DD")
     ds = parser.parse_args().ds
     template = yaml.safe_load(Path(__file__).with_name("night.yaml").read_text())
     try:
@@ -103,12 +103,17 @@ def main() -> int:
             options=os.environ["OPTIONS"],
             queue=os.environ.get("QUEUE", ""),
         )
-        call("POST", "rayjobs?fieldValidation=Strict", job)  # else an older KubeRay drops what it does not know
+        call(
+            "POST", "rayjobs?fieldValidation=Strict", job
+        )  # Strict: otherwise an old KubeRay silently drops fields that it does not know
     except urllib.error.HTTPError as error:
         if error.code == 409:
             print(f"distilrec-{ds} exists already: nothing to do")
             return 0
-        print(f"Kubernetes answers {error.code}: {error.read().decode()[:500]}", file=sys.stderr)
+        print(
+            f"cannot create distilrec-{ds}: Kubernetes answers {error.code}: {error.read().decode()[:500]}",
+            file=sys.stderr,
+        )
         return 1
     print(f"created distilrec-{ds}: {job['spec']['entrypoint']}")
     return 0

@@ -1,0 +1,74 @@
+"""Runs to deliver, and what a reader finds at a place."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from pyarrow import fs
+
+from kdlib.release import delivery, promotions
+from kdlib.store import partitions
+
+USERS = 300
+
+both = pytest.mark.parametrize("send", [delivery.deliver, delivery.deliver_delta])
+formats = pytest.mark.parametrize(
+    ("first", "then", "left"),
+    [
+        (delivery.deliver, delivery.deliver_delta, "_versions/recommendations/ds="),
+        (delivery.deliver_delta, delivery.deliver, "/recommendations/_delta_log"),
+    ],
+)
+"""A change of `delivery.format`, and a path that only the first format writes."""
+
+
+def put(root, ds, mark, *, users=USERS, files=3, table="recommendations"):
+    """Publish and promote a run whose rows all hold a mark."""
+    staging = partitions.new_staging(root, table, ds)
+    for number, ids in enumerate(np.array_split(np.arange(users), files)):
+        rows = {"user_id": [f"u{one}" for one in ids], "mark": [mark] * len(ids), "item_ids": [["a", "b"]] * len(ids)}
+        pq.write_table(pa.table(rows), staging / f"{number}.parquet")
+    version = partitions.publish(staging, root, table, ds, fingerprint=str(mark)).version
+    return promotions.promote(root, ds, {table: version})
+
+
+def put_both(root, ds, mark):
+    """Publish a run of two tables and promote both in one switch."""
+    parts = [put(root, ds, mark, table=table).versions for table in delivery.TABLES]
+    return promotions.promote(root, ds, parts[0] | parts[1])
+
+
+def marks(url):
+    """(number of rows, the different marks) that a reader finds."""
+    table = delivery.read(url, "recommendations").to_table()
+    return len(table), set(table["mark"].to_pylist())
+
+
+def folders_at(url):
+    """Names of the version folders of `recommendations` at a place."""
+    system, base = delivery.place(url)
+    found = system.get_file_info(fs.FileSelector(f"{base}/_versions/recommendations"))
+    return sorted(info.base_name for info in found)
+
+
+def refuse(*_, **__):
+    """A step that the store refuses."""
+    raise OSError("AWS Error ACCESS_DENIED")
+
+
+def files_naming(url, user):
+    """All Parquet files at a place that name the user, used or not."""
+    system, base = delivery.place(url)
+    found = system.get_file_info(fs.FileSelector(base, recursive=True))
+    paths = [info.path for info in found if info.path.endswith(".parquet") and "_delta_log" not in info.path]
+    return [path for path in paths if user in pq.read_table(path, filesystem=system)["user_id"].to_pylist()]
+
+
+def newest_of_delta(url):
+    """(date, number of rows, marks) of the newest run in the Delta table."""
+    table = DeltaTable(f"{url}/recommendations").to_pyarrow_table()
+    newest = max(table["ds"].to_pylist())
+    rows = table.filter(pc.call_function("equal", [table["ds"], pa.scalar(newest)]))
+    return newest, len(rows), set(rows["mark"].to_pylist())

@@ -1,0 +1,151 @@
+"""A place is checked early, is never among our own files, and its faults are errors that say what to do."""
+
+import json
+import re
+import socket
+import sys
+
+import pytest
+from pyarrow import fs
+
+from kdlib.config.load import load_config
+from kdlib.errors import ConfigError, DeliveryError, InputError
+from kdlib.release import delivery, places
+from tests.release.deliveries import both, put, refuse
+
+
+def test_a_pointer_that_is_replaced_while_it_is_read_is_read_again(home, tmp_path, monkeypatch):
+    """A reader that gets only the first bytes of a new pointer reads it again."""
+    url = f"file://{tmp_path}/there"
+    put(home, "2026-11-01", 1)
+    done, cut = delivery.deliver(home, url, keep=5), [100]
+    whole = places.read_bytes
+    monkeypatch.setattr(places, "read_bytes", lambda system, path: whole(system, path)[: cut.pop() if cut else None])
+    assert places.delivered(url) == done
+    assert not cut
+
+
+@pytest.mark.parametrize("place", ["real", "real/below", "", "link", "link/below"])
+@both
+def test_a_place_among_our_own_files_is_refused(tmp_path, send, place):
+    """A place inside the output folder or around it is refused, also when a link leads there."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for root in (tmp_path / "link", tmp_path / "real"):
+        put(root, "2026-11-01", 1)
+        with pytest.raises(ConfigError, match=r"delivery\.url .* output_dir .*separate folder"):
+            send(root, f"file://{tmp_path}/{place}", keep=1)
+        assert (root / "recommendations" / "ds=2026-11-01").exists()
+
+
+def test_a_place_is_looked_at_before_it_is_needed(tmp_path, monkeypatch):
+    """`check_place` refuses what can never be delivered to, and opens no connection."""
+    from_uri = fs.FileSystem.from_uri
+
+    class Offline:
+        @staticmethod
+        def from_uri(url):
+            assert not url.startswith(("s3://s", "hdfs:")), "its client asks for region and credentials, or connects"
+            return refuse() if "down" in url else from_uri(url)
+
+    monkeypatch.setattr(fs, "FileSystem", Offline)
+    for url in (
+        "s3://shop",
+        "s3://shop/x",
+        "gs://shop/x",
+        "gs://down",
+        "abfss://shop@a.dfs.core.windows.net/x",
+        "hdfs://n/x",
+    ):
+        for delta in (False, True):
+            delivery.check_place(tmp_path / "output", url, delta=delta)
+    for url in ("s3a://shop/x", "s3:///x", "s3://sh op/x", "file://there/x", f"file://{tmp_path}"):
+        with pytest.raises(ConfigError, match=re.escape(f"delivery.url {url!r}")):
+            delivery.check_place(tmp_path / "output", url, delta=False)
+    monkeypatch.setitem(sys.modules, "deltalake.exceptions", None)
+    with pytest.raises(ConfigError, match=r"needs deltalake.*pip install"):
+        delivery.check_place(tmp_path / "output", "s3://shop/x", delta=True)
+
+
+def test_a_place_that_does_not_answer_is_said(home, s3, monkeypatch):
+    """A missing bucket and a refused connection are errors that name the command to run later."""
+    put(home, "2026-11-01", 1)
+    with pytest.raises(DeliveryError, match=r"cannot deliver to s3://no-such-shop.*`distilrec deliver`"):
+        delivery.deliver(home, "s3://no-such-shop/x", keep=5)
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unheard.getsockname()[1]}")
+        with pytest.raises(DeliveryError, match="cannot deliver"):  # refused
+            delivery.deliver(home, s3, keep=5)
+
+
+def test_a_bucket_whose_region_is_unknown_is_said(home, monkeypatch):
+    """If the region of a bucket cannot be looked up, the error names the command to run later."""
+    put(home, "2026-11-01", 1)
+
+    class Unresolved:
+        from_uri = staticmethod(refuse)
+
+    monkeypatch.setattr(fs, "FileSystem", Unresolved)
+    for step in (delivery.deliver, delivery.deliver_delta):
+        with pytest.raises(DeliveryError, match=r"cannot deliver to s3://shop/x: AWS Error.*`distilrec deliver`"):
+            step(home, "s3://shop/x", keep=5)
+
+
+def test_keys_in_a_url_are_refused_and_not_shown(tmp_path):
+    """Keys in a URL are refused and never printed; the container name that Azure writes before an @ is no key."""
+    config = tmp_path / "run.yaml"
+    text = "name: a\noutput_dir: out\ninput: {simulate: {}}\ndelivery: {url: '%s'}\n"
+    for url in (
+        "s3://KEY:s3cr3t@shop/x",
+        "s3://KEY:s3c/r3t@shop/x",
+        "s3://s3cr3t@shop",
+        "S3://KEY:s3cr3t@shop",
+        "s3://shop/x?secret_key=s3cr3t",
+        "s3:KEY:s3cr3t@shop",
+        "abfss://KEY:s3cr3t@shop",
+        "abfss://s3cr3t@a/x?a=b",
+    ):
+        config.write_text(text % url)
+        for refused in (lambda: load_config(config), lambda url=url: delivery.read(url, "recommendations")):
+            with pytest.raises(ConfigError, match=r"url must not contain \? or @.*in the environment") as error:
+                refused()
+            assert not re.search("s3cr3t|r3t@", str(error.value))
+    config.write_text(text % "nowhere")
+    with pytest.raises(ConfigError, match=r"delivery: url .*s3://bucket/folder.*found nowhere"):
+        load_config(config)
+    for url in ("s3://shop/x", "gs://shop", "file:///there", "abfss://shop@account.dfs.core.windows.net/x"):
+        config.write_text(text % url)
+        found = load_config(config).delivery
+        assert found is not None
+        assert found.url == url
+
+
+@pytest.mark.faults
+def test_a_place_that_never_answers_is_said(home, monkeypatch):
+    """A server that accepts the connection and stays silent is an error within minutes."""
+    put(home, "2026-11-01", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        with pytest.raises(DeliveryError, match="cannot deliver"):
+            delivery.deliver(home, "s3://shop/x", keep=5)
+
+
+def test_the_rest_is_said(home, tmp_path):
+    """An unknown URL, no run in use, no delivered table and a foreign pointer are errors that say so."""
+    with pytest.raises(ConfigError, match="expected s3://"):
+        places.place("nowhere://x")
+    with pytest.raises(InputError, match=r"no run is in use.*distilrec nightly"):
+        delivery.deliver(home, f"file://{tmp_path}/there", keep=1)
+    with pytest.raises(InputError, match="no recommendations was delivered"):
+        delivery.read(f"file://{tmp_path}/there", "recommendations")
+    put(home, "2026-11-01", 1)
+    with pytest.raises(ConfigError, match=r"delivery\.url .* output_dir"):
+        delivery.deliver(home, f"file://{home}/there", keep=1)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "promoted.json").write_text(json.dumps({"other": 1}))
+    with pytest.raises(DeliveryError, match=r"promoted\.json was not written by distilrec.*Remove"):
+        delivery.deliver(home, f"file://{tmp_path}/there", keep=1)
