@@ -1,4 +1,4 @@
-"""The README's results are those of the files that it names."""
+"""The documents say what is so: results are on file, the printed config loads, links lead somewhere, the runbook is whole."""
 
 import json
 import re
@@ -6,23 +6,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from kdlib import errors
+from kdlib.config.load import load_config
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 NUMBER = re.compile(r"(?<![\w.])[+−-]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+)(?:%|(?![\w.]|,\d))")
 SCALES = {"%": 100.0, "MB": 1e-6, "kB": 1e-3, "k": 1e-3, "": 1.0}
+QUOTING = {"README.md": ("What distillation is worth", "Results"), "tests/benchmarks/README.md": None}
+"""Document → headings of the parts that quote results; None: every part does."""
+DOCUMENTS = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *(p for room in ("jobs", "kdlib", "cluster", "tests") for p in (ROOT / room).rglob("*.md"))]
+)
+SHOP_COMMAND = "distilrec nightly --config my_shop.yaml --ds"
 
 
 def sections() -> dict[str, str]:
-    """Heading → text, of the parts that quote results."""
-    text = (ROOT / "README.md").read_text()
-    parts = re.split(r"^(##+ .*)$", text, flags=re.MULTILINE)
-    found, quotes = {}, False
-    for heading, body in zip(parts[1::2], parts[2::2], strict=True):
-        if heading.startswith("## "):
-            quotes = heading in ("## What distillation is worth", "## Results")
-        if quotes:
-            found[heading.lstrip("# ")] = body
+    """`document: heading` → text, of the parts that quote results."""
+    found = {}
+    for document, headings in QUOTING.items():
+        parts = re.split(r"^(##+ .*)$", (ROOT / document).read_text(), flags=re.MULTILINE)
+        quotes = headings is None
+        for heading, body in zip(parts[1::2], parts[2::2], strict=True):
+            if heading.startswith("## ") and headings is not None:
+                quotes = heading.removeprefix("## ") in headings
+            if quotes:
+                found[f"{document}: {heading.lstrip('# ')}"] = body
     return found
 
 
