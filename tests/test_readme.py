@@ -17,11 +17,8 @@ NUMBER = re.compile(r"(?<![\w.])[+−-]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+)(?:%|
 SCALES = {"%": 100.0, "MB": 1e-6, "kB": 1e-3, "k": 1e-3, "": 1.0}
 QUOTING = {"README.md": ("What distillation is worth", "Results"), "tests/benchmarks/README.md": None}
 """Document → headings of the parts that quote results; None: every part does."""
-DOCUMENTS = sorted(
-    path
-    for path in [*ROOT.glob("*.md"), *(p for room in ("jobs", "kdlib", "cluster", "tests") for p in (ROOT / room).rglob("*.md"))]
-)
-SHOP_COMMAND = "distilrec nightly --config my_shop.yaml --ds"
+ROOMS = ("jobs", "kdlib", "cluster", "tests")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.md"))])
 
 
 def sections() -> dict[str, str]:
@@ -101,3 +98,60 @@ def test_a_number_that_is_on_no_file_is_found() -> None:
     assert all(is_quoted_from(figure, unit, known) for figure, unit in list(numbers(text))[:-1])
     for figure, unit in ((".0657", ""), ("+.0051", ""), ("54", "%"), ("22,364", ""), ("3.4", "MB")):
         assert not is_quoted_from(figure, unit, known)
+
+
+def words_between(text: str, start: str, end: str) -> str:
+    """The text after the first `start` up to the next `end`."""
+    return text.partition(start)[2].partition(end)[0]
+
+
+def test_the_readme_takes_three_minutes() -> None:
+    """It has at most 200 lines and 14 kB."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200
+    assert len(text.encode()) <= 14_000
+
+
+def test_the_readmes_run_config_is_one(tmp_path: Path) -> None:
+    """The printed run config loads as it stands, fits the printed rows, and takes the printed catalogue."""
+    text = (ROOT / "README.md").read_text()
+    printed = words_between(text, "```yaml\n", "```")
+    (tmp_path / "my_shop.yaml").write_text(printed)
+    config = load_config(str(tmp_path / "my_shop.yaml"), ds="2026-11-22")
+    events = config.input.events
+    assert events is not None
+    assert events.time is not None
+    header, row = re.findall(r"^    (\S+;\S+)$", text, flags=re.MULTILINE)
+    assert header.split(events.delimiter) == [events.user, events.item, events.event_type, events.time.column]
+    assert dict(zip(header.split(";"), row.split(";"), strict=True))["action"] in events.event_types
+    with_catalogue = yaml.safe_load(printed)
+    with_catalogue["input"] |= yaml.safe_load(words_between(text, "Add below `input`:\n  `", "`."))
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(with_catalogue))
+    assert load_config(str(tmp_path / "more.yaml"), ds="2026-11-22").input.catalogue is not None
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """A relative link names a file or folder that exists, and a heading of the document it names."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if re.match(r"\w+://", target):
+            continue
+        place, _, anchor = target.partition("#")
+        path = (document.parent / place).resolve() if place else document
+        assert path.exists(), f"{document.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}, target
+
+
+def test_the_runbook_has_every_exit_status_and_alert() -> None:
+    """An operator finds each status that a run can end with, each error behind it, and each alert."""
+    book = (ROOT / "cluster" / "README.md").read_text().partition("## Runbook")[2]
+    faults = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.DistilrecError)]
+    faults.remove(errors.DistilrecError)
+    for status in sorted({0, 1, 2, 130, 143} | {one.exit_status for one in faults}):
+        assert f"| **{status}** |" in book, f"status {status} has no entry"
+    assert [one.__name__ for one in faults if f"`{one.__name__}`" not in book] == []
+    rules = yaml.safe_load((ROOT / "cluster" / "monitoring" / "rules.yaml").read_text())
+    alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    assert [alert for alert in alerts if f"**{alert}**" not in book] == []
