@@ -1,6 +1,7 @@
 """The documents say what is so: results are on file, the printed config loads, links lead somewhere, the runbook is whole."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,34 @@ def on_file(value: object) -> Iterator[float]:
         yield float(value)
 
 
+def intervals_on_file(value: object) -> Iterator[tuple[float, float, float]]:
+    """Every (value, low, high) of a JSON document: `figures` beside `intervals`, `x` beside `x_interval`, [x, [low, high]]."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key.startswith("intervals") and isinstance(inner, dict):
+                figures = value[key.replace("intervals", "figures", 1)]
+                yield from (
+                    (figures.get(name, math.nan), *bounds) for name, bounds in inner.items() if isinstance(bounds, list)
+                )
+            elif f"{key}_interval" in value:
+                yield (inner, *value[f"{key}_interval"])
+            else:
+                yield from intervals_on_file(inner)
+    elif isinstance(value, list) and len(value) == 2 and isinstance(value[1], list):
+        yield (value[0], *value[1])
+    elif isinstance(value, list):
+        for inner in value:
+            yield from intervals_on_file(inner)
+
+
+def intervals(text: str) -> Iterator[tuple[str, str, str, str]]:
+    """Each `value [low, high]` of the text with its unit; the value is empty where words stand between."""
+    number = r"[+−-]?\d*\.?\d+"
+    for found in re.finditer(rf"(?:({number})(%?)\**\s)?\[({number})(%?), ({number})%?\]", text):
+        value, _, low, unit, high = found.groups()
+        yield value or "", low, high, unit
+
+
 def is_quoted_from(figure: str, unit: str, known: list[float]) -> bool:
     """Whether a file's number is the figure, to the figure's last digit; signs count."""
     plain = figure.replace(",", "").replace("−", "-").replace("+", "")
@@ -80,6 +109,32 @@ def test_every_number_of_the_results_is_on_file(heading: str) -> None:
     known = [one for name in files for one in on_file(json.loads((RESULTS / name).read_text()))]
     missing = [figure + unit for figure, unit in numbers(text) if not is_quoted_from(figure, unit, known)]
     assert missing == []
+
+
+@pytest.mark.parametrize("heading", sections())
+def test_every_interval_belongs_to_its_value(heading: str) -> None:
+    """A value and the bounds beside it are those of one metric in one of the files that the section names."""
+    text = sections()[heading]
+    files = sorted(set(re.findall(r"`(\w+\.json)`", text)))
+    known = [one for name in files for one in intervals_on_file(json.loads((RESULTS / name).read_text()))]
+    for value, low, high, unit in intervals(text):
+        quoted = [(one, at) for at, one in enumerate((value, low, high)) if one]
+        assert any(all(is_quoted_from(one, unit, [metric[at]]) for one, at in quoted) for metric in known), (
+            value,
+            low,
+            high,
+        )
+
+
+def test_bounds_of_another_metric_are_found() -> None:
+    """Values are read beside their bounds, in each form that a file and a text have them."""
+    assert list(intervals("**.06** [.05, .07], 53% [24%, 83%], difference [−.01, +.02]")) == [
+        (".06", ".05", ".07", ""),
+        ("53", "24", "83", "%"),
+        ("", "−.01", "+.02", ""),
+    ]
+    document = {"figures": {"a": 1}, "intervals": {"a": [0, 2]}, "b": 3, "b_interval": [2, 4], "a - b": [5, [4, 6]]}
+    assert list(intervals_on_file(document)) == [(1, 0, 2), (3, 2, 4), (5, 4, 6)]
 
 
 def test_a_number_that_is_on_no_file_is_found() -> None:
