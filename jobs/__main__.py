@@ -156,7 +156,7 @@ cli.command("plan")(_configured(_plan))
 
 def _benchmark(invocation: Invocation, arms: str | None) -> int:
     """Train recipes of a student with several seeds and compare them."""
-    from jobs.benchmark.__main__ import benchmark
+    from jobs.benchmark.command import benchmark
 
     return benchmark(invocation, tuple(arms.split(",")) if arms else None)
 

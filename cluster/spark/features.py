@@ -1,8 +1,8 @@
-"""The script for spark-submit: the stage build_features with its own command line, on the Spark that submitted it."""
+"""What spark-submit runs: the stage build-features, with its command line, on the Spark that submitted it."""
 
 import sys
 
-from jobs.build_features import main
+from jobs.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["build-features", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ import os
 import platform
 from pathlib import Path
 
-from jobs.runtime.step import code_version
+from jobs.runtime.code import source_version
 from kdlib.config.run import RunConfig
 
 PACKAGES = ("distilrec", "ray", "torch", "deepspeed", "pyspark", "pyarrow", "numpy")
@@ -22,7 +22,7 @@ def hardware(config: RunConfig) -> str:
 def package_versions() -> dict[str, str]:
     """Package → version, Python's, and a hash of this program's own source."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return found | {"python": platform.python_version(), "source": code_version()}
+    return found | {"python": platform.python_version(), "source": source_version()}
 
 
 def processor() -> str:

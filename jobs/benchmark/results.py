@@ -1,24 +1,23 @@
-"""Measure a benchmark's recorded selection on the test users, and put the figures together."""
+"""Put a benchmark's figures together, out of the published selection and ranks."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.benchmark.ranks import EXPECTED, named
 from jobs.benchmark.selection import read_selection
 from jobs.benchmark.students import model_facts
-from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
+from jobs.runtime.oracle import BEST, knows_the_truth
 from jobs.runtime.published import Features
-from jobs.runtime.rank_targets import histories_to_test, rank_targets, training_counts
-from jobs.runtime.step import run_step
+from jobs.runtime.rank_targets import training_counts
 from kdlib.config.benchmark import Benchmark
 from kdlib.config.run import RunConfig
-from kdlib.data.windows import evaluation_rows, list_matrix
 from kdlib.errors import InputError
-from kdlib.inference.speed import users_per_second
 from kdlib.metrics.comparison import (
     TEACHER,
     K,
@@ -29,77 +28,81 @@ from kdlib.metrics.comparison import (
     popularity_buckets,
     realised,
 )
-from kdlib.metrics.expected import PREFIX, expected_metrics
 from kdlib.metrics.ranking import ndcg
-from kdlib.models.files import serves
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 
-EXPECTED = {f"{PREFIX}ndcg@{K}": "expected_ndcg", f"{PREFIX}hr@{K}": "expected_hr"}
-"""Metric → prefix of its columns in the table of ranks."""
+
+class _Found(NamedTuple):
+    """The published ranks, read."""
+
+    table: pa.Table
+    """One row for each test user."""
+    ranks: dict[str, np.ndarray]
+    """Model → int64 [users]."""
+    values: Mapping[str, Mapping[str, np.ndarray]]
+    """Metric → model → value of each user: expected under the true model where that is known, else realised."""
+    users_with_truth: int | None
+    """None: the true model is not known."""
 
 
-def rank_selected(benchmark: Benchmark, source: Features, selection: Manifest) -> Manifest:
-    """Publish `benchmark_ranks/<name>`: each test target's rank under every model of the published selection."""
-    config, table = benchmark.run, f"benchmark_ranks/{benchmark.config.name}"
+def _read(config: RunConfig, table: str) -> _Found:
+    found = pq.read_table(partitions.current(config.root, table, config.day))
+    expected = {
+        metric: {name: found[f"{column}/{name}"].to_numpy() for name in named(found, f"{column}/")}
+        for metric, column in zip(("ndcg10", "hr10"), EXPECTED.values(), strict=True)
+    }
+    known, everyone = knows_the_truth(config), len(found)
+    found = found.filter(pa.array(found["target"].to_numpy() >= 0))
+    ranks = {name: found[f"rank/{name}"].to_numpy() for name in named(found, "rank/")}
+    return _Found(found, ranks, expected if known else realised(ranks), everyone if known else None)
 
-    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        chosen = read_selection(config, benchmark.config.name)
-        students = {label: entry["folder"] for label, entry in chosen["students"].items()}
-        teachers = {f"teacher/{name}": entry["folder"] for name, entry in chosen["teachers"].items()}
-        compared = {label: [(folder, 1.0)] for label, folder in (students | teachers).items()}
-        compared[TEACHER] = [(entry["folder"], entry["weight"]) for entry in chosen["teachers"].values()]
-        everyone = knows_the_truth(config)
-        histories = histories_to_test(config, source, everyone=everyone)
-        found = rank_targets(config, source, histories, compared, top=K if everyone else 0, everyone=everyone)
-        rows = evaluation_rows(histories, position_column="test_position", with_marks=everyone, everyone=everyone)
-        assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
-        columns = {"user_id": found["user_id"], "target": rows.targets, "length": np.diff(rows.offsets)}
-        columns |= {f"rank/{name}": found[f"rank/{name}"] for name in _named(found, "rank/")}
-        if everyone:
-            lists = {name: list_matrix(found[f"top/{name}"]) for name in _named(found, "top/")}
-            truth = truth_of(config, histories, source.item_ids(), rows, lists, top=K)
-            columns[f"rank/{BEST}"] = truth.ranks
-            for name, probabilities in truth.probabilities.items():
-                expected = expected_metrics(probabilities, (K,))
-                columns |= {f"{column}/{name}": expected[metric] for metric, column in EXPECTED.items()}
-        pq.write_table(pa.table(columns), staging[table] / "part-00000.parquet")
-        one_each = {entry["arm"]: entry["folder"] for entry in reversed(chosen["students"].values())} | {
-            name: folder for name, folder in teachers.items() if serves(Path(folder))
+
+def _scores(found: _Found, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """One model's test metrics beside the validation that it was chosen by."""
+    scores = {metric: of_metric[name] for metric, of_metric in found.values.items()}
+    scores |= {} if found.users_with_truth is None else {"realised_ndcg10": ndcg(found.ranks[name], K)}
+    kept = {key: entry[key] for key in ("validation", "epochs_trained", "sha256")}
+    return {metric: round(float(one.mean()), 5) for metric, one in scores.items()} | kept
+
+
+def _models(labels: dict[str, list[str]], chosen: dict[str, Any], ranked: Manifest, main: str) -> dict[str, Any]:
+    """Size and speed of each variant's students."""
+    sizes = ("parameters", "bytes", "item_table")
+    return {
+        name: {"seeds": len(ones), "main": name == main, "users_per_second": ranked.details["users_per_second"][name]}
+        | {key: value for key, value in chosen["students"][ones[0]].items() if key.startswith(sizes)}
+        for name, ones in labels.items()
+    }
+
+
+def _teachers(benchmark: Benchmark, found: _Found, chosen: dict[str, Any], ranked: Manifest) -> dict[str, Any]:
+    return {
+        name: _scores(found, f"teacher/{name}", entry)
+        | {key: entry[key] for key in ("weight", "parameters", "bytes")}
+        | {
+            "users_per_second": ranked.details["users_per_second"].get(f"teacher/{name}"),
+            "seed": model_facts(benchmark.run, entry["model"])["seed"],
+            "settings": _teacher_settings(benchmark, entry["model"]),
         }
-        speed = users_per_second(one_each, rows, users=benchmark.config.speed_users, k=config.recommend.k)
-        judged = int((rows.targets >= 0).sum())
-        return {table: {"users": judged, "repeats_left_out": rows.repeats, "users_per_second": speed}}
-
-    settings = [config.evaluation.max_users, benchmark.config.speed_users, config.recommend.k]
-    inputs = source.versions | {"selection": selection.version}
-    return run_step(config, (table,), settings=settings, inputs=inputs, build=build)[table]
+        for name, entry in chosen["teachers"].items()
+    }
 
 
 def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict[str, Any]:
     """Figures, intervals and what they come from, out of the published selection and ranks."""
-    config, main = benchmark.run, benchmark.config.main
-    chosen = read_selection(config, benchmark.config.name)
-    found = pq.read_table(partitions.current(config.root, ranked.table, config.day))
-    known = knows_the_truth(config)
-    expected = {
-        metric: {name: found[f"{column}/{name}"].to_numpy() for name in _named(found, f"{column}/")}
-        for metric, column in zip(("ndcg10", "hr10"), EXPECTED.values(), strict=True)
-    }
-    users_with_truth = len(found)
-    found = found.filter(pa.array(found["target"].to_numpy() >= 0))
-    per_model = {name: found[f"rank/{name}"].to_numpy() for name in _named(found, "rank/")}
+    config, main, tuning = benchmark.run, benchmark.config.main, benchmark.config.tuning
+    chosen, found = read_selection(config, benchmark.config.name), _read(config, ranked.table)
     labels: dict[str, list[str]] = {}
     for label, entry in chosen["students"].items():
         labels.setdefault(entry["arm"], []).append(label)
-    groups = {name: [name] for name in ("popularity", "markov", BEST) if name in per_model}
+    groups = {name: [name] for name in ("popularity", "markov", BEST) if name in found.ranks}
     groups |= {"teacher_single": [f"teacher/{name}" for name in chosen["best_teacher_kind"]], TEACHER: [TEACHER]}
     members = (groups | labels).items()
-    ranks = {name: np.stack([per_model[one] for one in ones]) for name, ones in members}
-    of_model = expected if known else realised(per_model)
+    ranks = {name: np.stack([found.ranks[one] for one in ones]) for name, ones in members}
     values = {
         metric: {name: np.stack([of_metric[one] for one in ones]) for name, ones in members}
-        for metric, of_metric in of_model.items()
+        for metric, of_metric in found.values.items()
     }
     arms = benchmark.arms(chosen["tuning"])
     plain = {name: arm.plain for name, arm in arms.items() if arm.plain in labels}
@@ -107,63 +110,36 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     gaps = {name: "gap_closed" if name == main else f"{name}_gap_closed" for name in taught}
     drawn = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
     figures, intervals = compare(values, plain=plain, gaps=gaps, **drawn)
-    if known:
+    if found.users_with_truth is not None:
         figures |= {f"{name}_realised_ndcg10": float(one.mean()) for name, one in realised(ranks)["ndcg10"].items()}
-
-    def scores(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-        """One model's test metrics beside the validation that it was chosen by."""
-        found = {metric: of_metric[name] for metric, of_metric in of_model.items()}
-        found |= {"realised_ndcg10": ndcg(per_model[name], K)} if known else {}
-        kept = {key: entry[key] for key in ("validation", "epochs_trained", "sha256")}
-        return {metric: round(float(one.mean()), 5) for metric, one in found.items()} | kept
-
-    by_popularity = popularity_buckets(training_counts(source), found["target"].to_numpy())
-    new = new_item_recall(ranks, by_popularity.get("new", np.zeros(len(found), bool)), **drawn)
+    by_popularity = popularity_buckets(training_counts(source), found.table["target"].to_numpy())
+    new = new_item_recall(ranks, by_popularity.get("new", np.zeros(len(found.table), bool)), **drawn)
     figures, intervals = figures | new.means, intervals | new.intervals
-    models = {
-        name: {"seeds": len(ones), "main": name == main, "users_per_second": ranked.details["users_per_second"][name]}
-        | {
-            key: value
-            for key, value in chosen["students"][ones[0]].items()
-            if key.startswith(("parameters", "bytes", "item_table"))
-        }
-        for name, ones in labels.items()
-    }
+    models = _models(labels, chosen, ranked, main)
     if main in models:
         figures |= {f"{n}_size_ratio": models[main]["bytes"] / m["bytes"] for n, m in models.items() if n != main}
     peers = _peers(benchmark, source, ranked.details["users"])
     buckets = {
-        "history_length": history_buckets(found["length"].to_numpy()),
+        "history_length": history_buckets(found.table["length"].to_numpy()),
         "target_popularity": by_popularity,
     }
+    rounded = {name: [round(low, 5), round(high, 5)] for name, (low, high) in intervals.items()}
     return {
-        "protocol": _protocol(config, users_with_truth),
+        "protocol": _protocol(config, found.users_with_truth or 0),
         "test_users": ranked.details["users"],
         "repeats_left_out": ranked.details["repeats_left_out"],
-        **({"users_with_truth": users_with_truth} if known else {}),
+        **({} if found.users_with_truth is None else {"users_with_truth": found.users_with_truth}),
         "figures": {name: round(value, 5) for name, value in figures.items()} | peers["figures"],
-        "intervals": {name: [round(low, 5), round(high, 5)] for name, (low, high) in intervals.items()}
-        | peers["intervals"],
+        "intervals": rounded | peers["intervals"],
         "intervals_are": "95%, bootstrap over users, and over seeds where there are several",
         "models": models,
-        "teachers": {
-            name: scores(f"teacher/{name}", entry)
-            | {"weight": entry["weight"], "parameters": entry["parameters"], "bytes": entry["bytes"]}
-            | {"users_per_second": ranked.details["users_per_second"].get(f"teacher/{name}")}
-            | {
-                "seed": model_facts(config, entry["model"])["seed"],
-                "settings": _teacher_settings(benchmark, entry["model"]),
-            }
-            for name, entry in chosen["teachers"].items()
-        },
-        "per_seed": {label: scores(label, entry) for label, entry in chosen["students"].items()},
+        "teachers": _teachers(benchmark, found, chosen, ranked),
+        "per_seed": {label: _scores(found, label, entry) for label, entry in chosen["students"].items()},
         "selection": {
             "by": "validation NDCG@10, written down before the test users were read",
-            "version": ranked.inputs["selection"],
+            "version": ranked.inputs[f"benchmark_selection/{benchmark.config.name}"],
             "best_teacher_kind": chosen["best_teacher_kind"],
-            "tuning": None
-            if benchmark.config.tuning is None
-            else {"chosen": chosen["tuning"], **benchmark.config.tuning.model_dump(mode="json")},
+            "tuning": tuning and {"chosen": chosen["tuning"], **tuning.model_dump(mode="json")},
         },
         "buckets": {name: bucketed_ndcg(ranks, of) for name, of in buckets.items()},
         "peers": peers["facts"],
@@ -176,10 +152,6 @@ def _protocol(config: RunConfig, users: int) -> str:
     if knows_the_truth(config):
         return f"{how}, expected over the true model's next items of {users} users; realised_…: one target a test user"
     return f"{how}, one target a user"
-
-
-def _named(found: pa.Table, prefix: str) -> list[str]:
-    return [name.removeprefix(prefix) for name in found.column_names if name.startswith(prefix)]
 
 
 def _teacher_settings(benchmark: Benchmark, model: str) -> dict[str, Any]:

@@ -7,12 +7,13 @@ with each model's hash. `read_selection`, which the evaluation starts from, refu
 import hashlib
 import json
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 from jobs.benchmark.students import Student, model_facts
-from jobs.runtime.published import teacher_weights, versions
-from jobs.runtime.step import run_step
+from jobs.pipeline import STAGES
+from jobs.runtime.published import published, teacher_weights
+from jobs.runtime.runner import run_stage
+from jobs.runtime.stage import Details, Job, Part, Stage
 from kdlib.config.models import TeacherConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, ModelError
@@ -34,36 +35,43 @@ def publish_selection(
       students: all of them trained.
       found: arm → the settings that the tuning chose.
     """
-    table = f"benchmark_selection/{name}"
-    models = {student.label: student.model for student in students}
-    shares = zip(config.teachers, teacher_weights(config), strict=True)
+    table, shares = f"benchmark_selection/{name}", teacher_weights(config, published(config, "teacher_targets"))
     # the folds' models of a cross-fitted teacher each by itself, as they are in the ensemble
     teachers = {
         model.removeprefix("models/"): (model, share / teacher.folds, _kind(teacher))
-        for teacher, share in shares
+        for teacher, share in zip(config.teachers, shares, strict=True)
         for model in teacher.models
     }
-    settings = {
+    values = {
         "students": {s.label: [s.arm.name, s.arm.teacher, s.seed, s.arm.plain] for s in students},
         "teachers": {name: [share, kind] for name, (_, share, kind) in teachers.items()},
         "tuning": found,
     }
+    needs = (*(student.model for student in students), *(model for model, _, _ in teachers.values()))
+    part = Part((table,), needs, values=values, subject=(students, teachers, found))
+    stage = Stage(
+        "benchmark-selection",
+        "local",
+        "write down what was chosen",
+        parts=lambda config: [part],
+        module="jobs.benchmark.selection",
+    )
+    return run_stage(config, stage, pipeline=STAGES)[table]
 
-    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        record: dict[str, Any] = {
-            "students": {s.label: {"arm": s.arm.name, "seed": s.seed} | _entry(config, s.model) for s in students},
-            "teachers": {
-                name: {"weight": share} | _entry(config, model) for name, (model, share, _) in teachers.items()
-            },
-            "tuning": found,
-        }
-        scores = {name: entry["validation"]["ndcg@10"] for name, entry in record["teachers"].items()}
-        record["best_teacher_kind"] = best_kind({name: kind for name, (_, _, kind) in teachers.items()}, scores)
-        (staging[table] / FILE).write_text(json.dumps(record, indent=1))
-        return {}
 
-    every = (*models.values(), *(model for model, _, _ in teachers.values()))
-    return run_step(config, (table,), settings=settings, inputs=versions(config, *every), build=build)[table]
+def build(job: Job) -> Details:
+    """Write the record."""
+    students, teachers, found = job.part.subject
+    config = job.config
+    record: dict[str, Any] = {
+        "students": {s.label: {"arm": s.arm.name, "seed": s.seed} | _entry(config, s.model) for s in students},
+        "teachers": {name: {"weight": share} | _entry(config, model) for name, (model, share, _) in teachers.items()},
+        "tuning": found,
+    }
+    scores = {name: entry["validation"]["ndcg@10"] for name, entry in record["teachers"].items()}
+    record["best_teacher_kind"] = best_kind({name: kind for name, (_, _, kind) in teachers.items()}, scores)
+    (job.output / FILE).write_text(json.dumps(record, indent=1))
+    return {}
 
 
 def _entry(config: RunConfig, name: str) -> dict[str, Any]:

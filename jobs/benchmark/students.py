@@ -3,25 +3,20 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from jobs.build_codes import ItemCodes, item_codes
-from jobs.distill import student_run
+from jobs.pipeline import STAGES, stage_named
 from jobs.runtime.console import say
-from jobs.runtime.published import Features, parquet_files, teacher_weights, versions
-from jobs.runtime.ray_train import Trainable, TrainingRun, fit_missing
-from jobs.runtime.step import run_step
-from jobs.runtime.teachers import ensemble, teacher_folders, write_targets
-from jobs.runtime.titles import title_vectors
+from jobs.runtime.names import FEATURES, item_codes, teacher_models, title_vectors
+from jobs.runtime.published import Features, published, teacher_weights
+from jobs.runtime.runner import run_stage
+from jobs.runtime.stage import Part, Stage
+from jobs.runtime.teachers import ensemble, teacher_folders
 from kdlib.config.benchmark import Arm, Benchmark, draw_trials
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.models.files import MODEL_FILE
 from kdlib.store import partitions
-from kdlib.training.controls import STATELESS
-
-CONTROLS = ("permuted", "uniform", "popularity")
 
 
 @dataclass(frozen=True)
@@ -39,12 +34,15 @@ class Student:
 
 
 @dataclass(frozen=True)
-class _Teachers:
+class Teachers:
     """Cached targets and the models that made them."""
 
-    targets: Path
-    models: list[tuple[str, float]]
-    versions: dict[str, str]
+    targets: str
+    """Name of the table."""
+    models: tuple[tuple[str, float], ...]
+    """(model folder, weight)."""
+    needs: tuple[str, ...]
+    """Table and models that a taught student is made from."""
 
 
 def students_of(arms: Iterable[Arm]) -> list[Student]:
@@ -79,103 +77,82 @@ def tuned_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[str
 
 
 def train_students(config: RunConfig, source: Features, students: list[Student]) -> None:
-    """Publish `models/bench_<label>` of every student; the ones that are up to date are not trained again. Ray must run."""
-    names = [name for teacher in config.teachers for name in teacher.models]
-    folders = teacher_folders(config, source.vocabulary_facts()["vocabulary_hash"])
-    teachers = _Teachers(
-        partitions.current(config.root, "teacher_targets", config.day),
-        ensemble(folders, teacher_weights(config)),
-        versions(config, "teacher_targets", *names),
-    )
-    _train(config, source, [student for student in students if student.arm.teacher != "self"], teachers)
+    """Publish `models/bench_<label>` of every student; those that are up to date are not trained again. Ray must run."""
+    names = teacher_models(config)
+    inputs = published(config, *FEATURES, "teacher_targets", *names)
+    folders = teacher_folders(config, inputs, source.vocabulary_facts()["vocabulary_hash"])
+    weights = teacher_weights(config, inputs)
+    teachers = Teachers("teacher_targets", tuple(ensemble(folders, weights)), ("teacher_targets", *names))
+    _train(config, [student for student in students if student.arm.teacher != "self"], teachers)
     own = [student for student in students if student.arm.teacher == "self"]
     for first in sorted({f"{student.arm.plain}_s{student.seed}" for student in own}):
         taught = [student for student in own if f"{student.arm.plain}_s{student.seed}" == first]
-        _train(config, source, taught, _own_teacher(config, source, first))
+        _train(config, taught, _own_teacher(config, first))
 
 
-def _own_teacher(config: RunConfig, source: Features, label: str) -> _Teachers:
-    """A finished student as the teacher: its hidden states, cached like any teacher's."""
+def _own_teacher(config: RunConfig, label: str) -> Teachers:
+    """A finished student as the teacher: its hidden states are cached as those of any teacher."""
     name, model = f"teacher_targets/bench_{label}", f"models/bench_{label}"
-    folder = partitions.current(config.root, model, config.day)
-
-    def build(staging: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        write_targets(config, source, [[folder]], [1.0], staging[name])
-        return {}
-
-    inputs = source.versions | versions(config, model)
-    settings = [config.training.max_length, config.distillation.cached_form, config.seed]
-    run_step(config, (name,), settings=settings, inputs=inputs, build=build)
-    return _Teachers(
-        partitions.current(config.root, name, config.day), [(str(folder), 1.0)], versions(config, name, model)
+    stage = Stage(
+        "benchmark-targets",
+        "ray",
+        "store what a finished student predicts at every training position",
+        needs=(*FEATURES, model),
+        makes=(name,),
+        settings=(
+            "training.max_length",
+            "distillation.targets",
+            "distillation.samples",
+            "distillation.temperature",
+            "seed",
+        ),
+        module="jobs.benchmark.targets",
     )
+    run_stage(config, stage, pipeline=STAGES)
+    folder = published(config, model)[model].folder
+    return Teachers(name, ((str(folder), 1.0),), (name, model))
 
 
-def _train(config: RunConfig, source: Features, students: list[Student], teachers: _Teachers) -> None:
-    codes: dict[str, ItemCodes] = {}
-    titles: dict[str, tuple[Path, str]] = {}
-
-    def trainable(student: Student) -> Trainable:
+def _train(config: RunConfig, students: list[Student], teachers: Teachers) -> None:
+    """Train the students that are not up to date, in one Ray Train run; first what they are made of."""
+    prepared = set[str]()
+    for student in students:
         own, taught = student.arm.config, student.arm.teacher != "none"
         if taught and own.distillation.cached_form != config.distillation.cached_form:
             raise ConfigError(
                 f"arm {student.arm.name} asks for cached targets {own.distillation.cached_form}, but the run's, which all arms"
                 f" share, are {config.distillation.cached_form}: set distillation.targets, samples and temperature in the run config"
             )
-        variant, way = repr((own.student.model.dim, own.student.model.codes)), repr(own.student.text)
-        if own.student.model.codes and variant not in codes:
-            codes[variant] = item_codes(own, source)
-        if own.student.text and way not in titles:
-            titles[way] = title_vectors(own, source, own.student.text)
-        vectors, text_version = titles.get(way, (None, ""))
-        made_of = codes.get(variant)
-        trained = own.student if taught else own.student.without_teachers()
-        settings = [
-            student.seed,
-            trained.model_dump(mode="json", exclude={"control"}),
-            own.training.model_dump(mode="json"),
-        ]
-        if taught:
-            settings += [student.arm.teacher, own.distillation.model_dump(), [w for _, w in teachers.models]]
-
-        def run(export: Path) -> TrainingRun:
-            made = student_run(
-                own,
-                student.label,
-                export,
-                seed=student.seed,
-                statistics=source.statistics,
-                taught=taught,
-                cached=teachers.models if taught else [],
-                titles=vectors,
-                codes=made_of,
-            )
-            control = student.arm.teacher if student.arm.teacher in CONTROLS else ""
-            if control:  # a control measures what the teachers' knowledge is worth: it must not start from it
-                made = replace(made, item_start="random")
-            if control in STATELESS and made.distillation is not None:
-                made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})
-            return replace(made, control=control)
-
-        return Trainable(
-            name=student.model,
-            settings=settings,
-            inputs=source.versions
-            | ({"title_vectors": text_version} if vectors else {})
-            | (made_of.versions if made_of else {})
-            | (teachers.versions if taught else {}),
-            run=run,
+        made_of = repr((own.student.model.dim, own.student.model.codes, own.student.text))
+        if made_of not in prepared:
+            prepared.add(made_of)
+            for name in ("train-text-encoder", "encode-titles", "build-codes"):
+                if (stage := stage_named(name)).when(own):
+                    run_stage(own, stage, pipeline=STAGES)
+    if students:
+        stage = Stage(
+            "benchmark-students",
+            "ray",
+            "train the students of a benchmark",
+            parts=lambda config: [_part(student, teachers) for student in students],
+            together=True,
+            module="jobs.benchmark.training",
         )
+        run_stage(config, stage, pipeline=STAGES)
 
-    fit_missing(
-        config,
-        "benchmark",
-        [trainable(student) for student in students],
-        train_files=parquet_files(teachers.targets),
-        histories=source.histories,
-        from_histories=False,
-        facts=source.vocabulary_facts(),
-    )
+
+def _part(student: Student, teachers: Teachers) -> Part:
+    own, taught = student.arm.config, student.arm.teacher != "none"
+    trained = own.student if taught else own.student.without_teachers()
+    values: dict[str, Any] = {"seed": student.seed, "student": trained.model_dump(mode="json", exclude={"control"})}
+    values["training"] = own.training
+    if taught:
+        values |= {"teacher": student.arm.teacher, "distillation": own.distillation}
+        values["weights"] = [weight for _, weight in teachers.models]
+    needs = [*FEATURES, *([title_vectors(trained.text)] if trained.text else [])]
+    needs += item_codes(trained.model) if trained.model.codes else ()
+    needs += teachers.needs if taught else ()
+    return Part((student.model,), tuple(needs), values=values, subject=(student, teachers))
 
 
 def model_facts(config: RunConfig, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import kdlib
+from kdlib.store.fingerprint import fingerprint_of
 
 HOME = Path(kdlib.__file__).parent.parent
 PACKAGES = ("jobs", "kdlib")
@@ -47,6 +48,12 @@ def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
     found = {str(file.relative_to(home)): _hash_of(file) for file in files}
     found |= {str(file.relative_to(home)): hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in data}
     return dict(sorted((path, digest) for path, digest in found.items() if digest))
+
+
+def source_version() -> str:
+    """A hash of all of the project's own source, for results files."""
+    files = [file for package in PACKAGES for file in sorted((HOME / package).rglob("*.py"))]
+    return fingerprint_of([(str(file.relative_to(HOME)), file.read_text()) for file in files])
 
 
 @functools.cache

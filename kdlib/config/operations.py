@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kdlib.config.base import Fraction, Positive, Section
+from kdlib.config.base import OPERATIONAL, Fraction, Positive, Section
 from kdlib.config.models import TextConfig
 
 
@@ -36,11 +36,11 @@ class RecommendConfig(Section):
     """Greatest number of reasons for each recommended item; 0: none. A reason is an item of the user's history without
     which the model scores the recommended item lower. Costs a forward pass for each distinct item of a user's
     history."""
-    actors: Positive = 2
+    actors: Annotated[Positive, OPERATIONAL] = 2
     """Number of processes that recommend. Each holds the whole item table."""
-    batch_size: Positive = 1024
+    batch_size: Annotated[Positive, OPERATIONAL] = 1024
     """Users in a batch."""
-    item_block: Positive = 65_536
+    item_block: Annotated[Positive, OPERATIONAL] = 65_536
     """Items that are scored at a time."""
 
 

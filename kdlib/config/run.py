@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from kdlib.config.base import Name, Section, Seed, first_fault
+from kdlib.config.base import OPERATIONAL, Name, Section, Seed, first_fault
 from kdlib.config.data import DAY, FeaturesConfig, InputConfig, PrivacyConfig
 from kdlib.config.models import DistillationConfig, StudentConfig, TeacherConfig, TrainingConfig
 from kdlib.config.operations import (
@@ -63,13 +63,13 @@ class RunConfig(Section):
     search: SearchConfig | None = None
     """If given, the run also publishes `search_rankings`."""
     privacy: PrivacyConfig = PrivacyConfig()
-    gates: GatesConfig = GatesConfig()
-    retention: RetentionConfig = RetentionConfig()
-    delivery: DeliveryConfig | None = None
+    gates: Annotated[GatesConfig, OPERATIONAL] = GatesConfig()
+    retention: Annotated[RetentionConfig, OPERATIONAL] = RetentionConfig()
+    delivery: Annotated[DeliveryConfig | None, OPERATIONAL] = None
     """If given, the tables in use are copied to a place where others read them."""
-    telemetry: TelemetryConfig | None = None
-    spark: SparkConfig = SparkConfig()
-    ray: RayConfig = RayConfig()
+    telemetry: Annotated[TelemetryConfig | None, OPERATIONAL] = None
+    spark: Annotated[SparkConfig, OPERATIONAL] = SparkConfig()
+    ray: Annotated[RayConfig, OPERATIONAL] = RayConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":

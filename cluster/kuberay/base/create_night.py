@@ -49,7 +49,7 @@ def night(
     submitter = spec["submitterPodTemplate"]["spec"]["containers"][0]
     spec["submitterPodTemplate"]["spec"]["containers"] = [submitter | {"image": image}]
     spec["jobId"] = f"distilrec-{run}-nightly-{ds}"
-    spec["entrypoint"] = shlex.join(["python", "-m", "jobs.nightly", "--ds", ds, *shlex.split(options)])
+    spec["entrypoint"] = shlex.join(["python", "-m", "jobs", "nightly", "--ds", ds, *shlex.split(options)])
     spec[SUSPEND] = bool(queue)
     labels = template["metadata"]["labels"] | {"distilrec/ds": ds} | ({QUEUE_LABEL: queue} if queue else {})
     return template | {"metadata": {"name": f"distilrec-{ds}", "labels": labels}, "spec": spec}

@@ -4,37 +4,53 @@ Nothing that is measured on a test item can flow back: epochs, search trials and
 validation, the choices are published with the models' hashes, and only then, from that record, the test is run.
 """
 
-import argparse
 import json
 import shlex
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jobs import cache_teacher, simulate_events, train_teacher
 from jobs.benchmark.provenance import hardware, package_versions
-from jobs.benchmark.results import rank_selected, results_of
+from jobs.benchmark.ranks import rank_selected
+from jobs.benchmark.results import results_of
 from jobs.benchmark.selection import publish_selection
 from jobs.benchmark.students import students_of, train_students, tuned_settings
-from jobs.runtime.console import command, engine_output_to, log_file, say
+from jobs.pipeline import STAGES
+from jobs.runtime.command import Invocation, execute
+from jobs.runtime.console import engine_output_to, log_file, say
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.published import features
 from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.runner import run_stage
 from kdlib.config.benchmark import Arm, Benchmark, load_benchmark
 from kdlib.metrics.comparison import format_comparison
+
+BEFORE_STUDENTS = (
+    "simulate-events",
+    "build-features",
+    "train-text-encoder",
+    "encode-titles",
+    "train-teacher",
+    "cache-teacher",
+)
+"""The stages of a run whose results all variants share."""
 
 
 def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
     """All stages, skipping what is up to date; the results file, written anew."""
     config, name, log = benchmark.run, benchmark.config.name, log_file(benchmark.run, "benchmark")
+    stages = [stage for stage in STAGES if stage.name in BEFORE_STUDENTS and stage.when(config)]
     with engine_output_to(log):
         say(f"benchmark: {name}, {config.day}, output in {config.root}, engine logs in {log.parent}")
-        if config.input.simulate is not None:
-            simulate_events.run(config)
-    run_in_own_process("build_features", benchmark.run_path, ds=config.day, overrides=benchmark.run_overrides)
+    invocation = Invocation(str(benchmark.run_path), config.day, benchmark.run_overrides)
+    for stage in (stage for stage in stages if stage.engine != "ray"):
+        if stage.engine == "spark":
+            run_in_own_process(stage.name, invocation)
+        else:
+            with engine_output_to(log):
+                run_stage(config, stage, pipeline=STAGES)
     with engine_output_to(log), start_ray(config):
-        train_teacher.run(config)
-        cache_teacher.run(config)
+        for stage in (stage for stage in stages if stage.engine == "ray"):
+            run_stage(config, stage, pipeline=STAGES)
         source = features(config)
         found = tuned_settings(benchmark, source)
         arms = benchmark.arms(found)
@@ -44,7 +60,7 @@ def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
         say(
             f"selection: {len(students)} students and {len(config.teachers)} teachers on record, version {selection.version}"
         )
-        ranked = rank_selected(benchmark, source, selection)
+        ranked = rank_selected(benchmark)
         results = {
             "command": shlex.join(["distilrec", "benchmark", *command_line]),
             "seeds": {arm.name: list(arm.seeds) for arm in arms.values()},
@@ -82,32 +98,18 @@ def results_path(benchmark: Benchmark) -> Path:
     return path if benchmark.selected is None else path.with_name(f"{path.stem}_partial.json")
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(config="cluster/runs/quality_beauty.yaml")
-    parser.add_argument(
-        "--arms",
-        type=lambda text: tuple(text.split(",")),
-        metavar="A,B",
-        help="only these arms; others stay as they are",
+def benchmark(invocation: Invocation, arms: tuple[str, ...] | None = None) -> int:
+    """The command `distilrec benchmark`; returns its exit status.
+
+    Args:
+      invocation: the benchmark's config, date and overrides.
+      arms: only these.
+    """
+
+    def load() -> Benchmark:
+        return load_benchmark(invocation.config, overrides=invocation.overrides, ds=invocation.ds, arms=arms)
+
+    command_line = [*invocation.words(), *(["--arms", ",".join(arms)] if arms else [])]
+    return execute(
+        "benchmark", invocation, lambda config: run(load(), command_line=command_line), load=lambda: load().run
     )
-
-
-def _load(arguments: argparse.Namespace) -> Benchmark:
-    return load_benchmark(arguments.config, overrides=tuple(arguments.set), ds=arguments.ds, arms=arguments.arms)
-
-
-def main(argv: list[str] | None = None) -> int:
-    command_line = sys.argv[1:] if argv is None else argv
-    return command(
-        "benchmark",
-        lambda config: None,
-        argv,
-        description=__doc__ or "",
-        add_arguments=_add_arguments,
-        load=lambda arguments: _load(arguments).run,
-        with_arguments=lambda config, arguments: run(_load(arguments), command_line=command_line),
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

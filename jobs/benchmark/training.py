@@ -1,0 +1,55 @@
+"""Train a benchmark's students: each variant once a seed, all that are stale in one Ray Train run."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jobs.runtime.names import item_codes, title_vectors
+from jobs.runtime.published import features_of, parquet_files
+from jobs.runtime.ray_train import TrainingRun, fit
+from jobs.runtime.stage import Details, Job
+from jobs.runtime.students import student_run
+from kdlib.store import partitions
+from kdlib.training.controls import STATELESS
+
+STAND_INS = ("permuted", "uniform", "popularity")
+"""What a variant can have in place of teachers, to measure what the teachers' knowledge is worth."""
+
+
+def build(jobs: Sequence[Job]) -> Details:
+    """Train all students on the same cached targets; those without teachers ignore the targets."""
+    config, source = jobs[0].config, features_of(jobs[0].inputs)
+    _, teachers = jobs[0].part.subject
+    fit(
+        config,
+        "benchmark",
+        [_training_run(job) for job in jobs],
+        fingerprints=[job.fingerprint for job in jobs],
+        train_files=parquet_files(partitions.current(config.root, teachers.targets, config.day)),
+        histories=source.histories,
+        from_histories=False,
+        facts=source.vocabulary_facts(),
+    )
+    return {}
+
+
+def _training_run(job: Job) -> TrainingRun:
+    student, teachers = job.part.subject
+    own, taught = student.arm.config, student.arm.teacher != "none"
+    settings = own.student
+    made = student_run(
+        own,
+        student.label,
+        job.output,
+        seed=student.seed,
+        statistics=job.input("item_statistics"),
+        taught=taught,
+        cached=teachers.models if taught else [],
+        titles=job.input(title_vectors(settings.text)) if settings.text else None,
+        codes=[job.input(table) for table in item_codes(settings.model)] if settings.model.codes else None,
+    )
+    stand_in = student.arm.teacher if student.arm.teacher in STAND_INS else ""
+    if stand_in:  # it measures what the teachers' knowledge is worth, so it must not start from that knowledge
+        made = replace(made, item_start="random")
+    if stand_in in STATELESS and made.distillation is not None:
+        made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})
+    return replace(made, control=stand_in)
