@@ -238,15 +238,15 @@ def test_good_reasons_pass(tmp_path):
 @pytest.mark.parametrize(
     ("number", "change", "message"),
     [
-        (0, {"because_item_ids": [["b", "a"]]}, "has not a list of reasons for each item"),
-        (0, {"because_item_ids": [["b", "a", "c"], []]}, "has over 2 reasons for an item"),
+        (0, {"because_item_ids": [["b", "a"]]}, "one list of reasons for each recommended item"),
+        (0, {"because_item_ids": [["b", "a", "c"], []]}, "more than 2 reasons for an item"),
         (0, {"because_item_ids": [["b", "b"], []]}, "names the same reason twice"),
         (0, {"because_item_ids": [["b"], ["c"]]}, "names c as a reason, which is not in the history of user u1"),
         (2, {"because_item_ids": [["a"]]}, "part-00001.parquet names a as a reason, .* of user u3"),
         (2, {"because_item_ids": [["stranger"]]}, "names stranger as a reason"),
-        (2, {"because_item_ids": None}, "must have reasons for the lists of source model, and only for those"),
-        (1, {"because_item_ids": [[]]}, "must have reasons for the lists of source model, and only for those"),
-        (1, {"user_id": "u9"}, "has its users in another order than the histories"),
+        (2, {"because_item_ids": None}, "must have reasons for all lists of source model"),
+        (1, {"because_item_ids": [[]]}, "must have reasons for .* no other list"),
+        (1, {"user_id": "u9"}, "users in another order than the histories"),
     ],
 )
 def test_bad_reasons_are_found(tmp_path, number, change, message):

@@ -275,9 +275,9 @@ def test_a_vocabulary_may_grow_but_not_change():
     }
     check_vocabulary(facts, pa.array(["a", "b"]))
     check_vocabulary(facts, pa.array(["a", "b", "c"]))
-    with pytest.raises(ModelError, match="model m1 was trained on vocabulary v1 of 2 items, but this one has only 1"):
+    with pytest.raises(ModelError, match="model m1 .* vocabulary v1 of 2 items, .* only 1.*Train the model again"):
         check_vocabulary(facts, pa.array(["a"]))
-    with pytest.raises(ModelError, match="not the first 2 of this vocabulary: its indices mean other items"):
+    with pytest.raises(ModelError, match="not the first 2 items of this vocabulary.*Train the model again"):
         check_vocabulary(facts, pa.array(["b", "a", "c"]))
 
 
@@ -295,22 +295,22 @@ def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
     rows = [{"user_id": "a", "item_ids": ["x"], "scores": [1.0], "source": "model"}] * 2
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000.parquet")
     limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
-    with pytest.raises(ContractError, match="in row 1, after user a, it has a and the histories a"):
+    with pytest.raises(ContractError, match="In row 1, after user a, it has user a and the histories have user a"):
         check_recommendations(tmp_path, tmp_path, **limits)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"item_ids": ["x", "y", "z"], "scores": [3.0, 2.0, 1.0]}, "a list of over 2 items"),
-        ({"item_ids": ["x", "y"], "scores": [3.0]}, "not a score for each"),
+        ({"item_ids": ["x", "y", "z"], "scores": [3.0, 2.0, 1.0]}, "a list of more than 2 items"),
+        ({"item_ids": ["x", "y"], "scores": [3.0]}, "without one score per item"),
         ({"item_ids": ["x", "x"], "scores": [3.0, 2.0]}, "the same item twice"),
         ({"item_ids": ["x", "y"], "scores": [3.0, float("nan")]}, "not a finite number"),
         ({"item_ids": ["x", "gone"], "scores": [3.0, 2.0]}, "recommends gone, which is not available"),
-        ({"user_id": "a"}, "each user of the histories exactly once, in their order, but in row 1, .* has a and .* b"),
-        ({"user_id": "c"}, "each user of the histories exactly once, in their order, but in row 1, .* has c and .* b"),
+        ({"user_id": "a"}, "each user of the histories exactly once.* In row 1, .* has user a and .* user b"),
+        ({"user_id": "c"}, "each user of the histories exactly once.* In row 1, .* has user c and .* user b"),
         ({"because_item_ids": [["x"], []]}, "has reasons, but recommend.because is 0"),
-        (None, "in row 1, after user a, it has nobody and the histories b"),
+        (None, "In row 1, after user a, it has no user and the histories have user b"),
     ],
 )
 def test_the_written_table_is_checked(tmp_path, row, message):
@@ -349,9 +349,7 @@ def test_the_users_are_compared_a_batch_at_a_time(tmp_path, monkeypatch):
     limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
     found = check_recommendations(tmp_path / "good", tmp_path / "histories", **limits)
     assert found == {"model": len(users), "popular": 0}
-    with pytest.raises(
-        ContractError, match="in row 70000, after user u069999, it has u000000 and the histories nobody"
-    ):
+    with pytest.raises(ContractError, match="In row 70000, after user u069999, it has user u000000 and .* no user"):
         check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)
 
 

@@ -162,7 +162,7 @@ def test_files_give_the_same_answers_and_a_damaged_one_is_refused(tmp_path: Path
     raw = bytearray((tmp_path / WEIGHTS).read_bytes())
     raw[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(bytes(raw))
-    with pytest.raises(ModelError, match=r"no whole search student.*train-search"):
+    with pytest.raises(ModelError, match=r"search student in .* is damaged or incomplete.*train-search"):
         load_student(tmp_path)
 
 

@@ -35,7 +35,7 @@ def test_scripts_without_spaces_give_characters_and_pairs() -> None:
 def test_stems_join_the_forms_of_a_word() -> None:
     """Singular and plural have one stem; an unknown language names those there are."""
     assert stems(["printers", "printer"], language="english") == ["printer", "printer"]
-    with pytest.raises(ConfigError, match=r"no stemmer of 'klingon'; there are .*english"):
+    with pytest.raises(ConfigError, match=r"search.language: no stemmer for 'klingon'.*english"):
         stems(["a"], language="klingon")
 
 

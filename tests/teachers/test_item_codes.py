@@ -66,7 +66,7 @@ def test_item_space_of_nothing_known_or_broken() -> None:
         item_space([(_normal(5, 3), None)], [1.0], torch.zeros(5, dtype=torch.bool), width=3, seed=1)
     broken = _normal(5, 3)
     broken[2, 1] = torch.nan
-    with pytest.raises(ModelError, match=r"not all finite.*train it again"):
+    with pytest.raises(ModelError, match=r"not all finite.*Train the teacher again"):
         item_space([(broken, None)], [1.0], torch.ones(5, dtype=torch.bool), width=3, seed=1)
 
 

