@@ -36,7 +36,7 @@ class Markov:
 
 
 MERGE_PAIRS = 1 << 22
-"""`count_transitions` merges its pairs when more than this number wait."""
+"""`count_transitions` merges pairs into its counts when more than this number wait."""
 
 
 def _merged(keys: np.ndarray, counts: np.ndarray, waiting: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

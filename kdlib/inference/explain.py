@@ -12,8 +12,8 @@ A contribution that rounds to 0 is no reason. Of equal contributions, the item w
 One forward pass per distinct item of the window gives its contributions to all recommended items. So the cost grows with
 the length of the history and hardly with the length of the list.
 
-Shapes: B users, U users of a chunk, N positions of all histories, P window positions of a chunk, G histories that each
-lack one item, L longest window of a chunk, W width of the hidden state, K list length, M reasons, V items of the model.
+Shapes: B users, U users of a chunk, N positions of all histories, P window positions of a chunk. G histories without one
+item each, L longest window of a chunk, W width of the hidden state. K list length, M reasons, V items of the model.
 """
 
 from collections.abc import Iterator
@@ -77,9 +77,8 @@ def because_of(
             without_GW = _hidden_without(model, items_N, marks, starts[users], begins, windows, owner, slot)
             changes_ULW[owner, slot] = hidden_BW[users[owner]] - without_GW
         weight_UKW = weight_VW[torch.from_numpy(lists_BK[users].clip(0))]
-        steps_UKL = (
-            (weight_UKW @ changes_ULW.transpose(1, 2) / LEAST).round().long()
-        )  # the bias cancels in a difference
+        # without the bias, which cancels in a difference of scores
+        steps_UKL = (weight_UKW @ changes_ULW.transpose(1, 2) / LEAST).round().long()
         steps_UKL[owners[~several], :, slots[~several]] = 1
         chosen_UKM, slots_UKM = _best(steps_UKL, min(because, steps_UKL.shape[2]))
         reasons = items_N[begins[:, None, None] + np.where(chosen_UKM, slots_UKM, 0)]
@@ -163,9 +162,11 @@ def check_reasons(folder: Path, histories: Path, *, because: int, item_ids: pa.A
       item_ids: string [items], in index order.
 
     Raises:
-      ContractError: the users are in another order; a list of source model has no reasons, or another list has some;
-        an item has no list of reasons; or a list of reasons is too long, repeats an item or names an item outside the
-        user's history.
+      ContractError: the table breaks one of these rules.
+        - The users are in the order of the histories.
+        - All lists of source model have reasons, and no other list has any.
+        - Each recommended item has one list of at most `because` different reasons.
+        - A reason is an item of the user's history.
     """
     source = (
         batch

@@ -210,8 +210,8 @@ def check_recommendations(
       item_ids: string [items], in index order.
 
     Raises:
-      ContractError: a user is missing, extra, repeated or out of order; a list is too long, repeats an item, holds an
-        unavailable item or has a score that is not finite; or `check_reasons` finds a fault.
+      ContractError: a user is missing, extra, repeated or out of order. Or a list is too long, repeats an item, holds an
+        unavailable item or has a score that is not finite. Or `check_reasons` finds a fault.
     """
     _check_users(folder, histories)
     num_users = {"model": 0, "popular": 0}

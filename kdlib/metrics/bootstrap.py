@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 _CELLS = 1 << 22
-"""User numbers that are drawn and held at a time (32 MB)."""
+"""Drawn user numbers held at a time (32 MB)."""
 
 
 def bootstrap_interval(values: np.ndarray, *, samples: int, seed: int, level: float = 0.95) -> tuple[float, float]:

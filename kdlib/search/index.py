@@ -83,7 +83,7 @@ class SearchIndex:
     def answer(
         self, queries: Sequence[str], *, k: int, category: str | None = None, weights: Weights | None = None
     ) -> list[Answer]:
-        """The k best available products of each query. Every text gets an `Answer`, even an empty one.
+        """The k best available products of each query. Every query gets an `Answer`, even an empty text.
 
         Args:
           queries: any texts.

@@ -44,8 +44,8 @@ def known_words(file: Path) -> list[str]:
 def smaller_tokenizer(file: Path, texts: Sequence[str], *, size: int) -> tuple[str, list[int]]:
     """A tokenizer with fewer pieces, which adds no special pieces around a text.
 
-    It keeps special pieces first, then single ASCII letters and digits, then the pieces of the texts by frequency, then the
-    other pieces in the teacher's order.
+    It keeps pieces in this order, up to `size`: special pieces, single ASCII letters and digits, pieces of the texts by
+    frequency, other pieces in the teacher's order.
 
     Args:
       file: a Hugging Face `tokenizer.json`. Models other than WordPiece and Unigram keep all pieces, because byte-pair

@@ -17,7 +17,7 @@ from kdlib.errors import ConfigError
 _UNSPACED = "\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Chinese characters and Hiragana, scripts without a mark between words."""
 _KATAKANA, _HANGUL = "\u30a0-\u30ff", "\uac00-\ud7af"
-"""Scripts whose runs are words that people type whole, even inside a longer text without spaces."""
+"""Scripts in which people type a run of characters whole, as one word."""
 _CJK = _UNSPACED + _KATAKANA + _HANGUL
 _IS_MARK = "".join("01"[unicodedata.category(sign) in ("Mn", "Mc")] for sign in map(chr, range(0x20000)))
 _MARKS = "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in re.finditer("1+", _IS_MARK))
@@ -64,8 +64,8 @@ def some_words(text: str, generator: np.random.Generator, *, least: int, most: i
     """Random neighbouring words of a text, as someone may type them, with one blank between them. Empty without words.
 
     In a text with Chinese, Japanese or Korean, the words are cut out of the text as one piece, with the signs between them.
-    If most words of the text are single Chinese characters or Hiragana, the piece has two to twice `most` of them, because
-    one character says about half as much as a word.
+    If most of these words are single Chinese characters or Hiragana, the piece has 2 to 2 · `most` of them. One character
+    says about half as much as a word.
 
     Args:
       text: any.

@@ -23,7 +23,7 @@ from kdlib.models.rules import SequentialRules
 from kdlib.teachers.rules import RulesAtPositions
 
 CANDIDATES = 50
-"""Best items of each teacher that may enter the first ten places of a mixture."""
+"""Number of each teacher's best items among which a mixture chooses its first ten."""
 
 
 LEAST_WEIGHT = 1e-9
@@ -60,8 +60,8 @@ def target_log_probs(
 def mixture_weights(log_probs_NR: np.ndarray, *, iterations: int = 500, tolerance: float = 1e-6) -> np.ndarray:
     """Weights of the mixture of probabilities with the highest likelihood: float64 [teachers], positive, with sum 1.
 
-    The likelihood is concave in the weights, and expectation–maximisation finds its maximum without a step size
-    (Dempster, Laird & Rubin 1977, section 4.3: mixtures with known components).
+    The likelihood is concave in the weights. Expectation–maximisation finds its maximum without a step size (Dempster,
+    Laird & Rubin 1977, section 4.3: mixtures with known components).
 
     Args:
       log_probs_NR: from `target_log_probs`, float [teachers, rows], finite.
@@ -158,9 +158,8 @@ def ranking_weights(true_NR: Tensor, others_NRC: Tensor, *, start_N: Sequence[fl
 
     def ndcg_of(weights_N: np.ndarray) -> float:
         shares = torch.tensor(weights_N / weights_N.sum(), dtype=torch.float32)
-        ahead_R = (torch.tensordot(shares, others_NRC, 1) >= (shares @ true_NR)[:, None]).sum(
-            1
-        )  # a tie counts against the target
+        # ≥, so that a tie counts against the target
+        ahead_R = (torch.tensordot(shares, others_NRC, 1) >= (shares @ true_NR)[:, None]).sum(1)
         return float(torch.where(ahead_R < 10, 1.0 / torch.log2(ahead_R + 2.0), 0.0).mean(dtype=torch.float64))
 
     halves = np.full((number, number), 1.0 / max(number - 1, 1)) * (1 - np.eye(number)) + np.eye(number)

@@ -6,8 +6,8 @@ The codes of an item come from one of three vectors:
   codes scores the new item like these items.
 - A new item without a title: the mean vector of all known items, so the student treats it as an average item.
 
-Shapes: V items, W scoring width of a teacher, D width of an item vector, E width of a title vector, M codes per item,
-S codewords per code table, d width of a codeword, N new items with a title.
+Shapes: V items, N new items with a title. W scoring width of a teacher, D width of an item vector, E text-vector width.
+M codes per item, S codewords per code table, d width of a codeword.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from kdlib.models.rules import Counts, RuleSettings, SequentialRules
 POPULARITY_FLOOR = 0.5
 """Training interactions assumed for an item that has none, so that no next item is impossible."""
 MERGE_PAIRS = 1 << 22
-"""`count_rules` merges its pairs when more than this number wait."""
+"""`count_rules` merges pairs into its counts when more than this number wait."""
 
 
 def count_rules(windows: Iterable[pa.Table], settings: RuleSettings, *, num_train_V: np.ndarray) -> SequentialRules:

@@ -262,9 +262,8 @@ def _whitening(parts: Iterable[np.ndarray], width: int | None) -> tuple[np.ndarr
             f" equally far apart. Set text.whiten_width to about {max(count // 10, 1)}, or text.whiten to false"
         )
     values, directions = values[: width or rank], directions[:, : width or rank]
-    largest = directions[
-        np.abs(directions).argmax(0), np.arange(directions.shape[1])
-    ]  # fixes the sign, which is arbitrary
+    # an eigenvector may have either sign: make its largest entry positive
+    largest = directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])]
     return mean_E, directions * np.sign(largest) / np.sqrt(values), float(values.sum() / np.trace(covariance_EE))
 
 

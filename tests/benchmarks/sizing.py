@@ -3,12 +3,13 @@
 The command measures a list of points one after the other. Each point has its own process, so that its peak memory is its
 own. Spark runs on all cores, the other parts on one thread. A cost model is fitted to the small points: a figure is a sum of
 constant × count (`terms`). The model then predicts the larger points, which the fit has not seen. The command prints
-predictions and measurements, and ends with status 1 if any differ by more than 25%. `--tables` measures nothing and only
-writes the document's tables from results/sizing.json.
+predictions and measurements, and ends with status 1 if any differ by more than 25%.
+
+With `--tables` the command only writes the document's tables from results/sizing.json.
 
 - `features`: the job `build-features` on simulated events. Core-seconds with Spark's start, and bytes of its tables.
-- `train`: CPU seconds of a DeepSpeed step, the median of three. Peak bytes of a worker that trains and validates as
-  `jobs/runtime/student_worker.py` does. Windows have 19 positions. Scores are bfloat16 if the processor supports it.
+- `train`: CPU seconds of a DeepSpeed step, the median of three. Peak bytes, without the data, of a worker that trains
+  and validates as `jobs/runtime/student_worker.py` does. Windows have 19 positions. Scores are bfloat16 if the processor supports it.
 - `recommend`: CPU seconds of the actor of `jobs/recommend.py`, the median of three rounds. Its peak bytes, and the bytes
   of its table.
 """
@@ -328,9 +329,8 @@ def _measure_recommend(folder: Path, size: Size) -> dict[str, float]:
     from kdlib.inference.shard_recommender import ShardRecommender
 
     torch.set_num_threads(1)
-    maker = get_context("spawn").Process(
-        target=_write_serving_files, args=(folder, size)
-    )  # a process of its own keeps peak memory apart
+    # in another process, so that its memory does not count in this process's peak
+    maker = get_context("spawn").Process(target=_write_serving_files, args=(folder, size))
     maker.start()
     maker.join()
     assert maker.exitcode == 0, "the actor's files were not made"

@@ -1,7 +1,7 @@
 """The loss over very large catalogues on one GPU: `python -m tests.benchmarks.speed_gpu` → results/speed_gpu.json.
 
 Measures cross-entropy and KL, forward and backward, in bfloat16. The student has width 128, the teacher has width 256, and
-the temperature is 2. `100k` means 10⁵ items and 8,192 positions, `1m` means 10⁶ items and 4,096 positions.
+the temperature is 2. The names mean: 100k is 10⁵ items and 8,192 positions, 1m is 10⁶ items and 4,096 positions.
 
 - `ce_kl_100k_ms`, `ce_kl_1m_ms`: median milliseconds of the form that `next_item.cross_entropy_and_kl` chooses itself.
 - `…_tiles`, `…_chunks`: the same by tiles, and by chunks of positions in PyTorch.

@@ -233,7 +233,7 @@ def write_tables(folder, rows):
 
 
 def test_good_reasons_pass(tmp_path):
-    """Right are: files of other sizes than the histories, items without reasons, and null for popular lists."""
+    """A table may have files of other sizes than the histories, items without reasons, and null for popular lists."""
     write_tables(tmp_path, GOOD)
 
 

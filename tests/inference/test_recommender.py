@@ -167,7 +167,7 @@ def test_reasons_are_a_column_that_changes_no_other(store):
 
 
 def test_reasons_are_items_without_which_the_score_is_lower(store):
-    """A list's first reason, taken out of the history, lowers its item's score more than any other item does."""
+    """Without its first reason in the history, an item's score falls more than without any other item of the history."""
     model = tiny_model(session_flag=False, inputs=[])
     items, made = [1, 2, 4, 6, 8], store(model, k=55, because=1)
     row = made(histories(("a", items, [0] * 5))).to_pylist()[0]
@@ -183,7 +183,7 @@ def test_reasons_are_items_without_which_the_score_is_lower(store):
 
 
 def test_items_newer_than_the_model_are_no_reasons(store):
-    """Items that the model cannot read are left out of the history before reasons are looked for, in it as if they never were."""
+    """Items that the model does not know are never reasons, and do not change the reasons."""
     rows = [("mixed", [1, 55, 2, 4, 56], [0, 0, 1, 1, 1]), ("known", [1, 2, 4], [0, 1, 1]), ("new", [55], [0])]
     model = tiny_model(num_items=50, inputs=[])
     mixed, known, new = store(model, because=3)(histories(*rows)).to_pylist()

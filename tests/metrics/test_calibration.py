@@ -38,7 +38,7 @@ def test_without_test_users_there_is_no_error_to_tell():
 
 
 def test_the_table_has_both_sides_of_every_tenth():
-    """A model with confidences has their mean, the error, and ten pairs of rows. A model without has no such row."""
+    """A model with confidences has their mean, the error, and ten pairs of rows. Other models have none of these rows."""
     generator = np.random.default_rng(2)
     ranks = {"student": generator.integers(0, 30, 400), "popularity": generator.integers(0, 30, 400)}
     confidence = {"student": generator.random(400)}

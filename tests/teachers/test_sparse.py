@@ -77,7 +77,7 @@ def _writer(folders: list[list[Path]], samples: int = SAMPLES, batch_size: int =
 def test_targets_come_from_the_mixture_without_the_users_own_fold(
     cached: tuple[pa.Table, list[list[Path]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With many draws the stored shares are the mixture of the plain teacher and the model of the user's fold."""
+    """With many samples, their shares equal the mixture of the plain teacher and the model of the user's fold."""
     windows, folders = cached
     monkeypatch.setattr(sparse, "CHUNK_PROBABILITIES", 3 * ITEMS)
     found = store_from_tables([_writer(folders, samples=1_000)(windows)], teachers=1)
