@@ -1,16 +1,17 @@
-"""What several rooms' tests share."""
+"""Fixtures for the tests of several rooms."""
 
 import pytest
 
 from jobs.runtime.ray_cluster import _set_token
 from kdlib.config.run import RunConfig
 
-_set_token()  # as a job does before it imports Ray, which reads it then and never again: any test may be the first to import it
+# Ray reads the token only once, at its import, and any test may be the first to import Ray. Jobs do the same.
+_set_token()
 
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
-    """One small local Spark for all tests, started as the jobs start it."""
+    """One small local Spark for all tests. It is started as in the jobs."""
     from jobs.runtime.spark_session import start_spark, stop_spark
 
     folder = tmp_path_factory.mktemp("spark")

@@ -1,4 +1,4 @@
-"""Running whole nights through the command line, as tests need it: start, follow what is printed, look at the table."""
+"""Whole nightly runs through the command line: start a run, follow its printed lines, check its table."""
 
 import hashlib
 import os
@@ -17,13 +17,13 @@ HOME = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, str]:
-    """This process's, less what it has set for Ray, with the project's own code in front."""
+    """The environment of this process, without variables for Ray, with this project first on the Python path."""
     outer = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return outer | {"PYTHONPATH": str(HOME)}
 
 
 def start(config: Path, *more: str, more_environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`distilrec nightly` with this run config, in a process group of its own; its output is a pipe."""
+    """Start `distilrec nightly` with this run config, in its own process group, with a pipe for its output."""
     return subprocess.Popen(
         [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more],
         cwd=HOME,
@@ -36,7 +36,10 @@ def start(config: Path, *more: str, more_environment: Mapping[str, str] | None =
 
 
 def follow(process: subprocess.Popen[str], text: str | None = None, then: Callable[[], object] | None = None) -> str:
-    """Read the process's lines to the end; do something when a line holds the text for the first time, which one must."""
+    """All printed text of the process, read until it ends. Calls `then` at the first line that holds `text`.
+
+    Fails if `text` is given and no line holds it.
+    """
     assert process.stdout is not None
     lines, done = [], False
     for line in process.stdout:
@@ -50,7 +53,7 @@ def follow(process: subprocess.Popen[str], text: str | None = None, then: Callab
 
 
 def run(config: Path, *more: str, status: int = 0) -> str:
-    """A night that must end with this status; what it printed."""
+    """The printed text of a nightly run, which must end with this exit status."""
     process = start(config, *more)
     printed = follow(process)
     assert process.returncode == status, printed
@@ -58,7 +61,7 @@ def run(config: Path, *more: str, status: int = 0) -> str:
 
 
 def kill_all(root: Path, pid: int) -> None:
-    """SIGKILL for a run and what belongs to it: Ray's and Spark's processes leave its group."""
+    """Send SIGKILL to a run and its processes. Ray's and Spark's are found by `root` in their commands."""
     os.killpg(pid, signal.SIGKILL)
     for one in psutil.process_iter(["cmdline"]):
         if str(root) in " ".join(one.info["cmdline"] or []) and one.pid != os.getpid():
@@ -66,7 +69,7 @@ def kill_all(root: Path, pid: int) -> None:
 
 
 def child(process: psutil.Process, name: str) -> psutil.Process:
-    """A process below this one whose command line holds the name, as soon as there is one."""
+    """Wait for a descendant process whose command line holds the name, for at most two minutes."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for one in process.children(recursive=True):
@@ -76,11 +79,11 @@ def child(process: psutil.Process, name: str) -> psutil.Process:
             except psutil.Error:
                 continue
         time.sleep(0.02)
-    raise AssertionError(f"no process {name}")
+    raise AssertionError(f"expected a process with {name!r} in its command line, found none in two minutes")
 
 
 def whole(root: Path, ds: str) -> partitions.Manifest:
-    """The published table's manifest, after each file is found as it says."""
+    """The manifest of the published table, after every file was found as the manifest says."""
     folder = partitions.current(root, "recommendations", ds)
     manifest = partitions.manifest_of(root, "recommendations", ds)
     assert sorted(file.name for file in folder.iterdir()) == [file["path"] for file in manifest.files]

@@ -1,4 +1,4 @@
-"""Groups of training processes on this machine, joined by gloo as Ray Train joins its workers."""
+"""Groups of training processes on this machine, connected by gloo as in Ray Train."""
 
 import os
 import sys
@@ -13,8 +13,8 @@ import torch.multiprocessing
 
 @contextmanager
 def process_group(*, rank: int, workers: int, folder: str) -> Iterator[None]:
-    """This process as number `rank` of a group that meets in `folder`."""
-    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    """Join a process group as number `rank`. The processes find each other by a file in `folder`."""
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed reads it
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
     try:
         yield
@@ -23,7 +23,7 @@ def process_group(*, rank: int, workers: int, folder: str) -> Iterator[None]:
 
 
 def run_workers(work: Callable[..., None], *args: Any, workers: int) -> None:
-    """`work(rank, *args)` in each of a group of new processes, on one thread; what fails in one is raised here."""
+    """Run `work(rank, *args)` in each of `workers` new processes, on one thread. An error in one is raised here."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
             _worker, args=(work, args, workers, folder), nprocs=workers
@@ -35,8 +35,8 @@ def _worker(rank: int, work: Callable[..., None], args: tuple[Any, ...], workers
     with process_group(rank=rank, workers=workers, folder=folder):
         work(rank, *args)
         dist.barrier()
-    # DeepSpeed holds groups of its own for good, and a gloo thread that lets go of a tensor while the interpreter is
-    # being taken down aborts the process (github.com/pytorch/pytorch/pull/179291). Ray ends its workers this way too.
+    # DeepSpeed never closes its own process groups. A gloo thread that frees a tensor while the interpreter shuts down
+    # aborts the process (github.com/pytorch/pytorch/pull/179291). So end the process at once, as Ray does.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""The two baselines every report shows: popularity and a first-order Markov chain, counted on training positions.
+"""The first-order Markov baseline, counted on training positions.
 
 Shapes: B rows, V items.
 """
@@ -16,16 +16,16 @@ from kdlib.data.windows import ragged, take_slices
 
 @dataclass(frozen=True)
 class Markov:
-    """How often each item followed another: row i's followers are `items[offsets[i]:offsets[i + 1]]`."""
+    """How often each item followed another item. The followers of item i are `items[offsets[i]:offsets[i + 1]]`."""
 
     offsets: np.ndarray
     items: np.ndarray
     counts: np.ndarray
     popularity: np.ndarray
-    """float64 [V]: breaks ties, and scores what never followed."""
+    """float64 [items]. Orders items with equal counts, and items that never followed."""
 
     def scores(self, last_items: np.ndarray) -> Tensor:
-        """float64 [B, V]: the count of each item after the row's last item; ties by popularity."""
+        """How often each item followed the row's last item, equal counts by popularity: float64 [rows, items]."""
         scores = np.broadcast_to(
             self.popularity / (self.popularity.max() + 1.0), (len(last_items), len(self.popularity))
         ).copy()
@@ -36,22 +36,22 @@ class Markov:
 
 
 MERGE_PAIRS = 1 << 22
-"""At least so many pairs wait before they are counted."""
+"""`count_transitions` merges pairs into its counts when more than this number wait."""
 
 
 def _merged(keys: np.ndarray, counts: np.ndarray, waiting: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys, sorted, and how often each was found: so often before, and once each time that it waits."""
+    """Distinct keys, sorted, and their counts: each waiting key adds 1 to its count so far."""
     found, place = np.unique(np.concatenate([keys, *waiting]), return_inverse=True)
     weights = np.concatenate([counts, np.ones(sum(map(len, waiting)), np.int64)])
     return found, np.bincount(place, weights=weights, minlength=len(found)).astype(np.int64)
 
 
 def count_transitions(files: Sequence[str], popularity: np.ndarray) -> Markov:
-    """Count adjacent pairs at training positions.
+    """Count neighbouring pairs of items at training positions.
 
     Args:
       files: Parquet files of `tables.HISTORIES`.
-      popularity: training interactions an item [V].
+      popularity: training interactions of each item [items].
     """
     num_items = len(popularity)
     keys, counts, waiting = np.zeros(0, np.int64), np.zeros(0, np.int64), []
@@ -62,7 +62,7 @@ def count_transitions(files: Sequence[str], popularity: np.ndarray) -> Markov:
         pairs = np.maximum(batch["num_train"].to_numpy().astype(np.int64) - 1, 0)
         first = take_slices(offsets[:-1], pairs)
         waiting.append(items[first].astype(np.int64) * num_items + items[first + 1])
-        if sum(map(len, waiting)) > max(len(keys), MERGE_PAIRS):  # few merges, whatever the size
+        if sum(map(len, waiting)) > max(len(keys), MERGE_PAIRS):  # keeps merges few at any size
             keys, counts, waiting = *_merged(keys, counts, waiting), []
     keys, counts = _merged(keys, counts, waiting)
     offsets = np.searchsorted(keys // num_items, np.arange(num_items + 1))

@@ -1,4 +1,7 @@
-"""Ranks of the test targets under every model and baseline: the Ray Data actor of the evaluation job."""
+"""The Ray Data actor of the evaluation: ranks of the test targets under every model and baseline.
+
+Shapes: V items.
+"""
 
 from pathlib import Path
 
@@ -13,16 +16,18 @@ from kdlib.models.files import load_predictor
 
 
 class Evaluator:
-    """Histories in, one row a user out: `user_id`, and for each model `rank/<name>` and `top/<name>`,
-    for trained models `confidence/<name>` too. The rows are those of `evaluation_rows`; a rank is −1 where there is no target.
+    """Ray Data actor: histories in, one row per user out.
+
+    The columns are `user_id`, and `rank/<name>` and `top/<name>` for each model; trained models add `confidence/<name>`.
+    The rows are those of `evaluation_rows`. A rank is −1 where the user has no target.
 
     Args:
-      models: name → (model folder, weight) of one model or of an ensemble.
+      models: name → (model folder, weight) for each model of an ensemble; a single model is an ensemble of one.
       markov: the counted transitions.
-      top: length of the lists behind the coverage.
-      confidence_k: of the first so many, how sure a model is that the next item is among them.
+      top: length of the lists for the coverage.
+      confidence_k: `confidence/<name>` is the probability that the next item is among the first `confidence_k`.
       threads: of PyTorch.
-      everyone: users without a new next item give a row, too.
+      everyone: include users without a new next item.
     """
 
     def __init__(

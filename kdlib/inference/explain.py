@@ -1,19 +1,19 @@
-"""Why an item is recommended: the items of the user's history without which the model would score it lower.
+"""Reasons of a recommendation: the items of the user's history that raise its score, by exact leave-one-out.
 
-Exact leave-one-out. What the model has read of a user is its window, the last `max_length` items. The contribution of a
-history item to a recommended one is the score as it is, less the score that the window gives without it: every occurrence
-of the item in the window is taken out, as an interaction that never was, so that neighbours and the time gaps and session
-ends between them are those of what remains. Nothing older moves up in its place, which would mix a second change in; what
-stands before the window only keeps the time gap to it.
+The window is the part of a history that the model reads: its last `max_length` items. The contribution of a history item
+to a recommended item is the score with the full window, minus the score without the history item. Leaving an item out
+removes all its occurrences from the window, as if these interactions had never happened. Time gaps and session ends are
+then computed between the remaining interactions. Older items do not move into the window, because this would be a second
+change. The interaction before the window only provides the time gap to the first item of the window.
 
-A contribution below half of `LEAST` is none, and those that round to the same multiple of it are equal: the last bits of a
-score depend on which users are scored together, and must not choose. Of equals the one met last is named first.
+Contributions are rounded to multiples of `LEAST`, because the last bits of a score depend on the other users of the batch.
+A contribution that rounds to 0 is no reason. Of equal contributions, the item with the later last occurrence comes first.
 
-One forward pass a distinct item of the window gives the contributions to all recommended items together: the cost grows
-with the history, hardly with the list.
+One forward pass per distinct item of the window gives its contributions to all recommended items. So the cost grows with
+the length of the history and hardly with the length of the list.
 
-Shapes: B users, U users of a chunk, P window positions of all users of it, G histories each less one item, L longest window
-of a chunk, W width of the hidden state, K list length, M named items, V items of the model.
+Shapes: B users, U users of a chunk, N positions of all histories, P window positions of a chunk. G histories without one
+item each, L longest window of a chunk, W width of the hidden state. K list length, M reasons, V items of the model.
 """
 
 from collections.abc import Iterator
@@ -33,9 +33,9 @@ from kdlib.models.encode import last_hidden
 from kdlib.models.sequence import SequenceModel
 
 LEAST = 1e-4
-"""Logits that make a difference: a hundred times what rounding in float32 makes of a score."""
+"""Smallest step of a contribution, in logits: a hundred times the float32 rounding error of a score."""
 CHUNK_POSITIONS = 1 << 18
-"""Positions of all shortened histories that are encoded together (about 16 MB)."""
+"""Positions of the shortened histories that are encoded together (about 16 MB)."""
 
 
 @torch.inference_mode()
@@ -49,19 +49,19 @@ def because_of(
     *,
     because: int,
 ) -> NDArray:
-    """The history items that raise each recommended item's score most, best first: int64 [users, K, because].
+    """The history items that raise each recommended item's score most, best first: int64 [users, K, M].
 
-    A row ends in −1 where fewer items raise the score. Where a window holds one item only, that item is the reason for
-    all: without it the model would have nothing to go by.
+    A row is filled up with −1 where fewer than M items raise the score. If a window holds only one distinct item, this
+    item is the reason for all recommended items, because an empty window has no score.
 
     Args:
       model: in evaluation mode, on the CPU.
-      items_N: int64, the items of all histories, one after the other.
+      items_N: items of all histories, one history after the other, int64 [positions].
       marks: of the same positions.
-      lengths: int64 [users], all at least 1.
-      hidden_BW: `last_hidden` of the histories as they are.
-      lists_BK: int64, the recommended items; what is said of the places that hold −1 means nothing.
-      because: M, most items to name.
+      lengths: length of each history, at least 1, int64 [users].
+      hidden_BW: `last_hidden` of the full histories.
+      lists_BK: recommended items, int64 [users, K]. The reasons of places that hold −1 mean nothing.
+      because: M, most reasons for a recommended item.
     """
     weight_VW = model.head()[0]
     starts = np.cumsum(lengths) - lengths
@@ -77,7 +77,8 @@ def because_of(
             without_GW = _hidden_without(model, items_N, marks, starts[users], begins, windows, owner, slot)
             changes_ULW[owner, slot] = hidden_BW[users[owner]] - without_GW
         weight_UKW = weight_VW[torch.from_numpy(lists_BK[users].clip(0))]
-        steps_UKL = (weight_UKW @ changes_ULW.transpose(1, 2) / LEAST).round().long()  # a bias would cancel
+        # without the bias, which cancels in a difference of scores
+        steps_UKL = (weight_UKW @ changes_ULW.transpose(1, 2) / LEAST).round().long()
         steps_UKL[owners[~several], :, slots[~several]] = 1
         chosen_UKM, slots_UKM = _best(steps_UKL, min(because, steps_UKL.shape[2]))
         reasons = items_N[begins[:, None, None] + np.where(chosen_UKM, slots_UKM, 0)]
@@ -86,14 +87,18 @@ def because_of(
 
 
 def _chunks(windows: NDArray) -> Iterator[NDArray]:
-    """Users of windows of about the same length, so many that their shortened histories fit a chunk."""
+    """Chunks of users with windows of similar length; a chunk has about `CHUNK_POSITIONS` shortened positions."""
     order = np.argsort(windows, kind="stable")
     number = np.cumsum(windows[order] ** 2) // CHUNK_POSITIONS
     yield from np.split(order, np.flatnonzero(np.diff(number)) + 1) if len(order) else []
 
 
 def _last_occurrences(items_N: NDArray, begins: NDArray, windows: NDArray) -> tuple[NDArray, NDArray]:
-    """Slot in the window of each distinct item's last occurrence, and the user (row of `begins`); by user, then slot."""
+    """The last occurrence of each distinct item of each window, sorted by user and slot.
+
+    Returns:
+      Slots (places in the window) and users (rows of `begins`).
+    """
     owners_P = np.repeat(np.arange(len(windows)), windows)
     slots_P = take_slices(np.zeros_like(windows), windows)
     items_P = items_N[take_slices(begins, windows)]
@@ -113,17 +118,17 @@ def _hidden_without(
     owners: NDArray,
     slots: NDArray,
 ) -> Tensor:
-    """The hidden state after each owner's window less the item at a slot: float [G, W].
+    """The hidden state after a user's window without the item at a slot: float [G, W].
 
     Args:
       model, items_N, marks: as in `because_of`.
-      starts: where each user's history begins.
-      begins: where its window does.
-      windows: the window's length.
-      owners: [G], the user, a row of `starts`, `begins` and `windows`.
-      slots: [G], a place of the item in the window.
+      starts: position where each user's history begins, [users].
+      begins: position where each user's window begins, [users].
+      windows: length of each user's window, [users].
+      owners: user of each shortened history, a row of `starts`, `begins` and `windows`, [G].
+      slots: place in the window of the item to leave out, [G].
     """
-    lead = (begins > starts).astype(np.int64)  # the interaction before the window is not read, but a gap starts at it
+    lead = (begins > starts).astype(np.int64)  # the model does not read it; its time starts the first gap
     lengths = (windows + lead)[owners]
     places = take_slices((begins - lead)[owners], lengths)
     rows = np.repeat(np.arange(len(owners)), lengths)
@@ -137,25 +142,31 @@ def _hidden_without(
 
 
 def _best(steps_UKL: Tensor, num: int) -> tuple[NDArray, NDArray]:
-    """The slots of the `num` largest steps, of equal ones the later, and whether each is above 0: [U, K, num] both."""
+    """The `num` largest steps of each row, equal steps by the later slot.
+
+    Returns:
+      Whether each step is above 0, and its slot; both [users, K, num].
+    """
     length = steps_UKL.shape[2]
     keys = (steps_UKL * length + torch.arange(length)).topk(num, dim=2).values
     return (keys >= length).numpy(), (keys % length).numpy()
 
 
 def check_reasons(folder: Path, histories: Path, *, because: int, item_ids: pa.Array) -> None:
-    """Check the reasons of a written table against the histories, a batch of both at a time.
+    """Check the reasons of a written table against the histories. Holds one batch of each table at a time.
 
     Args:
-      folder: the RECOMMENDATIONS files, whose rows stand in the order of the histories'.
-      histories: the HISTORIES files they were made from, of the same users.
-      because: most reasons for an item.
+      folder: the RECOMMENDATIONS files, with rows in the order of the histories.
+      histories: the HISTORIES files of the same users.
+      because: most reasons for a recommended item.
       item_ids: string [items], in index order.
 
     Raises:
-      ContractError: the rows are in another order, a list from the model lacks its reasons or another list has some,
-        there is not one list of reasons for each recommended item, or a list of reasons is too long, names an item
-        twice, or names one outside the user's history.
+      ContractError: the table breaks one of these rules.
+        - The users are in the order of the histories.
+        - All lists of source model have reasons, and no other list has any.
+        - Each recommended item has one list of at most `because` different reasons.
+        - A reason is an item of the user's history.
     """
     source = (
         batch
@@ -174,21 +185,21 @@ def check_reasons(folder: Path, histories: Path, *, because: int, item_ids: pa.A
 
 
 def _fault(batch: pa.RecordBatch, histories: pa.Table, because: int, item_ids: pa.Array) -> str | None:
-    """What is wrong with the reasons of these rows."""
+    """The first fault in the reasons of these rows; None if they are right."""
     reasons = batch["because_item_ids"]
     if not histories["user_id"].combine_chunks().equals(batch["user_id"]):
         return "has its users in another order than the histories"
     from_model = pc.call_function("equal", [batch["source"], pa.scalar("model")])
     if not reasons.is_valid().equals(from_model):
-        return "must have reasons for the lists of source model, and only for those"
+        return "must have reasons for all lists of source model and for no other list"
     rows = np.flatnonzero(from_model.to_numpy(zero_copy_only=False))
     reasons, lists = reasons.filter(from_model), batch["item_ids"].filter(from_model)
     if not reasons.value_lengths().equals(lists.value_lengths()):
-        return "has not a list of reasons for each item"
+        return "must have one list of reasons for each recommended item"
     inner = reasons.flatten()
     lengths = inner.value_lengths().to_numpy()
     if lengths.max(initial=0) > because:
-        return f"has over {because} reasons for an item"
+        return f"has more than {because} reasons for an item, the limit of recommend.because"
     names = inner.flatten()
     found = pc.call_function("index_in", [names], pc.SetLookupOptions(item_ids))
     named = found.fill_null(-1).to_numpy().astype(np.int64)

@@ -1,6 +1,6 @@
-"""Where the true next item lands among all items: the base of every ranking metric.
+"""The rank of the true next item among all items. Every ranking metric starts from it.
 
-Shapes: B rows, W scoring width, V items, L length.
+Shapes: B rows, T rows of these with equal scores, V items, K list length.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,32 +18,32 @@ from kdlib.models.files import Predictor
 
 
 class Ranked(NamedTuple):
-    """What a model says of some rows."""
+    """A model's ranks and best items for some rows."""
 
     ranks: np.ndarray
-    """int64 [rows]: 0-based, of the rows' targets; −1 where a row has none."""
+    """0-based rank of each row's target, int64 [rows]; −1 where a row has no target."""
     best: np.ndarray
-    """int64 [rows, top]: each row's best unseen items, −1 where there are fewer; ties go to the smaller index."""
+    """Each row's best unseen items, int64 [rows, top], filled up with −1. Ties go to the smaller index."""
     confidence: np.ndarray
-    """float32 [rows]: the probability, by the model, that the target is among the row's first `confidence_k`."""
+    """The model's probability that the target is among the row's first `confidence_k` items, float32 [rows]."""
 
 
 def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, seen_items: Tensor) -> Tensor:
-    """Rank of each row's target among all items except those seen, 0 for the best; ties go to the smaller item index.
+    """Rank of each row's target among its unseen items, 0 for the best: int64 [rows]. Ties go to the smaller item index.
 
-    A target of score −inf stands behind all that have another, among the unseen ones of −inf.
+    A target of score −inf ranks behind all items with a finite score, and by index among the unseen items of score −inf.
 
     Args:
-      scores_BV: float [rows, items]; its seen entries are overwritten with −inf.
-      targets_B: int64 [rows]; a row whose target is among its seen items gets a rank that means nothing.
-      seen_rows: int64 row numbers of the seen items.
-      seen_items: int64 item indices, like `seen_rows`.
+      scores_BV: float [rows, items]; the scores of seen items are overwritten with −inf.
+      targets_B: int64 [rows]. The rank of a target that is among the row's seen items means nothing.
+      seen_rows: row of each seen item, int64 [seen items].
+      seen_items: item index of each seen item, int64 [seen items].
 
-    Returns:
-      int64 [rows].
+    Raises:
+      ValueError: a score is NaN.
     """
     if torch.isnan(scores_BV.amax(1)).any():  # a NaN wins every maximum
-        raise ValueError("scores contain NaN: the model is broken, its ranks would mean nothing")
+        raise ValueError("scores contain NaN, so the model's weights are broken. Train the model again")
     scores_BV[seen_rows, seen_items] = -torch.inf
     own_B1 = scores_BV.gather(1, targets_B[:, None])
     ahead_B = _count(scores_BV > own_B1)
@@ -60,7 +60,7 @@ def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, see
 
 
 def _count(mask_BV: Tensor) -> Tensor:
-    """How many are true in each row, int64; as bytes, which a CPU adds up at twice the speed of booleans."""
+    """Number of true entries of each row, int64 [rows]. A CPU adds bytes at twice the speed of booleans."""
     return mask_BV.view(torch.uint8).sum(1, dtype=torch.int32).long()
 
 
@@ -79,17 +79,20 @@ def ranks_of_models(
 ) -> Ranked:
     """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
 
+    The vocabulary may have grown since a model was trained. Such a model skips the newer items in its input and ranks
+    them last, as it does in batch inference.
+
     Args:
       models: on the device.
-      weights: one a model.
+      weights: one per model.
       rows: histories and targets.
       device: of the models.
       top: length of the lists of best items.
-      confidence_k: at most `top`; 0: the confidence is not asked for, and is 0.
-      batch_size: rows at a time; None fits the cache.
-      num_items: V, where it may be more than a model knows: an earlier night's model skips what came later in its
-        input and ranks it last.
-      popularity_V: float [V]; what ranks for a history in which such a model knows no item, as when it serves.
+      confidence_k: at most `top`. With 0 all confidences are 0.
+      batch_size: rows at a time; None: a number whose scores fit the cache.
+      num_items: V, at least the number of items of each model; None: the number of items of the first model.
+      popularity_V: training interactions of each item, float [items]. They rank the items for a history in which a
+        model knows no item. None: 0 for all items.
     """
     num_items = num_items or models[0].num_items
     else_V = torch.zeros(num_items) if popularity_V is None else torch.from_numpy(popularity_V)
@@ -115,8 +118,10 @@ def ranks_of_models(
 
 
 def _context_of_known(rows: EvaluationRows, known_items: int) -> np.ndarray:
-    """The rows' context, int8 [positions, …], as a model reads it when it serves: items that it does not know are no
-    neighbours of the others. Their own positions hold anything."""
+    """The rows' context for a model that skips unknown items, as in batch inference: int8 [positions, …].
+
+    Flags and time gaps are computed between known items only. The values at unknown items mean nothing.
+    """
     known = rows.items < known_items
     if rows.marks is None or known.all():
         return rows.context
@@ -126,12 +131,13 @@ def _context_of_known(rows: EvaluationRows, known_items: int) -> np.ndarray:
 
 
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], Tensor]
+"""Items, context and lengths of ragged histories → scores of all items, float [rows, items]."""
 
 
 def _over_all_items(score: Score, known_items: int, else_V: Tensor) -> Score:
-    """A model's scores, float [B, V], of a vocabulary that has grown since it was trained: −inf for what it does not know.
+    """Scores over a vocabulary that has grown since the model was trained: −inf for items that the model does not know.
 
-    A history of unknown items alone gives `else_V`, the items' popularity, as log-probabilities.
+    A history of unknown items only gets the logarithm of `else_V`, the items' popularity.
     """
     num_items = len(else_V)
     if known_items == num_items:
@@ -164,9 +170,13 @@ def ranks_of_scores(
     confidence_k: int = 0,
     batch_size: int | None = None,
 ) -> Ranked:
-    """The same for anything that scores all items for some rows: `scores(row numbers [B]) → float [B, V]`.
+    """Ranks of the rows' targets by any scores.
 
-    A confidence needs scores that are log-probabilities up to a constant; it is that of the items not yet seen.
+    A confidence needs scores that are log-probabilities up to a constant. It is a probability among the unseen items.
+
+    Args:
+      scores: row numbers [B] → scores of all items, float [B, V].
+      rows, num_items, device, top, confidence_k, batch_size: as in `ranks_of_models`.
     """
     batch_size = batch_size or rows_at_a_time(num_items, device)
     ranks = np.empty(len(rows), np.int64)

@@ -1,7 +1,7 @@
-"""From histories to recommendations: an actor for Ray Data that works on Arrow tables, and the checks of what it made.
+"""From histories to recommendations: a Ray Data actor on Arrow tables, and the checks of the written table.
 
-Shapes: B users of a batch, L length, W width of the hidden state, V items of the model, K list length, N positions of
-all histories of the batch together.
+Shapes: B users of a batch, N positions of all histories of the batch, W width of the hidden state, V items of the
+model, K list length, M reasons.
 """
 
 from collections.abc import Iterator
@@ -30,23 +30,24 @@ from kdlib.store.tables import RECOMMENDATIONS, TIME
 class Recommender:
     """Each user's k best items that are available and not in the user's history.
 
-    Made from plain values, so that Ray can start it on any machine that sees the files. A user without a history that
-    the model can read gets the items with the most training interactions, scored by their share of them.
+    All arguments are plain values, so Ray can start the actor on any machine that sees the files. A user whose history
+    holds no item that the model knows gets the items with the most training interactions. Their score is their share of
+    all training interactions.
 
     Args:
       model_folder: a published student.
-      vocabulary_folder: ITEM_VOCABULARY of the histories; it may have grown since the model was trained. Items that
-        the model does not know are never recommended and are skipped in its input.
+      vocabulary_folder: ITEM_VOCABULARY of the histories. It may have grown since the model was trained: the model skips
+        newer items in its input and never recommends them.
       statistics_folder: ITEM_STATISTICS.
-      k: length of the lists; shorter where fewer items are left.
-      because: most history items to name as the reason for a recommended one; 0: no reasons are looked for.
+      k: length of the lists; a list is shorter if fewer items are left.
+      because: most history items to name as reasons for a recommended item; 0: no reasons.
       item_block: most items scored at a time.
-      generated_at: end of the day that the data reach to, with time zone.
+      generated_at: end of the data's last day, with time zone.
       threads: CPU threads.
 
     Raises:
       ModelError: the model is damaged or was trained on another vocabulary.
-      ContractError: the vocabulary is not dense.
+      ContractError: the item indices are not 0, 1, 2, …
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Recommender:
         torch.set_num_threads(threads)
         self._model, facts = load_model(Path(model_folder))
         with torch.no_grad():
-            self._head = self._model.head()  # of codes it is composed, once and not for each batch
+            self._head = self._model.head()  # with item codes, building it is slow: build it once
         self._item_ids, available = read_vocabulary(vocabulary_folder)
         check_vocabulary(facts, self._item_ids)
         num_items = facts["num_items"]
@@ -75,7 +76,7 @@ class Recommender:
         self._num_items, self._version = num_items, facts["version"]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row of RECOMMENDATIONS for each row of HISTORIES, of which the split is not read."""
+        """One row of RECOMMENDATIONS for each row of HISTORIES. The columns of the split are not read."""
         histories = batch["item_indices"].combine_chunks()
         lengths = histories.value_lengths().to_numpy().astype(np.int64)
         items = histories.flatten().to_numpy().astype(np.int64)
@@ -112,7 +113,7 @@ class Recommender:
         return exact_topk(hidden_BW, weight_VW, bias_V, excluded=seen, **limits)
 
     def _check_unseen(self, batch: pa.Table, indices_BK: NDArray, users: NDArray, items: NDArray) -> None:
-        """The promise that breaks a shop's trust first, tested anew on every list."""
+        """Check that no list holds an item of the user's history: users notice this mistake first."""
         rows, places = np.nonzero(indices_BK >= 0)
         num_items = len(self._item_ids)
         again = np.isin(rows * num_items + indices_BK[rows, places], users * num_items + items)
@@ -143,7 +144,7 @@ class Recommender:
         return pa.table(columns).cast(RECOMMENDATIONS.schema)
 
     def _because_column(self, reasons_BKM: NDArray, real_BK: NDArray, readable: NDArray) -> pa.Array:
-        """One list of reasons for each real item of a list from the model; null for the other users."""
+        """One list of reasons for each real item of a list of source model; null for the other users."""
         type_ = RECOMMENDATIONS.schema.field("because_item_ids").type
         if not self._because:
             return pa.nulls(len(readable), type_)
@@ -164,50 +165,53 @@ def read_vocabulary(folder: str | Path) -> tuple[pa.Array, NDArray]:
     table = table.sort_by("item_index")
     if not np.array_equal(table["item_index"].to_numpy(), np.arange(len(table))):
         raise ContractError(
-            f"table item_vocabulary at {folder}: item_index must run from 0 to {len(table) - 1} without gap or repeat"
+            f"table item_vocabulary at {folder}: item_index must run from 0 to {len(table) - 1} without gap or repeat."
+            " Build the features again"
         )
     return pa.concat_arrays(table["item_id"].chunks), table["available"].to_numpy()
 
 
 def check_vocabulary(facts: dict[str, Any], item_ids: pa.Array) -> None:
-    """The vocabulary begins with the ids that the model was trained on.
+    """Check that the vocabulary begins with the ids that the model was trained on.
 
     Args:
-      facts: of `load_model`; `num_items`, `vocabulary_hash` and `vocabulary_version` are read.
+      facts: the model's metadata from `load_model`: `version`, `num_items`, `vocabulary_hash`, `vocabulary_version`.
       item_ids: string [items] in index order.
 
     Raises:
-      ModelError: it has fewer items, or other ones.
+      ModelError: the vocabulary has fewer items than the model, or other ids.
     """
     num_items = facts["num_items"]
     trained_on = f"the model {facts['version']} was trained on vocabulary {facts.get('vocabulary_version', 'unknown')}"
     if num_items > len(item_ids):
-        raise ModelError(f"{trained_on} of {num_items} items, but this one has only {len(item_ids)}: train on this one")
+        raise ModelError(
+            f"{trained_on} of {num_items} items, but this vocabulary has only {len(item_ids)}. Train the model again on this one"
+        )
     if vocabulary_hash(item_ids[:num_items].to_pylist()) != facts.get("vocabulary_hash"):
         raise ModelError(
-            f"{trained_on}, whose {num_items} items are not the first {num_items} of this vocabulary: "
-            f"its indices mean other items. Train on this vocabulary, or build the features on top of the earlier one"
+            f"{trained_on}, whose {num_items} items are not the first {num_items} items of this vocabulary. "
+            f"Train the model again on this vocabulary, or build the features on top of the earlier vocabulary"
         )
 
 
 def check_recommendations(
     folder: Path, histories: Path, *, k: int, because: int, unavailable: frozenset[str], item_ids: pa.Array
 ) -> dict[str, int]:
-    """Check a written table row by row; return the number of users by source (`model`, `popular`).
+    """Check a written table row by row. Returns the number of users by source (`model`, `popular`).
 
-    Holds a batch of each table at a time.
+    Holds one batch of each table at a time.
 
     Args:
-      folder: the RECOMMENDATIONS files, whose rows stand in the order of the histories'.
-      histories: the HISTORIES files they were made from.
+      folder: the RECOMMENDATIONS files, with rows in the order of the histories.
+      histories: the HISTORIES files of the same users.
       k: longest list.
-      because: most reasons for an item; 0: none were looked for.
-      unavailable: item ids that may not be recommended.
+      because: most reasons for a recommended item; 0: the table has no reasons.
+      unavailable: item ids that must not be recommended.
       item_ids: string [items], in index order.
 
     Raises:
-      ContractError: a user is missing, extra, repeated or out of order, or a list is too long, repeats an item, holds
-        an unavailable one, or has a score that is not finite; or the reasons are not those of `check_reasons`.
+      ContractError: a user is missing, extra, repeated or out of order. Or a list is too long, repeats an item, holds an
+        unavailable item or has a score that is not finite. Or `check_reasons` finds a fault.
     """
     _check_users(folder, histories)
     num_users = {"model": 0, "popular": 0}
@@ -225,15 +229,20 @@ def check_recommendations(
 
 
 def _check_users(folder: Path, histories: Path) -> None:
-    """Row by row the histories' user, and nobody twice: they are sorted by user, so repeats would stand together."""
+    """Compare the users row by row. Histories are sorted by user, so a repeated user stands in neighbouring rows."""
     before = None
     for row, (found, expected) in enumerate(zip_longest(_user_ids(folder), _user_ids(histories))):
         if found != expected or found == before:
             raise ContractError(
-                "table recommendations must have each user of the histories exactly once, in their order, but in row"
-                f" {row}, after user {before}, it has {found or 'nobody'} and the histories {expected or 'nobody'}"
+                "table recommendations must have each user of the histories exactly once, in their order. In row"
+                f" {row}, after {_named(before)}, it has {_named(found)} and the histories have {_named(expected)}"
             )
         before = found
+
+
+def _named(user: str | None) -> str:
+    """The form in which `distilrec forget` finds a user id in a log line."""
+    return "no user" if user is None else f"user {user}"
 
 
 def _user_ids(folder: Path) -> Iterator[str]:
@@ -245,7 +254,9 @@ def _user_ids(folder: Path) -> Iterator[str]:
 def _check_lists(batch: pa.RecordBatch, k: int, unavailable: frozenset[str], file: Path) -> None:
     lengths = batch["item_ids"].value_lengths().to_numpy()
     if lengths.max(initial=0) > k or not np.array_equal(lengths, batch["scores"].value_lengths().to_numpy()):
-        raise ContractError(f"table recommendations: {file} has a list of over {k} items, or not a score for each")
+        raise ContractError(
+            f"table recommendations: {file} has a list of more than {k} items, or a list without one score per item"
+        )
     codes = batch["item_ids"].flatten().dictionary_encode()
     rows = np.repeat(np.arange(len(lengths)), lengths)
     if len(np.unique(rows * len(codes.dictionary) + codes.indices.to_numpy())) < len(rows):
@@ -257,9 +268,9 @@ def _check_lists(batch: pa.RecordBatch, k: int, unavailable: frozenset[str], fil
 
 
 def _popularity(folder: str | Path, num_items: int) -> tuple[Tensor, Tensor]:
-    """Minus each item's rank, float32 [V, 1], and its share of the training interactions, float32 [V].
+    """Each item's negative popularity rank, float32 [V, 1], and its share of the training interactions, float32 [V].
 
-    Ranked by training interactions, then by all, then by index.
+    Items are ranked by training interactions, then by all interactions, then by index.
     """
     table = pq.read_table(folder, columns=["item_index", "num_train", "num_interactions"])
     index = table["item_index"].to_numpy()
@@ -273,11 +284,11 @@ def _popularity(folder: str | Path, num_items: int) -> tuple[Tensor, Tensor]:
 
 
 def _seen_by(users: NDArray, items_N: NDArray, lengths: NDArray) -> tuple[Tensor, Tensor]:
-    """The ragged items of the chosen users (bool [B]), as `exact_topk` takes them."""
+    """The items of the chosen users (bool [B]) as values and offsets, the form that `exact_topk` takes."""
     offsets = np.concatenate([[0], np.cumsum(lengths[users])])
     return torch.from_numpy(items_N[np.repeat(users, lengths)]), torch.from_numpy(offsets)
 
 
 def _offsets(lengths: NDArray) -> pa.Array:
-    """Where the lists of these lengths begin and end in their flat values: int32 [lists + 1]."""
+    """Offsets of lists of these lengths in their flat values: int32 [lists + 1]."""
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

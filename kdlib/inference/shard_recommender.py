@@ -1,4 +1,4 @@
-"""Batch inference shard by shard: each shard of the histories becomes one file of the table."""
+"""Batch inference by shards: each shard of the histories becomes one file of the table."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ COLUMNS = ["user_id", "item_indices", "event_types", "event_times", "session_num
 
 
 class ShardRecommender:
-    """Ray Data actor: shards in, their files written, the rows of each out.
+    """Ray Data actor: takes shards, writes one file for each, returns their numbers of rows.
 
     Args:
-      folder: where the files go.
-      batch_size: users scored at once.
+      folder: for the files.
+      batch_size: users scored at a time.
       settings: arguments of `Recommender`.
     """
 
@@ -27,7 +27,7 @@ class ShardRecommender:
         self._read = ShardReader(COLUMNS)
 
     def __call__(self, shards: pa.Table) -> pa.Table:
-        """`HistoryShard` rows → `number`, `rows`."""
+        """`HistoryShard` rows → `number` of the shard and `rows`, its number of users."""
         done = []
         for row in shards.to_pylist():
             shard = HistoryShard(**row)

@@ -1,4 +1,7 @@
-"""How many users a second a model serves: encoding and exact top-k on one CPU thread, models side by side."""
+"""Users per second of several models: encoding and exact top-k on one CPU thread.
+
+Shapes: B users, W width of the hidden state, V items.
+"""
 
 import time
 from pathlib import Path
@@ -15,15 +18,16 @@ ROUNDS = 3
 
 
 def users_per_second(folders: dict[str, str], rows: EvaluationRows, *, users: int, k: int) -> dict[str, float]:
-    """Median over three rounds; each round times every model once, so that the machine's moods hit all alike.
+    """Users per second by model name, the median of three rounds.
 
-    Timed is what the nightly table needs: the hidden state after each history, then the k best items that are not in
-    it. Reading files, building the item table from codes and writing the lists are not.
+    Each round times every model once, so that other load on the machine affects all models alike. The time covers the
+    hidden state after each history and the k best items outside the history. It does not cover reading files, building
+    the item table from codes and writing the lists.
 
     Args:
       folders: name → model folder.
-      rows: histories to serve.
-      users: how many of them, at most.
+      rows: histories of the users.
+      users: most users to time.
       k: length of the lists.
     """
     count = min(users, len(rows))
@@ -38,7 +42,7 @@ def users_per_second(folders: dict[str, str], rows: EvaluationRows, *, users: in
     seconds: dict[str, list[float]] = {name: [] for name in loaded}
     torch.set_num_threads(1)
     try:
-        for model in loaded.values():  # the first call pays for memory and code
+        for model in loaded.values():  # the first call also allocates memory and loads code
             last_hidden(model, items[few], context[few], lengths[:64], device=cpu)
         for _ in range(ROUNDS):
             for name, model in loaded.items():

@@ -1,10 +1,10 @@
 """The exact k best items of each row, over blocks of the catalogue.
 
-Shapes: B rows, W width of the hidden state, V items, K list length, N seen items of all rows together.
+Two ideas make it fast. First, cut the items into groups of `GROUP` neighbours and take the maximum of each group. The k
+best items lie in the k groups with the highest maxima, so only k · GROUP candidates are left to sort. Second, pack a score
+and an item index into one integer. These integers sort by score, and equal scores by the smaller index.
 
-Two facts make it fast. An item among a row's k best lies in one of the k groups of `GROUP` neighbouring items whose
-best item is best, so a cheap maximum over each group leaves only k · GROUP candidates to sort. And a score and an item
-index packed into one integer sort in the promised order, equal scores by the smaller index, with no tie left to chance.
+Shapes: B rows, W width of the hidden state, V items, K list length, N seen items of all rows together.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from torch.nn import functional
 from kdlib.errors import ModelError
 
 GROUP = 32
-"""Neighbouring items whose maximum is taken first; near √(V / k) for a catalogue of ten thousand items."""
+"""Neighbouring items in a group; near √(V / k) for a catalogue of ten thousand items."""
 CPU_CELLS = 1 << 21
-"""Scores held at a time on a CPU (8 MB): a score is read back from the cache, not from memory."""
+"""Scores held at a time on a CPU (8 MB), so that they stay in its cache."""
 _LOW = 0xFFFFFFFF
 
 
@@ -33,27 +33,28 @@ def exact_topk(
     excluded: tuple[Tensor, Tensor] | None = None,
     allowed_V: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k items of the highest score `hidden · weight + bias`, best first; equal scores by the smaller item index.
+    """The k items with the highest score `hidden · weight + bias`, best first; equal scores by the smaller item index.
 
-    Scores are computed in the inputs' type and compared as float32. Cost: one pass over the scores, no sort of them.
+    Scores are computed in the dtype of the inputs and compared as float32. The cost is one pass over the scores,
+    without a full sort.
 
     Args:
       hidden_BW: [rows, width], floating point, on any device.
-      weight_VW: [items, width], same type and device.
+      weight_VW: [items, width], same dtype and device.
       bias_V: [items].
       k: length of the lists.
-      item_block: most items scored at a time (rounded up to a multiple of `GROUP`).
-      excluded: the seen items as `(values int64 [N], offsets int64 [rows + 1])`: row b must not get
-        `values[offsets[b]:offsets[b + 1]]`. Repeats, and values that are no item of `weight_VW`, do no harm.
-      allowed_V: bool [items]; False: in no row's list.
+      item_block: most items scored at a time, rounded up to a multiple of `GROUP`.
+      excluded: the seen items as `(values int64 [N], offsets int64 [rows + 1])`. The list of row b never holds
+        `values[offsets[b]:offsets[b + 1]]`. Repeated values and values ≥ V are ignored.
+      allowed_V: bool [items]; no list holds an item that is False here.
 
     Returns:
-      Scores float32 [rows, k] and item indices int64 [rows, k]. A row with fewer than k items left ends in
-      score −inf, index −1.
+      Scores float32 [rows, k] and item indices int64 [rows, k]. A row with fewer than k items is filled up with score
+      −inf and index −1.
 
     Raises:
       ValueError: k or item_block is not positive, or the shapes do not fit together.
-      ModelError: a score is NaN or +inf; names the first such row.
+      ModelError: a score is NaN or +inf; the error names the first row with one.
     """
     num_rows, num_items = hidden_BW.shape[0], weight_VW.shape[0]
     _check_shapes(hidden_BW, weight_VW, bias_V, k, item_block, excluded, allowed_V)
@@ -78,10 +79,10 @@ def exact_topk(
 
 
 def top_of_scores(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Each row's k best of scores that are there already, best first; result, ties and errors as of `exact_topk`.
+    """Each row's k best scores and their items, best first. Result, ties and errors are as in `exact_topk`.
 
     Args:
-      scores_BV: float [rows, items], compared as float32; −inf for what is not to be found.
+      scores_BV: float [rows, items], compared as float32; −inf for excluded items.
       k: ≥ 1.
     """
     padded = functional.pad(scores_BV.float(), (0, -scores_BV.shape[1] % GROUP), value=-torch.inf)
@@ -116,7 +117,7 @@ def _check_shapes(
 def _blocks(
     weight_VW: Tensor, bias_V: Tensor | None, allowed_V: Tensor | None, item_block: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Blocks `(first item, weight, bias)` of whole groups; the bias is −inf for what is not allowed or not there."""
+    """Blocks `(first item, weight, bias)` of whole groups. The bias is −inf for items not allowed and for padding."""
     num_items = weight_VW.shape[0]
     item_block = -(-item_block // GROUP) * GROUP if item_block < num_items else num_items
     bias = weight_VW.new_zeros(num_items) if bias_V is None else bias_V
@@ -131,7 +132,7 @@ def _blocks(
 
 
 def _seen_between(excluded: tuple[Tensor, Tensor], first: int, last: int) -> tuple[Tensor, Tensor]:
-    """Row (counted from `first`) and item of each excluded pair of these rows."""
+    """The excluded pairs of rows `first` to `last`: row numbers, counted from `first`, and items."""
     values, offsets = excluded
     offsets = offsets[first : last + 1]
     rows = torch.arange(last - first, device=values.device)
@@ -139,22 +140,23 @@ def _seen_between(excluded: tuple[Tensor, Tensor], first: int, last: int) -> tup
 
 
 def _blot_out(scores: Tensor, rows: Tensor, items: Tensor, *, start: int) -> None:
+    """Set the scores of these pairs to −inf, in place. The first column of `scores` is item `start`."""
     width = scores.shape[1]
     inside = (items >= start) & (items < start + width)
     scores.view(-1).index_fill_(0, (rows * width + (items - start))[inside], -torch.inf)
 
 
 def _best_keys(scores: Tensor, k: int, *, start: int, first_row: int) -> Tensor:
-    """Keys of the items that may be among each row's k best: int64 [rows, min(k, groups) · GROUP]."""
+    """Keys of each row's candidates for the k best: int64 [rows, min(k, groups) · GROUP]."""
     num_rows = scores.shape[0]
     groups = scores.view(num_rows, -1, GROUP)
     num_groups = groups.shape[1]
-    best = groups.amax(dim=2)  # a NaN wins every maximum, so this sees each of them
+    best = groups.amax(dim=2)  # a maximum over a NaN is NaN, so no NaN is missed
     if bool((broken := ~(best < torch.inf)).any()):
         row = first_row + int(broken.any(dim=1).nonzero()[0, 0])
         raise ModelError(
-            f"a score is NaN or infinite in row {row} of the batch: the model's weights or hidden states are broken. "
-            f"Train the model anew, with a smaller learning rate if it happens again"
+            f"a score is NaN or infinite in row {row} of the batch, so the model's weights or hidden states are broken. "
+            f"Train the model again, with a smaller learning rate if the error comes back"
         )
     number = torch.arange(num_groups, device=scores.device)
     if num_groups > k:
@@ -168,13 +170,14 @@ def _best_keys(scores: Tensor, k: int, *, start: int, first_row: int) -> Tensor:
 
 
 def _pack(scores: Tensor, index: Tensor) -> Tensor:
-    """One int64 a score and index, ordered by higher score, then smaller index."""
-    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0: minus zero is zero
+    """One int64 key per score and index. A larger key means a higher score, or an equal score and a smaller index."""
+    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 turns −0 into 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.long() << 32) | (_LOW - index)
 
 
 def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores and indices of keys; index −1 where the score is −inf."""
     ordered = (keys >> 32).int()
     scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
     index = _LOW - (keys & _LOW)
@@ -182,4 +185,5 @@ def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _key_of_nothing() -> int:
+    """Key of an empty place in a list: it sorts behind every item."""
     return int(_pack(torch.tensor(-torch.inf), torch.tensor(_LOW)))

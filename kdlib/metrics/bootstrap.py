@@ -1,6 +1,6 @@
 """Percentile bootstrap over users (Efron & Tibshirani 1993, chapter 13), and over users and training seeds together.
 
-Shapes: S training seeds of one recipe, U users, R resamples.
+Shapes: S training seeds of one recipe, M seeds of all recipes together, U users, R resamples.
 """
 
 from collections.abc import Mapping
@@ -8,18 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 
 _CELLS = 1 << 22
-"""Draws of users held at a time: 32 MB."""
+"""Drawn user numbers held at a time (32 MB)."""
 
 
 def bootstrap_interval(values: np.ndarray, *, samples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean when users are drawn again with replacement.
+    """Interval of the mean over resamples of the users, drawn with replacement. NaN without users.
 
     For a paired comparison give the users' differences.
 
     Args:
       values: float [users].
-      samples: how many resamples.
-      seed: of the draw.
+      samples: number of resamples.
+      seed: of the resamples.
       level: coverage.
 
     Returns:
@@ -35,29 +35,30 @@ def bootstrap_interval(values: np.ndarray, *, samples: int, seed: int, level: fl
 
 
 def nested_bootstrap_means(values: Mapping[str, np.ndarray], *, samples: int, seed: int) -> dict[str, np.ndarray]:
-    """Each recipe's mean over seeds and users, in worlds where both are drawn again.
+    """Each recipe's mean over seeds and users, for each resample of both: recipe → float64 [samples].
 
-    A resample draws the users once, the same for all recipes, so that differences and ratios of the returned means are
-    paired by user; and inside it each recipe's seeds, on their own. Users and seeds are crossed (every model is
-    measured on every user), so this is the pigeonhole bootstrap (Owen 2007). Of S seeds S − 1 are drawn, which makes
-    the variance of their mean right: with S draws it would be too small by (S − 1) / S, a third for 3 seeds
-    (Rao & Wu 1988). A recipe with one seed is taken as it is: its interval knows nothing of other seeds.
+    A resample draws the users once for all recipes. So differences and ratios of the returned means are paired by user.
+    The resample then draws the seeds of each recipe separately. Every model is measured on every user, so users and
+    seeds are crossed: this is the pigeonhole bootstrap (Owen 2007).
+
+    Of S seeds it draws S − 1, which gives their mean the right variance (Rao & Wu 1988). With S drawn seeds the variance
+    would be (S − 1) / S of the right one: a third too small for 3 seeds. A recipe with one seed always uses that seed,
+    so its interval does not cover the variation between seeds.
 
     Args:
       values: recipe → float [seeds, users], the same users in the same order for all.
-      samples: R.
-      seed: of the draws.
-
-    Returns:
-      Recipe → float64 [samples].
+      samples: R, number of resamples.
+      seed: of the resamples.
 
     Raises:
-      ValueError: no recipe, or arrays without seeds or users or with differing users.
+      ValueError: no recipe, an array without seeds or users, or arrays with different numbers of users.
     """
     shapes = {name: np.shape(of_recipe) for name, of_recipe in values.items()}
     users = {shape[-1] for shape in shapes.values() if len(shape) == 2 and min(shape) > 0}
     if len(users) != 1 or any(len(shape) != 2 or min(shape) == 0 for shape in shapes.values()):
-        raise ValueError(f"needs arrays [seeds, users] over the same users, at least one of each; found {shapes}")
+        raise ValueError(
+            f"expected arrays [seeds, users] over the same users, with at least one of each; found {shapes}"
+        )
     generator, count = np.random.default_rng(seed), users.pop()
     stacked_MU = np.concatenate([np.asarray(of_recipe, np.float64) for of_recipe in values.values()])
     means_MR = np.empty((len(stacked_MU), samples))
@@ -76,7 +77,7 @@ def nested_bootstrap_means(values: Mapping[str, np.ndarray], *, samples: int, se
 
 
 def percentile_interval(resampled: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """The middle `level` of a statistic's resampled values, float [samples]; NaN where one of them is."""
+    """Lower and upper bound of the middle `level` of resampled values, float [samples]. NaN if any value is NaN."""
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(resampled, [tail, 1.0 - tail])
     return float(low), float(high)
@@ -94,9 +95,9 @@ def nested_bootstrap_interval(
 
     Args:
       values_SU: float [seeds, users].
-      against_SU: float [other seeds, users]; their number may differ.
-      samples: how many resamples.
-      seed: of the draws.
+      against_SU: the other recipe, float [its own seeds, users].
+      samples: number of resamples.
+      seed: of the resamples.
       level: coverage.
 
     Raises:

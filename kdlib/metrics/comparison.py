@@ -1,6 +1,6 @@
-"""Recipes trained with several seeds against each other: means, intervals, differences and the share of the gap closed.
+"""Compare recipes that were trained with several seeds: means, intervals, differences and the share of the gap closed.
 
-Shapes: S seeds of a recipe, U test users, V items.
+Shapes: U test users, V items, R resamples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,25 @@ from kdlib.metrics.bootstrap import nested_bootstrap_means, percentile_interval
 from kdlib.metrics.ranking import hit_rate, ndcg
 
 K = 10
-"""Length of the lists that published results speak of."""
+"""List length of the metrics, as in published results."""
 TEACHER = "teacher_ensemble"
 _METRICS = {"ndcg10": ndcg, "hr10": hit_rate}
 
 Values = Mapping[str, Mapping[str, np.ndarray]]
-"""`ndcg10`, `hr10` → recipe → float [seeds, users], the same users in the same order for all."""
+"""Metric (`ndcg10` or `hr10`) → recipe → float [seeds, users], the same users in the same order for all."""
 
 
 def realised(ranks: Mapping[str, np.ndarray]) -> Values:
-    """The values of what was drawn: recipe → 0-based ranks int64 [seeds, users]."""
+    """Metrics of the observed next items.
+
+    Args:
+      ranks: recipe → 0-based ranks int64 [seeds, users].
+    """
     return {metric: {name: of(one, K) for name, one in ranks.items()} for metric, of in _METRICS.items()}
 
 
 class Figures(NamedTuple):
-    """Flat names → values, and those of them that have one → 95% interval."""
+    """Figures by name, and the 95% intervals of the figures that have one."""
 
     means: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -42,15 +46,14 @@ def compare(
 ) -> Figures:
     """NDCG@10 and HR@10 of every recipe, and the NDCG@10 of each recipe against its own version without a teacher.
 
-    All intervals come from the same resamples of users, each recipe's seeds resampled inside
-    (`nested_bootstrap_means`).
+    All intervals use the same resamples of users; see `nested_bootstrap_means`.
 
     Args:
-      values: realised, or expected ones.
-      plain: recipe → the one without a teacher: gives `<recipe>_minus_<plain>_ndcg10`.
-      gaps: recipes in `plain` → name of the figure (recipe − plain) / (ensemble − plain). Left out where the ensemble
-        is not clearly above the plain recipe (its difference's interval reaches 0): there is no gap to speak of.
-      samples: resamples.
+      values: metrics of the observed next items, or expected metrics.
+      plain: recipe → its version without a teacher. Gives the figure `<recipe>_minus_<plain>_ndcg10`.
+      gaps: recipe in `plain` → name of its figure (recipe − plain) / (ensemble − plain). The figure is left out where
+        the interval of ensemble − plain reaches 0: then no clear gap exists.
+      samples: number of resamples.
       seed: of the bootstrap.
     """
     resampled = {metric: nested_bootstrap_means(of, samples=samples, seed=seed) for metric, of in values.items()}
@@ -71,7 +74,7 @@ def compare(
 
 
 def history_buckets(lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Thirds of the users by the length of the history they are judged on: name → bool [users]; empty ones left out."""
+    """Thirds of the users by the length of their history: name → bool [users], without empty thirds."""
     if not len(lengths):
         return {}
     first, second = np.quantile(lengths, [1 / 3, 2 / 3], method="inverted_cdf").astype(int)
@@ -84,13 +87,13 @@ def history_buckets(lengths: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def popularity_buckets(counts_V: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """Users by how popular their target is: name → bool [users]; empty ones left out.
+    """Users by the popularity of their target: name → bool [users], without empty buckets.
 
-    `head`, `mid` and `tail` items have a third of the training interactions each, from the most popular item on; `new`
+    Items are sorted by popularity. `head`, `mid` and `tail` items each have a third of the training interactions, `new`
     items have none.
 
     Args:
-      counts_V: training interactions int64 [items].
+      counts_V: training interactions of each item, int64 [items].
       targets: item indices int64 [users].
     """
     order = np.argsort(-counts_V, kind="stable")
@@ -103,12 +106,12 @@ def popularity_buckets(counts_V: np.ndarray, targets: np.ndarray) -> dict[str, n
 
 
 def new_item_recall(ranks: Mapping[str, np.ndarray], is_new_U: np.ndarray, *, samples: int, seed: int) -> Figures:
-    """HR@10 on the users whose target no training interaction has, as `<recipe>_new_hr10`; nothing where there are none.
+    """HR@10 on the users whose target has no training interaction, as `<recipe>_new_hr10`. Empty without such users.
 
     Args:
       ranks: recipe → 0-based ranks int64 [seeds, users].
-      is_new_U: bool [users].
-      samples: resamples.
+      is_new_U: bool [users], true where the target has no training interaction.
+      samples: number of resamples.
       seed: of the bootstrap.
     """
     if not is_new_U.any():
@@ -120,7 +123,7 @@ def new_item_recall(ranks: Mapping[str, np.ndarray], is_new_U: np.ndarray, *, sa
 
 
 def bucketed_ndcg(ranks: Mapping[str, np.ndarray], buckets: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Bucket → number of `users`, and each recipe's NDCG@10 over seeds and the bucket's users."""
+    """Bucket → its number of `users`, and each recipe's mean NDCG@10 over seeds and these users."""
     return {
         bucket: {"users": int(chosen.sum())}
         | {name: round(float(ndcg(of_recipe[:, chosen], K).mean()), 5) for name, of_recipe in ranks.items()}
@@ -129,11 +132,11 @@ def bucketed_ndcg(ranks: Mapping[str, np.ndarray], buckets: Mapping[str, np.ndar
 
 
 def format_comparison(results: Mapping[str, Any], plain: Mapping[str, str | None]) -> str:
-    """The results as a table: a line a recipe, baselines and teachers first.
+    """The results as a table, one line per recipe, baselines and teachers first.
 
     Args:
       results: `figures`, `intervals` and `models` of a results file.
-      plain: arm → the arm without a teacher that it is compared with.
+      plain: recipe → the recipe without a teacher that it is compared with.
     """
     figures, intervals, models = results["figures"], results["intervals"], results["models"]
     lines = [

@@ -1,23 +1,25 @@
-"""Ranking metrics in expectation, where the true probability of each next item is known: on simulated data.
+"""Expected ranking metrics on simulated data, where the true probability of each next item is known.
 
-One realised item a user is a weak judge. The expectation over all items that the user might have turned to takes that
-noise away; what is left is the difference between users.
+One observed next item per user is a noisy judge. The expectation over all possible next items removes this noise. The
+variation between users remains.
+
+Shapes: U users, K list length.
 """
 
 import numpy as np
 
 PREFIX = "expected_"
-"""Of the names under which the metrics are reported."""
+"""Prefix of the metrics' names."""
 
 
 def expected_metrics(probabilities_UK: np.ndarray, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Each metric's expectation by the name it is reported under (`expected_ndcg@10`), float64 [users].
+    """Each metric's expectation by its name (`expected_ndcg@10`): float64 [users].
 
-    The sum, over the list's items, of the item's probability times its gain at that rank. A list holds no item that the
-    user has seen, so a user who returns to such an item counts as a miss.
+    It is the sum of probability times gain over the items of the list. A list holds no item that the user has seen, so
+    a user who returns to a seen item counts as a miss.
 
     Args:
-      probabilities_UK: the true probability of the item at each place of each user's list; 0 where the list has ended.
+      probabilities_UK: true probability of the item at each place of each user's list; 0 after the list's end.
       ks: list lengths, at most K.
     """
     upto_UK = probabilities_UK.cumsum(axis=1)

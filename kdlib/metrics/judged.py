@@ -1,6 +1,6 @@
-"""Ranking metrics over graded judgements of query and product.
+"""Ranking metrics for one query whose products have graded judgements.
 
-Shapes: Q queries, V products.
+Shapes: V products.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def ndcg_of(gains: np.ndarray, all_gains: np.ndarray, *, k: int) -> float:
-    """Normalised discounted cumulative gain of one ranked list: `Σ gain_r / log2(r + 1)` over the best possible.
+    """NDCG of one ranked list: `Σ gain_r / log2(r + 1)`, divided by its best possible value (Järvelin & Kekäläinen 2002).
 
     Args:
-      gains: float, the gains of the list, best-ranked first.
-      all_gains: the gains of everything judged, in any order; one at least above 0.
-      k: list length (Järvelin & Kekäläinen 2002).
+      gains: float, gains of the list's items, best-ranked first.
+      all_gains: gains of all judged products, in any order; at least one above 0.
+      k: list length.
     """
     discounts = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.sort(all_gains)[::-1][:k]
@@ -22,16 +22,17 @@ def ndcg_of(gains: np.ndarray, all_gains: np.ndarray, *, k: int) -> float:
 
 
 def judged_metrics(scores_V: np.ndarray, ratings: Mapping[int, int], *, k: int = 10) -> dict[str, float]:
-    """One query's metrics; gain `2^rating − 1`, a product without a judgement counts 0.
+    """One query's metrics. The gain is `2^rating − 1`, and 0 for a product without a judgement.
 
     Args:
-      scores_V: float [V]; equal scores rank by the smaller product index.
-      ratings: product index → rating, one at least above 0.
+      scores_V: float [products]; equal scores rank by the smaller product index.
+      ratings: product index → rating; at least one above 0.
       k: list length of NDCG.
 
     Returns:
-      `ndcg_all`: over all products; `ndcg_judged`: over the judged ones alone; `recall100`: share of the products rated
-      above 0 among the first 100 of all.
+      `ndcg_all`: NDCG over all products.
+      `ndcg_judged`: NDCG over the judged products only.
+      `recall100`: share of the products rated above 0 that are among the first 100 of all products.
     """
     order = np.argsort(-scores_V, kind="stable")
     all_gains = 2.0 ** np.array(list(ratings.values())) - 1

@@ -1,4 +1,4 @@
-"""Ranks of all models → the table of metrics, and that table as text."""
+"""Make the table of metrics from the ranks of all models, and print this table as text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,19 +35,21 @@ def metrics_table(
     confidence_k: int = 10,
     expected: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> pa.Table:
-    """`tables.METRICS`: every model, then the paired differences.
+    """`tables.METRICS`: rows of every model, then rows of the paired differences.
 
     Args:
       ranks: model → 0-based ranks int64 [users], the same users in the same order for all.
-      coverage: model → share of the catalogue that its lists of max(ks) items touch.
+      coverage: model → share of the catalogue in its users' lists of max(ks) items.
       ks: list lengths.
-      pairs: (a, b) for a row "a - b" of differences user by user; pairs of unknown models are left out.
-      samples: bootstrap resamples.
+      pairs: (a, b) gives the row "a - b", the difference user by user. Pairs of unknown models are left out.
+      samples: number of bootstrap resamples.
       seed: of the bootstrap.
-      slices: metric → name → bool [users]: gives `<metric>/<name>` over these users, for every model and pair.
-      confidence: model → the probability, float [users], that it gives to the next item's being among its first
-        `confidence_k`: gives the rows of `kdlib.metrics.calibration`, `hr@k` of a tenth of the users with its interval.
-      expected: model → metric → float [other users, the same for all]: the metrics of `kdlib.metrics.expected`.
+      slices: metric → name → bool [users]. Gives `<metric>/<name>` over these users, for every model and pair.
+      confidence: model → float [users], the model's probability that the next item is among its first `confidence_k`.
+        Gives the rows of `kdlib.metrics.calibration`; `hr@k` of each tenth of the users has an interval.
+      confidence_k: list length of `confidence`.
+      expected: model → metric of `kdlib.metrics.expected` → float [users]. These users may differ from those of
+        `ranks`, but are the same for all models.
     """
     values = _with_pairs({name: all_metrics(of_model, ks) for name, of_model in ranks.items()}, pairs)
     rows: list[tuple] = []
@@ -80,11 +82,11 @@ def metrics_table(
 
 
 Values = dict[str, Mapping[str, np.ndarray]]
-"""Model, or `a - b` → metric → float [users]."""
+"""Model or pair (`a - b`) → metric → float [users]."""
 
 
 def _with_pairs(values: Values, pairs: Sequence[tuple[str, str]]) -> Values:
-    """The same, and the paired differences of the models that are there."""
+    """The values, and the differences of all pairs whose models are among them."""
     differences = {
         f"{left} - {right}": {metric: mine - values[right][metric] for metric, mine in values[left].items()}
         for left, right in pairs
@@ -94,7 +96,7 @@ def _with_pairs(values: Values, pairs: Sequence[tuple[str, str]]) -> Values:
 
 
 def _expected_rows(values: Values, *, samples: int, seed: int) -> list[tuple]:
-    """All from the same resamples: many users in a few matrix products."""
+    """Rows of the expected metrics. All use the same resamples, which a few matrix products compute together."""
     flat = {f"{name}\n{metric}": one[None] for name, of_model in values.items() for metric, one in of_model.items()}
     if not flat:
         return []
@@ -106,13 +108,16 @@ def _expected_rows(values: Values, *, samples: int, seed: int) -> list[tuple]:
 
 
 def format_distillation(metrics: pa.Table, parameters: Mapping[str, int], *, teacher: str, k: int) -> str | None:
-    """What distillation is worth: the student, the same without teacher, the teacher; None where one was not measured.
+    """The gain by distillation as text: student, control (the student without teacher) and teacher.
 
     Args:
       metrics: `tables.METRICS`.
-      parameters: model → how many it has; the teacher may be missing.
-      teacher: what the student is measured against.
+      parameters: model → its number of parameters; the teacher may be missing.
+      teacher: model that the student is compared with.
       k: list length.
+
+    Returns:
+      The text; None if one of the three models has no metrics.
     """
     found = {(row["model"], row["metric"]): row for row in metrics.to_pylist()}
     metric = f"{PREFIX}ndcg@{k}"
@@ -149,7 +154,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def format_metrics(metrics: pa.Table, *, k: int) -> str:
-    """Accuracy, hit rate, NDCG with its interval, MRR and coverage of every model; then the differences."""
+    """The table as text: accuracy, hit rate, NDCG with its interval, MRR and coverage of every model; then differences."""
     rows = metrics.to_pylist()
     found = {(row["model"], row["metric"]): row for row in rows}
     coverage = {row["model"]: row["value"] for row in rows if row["metric"].startswith("coverage@")}

@@ -1,8 +1,13 @@
-"""What a pretrained encoder can learn of a shop's language before it teaches: pairs of texts that mean the same product.
+"""Pairs of texts that mean the same product. A pretrained encoder learns a shop's language from them before it teaches.
 
-Title and description of a product; a run of a product's own words, as someone would type it, and the product; and where
-searches are logged, a query and the product that was clicked after it. The encoder learns to tell each pair from the
-batch's others (`kdlib.teachers.contrastive`).
+Three kinds of pairs:
+- The title and the description of a product.
+- A made-up query, which is a few neighbouring words of a title, and the product's text.
+- A logged query, and the text of a product that was clicked after it.
+
+The encoder learns to tell a pair from the other pairs of the batch (`kdlib.teachers.contrastive`).
+
+Shapes: P pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +18,7 @@ from kdlib.data.queries import normalise_query
 from kdlib.search.words import some_words
 
 LONGEST = 3
-"""Words of a made-up query, at most."""
+"""Most words of a made-up query."""
 
 
 def adaptation_pairs(
@@ -25,20 +30,20 @@ def adaptation_pairs(
     held_out: int,
     seed: int,
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Distinct texts, the pairs to learn from and those to judge by, as numbers of texts.
+    """Distinct texts, training pairs and held-out pairs. A pair is two text numbers.
 
-    A tenth of the pairs, at most `held_out` of them, judge; they are drawn by their left text, so that no text on
-    the left of a judging pair stands on the left of one that is learnt from.
+    About a tenth of the pairs is held out. They are chosen by their left text, so no text is on the left of both a
+    training pair and a held-out pair.
 
     Args:
-      titles, descriptions: of each product; empty where there is none.
-      texts: what is encoded of each product.
+      titles, descriptions: of each product; empty if the product has none.
+      texts: the text of each product that is encoded.
       clicked: query → product number → weight of its clicks.
-      held_out: most judging pairs.
-      seed: fixes the made-up queries and which pairs judge.
+      held_out: most held-out pairs.
+      seed: fixes the made-up queries and the choice of held-out pairs.
 
     Returns:
-      the texts; int32 [pairs, 2]; int32 [judging pairs, 2].
+      The texts, training pairs int32 [pairs, 2], held-out pairs int32 [held-out pairs, 2].
     """
     generator = np.random.default_rng(seed)
     pairs: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""Queries made from the catalogue, for a student that has to learn before anyone has searched."""
+"""Queries made from the catalogue. A student learns from them when no searches have been logged."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,23 +9,27 @@ from kdlib.data.queries import normalise_query
 from kdlib.search.words import some_words, typed_words
 
 LONGEST = 4
-"""Words of a made-up query, at most."""
+"""Most words of a made-up query."""
 _LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 
 
 def catalogue_queries(
     titles: Sequence[str], descriptions: Sequence[str], categories: Sequence[str], *, limit: int, seed: int
 ) -> list[str]:
-    """Distinct queries that a shopper of these products may type, in a random order.
+    """Distinct queries that a shopper of these products may type, in random order.
 
-    All categories, alone and after the title's first word (mostly the brand); all words of two texts or more; and runs of
-    two to four neighbouring words of titles and descriptions, up to the limit. Of Chinese, which has no spaces, pairs of
-    characters stand for the words, and a run is cut out of the text (`kdlib.search.words.some_words`).
+    Three kinds of queries, in this order, up to the limit:
+    - All categories, alone and after the title's first word (mostly the brand).
+    - All words that occur in at least two texts.
+    - Two to four neighbouring words of a title or description.
+
+    In scripts without spaces, pairs of characters take the place of words, and neighbouring words are cut out of the text
+    (`kdlib.search.words.some_words`).
 
     Args:
-      titles, descriptions, categories: of each product; empty where there is none.
-      limit: how many, at most.
-      seed: fixes which.
+      titles, descriptions, categories: of each product; empty if the product has none.
+      limit: most queries.
+      seed: fixes the neighbouring words and the order.
     """
     generator = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
@@ -33,7 +37,7 @@ def catalogue_queries(
     fixed: list[str] = []
     for title, description, category in zip(titles, descriptions, categories, strict=True):
         in_title, in_description = typed_words(title), typed_words(description)
-        counts.update(list(dict.fromkeys([*in_title, *in_description])))  # in an order that every run has
+        counts.update(list(dict.fromkeys([*in_title, *in_description])))  # a set would have another order in each run
         texts += [text for text, found in ((title, in_title), (description, in_description)) if len(found) > 1]
         if category:
             fixed += [normalise_query(category), *(f"{in_title[0]} {normalise_query(category)}" for _ in in_title[:1])]
@@ -49,7 +53,10 @@ def catalogue_queries(
 
 
 def misspelt(query: str, generator: np.random.Generator) -> str:
-    """The query with one letter left out, doubled, wrong, or swapped with the next; short queries come back as they are."""
+    """The query with one typing error: a letter is missing, doubled, wrong, or swapped with the next letter.
+
+    A query with fewer than four letters a–z comes back unchanged.
+    """
     places = [place for place, sign in enumerate(query) if sign.isascii() and sign.isalpha()]
     if len(places) < 4:
         return query

@@ -1,14 +1,19 @@
-"""One score of a product for a query out of three: its words, its vector, and whether it is of the kind that is meant.
+"""A product's score for a query from three parts: its words, its vector, and its kind.
 
     score = lexical + vector · cos(query, product) + intent · share(kind of the product | query)²
 
-*lexical* is BM25 over the best product's. The *kind* is a cluster of the products' vectors, and its share is that among the
-`INTENT_PRODUCTS` products nearest to the query: to someone who types "laptop" the words of a laptop sleeve say more than
-those of a notebook do, but what lies around the query are notebooks. Shares are squared, so that only a clear intent
-weighs, and averaged over `CLUSTERINGS` clusterings from different starts, for where one draws its borders is chance.
-(Clusters as context of a document: Liu & Croft 2004; intent as a category: Li, Wang & Acero 2008.)
+- *lexical* is the product's BM25 score, divided by the score of the best product.
+- *kind* is the product's cluster among the products' vectors. Its share is taken among the `INTENT_PRODUCTS` products
+  nearest to the query.
 
-Shapes: Q queries, V products, E width of the vectors, C clusters, R clusterings.
+The kind helps where words mislead. For the query "laptop", the words of a laptop sleeve match better than those of a
+notebook. But most products near the query's vector are notebooks.
+
+Shares are squared, so only a clear intent counts. They are averaged over `CLUSTERINGS` clusterings from different starts,
+because the borders of one clustering depend on chance. (Clusters as context of a document: Liu & Croft 2004; intent as a
+category: Li, Wang & Acero 2008.)
+
+Shapes: Q queries, V products, S sampled products, N nearest products, E text-vector width, C clusters, R clusterings.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +29,7 @@ INTENT_PRODUCTS = 100
 PRODUCTS_PER_CLUSTER = 200
 MOST_CLUSTERS = 2_000
 MOST_CLUSTERED = 100_000
-"""Of more products than these the centres are found on an even sample."""
+"""Most products for finding the cluster centres. A larger catalogue is sampled evenly."""
 ROUNDS = 15
 CLUSTERINGS = 8
 VECTOR_GRID, INTENT_GRID = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0), (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -32,18 +37,18 @@ VECTOR_GRID, INTENT_GRID = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0), (0.0, 0.5, 1.0, 1.5, 
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the vector's and the intent's part; the words' part counts 1."""
+    """Weights of the vector and the intent in a score. The lexical part has weight 1."""
 
     vector: float
     intent: float
 
 
 def cluster(vectors_VE: Tensor, *, seed: int) -> Tensor:
-    """Spherical k-means (Dhillon & Modha 2001) from `CLUSTERINGS` starts: each product's cluster in each, int64 [R, V].
+    """Spherical k-means (Dhillon & Modha 2001): each product's cluster in each clustering, int64 [clusterings, products].
 
     Args:
-      vectors_VE: unit vectors.
-      seed: of the first centres; the same vectors and seed give the same clusters.
+      vectors_VE: unit vectors, float32 [products, E].
+      seed: of the first centres. The same vectors and seed give the same clusters.
     """
     number = max(1, min(len(vectors_VE) // PRODUCTS_PER_CLUSTER, MOST_CLUSTERS))
     generator = torch.Generator().manual_seed(seed)
@@ -61,13 +66,14 @@ def cluster(vectors_VE: Tensor, *, seed: int) -> Tensor:
 
 
 def intent(cosines_QV: Tensor, clusters_RV: Tensor, allowed_V: Tensor | None = None) -> Tensor:
-    """Squared share of each product's cluster among the products nearest to the query, mean of the clusterings: float32 [Q, V]
-    in [0, 1].
+    """Intent of each query for each product, in [0, 1]: float32 [queries, products].
+
+    It is the squared share of the product's cluster among the products nearest to the query, averaged over clusterings.
 
     Args:
       cosines_QV: of queries and products.
       clusters_RV: from `cluster`.
-      allowed_V: bool, one at least true; the others are not looked at.
+      allowed_V: bool, at least one true. The nearest products are chosen among the allowed ones.
     """
     count = cosines_QV.shape[1]
     if allowed_V is not None:
@@ -83,28 +89,31 @@ def intent(cosines_QV: Tensor, clusters_RV: Tensor, allowed_V: Tensor | None = N
 
 
 def fuse(lexical_QV: Tensor, cosines_QV: Tensor, intent_QV: Tensor, weights: Weights) -> Tensor:
-    """The scores, float32 [Q, V]."""
+    """The weighted sum of the three parts, float32 [queries, products]."""
     return lexical_QV + weights.vector * cosines_QV + weights.intent * intent_QV
 
 
 def choose_weights(judge: Callable[[Weights], float], grid: Iterable[Weights] | None = None) -> Weights:
-    """The weights that a judge likes best; of equal ones the smaller.
+    """The weights of the grid with the highest figure; of equal figures, the weights with the smallest sum.
 
     Args:
-      judge: weights → a figure of the validation queries, the higher the better.
-      grid: to choose from.
+      judge: weights → a figure on the validation queries, higher is better.
+      grid: weights to try; None: all pairs of `VECTOR_GRID` and `INTENT_GRID`.
     """
     found = list(grid or (Weights(vector, wish) for vector, wish in product(VECTOR_GRID, INTENT_GRID)))
     return min(found, key=lambda weights: (-round(judge(weights), 6), weights.vector + weights.intent))
 
 
 def top_products(scores_V: np.ndarray, *, k: int, allowed_V: np.ndarray | None = None) -> np.ndarray:
-    """The k products of the highest score, best first, int64 [≤ k]; equal scores by the smaller index. Exact.
+    """The k products with the highest score, best first; equal scores by the smaller index. Exact.
 
     Args:
-      scores_V: float [V], finite.
-      k: how many.
-      allowed_V: bool [V]; the others are left out.
+      scores_V: float [products], finite.
+      k: number of products.
+      allowed_V: bool [products]; only allowed products are returned.
+
+    Returns:
+      Product indices, int64 [≤ k].
     """
     places = np.arange(len(scores_V)) if allowed_V is None else np.flatnonzero(allowed_V)
     if not len(places):
@@ -112,5 +121,5 @@ def top_products(scores_V: np.ndarray, *, k: int, allowed_V: np.ndarray | None =
     scores = scores_V[places]
     k = min(k, len(places))
     smallest = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = places[scores >= smallest]  # more than k only where scores are equal
+    candidates = places[scores >= smallest]  # more than k only if scores are equal
     return candidates[np.lexsort((candidates, -scores_V[candidates]))][:k]

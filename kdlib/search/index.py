@@ -1,11 +1,11 @@
-"""The published search: products, their vectors, kinds and words, and the weights that join them. A folder of files.
+"""The published search index: a folder with the products, their vectors, clusters and words, and the weights of a score.
 
     catalogue/products.parquet   item_id, title, category, available, in the order of the vectors
     vectors.safetensors          vectors float16 [V, E], clusters int64 [R, V]
-    lexical/                     kdlib.search.lexical
+    lexical/                     files of kdlib.search.lexical
     index.json                   weights, versions
 
-Shapes: Q queries, V products, E width of the vectors.
+Shapes: Q queries, V products, E text-vector width, R clusterings.
 """
 
 import json
@@ -30,40 +30,41 @@ from kdlib.search.words import words
 
 PRODUCTS, VECTORS, LEXICAL, INDEX_FILE = "catalogue/products.parquet", "vectors.safetensors", "lexical", "index.json"
 MOSTLY_UNKNOWN = 0.5
-"""From this share of unknown sub-words on, and without a word of the catalogue, a query is not understood."""
+"""Share of unknown sub-words from which a query without a word of the catalogue is not understood."""
 SCORES_AT_A_TIME = 1 << 24
+"""Scores (queries × products) held at a time."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a search found."""
+    """The result of one search."""
 
     query: str
-    """As it was understood: normalised, and mended where it was misspelt."""
+    """The query after normalisation and correction of misspelt words."""
     places: np.ndarray
-    """Product indices, int64, best first; empty where the query is not understood."""
+    """Product indices, int64, best first; empty if the query is not understood."""
     scores: np.ndarray
-    """float32, of those."""
+    """Scores of these products, float32."""
     note: str
-    """What the person should know; empty where all is well."""
+    """A message for the person who searches; empty if nothing is unusual."""
 
 
 def product_texts(products: pa.Table) -> list[str]:
-    """What is indexed and encoded of each product: category, title and description, as far as there are any."""
+    """The text of each product that is indexed and encoded: category, title and description, without missing parts."""
     rows = zip(*(products[name].to_pylist() for name in ("category", "title", "description")), strict=True)
     return [" ".join(part for part in row if part) for row in rows]
 
 
 class SearchIndex:
-    """Answers queries; loads in a second or two and needs no teacher.
+    """Answers queries without the teacher.
 
     Args:
       products: item_id, title, category (may be null), available.
-      vectors_VE: the teacher's unit vectors, in the products' order.
+      vectors_VE: the teacher's unit vectors, in the order of the products.
       clusters_RV: int64, from `kdlib.search.fusion.cluster`.
-      lexical: of the products' texts.
-      weights: of the three parts of a score.
-      student: model and tokeniser, from `kdlib.search.student.load_student`.
+      lexical: index of the products' texts.
+      weights: of the parts of a score.
+      student: model and tokens, from `kdlib.search.student.load_student`.
     """
 
     def __init__(
@@ -82,13 +83,13 @@ class SearchIndex:
     def answer(
         self, queries: Sequence[str], *, k: int, category: str | None = None, weights: Weights | None = None
     ) -> list[Answer]:
-        """The k best available products of each query; whatever is typed, there is an answer.
+        """The k best available products of each query. Every query gets an `Answer`, even an empty text.
 
         Args:
           queries: any texts.
-          k: how many products, at most.
-          category: only products of this one.
-          weights: others than the index's own.
+          k: most products per query.
+          category: answer only with products of this category.
+          weights: use these in place of the index's own weights.
 
         Raises:
           InputError: no product has the category.
@@ -99,7 +100,7 @@ class SearchIndex:
         if category is not None:
             there_V = np.array([one == category for one in self.products["category"].to_pylist()])
             if not there_V.any():
-                raise InputError(f"no product has the category {category!r}")
+                raise InputError(f"no product has the category {category!r}. Use a category of the catalogue, or none")
             allowed_V = allowed_V & there_V
         if not allowed_V.any():
             places, scores, note = np.zeros(0, np.int64), np.zeros(0, np.float32), "none of the products is available"
@@ -127,13 +128,14 @@ class SearchIndex:
         weights: Weights | None = None,
         allowed_V: np.ndarray | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The words' part and the whole score of every product, float32 [Q, V] each.
+        """The lexical part and the full score of every product: two tensors float32 [queries, products].
 
         Args:
           queries: normalised.
-          vectors_QE: another encoder's vectors of them, the teacher's for instance; the student's when not given.
-          weights: others than the index's own.
-          allowed_V: bool [V], one at least true; the others have no part in any allowed one's score, and their own are void.
+          vectors_QE: the queries' vectors from another encoder, for example the teacher; None: the student's vectors.
+          weights: use these in place of the index's own weights.
+          allowed_V: bool [products], at least one true. Other products do not influence the scores of allowed products,
+            and their own scores mean nothing.
         """
         lexical_QV = torch.from_numpy(np.stack([self._lexical.scores(query, allowed_V) for query in queries]))
         if vectors_QE is None:
@@ -144,6 +146,7 @@ class SearchIndex:
         return lexical_QV, fuse(lexical_QV, cosines_QV, intent_QV, weights or self.weights)
 
     def _note(self, query: str, typed: str, *, has_words: bool) -> tuple[str, bool]:
+        """The note of an answer, and whether the query is understood."""
         if not words(query):
             return "nothing to search for: the query has no letters or digits", False
         unknown = self._tokens.unknown_share(query)
@@ -167,16 +170,16 @@ def build_index(
     seed: int,
     facts: dict[str, Any],
 ) -> None:
-    """Write an index.
+    """Write a search index.
 
     Args:
-      folder: an existing, empty one.
+      folder: an existing, empty folder.
       products: rows of `tables.PRODUCTS` in the order of `product_index`.
-      vectors_VE: the teacher's vectors of them.
+      vectors_VE: the teacher's vectors of the products.
       language: of the stemmer.
       weights: of the parts of a score.
       seed: of the clusters.
-      facts: provenance, JSON-ready.
+      facts: metadata for `index.json`, JSON-ready.
     """
     texts = product_texts(products)
     (folder / PRODUCTS).parent.mkdir()
@@ -191,25 +194,25 @@ def build_index(
 
 
 def load_index(folder: Path, student: Path) -> SearchIndex:
-    """What `build_index` wrote, with a student.
+    """The index that `build_index` wrote, with a student.
 
     Raises:
-      ModelError: the files are not a whole index, or the student belongs to another teacher.
+      ModelError: the index is damaged or incomplete, or the student belongs to another teacher.
     """
     try:
         facts = json.loads((folder / INDEX_FILE).read_text())
         tensors = load_file(folder / VECTORS)
         products = pq.read_table(folder / PRODUCTS)
         lexical = load_lexical(folder / LEXICAL)
-    except Exception as error:  # each library raises its own
+    except Exception as error:  # each library raises its own errors
         raise ModelError(
-            f"no whole search index in {folder}: {error}. Run `distilrec train-search` for this date again"
+            f"the search index in {folder} is damaged or incomplete: {error}. Run `distilrec train-search` for this date again"
         ) from None
     model, tokens, student_facts = load_student(student)
     if student_facts.get("teacher") != facts.get("teacher"):
         raise ModelError(
-            f"the search student answers in the space of the teacher {student_facts.get('teacher')}, the index {folder} holds"
-            f" vectors of {facts.get('teacher')}: run `distilrec train-search` for this date again"
+            f"the search student in {student} belongs to the teacher {student_facts.get('teacher')}, but the index in {folder}"
+            f" holds vectors of the teacher {facts.get('teacher')}. Run `distilrec train-search` for this date again"
         )
     return SearchIndex(
         products, tensors["vectors"], tensors["clusters"], lexical, Weights(**facts["weights"]), (model, tokens)

@@ -1,4 +1,4 @@
-"""BM25 over the products' texts (Robertson & Zaragoza 2009), by the library bm25s.
+"""BM25 over the products' texts (Robertson & Zaragoza 2009) with the library bm25s.
 
 Shapes: V products.
 """
@@ -15,25 +15,26 @@ import numpy as np
 from kdlib.search.words import mend, replace_words, stems, words
 
 K1, B = 0.8, 0.5
-"""Product texts are short and repeat a word by chance: less is made of repeats and of length than for web pages (1.2, 0.75)."""
+"""Weights of repeated words and of text length. They are below those for web pages (1.2 and 0.75), because product texts
+are short and repeat words by chance."""
 LEAST_TEXTS = 3
-"""A word of fewer texts may be a misspelling itself: it is left alone, but none is mended to it."""
+"""A word in fewer texts may itself be a misspelling, so no other word is corrected to it."""
 _WORDS = "words.json"
 
 
 class LexicalIndex:
-    """Which words stand in which product's text. Made by `build_lexical`, kept as files."""
+    """BM25 index of the words in the products' texts. Made by `build_lexical`."""
 
     def __init__(self, index: bm25s.BM25, frequencies: dict[str, int], language: str, num_products: int) -> None:
         self._index, self._frequencies, self._language, self._num_products = index, frequencies, language, num_products
         self._targets = {word: count for word, count in frequencies.items() if count >= LEAST_TEXTS}
 
     def mended(self, query: str, is_word: Callable[[str], bool]) -> str:
-        """The query with misspelt words replaced by the catalogue's, all else as it is.
+        """The query with misspelt words replaced by words of the catalogue. All other text stays.
 
         Args:
           query: from `kdlib.data.queries.normalise_query`.
-          is_word: tells words that are right although no product has them, nor another form of them.
+          is_word: whether a word is right although neither the word nor another form of it is in the catalogue.
         """
 
         def right(word: str) -> str:
@@ -45,11 +46,13 @@ class LexicalIndex:
         return word in self._frequencies or stems([word], language=self._language)[0] in self._index.vocab_dict
 
     def scores(self, query: str, allowed_V: np.ndarray | None = None) -> np.ndarray:
-        """BM25 of each product, float32 [V], divided by the best product's; zeros where no word of the query is known.
+        """BM25 of each product, divided by that of the best allowed product: float32 [products].
+
+        All scores are zero if no word of the query is in the catalogue.
 
         Args:
           query: from `kdlib.data.queries.normalise_query`.
-          allowed_V: bool [V]; the others get zero, and none of them is the best.
+          allowed_V: bool [products]; other products get zero. None: all products are allowed.
         """
         known = [stem for stem in stems(words(query), language=self._language) if stem in self._index.vocab_dict]
         if not known:
@@ -60,23 +63,23 @@ class LexicalIndex:
         return scores_V / max(float(scores_V.max()), 1e-9)
 
     def save(self, folder: Path) -> None:
-        """Write it into an empty folder."""
+        """Write the index into an empty folder."""
         self._index.save(str(folder), show_progress=False)
         facts = {"language": self._language, "products": self._num_products, "frequencies": self._frequencies}
         (folder / _WORDS).write_text(json.dumps(facts, ensure_ascii=False))
 
 
 def build_lexical(texts: Sequence[str], *, language: str) -> LexicalIndex:
-    """Index the products' texts, in the order of the products.
+    """Index the products' texts.
 
     Args:
-      texts: may be empty ones.
+      texts: one per product, in the order of the products; a text may be empty.
       language: of the stemmer.
     """
     counts: Counter[str] = Counter()
-    stem_numbers = {"\0": 0}  # a text without words still needs a place, and a word that no query holds
+    stem_numbers = {"\0": 0}  # stands in for a text without words; no query holds this stem
     of_word: dict[str, int] = {}
-    documents: list[array[int]] = []  # of the texts' words the numbers of their stems
+    documents: list[array[int]] = []  # stem numbers of each text's words
     for text in texts:
         found = words(text)
         counts.update(set(found))
@@ -91,7 +94,7 @@ def build_lexical(texts: Sequence[str], *, language: str) -> LexicalIndex:
 
 
 def load_lexical(folder: Path) -> LexicalIndex:
-    """What `LexicalIndex.save` wrote."""
+    """The index that `LexicalIndex.save` wrote."""
     facts = json.loads((folder / _WORDS).read_text())
     index = bm25s.BM25.load(str(folder), mmap=True, show_progress=False)
     return LexicalIndex(index, facts["frequencies"], facts["language"], facts["products"])

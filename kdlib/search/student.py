@@ -1,9 +1,9 @@
-"""The student of product search: a small encoder of queries that answers in the teacher's vector space.
+"""The student of product search: a small query encoder that gives vectors in the teacher's vector space.
 
-The products' vectors are the teacher's, computed once each night; the student learns to put a query where the teacher
-puts it, so no large model is needed when someone searches.
+The teacher computes the products' vectors in the nightly run. The student learns to give a query the same vector as the
+teacher does, so a search needs no large model.
 
-Shapes: Q queries, L tokens, D width, E width of the teacher's vectors.
+Shapes: Q queries, L tokens of the longest query, T tokens of all queries without padding, D width, E text-vector width.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ MAX_TOKENS = 32
 
 
 class QueryEncoder(nn.Module):
-    """Sub-word embeddings, one Transformer block or LSTM, the mean over the tokens, a projection to the teacher's width.
+    """Sub-word embeddings, one Transformer block or LSTM, the mean over the tokens, and a map to the teacher's width.
 
     Args:
       vocabulary: number of sub-words.
-      width: of the embeddings and the layer.
+      width: D, of the embeddings and the layer.
       out: E.
-      kind: `transformer` or `lstm` (both directions).
+      kind: `transformer`, or `lstm` (bidirectional).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class QueryEncoder(nn.Module):
         else:
             self.layer = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
         self.projection = nn.Linear(width, out, bias=False)
-        # a linear map alone would leave the answers in a space as narrow as the embeddings
+        # a linear map alone could reach only `width` directions of the teacher's space
         last = nn.Linear(3 * width, out)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -59,7 +59,9 @@ class QueryEncoder(nn.Module):
 
     @torch.no_grad()
     def start_from(self, teacher_embeddings: Tensor) -> None:
-        """Begin as the mean of the teacher's own sub-word embeddings, in their `width` widest directions.
+        """Start from the teacher's sub-word embeddings, reduced to the `width` directions with the most variance.
+
+        The new student then gives about the mean of the teacher's embeddings of the query's sub-words.
 
         Args:
           teacher_embeddings: float [vocabulary, E].
@@ -71,10 +73,15 @@ class QueryEncoder(nn.Module):
         self.projection.weight.copy_(directions * scale)
 
     def forward(self, tokens_QL: Tensor, lengths_Q: Tensor) -> Tensor:
-        """Sub-words int64 [Q, L], padded with any, and how many each query has (at least 1) → unit vectors float32 [Q, E]."""
+        """Unit vectors of queries, float32 [queries, E].
+
+        Args:
+          tokens_QL: sub-words int64 [queries, tokens], padded with any value.
+          lengths_Q: number of sub-words of each query, at least 1, int64 [queries].
+        """
         count, longest = tokens_QL.shape
         there_QL = torch.arange(longest, device=tokens_QL.device) < lengths_Q[:, None]
-        where_T = there_QL.flatten().nonzero()[:, 0]  # of the tokens that are no padding
+        where_T = there_QL.flatten().nonzero()[:, 0]  # places of the tokens that are not padding
         x_TD = self.tokens(tokens_QL.flatten()[where_T])
         if isinstance(self.layer, nn.LSTM):
             x_QLD = _padded(x_TD, where_T, count, longest)
@@ -89,13 +96,15 @@ class QueryEncoder(nn.Module):
 
 
 def _padded(x_TD: Tensor, where_T: Tensor, count: int, longest: int) -> Tensor:
-    """Real tokens at their places in [Q, L, D], zeros elsewhere."""
+    """The tokens x_TD at their places, zeros at the padding: [queries, tokens, D]."""
     return x_TD.new_zeros(count * longest, x_TD.shape[1]).index_copy_(0, where_T, x_TD).view(count, longest, -1)
 
 
 def _ragged_block(layer: Any, x_TD: Tensor, where_T: Tensor, there_QL: Tensor) -> Tensor:
-    """What a pre-norm `nn.TransformerEncoderLayer` without dropout gives at the real tokens, all but the attention computed
-    for these alone: half of a batch of queries is padding."""
+    """The output of a pre-norm `nn.TransformerEncoderLayer` without dropout, at tokens that are not padding: [T, D].
+
+    Only the attention is computed with padding. This saves time, because half of a batch of queries is padding.
+    """
     count, longest = there_QL.shape
     attention, width = layer.self_attn, x_TD.shape[1]
     mixed_T = F.linear(layer.norm1(x_TD), attention.in_proj_weight, attention.in_proj_bias)
@@ -111,7 +120,7 @@ class QueryTokens:
 
     Args:
       tokenizer: the text of a Hugging Face `tokenizer.json`, from `kdlib.search.tokenizer.smaller_tokenizer`.
-      words: that the teacher knows.
+      words: words that the teacher knows.
     """
 
     def __init__(self, tokenizer: str, words: Iterable[str] = ()) -> None:
@@ -120,7 +129,10 @@ class QueryTokens:
         self._tokenizer.no_padding()
 
     def __call__(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """int64 [Q, L] and lengths int64 [Q], of at least one query; each has one token at least, unknown or not."""
+        """Sub-words int64 [queries, tokens] and lengths int64 [queries]. Needs at least one query.
+
+        A query without any sub-word gets the sub-word 0.
+        """
         found = [
             one.ids or [0] for one in self._tokenizer.encode_batch_fast([normalise_query(query) for query in queries])
         ]
@@ -130,11 +142,11 @@ class QueryTokens:
         return torch.tensor(padded), torch.tensor(lengths)
 
     def is_word(self, word: str) -> bool:
-        """Whether the teacher knows the word: then it is no misspelling."""
+        """Whether the teacher knows the word. A known word is not a misspelling."""
         return word in self._words
 
     def unknown_share(self, query: str) -> float:
-        """Which share of a query's sub-words the vocabulary lacks, special ones aside."""
+        """Share of a query's sub-words that the vocabulary lacks, without special sub-words."""
         unknown = {self._tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>")} - {None}
         ids = self._tokenizer.encode(normalise_query(query), add_special_tokens=False).ids
         return sum(one in unknown for one in ids) / max(len(ids), 1)
@@ -144,7 +156,7 @@ class QueryTokens:
 def encode_queries(
     model: QueryEncoder, tokens: QueryTokens, queries: Sequence[str], *, batch_size: int = 256
 ) -> Tensor:
-    """Unit vectors float32 [Q, E] of at least one query."""
+    """Unit vectors of at least one query, float32 [queries, E]."""
     parts = [model(*tokens(queries[start : start + batch_size])) for start in range(0, len(queries), batch_size)]
     return torch.cat(parts)
 
@@ -157,15 +169,15 @@ def save_student(
     words: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
-    """Weights, tokeniser, words and facts; `facts` gets the version, the number of parameters and the bytes.
+    """Write a student: weights, tokenizer, words and metadata.
 
     Args:
       folder: an existing folder.
       options: of `QueryEncoder`.
-      weights: its float32 state.
+      weights: float32 state of the encoder.
       tokenizer: text of a `tokenizer.json`.
-      words: that the teacher knows.
-      facts: provenance, JSON-ready.
+      words: words that the teacher knows.
+      facts: metadata for `model.json`, JSON-ready. The version, number of parameters and bytes are added.
     """
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
     raw = (folder / WEIGHTS).read_bytes()
@@ -181,21 +193,21 @@ def save_student(
 
 
 def load_student(folder: Path) -> tuple[QueryEncoder, QueryTokens, dict[str, Any]]:
-    """Model in evaluation mode, tokeniser and facts.
+    """Model in evaluation mode, tokens and metadata.
 
     Raises:
-      ModelError: the files are not a whole student.
+      ModelError: the student is damaged or incomplete.
     """
     try:
         facts = json.loads((folder / STUDENT_FILE).read_text())
         raw_version = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:12]
         if raw_version != facts["version"]:
-            raise ValueError(f"the weights are of version {raw_version}, not {facts['version']}")
+            raise ValueError(f"the weights have version {raw_version}, expected {facts['version']}")
         model = QueryEncoder(**facts["options"])
         model.load_state_dict(load_file(folder / WEIGHTS))
         tokens = QueryTokens((folder / TOKENIZER).read_text(), (folder / WORDS).read_text().splitlines())
-    except Exception as error:  # the tokeniser's library raises bare ones
+    except Exception as error:  # the tokenizer's library raises plain `Exception`
         raise ModelError(
-            f"no whole search student in {folder}: {error}. Run `distilrec train-search` for this date again"
+            f"the search student in {folder} is damaged or incomplete: {error}. Run `distilrec train-search` for this date again"
         ) from None
     return model.eval(), tokens, facts

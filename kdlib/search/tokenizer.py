@@ -1,8 +1,8 @@
-"""The student's sub-words: the teacher's that the shop uses, cut out of its tokeniser.
+"""The student's tokenizer: the teacher's tokenizer with only the pieces that the shop uses.
 
-Most of a small encoder's weights are its sub-word table, and of a pretrained vocabulary a catalogue uses a fifth. What is
-saved there goes into the width. A word whose piece is left out is read in smaller ones, as the tokeniser does with any word
-that it lacks.
+Most weights of a small encoder are its table of sub-words, and a catalogue uses about a fifth of a pretrained vocabulary.
+A smaller table leaves more weights for the width. The tokenizer splits a word without its own piece into smaller pieces, as
+it does with every unknown word.
 """
 
 import json
@@ -16,15 +16,15 @@ from tokenizers import Tokenizer, decoders, models
 from kdlib.data.queries import normalise_query
 
 WORD_START = "▁"
-"""SentencePiece vocabularies put it before a piece that begins a word."""
+"""Mark of a piece that begins a word, in SentencePiece vocabularies."""
 BYTE_WORD_START = "Ġ"
-"""Byte-level BPE vocabularies write a blank so: it begins a word there."""
+"""Mark of a piece that begins a word, in byte-level BPE vocabularies: their sign for a blank."""
 PART = "##"
-"""WordPiece vocabularies put it before a piece that goes on."""
+"""Mark of a piece that continues a word, in WordPiece vocabularies."""
 
 
 def known_words(file: Path) -> list[str]:
-    """What a vocabulary has in one piece of letters alone, in the order of its pieces: the words that the teacher knows.
+    """The words that the teacher knows: whole words of at least two letters in one piece, in the order of the pieces.
 
     Args:
       file: a Hugging Face `tokenizer.json`.
@@ -35,28 +35,30 @@ def known_words(file: Path) -> list[str]:
     if any(piece.startswith(WORD_START) for piece in pieces):
         known = (piece.removeprefix(WORD_START) for piece in known if piece.startswith(WORD_START))
     elif isinstance(whole.model, models.BPE) and any(piece.startswith(BYTE_WORD_START) for piece in pieces):
-        # its other letters stand for bytes, too
+        # other letters of a piece stand for bytes too
         text = decoders.ByteLevel()
         known = (text.decode([piece]).removeprefix(" ") for piece in known if piece.startswith(BYTE_WORD_START))
     return list(dict.fromkeys(normalise_query(piece) for piece in known if len(piece) > 1 and piece.isalpha()))
 
 
 def smaller_tokenizer(file: Path, texts: Sequence[str], *, size: int) -> tuple[str, list[int]]:
-    """A tokeniser with fewer pieces: special ones, letters and digits, those of the texts by frequency, then in the teacher's
-    order. It puts no special piece around a text.
+    """A tokenizer with fewer pieces, which adds no special pieces around a text.
+
+    It keeps pieces in this order, up to `size`: special pieces, single ASCII letters and digits, pieces of the texts by
+    frequency, other pieces in the teacher's order.
 
     Args:
-      file: a Hugging Face `tokenizer.json`. Of a model other than WordPiece and Unigram all pieces stay, for byte-pair
+      file: a Hugging Face `tokenizer.json`. Models other than WordPiece and Unigram keep all pieces, because byte-pair
         merges build on each other.
-      texts: what the student will read of.
-      size: number of pieces, at least that of the special ones.
+      texts: examples of the texts that the student will read.
+      size: number of pieces to keep, at least the number of special pieces.
 
     Returns:
-      the JSON of the new tokeniser; for each of its pieces, in the order of the new ids, the teacher's id.
+      The JSON of the new tokenizer, and the teacher's id of each of its pieces, in the order of the new ids.
     """
     whole, facts = Tokenizer.from_file(str(file)), json.loads(file.read_text())
     model, pieces = facts["model"], whole.get_vocab(with_added_tokens=True)
-    # what it puts around each text tells the student nothing, and is half of a short query
+    # special pieces around a text tell the student nothing, and would be half of a short query
     facts["post_processor"] = None
     if model["type"] not in ("WordPiece", "Unigram") or len(pieces) <= size:
         return json.dumps(facts, ensure_ascii=False), list(range(max(pieces.values()) + 1))
@@ -86,7 +88,7 @@ def _bare(piece: str) -> str:
 
 
 def _renumber(facts: dict[str, Any], new: dict[int, int]) -> None:
-    """Leave only the pieces with a new id, in every place where a tokeniser's file names one."""
+    """Keep only the pieces with a new id, wherever the tokenizer's JSON names pieces. Changes `facts` in place."""
     model = facts["model"]
     if model["type"] == "WordPiece":
         kept = {piece: new[old] for piece, old in model["vocab"].items() if old in new}

@@ -1,4 +1,4 @@
-"""Words of a text, as the lexical index counts them and as people type them, and the mending of misspelt ones."""
+"""Words of a text, as the lexical index counts them and as people type them, and the correction of misspelt words."""
 
 import hashlib
 import re
@@ -15,29 +15,29 @@ from kdlib.data.queries import folded, normalise_query
 from kdlib.errors import ConfigError
 
 _UNSPACED = "\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Chinese characters and Hiragana: nothing shows where a word ends."""
+"""Chinese characters and Hiragana, scripts without a mark between words."""
 _KATAKANA, _HANGUL = "\u30a0-\u30ff", "\uac00-\ud7af"
-"""Runs of these are words that people type whole, though other words may hold them."""
+"""Scripts in which people type a run of characters whole, as one word."""
 _CJK = _UNSPACED + _KATAKANA + _HANGUL
 _IS_MARK = "".join("01"[unicodedata.category(sign) in ("Mn", "Mc")] for sign in map(chr, range(0x20000)))
 _MARKS = "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in re.finditer("1+", _IS_MARK))
-"""Accents, and the vowel signs of Hindi, Thai and others: a word goes on with them, though Python's `\\w` has none of them."""
+"""Accents, and the vowel signs of Hindi, Thai and other scripts. They are parts of a word, but Python's `\\w` lacks them."""
 _WORD = rf"[^\W_{_CJK}]+(?:[{_MARKS}]+[^\W_{_CJK}]*)*"
 _RUNS = re.compile(rf"[{_CJK}]+|{_WORD}")
 _TYPED = re.compile(rf"[{_UNSPACED}]+|[{_KATAKANA}]+|[{_HANGUL}]+|{_WORD}")
 _PIECES = re.compile(rf"[{_UNSPACED}]|[{_KATAKANA}]+|[{_HANGUL}]+|{_WORD}")
 _IS_CJK, _IS_UNSPACED = re.compile(rf"[{_CJK}]"), re.compile(rf"[{_UNSPACED}]")
 MOST_CHARACTERS = 20_000
-"""Of a text that are read: a page of description is enough to find a product by."""
+"""Most characters of a text that are read. A page of description is enough to find a product."""
 LEAST_LETTERS = 4
-"""Shorter words are never taken for misspelt ones."""
+"""Shorter words are never corrected."""
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, accents and vowel signs included, case-folded; of a run of Chinese, Japanese or Korean each
-    character and each pair of neighbours.
+    """The words of a text for the lexical index: case-folded runs of letters and digits with accents and vowel signs.
 
-    Such a run has no spaces to split it by; its pairs are the usual stand-in for words (Manning et al. 2008, section 2.2.1).
+    A run of Chinese, Japanese or Korean gives each character and each pair of neighbours. These scripts may have no spaces,
+    and pairs are the usual replacement for words (Manning et al. 2008, section 2.2.1).
     """
     found: list[str] = []
     for run in _RUNS.findall(_folded(text)):
@@ -49,8 +49,11 @@ def words(text: str) -> list[str]:
 
 
 def typed_words(text: str) -> list[str]:
-    """The words of a text that people may type alone: as `words`, but runs of Katakana or Korean whole, and of Chinese
-    characters or Hiragana the pairs of neighbours, or the one that has no neighbour."""
+    """The words of a text that people may type alone.
+
+    As `words`, but a run of Katakana or Korean is one word. A run of Chinese characters or Hiragana gives its pairs of
+    neighbours, or its only character.
+    """
     found: list[str] = []
     for run in _TYPED.findall(_folded(text)):
         found += _pairs(run) if len(run) > 1 and _IS_UNSPACED.match(run) else [run]
@@ -58,15 +61,16 @@ def typed_words(text: str) -> list[str]:
 
 
 def some_words(text: str, generator: np.random.Generator, *, least: int, most: int) -> str:
-    """Neighbouring words of a text, as someone may type them; empty where the text has none.
+    """Random neighbouring words of a text, as someone may type them, with one blank between them. Empty without words.
 
-    They are joined by one blank. Of a text with Chinese, Japanese or Korean in it they are one piece, signs between them
-    included; where most of its words are Chinese characters or Hiragana, which say half as much each, two to twice `most`.
+    In a text with Chinese, Japanese or Korean, the words are cut out of the text as one piece, with the signs between them.
+    If most of these words are single Chinese characters or Hiragana, the piece has 2 to 2 · `most` of them. One character
+    says about half as much as a word.
 
     Args:
       text: any.
-      generator: draws how many words, then the first one.
-      least, most: how many; fewer where the text has fewer.
+      generator: draws the number of words, then the first word.
+      least, most: number of words; fewer if the text has fewer.
     """
     text = _folded(text)
     if not _IS_CJK.search(text):
@@ -80,7 +84,7 @@ def some_words(text: str, generator: np.random.Generator, *, least: int, most: i
 
 
 def _part(count: int, generator: np.random.Generator, least: int, most: int) -> slice:
-    """`least` to `most` neighbours of `count`, as far as there are so many."""
+    """A random slice of `least` to `most` neighbours out of `count`; fewer if `count` is smaller."""
     if not count:
         return slice(0)
     length = int(generator.integers(min(least, count), min(most, count) + 1))
@@ -89,11 +93,11 @@ def _part(count: int, generator: np.random.Generator, least: int, most: int) -> 
 
 
 def replace_words(text: str, change: Callable[[str], str]) -> str:
-    """The text with each run of letters and digits changed, and all that stands between them as it was.
+    """The text with each run of letters and digits replaced. The text between the runs stays.
 
     Args:
       text: from `kdlib.data.queries.normalise_query`.
-      change: the run → what stands in its place.
+      change: run → its replacement.
     """
     return _RUNS.sub(lambda run: change(run.group()), text)
 
@@ -110,7 +114,7 @@ def stems(found: Iterable[str], *, language: str) -> list[str]:
     """The words without their endings, by the Snowball stemmer of a language (`english`, …).
 
     Raises:
-      ConfigError: there is no stemmer of that language.
+      ConfigError: the language has no stemmer.
     """
     return _stemmer(language).stemWords(list(found))
 
@@ -121,20 +125,21 @@ def _stemmer(language: str) -> Any:
         return Stemmer.Stemmer(language)
     except KeyError:
         raise ConfigError(
-            f"search.language: no stemmer of {language!r}; there are {', '.join(sorted(Stemmer.algorithms()))}"
+            f"search.language: no stemmer for {language!r}. Use one of {', '.join(sorted(Stemmer.algorithms()))}"
         ) from None
 
 
 def mend(word: str, frequencies: Mapping[str, int]) -> str:
-    """A known word for an unknown one that is one letter (two from eight letters on) away from it, else the word itself.
+    """The known word nearest to a misspelt word, or the word itself if no known word is near.
 
-    Letters may be missing, added, wrong, or swapped with their neighbour (optimal string alignment), but the first one, which
-    is rarely mistyped. Of several words the nearest wins, then the most frequent. Words with a digit, short ones and those
-    of other scripts stay as they are.
+    A known word is near if it differs by one error; a word of eight or more letters may have two. An error is a missing,
+    added, wrong or swapped letter (optimal string alignment). The first letter must be right, because it is rarely mistyped.
+    Of equally near words the most frequent wins. Known words, words of fewer than `LEAST_LETTERS` letters and words with
+    signs other than a–z stay.
 
     Args:
       word: from `words`.
-      frequencies: known word → how many texts hold it.
+      frequencies: known word → number of texts that hold it.
     """
     if word in frequencies or len(word) < LEAST_LETTERS or not (word.isascii() and word.isalpha()):
         return word
@@ -150,10 +155,10 @@ def mend(word: str, frequencies: Mapping[str, int]) -> str:
 
 
 def in_first_half(query: str) -> bool:
-    """Which half of all queries this one is in, the same for ever: one half chooses, the other one judges."""
+    """Whether the query is in the half that chooses weights; the other half judges. A query never changes its half."""
     return hashlib.sha256(query.encode()).digest()[-1] % 2 == 0
 
 
 def teaches(query: str) -> bool:
-    """Half of the choosing half: the clicks after it may adapt an encoder, and then choose nothing."""
+    """Whether the clicks of the query may adapt an encoder: half of the choosing half. These clicks then choose nothing."""
     return in_first_half(query) and hashlib.sha256(query.encode()).digest()[-2] % 2 == 0

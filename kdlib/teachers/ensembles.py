@@ -1,6 +1,8 @@
-"""How well teachers know what users did next; the ensemble's weights make the validation items most likely, or rank them best.
+"""Judge teachers by the users' true next items, and choose the weights of their ensemble.
 
-Shapes: N teachers, R rows, B rows of a batch, V items, C candidates.
+The weights either make the validation items most likely (`mixture_weights`) or rank them best (`ranking_weights`).
+
+Shapes: N teachers, R rows, B rows of a batch, M rows of a batch with the same fold, V items, C candidates.
 """
 
 from collections.abc import Sequence
@@ -21,18 +23,25 @@ from kdlib.models.rules import SequentialRules
 from kdlib.teachers.rules import RulesAtPositions
 
 CANDIDATES = 50
-"""So many of each teacher's best items are looked at when a mixture's ranking is judged by its first ten."""
+"""Number of each teacher's best items among which a mixture chooses its first ten."""
 
 
 LEAST_WEIGHT = 1e-9
-"""Of a teacher that the others leave nothing to say: it shrinks by a factor a step, down to 0, of which there is no logarithm."""
+"""Smallest weight of a teacher. The weight of a useless teacher shrinks towards 0, and 0 has no logarithm."""
 
 
 @torch.inference_mode()
 def target_log_probs(
     models: Sequence[Predictor], rows: EvaluationRows, *, device: torch.device, batch_size: int | None = None
 ) -> np.ndarray:
-    """Log-probability that each model gives each row's true next item: float64 [models, rows]."""
+    """Each model's log-probability of each row's true next item: float64 [models, rows].
+
+    Args:
+      models: on the device.
+      rows: histories and targets.
+      device: of the models.
+      batch_size: rows at a time; None: a number whose scores fit the cache.
+    """
     found = np.empty((len(models), len(rows)))
     batch_size = batch_size or rows_at_a_time(models[0].num_items, device)
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
@@ -49,21 +58,25 @@ def target_log_probs(
 
 
 def mixture_weights(log_probs_NR: np.ndarray, *, iterations: int = 500, tolerance: float = 1e-6) -> np.ndarray:
-    """Weights of the mixture of probabilities with the highest likelihood: float64 [teachers], positive, of sum 1.
+    """Weights of the mixture of probabilities with the highest likelihood: float64 [teachers], positive, with sum 1.
 
-    The problem is concave in the weights; expectation–maximisation climbs it without a step size (Dempster, Laird &
-    Rubin 1977, section 4.3: mixtures with known components).
+    The likelihood is concave in the weights. Expectation–maximisation finds its maximum without a step size (Dempster,
+    Laird & Rubin 1977, section 4.3: mixtures with known components).
 
     Args:
-      log_probs_NR: see `target_log_probs`; finite.
-      iterations: at most.
-      tolerance: stop when no weight changes by more.
+      log_probs_NR: from `target_log_probs`, float [teachers, rows], finite.
+      iterations: most iterations.
+      tolerance: stop when no weight changes by this much.
 
     Raises:
       ValueError: no rows, or a log-probability is not finite.
     """
     if log_probs_NR.shape[1] == 0 or not np.isfinite(log_probs_NR).all():
-        raise ValueError(f"needs finite log-probabilities of at least one row, found shape {log_probs_NR.shape}")
+        broken = int((~np.isfinite(log_probs_NR)).sum())
+        raise ValueError(
+            f"expected finite log-probabilities of at least one row, found shape {log_probs_NR.shape} with {broken} values"
+            " that are not finite"
+        )
     likely_NR = np.exp(log_probs_NR - log_probs_NR.max(axis=0))
     weights_N = np.full(len(likely_NR), 1.0 / len(likely_NR))
     for _ in range(iterations):
@@ -83,17 +96,18 @@ def candidates(
     device: torch.device,
     top: int = CANDIDATES,
 ) -> tuple[Tensor, Tensor]:
-    """What each teacher thinks of each row's true next item, and of the unseen items that any of them finds best.
+    """Each teacher's probability of each row's true next item, and of the best unseen items of all teachers.
 
     Args:
-      teachers: the models of each: one, or one a fold; a user's is the one that did not see it.
+      teachers: the models of each teacher: one model, or one per fold. A user's fold selects the model that was trained
+        without this user.
       rows: histories and targets.
-      device: the models'.
-      top: how many of each teacher's best items are candidates.
+      device: of the models.
+      top: number of each teacher's best items that become candidates.
 
     Returns:
-      Probabilities of the target, float32 [teachers, rows], and of the candidates, [teachers, rows, C]; a candidate that
-      is the target, or stands there before, has 0.
+      Probabilities of the target, float32 [teachers, rows], and of the candidates, float32 [teachers, rows, C]. A
+      candidate has probability 0 if it is the target or a repeated candidate.
     """
     scorers = [[scorer(model, device=device) for model in models] for models in teachers]
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
@@ -127,22 +141,25 @@ def candidates(
 
 
 def ranking_weights(true_NR: Tensor, others_NRC: Tensor, *, start_N: Sequence[float]) -> np.ndarray:
-    """Weights of the mixture of probabilities that ranks the targets best by NDCG@10: float64 [teachers], of sum 1.
+    """Weights of the mixture of probabilities that ranks the targets best by NDCG@10: float64 [teachers], with sum 1.
 
-    Likelihood asks each teacher to be well calibrated everywhere, while a ranking needs only the right items on top: a
-    teacher of few sharp opinions counts for more here. NDCG has no gradient in the weights, so one weight at a time is
-    scaled up and down, from several starts, as long as that helps (coordinate ascent: Metzler & Croft 2007).
+    Likelihood rewards a teacher that is calibrated everywhere, but a ranking only needs the right items on top. So a
+    teacher with few but sharp predictions counts for more here.
+
+    NDCG has no gradient in the weights. The function therefore scales one weight at a time up and down, as long as NDCG
+    grows, from several starts (coordinate ascent: Metzler & Croft 2007).
 
     Args:
-      true_NR: see `candidates`.
-      others_NRC: see `candidates`.
-      start_N: where to start from, besides equal weights and each teacher with half of the sum.
+      true_NR: from `candidates`.
+      others_NRC: from `candidates`.
+      start_N: a start. Other starts are equal weights, and half of the sum for each teacher in turn.
     """
     number = len(true_NR)
 
     def ndcg_of(weights_N: np.ndarray) -> float:
         shares = torch.tensor(weights_N / weights_N.sum(), dtype=torch.float32)
-        ahead_R = (torch.tensordot(shares, others_NRC, 1) >= (shares @ true_NR)[:, None]).sum(1)  # a tie is no merit
+        # ≥, so that a tie counts against the target
+        ahead_R = (torch.tensordot(shares, others_NRC, 1) >= (shares @ true_NR)[:, None]).sum(1)
         return float(torch.where(ahead_R < 10, 1.0 / torch.log2(ahead_R + 2.0), 0.0).mean(dtype=torch.float64))
 
     halves = np.full((number, number), 1.0 / max(number - 1, 1)) * (1 - np.eye(number)) + np.eye(number)
@@ -164,10 +181,10 @@ def ranking_weights(true_NR: Tensor, others_NRC: Tensor, *, start_N: Sequence[fl
 
 
 def last_training_rows(histories: pa.Table) -> EvaluationRows:
-    """Each user's last training position, to be predicted from the items before it, as if it were a held-out one.
+    """Each user's last training position as a target, in the form of a held-out position.
 
     Args:
-      histories: rows of `tables.HISTORIES`; users with fewer than two training items give no row.
+      histories: rows of `tables.HISTORIES`. Users with fewer than two training items give no row.
     """
     num_train = histories["num_train"].to_numpy()
     last = pa.array(num_train - 1, pa.int32(), mask=num_train < 2)
@@ -177,7 +194,12 @@ def last_training_rows(histories: pa.Table) -> EvaluationRows:
 def choose_weights(
     teachers: Sequence[Sequence[str]], histories: pa.Table, *, start: Sequence[float], threads: int
 ) -> np.ndarray:
-    """`ranking_weights` on the histories' validation positions; arguments as in `judge_teachers`."""
+    """`ranking_weights` on the histories' validation positions.
+
+    Args:
+      teachers, histories, threads: as in `judge_teachers`.
+      start: `start_N` of `ranking_weights`.
+    """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [[load_predictor(Path(folder))[0].to(device) for folder in folders] for folders in teachers]
@@ -189,16 +211,16 @@ def choose_weights(
 def left_out_log_probs(
     rules: SequentialRules, histories: pa.Table, user_ids: np.ndarray, *, max_length: int
 ) -> np.ndarray:
-    """Log-probability of each user's last training item by the rules of all windows but its own: float64 [users].
+    """Log-probability of each user's last training item by the rules of all other windows: float64 [users].
 
     Args:
-      rules: counted over the histories' training windows, among others.
+      rules: counted over windows that include the histories' training windows.
       histories: rows of `tables.HISTORIES`.
-      user_ids: of the histories with a training window.
+      user_ids: users that have a training window.
       max_length: of a window.
     """
     windows = training_windows(histories, max_length=max_length)
-    last = {user: number for number, user in enumerate(windows["user_id"].to_pylist())}  # a user's last window wins
+    last = {user: number for number, user in enumerate(windows["user_id"].to_pylist())}  # keeps a user's last window
     chosen = np.array([last[user] for user in user_ids], np.int64)
     store, found = store_from_tables([windows]), np.empty(len(chosen))
     batch_size = rows_at_a_time(rules.num_items, rules.popularity_V.device)
@@ -214,20 +236,23 @@ def left_out_log_probs(
 def judge_teachers(
     teachers: Sequence[Sequence[str]], histories: pa.Table, *, max_length: int, threads: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How likely each teacher thinks what users did at their last training position, and at their validation position.
+    """Each teacher's log-probability of the item at each user's last training position and validation position.
 
-    A teacher that learnt users' histories by heart is far surer of the first: its targets there repeat the data instead
-    of adding to it. At neither is it told whether the item opens a session. One that is cross-fitted is judged, as it
-    teaches, by the model that did not see the user, and rules without the counts of the user's own window.
+    A teacher that memorises the histories is far surer of the training items. Its targets then repeat the data and add
+    little. Neither kind of position tells the teacher whether the item opens a session. A cross-fitted teacher is judged
+    by the model that was trained without the user, as in teaching. Rules are judged without the counts of the user's own
+    window.
+
+    Runs on a GPU if the machine has one.
 
     Args:
-      teachers: one list of model folders a teacher: one, or one a fold.
+      teachers: the model folders of each teacher: one folder, or one per fold.
       histories: rows of `tables.HISTORIES` with a validation position.
       max_length: of a training window.
       threads: of PyTorch.
 
     Returns:
-      Log-probabilities in nats, float64 [teachers, rows], on training and on validation rows, on a GPU if there is one.
+      Log-probabilities in nats of the training rows and of the validation rows, both float64 [teachers, rows].
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

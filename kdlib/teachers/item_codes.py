@@ -1,12 +1,13 @@
-"""Codes for every item of the vocabulary, and the tables that hold them and the codewords.
+"""Codes for every item of the vocabulary, and the tables of codes and codewords.
 
-An item that the teachers were trained on gets the codes of their vector for it. One without training interactions gets
-those of the mean vector of the items with the nearest titles (`kdlib.models.new_items`): a student with codes scores it like
-the items it resembles. An item without a title gets the codes of the mean of all: no favour, and no harm beyond what an
-average item meets.
+The codes of an item come from one of three vectors:
+- An item with training interactions: the teachers' vector of the item.
+- A new item with a title: the mean vector of the items with the nearest titles (`kdlib.models.new_items`). A student with
+  codes scores the new item like these items.
+- A new item without a title: the mean vector of all known items, so the student treats it as an average item.
 
-Shapes: V items, D width of an item vector, E width of a title vector, M codes an item, S codewords a table, d width of
-a codeword.
+Shapes: V items, N new items with a title. W scoring width of a teacher, D width of an item vector, E text-vector width.
+M codes per item, S codewords per code table, d width of a codeword.
 """
 
 from collections.abc import Sequence
@@ -43,30 +44,30 @@ def learn_item_codes(
     """Learn codewords from the teachers' item vectors and give every item its codes.
 
     Args:
-      heads: one (matrix float [V, W], bias float [V] or None) a teacher.
-      weights: one a teacher.
-      known_V: bool; the items that the teachers saw in training.
-      titles_VE: title vectors, zeros where an item has no title; None without titles.
+      heads: one (matrix float [V, W], bias float [V] or None) per teacher.
+      weights: one per teacher.
+      known_V: bool, true for items with training interactions.
+      titles_VE: title vectors, zeros where an item has no title; None: no item has a title.
       kind: see `kdlib.models.codes`.
       count: M.
       size: S, at most the number of known items.
-      width: D of the student.
+      width: D, the width of the student.
       seed: of all random choices.
 
     Returns:
-      `tables.ITEM_CODES`, `tables.ITEM_CODEBOOKS`, and facts: `explained_variance` of the known items' vectors by their
-      codes, and the number of items by source.
+      `tables.ITEM_CODES`, `tables.ITEM_CODEBOOKS` and metadata: the `explained_variance` of the known items' vectors by
+      their codes, and the number of `items` by source.
 
     Raises:
       ModelError: a teacher's item vector is not finite.
-      ValueError: `size` or `count` does not fit.
+      ValueError: no item is known, or `size` or `count` does not fit.
     """
     vectors_VD = item_space(heads, weights, known_V, width=width, seed=seed)
     learn = {"residual": residual_codes, "product": product_codes}[kind]
     known_codes, codebooks_MSd = learn(vectors_VD[known_V], count=count, size=size, seed=seed)
     kept = explained_variance(vectors_VD[known_V], compose(codebooks_MSd, known_codes, width=width))
 
-    vectors_VD[~known_V] = 0.0  # the mean of the known ones
+    vectors_VD[~known_V] = 0.0  # zero is the mean of the known items
     titled_V = torch.zeros_like(known_V)
     if titles_VE is not None:
         nearest = nearest_titles(torch.tensor(titles_VE), known_V)
@@ -82,7 +83,7 @@ def learn_item_codes(
 
 
 def read_item_codes(codes_folder: Path, codebooks_folder: Path) -> tuple[Tensor, Tensor]:
-    """What a student with codes starts from: codes uint8 [V, M] and code tables float32 [M, S, d]."""
+    """The codes, uint8 [V, M], and code tables, float32 [M, S, d], that a student with codes starts from."""
     codes = pq.read_table(codes_folder, schema=tables.ITEM_CODES.schema).sort_by("item_index")
     books = pq.read_table(codebooks_folder, schema=tables.ITEM_CODEBOOKS.schema)
     books = books.sort_by([("level", "ascending"), ("code", "ascending")])

@@ -1,6 +1,6 @@
-"""Count sequential rules over training windows, and say what they predict at those windows' own positions.
+"""Count sequential rules over training windows, and predict the positions of these windows with them.
 
-Shapes: T positions, V items.
+Shapes: T positions, S items of the windows, V items, N rules.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,25 +15,25 @@ from kdlib.data.windows import ragged, take_slices
 from kdlib.models.rules import Counts, RuleSettings, SequentialRules
 
 POPULARITY_FLOOR = 0.5
-"""An item without training interactions counts as half a one, so that no next item is impossible."""
+"""Training interactions assumed for an item that has none, so that no next item is impossible."""
 MERGE_PAIRS = 1 << 22
-"""At least so many counted pairs wait before they are merged."""
+"""`count_rules` merges pairs into its counts when more than this number wait."""
 
 
 def count_rules(windows: Iterable[pa.Table], settings: RuleSettings, *, num_train_V: np.ndarray) -> SequentialRules:
-    """Count the rules of training windows, table by table; memory grows with the distinct pairs, not with the windows.
+    """Count the rules of training windows. Memory grows with the number of distinct pairs, not of windows.
 
     Args:
       windows: tables with the column `items` of `kdlib.data.windows.training_windows`.
-      settings: the model's.
-      num_train_V: training interactions of each item, for the popularity prior.
+      settings: of the model.
+      num_train_V: training interactions of each item, for the popularity prior, [items].
     """
     num_items = len(num_train_V)
     merged = np.zeros(0, np.int64), np.zeros(0)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for table in windows:
         waiting.append(_pairs(table, settings, num_items))
-        if sum(len(keys) for keys, _ in waiting) > max(len(merged[0]), MERGE_PAIRS):  # few merges, whatever the size
+        if sum(len(keys) for keys, _ in waiting) > max(len(merged[0]), MERGE_PAIRS):  # keeps merges few at any size
             merged, waiting = _merge([merged, *waiting]), []
     keys, weights = _merge([merged, *waiting])
     popularity = np.maximum(num_train_V.astype(np.float64), POPULARITY_FLOOR)
@@ -54,11 +54,11 @@ def _pairs(table: pa.Table, settings: RuleSettings, num_items: int) -> tuple[np.
 
 
 def _weighted_pairs(offsets: np.ndarray, settings: RuleSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of places near each other in the same sequence: antecedents, consequents, weights.
+    """All pairs of places in the same sequence within the largest distance: antecedents, consequents, weights.
 
     Args:
       offsets: sequence i has the places `offsets[i]:offsets[i + 1]`.
-      settings: for the weights.
+      settings: largest distance and weights.
     """
     ends = np.repeat(offsets[1:], np.diff(offsets))
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
@@ -75,19 +75,21 @@ def _weighted_pairs(offsets: np.ndarray, settings: RuleSettings) -> tuple[np.nda
 
 
 def _merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Keys, rising, each once, and the sums of their weights."""
+    """Distinct keys in rising order, and the sum of each key's weights."""
     keys, place = np.unique(np.concatenate([keys for keys, _ in parts]), return_inverse=True)
     weights = np.concatenate([weights for _, weights in parts])
     return keys, np.bincount(place, weights=weights, minlength=len(keys))
 
 
 class RulesAtPositions:
-    """What rules predict at the positions of some training windows; like `kdlib.losses.next_item.Scored`.
+    """Predictions of rules at the positions of some training windows, with the interface of `kdlib.losses.next_item.Scored`.
+
+    Positions are numbered from 0, window after window. Each position is predicted without the counts of its own window.
 
     Args:
-      rules: counted over these windows, among others.
+      rules: counted over windows that include these.
       store: all windows.
-      windows: numbers of those that are meant; the positions are theirs, one window after the other.
+      windows: numbers of the chosen windows.
     """
 
     def __init__(self, rules: SequentialRules, store: WindowStore, windows: np.ndarray) -> None:
@@ -95,7 +97,7 @@ class RulesAtPositions:
         lengths = np.diff(store.offsets)[windows]
         flat = take_slices(store.offsets[windows], lengths)
         place = take_slices(np.zeros(len(windows), np.int64), lengths)
-        # a window's items are its inputs and its last target
+        # the items of a window are its inputs and its last target
         offsets = np.concatenate(([0], np.cumsum(lengths + 1)))
         items = np.empty(offsets[-1], np.int64)
         last = np.arange(len(flat)) + np.repeat(np.arange(len(windows)), lengths)
@@ -105,16 +107,16 @@ class RulesAtPositions:
         self._own = _own_counts(rules, items, offsets, device)
 
     def logits(self, start: int, stop: int) -> Tensor:
-        """Log-probabilities of a slice of positions, each by the rules of all other windows: float32 [positions, items]."""
+        """Log-probabilities at positions `start` to `stop`: float32 [positions, items]."""
         return self.logits_at(slice(start, stop))
 
     def logits_at(self, which: slice | Tensor) -> Tensor:
-        """The same of any positions, by number."""
+        """Log-probabilities at positions given by number: float32 [positions, items]."""
         return self._rules.logits(self._items_S, self._last_T[which], self._before_T[which], without=self._own)
 
 
 def _own_counts(rules: SequentialRules, items: np.ndarray, offsets: np.ndarray, device: torch.device) -> Counts:
-    """What each window gave to the counts of its items: an antecedent is an item of one window."""
+    """Each window's own share of the counts. Antecedents are numbered by window and item."""
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     _, antecedents = np.unique(owner * rules.num_items + items, return_inverse=True)
     first, second, weights = _weighted_pairs(offsets, rules.settings)

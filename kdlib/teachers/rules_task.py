@@ -1,4 +1,4 @@
-"""What runs in a Ray task to make a teacher of rules: read the histories file by file, count, validate, write."""
+"""The Ray task that makes a teacher of rules: it reads the histories file by file, counts, validates and writes."""
 
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,16 @@ def count_and_save(
     max_length: int,
     max_validation_users: int,
 ) -> None:
-    """Count a model's rules over the training windows and write it, with its validation metrics, to a folder.
+    """Count rules over the training windows, and write them with their validation metrics to a folder.
 
     Args:
       settings: the fields of `RuleSettings`.
       files: Parquet files of `tables.HISTORIES`.
       num_train_V: training interactions of each item.
       folder: an existing folder.
-      facts: what `model.json` shall hold besides.
+      facts: further metadata for `model.json`.
       max_length: of a window.
-      max_validation_users: most users to validate on; the same as in training.
+      max_validation_users: most users to validate on, as in the training of other teachers.
     """
     batches = pads.dataset(files, format="parquet").to_batches(columns=COLUMNS)
     windows = (training_windows(pa.Table.from_batches([batch]), max_length=max_length) for batch in batches)

@@ -1,4 +1,4 @@
-"""The cached-teacher store shard by shard: what teachers say about the windows of one shard becomes one file."""
+"""The cached-teacher store by shards: the teachers' targets for the windows of one shard become one file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +13,14 @@ from kdlib.store import tables
 
 
 class ShardTeacher:
-    """Ray Data actor: shards in, their files written, the windows of each out.
+    """Ray Data actor: takes shards, writes one file for each, returns their numbers of windows.
 
     Args:
-      folder: where the files go.
-      batch_size: users whose windows and targets are held at once, one row group of the file.
+      folder: for the files.
+      batch_size: users whose windows and targets are held at a time. They form one row group of the file.
       max_length: positions of a window.
       writer: `TargetWriter` or `SampledTargetWriter`.
-      options: its arguments.
+      options: arguments of the writer.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ShardTeacher:
         self._read = ShardReader()
 
     def __call__(self, shards: pa.Table) -> pa.Table:
-        """`HistoryShard` rows → `number`, `rows`."""
+        """`HistoryShard` rows → `number` of the shard and `rows`, its number of windows."""
         return pa.Table.from_pylist(
             [{"number": row["number"], "rows": self._shard(HistoryShard(**row))} for row in shards.to_pylist()]
         )

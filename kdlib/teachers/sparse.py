@@ -1,10 +1,14 @@
-"""Sparse targets: at each training position a few items drawn from the teachers' mixture, in place of hidden states.
+"""Sampled targets: at each training position a few items sampled from the teachers' mixture, instead of hidden states.
 
-For teachers whose scores are no product of a hidden state and a matrix, for many teachers (their mixture is stored, and
-costs what one does), and for cross-fitted teachers (whose head differs from user to user). Truncated top-K targets would
-be biased; draws are not: an item's expected share of the draws is its probability.
+They serve three cases:
+- Teachers whose scores are not a product of a hidden state and a matrix.
+- Many teachers: the mixture needs as much space as one teacher.
+- Cross-fitted teachers, whose matrix differs from user to user.
 
-Shapes: T positions, V items, S draws, P models.
+Truncated top-K targets would be biased. Sampled targets are unbiased: an item's expected share of the samples is its
+probability.
+
+Shapes: T positions, V items, S samples.
 """
 
 import zlib
@@ -26,60 +30,61 @@ from kdlib.teachers.rules import RulesAtPositions
 from kdlib.teachers.targets import states_at, targets_table
 
 CHUNK_PROBABILITIES = 1 << 22
-"""Positions × items whose probabilities are held at once."""
+"""Probabilities (positions × items) held at a time."""
 GOLDEN = 0.6180339887498949
-"""Its multiples, modulo 1, are spread evenly: the positions of a window get offsets that differ."""
+"""Multiples of this number, modulo 1, are spread evenly, so the positions of a window get different offsets."""
 
 
 def sample_targets(probs_TV: Tensor, *, samples: int, offsets_T: Tensor) -> Tensor:
-    """Draw items by systematic sampling (Madow 1949): unbiased, each item `floor(S·p)` or `ceil(S·p)` times.
+    """Sample items by systematic sampling (Madow 1949): unbiased, each item `floor(S·p)` or `ceil(S·p)` times.
 
-    The points `(s + offset) / S` for s = 0 … S − 1 go through the inverse of the distribution function, so one uniform
-    offset makes all draws. Independent draws have the same expectation, but vary more: an item with p = 1/S then
-    occurs 0 to S times.
+    One uniform offset gives all S samples: the inverse of the distribution function at the points `(s + offset) / S` for
+    s = 0 … S − 1. Independent samples have the same expectation but vary more. An item with p = 1/S then occurs 0 to S
+    times.
 
     Args:
-      probs_TV: float [positions, items], not negative; scaled to sum to 1.
+      probs_TV: float [positions, items], not negative. Each row is scaled to sum 1.
       samples: S ≥ 1.
       offsets_T: float [positions], uniform in [0, 1).
 
     Returns:
-      int32 [positions, samples], rising along a row; an item drawn twice stands there twice.
+      int32 [positions, samples] in rising order along a row. An item that is sampled twice stands there twice.
 
     Raises:
       ValueError: an offset outside [0, 1), or no samples.
     """
     if samples < 1 or not ((offsets_T >= 0) & (offsets_T < 1)).all():
         raise ValueError(
-            f"needs at least one sample and offsets in [0, 1), found {samples} samples, {offsets_T} offsets"
+            f"expected at least one sample and offsets in [0, 1), found {samples} samples and offsets {offsets_T}"
         )
     upto_TV = probs_TV.double().cumsum(1)
     total_T1 = upto_TV[:, -1:]
     steps_S = torch.arange(samples, dtype=torch.float64, device=probs_TV.device)
     points_TS = (steps_S + offsets_T.double()[:, None]) / samples * total_T1
-    # the last point may be rounded up to the total, beyond which there is no item
+    # rounding may move the last point up to the total, where no item is left
     points_TS = torch.minimum(points_TS, torch.nextafter(total_T1, torch.zeros_like(total_T1)))
     return torch.searchsorted(upto_TV, points_TS, right=True).int()
 
 
 def pack_draws(items_TS: Tensor) -> np.ndarray:
-    """int32 [positions, samples] as the int8 [positions, 4 · samples] that `tables.TEACHER_TARGETS` stores."""
+    """Items int32 [positions, samples] as int8 [positions, 4 · samples], the form of `tables.TEACHER_TARGETS`."""
     return items_TS.cpu().numpy().astype("<i4").view(np.int8)
 
 
 class SampledTargetWriter:
-    """Ray Data actor: training windows in, `tables.TEACHER_TARGETS` with draws out, 4 · samples + 4 bytes a position.
+    """Ray Data actor: training windows in, `tables.TEACHER_TARGETS` with samples out.
 
-    A window's draws depend on its user, its place and the seed alone, not on the windows that it is handed over with.
+    A position takes 4 · samples + 4 bytes. The samples of a window depend only on its user, its place and the seed, not
+    on the other windows of the batch.
 
     Args:
-      teachers: one list of model folders a teacher: one, or, cross-fitted, one a fold, in the folds' order.
-      weights: the teachers' shares of the mixture of probabilities.
-      temperature: at which the mixture is taken.
-      samples: draws a position.
-      seed: of the draws.
+      teachers: the model folders of each teacher: one folder, or one per fold in the order of the folds.
+      weights: of the teachers in the mixture of probabilities; scaled to sum 1.
+      temperature: of the teachers' probabilities.
+      samples: samples per position.
+      seed: of the samples.
       threads: of PyTorch.
-      batch_size: windows encoded at once.
+      batch_size: windows encoded at a time.
     """
 
     def __init__(
@@ -109,7 +114,7 @@ class SampledTargetWriter:
         offsets = _offsets(windows, lengths, seed=self._seed)
         users = windows["user_id"].to_pylist()
         folds = np.stack([fold_of(users, len(models)) for models in self._teachers])
-        for numbers in np.unique(folds, axis=1).T:  # windows whose user has the same models
+        for numbers in np.unique(folds, axis=1).T:  # one pass for all windows with the same models
             models = [of_teacher[number] for of_teacher, number in zip(self._teachers, numbers, strict=True)]
             mine = np.flatnonzero((folds == numbers[:, None]).all(0))
             mine = mine[np.argsort(lengths[mine], kind="stable")]
@@ -123,7 +128,7 @@ class SampledTargetWriter:
         return targets_table(windows, items, log_probs, lengths)
 
     def _draw(self, predicted: list[Scored | RulesAtPositions], offsets: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """Items int32 [T, S], and the mean of their log-probabilities, float32 [T], a chunk of positions at a time."""
+        """Sampled items, int32 [T, S], and the mean of their log-probabilities, float32 [T]."""
         size, drawn, logs = max(1, CHUNK_PROBABILITIES // self._teachers[0][0].num_items), [], []
         for start in range(0, len(offsets), size):
             stop = start + size
@@ -138,14 +143,14 @@ class SampledTargetWriter:
 
 
 def _at_positions(model: Predictor, store: WindowStore, which: np.ndarray, batch: Batch) -> Scored | RulesAtPositions:
-    """What gives a model's logits at the positions of the windows `which`, of which `batch` is made."""
+    """An object that gives a model's logits at the positions of the windows `which`. `batch` holds these windows."""
     if isinstance(model, SequentialRules):
         return RulesAtPositions(model, store, which)
     return Scored(states_at(model, batch), *model.head())
 
 
 def _offsets(windows: pa.Table, lengths: np.ndarray, *, seed: int) -> np.ndarray:
-    """float64 in [0, 1) a position: a hash of user, window and seed, then steps of the golden ratio."""
+    """Offsets in [0, 1), float64 [positions]: a hash of user, window and seed, then steps of the golden ratio."""
     names = zip(windows["user_id"].to_pylist(), windows["start"].to_pylist(), strict=True)
     first = np.array([zlib.crc32(f"{seed}/{user}/{start}".encode()) / 2**32 for user, start in names])
     place = take_slices(np.zeros(len(lengths), np.int64), lengths)

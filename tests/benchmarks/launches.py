@@ -1,12 +1,18 @@
-"""What becomes of new products on real data: Amazon Beauty with a tenth of its products listed in the last two days only.
+"""New products on real data: Amazon Beauty, where a tenth of the products is first listed in the last two days.
 
     DISTILREC_DATA=… python -m tests.benchmarks.launches FOLDER    # → results/quality_launches.json
 
-The sequences have no times: as in `cluster/runs/beauty.yaml` each item gets a day, a user's last one the run's. Of twenty
-products, by a hash of their ids, one is listed on that last day, which is the test, and one on the day before, which is the
-validation; what was bought of them earlier is taken out. So training knows neither, and what a model makes of new products
-can be chosen on validation. Recipes are Beauty's, with `item_dropout`; `<arm>_new_hr10` is the recall of the new products.
-FOLDER keeps input, run configs and outputs; the same command goes on where an earlier one stopped.
+The sequences have no times. As in `cluster/runs/beauty.yaml`, each interaction gets its own day, and a user's last
+interaction gets the last day. A hash of its id decides when a product is first listed:
+- One product in twenty on the last day, which is the test day.
+- One product in twenty on the day before, which is the validation day.
+- All others before the first day.
+
+Earlier interactions with these products are removed. So training never sees them, and settings for new products can be
+chosen on the validation day. The recipes are those of Beauty, with `item_dropout`. `<variant>_new_hr10` is the recall on
+the new products.
+
+FOLDER keeps input, run configs and outputs. The same command resumes an earlier run.
 """
 
 import hashlib
@@ -25,19 +31,19 @@ from tests.whole_nights import HOME
 
 RESULTS = HOME / "tests/benchmarks/results/quality_launches.json"
 ITEM_DROPOUT, TAUGHT = 0.3, 0.1
-"""Of models that learn from the data alone, and of the student that also hears of new products from its teacher; chosen on
-validation."""
+"""Item dropout of models without a teacher, and of the student, whose teacher also teaches new products. Both were chosen on
+the validation day."""
 SEEDS = [11, 12, 13]
 
 
 def first_day(item: str) -> float:
-    """How many days before the last one an item is first listed; infinity: it always was."""
+    """Days from an item's first listing to the last day; infinity: the item was always listed."""
     number = int(hashlib.sha256(item.encode()).hexdigest(), 16) % 20
     return number if number < 2 else math.inf
 
 
 def write_sequences(source: Path, target: Path) -> None:
-    """The sequences without what was bought before it was listed."""
+    """Write the sequences without interactions before an item's first listing."""
     with source.open() as lines, target.open("w") as out:
         for line in lines:
             user, *items = line.split()
@@ -47,7 +53,7 @@ def write_sequences(source: Path, target: Path) -> None:
 
 
 def run_config(folder: Path) -> dict[str, Any]:
-    """Beauty's recipe on the folder's input, split by time."""
+    """Beauty's recipe on the input in the folder, split by time."""
     settings = yaml.safe_load((HOME / "cluster/runs/beauty.yaml").read_text())
     settings |= {
         "name": "launches",
@@ -66,7 +72,7 @@ def run_config(folder: Path) -> dict[str, Any]:
 
 
 def arms() -> dict[str, Any]:
-    """With and without teacher, titles, and codes."""
+    """The variants: with and without teacher, titles and codes."""
     few = {"seeds": SEEDS[:1]}
     ids = {"text": None, "model": {"item_dropout": 0.0, "dropout": 0.5}, "train": {"epochs": 14, "patience": 14}}
     codes = {"kind": "residual", "count": 8}
@@ -89,7 +95,7 @@ def main(folder: Path) -> int:
     """Write input and run configs, then run the benchmark."""
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(os.environ["DISTILREC_DATA"]) / "beauty"
-    if not (folder / "sequences.txt").exists():  # a file's time is part of what outputs depend on
+    if not (folder / "sequences.txt").exists():  # a new file time would make all outputs stale
         write_sequences(source / "sequences.txt", folder / "sequences.txt")
         shutil.copyfile(source / "items.csv", folder / "items.csv")
     (folder / "launches.yaml").write_text(yaml.safe_dump(run_config(folder)))

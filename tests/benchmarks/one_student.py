@@ -1,11 +1,14 @@
-"""Could one set of item vectors serve recommendation and search? → results/one_student.json
+"""Can one set of item vectors serve recommendation and search? → results/one_student.json
 
     python -m tests.benchmarks.one_student --config cluster/runs/search.yaml
 
-On a finished night of a shop with both. Recommending by the search's vectors: the cosine to the mean of a user's last
-items, as many as serve best on the test users themselves. Searching by the recommendation student's item vectors: a ridge
-regression takes a query's vector there, learnt from the clicks of one half of the queries, with the ridge that serves best
-on the other half, the judging one. Both choices favour sharing.
+Needs a finished run of a shop with both. It measures two ways of sharing:
+- Recommend with the search vectors: the score is the cosine to the mean vector of a user's last items. The number of last
+  items is chosen on the test users themselves.
+- Search with the recommendation student's item vectors: a ridge regression maps a query's vector to their space. It learns
+  from the clicks of one half of the queries. Its ridge is chosen on the other half, which also judges.
+
+Both choices use the judging data, so they favour sharing.
 """
 
 import json
@@ -45,7 +48,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _recommended_by_text(rows: EvaluationRows, text_VE: np.ndarray) -> dict[str, float]:
-    """Last items → NDCG@10 over all items but the history, of the test users' next item."""
+    """Number of last items → NDCG@10 of the test users' next items, ranked among all items outside the history."""
     found = {}
     for last in LAST_ITEMS:
         ranks = []

@@ -1,11 +1,11 @@
-"""Does the cache cost quality? The same student taught by cached int8 states and by the teacher itself, step by step.
+"""Does the cache cost quality? Train the same student with cached int8 states, and with the teacher's own states.
 
     python -m tests.benchmarks.online_vs_cached --config … --set … → results/online_vs_cached.json
 
-Needs the features and the first learnt teacher of the run config, published for its date. For each seed two students
-start from the same weights and see the same batches in the same order, through the DeepSpeed step of the training job;
-only the teacher's hidden states differ: read from the store that `cache-teacher` writes, or computed by the frozen teacher
-in float32. What is compared is the NDCG@10 of the last epoch on the validation users.
+Needs the features and the first trained teacher of the run config, published for its date. For each seed, two students
+start from the same weights and see the same batches in the same order. Both use the DeepSpeed step of the training job.
+Only the teacher's hidden states differ: one student gets them from the store that `cache-teacher` writes, the other from
+the frozen teacher in float32. The figure is the NDCG@10 on the validation users after the last epoch.
 """
 
 import json
@@ -48,7 +48,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run(config: RunConfig) -> None:
-    """Train and measure both kinds of student with every seed; write the figures."""
+    """Train and measure both students for every seed, and write the figures."""
     source = features(config)
     name = next(teacher.name for teacher in config.teachers if teacher.rules is None and teacher.folds == 1)
     folder = partitions.current(config.root, f"models/{name}", config.day)
@@ -118,7 +118,7 @@ def run(config: RunConfig) -> None:
 def _train(
     config: RunConfig, teacher: SequenceModel, store: Any, change: Any, *, seed: int
 ) -> tuple[SequenceModel, float]:
-    """The student after the last epoch, and that epoch's mean KL."""
+    """The student after the last epoch, and the mean KL of this epoch."""
     torch.manual_seed(seed)
     options: dict[str, Any] = config.student.model.model_dump(mode="json") | {"codes": None}
     student = SequenceModel(**options, num_items=teacher.num_items, max_length=config.training.max_length)

@@ -1,6 +1,6 @@
-"""Draw quality against size with and without teachers: `python -m tests.benchmarks.plot_size_curve` → results/size_curve_laptop.svg.
+"""Draw quality against size, with and without teacher: `python -m tests.benchmarks.plot_size_curve`.
 
-Reads what `distilrec benchmark --config cluster/runs/size_curve_laptop.yaml` has written.
+Reads the results of `distilrec benchmark --config cluster/runs/size_curve_laptop.yaml`. Writes results/size_curve_laptop.svg.
 """
 
 import json
@@ -20,7 +20,7 @@ LOOKS = {"taught": ("#0b6e4f", "with teacher"), "plain": ("#b3541e", "without te
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """A panel for each kind of student; points are means over seeds, bars 95% intervals."""
+    """Draw one panel per kind of student. Points are means over seeds, bars are 95% intervals."""
     mpl.rcParams.update({"svg.hashsalt": "distilrec", "svg.fonttype": "none", "font.size": 9})
     figures, intervals, models = results["figures"], results["intervals"], results["models"]
     figure, panels = plt.subplots(1, len(KINDS), figsize=(8.4, 3.4), sharey=True, layout="constrained")

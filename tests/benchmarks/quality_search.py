@@ -1,13 +1,17 @@
-"""Product search against human judgements: BM25, the teacher, the student in its place → results/quality_search.json
+"""Product search against human judgements: BM25, the teacher and the student → results/quality_search.json
 
     python -m tests.benchmarks.quality_search --config cluster/runs/chorus.yaml --judgements FOLDER/judgements.csv
 
-Runs the search jobs of the run config (what is published already stays) and judges what they published. Judgements choose
-nothing but the weights of a score's three parts, for the teacher, on one fixed half of the queries; the student then stands in
-the teacher's place. Figures are of the other half, and beside them of all, once with these weights and once cross-fitted: each
-half with the weights that the other one chose, so that no query's own judgements had a say. NDCG@10 has the gain
-2^rating − 1, over all products (one without a judgement counts 0) and over the judged ones alone; a query counts if a product
-of it is rated above 0.
+Runs the search jobs of the run config and judges their published outputs. Outputs that are up to date are not made again.
+
+The judgements choose only the weights of a score's three parts: for the teacher, on one fixed half of the queries. The
+student is judged with the teacher's weights. Figures are given for three sets of queries:
+- The other half of the queries.
+- All queries, with the same weights.
+- All queries, cross-fitted: each half uses the weights that the other half chose, so no query helps to choose its own.
+
+NDCG@10 has the gain 2^rating − 1. It is taken over all products, where a product without a judgement counts 0, and over the
+judged products only. A query counts if at least one of its products is rated above 0.
 """
 
 import argparse
@@ -51,7 +55,7 @@ Metrics = dict[str, np.ndarray]
 
 
 def judgements(path: Path, item_ids: list[str]) -> dict[str, dict[int, int]]:
-    """Query → product index → rating 0 … 3, of the queries that have a product rated above 0."""
+    """Query → product index → rating 0 … 3, for queries with at least one product rated above 0."""
     place = {item: number for number, item in enumerate(item_ids)}
     found: dict[str, dict[int, int]] = {}
     with path.open() as stream:
@@ -80,7 +84,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     folder, _ = teacher(config, products)
     encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=train_search.QUERY_TOKENS)
     student, tokens, facts = load_student(student_folder)
-    torch.manual_seed(config.seed)  # what is not copied from the teacher starts at random
+    torch.manual_seed(config.seed)  # for the weights that do not come from the teacher
     untaught = QueryEncoder(**student.options)
     _, pieces = smaller_tokenizer(folder / TOKENIZER, product_texts(products), size=settings.vocabulary)
     untaught.start_from(encoder.model.get_input_embeddings().weight.detach()[pieces])
@@ -90,7 +94,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
         "untaught": encode_queries(untaught.eval(), tokens, queries),
     }
 
-    @cache  # both halves choose from the same grid
+    @cache  # both halves try the same weights
     def judged(of: str, weights: Weights) -> Metrics:
         _, scores_QV = index.scores(queries, vectors[of], weights=weights)
         rows = [judged_metrics(scores.numpy(), rated[query]) for query, scores in zip(queries, scores_QV, strict=True)]
@@ -103,14 +107,14 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
 
         return choose_weights(judge)
 
-    only_vectors = Weights(1e6, 0.0)  # the words then decide between equal vectors alone
+    only_vectors = Weights(1e6, 0.0)  # words only break ties between equal cosines
     of_teacher, of_other_half = chosen("teacher", chooses), chosen("teacher", ~chooses)
     compared = {
         "bm25": ("student", Weights(0.0, 0.0)),
         "teacher_vectors": ("teacher", only_vectors),
         "student_vectors": ("student", only_vectors),
         "teacher": ("teacher", of_teacher),
-        "student": ("student", of_teacher),  # in the teacher's place, all else as it is
+        "student": ("student", of_teacher),  # with the teacher's weights
         "untaught": ("untaught", of_teacher),
         "student_own_weights": ("student", chosen("student", chooses)),
         "untaught_own_weights": ("untaught", chosen("untaught", chooses)),
@@ -173,7 +177,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
 
 
 def _figures(found: dict[str, Metrics], chosen: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Means over the chosen queries, and 95% intervals, also of paired differences and of the student's share of the teacher."""
+    """Means over the chosen queries with 95% intervals, paired differences, and the student's share of the teacher."""
     figures, intervals = {}, {}
     for name, metrics in found.items():
         for metric, short in (("ndcg_all", "ndcg10_all"), ("ndcg_judged", "ndcg10_judged"), ("recall100", "recall100")):
@@ -199,7 +203,7 @@ def _rounded(figures: dict[str, float]) -> dict[str, float]:
 def _speedup(
     teacher: Callable[[list[str]], Tensor], student: Callable[[list[str]], Tensor], batches: list[list[str]]
 ) -> float:
-    """Median over batches of the teacher's seconds over the student's, in turns, text to vector."""
+    """Median over batches of the teacher's seconds divided by the student's, from text to vector, measured in turns."""
     ratios = []
     for batch in batches:
         seconds = []

@@ -1,6 +1,8 @@
-"""Write down what a finished night measured: `python -m tests.benchmarks.record_run --config … [--set …]` → results/run_<name>.json.
+"""Record the figures of a finished run in results/run_<name>.json, which the README quotes.
 
-The README quotes these files. They carry the command, seed, hardware, versions and the time of publication.
+    python -m tests.benchmarks.record_run --config … [--set …]
+
+The file also holds the command, seed, hardware, versions and the time of publication.
 """
 
 import json
@@ -25,7 +27,7 @@ SHOWN = (*_REALISED, *(f"{PREFIX}{metric}" for metric in _REALISED))
 
 
 def run(config: RunConfig) -> None:
-    """Collect the published metrics, the row funnel, model sizes and step times of the run's date."""
+    """Collect the metrics, the counts of rows, the model sizes and the stages' seconds of the run's date."""
     control = ["control"] if config.evaluation.control else []
     names = ["student", *control, *(model.removeprefix("models/") for t in config.teachers for model in t.models)]
     manifests = {
@@ -86,7 +88,7 @@ def run(config: RunConfig) -> None:
 
 
 def _distillation(config: RunConfig, found: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    """What distillation is worth, by the expected NDCG@10; nothing where the truth is not known or there is no control."""
+    """The gain by distillation in expected NDCG@10; empty for real data and for runs without a control."""
     names, metric = [teacher.name for teacher in config.teachers], f"{PREFIX}ndcg@10"
     teacher = names[0] if len(names) == 1 else "ensemble"
     gained, gap = found.get(("student - control", metric)), found.get((f"{teacher} - control", metric))
@@ -102,7 +104,7 @@ def _distillation(config: RunConfig, found: dict[tuple[str, str], dict[str, Any]
 
 
 def _seconds(manifests: Iterable[Manifest | None]) -> float:
-    """From the start of the first stage to the last table, of a night that was run from nothing in one go."""
+    """Seconds from the start of the first stage to the last table. The run must have made all outputs in one go."""
     made = [one for one in manifests if one is not None]
     first = min(one.published_unix_seconds - one.details["seconds"] for one in made)
     return round(max(one.published_unix_seconds for one in made) - first, 1)

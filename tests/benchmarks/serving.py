@@ -1,4 +1,4 @@
-"""Files that the recommender's actor reads, made up: a model that has learnt nothing is as slow as one that has."""
+"""Made-up input files for the recommender's actor. Its speed does not depend on whether the model is trained."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +20,12 @@ USERS_A_SHARD = 4096
 
 
 def histories_table(items: np.ndarray, offsets: np.ndarray, user_ids: list[str]) -> pa.Table:
-    """Item lists as `tables.HISTORIES`: a user's last item validates, the others train.
+    """Item lists as `tables.HISTORIES`. A user's last item is for validation, the others are for training.
 
     Args:
-      items: int, all histories one after the other.
-      offsets: [users + 1].
-      user_ids: text.
+      items: items of all histories, one history after the other, int [positions].
+      offsets: history i is `items[offsets[i]:offsets[i + 1]]`, int [users + 1].
+      user_ids: one per user.
     """
     lengths = np.diff(offsets)
     places = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
@@ -47,13 +47,13 @@ def histories_table(items: np.ndarray, offsets: np.ndarray, user_ids: list[str])
 
 
 def serving_actor(folder: Path, histories: pa.Table, counts: np.ndarray, shape: dict[str, Any]) -> tuple[Any, pa.Table]:
-    """The actor of `jobs/recommend.py`, one thread, top 10, and the shards to hand to it.
+    """The actor of `jobs/recommend.py` for lists of 10 items on one thread, and the shards for it.
 
     Args:
       folder: empty.
       histories: from `histories_table`.
-      counts: int [items], how often each occurs.
-      shape: of the model.
+      counts: how often each item occurs, int [items].
+      shape: arguments of `SequenceModel`.
     """
     for part in ("model", "vocabulary", "statistics", "table"):
         (folder / part).mkdir()

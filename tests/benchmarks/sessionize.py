@@ -1,9 +1,11 @@
-"""One side of the sessionizing comparison, in a process of its own: `python -m tests.benchmarks.sessionize spark|duckdb …`.
+"""One side of the sessionizing comparison, in its own process: `python -m tests.benchmarks.sessionize spark|duckdb …`.
 
-Both sides read the same simulated raw events (Parquet) and write the same sessions table: faulty rows out, of each
-event_id the first kept, users with too many events on a day out, a new session after a gap of 30 minutes, one row a
-session with its items in order. Prints JSON: `seconds` from reading to the finished table (starting the engine aside),
-`sessions`, `events` kept, `peak_gigabytes` of memory.
+Both sides read the same simulated raw events (Parquet) and write the same sessions table. They drop faulty rows, keep the
+first event of each event_id, and drop users with too many events on a day. A new session begins after a gap of 30 minutes.
+The table has one row per session with its items in order.
+
+Prints JSON: `seconds` from reading to the finished table without the engine's start, `sessions`, `events` kept, and
+`peak_gigabytes` of memory.
 """
 
 import json
@@ -20,7 +22,7 @@ MOST_A_DAY = 2_000
 
 
 def spark(events: Path, out: Path, first_day: date, last_day: date, memory: str) -> None:
-    """The feature job's own steps up to the sessions table, in local mode on all cores."""
+    """Run the feature job's own steps up to the sessions table, in local mode on all cores."""
     from jobs.runtime.spark_session import start_spark, stop_spark
     from kdlib.config.data import EventsConfig, TimeConfig
     from kdlib.config.run import RunConfig
@@ -56,7 +58,7 @@ def spark(events: Path, out: Path, first_day: date, last_day: date, memory: str)
 
 
 def duckdb(events: Path, out: Path, first_day: date, last_day: date, memory: str) -> None:
-    """The same in SQL."""
+    """Make the same sessions table by DuckDB's SQL."""
     import duckdb as engine
 
     out.mkdir()

@@ -1,6 +1,6 @@
-"""The default night on other simulated shops: `python -m tests.benchmarks.shop_seeds FOLDER` → results/shop_seeds.json.
+"""The default run on other simulated shops: `python -m tests.benchmarks.shop_seeds FOLDER` → results/shop_seeds.json.
 
-The recipe was chosen on the shop of seed 7. Here it meets shops that it has never seen.
+The recipe was chosen on the shop with seed 7. This benchmark runs it on shops with other seeds.
 """
 
 import json
@@ -23,7 +23,7 @@ METRIC = "expected_ndcg@10"
 
 
 def measure(seed: int, folder: Path) -> dict[str, Any]:
-    """Run the night of one shop and read what it measured."""
+    """Run one shop and read its metrics."""
     overrides = (f"input.simulate.seed={seed}", f"output_dir={folder / f'seed_{seed}'}")
     flags = [flag for override in overrides for flag in ("--set", override)]
     with (folder / f"seed_{seed}.log").open("w") as log:
@@ -47,7 +47,7 @@ def measure(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """All shops, one after the other."""
+    """Run all shops, one after the other, and write the results."""
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     shops = {}

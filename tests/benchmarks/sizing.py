@@ -1,14 +1,17 @@
-"""What a night costs at any size: `python -m tests.benchmarks.sizing` → results/sizing.json, tables of cluster/SIZING.md.
+"""The cost of a run at any size: `python -m tests.benchmarks.sizing` → results/sizing.json, tables of cluster/SIZING.md.
 
-Points are measured one after the other, each in a process of its own, so that its peak memory is its own; Spark on all
-cores, the others on one thread. A cost model, sums of constant × count (`terms`), is fitted to the small points and has to
-predict the larger ones, which the fit has not seen: the command prints both and ends with status 1 where they lie more
-than 25% apart. `--tables` measures nothing and writes the document's tables anew from results/sizing.json.
+The command measures a list of points one after the other. Each point has its own process, so that its peak memory is its
+own. Spark runs on all cores, the other parts on one thread. A cost model is fitted to the small points: a figure is a sum of
+constant × count (`terms`). The model then predicts the larger points, which the fit has not seen. The command prints
+predictions and measurements, and ends with status 1 if any differ by more than 25%.
 
-- `features`: the job `build-features` on simulated events: core-seconds, Spark's start included; bytes of its tables.
-- `train`: CPU seconds of a DeepSpeed step, the median of three; peak bytes of a worker that takes steps and validates as
-  `jobs/_train_worker.py` does, its data aside. Windows have 19 positions; scores are bfloat16 where the processor has it.
-- `recommend`: CPU seconds of the actor of `jobs/recommend.py`, the median of three rounds; its peak bytes; the table's.
+With `--tables` the command only writes the document's tables from results/sizing.json.
+
+- `features`: the job `build-features` on simulated events. Core-seconds with Spark's start, and bytes of its tables.
+- `train`: CPU seconds of a DeepSpeed step, the median of three. Peak bytes, without the data, of a worker that trains
+  and validates as `jobs/runtime/student_worker.py` does. Windows have 19 positions. Scores are bfloat16 if the processor supports it.
+- `recommend`: CPU seconds of the actor of `jobs/recommend.py`, the median of three rounds. Its peak bytes, and the bytes
+  of its table.
 """
 
 import argparse
@@ -38,14 +41,15 @@ LARGEST_ERROR = 0.25
 SEED, SIMULATOR_SEED, ROUNDS = 1, 7, 3
 DAY, DRIVER_MEMORY = "2026-11-22", "4g"
 EVENTS, POSITIONS = 20, 19
-"""Events of a user, and the training positions that they make."""
+"""Events of a user, and the number of training positions from them."""
 DIM, TEACHER_DIM, NEGATIVES, SAMPLES, K = 64, 128, 256, 64, 10
 CODES: dict[str, Any] = {"kind": "residual", "count": 8, "size": 256}
 BATCH = 1024
 """`recommend.batch_size`."""
 WINDOWS, WORKERS, EPOCHS = 16_384, 8, 10
-"""Of the document's tables: `batch_size` and `epochs` of training, `training.workers`; and its sizes:"""
+"""In the document's tables: `batch_size` of training, `training.workers` and `epochs`."""
 USERS, ITEMS = (10**6, 10**7, 10**8), (10**5, 10**6, 10**7, 10**8)
+"""Sizes in the document's tables."""
 SIZES = {"features": ("events",), "train": ("items", "windows"), "recommend": ("users", "items")}
 
 Size = dict[str, Any]
@@ -53,7 +57,7 @@ Constants = dict[str, dict[str, float]]
 
 
 def _points(part: str, fitted: list[tuple[int, ...]], check: tuple[int, ...], **same: Any) -> list[Size]:
-    """Points to fit, and one to check, which lies beyond them."""
+    """Points for the fit, and one larger point for the check."""
     uses = [*(("fit", numbers) for numbers in fitted), ("check", check)]
     return [{"part": part, "use": use, **same, **dict(zip(SIZES[part], numbers, strict=True))} for use, numbers in uses]
 
@@ -70,18 +74,26 @@ POINTS = [
     *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="dense"),
     *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="codes"),
 ]
-"""Forms of training: with sampled negatives; that, taught by a teacher's draws; with a softmax over all items, whose tiles of
-1,024 positions 53 windows all but fill; that, taught by a cached teacher; and that, with sub-item codes."""
+"""Forms of training:
+
+- `negatives`: sampled negatives.
+- `drawn`: sampled negatives, and sampled targets of a teacher.
+- `all_items`: softmax over all items. 53 windows nearly fill its tiles of 1,024 positions.
+- `taught`: softmax over all items, and a cached teacher.
+- `codes`: as `taught`, with sub-item codes.
+"""
 
 
 def main() -> int:
-    """Measure, or read what was measured; write the document's tables; judge the model."""
+    """Measure the points or read them, write the document's tables, and check the cost model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument(
-        "--missing", action="store_true", help="keep the points of the file, of the same machine; the others"
+        "--missing", action="store_true", help="measure only points that the file lacks; it must be of this machine"
     )
-    parser.add_argument("--point", type=json.loads, help="measure this one, in this process, and print its figures")
+    parser.add_argument(
+        "--point", type=json.loads, help="measure only this point, in this process, and print its figures"
+    )
     options = parser.parse_args()
     if options.point:
         with tempfile.TemporaryDirectory() as folder:
@@ -105,8 +117,12 @@ def _measure_all(kept: dict[str, Any]) -> dict[str, Any]:
 
     scores, points = scoring_dtype(torch.device("cpu"), bf16=True), []
     hardware = f"{processor()}, {os.cpu_count()} cores; scores in {str(scores).removeprefix('torch.')}"
-    assert kept["hardware"] in (None, hardware), "the kept points are of another machine"
-    assert kept["versions"] in (None, package_versions()), "the kept points are of other packages"
+    assert kept["hardware"] in (None, hardware), (
+        "--missing: the file holds points of another machine. Measure all points again"
+    )
+    assert kept["versions"] in (None, package_versions()), (
+        "--missing: the file holds points of other package versions. Measure all points again"
+    )
     for size in POINTS:
         if found := [point for point in kept["points"] if size_of(point) == size]:
             points += found
@@ -132,15 +148,15 @@ def _measure_all(kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def size_of(point: Size) -> Size:
-    """What was to be measured."""
+    """A point without its results."""
     return {name: value for name, value in point.items() if name not in ("figures", "date")}
 
 
 def terms(figure: str, size: Mapping[str, Any]) -> dict[str, float]:
-    """Constant → how often it counts in a figure at a size; the figure is the sum of the products.
+    """Constant → its count in a figure at a size. The figure is the sum of constant × count.
 
-    An entry is one of an item table, items × width; a score a position × an entry, of the student or of its teacher. What
-    is composed is made of codes, once a step; what is shared is divided among the workers.
+    An *entry* is one number of an item table (items × width), of the student or its teacher. A *score* is a position times an
+    entry. *Composed* entries are computed from codes, once per step. *Shared* entries are divided among the workers.
     """
     part, kind = figure.split(".")
     form, items, users = size.get("form"), size.get("items", 0), size.get("users", 0)
@@ -167,10 +183,12 @@ def terms(figure: str, size: Mapping[str, Any]) -> dict[str, float]:
 
 
 def fit(rows: Iterable[tuple[Mapping[str, float], float]]) -> dict[str, float]:
-    """The constants, none negative, whose sums come nearest to what was measured, relative to it (least squares).
+    """The constants ≥ 0 with the smallest relative errors (least squares).
+
+    A constant that would be negative is left out.
 
     Args:
-      rows: the terms of a point, and what was measured there.
+      rows: `terms` of a figure at a point, and the measured figure.
     """
     rows = list(rows)
     names = sorted({name for counts, _ in rows for name in counts})
@@ -184,7 +202,7 @@ def fit(rows: Iterable[tuple[Mapping[str, float], float]]) -> dict[str, float]:
 
 
 def fit_all(points: Iterable[Size]) -> Constants:
-    """Figure → its constants, from the points that are for fitting."""
+    """Figure → its constants, from the points for the fit."""
     rows: dict[str, list[tuple[dict[str, float], float]]] = {}
     for point in points:
         for figure, measured in _modelled(point) if point["use"] == "fit" else ():
@@ -193,12 +211,15 @@ def fit_all(points: Iterable[Size]) -> Constants:
 
 
 def predict(constants: Constants, figure: str, **size: Any) -> float:
-    """A figure at a size."""
+    """The predicted figure at a size."""
     return sum(constants[figure].get(name, 0.0) * count for name, count in terms(figure, size).items())
 
 
 def _modelled(point: Size) -> Iterator[tuple[str, float]]:
-    """All but Spark's memory, which is given to it, and the time of two workers, who share this machine's caches."""
+    """The figures that the model covers.
+
+    It leaves out Spark's memory, which a setting limits, and the time of two workers, because they share this machine's caches.
+    """
     left_out = "peak_bytes" if point["part"] == "features" else "seconds" if point.get("workers", 1) > 1 else ""
     return ((f"{point['part']}.{name}", value) for name, value in point["figures"].items() if name != left_out)
 
@@ -308,7 +329,8 @@ def _measure_recommend(folder: Path, size: Size) -> dict[str, float]:
     from kdlib.inference.shard_recommender import ShardRecommender
 
     torch.set_num_threads(1)
-    maker = get_context("spawn").Process(target=_write_serving_files, args=(folder, size))  # with memory of its own
+    # in another process, so that its memory does not count in this process's peak
+    maker = get_context("spawn").Process(target=_write_serving_files, args=(folder, size))
     maker.start()
     maker.join()
     assert maker.exitcode == 0, "the actor's files were not made"
@@ -363,7 +385,7 @@ MEASURES: dict[str, Callable[[Path, Size], dict[str, float]]] = {
 
 
 def with_tables(text: str, result: dict[str, Any]) -> str:
-    """The document with each table, from `<!-- table: NAME -->` to `<!-- end -->`, made anew."""
+    """The document with new tables. A table stands between `<!-- table: NAME -->` and `<!-- end -->`."""
     tables = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return tables.sub(lambda found: f"{found[1]}{TABLES[found[2]](result)}\n{found[3]}", text)
 
@@ -382,13 +404,13 @@ def _power(number: int) -> str:
 
 
 def _trained(form: str) -> Size:
-    """How the tables' models are trained; the one that learns by sampled negatives is the teacher."""
+    """Settings of a model in the document's tables. The model with sampled negatives is the teacher."""
     dim = TEACHER_DIM if form == "negatives" else DIM
     return {"form": form, "dim": dim, "windows": WINDOWS / WORKERS, "workers": WORKERS}
 
 
 def core_hours(constants: Constants, users: int, items: int) -> dict[str, float]:
-    """Of each stage; training's of one epoch, without what the workers wait for each other's gradients."""
+    """Core-hours of each stage; for training, of one epoch without the time that workers wait for gradients."""
     seconds = {"features": predict(constants, "features.core_seconds", events=EVENTS * users)}
     for form in ("negatives", "taught", "codes", "drawn"):
         step = predict(constants, "train.seconds", items=items, **_trained(form))
@@ -409,7 +431,7 @@ def _hours_table(result: dict[str, Any]) -> str:
 
 
 def _disk_table(result: dict[str, Any]) -> str:
-    """A position's targets are states and their scale, or draws and their mean; its item and context beside them."""
+    """The table of disk space. A position's targets are states and a scale, or samples and a mean; plus item and context."""
     rows = []
     for users in USERS:
         figures = ("features.sessions_bytes", "features.histories_bytes", "recommend.table_bytes")

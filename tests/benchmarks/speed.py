@@ -1,23 +1,24 @@
-"""How fast, beside the peers, on one machine in one call: `python -m tests.benchmarks.speed --data DIR` → results/speed_cpu.json.
+"""Speed against the peers on one CPU machine: `python -m tests.benchmarks.speed --data DIR` → results/speed_cpu.json.
 
-DIR holds the Beauty sequences (`sequences.txt`). Every ratio is measured side by side: in each round each side runs once,
-one CPU thread each, with a heap that keeps its memory (`jobs.runtime.ray_cluster.KEEPS_MEMORY`), and the medians over the rounds are
-divided. Each side's lists are the first that a new model makes. Figures that were not asked for (`--only`) stay as they
-were. What each of them times:
+DIR holds the Beauty sequences (`sequences.txt`). In each round every side runs once, on one CPU thread, with a heap that
+keeps its memory (`jobs.runtime.ray_cluster.KEEPS_MEMORY`). A ratio divides the medians over the rounds. Each side's lists
+are the first lists of a newly loaded model. With `--only`, the figures of other parts stay in the file. The figures:
 
-- `train_epoch_vs_rectools`, `train_epoch_vs_replay`: SASRec, 64 wide, 1 block, 1 head, length 50, batch 128, softmax over all
-  items. Ours is a whole epoch through the DeepSpeed step of `jobs/distill.py`; a peer's is the mean of `--peer-batches`
-  batches but the first, times the batches of its epoch. Both without validation.
-- `kd_step_ratio`: our epoch with cached int8 hidden states of a teacher of width 256 over the epoch without teacher;
-  `kd_step_ratio_sampled`: the same with 64 drawn items a position.
-- `recommend_users_per_second`: histories in, a table of top-10 lists on disk, seen items left out, in the actor of
-  `jobs/recommend.py`; `recommend_vs_replay`: over RePlay's rate for lists in memory.
-- `two_workers_speedup`: positions a second of two training processes over one, one thread each, both with steps of 256
-  windows over all workers, as the full recipes have; `two_workers_speedup_batch_128`: with half as many.
-- `sessionize_vs_duckdb`: 20 million simulated events to the sessions table, both cores, over the same in DuckDB's SQL;
-  `sessionize_16x_events`: over the seconds for a 16th of them.
-- `recommend_16x_users`, `recommend_16x_items`: seconds of the recommender's actor with 16 times as many, over those without;
-  `recommend_16x_users_memory`: its peak memory likewise.
+- `train_epoch_vs_rectools`, `train_epoch_vs_replay`: SASRec with width 64, 1 block, 1 head, length 50, batch 128 and a
+  softmax over all items. Our side is a whole epoch through the DeepSpeed step of `jobs/distill.py`. A peer's side is the
+  mean of `--peer-batches` batches without the first, times the batches of its epoch. Both are without validation.
+- `kd_step_ratio`: our epoch with cached int8 hidden states of a teacher of width 256, against the epoch without teacher.
+- `kd_step_ratio_sampled`: the same with 64 sampled items per position.
+- `recommend_users_per_second`: the actor of `jobs/recommend.py`, from histories to a table of top-10 lists on disk, without
+  seen items.
+- `recommend_vs_replay`: this rate against RePlay's rate for lists in memory.
+- `two_workers_speedup`: positions per second of two training processes against one, one thread each. Steps have 256 windows
+  over all workers, as in the full recipes.
+- `two_workers_speedup_batch_128`: the same with steps of 128 windows.
+- `sessionize_vs_duckdb`: 20 million simulated events to the sessions table on both cores, against the same in DuckDB's SQL.
+- `sessionize_16x_events`: its seconds against those for a 16th of the events.
+- `recommend_16x_users`, `recommend_16x_items`: growth of the recommender's seconds with 16 times the users or items.
+- `recommend_16x_users_memory`: growth of its peak memory with 16 times the users.
 - `nightly_seconds`: `distilrec nightly` with `laptop.yaml`, from start to published table.
 """
 
@@ -34,7 +35,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})  # read when the libraries load
+os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})  # the libraries read it at their import
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +66,7 @@ PEERS = ("rectools", "replay")
 
 @dataclass(frozen=True)
 class Bench:
-    """What every part gets."""
+    """Input of every part."""
 
     split: Split
     rounds: int
@@ -84,9 +85,7 @@ def main() -> None:
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-batches", type=int, default=20)
-    parser.add_argument(
-        "--envs", type=Path, default=Path("output/peers"), help="where the peers' environments are made"
-    )
+    parser.add_argument("--envs", type=Path, default=Path("output/peers"), help="folder for the peers' environments")
     options = parser.parse_args()
     torch.set_num_threads(1)
     split = leave_one_out(read_sequences(options.data / "sequences.txt"))
@@ -112,7 +111,7 @@ def main() -> None:
 
 
 def training_parts(bench: Bench) -> dict[str, float]:
-    """Our epoch, with and without teacher, and the peers' at the same shape."""
+    """Seconds of our epoch with and without teacher, of the peers' epoch at the same shape, and of all lists."""
     store = store_from_tables([training_windows(bench.histories(), max_length=50)])
     generator = np.random.default_rng(1)
     cached = replace(
@@ -133,7 +132,7 @@ def training_parts(bench: Bench) -> dict[str, float]:
     epochs: dict[str, list[float]] = {name: [] for name in (*ours, *PEERS)}
     lists: dict[str, list[float]] = {name: [] for name in ("ours", *PEERS)}
     users = len(bench.split.user_ids)
-    # one group for all: DeepSpeed remembers it
+    # one process group for all runs, because DeepSpeed keeps the first one
     with tempfile.TemporaryDirectory() as folder, process_group(rank=0, workers=1, folder=folder):
         for _ in range(bench.rounds):
             for name, run in ours.items():
@@ -167,7 +166,7 @@ def _rounds(rounds: int, sides: dict[str, Callable[[], float]]) -> dict[str, flo
 
 
 def _peer(bench: Bench, peer: str) -> dict[str, float]:
-    """Seconds of so many batches, and of all users' lists, on one thread."""
+    """A peer's seconds for one training batch and for all users' lists, on one thread."""
     flags = ["--dim", "64", "--blocks", "1", "--heads", "1", "--dropout", "0.2", "--max-length", "50"]
     flags += ["--batch-size", str(BATCH), "--negatives", "0"]
     flags += ["--epochs", "1", "--limit-batches", str(bench.peer_batches)]
@@ -176,14 +175,14 @@ def _peer(bench: Bench, peer: str) -> dict[str, float]:
 
 
 def _epoch_seconds(bench: Bench, store: WindowStore, settings: dict[str, Any]) -> float:
-    """Of one epoch; the process group stands."""
+    """Seconds of one epoch, in the process group of the caller."""
     return _train(bench.split.num_items, store, settings, world=1)[0]
 
 
 def _train(
     num_items: int, store: WindowStore, settings: dict[str, Any], *, world: int, batch: int = BATCH
 ) -> tuple[float, float]:
-    """Seconds of an epoch, once the engine stands, and its positions."""
+    """Seconds of an epoch without the engine's start, and the number of its positions."""
     torch.manual_seed(1)
     train = TrainConfig(batch_size=batch)
     student = SequenceModel(num_items=num_items, **SHAPE)
@@ -201,7 +200,7 @@ def _train(
 
 
 def _list_seconds(bench: Bench) -> float:
-    """Of one pass of a new recommender's actor on one thread, its model loaded, with files in and out."""
+    """Seconds of the first pass of a recommender's actor, from files to files, without the loading of its model."""
     with tempfile.TemporaryDirectory() as name:
         counts = np.bincount(bench.split.items, minlength=bench.split.num_items)
         actor, rows = serving_actor(Path(name), bench.histories(), counts, SHAPE)
@@ -211,7 +210,7 @@ def _list_seconds(bench: Bench) -> float:
 
 
 def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowStore, batch: int) -> None:
-    windows = np.arange(rank, len(store) // world * world, world)  # as many for each
+    windows = np.arange(rank, len(store) // world * world, world)  # the same number for each worker
     lengths = np.diff(store.offsets)[windows]
     flat = take_slices(store.offsets[windows], lengths)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -222,7 +221,7 @@ def _worker(rank: int, world: int, folder: str, num_items: int, store: WindowSto
 
 
 def two_workers(bench: Bench) -> dict[str, float]:
-    """Positions a second of one and of two processes, alternately."""
+    """Positions per second of two processes against one, measured in turns."""
     store = store_from_tables([training_windows(bench.histories(), max_length=50)])
 
     def rate(world: int, batch: int) -> float:
@@ -238,7 +237,7 @@ def two_workers(bench: Bench) -> dict[str, float]:
 
 
 def nightly(bench: Bench) -> dict[str, float]:
-    """Seconds of the default night in a fresh output folder, both cores."""
+    """Seconds of the default run in a new output folder, on both cores."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
 
     def night() -> float:
@@ -263,7 +262,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, float]]] = {
 if __name__ == "__main__":
     if KEEPS_MEMORY.items() <= os.environ.items():
         main()
-    else:  # read when a process starts
+    else:  # a process reads these variables at its start
         os.execve(
             sys.executable, [sys.executable, "-m", "tests.benchmarks.speed", *sys.argv[1:]], os.environ | KEEPS_MEMORY
         )

@@ -1,10 +1,13 @@
 """The loss over very large catalogues on one GPU: `python -m tests.benchmarks.speed_gpu` → results/speed_gpu.json.
 
-Cross-entropy and KL, forward and backward, in bfloat16: a student 128 wide, one teacher 256 wide, T = 2.
+Measures cross-entropy and KL, forward and backward, in bfloat16. The student has width 128, the teacher has width 256, and
+the temperature is 2. The names mean: 100k is 10⁵ items and 8,192 positions, 1m is 10⁶ items and 4,096 positions.
 
-- `ce_kl_100k_ms`, `ce_kl_1m_ms`: median milliseconds at 10⁵ items and 8,192 positions, at 10⁶ items and 4,096 positions, of what
-  `next_item.cross_entropy_and_kl` chooses by itself; `…_tiles`, `…_chunks`: by tiles and by chunks of positions in PyTorch.
+- `ce_kl_100k_ms`, `ce_kl_1m_ms`: median milliseconds of the form that `next_item.cross_entropy_and_kl` chooses itself.
+- `…_tiles`, `…_chunks`: the same by tiles, and by chunks of positions in PyTorch.
 - `ce_kl_100k_gb`, `ce_kl_1m_gb`: peak memory above the inputs, gradients included, in 10⁹ bytes.
+
+Shapes: T positions.
 """
 
 import argparse
@@ -37,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("speed_gpu measures on a CUDA device and found none; tests.benchmarks.speed measures on a CPU")
+        sys.exit("speed_gpu needs a CUDA device and found none. Run tests.benchmarks.speed to measure on a CPU")
     figures = {}
     for name, (positions, items) in SHAPES.items():
         for suffix, loss in FORMS.items():
@@ -59,7 +62,7 @@ def main() -> None:
 
 
 def measure(loss: Loss, positions: int, items: int, *, rounds: int) -> tuple[float, float]:
-    """Median milliseconds of forward and backward, and the peak of 10⁹ bytes above the inputs."""
+    """Median milliseconds of forward and backward, and the peak memory above the inputs in 10⁹ bytes."""
     generator = torch.Generator("cuda").manual_seed(1)
 
     def scored(width: int) -> Scored:

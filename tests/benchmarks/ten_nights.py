@@ -1,12 +1,16 @@
-"""Ten nights in a row of the embedded default shop, unattended, with two crashes and a bad day → results/ten_nights.json.
+"""Ten nightly runs in a row of the default shop, with two crashes and a bad day → results/ten_nights.json.
 
     python -m tests.benchmarks.ten_nights FOLDER
-    python -m tests.benchmarks.ten_nights FOLDER --larger 4    # two nights of a shop so many times as large → warm_start.json
+    python -m tests.benchmarks.ten_nights FOLDER --larger 4    # two nights of a shop 4 times as large → warm_start.json
 
-Every day brings new users and items. Night 3 is killed while it trains and started again; in night 7 a training worker is
-killed; on day 5 an upstream fault takes the users off six rows in ten, and the day is delivered whole a day later. Each
-published table is checked against DuckDB on the raw files: its users, what they have seen, what is sold. Then the last
-night is trained once more from nothing, on a copy, beside the warm-started one. FOLDER must be empty; it keeps all outputs.
+Every day brings new users and items. Three nights have a fault:
+- Night 3 is killed in training and started again.
+- On day 5, an upstream fault removes the user from six rows in ten. The whole day is delivered a day later.
+- In night 7, a training worker is killed.
+
+DuckDB checks each published table against the raw files: its users, their seen items, and the items for sale. Then the last
+night is trained again from nothing on a copy, to compare it with the warm-started one. FOLDER must be empty and keeps all
+outputs.
 """
 
 import argparse
@@ -40,13 +44,13 @@ from tests.whole_nights import HOME, child, follow, kill_all, start, whole
 RESULTS = Path(__file__).parent / "results"
 NIGHTS = [date(2026, 11, 20) + timedelta(days=number) for number in range(10)]
 KILLED, WORKER_KILLED, BAD = 2, 6, 4
-"""Which nights, from 0."""
+"""Numbers of the nights with faults, from 0."""
 K, SAMPLES = 10, 10_000
 WARM_EPOCHS = 1
 
 
 def _write_config(folder: Path, output: Path, *, warm: bool) -> Path:
-    """The embedded default's run config, on files of a shop's own."""
+    """Write the default run config, with the shop's own files as input."""
     settings = yaml.safe_load((HOME / "cluster/runs/laptop.yaml").read_text())
     settings |= {
         "output_dir": str(output),
@@ -77,7 +81,7 @@ def _write_config(folder: Path, output: Path, *, warm: bool) -> Path:
 
 
 def _simulate(folder: Path, larger: int) -> Path:
-    """All days of the shop; returns the folder of its days, and leaves the catalogue in `folder`."""
+    """Simulate all days of the shop. Returns the folder of the days, and puts the catalogue into `folder`."""
     laptop = yaml.safe_load((HOME / "cluster/runs/laptop.yaml").read_text())
     for size in ("num_events", "num_items"):
         laptop["input"]["simulate"][size] *= larger
@@ -89,7 +93,7 @@ def _simulate(folder: Path, larger: int) -> Path:
 
 
 def _deliver(days: Path, inbox: Path, day: date, *, bad: bool = False) -> None:
-    """Put the files of a day into the inbox, in place of what is there."""
+    """Put the files of a day into the inbox, and replace earlier files of this day. `bad` removes most users."""
     target = inbox / f"day={day}"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -103,7 +107,7 @@ def _deliver(days: Path, inbox: Path, day: date, *, bad: bool = False) -> None:
 
 
 def _check(folder: Path, root: Path, night: date) -> dict[str, Any]:
-    """What stands in the published table, judged from the raw files by other means."""
+    """Check the published table against the raw files with DuckDB. Returns counts and NDCG of the night."""
     manifest = whole(root, night.isoformat())
     funnel = partitions.manifest_of(root, "histories", night.isoformat()).details["funnel"]
     assert funnel["rows_read"] == funnel["kept"] + funnel["duplicate"] + funnel["quarantined"]
@@ -165,7 +169,7 @@ def _training_seconds(root: Path, night: date) -> float:
 
 
 def _night(config: Path, root: Path, number: int) -> dict[str, Any]:
-    """Run a night, with its crash if it has one; more than one try is reported as such."""
+    """Run a night, with its crash if it has one. Returns the exit status of each try and the seconds."""
     night, statuses, started = NIGHTS[number], [], time.monotonic()
     process = start(config, "--ds", night.isoformat())
     if number == KILLED:
@@ -189,7 +193,7 @@ def _night(config: Path, root: Path, number: int) -> dict[str, Any]:
 
 
 def _beside_a_cold_night(folder: Path, root: Path, last: date) -> dict[str, Any]:
-    """The `last` night trained from nothing on a copy of the output, and both students on the same test users."""
+    """Train the last night from nothing on a copy of the output, and compare both students on the same test users."""
     cold = folder / "cold"
     shutil.copytree(root, cold, symlinks=True)
     for name in ("models/teacher", "teacher_targets", "models/student", "models/control", "metrics", "recommendations"):
@@ -221,13 +225,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps all outputs; must be empty")
     parser.add_argument(
-        "--larger", type=int, default=1, metavar="N", help="two nights of a shop N times as large, no crash"
+        "--larger", type=int, default=1, metavar="N", help="run two nights of a shop N times as large, without crashes"
     )
     arguments = parser.parse_args()
     folder, larger = arguments.folder.absolute(), arguments.larger
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise SystemExit(f"{folder} is not empty")
+        raise SystemExit(f"{folder} is not empty. Name a new or an empty folder")
     days, root = _simulate(folder, larger), folder / "output"
     config = _write_config(folder, root, warm=True)
     for path in sorted(days.iterdir()):
@@ -241,7 +245,7 @@ def main() -> int:
             _deliver(days, folder / "inbox", NIGHTS[BAD])
         one = _night(config, root, number)
         if number == BAD:
-            _check(folder, root, NIGHTS[BAD - 1])  # what is in use is the night before, whole
+            _check(folder, root, NIGHTS[BAD - 1])  # the table in use is still that of the night before
         else:
             one |= _check(folder, root, night) | {"training_seconds": round(_training_seconds(root, night), 1)}
         print(json.dumps(one), flush=True)

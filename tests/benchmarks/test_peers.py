@@ -1,4 +1,4 @@
-"""The peers' split, ranks and figures, without the peers: what makes their numbers comparable with ours."""
+"""The peers' split, ranks and figures, tested without the peers. They make the peers' numbers comparable with ours."""
 
 from pathlib import Path
 
@@ -24,25 +24,25 @@ def test_the_peer_sees_everything_but_the_last_item():
 
 
 def test_a_short_history_is_refused():
-    """Fewer than four items cannot give training, validation and test: the error names the user and the count."""
+    """Fewer than four items are too few for training, validation and test. The error names the user and the count."""
     with pytest.raises(InputError, match="user u9: expected 4 or more items, found 3"):
         leave_one_out([*SEQUENCES, ("u9", ["a", "b", "c"])])
 
 
 def test_a_target_in_the_history_is_refused():
-    """A target that the seen filter would remove is refused instead of counted as a miss."""
+    """A target in the history is an error, not a miss, because the filter for seen items would remove it."""
     with pytest.raises(InputError, match="user u9: the last item a stands in the history too"):
         leave_one_out([*SEQUENCES, ("u9", ["a", "b", "c", "a"])])
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """Without the file the error says what was expected and where."""
+    """The error for a missing file says what was expected and where."""
     with pytest.raises(InputError, match="expected a file of lines 'user item item …', found none"):
         read_sequences(tmp_path / "sequences.txt")
 
 
 def test_a_user_on_two_lines_is_refused(tmp_path):
-    """One user on two lines would have two targets: refused."""
+    """A user on two lines would have two targets, so this is an error."""
     path = tmp_path / "sequences.txt"
     path.write_text("1 5 6 7 8\n2 5 6 7 8\n1 7 8 9 5\n")
     with pytest.raises(InputError, match="found a user twice"):
@@ -51,7 +51,7 @@ def test_a_user_on_two_lines_is_refused(tmp_path):
 
 
 def test_rank_is_the_place_in_the_list():
-    """The first of a list has rank 0, the order given decides, and a target outside gets the number of items."""
+    """The first item of a list has rank 0, and a target outside the list gets the number of items as its rank."""
     split = leave_one_out(SEQUENCES)
     # u1 saw abc and wants d = 3; u2 saw bade and wants f = 5
     assert list_ranks(np.array([[4, 3, 5], [5, 2, -1]]), split).tolist() == [1, 0]
@@ -60,7 +60,7 @@ def test_rank_is_the_place_in_the_list():
 
 @pytest.mark.parametrize("row", [[0, 3, 5], [4, 4, 3]], ids=["seen", "twice"])
 def test_seen_or_repeated_items_are_refused(row):
-    """A list with an item of the history, or with one item twice, would inflate the figures: refused with the user's name."""
+    """A list with a seen item, or with one item twice, would raise the figures. The error names the user."""
     with pytest.raises(InputError, match="list of user u1: expected different unseen items"):
         list_ranks(np.array([row, [5, 2, -1]]), leave_one_out(SEQUENCES))
 
@@ -89,6 +89,6 @@ def test_figures_by_hand():
 
 @pytest.mark.skipif(not BEAUTY.is_file(), reason=f"{BEAUTY} is not here")
 def test_beauty_has_the_published_counts():
-    """The Beauty file gives 22,363 users, 12,101 items and 198,502 interactions, test targets among them."""
+    """The Beauty file has 22,363 users, 12,101 items and 198,502 interactions, including the test targets."""
     split = leave_one_out(read_sequences(BEAUTY))
     assert (len(split.targets), split.num_items, len(split.items) + len(split.targets)) == (22_363, 12_101, 198_502)

@@ -1,4 +1,4 @@
-"""The cost model and the document that quotes it."""
+"""The cost model, and the document with its tables."""
 
 import json
 
@@ -25,14 +25,14 @@ RESULT = json.loads(RESULTS.read_text())
 
 
 def test_the_document_has_the_measured_tables():
-    """SIZING.md has each table once, and exactly as it is made from sizing.json."""
+    """SIZING.md has each table once, exactly as made from sizing.json."""
     text = DOCUMENT.read_text()
     assert [text.count(f"<!-- table: {name} -->") for name in TABLES] == [1] * len(TABLES)
     assert with_tables(text, RESULT) == text, "run `python -m tests.benchmarks.sizing --tables`"
 
 
 def test_a_changed_table_is_noticed():
-    """One changed digit in a table is undone; text outside the tables is left alone."""
+    """A changed digit in a table is corrected, and text outside the tables stays."""
     text = DOCUMENT.read_text()
     place = text.index("<!-- end -->") - 3
     changed = f"{text[:place]}9{text[place:]} own words"
@@ -40,7 +40,7 @@ def test_a_changed_table_is_noticed():
 
 
 def test_the_model_predicts_what_it_has_not_seen():
-    """Every figure of a point beyond the fitted ones is predicted within the promised error, and sizing.json says the same."""
+    """Every figure of a larger point is predicted within the promised error, and sizing.json holds the same predictions."""
     checks = list(_checks(RESULT["constants"], RESULT["points"]))
     wrong = {(one["figure"], str(one["size"])): one["error"] for one in checks if abs(one["error"]) > LARGEST_ERROR}
     assert not wrong
@@ -49,7 +49,7 @@ def test_the_model_predicts_what_it_has_not_seen():
 
 
 def test_the_constants_are_those_of_the_points():
-    """What sizing.json says of the model follows from its points, and these are the ones that the command measures."""
+    """The constants in sizing.json follow from its points, and these are the points that the command measures."""
     measured = [size_of(point) for point in RESULT["points"]]
     assert measured == POINTS, "run `python -m tests.benchmarks.sizing`"
     fitted = fit_all(RESULT["points"])
@@ -59,7 +59,7 @@ def test_the_constants_are_those_of_the_points():
 
 
 def test_checks_lie_beyond_the_fit():
-    """A point to check has more events, or more users and items, than any fitted one of its kind."""
+    """A point for the check has more events, or more users and items, than all fitted points of its kind."""
     for check in (point for point in POINTS if point["use"] == "check"):
         alike = [
             one for one in POINTS if one["use"] == "fit" and all(one.get(n) == check.get(n) for n in ("part", "form"))
@@ -69,7 +69,7 @@ def test_checks_lie_beyond_the_fit():
 
 
 def test_the_fit_finds_known_constants():
-    """From points that follow the model exactly, all constants come back."""
+    """Points that follow the model exactly give its constants back."""
     known: Constants = {
         "features.core_seconds": {"start": 30.0, "event": 2e-5},
         "train.seconds": {
@@ -103,13 +103,13 @@ def test_the_fit_finds_known_constants():
 
 
 def test_no_constant_is_negative():
-    """Where least squares would want a negative constant, that part is left out of the model."""
+    """A constant that least squares would make negative is left out of the model."""
     found = fit([({"start": 1.0, "event": 1.0}, 1.0), ({"start": 1.0, "event": 2.0}, 0.9)])
     assert found == {"start": pytest.approx(0.945, rel=0.01)}
 
 
 def test_terms_of_codes():
-    """A model with codes has its item vectors composed once a step, and once when the recommender starts."""
+    """Training with codes composes the item vectors once per step, and the recommender only once at its start."""
     assert terms("train.seconds", {"form": "codes", "items": 10, "windows": 1})["composed_entry"] == 640
     codes, dense = (terms("recommend.seconds", {"form": form, "items": 10, "users": 5}) for form in ("codes", "dense"))
     assert codes == dense == {"user": 5, "user_item": 50}

@@ -1,4 +1,4 @@
-"""A small shop with one promoted night, to be put back as it was before each fault."""
+"""A small shop with one promoted run, restored before each fault."""
 
 import copy
 import hashlib
@@ -22,7 +22,7 @@ from tests.whole_nights import whole
 
 YESTERDAY, TODAY = "2026-11-22", "2026-11-23"
 CHANGING = ("logs", "reports", "_locks", "_staging", "quarantine_failed")
-"""Folders below the output that a run which ends early may touch: nobody's table depends on them."""
+"""Folders of the output that a failed run may change. No published table depends on them."""
 SETTINGS: dict[str, Any] = {
     "name": "faults",
     "ds": TODAY,
@@ -37,16 +37,16 @@ SETTINGS: dict[str, Any] = {
     "evaluation": {"k": [10], "bootstrap_samples": 50, "control": False},
     "recommend": {"k": 7},
     "spark": {"shuffle_partitions": 2},
-    # four epochs on so little may make a student worse than popularity
+    # four epochs on so few events may give a student that is worse than popularity
     "gates": {"min_gain_over_popularity": None, "max_loss_to_last_night": None},
 }
 
 
 class Shop:
-    """Input, run config and output in a folder; `restore` puts all of them back.
+    """A folder with input, run config and output. `restore` puts all three back.
 
     Args:
-      folder: empty, or an earlier shop's.
+      folder: empty, or the folder of an earlier `Shop`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +57,7 @@ class Shop:
             self._write_input()
 
     def _write_input(self) -> None:
-        """The simulator's days as files of a shop's own, with a catalogue."""
+        """Write the simulator's days and catalogue as the shop's own files."""
         world = {
             "num_events": 18_000,
             "num_items": 200,
@@ -73,16 +73,16 @@ class Shop:
         shutil.copytree(partitions.current(config.root, "catalogue", TODAY), self.input / "catalogue")
 
     def has(self, name: str) -> bool:
-        """Whether something is kept under this name."""
+        """Whether a saved state has this name."""
         return (self._folder / "saved" / name).exists()
 
     def save(self, name: str) -> None:
-        """Keep input and output under a name."""
+        """Save input and output under a name."""
         for part in (self.input, self.root):
             shutil.copytree(part, self._folder / "saved" / name / part.name, symlinks=True)
 
     def restore(self, name: str | None, *, output: bool = True) -> None:
-        """Put input, run config and, unless told not to, output back."""
+        """Put back the run config, and input and output as saved under the name; without `output` the output stays."""
         for part in (self.input, self.root) if output else (self.input,):
             if name is not None:
                 shutil.rmtree(part, ignore_errors=True)
@@ -113,7 +113,7 @@ class Shop:
         self.write_config()
 
     def write_config(self, **changes: Any) -> None:
-        """Write the run config; `section__key=value` changes a setting for this run."""
+        """Write the run config. `section__key=value` changes a setting."""
         settings = copy.deepcopy(self.settings)
         for name, value in changes.items():
             *sections, key = name.split("__")
@@ -135,7 +135,7 @@ class Shop:
         pq.write_table(table, path)
 
     def state(self) -> dict[str, str]:
-        """Everything below the output that a reader or a later run looks at: path → link or hash."""
+        """All files below the output that a reader or a later run uses: path → link or hash."""
         found = {}
         for path in sorted(self.root.rglob("*")):
             name = path.relative_to(self.root)
@@ -148,12 +148,12 @@ class Shop:
         return found
 
     def table(self) -> pa.Table:
-        """Today's lists, without what tells one run from another."""
+        """Today's recommendations without the model version, which differs between runs."""
         whole(self.root, TODAY)
         return pq.read_table(partitions.current(self.root, "recommendations", TODAY)).drop_columns("model_version")
 
     def in_use(self) -> str:
-        """The night in use, after its table is found whole."""
+        """The date in use, after a check that its table is complete."""
         found = promotions.current(self.root)
         assert found is not None
         whole(self.root, found.ds)
@@ -161,7 +161,7 @@ class Shop:
 
     @contextmanager
     def reader(self) -> Iterator[None]:
-        """Somebody who looks at the table in use all the while, and must always find one night's whole list of users."""
+        """A reader of the table in use, who reads all the time and must always find all rows of one version."""
         ended, seen = threading.Event(), []
 
         def look() -> None:

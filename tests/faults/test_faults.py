@@ -1,7 +1,7 @@
-"""Faults, one at a time, each on a shop with one promoted night: `make faults` (an hour; not part of `make test`).
+"""Faults, one at a time, each on a shop with one promoted run: `make faults` (an hour, not part of `make test`).
 
-A fault that stops a run before it has changed anything is shown to have left every file as it was, so the run after it is
-the undisturbed one. After every other fault the night is run again, and must end with the undisturbed night's table.
+- A `Refusal` stops a run before it changes anything. The test checks that every file stays as it was.
+- A `Break` happens later. The test runs the same date again, which must give the table of an undisturbed run.
 """
 
 import os
@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, pa.Table]:
-    """The shop after its first night, and the undisturbed second night's table.
+    """A shop with both dates saved, and the table of the undisturbed second run.
 
-    `DISTILREC_FAULTS` names a folder to keep both in, for the next time.
+    `DISTILREC_FAULTS` names a folder that keeps them for the next test run.
     """
     kept = os.environ.get("DISTILREC_FAULTS")
     shop = Shop(Path(kept) if kept else tmp_path_factory.mktemp("shop"))
@@ -42,7 +42,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, pa.Table]
         table = shop.table()
         shop.restore("first")
         run(shop.config)
-        assert shop.table().equals(table), "undisturbed nights differ: nothing could be said about disturbed ones"
+        assert shop.table().equals(table), (
+            "two undisturbed runs give different tables, so a disturbed run cannot be judged"
+        )
         shop.save("second")
     shop.restore("second")
     return shop, shop.table()
@@ -50,7 +52,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, pa.Table]
 
 @dataclass(frozen=True)
 class Refusal:
-    """What is wrong before the run: it must end with this status and say this, and nothing below the output may change."""
+    """A fault before the run. The run must end with `status`, print `says`, and change nothing below the output."""
 
     name: str
     says: str
@@ -62,7 +64,7 @@ class Refusal:
 
 
 def _end(printed: str) -> str:
-    """The last lines, where a person looks for the reason."""
+    """The last ten lines, where a person looks for the reason."""
     return "\n".join(printed.rstrip().splitlines()[-10:])
 
 
@@ -148,7 +150,7 @@ def _hold_lock(shop: Shop) -> None:
 
 @pytest.mark.parametrize("fault", REFUSALS, ids=lambda fault: fault.name)
 def test_a_refused_night_changes_nothing(reference: tuple[Shop, pa.Table], fault: Refusal) -> None:
-    """Exit status and reason are right, and every file that a reader or a later run looks at is as it was."""
+    """The exit status and the printed reason are right, and every file that a reader or a later run uses is unchanged."""
     shop, _ = reference
     shop.restore("first")
     before = shop.state()
@@ -169,7 +171,7 @@ def test_a_refused_night_changes_nothing(reference: tuple[Shop, pa.Table], fault
 
 @dataclass(frozen=True)
 class Break:
-    """What goes wrong in or before the run; status and words that must then be found. Status 0: the night goes on by itself."""
+    """A fault before or during the run. The run must end with `status` and print `says`. With status 0 it recovers."""
 
     name: str
     status: int
@@ -177,11 +179,11 @@ class Break:
     before: Callable[[Shop], object] = lambda shop: None
     settings: dict[str, Any] = field(default_factory=dict)
     at: str | None = None
-    """A line of the run at which the disturbance comes."""
+    """The fault `disturb` happens when the run prints this text."""
     disturb: Callable[[Shop, psutil.Process], object] = lambda shop, process: None
     state: str = "first"
     readable: bool = True
-    """Whether a reader finds a whole table before the run, and so has to during it."""
+    """Whether a reader must find a complete table during the run: before the run the table is complete."""
 
 
 def _kill_all(shop: Shop, process: psutil.Process) -> None:
@@ -208,7 +210,7 @@ def _kill_java_at_work(shop: Shop, process: psutil.Process) -> None:
     java = child(process, "deploy.SparkSubmit")
     until = time.monotonic() + 60
     while not any((shop.root / partitions.STAGING).rglob("_temporary")):
-        assert time.monotonic() < until, "Spark has not begun to write"
+        assert time.monotonic() < until, "Spark did not begin to write within a minute"
         time.sleep(0.05)
     java.kill()
 
@@ -262,14 +264,14 @@ BREAKS = [
         "student_over_popularity",
         settings={"training__defaults__learning_rate": 1e-12, "gates__min_gain_over_popularity": 0.0},
     ),
-    # settings that only show when it is at work
+    # settings whose fault shows only at work
     Break(
         "a loss that is not finite", 1, "not finite|learning_rate", settings={"training__defaults__learning_rate": 1e9}
     ),
     Break("more actors than CPUs", 2, "recommend.actors", settings={"recommend__actors": 64}),
     Break("a longer list than there are items", 2, r"recommend\.k", settings={"recommend__k": 100_000}),
     Break("no Ray cluster at the address", 75, "cannot join the Ray cluster", settings={"ray__address": "127.0.0.1:1"}),
-    # the whole run killed
+    # the whole run is killed
     Break("killed while Spark runs", -9, at="nightly: faults", disturb=_wait_then_kill_all("java")),
     Break("killed in the teacher's training", -9, at="teacher epoch  2/4", disturb=_kill_all),
     Break("killed between teacher and cache", -9, at="teacher epoch  4/4", disturb=_kill_all),
@@ -286,7 +288,7 @@ BREAKS = [
     Break(
         "stopped by the scheduler", 143, "stopped by SIGTERM", at="student epoch  1/4", disturb=_send(signal.SIGTERM)
     ),
-    # a part of it killed
+    # a part of the run is killed
     Break(
         "Java killed as it starts",
         2,
@@ -299,7 +301,7 @@ BREAKS = [
     Break("an inference actor killed", 0, at="check_gates: input and quality", disturb=_kill_one("ShardRecommender")),
     Break("Ray's raylet killed", 1, at="student epoch  1/4", disturb=_kill_one("raylet/raylet")),
     Break("Ray's control store killed", 1, at="student epoch  1/4", disturb=_kill_one("gcs_server")),
-    # what is published is damaged: the run makes it anew, or says which night has to
+    # a published output is damaged: the run makes it again, or names the date that must be run
     Break("half a file of the histories", 0, before=_damage("histories", _cut), state="second"),
     Break("the teacher's weights are cut", 0, before=_damage("models/teacher", _cut, ".safetensors"), state="second"),
     Break(
@@ -318,7 +320,7 @@ BREAKS = [
         "clean_events of .* is damaged",
         before=_damage("clean_events", _cut, ds=YESTERDAY),
     ),
-    # left-overs
+    # left-overs of a dead run
     Break(
         "staging folders of a killed run",
         0,
@@ -336,7 +338,7 @@ BREAKS = [
 
 @pytest.mark.parametrize("fault", BREAKS, ids=lambda fault: fault.name)
 def test_a_broken_night_is_made_whole(reference: tuple[Shop, pa.Table], fault: Break) -> None:
-    """Status and reason are right, a reader always finds a whole night, and the next run ends as if nothing had been."""
+    """Exit status and reason are right, a reader always finds a complete table, and the next run gives the right table."""
     shop, table = reference
     shop.restore(fault.state)
     shop.write_config(**fault.settings)

@@ -1,3 +1,5 @@
+"""Reasons against one forward pass per left-out item, and the checks of written reasons."""
+
 from itertools import pairwise
 from typing import Any
 
@@ -23,13 +25,13 @@ def tiny_model(kind="gru", **options):
     torch.manual_seed(5)
     options = {"dim": 8, "session_flag": True, "inputs": ["event_type", "time_gap"], "max_length": 8, **options}
     model = SequenceModel(num_items=NUM_ITEMS, kind=kind, **options)  # pyright: ignore[reportArgumentType]
-    for parameter in model.parameters():  # fresh weights are so small that all scores are nearly equal
+    for parameter in model.parameters():  # initial weights are too small: all scores would be nearly equal
         torch.nn.init.normal_(parameter, std=0.5)
     return model.eval().requires_grad_(False)
 
 
 class SumModel(torch.nn.Module):
-    """The hidden state is the sum of what was read, so that an item's contribution is its vectors' product."""
+    """The hidden state is the sum of the item vectors, so an item's contribution is the product of two vectors."""
 
     def __init__(self, vectors, max_length=10):
         super().__init__()
@@ -43,12 +45,12 @@ class SumModel(torch.nn.Module):
 
 
 def seconds_of(place):
-    """When the item at this place of a history was met: gaps of very different lengths."""
+    """Time of the interaction at this place of a history. The gaps have very different lengths."""
     return place**5
 
 
 def explained(model, users, lists, *, because=2):
-    """`because_of` for users given as (items, sessions); the n-th event is of type n modulo 4, at `seconds_of(n)`."""
+    """`because_of` for users given as (items, sessions). Event n has type n modulo 4 and the time `seconds_of(n)`."""
     lengths = np.array([len(items) for items, _ in users])
     places = np.concatenate([np.arange(length) for length in lengths])
     items = np.concatenate([items for items, _ in users]).astype(np.int64)
@@ -61,12 +63,12 @@ def explained(model, users, lists, *, because=2):
 
 
 def only(model, items, wanted, *, because=2):
-    """The reasons of one user of one session for each wanted item."""
+    """The reasons for each wanted item of one user with one session."""
     return explained(model, [(items, [0] * len(items))], [wanted], because=because)[0]
 
 
 def by_hand(model, items, sessions, wanted, *, because=2):
-    """One user's reasons, one forward pass after the other, each context made anew in plain Python."""
+    """One user's reasons: one forward pass per left-out item, with each context computed in plain Python."""
     first = max(0, len(items) - model.max_length)
     before = [first - 1] if first else []
     window = range(first, len(items))
@@ -118,7 +120,7 @@ def random_users(count, *, longest=14, items=NUM_ITEMS):
     ids=["all context", "no context", "gaps", "untied", "two layers"],
 )
 def test_reasons_are_those_of_a_plain_loop(kind, options, monkeypatch):
-    """Batched and chunked, each user gets what one forward pass a left-out item says of that user alone."""
+    """In batches and chunks, each user gets the same reasons as from one forward pass per left-out item."""
     monkeypatch.setattr(explain, "CHUNK_POSITIONS", 300)
     model = tiny_model(kind, **options)
     users, lists = random_users(42, items=25)
@@ -129,7 +131,7 @@ def test_reasons_are_those_of_a_plain_loop(kind, options, monkeypatch):
 
 
 def test_gated_layers_and_codes_are_explained_too():
-    """A Transformer of gated layers and a model whose item vectors are made of codes agree with the plain loop."""
+    """Transformers with gated layers and a model with item codes agree with the plain loop."""
     users, lists = random_users(12)
     codes = {"kind": "residual", "count": 2, "size": 8}
     blocks = (tiny_model("transformer", block=block, heads=2) for block in ("ligr", "bsarec"))
@@ -139,7 +141,7 @@ def test_gated_layers_and_codes_are_explained_too():
 
 
 VECTORS = [[3, 0], [1, 1], [-1, 2], [0, 0], [1, 0], [0, 1]]
-"""Items 4 and 5 are those to recommend: 4 is raised by 0 and 1, and lowered by 2; 5 is raised by 2 and 1."""
+"""Items 4 and 5 are recommended. Items 0 and 1 raise item 4, and item 2 lowers it. Items 2 and 1 raise item 5."""
 
 
 def test_a_known_model_gives_the_known_reasons():
@@ -152,7 +154,7 @@ def test_a_known_model_gives_the_known_reasons():
 
 
 def test_equal_contributions_name_the_item_met_last_first():
-    """Of two items that raise a score alike, rounding aside, the one whose last occurrence is later comes first."""
+    """Of two items that raise a score equally up to rounding, the one with the later last occurrence comes first."""
     model = SumModel([[1, 0], [1, 0], [1.00002, 0], [0, 0], [1, 0]])
     assert only(model, [0, 1, 3], [4]) == [[1, 0]]
     assert only(model, [1, 0, 3], [4]) == [[0, 1]]
@@ -160,20 +162,20 @@ def test_equal_contributions_name_the_item_met_last_first():
 
 
 def test_a_difference_of_rounding_is_no_reason():
-    """An item whose absence changes a score by less than half of the least step is not named."""
+    """An item that changes a score by less than half of `LEAST` is not named."""
     model = SumModel([[LEAST * 0.4, 0], [LEAST * 0.6, 0], [1, 0]])
     assert only(model, [0, 1], [2]) == [[1]]
 
 
 def test_a_repeated_item_is_left_out_everywhere_and_named_once():
-    """Two occurrences of a weaker item outweigh one of a stronger, and the item stands in the list once."""
+    """Two occurrences of a weak item count more than one of a strong item, and the item is named once."""
     model = SumModel([[2, 0], [1.5, 0], [0, 0], [1, 0]])
     assert only(model, [1, 0, 1, 2], [3]) == [[1, 0]]
     assert only(model, [1, 0, 2], [3]) == [[0, 1]]
 
 
 def test_a_history_of_one_item_is_the_reason_for_all():
-    """With one item, even if met several times or preceded by others outside the window, it is named whatever it does."""
+    """The only item of a window is always named, even if it occurs twice or other items stand before the window."""
     model = SumModel(VECTORS, max_length=2)
     assert only(model, [2], [4, 5]) == [[2], [2]]
     assert only(model, [2, 2], [4, 5]) == [[2], [2]]
@@ -181,7 +183,7 @@ def test_a_history_of_one_item_is_the_reason_for_all():
 
 
 def test_what_the_model_did_not_read_is_never_a_reason():
-    """The strongest item of all is not named where it stands before the window, nor does it move up into it."""
+    """The strongest item is not named if it stands before the window, and it does not move into the window."""
     model = SumModel(VECTORS, max_length=3)
     assert only(model, [0, 2, 1, 3], [4]) == [[1]]
     assert only(model, [0, 2, 1, 0], [4]) == [[0, 1]]
@@ -189,7 +191,7 @@ def test_what_the_model_did_not_read_is_never_a_reason():
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "transformer"])
 def test_only_items_of_the_window_are_named_and_none_twice(kind):
-    """Whatever the model, reasons are distinct items among the last 8 of the user's own history."""
+    """For every kind of model, reasons are distinct items among the last 8 of the user's history."""
     users, lists = random_users(60, longest=20)
     for (items, _), reasons in zip(users, explained(tiny_model(kind), users, lists, because=4), strict=True):
         for named in reasons:
@@ -199,7 +201,7 @@ def test_only_items_of_the_window_are_named_and_none_twice(kind):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "transformer"])
 def test_reasons_do_not_depend_on_who_else_is_in_the_batch(kind, monkeypatch):
-    """Alone, in another order, or in chunks of one user, everybody has the same reasons."""
+    """Users have the same reasons alone, in another order, and in chunks of one user."""
     model = tiny_model(kind)
     users, lists = random_users(70)
     together = explained(model, users, lists)
@@ -218,7 +220,7 @@ GOOD: list[dict[str, Any]] = [
 
 
 def write_tables(folder, rows):
-    """A table and the histories of its three good users, in two files each that are cut at different rows."""
+    """Write and check a table and the histories of three users, in two files each with different numbers of rows."""
     histories = [{"user_id": "u1", "item_indices": [0, 1, 0]}, {"user_id": "u2", "item_indices": [4]}]
     parts = {"histories": [histories, [{"user_id": "u3", "item_indices": [2]}]], "lists": [rows[:1], rows[1:]]}
     schema = pa.schema([RECOMMENDATIONS.schema.field(name) for name in GOOD[0]])
@@ -231,26 +233,26 @@ def write_tables(folder, rows):
 
 
 def test_good_reasons_pass(tmp_path):
-    """Files of other sizes than the histories', lists without reasons, and null for popular lists are as they should be."""
+    """A table may have files of other sizes than the histories, items without reasons, and null for popular lists."""
     write_tables(tmp_path, GOOD)
 
 
 @pytest.mark.parametrize(
     ("number", "change", "message"),
     [
-        (0, {"because_item_ids": [["b", "a"]]}, "has not a list of reasons for each item"),
-        (0, {"because_item_ids": [["b", "a", "c"], []]}, "has over 2 reasons for an item"),
+        (0, {"because_item_ids": [["b", "a"]]}, "one list of reasons for each recommended item"),
+        (0, {"because_item_ids": [["b", "a", "c"], []]}, "more than 2 reasons for an item"),
         (0, {"because_item_ids": [["b", "b"], []]}, "names the same reason twice"),
         (0, {"because_item_ids": [["b"], ["c"]]}, "names c as a reason, which is not in the history of user u1"),
         (2, {"because_item_ids": [["a"]]}, "part-00001.parquet names a as a reason, .* of user u3"),
         (2, {"because_item_ids": [["stranger"]]}, "names stranger as a reason"),
-        (2, {"because_item_ids": None}, "must have reasons for the lists of source model, and only for those"),
-        (1, {"because_item_ids": [[]]}, "must have reasons for the lists of source model, and only for those"),
-        (1, {"user_id": "u9"}, "has its users in another order than the histories"),
+        (2, {"because_item_ids": None}, "must have reasons for all lists of source model"),
+        (1, {"because_item_ids": [[]]}, r"must have reasons for .* no other list"),
+        (1, {"user_id": "u9"}, "users in another order than the histories"),
     ],
 )
 def test_bad_reasons_are_found(tmp_path, number, change, message):
-    """Each broken promise about reasons is an error that says which."""
+    """Each fault of the reasons is an error that names it."""
     rows = [row | change if place == number else row for place, row in enumerate(GOOD)]
     with pytest.raises(ContractError, match=message):
         write_tables(tmp_path, rows)

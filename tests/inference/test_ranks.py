@@ -1,4 +1,4 @@
-"""Ranks of targets, and the baselines."""
+"""Ranks of targets, and the Markov baseline."""
 
 from typing import Any
 
@@ -17,21 +17,21 @@ from tests.data.test_windows import histories
 
 
 def test_ties_go_to_the_smaller_index_and_seen_items_do_not_count() -> None:
-    """Scores (5, 7, 5, 9): target 2 has rank 2 behind 3, 1 and, tied, 0; with item 3 seen it has rank 2."""
+    """For scores (5, 7, 5, 9), target 2 has rank 3: items 3, 1 and, by the tie, 0 are ahead. With item 3 seen it has rank 2."""
     scores = torch.tensor([[5.0, 7.0, 5.0, 9.0], [5.0, 7.0, 5.0, 9.0]])
     ranks = target_ranks(scores, torch.tensor([2, 2]), seen_rows=torch.tensor([1]), seen_items=torch.tensor([3]))
     assert ranks.tolist() == [3, 2]
 
 
 def test_a_target_that_is_ruled_out_stands_behind_the_others_alone() -> None:
-    """Score −inf, of an item that last night's model does not know: seen items are not ahead of it, unseen ones are."""
+    """A target of score −inf, unknown to an earlier model, ranks behind the unseen items but not behind the seen ones."""
     scores = torch.tensor([[5.0, 4.0, 3.0, -torch.inf, -torch.inf]]).repeat(2, 1)
     seen = {"seen_rows": torch.tensor([0, 0, 0]), "seen_items": torch.tensor([0, 0, 1])}
     assert target_ranks(scores, torch.tensor([3, 4]), **seen).tolist() == [1, 4]
 
 
 def test_the_best_items_are_unseen_and_equal_ones_go_by_index() -> None:
-    """Of 70 items with the same score those that were not seen, smallest index first, and no item where there are no more."""
+    """Of 70 items with the same score, the unseen ones with the smallest indices come first, then −1."""
     prefixes = evaluation_rows(
         histories([([4, 0, 69], [0] * 3, 1, None, 2), ([*range(66), 68], [0] * 67, 1, None, 66)]),
         position_column="test_position",
@@ -48,14 +48,14 @@ def test_the_best_items_are_unseen_and_equal_ones_go_by_index() -> None:
 
 
 def test_nan_scores_are_an_error() -> None:
-    """A broken model does not get a rank."""
+    """A NaN in the scores is an error, not a rank."""
     nothing = torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match="NaN"):
         target_ranks(torch.tensor([[float("nan"), 1.0]]), torch.tensor([1]), seen_rows=nothing, seen_items=nothing)
 
 
 def test_ranks_of_an_ensemble_mix_probabilities() -> None:
-    """An ensemble ranks by its mean probability, over prefixes of different lengths, longer than the model sees too."""
+    """An ensemble ranks by its mean probability, for histories shorter and longer than the model's window."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     rows = [
@@ -85,8 +85,7 @@ def test_ranks_of_an_ensemble_mix_probabilities() -> None:
 
 @pytest.mark.parametrize("merge_pairs", [1 << 22, 0])
 def test_markov_counts_training_pairs_only(tmp_path, monkeypatch, merge_pairs) -> None:
-    """Followers are counted on training positions, over files, merged at the end or between; what never followed is
-    ranked by popularity."""
+    """Followers are counted at training positions of all files. Items that never followed are ranked by popularity."""
     monkeypatch.setattr(baselines, "MERGE_PAIRS", merge_pairs)
     first = histories([([1, 2, 1, 2, 3], [0] * 5, 4, None, 4), ([2, 0], [0, 0], 1, None, 1)])
     second = histories([([1, 3], [0, 0], 2, None, None)])
@@ -108,11 +107,11 @@ def test_markov_counts_training_pairs_only(tmp_path, monkeypatch, merge_pairs) -
 
 
 def test_a_history_that_an_earlier_model_cannot_read_is_ranked_by_popularity() -> None:
-    """As it would be served: the same with and without readable histories beside it, and items without counts come last."""
+    """As in batch inference: the ranks are the same with and without readable histories in the batch."""
     torch.manual_seed(0)
     earlier = SequenceModel(num_items=4, kind="gru", dim=8, max_length=5).eval()
     rows = [([4, 5, 2], [0] * 3, 1, None, 2), ([5, 3], [0] * 2, 1, None, 1), ([0, 1, 5, 2], [0] * 4, 1, None, 3)]
-    popularity = np.array([5.0, 9.0, 7.0, 6.0, 100.0, 0.0])  # what the model does not know stays last
+    popularity = np.array([5.0, 9.0, 7.0, 6.0, 100.0, 0.0])  # items that the model does not know stay last
     for kept in (rows[:2], rows):
         found = ranks_of_models(
             [earlier],
@@ -130,8 +129,7 @@ def test_a_history_that_an_earlier_model_cannot_read_is_ranked_by_popularity() -
 
 @pytest.mark.parametrize("inputs", [[], ["time_gap"]])
 def test_an_earlier_model_reads_a_history_as_when_it_serves(inputs: list[Any]) -> None:
-    """As if what came later than the model were not there: flags and gaps lie between the items that it knows, also where
-    the last item, which says that the next one opens a session, is new to it."""
+    """Items newer than the model are read as if they were not there: flags and gaps are those between known items."""
     torch.manual_seed(0)
     earlier = SequenceModel(num_items=4, kind="gru", dim=8, session_flag=True, inputs=inputs).eval()
     whole = [

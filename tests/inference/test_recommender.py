@@ -30,18 +30,18 @@ def tiny_model(kind="transformer", num_items=NUM_ITEMS, **options):
     torch.manual_seed(5)
     options = {"dim": 8, "session_flag": True, "inputs": ["event_type", "time_gap"], "max_length": 6, **options}
     model = SequenceModel(num_items=num_items, kind=kind, **options)  # pyright: ignore[reportArgumentType]
-    for parameter in model.parameters():  # fresh weights are so small that all scores are nearly equal
+    for parameter in model.parameters():  # initial weights are too small: all scores would be nearly equal
         torch.nn.init.normal_(parameter, std=0.5)
     return model.eval()
 
 
 def seconds_of(place):
-    """When the item at this place of a history was met: gaps of very different lengths."""
+    """Time of the interaction at this place of a history. The gaps have very different lengths."""
     return place**5
 
 
 def histories(*rows):
-    """HISTORIES columns of `(user, items, sessions)`; the n-th event is of type n modulo 4, at `seconds_of(n)`."""
+    """HISTORIES columns of `(user, items, sessions)`. Event n has type n modulo 4 and the time `seconds_of(n)`."""
     users, items, sessions = zip(*rows, strict=True)
     times = [[1_000_000 * seconds_of(place) for place in range(len(row))] for row in items]
     return pa.table(
@@ -57,7 +57,7 @@ def histories(*rows):
 
 @pytest.fixture
 def store(tmp_path):
-    """Folders of a vocabulary of 60 items and its statistics, and a function that saves a model beside them."""
+    """A vocabulary of 60 items with statistics, and a function that saves a model and makes its recommender."""
     ids = [f"item{index:03}" for index in range(NUM_ITEMS)]
     for name in ("vocabulary", "statistics", "model"):
         (tmp_path / name).mkdir()
@@ -124,7 +124,7 @@ def by_hand(model, items, sessions, *, k):
 @pytest.mark.parametrize("kind", ["transformer", "gru", "lstm"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_lists_are_those_of_one_user_at_a_time(store, kind, tied, monkeypatch):
-    """Batched, sorted and padded, each user gets what the model says of that user alone, in the order of the rows."""
+    """Each user of a batch gets the same list as alone, in the order of the rows."""
     monkeypatch.setattr(encode, "ENCODE_ROWS", 4)
     random = np.random.default_rng(3)
     rows = []
@@ -153,7 +153,7 @@ def test_rows_keep_the_contract(store):
 
 
 def test_reasons_are_a_column_that_changes_no_other(store):
-    """With reasons asked for, the other columns are the same; without, there is no reason in any row."""
+    """With reasons, the other columns stay the same; without, the column of reasons is null in every row."""
     rows = [("a", [1, 2, 4], [0, 0, 1]), ("b", [], []), ("c", [5], [0]), ("d", list(range(57)), [0] * 57)]
     model = tiny_model()
     plain, found = store(model)(histories(*rows)), store(model, because=2)(histories(*rows))
@@ -167,7 +167,7 @@ def test_reasons_are_a_column_that_changes_no_other(store):
 
 
 def test_reasons_are_items_without_which_the_score_is_lower(store):
-    """A list's first reason, taken out of the history, lowers its item's score more than any other item does."""
+    """Without its first reason in the history, an item's score falls more than without any other item of the history."""
     model = tiny_model(session_flag=False, inputs=[])
     items, made = [1, 2, 4, 6, 8], store(model, k=55, because=1)
     row = made(histories(("a", items, [0] * 5))).to_pylist()[0]
@@ -183,7 +183,7 @@ def test_reasons_are_items_without_which_the_score_is_lower(store):
 
 
 def test_items_newer_than_the_model_are_no_reasons(store):
-    """Items that the model cannot read are left out of the history before reasons are looked for, in it as if they never were."""
+    """Items that the model does not know are never reasons, and do not change the reasons."""
     rows = [("mixed", [1, 55, 2, 4, 56], [0, 0, 1, 1, 1]), ("known", [1, 2, 4], [0, 1, 1]), ("new", [55], [0])]
     model = tiny_model(num_items=50, inputs=[])
     mixed, known, new = store(model, because=3)(histories(*rows)).to_pylist()
@@ -202,7 +202,7 @@ def test_items_seen_before_the_model_s_window_are_left_out(store):
 
 
 def test_a_user_without_a_history_gets_the_popular_available_items(store):
-    """Ranked by training interactions, then all, then index; scored by the share of training interactions."""
+    """They are ranked by training interactions, all interactions and index. The score is the share of training interactions."""
     row = store(tiny_model(), k=6)(histories(("new", [], []), ("b", [1], [0]))).to_pylist()[0]
     assert row["source"] == "popular"
     assert row["item_ids"] == ["item007", "item021", "item020", "item050", "item000", "item001"]
@@ -220,7 +220,7 @@ def test_a_list_is_shorter_when_fewer_items_are_left(store):
 
 
 def test_items_newer_than_the_model_are_skipped_but_seen(store):
-    """A model of the first 50 items neither reads nor recommends later ones; who has no other gets popular ones."""
+    """A model of the first 50 items neither reads nor recommends later items. A user with later items only gets popular items."""
     model = tiny_model(num_items=50)
     rows = [("mixed", [1, 55, 2], [0, 1, 1]), ("new", [55, 56], [0, 1]), ("empty", [], [])]
     mixed, new, empty = store(model)(histories(*rows)).to_pylist()
@@ -230,14 +230,14 @@ def test_items_newer_than_the_model_are_skipped_but_seen(store):
 
 
 def test_an_empty_batch_gives_an_empty_table(store):
-    """Ray Data may hand over no rows at all."""
+    """Ray Data may pass an empty batch."""
     found = store(tiny_model())(histories(("a", [1], [0])).slice(0, 0))
     assert found.num_rows == 0
     assert found.schema.equals(tables.RECOMMENDATIONS.schema)
 
 
 def test_a_sliced_batch_is_read_from_its_own_start(store):
-    """A slice of a table, whose buffers begin earlier, gives the same rows as the whole, scores up to rounding."""
+    """A slice of a table, whose buffers begin earlier, gives the same rows as the whole table, with scores up to rounding."""
     made = store(tiny_model())
     whole = histories(("a", [1, 2, 3], [0, 1, 1]), ("b", [4], [0]), ("c", [5, 6], [0, 0]))
     sliced, rows = made(whole.slice(1)).to_pylist(), made(whole).to_pylist()[1:]
@@ -254,7 +254,7 @@ def test_a_model_with_broken_weights_is_an_error(store):
 
 
 def test_a_seen_item_in_a_list_stops_the_batch(store, monkeypatch):
-    """Should the top-k ever return an item of the history, the batch fails with the user's name."""
+    """If the top-k returned an item of the history, the batch would fail with the user's id."""
 
     def careless(hidden_BW, weight_VW, bias_V, *, k, **_):
         return torch.zeros(len(hidden_BW), k), torch.arange(k).expand(len(hidden_BW), k)
@@ -266,7 +266,7 @@ def test_a_seen_item_in_a_list_stops_the_batch(store, monkeypatch):
 
 
 def test_a_vocabulary_may_grow_but_not_change():
-    """Further items at the end fit; fewer items, or others at the same place, are an error that says what to do."""
+    """More items at the end are right. Fewer items, or other items at a place, are an error that says what to do."""
     facts = {
         "num_items": 2,
         "version": "m1",
@@ -275,9 +275,9 @@ def test_a_vocabulary_may_grow_but_not_change():
     }
     check_vocabulary(facts, pa.array(["a", "b"]))
     check_vocabulary(facts, pa.array(["a", "b", "c"]))
-    with pytest.raises(ModelError, match="model m1 was trained on vocabulary v1 of 2 items, but this one has only 1"):
+    with pytest.raises(ModelError, match=r"model m1 .* vocabulary v1 of 2 items, .* only 1.*Train the model again"):
         check_vocabulary(facts, pa.array(["a"]))
-    with pytest.raises(ModelError, match="not the first 2 of this vocabulary: its indices mean other items"):
+    with pytest.raises(ModelError, match=r"not the first 2 items of this vocabulary.*Train the model again"):
         check_vocabulary(facts, pa.array(["b", "a", "c"]))
 
 
@@ -295,26 +295,26 @@ def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
     rows = [{"user_id": "a", "item_ids": ["x"], "scores": [1.0], "source": "model"}] * 2
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000.parquet")
     limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
-    with pytest.raises(ContractError, match="in row 1, after user a, it has a and the histories a"):
+    with pytest.raises(ContractError, match="In row 1, after user a, it has user a and the histories have user a"):
         check_recommendations(tmp_path, tmp_path, **limits)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"item_ids": ["x", "y", "z"], "scores": [3.0, 2.0, 1.0]}, "a list of over 2 items"),
-        ({"item_ids": ["x", "y"], "scores": [3.0]}, "not a score for each"),
+        ({"item_ids": ["x", "y", "z"], "scores": [3.0, 2.0, 1.0]}, "a list of more than 2 items"),
+        ({"item_ids": ["x", "y"], "scores": [3.0]}, "without one score per item"),
         ({"item_ids": ["x", "x"], "scores": [3.0, 2.0]}, "the same item twice"),
         ({"item_ids": ["x", "y"], "scores": [3.0, float("nan")]}, "not a finite number"),
         ({"item_ids": ["x", "gone"], "scores": [3.0, 2.0]}, "recommends gone, which is not available"),
-        ({"user_id": "a"}, "each user of the histories exactly once, in their order, but in row 1, .* has a and .* b"),
-        ({"user_id": "c"}, "each user of the histories exactly once, in their order, but in row 1, .* has c and .* b"),
+        ({"user_id": "a"}, "each user of the histories exactly once.* In row 1, .* has user a and .* user b"),
+        ({"user_id": "c"}, "each user of the histories exactly once.* In row 1, .* has user c and .* user b"),
         ({"because_item_ids": [["x"], []]}, "has reasons, but recommend.because is 0"),
-        (None, "in row 1, after user a, it has nobody and the histories b"),
+        (None, "In row 1, after user a, it has no user and the histories have user b"),
     ],
 )
 def test_the_written_table_is_checked(tmp_path, row, message):
-    """Each broken promise of the table is an error that says which; a good table is counted by source."""
+    """Each fault of a written table is an error that names it. A good table is counted by source."""
     for name in ("histories", "good", "bad"):
         (tmp_path / name).mkdir()
     pq.write_table(pa.table({"user_id": ["a", "b"]}), tmp_path / "histories" / "part-00000.parquet")
@@ -332,7 +332,7 @@ def test_the_written_table_is_checked(tmp_path, row, message):
 
 
 def test_the_users_are_compared_a_batch_at_a_time(tmp_path, monkeypatch):
-    """Over files and batches cut at other places; one that is too many is found, and no column is read as a whole."""
+    """Files and batches may be cut at other places. An extra user is found, and no column is read as a whole."""
     monkeypatch.setattr(recommender.pq, "read_table", lambda *_, **__: pytest.fail("a column of ids is read whole"))
     users = [f"u{number:06}" for number in range(70_000)]
     lists = pa.table({"user_id": users}).append_column("source", pa.array(["model"] * len(users)))
@@ -349,14 +349,12 @@ def test_the_users_are_compared_a_batch_at_a_time(tmp_path, monkeypatch):
     limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
     found = check_recommendations(tmp_path / "good", tmp_path / "histories", **limits)
     assert found == {"model": len(users), "popular": 0}
-    with pytest.raises(
-        ContractError, match="in row 70000, after user u069999, it has u000000 and the histories nobody"
-    ):
+    with pytest.raises(ContractError, match=r"In row 70000, after user u069999, it has user u000000 and .* no user"):
         check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)
 
 
 def test_the_reasons_of_the_written_table_are_checked(store, tmp_path):
-    """Where reasons are promised they are compared with the histories: the recommender's own pass, a changed one does not."""
+    """Reasons are compared with the histories: the recommender's own reasons pass, and a changed reason is an error."""
     made = store(tiny_model(), because=2)
     for name in ("histories", "good", "bad"):
         (tmp_path / name).mkdir()

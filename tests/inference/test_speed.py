@@ -1,4 +1,4 @@
-"""Timing of models side by side."""
+"""Users per second of several models."""
 
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.data.test_windows import histories
 def test_every_model_has_a_speed_and_threads_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: int, timed: int
 ) -> None:
-    """The median of three rounds' users a second, of no more users than there are; PyTorch's threads are as before."""
+    """The speed is the median of three rounds over at most the users that exist, and PyTorch's threads are restored."""
     for name in ("small", "untied"):
         (tmp_path / name).mkdir()
         model = SequenceModel(num_items=30, kind="gru", dim=4, tied=name == "small")

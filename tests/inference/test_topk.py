@@ -1,3 +1,5 @@
+"""Exact top-k against a stable full sort."""
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ CPU_AND_GPU = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", mar
 
 
 def by_full_sort(scores_BV, *, k, excluded, allowed_V):
-    """The plain way: mask, stable sort of everything, cut."""
+    """The reference: mask, sort all scores stably, cut at k."""
     scores_BV = scores_BV.astype(np.float32).copy()
     scores_BV[:, ~allowed_V] = -np.inf
     for row, items in enumerate(excluded):
@@ -51,7 +53,7 @@ def skip_without(device):
 def test_equals_a_stable_full_sort(
     device, num_rows, num_items, k, item_block, cells, levels, seen_share, allowed_share, seed
 ):
-    """Scores and items are those of a stable full sort: with ties, any blocks, all seen and all unavailable too."""
+    """Scores and items are those of a stable full sort, with ties, any blocks, and all items seen or unavailable."""
     skip_without(device)
     random = np.random.default_rng(seed)
     weight = random.integers(-levels, levels + 1, (num_items, 2))
@@ -82,7 +84,7 @@ def test_equals_a_stable_full_sort(
 
 @CPU_AND_GPU
 def test_equals_a_stable_full_sort_on_real_numbers_in_a_larger_catalogue(device):
-    """5,000 items of real-valued scores, negative, tiny and large, come out in the order of a full sort."""
+    """5,000 real-valued scores, negative, tiny and large, come out in the order of a full sort."""
     skip_without(device)
     hidden = torch.randn(70, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weight = torch.randn(5_000, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -91,12 +93,12 @@ def test_equals_a_stable_full_sort_on_real_numbers_in_a_larger_catalogue(device)
     want_scores, want_items = by_full_sort(
         (hidden @ weight.T).numpy(), k=25, excluded=[[]] * 70, allowed_V=np.ones(5_000, dtype=bool)
     )
-    assert (items.cpu().numpy() == want_items).mean() > 0.999  # two float64 products may round apart in the last bit
+    assert (items.cpu().numpy() == want_items).mean() > 0.999  # the two float64 products may differ in the last bit
     np.testing.assert_allclose(scores.cpu().numpy(), want_scores, rtol=1e-6)
 
 
 def test_ties_at_the_cut_go_to_the_smaller_item_index():
-    """Of 1,000 items with one score, the first k that are not seen are taken, in order, in whatever blocks."""
+    """Of 1,000 items with the same score, the first k unseen items are taken in order, for any block size."""
     hidden, weight = torch.ones(1, 1), torch.zeros(1_000, 1)
     for item_block in (1, 32, 100, 1_000):
         items = exact_topk(hidden, weight, k=5, item_block=item_block, excluded=ragged([[0, 2]]))[1]
@@ -104,13 +106,13 @@ def test_ties_at_the_cut_go_to_the_smaller_item_index():
 
 
 def test_minus_zero_ties_with_zero():
-    """A score of −0, here by underflow, is equal to 0, so that the smaller index comes first."""
+    """A score of −0 (here by underflow) equals 0, so the smaller index comes first."""
     weight, bias = torch.tensor([[-1e-30], [0.0], [-1e-30]]), torch.tensor([-0.0, 0.0, -0.0])
     assert exact_topk(torch.full((1, 1), 1e-30), weight, bias, k=3)[1].tolist() == [[0, 1, 2]]
 
 
 def test_bfloat16_scores_are_compared_as_they_are():
-    """In bfloat16, 256 and 257 are one number, so that their items tie."""
+    """In bfloat16, 256 and 257 are the same number, so their items tie."""
     weight = torch.tensor([[256.0], [257.0], [300.0]], dtype=torch.bfloat16)
     scores, items = exact_topk(torch.ones(1, 1, dtype=torch.bfloat16), weight, k=3)
     assert items.tolist() == [[2, 0, 1]]
@@ -158,7 +160,7 @@ def test_inputs_are_left_alone():
     ],
 )
 def test_arguments_that_do_not_fit_are_errors(arguments, message):
-    """Each wrong size is named with what was expected and found."""
+    """The error for a wrong size says what was expected and what was found."""
     good = {"hidden_BW": torch.ones(2, 2), "weight_VW": torch.ones(4, 2), "k": 2}
     with pytest.raises(ValueError, match=message):
         exact_topk(**{**good, **arguments})

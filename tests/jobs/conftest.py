@@ -1,4 +1,4 @@
-"""A small night, run once for all tests that look at one."""
+"""A small nightly run, made once for all tests that read one."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
     "training": {"workers": 2, "zero_stage": 2, "defaults": {"epochs": 2, "batch_size": 64, "learning_rate": 0.003}},
     "evaluation": {"k": [5, 10], "bootstrap_samples": 50},
     "recommend": {"k": 7},
-    # some epochs on so little may make a student worse than popularity
+    # a few epochs on so few events may give a student that is worse than popularity
     "gates": {"min_gain_over_popularity": None, "max_loss_to_last_night": None},
     "spark": {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 1},
 }
@@ -33,19 +33,19 @@ NIGHT: dict[str, Any] = SMALL | {
         }
     },
     "teachers": [{"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}],
-    # long enough for nodes to die in training, and in batch inference
+    # training and batch inference take long enough for a test to kill a node in them
     "student": {
         "model": {"kind": "gru", "dim": 16, "session_flag": True},
         "train": {"epochs": EPOCHS, "patience": EPOCHS},
     },
     "recommend": {"k": 7, "actors": 2, "batch_size": 1},
 }
-"""The night of `night`; test_cluster.py has it again, on a cluster."""
+"""Run config of the fixture `night`. test_cluster.py runs the same config on a cluster."""
 
 
 @pytest.fixture(scope="session")
 def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """`NIGHT` on this machine: run config, output folder and what was printed."""
+    """A run of `NIGHT` on this machine: run config, output folder and printed text."""
     folder = tmp_path_factory.mktemp("night")
     places = {
         "output_dir": str(folder / "output"),
@@ -59,7 +59,10 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 
 @pytest.fixture
 def night_to_change(night: tuple[Path, Path, str], tmp_path: Path) -> Iterator[tuple[Path, Path, str]]:
-    """The same for a test that changes it; put back afterwards, in its place: versions of input hold paths and times."""
+    """The run of `night`, for a test that changes its files. The files are restored after the test.
+
+    They return to the same place with the same times, because the versions of inputs depend on paths and times.
+    """
     folder = night[1].parent
     shutil.copytree(folder, tmp_path / "kept", symlinks=True)
     yield night

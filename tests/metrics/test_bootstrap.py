@@ -1,4 +1,4 @@
-"""The nested bootstrap by hand and by simulation."""
+"""The nested bootstrap, checked by hand and by simulation."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from kdlib.metrics.bootstrap import (
 
 
 def test_equal_seeds_give_the_user_bootstrap() -> None:
-    """Where all seeds agree, the interval is that of one seed over users, up to the noise of 4,000 resamples."""
+    """If all seeds are equal, the interval is that of one seed over users, up to the noise of 4,000 resamples."""
     users = np.random.default_rng(0).exponential(1.0, 400)
     nested = nested_bootstrap_interval(np.tile(users, (3, 1)), samples=4_000, seed=1)
     alone = bootstrap_interval(users, samples=4_000, seed=2)
@@ -20,7 +20,7 @@ def test_equal_seeds_give_the_user_bootstrap() -> None:
 
 
 def test_equal_users_leave_the_seeds() -> None:
-    """Where all users agree, only seeds vary: of seeds 0, 1 and 2 two are drawn, so 0 and 2 occur with chance 1/9 each."""
+    """If all users are equal, only seeds vary: two of the seeds 0, 1 and 2 are drawn, so the mean 0 has probability 1/9."""
     values_SU = np.repeat(np.arange(3.0)[:, None], 50, axis=1)
     means = nested_bootstrap_means({"recipe": values_SU}, samples=20_000, seed=0)["recipe"]
     found, times = np.unique(means, return_counts=True)
@@ -29,12 +29,12 @@ def test_equal_users_leave_the_seeds() -> None:
 
 
 def test_one_seed_varies_by_users_only() -> None:
-    """A recipe with one seed and equal users has an interval without width."""
+    """A recipe with one seed and equal users has an interval of width 0."""
     assert nested_bootstrap_interval(np.full((1, 30), 0.25), samples=50, seed=0) == (0.25, 0.25)
 
 
 def test_differences_are_paired_by_user() -> None:
-    """Two recipes that differ by the same amount on every user have a difference without width."""
+    """Two recipes that differ by the same amount on every user have a difference with an interval of width 0."""
     values_SU = np.random.default_rng(0).exponential(5.0, (1, 500))
     low, high = nested_bootstrap_interval(values_SU + 0.5, against_SU=values_SU, samples=200, seed=0)
     assert (low, high) == pytest.approx((0.5, 0.5))
@@ -43,13 +43,13 @@ def test_differences_are_paired_by_user() -> None:
 
 
 def _crossed(generator: np.random.Generator, seeds: int, users_U: np.ndarray, mean: float) -> np.ndarray:
-    """Values = mean + user's own + seed's own + noise: standard deviations of 1, 0.15 and 0.5."""
+    """Mean + user effect + seed effect + noise, with standard deviations 0.15 for seeds and 0.5 for noise."""
     seed_S1 = generator.normal(0, 0.15, (seeds, 1))
     return mean + users_U + seed_S1 + generator.normal(0, 0.5, (seeds, len(users_U)))
 
 
 def test_the_interval_covers_the_mean_over_users_and_seeds() -> None:
-    """With 5 seeds the mean lies inside about nine times in ten or more; an interval over users alone misses it often."""
+    """With 5 seeds the interval holds the true mean in at least 90% of trials; an interval over users alone does not."""
     generator = np.random.default_rng(0)
     nested = alone = 0
     for number in range(300):
@@ -63,7 +63,7 @@ def test_the_interval_covers_the_mean_over_users_and_seeds() -> None:
 
 
 def test_the_interval_of_a_difference_covers_it() -> None:
-    """A true difference of 0.3 between recipes of 4 and 6 seeds lies inside nine times in ten or more, and 0 seldom."""
+    """The interval holds a true difference of 0.3 between recipes of 4 and 6 seeds in most trials, and 0 in few."""
     generator = np.random.default_rng(1)
     covered = without_zero = 0
     for number in range(300):
@@ -88,18 +88,18 @@ def test_the_interval_of_a_difference_covers_it() -> None:
     ],
 )
 def test_shapes_that_do_not_fit_are_named(values: dict[str, np.ndarray]) -> None:
-    """Without seeds or users, or over different users, the error shows the shapes."""
+    """The error for missing seeds, missing users or different users shows the shapes."""
     with pytest.raises(ValueError, match=r"\[seeds, users\] over the same users.*found \{"):
         nested_bootstrap_means(values, samples=10, seed=0)
 
 
 def test_blocks_of_resamples_are_all_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut into blocks of few resamples, every resample still averages as many users as there are."""
+    """With small blocks of resamples, every resample still averages the full number of users."""
     monkeypatch.setattr("kdlib.metrics.bootstrap._CELLS", 21)
     means = nested_bootstrap_means({"a": np.ones((2, 7))}, samples=10, seed=0)["a"]
     assert means == pytest.approx(np.ones(10))
 
 
 def test_percentiles_by_hand() -> None:
-    """Of 0 … 100 the middle 90% is 5 to 95."""
+    """The middle 90% of 0 … 100 is 5 to 95."""
     assert percentile_interval(np.arange(101.0), level=0.9) == pytest.approx((5, 95))

@@ -1,4 +1,4 @@
-"""Confidence against what came true."""
+"""Calibration of confidences, and its rows in the table of metrics."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from kdlib.metrics.table import metrics_table
 
 
 def test_tenths_part_the_rows_by_confidence():
-    """Every row once, the least sure first, sizes as equal as can be; few rows give fewer parts."""
+    """Every row is in one part, parts are sorted by confidence and nearly equal in size, and few rows give fewer parts."""
     predicted = np.random.default_rng(0).random(104)
     parts = tenths(predicted)
     assert sorted(np.concatenate(parts)) == list(range(104))
@@ -20,7 +20,7 @@ def test_tenths_part_the_rows_by_confidence():
 
 
 def test_who_is_as_sure_as_right_has_no_error():
-    """Outcomes drawn with the predicted chances leave noise only; one who is always twice as sure is half of it off."""
+    """Outcomes drawn with the predicted probabilities give an error of noise only. Doubled predictions give a large error."""
     generator = np.random.default_rng(1)
     chance = generator.random(200_000)
     found = generator.random(200_000) < chance / 2
@@ -29,7 +29,7 @@ def test_who_is_as_sure_as_right_has_no_error():
 
 
 def test_without_test_users_there_is_no_error_to_tell():
-    """The night ends at its gate on the number of test users, not in the metrics."""
+    """Without test users the error is NaN, not an exception, because a gate checks the number of test users."""
     nobody = np.empty(0)
     assert np.isnan(calibration_error(nobody, nobody))
     none = {"student": np.empty(0, np.int64)}
@@ -38,7 +38,7 @@ def test_without_test_users_there_is_no_error_to_tell():
 
 
 def test_the_table_has_both_sides_of_every_tenth():
-    """A model with confidences: its mean, its error, and ten pairs of which the true side has an interval; others: none."""
+    """A model with confidences has their mean, the error, and ten pairs of rows. Other models have none of these rows."""
     generator = np.random.default_rng(2)
     ranks = {"student": generator.integers(0, 30, 400), "popularity": generator.integers(0, 30, 400)}
     confidence = {"student": generator.random(400)}

@@ -1,4 +1,4 @@
-"""Recipes compared: hand values, and the table."""
+"""Comparison of recipes: values by hand, and the printed table."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ MISS, FIRST, THIRD = 99, 0, 2  # NDCG@10 of 0, 1 and 1/2
 
 
 def _ranks(first_of_ten: int, seeds: int = 2) -> np.ndarray:
-    """100 users; of every ten so many have their target first, the others miss."""
+    """Ranks of 100 users: of every ten, `first_of_ten` have their target first, the others miss."""
     return np.tile(np.where(np.arange(100) % 10 < first_of_ten, FIRST, MISS), (seeds, 1))
 
 
@@ -33,7 +33,7 @@ def _compare(student: int, plain: int, teacher: int):
 
 
 def test_means_differences_and_gap_by_hand() -> None:
-    """Plain .2, student .5, ensemble .6: a difference of .3, three quarters of the gap closed; intervals hold them."""
+    """With plain 0.2, student 0.5 and ensemble 0.6, the difference is 0.3 and the student closes 75% of the gap."""
     figures, intervals = _compare(student=5, plain=2, teacher=6)
     expected = {"plain": 0.2, "student": 0.5, "teacher_ensemble": 0.6, "student_minus_plain": 0.3}
     assert figures == pytest.approx(
@@ -44,14 +44,14 @@ def test_means_differences_and_gap_by_hand() -> None:
     assert intervals.keys() == figures.keys()
     for name, (low, high) in intervals.items():
         assert low < figures[name] < high
-    # paired by user: the student has every hit of the plain one, so the difference varies less than either
+    # paired by user: the student has every hit of the plain student, so the difference varies less than each of them
     assert intervals["student_minus_plain_ndcg10"][0] > 0.2
     assert intervals["gap_closed"][0] > 0.6
     assert intervals["gap_closed"][1] < 0.9
 
 
 def test_without_a_gap_no_share_of_it() -> None:
-    """An ensemble that is not clearly above the plain student gives no gap closed, however good the student is."""
+    """An ensemble that is not clearly above the plain student gives no figure for the gap closed."""
     figures, intervals = _compare(student=5, plain=2, teacher=2)
     assert "gap_closed" not in figures
     assert "gap_closed" not in intervals
@@ -59,7 +59,7 @@ def test_without_a_gap_no_share_of_it() -> None:
 
 
 def test_popularity_thirds_hold_equal_shares_of_the_interactions() -> None:
-    """From the most popular item on, each third of the training interactions is a bucket; items without any are new, and no user is lost."""
+    """From the most popular item on, each third of the training interactions is a bucket. Items without any are new."""
     counts_V = np.array([1, 4, 0, 2, 3, 2])
     buckets = popularity_buckets(counts_V, np.arange(6))
     assert {name: np.flatnonzero(chosen).tolist() for name, chosen in buckets.items()} == {
@@ -72,7 +72,7 @@ def test_popularity_thirds_hold_equal_shares_of_the_interactions() -> None:
 
 
 def test_history_thirds_hold_every_user_once() -> None:
-    """Users fall into thirds by length; where most have one length, empty thirds are left out."""
+    """Users are split into thirds by length, without empty thirds."""
     buckets = history_buckets(np.array([9, 2, 3, 4, 5, 1]))
     assert {name: chosen.tolist() for name, chosen in buckets.items()} == {
         "up to 2 items": [False, True, False, False, False, True],
@@ -91,7 +91,7 @@ def test_buckets_average_over_seeds_and_their_users() -> None:
 
 
 def test_the_table_names_every_recipe_once() -> None:
-    """Baselines and teachers come first, then the arms with their difference, gap, size and speed."""
+    """Baselines and teachers come first, then the recipes with their difference, gap, size and speed."""
     figures, intervals = _compare(student=5, plain=2, teacher=6)
     facts = {
         "seeds": 2,
@@ -111,7 +111,7 @@ def test_the_table_names_every_recipe_once() -> None:
 
 
 def test_new_items_are_judged_on_their_users_alone() -> None:
-    """The recall on new items counts the users with such a target and no others; a recipe that never finds one has 0."""
+    """The recall on new items counts only users with a new target, and a recipe that never finds one has 0."""
     ranks = {"knows": np.array([[3, 50, 9], [12, 0, 0]]), "blind": np.array([[99, 0, 99]])}
     found = new_item_recall(ranks, np.array([True, False, True]), samples=50, seed=1)
     assert found.means == {"knows_new_hr10": 0.75, "blind_new_hr10": 0.0}

@@ -1,4 +1,4 @@
-"""Metrics in expectation, against a plain sum over all items."""
+"""Expected metrics against a plain sum over all items."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from kdlib.metrics.ranking import all_metrics
 
 
 def test_the_expectation_is_the_mean_over_all_next_items() -> None:
-    """Drawing every item in proportion to its probability and ranking it gives the same metrics."""
+    """The expected metric is the mean of the items' metrics, weighted by their probabilities."""
     probabilities = np.array([0.4, 0.25, 0.2, 0.1, 0.05])
-    lists = np.array([2, 0, 3, 4])  # item 1 was seen: it is in no list, and counts as a miss
+    lists = np.array([2, 0, 3, 4])  # item 1 was seen, so it is in no list and counts as a miss
     ranks = np.full(5, 99)
     ranks[lists] = np.arange(4)
     realised = all_metrics(ranks, (2, 4))

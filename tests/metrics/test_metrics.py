@@ -1,4 +1,4 @@
-"""Ranking metrics by hand, and the bootstrap's coverage."""
+"""Ranking metrics by hand, and the coverage of the bootstrap over users."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from kdlib.metrics.ranking import all_metrics
 
 
 def test_hand_values() -> None:
-    """Ranks 0, 2 and 10 at k = 10: two hits, NDCG 1 and 1/2, reciprocal ranks 1 and 1/3."""
+    """Ranks 0, 2 and 10 at k = 10 give two hits, NDCG 1 and 1/2, and reciprocal ranks 1 and 1/3."""
     values = all_metrics(np.array([0, 2, 10]), (10,))
     assert values["accuracy@1"].tolist() == [1, 0, 0]
     assert values["hr@10"].tolist() == values["recall@10"].tolist() == [1, 1, 0]
@@ -17,7 +17,7 @@ def test_hand_values() -> None:
 
 
 def test_interval_covers_the_mean() -> None:
-    """Of 200 samples with a known mean, about 95% have it inside their interval."""
+    """About 95% of 200 samples have the known mean inside their interval."""
     generator = np.random.default_rng(0)
     hits = 0
     for seed in range(200):

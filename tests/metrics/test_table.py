@@ -1,4 +1,4 @@
-"""The table of metrics: slices of the users beside the whole."""
+"""The table of metrics, its slices of the users, and its printed forms."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def _table(slices=None):
 
 
 def test_slices_are_means_over_their_users() -> None:
-    """Every model and pair has the metric of each slice, over the slice's users alone, with an interval."""
+    """Every model and pair has the metric of each slice with an interval, over the users of the slice only."""
     found = _table(SLICES)
     tables.check_schema(tables.METRICS, found.schema, where="test")
     rows = {(row["model"], row["metric"]): row for row in found.to_pylist()}
@@ -34,14 +34,14 @@ def test_slices_are_means_over_their_users() -> None:
 
 
 def test_slices_leave_the_rest_as_it_is() -> None:
-    """The rows of the whole, and so what is printed, are the same with and without slices."""
+    """The rows of all users, and so the printed text, are the same with and without slices."""
     whole = [row for row in _table(SLICES).to_pylist() if "/" not in row["metric"]]
     assert whole == _table().to_pylist()
     assert format_metrics(_table(SLICES), k=10) == format_metrics(_table(), k=10)
 
 
 def test_a_difference_is_told_only_where_the_interval_leaves_no_doubt() -> None:
-    """An interval on both sides of 0 is no clear difference; one above it is higher, one below lower."""
+    """An interval around 0 means no clear difference, an interval above 0 means higher, and below 0 lower."""
     ranks = {
         "a": np.array([0, 30] * 25),
         "b": np.array([30, 0] * 25),
@@ -55,7 +55,7 @@ def test_a_difference_is_told_only_where_the_interval_leaves_no_doubt() -> None:
 
 
 def _with_expected(student: float, control: float, teacher: float):
-    """Three models of 40 users, each with its item of that probability in the first place; every other user a little less."""
+    """Metrics of three models, given the true probability of each model's first item; for every other user 0.01 less."""
     less = np.where(np.arange(40) % 2, 0.01, 0.0)
     models = {"student": student, "control": control, "teacher": teacher}
     ranks = {name: np.zeros(4, int) for name in models}
@@ -65,7 +65,7 @@ def _with_expected(student: float, control: float, teacher: float):
 
 
 def test_expected_metrics_have_their_own_users_and_paired_differences() -> None:
-    """They stand beside the realised ones, over all users of whom the truth is known; a constant difference has no spread."""
+    """They stand beside the observed metrics, over all users with a known truth. A constant difference has no spread."""
     found = _with_expected(0.26, 0.2, 0.28)
     tables.check_schema(tables.METRICS, found.schema, where="test")
     rows = {(row["model"], row["metric"]): row for row in found.to_pylist()}
@@ -78,7 +78,7 @@ def test_expected_metrics_have_their_own_users_and_paired_differences() -> None:
 
 
 def test_the_summary_leads_with_what_distillation_is_worth() -> None:
-    """Three models with their sizes, both differences in per cent of the control, and the share of the gap."""
+    """It shows three models with their sizes, both differences in per cent of the control, and the share of the gap."""
     sizes = {"student": 1_000, "control": 1_000, "teacher": 5_000}
     text = format_distillation(_with_expected(0.26, 0.2, 0.28), sizes, teacher="teacher", k=2)
     assert text is not None
@@ -91,7 +91,7 @@ def test_the_summary_leads_with_what_distillation_is_worth() -> None:
 
 
 def test_without_a_gap_the_summary_names_no_share_of_it() -> None:
-    """A teacher that is not above the control leaves no gap to close; without a control nothing is said."""
+    """With a teacher that is not above the control, the text names no gap. Without a control, the text is None."""
     text = format_distillation(_with_expected(0.26, 0.2, 0.2), {}, teacher="teacher", k=2)
     assert text is not None
     assert "gap" not in text
@@ -100,7 +100,7 @@ def test_without_a_gap_the_summary_names_no_share_of_it() -> None:
 
 
 def test_where_the_truth_is_not_known_the_summary_takes_the_realised_metric() -> None:
-    """Real data have one next item a test user."""
+    """Real data have only one observed next item per test user."""
     ranks = RANKS | {"teacher": np.array([0, 0, 0, 0])}
     pairs = [("student", "control"), ("teacher", "control")]
     found = metrics_table(ranks, {}, (10,), pairs=pairs, samples=50, seed=0)

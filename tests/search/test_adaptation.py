@@ -1,4 +1,4 @@
-"""Pairs of texts that the search teacher is adapted with."""
+"""Pairs of texts for the adaptation of the search teacher."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def found(**more):
 
 
 def test_pairs_are_titles_and_descriptions_made_up_queries_and_clicks():
-    """Each pair means one product; nothing empty, nothing twice, nothing that is its own partner."""
+    """Each pair means one product, and no pair is empty, repeated or twice the same text."""
     texts, learnt, judging = found()
     assert len(set(texts)) == len(texts)
     pairs = {(texts[a], texts[b]) for a, b in np.concatenate([learnt, judging])}
@@ -31,7 +31,7 @@ def test_pairs_are_titles_and_descriptions_made_up_queries_and_clicks():
 
 
 def test_what_judges_is_not_learnt_from():
-    """No left text is on both sides, about a tenth of them judge, and the same seed gives the same pairs."""
+    """No left text is in both training and held-out pairs, and the same seed gives the same pairs."""
     _, learnt, judging = found()
     assert not set(learnt[:, 0]) & set(judging[:, 0])
     assert 0 < len(judging) < len(learnt) / 3
@@ -39,13 +39,13 @@ def test_what_judges_is_not_learnt_from():
 
 
 def test_a_catalogue_without_words_has_no_pairs():
-    """Empty titles and descriptions leave nothing to learn from."""
+    """Empty titles and descriptions give no pairs."""
     texts, learnt, judging = adaptation_pairs(["", ""], ["", "x"], ["", "x"], {}, held_out=5, seed=1)
     assert (texts, learnt.shape, judging.shape) == ([], (0, 2), (0, 2))
 
 
 def test_pairs_of_a_catalogue_with_spaces_between_words_are_fixed():
-    """What a benchmark was trained on can be made again."""
+    """The pairs do not change, so a benchmark's training data can be made again."""
     titles = [
         "Acme red trekking boots, size 42",
         "Norvik Café-table (oak) 1.5 m",
@@ -72,7 +72,7 @@ def test_pairs_of_a_catalogue_with_spaces_between_words_are_fixed():
 
 
 def test_a_made_up_query_of_a_script_without_spaces_is_cut_out_of_the_title():
-    """Characters as they stand side by side there, two to six of them."""
+    """A query is two to six neighbouring characters of the title."""
     titles = [f"华为笔记本电脑第{sign}款 轻薄" for sign in "一二三四五六七八九十"]
     texts, learnt, judging = adaptation_pairs(
         titles, [""] * 10, [f"电脑 {one}" for one in titles], {}, held_out=0, seed=1

@@ -8,7 +8,7 @@ from kdlib.search.catalogue_queries import catalogue_queries, misspelt
 
 
 def test_catalogue_queries_come_from_the_products_words() -> None:
-    """Categories, brand and category, and runs of neighbouring words; distinct, the same for one seed, within the limit."""
+    """Queries are categories, brand with category, and neighbouring words: distinct, at most `limit`, fixed by the seed."""
     titles, descriptions = ["Acme red trekking boots 42", "Norvik red boots"], ["Sturdy leather boots", ""]
     made = catalogue_queries(titles, descriptions, ["Boots", ""], limit=40, seed=1)
     assert made == catalogue_queries(titles, descriptions, ["Boots", ""], limit=40, seed=1)
@@ -20,7 +20,7 @@ def test_catalogue_queries_come_from_the_products_words() -> None:
 
 
 def test_a_misspelt_query_differs_by_one_error() -> None:
-    """The first letter stays, length changes by one at most, and short queries are left alone."""
+    """The first letter stays, the length changes by at most one, and short queries stay."""
     generator = np.random.default_rng(1)
     spoilt = {misspelt("headphones", generator) for _ in range(200)}
     assert len(spoilt) > 40
@@ -75,7 +75,7 @@ MADE = [
 
 
 def test_queries_of_a_catalogue_with_spaces_between_words_are_fixed() -> None:
-    """What a benchmark was trained on can be made again."""
+    """The queries do not change, so a benchmark's training data can be made again."""
     assert catalogue_queries(TITLES, DESCRIPTIONS, CATEGORIES, limit=30, seed=3) == MADE
 
 
@@ -88,7 +88,7 @@ def test_queries_of_a_catalogue_with_spaces_between_words_are_fixed() -> None:
     ],
 )
 def test_queries_of_scripts_without_spaces_are_cut_out_of_the_text(titles: list[str]) -> None:
-    """Each is a piece of a title as it stands there, of two characters or more."""
+    """Each query is a piece of a title with at least two characters."""
     made = catalogue_queries(titles, ["", ""], ["", ""], limit=40, seed=1)
     assert len(made) > 5
     whole = [normalise_query(title) for title in titles]
@@ -100,7 +100,7 @@ def test_queries_of_scripts_without_spaces_are_cut_out_of_the_text(titles: list[
 
 
 def test_words_that_are_written_whole_stay_whole() -> None:
-    """Korean has spaces, and Katakana is a word of its own between other signs."""
+    """A Korean word and a run of Katakana stay whole."""
     korean = catalogue_queries(["삼성 갤럭시 노트북", "엘지 노트북 거치대"], ["", ""], ["", ""], limit=40, seed=1)
     assert {word for query in korean for word in query.split()} == {"삼성", "갤럭시", "노트북", "엘지", "거치대"}
     assert "노트북" in korean
@@ -110,7 +110,7 @@ def test_words_that_are_written_whole_stay_whole() -> None:
 
 
 def test_words_of_such_scripts_are_pairs_and_stand_before_a_category() -> None:
-    """A pair of neighbours that two texts have, and a title's first one with the category."""
+    """Queries hold a pair of characters that two texts share, and a title's first pair with the category."""
     made = catalogue_queries(["小米智能手机", "小米手机 512G"], ["", ""], ["手机", ""], limit=60, seed=1)
     assert {"小米", "手机", "小米 手机"} <= set(made)
     assert not {"小", "米", "手", "机"} & set(made)

@@ -1,4 +1,4 @@
-"""The three parts of a score, the clusters and the exact top of them."""
+"""The three parts of a score, the clusters, and the exact top products."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from kdlib.search.fusion import Weights, choose_weights, cluster, fuse, intent, 
 
 
 def _two_kinds() -> torch.Tensor:
-    """400 unit vectors around two directions, in turns."""
+    """400 unit vectors, in turns around one of two directions."""
     torch.manual_seed(0)
     centres = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).repeat(200, 1)
     return F.normalize(centres + 0.1 * torch.randn(400, 3), dim=1)
@@ -26,12 +26,14 @@ def test_clusters_are_the_kinds_and_the_same_every_time() -> None:
     assert (clusters[::2] == clusters[0]).all()
     assert (clusters[1::2] == clusters[1]).all()
     assert torch.equal(found, cluster(vectors, seed=1))
-    assert (cluster(vectors[:3], seed=1) == 0).all()  # a small shop is of one kind
+    assert (cluster(vectors[:3], seed=1) == 0).all()  # a small shop has only one cluster
 
 
 def test_intent_is_the_squared_share_of_the_kind_around_the_query() -> None:
-    """By hand: of the four nearest products three are of kind 0, so its products get 9/16 and those of kind 1 get 1/16; a
-    second clustering, in which all are one kind, adds 1 to each, and the mean counts."""
+    """Of the four nearest products three are of kind 0 and one of kind 1, so these kinds get 9/16 and 1/16.
+
+    The second clustering has only one kind, which gets 1. The intent is the mean of both clusterings.
+    """
     cosines = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.1, 0.0]])
     kinds = torch.tensor([[0, 0, 1, 0, 1, 2], [0, 0, 0, 0, 0, 0]])
     before, fusion.INTENT_PRODUCTS = fusion.INTENT_PRODUCTS, 4
@@ -43,7 +45,7 @@ def test_intent_is_the_squared_share_of_the_kind_around_the_query() -> None:
 
 
 def test_intent_looks_at_allowed_products_alone() -> None:
-    """By hand: the two nearest of all are not; of the three that are, two are of kind 1 and one of kind 2."""
+    """The two nearest products are not allowed. Of the three allowed ones, two are of kind 1 and one of kind 2."""
     cosines = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.1, 0.0]])
     allowed = torch.tensor([False, False, True, False, True, True])
     found = intent(cosines, torch.tensor([[0, 0, 1, 0, 1, 2]]), allowed)
@@ -51,13 +53,13 @@ def test_intent_looks_at_allowed_products_alone() -> None:
 
 
 def test_fuse_adds_the_weighted_parts() -> None:
-    """By hand."""
+    """The score is lexical + 2 · cosine + 3 · intent for these weights."""
     parts = (torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.4]]), torch.tensor([[0.0, 1.0]]))
     torch.testing.assert_close(fuse(*parts, Weights(2.0, 3.0)), torch.tensor([[2.0, 3.8]]))
 
 
 def test_weights_are_the_best_and_of_equal_ones_the_smallest() -> None:
-    """The judge decides; where it does not care, less is more."""
+    """The weights with the highest figure win, and of equal figures the smallest weights."""
     assert choose_weights(lambda weights: -abs(weights.vector - 3) - abs(weights.intent - 1)) == Weights(3.0, 1.0)
     assert choose_weights(lambda weights: 0.5) == Weights(0.0, 0.0)
 
@@ -69,7 +71,7 @@ def test_weights_are_the_best_and_of_equal_ones_the_smallest() -> None:
     st.integers(1, 70),
 )
 def test_top_products_equal_a_sort(case: tuple[list[int], list[bool]], k: int) -> None:
-    """Exact with any ties: by score, then by the smaller index, allowed products alone."""
+    """The result is exact with any ties: by score, then by the smaller index, among allowed products only."""
     scores, allowed = np.array(case[0], np.float32), np.array(case[1])
     expected = [place for place in sorted(range(len(scores)), key=lambda p: (-scores[p], p)) if allowed[place]][:k]
     assert top_products(scores, k=k, allowed_V=allowed).tolist() == expected

@@ -1,4 +1,4 @@
-"""The whole search of a few products: what is answered, and what the person is told."""
+"""Search in an index of a few products: the answers and their notes."""
 
 import pyarrow as pa
 import pytest
@@ -25,7 +25,7 @@ PRODUCTS = pa.table(
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
-    """Of words alone; its student has learnt nothing."""
+    """An index that scores by words only, with an untrained student."""
     folder, student = tmp_path_factory.mktemp("index"), tmp_path_factory.mktemp("student")
     torch.manual_seed(1)
     made = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1, "bright": 2, "!": 3}, unk_token="[UNK]"))
@@ -39,8 +39,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
 
 
 def test_only_what_may_be_shown_decides(index: SearchIndex) -> None:
-    """The best available product's words count 1, whatever another one says; so they do within a category; and a word that
-    only products have that are not to be shown is in none."""
+    """The best available product has lexical score 1, also within a category.
+
+    A word that only unavailable products have counts as a word of no product.
+    """
     first, second = index.answer(["printer", "sofa"], k=9)
     assert first.places.tolist()[:2] == [1, 2]
     assert first.scores[0] == 1.0 > first.scores[1] > first.scores[2] == 0.0
@@ -53,7 +55,7 @@ def test_only_what_may_be_shown_decides(index: SearchIndex) -> None:
 
 
 def test_where_there_is_nothing_to_search_or_to_show_it_is_said(index: SearchIndex) -> None:
-    """Signs without a letter or digit are no query, though the model knows them; a category may be sold out."""
+    """A query without letters and digits, and a category without available products, get an empty answer with a note."""
     for answer in index.answer(["!!!", "😀", "", " "], k=3):
         assert not answer.places.size
         assert answer.note == "nothing to search for: the query has no letters or digits"
@@ -62,7 +64,7 @@ def test_where_there_is_nothing_to_search_or_to_show_it_is_said(index: SearchInd
 
 
 def test_clicks_judge_what_is_answered(index: SearchIndex) -> None:
-    """A misspelt query is judged by its mended form, on products that can be shown alone."""
+    """A misspelt query is judged in its corrected form, and only on available products."""
     clicks = {"pritner": {0: 9.0, 1: 1.0}, "sofa": {5: 2.0}}
     gains = _without_unavailable(clicks, PRODUCTS)
     assert gains == {"pritner": {1: 1.0}}
@@ -71,7 +73,7 @@ def test_clicks_judge_what_is_answered(index: SearchIndex) -> None:
 
 
 def test_other_weights_stand_in_for_the_index_s_own(index: SearchIndex) -> None:
-    """Which has those of words alone: with a weight for the vector the cosines count beside them."""
+    """With a weight for the vector, the score adds the weighted cosines to the lexical part."""
     lexical_QV, found_QV = index.scores(["printer"], weights=Weights(3.0, 0.0))
     cosines_QV = encode_queries(index._model, index._tokens, ["printer"]) @ index._vectors_VE.T
     torch.testing.assert_close(found_QV, lexical_QV + 3.0 * cosines_QV)

@@ -1,4 +1,4 @@
-"""BM25 over the products' texts, and the mending of a whole query."""
+"""BM25 over the products' texts, and the correction of a whole query."""
 
 import json
 import tracemalloc
@@ -30,8 +30,8 @@ def no_word(word: str) -> bool:
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("zentavo lamp", "zentavo lamp"),  # one product has it, three have its neighbour
-        ("zentavi lamp", "zentava lamp"),  # the rare word is as near, but no target
+        ("zentavo lamp", "zentavo lamp"),  # one product has this word, three have a similar word
+        ("zentavi lamp", "zentava lamp"),  # the rare word is as near, but no word is corrected to it
         ("waterprof", "waterprof"),
         ("labtop 笔记本电脑", "laptop 笔记本电脑"),
         ("labtop笔记本", "laptop笔记本"),
@@ -43,23 +43,23 @@ def no_word(word: str) -> bool:
     ],
 )
 def test_a_misspelt_word_is_mended_in_its_place_and_nothing_else_changes(typed: str, meant: str) -> None:
-    """What one product has is right; only what several have is mended to; signs and other scripts stay."""
+    """A word of any product is right, words are corrected only to words of several products, and other text stays."""
     assert build_lexical(TEXTS, language="english").mended(typed, no_word) == meant
 
 
 def test_a_word_that_the_teacher_knows_is_left_alone() -> None:
-    """It is right although no product has it."""
+    """A word that the teacher knows is right although no product has it."""
     assert build_lexical(TEXTS, language="english").mended("labtop", lambda word: word == "labtop") == "labtop"
 
 
 def test_a_form_of_a_word_that_products_have_is_left_alone() -> None:
-    """'leashes' is the plural of a word of the catalogue, and no misspelling of 'lashes'."""
+    """'leashes' is the plural of a word of the catalogue, not a misspelling of 'lashes'."""
     texts = ["Dog leash nylon", *["Silk false lashes"] * 3]
     assert build_lexical(texts, language="english").mended("dog leashes lahses", no_word) == "dog leashes lashes"
 
 
 def test_scores_are_measured_by_the_best_allowed_product() -> None:
-    """Others get zero, whatever they say."""
+    """The best allowed product has score 1, and other products have score 0."""
     index = build_lexical(TEXTS, language="english")
     everything = index.scores("laptop bag")
     allowed = np.arange(len(TEXTS)) != everything.argmax()
@@ -70,7 +70,7 @@ def test_scores_are_measured_by_the_best_allowed_product() -> None:
 
 
 def test_a_kept_index_answers_as_before(tmp_path: Path) -> None:
-    """Saved and loaded, scores and mending are the same."""
+    """A saved and loaded index gives the same scores and corrections."""
     made = build_lexical(TEXTS, language="english")
     made.save(tmp_path)
     kept = load_lexical(tmp_path)
@@ -79,7 +79,7 @@ def test_a_kept_index_answers_as_before(tmp_path: Path) -> None:
 
 
 def test_an_index_that_lists_frequent_words_alone_is_read(tmp_path: Path) -> None:
-    """Indexes were kept so: searching goes on, and a rare word is known by its stem."""
+    """Older indexes list only frequent words. They still answer, and know a rare word by its stem."""
     build_lexical(TEXTS, language="english").save(tmp_path)
     facts = json.loads((tmp_path / "words.json").read_text())
     facts["frequencies"] = {word: count for word, count in facts["frequencies"].items() if count >= 3}
@@ -92,7 +92,7 @@ def test_an_index_that_lists_frequent_words_alone_is_read(tmp_path: Path) -> Non
 
 
 def test_scores_are_those_of_the_stems_as_text() -> None:
-    """Numbers in place of words change no bit of any score; a text without words scores zero."""
+    """Numbers in place of words do not change any score, and a text without words has score 0."""
     plain = bm25s.BM25(k1=K1, b=B, method="lucene")
     plain.index([stems(words(text), language="english") or ["\0"] for text in TEXTS], show_progress=False)
     index = build_lexical(TEXTS, language="english")
@@ -107,11 +107,11 @@ def test_scores_are_those_of_the_stems_as_text() -> None:
 
 
 def test_memory_is_that_of_numbers() -> None:
-    """Words repeat from product to product: each is kept once, and every text holds numbers."""
+    """Each distinct word is kept once and texts hold only numbers, so memory is small."""
     generator = np.random.default_rng(1)
     texts = [" ".join(f"w{number}" for number in row) for row in generator.integers(2_000, size=(400, 250))]
     tracemalloc.start()
     build_lexical(texts, language="english")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak / (400 * 250) < 60  # bytes a word, most of them bm25s's own; as text it was 126
+    assert peak / (400 * 250) < 60  # bytes per word, mostly of bm25s itself; with words as text it was 126

@@ -1,4 +1,4 @@
-"""The query encoder, its tokens and files, and what it learns."""
+"""The query encoder: its tokens, its files and its training."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ from kdlib.search.student import (
 
 @pytest.fixture(scope="module")
 def tokenizer() -> str:
-    """A WordPiece tokeniser of a few words."""
+    """A WordPiece tokenizer with a few words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     names = ["[PAD]", "[UNK]", "red", "blue", "boots", "lamp", "lap", "##top", "4"]
@@ -34,7 +34,7 @@ def tokenizer() -> str:
 
 @pytest.mark.parametrize("kind", ["transformer", "lstm"])
 def test_a_query_has_one_vector_whatever_stands_beside_it(kind: str, tokenizer: str) -> None:
-    """Padding changes nothing, vectors have length 1, and texts without a known word or a letter still have one."""
+    """Padding does not change a vector, vectors have length 1, and every text has one, even without letters."""
     torch.manual_seed(1)
     model, tokens = QueryEncoder(vocabulary=9, width=8, out=6, kind=kind).eval(), QueryTokens(tokenizer)  # type: ignore[arg-type]
     queries = ["red boots", "laptop", "lamp " * 500, "😀", "", "'; DROP TABLE products; --"]
@@ -45,7 +45,7 @@ def test_a_query_has_one_vector_whatever_stands_beside_it(kind: str, tokenizer: 
 
 
 def test_tokens_know_what_they_do_not_know(tokenizer: str) -> None:
-    """The share of unknown sub-words; whole words of the vocabulary are no misspellings."""
+    """Tokens know a query's share of unknown sub-words and the teacher's words."""
     tokens = QueryTokens(tokenizer, ["lamp"])
     assert tokens.unknown_share("red 😀") == 0.5
     assert tokens.unknown_share("") == 0.0
@@ -55,7 +55,7 @@ def test_tokens_know_what_they_do_not_know(tokenizer: str) -> None:
 
 @pytest.mark.parametrize("kind", ["transformer", "lstm"])
 def test_the_student_starts_as_the_teachers_embeddings(kind: str) -> None:
-    """With the teacher's width left whole, a one-token query starts near the direction of that token's embedding."""
+    """At the teacher's full width, a query of one token starts near the direction of the token's embedding."""
     torch.manual_seed(1)
     embeddings = torch.randn(9, 8)
     model = QueryEncoder(vocabulary=9, width=8, out=8, kind=kind).eval()  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ def test_the_student_starts_as_the_teachers_embeddings(kind: str) -> None:
 
 
 def test_loss_is_zero_at_the_teacher_and_teaches_the_student_alone() -> None:
-    """All three parts vanish at equality; no gradient reaches the teacher."""
+    """All three parts are zero at equality, and no gradient reaches the teacher."""
     torch.manual_seed(1)
     teacher = F.normalize(torch.randn(4, 6), dim=1).requires_grad_()
     products = F.normalize(torch.randn(10, 6), dim=1)
@@ -80,7 +80,7 @@ def test_loss_is_zero_at_the_teacher_and_teaches_the_student_alone() -> None:
 
 
 def test_loss_is_the_weighted_sum_of_its_three_parts() -> None:
-    """The mean over queries of 1 − cosine, the divergence of the lists and the squared differences of the margins."""
+    """The parts are 1 − cosine, the divergence of the lists, and the squared differences of the margins."""
     torch.manual_seed(1)
     student, teacher, products = (F.normalize(torch.randn(count, 6), dim=1) for count in (4, 4, 10))
     ours, theirs = student @ products.T, teacher @ products.T
@@ -92,13 +92,13 @@ def test_loss_is_the_weighted_sum_of_its_three_parts() -> None:
 
 
 def test_margin_mse_by_hand() -> None:
-    """Margins 1 and 3 against 2 and 3: (1 + 0) / 2; a shift of all scores changes no margin; of one product there is none."""
+    """Margins 1 and 3 against 2 and 3 give (1 + 0) / 2, and no margins give 0."""
     assert margin_mse(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 3.0])).item() == 0.5
     assert margin_mse(torch.zeros(2, 0), torch.zeros(2, 0)).tolist() == [0.0, 0.0]
 
 
 class _Engine:
-    """What `train_epoch` needs of DeepSpeed's engine."""
+    """The part of DeepSpeed's engine that `train_epoch` needs."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model, self.optimizer = model, torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -118,7 +118,7 @@ class _Engine:
 
 
 def test_the_student_learns_the_teachers_answers(tokenizer: str) -> None:
-    """After some epochs on a handful of queries it points where the teacher does."""
+    """After some epochs on a few queries, the student's vectors are near the teacher's."""
     torch.manual_seed(1)
     queries = ["red", "blue", "boots", "lamp", "red boots", "blue boots", "red lamp", "blue lamp"]
     teacher = F.normalize(torch.randn(len(queries), 6), dim=1)
@@ -148,7 +148,7 @@ def test_the_student_learns_the_teachers_answers(tokenizer: str) -> None:
 
 
 def test_files_give_the_same_answers_and_a_damaged_one_is_refused(tmp_path: Path, tokenizer: str) -> None:
-    """Saved and loaded it answers as before; changed weights are noticed by their version."""
+    """A saved and loaded student gives the same vectors, and changed weights are an error because of their version."""
     torch.manual_seed(1)
     model = QueryEncoder(vocabulary=9, width=8, out=6).eval()
     save_student(tmp_path, model.options, model.state_dict(), tokenizer, ["lamp"], {"teacher": "t"})
@@ -162,11 +162,11 @@ def test_files_give_the_same_answers_and_a_damaged_one_is_refused(tmp_path: Path
     raw = bytearray((tmp_path / WEIGHTS).read_bytes())
     raw[-1] ^= 1
     (tmp_path / WEIGHTS).write_bytes(bytes(raw))
-    with pytest.raises(ModelError, match=r"no whole search student.*train-search"):
+    with pytest.raises(ModelError, match=r"search student in .* is damaged or incomplete.*train-search"):
         load_student(tmp_path)
 
 
 def test_one_query_in_fifty_is_held_out() -> None:
-    """By its text alone, so that every worker leaves out the same ones."""
+    """The choice depends only on the query's text, so every worker holds out the same queries."""
     assert 10 < sum(held_out(f"query {number}") for number in range(1_000)) < 35
     assert [number for number in range(200) if held_out(f"query {number}")] == [109, 148, 180, 183, 195]

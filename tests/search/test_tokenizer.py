@@ -1,4 +1,4 @@
-"""The words that a teacher knows, and the student's share of its pieces."""
+"""The words that a teacher knows, and the student's smaller tokenizer."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from kdlib.search.tokenizer import known_words, smaller_tokenizer
 
 @pytest.fixture(scope="module")
 def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pieces of a BERT: special ones at the start, letters and what goes on, whole words."""
+    """A WordPiece tokenizer as in BERT: special pieces, whole words, letters and parts of words."""
     names = [
         "[PAD]",
         "[UNK]",
@@ -38,7 +38,7 @@ def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unigram(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pieces of a SentencePiece model, which mark where a word begins."""
+    """A SentencePiece tokenizer, whose pieces mark where a word begins."""
     pieces = ["<pad>", "<unk>", "▁lamp", "top", "▁笔记本", "▁a", "▁Red", "▁4k", "lamp", "▁", "b", "o"]
     made = Tokenizer(models.Unigram([(piece, -1.0 - number) for number, piece in enumerate(pieces)], unk_id=1))
     made.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -49,13 +49,13 @@ def unigram(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_known_words_are_the_whole_ones(wordpiece: Path, unigram: Path) -> None:
-    """No special piece, no part of a word, no single letter, nothing with digits."""
+    """Known words are no special pieces, no parts of words, no single letters, and have no digits."""
     assert known_words(wordpiece) == ["boots", "lamp", "red"]
     assert known_words(unigram) == ["lamp", "笔记本", "red"]
 
 
 def test_known_words_of_byte_pairs_are_read_as_text(tmp_path: Path) -> None:
-    """Such a vocabulary writes a blank as the letter Ġ and other scripts as their bytes; a WordPiece's Ġ is the letter."""
+    """A byte-level vocabulary writes a blank as Ġ and other scripts as bytes. In a WordPiece vocabulary Ġ is a letter."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -71,7 +71,7 @@ def test_known_words_of_byte_pairs_are_read_as_text(tmp_path: Path) -> None:
 
 
 def test_what_the_texts_use_stays_and_other_words_are_read_in_smaller_pieces(wordpiece: Path) -> None:
-    """Special pieces and letters stay whatever the texts are; the new ids are dense; no word becomes unknown."""
+    """Special pieces and letters always stay, the new ids are dense, and no word becomes unknown."""
     text, kept = smaller_tokenizer(wordpiece, ["a red lamp", "Lamp"], size=4 + 22 + 2)
     small, whole = Tokenizer.from_str(text), Tokenizer.from_file(str(wordpiece))
     assert sorted(small.get_vocab().values()) == list(range(28))
@@ -85,7 +85,7 @@ def test_what_the_texts_use_stays_and_other_words_are_read_in_smaller_pieces(wor
 
 
 def test_a_sentencepiece_model_keeps_its_unknown_piece(unigram: Path) -> None:
-    """Its pieces stand in a list, whose places are the ids."""
+    """The unknown piece stays, although the ids are places in a list."""
     text, kept = smaller_tokenizer(unigram, ["lamp", "笔记本"], size=7)
     small = Tokenizer.from_str(text)
     assert [small.id_to_token(number) for number in range(7)] == ["<pad>", "<unk>", "▁lamp", "▁笔记本", "▁a", "b", "o"]
@@ -95,7 +95,7 @@ def test_a_sentencepiece_model_keeps_its_unknown_piece(unigram: Path) -> None:
 
 
 def test_byte_pairs_and_small_vocabularies_stay_whole(wordpiece: Path, tmp_path: Path) -> None:
-    """Merges build on each other, and there is nothing to cut where the vocabulary is no larger than asked for."""
+    """Byte-pair merges build on each other, so all pieces stay. A vocabulary that is small enough stays too."""
     made = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     made.save(str(tmp_path / "tokenizer.json"))
     assert smaller_tokenizer(tmp_path / "tokenizer.json", ["b"], size=2)[1] == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Ensemble weights make the validation items most likely; teachers are judged on trained and on held-out positions."""
+"""Ensemble weights, and the judgement of teachers on training positions and held-out positions."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tests.data.test_windows import histories
 
 
 def test_weights_recover_the_mixture_that_made_the_data() -> None:
-    """Rows drawn from 0.8·A + 0.2·B give those weights back within the sampling error."""
+    """Rows sampled from 0.8·A + 0.2·B give these weights back, up to the sampling error."""
     generator = np.random.default_rng(3)
     parts = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     drawn = generator.choice(3, size=40_000, p=0.8 * parts[0] + 0.2 * parts[1])
@@ -36,7 +36,7 @@ def test_weights_recover_the_mixture_that_made_the_data() -> None:
 
 
 def test_no_other_weights_are_more_likely() -> None:
-    """The likelihood at the weights found is at least that of a fine grid of others."""
+    """No weights of a fine grid have a higher likelihood than the found weights."""
     generator = np.random.default_rng(4)
     log_probs = -generator.exponential(3.0, size=(2, 200))
     best = np.log(mixture_weights(log_probs) @ np.exp(log_probs)).mean()
@@ -50,7 +50,7 @@ def test_tiny_probabilities_do_not_underflow() -> None:
 
 
 def test_a_teacher_that_is_worse_everywhere_keeps_a_weight() -> None:
-    """Two alike teachers take long to settle, in which a third's weight sinks below the smallest number: it stays positive."""
+    """With two similar teachers the iteration takes long, and the weight of a useless third teacher still stays positive."""
     generator = np.random.default_rng(0)
     good = -generator.exponential(3.0, 100)
     weights = mixture_weights(np.stack([good, good + generator.normal(0, 0.02, 100), good - 2.0]))
@@ -60,13 +60,13 @@ def test_a_teacher_that_is_worse_everywhere_keeps_a_weight() -> None:
 
 
 def test_no_rows_is_an_error() -> None:
-    """Without validation rows there is nothing to choose by."""
+    """Without validation rows the weights cannot be chosen."""
     with pytest.raises(ValueError, match="at least one row"):
         mixture_weights(np.zeros((2, 0)))
 
 
 def test_log_probs_are_the_models_own() -> None:
-    """Each entry is the log-softmax of the model's scores at the row's target, whatever the batches."""
+    """Each entry is the log-softmax of the model's scores at the row's target, for any batch size."""
     torch.manual_seed(1)
     models = [SequenceModel(num_items=20, kind="gru", dim=6, inputs=["event_type"]).eval() for _ in range(2)]
     rows = EvaluationRows(
@@ -97,14 +97,14 @@ def _saved(folder: Path, seed: int) -> str:
 
 
 def test_last_training_rows_stop_before_the_held_out_items() -> None:
-    """A row predicts the last training item from those before it; users with fewer than two training items have none."""
+    """A row predicts the last training item from the items before it. Fewer than two training items give no row."""
     table = histories([([3, 4, 5, 6], [0] * 4, 3, 3, None), ([7, 8], [0] * 2, 1, 1, None)])
     rows = last_training_rows(table)
     assert (rows.user_ids.tolist(), rows.items.tolist(), rows.targets.tolist()) == (["u0"], [3, 4], [5])
 
 
 def test_a_teacher_is_judged_on_both_kinds_of_position(tmp_path: Path) -> None:
-    """A row of log-probabilities a teacher; a cross-fitted one's are those of the model that did not see the user."""
+    """Each teacher has one row of log-probabilities. A cross-fitted teacher uses the model trained without the user."""
     folders = [[_saved(tmp_path / "a", 1)], [_saved(tmp_path / "b0", 2), _saved(tmp_path / "b1", 3)]]
     table = histories([([user, 9, 10, 11 + user], [0] * 4, 3, 3, None) for user in range(6)])
     found = judge_teachers(folders, table, max_length=50, threads=1)
@@ -119,7 +119,7 @@ def test_a_teacher_is_judged_on_both_kinds_of_position(tmp_path: Path) -> None:
 
 
 def test_rules_are_judged_without_the_user_s_own_counts(tmp_path: Path) -> None:
-    """At the last training position rules know what all other users' windows say, also of a history cut into windows."""
+    """At the last training position, rules use all windows but this one, also for a history with several windows."""
     users = [[0, 1, 2, 3, 1], [4, 0, 1, 2, 5], [2, 3, 0, 1]]
     table = histories([(items, [0] * len(items), len(items) - 1, len(items) - 1, None) for items in users])
     num_train = np.bincount(np.concatenate([items[:-1] for items in users]), minlength=6)
@@ -145,7 +145,7 @@ def _ndcg(weights: np.ndarray, true_NR: torch.Tensor, others_NRC: torch.Tensor) 
 
 
 def test_ranking_weights_rank_better_than_any_teacher_and_than_likelihood() -> None:
-    """One teacher is sure and often wrong, one vague and never: the mixture that ranks best is at least near a grid's best."""
+    """With a sharp, often wrong teacher and a vague one, the found weights rank nearly as well as the best of a grid."""
     generator = np.random.default_rng(5)
     rows, items = 400, 30
     target = generator.integers(0, items, rows)
@@ -169,8 +169,10 @@ def test_ranking_weights_rank_better_than_any_teacher_and_than_likelihood() -> N
 
 @torch.inference_mode()
 def test_candidates_hold_what_a_mixture_puts_first() -> None:
-    """Each row's target probability, and the teachers' best unseen items once each, the target and the history left out; a
-    cross-fitted teacher is asked by the model that did not see the user."""
+    """Candidates are the teachers' best unseen items, each once and without the target.
+
+    A cross-fitted teacher uses the model that was trained without the user.
+    """
     torch.manual_seed(2)
     plain, zero, one = (SequenceModel(num_items=12, kind="gru", dim=4).eval() for _ in range(3))
     users = [([user, (user + 3) % 12, (user + 5) % 12, (user + 7) % 12], [0, 0, 1, 1], 2, 2, 3) for user in range(8)]

@@ -1,4 +1,4 @@
-"""Codes for a whole vocabulary: one space for all teachers, titles for items that no teacher knows."""
+"""Codes for a whole vocabulary: one vector space for all teachers, and titles for new items."""
 
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def _gaps(vectors: torch.Tensor) -> torch.Tensor:
-    """Differences of scores say all that ranking needs: inner products of centred vectors."""
+    """Inner products of centred vectors. They determine the differences of scores, and so every ranking."""
     centred = vectors - vectors.mean(0)
     return centred @ centred.T
 
 
 def test_one_teacher_of_that_width_only_turns() -> None:
-    """The space of a single teacher of the student's width is its own, centred and turned: nothing is lost."""
+    """The vectors of a single teacher with the student's width are only centred and rotated."""
     matrix = _normal(50, 6) + 3.0
     space = item_space([(matrix, None)], [2.0], torch.ones(50, dtype=torch.bool), width=6, seed=1)
     torch.testing.assert_close(_gaps(space), _gaps(matrix), rtol=1e-4, atol=1e-4)
@@ -34,14 +34,14 @@ def test_one_teacher_of_that_width_only_turns() -> None:
 
 
 def test_a_bias_counts_and_a_narrow_teacher_is_padded() -> None:
-    """A teacher's bias is one more direction of its items, and a space wider than the teachers loses nothing."""
+    """A teacher's bias is one more direction of its items, and a space wider than the teachers keeps everything."""
     matrix, bias = _normal(50, 4), 2.0 * _normal(50, seed=1)
     space = item_space([(matrix, bias)], [1.0], torch.ones(50, dtype=torch.bool), width=7, seed=1)
     torch.testing.assert_close(_gaps(space), _gaps(torch.cat([matrix, bias[:, None]], 1)), rtol=1e-4, atol=1e-4)
 
 
 def test_teachers_count_by_weight_not_by_size() -> None:
-    """Inner products of the space are the weighted mean of the teachers' own, each at unit size, times the mean size."""
+    """Inner products are the weighted mean of the teachers' inner products at unit size, times the squared mean size."""
     small, large = 0.1 * _normal(60, 5), 10.0 * _normal(60, 9, seed=1)
     space = item_space([(small, None), (large, None)], [3.0, 1.0], torch.ones(60, dtype=torch.bool), width=14, seed=1)
     unit = [_gaps(part) / _gaps(part).diagonal().mean() for part in (small, large)]
@@ -51,7 +51,7 @@ def test_teachers_count_by_weight_not_by_size() -> None:
 
 
 def test_a_narrow_space_keeps_the_widest_directions() -> None:
-    """What PCA cannot keep is the directions with the least variance among the known items alone."""
+    """PCA drops the directions with the least variance, measured among the known items only."""
     matrix = _normal(400, 5) * torch.tensor([5.0, 4.0, 3.0, 0.1, 0.1])
     known = torch.arange(400) < 300
     matrix[~known, 4] = 1e3
@@ -61,12 +61,12 @@ def test_a_narrow_space_keeps_the_widest_directions() -> None:
 
 
 def test_item_space_of_nothing_known_or_broken() -> None:
-    """No known item, and a vector that is not finite, are errors."""
+    """Without known items, or with a vector that is not finite, the space is an error."""
     with pytest.raises(ValueError, match="no item has a training interaction"):
         item_space([(_normal(5, 3), None)], [1.0], torch.zeros(5, dtype=torch.bool), width=3, seed=1)
     broken = _normal(5, 3)
     broken[2, 1] = torch.nan
-    with pytest.raises(ModelError, match=r"not all finite.*train it again"):
+    with pytest.raises(ModelError, match=r"not all finite.*Train the teacher again"):
         item_space([(broken, None)], [1.0], torch.ones(5, dtype=torch.bool), width=3, seed=1)
 
 
@@ -75,7 +75,7 @@ SETTINGS: dict[str, Any] = {"count": 4, "size": 16, "width": 6, "seed": 1}
 
 @pytest.mark.parametrize("kind", ["residual", "product"])
 def test_tables_come_back_as_learnt(tmp_path: Path, kind: str) -> None:
-    """Both tables keep their contracts, also in several files out of order, and give back codes that mean the vectors."""
+    """Both tables keep their contracts, also in several files out of order, and their codes rebuild the vectors."""
     matrix = _normal(80, 8)
     settings = SETTINGS | {"width": 8, "kind": kind}
     codes, books, facts = learn_item_codes([(matrix, None)], [1.0], torch.ones(80, dtype=torch.bool), None, **settings)
@@ -96,7 +96,7 @@ def test_tables_come_back_as_learnt(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_new_item_gets_the_codes_of_the_items_it_reads_like() -> None:
-    """An item without training interactions is coded by its title, whatever the teacher's untrained vector; without a title as the mean."""
+    """A new item gets the codes of items with similar titles, and without a title the codes of the mean."""
     group = torch.arange(120) % 3  # titles decide the item vectors: three groups
     titles = torch.nn.functional.normalize(5.0 * torch.eye(3)[group] + 0.3 * _normal(120, 3), dim=1)
     matrix = 4.0 * torch.eye(6)[group] + 0.1 * _normal(120, 6, seed=1)

@@ -1,4 +1,4 @@
-"""A student's item table that starts from its teachers'."""
+"""A student's item table that starts from its teachers' item vectors."""
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ def student(dim: int, kind: str = "gru") -> SequenceModel:
 
 
 def test_items_that_are_alike_to_the_teacher_are_alike_to_the_student() -> None:
-    """With enough directions the student's table has the teacher's centred cosines; other weights stay as they were made."""
+    """With enough directions the student's table has the teacher's centred cosines, and other weights do not change."""
     matrix = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
     for kind in ("gru", "lstm", "transformer"):
         model, before = student(8, kind), student(8, kind).state_dict()
@@ -25,7 +25,7 @@ def test_items_that_are_alike_to_the_teacher_are_alike_to_the_student() -> None:
 
 
 def test_a_narrow_student_keeps_the_widest_directions() -> None:
-    """Two directions of a teacher whose third and fourth hardly vary hold nearly all of its distances."""
+    """If a teacher's third and fourth directions hardly vary, two directions keep nearly all of its distances."""
     matrix = torch.randn(40, 4, generator=torch.Generator().manual_seed(2)) * torch.tensor([3.0, 2.0, 0.01, 0.01])
     model = student(2)
     start_item_table(model, [(matrix, None)], [1.0], torch.ones(40, dtype=torch.bool), seed=1)

@@ -1,4 +1,4 @@
-"""Sequential rules against counting by hand, and what is taken off at training positions against counting anew."""
+"""Sequential rules against counting by hand, and predictions without the own window against a new count."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def rules_of(sequences, settings=SETTINGS, num_train=None):
 
 
 def slow_log_probs(sequences, history, settings, popularity):
-    """The definition, one pair after the other."""
+    """The log-probabilities by definition, one pair after the other."""
     scores = np.zeros(NUM_ITEMS)
     for back, antecedent in enumerate(reversed(history)):
         if back > settings.max_distance:
@@ -67,7 +67,7 @@ def random_sequences(seed, number=12):
 
 
 def test_a_rule_counts_distance_and_direction():
-    """In 0 1 2: 0 → 1 counts 1, 0 → 2 half as much, 1 → 0 a quarter."""
+    """In the sequence 0 1 2, the rule 0 → 1 has weight 1, 0 → 2 has 1/2, and 1 → 0 has 1/4."""
     rules = rules_of([[0, 1, 2]])
     dense = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for item in range(NUM_ITEMS):
@@ -82,7 +82,7 @@ def test_a_rule_counts_distance_and_direction():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_predictions_are_what_counting_pairs_gives(seed):
-    """Histories shorter and longer than the farthest distance, items without rules, repeats: all by the definition."""
+    """Short and long histories, items without rules and repeated items are predicted as by the definition."""
     sequences, histories = random_sequences(seed), random_sequences(seed + 100)
     rules = rules_of(sequences)
     lengths = np.array([len(history) for history in histories])
@@ -98,7 +98,7 @@ def test_predictions_are_what_counting_pairs_gives(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_training_position_is_judged_by_all_other_windows(seed):
-    """Taking a window's own counts off gives what counting the other windows gives."""
+    """Subtracting a window's own counts gives the same predictions as counting only the other windows."""
     sequences = random_sequences(seed)
     rules, store = rules_of(sequences), store_from_tables([windows_of(sequences)])
     chosen = np.array([7, 2, 5])
@@ -119,7 +119,7 @@ def test_a_training_position_is_judged_by_all_other_windows(seed):
 
 
 def test_counting_in_parts_gives_the_same(monkeypatch):
-    """However many tables the windows come in, and however often they are merged, the rules are the same."""
+    """The rules do not depend on the number of tables or of merges."""
     sequences = random_sequences(3, number=40)
     whole = rules_of(sequences)
     monkeypatch.setattr(rules_module, "MERGE_PAIRS", 10)
@@ -130,7 +130,7 @@ def test_counting_in_parts_gives_the_same(monkeypatch):
 
 
 def test_an_item_without_rules_predicts_popularity():
-    """With no evidence the prior is all there is, and an item that was never seen is still possible."""
+    """Without rules the prediction is the prior, and an item that was never seen is still possible."""
     rules = rules_of([[0, 1], [0, 1, 2]])
     found = scorer(rules, device=torch.device("cpu"))(np.array([8]), np.zeros((1, 3), np.int8), np.array([1]))
     torch.testing.assert_close(found[0].exp(), rules.popularity_V)
@@ -138,13 +138,13 @@ def test_an_item_without_rules_predicts_popularity():
 
 
 def test_rules_without_backward_weight_point_forward_only():
-    """With backward_weight 0 nothing is counted against the direction of time."""
+    """With backward_weight 0, no rule points backward in time."""
     rules = rules_of([[0, 1]], RuleSettings(3, 0.5, 0.0, 0.4, 1.0))
     assert rules.offsets_V1.tolist() == [0] + [1] * NUM_ITEMS
 
 
 def test_rules_survive_their_files_and_do_not_serve(tmp_path: Path):
-    """What is loaded predicts the same; where a student is expected, the error says what was found."""
+    """Loaded rules predict the same. Where a student is expected, rules are an error that names what was found."""
     rules = rules_of(random_sequences(1))
     facts = save_rules(tmp_path, rules, {"seed": None})
     loaded, read = load_predictor(tmp_path)

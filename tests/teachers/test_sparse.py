@@ -1,4 +1,4 @@
-"""Sparse targets: draws are unbiased, depend on the window alone, and come from the model that did not see the user."""
+"""Sampled targets: samples are unbiased, depend only on the window, and come from the model trained without the user."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ ITEMS, SAMPLES = 40, 16
 
 
 def test_draws_are_unbiased_and_even() -> None:
-    """Over all offsets an item's share of the draws is its probability, and each time `S·p` rounded down or up."""
+    """An item is sampled `floor(S·p)` or `ceil(S·p)` times, and `S·p` times on average over all offsets."""
     torch.manual_seed(0)
     probs = torch.softmax(3 * torch.randn(1, 30), 1)
     offsets = (torch.arange(4_000) + 0.5) / 4_000
@@ -38,7 +38,7 @@ def test_draws_are_unbiased_and_even() -> None:
 
 
 def test_an_impossible_item_is_never_drawn() -> None:
-    """Items of probability 0 at either end are not drawn at the smallest and the largest offset; scale does not matter."""
+    """Items of probability 0 are never sampled, even at the smallest and the largest offset, for any scale."""
     probs = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]]) * 5
     for offset in (0.0, float(np.nextafter(1.0, 0.0))):
         items = sample_targets(probs, samples=10, offsets_T=torch.tensor([offset], dtype=torch.float64))
@@ -47,14 +47,14 @@ def test_an_impossible_item_is_never_drawn() -> None:
 
 @pytest.mark.parametrize(("samples", "offset"), [(0, 0.5), (4, 1.0), (4, -0.1), (4, float("nan"))])
 def test_what_cannot_be_drawn_is_refused(samples: int, offset: float) -> None:
-    """No draws, or an offset outside [0, 1), is an error."""
+    """No samples, or an offset outside [0, 1), is an error."""
     with pytest.raises(ValueError, match="at least one sample"):
         sample_targets(torch.ones(1, 3), samples=samples, offsets_T=torch.tensor([offset]))
 
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, list[list[Path]]]:
-    """Windows of nine users, a plain teacher and one with two folds."""
+    """Windows of nine users, the folder of a plain teacher, and the folders of a teacher with two folds."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     table = histories([(generator.integers(0, ITEMS, 12).tolist(), [0] * 12, 12, None, None) for _ in range(9)])
@@ -77,7 +77,7 @@ def _writer(folders: list[list[Path]], samples: int = SAMPLES, batch_size: int =
 def test_targets_come_from_the_mixture_without_the_users_own_fold(
     cached: tuple[pa.Table, list[list[Path]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With many draws the stored shares are the mixture of the plain teacher and the model of the user's fold."""
+    """With many samples, their shares equal the mixture of the plain teacher and the model of the user's fold."""
     windows, folders = cached
     monkeypatch.setattr(sparse, "CHUNK_PROBABILITIES", 3 * ITEMS)
     found = store_from_tables([_writer(folders, samples=1_000)(windows)], teachers=1)
@@ -100,7 +100,7 @@ def test_targets_come_from_the_mixture_without_the_users_own_fold(
 
 
 def test_draws_do_not_depend_on_the_batch(cached: tuple[pa.Table, list[list[Path]]]) -> None:
-    """The same windows in other company get the same draws, and different positions get different offsets."""
+    """A window gets the same samples in any batch, and different positions get different offsets."""
     windows, folders = cached
     whole = _writer(folders)(windows)
     parts = [_writer(folders, batch_size=2)(windows.slice(start, 5)) for start in range(0, len(windows), 5)]
@@ -111,7 +111,7 @@ def test_draws_do_not_depend_on_the_batch(cached: tuple[pa.Table, list[list[Path
 
 
 def test_a_position_takes_at_most_300_bytes(cached: tuple[pa.Table, list[list[Path]]]) -> None:
-    """64 draws and their mean log-probability are 260 bytes, before any compression, however many teachers there are."""
+    """64 samples and their mean log-probability take 260 bytes before compression, for any number of teachers."""
     windows, folders = cached
     table = _writer(folders, samples=64)(windows)
     stored = table["hidden"].combine_chunks().buffers()[2].size + table["scales"].combine_chunks().values.nbytes
@@ -119,7 +119,7 @@ def test_a_position_takes_at_most_300_bytes(cached: tuple[pa.Table, list[list[Pa
 
 
 def test_a_student_learns_from_the_draws(cached: tuple[pa.Table, list[list[Path]]]) -> None:
-    """The training module's loss is that of the batch's draws, and its gradient reaches the student."""
+    """The training module's loss is that of the batch's samples, and its gradient reaches the student."""
     windows, folders = cached
     store = store_from_tables([_writer(folders)(windows)], teachers=1)
     batch = batch_of(store, np.arange(len(store)))

@@ -21,7 +21,7 @@ from tests.data.test_windows import histories
 
 
 def test_cached_teachers_equal_online_teachers(tmp_path: Path) -> None:
-    """Logits rebuilt from the store are the teachers' own at each position, within rounding; costs W + 4 bytes a teacher."""
+    """Logits rebuilt from the store are the teachers' own up to rounding, for W + 4 bytes per position and teacher."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     table = histories([(generator.integers(0, 40, 12).tolist(), [0] * 12, 12, None, None) for _ in range(9)])
@@ -55,7 +55,7 @@ def test_cached_teachers_equal_online_teachers(tmp_path: Path) -> None:
 
 
 def test_who_works_on_a_shard_and_when_changes_nothing(tmp_path: Path) -> None:
-    """Two actors that take the shards in different orders write the same files, in the histories' order, each user once."""
+    """Actors that take the shards in different orders write the same files, in the order of the histories."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     rows = [(generator.integers(0, 40, n).tolist(), [0] * n, n, None, None) for n in generator.integers(0, 12, 50)]
@@ -83,7 +83,7 @@ def test_who_works_on_a_shard_and_when_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_more_bytes_than_an_array_holds_go_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No chunk is larger than may be, unless a window alone is; together they are what one would be."""
+    """A chunk is at most `MOST_BYTES` or one window, and all chunks together hold the same values as one."""
     windows = training_windows(histories([([1, 2, 3, 4], [0] * 4, 4, None, None)] * 5), max_length=3)
     states = np.arange(15 * 4, dtype=np.int8).reshape(15, 4)
     made = []

@@ -1,4 +1,4 @@
-"""What a teacher knows by heart: its last training position beside a held-out one."""
+"""The last training position, in the same form as a held-out position."""
 
 from kdlib.data.windows import evaluation_rows
 from kdlib.teachers.ensembles import last_training_rows
@@ -6,7 +6,7 @@ from tests.data.test_windows import histories
 
 
 def test_a_last_training_position_is_told_no_more_than_a_held_out_one() -> None:
-    """Else a teacher with `session_flag` would seem to know by heart what the flag alone gives away."""
+    """Both positions hide whether the target opens a session, so the flag cannot make a teacher look surer on one."""
     table = histories([([1, 2, 3, 4], [0, 0, 0, 0], 3, 3, None), ([4, 5, 6], [0, 1, 1], 2, 2, None)])
     for rows in (last_training_rows(table), evaluation_rows(table, position_column="validation_position")):
         assert rows.context[rows.offsets[1:] - 1, 0].tolist() == [1, 1]

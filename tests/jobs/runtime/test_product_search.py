@@ -158,7 +158,7 @@ def test_the_same_night_again_does_nothing_and_a_damaged_index_is_refused(shop: 
     ):
         assert f"{name}: up to date" in printed
     student = partitions.current(shop.parent / "output", "models/search_student", DS)
-    with pytest.raises(ModelError, match=r"no whole search index in .*train-search"):
+    with pytest.raises(ModelError, match=r"search index in .* is damaged or incomplete.*train-search"):
         load_index(tmp_path, student)
 
 
