@@ -11,7 +11,7 @@ import click
 
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
-from jobs.runtime.console import JSON_LOGS, USUAL_CONFIG, in_utf8
+from jobs.runtime.console import JSON_LOGS, USUAL_CONFIG, VERBOSE, in_utf8
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Stage
@@ -59,9 +59,10 @@ def cli() -> None:
 def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds: str = "") -> Callable[..., Any]:
     """The options of every command that reads a run config; the function gets them as `invocation`."""
 
-    def with_invocation(config: str, ds: str | None, overrides: tuple[str, ...], json_logs: bool, **more: Any) -> int:
-        if json_logs:
-            os.environ[JSON_LOGS] = "1"
+    def with_invocation(
+        config: str, ds: str | None, overrides: tuple[str, ...], verbose: bool, json_logs: bool, **more: Any
+    ) -> int:
+        os.environ |= {name: "1" for name, given in ((VERBOSE, verbose), (JSON_LOGS, json_logs)) if given}
         return function(Invocation(config, ds, overrides), **more)
 
     with_invocation.__doc__ = function.__doc__
@@ -79,6 +80,7 @@ def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds:
             metavar="SECTION.KEY=VALUE",
             help="override one setting; may be repeated",
         ),
+        click.option("-v", "--verbose", is_flag=True, help="print what the engines print, too"),
         click.option("--json-logs", is_flag=True, help="print lines as JSON, with a run id"),
     ]
     for option in reversed(options):
@@ -245,7 +247,11 @@ def _forget(invocation: Invocation, user: str) -> int:
 cli.command("forget")(_configured(_forget, ds=f"{LOCKED_DAY}; all dates are searched"))
 
 
-@click.argument("command", type=click.Choice(["nightly", *(stage.name for stage in STAGES), "deliver", "telemetry"]))
+@click.argument(
+    "command",
+    type=click.Choice(["nightly", *(stage.name for stage in STAGES), "deliver", "telemetry"]),
+    metavar="COMMAND",
+)
 @click.argument("more", nargs=-1, type=click.UNPROCESSED)
 @click.option("--no-wait", is_flag=True, help="return once the job is submitted")
 @click.option("--image-code", is_flag=True, help="run the cluster image's own distilrec instead of this one")

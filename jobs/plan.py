@@ -13,8 +13,8 @@ from kdlib.store import partitions
 from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 
-FEW = 3
-"""Up to this many reasons of a stage are named."""
+FEW = 4
+"""Up to this many reasons of a stage are printed."""
 
 
 @dataclass(frozen=True)
@@ -24,90 +24,102 @@ class Step:
     stage: Stage
     reasons: tuple[str, ...]
     """Why the stage runs; empty: it is up to date."""
+    after: tuple[str, ...]
+    """Stages that run before it and make its inputs again."""
     seconds: float | None
-    """Of its last run, for this date or an earlier one."""
-    num_bytes: int | None
+    """Of its last run, for this date or an earlier one; None: it has never run."""
+    num_bytes: int
+    """Of what the last run made."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is anything to make."""
+        return bool(self.reasons or self.after)
 
 
 def run(config: RunConfig) -> None:
     """Print the plan of the config's date. Nothing is written."""
     steps = plan(config)
     width = max(len(step.stage.name) for step in steps)
-    say(f"plan of {config.name} for {config.day}, in {config.root}")
+    say(f"plan of {config.name} for {config.day}, in {config.root}; times and sizes are those of the last run")
     for step in steps:
-        last = (
-            "" if step.seconds is None else f"{step.seconds:,.0f} s, {(step.num_bytes or 0) / 2**20:,.1f} MiB last time"
-        )
-        if step.stage.acts:
-            say(f"  {step.stage.name:{width}}  runs each time")
-        elif not step.reasons:
-            say(f"  {step.stage.name:{width}}  up to date ({last})")
-        else:
-            say(f"  {step.stage.name:{width}}  runs{f' ({last})' if last else ''}")
-            for reason in step.reasons[:FEW]:
-                say(f"  {'':{width}}    {reason}")
-            if (more := len(step.reasons) - FEW) > 0:
-                say(f"  {'':{width}}    and {more} more")
-    due = [step for step in steps if step.reasons]
+        status = "acts each time" if step.stage.acts else "runs" if step.runs else "up to date"
+        size = "" if step.seconds is None else f"{step.seconds:>7,.0f} s {step.num_bytes / 2**20:>9,.1f} MiB"
+        why = [f"after {', '.join(step.after)}"] if step.after else []
+        why = [*step.reasons[:FEW], *([f"and {len(step.reasons) - FEW} more"] if len(step.reasons) > FEW else []), *why]
+        say(f"  {step.stage.name:{width}}  {status:14}  {size:24} {why[0] if why else ''}".rstrip())
+        for reason in why[1:]:
+            say(f"  {'':{width}}  {'':14}  {'':24} {reason}")
+    due = [step for step in steps if step.runs]
     if not due:
-        say("up to date: a run would make nothing again")
+        say("everything is up to date")
         return
     known = [step for step in due if step.seconds is not None]
-    seconds, size = sum(step.seconds or 0 for step in known), sum(step.num_bytes or 0 for step in known)
-    unknown = f"; {len(due) - len(known)} of them have never run" if len(known) < len(due) else ""
-    say(f"{len(due)} stages run: {seconds:,.0f} s and {size / 2**20:,.1f} MiB, going by their last time{unknown}")
+    seconds, size = sum(step.seconds or 0.0 for step in known), sum(step.num_bytes for step in known)
+    unknown = f"; {len(due) - len(known)} have never run" if len(known) < len(due) else ""
+    say(f"{len(due)} of {len(steps)} stages run: about {seconds:,.0f} s and {size / 2**20:,.1f} MiB{unknown}")
 
 
 def plan(config: RunConfig, pipeline: Sequence[Stage] = STAGES) -> list[Step]:
     """What a run would do with each stage that applies to the config."""
-    steps, changing = list[Step](), set[str]()
+    steps, remade = list[Step](), dict[str, str]()
     for stage in pipeline:
         if not stage.when(config):
             continue
-        reasons, last = list[str](), list[Manifest]()
+        reasons, after, last = list[str](), list[str](), list[Manifest]()
         for part in () if stage.acts else stage.parts_of(config):
-            found = _reasons(config, stage, part, changing, pipeline)
-            if found:
-                changing |= set(part.makes)
+            before = [remade[name] for name in part.needs if name in remade]
+            found = _reasons(config, stage, part, known=not before)
+            if found or before:
+                remade |= dict.fromkeys(part.makes, stage.name)
             reasons += found
+            after += before
             last += [one for name in part.makes if (one := _last(config, name)) is not None]
         times = {one.details.get("seconds", 0.0) for one in last}  # what was made together has the same
         size = sum(file["bytes"] for one in last for file in one.files)
-        unique = tuple(dict.fromkeys(reasons))
-        steps.append(Step(stage, unique, sum(times) if last else None, size if last else None))
+        steps.append(Step(stage, _once(reasons), _once(after), sum(times) if last else None, size))
     return steps
 
 
-def _reasons(config: RunConfig, stage: Stage, part: Part, changing: set[str], pipeline: Sequence[Stage]) -> list[str]:
-    """Why a part would be made again; empty: it is up to date."""
+def _once(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
+
+
+def _reasons(config: RunConfig, stage: Stage, part: Part, *, known: bool) -> list[str]:
+    """Why a part is stale by itself; empty: it is up to date, unless its inputs are made again.
+
+    Args:
+      config: the run config.
+      stage: of the part.
+      part: what is looked at.
+      known: its inputs stay as they are, so that their versions can be compared.
+    """
     manifests = {name: partitions.read_manifest(config.root, name, config.day) for name in part.makes}
-    missing = [name for name in part.makes if manifests[name] is None]
-    if missing:
-        return [f"{name}: none of {config.day} yet" for name in missing]
-    reasons = [f"input {name}: is made again" for name in part.needs if name in changing]
-    manifest = next(iter(manifests.values()))
-    assert manifest is not None
-    if not manifest.made_by:
-        return [*reasons, "made by an earlier version of distilrec, which did not note from what"]
-    before = manifest.made_by
-    if reasons:
-        now = made_by(config, stage, part, {})
-    else:
-        try:
-            now = prepare(config, stage, part, pipeline=()).made_by
-        except DistilrecError as error:
-            return [f"cannot be looked at: {error}"]
-        reasons += [f"input {change}" for change in changes(before["inputs"], now["inputs"])]
-    reasons += [f"setting {change}" for change in changes(before["settings"], now["settings"])]
-    reasons += [f"source {change.partition(':')[0]}" for change in changes(before["code"], now["code"])]
-    if not reasons and manifest.fingerprint != fingerprint_of(now):
-        reasons.append("made by another version of the stage")
-    damaged = [
+    if any(manifest is None for manifest in manifests.values()):
+        return [f"none of {config.day} yet"]
+    reasons = [
         f"{name}: {broken[0]} is missing or cut off"
         for name, one in manifests.items()
         if one is not None and (broken := partitions.damaged(config.root, one))
     ]
-    return reasons + damaged
+    manifest = next(iter(manifests.values()))
+    assert manifest is not None
+    before = manifest.made_by
+    if not before:
+        return [*reasons, "an earlier version of distilrec made it, and did not note from what"]
+    if known:
+        try:
+            now = prepare(config, stage, part).made_by
+        except DistilrecError as error:
+            return [*reasons, f"cannot be looked at: {error}"]
+        reasons += [f"input {change}" for change in changes(before["inputs"], now["inputs"])]
+    else:
+        now = made_by(config, stage, part, before["inputs"])
+    reasons += [f"setting {change}" for change in changes(before["settings"], now["settings"])]
+    reasons += [f"source {change.partition(':')[0]}" for change in changes(before["code"], now["code"])]
+    if not reasons and manifest.fingerprint != fingerprint_of(now):
+        reasons.append("made by another stage")
+    return reasons
 
 
 def _last(config: RunConfig, name: str) -> Manifest | None:

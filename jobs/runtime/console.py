@@ -21,6 +21,8 @@ from kdlib.config.run import RunConfig
 
 JSON_LOGS = "DISTILREC_JSON_LOGS"
 """Environment variable: lines are JSON objects, in this process and in those that it starts."""
+VERBOSE = "DISTILREC_VERBOSE"
+"""Environment variable: what the engines print goes to the terminal, not to a log file."""
 RUN_ID = "DISTILREC_RUN_ID"
 """Environment variable: names one run in all of its lines."""
 USUAL_CONFIG = "cluster/runs/laptop.yaml"
@@ -105,7 +107,7 @@ def in_utf8(argv: list[str] | None) -> None:
 def engine_output_to(path: Path) -> Iterator[None]:
     """Send standard output and error, child processes' too, to a file; `say` and `progress` still reach the person."""
     global _person
-    if _person is not None:  # nested: the outer file stays
+    if _person is not None or os.environ.get(VERBOSE):  # nested: the outer file stays
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
