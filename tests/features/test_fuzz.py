@@ -11,7 +11,7 @@ from kdlib.errors import DistilrecError
 from kdlib.features import clean
 from kdlib.features.events import read_events
 from kdlib.features.funnel import count_outcomes
-from kdlib.features.read import reading
+from kdlib.features.read_errors import reading
 
 LAST_DAY = date(2024, 5, 3)
 LINES = 2_500

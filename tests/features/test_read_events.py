@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from kdlib.config.data import EventsConfig
 from kdlib.errors import InputError
 from kdlib.features.events import input_columns, raw_text, read_events
-from kdlib.features.read import reading
+from kdlib.features.read_errors import reading
 
 LAST_DAY = date(2024, 5, 3)
 ISO = {"format": "iso", "column": "t"}

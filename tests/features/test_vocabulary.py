@@ -7,7 +7,7 @@ from kdlib.config.data import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.funnel import check_listed, warnings
-from kdlib.features.read import reading
+from kdlib.features.read_errors import reading
 from kdlib.features.vocabulary import (
     count_left_out,
     extend_vocabulary,
