@@ -61,8 +61,12 @@ class TimeConfig(Section):
     """How the event time is written."""
 
     format: Literal["iso", "epoch_seconds", "epoch_millis", "day_and_order"] = "iso"
-    """`iso`: ISO 8601 text, or a date or timestamp column; a time without an offset is UTC. `epoch_seconds`, `epoch_millis`:
-    the time since 1970 as a number. `day_and_order`: a date and a running number."""
+    """How the columns below hold the time.
+
+    `iso`: ISO 8601 text, or a date or timestamp column. A time without an offset is UTC.
+    `epoch_seconds`, `epoch_millis`: a number since 1970.
+    `day_and_order`: a date and a running number.
+    """
     column: str | None = None
     """The column with the time; for all formats but `day_and_order`."""
     day_columns: tuple[str, ...] = ()

@@ -19,12 +19,14 @@ MOST_LINES = 1_000
 def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame:
     """The rows of the catalogue.
 
-    Columns: item_id, title, description, category, available_text, available, corrupt, swallowed. `available` is a bool,
-    null where the text is unclear. `corrupt` says that the row does not parse. `swallowed` holds the first characters of
-    a text with too many lines, else null.
+    CSV titles may be quoted and may hold line breaks.
 
-    item_id is null where the row does not parse or where the id is not a plain value. CSV titles may be quoted and may
-    hold line breaks.
+    Returns:
+      item_id, title, description, category, available_text: text. item_id is null where the row does not parse or the id
+        is not a plain value.
+      available: bool; null where the text is unclear.
+      corrupt: bool; the row does not parse.
+      swallowed: the first characters of a text with too many lines, else null.
 
     Raises:
       InputError: a file is missing or unreadable, or a mapped column is missing.

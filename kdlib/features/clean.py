@@ -14,12 +14,12 @@ from kdlib.store.tables import CLEAN_EVENTS
 
 REASONS = (
     "forgotten_user",  # `distilrec forget` has named this user; the row itself is not stored
-    "corrupt_row",  # the line does not parse, has too few or too many fields, or has an id that is not UTF-8
+    "corrupt_row",  # the line does not parse, has a wrong number of fields, or has an id that is not UTF-8
     "missing_user",
     "missing_item",
     "missing_time",
-    "bad_time",  # the row has a time, but it cannot be parsed
-    "out_of_period",  # before period_start, after the end of the run's day, or more than a day after it arrived
+    "bad_time",  # the time cannot be parsed
+    "out_of_period",  # before period_start, after the run's day, or more than a day after it arrived
     "late",  # arrived more than late_days after it happened
     "unknown_event_type",
     "bot_user",  # a user with too many events on one day

@@ -58,7 +58,7 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str]) -> D
     become null too (from 2^53 on; from 2^24 on in 32 bits).
 
     Raises:
-      InputError: a file is missing or unreadable; or a column is missing, holds lists, maps or structs, or has times in
+      InputError: a file is missing or unreadable. A column is missing, or holds lists, maps or structs, or has times in
         nanoseconds in some files only.
     """
 
@@ -113,8 +113,8 @@ def read_csv(
       columns: the columns to keep.
       delimiter: the character between two fields. A field may be quoted with `"`; a quote inside it is doubled.
       names: the names of all fields, in order, for files without a header. Empty: each file's first line names them.
-      line_breaks: quoted fields may hold line breaks. Then one task reads a whole file, and a field has at most
-        `MOST_CHARACTERS`, so that a quote that is never closed does not swallow the file.
+      line_breaks: quoted fields may hold line breaks. Then one task reads a whole file. A field has at most
+        `MOST_CHARACTERS`: otherwise a quote that is never closed would swallow the file.
 
     Raises:
       InputError: a file or a column is missing.

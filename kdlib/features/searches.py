@@ -33,12 +33,12 @@ from kdlib.store.tables import SEARCH_QUARANTINE
 
 REASONS = (
     "forgotten_user",  # the row itself is not stored
-    "corrupt_row",  # the line does not parse, has too few or too many fields, or has an id that is not UTF-8
+    "corrupt_row",  # the line does not parse, has a wrong number of fields, or has an id that is not UTF-8
     "missing_user",
     "missing_query",  # nothing is left of the query after normalisation
     "missing_time",
-    "bad_time",  # the row has a time, but it cannot be parsed
-    "out_of_period",  # after the end of the run's day
+    "bad_time",  # the time cannot be parsed
+    "out_of_period",  # after the run's day
     "unknown_event_type",
     "missing_item",  # a click, cart or purchase without an item
     "bad_position",  # a click, cart or purchase at a rank that is not a whole number from 1 on

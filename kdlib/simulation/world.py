@@ -20,8 +20,8 @@ The intent is drawn again with probability 1 − RESUME at a session's first ste
 A user who has bought a *consumable* may open a session by buying the last one again, with probability REBUY.
 The item and the taste decide whether an item is put into a cart or bought (`outcome_chances`).
 
-Letters: M items, C categories, G intents, Z types, K intents of a type, J categories of an intent, S related items,
-Q complements of a category, T tastes, F features of a taste, D days.
+Letters: M items, C categories, G intents, Z types, T tastes, D days. An item has S related items, a category Q
+complements, an intent J categories, a type K intents, and a taste F features.
 """
 
 from dataclasses import dataclass
