@@ -90,9 +90,9 @@ class EventsConfig(Section):
     """The raw clickstream and how its columns are named."""
 
     path: str
-    """A file, a folder or a glob. The ending `.gz` means gzip. The path may hold `{day}` in place of the day on which a file's
-    events arrived: `events/day={day}`. A run then reads only the files of the last days and takes over older events from an
-    earlier run."""
+    """A file, a folder or a glob. The ending `.gz` means gzip. The path may hold `{day}` where the files' names have the day
+    on which their events arrived: `events/day={day}`. A run then reads only the files of the last days and takes over older
+    events from an earlier run."""
     late_days: Annotated[int, Field(ge=1)] = 3
     """With `{day}`: an event may arrive this many days after it happened. Later events are quarantined."""
     format: Literal["parquet", "csv", "jsonl", "sequences"]
@@ -170,8 +170,8 @@ class SearchesConfig(Section):
     """The optional search log and how its columns are named: what users typed, and what they did with the items found."""
 
     path: str
-    """A file, a folder or a glob. The path may hold `{day}` in place of a file's day. A run then reads only the files of
-    `features.queries.period_days` and of the day before, because clocks differ."""
+    """A file, a folder or a glob. The path may hold `{day}` where the files' names have their day. A run then reads only
+    the files of `features.queries.period_days` and of the day before, because clocks differ."""
     format: Literal["parquet", "csv", "jsonl"]
     """The format of the files."""
     delimiter: str = ","

@@ -36,7 +36,7 @@ class Days:
     gaps: list[Stretch]
     """Days without a file: since the earlier run, or, in a first run, since the first day that has files."""
     unread: list[Stretch]
-    """Days up to the run's day of which no run has read a file: neither this run nor the runs that it continues."""
+    """Days of the period whose files neither this run nor the runs that it continues have read."""
 
 
 def day_of(path: str, file: str) -> date | None:

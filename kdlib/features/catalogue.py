@@ -108,7 +108,10 @@ def catalogue_warning(counts: Mapping[str, int] | None, before: Mapping[str, int
     if counts and counts["corrupt"]:
         return f"{counts['corrupt']:,} of {counts['rows_read']:,} rows of the catalogue do not parse: their items are left out"
     if counts and before and counts["items"] < before["items"] / 2:
-        return f"the catalogue has {counts['items']:,} items, the run before had {before['items']:,}. Check that its export is complete"
+        return (
+            f"the catalogue has {counts['items']:,} items, the run before had {before['items']:,}."
+            " Check that its export is complete"
+        )
     return None
 
 

@@ -77,7 +77,7 @@ def with_outcome(
       events: columns as in `kdlib.features.events`.
       period_start: first day that counts; None: no bound.
       last_day: last day that counts.
-      late_days: how many days after it happened an event may arrive, where its arrival is known.
+      late_days: how many days after it happened an event may arrive; checked where the arrival is known.
       max_events_per_user_day: a user with more events is a bot.
       num_partitions: partitions of the result.
       forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line that

@@ -74,10 +74,11 @@ def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
     """Counts of users and interactions.
 
     Returns:
-      users, interactions, validation_users, test_users: numbers of users or interactions.
+      users, interactions: totals.
       users_without_history: users whose items are all outside the vocabulary.
       day_users: users with an interaction on the run's day.
       trainable_users: users with at least two interactions to train on.
+      validation_users, test_users: users with an interaction to validate or to test on.
     """
     row = histories.agg(
         F.count("*").alias("users"),
@@ -127,7 +128,7 @@ def check_listed(funnel: dict[str, Any]) -> None:
 
 
 def warnings(funnel: dict[str, Any]) -> list[str]:
-    """Warnings: no interactions are left to validate or test on (most often the export is late), or the catalogue lacks items."""
+    """Warnings about missing validation or test interactions (often the export is late) and about items not in the catalogue."""
     found = []
     if lacking := " and ".join(
         f"{part} interactions" for part in ("validation", "test") if not funnel[f"{part}_users"]

@@ -33,7 +33,7 @@ def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequenc
 
 
 def hash_of_line() -> Column:
-    """A hash of a line that does not parse, since the line may hold personal data. A line that is a hash stays as it is."""
+    """A hash of a line that does not parse, since the line may hold personal data. A hash stays as it is."""
     hashed = F.concat(F.lit("sha256:"), F.sha2("line", 256))
     return F.when(F.col("line").rlike("^sha256:[0-9a-f]{64}$"), F.col("line")).otherwise(hashed)
 

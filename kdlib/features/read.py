@@ -205,7 +205,7 @@ def quoted(name: str) -> str:
 
 
 def spark_path(path: str | Path) -> str:
-    """The path for Spark. A path without a scheme is local or on a shared mount, even if the cluster's default is another."""
+    """The path for Spark. A path without a scheme is local or on a shared mount, whatever the cluster's default file system."""
     return path if isinstance(path, str) and "://" in path else f"file:{os.path.abspath(path)}"
 
 
@@ -214,7 +214,7 @@ def _text_schema(names: Sequence[str]) -> StructType:
 
 
 def _file(rows: DataFrame) -> Column:
-    """The file that a row came from; also right where the input has a column with the name of Spark's own, `_metadata`."""
+    """The file that a row came from. It is right even if the input has a column `_metadata`, the name of Spark's own column."""
     return rows.metadataColumn("_metadata")["file_path"].alias(FILE)
 
 
@@ -298,7 +298,8 @@ def _value(field: StructField, *, nanoseconds: bool) -> Column:
 
 
 def _is_nested(text: Column, line: Column) -> Column:
-    """Whether the text of a line's JSON value is an object or a list; never null. `[deleted]` is neither, nor is `"[1]"`."""
+    """Whether the text of a line's JSON value is an object or a list; never null. The text `[deleted]`
+    is neither, nor is the JSON string `"[1]"`."""
     parsed = F.when(text.startswith("{"), F.json_object_keys(text).isNotNull()).when(
         text.startswith("["), F.json_array_length(text).isNotNull()
     )

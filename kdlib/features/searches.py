@@ -126,7 +126,7 @@ def with_outcome(
       outcome: KEPT, DUPLICATE, EARLIER or one of REASONS.
       user_id: made up where the row is neither kept nor a duplicate.
       query, event_type: text; null where the row is neither kept nor a duplicate.
-      item_id, position: the same, and null for searches.
+      item_id, position: null in the same rows, and for searches.
       raw: the row's text; null unless the row is quarantined.
       event_time, file: as in `searches`.
     """

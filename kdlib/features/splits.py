@@ -13,7 +13,7 @@ def day_start(day: date) -> Column:
 
 
 def window_starts(*, last_day: date, validation_days: int, test_days: int) -> tuple[date, date]:
-    """First day of the validation window and of the test window. The test window includes `last_day`, its last day."""
+    """First day of the validation window and of the test window. The test window ends with `last_day`, included."""
     test = last_day - timedelta(days=test_days - 1)
     return test - timedelta(days=validation_days), test
 

@@ -114,9 +114,8 @@ class Oracle:
             previous = np.where(opens, -1, items[:count, step - 1])
             if step > 0:
                 state_UZK[:count] = _moved(state_UZK[:count], np.where(opens, 1 - RESUME, SHIFT))
-            again = (
-                opens & (item == owned) & (outcome == BOUGHT)
-            )  # a repeat purchase says nothing about intent and taste
+            # a repeat purchase says nothing about intent and taste
+            again = opens & (item == owned) & (outcome == BOUGHT)
             of_category_UG = self._category_likelihood(world.categories[item], previous)
             state_UZK[:count] *= np.where(again[:, None], 1.0, of_category_UG)[:, world.type_intents]
             of_item_UT = self._item_likelihood(item, outcome, previous, owned, day)

@@ -20,8 +20,8 @@ The intent is drawn again with probability 1 − RESUME at a session's first ste
 A user who has bought a *consumable* may open a session by buying the last one again, with probability REBUY.
 The item and the taste decide whether an item is put into a cart or bought (`outcome_chances`).
 
-Letters: M items, C categories, G intents, Z types, T tastes, D days. An item has S related items, a category Q
-complements, an intent J categories, a type K intents, and a taste F features.
+Letters: M items, C categories, G intents, Z types, T tastes, D days; S related items of an item, Q complements of a
+category, J categories of an intent, K intents of a type, F features of a taste.
 """
 
 from dataclasses import dataclass
