@@ -34,7 +34,7 @@ def ends(stretches: Iterable[Stretch]) -> list[list[int]]:
     return [numbers(stretch) for stretch in stretches]
 
 
-def night(
+def days_of_run(
     there: Iterable[int],
     last: int,
     *,
@@ -54,33 +54,33 @@ def night(
 
 def test_a_first_night_names_the_days_between_its_files_and_keeps_the_periods_as_unread() -> None:
     """Days before the first file are unread, but not a gap. Days before the period and after the run's day do not count."""
-    found = night([3, 4, 7, 9], 7, start=1)
+    found = days_of_run([3, 4, 7, 9], 7, start=1)
     assert (numbers(found.to_read), found.late) == ([3, 4, 7], [])
     assert (ends(found.gaps), ends(found.unread)) == ([[5, 6]], [[1, 2], [5, 6]])
-    assert ends(night([1, 4], 4, start=2).gaps) == [[2, 3]]
-    assert ends(night([2, 4], 4).unread) == [[3, 3]]  # without a start of the period: since the first file
-    assert night([2, 3, 4], 4).unread == []
+    assert ends(days_of_run([1, 4], 4, start=2).gaps) == [[2, 3]]
+    assert ends(days_of_run([2, 4], 4).unread) == [[3, 3]]  # without a start of the period: since the first file
+    assert days_of_run([2, 3, 4], 4).unread == []
 
 
 def test_a_later_night_names_the_days_since_the_earlier_one() -> None:
     """Gaps that the earlier run has reported are not reported again."""
-    found = night([*range(1, 5), 6, 7, 10], 10, earlier=7, unread=[(5, 5)])
+    found = days_of_run([*range(1, 5), 6, 7, 10], 10, earlier=7, unread=[(5, 5)])
     assert (ends(found.gaps), ends(found.unread)) == ([[8, 9]], [[5, 5], [8, 9]])
-    assert night([10, 11], 11, earlier=10).gaps == []  # files of old days may be gone
+    assert days_of_run([10, 11], 11, earlier=10).gaps == []  # files of old days may be gone
 
 
 def test_a_day_that_comes_after_the_look_back_is_read_once_as_late() -> None:
     """The file of day 5 comes on day 10. The run after it no longer counts day 5 as unread."""
     there = set(range(1, 11))
-    found = night(there, 10, earlier=9, unread=[(5, 5)])
+    found = days_of_run(there, 10, earlier=9, unread=[(5, 5)])
     assert (numbers(found.to_read), numbers(found.late), found.unread) == ([5, *range(6, 11)], [5], [])
-    after = night(there | {11}, 11, earlier=10, unread=[])
+    after = days_of_run(there | {11}, 11, earlier=10, unread=[])
     assert (numbers(after.to_read), after.late) == (list(range(7, 12)), [])
 
 
 def test_what_is_left_of_a_stretch_stays_unread() -> None:
     """Of the unread days 2 to 7, days 3, 6 and 7 now have files; only day 3 is too late. Day 1 was never missing."""
-    found = night([1, 3, *range(6, 10)], 9, earlier=8, unread=[(2, 7)])
+    found = days_of_run([1, 3, *range(6, 10)], 9, earlier=8, unread=[(2, 7)])
     assert (numbers(found.late), numbers(found.to_read)) == ([3], [3, 6, 7, 8, 9])
     assert ends(found.unread) == [[2, 2], [4, 5]]
 
@@ -88,13 +88,13 @@ def test_what_is_left_of_a_stretch_stays_unread() -> None:
 @pytest.mark.parametrize(("last", "late"), [(6, []), (7, []), (8, []), (9, [5])])
 def test_a_day_is_late_from_the_night_on_whose_events_of_it_are_carried_over(last: int, late: list[int]) -> None:
     """Before that run, day 5 is read like any other day. At the edge, where the run reads it anyway, it is late."""
-    found = night(range(1, last + 1), last, earlier=last - 1, unread=[(5, 5)])
+    found = days_of_run(range(1, last + 1), last, earlier=last - 1, unread=[(5, 5)])
     assert (5 in numbers(found.to_read), numbers(found.late), found.unread) == (True, late, [])
 
 
 def test_a_night_without_the_record_has_read_all_days_up_to_its_own() -> None:
     """An old file that was not missing is not read again."""
-    found = night(range(1, 11), 10, earlier=9)
+    found = days_of_run(range(1, 11), 10, earlier=9)
     assert (numbers(found.to_read), found.late, found.unread) == ([*range(6, 11)], [], [])
 
 
@@ -104,17 +104,17 @@ def test_gaps_and_late_files_are_one_line_each() -> None:
     def lines(found: Days) -> list[str]:
         return arrival_lines(found, path="/x/{day}", late_days=LATE_DAYS)
 
-    assert lines(night([1, 2], 2)) == []
-    assert lines(night([4, 6, 10], 10, earlier=9, unread=[(4, 5)])) == [
+    assert lines(days_of_run([1, 2], 2)) == []
+    assert lines(days_of_run([4, 6, 10], 10, earlier=9, unread=[(4, 5)])) == [
         "the files for 2024-05-04 at /x/{day} came later than late_days (3) allows. All their rows are quarantined"
     ]
-    assert lines(night([4, 6, 10], 10)) == [
+    assert lines(days_of_run([4, 6, 10], 10)) == [
         "no file for 2024-05-05, 2024-05-07 to 2024-05-09 at /x/{day} (input.events.path)."
         " Check that the export of each day has run"
     ]
     assert (
         "2024-05-02, 2024-05-04, 2024-05-06, 2024-05-08, 2024-05-10 and 2 more at"
-        in lines(night(range(1, 17, 2), 15))[0]
+        in lines(days_of_run(range(1, 17, 2), 15))[0]
     )
 
 
@@ -142,10 +142,10 @@ def test_an_event_is_carried_over_or_read_again_and_not_both(spark) -> None:
         [(datetime(one.year, one.month, one.day, 9), came, 0) for one, came in rows],
         "event_time timestamp, arrived date, event_type tinyint",
     )
-    night = spark.createDataFrame([], like)
+    events = spark.createDataFrame([], like)
 
     def carried(table) -> list:
-        found = carried_over(table, night, before=day(5), source="s").collect()
+        found = carried_over(table, events, before=day(5), source="s").collect()
         return [(row["event_time"].date(), row["arrived"]) for row in found]
 
     assert carried(clean) == [rows[0], rows[4]]

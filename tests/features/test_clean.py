@@ -147,9 +147,9 @@ def test_what_an_earlier_night_handed_on_is_counted_apart(spark):
         *[event("bot", item=str(n), time="2024-05-03") for n in range(3)],
         event(user=None),
     ]
-    handed_on = [(*row[:10], "night", None) for row in rows[:5]]
+    handed_on = [(*row[:10], "earlier run", None) for row in rows[:5]]
     counts = count_outcomes(
-        judge(spark, handed_on + rows[5:], max_events=2), path="p", last_day=date(2024, 5, 3), carried="night"
+        judge(spark, handed_on + rows[5:], max_events=2), path="p", last_day=date(2024, 5, 3), carried="earlier run"
     )
     assert [counts[name] for name in ("rows_read", "carried", "kept")] == [9, 5, 2]
     assert (counts["duplicate"], counts["carried_duplicate"]) == (1, 1)
@@ -174,13 +174,13 @@ def test_rows_of_later_days_are_counted_apart_whatever_is_wrong_with_them(spark)
 def test_rows_of_before_the_period_are_counted_apart(spark):
     """Rows before the period are no fault of a long input. The year 1970 is a fault, and so is an earlier run's row."""
     rows = [event(), event(time="2020-05-04"), event(time="2024-04-30 23:59:59"), event(time="1970-01-01")]
-    handed_on = (*event(item="2", time="2023-05-04")[:10], "night", None)
+    handed_on = (*event(item="2", time="2023-05-04")[:10], "earlier run", None)
     counts = count_outcomes(
         judge(spark, [*rows, handed_on]),
         path="p",
         last_day=date(2024, 5, 3),
         period_start=date(2024, 5, 1),
-        carried="night",
+        carried="earlier run",
     )
     assert counts["reasons"] == {"out_of_period": 4}
     assert counts["other_days"] == 2

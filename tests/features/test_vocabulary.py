@@ -96,7 +96,7 @@ def test_titles_and_availability_come_from_the_catalogue(spark, previous):
 def test_an_item_out_of_stock_stays_so_when_it_leaves_the_catalogue(spark, counts, previous):
     """It stays so until the catalogue lists it again. An item hidden for its few users comes back when it has more users."""
 
-    def night(earlier, catalogue, users):
+    def run(earlier, catalogue, users):
         counted = counts.withColumn("num_users", F.when(F.col("item_id") == "c", users).otherwise(F.col("num_users")))
         known = extend_vocabulary(
             earlier, counted, first_new_index=earlier.count(), first_seen="2024-05-03", max_items=None
@@ -108,12 +108,12 @@ def test_an_item_out_of_stock_stays_so_when_it_leaves_the_catalogue(spark, count
     def available(made):
         return {item: is_there for item, is_there in rows(made, "item_id", "available") if item in "cdx"}
 
-    first = night(previous, [("d", "D", False), ("c", "C", True)], users=1)
+    first = run(previous, [("d", "D", False), ("c", "C", True)], users=1)
     assert available(first) == {"c": False, "d": False, "x": True}
-    second = night(first, [("a", "A", True)], users=1)
+    second = run(first, [("a", "A", True)], users=1)
     assert available(second) == {"c": False, "d": False, "x": True}
-    assert available(night(second, [("a", "A", True)], users=2)) == {"c": True, "d": False, "x": True}
-    assert available(night(second, [("d", "D", True)], users=2)) == {"c": True, "d": True, "x": True}
+    assert available(run(second, [("a", "A", True)], users=2)) == {"c": True, "d": False, "x": True}
+    assert available(run(second, [("d", "D", True)], users=2)) == {"c": True, "d": True, "x": True}
 
 
 def test_an_item_that_no_catalogue_has_listed_is_not_in_stock_where_that_is_said(spark, counts):
