@@ -28,8 +28,8 @@ class SimulateConfig(Section):
     num_days: Annotated[int, Field(ge=4)] = 30
     """Length of the period in days."""
     first_day: date | None = None
-    """First day of the period. All runs of one period see the same shop, and each later run sees more of its days, as with a
-    real shop. Without a first day, the period ends on the run's own day."""
+    """First day of the period. All runs of one period see the same shop, and each later run sees more of its days,
+    as with a real shop. Without a first day, the period ends on the run's own day."""
     events_per_user: Annotated[int, Field(ge=5)] = 12
     """Mean number of events of a user."""
     mean_session_length: Annotated[float, Field(ge=1.5, le=12)] = 3.0
@@ -41,8 +41,8 @@ class SimulateConfig(Section):
     popularity_exponent: Annotated[float, Field(ge=0)] = 0.6
     """Within a category, the views of the item of rank r are proportional to r^-exponent."""
     taste_strength: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """How much users prefer certain brands, styles, colours and price ranges. 0: not at all; a title then only tells the
-    category."""
+    """How much users prefer certain brands, styles, colours and price ranges. 0: not at all; a title then only tells
+    the category."""
     consumable_fraction: Fraction = 0.15
     """Share of the categories whose products users buy again."""
     bot_fraction: Fraction = 0.0005
@@ -52,7 +52,8 @@ class SimulateConfig(Section):
     broken_fraction: Fraction = 0.002
     """Number of broken rows, as a share of the clean rows."""
     search_fraction: Fraction = 0.0
-    """Share of the sessions that begin with a search. 0: no search log is written. The events are the same for any value."""
+    """Share of the sessions that begin with a search. 0: no search log is written. The events are the same for any
+    value."""
     seed: Seed = 7
     """Seed of the random numbers."""
 
@@ -90,9 +91,9 @@ class EventsConfig(Section):
     """The raw clickstream and how its columns are named."""
 
     path: str
-    """A file, a folder or a glob. The ending `.gz` means gzip. The path may hold `{day}` where the files' names have the day
-    on which their events arrived: `events/day={day}`. A run then reads only the files of the last days and takes over older
-    events from an earlier run."""
+    """A file, a folder or a glob. The ending `.gz` means gzip. The path may hold `{day}` where the files' names have
+    the day on which their events arrived: `events/day={day}`. A run then reads only the files of the last days and
+    takes over older events from an earlier run."""
     late_days: Annotated[int, Field(ge=1)] = 3
     """With `{day}`: an event may arrive this many days after it happened. Later events are quarantined."""
     format: Literal["parquet", "csv", "jsonl", "sequences"]
@@ -149,7 +150,8 @@ class CatalogueConfig(Section):
     title: str | None = "title"
     """The column with the title; null: the catalogue has no titles."""
     available: str | None = None
-    """The column with the availability: yes, no, or a number in stock. Without it, all listed products are available."""
+    """The column with the availability: yes, no, or a number in stock. Without it, all listed products are
+    available."""
     description: str | None = None
     """The column with a description. Search looks into it as well as into the title."""
     category: str | None = None
@@ -160,18 +162,18 @@ class CatalogueConfig(Section):
     def _is_no_days(cls, path: str) -> str:
         if DAY in path:
             raise ValueError(
-                f"path may not hold {DAY}, because every run reads the whole catalogue. Give the file of the run's day with"
-                " --set input.catalogue.path=…"
+                f"path may not hold {DAY}, because every run reads the whole catalogue. Give the file of the run's day"
+                " with --set input.catalogue.path=…"
             )
         return path
 
 
 class SearchesConfig(Section):
-    """The optional search log and how its columns are named: what users typed, and what they did with the items found."""
+    """The optional search log and how its columns are named."""
 
     path: str
-    """A file, a folder or a glob. The path may hold `{day}` where the files' names have their day. A run then reads only
-    the files of `features.queries.period_days` and of the day before, because clocks differ."""
+    """A file, a folder or a glob. The path may hold `{day}` where the files' names have their day. A run then reads
+    only the files of `features.queries.period_days` and of the day before, because clocks differ."""
     format: Literal["parquet", "csv", "jsonl"]
     """The format of the files."""
     delimiter: str = ","
@@ -239,7 +241,8 @@ class SplitConfig(Section):
     """Which interactions train, validate and test."""
 
     kind: Literal["time", "leave_one_out"] = "time"
-    """`time`: the same days for all users. `leave_one_out`: each user's last item tests and the one before it validates."""
+    """`time`: the same days for all users. `leave_one_out`: each user's last item tests and the one before it
+    validates."""
     validation_days: Positive = 1
     """`time`: length of the validation window, which ends just before the test window."""
     test_days: Positive = 1
@@ -252,7 +255,8 @@ class QueriesConfig(Section):
     period_days: Positive = 30
     """How many days of searches count, up to the run's day, included."""
     position_bias: Annotated[float, Field(ge=0)] = 1.0
-    """η: users look at an item at rank r with probability r^-η, so a click there counts r^η. 0: all clicks count the same."""
+    """η: users look at an item at rank r with probability r^-η, so a click there counts r^η. 0: all clicks count the
+    same."""
     max_position: Positive = 50
     """A rank beyond it counts as this rank, so that a single click far down does not outweigh many others."""
     cart_weight: Annotated[float, Field(ge=0)] = 3.0
@@ -281,21 +285,25 @@ class FeaturesConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """How little is kept about a person. Columns that the run config does not map (addresses, user agents) are not kept."""
+    """How little is kept about a person.
+
+    Columns that the run config does not map (addresses, user agents) are not kept.
+    """
 
     key_file: str | None = None
-    """A file with the key of the pseudonyms. With a key, pseudonyms replace user and session ids in every output. Without one,
-    the outputs hold the shop's own ids."""
+    """A file with the key of the pseudonyms. With a key, pseudonyms replace user and session ids in every output.
+    Without one, the outputs hold the shop's own ids."""
     key_environment: str | None = None
     """An environment variable with the key, in place of `key_file`."""
     key_version: Positive = 1
-    """Raise it with each new key, and when you remove the key on purpose. A run fails if the key changes or goes while the
-    version stays or falls, because all users would be new."""
+    """Raise it with each new key, and when you remove the key on purpose. A run fails if the key changes or goes
+    while the version stays or falls, because all users would be new."""
     min_item_users: Annotated[int, Field(ge=0)] = 0
-    """An item that at least one but fewer than this many users have touched is in nobody's list: it could identify them."""
+    """An item that at least one but fewer than this many users have touched is in nobody's list: it could identify
+    them."""
     min_query_users: Annotated[int, Field(ge=0)] = 0
-    """A query that fewer users have typed in the period is in no table of queries (k-anonymity): people also type names. From
-    2 on, the quarantine of searches does not show queries either."""
+    """A query that fewer users have typed in the period is in no table of queries (k-anonymity): people also type
+    names. From 2 on, the quarantine of searches does not show queries either."""
 
     @model_validator(mode="after")
     def _one_key(self) -> "PrivacyConfig":

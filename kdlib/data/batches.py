@@ -1,7 +1,7 @@
 """Training windows in memory → ragged batches of tensors, shuffled by a seed and grouped by length.
 
-Shapes: B windows, L longest window of the batch, T real positions, K sum of the teachers' widths, N teachers, C columns of
-the context.
+Shapes: B windows, L longest window of the batch, T real positions, K sum of the teachers' widths, N teachers, C columns
+of the context.
 """
 
 from collections.abc import Iterator
@@ -127,7 +127,10 @@ def batch_of(store: WindowStore, windows: np.ndarray) -> Batch:
 
 
 def shuffled_batches(store: WindowStore, *, batch_size: int, seed: int) -> Iterator[Batch]:
-    """All windows once, in an order that the seed fixes. Windows of a batch have similar lengths, so there is little padding."""
+    """All windows once, in an order that the seed fixes.
+
+    Windows of a batch have similar lengths, so there is little padding.
+    """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(store))
     lengths = np.diff(store.offsets)

@@ -20,7 +20,8 @@ def normalise_query(text: str) -> str:
     """A query without differences that have no meaning: case, width, ligatures, blanks, invisible characters.
 
     The text is `folded`. Runs of white space and control characters become one blank, and none is left at the ends. The
-    result has at most MAX_QUERY_CHARACTERS characters and may be empty. The function takes any string and is idempotent.
+    result has at most MAX_QUERY_CHARACTERS characters and may be empty. The function takes any string and is
+    idempotent.
 
     Args:
       text: as it was typed.

@@ -1,7 +1,7 @@
 """Cuts the histories into shards. A shard is one task of an actor and one file of the table that the actors write.
 
-So the rows of the table and their order do not depend on which actor is faster. If a worker dies, another actor writes the
-same file again.
+So the rows of the table and their order do not depend on which actor is faster. If a worker dies, another actor writes
+the same file again.
 """
 
 from dataclasses import dataclass

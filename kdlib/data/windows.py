@@ -79,8 +79,8 @@ def context_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> np.n
 
     Args:
       histories: rows with the columns session_numbers, event_types and event_times of `tables.HISTORIES`.
-      keep_N: bool, the positions to read; None: all. Other positions are ignored: they are neither neighbours nor in the
-        result.
+      keep_N: bool, the positions to read; None: all. Other positions are ignored: they are neither neighbours nor in
+        the result.
     """
     return context_from(marks_of(histories, keep_N=keep_N))
 
@@ -109,8 +109,8 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
       max_length: the largest number of positions of a window.
 
     Returns:
-      `user_id`, `start`, `items` (list<int32> of n + 1), `context` (list<int8> of n · columns). Users with fewer than two
-      training items have no window.
+      `user_id`, `start`, `items` (list<int32> of n + 1), `context` (list<int8> of n · columns). Users with fewer than
+      two training items have no window.
     """
     items, offsets = ragged(histories["item_indices"])
     context = context_of(histories)
@@ -136,12 +136,16 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """Prefixes of histories to predict from, with one target a row. `items` and `context` are flat, with `offsets` [rows + 1]."""
+    """Prefixes of histories to predict from, with one target a row.
+
+    `items` and `context` are flat, with `offsets` [rows + 1].
+    """
 
     user_ids: np.ndarray
     items: np.ndarray
     context: np.ndarray
-    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`. The last new_session of a row is the target's."""
+    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`. The last new_session of a row is the
+    target's."""
     offsets: np.ndarray
     targets: np.ndarray
     """int64 [rows]; −1 for a row without a target (`evaluation_rows` with `everyone`)."""
@@ -157,14 +161,14 @@ class EvaluationRows:
 def evaluation_rows(
     histories: pa.Table, *, position_column: str, with_marks: bool = False, everyone: bool = False
 ) -> EvaluationRows:
-    """Rows to validate or test on: each history before the position in a column, with the item at this position as target.
+    """Rows to validate or test on: each history before the position in a column, with the item there as target.
 
     The target is assumed to open a session, as in the nightly table, where nobody knows when the user will come back.
 
     Args:
       histories: rows of `tables.HISTORIES`.
-      position_column: `validation_position` or `test_position`. A user has no row if the position is null or if the target
-        is in the history before it.
+      position_column: `validation_position` or `test_position`. A user has no row if the position is null or if the
+        target is in the history before it.
       with_marks: keep the marks, for an earlier run's model.
       everyone: these users have a row too, with target −1. Where the position is null, the row has the whole history.
     """

@@ -1,4 +1,4 @@
-"""Events that arrive day by day: which files a run reads, which events are late, what a run takes over from an earlier run.
+"""Events that arrive day by day: which files a run reads, which events are late, what an earlier run passes on.
 
 With `{day}` in the input's path, a run starts from the clean events of an earlier run. It reads the files of the new
 days. It reads the files of the last days again, since late events may have arrived in them. The result is the same as
@@ -105,7 +105,8 @@ def days_of_night(
       there: the days that have files. The run's day is among them.
       last_day: the run's day.
       period_start: first day that counts; None: no bound.
-      earlier_day: the day of the run that this run continues. None: this is a first run, which reads all days up to its own.
+      earlier_day: the day of the run that this run continues. None: this is a first run, which reads all days up to its
+        own.
       earlier_unread: `Days.unread` of the earlier run. Empty if that run did not record it: it has read all days up to
         its own.
       carried_before: from `carried_until`; None in a first run.
@@ -141,14 +142,14 @@ def arrival_lines(days: Days, *, path: str, late_days: int) -> list[str]:
         )
     if days.late:
         lines.append(
-            f"the files for {_named([(day, day) for day in days.late])} at {path} came later than late_days ({late_days})"
-            " allows. All their rows are quarantined"
+            f"the files for {_named([(day, day) for day in days.late])} at {path} came later than late_days"
+            f" ({late_days}) allows. All their rows are quarantined"
         )
     return lines
 
 
 def with_late_files(events: DataFrame, late: Sequence[date]) -> DataFrame:
-    """Set the arrival of all events in late files to the last possible date, so that they are too late at any event time.
+    """Set the arrival of all events in late files to the last possible date: they are too late at any event time.
 
     Args:
       events: columns as in `kdlib.features.events`.
@@ -177,8 +178,8 @@ def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, sour
     Events that arrived on that date or later are left out, because `not_yet_read` keeps them among this run's events.
 
     Args:
-      clean_events: CLEAN_EVENTS. Old partitions have no arrival day. All their events are taken over, and copies that are
-        read again count as duplicates.
+      clean_events: CLEAN_EVENTS. Old partitions have no arrival day. All their events are taken over, and copies that
+        are read again count as duplicates.
       like: this run's events, columns as in `kdlib.features.events`.
       before: from `carried_until`.
       source: value of `file` for these events.
@@ -228,7 +229,10 @@ def _name(path: str) -> str:
 
 
 def _glob(pattern: str) -> str:
-    """A regular expression, for Python and Java, of part of a glob. A file's name may hold special characters in URL code."""
+    """A regular expression, for Python and Java, of part of a glob.
+
+    A file's name may hold special characters in URL code.
+    """
     signs = {"*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", "[": "[", "]": "]"}
     found, braces = "", 0
     for place, sign in enumerate(pattern):

@@ -22,8 +22,8 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     CSV titles may be quoted and may hold line breaks.
 
     Returns:
-      item_id, title, description, category, available_text: text. item_id is null where the row does not parse or the id
-        is not a plain value.
+      item_id, title, description, category, available_text: text. item_id is null where the row does not parse or the
+        id is not a plain value.
       available: bool; null where the text is unclear.
       corrupt: bool; the row does not parse.
       swallowed: the first characters of a text with too many lines, else null.
@@ -58,7 +58,7 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
 
 
 def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
-    """Count the rows read, the rows without an item_id, the rows that do not parse, and the rows that repeat an item_id.
+    """Count the rows: read, without an item_id, corrupt, with a repeated item_id. Count the items.
 
     Rows that do not parse are also counted as rows without an item_id.
 
@@ -99,14 +99,17 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
 
 
 def catalogue_warning(counts: Mapping[str, int] | None, before: Mapping[str, int] | None = None) -> str | None:
-    """A warning where rows do not parse, or where more than half the items of an earlier run are gone; None: all is well.
+    """A warning where rows do not parse or more than half the items of an earlier run are gone; None: all is well.
 
     Args:
       counts: from `catalogue_counts`; None: there is no catalogue.
       before: the counts of the earlier run, if any.
     """
     if counts and counts["corrupt"]:
-        return f"{counts['corrupt']:,} of {counts['rows_read']:,} rows of the catalogue do not parse: their items are left out"
+        return (
+            f"{counts['corrupt']:,} of {counts['rows_read']:,} rows of the catalogue do not parse:"
+            " their items are left out"
+        )
     if counts and before and counts["items"] < before["items"] / 2:
         return (
             f"the catalogue has {counts['items']:,} items, the run before had {before['items']:,}."

@@ -69,9 +69,9 @@ def with_outcome(
 ) -> DataFrame:
     """Judge the events and shuffle them by user. Later steps need no other shuffle.
 
-    Events of one user with the same event_id are copies, and so are events without one that agree in time, item, type and
-    session. The first copy is kept. A user with more than `max_events_per_user_day` events on one UTC day, copies not
-    counted, is a bot, and all its rows are quarantined.
+    Events of one user with the same event_id are copies, and so are events without one that agree in time, item, type
+    and session. The first copy is kept. A user with more than `max_events_per_user_day` events on one UTC day, copies
+    not counted, is a bot, and all its rows are quarantined.
 
     Args:
       events: columns as in `kdlib.features.events`.
@@ -80,8 +80,8 @@ def with_outcome(
       late_days: how many days after it happened an event may arrive; checked where the arrival is known.
       max_events_per_user_day: a user with more events is a bot.
       num_partitions: partitions of the result.
-      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line that
-        does not parse becomes a hash, because it may be theirs.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
+        that does not parse becomes a hash, because it may be theirs.
 
     Returns:
       The events, partitioned by user_id and sorted by user_id and ORDER; later steps rely on both. Columns: outcome,

@@ -149,8 +149,8 @@ def read_columns(
 def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, Column]:
     """Two columns: whether a row of `read_columns` is corrupt, and the text of a corrupt row (else null).
 
-    A row is corrupt if it does not parse or if an id has bytes that are not UTF-8. With the replacement character in ids,
-    two users could become one, and one user of two files could become two.
+    A row is corrupt if it does not parse or if an id has bytes that are not UTF-8. With the replacement character in
+    ids, two users could become one, and one user of two files could become two.
 
     Args:
       fields: a struct of the row's columns.
@@ -173,8 +173,8 @@ def _as_json(fields: Column) -> Column:
 def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) -> dict[str, str]:
     """Name → type of all columns of the input's files, mapped or not; empty for formats without column names.
 
-    CSV columns have the type `text`. Spark looks into one file only. With `{day}` in the path, it is a file of the run's
-    day, because earlier runs have judged the earlier days.
+    CSV columns have the type `text`. Spark looks into one file only. With `{day}` in the path, it is a file of the
+    run's day, because earlier runs have judged the earlier days.
     """
     reader = spark.read.options(sep=events.delimiter, quote='"', escape='"', header=True)
 
@@ -195,8 +195,8 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
 def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     """Lines `user item item …`, oldest first → one view an item, one item a day.
 
-    The times are made up: midnight UTC, the last item on `last_day`. A line is corrupt if it has no item or an id that is
-    not UTF-8.
+    The times are made up: midnight UTC, the last item on `last_day`. A line is corrupt if it has no item or an id that
+    is not UTF-8.
     """
     words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(BLANKS)), r"\s+").alias("words"))
     items = words.select(
@@ -238,7 +238,7 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             given = given & part.isNotNull()
         day_text = parts[0]
         if len(parts) == 3:
-            # a part that is too long is left out, so the text is no day; pandas writes 5.0 in a column with a missing value
+            # a part that is too long is left out: the text is then no day. pandas writes 5.0 where a value is missing
             whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
             widths = zip(whole, (4, 2, 2), strict=True)
             day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))

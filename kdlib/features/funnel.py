@@ -11,8 +11,8 @@ from kdlib.features import clean
 from kdlib.features.splits import day_start, window_starts
 
 _CLOCK_IS_WRONG = 3_660
-"""From this many days after the run's day, or before the period, a time is a fault. Nearer times are other days of a long
-input."""
+"""From this many days after the run's day, or before the period, a time is a fault. Nearer times are other days of a
+long input."""
 
 
 def count_outcomes(
@@ -30,7 +30,8 @@ def count_outcomes(
     Returns:
       rows_read, kept, duplicate, quarantined: numbers of rows.
       reasons: reason → rows in quarantine, without zeros.
-      carried, carried_duplicate, carried_quarantined: how many of rows_read, duplicate, quarantined an earlier run had read.
+      carried, carried_duplicate, carried_quarantined: how many of rows_read, duplicate, quarantined an earlier run had
+        read.
       other_days: rows out of the period by at most ten years; they are other days of a long input.
       first_event, last_event: times of the first and the last kept event (text, UTC); None without one.
       day_events: kept events of the run's day.
@@ -122,13 +123,14 @@ def check_listed(funnel: dict[str, Any]) -> None:
     """
     if funnel["unlisted_items"] and funnel["unlisted_events"] == funnel["kept"]:
         raise InputError(
-            f"the catalogue (input.catalogue) has none of the {funnel['unlisted_items']:,} items of the events, for example"
-            f" {funnel['unlisted_item']!r}. Check that both write ids alike and that input.catalogue.item names the id column"
+            f"the catalogue (input.catalogue) has none of the {funnel['unlisted_items']:,} items of the events, for"
+            f" example {funnel['unlisted_item']!r}. Check that both write ids alike and that input.catalogue.item names"
+            " the id column"
         )
 
 
 def warnings(funnel: dict[str, Any]) -> list[str]:
-    """Warnings about missing validation or test interactions (often the export is late) and about items not in the catalogue."""
+    """Warnings about missing validation or test interactions (often a late export) and about unlisted items."""
     found = []
     if lacking := " and ".join(
         f"{part} interactions" for part in ("validation", "test") if not funnel[f"{part}_users"]
@@ -139,8 +141,8 @@ def warnings(funnel: dict[str, Any]) -> list[str]:
         )
     if unlisted := funnel.get("unlisted_items"):  # old manifests lack this count
         found.append(
-            f"{unlisted:,} of the items, with {funnel['unlisted_events'] / funnel['kept']:.1%} of the events, are not in the"
-            f" catalogue, for example {funnel['unlisted_item']!r}"
+            f"{unlisted:,} of the items, with {funnel['unlisted_events'] / funnel['kept']:.1%} of the events, are not"
+            f" in the catalogue, for example {funnel['unlisted_item']!r}"
         )
     return found
 
@@ -175,7 +177,10 @@ def reasons_text(reasons: dict[str, int]) -> str:
 
 
 def rows_text(funnel: dict[str, Any], *, of_them: str = "") -> str:
-    """The outcomes of the rows in words: `10 rows read = 7 kept + …`. The text `of_them` follows the number of rows read."""
+    """The outcomes of the rows in words: `10 rows read = 7 kept + …`.
+
+    The text `of_them` follows the number of rows read.
+    """
     reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
     return (
         f"{funnel['rows_read']:,} rows read{of_them} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "

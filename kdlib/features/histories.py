@@ -11,9 +11,9 @@ def interactions(events: DataFrame, *, collapse_repeats: bool) -> DataFrame:
 
     Args:
       events: from `sessions.with_sessions`.
-      collapse_repeats: consecutive events of one session, day and item become one interaction, with the time of the first
-        event and the strongest event type. Positions are then numbered again. Events on the two sides of midnight stay
-        apart, because a model may be tested on the later ones.
+      collapse_repeats: consecutive events of one session, day and item become one interaction, with the time of the
+        first event and the strongest event type. Positions are then numbered again. Events on the two sides of midnight
+        stay apart, because a model may be tested on the later ones.
     """
     columns = ("user_id", "position", "item_id", "event_type", "event_time", "session_number")
     if not collapse_repeats:
@@ -38,7 +38,9 @@ def interactions(events: DataFrame, *, collapse_repeats: bool) -> DataFrame:
 
 
 def histories(interactions: DataFrame, vocabulary: DataFrame) -> DataFrame:
-    """One row a user, oldest interaction first. Items outside the vocabulary are left out; a user with no known item stays.
+    """One row a user, oldest interaction first.
+
+    Items outside the vocabulary are left out; a user with no known item stays.
 
     Args:
       interactions: from `interactions`.

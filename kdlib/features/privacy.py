@@ -63,7 +63,10 @@ def _pseudonyms(source: KeySource) -> Callable[[str], Column]:
 
 
 def _hashed(source: KeySource) -> Callable[[pd.Series], pd.Series]:
-    """A function from ids to pseudonyms, for a Python worker. The worker must find the same key as the driver does now."""
+    """A function from ids to pseudonyms, for a Python worker.
+
+    The worker must find the same key as the driver does now.
+    """
     check = key_check(read_key(source))
 
     def hashed(ids: pd.Series) -> pd.Series:
@@ -83,7 +86,7 @@ def _key(source: KeySource, check: str) -> bytes:
     if (found := key_check(key)) != check:
         where = source.file or f"the environment variable {source.environment}"
         raise ConfigError(
-            f"the pseudonym key in {where} on {gethostname()} differs from the key where the job was started: expected check"
-            f" value {check}, found {found}. Give every Spark executor the same key"
+            f"the pseudonym key in {where} on {gethostname()} differs from the key where the job was started: expected"
+            f" check value {check}, found {found}. Give every Spark executor the same key"
         )
     return key

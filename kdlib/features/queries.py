@@ -34,7 +34,7 @@ def query_items_table(
     cart_weight: float,
     purchase_weight: float,
 ) -> DataFrame:
-    """The QUERY_ITEMS table: what users did with items after each query, corrected for the rank at which items were shown.
+    """The QUERY_ITEMS table: what users did with items after each query, corrected for the rank of the items.
 
     `weight` is the sum of strength(type) / P(looked at) over the events of a pair. P(looked at) is
     position^-position_bias, and 1 for a row without a position. These are inverse propensity weights (Joachims et al.

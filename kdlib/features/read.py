@@ -1,4 +1,6 @@
-"""Input files → rows of the mapped columns, with values as written. A row that does not parse stays, as text, in `CORRUPT`.
+"""Input files → rows of the mapped columns, with values as written.
+
+A row that does not parse stays, as text, in `CORRUPT`.
 
 CSV and JSON values are read as text: a value of the wrong type costs one quarantined row, not the run. A path means all
 files below it, in all subfolders.
@@ -53,9 +55,9 @@ _NANOSECONDS_AS_NUMBERS = "spark.sql.legacy.parquet.nanosAsLong"
 def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str]) -> DataFrame:
     """The named columns with their own types, `CORRUPT` (always null) and `FILE`.
 
-    Times in nanoseconds become timestamps. Floats and decimals become text, and whole ones have no fraction: pandas writes
-    whole numbers as floats where a value is missing. NaN becomes null. Floats too large to tell two whole numbers apart
-    become null too (from 2^53 on; from 2^24 on in 32 bits).
+    Times in nanoseconds become timestamps. Floats and decimals become text, and whole ones have no fraction: pandas
+    writes whole numbers as floats where a value is missing. NaN becomes null. Floats too large to tell two whole
+    numbers apart become null too (from 2^53 on; from 2^24 on in 32 bits).
 
     Raises:
       InputError: a file is missing or unreadable. A column is missing, or holds lists, maps or structs, or has times in
@@ -205,7 +207,10 @@ def quoted(name: str) -> str:
 
 
 def spark_path(path: str | Path) -> str:
-    """The path for Spark. A path without a scheme is local or on a shared mount, whatever the cluster's default file system."""
+    """The path for Spark.
+
+    A path without a scheme is local or on a shared mount, whatever the cluster's default file system.
+    """
     return path if isinstance(path, str) and "://" in path else f"file:{os.path.abspath(path)}"
 
 
@@ -214,7 +219,10 @@ def _text_schema(names: Sequence[str]) -> StructType:
 
 
 def _file(rows: DataFrame) -> Column:
-    """The file that a row came from. It is right even if the input has a column `_metadata`, the name of Spark's own column."""
+    """The file that a row came from.
+
+    It is right even if the input has a column `_metadata`, the name of Spark's own column.
+    """
     return rows.metadataColumn("_metadata")["file_path"].alias(FILE)
 
 
@@ -268,7 +276,10 @@ def _nanosecond_columns(rows: DataFrame, columns: Sequence[str], *, path: str) -
 
 
 def _nanoseconds_of(file: str) -> set[str]:
-    """The columns of a Parquet file with times in nanoseconds that Spark takes for numbers. Spark reads INT96 as times."""
+    """The columns of a Parquet file with times in nanoseconds that Spark takes for numbers.
+
+    Spark reads INT96 as times.
+    """
     try:
         system, name = pafs.FileSystem.from_uri(file)
         schema = pq.read_metadata(name, filesystem=system).schema

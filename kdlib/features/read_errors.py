@@ -54,8 +54,8 @@ def _explained(text: str, *, path: str) -> str | None:
         return _header_error(text, path=path)
     if illegal := re.search(r"Illegal Parquet type: (.+?)\.? SQLSTATE", text):
         return (
-            f"{path} has a column of the Parquet type {illegal[1]}, which Spark cannot read. Leave it out of the export, or"
-            " write it as text"
+            f"{path} has a column of the Parquet type {illegal[1]}, which Spark cannot read. Leave it out of the"
+            " export, or write it as text"
         )
     if "MALFORMED_CSV_RECORD" in text:
         return f"{path}: {_UNCLOSED}. Close it, or double the quotes inside the field"
@@ -82,8 +82,8 @@ def _header_error(text: str, *, path: str) -> str:
     schema = re.search(r"Schema: (.+)", text)
     found, expected = (part[1].removesuffix(f", {CORRUPT}") if part else "" for part in (header, schema))
     return (
-        f"the CSV files of {path} do not all have the same header: {file[1] if file else 'one'} has {found}, the first file"
-        f" has {expected}. Give all files the same columns in the same order, or take this file out of the input"
+        f"the CSV files of {path} do not all have the same header: {file[1] if file else 'one'} has {found}, the first"
+        f" file has {expected}. Give all files the same columns in the same order, or take this file out of the input"
     )
 
 
@@ -97,7 +97,10 @@ def _file_error(text: str, *, path: str) -> str:
         cause = _UNCLOSED
     if other := re.search(r"column: \[(.+?)\], physicalType: (\w+), logicalType: (\w+)", cause):
         return (
-            f"{file} has the column {other[1]} as {other[2]}, other files of {path} have it as {other[3]}. Give it one type"
-            " in all files, or read the files in separate runs"
+            f"{file} has the column {other[1]} as {other[2]}, other files of {path} have it as {other[3]}. Give it one"
+            " type in all files, or read the files in separate runs"
         )
-    return f"cannot read {file}: {cause}. Check that the file is complete and in the right format, or take it out of the input"
+    return (
+        f"cannot read {file}: {cause}. Check that the file is complete and in the right format, or take it out of the"
+        " input"
+    )

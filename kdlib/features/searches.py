@@ -5,7 +5,7 @@ The columns of a search event before it is judged:
   user_id, item_id   text, trimmed, null where empty or not mapped
   query        text       normalised by `kdlib.data.queries.normalise_query`, null where nothing is left
   event_type   text       one of SEARCH_EVENT_TYPES; null where the shop's type is not mapped
-  position     int32      the rank at which the item was shown, from 1; null where it is missing or not a whole number from 1 on
+  position     int32      the rank at which the item was shown, from 1; null where missing or no whole number from 1 on
   position_given  bool    the row has a position, even a bad one
   time_given   bool       the row has a time, even one that cannot be parsed
   event_time   timestamp  UTC microseconds; null where it cannot be parsed
@@ -44,7 +44,8 @@ REASONS = (
     "bad_position",  # a click, cart or purchase at a rank that is not a whole number from 1 on
 )
 EARLIER = "earlier"
-"""Outcome of a row before the period. It is not a fault and is counted apart: a log of years would fill the quarantine."""
+"""Outcome of a row before the period. It is not a fault and is counted apart: a log of years would fill the
+quarantine."""
 
 _SEARCH = SEARCH_EVENT_TYPES[0]
 _LARGEST = 2**31 - 1
@@ -111,16 +112,16 @@ def with_outcome(
 ) -> DataFrame:
     """Judge the search events.
 
-    Rows of one user, UTC day, query, type and item are one event; the row with the best rank is kept. Otherwise a single
-    crawler could decide what a query means.
+    Rows of one user, UTC day, query, type and item are one event; the row with the best rank is kept. Otherwise a
+    single crawler could decide what a query means.
 
     Args:
       searches: columns as described at the top of this module.
       period_days: length of the period that ends with `last_day`.
       last_day: last day that counts.
       num_partitions: partitions of the result.
-      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line that
-        does not parse becomes a hash, because it may be theirs.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
+        that does not parse becomes a hash, because it may be theirs.
 
     Returns:
       outcome: KEPT, DUPLICATE, EARLIER or one of REASONS.
@@ -217,7 +218,10 @@ def no_query_warning(funnel: dict[str, Any], *, path: str, period: str, min_user
         )
     else:
         last = f"its last row is of {funnel['last_earlier']} UTC" if funnel["earlier"] else "it has no rows at all"
-        why = f"{path} has no searches of the {period}: {last}. Check that it is the right file and that the export has run"
+        why = (
+            f"{path} has no searches of the {period}: {last}. Check that it is the right file and that the export has"
+            " run"
+        )
     return f"no query is left, so search works without queries: {why}"
 
 
@@ -262,7 +266,8 @@ def _whole_number(text: Column) -> Column:
 def _normalised(texts: Column) -> Column:
     """`normalise_query` of a text column; null where nothing is left.
 
-    Spark has no built-in function for Unicode NFKC, and served queries must be normalised in exactly the same way. Queries
+    Spark has no built-in function for Unicode NFKC, and served queries must be normalised in exactly the same way.
+    Queries
     repeat: Python normalises each distinct query of a batch once.
     """
 

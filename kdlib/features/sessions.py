@@ -19,7 +19,8 @@ def with_sessions(events: DataFrame, *, gap_seconds: int | None) -> DataFrame:
       The events with three more columns.
       position: int32, from 0 in ORDER.
       session_id: the shop's, or the session_number as text.
-      session_number: int32, from 0 per user, by the first event of each session. The shop's sessions may overlap in time.
+      session_number: int32, from 0 per user, by the first event of each session. The shop's sessions may overlap in
+        time.
     """
     in_order = Window.partitionBy("user_id").orderBy(*ORDER)
     numbered = events.withColumn("position", F.row_number().over(in_order) - 1)

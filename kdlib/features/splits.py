@@ -31,8 +31,8 @@ def with_splits(
     `leave_one_out`: of three or more interactions the last one tests and the one before it validates. Shorter histories
     only train.
 
-    `time`: interactions before the validation window train. The first interaction inside the validation window validates
-    and the first inside the test window tests, if another interaction precedes it.
+    `time`: interactions before the validation window train. The first interaction inside the validation window
+    validates and the first inside the test window tests, if another interaction precedes it.
     """
     total = F.size("event_times")
     if kind == "leave_one_out":

@@ -78,7 +78,9 @@ def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None, *, says_s
 
 
 def hide_rare(items: DataFrame, counts: DataFrame, *, min_users: int) -> DataFrame:
-    """Make items unavailable that at least one but fewer than `min_users` users have touched. Nobody is recommended them.
+    """Make items unavailable that at least one but fewer than `min_users` users have touched.
+
+    Nobody is recommended them.
 
     Args:
       items: ITEM_VOCABULARY.

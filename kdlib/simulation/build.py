@@ -95,8 +95,8 @@ def build_world(
 def _check_size(num_items: int, items_per_category: int) -> None:
     if num_items < MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY or items_per_category < MIN_ITEMS_PER_CATEGORY:
         raise ValueError(
-            f"a world needs at least {MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY} items, {MIN_ITEMS_PER_CATEGORY} a category;"
-            f" found num_items {num_items}, items_per_category {items_per_category}"
+            f"a world needs at least {MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY} items, {MIN_ITEMS_PER_CATEGORY} a"
+            f" category; found num_items {num_items}, items_per_category {items_per_category}"
         )
 
 
@@ -164,7 +164,8 @@ def _complements(rng: np.random.Generator, num_categories: int) -> np.ndarray:
 
 
 def _related(rng: np.random.Generator, items: _Items, complements: np.ndarray) -> np.ndarray:
-    """[M, S]: `SUBSTITUTES` items of the item's category and one item of each complement, launched no later than the item."""
+    """[M, S]: `SUBSTITUTES` items of the item's category and one item of each complement, launched no later than the
+    item."""
     categories, total = items.categories, len(items.categories)
     groups = np.concatenate([np.repeat(categories[:, None], SUBSTITUTES, axis=1), complements[categories]], axis=1)
     related = np.empty(groups.shape, np.int64)

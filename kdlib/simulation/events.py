@@ -1,7 +1,9 @@
-"""Turns drawn steps into raw rows like a shop's, with carts, purchases, bots, duplicates and broken rows. Writes Parquet.
+"""Turns drawn steps into raw rows like a shop's, with carts, purchases, bots, duplicates and broken rows.
 
-The settings alone cut the work into blocks of users. Each block has random numbers of its own, so the files do not depend
-on the number of processes.
+Writes Parquet.
+
+The settings alone cut the work into blocks of users. Each block has random numbers of its own, so the files do not
+depend on the number of processes.
 """
 
 from collections import Counter
@@ -34,7 +36,8 @@ RAW_SCHEMA = pa.schema(
     ]
 )
 BROKEN_KINDS = ("missing_user", "missing_item", "bad_time", "out_of_period", "unknown_event_type")
-"""Kinds of broken rows, named after the quarantine reasons of `kdlib.features.clean`. All kinds are equally frequent."""
+"""Kinds of broken rows, named after the quarantine reasons of `kdlib.features.clean`. All kinds are equally
+frequent."""
 PLANTED = ("clean", "duplicate", "bot_user", *BROKEN_KINDS)
 BOT_VIEWS = (2_200, 3_800)
 """Range of a bot's number of views on its one day; above any sensible `max_events_per_user_day`."""

@@ -1,4 +1,7 @@
-"""Words for the titles of the simulated products. Neighbouring categories share a noun: titles tell which items are related."""
+"""Words for the titles of the simulated products.
+
+Neighbouring categories share a noun: titles tell which items are related.
+"""
 
 NOUNS = {
     "boots": ("hiking", "winter", "work", "riding"),
@@ -58,8 +61,8 @@ STYLES = (
 )
 """Styles, as adjectives. The same users like all adjectives of a style."""
 COLOURS = (("black", "navy"), ("white", "sand"), ("red", "yellow"))
-"""Shades of colours. The same users like all colours of a shade. Colours are in the catalogue's column `colour`, never in a
-title."""
+"""Shades of colours. The same users like all colours of a shade. Colours are in the catalogue's column `colour`,
+never in a title."""
 
 BRANDS = tuple(brand for family in BRAND_FAMILIES for brand in family)
 ADJECTIVES = tuple(adjective for style in STYLES for adjective in style)

@@ -1,7 +1,7 @@
 """The best possible prediction: exact forward filtering over the hidden states of the simulated world.
 
-The category of a step depends only on the intent. The item within the category and the step's outcome depend only on the
-taste. So the posteriors of (type, intent) and of the taste are independent, and each is filtered on its own.
+The category of a step depends only on the intent. The item within the category and the step's outcome depend only on
+the taste. So the posteriors of (type, intent) and of the taste are independent, and each is filtered on its own.
 
 Letters: U users, Z types, K intents of a type, G intents, C categories, M items, T tastes.
 """
@@ -55,13 +55,15 @@ class Oracle:
         """The probability of every item, float64 [users, items]; rows sum to 1.
 
         Args:
-          histories: item numbers of each user, oldest first, without consecutive repeats inside a session. May be empty.
+          histories: item numbers of each user, oldest first, without consecutive repeats inside a session.
+            May be empty.
           outcomes: VIEWED, CARTED or BOUGHT, in the same shape.
           session_numbers: in the same shape; a change of value opens a session.
           days: the day of the period of each item, in the same shape.
 
         Raises:
-          ValueError: the shapes differ, an item is not launched on its day, or the item is impossible there in this world.
+          ValueError: the shapes differ, an item is not launched on its day, or the item is impossible there in this
+            world.
         """
         parts = (histories, outcomes, session_numbers, days)
         lengths = np.array([len(history) for history in histories], np.int64)
@@ -98,7 +100,7 @@ class Oracle:
     def _filter(
         self, items: np.ndarray, outcomes: np.ndarray, sessions: np.ndarray, days: np.ndarray, lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """After the history: P(intent at a session's first step) [U, G], P(taste) [U, T], the owned consumable int64 [U].
+        """After the history: P(intent at a session's first step) [U, G], P(taste) [U, T], the owned consumable [U].
 
         Users are sorted by the length of their history, longest first.
         """
@@ -125,8 +127,8 @@ class Oracle:
                 if not (totals > 0).all():
                     user = int(np.flatnonzero(totals.ravel() <= 0)[0])
                     raise ValueError(
-                        f"this world cannot give item {items[user, step]} on day {days[user, step]} as a user's item number "
-                        f"{step}: not launched, a repeat within a session, or a history of another world"
+                        f"this world cannot give item {items[user, step]} on day {days[user, step]} as a user's item "
+                        f"number {step}: not launched, a repeat within a session, or a history of another world"
                     )
                 state /= totals
             kept = (outcome == BOUGHT) & world.is_consumable[world.categories[item]]

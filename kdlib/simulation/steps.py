@@ -29,8 +29,8 @@ MAX_STEPS = 24
 ACTIVITY_SPREAD = 1.0
 """Sigma of a user's log-normal number of sessions."""
 ROWS_PER_STEP = 1.16
-"""Mean number of rows of a step: views, carts and purchases. Measured; 1.14 without tastes, since users with a taste view
-more of the items that they tend to buy."""
+"""Mean number of rows of a step: views, carts and purchases. Measured; 1.14 without tastes, since users with a taste
+view more of the items that they tend to buy."""
 LONGEST_GAP_SECONDS = 600
 """The gap between two steps of a session is shorter than this."""
 SHORTEST_BREAK_SECONDS = 7_200
@@ -70,7 +70,9 @@ class Activity:
 
 @lru_cache(maxsize=1)
 def activity_for(*, events_per_user: int, num_days: int, mean_session_length: float = 3.0) -> Activity:
-    """Solve for the activity that gives the wanted mean number of events. If users have few events, sessions are shorter.
+    """Solve for the activity that gives the wanted mean number of events.
+
+    If users have few events, sessions are shorter.
 
     Raises:
       ConfigError: the events do not fit into the days.
@@ -137,8 +139,8 @@ def _normal_quantiles() -> tuple[np.ndarray, np.ndarray]:
 def _session_starts(rng: np.random.Generator, num_sessions: np.ndarray, num_days: int) -> np.ndarray:
     """Start of every session in ms, ascending per user.
 
-    Each user has an offset of up to two hours. A session starts in a 4-hour slot, at most an hour after this offset, and
-    lasts less than an hour. So no session crosses midnight, and sessions of a user are at least two hours apart.
+    Each user has an offset of up to two hours. A session starts in a 4-hour slot, at most an hour after this offset,
+    and lasts less than an hour. So no session crosses midnight, and sessions of a user are at least two hours apart.
     """
     slots = num_days * SLOTS_PER_DAY
     users = np.repeat(np.arange(len(num_sessions)), num_sessions)

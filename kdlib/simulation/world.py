@@ -10,15 +10,15 @@ A user has one *type* and one *taste*. A type is a sparse mix of *intents*. An i
     P(item | category, taste, item before)
         ∝ (weight(item) + RELATED · W · [item is related to the item before]) · affinity(item, taste)
 
-The item is one of the category's launched items. It is neither the item before in the session nor the consumable that the
-user owns. W is the sum of the weights of the category's launched items.
+The item is one of the category's launched items. It is neither the item before in the session nor the consumable that
+the user owns. W is the sum of the weights of the category's launched items.
 
-The affinity is a product of factors for the brand's family, the style in the title, the colour and the price range. Many
-items of all categories share each of these values. So a title helps to predict an item with few events.
+The affinity is a product of factors for the brand's family, the style in the title, the colour and the price range.
+Many items of all categories share each of these values. So a title helps to predict an item with few events.
 
-The intent is drawn again with probability 1 − RESUME at a session's first step, and with probability SHIFT at other steps.
-A user who has bought a *consumable* may open a session by buying the last one again, with probability REBUY.
-The item and the taste decide whether an item is put into a cart or bought (`outcome_chances`).
+The intent is drawn again with probability 1 − RESUME at a session's first step, and with probability SHIFT at other
+steps. A user who has bought a *consumable* may open a session by buying the last one again, with probability REBUY. The
+item and the taste decide whether an item is put into a cart or bought (`outcome_chances`).
 
 Letters: M items, C categories, G intents, Z types, T tastes, D days; S related items of an item, Q complements of a
 category, J categories of an intent, K intents of a type, F features of a taste.
@@ -51,7 +51,8 @@ CATEGORY_WEIGHTS = np.array([0.55, 0.3, 0.1, 0.05])
 PRICE_SPREAD = 0.4
 """Sigma of the log-normal price of an item within its category."""
 PRICE_RANGES = np.array([-0.43, 0.43]) * PRICE_SPREAD
-"""Bounds of the log price, relative to the category's. A third of the items is cheap, a third medium, a third expensive."""
+"""Bounds of the log price, relative to the category's. A third of the items is cheap, a third medium, a third
+expensive."""
 FEATURES = ("brand family", "style", "colour", "price range")
 FEATURE_VALUES = (len(BRAND_FAMILIES), len(STYLES), len(COLOURS), len(PRICE_RANGES) + 1)
 AFFINITIES = np.array([8.0, 5.0, 1.8, 2.5])
@@ -103,7 +104,8 @@ class World:
     type_shares: np.ndarray
     """float64 [Z], the share of users of each type."""
     tastes: np.ndarray
-    """int64 [T, F], the preferred value of each feature. Every combination is one taste, and all tastes are equally frequent."""
+    """int64 [T, F], the preferred value of each feature. Every combination is one taste, and all tastes are equally
+    frequent."""
     features: np.ndarray
     """int64 [M, F], the item's value of each feature."""
     appeal: np.ndarray
@@ -188,7 +190,8 @@ class World:
         return result
 
     def outcome_chances(self, items: np.ndarray, tastes: np.ndarray) -> np.ndarray:
-        """P(only viewed), P(put into a cart, not bought), P(bought): float64 [..., 3], broadcast from items and tastes."""
+        """P(only viewed), P(put into a cart, not bought), P(bought): float64 [..., 3], broadcast from items and
+        tastes."""
         brand, price = (
             (self.features[items, feature] == self.tastes[tastes, feature]).astype(np.int64)
             for feature in (FEATURES.index("brand family"), FEATURES.index("price range"))

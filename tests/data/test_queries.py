@@ -36,8 +36,8 @@ from kdlib.data.queries import MAX_QUERY_CHARACTERS, normalise_query
     ],
 )
 def test_what_tells_no_two_wishes_apart_is_gone(typed, wanted):
-    """Case, width, ligatures, composition, invisible characters, runs of blanks and control characters make no difference.
-    Half a surrogate pair is a blank."""
+    """Case, width, ligatures, composition, invisible characters, runs of blanks and control characters make no
+    difference. Half a surrogate pair is a blank."""
     assert normalise_query(typed) == wanted
 
 
@@ -62,8 +62,11 @@ def test_a_megabyte_of_combining_marks_is_read_at_once():
 @example("I\u0334\u0307\u0307\u0301")
 @example("i\u00ad\u0307 \u200b´")
 def test_every_string_has_one_form(typed):
-    """Normalising again changes nothing. The form is short, in NFKC, and can be stored. It has no blank at its ends, no two
-    blanks together and no invisible characters."""
+    """Normalising again changes nothing.
+
+    The form is short, in NFKC, and can be stored. It has no blank at its ends, no two blanks together and no invisible
+    characters.
+    """
     query = normalise_query(typed)
     assert normalise_query(query) == query
     assert len(query) <= MAX_QUERY_CHARACTERS

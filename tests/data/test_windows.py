@@ -80,7 +80,10 @@ def test_lists_in_several_parts_are_read_as_one() -> None:
 
 
 def test_time_gaps_are_powers_of_two() -> None:
-    """Gaps from 2^b to 2^(b+1) − 1 seconds have bucket b + 2. Gaps below a second have 1, gaps over a year the last bucket."""
+    """Gaps from 2^b to 2^(b+1) − 1 seconds have bucket b + 2.
+
+    Gaps below a second have 1, gaps over a year the last bucket.
+    """
     edges = [edge for power in range(25) for edge in (2**power, 2 ** (power + 1) - 1)]
     gaps = [0, *edges, 2**25, 2**33]
     found = context_of(timed(*(([0, 0], [0, 0], [7, 7 + gap]) for gap in gaps)))[1::2, 2]
@@ -96,8 +99,10 @@ def test_positions_that_are_not_read_do_not_exist() -> None:
 
 
 def test_windows_and_prefixes_have_the_history_s_context() -> None:
-    """A window in the middle of a history has the gap before its first item. The time of the target is unknown everywhere, and
-    the target is assumed to open a session."""
+    """A window in the middle of a history has the gap before its first item.
+
+    The time of the target is unknown everywhere, and the target is assumed to open a session.
+    """
     table = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 1], [0, 1, 3, 7, 15, 1_000]))
     context = context_of(table).tolist()
     windows = training_windows(table, max_length=2)

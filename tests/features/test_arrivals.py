@@ -53,7 +53,10 @@ def days_of_run(
 
 
 def test_a_first_night_names_the_days_between_its_files_and_keeps_the_periods_as_unread() -> None:
-    """Days before the first file are unread, but not a gap. Days before the period and after the run's day do not count."""
+    """Days before the first file are unread, but not a gap.
+
+    Days before the period and after the run's day do not count.
+    """
     found = days_of_run([3, 4, 7, 9], 7, start=1)
     assert (numbers(found.to_read), found.late) == ([3, 4, 7], [])
     assert (ends(found.gaps), ends(found.unread)) == ([[5, 6]], [[1, 2], [5, 6]])
@@ -134,8 +137,10 @@ def test_a_late_files_rows_all_arrive_too_late(spark) -> None:
 
 
 def test_an_event_is_carried_over_or_read_again_and_not_both(spark) -> None:
-    """Of events before day 5, those that arrived before it are carried over and the others are read again. Older tables have
-    no arrival: all their events are carried over."""
+    """Of events before day 5, those that arrived before it are carried over and the others are read again.
+
+    Older tables have no arrival: all their events are carried over.
+    """
     like = "event_time timestamp, arrived date, file string, corrupt boolean, time_given boolean, event_type string"
     rows = [(day(3), day(3)), (day(4), day(5)), (day(4), day(6)), (day(5), day(5)), (day(4), None)]
     clean = spark.createDataFrame(

@@ -51,7 +51,10 @@ def outcomes(judged):
 
 
 def test_each_fault_has_its_reason_and_the_first_one_counts(spark):
-    """Every fault of a row gives its reason, and a row with several faults the first. The period includes both its ends."""
+    """Every fault of a row gives its reason, and a row with several faults the first.
+
+    The period includes both its ends.
+    """
     rows = [
         (event(corrupt=True, user=None), "corrupt_row"),
         (event(user=None, item=None), "missing_user"),
@@ -81,7 +84,10 @@ def test_an_event_may_arrive_so_many_days_late_or_a_day_early(spark):
 
 
 def test_duplicates_share_an_event_id_or_else_everything(spark):
-    """Of a user's rows with one event id the first is kept. Rows without an id are duplicates if they agree in all columns."""
+    """Of a user's rows with one event id the first is kept.
+
+    Rows without an id are duplicates if they agree in all columns.
+    """
     rows = [
         event(id_="1", time="2024-05-02 10:00:09", item="late"),
         event(id_="1", time="2024-05-02 10:00:00", item="early"),
@@ -99,7 +105,10 @@ def test_duplicates_share_an_event_id_or_else_everything(spark):
 
 
 def test_a_bot_is_a_user_with_more_events_on_a_utc_day_than_allowed(spark):
-    """One event over the limit quarantines all rows of the user. Exactly the limit does not, nor do duplicates beyond it."""
+    """One event over the limit quarantines all rows of the user.
+
+    Exactly the limit does not, nor do duplicates beyond it.
+    """
     busy = [event("bot", f"i{n}", f"2024-05-02 23:59:0{n}") for n in range(4)] + [
         event("bot", "z", "2024-05-01 00:00:00")
     ]
@@ -220,8 +229,10 @@ def test_nothing_to_train_on_is_an_error(kind, message):
 
 
 def test_a_forgotten_user_is_taken_in_no_more(spark):
-    """Its rows, broken or not, count under a reason of their own, and nothing of them is stored. A broken row of an unknown
-    user becomes a hash. Other users' rows do not change."""
+    """Its rows, broken or not, count under a reason of their own, and nothing of them is stored.
+
+    A broken row of an unknown user becomes a hash. Other users' rows do not change.
+    """
     gone = hashlib.sha256(b"u").hexdigest()
     rows = [event(), event(time=None), event("v"), event(corrupt=True), event(None, item="u,v", corrupt=True)]
     events = spark.createDataFrame(rows, SCHEMA).withColumn("event_time", F.col("event_time").cast("timestamp"))

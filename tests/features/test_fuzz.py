@@ -1,4 +1,4 @@
-"""Thousands of generated lines of every text format: each line is kept, a duplicate or quarantined, and none is lost."""
+"""Thousands of generated lines of every text format: each is kept, a duplicate or quarantined, and none is lost."""
 
 import json
 import random

@@ -193,7 +193,10 @@ def test_whole_decimals_are_ids_without_a_fraction(spark, tmp_path):
 
 
 def test_parquet_text_that_is_no_utf8_is_mended(spark, tmp_path):
-    """Some writers leave bytes in it that Python could not read from the tables. They become U+FFFD, as in CSV and JSON."""
+    """Some writers leave bytes in it that Python could not read from the tables.
+
+    They become U+FFFD, as in CSV and JSON.
+    """
     latin = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
     table = {"u": latin, "i": ["a", "b"], "t": ["2024-05-01"] * 2, "k": pa.array([b"\xe9", b"\xe9"]).view(pa.string())}
     pq.write_table(pa.table(table), tmp_path / "e.parquet")
@@ -336,7 +339,10 @@ def test_epoch_millis_beyond_every_calendar_are_bad_and_do_not_fail(spark, tmp_p
 
 
 def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
-    """Year, month and day columns give the day, the running number its second. Without a user column the session is the user."""
+    """Year, month and day columns give the day, the running number its second.
+
+    Without a user column the session is the user.
+    """
     (tmp_path / "e.csv").write_text(
         "y,m,d,n,s,i\n2008,4,1,2,9,a\n2008,4,31,1,9,a\n2008,4,1,86400,9,a\n2008,,1,1,9,a\n9999,12,31,1,9,a\n1900,1,1,0,9,a\n"
     )
@@ -349,7 +355,10 @@ def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
 
 
 def test_sequences_become_one_view_a_day_that_end_on_the_last_day(spark, tmp_path):
-    """The last item of a line is on the last day, the item before it one day earlier. A line with only a user is corrupt."""
+    """The last item of a line is on the last day, the item before it one day earlier.
+
+    A line with only a user is corrupt.
+    """
     (tmp_path / "s.txt").write_text("1 a b\tc\n\n2\n3 z\n")
     rows = read(spark, tmp_path / "s.txt", format="sequences", user=None, item=None, time=None)
     days = [(row[1], row[3], row[7] and row[7][:10]) for row in rows if not row[0]]

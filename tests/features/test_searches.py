@@ -102,7 +102,10 @@ def test_parquet_positions_of_pandas_are_read(spark, tmp_path):
 
 
 def test_a_broken_line_of_a_forgotten_user_is_not_kept(spark, tmp_path):
-    """If the user can be read, the line counts as the user's. Once there are forgotten users, other broken lines become hashes."""
+    """If the user can be read, the line counts as the user's.
+
+    Once there are forgotten users, other broken lines become hashes.
+    """
     lines = ["anna,tent", "ben,mug,,click", "1,anna's"]
     events = read(spark, tmp_path, *lines)
     before, after = (
@@ -115,8 +118,10 @@ def test_a_broken_line_of_a_forgotten_user_is_not_kept(spark, tmp_path):
 
 
 def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
-    """Every fault gives its reason, and a row with several faults the first. The period includes both its ends; rows before it
-    are not a fault."""
+    """Every fault gives its reason, and a row with several faults the first.
+
+    The period includes both its ends; rows before it are not a fault.
+    """
     rows = [
         ("1,tent,a,click,1", "corrupt_row"),
         (",,a,click,1,2024-05-10", "missing_user"),
@@ -144,7 +149,10 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
 
 
 def test_rows_of_a_day_that_say_the_same_are_one_event_at_its_best_rank(spark, tmp_path):
-    """User, UTC day, normalised query, type and item make an event. The better of two ranks counts, and any rank beats none."""
+    """User, UTC day, normalised query, type and item make an event.
+
+    The better of two ranks counts, and any rank beats none.
+    """
     lines = [
         "1,tent,a,click,,2024-05-10 10:00:00",
         "1, TENT,a,click,7,2024-05-10 10:00:00",
@@ -259,7 +267,8 @@ def test_queries_are_counted_by_event_and_by_user(spark):
 
 
 def test_a_weight_is_strength_over_the_chance_of_being_looked_at(spark):
-    """By hand: a click at rank 4 counts 4, a cart at 2 counts 3·2, a purchase without rank counts 5, and a click at 90 counts 50."""
+    """By hand: a click at rank 4 counts 4, a cart at 2 counts 3·2, a purchase without rank counts 5, and a click at
+    90 counts 50."""
     rows = [
         ("1", "tent", "search", None, None, at(0)),
         ("1", "tent", "click", "a", 4, at(1)),

@@ -78,7 +78,10 @@ def test_max_items_drops_the_rarest_new_items_only(counts, previous, max_items, 
 
 
 def test_titles_and_availability_come_from_the_catalogue(spark, previous):
-    """An item that the catalogue does not list keeps its title and stock. Without a catalogue all items are available."""
+    """An item that the catalogue does not list keeps its title and stock.
+
+    Without a catalogue all items are available.
+    """
     items = previous.withColumn("in_stock", F.col("item_id") == "d")
     catalogue = spark.createDataFrame(
         [("d", "The D", False), ("new", "N", True)], "item_id string, title string, available boolean"
@@ -94,7 +97,10 @@ def test_titles_and_availability_come_from_the_catalogue(spark, previous):
 
 
 def test_an_item_out_of_stock_stays_so_when_it_leaves_the_catalogue(spark, counts, previous):
-    """It stays so until the catalogue lists it again. An item hidden for its few users comes back when it has more users."""
+    """It stays so until the catalogue lists it again.
+
+    An item hidden for its few users comes back when it has more users.
+    """
 
     def run(earlier, catalogue, users):
         counted = counts.withColumn("num_users", F.when(F.col("item_id") == "c", users).otherwise(F.col("num_users")))
@@ -169,8 +175,10 @@ def test_a_number_in_stock_is_an_availability(spark, tmp_path):
 
 
 def test_statistics_count_training_positions(spark, counts, previous):
-    """Every item of the vocabulary has a row. num_train counts the item at training positions of the histories. A history of
-    one training item is in no window."""
+    """Every item of the vocabulary has a row. num_train counts the item at training positions of the histories.
+
+    A history of one training item is in no window.
+    """
     histories = spark.createDataFrame(
         [([1, 1, 0], 2), ([1, 0], 0), ([0, 1], 1), ([], 0)], "item_indices array<int>, num_train int"
     )

@@ -49,7 +49,10 @@ def outcome_chances(world: World) -> np.ndarray:
 
 @cache
 def category_chances(world: World, intent: int, previous: int) -> np.ndarray:
-    """float64 [C]: P(category | intent, the item before in the session). A previous item of −1: a session's first step."""
+    """float64 [C]: P(category | intent, the item before in the session).
+
+    A previous item of −1: a session's first step.
+    """
     own = np.zeros(len(world.first_items))
     for category, weight in zip(world.intent_categories[intent], world.intent_weights[intent], strict=True):
         own[category] += weight

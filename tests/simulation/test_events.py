@@ -109,7 +109,8 @@ def test_every_bot_has_more_than_2000_views_on_one_day(written: tuple[pa.Table, 
 
 
 def test_clean_rows_collapse_to_the_true_steps(written: tuple[pa.Table, Counter[str]]) -> None:
-    """With sessions cut at 30 minutes and repeats collapsed, each user has the true items, outcomes, session numbers and days."""
+    """With sessions cut at 30 minutes and repeats collapsed, each user has the true items, outcomes, session numbers
+    and days."""
     table, _ = written
     world = PLAN.world()
     number_of = {item_id: number for number, item_id in enumerate(world.item_ids())}
@@ -208,7 +209,10 @@ def test_a_plan_hands_the_length_of_sessions_on() -> None:
 
 
 def test_an_earlier_night_of_a_period_sees_the_same_shop_up_to_its_day(written: tuple[pa.Table, Counter[str]]) -> None:
-    """Its rows are exactly the rows of the whole period up to the end of its day. More users, bots and products come later."""
+    """Its rows are exactly the rows of the whole period up to the end of its day.
+
+    More users, bots and products come later.
+    """
     table, planted = written
     early = replace(PLAN, until=date(2026, 2, 26))
     blocks = [block_rows(early, block) for block in range(early.num_blocks)]

@@ -95,7 +95,10 @@ def enumerated(world: World, history: History, target_day: int) -> np.ndarray:
 
 
 def possible_history(world: World, sessions: list[int], days: list[int], seed: int) -> History:
-    """A history that some type can have. Complements, carts, purchases and rebuys are far more frequent than in draws."""
+    """A history that some type can have.
+
+    Complements, carts, purchases and rebuys are far more frequent than in draws.
+    """
     rng = np.random.default_rng(seed)
     intents, history, owned = world.type_intents[seed % len(world.type_shares)], EMPTY, -1
     for step, day in enumerate(days):
@@ -211,7 +214,8 @@ def test_items_not_launched_by_the_target_day_get_no_probability(tiny: World) ->
 
 
 def test_a_history_that_the_world_cannot_give_is_refused(tiny: World) -> None:
-    """A repeat in a session, an item before its launch and an owned item within a session are errors that name item and place."""
+    """A repeat in a session, an item before its launch and an owned item within a session are errors that name item
+    and place."""
     late = int(np.flatnonzero(tiny.launch_days == 2)[0])
     consumable = int(np.flatnonzero((tiny.launch_days <= 0) & tiny.is_consumable[tiny.categories])[0])
     substitute = int(tiny.related[consumable, 0])
@@ -268,7 +272,8 @@ def drawn() -> tuple[World, Openings]:
 
 
 def test_predicted_probabilities_match_what_is_drawn(drawn: tuple[World, Openings]) -> None:
-    """Per item and per level of probability, the predicted sum is near the number of times that the items were drawn."""
+    """Per item and per level of probability, the predicted sum is near the number of times that the items were
+    drawn."""
     world, openings = drawn
     scores = Oracle(world, target_day=TARGET_DAY).scores(*openings.columns)
     hits = np.zeros_like(scores)
@@ -316,7 +321,8 @@ def seen_counts(histories: list[np.ndarray], num_items: int) -> np.ndarray:
 
 
 def lists_by_transitions(seen: np.ndarray, *, others: Openings) -> np.ndarray:
-    """int64 [users, 10]: the items with which other users opened sessions after they had seen the same items, without oracle."""
+    """int64 [users, 10]: the items with which other users opened sessions after they had seen the same items,
+    without oracle."""
     num_items = seen.shape[1]
     transitions = seen_counts(others.columns[0], num_items).T @ np.eye(num_items)[others.targets]
     shares = transitions / (1 + transitions.sum(axis=1, keepdims=True))
@@ -325,7 +331,10 @@ def lists_by_transitions(seen: np.ndarray, *, others: Openings) -> np.ndarray:
 
 
 def test_the_oracle_expects_the_ndcg_that_10000_fresh_users_realise() -> None:
-    """Realised − expected NDCG@10 of lists by other users' transitions is 0 within 3 standard errors. A seen item counts 0."""
+    """Realised − expected NDCG@10 of lists by other users' transitions is 0 within 3 standard errors.
+
+    A seen item counts 0.
+    """
     world = build_world(num_items=300, num_days=4, new_items_per_day=10, seed=8)
     activity = Activity(mean_steps=4.0, log_sessions=1.2, max_sessions=12)
     others, fresh = (

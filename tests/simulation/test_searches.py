@@ -103,7 +103,10 @@ def test_what_was_clicked_put_into_a_cart_or_bought_is_in_the_events(log, events
 
 
 def test_queries_name_the_item_at_times_misspelt(log) -> None:
-    """A query is a noun, a category, or the item's brand and noun. Letters may be swapped or in capitals, and blanks doubled."""
+    """A query is a noun, a category, or the item's brand and noun.
+
+    Letters may be swapped or in capitals, and blanks doubled.
+    """
     products = {row["item_id"]: row for row in catalogue(PLAN.world(), seed=PLAN.seed, until_day=7).to_pylist()}
     kinds: Counter[str] = Counter()
     for row in log[0]:

@@ -38,7 +38,8 @@ def shop(*, num_days: int = 6, consumable_fraction: float = 0.5) -> World:
 
 @pytest.fixture(scope="module", params=[(0, 10), (6, 300)], ids=["intent 0, taste 10", "intent 6, taste 300"])
 def known(request: pytest.FixtureRequest) -> tuple[World, int, Steps, np.ndarray]:
-    """A world whose users all have one intent and one taste, with the intent, the steps, and what users owned at each step."""
+    """A world whose users all have one intent and one taste, with the intent, the steps, and what users owned at
+    each step."""
     intent, taste = request.param
     world = replace(shop(), type_intents=np.full_like(shop().type_intents, intent), tastes=shop().tastes[[taste]])
     steps = draw_steps(world, np.random.default_rng(4), num_users=3_000, activity=SHORT_SESSIONS)
@@ -99,7 +100,8 @@ def test_every_item_is_drawn_as_often_as_the_definition_says(known: tuple[World,
 
 
 def test_carts_and_purchases_are_as_frequent_as_item_and_taste_say(known: tuple[World, int, Steps, np.ndarray]) -> None:
-    """The chances of the drawn items add up to the carts and purchases, in total and by appeal, price range and brand family."""
+    """The chances of the drawn items add up to the carts and purchases, in total and by appeal, price range and
+    brand family."""
     world, _, steps, owned = known
     free = steps.items != owned  # a rebuy is always bought
     items, outcomes = steps.items[free], steps.outcomes[free]
@@ -172,7 +174,10 @@ def test_a_users_items_resemble_each_other_where_tastes_matter(taste_strength: f
 
 
 def test_sessions_keep_two_hours_apart_and_within_a_day() -> None:
-    """Even the busiest user's sessions never cross midnight. Gaps are 20 s to 10 min inside and at least 2 h between sessions."""
+    """Even the busiest user's sessions never cross midnight.
+
+    Gaps are 20 s to 10 min inside and at least 2 h between sessions.
+    """
     world = build_world(num_items=100, num_days=4, new_items_per_day=0, seed=1)
     activity = Activity(mean_steps=20.0, log_sessions=3.0, max_sessions=12)
     steps = draw_steps(world, np.random.default_rng(2), num_users=3_000, activity=activity)

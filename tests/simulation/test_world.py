@@ -98,7 +98,10 @@ def test_related_items_are_substitutes_and_complements(world: World) -> None:
 
 
 def test_types_mix_intents_and_intents_mix_near_categories(world: World) -> None:
-    """A type has five intents, an intent 2 to 4 categories at most 4 apart. Every category is the main one of some intent."""
+    """A type has five intents, an intent 2 to 4 categories at most 4 apart.
+
+    Every category is the main one of some intent.
+    """
     num_categories = len(world.first_items)
     assert all(len(set(row)) == 5 for row in world.type_intents.tolist())
     assert set(world.type_intents.ravel()) <= set(range(len(world.intent_categories)))
@@ -113,7 +116,8 @@ def test_types_mix_intents_and_intents_mix_near_categories(world: World) -> None
 
 
 def test_features_are_what_brand_adjective_colour_and_price_say(world: World) -> None:
-    """An item's features are the family of its brand, the style of its adjective, its colour's shade, and its third of prices."""
+    """An item's features are the family of its brand, the style of its adjective, its colour's shade, and its third
+    of prices."""
     families, styles, shades, prices = world.features.T
     for number in range(world.num_items):
         assert BRANDS[world.brands[number]] in BRAND_FAMILIES[families[number]]
@@ -153,7 +157,10 @@ def test_affinities_and_outcomes_are_those_of_the_definition(world: World, taste
 
 
 def test_the_catalogue_names_each_item_once_with_its_words(world: World) -> None:
-    """Titles are brand, adjective, category and model number. 2% of the items are unavailable. Prices are the world's."""
+    """Titles are brand, adjective, category and model number.
+
+    2% of the items are unavailable. Prices are the world's.
+    """
     products = catalogue(world, seed=PLAN.seed, until_day=7)
     assert products.column_names == ["item_id", "title", "category", "brand", "colour", "price", "available"]
     assert products["item_id"].to_pylist() == sorted(world.item_ids())
