@@ -1,9 +1,7 @@
 """Turns drawn steps into raw rows like a shop's, with carts, purchases, bots, duplicates and broken rows.
 
-Writes Parquet.
-
-The settings alone cut the work into blocks of users. Each block has random numbers of its own, so the files do not
-depend on the number of processes.
+Writes the rows as Parquet. The settings alone cut the work into blocks of users. Each block has random numbers of its
+own, so the files do not depend on the number of processes.
 """
 
 from collections import Counter
