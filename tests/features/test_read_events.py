@@ -228,7 +228,7 @@ def test_types_and_headers_that_spark_cannot_read_are_named(spark, tmp_path):
     """This includes columns that are not mapped."""
     table = {"u": ["1"], "i": ["a"], "t": ["2024-05-01"], "at": pa.array([1], pa.time32("ms"))}
     pq.write_table(pa.table(table), tmp_path / "e.parquet")
-    with pytest.raises(InputError, match=r"e.parquet has a column of the Parquet type INT32 \(TIME.*leave it out"):
+    with pytest.raises(InputError, match=r"e.parquet has a column of the Parquet type INT32 \(TIME.*Leave it out"):
         read(spark, tmp_path / "e.parquet", format="parquet")
     (tmp_path / "e.csv").write_text("u,i,t,tag,tag\n1,a,2024-05-01,x,y\n")
     with pytest.raises(InputError, match=r"the header of .*e.csv has tag twice. Rename one"):
