@@ -1,4 +1,4 @@
-"""Config of the data: input, features, privacy."""
+"""Config of the data: input, features and privacy."""
 
 from datetime import date, timedelta
 from typing import Annotated, Literal
@@ -10,45 +10,53 @@ from kdlib.errors import ConfigError
 from kdlib.privacy.pseudonyms import KeySource
 
 DAY = "{day}"
-
-"""Stands in `input.events.path` and `input.searches.path` for the day on which a file's events arrived, YYYY-MM-DD."""
+"""In `input.events.path` and `input.searches.path`: the day on which a file's events arrived, YYYY-MM-DD."""
 
 EVENT_TYPES = ("view", "favourite", "cart", "purchase")
-
-"""The event types that the rest of the software knows, weakest first; a shop's own are mapped onto them."""
+"""Our event types, weakest first. A shop's own types are mapped onto them."""
 
 SEARCH_EVENT_TYPES = ("search", "click", "cart", "purchase")
-
-"""The event types of a search log, weakest first: a query that was typed, and what was done with an item that it showed."""
+"""Our event types of a search log, weakest first: a typed query, and what the user did with an item that it found."""
 
 
 class SimulateConfig(Section):
-    """The embedded default input: a clickstream whose true next-item distribution is known."""
+    """The built-in default input: a simulated clickstream whose true next-item distribution is known."""
 
     num_events: Annotated[int, Field(ge=10_000, le=2_000_000_000)] = 400_000
-    """About how many event rows to write (the outcome is random; within a few per cent)."""
+    """About how many event rows to write. The actual number is random, within a few per cent."""
     num_items: Annotated[int, Field(ge=200)] = 3_000
+    """Number of products on the first day."""
     num_days: Annotated[int, Field(ge=4)] = 30
+    """Length of the period in days."""
     first_day: date | None = None
-    """The period's first day: nights of the same period see the same shop, each a day more of it, so that they follow each
-    other as a shop's do. When not given the period ends on the night's own day."""
+    """First day of the period. All runs of one period see the same shop, and each later run sees more of its days,
+    as with a real shop. Without a first day, the period ends on the run's own day."""
     events_per_user: Annotated[int, Field(ge=5)] = 12
+    """Mean number of events of a user."""
     mean_session_length: Annotated[float, Field(ge=1.5, le=12)] = 3.0
-    """In viewed items."""
+    """Mean number of viewed items in a session."""
     new_items_per_day: Annotated[int, Field(ge=0)] = 5
+    """Products launched on each day after the first."""
     items_per_category: Annotated[int, Field(ge=4)] = 24
+    """Mean number of products in a category, launched products not counted."""
     popularity_exponent: Annotated[float, Field(ge=0)] = 0.6
-    """Within a category the item of rank r is viewed in proportion to r^-exponent."""
+    """Within a category, the views of the item of rank r are proportional to r^-exponent."""
     taste_strength: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """How much users prefer brands, styles, colours and price ranges; 0: not at all, so that a title tells the category alone."""
+    """How much users prefer certain brands, styles, colours and price ranges. 0: not at all; a title then only tells
+    the category."""
     consumable_fraction: Fraction = 0.15
-    """Share of the categories whose products are bought again."""
+    """Share of the categories whose products users buy again."""
     bot_fraction: Fraction = 0.0005
+    """Share of the users that are bots."""
     duplicate_fraction: Fraction = 0.01
+    """Number of duplicate rows, as a share of the clean rows."""
     broken_fraction: Fraction = 0.002
+    """Number of broken rows, as a share of the clean rows."""
     search_fraction: Fraction = 0.0
-    """Share of the sessions that begin with a search; the events are the same for any value. 0: no searches are written."""
+    """Share of the sessions that begin with a search. 0: no search log is written. The events are the same for any
+    value."""
     seed: Seed = 7
+    """Seed of the random numbers."""
 
     def period(self, ds: date) -> tuple[date, date]:
         """First and last day of the simulated period; ConfigError for a run's date outside of it."""
@@ -66,11 +74,18 @@ class TimeConfig(Section):
     """How the event time is written."""
 
     format: Literal["iso", "epoch_seconds", "epoch_millis", "day_and_order"] = "iso"
-    """`iso`: ISO 8601 text or a timestamp column; without an offset it is UTC. `day_and_order`: a date and a running number."""
+    """How the columns below hold the time.
+
+    `iso`: ISO 8601 text, or a date or timestamp column. A time without an offset is UTC.
+    `epoch_seconds`, `epoch_millis`: a number since 1970.
+    `day_and_order`: a date and a running number.
+    """
     column: str | None = None
+    """The column with the time; for all formats but `day_and_order`."""
     day_columns: tuple[str, ...] = ()
-    """`day_and_order`: one ISO date column, or year, month and day columns."""
+    """`day_and_order`: one ISO date column, or the year, month and day columns."""
     order_column: str | None = None
+    """`day_and_order`: the column with the event's running number within the day, from 0 to 86,399."""
 
     @model_validator(mode="after")
     def _has_its_columns(self) -> "TimeConfig":
@@ -88,26 +103,35 @@ class EventsConfig(Section):
     """The raw clickstream and how its columns are named."""
 
     path: str
-    """A file, a folder or a glob; gzip is read by the `.gz` ending. With `{day}` where the files' names hold the day on which
-    their events arrived, as in `events/day={day}`, a night reads the new days only and carries the others over."""
+    """A file, a folder or a glob. The ending `.gz` means gzip. The path may hold `{day}` where the files' names have
+    the day on which their events arrived: `events/day={day}`. A run then reads only the files of the last days and
+    takes over older events from an earlier run."""
     late_days: Annotated[int, Field(ge=1)] = 3
-    """With `{day}`: an event may arrive so many days after it happened; later ones are quarantined."""
+    """With `{day}`: an event may arrive this many days after it happened. Later events are quarantined."""
     format: Literal["parquet", "csv", "jsonl", "sequences"]
-    """`sequences`: one user a line, `user item item …`, oldest first; times are made up, one item a day."""
+    """`sequences`: one user a line, `user item item …`, oldest first. The times are made up: one item a day."""
     delimiter: str = ","
+    """CSV: the character between two fields."""
     header: bool = True
+    """CSV: the first line of each file holds the column names."""
     columns: tuple[str, ...] = ()
-    """The column names of a CSV without a header, in order."""
+    """CSV without a header: the names of all columns, in order."""
     user: str | None = None
+    """The column with the user's id. Without it, each session counts as a user."""
     session: str | None = None
+    """The column with the shop's session id. Without it, `features.session_gap_seconds` separates sessions."""
     item: str | None = None
+    """The column with the product's id."""
     event_type: str | None = None
+    """The column with the event's type. Without it, every event is a view."""
     event_id: str | None = None
+    """The column with the event's id. Rows of one user with the same id are duplicates."""
     time: TimeConfig | None = None
+    """Where the time of an event is, and how it is written."""
     event_types: dict[str, Literal["view", "favourite", "cart", "purchase"]] = Field(
         default_factory=lambda: {name: name for name in EVENT_TYPES}
     )
-    """The shop's event type → ours; rows with any other type are quarantined. Unused without an `event_type` column."""
+    """The shop's event type → ours. Rows with any other type are quarantined. Unused without an `event_type` column."""
 
     @model_validator(mode="after")
     def _has_its_columns(self) -> "EventsConfig":
@@ -116,7 +140,7 @@ class EventsConfig(Section):
         if self.format == "sequences":
             return self
         if not self.item or not self.time:
-            raise ValueError("needs item and time (the names of the columns)")
+            raise ValueError("needs item and time: the names of the columns")
         if not (self.user or self.session):
             raise ValueError("needs user or session: without a user column each session is its own user")
         if self.format == "csv" and not self.header and not self.columns:
@@ -125,52 +149,63 @@ class EventsConfig(Section):
 
 
 class CatalogueConfig(Section):
-    """The optional list of products: titles to show and to encode, availability to filter by."""
+    """The optional product list: titles to show and to encode, availability to filter by."""
 
     path: str
-    """A file, a folder or a glob: each night reads all of it."""
+    """A file, a folder or a glob. Each run reads all of it."""
     format: Literal["parquet", "csv", "jsonl"]
+    """The format of the files."""
     delimiter: str = ","
+    """CSV: the character between two fields."""
     item: str = "item_id"
+    """The column with the product's id."""
     title: str | None = "title"
+    """The column with the title; null: the catalogue has no titles."""
     available: str | None = None
+    """The column with the availability: yes, no, or a number in stock. Without it, all listed products are
+    available."""
     description: str | None = None
-    """Searched too, beside the title."""
+    """The column with a description. Search looks into it as well as into the title."""
     category: str | None = None
-    """The product's type, such as `Notebook`: searched, and a filter of searches."""
+    """The column with the product's type, for example `Notebook`. Search looks into it, and users can filter by it."""
 
     @field_validator("path")
     @classmethod
     def _is_no_days(cls, path: str) -> str:
         if DAY in path:
             raise ValueError(
-                f"a catalogue is read whole each night, its path may not hold {DAY} as that of events may; give the file of"
-                " the run's day with --set input.catalogue.path=…"
+                f"path may not hold {DAY}, because every run reads the whole catalogue. Give the file of the run's day"
+                " with --set input.catalogue.path=…"
             )
         return path
 
 
 class SearchesConfig(Section):
-    """The optional search log, and how its columns are named: what users typed, and what they did with what was found."""
+    """The optional search log and how its columns are named."""
 
     path: str
-    """A file, a folder or a glob. With `{day}` where the files' names hold the day that they are of, a night reads those of its
-    `features.queries.period_days` alone, and one day before them, for clocks differ."""
+    """A file, a folder or a glob. The path may hold `{day}` where the files' names have their day. A run then reads
+    only the files of `features.queries.period_days` and of the day before, because clocks differ."""
     format: Literal["parquet", "csv", "jsonl"]
+    """The format of the files."""
     delimiter: str = ","
+    """CSV: the character between two fields."""
     user: str
+    """The column with the user's id."""
     query: str
-    """The text as it was typed."""
+    """The column with the typed text."""
     item: str | None = None
+    """The column with the product's id; empty in the row of a search."""
     event_type: str | None = None
-    """Without it every row with an item is a click, and every row without one a search."""
+    """The column with the row's type. Without it, a row with an item is a click, and a row without one is a search."""
     position: str | None = None
-    """The rank at which the item was shown, from 1; where it is missing, a row counts as if it had been shown first."""
+    """The column with the rank at which the item was shown, from 1. A row without a rank counts as shown first."""
     time: TimeConfig
+    """Where the time of a row is, and how it is written."""
     event_types: dict[str, Literal["search", "click", "cart", "purchase"]] = Field(
         default_factory=lambda: {name: name for name in SEARCH_EVENT_TYPES}
     )
-    """The shop's event type → ours; rows with any other type are quarantined. Unused without an `event_type` column."""
+    """The shop's event type → ours. Rows with any other type are quarantined. Unused without an `event_type` column."""
 
     @model_validator(mode="after")
     def _fits(self) -> "SearchesConfig":
@@ -182,12 +217,16 @@ class SearchesConfig(Section):
 
 
 class InputConfig(Section):
-    """Either the simulator or real events; search alone needs the catalogue only."""
+    """Either the simulator or real events. Product search without recommendations needs only the catalogue."""
 
     simulate: SimulateConfig | None = None
+    """Simulated events, products and searches, in place of a shop's."""
     events: EventsConfig | None = None
+    """The shop's clickstream."""
     catalogue: CatalogueConfig | None = None
+    """The shop's product list."""
     searches: SearchesConfig | None = None
+    """The shop's search log; needs `events`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "InputConfig":
@@ -196,17 +235,17 @@ class InputConfig(Section):
         if self.simulate is None and self.events is None and self.catalogue is None:
             raise ValueError("needs exactly one of simulate and events, found neither")
         if self.simulate and self.searches:
-            raise ValueError("searches goes with events; simulated ones come with simulate.search_fraction")
+            raise ValueError("searches needs events. Set simulate.search_fraction for simulated searches")
         return self
 
     @property
     def has_events(self) -> bool:
-        """Whether there is anything to recommend from."""
+        """Whether the input has events, real or simulated."""
         return self.simulate is not None or self.events is not None
 
     @property
     def has_searches(self) -> bool:
-        """Whether there is a search log."""
+        """Whether the input has a search log, real or simulated."""
         return self.searches is not None or (self.simulate is not None and self.simulate.search_fraction > 0)
 
 
@@ -214,54 +253,69 @@ class SplitConfig(Section):
     """Which interactions train, validate and test."""
 
     kind: Literal["time", "leave_one_out"] = "time"
-    """`time`: one cut for all users. `leave_one_out`: each user's last item tests, the one before it validates."""
+    """`time`: the same days for all users. `leave_one_out`: each user's last item tests and the one before it
+    validates."""
     validation_days: Positive = 1
+    """`time`: length of the validation window, which ends just before the test window."""
     test_days: Positive = 1
+    """`time`: length of the test window, which ends with the run's day."""
 
 
 class QueriesConfig(Section):
     """What the search log says about queries, for product search."""
 
     period_days: Positive = 30
-    """Only the searches of the last so many days, `ds` included, count."""
+    """How many days of searches count, up to the run's day, included."""
     position_bias: Annotated[float, Field(ge=0)] = 1.0
-    """η: an item shown at rank r is looked at with probability r^-η, so a click there counts r^η; 0: every click the same."""
+    """η: users look at an item at rank r with probability r^-η, so a click there counts r^η. 0: all clicks count the
+    same."""
     max_position: Positive = 50
-    """Ranks beyond it count as it: a single click far down must not outweigh many others."""
+    """A rank beyond it counts as this rank, so that a single click far down does not outweigh many others."""
     cart_weight: Annotated[float, Field(ge=0)] = 3.0
-    """What a cart says of an item's relevance to a query; a click says 1."""
+    """How much a cart says about an item's relevance to a query; a click says 1."""
     purchase_weight: Annotated[float, Field(ge=0)] = 5.0
+    """How much a purchase says about an item's relevance to a query; a click says 1."""
 
 
 class FeaturesConfig(Section):
+    """How events become sessions, histories and splits."""
+
     session_gap_seconds: Positive = 1800
+    """A longer gap between two events of a user starts a new session. Unused with `input.events.session`."""
     period_start: date | None = None
-    """Events before this day are quarantined as out of period; those after `ds` always are."""
+    """Events before this day are quarantined as out of period. Events after the run's day always are."""
     max_events_per_user_day: Positive = 2_000
-    """A user with more events on one day is taken for a bot; all its rows are quarantined."""
+    """A user with more events on one day counts as a bot; all its rows are quarantined."""
     max_items: Positive | None = None
-    """Keep the most frequent items only; the others' events stay in the sessions but not in the histories."""
+    """Keep only the most frequent items. Events of other items stay in the sessions, but not in the histories."""
     collapse_repeats: bool = True
     """Consecutive events of one session and day on one item become one interaction with the strongest event type."""
     split: SplitConfig = SplitConfig()
+    """Which interactions train, validate and test."""
     queries: QueriesConfig = QueriesConfig()
+    """How to read the search log."""
 
 
 class PrivacyConfig(Section):
-    """How little of a person is kept. Columns that the run config does not map (addresses, user agents) are never read on."""
+    """How little is kept about a person.
+
+    Columns that the run config does not map (addresses, user agents) are not kept.
+    """
 
     key_file: str | None = None
-    """A file with the key of the pseudonyms that stand for user and session ids in every output; or"""
+    """A file with the key of the pseudonyms. With a key, pseudonyms replace user and session ids in every output.
+    Without one, the outputs hold the shop's own ids."""
     key_environment: str | None = None
-    """an environment variable that holds it. Without either the shop's own ids are used."""
+    """An environment variable with the key, in place of `key_file`."""
     key_version: Positive = 1
-    """Raise it with each new key, and where the key is left out on purpose: a key that changes or goes under the same version, or
-    a lower one, is an error, since all users would be new."""
+    """Raise it with each new key, and when you remove the key on purpose. A run fails if the key changes or goes
+    while the version stays or falls, because all users would be new."""
     min_item_users: Annotated[int, Field(ge=0)] = 0
-    """An item that fewer users have touched, but at least one, is in nobody's list: it could tell of them."""
+    """An item that at least one but fewer than this many users have touched is in nobody's list: it could identify
+    them."""
     min_query_users: Annotated[int, Field(ge=0)] = 0
-    """A query that fewer users have typed in the period is in no table of queries (k-anonymity): people type names and worse.
-    From 2 on the quarantine of searches does not show what was typed either."""
+    """A query that fewer users have typed in the period is in no table of queries (k-anonymity): people also type
+    names. From 2 on, the quarantine of searches does not show queries either."""
 
     @model_validator(mode="after")
     def _one_key(self) -> "PrivacyConfig":
@@ -271,5 +325,5 @@ class PrivacyConfig(Section):
 
     @property
     def key(self) -> KeySource | None:
-        """Where the key is found; None without pseudonyms."""
+        """Where the key is; None without pseudonyms."""
         return KeySource(self.key_file, self.key_environment) if self.key_file or self.key_environment else None

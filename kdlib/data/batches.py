@@ -1,7 +1,7 @@
-"""Training windows → ragged batches of tensors; in memory, shuffled by a seed and grouped by length.
+"""Training windows in memory → ragged batches of tensors, shuffled by a seed and grouped by length.
 
-Shapes: B windows, L longest window of the batch, T real positions, K sum of the teachers' widths, N teachers, C columns of
-the context.
+Shapes: B windows, L longest window of the batch, T real positions, K sum of the teachers' widths, N teachers, C columns
+of the context.
 """
 
 from collections.abc import Iterator
@@ -17,29 +17,29 @@ from kdlib.data.windows import ragged, take_slices
 from kdlib.store.tables import CONTEXT
 
 BUCKET_BATCHES = 32
-"""So many batches' worth of shuffled windows are sorted by length together."""
+"""Windows are sorted by length in groups of this many batches."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input; all on one device."""
+    """The input of one training step, all on one device."""
 
     items_BL: Tensor
     """int64, right-padded with 0."""
     context_BLC: Tensor
     """int8, the columns of `tables.CONTEXT`; right-padded with 0."""
     positions_T: Tensor
-    """int64 places of the real positions in the flattened [B · L]."""
+    """int64, places of the real positions in the flattened [B · L]."""
     targets_T: Tensor
-    """int64 item index to predict at each real position."""
+    """int64, the item index to predict at each real position."""
     hidden_TK: Tensor | None = None
-    """int8 teacher hidden states at the real positions, teachers side by side."""
+    """int8, the teachers' hidden states at the real positions, side by side."""
     scales_TN: Tensor | None = None
-    """float32; teacher n's hidden state is `int8 · scale`."""
+    """float32; the hidden state of teacher n is `int8 · scale`."""
 
     @property
     def lengths_B(self) -> Tensor:
-        """int64: how many positions of each window are real."""
+        """int64, the number of real positions of each window."""
         rows, longest = self.items_BL.shape
         counts_B = torch.zeros(rows, dtype=torch.int64, device=self.positions_T.device)
         return counts_B.index_add_(0, self.positions_T // longest, torch.ones_like(self.positions_T))
@@ -53,9 +53,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class WindowStore:
-    """Many windows as flat arrays. Window i has positions `offsets[i]:offsets[i + 1]` in `inputs`, `targets`, ….
+    """Many windows as flat arrays. Window i has the positions `offsets[i]:offsets[i + 1]` of `inputs`, `targets`, ….
 
-    All int32 or smaller: 10⁸ positions take about 1 GB without teacher states.
+    Arrays over positions are int32 or smaller: 10⁸ positions take about 1 GB without teacher states.
     """
 
     inputs: np.ndarray
@@ -70,12 +70,12 @@ class WindowStore:
         return len(self.offsets) - 1
 
     def positions_a_window(self) -> float:
-        """Their mean number."""
+        """The mean number of positions of a window."""
         return len(self.inputs) / len(self)
 
 
 def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowStore:
-    """Flatten rows of training windows or, with `teachers` > 0, of `tables.TEACHER_TARGETS`."""
+    """A store from rows of training windows or, with `teachers` > 0, of `tables.TEACHER_TARGETS`."""
     table = pa.concat_tables(chunks)
     items, offsets = ragged(table["items"])
     is_input, is_target = np.ones((2, len(items)), bool)  # in a window all items but the last, all but the first
@@ -96,7 +96,7 @@ def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowSto
 
 
 def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
-    """All bytes of a binary column, int8; together its chunks may hold more than an Arrow array can (2 GiB)."""
+    """All bytes of a binary column, int8. Its chunks together may exceed the 2 GiB of one Arrow array."""
     parts = [np.zeros(0, np.int8)]
     for chunk in column.chunks:
         ends = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, chunk.offset * 4) if len(chunk) else [0, 0]
@@ -127,7 +127,10 @@ def batch_of(store: WindowStore, windows: np.ndarray) -> Batch:
 
 
 def shuffled_batches(store: WindowStore, *, batch_size: int, seed: int) -> Iterator[Batch]:
-    """All windows once, in an order that the seed fixes; windows of a batch have similar lengths, so little is padded."""
+    """All windows once, in an order that the seed fixes.
+
+    Windows of a batch have similar lengths, so there is little padding.
+    """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(store))
     lengths = np.diff(store.offsets)

@@ -1,4 +1,4 @@
-"""Users in folds, for cross-fitted teachers: a teacher's targets for a user come from a model that never saw that user."""
+"""Folds of users, for cross-fitted teachers: the targets for a user come from a model that never saw this user."""
 
 import zlib
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,16 @@ from kdlib.data.windows import ragged, take_slices
 
 
 def fold_of(user_ids: Iterable[str], folds: int) -> np.ndarray:
-    """Each user's fold, int64 in [0, folds): a hash of the id alone, so the same in every job, on every night."""
+    """Each user's fold, int64 in [0, folds). It is a hash of the id alone, so it is the same in every job and run."""
     return np.fromiter((zlib.crc32(user.encode()) % folds for user in user_ids), np.int64)
 
 
 def outside_fold(rows: pa.Table, *, fold: int, folds: int) -> pa.Table:
-    """The rows of all users who are not in the fold, in their order.
+    """The rows of all users outside the fold, in their order.
 
     Args:
       rows: any table with `user_id`.
-      fold: whom to leave out, 0 ≤ fold < folds.
+      fold: the fold to leave out, 0 ≤ fold < folds.
       folds: at least 2.
     """
     kept = fold_of(rows["user_id"].to_pylist(), folds) != fold
@@ -28,11 +28,11 @@ def outside_fold(rows: pa.Table, *, fold: int, folds: int) -> pa.Table:
 
 
 def training_counts_outside(files: Sequence[str], *, fold: int, folds: int, num_items: int) -> np.ndarray:
-    """Training interactions of each item with the users outside a fold, and those of them that a model of these users sees.
+    """Training interactions of each item with users outside a fold: all of them, and those inside training windows.
 
     Args:
       files: Parquet files of `tables.HISTORIES`.
-      fold: whom to leave out.
+      fold: the fold to leave out.
       folds: at least 2.
       num_items: size of the vocabulary.
 

@@ -1,7 +1,7 @@
-"""The histories in shards: each is one task of an actor and one file of what the actors write, whoever works on it.
+"""Cuts the histories into shards. A shard is one task of an actor and one file of the table that the actors write.
 
-So the rows of a table and their order don't depend on which actor was faster, and a shard whose worker died writes the
-same file again.
+So the rows of the table and their order do not depend on which actor is faster. If a worker dies, another actor writes
+the same file again.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class HistoryShard:
     """Some rows of one row group of a histories file."""
 
     number: int
-    """Place among all shards, and so of the file written: the table has the histories' order."""
+    """Number among all shards and in the name of the file written, so that the table has the order of the histories."""
     file: str
     row_group: int
     first_row: int
@@ -27,7 +27,7 @@ class HistoryShard:
 
 
 def history_shards(files: list[str], *, num_rows: int) -> list[HistoryShard]:
-    """Cut all rows of the files, in order, into shards of at most `num_rows`."""
+    """Cut all rows of the files, in order, into shards of at most `num_rows` rows."""
     shards: list[HistoryShard] = []
     for file in files:
         metadata = pq.read_metadata(file)
@@ -39,10 +39,10 @@ def history_shards(files: list[str], *, num_rows: int) -> list[HistoryShard]:
 
 
 class ShardReader:
-    """Reads the rows of shards; of neighbouring shards, which share a row group, it reads the group once.
+    """Reads the rows of shards. It reads a row group once for neighbouring shards of the group.
 
     Args:
-      columns: of `tables.HISTORIES`; all when None.
+      columns: columns of `tables.HISTORIES`; None: all columns.
     """
 
     def __init__(self, columns: list[str] | None = None) -> None:

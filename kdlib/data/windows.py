@@ -1,7 +1,8 @@
-"""Histories → training windows: the slices of a user's training positions that a model sees, as ragged arrays.
+"""Histories → training windows: slices of a user's training positions, as ragged arrays.
 
-A window has n + 1 items and n positions: each of the first n items predicts the one after it. Windows end-align, hold at
-most `max_length` positions, and together cover each training position once.
+A window has n + 1 items and n positions: each of the first n items predicts the item after it. A window holds at most
+`max_length` positions. The last window of a user ends with the last training item. Together the windows cover each
+training position once.
 """
 
 import zlib
@@ -20,10 +21,10 @@ WINDOWS_SCHEMA = pa.schema(
 
 
 def ragged(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """A list column as flat values and int64 offsets [rows + 1]; row i is `values[offsets[i]:offsets[i + 1]]`."""
+    """A list column as flat values and int64 offsets [rows + 1]. Row i is `values[offsets[i]:offsets[i + 1]]`."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     values, lengths = [], [np.zeros(1, np.int64)]
-    # not combined: together they may hold more than the 2³¹ values of one Arrow array
+    # not combined in Arrow: the chunks together may exceed the 2³¹ values of one array
     for chunk in chunks or [column.combine_chunks()]:
         ends = chunk.offsets.to_numpy().astype(np.int64)
         values.append(chunk.values.to_numpy(zero_copy_only=False)[ends[0] : ends[-1]])
@@ -32,7 +33,7 @@ def ragged(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def take_slices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Flat positions of many slices one after another: `starts[i] … starts[i] + lengths[i] - 1`, int64."""
+    """Flat positions of many slices, one after another: `starts[i] … starts[i] + lengths[i] - 1`, int64."""
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
 
@@ -50,21 +51,21 @@ def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Marks:
-    """What contexts are made of, at N positions, one history after the other."""
+    """The data of contexts at N positions, one history after another."""
 
     owners: np.ndarray
-    """int64, ascending: the row of the history that a position belongs to."""
+    """int64, ascending: the row of each position's history."""
     sessions: np.ndarray
     event_types: np.ndarray
     event_times: np.ndarray
 
     def take(self, places: np.ndarray, owners: np.ndarray) -> "Marks":
-        """The given positions as those of other histories, whose rows are `owners`."""
+        """The marks at the given places, as positions of other histories with the rows `owners`."""
         return Marks(owners, self.sessions[places], self.event_types[places], self.event_times[places])
 
 
 def marks_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> Marks:
-    """The marks of all positions of the histories, or of those to keep; arguments as in `context_of`."""
+    """The marks of the positions of the histories; arguments as in `context_of`."""
     sessions, offsets = ragged(histories["session_numbers"])
     types, times = ragged(histories["event_types"])[0], ragged(histories["event_times"])[0]
     marks = Marks(np.repeat(np.arange(len(histories)), np.diff(offsets)), sessions, types, times)
@@ -72,20 +73,20 @@ def marks_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> Marks:
 
 
 def context_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> np.ndarray:
-    """The context of each position of the histories, one history after the other: int8 [N, columns of `tables.CONTEXT`].
+    """The context of each position, one history after another: int8 [N, columns of `tables.CONTEXT`].
 
-    The position after a history's last one is taken to open a session.
+    The position after the last one of a history is assumed to open a session.
 
     Args:
       histories: rows with the columns session_numbers, event_types and event_times of `tables.HISTORIES`.
-      keep_N: bool; the positions that are read, all when None. The others do not exist: they are neither a
-        neighbour of a position nor in the result.
+      keep_N: bool, the positions to read; None: all. Other positions are ignored: they are neither neighbours nor in
+        the result.
     """
     return context_from(marks_of(histories, keep_N=keep_N))
 
 
 def context_from(marks: Marks) -> np.ndarray:
-    """The same, of the positions that the marks tell of."""
+    """The context of the positions of the marks, as `context_of` returns it."""
     same_history = marks.owners[1:] == marks.owners[:-1]
     microseconds = marks.event_times.astype("datetime64[us]").astype(np.int64)
     gap_seconds = (microseconds[1:] - microseconds[:-1]) // 1_000_000
@@ -105,11 +106,11 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
 
     Args:
       histories: rows of `tables.HISTORIES`.
-      max_length: most positions of one window.
+      max_length: the largest number of positions of a window.
 
     Returns:
-      `user_id`, `start`, `items` list<int32> of n + 1, `context` list<int8> of n · columns; users with < 2 training items
-      give none.
+      `user_id`, `start`, `items` (list<int32> of n + 1), `context` (list<int8> of n · columns). Users with fewer than
+      two training items have no window.
     """
     items, offsets = ragged(histories["item_indices"])
     context = context_of(histories)
@@ -135,19 +136,23 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """Prefixes to predict from: flat `items` and `context` with `offsets` [rows + 1], and one target a row."""
+    """Prefixes of histories to predict from, with one target a row.
+
+    `items` and `context` are flat, with `offsets` [rows + 1].
+    """
 
     user_ids: np.ndarray
     items: np.ndarray
     context: np.ndarray
-    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`; the last new_session is the target's."""
+    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`. The last new_session of a row is the
+    target's."""
     offsets: np.ndarray
     targets: np.ndarray
-    """int64 [rows]; −1 where there is nothing to judge by (`evaluation_rows` with `everyone`)."""
+    """int64 [rows]; −1 for a row without a target (`evaluation_rows` with `everyone`)."""
     repeats: int
-    """Users who cannot be judged because their target stands in the prefix: the table never recommends what was seen."""
+    """Users without a usable target, because it is already in the prefix: recommendations never contain a seen item."""
     marks: Marks | None = None
-    """What `context` is made of, for an earlier night's model that does not know all items; None where none is asked."""
+    """The marks of `context`, for an earlier run's model that does not know all items; None unless requested."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -156,16 +161,16 @@ class EvaluationRows:
 def evaluation_rows(
     histories: pa.Table, *, position_column: str, with_marks: bool = False, everyone: bool = False
 ) -> EvaluationRows:
-    """Rows to validate or test on: the history up to but excluding the position named by a column.
+    """Rows to validate or test on: each history before the position in a column, with the item there as target.
 
-    The target is taken to open a session, as in the nightly table, where nobody knows when it will come.
+    The target is assumed to open a session, as in the nightly table, where nobody knows when the user will come back.
 
     Args:
       histories: rows of `tables.HISTORIES`.
-      position_column: `validation_position` or `test_position`; users where it is null, or whose target stands in their
-        history, give no row.
-      with_marks: keep them, for an earlier night's model.
-      everyone: such users give a row, too: with target −1, and the whole history where the position is null.
+      position_column: `validation_position` or `test_position`. A user has no row if the position is null or if the
+        target is in the history before it.
+      with_marks: keep the marks, for an earlier run's model.
+      everyone: these users have a row too, with target −1. Where the position is null, the row has the whole history.
     """
     if not everyone:
         histories = histories.filter(histories[position_column].is_valid())
@@ -198,16 +203,17 @@ def evaluation_rows(
 def read_evaluation_histories(
     files: Sequence[str], *, position_column: str, max_users: int, part: int = 0, parts: int = 1, everyone: bool = False
 ) -> pa.Table:
-    """The histories to evaluate on, read file by file: the same users every night and for any number of parts, chosen by a
-    hash of their id.
+    """The histories to evaluate on, read file by file.
+
+    A hash of the user's id chooses the users, so they are the same in every run and for any number of parts.
 
     Args:
       files: Parquet files of `tables.HISTORIES`.
-      position_column: users where it is null are left out.
-      max_users: most users over all parts.
-      part: which share of the users to return.
-      parts: into how many shares they are divided.
-      everyone: keep the users where the position is null, too.
+      position_column: users whose position is null are left out.
+      max_users: the largest number of users, over all parts.
+      part: the part of the users to return, from 0.
+      parts: the number of parts.
+      everyone: also keep users whose position is null.
     """
     dataset = pads.dataset(list(files), format="parquet")
     kept_rows = None if everyone else pads.field(position_column).is_valid()

@@ -1,8 +1,9 @@
-"""Events that arrive day by day: which files a night reads, when an event is too late, what an earlier night hands on.
+"""Events that arrive day by day: which files a run reads, which events are late, what an earlier run passes on.
 
-With `{day}` in the input's path, a night starts from the clean events of an earlier one and reads the new days, and again
-those in which late events may have arrived since. What comes out is what reading everything would give, but for a day whose
-files come later than that: its rows are quarantined by the next night, once.
+With `{day}` in the input's path, a run starts from the clean events of an earlier run. It reads the files of the new
+days. It reads the files of the last days again, since late events may have arrived in them. The result is the same as
+from reading all files, with one exception: a file that comes even later. The next run reads such a file once and
+quarantines all its rows.
 """
 
 import re
@@ -16,34 +17,34 @@ from pyspark.sql import functions as F
 from kdlib.config.data import DAY, EVENT_TYPES
 
 DAY_PATTERN = "????-??-??"
-"""A glob of any day."""
+"""A glob that matches any day."""
 Stretch = tuple[date, date]
-"""Days in a row: the first and the last."""
+"""Consecutive days: the first and the last."""
 
 _ONE_DAY = timedelta(days=1)
 _NAMED = 5
-"""So many stretches of days are named in a line."""
+"""How many stretches of days a log line names."""
 
 
 @dataclass(frozen=True)
 class Days:
-    """The days of arrival of a night, in order."""
+    """The arrival days of a run, in order."""
 
     to_read: list[date]
     late: list[date]
-    """Of them, those whose files came when earlier nights had taken their events as complete: all their rows are too late."""
+    """The days in `to_read` whose files came after an earlier run had closed the day: all their rows are too late."""
     gaps: list[Stretch]
-    """Without any file: since the earlier night, or on a first one since the first day that has files."""
+    """Days without a file: since the earlier run, or, in a first run, since the first day that has files."""
     unread: list[Stretch]
-    """Of the period up to the night, those of which neither it nor the nights that it goes on from have read a file."""
+    """Days of the period whose files neither this run nor the runs that it continues have read."""
 
 
 def day_of(path: str, file: str) -> date | None:
-    """The day that a file's name holds in place of `{day}`; None where it holds none.
+    """The day in a file's name, where the path has `{day}`; None if the name has no day there.
 
     Args:
       path: the input's path, with `{day}`.
-      file: a file's full path or URL.
+      file: the full path or URL of a file.
     """
     found = re.match(_name(path), file)
     try:
@@ -53,33 +54,33 @@ def day_of(path: str, file: str) -> date | None:
 
 
 def path_of_days(path: str, days: Collection[date]) -> str:
-    """The path of all those days' files, as Spark understands it."""
+    """The path of the files of all these days, as a glob for Spark."""
     return path.replace(DAY, "{" + ",".join(day.isoformat() for day in sorted(days)) + "}")
 
 
 def arrived(path: str, file: Column) -> Column:
-    """The day on which an event arrived (a date), from the file that it came in."""
+    """The day on which an event arrived (a date), from the name of its file."""
     return F.regexp_extract(file, _name(path), 1).try_cast("date")
 
 
 def carried_until(earlier_day: date, *, late_days: int) -> date:
-    """The first day whose events are read again: an earlier night's events before it are complete.
+    """The first day whose events this run reads again. Before this day, the earlier run's events are complete.
 
     Args:
-      earlier_day: the earlier night.
-      late_days: how late an event may arrive.
+      earlier_day: the day of the earlier run.
+      late_days: how many days after it happened an event may arrive.
     """
     return earlier_day + timedelta(days=1 - late_days)
 
 
 def days_to_read(days: Iterable[date], *, last_day: date, carried_before: date | None) -> list[date]:
-    """Of the days that there are, those to read, in order.
+    """The days to read, out of the days that have files, in order.
 
     Args:
-      days: with files.
+      days: days that have files.
       last_day: the run's day.
-      carried_before: from `carried_until`; None: nothing is carried over. Clocks differ: an event may lie a day after its
-        arrival, so the day before it is read, too.
+      carried_before: from `carried_until`; None: nothing is taken over. The run also reads the day before it: clocks
+        differ, so an event may lie a day after its arrival.
     """
     first = carried_before - timedelta(days=1) if carried_before else date.min
     return sorted(day for day in days if first <= day <= last_day)
@@ -94,18 +95,21 @@ def days_of_night(
     earlier_unread: Sequence[Stretch],
     carried_before: date | None,
 ) -> Days:
-    """What a night reads, and what is missing.
+    """The days that a run reads, and the days that are missing.
 
-    How far back a day may lie and still be read, as late, is the period: from `period_start`, or where there is none from
-    the first day that had files on the first night. Days before it are ignored once there is a night to go on from.
+    If the file of a missing day comes later, a run reads it, as late. This holds for the days of the period. The period
+    begins on `period_start`; without it, on the first day that had a file at the first run. A run that continues an
+    earlier run ignores files of days before the period.
 
     Args:
-      there: the days with files, the run's day among them.
+      there: the days that have files. The run's day is among them.
       last_day: the run's day.
       period_start: first day that counts; None: no bound.
-      earlier_day: the night that this one goes on from; None on a first night, which reads all days up to its own.
-      earlier_unread: that night's `Days.unread`; a night that has not written it down has read all days up to its own.
-      carried_before: from `carried_until`; None on a first night.
+      earlier_day: the day of the run that this run continues. None: this is a first run, which reads all days up to its
+        own.
+      earlier_unread: `Days.unread` of the earlier run. Empty if that run did not record it: it has read all days up to
+        its own.
+      carried_before: from `carried_until`; None in a first run.
     """
     first = earlier_day + _ONE_DAY if earlier_day else period_start or min(there)
     new = _without(there, first, last_day)
@@ -124,26 +128,28 @@ def days_of_night(
 
 
 def arrival_lines(days: Days, *, path: str, late_days: int) -> list[str]:
-    """What to tell the person: days without files, and files that came too late.
+    """Warnings about days without files and about files that came too late.
 
     Args:
-      days: of the night.
+      days: from `days_of_night`.
       path: the input's path, with `{day}`.
-      late_days: how late an event may arrive.
+      late_days: how many days after it happened an event may arrive.
     """
     lines = []
     if days.gaps:
-        lines.append(f"no file for {_named(days.gaps)} at {path} (input.events.path): has the export of each day run?")
+        lines.append(
+            f"no file for {_named(days.gaps)} at {path} (input.events.path). Check that the export of each day has run"
+        )
     if days.late:
         lines.append(
-            f"the files for {_named([(day, day) for day in days.late])} at {path} came after late_days ({late_days}): all"
-            " their rows are quarantined"
+            f"the files for {_named([(day, day) for day in days.late])} at {path} came later than late_days"
+            f" ({late_days}) allows. All their rows are quarantined"
         )
     return lines
 
 
 def with_late_files(events: DataFrame, late: Sequence[date]) -> DataFrame:
-    """With all events in late days' files arriving at the end of time, so that whenever they happened they are too late.
+    """Set the arrival of all events in late files to the last possible date: they are too late at any event time.
 
     Args:
       events: columns as in `kdlib.features.events`.
@@ -154,28 +160,29 @@ def with_late_files(events: DataFrame, late: Sequence[date]) -> DataFrame:
 
 
 def not_yet_read(events: DataFrame, *, before: date) -> DataFrame:
-    """Without what arrived before a date and is of before it: the earlier night has judged it, and hands on what it kept.
+    """Drop the events that the earlier run has judged: events from before a date that also arrived before it.
 
     Args:
-      events: from `with_late_files`, whose late ones stay: no earlier night has seen them.
+      events: from `with_late_files`. Events in late files stay: no earlier run has seen them.
       before: from `carried_until`.
     """
     first = F.lit(before.isoformat()).cast("date")
-    # a file whose name has no day by which to tell is read whole: better twice than never
+    # a file without a day in its name is read whole: reading an event twice is harmless, missing it is not
     new = F.coalesce(F.col("arrived") >= first, F.lit(True))
     return events.filter(new | (F.to_date("event_time") >= first))
 
 
 def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, source: str) -> DataFrame:
-    """An earlier night's clean events of the days before a date, in the form of this night's.
+    """An earlier run's clean events of the days before a date, with the columns of this run's events.
 
-    Without those that arrived on that date or later, which `not_yet_read` reads again.
+    Events that arrived on that date or later are left out, because `not_yet_read` keeps them among this run's events.
 
     Args:
-      clean_events: CLEAN_EVENTS. Nights of before it said when an event arrived hand on those, too: they count as duplicates.
-      like: this night's events, columns as in `kdlib.features.events`.
+      clean_events: CLEAN_EVENTS. Old partitions have no arrival day. All their events are taken over, and copies that
+        are read again count as duplicates.
+      like: this run's events, columns as in `kdlib.features.events`.
       before: from `carried_until`.
-      source: stands for the file of their own.
+      source: value of `file` for these events.
     """
     first = F.lit(before.isoformat()).cast("date")
     kept = clean_events.filter(F.to_date("event_time") < first)
@@ -198,7 +205,7 @@ def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, sour
 
 
 def _without(days: Collection[date], first: date, last: date) -> list[Stretch]:
-    """The stretches from first to last, both counted, in which none of the days lies."""
+    """The stretches between first and last, both included, that contain none of the days."""
     found, start = [], first
     for day in [*sorted(day for day in days if first <= day <= last), last + _ONE_DAY]:
         if start < day:
@@ -208,21 +215,24 @@ def _without(days: Collection[date], first: date, last: date) -> list[Stretch]:
 
 
 def _named(stretches: Sequence[Stretch]) -> str:
-    """`2026-11-05, 2026-11-07 to 2026-11-09`; of many the first ones, and how many more there are."""
+    """`2026-11-05, 2026-11-07 to 2026-11-09`. Names the first stretches and counts the rest: `and 2 more`."""
     named = [str(first) if first == last else f"{first} to {last}" for first, last in stretches[:_NAMED]]
     return ", ".join(named) + (f" and {len(stretches) - _NAMED} more" if len(stretches) > _NAMED else "")
 
 
 def _name(path: str) -> str:
-    """A regular expression of the files' names with the day as its first group: the path's part that holds `{day}`, and on."""
+    """A regular expression for file names, from the path's part with `{day}` on. Its first group is the day."""
     before, _, after = path.partition(DAY)
-    outside = re.sub(r"\{[^{}]*\}", lambda braces: "x" * len(braces[0]), before)  # a folder may end within braces
+    outside = re.sub(r"\{[^{}]*\}", lambda braces: "x" * len(braces[0]), before)  # braces may contain a /
     start = outside.rfind("/") + 1
     return rf"^.*/{_glob(before[start:])}(\d{{4}}-\d{{2}}-\d{{2}}){_glob(after.removesuffix('/'))}(?:/.*)?$"
 
 
 def _glob(pattern: str) -> str:
-    """A regular expression, for Python and Java, of what a part of a glob matches; its own signs may stand in URL code."""
+    """A regular expression, for Python and Java, of part of a glob.
+
+    A file's name may hold special characters in URL code.
+    """
     signs = {"*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", "[": "[", "]": "]"}
     found, braces = "", 0
     for place, sign in enumerate(pattern):

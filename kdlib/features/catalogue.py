@@ -1,4 +1,4 @@
-"""The shop's list of products → one row an item: title, availability, description and category."""
+"""The shop's product list → one row an item: title, availability, description and category."""
 
 from collections.abc import Mapping
 
@@ -13,18 +13,23 @@ from kdlib.features.read import CORRUPT, quoted, read_csv, read_jsonl, read_parq
 YES = ("1", "1.0", "true", "t", "yes", "y")
 NO = ("0", "0.0", "false", "f", "no", "n")
 MOST_LINES = 1_000
-"""A CSV field, or row that does not parse, of more lines is taken for a quote that is not closed."""
+"""If a CSV field, or a row that does not parse, has more lines than this, a quote is probably not closed."""
 
 
 def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame:
-    """The catalogue's rows: item_id, title, description, category, available_text, available (bool; null where the text is
-    unclear), corrupt (bool: it does not parse) and swallowed (how a text of too many lines begins, else null).
+    """The rows of the catalogue.
 
-    Rows that do not parse, or whose item is no plain value, have no item_id. CSV titles may be quoted and may hold line
-    breaks.
+    CSV titles may be quoted and may hold line breaks.
+
+    Returns:
+      item_id, title, description, category, available_text: text. item_id is null where the row does not parse or the
+        id is not a plain value.
+      available: bool; null where the text is unclear.
+      corrupt: bool; the row does not parse.
+      swallowed: the first characters of a text with too many lines, else null.
 
     Raises:
-      InputError: missing or unreadable files, or a mapped column that is not there.
+      InputError: a file is missing or unreadable, or a mapped column is missing.
     """
     names = [catalogue.item, catalogue.title, catalogue.available, catalogue.description, catalogue.category]
     columns = list(dict.fromkeys(name for name in names if name))
@@ -53,11 +58,12 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
 
 
 def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
-    """Count the rows read, those without an item_id, of them those that do not parse, and those that repeat an item_id.
+    """Count the rows: read, without an item_id, corrupt, with a repeated item_id. Count the items.
+
+    Rows that do not parse are also counted as rows without an item_id.
 
     Raises:
-      InputError: no row has an item_id, an availability is neither yes nor no, or a row of so many lines that a quote is
-        probably not closed.
+      InputError: no row has an item_id, an availability is neither yes nor no, or a quote is probably not closed.
     """
     unclear = F.when(F.col("available").isNull(), F.col("available_text"))
     counted = catalogue.agg(
@@ -72,16 +78,16 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
     rows, with_id, items, num_unclear, example, corrupt, swallowed = counted
     if swallowed is not None:
         raise InputError(
-            f"the catalogue {path}: a row goes over more than {MOST_LINES:,} lines, so that a quote is probably not closed:"
-            f" {swallowed!r}… Close it there, or double the quotes within the field"
+            f"the catalogue {path}: a row has more than {MOST_LINES:,} lines, so a quote is probably not closed:"
+            f" {swallowed!r}… Close the quote there, or double the quotes inside the field"
         )
     if items == 0:
-        raise InputError(f"the catalogue {path} has no row with an item id ({rows} rows read): check input.catalogue")
+        raise InputError(f"the catalogue {path} has no row with an item id ({rows} rows read). Check input.catalogue")
     if num_unclear:
         raise InputError(
             f"the catalogue {path}: {num_unclear} rows have an availability that is neither yes "
-            f"({', '.join(YES)}) nor no ({', '.join(NO)}) nor a number in stock, such as {example!r}: "
-            "mend them, or leave input.catalogue.available out"
+            f"({', '.join(YES)}) nor no ({', '.join(NO)}) nor a number in stock, for example {example!r}. "
+            "Correct them, or remove input.catalogue.available from the run config"
         )
     return {
         "rows_read": rows,
@@ -93,26 +99,30 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
 
 
 def catalogue_warning(counts: Mapping[str, int] | None, before: Mapping[str, int] | None = None) -> str | None:
-    """What to tell the person where rows do not parse, or more than half the items of an earlier night are gone.
+    """A warning where rows do not parse or more than half the items of an earlier run are gone; None: all is well.
 
     Args:
       counts: from `catalogue_counts`; None: there is no catalogue.
-      before: those of the earlier night, if any.
+      before: the counts of the earlier run, if any.
     """
     if counts and counts["corrupt"]:
-        return f"{counts['corrupt']:,} of {counts['rows_read']:,} rows of the catalogue do not parse: their items are left out"
+        return (
+            f"{counts['corrupt']:,} of {counts['rows_read']:,} rows of the catalogue do not parse:"
+            " their items are left out"
+        )
     if counts and before and counts["items"] < before["items"] / 2:
         return (
-            f"the catalogue has {counts['items']:,} items, {before['items']:,} the night before: is its export whole?"
+            f"the catalogue has {counts['items']:,} items, the run before had {before['items']:,}."
+            " Check that its export is complete"
         )
     return None
 
 
 def one_row_an_item(catalogue: DataFrame) -> DataFrame:
-    """Drop rows without an item_id; of rows with one item_id keep that with the alphabetically first title.
+    """Drop rows without an item_id, and keep one row an item_id: the row with the alphabetically first title.
 
-    A row with a title wins over one without, an available one over one that is not: the same on every run,
-    however the files are split.
+    A row with a title wins over a row without one, then an available row over an unavailable one. The choice does not
+    depend on how the files are split.
     """
     row = F.struct(F.col("title").isNull(), "title", ~F.col("available"), "available", "description", "category")
     kept = catalogue.filter("item_id IS NOT NULL").groupBy("item_id").agg(F.min(row).alias("row"))

@@ -1,4 +1,4 @@
-"""Judge every input row: kept, a duplicate of a kept one, or quarantined for a reason; none is lost."""
+"""Judges every input row: kept, duplicate, or quarantined with a reason. No row is lost."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -13,13 +13,13 @@ from kdlib.features.splits import day_start
 from kdlib.store.tables import CLEAN_EVENTS
 
 REASONS = (
-    "forgotten_user",  # `distilrec forget` was asked to take this user in no more; the row itself is not kept
-    "corrupt_row",  # the line does not parse, has too few or too many fields, or an id that is no UTF-8
+    "forgotten_user",  # `distilrec forget` has named this user; the row itself is not stored
+    "corrupt_row",  # the line does not parse, has a wrong number of fields, or has an id that is not UTF-8
     "missing_user",
     "missing_item",
     "missing_time",
-    "bad_time",  # there is a time, but it cannot be parsed
-    "out_of_period",  # before period_start, after the end of the run's day, or more than a day after it arrived
+    "bad_time",  # the time cannot be parsed
+    "out_of_period",  # before period_start, after the run's day, or more than a day after it arrived
     "late",  # arrived more than late_days after it happened
     "unknown_event_type",
     "bot_user",  # a user with too many events on one day
@@ -28,25 +28,25 @@ KEPT = "kept"
 DUPLICATE = "duplicate"
 
 ORDER = ("day", "event_time", "event_id", "item_id", "event_type", "session_id")
-"""The total order of a user's kept events: rows that agree in all of these are duplicates.
+"""The total order of a user's kept events. Rows that agree in all of these columns are duplicates.
 
-The day says nothing that the time does not, but Spark then knows that rows in this order are sorted by day, too.
+The day follows from the time. It is listed so that Spark knows that rows in this order are also sorted by day.
 """
 
 _SALTS = 1_024
-"""Rejected rows are spread over so many made-up users, since most of them may have none."""
+"""Number of made-up users over which rejected rows are spread, since most of these rows may have no user."""
 
 
 def fault(*, period_start: date | None, last_day: date, late_days: int, forgotten: Sequence[str] = ()) -> Column:
-    """The first reason why an event (columns: `kdlib.features.events`) cannot be used by itself; null for none."""
+    """The first fault that an event (columns: `kdlib.features.events`) has on its own, as a reason; null for none."""
     time = F.col("event_time")
     late = time >= day_start(last_day + timedelta(days=1))
     early = time < day_start(period_start) if period_start else F.lit(False)
-    days_to_arrival = F.date_diff("arrived", F.to_date(time))  # null where the arrival is not known
+    days_to_arrival = F.date_diff("arrived", F.to_date(time))  # null where the arrival is unknown
     return (
         F.when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
         .when(F.col("corrupt"), "corrupt_row")
-        .when(late, "out_of_period")  # whatever else is wrong with it: another night's business
+        .when(late, "out_of_period")  # before other faults: the run of that day judges those
         .when(F.col("user_id").isNull(), "missing_user")
         .when(F.col("item_id").isNull(), "missing_item")
         .when(~F.col("time_given"), "missing_time")
@@ -67,38 +67,59 @@ def with_outcome(
     num_partitions: int,
     forgotten: Sequence[str] = (),
 ) -> DataFrame:
-    """Judge the events and shuffle them, this once, by user.
+    """Judge the events and shuffle them by user. Later steps need no other shuffle.
 
-    Of a user's events with one event_id (or, without, one time, item, type and session) the first is kept. A user with
-    more than `max_events_per_user_day` events on one UTC day, duplicates not counted, is quarantined whole.
+    Events of one user with the same event_id are copies, and so are events without one that agree in time, item, type
+    and session. The first copy is kept. A user with more than `max_events_per_user_day` events on one UTC day, copies
+    not counted, is a bot, and all its rows are quarantined.
 
     Args:
       events: columns as in `kdlib.features.events`.
       period_start: first day that counts; None: no bound.
       last_day: last day that counts.
-      late_days: how many days after it happened an event may arrive, where its arrival is known.
-      max_events_per_user_day: more make a bot.
-      num_partitions: of the result.
-      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.privacy.forgetting`); in hexadecimal. Where there are any,
-        only a hash stays of a line that does not parse, which may be theirs.
+      late_days: how many days after it happened an event may arrive; checked where the arrival is known.
+      max_events_per_user_day: a user with more events is a bot.
+      num_partitions: partitions of the result.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
+        that does not parse becomes a hash, because it may be theirs.
 
     Returns:
-      outcome (KEPT, DUPLICATE or one of REASONS), user_id, session_id, item_id, event_type (int8, index into
-      EVENT_TYPES), event_time, event_id, day (int32, since 1970), raw (null unless quarantined), file, arrived,
-      is_copy (repeats an earlier row, as a bot's row may, too); partitioned by user_id and sorted by user_id and ORDER,
-      which the later steps build on. The user_id of a row with a fault of its own is made up.
+      The events, partitioned by user_id and sorted by user_id and ORDER; later steps rely on both. Columns: outcome,
+      user_id, session_id, item_id, event_type, event_time, event_id, day, raw, file, arrived, is_copy.
+
+      outcome: KEPT, DUPLICATE or one of REASONS.
+      user_id: made up where the row has a fault of its own.
+      event_type: int8, index into EVENT_TYPES.
+      day: int32, days since 1970.
+      raw: the row's text; null unless the row is quarantined.
+      is_copy: the row repeats an earlier row; a bot's row may be a copy too.
     """
     judged = events.withColumn(
         "reason", fault(period_start=period_start, last_day=last_day, late_days=late_days, forgotten=forgotten)
     )
+    flagged = _with_flags(_by_user(judged, num_partitions=num_partitions, hash_lines=bool(forgotten)))
+    outcome = F.coalesce(
+        F.col("reason"),
+        F.when(F.col("busiest_day") > max_events_per_user_day, "bot_user"),
+        F.when(F.col("is_copy"), DUPLICATE),
+        F.lit(KEPT),
+    )
+    names = ("user_id", "session_id", "item_id", "event_type", "event_time", "event_id")
+    as_json = F.when(outcome == "bot_user", F.to_json(F.struct(*names), {"ignoreNullFields": "false"}))
+    raw = F.coalesce("raw", as_json).alias("raw")
+    return flagged.select(outcome.alias("outcome"), *names, "day", raw, "file", "arrived", "is_copy")
+
+
+def _by_user(judged: DataFrame, *, num_partitions: int, hash_lines: bool) -> DataFrame:
+    """The columns that later steps need, shuffled by user. Rejected rows get a made-up user and their raw text."""
     good = F.col("reason").isNull()
-    # the raw text of good rows would be most of the shuffle, and much of the time
+    # only for rejected rows: the text of good rows would be most of the shuffle
     raw = F.when(F.col("reason") == "forgotten_user", "forgotten")
-    if forgotten:
+    if hash_lines:
         raw = raw.when(F.col("corrupt"), hash_of_line())
     judged = judged.withColumn("raw", raw.when(~good, raw_text()))
     salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw"), F.lit(_SALTS)).cast("string"))
-    slim = judged.select(
+    return judged.select(
         "reason",
         F.when(good, F.col("user_id")).otherwise(salt).alias("user_id"),
         _unfolded(F.col("session_id"), "").alias("session_id"),
@@ -113,50 +134,43 @@ def with_outcome(
         "arrived",
     ).repartition(num_partitions, "user_id")
 
+
+def _with_flags(by_user: DataFrame) -> DataFrame:
+    """Add is_copy, day, and busiest_day: the largest number of the user's events on one day, copies not counted."""
     itself = F.when(F.col("event_id").isNull(), F.struct("session_id", "item_id", "event_type", "event_time"))
     copies = Window.partitionBy("user_id", "event_id", itself).orderBy(
         "event_time", "item_id", "event_type", "session_id", "file"
     )
-    counted = F.when(good & ~F.col("is_copy"), 1).otherwise(0)
-    flagged = (
-        slim.withColumn("is_copy", F.row_number().over(copies) > 1)
+    counted = F.when(F.col("reason").isNull() & ~F.col("is_copy"), 1).otherwise(0)
+    return (
+        by_user.withColumn("is_copy", F.row_number().over(copies) > 1)
         .withColumn("day", F.floor(F.unix_seconds("event_time") / SECONDS_A_DAY).cast("int"))
-        .sortWithinPartitions("user_id", *ORDER)  # for the windows below, and for all later ones
+        .sortWithinPartitions("user_id", *ORDER)  # for the windows below and for all later ones
         .withColumn("day_events", F.sum(counted).over(Window.partitionBy("user_id", "day")))
         .withColumn("busiest_day", F.max("day_events").over(Window.partitionBy("user_id")))
     )
-    outcome = F.coalesce(
-        F.col("reason"),
-        F.when(F.col("busiest_day") > max_events_per_user_day, "bot_user"),
-        F.when(F.col("is_copy"), DUPLICATE),
-        F.lit(KEPT),
-    )
-    names = ("user_id", "session_id", "item_id", "event_type", "event_time", "event_id")
-    as_json = F.when(outcome == "bot_user", F.to_json(F.struct(*names), {"ignoreNullFields": "false"}))
-    raw = F.coalesce("raw", as_json).alias("raw")
-    return flagged.select(outcome.alias("outcome"), *names, "day", raw, "file", "arrived", "is_copy")
 
 
 def _unfolded(column: Column, other: str | int) -> Column:
-    """The column, which Spark cannot know to be the same for all rows (no input row's file is "").
+    """The column, in a form that Spark does not recognise as a constant (no input row's file is "").
 
-    A constant falls out of a sort, but not out of what a window wants sorted, and Spark would sort again.
+    Spark drops a constant from a sort, but still requires it for a window. It would then sort again.
     """
     return F.when(F.col("file") != "", column).otherwise(F.lit(other))
 
 
 def kept(judged: DataFrame) -> DataFrame:
-    """The events to go on with: user_id, session_id, item_id, event_type, event_time, event_id, day."""
+    """The kept events: user_id, session_id, item_id, event_type, event_time, event_id, day."""
     return judged.filter(F.col("outcome") == KEPT).drop("outcome", "raw", "file", "arrived", "is_copy")
 
 
 def clean_events(judged: DataFrame) -> DataFrame:
-    """The CLEAN_EVENTS table: a bot's events stay in it, so that the next night knows the bot."""
+    """The CLEAN_EVENTS table. A bot's events stay in it, so that the next run recognises the bot."""
     clean = F.col("outcome").isin(KEPT, "bot_user") & ~F.col("is_copy")
     return judged.filter(clean).select(*CLEAN_EVENTS.schema.names)
 
 
 def quarantine(judged: DataFrame) -> DataFrame:
-    """The QUARANTINE table. A bot's rows are shown under our names: user_id, item_id, event_type (its index)…"""
+    """The QUARANTINE table. A bot's rows are shown with our column names, and event_type as an index."""
     rejected = judged.filter(F.col("outcome").isin(*REASONS))
     return rejected.select(F.col("outcome").alias("reason"), "raw", "file")

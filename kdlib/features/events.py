@@ -1,15 +1,15 @@
-"""Input rows → events under our names, one way for every format. The session's time zone must be UTC.
+"""Input rows → events under our column names, in the same way for every format. The session's time zone must be UTC.
 
-The columns of an event, before it is judged:
+The columns of an event before it is judged:
   corrupt      bool       the line did not parse
   user_id, session_id, item_id, event_id   text, trimmed, null where empty or not mapped
   event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
-  time_given   bool       the row has a time, parseable or not
+  time_given   bool       the row has a time, even one that cannot be parsed
   event_time   timestamp  UTC microseconds; null where it cannot be parsed
   line         text       the line of a corrupt row, else null
-  fields       struct     the mapped columns as they stand in the input
+  fields       struct     the mapped columns as in the input
   file         text       the input file
-  arrived      date       the day that the file's name holds; null where the input's path has no `{day}`
+  arrived      date       the day in the file's name; null where the input's path has no `{day}`
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,9 +42,9 @@ from kdlib.privacy.pseudonyms import BLANKS, KeySource
 
 SECONDS_A_DAY = 86_400
 MENDED = "\ufffd"
-"""What stands for bytes that are no UTF-8."""
+"""Replaces bytes that are not UTF-8."""
 _TEXT = "text of "
-"""What the name of a mapped column's text begins with."""
+"""Prefix of the columns that hold the trimmed text of mapped columns."""
 
 
 def read_events(
@@ -55,17 +55,17 @@ def read_events(
     days: Sequence[date] = (),
     key: KeySource | None = None,
 ) -> DataFrame:
-    """The input as events (columns above). Without a user column each session is its own user.
+    """The input as events (columns above). Without a user column, each session counts as a user.
 
     Args:
       spark: the session.
-      events: where they are and how their columns are named.
+      events: where the files are and how their columns are named.
       last_day: the run's day.
-      days: the days of arrival to read, where the path has `{day}`.
-      key: of the pseudonyms that stand for user and session ids; None: the shop's own ids.
+      days: the arrival days to read, where the path has `{day}`.
+      key: key of the pseudonyms for user and session ids; None: the shop's own ids stay.
 
     Raises:
-      InputError: missing or unreadable files, a mapped column that is not there or has an unusable type.
+      InputError: a file is missing or unreadable, or a mapped column is missing or has an unusable type.
     """
     path = path_of_days(events.path, days) if days else events.path
     rows = _read(spark, events.model_copy(update={"path": path}), last_day=last_day)
@@ -123,18 +123,18 @@ def read_columns(
     delimiter: str = ",",
     names: Sequence[str] = (),
 ) -> DataFrame:
-    """The mapped columns as they are written, `CORRUPT`, `FILE`, and each one's trimmed text, which `mapped_text` names.
+    """The mapped columns as written, `CORRUPT`, `FILE`, and the trimmed text of each mapped column (see `mapped_text`).
 
     Args:
       spark: the session.
       path: a file, a folder or a glob.
-      format_: of the files.
-      columns: the mapped ones, each once.
-      delimiter: of a CSV.
-      names: of all columns of a CSV without a header.
+      format_: format of the files.
+      columns: the mapped columns, without repeats.
+      delimiter: CSV only: the character between two fields.
+      names: CSV without a header only: the names of all columns.
 
     Raises:
-      InputError: missing or unreadable files, a mapped column that is not there or holds no plain values.
+      InputError: a file is missing or unreadable, or a mapped column is missing or does not hold plain values.
     """
     if format_ == "parquet":
         rows = read_parquet(spark, path, columns=columns)
@@ -142,18 +142,19 @@ def read_columns(
         rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names)
     else:
         rows = read_jsonl(spark, path, columns=columns, plain=columns)
-    # in a step of its own, so that each value is trimmed once, however often it is looked at
+    # a separate step, so that Spark trims each value once, however often it is used
     return rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
 
 
 def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, Column]:
-    """Whether a row of `read_columns` is corrupt, and then its text: it does not parse, or an id had bytes that are no UTF-8.
+    """Two columns: whether a row of `read_columns` is corrupt, and the text of a corrupt row (else null).
 
-    What stands for these could stand for others, too: two users would be one, or one of another file two.
+    A row is corrupt if it does not parse or if an id has bytes that are not UTF-8. With the replacement character in
+    ids, two users could become one, and one user of two files could become two.
 
     Args:
       fields: a struct of the row's columns.
-      ids: the columns with ids, None for what is not there.
+      ids: the id columns; None for a column that the input does not have.
     """
     broken = [F.coalesce(F.contains(mapped_text(name), F.lit(MENDED)), F.lit(False)) for name in ids if name]
     corrupt = reduce(or_, broken, F.col(CORRUPT).isNotNull())
@@ -161,7 +162,7 @@ def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, C
 
 
 def raw_text() -> Column:
-    """A row as the quarantine shows it, in UTF-8: the line of a corrupt one, else the mapped columns as JSON."""
+    """A row as the quarantine shows it, in UTF-8: the line of a corrupt row, else the mapped columns as JSON."""
     return F.make_valid_utf8(F.coalesce(F.col("line"), _as_json(F.col("fields"))))
 
 
@@ -170,10 +171,10 @@ def _as_json(fields: Column) -> Column:
 
 
 def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) -> dict[str, str]:
-    """Name → type of all columns of the input's files, mapped or not; empty for formats that name none.
+    """Name → type of all columns of the input's files, mapped or not; empty for formats without column names.
 
-    CSV columns have the type `text`. Of several files Spark looks into one: with `{day}` in the path into one of the run's
-    day, for those of earlier days have been judged.
+    CSV columns have the type `text`. Spark looks into one file only. With `{day}` in the path, it is a file of the
+    run's day, because earlier runs have judged the earlier days.
     """
     reader = spark.read.options(sep=events.delimiter, quote='"', escape='"', header=True)
 
@@ -186,16 +187,16 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
     if events.format != "parquet" and not (events.format == "csv" and events.header):
         return {}
     try:
-        return columns(False)  # with those that folders' names tell
-    except PySparkException:  # the files lie in subfolders that tell none, or not all the same
+        return columns(False)  # including columns from folder names
+    except PySparkException:  # the names of the subfolders give no columns, or not the same ones
         return columns(True)
 
 
 def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
-    """Lines `user item item …`, oldest first → one view an item, one a day at midnight UTC, the last on `last_day`.
+    """Lines `user item item …`, oldest first → one view an item, one item a day.
 
-    The times are made up: the item j places before the end falls j days before `last_day`. A line without an item, or
-    one with an id that was no UTF-8, is corrupt.
+    The times are made up: midnight UTC, the last item on `last_day`. A line is corrupt if it has no item or an id that
+    is not UTF-8.
     """
     words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(BLANKS)), r"\s+").alias("words"))
     items = words.select(
@@ -224,10 +225,10 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
 
 
 def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
-    """Whether a row has a time, and the time itself (null where it cannot be parsed), of the rows of `read_columns`.
+    """Two columns for rows of `read_columns`: whether a row has a time, and the time (null where it cannot be parsed).
 
     Raises:
-      InputError: format iso on a column that is neither text, date nor timestamp.
+      InputError: the format is iso and the column is neither text, date nor timestamp.
     """
     if time.format == "day_and_order":
         parts = [mapped_text(name) for name in time.day_columns]
@@ -237,12 +238,12 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             given = given & part.isNotNull()
         day_text = parts[0]
         if len(parts) == 3:
-            # a part that is too long is left out, and the day then is none; pandas writes 5.0 beside a missing value
+            # a part that is too long is left out: the text is then no day. pandas writes 5.0 where a value is missing
             whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
             widths = zip(whole, (4, 2, 2), strict=True)
             day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))
         day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), day_text.try_cast("date"))
-        seconds = order.try_cast("int")  # the running number counts as seconds after midnight: only the order matters
+        seconds = order.try_cast("int")  # the running number becomes seconds after midnight: only the order matters
         midnight = F.unix_date(day).cast("bigint") * SECONDS_A_DAY
         return given, F.when(seconds.between(0, SECONDS_A_DAY - 1), F.timestamp_seconds(midnight + seconds))
     assert time.column
@@ -255,10 +256,10 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         if written != "string":
             raise InputError(
                 f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
-                f"{written}; set time.format to epoch_seconds or epoch_millis"
+                f"{written}. Set time.format to epoch_seconds or epoch_millis"
             )
         text = mapped_text(time.column)
-        # Spark would also take `2017` and `12:30`, the latter for a time of today
+        # Spark would also accept `2017`, and `12:30` as a time of today
         return text.isNotNull(), F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text).try_cast("timestamp")
     text = mapped_text(time.column)
     micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
@@ -266,23 +267,23 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
 
 
 def mapped_text(name: str | None) -> Column:
-    """The text that `read_columns` has made of a column; null throughout where there is no such column."""
+    """The trimmed text of a column of `read_columns`; null in all rows where the name is None."""
     return text_of(None) if name is None else F.col(quoted(_TEXT + name))
 
 
 def text_of(name: str | None) -> Column:
-    """A column as trimmed text, null where empty; null throughout where there is no such column."""
+    """A column as trimmed text, null where empty; null in all rows where the name is None."""
     if name is None:
         return F.lit(None).cast("string")
     text = F.col(quoted(name)).cast("string")
-    # to trim costs more than to read: only what has something to trim goes through it
+    # trimming costs more than reading: trim only values with a blank at an end
     ends = [end(blank) for end in (text.startswith, text.endswith) for blank in BLANKS]
     trimmed = F.btrim(text, F.lit(BLANKS))
     return F.when(reduce(or_, ends), F.when(trimmed != "", trimmed)).when(text != "", text)
 
 
 def our_type(column: str, event_types: Mapping[str, str]) -> Column:
-    """Our name of the event type in a mapped column; null where the shop's has none."""
+    """Our name for the event type in a mapped column; null for a type that is not mapped."""
     text = mapped_text(column)
     ours = F.lit(None).cast("string")
     for theirs, name in event_types.items():

@@ -1,4 +1,4 @@
-"""How many rows go in, what becomes of them, and whether enough is left to train on."""
+"""Counts of the input rows and their outcomes, and checks that enough is left to train on."""
 
 from datetime import date, timedelta
 from typing import Any
@@ -11,25 +11,30 @@ from kdlib.features import clean
 from kdlib.features.splits import day_start, window_starts
 
 _CLOCK_IS_WRONG = 3_660
-"""Days after the run's day, or before the period, from which a time is a fault, and not of another day of a long input."""
+"""From this many days after the run's day, or before the period, a time is a fault. Nearer times are other days of a
+long input."""
 
 
 def count_outcomes(
     judged: DataFrame, *, path: str, last_day: date, period_start: date | None = None, carried: str | None = None
 ) -> dict[str, Any]:
-    """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
+    """Rows by outcome, and the time span of the kept events.
 
     Args:
       judged: from `clean.with_outcome`.
-      path: of the input, for the error's text.
+      path: path of the input, for the error's text.
       last_day: the run's day.
       period_start: the first day that counts.
-      carried: what stands for the file of events that an earlier night had read.
+      carried: value of `file` for events taken over from an earlier run.
 
     Returns:
-      rows_read, carried (of them, from an earlier night), kept, duplicate, quarantined, carried_duplicate and
-      carried_quarantined (of the two before, from an earlier night), reasons (code → rows, none of them 0), other_days
-      (of them, of up to ten years after the run's day or before the period), first_event, last_event, day_events (kept ones of the run's day).
+      rows_read, kept, duplicate, quarantined: numbers of rows.
+      reasons: reason → rows in quarantine, without zeros.
+      carried, carried_duplicate, carried_quarantined: how many of rows_read, duplicate, quarantined an earlier run had
+        read.
+      other_days: rows out of the period by at most ten years; they are other days of a long input.
+      first_event, last_event: times of the first and the last kept event (text, UTC); None without one.
+      day_events: kept events of the run's day.
 
     Raises:
       InputError: there are no rows.
@@ -45,7 +50,7 @@ def count_outcomes(
     counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, F.count_if(handed_on), F.count_if(other))
     rows = {row[0]: row for row in counts.collect()}
     if not rows:
-        raise InputError(f"{path} has no rows: is it the right file, and did the export run?")
+        raise InputError(f"{path} has no rows. Check that it is the right file and that the export has run")
     reasons = {reason: rows[reason][1] for reason in clean.REASONS if reason in rows}
     first, last, day_events = rows[clean.KEPT][2:5] if clean.KEPT in rows else (None, None, 0)
     kept, duplicate = (rows[outcome][1] if outcome in rows else 0 for outcome in (clean.KEPT, clean.DUPLICATE))
@@ -70,8 +75,11 @@ def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
     """Counts of users and interactions.
 
     Returns:
-      users, interactions, users_without_history (no item of theirs is in the vocabulary), day_users (with an interaction
-      on the run's day), trainable_users (two interactions to train on), validation_users, test_users.
+      users, interactions: totals.
+      users_without_history: users whose items are all outside the vocabulary.
+      day_users: users with an interaction on the run's day.
+      trainable_users: users with at least two interactions to train on.
+      validation_users, test_users: users with an interaction to validate or to test on.
     """
     row = histories.agg(
         F.count("*").alias("users"),
@@ -86,59 +94,61 @@ def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
 
 
 def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, validation_days: int, test_days: int) -> None:
-    """Some user has something to train on.
+    """Check that some user has two interactions to train on.
 
     Raises:
-      InputError: names the windows and the data's span.
+      InputError: no user has; the text names the windows and the time span of the data.
     """
     if funnel["trainable_users"]:
         return
     found = f"found {funnel['interactions']:,} interactions from {funnel['first_event']} to {funnel['last_event']} UTC"
     if kind == "leave_one_out":
         raise InputError(
-            f"nothing to train on: leave_one_out needs users with 4 interactions (2 train, 1 validates, 1 tests) "
-            f"or with 2 (both train), and there are none; {found}. Give more events"
+            f"nothing to train on: leave_one_out needs users with 2 interactions (both train) or with at "
+            f"least 4 (2 train, 1 validates, 1 tests), and no user has as many; {found}. Give more events"
         )
     validation, test = window_starts(last_day=last_day, validation_days=validation_days, test_days=test_days)
     raise InputError(
-        f"nothing to train on: no user has 2 interactions before {validation}, where the validation window begins "
-        f"({validation} to {test - timedelta(days=1)}; the test window is {test} to {last_day}); {found}. "
+        f"nothing to train on: no user has 2 interactions before {validation} (validation window {validation} to "
+        f"{test - timedelta(days=1)}, test window {test} to {last_day}); {found}. "
         "Give earlier events, a --ds that fits them, or shorter windows in features.split"
     )
 
 
 def check_listed(funnel: dict[str, Any]) -> None:
-    """The catalogue lists some item of the events.
+    """Check that the catalogue lists at least one item of the events.
 
     Raises:
-      InputError: it lists none of them.
+      InputError: the catalogue lists none of them.
     """
     if funnel["unlisted_items"] and funnel["unlisted_events"] == funnel["kept"]:
         raise InputError(
-            f"the catalogue (input.catalogue) has none of the {funnel['unlisted_items']:,} items of the events, such as"
-            f" {funnel['unlisted_item']!r}: are the ids written alike in both, and in the column input.catalogue.item?"
+            f"the catalogue (input.catalogue) has none of the {funnel['unlisted_items']:,} items of the events, for"
+            f" example {funnel['unlisted_item']!r}. Check that both write ids alike and that input.catalogue.item names"
+            " the id column"
         )
 
 
 def warnings(funnel: dict[str, Any]) -> list[str]:
-    """What to tell the person: nothing is left to validate or to test on, most often since the day's export is late, or items
-    are not in the catalogue."""
+    """Warnings about missing validation or test interactions (often a late export) and about unlisted items."""
     found = []
     if lacking := " and ".join(
         f"{part} interactions" for part in ("validation", "test") if not funnel[f"{part}_users"]
     ):
         ends = funnel["last_event"]
-        found.append(f"no user has {lacking}: the events end at {ends} UTC. Is the export whole, and --ds right?")
-    if unlisted := funnel.get("unlisted_items"):  # nights of before it was counted say nothing
         found.append(
-            f"{unlisted:,} of the items, with {funnel['unlisted_events'] / funnel['kept']:.1%} of the events, are not in the"
-            f" catalogue, such as {funnel['unlisted_item']!r}"
+            f"no user has {lacking}: the events end at {ends} UTC. Check that the export is complete and --ds is right"
+        )
+    if unlisted := funnel.get("unlisted_items"):  # old manifests lack this count
+        found.append(
+            f"{unlisted:,} of the items, with {funnel['unlisted_events'] / funnel['kept']:.1%} of the events, are not"
+            f" in the catalogue, for example {funnel['unlisted_item']!r}"
         )
     return found
 
 
 def check_complete(funnel: dict[str, Any], *, read: int | None, quarantined: int, in_sessions: int) -> None:
-    """No row is lost on its way: what was read, and what the tables hold, against the funnel.
+    """Check that no row was lost or doubled: the funnel must agree with the input and with the tables.
 
     Args:
       funnel: from `count_outcomes`.
@@ -147,7 +157,7 @@ def check_complete(funnel: dict[str, Any], *, read: int | None, quarantined: int
       in_sessions: events of the SESSIONS table.
 
     Raises:
-      ContractError: names the two numbers that differ.
+      ContractError: two numbers differ; the text names both.
     """
     counted = funnel["rows_read"]
     for what, found, expected in (
@@ -157,7 +167,7 @@ def check_complete(funnel: dict[str, Any], *, read: int | None, quarantined: int
     ):
         if found != expected:
             raise ContractError(
-                f"{what}: expected {expected:,}, found {found:,}: rows were lost or doubled. Run it again"
+                f"{what}: expected {expected:,}, found {found:,}. Rows were lost or doubled: run the stage again"
             )
 
 
@@ -167,7 +177,10 @@ def reasons_text(reasons: dict[str, int]) -> str:
 
 
 def rows_text(funnel: dict[str, Any], *, of_them: str = "") -> str:
-    """Where the rows went, as `kept`, `duplicate`, `quarantined` and `reasons` say; `of_them` follows the rows read."""
+    """The outcomes of the rows in words: `10 rows read = 7 kept + …`.
+
+    The text `of_them` follows the number of rows read.
+    """
     reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
     return (
         f"{funnel['rows_read']:,} rows read{of_them} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
@@ -177,7 +190,7 @@ def rows_text(funnel: dict[str, Any], *, of_them: str = "") -> str:
 
 def funnel_text(funnel: dict[str, Any]) -> str:
     """The whole funnel in one line."""
-    carried = f" ({funnel['carried']:,} of them by an earlier night)" if funnel["carried"] else ""
+    carried = f" ({funnel['carried']:,} of them by an earlier run)" if funnel["carried"] else ""
     return (
         f"{rows_text(funnel, of_them=carried)}; {funnel['users']:,} users, {funnel['sessions']:,} sessions, "
         f"{funnel['interactions']:,} interactions, {funnel['items']:,} items, "

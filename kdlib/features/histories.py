@@ -1,4 +1,4 @@
-"""Events with sessions → one row a user: what it did, in order."""
+"""Events with sessions → one row a user: the user's interactions in order."""
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
@@ -11,9 +11,9 @@ def interactions(events: DataFrame, *, collapse_repeats: bool) -> DataFrame:
 
     Args:
       events: from `sessions.with_sessions`.
-      collapse_repeats: consecutive events of one session and day on one item become one, at the time of the first, with
-        the strongest event type; positions are counted anew. Over midnight nothing becomes one: what happened after it may
-        be what a model is tested on.
+      collapse_repeats: consecutive events of one session, day and item become one interaction, with the time of the
+        first event and the strongest event type. Positions are then numbered again. Events on the two sides of midnight
+        stay apart, because a model may be tested on the later ones.
     """
     columns = ("user_id", "position", "item_id", "event_type", "event_time", "session_number")
     if not collapse_repeats:
@@ -38,18 +38,20 @@ def interactions(events: DataFrame, *, collapse_repeats: bool) -> DataFrame:
 
 
 def histories(interactions: DataFrame, vocabulary: DataFrame) -> DataFrame:
-    """One row a user, oldest interaction first; items outside the vocabulary are left out, users with none stay.
+    """One row a user, oldest interaction first.
+
+    Items outside the vocabulary are left out; a user with no known item stays.
 
     Args:
       interactions: from `interactions`.
-      vocabulary: item_id, item_index. Marked for broadcast, it leaves the interactions partitioned by user.
+      vocabulary: item_id, item_index. With a broadcast mark, the interactions stay partitioned by user.
 
     Returns:
       user_id, item_indices (list of int32), event_types (list of int8), event_times, session_numbers (list of int32).
     """
     known = interactions.join(vocabulary.select("item_id", "item_index"), "item_id", "left")
     step = F.struct("position", "item_index", "event_type", "event_time", "session_number")
-    # collect_list leaves nulls out and promises no order
+    # collect_list drops nulls and guarantees no order
     steps = F.sort_array(F.collect_list(F.when(F.col("item_index").isNotNull(), step)))
     return (
         known.groupBy("user_id")

@@ -1,4 +1,4 @@
-"""Events with pseudonyms in place of user ids, before anything is shuffled, written or logged."""
+"""Replaces the user ids of events with pseudonyms, before anything is shuffled, written or logged."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +18,12 @@ from kdlib.privacy.pseudonyms import KeySource, key_check, pseudonym, read_key
 
 
 def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequence[str]) -> DataFrame:
-    """The events with user_id and session_id replaced, also in `fields`; of a line that does not parse only a hash stays.
+    """The events with pseudonyms in user_id, session_id and `fields`. A line that does not parse becomes a hash.
 
     Args:
       events: columns as in `kdlib.features.events` or `kdlib.features.searches`, which have no session_id.
       source: where each worker finds the key.
-      id_columns: the input's columns that hold user and session ids, as they are named in `fields`.
+      id_columns: the columns in `fields` that hold user and session ids.
     """
     hashed = _pseudonyms(source)
     others = [name for name in events.select("fields.*").columns if name not in {*id_columns, "user_id"}]
@@ -33,21 +33,21 @@ def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequenc
 
 
 def hash_of_line() -> Column:
-    """What stays of a line that does not parse where it may hold what nobody is to read. Of such a hash it is itself."""
+    """A hash of a line that does not parse, since the line may hold personal data. A hash stays as it is."""
     hashed = F.concat(F.lit("sha256:"), F.sha2("line", 256))
     return F.when(F.col("line").rlike("^sha256:[0-9a-f]{64}$"), F.col("line")).otherwise(hashed)
 
 
 def map_distinct(texts: pd.Series, function: Callable[[str], str | None]) -> pd.Series:
-    """The function of every text; it is called once for each distinct one. A missing text stays missing."""
-    codes, distinct = pd.factorize(texts)  # −1 for a missing one
+    """Apply a function to every text, with one call for each distinct text. A missing text stays missing."""
+    codes, distinct = pd.factorize(texts)  # −1 for a missing text
     values = pd.Series([function(one) for one in distinct], dtype="object")
     return values.reindex(codes).where(codes >= 0, None).reset_index(drop=True)
 
 
 @contextmanager
 def workers_keys() -> Iterator[None]:
-    """Turn what a Python worker says of its key into the same ConfigError here: Spark hides it in the worker's traceback."""
+    """Raise a Python worker's ConfigError about its key here too: Spark hides it in the worker's traceback."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
@@ -57,13 +57,16 @@ def workers_keys() -> Iterator[None]:
 
 
 def _pseudonyms(source: KeySource) -> Callable[[str], Column]:
-    """A Spark function of a text column. The key is read by the Python worker: a literal would stand in plans and logs."""
+    """A Spark function of a text column. The Python worker reads the key: a literal would appear in plans and logs."""
     function: Any = F.pandas_udf(_hashed(source), "string")  # pyright: ignore[reportCallIssue, reportArgumentType]
     return lambda column: function(F.col(column))
 
 
 def _hashed(source: KeySource) -> Callable[[pd.Series], pd.Series]:
-    """Ids to pseudonyms, in a Python worker, which must find the key that the driver finds now."""
+    """A function from ids to pseudonyms, for a Python worker.
+
+    The worker must find the same key as the driver does now.
+    """
     check = key_check(read_key(source))
 
     def hashed(ids: pd.Series) -> pd.Series:
@@ -75,12 +78,15 @@ def _hashed(source: KeySource) -> Callable[[pd.Series], pd.Series]:
 
 @lru_cache(maxsize=1)
 def _key(source: KeySource, check: str) -> bytes:
-    """Once a worker process. Under two keys a user would have two pseudonyms, and the list of the forgotten miss one."""
+    """The key, read once per worker process.
+
+    With two keys a user would have two pseudonyms, and the list of forgotten users would miss one of them.
+    """
     key = read_key(source)
     if (found := key_check(key)) != check:
         where = source.file or f"the environment variable {source.environment}"
         raise ConfigError(
-            f"the pseudonym key in {where} is another on {gethostname()} than where the job was started: expected the key of"
+            f"the pseudonym key in {where} on {gethostname()} differs from the key where the job was started: expected"
             f" check value {check}, found {found}. Give every Spark executor the same key"
         )
     return key

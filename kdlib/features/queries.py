@@ -1,4 +1,4 @@
-"""Search events → what was typed, and which items were taken after it."""
+"""Search events → the typed queries, and what users did with items after each query."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ _SEARCH = SEARCH_EVENT_TYPES[0]
 
 
 def queries_table(searches: DataFrame, *, min_users: int = 0) -> DataFrame:
-    """The QUERIES table; an event is one a user, UTC day, type and item (`searches.with_outcome`).
+    """The QUERIES table. One event is one user, UTC day, type and item: `searches.with_outcome` has merged repeats.
 
     Args:
       searches: from `searches.kept`.
-      min_users: leave out a query that fewer users have typed.
+      min_users: queries of fewer users are left out.
     """
-    # by user first, which is far less to count distinct users of
+    # group by user first: counting distinct users of all rows costs far more
     counted = searches.groupBy("query", "user_id").agg(*_type_counts(SEARCH_EVENT_TYPES))
     sums = [F.sum(_count_name(type_)).alias(_count_name(type_)) for type_ in SEARCH_EVENT_TYPES]
     queries = counted.groupBy("query").agg(F.count("*").alias("num_users"), *sums)
@@ -34,17 +34,18 @@ def query_items_table(
     cart_weight: float,
     purchase_weight: float,
 ) -> DataFrame:
-    """The QUERY_ITEMS table: what was done with items after each query, corrected for the rank at which they were shown.
+    """The QUERY_ITEMS table: what users did with items after each query, corrected for the rank of the items.
 
-    `weight` is the sum over a pair's events of strength(type) / P(looked at), with P(looked at) = position^-position_bias
-    and 1 for a row without a position: inverse propensity weights (Joachims et al. 2017, Wang et al. 2018).
+    `weight` is the sum of strength(type) / P(looked at) over the events of a pair. P(looked at) is
+    position^-position_bias, and 1 for a row without a position. These are inverse propensity weights (Joachims et al.
+    2017, Wang et al. 2018).
 
     Args:
       searches: from `searches.kept`.
-      queries: QUERIES; others' rows are left out.
+      queries: QUERIES. Rows of other queries are left out.
       position_bias: η ≥ 0.
-      max_position: ranks beyond it count as it.
-      cart_weight: strength of a cart; a click's is 1.
+      max_position: a rank beyond it counts as this rank.
+      cart_weight: strength of a cart; a click has 1.
       purchase_weight: strength of a purchase.
     """
     shown = searches.filter(F.col("event_type") != _SEARCH).join(queries.select("query"), "query", "left_semi")
@@ -63,7 +64,7 @@ def query_items_table(
             strength = strength + of_rank[name] * F.lit(float(each))
         return so_far + strength * F.pow(of_rank["rank"].cast("double"), F.lit(float(position_bias)))
 
-    # added up in the order of the ranks: a plain sum of floats differs in its last digits from run to run
+    # summed in the order of the ranks: a plain sum of floats differs in its last digits from run to run
     weight = F.aggregate("by_rank", F.lit(0.0), added)
     return pairs.select("query", "item_id", *names, weight.alias("weight"))
 

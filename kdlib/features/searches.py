@@ -1,13 +1,13 @@
 """The search log → judged search events. The session's time zone must be UTC.
 
-The columns of a search event, before it is judged:
+The columns of a search event before it is judged:
   corrupt      bool       the line did not parse
   user_id, item_id   text, trimmed, null where empty or not mapped
-  query        text       as `kdlib.data.queries.normalise_query` makes it, null where nothing is left
+  query        text       normalised by `kdlib.data.queries.normalise_query`, null where nothing is left
   event_type   text       one of SEARCH_EVENT_TYPES; null where the shop's type is not mapped
-  position     int32      the rank at which the item was shown, from 1; null where there is none, or no whole number from 1 on
-  position_given  bool    the row has one, good or bad
-  time_given   bool       the row has a time, parseable or not
+  position     int32      the rank at which the item was shown, from 1; null where missing or no whole number from 1 on
+  position_given  bool    the row has a position, even a bad one
+  time_given   bool       the row has a time, even one that cannot be parsed
   event_time   timestamp  UTC microseconds; null where it cannot be parsed
   line, fields, file      as in `kdlib.features.events`
 """
@@ -32,24 +32,25 @@ from kdlib.privacy.pseudonyms import KeySource
 from kdlib.store.tables import SEARCH_QUARANTINE
 
 REASONS = (
-    "forgotten_user",  # the row itself is not kept
-    "corrupt_row",  # the line does not parse, has too few or too many fields, or an id that is no UTF-8
+    "forgotten_user",  # the row itself is not stored
+    "corrupt_row",  # the line does not parse, has a wrong number of fields, or has an id that is not UTF-8
     "missing_user",
-    "missing_query",  # nothing is left of it once it is normalised
+    "missing_query",  # nothing is left of the query after normalisation
     "missing_time",
-    "bad_time",  # there is a time, but it cannot be parsed
-    "out_of_period",  # after the end of the run's day
+    "bad_time",  # the time cannot be parsed
+    "out_of_period",  # after the run's day
     "unknown_event_type",
-    "missing_item",  # a click, cart or purchase of nothing
-    "bad_position",  # a click, cart or purchase at a rank that is no whole number from 1 on
+    "missing_item",  # a click, cart or purchase without an item
+    "bad_position",  # a click, cart or purchase at a rank that is not a whole number from 1 on
 )
 EARLIER = "earlier"
-"""Before the period. Nothing is wrong with such a row: it is counted apart, or a log of years would fill the quarantine."""
+"""Outcome of a row before the period. It is not a fault and is counted apart: a log of years would fill the
+quarantine."""
 
 _SEARCH = SEARCH_EVENT_TYPES[0]
 _LARGEST = 2**31 - 1
 _SALTS = 1_024
-"""Rejected rows are spread over so many made-up users, since most of them may have none."""
+"""Number of made-up users over which rejected rows are spread, since most of these rows may have no user."""
 
 
 def read_searches(
@@ -59,12 +60,12 @@ def read_searches(
 
     Args:
       spark: the session.
-      searches: where they are and how their columns are named.
-      key: of the pseudonyms that stand for user ids; None: the shop's own ids.
-      hide_queries: leave what was typed out of `fields` and `line`, so that no quarantine shows it.
+      searches: where the files are and how their columns are named.
+      key: key of the pseudonyms for user ids; None: the shop's own ids stay.
+      hide_queries: leave the queries out of `fields` and `line`, so that no quarantine shows them.
 
     Raises:
-      InputError: missing or unreadable files, a mapped column that is not there or has an unusable type.
+      InputError: a file is missing or unreadable, or a mapped column is missing or has an unusable type.
     """
     time = searches.time
     mapped = [searches.user, searches.query, searches.item, searches.event_type, searches.position]
@@ -75,7 +76,7 @@ def read_searches(
     item = mapped_text(searches.item)
     untyped = F.when(item.isNull(), _SEARCH).otherwise("click")
     rank = mapped_text(searches.position)
-    rank = F.when(rank != "NaN", rank)  # how pandas writes that there is none
+    rank = F.when(rank != "NaN", rank)  # pandas writes NaN for a missing value
     fields = [F.col(quoted(name)) for name in columns]
     if hide_queries:
         hidden = F.when(mapped_text(searches.query).isNotNull(), "hidden").alias(searches.query)
@@ -109,21 +110,26 @@ def first_day(last_day: date, *, period_days: int) -> date:
 def with_outcome(
     searches: DataFrame, *, period_days: int, last_day: date, num_partitions: int, forgotten: Sequence[str] = ()
 ) -> DataFrame:
-    """Judge the search events. Rows of one user, UTC day, query, type and item are one event, or a single crawler would say
-    what a query means; that of the best rank is kept.
+    """Judge the search events.
+
+    Rows of one user, UTC day, query, type and item are one event; the row with the best rank is kept. Otherwise a
+    single crawler could decide what a query means.
 
     Args:
-      searches: columns as in this module's text.
-      period_days: so many days up to and with `last_day` count.
+      searches: columns as described at the top of this module.
+      period_days: length of the period that ends with `last_day`.
       last_day: last day that counts.
-      num_partitions: of the result.
-      forgotten: SHA-256 of the ids of users that are not taken in (`kdlib.privacy.forgetting`); in hexadecimal. Where there are any,
-        only a hash stays of a line that does not parse, which may be theirs.
+      num_partitions: partitions of the result.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
+        that does not parse becomes a hash, because it may be theirs.
 
     Returns:
-      outcome (KEPT, DUPLICATE, EARLIER or one of REASONS), user_id, query, event_type (text), item_id (null for searches),
-      position (null for searches), event_time, raw (null unless quarantined), file. Of a row that is neither kept nor a
-      duplicate the user_id is made up, and query, event_type, item_id and position are null.
+      outcome: KEPT, DUPLICATE, EARLIER or one of REASONS.
+      user_id: made up where the row is neither kept nor a duplicate.
+      query, event_type: text; null where the row is neither kept nor a duplicate.
+      item_id, position: null in the same rows, and for searches.
+      raw: the row's text; null unless the row is quarantined.
+      event_time, file: as in `searches`.
     """
     reason = _fault(first=first_day(last_day, period_days=period_days), last_day=last_day, forgotten=forgotten)
     judged = searches.withColumn("reason", reason)
@@ -137,7 +143,7 @@ def with_outcome(
     slim = judged.select(
         "reason",
         F.when(good, F.col("user_id")).otherwise(salt).alias("user_id"),
-        # of the others, which may be years of earlier rows, only what is counted and shown is shuffled
+        # of other rows, which may be years of earlier rows, shuffle only what is counted and shown
         *(F.when(good, F.col(name)).alias(name) for name in ("query", "event_type")),
         *(F.when(good & shown, F.col(name)).alias(name) for name in ("item_id", "position")),
         "event_time",
@@ -151,7 +157,7 @@ def with_outcome(
 
 
 def kept(judged: DataFrame) -> DataFrame:
-    """The search events to go on with: user_id, query, event_type, item_id, position, event_time."""
+    """The kept search events: user_id, query, event_type, item_id, position, event_time."""
     return judged.filter(F.col("outcome") == KEPT).drop("outcome", "raw", "file")
 
 
@@ -162,14 +168,17 @@ def quarantine(judged: DataFrame) -> DataFrame:
 
 
 def count_outcomes(judged: DataFrame) -> dict[str, Any]:
-    """Rows by outcome, and the times of the first and the last kept event (text, UTC; None without one).
+    """Rows by outcome, and the time span of the kept events.
 
     Args:
       judged: from `with_outcome`.
 
     Returns:
-      earlier (rows before the period), rows_read (all others), kept, duplicate, quarantined, reasons (code → rows, none of
-      them 0), first_event, last_event, last_earlier (the time of the last one before the period).
+      earlier: rows before the period.
+      rows_read, kept, duplicate, quarantined: numbers of the other rows.
+      reasons: reason → rows in quarantine, without zeros.
+      first_event, last_event: times of the first and the last kept event (text, UTC); None without one.
+      last_earlier: time of the last row before the period; None without one.
     """
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
     rows = {row[0]: row for row in judged.groupBy("outcome").agg(F.count("*"), *span).collect()}
@@ -192,13 +201,13 @@ def count_outcomes(judged: DataFrame) -> dict[str, Any]:
 
 
 def no_query_warning(funnel: dict[str, Any], *, path: str, period: str, min_users: int) -> str | None:
-    """What to tell the person where no query is left: the export did not run, or the shop is small.
+    """A warning where no query is left, because the export did not run or the shop is small; None: some query is left.
 
     Args:
       funnel: as for `funnel_text`.
-      path: of the input.
-      period: in words, such as `30 days to 2026-11-22`.
-      min_users: so many have to have typed a query.
+      path: path of the input.
+      period: the period in words: `30 days to 2026-11-22`.
+      min_users: how many users must have typed a query.
     """
     if funnel["queries"]:
         return None
@@ -208,17 +217,22 @@ def no_query_warning(funnel: dict[str, Any], *, path: str, period: str, min_user
             " (privacy.min_query_users). Lower it, or raise features.queries.period_days"
         )
     else:
-        last = (
-            f"the last of its rows is of {funnel['last_earlier']} UTC" if funnel["earlier"] else "it has no rows at all"
+        last = f"its last row is of {funnel['last_earlier']} UTC" if funnel["earlier"] else "it has no rows at all"
+        why = (
+            f"{path} has no searches of the {period}: {last}. Check that it is the right file and that the export has"
+            " run"
         )
-        why = f"{path} has no searches of the {period}: {last}. Is it the right file, and did the export run?"
-    return f"no typed query is left, and search goes on without: {why}"
+    return f"no query is left, so search works without queries: {why}"
 
 
 def funnel_text(funnel: dict[str, Any]) -> str:
-    """The whole funnel in one line: `count_outcomes`, and queries, rare_queries and pairs (rows of QUERY_ITEMS)."""
-    earlier = f", {funnel['earlier']:,} of before the period passed over" if funnel["earlier"] else ""
-    rare = f" ({funnel['rare_queries']:,} of too few users left out)" if funnel["rare_queries"] else ""
+    """The whole funnel in one line.
+
+    Args:
+      funnel: from `count_outcomes`, with the numbers queries, rare_queries and pairs (rows of QUERY_ITEMS).
+    """
+    earlier = f", {funnel['earlier']:,} rows before the period skipped" if funnel["earlier"] else ""
+    rare = f" ({funnel['rare_queries']:,} typed by too few users left out)" if funnel["rare_queries"] else ""
     return (
         f"{rows_text(funnel)}{earlier}; {funnel['queries']:,} queries{rare}, "
         f"{funnel['pairs']:,} pairs of query and item"
@@ -226,7 +240,7 @@ def funnel_text(funnel: dict[str, Any]) -> str:
 
 
 def _fault(*, first: date, last_day: date, forgotten: Sequence[str]) -> Column:
-    """EARLIER, or the first reason why a search event cannot be used; null for none."""
+    """EARLIER, or the first fault of a search event as a reason; null for none."""
     time, shown = F.col("event_time"), F.col("event_type") != _SEARCH
     return (
         F.when(~F.col("corrupt") & (time < day_start(first)), EARLIER)
@@ -244,16 +258,17 @@ def _fault(*, first: date, last_day: date, forgotten: Sequence[str]) -> Column:
 
 
 def _whole_number(text: Column) -> Column:
-    """int32 of a text such as `3` or, as a column of floats shows it, `3.0`; null where it is no whole number from 1 on."""
+    """int32 of a text: `3`, or `3.0` from a column of floats. Null where the text is not a whole number from 1 on."""
     whole = text.rlike(r"^0*[1-9][0-9]*(\.0+)?$")
     return F.when(whole, F.least(text.try_cast("double"), F.lit(float(_LARGEST)))).cast("int")
 
 
 def _normalised(texts: Column) -> Column:
-    """`normalise_query` of a text column, null where nothing is left.
+    """`normalise_query` of a text column; null where nothing is left.
 
-    Spark has no built-in for Unicode's NFKC, and what is served later must be normalised in the very same way. Queries repeat
-    so much that Python sees few of them: each distinct one of a batch once.
+    Spark has no built-in function for Unicode NFKC, and served queries must be normalised in exactly the same way.
+    Queries
+    repeat: Python normalises each distinct query of a batch once.
     """
 
     def normalised(queries: pd.Series) -> pd.Series:

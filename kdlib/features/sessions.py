@@ -12,12 +12,15 @@ def with_sessions(events: DataFrame, *, gap_seconds: int | None) -> DataFrame:
 
     Args:
       events: from `clean.kept`.
-      gap_seconds: a longer gap between two events starts a new session, an equal one does not. None: the events carry
-        the shop's session_id; events of one day without one make a session `none-YYYY-MM-DD`.
+      gap_seconds: a longer gap between two events starts a new session, an equal gap does not. None: the events carry
+        the shop's session_id, and a user's events of one day without one form the session `none-YYYY-MM-DD`.
 
     Returns:
-      The events with position (int32, from 0 in ORDER), session_id, and session_number (int32, from 0 per user, by the
-      sessions' first events; the shop's sessions may overlap in time).
+      The events with three more columns.
+      position: int32, from 0 in ORDER.
+      session_id: the shop's, or the session_number as text.
+      session_number: int32, from 0 per user, by the first event of each session. The shop's sessions may overlap in
+        time.
     """
     in_order = Window.partitionBy("user_id").orderBy(*ORDER)
     numbered = events.withColumn("position", F.row_number().over(in_order) - 1)

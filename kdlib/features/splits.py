@@ -8,12 +8,12 @@ from pyspark.sql import functions as F
 
 
 def day_start(day: date) -> Column:
-    """Midnight UTC, whatever the time zones of the machine and the session."""
+    """Midnight UTC, independent of the time zones of the machine and the session."""
     return F.timestamp_seconds(F.lit((day - date(1970, 1, 1)).days * 86_400))
 
 
 def window_starts(*, last_day: date, validation_days: int, test_days: int) -> tuple[date, date]:
-    """First days of the validation and of the test window; the test window ends with `last_day`, inclusive."""
+    """First day of the validation window and of the test window. The test window ends with `last_day`, included."""
     test = last_day - timedelta(days=test_days - 1)
     return test - timedelta(days=validation_days), test
 
@@ -28,9 +28,11 @@ def with_splits(
 ) -> DataFrame:
     """Add num_train, validation_position and test_position (int32) to rows with event_times (ascending).
 
-    `leave_one_out`: the last of three or more interactions tests, the one before it validates; shorter histories only
-    train. `time`: all before the validation window train; the first interaction inside the validation window validates
-    and the first inside the test window tests, where at least one precedes it.
+    `leave_one_out`: of three or more interactions the last one tests and the one before it validates. Shorter histories
+    only train.
+
+    `time`: interactions before the validation window train. The first interaction inside the validation window
+    validates and the first inside the test window tests, if another interaction precedes it.
     """
     total = F.size("event_times")
     if kind == "leave_one_out":

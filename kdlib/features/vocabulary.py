@@ -22,17 +22,17 @@ def item_counts(events: DataFrame) -> DataFrame:
 def extend_vocabulary(
     previous: DataFrame | None, counts: DataFrame, *, first_new_index: int, first_seen: str, max_items: int | None
 ) -> DataFrame:
-    """Give the new items the next indices, the most frequent first, ties by item_id; known items keep theirs.
+    """Give new items the next indices: the most frequent item first, ties by item_id. Known items keep their indices.
 
     Args:
-      previous: an earlier ITEM_VOCABULARY, or None; one of before it had `in_stock` counts as all in stock.
+      previous: an earlier ITEM_VOCABULARY, or None. In an old one without `in_stock`, all items count as in stock.
       counts: from `item_counts`.
       first_new_index: the number of rows of `previous`.
       first_seen: the run's date, YYYY-MM-DD.
-      max_items: no new item gets an index from this on. Known items stay, even where they are more.
+      max_items: new items only get indices below this. Known items stay, even if there are more of them.
 
     Returns:
-      item_index (int32), item_id, title and in_stock (the earlier ones; null for new items), first_seen.
+      item_index (int32), item_id, title, in_stock, first_seen. New items have null in title and in_stock.
     """
     fresh = counts if previous is None else counts.join(previous, "item_id", "left_anti")
     fresh = fresh.orderBy(F.desc("num_interactions"), "item_id").select("item_id").zipWithIndex("place")
@@ -52,14 +52,14 @@ def extend_vocabulary(
 
 
 def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None, *, says_stock: bool = False) -> DataFrame:
-    """The ITEM_VOCABULARY table. An item that left the catalogue keeps its last title and stays in stock or out of it.
+    """The ITEM_VOCABULARY table. An item that left the catalogue keeps its last title and its last in_stock.
 
-    Without a catalogue all items are in stock. Those in stock are available, unless `hide_rare` hides them.
+    Without a catalogue all items are in stock. An item in stock is available, unless `hide_rare` hides it.
 
     Args:
       vocabulary: from `extend_vocabulary`.
       catalogue: from `catalogue.one_row_an_item`, or None.
-      says_stock: the catalogue says what is in stock: an item that it has never listed is not.
+      says_stock: the catalogue tells which items are in stock. An item that it has never listed is then out of stock.
     """
     if catalogue is None:
         items, title, in_stock = vocabulary, F.col("title"), F.lit(True)
@@ -78,12 +78,14 @@ def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None, *, says_s
 
 
 def hide_rare(items: DataFrame, counts: DataFrame, *, min_users: int) -> DataFrame:
-    """Items that some, but fewer than `min_users`, users have touched count as unavailable: nobody is recommended them.
+    """Make items unavailable that at least one but fewer than `min_users` users have touched.
+
+    Nobody is recommended them.
 
     Args:
       items: ITEM_VOCABULARY.
       counts: from `item_counts`.
-      min_users: k of the k-anonymity.
+      min_users: the k of k-anonymity.
     """
     users = counts.select("item_id", F.col("num_users").alias("users"))
     rare = F.coalesce(F.col("users").between(1, min_users - 1), F.lit(False))
@@ -92,7 +94,7 @@ def hide_rare(items: DataFrame, counts: DataFrame, *, min_users: int) -> DataFra
 
 
 def count_left_out(counts: DataFrame, vocabulary: DataFrame, catalogue: DataFrame | None) -> dict[str, Any]:
-    """Of the kept events' items: how many events are out of the vocabulary; and with a catalogue, what it does not list.
+    """Counts of kept events out of the vocabulary, and of items and events that the catalogue does not list.
 
     Args:
       counts: from `item_counts`.
@@ -100,7 +102,9 @@ def count_left_out(counts: DataFrame, vocabulary: DataFrame, catalogue: DataFram
       catalogue: from `catalogue.one_row_an_item`, or None.
 
     Returns:
-      out_of_vocabulary; unlisted_items, unlisted_events, and unlisted_item, the most frequent of them (None without any).
+      out_of_vocabulary: events whose item is not in the vocabulary.
+      unlisted_items, unlisted_events: items that the catalogue does not list, and their events; 0 without a catalogue.
+      unlisted_item: the most frequent of these items; None without any.
     """
     known = counts.join(vocabulary.select("item_id", F.lit(True).alias("known")), "item_id", "left")
     listed = F.lit(True)
@@ -118,7 +122,7 @@ def count_left_out(counts: DataFrame, vocabulary: DataFrame, catalogue: DataFram
 
 
 def item_statistics(vocabulary: DataFrame, counts: DataFrame, histories: DataFrame) -> DataFrame:
-    """The ITEM_STATISTICS table: one row for each vocabulary item, zeros where it had no events.
+    """The ITEM_STATISTICS table: one row an item of the vocabulary, with zeros for an item without events.
 
     Args:
       vocabulary: item_index, item_id.

@@ -1,4 +1,4 @@
-"""How the Spark jobs write their tables, and what they leave behind when every row of the input is bad."""
+"""Writes the tables of the Spark jobs, and ends a run whose input has only bad rows."""
 
 import shutil
 from pathlib import Path
@@ -12,38 +12,39 @@ from kdlib.features.funnel import reasons_text
 from kdlib.features.read import spark_path
 
 ROWS_A_FILE = 2_000_000
+"""About how many rows a file holds."""
 
 
 def write_sorted(frame: DataFrame, folder: Path, *, by: list[str], rows: int) -> None:
-    """Few files in a fixed order, so that the same input gives the same files.
+    """Write a table as few files in a fixed order: the same input gives the same files.
 
     Args:
-      frame: what to write.
-      folder: where to.
-      by: the columns to sort by.
-      rows: about how many there are.
+      frame: the table.
+      folder: folder for the files.
+      by: columns to sort by.
+      rows: about how many rows the table has.
     """
     ordered = frame.repartitionByRange(1 + rows // ROWS_A_FILE, *by).sortWithinPartitions(*by)
     ordered.write.mode("append").parquet(spark_path(folder))
 
 
 def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: str, funnel: dict[str, Any]) -> None:
-    """Keep a copy of the quarantine, as `<table>_failed/ds=…`, and end the night.
+    """Keep a copy of the quarantine in `<table>_failed/ds=…`, and end the run with an error.
 
     Args:
       config: the run config.
-      table: the quarantine's name.
-      staged: its files.
-      path: of the input.
-      funnel: rows_read and reasons.
+      table: name of the quarantine table.
+      staged: folder with the files of the quarantine.
+      path: path of the input.
+      funnel: holds rows_read and reasons.
 
     Raises:
-      InputError: always; it says where the rows can be looked at.
+      InputError: always; the text names the folder of the copy.
     """
     copy = config.root / f"{table}_failed" / f"ds={config.day}"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(staged, copy, ignore=shutil.ignore_patterns("_*", ".*"))
     raise InputError(
         f"all {funnel['rows_read']:,} rows of {path} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
-        f"in {copy} and mend the columns, the delimiter, the time format or the period in the run config"
+        f"in {copy}, and correct the columns, the delimiter, the time format or the period in the run config"
     )

@@ -1,1 +1,1 @@
-"""The embedded default input: a clickstream drawn from a hidden Markov model, and that model's exact prediction."""
+"""The built-in default input: a clickstream drawn from a hidden Markov model, and the model's exact prediction."""

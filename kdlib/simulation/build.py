@@ -1,4 +1,4 @@
-"""Draws a world: categories, items and what they are like, intents, types; letters as in `kdlib.simulation.world`."""
+"""Draws a world: categories, items and their features, intents, types. Letters as in `kdlib.simulation.world`."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -33,26 +33,22 @@ def build_world(
     taste_strength: float = 1.0,
     consumable_fraction: float = 0.15,
 ) -> World:
-    """The world of these values; the same values give the same world on every machine.
+    """The world of these values. The same values give the same world on every machine.
 
     Args:
-      num_items: items that are there from the first day on.
+      num_items: items that exist from the first day on.
       num_days: length of the period.
-      new_items_per_day: items launched on each day but the first.
-      seed: of the random numbers.
-      items_per_category: in the mean, without the launched ones.
-      popularity_exponent: of the Zipf weights within a category.
-      taste_strength: exponent of all factors by which a taste matters; 0: tastes do not matter.
-      consumable_fraction: share of the categories.
+      new_items_per_day: items launched on each day after the first.
+      seed: seed of the random numbers.
+      items_per_category: mean number of items, launched items not counted.
+      popularity_exponent: exponent of the Zipf weights within a category.
+      taste_strength: exponent of all taste factors; 0: tastes have no effect.
+      consumable_fraction: share of the categories that are consumable.
 
     Raises:
       ValueError: too few items for 8 categories of 4.
     """
-    if num_items < MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY or items_per_category < MIN_ITEMS_PER_CATEGORY:
-        raise ValueError(
-            f"a world needs at least {MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY} items, {MIN_ITEMS_PER_CATEGORY} a category;"
-            f" found num_items {num_items}, items_per_category {items_per_category}"
-        )
+    _check_size(num_items, items_per_category)
     rng = np.random.default_rng([seed, 0])
     num_categories = max(MIN_CATEGORIES, num_items // items_per_category)
     items = _items(rng, num_items, num_categories, num_days, new_items_per_day)
@@ -96,13 +92,21 @@ def build_world(
     )
 
 
+def _check_size(num_items: int, items_per_category: int) -> None:
+    if num_items < MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY or items_per_category < MIN_ITEMS_PER_CATEGORY:
+        raise ValueError(
+            f"a world needs at least {MIN_CATEGORIES * MIN_ITEMS_PER_CATEGORY} items, {MIN_ITEMS_PER_CATEGORY} a"
+            f" category; found num_items {num_items}, items_per_category {items_per_category}"
+        )
+
+
 class _Items(NamedTuple):
-    """Where the items are, sorted by category, then by launch day."""
+    """The items, sorted by category, then by launch day."""
 
     categories: np.ndarray
     launch_days: np.ndarray
     ranks: np.ndarray
-    """int64 [M], by popularity within the category, from 0."""
+    """int64 [M], the popularity rank within the category, from 0."""
     first: np.ndarray
     end: np.ndarray
     """int64 [C, D], as in `World`."""
@@ -129,7 +133,10 @@ def _items(
 
 
 def _intents(rng: np.random.Generator, num_categories: int) -> tuple[np.ndarray, np.ndarray]:
-    """Categories [G, J] and weights [G, J]: each category is some intent's main one, the others lie near it."""
+    """Categories [G, J] and weights [G, J] of the intents.
+
+    Each category is the main one of some intent. An intent's other categories are near its main one.
+    """
     num_intents = max(num_categories, MIN_TYPES)
     width = len(CATEGORY_WEIGHTS)
     main = np.arange(num_intents) % num_categories
@@ -142,7 +149,7 @@ def _intents(rng: np.random.Generator, num_categories: int) -> tuple[np.ndarray,
 
 
 def _rows_of_permutations(rng: np.random.Generator, rows: int, width: int, size: int) -> np.ndarray:
-    """[rows, width] numbers below `size`, distinct in a row, each number used about equally often."""
+    """[rows, width] numbers below `size`: distinct in a row, and each used about equally often."""
     needed = -(-rows // (size // width))
     return np.concatenate([rng.permutation(size)[: size // width * width].reshape(-1, width) for _ in range(needed)])[
         :rows
@@ -150,14 +157,15 @@ def _rows_of_permutations(rng: np.random.Generator, rows: int, width: int, size:
 
 
 def _complements(rng: np.random.Generator, num_categories: int) -> np.ndarray:
-    """[C, Q]: distinct other categories, anywhere."""
+    """[C, Q]: distinct other categories, near or far."""
     width = len(COMPLEMENT_WEIGHTS)
     distances = 1 + np.argsort(rng.random((num_categories, num_categories - 1)), axis=1)[:, :width]
     return (np.arange(num_categories)[:, None] + distances) % num_categories
 
 
 def _related(rng: np.random.Generator, items: _Items, complements: np.ndarray) -> np.ndarray:
-    """[M, S]: `SUBSTITUTES` items of the item's category, one of each complement; launched when the item is."""
+    """[M, S]: `SUBSTITUTES` items of the item's category and one item of each complement, launched no later than the
+    item."""
     categories, total = items.categories, len(items.categories)
     groups = np.concatenate([np.repeat(categories[:, None], SUBSTITUTES, axis=1), complements[categories]], axis=1)
     related = np.empty(groups.shape, np.int64)

@@ -8,7 +8,10 @@ from kdlib.simulation.world import UNAVAILABLE_FRACTION, World
 
 
 def catalogue(world: World, *, seed: int, until_day: int) -> pa.Table:
-    """The products that are launched by a day of the period: item_id, title, category, brand, colour, price, available; one row an item, sorted by id."""
+    """The products launched up to a day of the period, one row an item, sorted by id.
+
+    Columns: item_id, title, category, brand, colour, price, available.
+    """
     rng = np.random.default_rng([seed, 1])
     names = category_names(len(world.first_items))
     colours = [colour for shade in COLOURS for colour in shade]

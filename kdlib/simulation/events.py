@@ -1,7 +1,7 @@
-"""Turns drawn steps into raw rows like a shop's: carts, purchases, bots, duplicates, broken rows; writes Parquet.
+"""Turns drawn steps into raw rows like a shop's, with carts, purchases, bots, duplicates and broken rows.
 
-The work is cut into blocks of users by the settings alone; each block has its own random numbers, so the files are the
-same however many processes write them.
+Writes the rows as Parquet. The settings alone cut the work into blocks of users. Each block has random numbers of its
+own, so the files do not depend on the number of processes.
 """
 
 from collections import Counter
@@ -34,10 +34,11 @@ RAW_SCHEMA = pa.schema(
     ]
 )
 BROKEN_KINDS = ("missing_user", "missing_item", "bad_time", "out_of_period", "unknown_event_type")
-"""What is planted, in the words of the feature job's quarantine reasons; each is as frequent as the others."""
+"""Kinds of broken rows, named after the quarantine reasons of `kdlib.features.clean`. All kinds are equally
+frequent."""
 PLANTED = ("clean", "duplicate", "bot_user", *BROKEN_KINDS)
 BOT_VIEWS = (2_200, 3_800)
-"""A bot's views on its one day: above any sensible `max_events_per_user_day`."""
+"""Range of a bot's number of views on its one day; above any sensible `max_events_per_user_day`."""
 ROWS_PER_BLOCK = 500_000
 BLOCKS_PER_TASK = 16
 USER_DIGITS = 10
@@ -56,7 +57,7 @@ _AGENTS = pa.array(
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the events depend on; the fields mean what they mean in `SimulateConfig`."""
+    """All values that the events depend on. The fields mean the same as in `SimulateConfig`."""
 
     num_events: int
     num_items: int
@@ -70,34 +71,34 @@ class Plan:
     first_day: date
     """The period's day 0."""
     until: date
-    """The last day that is written: nights of one period see one and the same shop, a day more each."""
+    """The last day that is written. All runs of a period see the same shop, and each later run sees more days."""
     items_per_category: int = 24
     popularity_exponent: float = 0.6
     taste_strength: float = 1.0
     consumable_fraction: float = 0.15
     mean_session_length: float = 3.0
     search_fraction: float = 0.0
-    """Of the searches alone (`kdlib.simulation.searches`)."""
+    """For the searches only (`kdlib.simulation.searches`)."""
 
     @property
     def num_days_written(self) -> int:
-        """Days of the period up to and with `until`."""
+        """Number of days of the period up to `until`, included."""
         return (self.until - self.first_day).days + 1
 
     @property
     def num_users(self) -> int:
-        """Users in all, bots included, such that the rows of every kind add up to about `num_events`."""
+        """Number of users, bots included, that gives about `num_events` rows of all kinds."""
         human = self.events_per_user * (1 + self.duplicate_fraction + self.broken_fraction)
         bot = sum(BOT_VIEWS) / 2
         return max(1, round(self.num_events / ((1 - self.bot_fraction) * human + self.bot_fraction * bot)))
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of users: a few for small data, so that a laptop's cores share the work."""
+        """Number of blocks of users. Small data has several too, so that a laptop's cores share the work."""
         return max(min(4, self.num_events // 50_000), -(-self.num_events // ROWS_PER_BLOCK), 1)
 
     def world(self) -> World:
-        """The hidden truth."""
+        """The world of this plan, which the events do not show."""
         return build_world(
             num_items=self.num_items,
             num_days=self.num_days,
@@ -110,18 +111,18 @@ class Plan:
         )
 
     def users_of(self, block: int) -> range:
-        """Numbers of a block's users."""
+        """The numbers of a block's users."""
         return range(self.num_users * block // self.num_blocks, self.num_users * (block + 1) // self.num_blocks)
 
     def bots_of(self, block: int) -> np.ndarray:
-        """Numbers of a block's bots, spread evenly over all users."""
+        """The numbers of a block's bots, which are spread evenly over all users."""
         num_bots = round(self.num_users * self.bot_fraction)
         bots = (np.arange(num_bots) * self.num_users + self.num_users // 2) // max(num_bots, 1)
         users = self.users_of(block)
         return bots[(bots >= users.start) & (bots < users.stop)]
 
     def tasks(self) -> list[range]:
-        """Runs of blocks; each is written by one process into files of its own."""
+        """Ranges of blocks. One process writes each range, into files of its own."""
         size = max(1, min(BLOCKS_PER_TASK, self.num_blocks // 4))
         return [range(start, min(start + size, self.num_blocks)) for start in range(0, self.num_blocks, size)]
 
@@ -132,9 +133,9 @@ def user_id_of(number: int) -> str:
 
 
 def block_steps(plan: Plan, block: int) -> tuple[Steps, np.random.Generator]:
-    """The true steps of a block's users, bots aside, and the random numbers to go on with.
+    """The true steps of a block's users without bots, and the random generator for the draws that follow.
 
-    `Steps.users` counts the block's users without its bots, in the order of their numbers.
+    `Steps.users` numbers the block's users without bots from 0, in the order of their numbers.
     """
     rng = np.random.default_rng([plan.seed, 2, block])
     activity = activity_for(
@@ -145,18 +146,18 @@ def block_steps(plan: Plan, block: int) -> tuple[Steps, np.random.Generator]:
 
 
 def human_users(plan: Plan, block: int) -> np.ndarray:
-    """int64, the user numbers that `Steps.users` of a block stands for."""
+    """int64, the user numbers behind the values of `Steps.users`."""
     return np.setdiff1d(np.array(plan.users_of(block), np.int64), plan.bots_of(block))
 
 
 @dataclass(frozen=True)
 class Sales:
-    """What follows some steps. Of all steps: those that were put into a cart; of those: what was bought."""
+    """The carts and purchases that follow some steps."""
 
     carted: np.ndarray
-    """int64, numbers of steps."""
+    """int64, the numbers of the steps whose item is put into a cart."""
     bought: np.ndarray
-    """int64, places in `carted`."""
+    """int64, the places in `carted` of the items that are bought."""
     cart_times: np.ndarray
     """int64, as long as `carted`; milliseconds from the start of the period."""
     purchase_times: np.ndarray
@@ -164,7 +165,7 @@ class Sales:
 
 
 def draw_sales(steps: Steps, rng: np.random.Generator) -> Sales:
-    """The carts and purchases of a block. `rng` is as `block_steps` returned it; the times are its next draws."""
+    """The carts and purchases of a block. Pass `rng` as `block_steps` returned it: the times are its next draws."""
     carted = np.flatnonzero(steps.outcomes > VIEWED)
     bought = np.flatnonzero(steps.outcomes[carted] == BOUGHT)
     cart_times = steps.times[carted] + rng.integers(2_000, 8_000, len(carted))
@@ -175,8 +176,9 @@ def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[st
     """The raw rows of a block up to the last day that is written, in the order of time.
 
     Returns:
-      the table with RAW_SCHEMA; int64 [days + 1], where each day begins; the number of rows of each of PLANTED, and of
-      `users`.
+      The table with RAW_SCHEMA; the first row of each day, int64 [days + 1]; counts.
+
+      counts: the number of rows of each kind in PLANTED, and the number of `users`.
     """
     world = plan.world()
     steps, rng = block_steps(plan, block)
@@ -198,7 +200,7 @@ def block_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[st
     source = np.concatenate([np.arange(len(users)), copied, spoilt])
     kinds = np.repeat([_CLEAN, _BOT, _DUPLICATE, _BROKEN], [num_clean, len(bot_users), len(copied), len(spoilt)])
     kinds[len(kinds) - len(spoilt) :] += np.arange(len(spoilt)) % len(BROKEN_KINDS)
-    numbers = np.where(kinds < _BROKEN, source, np.arange(len(source)))  # a duplicate has its source's event id
+    numbers = np.where(kinds < _BROKEN, source, np.arange(len(source)))  # a duplicate has the event id of its source
     order = np.argsort(times[source], kind="stable")
     order = order[: np.searchsorted(times[source[order]], plan.num_days_written * DAY_MS)]
     source, kinds, numbers = source[order], kinds[order], numbers[order]
@@ -224,7 +226,7 @@ def write_task(plan: Plan, number: int, folder: Path) -> Counter[str]:
     """Write the blocks of `plan.tasks()[number]` as `day=YYYY-MM-DD/part-<number>.parquet`, one row group a block.
 
     Returns:
-      How many rows of each of PLANTED were written, and how many `users` have one.
+      The number of rows of each kind in PLANTED, and the number of `users` that have a row.
     """
     return write_days(plan, number, folder, rows=block_rows, schema=RAW_SCHEMA, dictionary=_REPETITIVE)
 
@@ -241,15 +243,15 @@ def write_days(
     """Write a task's blocks as `day=YYYY-MM-DD/part-<number>.parquet`, one row group a block.
 
     Args:
-      plan: what is simulated.
-      number: of the task.
-      folder: where to.
-      rows: gives a block's rows, where each day begins, and counts of them, as `block_rows` does.
-      schema: of the rows.
+      plan: the values of the simulation.
+      number: number of the task.
+      folder: folder for the files.
+      rows: gives a block's rows, the first row of each day, and counts, as `block_rows` does.
+      schema: schema of the rows.
       dictionary: names of the columns whose values repeat.
 
     Returns:
-      The counts, added up.
+      The sums of the counts.
     """
     writers: dict[int, pq.ParquetWriter] = {}
     planted: Counter[str] = Counter()
@@ -271,7 +273,7 @@ def write_days(
 
 
 def _spoil(columns: dict[str, pa.Array], kinds: np.ndarray) -> dict[str, pa.Array]:
-    """Break the rows that are to be broken."""
+    """Break the rows of the broken kinds."""
     rows = {kind: np.flatnonzero(kinds == _BROKEN + number) for number, kind in enumerate(BROKEN_KINDS)}
     bad_users: list[str | None] = [None if number % 2 else "" for number in range(len(rows["missing_user"]))]
     for column, kind, values in (

@@ -1,4 +1,7 @@
-"""Words for the simulated products' titles. Neighbouring categories share a noun, so titles tell what is related."""
+"""Words for the titles of the simulated products.
+
+Neighbouring categories share a noun: titles tell which items are related.
+"""
 
 NOUNS = {
     "boots": ("hiking", "winter", "work", "riding"),
@@ -34,10 +37,10 @@ NOUNS = {
     "notebook": ("dotted", "lined", "sketch", "travel"),
     "pen": ("fountain", "gel", "calligraphy", "marker"),
 }
-"""Noun → the kinds of it; each pair is a category."""
+"""Noun → its kinds. Each pair of noun and kind is a category."""
 
 RANGES = ("", "women's", "men's", "kids'", "vintage", "professional", "budget", "luxury", "rental-grade", "eco")
-"""Widens the categories beyond the pairs above."""
+"""Words before a category's name, for more categories than the pairs above."""
 
 BRAND_FAMILIES = (
     ("Norvik", "Fjellro", "Pinegate", "Tresco"),
@@ -47,7 +50,7 @@ BRAND_FAMILIES = (
     ("Lumhaus", "Arkadi", "Bergfeld", "Stahlwerk"),
     ("Casaluna", "Solventi", "Bonavita", "Terrafina"),
 )
-"""Brands that the same users like, a family each."""
+"""Families of brands. The same users like all brands of a family."""
 STYLES = (
     ("waterproof", "sturdy", "reinforced"),
     ("compact", "foldable", "lightweight"),
@@ -56,9 +59,10 @@ STYLES = (
     ("soft", "padded", "cosy"),
     ("slim", "matte", "minimalist"),
 )
-"""Adjectives that the same users like, a style each."""
+"""Styles, as adjectives. The same users like all adjectives of a style."""
 COLOURS = (("black", "navy"), ("white", "sand"), ("red", "yellow"))
-"""Colours that the same users like, a shade each. They stand in the catalogue's column `colour`, never in a title."""
+"""Shades of colours. The same users like all colours of a shade. Colours are in the catalogue's column `colour`,
+never in a title."""
 
 BRANDS = tuple(brand for family in BRAND_FAMILIES for brand in family)
 ADJECTIVES = tuple(adjective for style in STYLES for adjective in style)
@@ -76,5 +80,5 @@ def category_names(num_categories: int) -> list[str]:
 
 
 def noun_of(category_name: str) -> str:
-    """`boots` of `women's hiking boots series 2`."""
+    """The noun in a category's name: `boots` in `women's hiking boots series 2`."""
     return category_name.partition(" series ")[0].rpartition(" ")[2]

@@ -1,7 +1,7 @@
 """The best possible prediction: exact forward filtering over the hidden states of the simulated world.
 
-The category of a step depends on the intent alone, and the item of that category and what becomes of it on the taste
-alone. So the posterior of (type, intent) and that of the taste are independent, and each is filtered by itself.
+The category of a step depends only on the intent. The item within the category and the step's outcome depend only on
+the taste. So the posteriors of (type, intent) and of the taste are independent, and each is filtered on its own.
 
 Letters: U users, Z types, K intents of a type, G intents, C categories, M items, T tastes.
 """
@@ -27,9 +27,9 @@ _USERS_AT_ONCE = 1024
 
 
 class Oracle:
-    """P(the first item of a user's next session | all that the user did before).
+    """P(the first item of a user's next session | the user's whole history).
 
-    A Bayesian forward filter over (type, intent) and over the taste. No model can rank that item better in the mean.
+    A Bayesian forward filter over (type, intent) and over the taste. No model can rank this item better on average.
 
     Args:
       world: the world that the histories were drawn from.
@@ -55,13 +55,15 @@ class Oracle:
         """The probability of every item, float64 [users, items]; rows sum to 1.
 
         Args:
-          histories: item numbers of each user, oldest first; without consecutive repeats inside a session. May be empty.
-          outcomes: in the same shape; VIEWED, CARTED or BOUGHT.
+          histories: item numbers of each user, oldest first, without consecutive repeats inside a session.
+            May be empty.
+          outcomes: VIEWED, CARTED or BOUGHT, in the same shape.
           session_numbers: in the same shape; a change of value opens a session.
-          days: in the same shape; day of the period of each item.
+          days: the day of the period of each item, in the same shape.
 
         Raises:
-          ValueError: the shapes differ, an item is not launched on its day, or this world cannot give it there.
+          ValueError: the shapes differ, an item is not launched on its day, or the item is impossible there in this
+            world.
         """
         parts = (histories, outcomes, session_numbers, days)
         lengths = np.array([len(history) for history in histories], np.int64)
@@ -84,7 +86,7 @@ class Oracle:
         intents_UG, tastes_UT, owned_U = self._filter(items, outcomes, sessions, days, lengths)
         scores_UM = tastes_UT @ self._shares_MT.T
         owners = np.flatnonzero(owned_U >= 0)
-        for user in owners.tolist():  # the owned item is drawn by no taste: the others of its category share its part
+        for user in owners.tolist():  # no taste draws the owned item: the other items of its category share its part
             owned = owned_U[user]
             category = world.categories[owned]
             part = slice(world.first_items[category], world.end_items[category, self._day])
@@ -98,9 +100,9 @@ class Oracle:
     def _filter(
         self, items: np.ndarray, outcomes: np.ndarray, sessions: np.ndarray, days: np.ndarray, lengths: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """After the history: P(intent at a session's first step) [U, G], P(taste) [U, T], the consumable owned int64 [U].
+        """After the history: P(intent at a session's first step) [U, G], P(taste) [U, T], the owned consumable [U].
 
-        Users are sorted by length, longest first.
+        Users are sorted by the length of their history, longest first.
         """
         world = self._world
         prior_ZK = world.type_shares[:, None] * INTENT_WEIGHTS
@@ -114,7 +116,8 @@ class Oracle:
             previous = np.where(opens, -1, items[:count, step - 1])
             if step > 0:
                 state_UZK[:count] = _moved(state_UZK[:count], np.where(opens, 1 - RESUME, SHIFT))
-            again = opens & (item == owned) & (outcome == BOUGHT)  # a repeat purchase says nothing about them
+            # a repeat purchase says nothing about intent and taste
+            again = opens & (item == owned) & (outcome == BOUGHT)
             of_category_UG = self._category_likelihood(world.categories[item], previous)
             state_UZK[:count] *= np.where(again[:, None], 1.0, of_category_UG)[:, world.type_intents]
             of_item_UT = self._item_likelihood(item, outcome, previous, owned, day)
@@ -124,8 +127,8 @@ class Oracle:
                 if not (totals > 0).all():
                     user = int(np.flatnonzero(totals.ravel() <= 0)[0])
                     raise ValueError(
-                        f"this world cannot give item {items[user, step]} on day {days[user, step]} as a user's item number "
-                        f"{step}: not launched, a repeat within a session, or a history of another world"
+                        f"this world cannot give item {items[user, step]} on day {days[user, step]} as a user's item "
+                        f"number {step}: not launched, a repeat within a session, or a history of another world"
                     )
                 state /= totals
             kept = (outcome == BOUGHT) & world.is_consumable[world.categories[item]]
@@ -136,7 +139,7 @@ class Oracle:
         return intents_UG, taste_UT, owned_U
 
     def _category_likelihood(self, categories: np.ndarray, previous: np.ndarray) -> np.ndarray:
-        """P(category of this step | intent, item before it in the session), [U, G]."""
+        """P(category of this step | intent, the item before in the session), [U, G]."""
         likelihood_UG = self._categories_GC[:, categories].T.copy()
         inside = np.flatnonzero(previous >= 0)
         before = self._world.complements[self._world.categories[previous[inside]]]
@@ -147,7 +150,7 @@ class Oracle:
     def _item_likelihood(
         self, items: np.ndarray, outcomes: np.ndarray, previous: np.ndarray, owned: np.ndarray, days: np.ndarray
     ) -> np.ndarray:
-        """P(item and outcome of this step | its category, taste, items before it), [U, T]."""
+        """P(item and outcome of this step | category, taste, the items before), [U, T]."""
         world, sums = self._world, self._sums_MT
         categories = world.categories[items]
         totals_UT = sums[world.end_items[categories, days]] - sums[world.first_items[categories]]
@@ -178,6 +181,6 @@ def _padded(values: Ragged, rows: np.ndarray, lengths: np.ndarray) -> np.ndarray
 
 
 def _moved(state_UZK: np.ndarray, anew_U: np.ndarray) -> np.ndarray:
-    """One transition: with probability `anew` the intent is drawn again from the type."""
+    """One transition: with probability `anew_U` the type draws a new intent."""
     types_UZ1 = state_UZK.sum(axis=2, keepdims=True)
     return (1 - anew_U)[:, None, None] * state_UZK + anew_U[:, None, None] * types_UZ1 * INTENT_WEIGHTS

@@ -1,7 +1,7 @@
-"""The simulated search log: some sessions begin with a query for their first item, which is then clicked.
+"""The simulated search log: some sessions begin with a query for their first item and a click on it.
 
-It has random numbers of its own, so that the events beside it are the same with searches or without. Carts and purchases
-of a searched item are those of the events.
+The log has random numbers of its own: the events are the same with and without searches. Carts and purchases of a
+searched item are those of the events.
 """
 
 from collections import Counter
@@ -29,13 +29,13 @@ SEARCH_SCHEMA = pa.schema(
     ]
 )
 MAX_RANK = 20
-"""A clicked item's rank r is drawn with probability ∝ 1/r up to this one: people look at the first results most."""
+"""The highest rank of a clicked item. Rank r has a probability ∝ 1/r: people look at the first results most."""
 KIND_WEIGHTS = np.array([0.35, 0.4, 0.25])
-"""Shares of queries that are a noun, a category's name, a brand and a noun."""
+"""Shares of the three kinds of queries: a noun; a category's name; a brand and a noun."""
 TYPO, UPPER, BLANKS = 0.06, 0.04, 0.03
-"""Shares of queries with two letters swapped, in capitals, with doubled blanks."""
+"""Shares of the queries with two letters swapped, in capitals, and with doubled blanks."""
 LEAST_DELAY_MS, MOST_DELAY_MS = 2_000, 15_000
-"""Time from a query to the click."""
+"""Range of the time from a query to its click."""
 _SEARCH, _CLICK, _CART, _PURCHASE = range(len(SEARCH_EVENT_TYPES))
 
 
@@ -43,7 +43,7 @@ def search_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[s
     """The search log of a block up to the last day that is written, in the order of time.
 
     Returns:
-      the table with SEARCH_SCHEMA; int64 [days + 1], where each day begins; the number of rows of each event type.
+      The table with SEARCH_SCHEMA; the first row of each day, int64 [days + 1]; the number of rows of each event type.
     """
     world = plan.world()
     steps, rng_of_events = block_steps(plan, block)
@@ -57,14 +57,14 @@ def search_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[s
     chances = 1.0 / np.arange(1, MAX_RANK + 1)
     ranks = rng.choice(MAX_RANK, len(searched), p=chances / chances.sum()) + 1
     delays = rng.integers(LEAST_DELAY_MS, MOST_DELAY_MS, len(searched))
-    search_of = np.full(len(steps.items), -1)  # step → number of the search that led to it
+    search_of = np.full(len(steps.items), -1)  # step → number of the search before it
     search_of[searched] = np.arange(len(searched))
     carts = np.flatnonzero(search_of[sales.carted] >= 0)
     purchases = np.flatnonzero(search_of[sales.carted[sales.bought]] >= 0)
     row_steps = np.concatenate([searched, searched, sales.carted[carts], sales.carted[sales.bought[purchases]]])
     times = np.concatenate(
         [
-            np.maximum(steps.times[searched] - delays, 0),  # the period's first session may begin with it
+            np.maximum(steps.times[searched] - delays, 0),  # a search cannot lie before the period
             steps.times[searched],
             sales.cart_times[carts],
             sales.purchase_times[purchases],
@@ -93,17 +93,17 @@ def search_rows(plan: Plan, block: int) -> tuple[pa.Table, np.ndarray, Counter[s
 
 
 def write_search_task(plan: Plan, number: int, folder: Path) -> Counter[str]:
-    """Write the searches of `plan.tasks()[number]` as `write_task` writes its events.
+    """Write the searches of `plan.tasks()[number]` in the same folders and files as `write_task` writes events.
 
     Returns:
-      How many rows of each event type were written.
+      The number of rows of each event type.
     """
     dictionary = [name for name in SEARCH_SCHEMA.names if name != "event_time"]
     return write_days(plan, number, folder, rows=search_rows, schema=SEARCH_SCHEMA, dictionary=dictionary)
 
 
 def _typed(world: World, items: np.ndarray, rng: np.random.Generator) -> list[str]:
-    """What was typed to find each item."""
+    """The query that a user types to find each item."""
     names, nouns = _words(len(world.first_items))
     brands = world.brands[items].tolist()
     kinds = rng.choice(len(KIND_WEIGHTS), len(items), p=KIND_WEIGHTS).tolist()

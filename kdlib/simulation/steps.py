@@ -1,4 +1,4 @@
-"""Draws what users look at: sessions in time, hidden intents, items; vectorised over all steps of a block."""
+"""Draws what users look at: sessions in time, hidden intents, items. Vectorised over all steps of a block."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,19 +21,20 @@ VIEWED, CARTED, BOUGHT = range(3)
 """Outcomes of a step, in the order of `World.outcome_chances`."""
 
 SLOTS_PER_DAY = 6
-"""A day has 4-hour slots with at most one session of a user in each."""
+"""A day has 4-hour slots. A user has at most one session in each slot."""
 SLOT_WEIGHTS = np.array([0.5, 0.6, 1.1, 1.2, 1.4, 1.2])
 WEEKEND_WEIGHT = 1.25
 MAX_STEPS = 24
-"""Longest session, in items."""
+"""Length of the longest session, in items."""
 ACTIVITY_SPREAD = 1.0
-"""Sigma of the log-normal number of sessions of a user."""
+"""Sigma of a user's log-normal number of sessions."""
 ROWS_PER_STEP = 1.16
-"""Views, carts and purchases of a step in the mean. Measured: users view more of what their taste buys; 1.14 where tastes do not matter."""
+"""Mean number of rows of a step: views, carts and purchases. Measured; 1.14 without tastes, since users with a taste
+view more of the items that they tend to buy."""
 LONGEST_GAP_SECONDS = 600
-"""Less than this lies between two steps of a session."""
+"""The gap between two steps of a session is shorter than this."""
 SHORTEST_BREAK_SECONDS = 7_200
-"""More than this lies between two sessions of a user."""
+"""The gap between two sessions of a user is longer than this."""
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
@@ -58,10 +59,10 @@ class Steps:
 
 @dataclass(frozen=True)
 class Activity:
-    """How much users do, such that a user has `events_per_user` events in the mean."""
+    """How active users are. The values give each user `events_per_user` events on average."""
 
     mean_steps: float
-    """Of the geometric distribution before it is cut at `MAX_STEPS`."""
+    """Mean of the geometric session length, before the cut at `MAX_STEPS`."""
     log_sessions: float
     """Mean of the log of the number of sessions beyond the first."""
     max_sessions: int
@@ -69,10 +70,12 @@ class Activity:
 
 @lru_cache(maxsize=1)
 def activity_for(*, events_per_user: int, num_days: int, mean_session_length: float = 3.0) -> Activity:
-    """Solve for the activity that gives the wanted mean number of events; sessions are shorter where users do little.
+    """Solve for the activity that gives the wanted mean number of events.
+
+    If users have few events, sessions are shorter.
 
     Raises:
-      ConfigError: so many events do not fit into so few days.
+      ConfigError: the events do not fit into the days.
     """
     mean_steps = min(mean_session_length, events_per_user / (1.5 * ROWS_PER_STEP))
     max_sessions = num_days * SLOTS_PER_DAY // 2
@@ -81,8 +84,8 @@ def activity_for(*, events_per_user: int, num_days: int, mean_session_length: fl
     if wanted > 0.5 * max_sessions:
         most = int(0.5 * max_sessions * ROWS_PER_STEP * mean_session_length)
         raise ConfigError(
-            f"input.simulate: events_per_user {events_per_user} is too many for num_days {num_days}; "
-            f"give at most {most}, or more days"
+            f"input.simulate: events_per_user {events_per_user} is too many for num_days {num_days}. "
+            f"Give at most {most}, or more days"
         )
     quantiles = (np.arange(4096) + 0.5) / 4096
     low, high = -10.0, 10.0
@@ -99,7 +102,7 @@ def draw_steps(world: World, rng: np.random.Generator, *, num_users: int, activi
     """Draw all items of `num_users` new users."""
     types = rng.choice(len(world.type_shares), num_users, p=world.type_shares)
     tastes = rng.integers(0, len(world.tastes), num_users)
-    strata = (np.arange(num_users) + rng.random(num_users)) / max(num_users, 1)  # they keep the total steady
+    strata = (np.arange(num_users) + rng.random(num_users)) / max(num_users, 1)  # stratified, to keep the total steady
     num_sessions = _num_sessions(rng.permutation(strata), activity.log_sessions, activity.max_sessions)
     starts = _session_starts(rng, num_sessions, world.num_days)
     session_users = np.repeat(np.arange(num_users), num_sessions)
@@ -122,7 +125,7 @@ def draw_steps(world: World, rng: np.random.Generator, *, num_users: int, activi
 
 
 def _num_sessions(quantiles: np.ndarray, log_mean: float, max_sessions: int) -> np.ndarray:
-    """Quantile function of 1 + ⌊log-normal⌋, cut at `max_sessions`."""
+    """The quantile function of 1 + ⌊log-normal⌋, cut at `max_sessions`."""
     deviates = np.interp(quantiles, *_normal_quantiles())
     return np.minimum(1 + np.floor(np.exp(log_mean + ACTIVITY_SPREAD * deviates)), max_sessions).astype(np.int64)
 
@@ -136,8 +139,8 @@ def _normal_quantiles() -> tuple[np.ndarray, np.ndarray]:
 def _session_starts(rng: np.random.Generator, num_sessions: np.ndarray, num_days: int) -> np.ndarray:
     """Start of every session in ms, ascending per user.
 
-    A session lasts less than an hour; it starts within the hour after the user's own offset (up to two hours) in a
-    4-hour slot. So none crosses midnight, and two hours at least lie between a user's sessions.
+    Each user has an offset of up to two hours. A session starts in a 4-hour slot, at most an hour after this offset,
+    and lasts less than an hour. So no session crosses midnight, and sessions of a user are at least two hours apart.
     """
     slots = num_days * SLOTS_PER_DAY
     users = np.repeat(np.arange(len(num_sessions)), num_sessions)
@@ -158,7 +161,7 @@ def _session_starts(rng: np.random.Generator, num_sessions: np.ndarray, num_days
 
 
 def _offsets(rng: np.random.Generator, position: np.ndarray, of_session: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Time of each step from its session's start, ms: gaps of 20 s to 10 min that add up to less than an hour."""
+    """Time of each step since its session's start, in ms. Gaps are 20 s to 10 min and add up to less than an hour."""
     extra = np.minimum(rng.lognormal(3.4, 1.1, len(position)), 575.0)
     extra[first] = 0.0
     summed = extra.cumsum()
@@ -171,7 +174,7 @@ def _offsets(rng: np.random.Generator, position: np.ndarray, of_session: np.ndar
 def _draw_intents(
     world: World, rng: np.random.Generator, types: np.ndarray, users: np.ndarray, position: np.ndarray
 ) -> np.ndarray:
-    """Intent of each step: drawn anew at some steps, else the one of the step before."""
+    """The intent of each step: a new draw at some steps, else the intent of the step before."""
     chance = np.where(position == 0, 1 - RESUME, SHIFT)
     anew = rng.random(len(users)) < chance
     anew[np.flatnonzero(np.diff(users, prepend=-1))] = True  # a user's first step
@@ -189,14 +192,14 @@ def _draw_items(
     days: np.ndarray,
     position: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items and outcomes of all steps: every user's first step, then every user's second one, and so on.
+    """Items and outcomes of all steps: the first step of every user, then the second step of every user, and so on.
 
     Args:
-      intents: of each step.
-      tastes_U: of each user.
-      users: of each step, ascending.
-      days: of each step.
-      position: of each step in its session, from 0.
+      intents: the intent of each step.
+      tastes_U: the taste of each user.
+      users: the user of each step, ascending.
+      days: the day of each step.
+      position: the position of each step in its session, from 0.
     """
     items, outcomes = np.empty(len(users), np.int64), np.empty(len(users), np.int64)
     counts_U = np.bincount(users, minlength=len(tastes_U))
@@ -237,7 +240,7 @@ def _draw_in_categories(
     previous: np.ndarray,
     owned: np.ndarray,
 ) -> np.ndarray:
-    """An item of each category, by weight and taste."""
+    """Draw an item of each category, by weight and taste."""
     first, end = world.first_items[categories], world.end_items[categories, days]
     places = first[:, None] + np.arange(int((end - first).max(initial=1)))
     inside = places < end[:, None]
@@ -247,7 +250,7 @@ def _draw_in_categories(
     sums = weights.cumsum(axis=1)
     levels = rng.random(len(categories)) * sums[:, -1]
     drawn = (sums <= levels[:, None]).sum(axis=1)
-    return first + np.minimum(drawn, end - first - 1)  # rounding at the range's end
+    return first + np.minimum(drawn, end - first - 1)  # rounding can pass the end of the range
 
 
 def _draw_columns(rng: np.random.Generator, weights: np.ndarray, count: int) -> np.ndarray:

@@ -60,7 +60,7 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (
             with_input("{simulate: {}, searches: {path: s, format: csv, user: u, query: q, time: {column: t}}}"),
-            "input: searches goes with events; simulated ones come with simulate.search_fraction",
+            "input: searches needs events. Set simulate.search_fraction",
         ),
         (
             with_input(
@@ -81,7 +81,7 @@ def test_the_smallest_config_has_every_default(load):
             with_input(
                 f"{{events: {{{EVENTS}, time: {{column: t}}}}, catalogue: {{path: 'c/{{day}}.csv', format: csv}}}}"
             ),
-            "input.catalogue.path: .*may not hold {day} as that of events may",
+            "input.catalogue.path: .*may not hold {day}, because every run reads the whole catalogue",
         ),
         (SMALLEST + "search: {width: 60}\n", "search.width: .*multiple of 8"),
         (SMALLEST + "features: {queries: {position_bias: -1}}\n", "features.queries.position_bias: .*greater than"),

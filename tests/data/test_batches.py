@@ -1,4 +1,4 @@
-"""Ragged batches: every position once, nothing padded into the loss."""
+"""Ragged batches hold every position once, and no padding counts as a position."""
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ def _store(seed: int = 0):
 
 
 def test_a_batch_holds_its_windows() -> None:
-    """Real positions of a batch carry the windows' inputs, context and targets in order."""
+    """The real positions of a batch hold the inputs, context and targets of the windows, in order."""
     store = _store()
     batch = batch_of(store, np.array([3, 0, 7]))
     spans = [slice(store.offsets[window], store.offsets[window + 1]) for window in (3, 0, 7)]
@@ -55,7 +55,7 @@ def test_an_epoch_sees_every_position_once(batch_size: int) -> None:
 
 
 def test_the_seed_fixes_the_order() -> None:
-    """Equal seeds give equal batches, another seed gives another order."""
+    """Equal seeds give equal batches. Another seed gives another order."""
     store = _store()
     orders = [
         [batch.targets_T.tolist() for batch in shuffled_batches(store, batch_size=8, seed=seed)] for seed in (1, 1, 2)
@@ -65,7 +65,10 @@ def test_the_seed_fixes_the_order() -> None:
 
 
 def test_teacher_states_come_from_any_number_of_chunks() -> None:
-    """Arrow arrays of bytes end at 2 GiB; a store of many of them, empty and sliced ones too, holds the same states."""
+    """An Arrow array of bytes ends at 2 GiB.
+
+    A store from several arrays, also empty and sliced ones, holds the same states.
+    """
     rows = {"items": [[1, 2, 3], [4, 5], [6, 7, 8, 9]], "context": [[0] * 6, [0] * 3, [0] * 9]}
     states = [bytes(range(8)), bytes(range(8, 12)), bytes(range(12, 24))]
     table = pa.table(rows | {"hidden": pa.array(states, pa.binary()), "scales": [[1.0] * 2, [1.0], [1.0] * 3]})

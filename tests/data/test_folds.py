@@ -16,13 +16,13 @@ def test_folds_are_even_and_the_same_every_time() -> None:
     """A user's fold depends on the id alone, and each fold gets about its share of the users."""
     folds = fold_of(USERS, 3)
     assert (fold_of(USERS[::-1], 3) == folds[::-1]).all()
-    assert fold_of(["zebra", "Ärmel", ""], 5).tolist() == [3, 1, 0]  # a stored target depends on these
+    assert fold_of(["zebra", "Ärmel", ""], 5).tolist() == [3, 1, 0]  # stored targets depend on these
     assert np.bincount(folds, minlength=3).min() > 900
     assert (fold_of(USERS, 1) == 0).all()
 
 
 def test_every_user_is_left_out_once() -> None:
-    """The tables without each fold hold every row in all but one of them, in the old order."""
+    """There is one table without each fold. All of them but one hold a given row, and rows keep their order."""
     rows = pa.table({"user_id": USERS, "row": range(len(USERS))})
     held = [outside_fold(rows, fold=fold, folds=3) for fold in range(3)]
     counts = np.bincount(np.concatenate([part["row"].to_numpy() for part in held]), minlength=len(USERS))
@@ -33,12 +33,12 @@ def test_every_user_is_left_out_once() -> None:
 
 
 def test_a_table_without_rows_stays_one() -> None:
-    """An empty block of a stream passes through."""
+    """An empty block of a stream stays an empty table."""
     assert len(outside_fold(pa.table({"user_id": pa.array([], pa.string())}), fold=0, folds=2)) == 0
 
 
 def test_counts_outside_a_fold_are_of_training_items_of_the_others(tmp_path: Path) -> None:
-    """Over all folds each training interaction is counted in all but one; validation and test items never are."""
+    """Each training interaction is counted for all folds but one. Validation and test items are never counted."""
     rows = [([0, 1, 2, 3], [0] * 4, 2, 2, 3), ([1, 1, 4], [0] * 3, 3, None, None), ([4], [0], 1, None, None)] * 20
     pq.write_table(histories(rows), tmp_path / "a.parquet")
     files = [str(tmp_path / "a.parquet")]

@@ -1,4 +1,4 @@
-"""Queries in one form: by example, and by law for every string."""
+"""The one form of queries: by examples, and by laws for every string."""
 
 import unicodedata
 
@@ -36,20 +36,20 @@ from kdlib.data.queries import MAX_QUERY_CHARACTERS, normalise_query
     ],
 )
 def test_what_tells_no_two_wishes_apart_is_gone(typed, wanted):
-    """Case, width, ligatures, composed or not, signs that nobody sees, runs of blanks and control characters; half a surrogate
-    pair is a blank."""
+    """Case, width, ligatures, composition, invisible characters, runs of blanks and control characters make no
+    difference. Half a surrogate pair is a blank."""
     assert normalise_query(typed) == wanted
 
 
 def test_a_long_text_is_cut_at_a_character():
-    """200 characters stay, whole ones beyond the first plane too, and no blank at the cut."""
+    """200 characters stay, without a blank at the cut. A character beyond the first plane is never cut in two."""
     assert normalise_query("🥾" * 300) == "🥾" * MAX_QUERY_CHARACTERS
     assert normalise_query("a" * 199 + " b") == "a" * 199
     assert normalise_query(" " * 10_000 + "Tent") == "tent"
 
 
 def test_a_megabyte_of_combining_marks_is_read_at_once():
-    """Ordering them takes the square of their number, so that most are cut off before."""
+    """Ordering them takes quadratic time, so most are cut off before."""
     assert len(normalise_query("a" + "\u0301\u0316" * 500_000)) == MAX_QUERY_CHARACTERS
 
 
@@ -62,8 +62,11 @@ def test_a_megabyte_of_combining_marks_is_read_at_once():
 @example("I\u0334\u0307\u0307\u0301")
 @example("i\u00ad\u0307 \u200b´")
 def test_every_string_has_one_form(typed):
-    """Normalising again changes nothing; the form is short and NFKC, has no blank at its ends or beside another and no sign that
-    nobody sees, and can be stored."""
+    """Normalising again changes nothing.
+
+    The form is short, in NFKC, and can be stored. It has no blank at its ends, no two blanks together and no invisible
+    characters.
+    """
     query = normalise_query(typed)
     assert normalise_query(query) == query
     assert len(query) <= MAX_QUERY_CHARACTERS

@@ -30,7 +30,7 @@ def histories(rows: Sequence[tuple[list[int], list[int], int, int | None, int | 
 
 
 def timed(*rows: tuple[list[int], list[int], list[int]]) -> pa.Table:
-    """Histories of (sessions, event types, seconds); all but the last item trains, the last one is tested."""
+    """Histories of (sessions, event types, seconds). The last item tests, all other items train."""
     sessions, types, seconds = (list(column) for column in zip(*rows, strict=True))
     lengths = [len(row) for row in sessions]
     items = [[100 * user + place for place in range(length)] for user, length in enumerate(lengths)]
@@ -46,8 +46,10 @@ def timed(*rows: tuple[list[int], list[int], list[int]]) -> pa.Table:
 
 
 def test_context_by_hand() -> None:
-    """Flags look one item ahead, types are the item's own, gaps look back; the first gap of each history is 0, none is
-    between two histories, and the last position is taken to open a session."""
+    """Session flags look one item ahead, types are the item's own, gaps look back.
+
+    The first gap of each history is 0: gaps do not cross histories. The position after the last one opens a session.
+    """
     table = timed(
         ([0, 0, 1, 1], [0, 3, 2, 1], [50, 50, 51, 53]),
         ([1], [2], [0]),
@@ -68,7 +70,7 @@ def test_context_by_hand() -> None:
 
 
 def test_lists_in_several_parts_are_read_as_one() -> None:
-    """Slices begin anywhere in their part; a column without parts is empty and keeps its type."""
+    """Slices may begin anywhere in a part. A column without parts is empty and keeps its type."""
     one = pa.array([[9], [1, 2], [], [3]], pa.list_(pa.int32()))
     column = pa.chunked_array([one.slice(1), one.slice(0, 0), one.slice(2, 2)])
     values, offsets = ragged(column)
@@ -78,7 +80,10 @@ def test_lists_in_several_parts_are_read_as_one() -> None:
 
 
 def test_time_gaps_are_powers_of_two() -> None:
-    """From 2^b to 2^(b+1) − 1 seconds is one bucket, b + 2, of its own; below a second is 1, over a year the last."""
+    """Gaps from 2^b to 2^(b+1) − 1 seconds have bucket b + 2.
+
+    Gaps below a second have 1, gaps over a year the last bucket.
+    """
     edges = [edge for power in range(25) for edge in (2**power, 2 ** (power + 1) - 1)]
     gaps = [0, *edges, 2**25, 2**33]
     found = context_of(timed(*(([0, 0], [0, 0], [7, 7 + gap]) for gap in gaps)))[1::2, 2]
@@ -86,7 +91,7 @@ def test_time_gaps_are_powers_of_two() -> None:
 
 
 def test_positions_that_are_not_read_do_not_exist() -> None:
-    """With positions left out the context is that of the histories without them, gaps and flags across the hole."""
+    """The context is the same as for histories without these positions: gaps and flags go across the hole."""
     table = timed(([0, 1, 1, 2], [0, 3, 2, 1], [0, 100, 200, 4000]), ([5, 5, 6], [1, 1, 1], [0, 8, 9]))
     keep = np.array([True, False, True, True, False, False, True])
     shorter = timed(([0, 1, 2], [0, 2, 1], [0, 200, 4000]), ([6], [1], [9]))
@@ -94,8 +99,10 @@ def test_positions_that_are_not_read_do_not_exist() -> None:
 
 
 def test_windows_and_prefixes_have_the_history_s_context() -> None:
-    """A window in the middle of a history knows the gap before its first item; nothing knows when the target came, which is
-    taken to open a session."""
+    """A window in the middle of a history has the gap before its first item.
+
+    The time of the target is unknown everywhere, and the target is assumed to open a session.
+    """
     table = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 1], [0, 1, 3, 7, 15, 1_000]))
     context = context_of(table).tolist()
     windows = training_windows(table, max_length=2)
@@ -108,7 +115,7 @@ def test_windows_and_prefixes_have_the_history_s_context() -> None:
 
 
 def test_windows_end_align_and_overlap_by_one_item() -> None:
-    """Seven training items at length 3 give windows of 3 and 3 positions; the last window is full."""
+    """Seven training items at length 3 give two windows of 3 positions, and the windows share one item."""
     table = training_windows(
         histories([([9, 8, 7, 6, 5, 4, 3, 2], [0, 0, 0, 1, 1, 1, 2, 2], 7, 7, None)]), max_length=3
     )
@@ -119,13 +126,13 @@ def test_windows_end_align_and_overlap_by_one_item() -> None:
 
 
 def test_a_long_history_leaves_the_short_window_first() -> None:
-    """Five items at length 3 have four positions: one, then three."""
+    """Five items at length 3 have four positions: a window of one, then a window of three."""
     table = training_windows(histories([([1, 2, 3, 4, 5], [0] * 5, 5, None, None)]), max_length=3)
     assert table["items"].to_pylist() == [[1, 2], [2, 3, 4, 5]]
 
 
 def test_users_without_two_training_items_give_none() -> None:
-    """Empty, one-item and untrained histories have nothing to predict."""
+    """Histories that are empty, have one item or have no training items give no windows."""
     table = training_windows(
         histories([([], [], 0, None, None), ([4], [0], 1, None, None), ([4, 5], [0, 0], 0, 0, 1)]), max_length=3
     )
@@ -135,7 +142,7 @@ def test_users_without_two_training_items_give_none() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 7))
 def test_each_training_position_is_covered_once(lengths: list[int], max_length: int) -> None:
-    """Over all windows each (user, position) with a training target appears exactly once, with the right item and target."""
+    """Each (user, position) with a training target is in exactly one window, with the right item and target."""
     items = [list(range(100 * user, 100 * user + length)) for user, length in enumerate(lengths)]
     table = training_windows(
         histories([(row, [0] * len(row), max(len(row) - 1, 0), None, None) for row in items]), max_length=max_length
@@ -153,7 +160,7 @@ def test_each_training_position_is_covered_once(lengths: list[int], max_length: 
 
 
 def test_evaluation_rows() -> None:
-    """The prefix excludes the target; its last flag is set; repeats and users without a target are left out."""
+    """The prefix excludes the target, and its last flag is set. Repeats and users without a target are left out."""
     rows = evaluation_rows(
         histories(
             [
@@ -174,7 +181,7 @@ def test_evaluation_rows() -> None:
 
 
 def test_the_same_users_are_evaluated_whatever_the_files_and_parts(tmp_path) -> None:
-    """The sample depends on the user ids alone, not on files, order or the number of parts, and parts are disjoint."""
+    """The sample depends only on the user ids, not on files, order or the number of parts. Parts are disjoint."""
     table = histories([([1, 2], [0, 0], 1, 1, None) for _ in range(200)])
     pq.write_table(table, tmp_path / "whole.parquet")
     order = np.random.default_rng(0).permutation(200)
@@ -198,11 +205,11 @@ def test_the_same_users_are_evaluated_whatever_the_files_and_parts(tmp_path) -> 
 
 
 def test_everyone_has_a_row_where_everyone_is_asked_for() -> None:
-    """Users without a target, and those who return to an item, predict from what they did; nobody without a history."""
+    """Users without a target and users who return to an item have a row too. Users without a history have none."""
     table = histories(
         [
             ([1, 2, 3], [0, 0, 1], 2, None, 2),  # judged by item 3
-            ([4, 5], [0, 0], 2, None, None),  # no test item: all of the history is read
+            ([4, 5], [0, 0], 2, None, None),  # no test item: the row has the whole history
             ([6, 7, 6], [0, 0, 1], 2, None, 2),  # returns to item 6
             ([8], [0], 0, None, 0),  # nothing before the test item
             ([], [], 0, None, None),

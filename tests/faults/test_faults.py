@@ -99,7 +99,7 @@ REFUSALS = [
         "the day's export has not run", r"has the day's export run\?", before=lambda shop: _remove(shop.day().parent)
     ),
     Refusal("the day's folder is empty", r"has the day's export run\?", before=lambda shop: _remove(shop.day())),
-    Refusal("half a file", r"cannot read .*Is it whole", before=lambda shop: _cut(shop.day())),
+    Refusal("half a file", r"cannot read .* is complete", before=lambda shop: _cut(shop.day())),
     Refusal(
         "a file of no bytes", r"has no bytes: is the export whole\?", before=lambda shop: shop.day().write_bytes(b"")
     ),

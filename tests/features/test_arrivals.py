@@ -1,4 +1,4 @@
-"""Which days' files a night reads, names as missing, takes as too late, and leaves to later nights."""
+"""Which days' files a run reads, reports as missing, takes as too late, and leaves to later runs."""
 
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
@@ -34,7 +34,7 @@ def ends(stretches: Iterable[Stretch]) -> list[list[int]]:
     return [numbers(stretch) for stretch in stretches]
 
 
-def night(
+def days_of_run(
     there: Iterable[int],
     last: int,
     *,
@@ -53,72 +53,76 @@ def night(
 
 
 def test_a_first_night_names_the_days_between_its_files_and_keeps_the_periods_as_unread() -> None:
-    """Days before the first file are in the period, but no gap; days before the period and after the night do not count."""
-    found = night([3, 4, 7, 9], 7, start=1)
+    """Days before the first file are unread, but not a gap.
+
+    Days before the period and after the run's day do not count.
+    """
+    found = days_of_run([3, 4, 7, 9], 7, start=1)
     assert (numbers(found.to_read), found.late) == ([3, 4, 7], [])
     assert (ends(found.gaps), ends(found.unread)) == ([[5, 6]], [[1, 2], [5, 6]])
-    assert ends(night([1, 4], 4, start=2).gaps) == [[2, 3]]
-    assert ends(night([2, 4], 4).unread) == [[3, 3]]  # without a period's start: since the first file
-    assert night([2, 3, 4], 4).unread == []
+    assert ends(days_of_run([1, 4], 4, start=2).gaps) == [[2, 3]]
+    assert ends(days_of_run([2, 4], 4).unread) == [[3, 3]]  # without a start of the period: since the first file
+    assert days_of_run([2, 3, 4], 4).unread == []
 
 
 def test_a_later_night_names_the_days_since_the_earlier_one() -> None:
-    """What was a gap before is not named again."""
-    found = night([*range(1, 5), 6, 7, 10], 10, earlier=7, unread=[(5, 5)])
+    """Gaps that the earlier run has reported are not reported again."""
+    found = days_of_run([*range(1, 5), 6, 7, 10], 10, earlier=7, unread=[(5, 5)])
     assert (ends(found.gaps), ends(found.unread)) == ([[8, 9]], [[5, 5], [8, 9]])
-    assert night([10, 11], 11, earlier=10).gaps == []  # old days may be gone
+    assert days_of_run([10, 11], 11, earlier=10).gaps == []  # files of old days may be gone
 
 
 def test_a_day_that_comes_after_the_look_back_is_read_once_as_late() -> None:
-    """Day 5 came on day 10; the night after has it on record."""
+    """The file of day 5 comes on day 10. The run after it no longer counts day 5 as unread."""
     there = set(range(1, 11))
-    found = night(there, 10, earlier=9, unread=[(5, 5)])
+    found = days_of_run(there, 10, earlier=9, unread=[(5, 5)])
     assert (numbers(found.to_read), numbers(found.late), found.unread) == ([5, *range(6, 11)], [5], [])
-    after = night(there | {11}, 11, earlier=10, unread=[])
+    after = days_of_run(there | {11}, 11, earlier=10, unread=[])
     assert (numbers(after.to_read), after.late) == (list(range(7, 12)), [])
 
 
 def test_what_is_left_of_a_stretch_stays_unread() -> None:
-    """Of days 2 to 7 there are now 3, 6 and 7, of which the last two are not too late; day 1 was never missing."""
-    found = night([1, 3, *range(6, 10)], 9, earlier=8, unread=[(2, 7)])
+    """Of the unread days 2 to 7, days 3, 6 and 7 now have files; only day 3 is too late. Day 1 was never missing."""
+    found = days_of_run([1, 3, *range(6, 10)], 9, earlier=8, unread=[(2, 7)])
     assert (numbers(found.late), numbers(found.to_read)) == ([3], [3, 6, 7, 8, 9])
     assert ends(found.unread) == [[2, 2], [4, 5]]
 
 
 @pytest.mark.parametrize(("last", "late"), [(6, []), (7, []), (8, []), (9, [5])])
 def test_a_day_is_late_from_the_night_on_whose_events_of_it_are_carried_over(last: int, late: list[int]) -> None:
-    """Until then it is read like any other; at the edge, where it is read anyway, it is late."""
-    found = night(range(1, last + 1), last, earlier=last - 1, unread=[(5, 5)])
+    """Before that run, day 5 is read like any other day. At the edge, where the run reads it anyway, it is late."""
+    found = days_of_run(range(1, last + 1), last, earlier=last - 1, unread=[(5, 5)])
     assert (5 in numbers(found.to_read), numbers(found.late), found.unread) == (True, late, [])
 
 
 def test_a_night_without_the_record_has_read_all_days_up_to_its_own() -> None:
-    """An old file that nobody missed is left alone."""
-    found = night(range(1, 11), 10, earlier=9)
+    """An old file that was not missing is not read again."""
+    found = days_of_run(range(1, 11), 10, earlier=9)
     assert (numbers(found.to_read), found.late, found.unread) == ([*range(6, 11)], [], [])
 
 
 def test_gaps_and_late_files_are_one_line_each() -> None:
-    """A stretch is named by its ends; of many the first five; nothing is said where nothing is missing."""
+    """A line names a stretch by its ends and at most five stretches. Without gaps and late files there is no line."""
 
     def lines(found: Days) -> list[str]:
         return arrival_lines(found, path="/x/{day}", late_days=LATE_DAYS)
 
-    assert lines(night([1, 2], 2)) == []
-    assert lines(night([4, 6, 10], 10, earlier=9, unread=[(4, 5)])) == [
-        "the files for 2024-05-04 at /x/{day} came after late_days (3): all their rows are quarantined"
+    assert lines(days_of_run([1, 2], 2)) == []
+    assert lines(days_of_run([4, 6, 10], 10, earlier=9, unread=[(4, 5)])) == [
+        "the files for 2024-05-04 at /x/{day} came later than late_days (3) allows. All their rows are quarantined"
     ]
-    assert lines(night([4, 6, 10], 10)) == [
-        "no file for 2024-05-05, 2024-05-07 to 2024-05-09 at /x/{day} (input.events.path): has the export of each day run?"
+    assert lines(days_of_run([4, 6, 10], 10)) == [
+        "no file for 2024-05-05, 2024-05-07 to 2024-05-09 at /x/{day} (input.events.path)."
+        " Check that the export of each day has run"
     ]
     assert (
         "2024-05-02, 2024-05-04, 2024-05-06, 2024-05-08, 2024-05-10 and 2 more at"
-        in lines(night(range(1, 17, 2), 15))[0]
+        in lines(days_of_run(range(1, 17, 2), 15))[0]
     )
 
 
 def test_a_late_files_rows_all_arrive_too_late(spark) -> None:
-    """Also those without a time, which the earlier night has not judged; rows of other files keep their arrival."""
+    """Rows without a time too, which the earlier run has not judged. Rows of other files keep their arrival."""
     rows = spark.createDataFrame(
         [(day(5), "2024-05-05 10:00:00"), (day(5), None), (day(6), "2024-05-05 10:00:00"), (day(8), None)],
         "arrived date, time string",
@@ -133,17 +137,20 @@ def test_a_late_files_rows_all_arrive_too_late(spark) -> None:
 
 
 def test_an_event_is_carried_over_or_read_again_and_not_both(spark) -> None:
-    """Before day 5: what arrived before it is carried, what came later is read. Older tables do not say: all is carried."""
+    """Of events before day 5, those that arrived before it are carried over and the others are read again.
+
+    Older tables have no arrival: all their events are carried over.
+    """
     like = "event_time timestamp, arrived date, file string, corrupt boolean, time_given boolean, event_type string"
     rows = [(day(3), day(3)), (day(4), day(5)), (day(4), day(6)), (day(5), day(5)), (day(4), None)]
     clean = spark.createDataFrame(
         [(datetime(one.year, one.month, one.day, 9), came, 0) for one, came in rows],
         "event_time timestamp, arrived date, event_type tinyint",
     )
-    night = spark.createDataFrame([], like)
+    events = spark.createDataFrame([], like)
 
     def carried(table) -> list:
-        found = carried_over(table, night, before=day(5), source="s").collect()
+        found = carried_over(table, events, before=day(5), source="s").collect()
         return [(row["event_time"].date(), row["arrived"]) for row in found]
 
     assert carried(clean) == [rows[0], rows[4]]
@@ -169,7 +176,7 @@ def test_an_event_is_carried_over_or_read_again_and_not_both(spark) -> None:
     ],
 )
 def test_the_day_of_a_file(spark, path: str, file: str) -> None:
-    """Whatever glob its name matches, and as Spark writes it, in URL code; both ways to read it agree."""
+    """It is found for all globs and for names in URL code, as Spark writes them. Python and Spark agree on it."""
     assert day_of(path, file) == day(2)
     found = spark.createDataFrame([(file,)], "file string").select(arrived(path, F.col("file")))
     assert found.collect()[0][0] == day(2)
@@ -187,5 +194,5 @@ def test_the_day_of_a_file(spark, path: str, file: str) -> None:
     ],
 )
 def test_files_that_the_path_does_not_mean_have_no_day(path: str, file: str) -> None:
-    """Another name is not read as one with a day."""
+    """A name that does not match the path gives no day."""
     assert day_of(path, file) is None

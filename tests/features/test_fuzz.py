@@ -1,4 +1,4 @@
-"""Ten thousand generated lines of every text format: each one is kept, a duplicate or quarantined, and none is lost."""
+"""Thousands of generated lines of every text format: each is kept, a duplicate or quarantined, and none is lost."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from kdlib.errors import DistilrecError
 from kdlib.features import clean
 from kdlib.features.events import read_events
 from kdlib.features.funnel import count_outcomes
-from kdlib.features.read import reading
+from kdlib.features.read_errors import reading
 
 LAST_DAY = date(2024, 5, 3)
 LINES = 2_500
@@ -65,11 +65,11 @@ VALUES = (
 
 
 BLANK = "".join(map(chr, range(33)))
-"""A line of nothing but blanks and control characters is no row."""
+"""A line of only blanks and control characters is not a row."""
 
 
 def noise(generator: random.Random) -> str:
-    """A short text of any characters that do not end a line."""
+    """A short text of random characters that do not end a line."""
     length = generator.randrange(12)
     return "".join(
         chr(generator.choice([generator.randrange(32, 127), generator.randrange(0x20, 0xD7FF)])) for _ in range(length)
@@ -91,7 +91,7 @@ def json_line(generator: random.Random) -> bytes:
         key: generator.choice([value(generator), generator.choice(wild)]) for key in "uitb" if generator.random() < 0.9
     }
     text = json.dumps(record, ensure_ascii=generator.random() < 0.5)
-    if generator.random() < 0.2:  # cut, doubled, or no record at all
+    if generator.random() < 0.2:  # cut, doubled, or not a record
         text = generator.choice(
             [text[: len(text) // 2], text * 2, noise(generator), json.dumps(generator.choice(wild))]
         )
@@ -103,7 +103,7 @@ def sequence_line(generator: random.Random) -> bytes:
 
 
 def broken(line: bytes, generator: random.Random) -> bytes:
-    """The line, sometimes with bytes that are no UTF-8; never with a line's end."""
+    """The line, sometimes with bytes that are not UTF-8, and never with the end of a line."""
     if generator.random() < 0.05:
         place = generator.randrange(len(line) + 1)
         line = line[:place] + bytes([generator.randrange(128, 256)]) + line[place:]
@@ -111,7 +111,7 @@ def broken(line: bytes, generator: random.Random) -> bytes:
 
 
 def judge(spark, config: EventsConfig):
-    """The judged rows of an input, their counts, and how many rows were read."""
+    """The judged rows of an input, their counts, and the number of rows read."""
     with reading(config.path):
         events = read_events(spark, config, last_day=LAST_DAY)
         judged = clean.with_outcome(
@@ -123,7 +123,7 @@ def judge(spark, config: EventsConfig):
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(("form", "line_of"), [("csv", csv_line), ("jsonl", json_line), ("sequences", sequence_line)])
 def test_generated_lines_add_up(spark, tmp_path, form, line_of, seed):
-    """Rows read = lines that are not blank (sequences: an item each) = kept + duplicate + quarantined, without a crash."""
+    """Rows read = lines that are not blank = kept + duplicate + quarantined. Sequences have a row an item."""
     generator = random.Random(f"{form} {seed}")
     lines = [broken(line_of(generator), generator) for _ in range(LINES)]
     header = (
@@ -160,7 +160,7 @@ def test_generated_lines_add_up(spark, tmp_path, form, line_of, seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_generated_files_are_read_or_refused_with_a_reason(spark, tmp_path, seed):
-    """Whole files of random bytes, under every format: rows that add up, or one of our errors that names the file."""
+    """A file of random bytes gives, in every format, rows that add up or an error of ours that names the file."""
     generator = random.Random(seed)
     path = tmp_path / f"events.{generator.choice(['txt', 'csv.gz', 'parquet'])}"
     path.write_bytes(generator.randbytes(generator.choice([0, 1, 7, 4096, 200_000])))

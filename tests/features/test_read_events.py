@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from kdlib.config.data import EventsConfig
 from kdlib.errors import InputError
 from kdlib.features.events import input_columns, raw_text, read_events
-from kdlib.features.read import reading
+from kdlib.features.read_errors import reading
 
 LAST_DAY = date(2024, 5, 3)
 ISO = {"format": "iso", "column": "t"}
@@ -33,7 +33,7 @@ def times(spark, path, **time):
 
 
 def test_csv_lines_with_a_wrong_number_of_fields_are_corrupt_and_kept_as_text(spark, tmp_path):
-    """A CSV line with too few or too many fields is corrupt and its raw text is the line."""
+    """A CSV line with too few or too many fields is corrupt, and its raw text is the line."""
     lines = ["u;i;t;ip", "1;a;2024-05-01;0", "1;b;2024-05-01", "", "1;b;2024-05-01;0;9", ' 2 ;"x;""y""";2024-05-02;0']
     (tmp_path / "e.csv").write_text("\n".join(lines))
     rows = read(spark, tmp_path / "e.csv", delimiter=";")
@@ -122,7 +122,7 @@ def test_a_json_line_is_one_object_and_nothing_besides(spark, tmp_path):
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl", "parquet"])
 def test_files_in_subfolders_are_read(spark, tmp_path, format_):
-    """However deep they lie beside others; hidden folders are passed over; with `{day}` the columns are those of the day."""
+    """Files at any depth are read, hidden folders are skipped, and with `{day}` the columns are those of the day."""
     for number, name in enumerate(["2024-05-02/x", "2024-05-03/y", "2024-05-03/00/z", "2024-05-03/_temporary/n"]):
         file, row = tmp_path / f"{name}.{format_}", {"u": str(number), "i": "a", "t": "2024-05-01"}
         row |= {"new": "1"} if "05-03" in name else {"gone": "1"}
@@ -144,13 +144,13 @@ def test_files_in_subfolders_are_read(spark, tmp_path, format_):
 
 
 def test_columns_in_folders_names_need_all_files_in_such_folders(spark, tmp_path):
-    """A file beside the folders is named, and not passed over; where no such column is mapped it is read."""
+    """A file beside the folders is an error that names the file. If no folder column is mapped, the file is read."""
     for name in ("shop=nl/deep/a", "b"):
         file = tmp_path / f"{name}.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("u,i,t\n1,a,2024-05-01\n")
     assert len(read(spark, tmp_path)) == 2
-    with pytest.raises(InputError, match=r"b\.csv lies in no folder that tells shop"):
+    with pytest.raises(InputError, match=r"b\.csv is not in a folder that names shop"):
         read(spark, tmp_path, session="shop")
     (tmp_path / "b.csv").unlink()
     assert read(spark, tmp_path, session="shop")[0][1:3] == ("1", "nl")
@@ -160,7 +160,7 @@ def test_columns_in_folders_names_need_all_files_in_such_folders(spark, tmp_path
 
 
 def test_columns_of_folders_that_do_not_agree_are_those_of_the_files(spark, tmp_path):
-    """The gate's look at the columns ends no night whose files could be read."""
+    """The gate's look at the columns does not fail where the files can be read."""
     for shop in ("nl", "de"):
         folder = tmp_path / shop / "part=1"
         folder.mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_columns_of_folders_that_do_not_agree_are_those_of_the_files(spark, tmp_
 
 
 def test_whole_numbers_of_a_float_column_are_ids_without_a_fraction(spark, tmp_path):
-    """As pandas writes a column with a gap; NaN and what is too large to tell two numbers apart is missing; times stay."""
+    """pandas writes a column with a gap as floats. NaN and numbers too large to tell apart are missing. Times stay."""
     users = [12_345_678.0, -0.0, 2.0**53 - 1, 2.0**53, float("nan"), float("inf"), None, 1.5]
     table = {"u": users, "i": pa.array([2.0**24] + [7.0] * 7, pa.float32()), "t": [1_714_557_600.25] * 8}
     pq.write_table(pa.table(table), tmp_path / "e.parquet")
@@ -185,7 +185,7 @@ def test_whole_numbers_of_a_float_column_are_ids_without_a_fraction(spark, tmp_p
 
 
 def test_whole_decimals_are_ids_without_a_fraction(spark, tmp_path):
-    """As a database exports a number without a scale; what has a fraction keeps it."""
+    """A database exports a number without a scale as a decimal. A number with a fraction keeps it."""
     users = pa.array(["12", "12.5", "-3", "1e20", None]).cast(pa.decimal128(38, 10), safe=False)
     pq.write_table(pa.table({"u": users, "i": [1] * 5, "t": ["2024-05-01"] * 5}), tmp_path / "e.parquet")
     rows = read(spark, tmp_path / "e.parquet", format="parquet")
@@ -193,7 +193,10 @@ def test_whole_decimals_are_ids_without_a_fraction(spark, tmp_path):
 
 
 def test_parquet_text_that_is_no_utf8_is_mended(spark, tmp_path):
-    """As other writers leave it, which Python could not read from the tables; CSV and JSON are mended alike."""
+    """Some writers leave bytes in it that Python could not read from the tables.
+
+    They become U+FFFD, as in CSV and JSON.
+    """
     latin = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
     table = {"u": latin, "i": ["a", "b"], "t": ["2024-05-01"] * 2, "k": pa.array([b"\xe9", b"\xe9"]).view(pa.string())}
     pq.write_table(pa.table(table), tmp_path / "e.parquet")
@@ -203,7 +206,7 @@ def test_parquet_text_that_is_no_utf8_is_mended(spark, tmp_path):
 
 
 def test_ids_of_another_encoding_are_corrupt(spark, tmp_path):
-    """In one day's file only, a user would be two; two that differ in such a letter alone would be one."""
+    """Otherwise one user could become two, and two users that differ only in this letter could become one."""
     (tmp_path / "e.csv").write_bytes(
         "u,i,t\nK\xe4ufer,a,2024-05-01\nb,S\xe4ge,2024-05-01\nb,a,2024-05-01\n".encode("latin-1")
     )
@@ -212,7 +215,7 @@ def test_ids_of_another_encoding_are_corrupt(spark, tmp_path):
 
 @pytest.mark.parametrize("format_", ["parquet", "csv"])
 def test_a_column_of_the_name_of_spark_s_own_does_no_harm(spark, tmp_path, format_):
-    """`_metadata` is where Spark says what file a row is of."""
+    """Spark holds a row's file in its own column `_metadata`."""
     table = pa.table({"u": ["1"], "i": ["a"], "t": ["2024-05-01"], "_metadata": ["x"]})
     if format_ == "csv":
         csv.write_csv(table, tmp_path / "e.csv")
@@ -222,10 +225,10 @@ def test_a_column_of_the_name_of_spark_s_own_does_no_harm(spark, tmp_path, forma
 
 
 def test_types_and_headers_that_spark_cannot_read_are_named(spark, tmp_path):
-    """Also of columns that nobody has mapped."""
+    """This includes columns that are not mapped."""
     table = {"u": ["1"], "i": ["a"], "t": ["2024-05-01"], "at": pa.array([1], pa.time32("ms"))}
     pq.write_table(pa.table(table), tmp_path / "e.parquet")
-    with pytest.raises(InputError, match=r"e.parquet has a column of the Parquet type INT32 \(TIME.*leave it out"):
+    with pytest.raises(InputError, match=r"e.parquet has a column of the Parquet type INT32 \(TIME.*Leave it out"):
         read(spark, tmp_path / "e.parquet", format="parquet")
     (tmp_path / "e.csv").write_text("u,i,t,tag,tag\n1,a,2024-05-01,x,y\n")
     with pytest.raises(InputError, match=r"the header of .*e.csv has tag twice. Rename one"):
@@ -234,15 +237,15 @@ def test_types_and_headers_that_spark_cannot_read_are_named(spark, tmp_path):
 
 @pytest.mark.parametrize("type_", [pa.decimal128(18, 3), pa.float64()])
 def test_numbers_are_no_iso_times(spark, tmp_path, type_):
-    """The error says which formats take them."""
+    """The error names the formats that take numbers."""
     seconds = pa.array([1_714_557_600.0]).cast(type_)
     pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": seconds}), tmp_path / "e.parquet")
-    with pytest.raises(InputError, match=r"but t is d\w+.*; set time.format to epoch_seconds"):
+    with pytest.raises(InputError, match=r"but t is d\w+.*\. Set time.format to epoch_seconds"):
         read(spark, tmp_path / "e.parquet", format="parquet")
 
 
 def test_parts_of_a_day_that_are_too_long_are_no_day(spark, tmp_path):
-    """A year of five digits, or a month of three, is not cut to another one; pandas' floats are whole numbers."""
+    """A year of five digits or a month of three digits is not cut. Floats from pandas are read as whole numbers."""
     lines = ["u,i,y,m,d,n", "1,a,20267,11,3,0", "1,a,2026,123,3,0", "1,a,2024.0,5.0,2.0,0", "1,a,2024,5,2,1"]
     (tmp_path / "e.csv").write_text("\n".join(lines))
     time = {"format": "day_and_order", "day_columns": ["y", "m", "d"], "order_column": "n"}
@@ -251,7 +254,7 @@ def test_parts_of_a_day_that_are_too_long_are_no_day(spark, tmp_path):
 
 
 def test_bytes_that_are_no_utf8_are_quarantined_as_text(spark, tmp_path):
-    """Whatever reads the quarantine later can read it; ids of sequences, too."""
+    """So the quarantine can be read later. The same holds for ids of sequences."""
     (tmp_path / "e.jsonl").write_bytes(b'{"u": 1, "i": "a", "t": "2024-05-01"}\n{"u\xff\n')
     assert read(spark, tmp_path / "e.jsonl", format="jsonl")[1][8] == '{"u\ufffd'
     (tmp_path / "s.txt").write_bytes(b"\xff1 a\n")
@@ -260,12 +263,12 @@ def test_bytes_that_are_no_utf8_are_quarantined_as_text(spark, tmp_path):
 
 @pytest.mark.parametrize("first", ["ns", "us"])
 def test_nanoseconds_in_some_files_only_are_refused(spark, tmp_path, first):
-    """Whichever unit Spark meets first: one of them would be taken for the other."""
+    """Otherwise Spark would take one unit for the other, whichever unit it reads first."""
     for name, unit in zip("ab", [first, {"ns": "us", "us": "ns"}[first]], strict=True):
         times = pa.array([datetime(2024, 5, 1)], pa.timestamp(unit))
         pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": times}), tmp_path / f"{name}.parquet")
     other = (
-        r"a\.parquet has the column t in nanoseconds, .*b\.parquet has not"
+        r"a\.parquet has the column t in nanoseconds, .*b\.parquet does not"
         if first == "ns"
         else r"b\.parquet has the column t"
     )
@@ -277,21 +280,23 @@ def test_nanoseconds_in_some_files_only_are_refused(spark, tmp_path, first):
 
 
 def test_a_csv_header_without_a_name_is_told(spark, tmp_path):
-    """A single file is not said to differ from others."""
+    """The error does not say that a single file differs from others."""
     (tmp_path / "e.csv").write_text("u,i,t,\n1,a,2024-05-01,\n")
     with pytest.raises(InputError, match=r"the header of \S+e\.csv has a field without a name"):
         read(spark, tmp_path / "e.csv")
 
 
 def test_parquet_nanoseconds_as_pandas_writes_them_are_read(spark, tmp_path):
-    """Nanosecond timestamps, which Spark reads only as whole numbers, come out as the right time."""
+    """Spark reads nanosecond timestamps only as whole numbers; they become the right times."""
     moment = pa.array([1_714_557_600_123_456_789, None], pa.timestamp("ns"))
-    for name in ("a 1", "b"):  # a blank in a name, which URLs write otherwise
+    for name in ("a 1", "b"):  # URLs write a blank in a name in another way
         pq.write_table(pa.table({"u": ["1", "2"], "i": ["a", "b"], "t": moment}), tmp_path / f"{name}.parquet")
     try:
         rows = read(spark, tmp_path / "a 1.parquet", format="parquet")
         assert read(spark, tmp_path, format="parquet") == rows * 2
-        old = tmp_path / "old" / "e.parquet"  # as old Sparks wrote times, which pyarrow takes for nanoseconds, too
+        old = (
+            tmp_path / "old" / "e.parquet"
+        )  # old versions of Spark wrote times like this; pyarrow reads them as nanoseconds too
         old.parent.mkdir()
         table = pa.table({"u": ["1", "2"], "i": ["a", "b"], "t": moment})
         pq.write_table(table, old, use_deprecated_int96_timestamps=True)
@@ -303,7 +308,7 @@ def test_parquet_nanoseconds_as_pandas_writes_them_are_read(spark, tmp_path):
 
 
 def test_blanks_at_either_end_are_trimmed_and_what_is_only_blank_is_missing(spark, tmp_path):
-    """Spaces, tabs and line ends fall off an id; within it, and other blanks anywhere, they stay."""
+    """Spaces, tabs and line ends are cut from both ends of an id. Inside the id they stay, and so do other blanks."""
     written = ["a", " a", "a\t", "\r\n a \n", "a\tb", "\u00a0a", "", " ", "\t\r\n", None]
     pq.write_table(
         pa.table({"u": written, "i": ["x"] * len(written), "t": ["2024-05-01"] * len(written)}), tmp_path / "e.parquet"
@@ -313,7 +318,7 @@ def test_blanks_at_either_end_are_trimmed_and_what_is_only_blank_is_missing(spar
 
 
 def test_iso_times_with_and_without_offset(spark, tmp_path):
-    """An ISO time without an offset is UTC; what is no full date is not a time."""
+    """An ISO time without an offset is UTC. A text without a full date is not a time."""
     given = ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00+0200", "2024-05-01T10:00:00.5", "2024-05-01"]
     no_date = ["12:30", "2024", "2024-05", "2024-5-01", "2024-05-01T", "2024-05-01x10:00", "2024-02-31"]
     (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in given + no_date))
@@ -334,7 +339,10 @@ def test_epoch_millis_beyond_every_calendar_are_bad_and_do_not_fail(spark, tmp_p
 
 
 def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
-    """Year, month and day columns make the day and the running number its second; without a user the session is it."""
+    """Year, month and day columns give the day, the running number its second.
+
+    Without a user column the session is the user.
+    """
     (tmp_path / "e.csv").write_text(
         "y,m,d,n,s,i\n2008,4,1,2,9,a\n2008,4,31,1,9,a\n2008,4,1,86400,9,a\n2008,,1,1,9,a\n9999,12,31,1,9,a\n1900,1,1,0,9,a\n"
     )
@@ -347,7 +355,10 @@ def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
 
 
 def test_sequences_become_one_view_a_day_that_end_on_the_last_day(spark, tmp_path):
-    """The last item of a line falls on the last day, the one before it on the day before; a lone user is corrupt."""
+    """The last item of a line is on the last day, the item before it one day earlier.
+
+    A line with only a user is corrupt.
+    """
     (tmp_path / "s.txt").write_text("1 a b\tc\n\n2\n3 z\n")
     rows = read(spark, tmp_path / "s.txt", format="sequences", user=None, item=None, time=None)
     days = [(row[1], row[3], row[7] and row[7][:10]) for row in rows if not row[0]]
@@ -370,7 +381,7 @@ def test_sequences_become_one_view_a_day_that_end_on_the_last_day(spark, tmp_pat
             '{"u": 1, "i": 2, "t": 3}\n',
             r"lacks the mapped column s; found i, t, u",
         ),
-        ({"format": "parquet"}, "PAR1?", r"cannot read .*e\.data: .*Is it whole"),
+        ({"format": "parquet"}, "PAR1?", r"cannot read .*e\.data: .*Check that"),
     ],
 )
 def test_unusable_files_are_named(spark, tmp_path, settings, text, message):
@@ -391,7 +402,7 @@ def test_csv_files_with_different_headers_are_refused(spark, tmp_path):
     """Columns in another order in a second file are an error, not swapped values."""
     (tmp_path / "a.csv").write_text("u,i,t\n1,a,2024-05-01\n")
     (tmp_path / "b.csv").write_text("i,u,t\na,1,2024-05-01\n")
-    with pytest.raises(InputError, match=r"the same header: \S+b\.csv has i, u, t, where the first has u, i, t\. Give"):
+    with pytest.raises(InputError, match=r"the same header: \S+b\.csv has i, u, t, the first file has u, i, t\. Give"):
         read(spark, tmp_path)
 
 
@@ -399,12 +410,12 @@ def test_a_cut_off_gzip_file_is_named(spark, tmp_path):
     """A gzip file that ends too early is an error that names the file."""
     whole = gzip.compress(b"u,i,t\n" + b"".join(b"%d,%d,2024-05-01\n" % (n, n * n) for n in range(5000)))
     (tmp_path / "e.csv.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cannot read .*e\.csv\.gz: .*Replace it"):
+    with pytest.raises(InputError, match=r"cannot read .*e\.csv\.gz: .*Check that"):
         read(spark, tmp_path / "e.csv.gz")
 
 
 def test_parquet_files_with_different_types_are_refused(spark, tmp_path):
-    """A column that is a number in one file and text in the others is an error with the file, the column and both types."""
+    """If a column is a number in one file and text in another, the error names the file, the column and both types."""
     for name, users in (("a", ["1"]), ("b", [1])):
         pq.write_table(pa.table({"u": users, "i": ["a"], "t": ["2024-05-01"]}), tmp_path / f"{name}.parquet")
     with pytest.raises(
@@ -416,7 +427,7 @@ def test_parquet_files_with_different_types_are_refused(spark, tmp_path):
 def test_a_parquet_time_of_the_wrong_kind_is_refused(spark, tmp_path):
     """Whole numbers under the time format iso are an error that names the right formats."""
     pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": [1]}), tmp_path / "e.parquet")
-    with pytest.raises(InputError, match=r"t is bigint; set time\.format to epoch_seconds"):
+    with pytest.raises(InputError, match=r"t is bigint\. Set time\.format to epoch_seconds"):
         read(spark, tmp_path / "e.parquet", format="parquet")
 
 

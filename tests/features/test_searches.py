@@ -1,4 +1,4 @@
-"""The search log: rows in, judged rows and tables out."""
+"""The search log: from rows to judged rows and tables."""
 
 import random
 from collections import Counter
@@ -68,7 +68,7 @@ def test_without_event_types_an_item_makes_a_click(spark, tmp_path):
 
 
 def test_a_position_is_a_whole_number_from_one_on(spark, tmp_path):
-    """What is none is bad where an item was clicked and means nothing at a search."""
+    """Other positions are bad for a click and ignored for a search."""
     good = {"1": 1, "007": 7, "3.0": 3, "99999999999": 2**31 - 1, "": None}
     bad = ("0", "-1", "1.5", "first", "1e2", "0x1", "1d", "+2", "Infinity")
     lines = [f"{text},tent,a,click,{text},2024-05-10" for text in (*good, *bad) if text]
@@ -83,7 +83,7 @@ def test_a_position_is_a_whole_number_from_one_on(spark, tmp_path):
 
 
 def test_parquet_positions_of_pandas_are_read(spark, tmp_path):
-    """A column of floats with NaN where there is none."""
+    """pandas writes them as floats, with NaN for a missing position."""
     columns = {"u": ["1", "2"], "q": ["Tent", "tent"], "i": ["a", "b"], "p": [4.0, float("nan")], "t": [at(0), at(1)]}
     pq.write_table(pa.table(columns), tmp_path / "s.parquet")
     config = SearchesConfig.model_validate(
@@ -102,7 +102,10 @@ def test_parquet_positions_of_pandas_are_read(spark, tmp_path):
 
 
 def test_a_broken_line_of_a_forgotten_user_is_not_kept(spark, tmp_path):
-    """Where its user can be read, it is the user's; of any other only a hash stays, once there are forgotten users."""
+    """If the user can be read, the line counts as the user's.
+
+    Once there are forgotten users, other broken lines become hashes.
+    """
     lines = ["anna,tent", "ben,mug,,click", "1,anna's"]
     events = read(spark, tmp_path, *lines)
     before, after = (
@@ -115,7 +118,10 @@ def test_a_broken_line_of_a_forgotten_user_is_not_kept(spark, tmp_path):
 
 
 def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
-    """Every fault gives its code, a row with several the first; the period includes both its ends; rows before it are none."""
+    """Every fault gives its reason, and a row with several faults the first.
+
+    The period includes both its ends; rows before it are not a fault.
+    """
     rows = [
         ("1,tent,a,click,1", "corrupt_row"),
         (",,a,click,1,2024-05-10", "missing_user"),
@@ -143,7 +149,10 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
 
 
 def test_rows_of_a_day_that_say_the_same_are_one_event_at_its_best_rank(spark, tmp_path):
-    """User, UTC day, normalised query, type and item make an event; of two ranks the better counts, a known one before none."""
+    """User, UTC day, normalised query, type and item make an event.
+
+    The better of two ranks counts, and any rank beats none.
+    """
     lines = [
         "1,tent,a,click,,2024-05-10 10:00:00",
         "1, TENT,a,click,7,2024-05-10 10:00:00",
@@ -171,7 +180,7 @@ def test_rows_of_a_day_that_say_the_same_are_one_event_at_its_best_rank(spark, t
 
 
 def test_a_crawler_says_no_more_of_an_item_than_a_shopper(spark, tmp_path):
-    """Fifty clicks far down the page, all of one user and day, weigh as one; its searches count once, too."""
+    """Fifty clicks far down the page by one user on one day weigh as one click. The user's searches count once too."""
     crawled = [f"bot,tent,a,click,50,2024-05-10 10:00:{second:02d}" for second in range(50)]
     crawled += [f"bot,tent,,search,,2024-05-10 11:00:{second:02d}" for second in range(50)]
     shoppers = [f"{user},tent,b,click,2,2024-05-10" for user in range(30)]
@@ -184,7 +193,7 @@ def test_a_crawler_says_no_more_of_an_item_than_a_shopper(spark, tmp_path):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_every_row_has_one_outcome(spark, tmp_path, seed):
-    """Kept, duplicate and quarantined rows add up to those read; with the earlier ones, to all."""
+    """Kept, duplicate, quarantined and earlier rows add up to all rows."""
     choose = random.Random(seed).choice
     lines = [
         ",".join(
@@ -209,14 +218,14 @@ def test_every_row_has_one_outcome(spark, tmp_path, seed):
 
 
 def test_a_log_without_rows_of_the_period_has_none(spark, tmp_path):
-    """Nothing is read, and it is known of when the last row is."""
+    """Its rows are counted as earlier, and the time of the last one is known."""
     counts = searches.count_outcomes(judge(read(spark, tmp_path, "1,tent,,search,,2024-01-01")))
     assert (counts["rows_read"], counts["kept"], counts["earlier"]) == (0, 0, 1)
     assert (counts["first_event"], counts["last_earlier"]) == (None, "2024-01-01 00:00:00")
 
 
 def test_pseudonyms_are_those_of_the_events(spark, tmp_path):
-    """The same key gives the same name, also in the quarantine; a line that does not parse is only hashed."""
+    """The same key gives the same pseudonym, also in the quarantine. A line that does not parse becomes a hash."""
     (tmp_path / "key").write_text(KEY)
     lines = ["anna,tent,,search,,2024-05-10", "anna,mug,a,zap,,2024-05-10", "anna,mug"]
     judged = judge(read(spark, tmp_path, *lines, key=KeySource(str(tmp_path / "key"), None)))
@@ -229,7 +238,7 @@ def test_pseudonyms_are_those_of_the_events(spark, tmp_path):
 
 
 def test_where_rare_queries_are_left_out_the_quarantine_does_not_show_them(spark, tmp_path):
-    """Neither in a row that parses nor in one that does not; that there was none is still to be seen."""
+    """It hides queries in rows that parse and in rows that do not. A missing query can still be seen."""
     lines = ["1,my name,a,zap,,2024-05-10", "1,my name", "1,,a,click,,2024-05-10"]
     judged = judge(read(spark, tmp_path, *lines, hide_queries=True))
     shown = {row["reason"]: row["raw"] for row in searches.quarantine(judged).collect()}
@@ -239,7 +248,7 @@ def test_where_rare_queries_are_left_out_the_quarantine_does_not_show_them(spark
 
 
 def test_queries_are_counted_by_event_and_by_user(spark):
-    """Every type is counted, a user with many rows once; a query that was only clicked has no searches."""
+    """Every type is counted, and a user with many rows once. A query with only clicks has no searches."""
     rows = [
         ("1", "tent", "search", None, None, at(0)),
         ("1", "tent", "search", None, None, at(9)),
@@ -258,7 +267,8 @@ def test_queries_are_counted_by_event_and_by_user(spark):
 
 
 def test_a_weight_is_strength_over_the_chance_of_being_looked_at(spark):
-    """By hand: a click at 4 counts 4, a cart at 2 counts 3·2, a purchase without rank 5, a click at 90 as one at 50."""
+    """By hand: a click at rank 4 counts 4, a cart at 2 counts 3·2, a purchase without rank counts 5, and a click at
+    90 counts 50."""
     rows = [
         ("1", "tent", "search", None, None, at(0)),
         ("1", "tent", "click", "a", 4, at(1)),
@@ -283,7 +293,7 @@ def test_a_weight_is_strength_over_the_chance_of_being_looked_at(spark):
 
 
 def test_weights_do_not_depend_on_the_order_of_the_rows(spark):
-    """To the last digit, however the rows are spread: 0.1 and its like add up differently in another order."""
+    """They agree to the last digit for any partitions, although floats add up differently in another order."""
     rows = [("1", "tent", "click", "a", 1 + n % 37, at(n % 60)) for n in range(200)]
     tent = spark.createDataFrame([("tent",)], "query string")
     found = set()

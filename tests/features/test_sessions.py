@@ -34,7 +34,7 @@ def sessions(events, gap: int | None = 1800):
 
 
 def test_only_a_gap_longer_than_the_limit_opens_a_session(events):
-    """Half an hour to the microsecond stays one session, one microsecond more does not; other users do not matter."""
+    """A gap of exactly half an hour stays in one session, one microsecond more does not. Other users do not matter."""
     made = events(
         ("u", "a", "10:00:00"),
         ("u", "b", "10:30:00"),
@@ -57,7 +57,7 @@ def test_a_session_counts_its_events(events):
 
 
 def test_events_at_one_time_are_ordered_by_event_id_then_item(events):
-    """Ties in time have a fixed order, whatever the order of the rows."""
+    """Events at the same time have a fixed order that does not depend on the order of the rows."""
     made = events(
         ("u", "z", "10:00:00", 0, None, "1"),
         ("u", "a", "10:00:00", 0, None, "2"),
@@ -68,7 +68,7 @@ def test_events_at_one_time_are_ordered_by_event_id_then_item(events):
 
 
 def test_the_shops_sessions_are_numbered_by_their_start(events):
-    """Given session ids win over gaps, may overlap, and rows without one share a session a day."""
+    """The shop's session ids win over gaps and may overlap. Rows of one day without an id share a session."""
     made = events(
         ("u", "a", "10:00:00", 0, "tab2"),
         ("u", "b", "10:00:01", 0, "tab1"),
@@ -117,7 +117,7 @@ def test_repeats_in_a_session_collapse_to_the_first_time_and_the_strongest_type(
 
 
 def test_what_happens_after_midnight_stays_by_itself(spark):
-    """A purchase at 00:01 UTC does not turn the view before midnight, which may be trained on, into one."""
+    """A purchase at 00:01 UTC does not turn the view before midnight into a purchase: the view may be trained on."""
     times = ["2024-05-01 23:59:01", "2024-05-02 00:01:02", "2024-05-02 00:01:03"]
     rows = [("u", "a", f"{time}+00:00", kind) for time, kind in zip(times, (0, 3, 0), strict=True)]
     frame = spark.createDataFrame(rows, "user_id string, item_id string, time string, type int").select(
@@ -133,6 +133,6 @@ def test_what_happens_after_midnight_stays_by_itself(spark):
 
 
 def test_items_outside_the_vocabulary_leave_the_history_but_not_its_session_numbers(events):
-    """A user with no known item keeps an empty history; sessions are counted before items are left out."""
+    """A user with no known item keeps an empty history. Sessions are numbered before items are left out."""
     made = events(("u", "x", "08:00:00"), ("u", "a", "10:00:01"), ("v", "x", "08:00:00"))
     assert history(made, {"a": 0}) == [("u", [0], [0], [1], [1]), ("v", [], [], [], [])]

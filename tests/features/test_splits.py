@@ -18,18 +18,18 @@ def split(spark, days, kind):
 
 
 def test_leave_one_out_needs_three_interactions(spark):
-    """The last tests and the one before it validates; two interactions or fewer only train."""
+    """The last interaction tests and the one before it validates. Two interactions or fewer only train."""
     found = split(spark, [[1, 2, 3, 4], [1, 2, 3], [1, 2], [1], []], "leave_one_out")
     assert found == [(2, 2, 3), (1, 1, 2), (2, None, None), (1, None, None), (0, None, None)]
 
 
 def test_time_split_cuts_at_midnight(spark):
-    """The first interaction of each window is its target if one precedes it; 7 and 8 May validate, 9 May tests."""
+    """The first interaction in a window is its target, if another precedes it. 7 and 8 May validate, 9 May tests."""
     found = split(spark, [[5, 6, 7, 8, 9, 9], [6, 9], [7, 9], [9, 9], [6], [6, 8], [8, 8], []], "time")
     assert found == [
         (2, 2, 4),  # all three parts
         (1, None, 1),  # nothing in the validation window
-        (0, None, 1),  # nothing precedes the validation window, but it precedes the test
+        (0, None, 1),  # nothing precedes the validation window, but its interaction precedes the test window
         (0, None, None),  # all in the test window
         (1, None, None),
         (1, 1, None),

@@ -7,7 +7,7 @@ from kdlib.config.data import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.funnel import check_listed, warnings
-from kdlib.features.read import reading
+from kdlib.features.read_errors import reading
 from kdlib.features.vocabulary import (
     count_left_out,
     extend_vocabulary,
@@ -59,7 +59,7 @@ def test_the_first_vocabulary_is_by_count_then_id(counts):
 
 
 def test_known_items_keep_their_index(counts, previous):
-    """New items follow after the known ones, of which even one without events stays."""
+    """New items follow after the known items. A known item without events stays."""
     made = extend_vocabulary(previous, counts, first_new_index=2, first_seen="2024-05-03", max_items=None)
     assert rows(made, "item_index", "item_id", "first_seen") == [
         (0, "x", "2024-05-01"),
@@ -78,7 +78,10 @@ def test_max_items_drops_the_rarest_new_items_only(counts, previous, max_items, 
 
 
 def test_titles_and_availability_come_from_the_catalogue(spark, previous):
-    """An item that the catalogue does not name keeps its title and stock; without a catalogue all are available."""
+    """An item that the catalogue does not list keeps its title and stock.
+
+    Without a catalogue all items are available.
+    """
     items = previous.withColumn("in_stock", F.col("item_id") == "d")
     catalogue = spark.createDataFrame(
         [("d", "The D", False), ("new", "N", True)], "item_id string, title string, available boolean"
@@ -94,9 +97,12 @@ def test_titles_and_availability_come_from_the_catalogue(spark, previous):
 
 
 def test_an_item_out_of_stock_stays_so_when_it_leaves_the_catalogue(spark, counts, previous):
-    """Until the catalogue names it again; what was hidden because few had touched it comes back when more have."""
+    """It stays so until the catalogue lists it again.
 
-    def night(earlier, catalogue, users):
+    An item hidden for its few users comes back when it has more users.
+    """
+
+    def run(earlier, catalogue, users):
         counted = counts.withColumn("num_users", F.when(F.col("item_id") == "c", users).otherwise(F.col("num_users")))
         known = extend_vocabulary(
             earlier, counted, first_new_index=earlier.count(), first_seen="2024-05-03", max_items=None
@@ -108,16 +114,16 @@ def test_an_item_out_of_stock_stays_so_when_it_leaves_the_catalogue(spark, count
     def available(made):
         return {item: is_there for item, is_there in rows(made, "item_id", "available") if item in "cdx"}
 
-    first = night(previous, [("d", "D", False), ("c", "C", True)], users=1)
+    first = run(previous, [("d", "D", False), ("c", "C", True)], users=1)
     assert available(first) == {"c": False, "d": False, "x": True}
-    second = night(first, [("a", "A", True)], users=1)
+    second = run(first, [("a", "A", True)], users=1)
     assert available(second) == {"c": False, "d": False, "x": True}
-    assert available(night(second, [("a", "A", True)], users=2)) == {"c": True, "d": False, "x": True}
-    assert available(night(second, [("d", "D", True)], users=2)) == {"c": True, "d": True, "x": True}
+    assert available(run(second, [("a", "A", True)], users=2)) == {"c": True, "d": False, "x": True}
+    assert available(run(second, [("d", "D", True)], users=2)) == {"c": True, "d": True, "x": True}
 
 
 def test_an_item_that_no_catalogue_has_listed_is_not_in_stock_where_that_is_said(spark, counts):
-    """Nobody knows whether the shop still sells it; where the catalogue says nothing of stock it stays."""
+    """Nobody knows whether the shop still sells it. If the catalogue does not tell the stock, the item is available."""
     items = extend_vocabulary(None, counts, first_new_index=0, first_seen="2024-05-03", max_items=3)
     listed = spark.createDataFrame([("c", "C", True)], "item_id string, title string, available boolean")
     for says_stock in (True, False):
@@ -138,7 +144,7 @@ def test_an_item_that_no_catalogue_has_listed_is_not_in_stock_where_that_is_said
 
 
 def test_a_catalogue_of_other_ids_is_an_error():
-    """Written in another case, say: each item would lack its title, and none be in stock."""
+    """Otherwise every item would lack its title and be out of stock, for example where the ids differ in case."""
     none = {
         "unlisted_items": 3,
         "unlisted_events": 9,
@@ -148,18 +154,18 @@ def test_a_catalogue_of_other_ids_is_an_error():
         "test_users": 1,
     }
     with pytest.raises(
-        InputError, match="has none of the 3 items of the events, such as 'a0': are the ids written alike"
+        InputError, match=r"has none of the 3 items of the events, for example 'a0'\. Check that both write ids alike"
     ):
         check_listed(none)
     check_listed(none | {"unlisted_events": 8})
-    told = "3 of the items, with 88.9% of the events, are not in the catalogue, such as 'a0'"
+    told = "3 of the items, with 88.9% of the events, are not in the catalogue, for example 'a0'"
     assert warnings(none | {"unlisted_events": 8}) == [told]
     check_listed(none | {"unlisted_items": 0, "unlisted_events": 0})
     assert warnings({name: none[name] for name in ("kept", "validation_users", "test_users")}) == []
 
 
 def test_a_number_in_stock_is_an_availability(spark, tmp_path):
-    """Twelve pieces, half a metre; none, or less than none."""
+    """More than 0 is available: twelve pieces, half a metre. 0 or less is not."""
     stock = ["12", "0.5", "0", "-3", "1e3", "YES", "n", None]
     lines = (json.dumps({"item_id": str(number), "stock": one}) for number, one in enumerate(stock))
     (tmp_path / "items.jsonl").write_text("\n".join(lines))
@@ -169,8 +175,10 @@ def test_a_number_in_stock_is_an_availability(spark, tmp_path):
 
 
 def test_statistics_count_training_positions(spark, counts, previous):
-    """Every vocabulary item has a row; num_train counts it at the positions before num_train of the histories, and a
-    history of one training item is in no window."""
+    """Every item of the vocabulary has a row. num_train counts the item at training positions of the histories.
+
+    A history of one training item is in no window.
+    """
     histories = spark.createDataFrame(
         [([1, 1, 0], 2), ([1, 0], 0), ([0, 1], 1), ([], 0)], "item_indices array<int>, num_train int"
     )
@@ -180,7 +188,7 @@ def test_statistics_count_training_positions(spark, counts, previous):
 
 
 def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):
-    """Quoted commas, doubled quotes and line breaks belong to the title; repeats and rows without an id are counted."""
+    """Quoted commas, doubled quotes and line breaks belong to the title. Repeats and rows without an id are counted."""
     text = 'item_id,title,stock\n1,"A ""big"", red\none",yes\n1,B,0\n,C,1\n2,,False\n3,D,\nbroken\n'
     (tmp_path / "items.csv").write_text(text)
     config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv", available="stock")
@@ -203,13 +211,13 @@ def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):
 @pytest.mark.parametrize(
     ("more", "length", "message"),
     [
-        ("", 20, r"goes over more than 1,000 lines, .*not closed: 'open\\n6,T6"),
-        (",z", 20, r"""goes over more than 1,000 lines, .*not closed: '5,"open,z\\n6,T6"""),
+        ("", 20, r"has more than 1,000 lines, .*not closed: 'open\\n6,T6"),
+        (",z", 20, r"""has more than 1,000 lines, .*not closed: '5,"open,z\\n6,T6"""),
         ("", 2_000, r"a field has more than 1,000,000 characters.* quote is probably"),
     ],
 )
 def test_a_quote_that_is_not_closed_swallows_no_catalogue(spark, tmp_path, more, length, message):
-    """Whether or not the row that it makes of the rest of the file has as many fields as the others."""
+    """The rest of the file becomes one row. It is an error whether or not this row has as many fields as the others."""
     lines = ["item_id,title", "1,A", '5,"open', *(f"{number},T{number} {'y' * length}" for number in range(6, 1_209))]
     (tmp_path / "items.csv").write_text("".join(f"{line}{more}\n" for line in lines))
     config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv")
@@ -218,20 +226,20 @@ def test_a_quote_that_is_not_closed_swallows_no_catalogue(spark, tmp_path, more,
 
 
 def test_a_catalogue_that_lost_rows_is_told():
-    """Rows that do not parse, or more than half the items of the night before."""
+    """The warning names rows that do not parse, or the loss of more than half the items of the run before."""
     counts = {"rows_read": 50, "items": 49, "corrupt": 0}
     assert (
         catalogue_warning(None, counts) is catalogue_warning(counts) is catalogue_warning(counts, {"items": 98}) is None
     )
     assert catalogue_warning(counts, {"items": 99}) == (
-        "the catalogue has 49 items, 99 the night before: is its export whole?"
+        "the catalogue has 49 items, the run before had 99. Check that its export is complete"
     )
     told = catalogue_warning(counts | {"corrupt": 1})
     assert told == "1 of 50 rows of the catalogue do not parse: their items are left out"
 
 
 def test_a_catalogue_of_json_may_hold_lists_but_no_list_is_an_item(spark, tmp_path):
-    """Two categories are text; an item id of two is none."""
+    """A list of categories is text. A list is not an item id."""
     rows = [{"item_id": 1, "title": "A", "category": ["x", "y"]}, {"item_id": [2, 3], "title": "B", "category": "x"}]
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = CatalogueConfig(path=str(tmp_path / "items.jsonl"), format="jsonl", category="category")
@@ -241,7 +249,7 @@ def test_a_catalogue_of_json_may_hold_lists_but_no_list_is_an_item(spark, tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"item_id": 1, "stock": "perhaps"}\n', r"1 rows have an availability .* such as 'perhaps'"),
+        ('{"item_id": 1, "stock": "perhaps"}\n', r"1 rows have an availability .* for example 'perhaps'"),
         ('{"item_id": null, "stock": 1}\n', r"no row with an item id \(1 rows read\)"),
     ],
 )

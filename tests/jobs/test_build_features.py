@@ -92,7 +92,7 @@ def test_ten_rows_become_five_tables(first_night, capsys):
         "quarantine, sessions, histories, item_vocabulary, item_statistics: up to date\n"
         "build_features: 10 rows read = 7 kept + 1 duplicate + 2 quarantined (corrupt_row 1, unknown_event_type 1); "
         "2 users, 5 sessions, 6 interactions, 3 items, 0 events out of vocabulary\n"
-        "build_features: warning: 2 of the items, with 71.4% of the events, are not in the catalogue, such as 'b'\n"
+        "build_features: warning: 2 of the items, with 71.4% of the events, are not in the catalogue, for example 'b'\n"
     )
     for name in TABLES:
         tables.check_files(tables.ALL[name], partitions.current(config.root, name, config.day))
@@ -433,7 +433,7 @@ def test_a_worker_with_another_key_ends_the_job(spark, tiny, monkeypatch):
     config = private(tiny)
     monkeypatch.setattr(privacy, "read_key", lambda source: b"the driver's key")
     with pytest.raises(
-        ConfigError, match=rf"^the pseudonym key in {config.privacy.key_file} is another on .* same key$"
+        ConfigError, match=rf"^the pseudonym key in {config.privacy.key_file} on .* differs from .* same key$"
     ):
         run(config)
     assert partitions.read_manifest(config.root, "sessions", config.day) is None

@@ -79,7 +79,7 @@ def test_nine_rows_become_three_tables(night, capsys):
     assert capsys.readouterr().out == (
         "queries, query_items, search_quarantine: up to date\n"
         "build_queries: 8 rows read = 5 kept + 1 duplicate + 2 quarantined (corrupt_row 1, missing_item 1), "
-        "1 of before the period passed over; 2 queries, 2 pairs of query and item\n"
+        "1 rows before the period skipped; 2 queries, 2 pairs of query and item\n"
     )
     for name in TABLES:
         tables.check_files(tables.ALL[name], partitions.current(config.root, name, config.day))
@@ -108,7 +108,7 @@ def test_a_query_of_few_users_is_in_no_table(spark, shop, capsys):
     """With k = 2 the name is gone from all three, and the line counts it."""
     config = config_for(shop, output="anonymous", privacy={"min_query_users": 2})
     run(config)
-    assert "1 queries (1 of too few users left out), 1 pairs" in capsys.readouterr().out
+    assert "1 queries (1 typed by too few users left out), 1 pairs" in capsys.readouterr().out
     assert [row["query"] for row in table(config, "queries")] == ["tent"]
     assert [row["query"] for row in table(config, "query_items")] == ["tent"]
     assert "mug" not in str(table(config, "search_quarantine"))
@@ -122,18 +122,21 @@ def test_a_log_without_a_query_to_go_on_with_is_a_warning(spark, shop, tmp_path,
         run(too_few)
         assert "none of the 2 queries of" in (said := capsys.readouterr().out), times
         assert "was typed by 3 users or more (privacy.min_query_users). Lower it" in said
-        assert "0 queries (2 of too few users left out), 0 pairs" in said
+        assert "0 queries (2 typed by too few users left out), 0 pairs" in said
     assert typed_queries(too_few)[0] == []
     header, *rows = ROWS.splitlines()
     for lines, why in (
         ([], "it has no rows at all"),
-        (rows[-1:], "the last of its rows is of 2024-04-01 10:00:00 UTC"),
+        (rows[-1:], "its last row is of 2024-04-01 10:00:00 UTC"),
     ):
         (tmp_path / "searches").mkdir(exist_ok=True)
         (tmp_path / "searches" / "1.csv").write_text("\n".join([header, *lines, ""]))
         config = config_for(tmp_path)
         run(config)
-        assert f"has no searches of the 30 days to 2024-05-03: {why}. Is it the right file" in capsys.readouterr().out
+        assert (
+            f"has no searches of the 30 days to 2024-05-03: {why}. Check that it is the right file"
+            in capsys.readouterr().out
+        )
         assert [table(config, name) for name in TABLES] == [[], [], []]
 
 

@@ -61,8 +61,9 @@ def test_a_worker_with_another_key_than_the_driver_s_makes_no_pseudonyms(monkeyp
     with pytest.raises(ConfigError) as error:
         hashed(pd.Series(["anna"]))
     expected, found = key_check(KEY.encode()), key_check(other.encode())
-    assert f"expected the key of check value {expected}, found {found}. Give every Spark executor" in str(error.value)
-    assert "environment variable SHOP_KEY is another on " in str(error.value)
+    assert f"expected check value {expected}, found {found}. Give every Spark executor" in str(error.value)
+    assert "environment variable SHOP_KEY on " in str(error.value)
+    assert " differs from " in str(error.value)
     assert KEY not in str(error.value)
     assert other not in str(error.value)
     reads = []

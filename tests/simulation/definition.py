@@ -1,6 +1,6 @@
 """The hidden model's probabilities as the docstring of `kdlib.simulation.world` defines them, for the tests.
 
-Only the world's arrays and constants are used, none of its methods. Letters: M items, C categories, T tastes.
+This module uses only the world's arrays and constants, none of its methods. Letters: M items, C categories, T tastes.
 """
 
 from functools import cache
@@ -22,13 +22,13 @@ from kdlib.simulation.world import (
 
 
 def matches(world: World, feature: int) -> np.ndarray:
-    """bool [T, M]: the item has the taste's value of a feature."""
+    """bool [T, M]: the item has the value of a feature that the taste prefers."""
     return world.tastes[:, None, feature] == world.features[None, :, feature]
 
 
 @cache
 def affinities(world: World) -> np.ndarray:
-    """float64 [T, M]: the product of the factors of the features that match."""
+    """float64 [T, M]: the product of the factors of all matching features."""
     result = np.ones((len(world.tastes), world.num_items))
     for feature, factor in enumerate(AFFINITIES):
         result[matches(world, feature)] *= factor**world.taste_strength
@@ -49,7 +49,10 @@ def outcome_chances(world: World) -> np.ndarray:
 
 @cache
 def category_chances(world: World, intent: int, previous: int) -> np.ndarray:
-    """float64 [C]: P(category | intent, item before it in the session); previous −1: a session's first step."""
+    """float64 [C]: P(category | intent, the item before in the session).
+
+    A previous item of −1: a session's first step.
+    """
     own = np.zeros(len(world.first_items))
     for category, weight in zip(world.intent_categories[intent], world.intent_weights[intent], strict=True):
         own[category] += weight
@@ -63,7 +66,7 @@ def category_chances(world: World, intent: int, previous: int) -> np.ndarray:
 
 @cache
 def item_chances(world: World, category: int, previous: int, owned: int, day: int) -> np.ndarray:
-    """float64 [T, M]: P(item | its category, taste, item before it, owned item, day); −1: none."""
+    """float64 [T, M]: P(item | category, taste, the item before, the owned item, day). An item of −1: none."""
     launched = (world.categories == category) & (world.launch_days <= day)
     weights = np.where(launched, np.diff(world.cumulative_weights), 0.0)
     gained = weights.copy()
@@ -77,7 +80,7 @@ def item_chances(world: World, category: int, previous: int, owned: int, day: in
 
 
 def owned_before(world: World, steps: Steps) -> np.ndarray:
-    """int64, of each step: the consumable that its user bought last; −1: none."""
+    """int64, for each step: the consumable that the user bought last; −1: none."""
     found, owned, user = np.full(len(steps.items), -1), -1, -1
     for step in range(len(steps.items)):
         owned, user = (owned if steps.users[step] == user else -1), int(steps.users[step])
@@ -89,5 +92,5 @@ def owned_before(world: World, steps: Steps) -> np.ndarray:
 
 
 def session_openings(steps: Steps) -> np.ndarray:
-    """bool, of each step: it is its session's first one."""
+    """bool, for each step: it is the first step of its session."""
     return (np.diff(steps.users, prepend=-1) != 0) | (np.diff(steps.sessions, prepend=-1) != 0)

@@ -1,4 +1,4 @@
-"""What the simulator writes, against what it says it wrote."""
+"""What the simulator writes, against what it reports."""
 
 from collections import Counter
 from dataclasses import replace
@@ -51,7 +51,7 @@ def seconds_of(row: dict) -> float:
 
 
 def clean_rows(table: pa.Table) -> list[dict]:
-    """The rows that a correct cleaning keeps, from their content alone; sorted by user and time."""
+    """The rows that a correct cleaning keeps, judged by their content alone, sorted by user and time."""
     views = Counter((row["user_id"], row["event_time"][:10]) for row in table.to_pylist())
     bots = {user for (user, _), count in views.items() if user and count > 2_000}
     first = {row["event_id"]: row for row in table.to_pylist()}
@@ -91,13 +91,13 @@ def test_the_planted_counts_are_what_the_rows_hold(written: tuple[pa.Table, Coun
 
 
 def test_duplicates_are_equal_in_every_column(written: tuple[pa.Table, Counter[str]]) -> None:
-    """Rows with one event id are the same row."""
+    """Rows with the same event id are equal."""
     table, planted = written
     assert table.num_rows - len({tuple(row.values()) for row in table.to_pylist()}) == planted["duplicate"]
 
 
 def test_every_bot_has_more_than_2000_views_on_one_day(written: tuple[pa.Table, Counter[str]]) -> None:
-    """A bot shows up on one day only, with all its rows there; nobody else comes near."""
+    """All rows of a bot are on one day. Nobody else has nearly as many."""
     table, planted = written
     bots = {user_id_of(number) for block in range(PLAN.num_blocks) for number in PLAN.bots_of(block)}
     days = Counter((row["user_id"], row["event_time"][:10]) for row in table.to_pylist() if row["user_id"])
@@ -109,7 +109,8 @@ def test_every_bot_has_more_than_2000_views_on_one_day(written: tuple[pa.Table, 
 
 
 def test_clean_rows_collapse_to_the_true_steps(written: tuple[pa.Table, Counter[str]]) -> None:
-    """Sessions cut at 30 minutes, repeats collapsed, give each user's true items, outcomes, session numbers and days."""
+    """With sessions cut at 30 minutes and repeats collapsed, each user has the true items, outcomes, session numbers
+    and days."""
     table, _ = written
     world = PLAN.world()
     number_of = {item_id: number for number, item_id in enumerate(world.item_ids())}
@@ -160,7 +161,7 @@ def test_carts_and_purchases_follow_a_view_of_their_item(written: tuple[pa.Table
 
 
 def test_new_items_appear_from_their_launch_day_on(written: tuple[pa.Table, Counter[str]]) -> None:
-    """No row shows an item before its launch, and items launched in the period do sell, on their first day too."""
+    """No row shows an item before its launch. Items launched in the period have rows, on their first day too."""
     table, _ = written
     world = PLAN.world()
     launch = dict(zip(world.item_ids(), world.launch_days.tolist(), strict=True))
@@ -185,7 +186,7 @@ def test_new_items_appear_from_their_launch_day_on(written: tuple[pa.Table, Coun
     ],
 )
 def test_the_number_of_rows_is_near_the_one_asked_for(changes: dict) -> None:
-    """Users have `events_per_user` rows in the mean, within 2.5% and the chance of their sessions' lengths."""
+    """The mean number of a user's rows is `events_per_user`, within 2.5% and the spread of the sessions' lengths."""
     plan = replace(PLAN, **changes)
     plan = replace(plan, until=plan.first_day + timedelta(days=plan.num_days - 1))
     planted = sum((block_rows(plan, block)[2] for block in range(plan.num_blocks)), Counter())
@@ -194,7 +195,9 @@ def test_the_number_of_rows_is_near_the_one_asked_for(changes: dict) -> None:
     wanted = (plan.num_users - num_bots) * plan.events_per_user * 1.03  # 2% duplicates, 1% broken ones
     assert wanted + num_bots * sum(BOT_VIEWS) / 2 == pytest.approx(plan.num_events, abs=sum(BOT_VIEWS) / 4)
     num_sessions = wanted / (plan.mean_session_length * ROWS_PER_STEP)
-    assert rows == pytest.approx(wanted, rel=0.025 + 2 / num_sessions**0.5)  # a length's deviation is about its mean
+    assert rows == pytest.approx(
+        wanted, rel=0.025 + 2 / num_sessions**0.5
+    )  # the standard deviation of a length is about its mean
     assert BOT_VIEWS[0] * num_bots <= bot_rows < BOT_VIEWS[1] * num_bots
 
 
@@ -206,13 +209,16 @@ def test_a_plan_hands_the_length_of_sessions_on() -> None:
 
 
 def test_an_earlier_night_of_a_period_sees_the_same_shop_up_to_its_day(written: tuple[pa.Table, Counter[str]]) -> None:
-    """Its rows are exactly those of the whole period up to the end of its day; users, bots and products come later too."""
+    """Its rows are exactly the rows of the whole period up to the end of its day.
+
+    More users, bots and products come later.
+    """
     table, planted = written
     early = replace(PLAN, until=date(2026, 2, 26))
     blocks = [block_rows(early, block) for block in range(early.num_blocks)]
     seen = pa.concat_tables([rows for rows, _, _ in blocks]).to_pylist()
     assert all(len(starts) == 5 and starts[-1] == rows.num_rows for rows, starts, _ in blocks)
-    whole = [row for row in table.to_pylist() if row["event_time"][:4] == "2026"]  # broken times tell no day
+    whole = [row for row in table.to_pylist() if row["event_time"][:4] == "2026"]  # a broken time has no day
     assert [row for row in seen if row["event_time"][:4] == "2026" and row["event_time"][5:7] != "13"] == [
         row for row in whole if row["event_time"][:10] <= "2026-02-26"
     ]

@@ -1,4 +1,4 @@
-"""The oracle against an enumeration of all hidden paths and tastes, and against what was really drawn."""
+"""The oracle against an enumeration of all hidden paths and tastes, and against drawn items."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ TARGET_DAY = 5
 
 @dataclass
 class History:
-    """A user's steps, all lists of the same length; `then` adds one."""
+    """A user's steps, as lists of the same length. `then` adds a step."""
 
     items: list[int]
     outcomes: list[int]
@@ -27,7 +27,7 @@ class History:
     days: list[int]
 
     def then(self, item: int, outcome: int = VIEWED, *, new_session: bool = False, days: int = 0) -> "History":
-        """The history with one more item: in the same session or in a new one, some days later."""
+        """The history with one more item, in the same session or in a new one, on the same day or some days later."""
         session, day = (self.sessions[-1], self.days[-1]) if self.items else (0, 0)
         return History(
             [*self.items, int(item)],
@@ -47,7 +47,7 @@ def scores_of(world: World, histories: list[History], *, target_day: int) -> np.
 
 @pytest.fixture(scope="module")
 def tiny() -> World:
-    """8 categories of 4 items each and some launched ones; half of the categories are consumable."""
+    """8 categories of 4 items each, and some launched items. Half of the categories are consumable."""
     return build_world(num_items=32, num_days=3, new_items_per_day=8, seed=3, consumable_fraction=0.5)
 
 
@@ -95,7 +95,10 @@ def enumerated(world: World, history: History, target_day: int) -> np.ndarray:
 
 
 def possible_history(world: World, sessions: list[int], days: list[int], seed: int) -> History:
-    """A history that some type can have; complements, carts, purchases and rebuys are far more frequent than drawn."""
+    """A history that some type can have.
+
+    Complements, carts, purchases and rebuys are far more frequent than in draws.
+    """
     rng = np.random.default_rng(seed)
     intents, history, owned = world.type_intents[seed % len(world.type_shares)], EMPTY, -1
     for step, day in enumerate(days):
@@ -133,7 +136,7 @@ def test_the_oracle_equals_the_sum_over_all_hidden_paths(tiny: World, sessions: 
 
 
 def special_histories(world: World) -> Iterator[tuple[str, History]]:
-    """A history for each thing that the model does; the name says what."""
+    """A history for each mechanism of the model, with a name that says which."""
     there = world.launch_days <= 0
     category = int(np.flatnonzero(world.is_consumable)[0])
     durable = int(np.flatnonzero(there & ~world.is_consumable[world.categories])[0])
@@ -181,7 +184,7 @@ def test_the_oracle_equals_the_sum_for_everything_that_the_model_does(tiny: Worl
 
 
 def test_an_owner_opens_with_the_owned_item_with_probability_rebuy(tiny: World) -> None:
-    """The consumable that was bought last has the probability REBUY; nothing else of the history matters for it."""
+    """The consumable that was bought last has the probability REBUY, whatever else is in the history."""
     special = dict(special_histories(tiny))
     for name in ("a consumable was bought", "it is bought again", "the owned item is left out within the session"):
         history = special[name]
@@ -190,7 +193,7 @@ def test_an_owner_opens_with_the_owned_item_with_probability_rebuy(tiny: World) 
 
 
 def test_users_of_different_lengths_do_not_disturb_each_other(tiny: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch gives each user, in the order given, what that user gets alone; rows sum to 1."""
+    """In a batch each user gets the same scores as alone, in the order given. Rows sum to 1."""
     monkeypatch.setattr("kdlib.simulation.oracle._USERS_AT_ONCE", 3)
     sessions = [[0], [0, 0, 1, 1, 2], [], [0, 1, 1], [0, 1, 2, 3, 3, 3, 3]]
     histories = [possible_history(tiny, one, [0] * len(one), seed) for seed, one in enumerate(sessions)]
@@ -203,7 +206,7 @@ def test_users_of_different_lengths_do_not_disturb_each_other(tiny: World, monke
 
 
 def test_items_not_launched_by_the_target_day_get_no_probability(tiny: World) -> None:
-    """The predicted probability is 0 exactly for the items that are launched later, for owners too."""
+    """The predicted probability is 0 exactly for items that are launched later, for owners too."""
     owner = EMPTY.then(int(np.flatnonzero(tiny.is_consumable[tiny.categories])[0]), BOUGHT)
     for scores in scores_of(tiny, [EMPTY, owner], target_day=1):
         assert (scores == 0).tolist() == (tiny.launch_days > 1).tolist()
@@ -211,7 +214,8 @@ def test_items_not_launched_by_the_target_day_get_no_probability(tiny: World) ->
 
 
 def test_a_history_that_the_world_cannot_give_is_refused(tiny: World) -> None:
-    """A repeat in a session, an item before its launch, an owned item in between: errors that name item and place."""
+    """A repeat in a session, an item before its launch and an owned item within a session are errors that name item
+    and place."""
     late = int(np.flatnonzero(tiny.launch_days == 2)[0])
     consumable = int(np.flatnonzero((tiny.launch_days <= 0) & tiny.is_consumable[tiny.categories])[0])
     substitute = int(tiny.related[consumable, 0])
@@ -241,7 +245,7 @@ class Openings:
     targets: np.ndarray
 
     def log_likelihoods(self, world: World) -> np.ndarray:
-        """Of each target."""
+        """The log-likelihood of each target."""
         scores = Oracle(world, target_day=TARGET_DAY).scores(*self.columns)
         return np.log(scores[np.arange(len(self.targets)), self.targets])
 
@@ -259,7 +263,7 @@ def openings_of(steps: Steps, *, target_day: int) -> Openings:
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[World, Openings]:
-    """A small world with many consumables and few tastes, and what many users with short sessions did in it."""
+    """A small world with many consumables and few tastes, and the steps of many users with short sessions."""
     world = build_world(num_items=60, num_days=6, new_items_per_day=4, seed=5, consumable_fraction=0.5)
     world = replace(world, tastes=world.tastes[::7])
     activity = Activity(mean_steps=4.0, log_sessions=0.5, max_sessions=12)
@@ -268,7 +272,8 @@ def drawn() -> tuple[World, Openings]:
 
 
 def test_predicted_probabilities_match_what_is_drawn(drawn: tuple[World, Openings]) -> None:
-    """Per item, and per level of probability, the predicted sum is the number of times the items were drawn."""
+    """Per item and per level of probability, the predicted sum is near the number of times that the items were
+    drawn."""
     world, openings = drawn
     scores = Oracle(world, target_day=TARGET_DAY).scores(*openings.columns)
     hits = np.zeros_like(scores)
@@ -293,7 +298,7 @@ PERTURBED = (
     ("CART_BY_PRICE", ("world",), (np.array([1.5, 0.75]), np.array([0.4, 4.0]))),
     ("PURCHASE_BY_BRAND", ("world",), (np.array([1.3, 0.85]),)),
 )
-"""Constants, the modules of `kdlib.simulation` that read them, and wrong values of them."""
+"""Constants, the modules of `kdlib.simulation` that read them, and wrong values for them."""
 
 
 def test_no_perturbed_model_explains_the_drawn_items_better(drawn: tuple[World, Openings]) -> None:
@@ -316,7 +321,8 @@ def seen_counts(histories: list[np.ndarray], num_items: int) -> np.ndarray:
 
 
 def lists_by_transitions(seen: np.ndarray, *, others: Openings) -> np.ndarray:
-    """int64 [users, 10]: the items that others opened a session with after they had seen the same items; no oracle in it."""
+    """int64 [users, 10]: the items with which other users opened sessions after they had seen the same items,
+    without oracle."""
     num_items = seen.shape[1]
     transitions = seen_counts(others.columns[0], num_items).T @ np.eye(num_items)[others.targets]
     shares = transitions / (1 + transitions.sum(axis=1, keepdims=True))
@@ -325,7 +331,10 @@ def lists_by_transitions(seen: np.ndarray, *, others: Openings) -> np.ndarray:
 
 
 def test_the_oracle_expects_the_ndcg_that_10000_fresh_users_realise() -> None:
-    """Of lists by other users' transitions, realised − expected NDCG@10 is 0 within 3 standard errors; a seen item counts 0."""
+    """Realised − expected NDCG@10 of lists by other users' transitions is 0 within 3 standard errors.
+
+    A seen item counts 0.
+    """
     world = build_world(num_items=300, num_days=4, new_items_per_day=10, seed=8)
     activity = Activity(mean_steps=4.0, log_sessions=1.2, max_sessions=12)
     others, fresh = (

@@ -52,14 +52,14 @@ def events() -> list[dict]:
 
 
 def test_the_counts_are_what_the_rows_hold(log) -> None:
-    """Every search is clicked once (that of a midnight may be cut off), and each type is there as often as is said."""
+    """Every search has one click (midnight may cut one off), and the counts of all types are right."""
     rows, counts = log
     assert Counter(row["event_type"] for row in rows) == counts
     assert 0 <= counts["search"] - counts["click"] <= 2
 
 
 def test_searched_items_are_carted_and_bought_like_all_first_items(log) -> None:
-    """Of the clicks, as many lead to a cart and a purchase as of all sessions' first items, within 4 standard deviations."""
+    """Clicks lead to carts and purchases as often as sessions' first items do, within 4 standard deviations."""
     counts = log[1]
     steps = [block_steps(PLAN, block)[0] for block in range(PLAN.num_blocks)]
     outcomes = np.concatenate([one.outcomes[session_openings(one)] for one in steps])
@@ -69,7 +69,7 @@ def test_searched_items_are_carted_and_bought_like_all_first_items(log) -> None:
 
 
 def test_the_asked_share_of_sessions_begins_with_a_search(log, events) -> None:
-    """Sessions are told apart by half an hour, as anybody would."""
+    """A gap of half an hour separates sessions, as in the feature job."""
     bots = {user for user, n in Counter(row["user_id"] for row in events).items() if n > 2_000}
     visits = sorted((row["user_id"], datetime.fromisoformat(row["event_time"])) for row in events)
     visits = [visit for visit in visits if visit[0] not in bots]
@@ -79,7 +79,7 @@ def test_the_asked_share_of_sessions_begins_with_a_search(log, events) -> None:
 
 
 def test_a_search_comes_some_seconds_before_its_click(log) -> None:
-    """Same user and query, 2 to 15 seconds apart; only what was shown has an item and a rank."""
+    """They have the same user and query and are 2 to 15 seconds apart. A search has no item and no rank."""
     by_user: dict[str, list[dict]] = {}
     for row in log[0]:
         by_user.setdefault(row["user_id"], []).append(row)
@@ -94,7 +94,7 @@ def test_a_search_comes_some_seconds_before_its_click(log) -> None:
 
 
 def test_what_was_clicked_put_into_a_cart_or_bought_is_in_the_events(log, events) -> None:
-    """At the same time, by the same user: the log tells how a step came about and adds none."""
+    """It has the same time and user there: the log explains steps of the events and adds none."""
     found = {(row["user_id"], row["item_id"], row["event_type"], row["event_time"]) for row in events}
     for row in log[0]:
         if row["event_type"] != "search":
@@ -103,7 +103,10 @@ def test_what_was_clicked_put_into_a_cart_or_bought_is_in_the_events(log, events
 
 
 def test_queries_name_the_item_at_times_misspelt(log) -> None:
-    """A noun, a category, or the item's brand and noun; letters may be swapped, capital, blanks doubled."""
+    """A query is a noun, a category, or the item's brand and noun.
+
+    Letters may be swapped or in capitals, and blanks doubled.
+    """
     products = {row["item_id"]: row for row in catalogue(PLAN.world(), seed=PLAN.seed, until_day=7).to_pylist()}
     kinds: Counter[str] = Counter()
     for row in log[0]:
@@ -128,7 +131,7 @@ def test_queries_name_the_item_at_times_misspelt(log) -> None:
 
 
 def test_ranks_fall_off_as_one_over_the_rank(log) -> None:
-    """The first rank is about twice as frequent as the second, and none lies beyond the last."""
+    """The first rank is about twice as frequent as the second, and no rank is beyond `MAX_RANK`."""
     ranks = np.bincount([row["position"] for row in log[0] if row["event_type"] == "click"], minlength=MAX_RANK + 1)
     assert ranks[0] == 0
     assert len(ranks) == MAX_RANK + 1
@@ -137,14 +140,14 @@ def test_ranks_fall_off_as_one_over_the_rank(log) -> None:
 
 
 def test_searches_change_nothing_of_the_events() -> None:
-    """The rows of the events are the same for any share of searches; without searches there are none."""
+    """The events are the same for any share of searches. With a share of 0 the log is empty."""
     none, most = (replace(PLAN, search_fraction=fraction) for fraction in (0.0, 0.9))
     assert whole(block_rows, none)[0].equals(whole(block_rows, most)[0])
     assert whole(search_rows, none)[0].num_rows == 0
 
 
 def test_an_earlier_night_of_a_period_sees_the_same_searches_up_to_its_day(log) -> None:
-    """Day by day they are the same, so that nights can follow each other."""
+    """The searches of each day are the same, so that runs can follow each other."""
     early = replace(PLAN, until=date(2026, 2, 26))
     assert whole(search_rows, early)[0].to_pylist() == [
         row
@@ -157,7 +160,7 @@ def test_an_earlier_night_of_a_period_sees_the_same_searches_up_to_its_day(log) 
 
 
 def test_a_noun_is_what_all_kinds_of_a_category_share() -> None:
-    """Whatever range or series widens it."""
+    """The noun does not depend on the words before it or on the series."""
     names = category_names(2_000)
     assert {noun_of(names[n]) for n in (0, 128, 1_999)} == {"boots", noun_of(names[1_999])}
     assert noun_of("women's hiking boots series 2") == noun_of("boots") == "boots"

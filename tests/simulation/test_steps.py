@@ -1,4 +1,4 @@
-"""What is drawn, against the model's definition: sessions, items, outcomes, rebuys and tastes."""
+"""Drawn steps against the model's definition: sessions, items, outcomes, rebuys and tastes."""
 
 from dataclasses import replace
 
@@ -38,7 +38,8 @@ def shop(*, num_days: int = 6, consumable_fraction: float = 0.5) -> World:
 
 @pytest.fixture(scope="module", params=[(0, 10), (6, 300)], ids=["intent 0, taste 10", "intent 6, taste 300"])
 def known(request: pytest.FixtureRequest) -> tuple[World, int, Steps, np.ndarray]:
-    """A world whose users all have one intent and one taste; the intent, their steps, what each user owned before each."""
+    """A world whose users all have one intent and one taste, with the intent, the steps, and what users owned at
+    each step."""
     intent, taste = request.param
     world = replace(shop(), type_intents=np.full_like(shop().type_intents, intent), tastes=shop().tastes[[taste]])
     steps = draw_steps(world, np.random.default_rng(4), num_users=3_000, activity=SHORT_SESSIONS)
@@ -46,7 +47,7 @@ def known(request: pytest.FixtureRequest) -> tuple[World, int, Steps, np.ndarray
 
 
 def assert_as_predicted(hits: np.ndarray, chances: np.ndarray, *, about: str) -> None:
-    """The number of hits is within 4.5 standard deviations of the sum of their chances."""
+    """Check that the number of hits is within 4.5 standard deviations of the sum of the chances."""
     assert len(chances) > 0, about
     deviation = np.sqrt((chances * (1 - chances)).sum())
     assert abs(hits.sum() - chances.sum()) <= 4.5 * deviation + 1e-9, (about, hits.sum(), chances.sum())
@@ -65,7 +66,7 @@ def step_chances(world: World, intent: int, previous: int, owned: int, day: int)
 
 
 def test_every_item_is_drawn_as_often_as_the_definition_says(known: tuple[World, int, Steps, np.ndarray]) -> None:
-    """Where intent and taste are known, the chances of each step's items add up to the hits: per item, level and cause."""
+    """With known intent and taste, the chances of the items add up to the hits, per item, per level and per cause."""
     world, intent, steps, owned = known
     opens = session_openings(steps)
     previous = np.where(opens, -1, np.roll(steps.items, 1))
@@ -99,9 +100,10 @@ def test_every_item_is_drawn_as_often_as_the_definition_says(known: tuple[World,
 
 
 def test_carts_and_purchases_are_as_frequent_as_item_and_taste_say(known: tuple[World, int, Steps, np.ndarray]) -> None:
-    """The chances of the drawn items add up to the carts and purchases: in all, and by appeal, price range and brand family."""
+    """The chances of the drawn items add up to the carts and purchases, in total and by appeal, price range and
+    brand family."""
     world, _, steps, owned = known
-    free = steps.items != owned  # rebuys are bought for sure
+    free = steps.items != owned  # a rebuy is always bought
     items, outcomes = steps.items[free], steps.outcomes[free]
     chances = outcome_chances(world)[:, 0, items]
     matches = world.features[items] == world.tastes[0]
@@ -121,7 +123,7 @@ def test_carts_and_purchases_are_as_frequent_as_item_and_taste_say(known: tuple[
 
 
 def test_owners_of_a_consumable_open_sessions_by_buying_it_again() -> None:
-    """REBUY of their sessions open with the last bought consumable, which is bought; they view it nowhere else."""
+    """A share REBUY of their sessions opens with a purchase of their last consumable. They view it nowhere else."""
     world = replace(shop(), appeal=3 * shop().appeal)  # more purchases
     steps = draw_steps(world, np.random.default_rng(6), num_users=10_000, activity=SHORT_SESSIONS)
     owned, opens = owned_before(world, steps), session_openings(steps)
@@ -136,7 +138,7 @@ def test_owners_of_a_consumable_open_sessions_by_buying_it_again() -> None:
 
 
 def test_without_consumables_nothing_is_owned() -> None:
-    """A consumable fraction of 0 gives no rebuys: no more purchases at a session's first step than elsewhere."""
+    """A consumable fraction of 0 gives no rebuys: first steps of sessions have no more purchases than other steps."""
     world = shop(consumable_fraction=0.0)
     steps = draw_steps(world, np.random.default_rng(6), num_users=10_000, activity=SHORT_SESSIONS)
     assert (owned_before(world, steps) == -1).all()
@@ -148,13 +150,15 @@ def test_without_consumables_nothing_is_owned() -> None:
 
 @pytest.mark.parametrize(("taste_strength", "matter"), [(1.0, True), (0.0, False)])
 def test_a_users_items_resemble_each_other_where_tastes_matter(taste_strength: float, matter: bool) -> None:
-    """Items of two sessions and categories share brand family, style, shade and price range more often than by chance; with strength 0 they do not."""
+    """Items of two sessions and categories share features more often than by chance, but not with strength 0."""
     world = build_world(num_items=400, num_days=6, new_items_per_day=0, seed=2, taste_strength=taste_strength)
     steps = draw_steps(world, np.random.default_rng(3), num_users=30_000, activity=SHORT_SESSIONS)
     first = np.flatnonzero(session_openings(steps) & (owned_before(world, steps) < 0))
     pairs = np.stack([first[:-1], first[1:]])
     pairs = pairs[:, steps.users[pairs[0]] == steps.users[pairs[1]]]
-    pairs = pairs[:, np.unique(steps.users[pairs[0]], return_index=True)[1]]  # one a user, so that they are independent
+    pairs = pairs[
+        :, np.unique(steps.users[pairs[0]], return_index=True)[1]
+    ]  # one pair a user, so that the pairs are independent
     one, other = steps.items[pairs]
     one, other = (items[world.categories[one] != world.categories[other]] for items in (one, other))
     weights = np.diff(world.cumulative_weights)
@@ -170,7 +174,10 @@ def test_a_users_items_resemble_each_other_where_tastes_matter(taste_strength: f
 
 
 def test_sessions_keep_two_hours_apart_and_within_a_day() -> None:
-    """Even the busiest user's sessions never cross midnight, have gaps of 20 s to 10 min inside and 2 h between."""
+    """Even the busiest user's sessions never cross midnight.
+
+    Gaps are 20 s to 10 min inside and at least 2 h between sessions.
+    """
     world = build_world(num_items=100, num_days=4, new_items_per_day=0, seed=1)
     activity = Activity(mean_steps=20.0, log_sessions=3.0, max_sessions=12)
     steps = draw_steps(world, np.random.default_rng(2), num_users=3_000, activity=activity)
@@ -188,15 +195,15 @@ def test_sessions_keep_two_hours_apart_and_within_a_day() -> None:
 
 
 def test_too_many_events_for_the_days_is_a_config_error() -> None:
-    """The error names both settings and the largest value that fits, and that value does fit."""
-    with pytest.raises(ConfigError, match=r"events_per_user 500 is too many for num_days 4; give at most 41"):
+    """The error names both settings and the largest value that fits, and this value fits."""
+    with pytest.raises(ConfigError, match=r"events_per_user 500 is too many for num_days 4\. Give at most 41"):
         activity_for(events_per_user=500, num_days=4, mean_session_length=6.0)
     activity_for(events_per_user=41, num_days=4, mean_session_length=6.0)
 
 
 @pytest.mark.parametrize("mean_session_length", [1.5, 3.0, 8.0])
 def test_sessions_have_the_asked_number_of_items_in_the_mean(mean_session_length: float) -> None:
-    """The mean is within 4 standard errors, but for the sessions that are cut at the longest length."""
+    """The mean, after the cut at `MAX_STEPS`, is within 4 standard errors of the expected value."""
     activity = activity_for(events_per_user=40, num_days=30, mean_session_length=mean_session_length)
     steps = draw_steps(shop(num_days=30), np.random.default_rng(2), num_users=2_000, activity=activity)
     lengths = np.diff(np.flatnonzero(session_openings(steps)), append=len(steps.items))

@@ -24,7 +24,7 @@ def world() -> World:
 
 
 def test_a_world_is_rebuilt_from_its_values_alone() -> None:
-    """The same values give the same items, ids, relations and users' types; another seed gives others."""
+    """The same values give the same items, ids, relations and types of users. Another seed gives others."""
     values = {"num_items": 300, "num_days": 8, "new_items_per_day": 6}
     first = build_world(**values, seed=1)
     build_world.cache_clear()
@@ -37,7 +37,7 @@ def test_a_world_is_rebuilt_from_its_values_alone() -> None:
 
 
 def test_a_plan_hands_its_values_to_the_world() -> None:
-    """Items per category, popularity, taste strength and consumables are those of the plan."""
+    """The world has the plan's items per category, popularity, taste strength and consumables."""
     plan = replace(PLAN, items_per_category=10, popularity_exponent=1.0, taste_strength=0.5, consumable_fraction=0.4)
     world = plan.world()
     assert len(world.first_items) == 30
@@ -47,7 +47,7 @@ def test_a_plan_hands_its_values_to_the_world() -> None:
 
 
 def test_a_world_of_too_few_items_is_refused() -> None:
-    """32 items are enough for 8 categories of 4; the error for 31, and for categories of 3, says so."""
+    """32 items are enough for 8 categories of 4. The errors for 31 items and for categories of 3 say what is needed."""
     assert len(build_world(num_items=32, num_days=1, new_items_per_day=0, seed=1).first_items) == 8
     with pytest.raises(ValueError, match="at least 32 items, 4 a category; found num_items 31, items_per_category 24"):
         build_world(num_items=31, num_days=1, new_items_per_day=0, seed=1)
@@ -56,16 +56,16 @@ def test_a_world_of_too_few_items_is_refused() -> None:
 
 
 def test_item_ids_and_numbers_are_inverse(world: World) -> None:
-    """`number_of` undoes `item_id_of`; a foreign id is an error that says so."""
+    """`number_of` undoes `item_id_of`. The error for a foreign id names the id."""
     assert [world.number_of(world.item_id_of(number)) for number in (0, 7, 341)] == [0, 7, 341]
     assert sorted(world.item_ids())[-1] == "i00000341"
     for foreign in ("i00000342", "i7", "B0001", ""):
-        with pytest.raises(InputError, match=f"no item '{foreign}' in this simulated world; it has 342 items"):
+        with pytest.raises(InputError, match=f"no item '{foreign}' in this simulated world. It has 342 items"):
             world.number_of(foreign)
 
 
 def test_the_launched_items_of_a_category_are_one_range(world: World) -> None:
-    """By every day, a category's launched items are those from its first item to its end of the day."""
+    """On every day, a category's launched items go from its first item to its end of the day."""
     numbers = np.arange(world.num_items)
     for day in range(PLAN.num_days):
         for category, first in enumerate(world.first_items):
@@ -75,7 +75,7 @@ def test_the_launched_items_of_a_category_are_one_range(world: World) -> None:
 
 
 def test_popularity_in_a_category_is_a_zipf_law(world: World) -> None:
-    """A category's weights are rank^-0.6, each rank once, and new items get any of them."""
+    """A category's weights are rank^-0.6, with each rank once. New items can have any rank."""
     weights = np.diff(world.cumulative_weights)
     for category in range(len(world.first_items)):
         own = np.sort(weights[world.categories == category])[::-1]
@@ -86,7 +86,7 @@ def test_popularity_in_a_category_is_a_zipf_law(world: World) -> None:
 
 
 def test_related_items_are_substitutes_and_complements(world: World) -> None:
-    """Distinct, never the item itself, launched no later: two of the own category, one of each of its complements."""
+    """Each item has two of its category and one of each complement: distinct, not itself, launched no later."""
     for number, row in enumerate(world.related.tolist()):
         assert len({number, *row}) == 1 + SUBSTITUTES + world.complements.shape[1]
     assert (world.launch_days[world.related] <= np.maximum(world.launch_days, 0)[:, None]).all()
@@ -98,7 +98,10 @@ def test_related_items_are_substitutes_and_complements(world: World) -> None:
 
 
 def test_types_mix_intents_and_intents_mix_near_categories(world: World) -> None:
-    """Five different intents a type, 2 to 4 different categories an intent, at most 4 apart; every category is a main one."""
+    """A type has five intents, an intent 2 to 4 categories at most 4 apart.
+
+    Every category is the main one of some intent.
+    """
     num_categories = len(world.first_items)
     assert all(len(set(row)) == 5 for row in world.type_intents.tolist())
     assert set(world.type_intents.ravel()) <= set(range(len(world.intent_categories)))
@@ -113,7 +116,8 @@ def test_types_mix_intents_and_intents_mix_near_categories(world: World) -> None
 
 
 def test_features_are_what_brand_adjective_colour_and_price_say(world: World) -> None:
-    """An item's features are its brand's family, its adjective's style, its colour's shade, and its third of the prices."""
+    """An item's features are the family of its brand, the style of its adjective, its colour's shade, and its third
+    of prices."""
     families, styles, shades, prices = world.features.T
     for number in range(world.num_items):
         assert BRANDS[world.brands[number]] in BRAND_FAMILIES[families[number]]
@@ -129,7 +133,7 @@ def test_features_are_what_brand_adjective_colour_and_price_say(world: World) ->
 
 
 def test_tastes_are_all_combinations_of_features(world: World) -> None:
-    """Each combination of values is one taste, and every value is some item's."""
+    """Each combination of values is one taste, and every value occurs in some item."""
     assert len(world.tastes) == len(set(map(tuple, world.tastes.tolist()))) == 6 * 6 * 3 * 3
     for feature in range(len(FEATURES)):
         assert set(world.tastes[:, feature]) == set(world.features[:, feature])
@@ -137,7 +141,7 @@ def test_tastes_are_all_combinations_of_features(world: World) -> None:
 
 @pytest.mark.parametrize("taste_strength", [0.0, 0.6, 1.0])
 def test_affinities_and_outcomes_are_those_of_the_definition(world: World, taste_strength: float) -> None:
-    """Affinities are products of factors, outcome chances sum to 1; without taste strength all tastes are alike."""
+    """Affinities are products of factors, and outcome chances sum to 1. Without taste strength all tastes are equal."""
     world = replace(world, taste_strength=taste_strength)
     items, tastes = np.arange(world.num_items), np.arange(len(world.tastes))[:, None]
     np.testing.assert_allclose(world.affinities(items, tastes), affinities(world))
@@ -153,7 +157,10 @@ def test_affinities_and_outcomes_are_those_of_the_definition(world: World, taste
 
 
 def test_the_catalogue_names_each_item_once_with_its_words(world: World) -> None:
-    """Titles are brand, adjective, category and model number; 2% are unavailable; prices match the events'."""
+    """Titles are brand, adjective, category and model number.
+
+    2% of the items are unavailable. Prices are the world's.
+    """
     products = catalogue(world, seed=PLAN.seed, until_day=7)
     assert products.column_names == ["item_id", "title", "category", "brand", "colour", "price", "available"]
     assert products["item_id"].to_pylist() == sorted(world.item_ids())
@@ -172,7 +179,7 @@ def test_the_catalogue_names_each_item_once_with_its_words(world: World) -> None
 
 
 def test_no_title_names_a_colour(world: World) -> None:
-    """No word of a brand, an adjective or a category is a colour: the column `colour` alone tells it."""
+    """No word of a brand, an adjective or a category is a colour: only the column `colour` holds it."""
     words = re.findall(r"\w+", " ".join([*BRANDS, *ADJECTIVES, *category_names(2_000)]).lower())
     assert not set(words) & set(ALL_COLOURS)
     products = catalogue(world, seed=PLAN.seed, until_day=7)
