@@ -153,8 +153,8 @@ def _train(config: RunConfig, source: Features, students: list[Student], teacher
             control = student.arm.teacher if student.arm.teacher in CONTROLS else ""
             if control:  # a control measures what the teachers' knowledge is worth: it must not start from it
                 made = replace(made, item_start="random")
-            if control in STATELESS and made.distillation is not None:
-                made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})
+            if control in STATELESS:
+                made = replace(made, hidden_weight=0.0)
             return replace(made, control=control)
 
         return Trainable(

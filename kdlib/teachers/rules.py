@@ -82,7 +82,7 @@ def _merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
 
 
 class RulesAtPositions:
-    """What rules predict at the positions of some training windows; like `kdlib.losses.next_item.Scored`.
+    """What rules predict at the positions of some training windows; like `kdlib.losses.scored.Scored`.
 
     Args:
       rules: counted over these windows, among others.

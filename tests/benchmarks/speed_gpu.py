@@ -3,7 +3,7 @@
 Cross-entropy and KL, forward and backward, in bfloat16: a student 128 wide, one teacher 256 wide, T = 2.
 
 - `ce_kl_100k_ms`, `ce_kl_1m_ms`: median milliseconds at 10⁵ items and 8,192 positions, at 10⁶ items and 4,096 positions, of what
-  `next_item.cross_entropy_and_kl` chooses by itself; `…_tiles`, `…_chunks`: by tiles and by chunks of positions in PyTorch.
+  `dispatch.cross_entropy_and_kl` chooses by itself; `…_tiles`, `…_chunks`: by tiles and by chunks of positions in PyTorch.
 - `ce_kl_100k_gb`, `ce_kl_1m_gb`: peak memory above the inputs, gradients included, in 10⁹ bytes.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from jobs.benchmark.provenance import package_versions, processor
-from kdlib.losses import blocked, next_item
-from kdlib.losses.next_item import LossSums, Scored, Teachers
+from kdlib.losses import blocked, dispatch, next_item
+from kdlib.losses.scored import LossSums, Scored, Teachers
 
 RESULTS = Path(__file__).parent / "results" / "speed_gpu.json"
 SHAPES = {"100k": (8_192, 100_000), "1m": (4_096, 1_000_000)}
@@ -85,15 +85,15 @@ def measure(loss: Loss, positions: int, items: int, *, rounds: int) -> tuple[flo
 
 
 def _chosen(student: Scored, targets_T: torch.Tensor, teachers: Teachers) -> LossSums:
-    return next_item.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
+    return dispatch.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
 
 
 def _tiles(student: Scored, targets_T: torch.Tensor, teachers: Teachers) -> LossSums:
-    return next_item.with_gradient(student, targets_T, teachers, blocked._sum_tiles, dtype=torch.bfloat16)
+    return blocked.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
 
 
 def _chunks(student: Scored, targets_T: torch.Tensor, teachers: Teachers) -> LossSums:
-    return next_item.in_chunks(student, targets_T, teachers, next_item._chunk, dtype=torch.bfloat16)
+    return next_item.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
 
 
 FORMS: dict[str, Loss] = {"": _chosen, "_tiles": _tiles, "_chunks": _chunks}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdlib.data.batches import Batch
-from kdlib.losses.next_item import Scored
+from kdlib.losses.scored import Scored
 from kdlib.models.sequence import SequenceModel
 from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
 
