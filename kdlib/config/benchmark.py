@@ -159,7 +159,7 @@ class Benchmark:
         try:
             config = RunConfig.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(f"arm {name} of the benchmark is wrong: {first_fault(error)}") from None
+            raise ConfigError(f"the benchmark's arm {name} is wrong: {first_fault(error)}") from None
         if config.distillation.mode == "joint":
             raise ConfigError(
                 f"arm {name}: a benchmark needs distillation.mode offline, because its arms share finished teachers;"

@@ -14,8 +14,9 @@ class CodesConfig(Section):
     """
 
     kind: Literal["residual", "product"] = "residual"
-    """`residual`: codewords of width `dim` are added up, which is closer to the teachers' vectors. `product`: codewords of
-    width `dim / count` stand side by side, and the tables are `count` times smaller."""
+    """`residual`: codewords of width `dim` are added up, which is closer to the teachers' vectors.
+
+    `product`: codewords of width `dim / count` stand side by side, and the tables are `count` times smaller."""
     count: Positive = 8
     """Codes of an item. A code is one byte."""
     size: Annotated[int, Field(ge=2, le=256)] = 256

@@ -5,16 +5,14 @@ matrices and rewrites the gradient of the matrix. Memory traffic limits the spee
 over the items block by block, twice. The first pass computes the logsumexp of each softmax. The second pass computes the
 logits again, with the divergence and the gradients.
 
-The logits are computed twice, and most of the traffic is saved. CPU time of chunks divided by that of tiles, on one thread
-(AVX-512, AMX), student and teacher 64 and 128 wide:
+The logits are computed twice, and most of the traffic is saved. The CPU time of chunks, divided by that of tiles, on one
+thread (AVX-512, AMX) with a student 64 and a teacher 128 wide:
 
-| items | positions | float32 | bfloat16 |
-| --- | --- | --- | --- |
-| 10⁴, 10⁵ | 512 | 1.3 | 1.3 |
-| 3·10⁵ | 256 | 1.8 | 2.5 |
-| 10⁶ | 128 | 3.3 | more than 5 |
+- 10⁴ and 10⁵ items, 512 positions: 1.3.
+- 3·10⁵ items, 256 positions: 1.8 in float32, 2.5 in bfloat16.
+- 10⁶ items, 128 positions: 3.3 in float32, more than 5 in bfloat16.
 
-`kdlib.losses.triton_passes` runs the same passes as Triton kernels. Neither was timed on a GPU.
+The same passes as Triton kernels are in `kdlib.losses.triton_passes`. Neither was timed on a GPU.
 
 Shapes: t positions of a tile, T all of them, W scoring width, V items, I items of a block.
 """

@@ -1,10 +1,8 @@
 """Cross-entropy and KL over a whole catalogue, in the form that suits the catalogue and the device.
 
-| form | where |
-| --- | --- |
-| `next_item`: chunks of positions, all items at a time | catalogues below `LARGE_CATALOGUE` |
-| `triton_passes`: tiles, as Triton kernels | larger ones on a GPU, in bfloat16, where the kernels fit |
-| `blocked`: tiles of positions × items, in PyTorch | all others |
+- Below `LARGE_CATALOGUE`: chunks of positions, `kdlib.losses.next_item`.
+- From there on, on a GPU in bfloat16 where the kernels fit: tiles as Triton kernels, `kdlib.losses.triton_passes`.
+- Otherwise: tiles of positions × items in PyTorch, `kdlib.losses.blocked`.
 """
 
 from importlib.util import find_spec

@@ -24,8 +24,9 @@ LEAST_POSITIONS = 64
 """Fewest positions of a chunk. With fewer, the products with the scoring matrix are slow."""
 
 Chunk = Callable[[Scored, Tensor, Teachers | None, int, int], tuple[Tensor, Tensor]]
-"""(student, the chunk's targets, teachers, the chunk's first position, its end) → the sums (ce, kl, correct) and the
-gradient of `ce + kl_weight · kl` with respect to the chunk's logits, [t, V], in the dtype of the matrix."""
+"""(student, the chunk's targets, teachers, the chunk's first position, its end) → sums (ce, kl, correct), gradient.
+
+The gradient is that of `ce + kl_weight · kl` with respect to the chunk's logits: [t, V], in the dtype of the matrix."""
 
 
 def cross_entropy_and_kl(

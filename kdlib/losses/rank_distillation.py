@@ -41,8 +41,8 @@ def rce_kd(
     all items that the *student* ranks above it. So the loss has two parts:
 
     - `L₁ = KL` on the student's K best items. This set is closed.
-    - `L₂ = KL` on the rest: those of the teacher's K best items that are not among the student's K best. `closure_items`, a
-      sample of `sample_closure`, are added to the rest and nearly close it.
+    - `L₂ = KL` on the rest: those of the teacher's K best items that are not among the student's K best. The
+      `closure_items` are added to the rest and nearly close it, see `sample_closure`.
     - `L = (1 − γ)·L₁ + γ·L₂`, `γ = exp(−decay · |teacher's best ∩ student's best| / K)`.
 
     On each set both distributions are scaled to sum to 1. The sets and γ carry no gradient. The paper uses cross-entropies
@@ -85,7 +85,7 @@ def sample_closure(
     """Sample the items with which `rce_kd` nearly closes the rest of the teacher's list.
 
     They are sampled from the student's `pool_items` best items without replacement, with probability ∝ `exp(sharpness · z)`.
-    z is the number of items of the rest that the student ranks below the sampled item.
+    Here z is the number of items of the rest that the student ranks below the sampled item.
 
     Args:
       student_logits, teacher_log_probs, top_items: as in `rce_kd`.

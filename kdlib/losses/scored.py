@@ -1,7 +1,7 @@
 """What every form of the next-item loss shares: its inputs, its result, and the way into autograd's graph.
 
 A form is a `Compute` function. It computes the loss and the gradient together, so it keeps no logits for a backward pass.
-`with_gradient` makes one node of autograd's graph from it. `kdlib.losses.dispatch` chooses between the forms.
+The function `with_gradient` makes one node of autograd's graph from it. The module `kdlib.losses.dispatch` chooses a form.
 
 Shapes: T real positions, W scoring width, V items.
 """

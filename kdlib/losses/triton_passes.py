@@ -10,7 +10,7 @@ In the first two, a program takes a block of positions and a share of the items,
 afterwards. In the third, a program takes a block of items and all positions. Each program writes only its own results. There
 are no atomic operations, so every run gives the same bits.
 
-Factors of products are bfloat16 or float32, everything else is float32. float32 products are exact ("ieee"): they use no
+Factors of products are bfloat16 or float32, everything else is float32. Products of float32 are exact ("ieee"). They use no
 tensor cores and spill many registers, and are only for the tests. The kernels ran in Triton's interpreter and were compiled
 for sm_90. They were not timed on a GPU. Import this module only where Triton is installed.
 

@@ -160,7 +160,7 @@ def _check(vectors_ND: Tensor, size: int) -> None:
             f"{size} codewords a table need at least as many vectors, found {len(vectors_ND)}. Lower the size"
         )
     if not torch.isfinite(vectors_ND).all():
-        raise ValueError("the vectors to quantise must be finite, found one that is not. Train their model again")
+        raise ValueError("the vectors to quantise are not finite. Train the model that they come from again")
 
 
 def _check_width(codebooks_MSd: Tensor, width: int) -> None:

@@ -1,7 +1,7 @@
 """Next-item models over item sequences: LSTM, GRU and causal Transformer. Students and teachers differ in size only.
 
-Shapes: B sequences, L length, D item-embedding width, H width of the layers, W scoring width, V items, E text width,
-M codes an item, S codewords a table, d width of a codeword, N items to look up, C columns of the context.
+Shapes: B sequences, L length, C columns of the context, V items. D item-embedding width, H width of the layers, W scoring
+width, E text width. M codes an item, S codewords a table, d width of a codeword, N items to look up.
 
 Sequences are right-padded. Every model is causal, so padding never reaches a real position and needs no mask. A model maps
 items to *hidden states*, and `head` gives the matrix that turns them into scores. Losses and top-k then work block by
@@ -52,8 +52,8 @@ class SequenceModel(nn.Module):
         mean of the items with the nearest titles, see `kdlib.models.new_items`.
       item_dropout: with text vectors: share of the items whose own embedding a training step leaves out, chosen anew in each
         step. The text then learns to stand for an item alone ("DropoutNet", Volkovs et al. 2017, section 4.2).
-      codes: `{"kind": "residual" | "product", "count": M, "size": S}`: make item vectors from code tables [M, S, d] and the
-        codes of each item instead of an item table, see `kdlib.models.codes`. d is D, or D / M for product codes.
+      codes: `{"kind": "residual" | "product", "count": M, "size": S}`. Item vectors are then made from code tables [M, S, d]
+        and each item's codes (`kdlib.models.codes`). The width d is D, or D / M for product codes.
       codes_VM: uint8, the codes of each item. None: zeros, which loaded weights replace.
       code_tables_MSd: float, start of the code tables. None: random.
 

@@ -42,8 +42,8 @@ def test_the_smallest_config_has_every_default(load):
     ("text", "message"),
     [
         (
-            SMALLEST + "student: {model: {kind: gru, block: ligr}}\n",
-            "student.model: block ligr is a layer of kind transformer, not of gru",
+            SMALLEST + "student: {model: {kind: gru, block: bsarec}}\n",
+            "student.model: block bsarec needs kind transformer, found gru",
         ),
         (
             SMALLEST + "student: {model: {inputs: [time_gap, time_gap]}}\n",
@@ -92,13 +92,10 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "recommend: {k: ten}\n", "recommend.k: .*valid integer.*, found 'ten'"),
         (SMALLEST + "distillation: {temperature: 0}\n", "distillation.temperature: .* greater than 0"),
         (SMALLEST + "distillation: {temperature: .nan}\n", "distillation.temperature: .* finite"),
-        (SMALLEST + "distillation: {targets: sampled, loss: reverse_kl}\n", "targets sampled needs .*loss kl"),
+        (SMALLEST + "distillation: {loss: kl}\n", "unknown key distillation.loss$"),
         (SMALLEST + "distillation: {targets: sampled, hidden_weight: 1}\n", "targets sampled needs .*hidden_weight 0"),
         (SMALLEST + "distillation: {targets: sampled, mode: joint}\n", "targets sampled needs mode offline"),
-        (
-            SMALLEST + "distillation: {targets: sampled}\nstudent: {train: {loss: gbce}}\n",
-            "targets sampled needs the student's train.loss cross_entropy or sampled_softmax",
-        ),
+        (SMALLEST + "student: {train: {loss: gbce}}\n", "train: loss: .*'cross_entropy' or 'sampled_softmax'.*'gbce'"),
         (SMALLEST + "teachers: [{name: a, folds: 2}]\n", r"\['a'\] have folds.*distillation.targets sampled"),
         (
             SMALLEST + "teachers: [{name: a, folds: 2}, {name: a_fold1}]\ndistillation: {targets: sampled}\n",
@@ -107,7 +104,7 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "teachers: [{name: a, rules: {}}]\n", r"\['a'\] have rules.*distillation.targets sampled"),
         (
             SMALLEST + "teachers: [{name: a, rules: {}, seed: 3, text: {}}]\ndistillation: {targets: sampled}\n",
-            "rules are counted, not trained: remove text, seed",
+            "rules are counted, not trained.* text, seed",
         ),
         (
             SMALLEST

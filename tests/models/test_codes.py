@@ -119,11 +119,11 @@ def test_impossible_requests_say_what_is_expected() -> None:
     vectors = _vectors(20)
     with pytest.raises(ValueError, match=r"from 2 to 256.*found 257"):
         residual_codes(vectors, count=2, size=257, seed=1)
-    with pytest.raises(ValueError, match="21 codewords a table cannot be learnt from 20 vectors"):
+    with pytest.raises(ValueError, match="21 codewords a table.*found 20"):
         product_codes(vectors, count=2, size=21, seed=1)
     with pytest.raises(ValueError, match="multiple of count 3, found 8"):
         product_codes(vectors, count=3, size=4, seed=1)
-    with pytest.raises(ValueError, match="width 4 make vectors of width 4 or 12, not of 8"):
+    with pytest.raises(ValueError, match="width 4 or 12, found 8"):
         encode(vectors, torch.zeros(3, 5, 4))
     vectors[3, 3] = torch.inf
     with pytest.raises(ValueError, match="not finite"):

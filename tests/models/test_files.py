@@ -36,7 +36,7 @@ def test_round_trip_folds_the_text_tower(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("export", ["float32", "int8"])
 @pytest.mark.parametrize(
-    "options", [{"kind": "lstm"}, {"kind": "transformer", "block": "ligr"}, {"kind": "transformer", "block": "bsarec"}]
+    "options", [{"kind": "lstm"}, {"kind": "transformer"}, {"kind": "transformer", "block": "bsarec"}]
 )
 def test_inputs_and_blocks_round_trip(
     tmp_path: Path, options: dict[str, Any], export: Literal["float32", "int8"]
@@ -82,10 +82,10 @@ def test_damage_is_found(tmp_path: Path) -> None:
     weights.write_bytes(raw)
     facts = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(facts | {"options": facts["options"] | {"dim": 16}}))
-    with pytest.raises(ModelError, match=r"does not fit its model\.json"):
+    with pytest.raises(ModelError, match=r"do not fit model\.json"):
         load_model(tmp_path)
     weights.unlink()
-    with pytest.raises(ModelError, match="no usable model at"):
+    with pytest.raises(ModelError, match="cannot read a model at"):
         load_model(tmp_path)
 
 
