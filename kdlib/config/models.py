@@ -27,6 +27,7 @@ class ModelConfig(Section):
     """A sequence model. Students and teachers are the same classes in other sizes."""
 
     kind: Literal["lstm", "gru", "transformer"] = "transformer"
+    """Kind of the layers."""
     dim: Positive = 64
     """Width of the item embeddings."""
     hidden: Positive | None = None
