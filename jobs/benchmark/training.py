@@ -50,6 +50,6 @@ def _training_run(job: Job) -> TrainingRun:
     stand_in = student.arm.teacher if student.arm.teacher in STAND_INS else ""
     if stand_in:  # it measures what the teachers' knowledge is worth, so it must not start from that knowledge
         made = replace(made, item_start="random")
-    if stand_in in STATELESS and made.distillation is not None:
-        made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})
+    if stand_in in STATELESS:
+        made = replace(made, hidden_weight=0.0)
     return replace(made, control=stand_in)

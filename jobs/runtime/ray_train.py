@@ -58,8 +58,8 @@ class TrainingRun:
     """How the finished student's matrices are stored: `float32` or `int8`."""
     control: str = ""
     """What stands in for the cached teachers' knowledge: `permuted`, `uniform` or `popularity` (`kdlib.training.controls`)."""
-    distillation: dict[str, Any] | None = None
-    """How the teachers are followed: the fields of `kdlib.training.module.Distillation`."""
+    hidden_weight: float = 0.0
+    """Weight of the match between the student's and the teachers' hidden states."""
 
 
 def fit(

@@ -36,7 +36,7 @@ from kdlib.training.controls import (
 )
 from kdlib.training.engine import full_weights, make_engine, scoring_dtype
 from kdlib.training.loop import train_epoch
-from kdlib.training.module import CachedTeachers, Distillation, NextItemTraining, Ranking
+from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
 
 DIVERGED = 10.0
 """A mean cross-entropy of more than so many times that of guessing evenly is no start that a model recovers from."""
@@ -167,7 +167,7 @@ def _train_one(
         kl_weight=run["kl_weight"],
         temperature=run["temperature"],
         ranking=_ranking(run, counts_V, device),
-        distillation=None if run["distillation"] is None else Distillation(**run["distillation"]),
+        hidden_weight=run["hidden_weight"],
         dtype=scoring_dtype(device, bf16=settings["bf16"]),
     ).to(device)
     engine = make_engine(
@@ -320,7 +320,7 @@ def _ranking(run: dict[str, Any], counts_V: np.ndarray, device: torch.device) ->
         return None
     if train["negative_sampling"] == "popularity":
         weights = torch.from_numpy(np.maximum(counts_V, COUNT_FLOOR).astype(np.float32)).to(device)
-    return Ranking(train["loss"], train["negatives"], train["gbce_calibration"], weights)
+    return Ranking(train["negatives"], weights)
 
 
 def _train_counts(folder: str, spec: dict[str, Any]) -> np.ndarray:
@@ -386,10 +386,10 @@ def _epoch_text(line: dict[str, Any], run: dict[str, Any], epochs: int, best: di
     text = f"{run['name']} epoch {line['epoch']:>2}/{epochs}: "
     data = "CE" if run["train"]["loss"] == "cross_entropy" else run["train"]["loss"]
     if run["teacher"] or run["cached"]:
-        weight, how = run["kl_weight"], run["distillation"] or {"loss": "kl", "hidden_weight": 0.0}
+        weight = run["kl_weight"]
         text += f"loss {line['student_ce'] + weight * line['kl']:.3f} = {data} {line['student_ce']:.3f}"
-        text += f" + {weight:g}·{'KL' if how['loss'] == 'kl' else how['loss']} {line['kl']:.3f}"
-        text += " (and the hidden-state match)" if how["hidden_weight"] else ""
+        text += f" + {weight:g}·KL {line['kl']:.3f}"
+        text += " (and the hidden-state match)" if run["hidden_weight"] else ""
     else:
         text += f"{data} {line['student_ce']:.3f}"
     text += f", accuracy {line['accuracy']:.4f}"

@@ -40,9 +40,7 @@ def student_run(
         "kl_weight": config.distillation.kl_weight,
         "temperature": config.distillation.temperature,
         "item_start": config.distillation.item_start,
-        "distillation": config.distillation.model_dump(
-            include={"loss", "top_items", "jensen_shannon_beta", "hidden_weight", "auxiliary_head"}
-        ),
+        "hidden_weight": config.distillation.hidden_weight,
     }
     student = config.student if taught else config.student.without_teachers()
     train = warm_training(config, config.training.resolve(student.train).model_dump(), start)

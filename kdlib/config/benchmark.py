@@ -1,4 +1,4 @@
-"""The config of a benchmark: a run config, and arms that each change its student, its distillation or its teacher."""
+"""The config of a benchmark: a run config and its variants ("arms"), each with another student, distillation or teacher."""
 
 import math
 from dataclasses import dataclass
@@ -19,40 +19,43 @@ Range = dict[Literal["uniform", "log_uniform"], tuple[float, float]]
 
 
 class ArmConfig(Section):
-    """One recipe of a student, trained once a seed."""
+    """One variant of the student. It is trained once for each seed."""
 
     teacher: Literal["ensemble", "none", "permuted", "uniform", "popularity", "self"] = "ensemble"
-    """`ensemble`: the run's teachers. `none`: the data alone. `self`: the finished arm of the same student without a
-    teacher, same seed. The others are the controls of `kdlib.training.controls`."""
+    """Whom the student learns from. `ensemble`: the run's teachers. `none`: the data alone. `self`: the same student, trained
+    without a teacher on the same seed. The others are the controls of `kdlib.training.controls`."""
     like: Name | None = None
-    """Start from another arm's student and distillation, what the tuning chose for it included."""
+    """Another arm to start from: its student and distillation, and what the tuning chose for it."""
     student: dict[str, Any] = Field(default_factory=dict)
-    """Put over the run's `student`, key by key."""
+    """Keys of the run's `student` that differ."""
     distillation: dict[str, Any] = Field(default_factory=dict)
+    """Keys of the run's `distillation` that differ."""
     seeds: Seeds | None = None
-    """The benchmark's when not given."""
+    """Seeds of the training. Default: the benchmark's."""
     plain: Name | None = None
-    """The arm without a teacher to compare with; when not given, the first one with the same student model and titles."""
+    """The arm without a teacher to compare with. Default: the first one with the same student model and titles."""
 
 
 class TuningConfig(Section):
-    """Random search (Bergstra & Bengio 2012) with as many trials for each arm, chosen by validation NDCG@10."""
+    """Random search (Bergstra & Bengio 2012). Every arm has the same trials, and validation NDCG@10 chooses among them."""
 
     trials: Positive
+    """Trials of each arm."""
     seed: Annotated[int, Field(ge=0)] = 1
-    """Of the draws and of the trials' training."""
+    """Seed of the random settings and of the trials' training."""
     arms: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """The arms to tune."""
     space: Annotated[dict[str, list[Any] | Range], Field(min_length=1)]
-    """`student.…` or `distillation.…` → a list to choose from, or `{uniform: [low, high]}` or `{log_uniform: …}`."""
+    """Key below `student` or `distillation` → a list of values, or `{uniform: [low, high]}`, or `{log_uniform: [low, high]}`."""
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "TuningConfig":
         for key, choices in self.space.items():
             if key.split(".")[0] not in ("student", "distillation") or "." not in key:
-                raise ValueError(f"tuning.space: {key} is not below student or distillation")
+                raise ValueError(f"tuning.space: a key must be below student or distillation, found {key}")
             if isinstance(choices, list):
                 if not choices:
-                    raise ValueError(f"tuning.space.{key}: an empty list, nothing to choose from")
+                    raise ValueError(f"tuning.space.{key}: the list of values is empty")
             elif len(choices) != 1:
                 raise ValueError(f"tuning.space.{key}: needs one of uniform and log_uniform, found {sorted(choices)}")
             else:
@@ -63,64 +66,72 @@ class TuningConfig(Section):
 
 
 class BenchmarkConfig(Section):
+    """Variants of a run's student, compared on the same data."""
+
     name: Name
+    """Name of the benchmark."""
     run: str
-    """The run config, relative to this file: data, features, teachers, training, and the student arms start from."""
+    """Path of the run config, relative to this file. It has the data, features, teachers and training of all arms, and the
+    student that they change."""
     seeds: Seeds = (1, 2, 3)
+    """Seeds that each arm is trained with."""
     arms: Annotated[dict[Name, ArmConfig], Field(min_length=1)]
+    """The variants, by name."""
     main: Name = "student"
-    """The arm whose size the others' are compared with, and whose share of the closed gap is called `gap_closed`."""
+    """The arm that the others' sizes are compared with. The result `gap_closed` is its share of the gap to the teachers."""
     results: Annotated[str, Field(pattern=r"\.json$")]
-    """The JSON to write, relative to the working folder."""
+    """Path of the JSON file to write, relative to the working folder."""
     peers: dict[Name, str] = Field(default_factory=dict)
-    """Other software's results on the same split, shown beside: name → JSON with `users`, `items`, `figures` (`ndcg10` and
-    `hr10`) and `intervals`, relative to the working folder."""
+    """Results of other software on the same split, shown beside the arms: name → path of a JSON file, relative to the working
+    folder. The file has `users`, `items`, `figures` (`ndcg10` and `hr10`) and `intervals`."""
     speed_users: Positive = 2_000
-    """Test users whose top-k is timed."""
+    """Number of test users whose top-k is timed."""
     tuning: TuningConfig | None = None
+    """Search for good settings before the arms are trained. Default: none."""
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "BenchmarkConfig":
         if taken := [name for name in (*self.arms, *self.peers) if name in RESERVED]:
-            raise ValueError(f"{taken} would take the names of baselines and teachers in the results; rename them")
+            raise ValueError(f"{taken} are names of baselines and teachers in the results. Rename them")
         if taken := sorted(self.arms.keys() & self.peers.keys()):
-            raise ValueError(f"peers: {taken} are the names of arms; rename them")
+            raise ValueError(f"peers: {taken} are names of arms. Rename them")
         if self.main not in self.arms:
-            raise ValueError(f"main: {self.main} is none of the arms {list(self.arms)}")
+            raise ValueError(f"main: expected one of the arms {list(self.arms)}, found {self.main}")
         return self
 
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm ready to train: the run config with its own student and distillation."""
+    """An arm ready to train."""
 
     name: str
     teacher: str
     seeds: tuple[int, ...]
     config: RunConfig
+    """The run config with the arm's student and distillation."""
     plain: str | None
-    """The arm without a teacher that it is compared with."""
+    """The arm without a teacher that this arm is compared with."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark config and what it refers to."""
+    """A benchmark config and the run config that it names."""
 
     config: BenchmarkConfig
     run: RunConfig
     run_path: Path
     run_overrides: tuple[str, ...]
     selected: tuple[str, ...] | None = None
-    """Only these arms."""
+    """The arms to run. None: all."""
 
     def arms(self, found: dict[str, dict[str, Any]] | None = None) -> dict[str, Arm]:
-        """All arms, or the selected ones.
+        """The selected arms by name.
 
         Args:
-          found: arm → `student.…` and `distillation.…` keys with the values that the tuning chose.
+          found: arm → keys below `student` and `distillation`, with the values that the tuning chose.
 
         Raises:
-          ConfigError: an arm's settings are wrong, or it refers to an arm that is not there.
+          ConfigError: an arm has wrong settings, or refers to an arm that does not exist.
         """
         configs = {name: self.arm_config(name, found or {}) for name in self.config.arms}
         made = {}
@@ -131,13 +142,13 @@ class Benchmark:
         for arm in made.values():
             if arm.teacher == "self" and (arm.plain not in made or set(arm.seeds) - set(made[arm.plain].seeds)):
                 raise ConfigError(
-                    f"arm {arm.name} is taught by itself, so it needs an arm without a teacher, of the same student and"
-                    f" with its seeds {list(arm.seeds)}: add one with teacher: none, and select it too"
+                    f"arm {arm.name} has teacher: self. It needs an arm with teacher: none, the same student and the seeds"
+                    f" {list(arm.seeds)}: add one, and select it too"
                 )
         return made
 
     def arm_config(self, name: str, found: dict[str, dict[str, Any]]) -> RunConfig:
-        """The run config as an arm changes it."""
+        """The run config with the changes of an arm and of the arms that it is like."""
         data = self.run.model_dump(mode="json")
         for part in self._lineage(name):
             arm = self.config.arms[part]
@@ -151,16 +162,17 @@ class Benchmark:
             raise ConfigError(f"the benchmark's arm {name} is wrong: {first_fault(error)}") from None
         if config.distillation.mode == "joint":
             raise ConfigError(
-                f"arm {name}: a benchmark's students learn from finished teachers: distillation.mode offline"
+                f"arm {name}: a benchmark needs distillation.mode offline, because its arms share finished teachers;"
+                " found joint"
             )
         return config
 
     def _lineage(self, name: str) -> list[str]:
-        """The arms that an arm starts from, first the one that is like no other, and itself."""
+        """The arms that an arm is built from, in order: the one that is like no other first, the arm itself last."""
         chain = [name]
         while (before := self.config.arms[chain[0]].like) is not None:
             if before not in self.config.arms or before in chain:
-                raise ConfigError(f"arm {chain[0]} is like {before}, which is no other arm: {list(self.config.arms)}")
+                raise ConfigError(f"arm {chain[0]}: like needs another one of {list(self.config.arms)}, found {before}")
             chain.insert(0, before)
         return chain
 
@@ -168,18 +180,18 @@ class Benchmark:
         named = self.config.arms[name].plain
         without = [other for other, arm in self.config.arms.items() if arm.teacher == "none"]
         if named is not None and named not in without:
-            raise ConfigError(f"arm {name}: plain is {named}, which is no arm with teacher: none; there are {without}")
+            raise ConfigError(f"arm {name}: plain needs an arm with teacher: none, one of {without}; found {named}")
         return named or next((other for other in without if _same_model(configs[other], configs[name])), None)
 
 
 def _same_model(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two students have the same shape and read the same titles; dropout may be tuned."""
+    """Whether two students have the same shape and read the same titles. Their dropout may differ, for it may be tuned."""
     left, right = ((c.student.model.model_copy(update={"dropout": 0.0}), c.student.text) for c in (one, other))
     return left == right
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two nested mappings as one; where both have a key that is no mapping in both, the second's value holds."""
+    """Two nested mappings as one. Where both have a key, `above` wins, unless both values are mappings: these are merged."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(below.get(key), dict)
@@ -188,7 +200,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_overruled(data: dict[str, Any], student: dict[str, Any]) -> dict[str, Any]:
-    """The config without the `student.control` settings that a layer above sets for the student itself."""
+    """The config without those `student.control` settings that a layer above sets for the student itself."""
     control = dict(data["student"]["control"])
     if "dropout" in student.get("model", {}):
         control["dropout"] = None
@@ -197,13 +209,14 @@ def _without_overruled(data: dict[str, Any], student: dict[str, Any]) -> dict[st
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`a.b.c` and a value as `{"a": {"b": {"c": value}}}`."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
 
 
 def draw_trials(tuning: TuningConfig) -> list[dict[str, Any]]:
-    """The settings of each trial, the same for every arm; the draw depends on the search's seed alone."""
+    """Random settings of each trial, the same for every arm. They depend only on the seed of the tuning."""
     generator = np.random.default_rng(tuning.seed)
     trials = []
     for _ in range(tuning.trials):
@@ -224,16 +237,16 @@ def draw_trials(tuning: TuningConfig) -> list[dict[str, Any]]:
 def load_benchmark(
     path: str | Path, *, overrides: tuple[str, ...] = (), ds: str | None = None, arms: tuple[str, ...] | None = None
 ) -> Benchmark:
-    """Read a benchmark config and the run config it names.
+    """Read a benchmark config and the run config that it names.
 
     Args:
       path: a YAML file.
-      overrides: `key=value` texts; those that begin with `run.` go to the run config.
-      ds: the run's date, `YYYY-MM-DD`; wins over the run config's.
-      arms: only these.
+      overrides: `key=value` texts. Those that begin with `run.` change the run config.
+      ds: the run's date, `YYYY-MM-DD`. It overrides the run config's.
+      arms: the arms to run. None: all.
 
     Raises:
-      ConfigError: a file is missing or wrong, an arm is unknown or wrong, or the run distils jointly.
+      ConfigError: a file is missing or wrong, an arm is unknown or wrong, or an arm has distillation.mode joint.
     """
     to_run = tuple(text.removeprefix("run.") for text in overrides if text.startswith("run."))
     data = read_mapping(path, overrides=tuple(text for text in overrides if not text.startswith("run.")))
@@ -246,10 +259,10 @@ def load_benchmark(
     named = {"--arms": arms or (), "tuning.arms": config.tuning.arms if config.tuning else ()}
     for where, names in named.items():
         if unknown := [name for name in names if name not in config.arms]:
-            raise ConfigError(f"{where} names {unknown}, but the benchmark has the arms {list(config.arms)}")
+            raise ConfigError(f"{where}: expected some of the arms {list(config.arms)}, found {unknown}")
     if own := [name for name in named["tuning.arms"] if config.arms[name].teacher == "self"]:
         raise ConfigError(
-            f"tuning.arms: {own} are taught by themselves, which has to wait for the tuning; leave them out"
+            f"tuning.arms: {own} have teacher: self, which needs the tuning of other arms first. Remove them from tuning.arms"
         )
     benchmark = Benchmark(config, run, run_path, to_run, arms)
     benchmark.arms()

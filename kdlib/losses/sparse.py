@@ -1,9 +1,10 @@
-"""Distillation from items drawn from the teachers, in place of their whole distribution: at the cost of cross-entropy.
+"""Distillation from sampled targets: items sampled from the teachers stand for their whole distribution.
 
-No teacher's logits are computed: the gradient with respect to the student's logits is the student's softmax minus a
-sparse vector of draws. Value and gradient have the expectation of the KL over the whole catalogue.
+A step takes as long as cross-entropy alone, because it needs no teacher's logits. The gradient with respect to the student's
+logits is the student's softmax minus a sparse vector of sampled targets. Loss and gradient are unbiased estimates of those of
+the KL over the whole catalogue.
 
-Shapes: T real positions, V items, S draws a position.
+Shapes: T real positions, t positions of a chunk, V items, S sampled targets a position.
 """
 
 from functools import partial
@@ -14,40 +15,44 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.losses.distillation import sampled_kl_divergence
-from kdlib.losses.next_item import LossSums, Scored, Teachers, at_temperature, in_chunks, softmax_and_log_mass
+from kdlib.losses.next_item import at_temperature, in_chunks, softmax_and_logsumexp
+from kdlib.losses.scored import LossSums, Scored, Teachers
 
 
 class Draws(NamedTuple):
-    """Items drawn at each position from the teachers' mixture at a temperature; no gradient reaches it."""
+    """Sampled targets: items sampled at each position from the teachers' mixture at a temperature. No gradient reaches them."""
 
     items_TS: Tensor
-    """int32 or int64, rising along a row; an item drawn twice stands there twice."""
+    """int32 or int64, sorted along a row. An item that was sampled twice is there twice."""
     mean_log_probs_T: Tensor
-    """float; the mixture's log-probability at the temperature, the mean over a position's draws."""
+    """float; the mixture's log-probability of a sampled target at the temperature, mean over a position's targets."""
     kl_weight: float
+    """λ."""
     temperature: float
+    """T."""
 
 
 def cross_entropy_and_sampled_kl(
     student: Scored, targets_T: Tensor, draws: Draws, *, dtype: torch.dtype = torch.float32
 ) -> LossSums:
-    """`CE(student, target) + λ·T²·(mean log p(draws) − mean log q(draws))`, in nats, q the student at the temperature.
+    """`CE(student, target) + λ·T²·(mean log p(i) − mean log q(i))`, in nats, over the sampled targets i of a position.
 
-    The second term is `sampled_kl_divergence` (Anshumann et al. 2025, random sampling KD): 0 where student and teachers
-    are equal, its expectation is the KL; a single position's may be negative.
+    p is the teachers' mixture and q the student, both at the temperature. The second term is `sampled_kl_divergence`
+    (Anshumann et al. 2025, random sampling KD). It is 0 where student and teachers are equal, and its expectation is the KL.
+    At a single position it may be negative.
 
     Args:
-      student: what predicts; gradients reach its hidden states, matrix and bias.
+      student: what predicts. Gradients reach its hidden states, matrix and bias.
       targets_T: int64 item indices.
-      draws: whom to learn from besides the data.
-      dtype: of logits, probabilities and their gradients, see `cross_entropy_and_kl`.
+      draws: what to learn from besides the data.
+      dtype: of logits, probabilities and their gradients, see `kdlib.losses.dispatch.cross_entropy_and_kl`.
     """
     weights = Teachers([], [], draws.kl_weight, draws.temperature)
     return in_chunks(student, targets_T, weights, partial(_chunk, draws), dtype=dtype)
 
 
 def reference(student: Scored, targets_T: Tensor, draws: Draws) -> LossSums:
-    """The same from whole logits and the plain functions: to check against, not to train with."""
+    """The same loss from whole logits and plain functions. Tests compare with it; it needs too much memory to train."""
     logits_TV = student.logits().float()
     ce = F.cross_entropy(logits_TV, targets_T, reduction="sum")
     log_probs_TS = draws.mean_log_probs_T[:, None].expand(draws.items_TS.shape)
@@ -57,29 +62,34 @@ def reference(student: Scored, targets_T: Tensor, draws: Draws) -> LossSums:
 
 
 def times_in(rising: Tensor, items: Tensor) -> Tensor:
-    """How often each item stands in a rising list of items, int64, of the items' shape; rows against rows where both have them."""
+    """How often each item occurs in a list: int64, shape of `items`.
+
+    Args:
+      rising: sorted items, [N] or one list a row, [T, N].
+      items: the items to count, of any shape, or [T, S] where `rising` has rows.
+    """
     return torch.searchsorted(rising, items, right=True) - torch.searchsorted(rising, items)
 
 
 def _chunk(
     draws: Draws, student: Scored, targets_T: Tensor, weights: Teachers | None, start: int, stop: int
 ) -> tuple[Tensor, Tensor]:
-    """Sums (ce, kl, correct) of a chunk and the gradient of its total with respect to the logits, [t, V]."""
+    """A `kdlib.losses.next_item.Chunk` function, after its first argument."""
     items_TS = draws.items_TS[start:stop].long()
     temperature, pull = draws.temperature, draws.kl_weight * draws.temperature
     z_TV = student.logits(start, stop)
     target_T = z_TV.gather(1, targets_T[:, None])[:, 0].float()
     best_T = z_TV.amax(1).float()
     drawn_T = z_TV.gather(1, items_TS).float().mean(1) / temperature
-    slope_TV, log_mass_T = softmax_and_log_mass(z_TV, best_T)
-    ce = (log_mass_T - target_T).sum()
-    q_TV, log_mass_T = at_temperature(z_TV, best_T, temperature, (slope_TV, log_mass_T))
-    slope_TV.add_(q_TV, alpha=pull)
-    kl = temperature**2 * (draws.mean_log_probs_T[start:stop].float() - drawn_T + log_mass_T).sum()
-    # all draws of an item at once: one at a time, a share less than half of bfloat16's last place would leave no trace
+    gradient_TV, logsumexp_T = softmax_and_logsumexp(z_TV, best_T)
+    ce = (logsumexp_T - target_T).sum()
+    q_TV, logsumexp_T = at_temperature(z_TV, best_T, temperature, (gradient_TV, logsumexp_T))
+    gradient_TV.add_(q_TV, alpha=pull)
+    kl = temperature**2 * (draws.mean_log_probs_T[start:stop].float() - drawn_T + logsumexp_T).sum()
+    # add all samples of an item at once: bfloat16 would round each single one away beside a large probability
     times_TS = times_in(items_TS, items_TS)
-    cells_TS = torch.arange(stop - start, device=items_TS.device)[:, None] * slope_TV.shape[1] + items_TS
-    slopes = slope_TV.view(-1)
-    slopes[cells_TS] = (slopes[cells_TS].float() - pull / items_TS.shape[1] * times_TS).to(slopes.dtype)
-    slope_TV[torch.arange(stop - start, device=targets_T.device), targets_T] -= 1.0
-    return torch.stack([ce, kl, (target_T >= best_T).sum().to(ce.dtype)]), slope_TV
+    cells_TS = torch.arange(stop - start, device=items_TS.device)[:, None] * gradient_TV.shape[1] + items_TS
+    flat = gradient_TV.view(-1)
+    flat[cells_TS] = (flat[cells_TS].float() - pull / items_TS.shape[1] * times_TS).to(flat.dtype)
+    gradient_TV[torch.arange(stop - start, device=targets_T.device), targets_T] -= 1.0
+    return torch.stack([ce, kl, (target_T >= best_T).sum().to(ce.dtype)]), gradient_TV

@@ -1,9 +1,9 @@
-"""Items as a few codewords: residual and product quantisation of item vectors, and the item table made from code tables.
+"""Items as a few codewords: residual and product quantisation of item vectors, and item vectors made from code tables.
 
-An item table [V, D] becomes V × M bytes and M tables of S codewords. *Residual* codewords have the full width and are
-added up, each quantising what the ones before leave over; *product* codewords stand side by side, each quantising a
-part of the vector. Which of the two a set of tables is shows in its width: d = D, or M · d = D. Codeword 0 of each table
-is learnt as zero, so that the zero vector, the mean of centred ones, has codes of its own.
+An item table [V, D] becomes V × M bytes and M tables of S codewords. *Residual* codewords have the full width and are added
+up: each one quantises the remainder of the ones before. *Product* codewords stand side by side: each one quantises a part of
+the vector. The width of a table says which of the two it is: d = D, or M · d = D. Codeword 0 of each table is zero. So the
+zero vector, which is the mean of centred vectors, has an exact code.
 
 Shapes: V items, N rows of any set of vectors, D width of an item vector, M codes an item, S codewords a table, d width
 of a codeword.
@@ -21,22 +21,21 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 MAX_SIZE = 256
-"""Most codewords of a table: a code is one byte."""
+"""Most codewords of a table, because a code is one byte."""
 
 LLOYD_ITERATIONS = 25
+"""Most iterations of k-means."""
 TRAINING_ROWS_PER_CODEWORD = 256
-"""Codewords are learnt from at most so many rows each; more hardly move them. All rows are encoded with them."""
+"""Most rows that k-means learns a codeword from, on average. More rows hardly change the codewords."""
 CHUNK_DISTANCES = 1 << 23
-"""Rows × codewords compared at a time: 32 MiB of float32."""
+"""Rows × codewords that are compared at a time: 32 MiB of float32."""
 
 
 def residual_codes(vectors_ND: Tensor, *, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Learn codebooks whose codewords add up to the vectors.
-
-    k-means level by level on what is left over, so the first codes say most.
+    """Learn codebooks whose codewords add up to the vectors: k-means on the remainder of the codebooks before.
 
     Args:
-      vectors_ND: float; the rows, or where there are many a random part of them, are what the codebooks are learnt from.
+      vectors_ND: float. The codebooks are learnt from these rows, or from a random part if they are many.
       count: M.
       size: S, at most 256 and at most the number of rows.
       seed: of the starting points and of the random part.
@@ -62,13 +61,13 @@ def residual_codes(vectors_ND: Tensor, *, count: int, size: int, seed: int) -> t
 def product_codes(vectors_ND: Tensor, *, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Learn codebooks whose codewords stand side by side: k-means on each of `count` equal parts of the vectors.
 
-    The parts share the bytes equally, so the vectors should be rotated such that they share the variance too.
+    Each part gets one byte, so the vectors should be rotated first such that the parts have equal variance.
 
     Args:
-      vectors_ND: float; D must be a multiple of `count`.
+      vectors_ND: float. D must be a multiple of `count`.
       count: M.
       size: S, at most 256 and at most the number of rows.
-      seed: of the starting points and of the random part of many rows.
+      seed: of the starting points, and of the random part that many rows are reduced to.
 
     Returns:
       Codes uint8 [N, M] and codebooks float32 [M, S, D / M].
@@ -78,7 +77,9 @@ def product_codes(vectors_ND: Tensor, *, count: int, size: int, seed: int) -> tu
     """
     _check(vectors_ND, size)
     if vectors_ND.shape[1] % count:
-        raise ValueError(f"product codes need a width that is a multiple of count {count}, found {vectors_ND.shape[1]}")
+        raise ValueError(
+            f"product codes need vectors whose width is a multiple of count {count}, found {vectors_ND.shape[1]}"
+        )
     generator = torch.Generator().manual_seed(seed)
     some_ND = _some_rows(vectors_ND.float(), size, generator)
     codebooks_MSd = torch.stack([_k_means(part_Nd, size, generator) for part_Nd in some_ND.chunk(count, dim=1)])
@@ -86,9 +87,9 @@ def product_codes(vectors_ND: Tensor, *, count: int, size: int, seed: int) -> tu
 
 
 def encode(vectors_ND: Tensor, codebooks_MSd: Tensor) -> Tensor:
-    """The codes of vectors, also of ones that the codebooks were not learnt from: uint8 [N, M].
+    """The codes of any vectors, uint8 [N, M].
 
-    Residual codes are found level by level, each the nearest to what is left over.
+    Residual codes are chosen one codebook after the other, each the nearest to the remainder.
     """
     count, _, part = codebooks_MSd.shape
     width = vectors_ND.shape[1]
@@ -105,19 +106,22 @@ def encode(vectors_ND: Tensor, codebooks_MSd: Tensor) -> Tensor:
 
 
 def compose(tables_MSd: Tensor, codes_NM: Tensor, *, width: int) -> Tensor:
-    """The vectors that codes stand for: float [N, D]; gradients reach the tables.
+    """The vectors that codes stand for: float [N, D]. Gradients reach the tables.
 
     Args:
       tables_MSd: float, codebooks or a model's code tables.
       codes_NM: uint8.
-      width: D; codewords of that width are added up, narrower ones stand side by side.
+      width: D. Codewords of this width are added up, narrower ones stand side by side.
+
+    Raises:
+      ValueError: the codewords do not make vectors of this width.
     """
     _check_width(tables_MSd, width)
     return _Compose.apply(tables_MSd, codes_NM, tables_MSd.shape[2] == width)  # type: ignore[no-any-return]
 
 
 class _Compose(torch.autograd.Function):
-    """PyTorch's own gradient of a look-up sorts all indices; one `index_add_` a table takes a quarter of the time."""
+    """A look-up whose gradient takes one `index_add_` a table. PyTorch's own sorts all indices and takes four times as long."""
 
     @staticmethod
     def forward(ctx: Any, tables_MSd: Tensor, codes_NM: Tensor, added: bool) -> Tensor:
@@ -136,30 +140,34 @@ class _Compose(torch.autograd.Function):
         grad_MSd = grad_ND.new_zeros(ctx.shape)
         for level in range(count):
             grad_Nd = grad_ND if ctx.added else grad_ND[:, level * part : (level + 1) * part]
-            grad_MSd[level].index_add_(0, codes_NM[:, level].long(), grad_Nd.contiguous())  # strided: ten times slower
+            grad_MSd[level].index_add_(
+                0, codes_NM[:, level].long(), grad_Nd.contiguous()
+            )  # ten times slower if strided
         return grad_MSd, None, None
 
 
 def explained_variance(vectors_ND: Tensor, rebuilt_ND: Tensor) -> float:
-    """1 − squared error / squared distance from the mean, over all rows; 1 where nothing is lost."""
+    """1 − squared error / squared distance from the mean, over all rows. It is 1 if the vectors are equal."""
     centred_ND = vectors_ND - vectors_ND.mean(0)
     return 1.0 - float((vectors_ND - rebuilt_ND).square().sum() / centred_ND.square().sum().clamp_min(1e-30))
 
 
 def _check(vectors_ND: Tensor, size: int) -> None:
     if not 2 <= size <= MAX_SIZE:
-        raise ValueError(f"size must be from 2 to {MAX_SIZE}, since a code is one byte; found {size}")
+        raise ValueError(f"size must be from 2 to {MAX_SIZE}, because a code is one byte; found {size}")
     if len(vectors_ND) < size:
-        raise ValueError(f"{size} codewords a table cannot be learnt from {len(vectors_ND)} vectors: lower the size")
+        raise ValueError(
+            f"{size} codewords a table need at least as many vectors, found {len(vectors_ND)}. Lower the size"
+        )
     if not torch.isfinite(vectors_ND).all():
-        raise ValueError("a vector to quantise is not finite: the model that it comes from is broken")
+        raise ValueError("the vectors to quantise are not finite. Train the model that they come from again")
 
 
 def _check_width(codebooks_MSd: Tensor, width: int) -> None:
     count, _, part = codebooks_MSd.shape
     if width not in (part, count * part):
         raise ValueError(
-            f"{count} codebooks of width {part} make vectors of width {part} or {count * part}, not of {width}"
+            f"{count} codebooks of width {part} make vectors of width {part} or {count * part}, found {width}"
         )
 
 
@@ -171,11 +179,11 @@ def _some_rows(vectors_ND: Tensor, size: int, generator: torch.Generator) -> Ten
 
 
 def _k_means(vectors_ND: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Zero and the `size − 1` codewords of Lloyd's k-means from random rows: float [S, D].
+    """Zero, and `size − 1` codewords by Lloyd's k-means from random rows: float [S, D].
 
-    k-means++ starts kept no more of teachers' item vectors. A codeword without rows moves
-    to the row that is farthest from its own, so none stays empty while rows differ; and adding zero empties none,
-    since the mean of some rows that are all nearer to zero than to it is zero.
+    A codeword without rows moves to the row that is farthest from its codeword, so none stays without rows while rows differ.
+    The zero codeword is added last and leaves every other codeword some rows. k-means++ as a start is not better for teachers'
+    item vectors.
     """
     codewords_SD = vectors_ND[torch.randperm(len(vectors_ND), generator=generator)[: size - 1]].clone()
     codes_N, distances_N = _nearest(vectors_ND, codewords_SD)
@@ -193,7 +201,7 @@ def _k_means(vectors_ND: Tensor, size: int, generator: torch.Generator) -> Tenso
 
 
 def _nearest(vectors_ND: Tensor, codewords_SD: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's nearest codeword, uint8 [N], and its squared distance, float [N]; ties go to the smaller code."""
+    """Each row's nearest codeword, uint8 [N], and its squared distance, float [N]. Ties go to the smaller code."""
     codes_N = torch.empty(len(vectors_ND), dtype=torch.uint8)
     distances_N = torch.empty(len(vectors_ND))
     squares_S = codewords_SD.square().sum(1)
@@ -207,7 +215,7 @@ def _nearest(vectors_ND: Tensor, codewords_SD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _means(vectors_ND: Tensor, codes_N: Tensor, codewords_SD: Tensor) -> Tensor:
-    """Each codeword moved to the mean of its rows; one without rows stays."""
+    """Each codeword moved to the mean of its rows. A codeword without rows stays."""
     sums_SD = torch.zeros_like(codewords_SD).index_add_(0, codes_N.long(), vectors_ND)
     rows_S1 = torch.bincount(codes_N.long(), minlength=len(codewords_SD))[:, None]
     return torch.where(rows_S1 > 0, sums_SD / rows_S1.clamp_min(1), codewords_SD)

@@ -1,4 +1,4 @@
-"""Histories to the hidden state after their last item, which is what a next-item model predicts from.
+"""Histories to the hidden state after their last item, from which a next-item model predicts.
 
 Shapes: B histories, L length, W width of the hidden state, N positions of all histories together, C columns of the context.
 """
@@ -15,24 +15,24 @@ from kdlib.models.rules import SequentialRules
 from kdlib.models.sequence import SequenceModel
 
 Scorer = Callable[[NDArray, NDArray, NDArray], Tensor]
-"""(items, context, lengths) of some histories, as `last_hidden` takes them → logits of the next item, float32 [users, items]."""
+"""(items, context, lengths) of some histories, in the form of `last_hidden` → logits of the next item, float32 [users, items]."""
 CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""About so many scores at a time, where no batch size is given: 4 MB on a CPU stay in its cache."""
+"""About how many scores are computed at a time if no batch size is given. On a CPU, 4 MiB of float32 fit its cache."""
 ENCODE_ROWS = 64
-"""Histories encoded at a time on a CPU; they are sorted by length first, so that hardly any of it is padding."""
+"""Histories that are encoded at a time on a CPU. They are sorted by length first, so there is little padding."""
 
 
 @torch.inference_mode()
 def last_hidden(
     model: SequenceModel, items_N: NDArray, context_NC: NDArray, lengths: NDArray, *, device: torch.device
 ) -> Tensor:
-    """The hidden state after each history's last item: float [users, width] on the device.
+    """The hidden state after the last item of each history: float [users, width] on the device.
 
     Args:
       model: in evaluation mode, on the device.
-      items_N: int64, all histories one after the other; of each the last `model.max_length` items are read.
-      context_NC: int8, like `items_N`; the columns of `kdlib.store.tables.CONTEXT`.
-      lengths: int64 [users], all at least 1.
+      items_N: int64, all histories one after the other. The model reads the last `model.max_length` items of each.
+      context_NC: int8, rows like `items_N`, the columns of `kdlib.store.tables.CONTEXT`.
+      lengths: int64 [users], at least 1 each.
       device: where to compute.
     """
     ends = np.cumsum(lengths)
@@ -59,12 +59,12 @@ def last_hidden(
 
 
 def rows_at_a_time(num_items: int, device: torch.device) -> int:
-    """How many rows' scores of all items fit the cache; at least a few, however large the catalogue."""
+    """Number of rows whose scores of all items fit the cache, but at least 16."""
     return max(16, CELLS[device.type] // num_items)
 
 
 def scorer(model: SequenceModel | SequentialRules, *, device: torch.device) -> Scorer:
-    """What predicts the item after each history, whatever the kind of model; its item matrix is made once.
+    """The function that scores all items after each history, for any kind of model. It makes the item matrix once.
 
     Args:
       model: in evaluation mode, on the device.

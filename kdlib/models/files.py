@@ -1,7 +1,7 @@
-"""A model as files: `model.safetensors` with the weights, `model.json` with its shape and provenance. Never a pickle.
+"""A model as files: `model.safetensors` with the weights, `model.json` with its shape and metadata. Never a pickle.
 
-With the export `int8` each matrix is stored as int8 with one float32 scale a row under `<name>.scale`: a quarter of the
-bytes. `load_model` gives float32 either way. An item's codes are bytes in any case.
+The export `int8` stores each matrix as int8 and one float32 scale a row, under `<name>.scale`. It takes a quarter of the bytes.
+`load_model` always gives float32. The codes of items are bytes in both exports.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from kdlib.models.rules import SequentialRules, rules_from_state, rules_state
 from kdlib.models.sequence import SequenceModel
 
 Predictor = SequenceModel | SequentialRules
-"""What may be a teacher."""
+"""A model that can be a teacher."""
 
 WEIGHTS = "model.safetensors"
 MODEL_FILE = "model.json"
 SCALE = ".scale"
 ITEM_TABLES = ("item_embedding", "output_embedding", "output_bias", "code_tables", "codes_VM")
-"""What grows with the catalogue, or stands for what does."""
+"""Weights that grow with the catalogue, and the code tables in their place."""
 
 
 def foldable(model: SequenceModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with the text tower folded into the item table, new items' rows made: serving needs no text encoder."""
+    """The weights with projected titles folded into the item table, new items included. Serving then needs no text encoder."""
     state = {
         name: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous()
         for name, value in state.items()
@@ -46,13 +46,13 @@ def foldable(model: SequenceModel, state: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def quantise_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 with one scale a row: `matrix ≈ int8 · scale[..., None]`, error at most scale / 2 an entry.
+    """Symmetric int8 with one scale a row: `matrix ≈ int8 · scale[..., None]`. The error of an entry is at most scale / 2.
 
     Args:
       matrix: float [..., W].
 
     Returns:
-      int8 [..., W] and float32 [...]; a row of zeros has the scale 0.
+      int8 [..., W] and scales float32 [...]. A row of zeros has the scale 0.
     """
     scale = matrix.abs().amax(-1).float() / 127.0
     return torch.round(matrix / scale.clamp_min(1e-12)[..., None]).to(torch.int8), scale
@@ -66,14 +66,14 @@ def save_model(
     *,
     export: Literal["float32", "int8"] = "float32",
 ) -> dict[str, Any]:
-    """Write the model; return what stands in `model.json`: `facts` plus options, version and sizes.
+    """Write the model. Returns the content of `model.json`: `facts`, options, version and sizes.
 
     Args:
       folder: an existing folder.
-      model: for its options (and its text vectors).
+      model: for its options and its text vectors.
       state: full weights, for instance gathered from a ZeRO engine.
-      facts: provenance: vocabulary hash and version, metrics, seed.
-      export: how matrices are stored; vectors (norms, biases) stay float32.
+      facts: metadata: vocabulary hash and version, metrics, seed.
+      export: how matrices are stored. Vectors (norms, biases) stay float32.
     """
     folded = foldable(model, state)
     stored = _stored(folded, export)
@@ -91,12 +91,12 @@ def save_model(
 
 
 def as_served(model: SequenceModel, state: dict[str, Tensor], export: Literal["float32", "int8"]) -> dict[str, Tensor]:
-    """What `load_model` would give for full weights that `save_model` has written, as float32."""
+    """The float32 weights that `load_model` would read after `save_model` wrote these full weights."""
     return _as_float32(_stored(foldable(model, state), export))
 
 
 def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write a rule model in the same form; its parameters are its rules, all of which grow with the catalogue."""
+    """Write a rule model in the form of `save_model`. Its rules count as parameters; all of them grow with the catalogue."""
     tensors, options = rules_state(rules)
     sizes = {
         "options": options,
@@ -110,7 +110,7 @@ def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> d
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the folder holds a model that can be loaded."""
+    """Whether the folder has a model that can be loaded."""
     try:
         load_predictor(folder)
     except ModelError:
@@ -119,7 +119,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def serves(folder: Path) -> bool:
-    """Whether the folder's model is one that `load_model` takes: not of rules, which only teach."""
+    """Whether `load_model` can read the model in the folder. It cannot read rules, which only teach."""
     return json.loads((folder / MODEL_FILE).read_text())["options"]["kind"] != "rules"
 
 
@@ -129,7 +129,7 @@ def _write(folder: Path, stored: dict[str, Tensor], facts: dict[str, Any]) -> di
     facts = facts | {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest, "version": digest[:12]}
     written = folder / f"{MODEL_FILE}.part"
     written.write_text(json.dumps(facts, indent=1))
-    for path in (folder / WEIGHTS, written):  # on the disk before the name says that the model is whole
+    for path in (folder / WEIGHTS, written):  # on disk first: `model.json` marks the model as complete
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
     written.replace(folder / MODEL_FILE)
@@ -151,7 +151,7 @@ def _as_int8(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_float32(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as the model takes them, from either export."""
+    """Float32 weights from either export."""
     return {
         name: value if (scale := stored.get(name + SCALE)) is None else value.float() * scale[..., None]
         for name, value in stored.items()
@@ -160,30 +160,31 @@ def _as_float32(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
-    """A sequence model in evaluation mode on the CPU, and its facts.
+    """A sequence model in evaluation mode on the CPU, and its metadata.
 
     Raises:
-      ModelError: files missing, damaged, or not of each other; a model of another kind.
+      ModelError: files are missing or damaged, they do not fit each other, or the model is of another kind.
     """
     model, facts = load_predictor(folder)
     if not isinstance(model, SequenceModel):
-        raise ModelError(f"the model at {folder} must be a sequence model, found sequential rules: they only teach")
+        raise ModelError(f"the model at {folder} must be a sequence model, found sequential rules, which only teach")
     return model, facts
 
 
 def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
-    """The same, where the model may be of any kind."""
+    """A model of any kind in evaluation mode on the CPU, and its metadata. For errors see `load_model`."""
     try:
         facts = json.loads((folder / MODEL_FILE).read_text())
         raw = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
-        raise ModelError(f"no usable model at {folder}: {error}. Train it again with `distilrec distill`") from None
+        raise ModelError(f"cannot read a model at {folder}: {error}. Train it again with `distilrec distill`") from None
     if (found := hashlib.sha256(raw).hexdigest()) != facts["sha256"]:
         raise ModelError(
-            f"the model at {folder} is damaged: {WEIGHTS} should have the hash {facts['sha256'][:12]}…, found {found[:12]}…. Train it again"
+            f"the model at {folder} is damaged: {WEIGHTS} should have the hash {facts['sha256'][:12]}…,"
+            f" found {found[:12]}…. Train it again with `distilrec distill`"
         )
     try:
-        # copies, because PyTorch's memory is aligned and a file's is not: the last bits of a product depend on that
+        # copies are aligned in memory, parts of a file are not; the last bits of a product depend on that
         weights = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
         if facts["options"]["kind"] == "rules":
             return rules_from_state(weights, facts["options"]), facts
@@ -191,5 +192,7 @@ def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
             model = SequenceModel(**facts["options"])
         model.load_state_dict(_as_float32(weights), assign=True)
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"the model at {folder} does not fit its {MODEL_FILE}: {error}") from None
+        raise ModelError(
+            f"the weights at {folder} do not fit {MODEL_FILE}: {error}. Train the model again with `distilrec distill`"
+        ) from None
     return model.requires_grad_(False).eval(), facts

@@ -1,5 +1,4 @@
-"""Causal Transformer layers of three kinds: pre-norm, with learnt gates on the residuals, and with a low-pass filter beside
-the attention.
+"""Causal Transformers, with blocks of two kinds: pre-norm, and with a low-pass filter beside the attention.
 
 Shapes: B sequences, L length, H width.
 """
@@ -13,15 +12,15 @@ from torch.nn import functional as F
 
 INITIAL_STANDARD_DEVIATION = 0.02
 FREQUENCIES, FILTER_SHARE = 3, 0.7
-"""Of `BsarecBlock`: how many frequencies count as low, the constant one included, and the filter's part beside the attention."""
+"""Of `BsarecBlock`: the number of low frequencies, the constant one included, and the filter's weight against the attention."""
 
 
 class Transformer(nn.Module):
-    """Causal blocks over learnt positions (Kang & McAuley 2018), counted from each sequence's end: [B, L, H] to [B, L, H].
+    """Causal blocks over learnt positions (Kang & McAuley 2018): [B, L, H] to [B, L, H].
 
-    So the position to predict from is the same one for every history, long or short, and it is learnt from the newest
-    interaction of every user. Counted from the start, a history one longer than in training ends at a position that only
-    longer histories have taught.
+    Positions are counted from the end of each sequence. The last position, which predicts, is then the same for histories of
+    every length, and the newest interaction of every user trains it. Counted from the start, few histories would train the
+    last position of a long history.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class Transformer(nn.Module):
         dropout: float,
         max_length: int,
         *,
-        block: Literal["prenorm", "ligr", "bsarec"] = "prenorm",
+        block: Literal["prenorm", "bsarec"] = "prenorm",
     ) -> None:
         super().__init__()
         self.positions = nn.Embedding(max_length, width)
@@ -49,12 +48,12 @@ class Transformer(nn.Module):
 
 
 def causal_attention(qkv_BL3H: Tensor, heads: int, *, dropout: float) -> Tensor:
-    """Each position's values mixed with those before it: float [B, L, H].
+    """Attention of each position to itself and the positions before it: float [B, L, H].
 
     Args:
       qkv_BL3H: float [B, L, 3 · H]: queries, keys and values side by side.
-      heads: H is a multiple of it.
-      dropout: on the attention weights.
+      heads: number of heads; H is a multiple of it.
+      dropout: of the attention weights.
     """
     batch, length, width = qkv_BL3H.shape[0], qkv_BL3H.shape[1], qkv_BL3H.shape[2] // 3
     query, key, value = qkv_BL3H.view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
@@ -63,7 +62,7 @@ def causal_attention(qkv_BL3H: Tensor, heads: int, *, dropout: float) -> Tensor:
 
 
 class PrenormBlock(nn.Module):
-    """`x + attention(norm(x))`, then `x + feed(norm(x))` with a GELU (the norms placed as in GPT-2)."""
+    """`x + attention(norm(x))`, then `x + feed_forward(norm(x))` with a GELU. The norms are placed as in GPT-2."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -84,40 +83,11 @@ class PrenormBlock(nn.Module):
         return x_BLH + self.dropout(fed)
 
 
-class LigrBlock(nn.Module):
-    """`x + σ(W x) ⊙ f(norm(x))` for f the attention, then a SwiGLU feed-forward: 1.5 times the weights of `PrenormBlock`.
-
-    The gate reads x before the norm. LiGR: Borisyuk et al. 2025, "From Features to Transformers"; in this form equation 1
-    of eSASRec (Tikhonovich et al., RecSys 2025). SwiGLU: Shazeer 2020, "GLU Variants Improve Transformer".
-    """
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.attention_output = nn.Linear(width, width)
-        self.attention_gate = nn.Linear(width, width)
-        self.feed_norm = nn.LayerNorm(width)
-        self.feed_in = nn.Linear(width, 2 * 4 * width, bias=False)  # what passes, and what lets it pass
-        self.feed_out = nn.Linear(4 * width, width, bias=False)
-        self.feed_gate = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BLH: Tensor) -> Tensor:
-        qkv = self.query_key_value(self.attention_norm(x_BLH))
-        mixed = causal_attention(qkv, self.heads, dropout=self.dropout.p if self.training else 0.0)
-        x_BLH = x_BLH + torch.sigmoid(self.attention_gate(x_BLH)) * self.dropout(self.attention_output(mixed))
-        passing, opening = self.feed_in(self.feed_norm(x_BLH)).chunk(2, -1)
-        fed = self.feed_out(self.dropout(F.silu(opening) * passing))
-        return x_BLH + torch.sigmoid(self.feed_gate(x_BLH)) * self.dropout(fed)
-
-
 class LowPass(nn.Module):
-    """The smooth part of each channel's course, and of the rest a learnt share a channel.
+    """The smooth part of each channel, plus a learnt share of the rest: [B, L, H] to [B, L, H].
 
-    Smooth is what the lowest frequencies of a window of `max_length` positions hold. At the window's last position that is a
-    weighted sum of what stands before it, so that every position can be treated as the last one of a window of its own.
+    The smooth part is the lowest frequencies of a window of `max_length` positions. At the last position of the window it is a
+    weighted sum of the positions up to there. So every position is treated as the last one of its own window.
     """
 
     def __init__(self, width: int, max_length: int) -> None:
@@ -130,18 +100,18 @@ class LowPass(nn.Module):
         phase_LL = (place_L[:, None] - place_L) * (2 * math.pi / self.max_length)
         filter_LL = torch.ones_like(phase_LL)
         for frequency in range(1, min(FREQUENCIES, self.max_length // 2 + 1)):
-            share = 1 if 2 * frequency == self.max_length else 2  # the highest frequency of a window has no twin
+            share = 1 if 2 * frequency == self.max_length else 2  # the highest frequency has no conjugate
             filter_LL += share * torch.cos(phase_LL * frequency)
         smooth_BLH = (filter_LL / self.max_length).tril().to(x_BLH.dtype) @ x_BLH
         return smooth_BLH + self.root_share_H.square() * (x_BLH - smooth_BLH)
 
 
 class BsarecBlock(nn.Module):
-    """A low-pass filter and attention side by side, mixed 7 : 3, then a feed-forward; norms after the residuals.
+    """A low-pass filter and attention side by side, mixed 7 : 3, then a feed-forward. The norms follow the residuals.
 
     BSARec: Shin et al. 2024, "An Attentive Inductive Bias for Sequential Recommendation beyond the Self-Attention", AAAI,
-    section 4, with its settings for Amazon Beauty. There the filter sees a whole window, which only the loss at the
-    window's last position allows; here it is causal, and every position has its loss.
+    section 4, with its settings for Amazon Beauty. In the paper the filter sees the whole window, so only the last position
+    of a window has a loss. Here the filter is causal, and every position has a loss.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, *, max_length: int) -> None:
@@ -167,4 +137,4 @@ class BsarecBlock(nn.Module):
         return self.feed_norm(x_BLH + self.dropout(self.feed_out(F.gelu(self.feed_in(x_BLH)))))
 
 
-BLOCKS = {"prenorm": PrenormBlock, "ligr": LigrBlock, "bsarec": BsarecBlock}
+BLOCKS = {"prenorm": PrenormBlock, "bsarec": BsarecBlock}

@@ -1,8 +1,8 @@
-"""Vectors for items without training interactions: the mean of those of the known items whose titles are nearest.
+"""Vectors for new items, which have no training interactions: the mean over the known items with the nearest titles.
 
-A projection of the title alone says what kind of item it is, but lies nearer to nothing in particular than any known item's
-own vector, so its scores hardly ever reach a list. The mean over neighbours (the k-nearest-neighbour mapping of Gantner et
-al., "Learning Attribute-to-Feature Mappings for Cold-Start Recommendations", ICDM 2010) is made of vectors that do.
+The projected title alone is a vector too. But it is less specific than the vector of a known item, so its scores are hardly
+ever high enough for a list. The mean over neighbours consists of vectors that score high enough. It is the k-nearest-neighbour
+mapping of Gantner et al., "Learning Attribute-to-Feature Mappings for Cold-Start Recommendations", ICDM 2010.
 
 Shapes: V items, N of them new, K neighbours of each, E width of a title vector, D width of an item vector.
 """
@@ -14,28 +14,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NEIGHBOURS = 20
+"""Neighbours of a new item. Chosen on validation items of Amazon Beauty, like `SHARPNESS`."""
 SHARPNESS = 10.0
-"""A neighbour counts by exp(SHARPNESS · cosine). Both chosen on validation items of Amazon Beauty."""
+"""The weight of a neighbour is exp(SHARPNESS · cosine)."""
 _CELLS = 1 << 24
-"""So many cosines at a time: 64 MB."""
+"""Cosines that are computed at a time: 64 MiB of float32."""
 
 
 class NearestTitles(NamedTuple):
-    """What the vectors of new items are made of; an item without a title, or all where no known one has any, is left out."""
+    """Neighbours of the new items. It leaves out items without a title, and all items if no known item has a title."""
 
     new_N: Tensor
     """int64 item indices."""
     neighbours_NK: Tensor
-    """int64 item indices of known items, nearest first; K is `NEIGHBOURS`, or fewer where fewer are known."""
+    """int64 item indices of known items, nearest first. K is `NEIGHBOURS`, or the number of known items if that is smaller."""
     shares_NK: Tensor
-    """float32, rows sum to 1."""
+    """float32, weights of the neighbours. Rows sum to 1."""
 
 
 def nearest_titles(titles_VE: Tensor, known_V: Tensor) -> NearestTitles:
-    """Find each new item's neighbours by the cosine of title vectors, exactly.
+    """Each new item's neighbours by the cosine of title vectors, in an exact search.
 
     Args:
-      titles_VE: float; zeros where an item has no title.
+      titles_VE: float. A row of zeros is an item without a title.
       known_V: bool, the items with training interactions.
     """
     titled_V = (titles_VE != 0).any(1)
@@ -53,7 +54,7 @@ def nearest_titles(titles_VE: Tensor, known_V: Tensor) -> NearestTitles:
 
 
 def with_new_items(vectors_VD: Tensor, nearest: NearestTitles) -> Tensor:
-    """The item vectors, those of the new items replaced by the mean of their neighbours'."""
+    """The item vectors, where each new item has the weighted mean of its neighbours' vectors."""
     if not len(nearest.new_N):
         return vectors_VD
     shares_NK = nearest.shares_NK.to(vectors_VD.dtype)

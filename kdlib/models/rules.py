@@ -1,13 +1,12 @@
-"""Sequential rules: a teacher that counts which items stand near which, instead of learning vectors for them.
+"""Sequential rules: a teacher that counts which items are near which, instead of learning vectors.
 
-A rule i → j gets weight each time j follows i, less the farther it follows, and a smaller share where it precedes i
-(sequential rules: Kamehkhosh, Jannach & Ludewig 2017; Ludewig & Jannach 2018, section 3.1). A prediction adds up the rules
-of a history's last items, the newest counting most, smoothed towards popularity by a Dirichlet prior. On sparse data such
-counts know what vectors blur; a mixture of both knows more than either.
+A rule i → j gets weight each time j follows i: the farther away, the less. It gets a smaller weight where j precedes i
+(Kamehkhosh, Jannach & Ludewig 2017; Ludewig & Jannach 2018, section 3.1). A prediction adds up the rules of the last items of
+a history. The newest item counts most, and a Dirichlet prior smooths the sum towards popularity. On sparse data, counts keep
+details that vectors blur. A mixture of both is better than either.
 
-What a rule model says of its own training data would repeat it. So at training positions a window is judged by the rules
-of all *other* windows: its own contribution is known exactly, and is taken off. The popularity prior, one pseudo-count over
-all items, still counts the window's own.
+At a training position, rules would repeat what they counted there. So a window is predicted from the rules of all *other*
+windows: its own counts are known exactly and are subtracted. Only the popularity prior still includes the window's own items.
 
 Shapes: T positions, V items, N rules, S items of all sequences together.
 """
@@ -19,40 +18,40 @@ import torch
 from torch import Tensor
 
 ROUNDING = 1e-5
-"""Weights below it are what taking off a window's own counts leaves of 0."""
+"""Weights below this are 0: rounding errors of subtracting a window's own counts."""
 
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """How rules are counted and used."""
+    """How rules are counted and used. `kdlib.config.models.RulesConfig` has the defaults."""
 
     max_distance: int
-    """Farthest that two items of a rule stand apart, and how many items before its last one a history is read back."""
+    """Largest distance of two items of a rule. A prediction reads this many items before the last one of a history."""
     distance_decay: float
     """A pair at distance d counts decay^(d − 1)."""
     backward_weight: float
-    """A pair counts so much of that in the opposite direction too."""
+    """Factor on the count of a pair in the opposite direction."""
     history_decay: float
-    """A history's last item counts 1, the one before it so much, and so on."""
+    """The last item of a history counts 1, an item b positions before it decay^b."""
     prior_weight: float
-    """Pseudo-counts that are spread over all items by popularity."""
+    """Number of pseudo-counts that are spread over all items by popularity."""
 
     def pair_weight(self, distance: int) -> float:
-        """Weight of a pair whose second item stands `distance` after (negative: before) the first."""
+        """Weight of a pair of items. `distance` is positive where the second item follows, negative where it precedes."""
         if not 0 < abs(distance) <= self.max_distance:
             return 0.0
         return self.distance_decay ** (abs(distance) - 1) * (1.0 if distance > 0 else self.backward_weight)
 
 
 class SequentialRules:
-    """Counted rules, ready to predict; among the teachers what a `SequenceModel` is to those that learn vectors.
+    """Counted rules, ready to predict.
 
     Args:
-      settings: those that the rules were counted with.
-      offsets_V1: int64 [items + 1]; item i's rules are `consequents_N[offsets[i]:offsets[i + 1]]`.
-      consequents_N: int32.
+      settings: the settings that the rules were counted with.
+      offsets_V1: int64 [items + 1]. The rules of item i are `consequents_N[offsets[i]:offsets[i + 1]]`.
+      consequents_N: int32 item indices.
       weights_N: float32.
-      popularity_V: float32, sums to 1, none 0.
+      popularity_V: float32, positive, sums to 1.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class SequentialRules:
         return len(self.popularity_V)
 
     def to(self, device: torch.device) -> "SequentialRules":
-        """The same on a device."""
+        """The same rules on a device."""
         tensors, options = rules_state(self)
         return rules_from_state({name: value.to(device) for name, value in tensors.items()}, options)
 
@@ -81,10 +80,10 @@ class SequentialRules:
         """Log-probabilities of the next item, float32 [positions, items].
 
         Args:
-          items_S: int64 item indices of sequences, one after the other; all arguments lie on the model's device.
-          last_T: int64, the place in `items_S` of each position's newest item.
-          before_T: int64, how many items of the same sequence stand before it.
-          without: what these sequences themselves gave to the counts, to be left out.
+          items_S: int64 item indices of sequences, one after the other. All arguments are on the model's device.
+          last_T: int64, the index in `items_S` of each position's newest item.
+          before_T: int64, number of items of the same sequence before that item.
+          without: the counts of these sequences themselves, to be subtracted.
         """
         scores_TV = torch.zeros(len(last_T), self.num_items, device=self.popularity_V.device)
         self._add_rules(
@@ -99,7 +98,7 @@ class SequentialRules:
         return scores_TV.add_(self.popularity_V, alpha=prior).div_(total_T1).log_()
 
     def _add_rules(self, scores_TV: Tensor, counts: "Counts", last_T: Tensor, before_T: Tensor) -> None:
-        """Add the weights of the rules whose antecedents are the items up to each position."""
+        """Add the weights of all rules that start at one of the items up to each position."""
         num_rules = counts.offsets.diff()
         for back in range(self.settings.max_distance + 1):
             rows = (before_T >= back).nonzero()[:, 0]
@@ -113,12 +112,12 @@ class SequentialRules:
 
 
 class Counts(NamedTuple):
-    """Rules of the antecedents that occur at the places of some sequences."""
+    """Rules of the items of some sequences."""
 
     antecedents_S: Tensor
-    """int64: the antecedent at each place, as numbered by `offsets`."""
+    """int64, the number of the antecedent at each place of the sequences, as in `offsets`."""
     offsets: Tensor
-    """int64 [antecedents + 1]: rules `offsets[i]:offsets[i + 1]` are those of antecedent i."""
+    """int64 [antecedents + 1]: the rules of antecedent i are `offsets[i]:offsets[i + 1]`."""
     consequents_N: Tensor
     """int32 or int64 item indices."""
     weights_N: Tensor
@@ -126,7 +125,7 @@ class Counts(NamedTuple):
 
 
 def rules_state(rules: SequentialRules) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The model as tensors and JSON-ready options; `rules_from_state` takes them back."""
+    """The model as tensors and options for JSON."""
     tensors = {
         "offsets": rules.offsets_V1,
         "consequents": rules.consequents_N,
@@ -137,7 +136,7 @@ def rules_state(rules: SequentialRules) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def rules_from_state(tensors: dict[str, Tensor], options: dict[str, Any]) -> SequentialRules:
-    """The model from what `rules_state` gave."""
+    """The model from the result of `rules_state`."""
     return SequentialRules(
         RuleSettings(**{name: value for name, value in options.items() if name != "kind"}),
         offsets_V1=tensors["offsets"],

@@ -1,15 +1,15 @@
-"""Next-item models over item sequences: LSTM, GRU and causal Transformer; students and teachers at other sizes.
+"""Next-item models over item sequences: LSTM, GRU and causal Transformer. Students and teachers differ in size only.
 
-Shapes: B sequences, L length, D item-embedding width, H width of the layers, W scoring width, V items, E text width,
-M codes an item, S codewords a table, d width of a codeword, C columns of the context.
+Shapes: B sequences, L length, C columns of the context, V items. D item-embedding width, H width of the layers, W scoring
+width, E text width. M codes an item, S codewords a table, d width of a codeword, N items to look up.
 
-Sequences are right-padded: every model is causal, so what stands after a real position never reaches it, and no
-padding mask is needed. A model maps items to *hidden states*; `head` gives the matrix that turns them into scores, so
-that losses and top-k can work block by block and no [B, L, V] tensor ever exists.
+Sequences are right-padded. Every model is causal, so padding never reaches a real position and needs no mask. A model maps
+items to *hidden states*, and `head` gives the matrix that turns them into scores. Losses and top-k then work block by
+block, and no [B, L, V] tensor ever exists.
 
-What enters the layers is the item vector times √D (Vaswani et al., "Attention Is All You Need", 2017, section 3.4;
-Kang and McAuley's SASRec does the same): vectors that also score start small, and unscaled they would be lost beside the
-positions and in the first steps.
+The layers read the item vector times √D (Vaswani et al., "Attention Is All You Need", 2017, section 3.4; SASRec by Kang and
+McAuley does the same). Vectors that also score items start small. Without the factor they would have no effect beside the
+positions in the first steps.
 """
 
 from collections.abc import Sequence
@@ -35,31 +35,31 @@ class SequenceModel(nn.Module):
       num_items: V, the size of the item vocabulary.
       kind: the layers.
       dim: D, width of the item embeddings.
-      hidden: H, recurrent units or Transformer width; `dim` when None.
-      layers: how many layers.
-      heads: attention heads (Transformer).
-      dropout: on embeddings and inside the layers.
-      tied: score with the item embeddings (W = D, after a projection where H differs from D, and a layer norm);
-        else with an output matrix and bias of their own (W = H).
-      session_flag: whether the model is told, at each position, that the item to predict opens a session.
-      inputs: columns of the context, other than new_session, that are read with each item: `event_type`, `time_gap`.
-      block: the Transformer's layers, see `kdlib.models.layers`.
-      max_length: longest sequence (positions of the Transformer).
-      text_vectors_VE: frozen float text vectors; projected and added to the item embeddings. Folded away on export.
-      trained_V: with text vectors: bool, the items that occur in training. The others have no embedding of their own:
-        all that training would teach it is that the item never comes. While the model learns they are their text alone,
-        when it serves the mean of the items with the nearest titles (`kdlib.models.new_items`).
-      item_dropout: with text vectors: share of the items whose own embedding is left out of a training step, another
-        share each step, so that the text alone learns to stand for an item wherever it is read or scored ("DropoutNet",
-        Volkovs et al. 2017, section 4.2).
-      codes: `{"kind": "residual" | "product", "count": M, "size": S}`: item vectors are made from code tables [M, S, d]
-        and each item's codes (`kdlib.models.codes`) instead of an item table; d is D, or D / M for product codes.
-      codes_VM: uint8, each item's codes; zeros, to be loaded over, when None.
-      code_tables_MSd: float, what the code tables start from; random when None.
+      hidden: H, recurrent units or Transformer width. None: `dim`.
+      layers: number of layers.
+      heads: attention heads of a Transformer.
+      dropout: of embeddings and inside the layers.
+      tied: True: score with the item embeddings (W = D), after a layer norm and, where H is not D, a projection. False: score
+        with a separate output matrix and bias (W = H).
+      session_flag: whether the model reads, at each position, if the item to predict opens a session.
+      inputs: other columns of the context that the model reads with each item: `event_type`, `time_gap`.
+      block: the blocks of a Transformer, see `kdlib.models.layers`.
+      max_length: longest sequence, which is the number of positions of a Transformer.
+      text_vectors_VE: float text vectors, not trained. The model adds them, projected, to the item embeddings. The export
+        folds them into the item table.
+      trained_V: with text vectors: bool, the items that occur in training. The others have no own embedding: it would only
+        learn that the item never comes. In training such an item is its projected text vector. In evaluation mode it is the
+        mean of the items with the nearest titles, see `kdlib.models.new_items`.
+      item_dropout: with text vectors: share of the items whose own embedding a training step leaves out, chosen anew in each
+        step. The text then learns to stand for an item alone ("DropoutNet", Volkovs et al. 2017, section 4.2).
+      codes: `{"kind": "residual" | "product", "count": M, "size": S}`. Item vectors are then made from code tables [M, S, d]
+        and each item's codes (`kdlib.models.codes`). The width d is D, or D / M for product codes.
+      codes_VM: uint8, the codes of each item. None: zeros, which loaded weights replace.
+      code_tables_MSd: float, start of the code tables. None: random.
 
     Raises:
-      ValueError: codes together with text vectors or untied, codes or tables of another shape, an unknown input, or
-        ligr or bsarec blocks in a recurrent model.
+      ValueError: an unknown input, a block of a Transformer in a recurrent model, codes together with text vectors or with
+        `tied=False`, or codes or code tables of a wrong shape.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SequenceModel(nn.Module):
         tied: bool = True,
         session_flag: bool = False,
         inputs: Sequence[str] = (),
-        block: Literal["prenorm", "ligr", "bsarec"] = "prenorm",
+        block: Literal["prenorm", "bsarec"] = "prenorm",
         max_length: int = 50,
         text_vectors_VE: Tensor | None = None,
         trained_V: Tensor | None = None,
@@ -88,11 +88,7 @@ class SequenceModel(nn.Module):
         if unknown := set(inputs) - (set(COLUMNS) - {"new_session"}):
             raise ValueError(f"inputs must be among event_type and time_gap, found {sorted(unknown)}")
         if block != "prenorm" and kind != "transformer":
-            raise ValueError(f"block {block} is a layer of the transformer, but kind is {kind}")
-        width = hidden or dim
-        self.num_items = num_items
-        self.max_length = max_length
-        self.tied = tied
+            raise ValueError(f"block {block} needs kind transformer, found {kind}")
         self.options = {
             "num_items": num_items,
             "kind": kind,
@@ -109,42 +105,24 @@ class SequenceModel(nn.Module):
             "item_dropout": item_dropout,
             "codes": codes,
         }
-        self.dim = dim
-        self.item_dropout = item_dropout
+        self.num_items, self.dim, self.max_length = num_items, dim, max_length
+        self.tied, self.item_dropout = tied, item_dropout
         self.code_tables: nn.Parameter | None = None
         if codes is None:
-            self.item_embedding = nn.Parameter(torch.randn(num_items, dim) * INITIAL_STANDARD_DEVIATION)
+            self.item_embedding = _normal(num_items, dim)
+        elif not tied or text_vectors_VE is not None:
+            raise ValueError("codes stand for the whole tied item table: they exclude tied=False and text vectors")
         else:
-            if not tied or text_vectors_VE is not None:
-                raise ValueError("codes stand for the whole tied item table: they exclude tied=False and text vectors")
             self._set_codes(codes, codes_VM, code_tables_MSd)
         self.text_projection: nn.Linear | None = None
         if text_vectors_VE is not None:
-            self.register_buffer("text_vectors_VE", text_vectors_VE.float(), persistent=False)
-            self.text_projection = nn.Linear(text_vectors_VE.shape[1], dim, bias=False)
-            nn.init.normal_(self.text_projection.weight, std=INITIAL_STANDARD_DEVIATION)
-            known_V = torch.ones(num_items, dtype=torch.bool) if trained_V is None else trained_V
-            self.register_buffer("trained_V", known_V, persistent=False)
-            for name, value in nearest_titles(text_vectors_VE, known_V)._asdict().items():
-                self.register_buffer(name, value, persistent=False)
+            self._set_text(text_vectors_VE, trained_V)
         self.session_embedding = nn.Embedding(2, dim) if session_flag else None
         if self.session_embedding is not None:
             nn.init.normal_(self.session_embedding.weight, std=INITIAL_STANDARD_DEVIATION)
         self.dropout = nn.Dropout(dropout)
-        if kind == "transformer":
-            self.input_projection = nn.Linear(dim, width) if width != dim else None
-            self.layers: nn.Module = Transformer(width, layers, heads, dropout, max_length, block=block)
-        else:
-            self.input_projection = None
-            recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[kind]
-            self.layers = recurrent(dim, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
-        self.output_projection = nn.Linear(width, dim) if tied and width != dim else None
-        self.output_norm = nn.LayerNorm(dim) if tied else None
-        self.output_embedding = (
-            None if tied else nn.Parameter(torch.randn(num_items, width) * INITIAL_STANDARD_DEVIATION)
-        )
-        self.output_bias = None if tied else nn.Parameter(torch.zeros(num_items))
-        # made last: from a seed the other weights are those of a model without them
+        self._set_layers(kind, hidden or dim, layers, heads, dropout, block)
+        # last, so that the other weights of a seed are those of a model without inputs; all are made before one is filled
         self.context_embeddings = nn.ModuleDict({name: nn.Embedding(CONTEXT[name], dim) for name in inputs})
         for parameter in self.context_embeddings.parameters():
             nn.init.normal_(parameter, std=INITIAL_STANDARD_DEVIATION)
@@ -162,14 +140,46 @@ class SequenceModel(nn.Module):
                 f" tables {shape}, found {held_VM.dtype} {tuple(held_VM.shape)} and {tuple(start_MSd.shape)}"
             )
         if codes_VM is not None and int(codes_VM.max()) >= size:
-            raise ValueError(f"a code must be below size {size}, found {int(codes_VM.max())}")
+            raise ValueError(f"each code must be below size {size}, found {int(codes_VM.max())}")
         self.code_tables = nn.Parameter(start_MSd.clone())
         self.register_buffer("codes_VM", held_VM)
 
-    def item_vectors(self) -> Tensor:
-        """The item table float [V, D], text included; in training without the embeddings that `item_dropout` leaves out.
+    def _set_text(self, text_vectors_VE: Tensor, trained_V: Tensor | None) -> None:
+        self.register_buffer("text_vectors_VE", text_vectors_VE.float(), persistent=False)
+        self.text_projection = nn.Linear(text_vectors_VE.shape[1], self.dim, bias=False)
+        nn.init.normal_(self.text_projection.weight, std=INITIAL_STANDARD_DEVIATION)
+        known_V = torch.ones(self.num_items, dtype=torch.bool) if trained_V is None else trained_V
+        self.register_buffer("trained_V", known_V, persistent=False)
+        for name, value in nearest_titles(text_vectors_VE, known_V)._asdict().items():
+            self.register_buffer(name, value, persistent=False)
 
-        Out of training an item that training never had is the mean of those with the nearest titles.
+    def _set_layers(
+        self,
+        kind: Literal["lstm", "gru", "transformer"],
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        block: Literal["prenorm", "bsarec"],
+    ) -> None:
+        """The layers, and what turns their output into a hidden state that scores."""
+        self.input_projection: nn.Linear | None = None
+        if kind == "transformer":
+            self.input_projection = nn.Linear(self.dim, width) if width != self.dim else None
+            self.layers: nn.Module = Transformer(width, layers, heads, dropout, self.max_length, block=block)
+        else:
+            recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[kind]
+            self.layers = recurrent(self.dim, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.output_projection = nn.Linear(width, self.dim) if self.tied and width != self.dim else None
+        self.output_norm = nn.LayerNorm(self.dim) if self.tied else None
+        self.output_embedding = None if self.tied else _normal(self.num_items, width)
+        self.output_bias = None if self.tied else nn.Parameter(torch.zeros(self.num_items))
+
+    def item_vectors(self) -> Tensor:
+        """The item vectors float [V, D], projected text included.
+
+        In training mode, `item_dropout` leaves out the own embeddings of some items. In evaluation mode, an item without
+        training interactions is the mean of the items with the nearest titles.
         """
         if self.code_tables is not None:
             return compose(self.code_tables, self.get_buffer("codes_VM"), width=self.dim)
@@ -184,7 +194,7 @@ class SequenceModel(nn.Module):
         return vectors_VD if self.training else with_new_items(vectors_VD, self.nearest_titles())
 
     def nearest_titles(self) -> NearestTitles:
-        """Of a model with text: what stands for the items outside training."""
+        """The neighbours of items without training interactions, for a model with text vectors."""
         return NearestTitles(*map(self.get_buffer, NearestTitles._fields))
 
     def head(self, item_vectors_VD: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -201,15 +211,15 @@ class SequenceModel(nn.Module):
         lengths_B: Tensor | None = None,
         item_vectors_VD: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states float [B, L, W]; the one at position t scores the item at t + 1.
+        """Hidden states float [B, L, W]. The one at position t scores the item at t + 1.
 
         Args:
           items_BL: int64 item indices, right-padded with any valid index.
-          context_BLC: int8, the columns of `kdlib.store.tables.CONTEXT`; read with `session_flag` and `inputs`.
-          lengths_B: int64, how many items of each row are real; None: all of them.
-          item_vectors_VD: `item_vectors()` where the caller has it already.
+          context_BLC: int8, the columns of `kdlib.store.tables.CONTEXT`, read with `session_flag` and `inputs`.
+          lengths_B: int64, number of real items of each row. None: all are real.
+          item_vectors_VD: the result of `item_vectors()`, if the caller has it already.
         """
-        if self.code_tables is not None and item_vectors_VD is None:  # only the items that are read
+        if self.code_tables is not None and item_vectors_VD is None:  # compose only the items that are read
             codes_NM = self.get_buffer("codes_VM")[items_BL.flatten()]
             x_BLD = compose(self.code_tables, codes_NM, width=self.dim).view(*items_BL.shape, self.dim)
         else:
@@ -229,3 +239,7 @@ class SequenceModel(nn.Module):
         if self.output_projection is not None:
             h_BLH = self.output_projection(h_BLH)
         return h_BLH if self.output_norm is None else self.output_norm(h_BLH)
+
+
+def _normal(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*shape) * INITIAL_STANDARD_DEVIATION)

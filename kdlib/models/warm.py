@@ -1,7 +1,7 @@
-"""Start a model from an earlier night's, whose vocabulary was a beginning of this one.
+"""Start a model from the model of an earlier run, whose vocabulary is the beginning of the new one.
 
-Shapes: V items, P items that the earlier model knows (the first of V), or those of them that are trained on, D
-item-embedding width, E text width.
+Shapes: V items; P items that the earlier model knows, the first of V, or those of them with training interactions; D
+item-embedding width; E text width.
 """
 
 from typing import Any
@@ -12,23 +12,26 @@ from torch import Tensor
 from kdlib.models.sequence import SequenceModel
 
 GROWING = ("item_embedding", "output_embedding", "output_bias")
-"""Weights with a row an item."""
+"""Weights with one row an item."""
 
 
 @torch.no_grad()
 def start_from(model: SequenceModel, earlier: SequenceModel) -> None:
-    """Give a new model the earlier one's weights; items that are new since keep the rows they were made with.
+    """Copy the weights of an earlier model. Items that it does not know keep their rows.
 
-    The earlier model's titles are folded into its item table. Where the new model reads titles, the projection that
-    explains the rows of the items with training interactions best (least squares) is taken for the text's part, and what
-    remains for the items' own rows. The others' rows are made from those when the model serves.
+    In the item table of the earlier model, titles are folded in. If the new model reads titles, they must be separated again:
+    the projection is the one that explains the rows of items with training interactions best (least squares). The remainder
+    is the items' own rows. Rows of items without training interactions are not used, see `kdlib.models.new_items`.
 
     Raises:
-      ValueError: the models differ in more than the number of items, or one of them has codes.
+      ValueError: the models differ in more than the number of items and dropout, or have codes.
     """
     ours, theirs = (shape_of(m.options) for m in (model, earlier))
     if ours != theirs or ours["codes"] is not None or earlier.num_items > model.num_items:
-        raise ValueError(f"expected models alike but for a grown vocabulary, found {model.options}, {earlier.options}")
+        raise ValueError(
+            "a warm start needs two models without codes that differ only in a larger vocabulary,"
+            f" found {model.options} after {earlier.options}"
+        )
     known, state = earlier.num_items, dict(earlier.named_parameters())
     for name, parameter in model.named_parameters():
         if name in GROWING:
@@ -44,12 +47,15 @@ def start_from(model: SequenceModel, earlier: SequenceModel) -> None:
 
 
 def shape_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that must agree."""
+    """The options that must be equal for a warm start."""
     return {name: value for name, value in options.items() if name not in ("num_items", "dropout", "item_dropout")}
 
 
 def least_squares(vectors_PE: Tensor, table_PD: Tensor) -> Tensor:
-    """The matrix float [E, D] of smallest error `vectors @ matrix − table`, slightly damped: titles may repeat."""
+    """The matrix float [E, D] that minimises `‖vectors @ matrix − table‖`.
+
+    It is slightly damped, because equal titles would make the equations singular.
+    """
     wide_PE = vectors_PE.double()
     squares_EE = wide_PE.T @ wide_PE
     squares_EE.diagonal().add_((1e-4 * squares_EE.diagonal().mean()).clamp_min(1e-12))

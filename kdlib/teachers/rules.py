@@ -82,7 +82,7 @@ def _merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
 
 
 class RulesAtPositions:
-    """Predictions of rules at the positions of some training windows, with the interface of `kdlib.losses.next_item.Scored`.
+    """Predictions of rules at the positions of some training windows, with the interface of `kdlib.losses.scored.Scored`.
 
     Positions are numbered from 0, window after window. Each position is predicted without the counts of its own window.
 

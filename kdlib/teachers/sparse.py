@@ -23,7 +23,7 @@ from torch import Tensor
 from kdlib.data.batches import Batch, WindowStore, batch_of, store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import take_slices
-from kdlib.losses.next_item import Scored
+from kdlib.losses.scored import Scored
 from kdlib.models.files import Predictor, load_predictor
 from kdlib.models.rules import SequentialRules
 from kdlib.teachers.rules import RulesAtPositions

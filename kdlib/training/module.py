@@ -1,33 +1,38 @@
-"""What one DeepSpeed engine trains: a student alone, a student with cached teachers, or teacher and student together."""
+"""What one DeepSpeed engine trains: a student alone, a student with cached teachers, or teacher and student together.
+
+Shapes: B sequences, L length, T real positions, W scoring width, V items, K bytes of cached targets a position, N teachers or
+negatives, C items that compete.
+"""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdlib.data.batches import Batch
-from kdlib.losses.chunked import Divergence, chunked, divergences
+from kdlib.losses.chunked import Divergence, chunked
+from kdlib.losses.dispatch import cross_entropy_and_kl
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
-from kdlib.losses.next_item import LossSums, Scored, Teachers, cross_entropy_and_kl
 from kdlib.losses.sampled import draw_negatives, sampled_ranking, sampled_softmax_and_sampled_kl
+from kdlib.losses.scored import LossSums, Scored, Teachers
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.sequence import SequenceModel
 
 SELDOM = 1e-6
-"""The share of its weight with which an item that should be no negative is drawn: its logarithm must be a number."""
+"""Factor on the sampling weight of an item that should be no negative. It is not 0, because its logarithm must be finite."""
 
 
 class CachedTeachers(NamedTuple):
-    """The heads of finished teachers whose hidden states come with the batch; not parameters of the engine."""
+    """The heads of finished teachers, whose hidden states come with the batch. They are no parameters of the engine."""
 
     heads: Sequence[tuple[Tensor, Tensor | None]]
     """One (matrix float [items, width], bias float [items] or None) a teacher."""
     weights: Sequence[float]
+    """One positive number a teacher, its share in the mixture."""
 
     def scored(self, batch: Batch) -> list[Scored]:
-        """The teachers at the batch's real positions."""
+        """Each teacher's prediction at the real positions of the batch."""
         assert batch.hidden_TK is not None
         assert batch.scales_TN is not None
         result, start = [], 0
@@ -40,58 +45,45 @@ class CachedTeachers(NamedTuple):
 
 
 class StepLoss(NamedTuple):
-    """Sums over a step's real positions; `total` alone carries a gradient."""
+    """Sums over the real positions of a step. Only `total` carries a gradient."""
 
     total: Tensor
     student_ce: Tensor
-    """The loss on the data, whichever it is."""
+    """The student's loss on the data: cross-entropy or sampled softmax."""
     kl: Tensor
-    """The divergence from the teachers, whichever it is."""
+    """The divergence from the teachers."""
     teacher_ce: Tensor
     correct: Tensor
+    """Number of positions whose target has the student's best score."""
 
 
 class Ranking(NamedTuple):
-    """A sampled loss on the data, in place of the cross-entropy over all items."""
+    """The sampled softmax as the loss on the data, instead of the cross-entropy over all items."""
 
-    loss: str
-    """`sampled_softmax`, `gbce` or `binary_cross_entropy`."""
     negatives: int
-    """Drawn anew each step, shared by the step's positions."""
-    gbce_calibration: float
+    """Number of negatives of a step. They are sampled anew each step, and its positions share them."""
     item_weights_V: Tensor | None
-    """What negatives are drawn by, float [items] on the model's device; None draws uniformly."""
-
-
-class Distillation(NamedTuple):
-    """A way to follow the teachers other than the KL between whole distributions."""
-
-    loss: str
-    """A name of `kdlib.losses.chunked.divergences`."""
-    top_items: int
-    jensen_shannon_beta: float
-    hidden_weight: float
-    """Weight of `1 − cos(projected student state, teacher's state)`, the mean over the teachers; 0 leaves it out."""
-    auxiliary_head: bool
-    """The teachers are followed by a second projection of the student's state, not by the one that serves."""
+    """Sampling weights of the negatives, float [items] on the model's device. None: uniform."""
 
 
 class NextItemTraining(nn.Module):
-    """`L = CE(student) + λ·T²·KL(teacher ‖ student)`, plus the teacher's own CE when it learns along.
+    """`L = CE(student) + λ·T²·KL(teacher ‖ student)`, plus the teacher's own CE if it is trained too.
 
     Args:
       student: the model to train.
-      teacher: a second model trained in the same engine (joint distillation); no gradient reaches it through the KL.
+      teacher: a second model, trained in the same engine (joint distillation). The KL gives it no gradient.
       cached: finished teachers instead.
-      draws: the batches hold draws from finished teachers (`kdlib.teachers.sparse`), and they are followed: over all items,
-        or, with `ranking` `sampled_softmax`, over its negatives.
+      draws: the batches hold sampled targets of finished teachers (`kdlib.teachers.sparse`), and the student follows them:
+        over all items, or with `ranking` over its negatives.
       kl_weight: λ.
       temperature: T.
-      dtype: of the logits and their gradients, see `cross_entropy_and_kl`; and of the text vectors that are projected.
-      ranking: a sampled loss on the data; None is the cross-entropy over all items. A teacher that learns along keeps
-        the cross-entropy.
-      distillation: another way to follow the teachers; None is the KL. Its projections are parameters of this module:
-        they are trained and checkpointed, but not part of the student that is exported.
+      dtype: of the logits and their gradients, see `cross_entropy_and_kl`, and of the text vectors that are projected.
+      ranking: the sampled softmax as the student's loss on the data. None: the cross-entropy over all items. A teacher that
+        is trained too always has the cross-entropy.
+      divergence: how the student follows the teachers. All but the KL take longer, see `kdlib.losses.chunked`. Sampled
+        targets have the KL only.
+      hidden_weight: weight of `1 − cos(projected student state, teacher's state)`, mean over the teachers. 0 leaves it out.
+        The projection is a parameter of this module: it is trained and checkpointed, but not exported with the student.
     """
 
     def __init__(
@@ -105,11 +97,12 @@ class NextItemTraining(nn.Module):
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
         ranking: Ranking | None = None,
-        distillation: Distillation | None = None,
+        divergence: Divergence = kl_divergence,
+        hidden_weight: float = 0.0,
     ) -> None:
         super().__init__()
         for model in (student, teacher):
-            if model is not None and model.text_projection is not None:  # projected anew each step
+            if model is not None and model.text_projection is not None:  # it is projected in each step
                 model.text_vectors_VE = model.get_buffer("text_vectors_VE").to(dtype)
         self.student = student
         self.teacher = teacher
@@ -119,27 +112,19 @@ class NextItemTraining(nn.Module):
         self.temperature = temperature
         self.dtype = dtype
         self.ranking = ranking
-        self.distillation = distillation
+        self.divergence = divergence
+        self.hidden_weight = hidden_weight
         self._restrict()
         self.projector: nn.Linear | None = None
-        self.auxiliary: nn.Linear | None = None
-        self.divergence: Divergence = partial(kl_divergence, temperature=temperature)
-        if distillation is not None:
-            self.divergence = divergences(
-                temperature=temperature, top_items=distillation.top_items, beta=distillation.jensen_shannon_beta
-            )[distillation.loss]
-            width, widths = student.head()[0].shape[1], self._teacher_widths()
-            if distillation.hidden_weight and widths:
-                self.projector = nn.Linear(width, sum(widths), bias=False)
-            if distillation.auxiliary_head and widths:
-                self.auxiliary = nn.Linear(width, width, bias=False)
-                nn.init.eye_(self.auxiliary.weight)  # it starts as the head that serves
+        if hidden_weight and (widths := self._teacher_widths()):
+            self.projector = nn.Linear(student.head()[0].shape[1], sum(widths), bias=False)
 
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of one batch, summed over its real positions.
 
-        A model that reads titles and has no teacher competes against the items of the training data only: as an eternal
-        negative a new item's text would be learnt to mean "never". A student hears from its teachers how likely it is.
+        For a model that reads titles and has no teacher, only the items of the training data compete. A new item would always
+        be a negative, and the model would learn that its title means "never". A student with teachers learns from them how
+        likely a new item is.
         """
         student, targets_T = _scored(self.student, batch), batch.targets_T
         if self.restricted:
@@ -167,7 +152,7 @@ class NextItemTraining(nn.Module):
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
 
     def _restrict(self) -> None:
-        """Note which items the training data have, where there are others and a model scores items by titles."""
+        """Note which items the training data have, if a model scores items by titles and some items are new."""
         models = [model for model in (self.student, self.teacher) if model is not None]
         trained = [model.get_buffer("trained_V") for model in models if _scores_titles(model)]
         trained_V = trained[0] if trained and not trained[0].all() else None
@@ -185,49 +170,43 @@ class NextItemTraining(nn.Module):
             self.ranking = self.ranking._replace(item_weights_V=weights_V * seldom_V)
 
     def _competing(self, scored: Scored, targets_T: Tensor) -> tuple[Scored, Tensor]:
-        """The same among the items of the training data alone."""
+        """The same prediction and targets, restricted to the items of the training data."""
         if self.candidates_C is None or self.place_V is None:
             return scored, targets_T
         bias_C = None if scored.bias_V is None else scored.bias_V[self.candidates_C]
         return Scored(scored.hidden_TW, scored.weight_VW[self.candidates_C], bias_C), self.place_V[targets_T]
 
     def _student_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
-        how, together = self.distillation, self.ranking is None and self.auxiliary is None
-        if teachers is None or (together and (how is None or how.loss == "kl")):
-            # the fused form, unless the data is learnt from otherwise
+        """The loss on the data, with teachers also the divergence and the match of hidden states."""
+        if teachers is None or (self.ranking is None and self.divergence is kl_divergence):
             loss = self._data_loss(student, targets_T, teachers)
+        elif self.ranking is None:
+            loss = chunked(student, targets_T, teachers, divergence=self.divergence, dtype=self.dtype)
         else:
-            follower = student
-            if self.auxiliary is not None:
-                follower = student._replace(hidden_TW=self.auxiliary(student.hidden_TW))
-            loss = chunked(
-                follower, targets_T, teachers, divergence=self.divergence, cross_entropy=together, dtype=self.dtype
+            followed = chunked(
+                student, targets_T, teachers, divergence=self.divergence, cross_entropy=False, dtype=self.dtype
             )
-            if not together:
-                data = self._data_loss(student, targets_T, None)
-                correct = loss.correct if self.auxiliary is None else data.correct
-                loss = LossSums(data.total + loss.total, data.ce, loss.kl, correct)
-        if how is not None and self.projector is not None and teachers is not None:
+            data = self._data_loss(student, targets_T, None)
+            loss = LossSums(data.total + followed.total, data.ce, followed.kl, followed.correct)
+        if self.projector is not None and teachers is not None:
             apart = self._hidden_loss(student.hidden_TW, [scored.hidden_TW for scored in teachers.scored])
-            loss = loss._replace(total=loss.total + how.hidden_weight * apart)
+            loss = loss._replace(total=loss.total + self.hidden_weight * apart)
         return loss
 
     def _data_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
+        """The loss on the data. The cross-entropy includes the KL to the teachers, the sampled softmax does not."""
         if self.ranking is None:
             return cross_entropy_and_kl(student, targets_T, teachers, dtype=self.dtype)
-        loss, _, calibration, item_weights_V = self.ranking
         return sampled_ranking(
             student,
             targets_T,
             self._negatives(student),
-            loss=loss,
-            item_weights_V=item_weights_V,
-            calibration=calibration,
+            item_weights_V=self.ranking.item_weights_V,
             num_items=self._num_drawn_from(student),
         )
 
     def _negatives(self, student: Scored) -> Tensor:
-        """This step's, int64 [negatives]."""
+        """The negatives of this step, int64 [negatives]."""
         assert self.ranking is not None
         negatives_N = draw_negatives(
             self.ranking.negatives,
@@ -240,11 +219,11 @@ class NextItemTraining(nn.Module):
         return self.candidates_C[negatives_N]
 
     def _num_drawn_from(self, student: Scored) -> int:
-        """Of how many items the negatives are drawn."""
+        """Number of items that the negatives are sampled from."""
         return len(self.candidates_C) if self.spares_new and self.candidates_C is not None else len(student.weight_VW)
 
     def _hidden_loss(self, student_TW: Tensor, teachers_TW: list[Tensor]) -> Tensor:
-        """Σ over positions of the mean over teachers of `1 − cos`."""
+        """`1 − cos`, mean over the teachers, summed over positions."""
         assert self.projector is not None
         projected = self.projector(student_TW).split([hidden.shape[1] for hidden in teachers_TW], dim=1)
         apart = [hidden_cosine(own, other) for own, other in zip(projected, teachers_TW, strict=True)]
@@ -265,7 +244,7 @@ class NextItemTraining(nn.Module):
 
 
 def _scores_titles(model: SequenceModel) -> bool:
-    """Whether an item's title is part of what scores it."""
+    """Whether the title of an item is part of its scoring vector."""
     return model.tied and model.text_projection is not None
 
 

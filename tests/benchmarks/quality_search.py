@@ -30,13 +30,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jobs.runtime.search_teacher import teacher
 from torch import Tensor
 
 from jobs import build_products, rank_search, train_search
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.console import command, engine_output_to, log_file, say
 from jobs.runtime.product_search import read_products, search_settings
-from jobs.runtime.search_teacher import teacher
 from kdlib.config.run import RunConfig
 from kdlib.data.queries import normalise_query
 from kdlib.metrics.bootstrap import bootstrap_interval

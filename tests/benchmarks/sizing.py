@@ -282,7 +282,7 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     store = store_from_tables([training_windows(histories, max_length=50)])
     settings: dict[str, Any] = {"dtype": scoring_dtype(CPU, bf16=True)}
     if form in ("negatives", "drawn"):
-        settings["ranking"] = Ranking("sampled_softmax", NEGATIVES, 0.75, None)
+        settings["ranking"] = Ranking(NEGATIVES, None)
     if form == "drawn":
         drawn = np.random.default_rng(SEED).integers(0, items, (len(store.inputs), SAMPLES)).astype("<i4")
         store = replace(store, hidden=drawn.view(np.int8), scales=np.zeros((len(drawn), 1), np.float32))

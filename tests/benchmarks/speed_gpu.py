@@ -3,7 +3,7 @@
 Measures cross-entropy and KL, forward and backward, in bfloat16. The student has width 128, the teacher has width 256, and
 the temperature is 2. The names mean: 100k is 10⁵ items and 8,192 positions, 1m is 10⁶ items and 4,096 positions.
 
-- `ce_kl_100k_ms`, `ce_kl_1m_ms`: median milliseconds of the form that `next_item.cross_entropy_and_kl` chooses itself.
+- `ce_kl_100k_ms`, `ce_kl_1m_ms`: median milliseconds of the form that `dispatch.cross_entropy_and_kl` chooses itself.
 - `…_tiles`, `…_chunks`: the same by tiles, and by chunks of positions in PyTorch.
 - `ce_kl_100k_gb`, `ce_kl_1m_gb`: peak memory above the inputs, gradients included, in 10⁹ bytes.
 
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from jobs.benchmark.provenance import package_versions, processor
-from kdlib.losses import blocked, next_item
-from kdlib.losses.next_item import LossSums, Scored, Teachers
+from kdlib.losses import blocked, dispatch, next_item
+from kdlib.losses.scored import LossSums, Scored, Teachers
 
 RESULTS = Path(__file__).parent / "results" / "speed_gpu.json"
 SHAPES = {"100k": (8_192, 100_000), "1m": (4_096, 1_000_000)}
@@ -88,15 +88,15 @@ def measure(loss: Loss, positions: int, items: int, *, rounds: int) -> tuple[flo
 
 
 def _chosen(student: Scored, targets_T: torch.Tensor, teachers: Teachers) -> LossSums:
-    return next_item.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
+    return dispatch.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
 
 
 def _tiles(student: Scored, targets_T: torch.Tensor, teachers: Teachers) -> LossSums:
-    return next_item.with_gradient(student, targets_T, teachers, blocked._sum_tiles, dtype=torch.bfloat16)
+    return blocked.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
 
 
 def _chunks(student: Scored, targets_T: torch.Tensor, teachers: Teachers) -> LossSums:
-    return next_item.in_chunks(student, targets_T, teachers, next_item._chunk, dtype=torch.bfloat16)
+    return next_item.cross_entropy_and_kl(student, targets_T, teachers, dtype=torch.bfloat16)
 
 
 FORMS: dict[str, Loss] = {"": _chosen, "_tiles": _tiles, "_chunks": _chunks}

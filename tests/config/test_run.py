@@ -31,7 +31,7 @@ def with_input(text):
 
 
 def test_the_smallest_config_has_every_default(load):
-    """Name, output folder and input are enough; the rest has defaults, which a file may override one by one."""
+    """Name, output folder and input are enough. Everything else has a default that a file may override."""
     config = load(SMALLEST + "recommend: {k: 3}\n")
     assert config.recommend.k == 3
     assert config.recommend.actors == RunConfig.model_fields["recommend"].default.actors
@@ -42,8 +42,8 @@ def test_the_smallest_config_has_every_default(load):
     ("text", "message"),
     [
         (
-            SMALLEST + "student: {model: {kind: gru, block: ligr}}\n",
-            "student.model: block ligr is a layer of kind transformer, not of gru",
+            SMALLEST + "student: {model: {kind: gru, block: bsarec}}\n",
+            "student.model: block bsarec needs kind transformer, found gru",
         ),
         (
             SMALLEST + "student: {model: {inputs: [time_gap, time_gap]}}\n",
@@ -92,13 +92,10 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "recommend: {k: ten}\n", "recommend.k: .*valid integer.*, found 'ten'"),
         (SMALLEST + "distillation: {temperature: 0}\n", "distillation.temperature: .* greater than 0"),
         (SMALLEST + "distillation: {temperature: .nan}\n", "distillation.temperature: .* finite"),
-        (SMALLEST + "distillation: {targets: sampled, loss: reverse_kl}\n", "targets sampled needs .*loss kl"),
+        (SMALLEST + "distillation: {loss: kl}\n", "unknown key distillation.loss$"),
         (SMALLEST + "distillation: {targets: sampled, hidden_weight: 1}\n", "targets sampled needs .*hidden_weight 0"),
         (SMALLEST + "distillation: {targets: sampled, mode: joint}\n", "targets sampled needs mode offline"),
-        (
-            SMALLEST + "distillation: {targets: sampled}\nstudent: {train: {loss: gbce}}\n",
-            "targets sampled needs .* train.loss .*cross_entropy or sampled_softmax, found gbce",
-        ),
+        (SMALLEST + "student: {train: {loss: gbce}}\n", "train: loss: .*'cross_entropy' or 'sampled_softmax'.*'gbce'"),
         (SMALLEST + "teachers: [{name: a, folds: 2}]\n", r"\['a'\] have folds.*distillation.targets to sampled"),
         (
             SMALLEST + "teachers: [{name: a, folds: 2}, {name: a_fold1}]\ndistillation: {targets: sampled}\n",
@@ -107,7 +104,7 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "teachers: [{name: a, rules: {}}]\n", r"\['a'\] have rules.*distillation.targets to sampled"),
         (
             SMALLEST + "teachers: [{name: a, rules: {}, seed: 3, text: {}}]\ndistillation: {targets: sampled}\n",
-            "rules are counted, not trained: remove text, seed",
+            "rules are counted, not trained.* text, seed",
         ),
         (
             SMALLEST
@@ -185,13 +182,13 @@ def test_the_smallest_config_has_every_default(load):
     ],
 )
 def test_a_wrong_config_names_the_field_and_what_was_expected(load, text, message):
-    """Each unknown, missing or impossible value is one line that names the place in the file."""
+    """An unknown key, a missing key and an impossible value are errors of one line that name the place in the file."""
     with pytest.raises(ConfigError, match=message):
         load(text)
 
 
 def test_a_section_may_be_taken_from_another_one(load):
-    """Anchors and `<<`, whose keys those beside it override, wherever the section stands that is taken: no key is there twice."""
+    """A section may use anchors and `<<`. Its own keys override the keys that `<<` adds, and do not count as duplicates."""
     text = SMALLEST + (
         "teachers:\n"
         "- {name: a, model: &small {<<: &least {dim: 8, layers: 2}, dim: 16}}\n"
@@ -207,13 +204,13 @@ def test_a_section_may_be_taken_from_another_one(load):
 
 
 def test_a_missing_file_is_an_error_that_says_where_the_shipped_ones_lie(tmp_path):
-    """A mistyped path does not end in a traceback."""
+    """A wrong path is an error that says where the shipped run configs are."""
     with pytest.raises(ConfigError, match=r"cannot read the run config .*no.yaml: No such file.*cluster/runs/"):
         load_config(tmp_path / "no.yaml")
 
 
 def test_overrides_reach_any_place(load):
-    """`--set` sets values in sections that the file has or has not, and in lists by number; the last one wins."""
+    """`--set` sets values in sections that the file has or does not have, and in lists by number. The last one wins."""
     text = SMALLEST + "teachers: [{name: a}, {name: b}]\n"
     config = load(text, "recommend.k=7", "teachers.1.weight=2.5", "student.model.kind=gru", "recommend.k=8")
     assert config.recommend.k == 8
@@ -234,13 +231,13 @@ def test_overrides_reach_any_place(load):
     ],
 )
 def test_a_wrong_override_is_an_error_that_repeats_it(load, override, message):
-    """An override without a value, into nowhere, or of a broken value is refused."""
+    """An override without a value, without a place or with a broken value is an error."""
     with pytest.raises(ConfigError, match=message):
         load(SMALLEST + "teachers: [{name: a}]\n", override)
 
 
 def test_the_day_comes_from_the_flag_before_the_file(load):
-    """`ds` of the file is a date; the flag wins; with neither, asking for the day says what to give."""
+    """`ds` of the file is a date, and the flag overrides it. Without both, an error says what to give."""
     assert load(SMALLEST + "ds: 2026-11-22\n").day == "2026-11-22"
     assert load(SMALLEST + "ds: 2026-11-22\n", ds="2026-11-23").ds == date(2026, 11, 23)
     with pytest.raises(ConfigError, match="no date: give --ds YYYY-MM-DD or set ds"):
@@ -250,7 +247,7 @@ def test_the_day_comes_from_the_flag_before_the_file(load):
 
 
 def test_the_output_folder_is_one_that_every_engine_takes_for_a_folder(load, monkeypatch):
-    """`~` is the home folder, and signs of patterns are an error, but for a variable of the machine that it will run on."""
+    """`~` is the home folder. Characters of patterns are an error, except in a variable of the machine that runs the config."""
     monkeypatch.setenv("HOME", "/home/ann b")
     assert load(SMALLEST, "output_dir=~/out").root == Path("/home/ann b/out")
     with pytest.raises(ConfigError, match=r"output_dir is /x \[a\]/out: Spark reads \[\]"):
@@ -260,7 +257,7 @@ def test_the_output_folder_is_one_that_every_engine_takes_for_a_folder(load, mon
 
 
 def test_environment_variables_are_filled_in(load, monkeypatch):
-    """`${NAME}` is replaced anywhere in the file and in overrides; an unset one is named."""
+    """`${NAME}` is replaced everywhere in the file and in overrides. An unset variable is an error that names it."""
     monkeypatch.setenv("SHOP_DATA", "/lake")
     monkeypatch.delenv("SHOP_NONE", raising=False)
     text = with_input("{events: {path: '${SHOP_DATA}/events', format: sequences}}")
@@ -273,27 +270,27 @@ def test_environment_variables_are_filled_in(load, monkeypatch):
 
 
 def test_a_model_s_own_training_settings_lie_on_top_of_the_defaults(load):
-    """What a model does not set comes from `training.defaults`."""
+    """Settings that a model does not have come from `training.defaults`."""
     config = load(SMALLEST + "training: {defaults: {epochs: 7}}\nstudent: {train: {batch_size: 64}}\n")
     settings = config.training.resolve(config.student.train)
     assert (settings.epochs, settings.batch_size) == (7, 64)
 
 
 def test_a_config_cannot_be_changed(load):
-    """What a job was given is what it runs with."""
+    """A config is frozen."""
     with pytest.raises(ValidationError, match="frozen"):
         load(SMALLEST).recommend.k = 3
 
 
 def test_the_output_folder_is_absolute(tmp_path, monkeypatch):
-    """A relative output folder is taken from where the command runs, once: workers have other working folders."""
+    """A relative output folder becomes absolute once, where the command runs. Workers have other working folders."""
     monkeypatch.chdir(tmp_path)
     config = RunConfig.model_validate({"name": "x", "output_dir": "out", "input": {"simulate": {}}})
     assert config.root == tmp_path / "out"
 
 
 def test_a_cross_fitted_teacher_is_a_model_a_fold(load):
-    """The models' names follow from the teacher's; without folds there is one."""
+    """A teacher with folds has one model for each fold, named after it. Without folds it has one model."""
     text = SMALLEST + "teachers: [{name: a, folds: 2}, {name: b}]\ndistillation: {targets: sampled}\n"
     assert [teacher.models for teacher in load(text).teachers] == [("models/a_fold0", "models/a_fold1"), ("models/b",)]
     assert load(text, "distillation.samples=32").distillation.cached_form != load(text).distillation.cached_form
@@ -303,7 +300,7 @@ def test_a_cross_fitted_teacher_is_a_model_a_fold(load):
     "path", [path for path in RUNS if not path.stem.startswith(BENCHMARKS)], ids=lambda path: path.stem
 )
 def test_every_shipped_run_config_is_valid(path, monkeypatch):
-    """Each file of `cluster/runs` loads, with its folders named by variables, and is called what its run is called."""
+    """Each run config of `cluster/runs` loads and has the name of its file. Its folders are variables."""
     monkeypatch.setenv("DISTILREC_DATA", "/data")
     monkeypatch.setenv("DISTILREC_LAKE", "/lake")
     config = load_config(path, ds="2026-11-22")
@@ -315,7 +312,7 @@ def test_every_shipped_run_config_is_valid(path, monkeypatch):
     "path", [path for path in RUNS if path.stem.startswith(BENCHMARKS)], ids=lambda path: path.stem
 )
 def test_every_shipped_benchmark_config_is_valid(path, monkeypatch):
-    """So does each benchmark's, with its run config and all its arms."""
+    """Each benchmark config of `cluster/runs` loads, with its run config and all its arms."""
     monkeypatch.setenv("DISTILREC_DATA", "/data")
     benchmark = load_benchmark(path)
     assert benchmark.config.name == path.stem
@@ -323,7 +320,7 @@ def test_every_shipped_benchmark_config_is_valid(path, monkeypatch):
 
 
 def test_another_machine_s_variables_can_be_left_alone(tmp_path, monkeypatch):
-    """Who submits to a cluster checks the config without the cluster's environment."""
+    """A config can be checked without the environment variables of the cluster that it is submitted to."""
     monkeypatch.delenv("SHOP_LAKE", raising=False)
     (tmp_path / "run.yaml").write_text("name: tiny\noutput_dir: ${SHOP_LAKE}/out\ninput: {simulate: {}}\n")
     assert load_config(tmp_path / "run.yaml", expand=False).output_dir == "${SHOP_LAKE}/out"
@@ -332,7 +329,7 @@ def test_another_machine_s_variables_can_be_left_alone(tmp_path, monkeypatch):
 
 
 def test_where_searches_come_from(load):
-    """Simulated with a share of the sessions, or a log of your own; a catalogue alone has neither them nor events."""
+    """Searches are simulated or come from a log. A catalogue alone has no searches and no events."""
     plain, simulated = load(SMALLEST), load(with_input("{simulate: {search_fraction: 0.1}}"))
     assert (plain.input.has_events, plain.input.has_searches) == (True, False)
     assert (simulated.input.has_events, simulated.input.has_searches) == (True, True)
@@ -341,19 +338,19 @@ def test_where_searches_come_from(load):
 
 
 def test_spark_s_master_can_be_left_to_spark_submit(load):
-    """`spark.master: null` is a value of its own, not the default."""
+    """`spark.master: null` is not the default: it leaves the master to spark-submit."""
     assert load(SMALLEST).spark.master == "local[*]"
     assert load(SMALLEST, "spark.master=null").spark.master is None
 
 
 def test_warm_nights_split_by_time(load):
-    """Leaving one out holds out tonight what last night's model was trained on: the two do not go together."""
+    """A warm start needs a split by time. With leave-one-out, the earlier model was trained on items that are now held out."""
     with pytest.raises(ConfigError, match=r"warm_start needs features\.split\.kind time"):
         load(SMALLEST, "training.warm_start={}", "features.split.kind=leave_one_out")
 
 
 def test_the_control_has_settings_of_its_own(load):
-    """What `student.control` names differs in the student without teachers; all else is the student's."""
+    """The student without teachers has the settings of `student.control`, and the student's for all others."""
     text = "student: {model: {dim: 24, dropout: 0.1}, train: {epochs: 7, patience: 2}, control: {dropout: 0.3, train: {epochs: 20}}}\n"
     student = load(SMALLEST + text).student
     control = student.without_teachers()

@@ -1,15 +1,16 @@
-"""What every form of the loss over a large catalogue must obey, beside `next_item.reference`."""
+"""Laws of every form of the loss over a large catalogue. They compare it with `next_item.reference`."""
 
 import pytest
 import torch
 
-from kdlib.losses.next_item import LossSums, Scored, Teachers, reference
+from kdlib.losses.next_item import reference
+from kdlib.losses.scored import LossSums, Scored, Teachers
 
 POSITIONS, ITEMS, WIDTH = 37, 101, 12
 
 
 class LargeCatalogueLaws:
-    """A form gives its loss and the device it runs on; its tiles are smaller than the shapes here."""
+    """A form overrides `loss` and, if it needs one, `device`. Its tests make tiles smaller than the shapes here."""
 
     device = "cpu"
 
@@ -59,22 +60,22 @@ class LargeCatalogueLaws:
     @pytest.mark.parametrize("temperature", [1.0, 2.5])
     @pytest.mark.parametrize("number", [0, 1, 2])
     def test_equals_reference(self, number: int, temperature: float, bias: bool) -> None:
-        """Loss parts and every gradient agree with whole logits, for no teacher, one, or two of other widths."""
+        """Loss parts and all gradients agree with whole logits, for no teacher, one, or two of different widths."""
         self._assert_reference(self._student(bias=bias), self._targets(), self._teachers(number, temperature))
 
     @pytest.mark.parametrize("kl_weight", [0.0, 5.0])
     def test_weight_of_the_divergence(self, kl_weight: float) -> None:
-        """λ scales the divergence in the total and in the gradient, and 0 leaves the cross-entropy's gradient."""
+        """λ scales the divergence in the total and in the gradient. With 0 the gradient is that of the cross-entropy."""
         self._assert_reference(self._student(bias=True), self._targets(), self._teachers(1, 2.0, kl_weight))
 
     @pytest.mark.parametrize(("positions", "items", "width"), [(1, 2, 1), (16, 32, 16), (33, 65, 20), (48, 31, 33)])
     def test_awkward_sizes(self, positions: int, items: int, width: int) -> None:
-        """One more than a tile, one less, exactly one and a single position give what whole logits give."""
+        """Shapes of one more than a tile, one less, exactly one, and a single position agree with whole logits."""
         student = self._student(positions, items, width, bias=True)
         self._assert_reference(student, self._targets(positions, items), self._teachers(1, 2.0, student=student))
 
-    def test_gradient_where_it_is_asked_for(self) -> None:
-        """A frozen matrix or frozen hidden states change nothing in the other's gradient."""
+    def test_a_frozen_part_gets_no_gradient(self) -> None:
+        """The gradient of the other part stays the same if the matrix or the hidden states are frozen."""
         whole, targets, teachers = self._student(bias=False), self._targets(), self._teachers(1, 2.0)
         wanted = _gradients(self.loss(whole, targets, teachers).total, whole)
         for number, part in enumerate(("hidden_TW", "weight_VW")):
@@ -84,7 +85,7 @@ class LargeCatalogueLaws:
             torch.testing.assert_close(gradient, wanted[number])
 
     def test_kl_is_zero_when_the_student_is_the_teacher(self) -> None:
-        """A student equal to its teacher has no divergence and gets the gradient of the cross-entropy alone."""
+        """A student equal to its teacher has a KL of 0 and the gradient of the cross-entropy alone."""
         student, targets = self._student(bias=True), self._targets()
         teacher = Scored(*(tensor.detach() for tensor in student if tensor is not None))
         both = self.loss(student, targets, Teachers([teacher], [1.0], 5.0, 2.0))
@@ -95,7 +96,7 @@ class LargeCatalogueLaws:
 
     @pytest.mark.parametrize("number", [1, 2])
     def test_an_item_that_the_teacher_rules_out(self, number: int) -> None:
-        """A teacher's bias of −inf gives the item no probability and leaves loss and gradient finite."""
+        """A teacher's bias of −inf gives the item probability 0. Loss and gradient stay finite."""
         student, teachers = self._student(bias=False), self._teachers(number, 2.0)
         assert teachers is not None
         ruled_out = torch.zeros(ITEMS, device=self.device)
@@ -104,14 +105,14 @@ class LargeCatalogueLaws:
         self._assert_reference(student, self._targets(), teachers)
 
     def test_no_positions_is_zero(self) -> None:
-        """A batch without real positions costs nothing and is not NaN."""
+        """The loss of a batch without real positions is 0, not NaN."""
         student = self._student(0, bias=True)
         loss = self.loss(student, self._targets(0), self._teachers(1, 2.0, student=student))
         assert loss.total.item() == 0
         assert all(gradient.abs().sum() == 0 for gradient in _gradients(loss.total, student))
 
     def test_bfloat16_is_near(self) -> None:
-        """bfloat16 factors give the float32 loss and gradients within their precision."""
+        """bfloat16 factors give the float32 loss and gradients, within their precision."""
         student, targets, teachers = self._student(bias=True), self._targets(), self._teachers(2, 2.0)
         low, exact = self.loss(student, targets, teachers, torch.bfloat16), reference(student, targets, teachers)
         assert low.total.item() == pytest.approx(exact.total.item(), rel=1e-2)
@@ -119,7 +120,7 @@ class LargeCatalogueLaws:
             assert torch.linalg.norm(ours - theirs) < 3e-2 * torch.linalg.norm(theirs)
 
     def test_extreme_logits_stay_finite(self) -> None:
-        """Hidden states of ±1000 give the reference's loss, and a finite gradient."""
+        """Hidden states of ±1000 give the loss of the reference and a finite gradient."""
         student = self._student(bias=False)
         student = student._replace(hidden_TW=(student.hidden_TW * 1000).detach().requires_grad_())
         targets, teachers = torch.zeros_like(self._targets()), self._teachers(2, 2.0)

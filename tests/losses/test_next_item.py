@@ -1,10 +1,11 @@
-"""The fused loss equals the reference in value and gradient, whatever the teachers, temperature, bias and chunk."""
+"""The loss by chunks equals the reference in value and gradient, for all teachers, temperatures, biases and chunks."""
 
 import pytest
 import torch
 
 from kdlib.losses import next_item
-from kdlib.losses.next_item import LossSums, Scored, Teachers, cross_entropy_and_kl
+from kdlib.losses.next_item import cross_entropy_and_kl
+from kdlib.losses.scored import LossSums, Scored, Teachers
 from tests.losses.large_catalogue_laws import ITEMS, LargeCatalogueLaws
 
 
@@ -21,7 +22,7 @@ class TestChunks(LargeCatalogueLaws):
 
 
 def test_sum_over_positions() -> None:
-    """The loss of all positions is the sum of the losses of two parts: a mask is a subset."""
+    """The loss of all positions is the sum of the losses of two parts."""
     torch.manual_seed(1)
     student, targets = Scored(torch.randn(37, 12), torch.randn(ITEMS, 12)), torch.randint(0, ITEMS, (37,))
     whole = cross_entropy_and_kl(student, targets).total
@@ -34,7 +35,7 @@ def test_sum_over_positions() -> None:
 
 @pytest.mark.parametrize("weights", [[1.0], [0.37, 0.63], [0.01, 0.15, 0.52, 0.09, 0.12, 0.11]])
 def test_kl_of_alike_models_is_near_zero_in_bfloat16(weights: list[float]) -> None:
-    """The logarithm of a mixture near e⁻¹⁰ is taken in float32: in bfloat16 it would be off by a sixteenth everywhere."""
+    """The logarithm of a mixture near e⁻¹⁰ is computed in float32. In bfloat16 each would be wrong by a sixteenth."""
     torch.manual_seed(0)
     alike, targets = Scored(torch.randn(8, 16), torch.randn(20_000, 16) * 0.1), torch.zeros(8, dtype=torch.int64)
     mixture = Teachers([alike] * len(weights), weights, 1.0, 2.0)

@@ -1,6 +1,6 @@
-"""The same losses outside recommendation: a text classifier and a fraud model, distilled with few labels.
+"""The same losses outside recommendation: a text classifier and a fraud model are distilled with few labels.
 
-Only classes take the place of items; teachers come as log-probabilities, students as logits.
+Classes take the place of items. Teachers give log-probabilities, students give logits.
 """
 
 import itertools
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib.losses.chunked import divergences
-from kdlib.losses.distillation import mixture_log_probs
+from kdlib.losses.distillation import kl_divergence, mixture_log_probs
 from kdlib.losses.ranking import cross_entropy
 
 TEMPERATURE = 2.0
@@ -33,17 +32,15 @@ def _fit(
     *,
     unlabelled: Tensor | None = None,
     teacher_log_probs: Tensor | None = None,
-    loss: str = "kl",
     steps: int = 150,
     learning_rate: float = 0.02,
 ) -> nn.Module:
-    """Cross-entropy on the labelled rows plus, with a teacher, a distillation loss on the unlabelled ones."""
+    """Cross-entropy on the labelled rows plus, with a teacher, the KL on the unlabelled ones."""
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=1e-3)
-    divergence = divergences(temperature=TEMPERATURE, top_items=1, beta=0.5)[loss]
     for _ in range(steps):
         total = cross_entropy(student(labelled[0]), labelled[1]).mean()
         if unlabelled is not None and teacher_log_probs is not None:
-            total = total + divergence(student(unlabelled), teacher_log_probs).mean()
+            total = total + kl_divergence(student(unlabelled), teacher_log_probs, temperature=TEMPERATURE).mean()
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -55,8 +52,7 @@ def _targets(teachers: list[nn.Module], rows: Tensor) -> Tensor:
     return mixture_log_probs([teacher(rows) for teacher in teachers], [1.0] * len(teachers), temperature=TEMPERATURE)
 
 
-# a handwritten little language of reviews: an opinion is a verb phrase with or without "not", and the words of each kind
-# are many, so that a dozen labels show few of them
+# a small language of reviews: "not" turns an opinion round, and each kind has many words, so that a dozen labels show few
 GOOD = [
     "great",
     "lovely",
@@ -112,7 +108,7 @@ SENTENCE = 9
 
 
 def _reviews(number: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Sentences as word indices [sentences, words], and 1 for praise, 0 for blame: "not" turns the opinion round."""
+    """Sentences as word indices [sentences, words], and labels: 1 for praise, 0 for blame."""
     generator = np.random.default_rng(seed)
     rows, labels = [], []
     for _ in range(number):
@@ -141,7 +137,7 @@ class _Reader(nn.Module):
 
 
 class _BagOfEmbeddings(nn.Module):
-    """The small one: the mean of narrow word vectors and one hidden layer."""
+    """The small text model: the mean of narrow word vectors and one hidden layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +154,7 @@ def _accuracy(model: nn.Module, rows: Tensor, labels: Tensor) -> float:
 
 
 def test_a_small_text_classifier_learns_from_a_larger_one() -> None:
-    """With 16 labelled sentences a distilled bag of embeddings beats the undistilled one by more than 25 points, each seed."""
+    """With 16 labelled sentences, distillation improves a bag of embeddings by more than 25 points, for every seed."""
     torch.manual_seed(0)
     teacher = _fit(_Reader(), _reviews(300, seed=1), steps=30)
     unlabelled, _ = _reviews(400, seed=2)
@@ -176,7 +172,7 @@ def test_a_small_text_classifier_learns_from_a_larger_one() -> None:
 
 
 def _payments(number: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Payments as features [payments, 6] and whether each is fraud: large and at night, or from a new device far away."""
+    """Payments as features [payments, 6] and labels. Fraud is large and at night, or from a new device far away."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(number, 6, generator=generator)
     amount, hour, device, distance = rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3]
@@ -222,18 +218,15 @@ def teachers(_one_thread: None) -> list[nn.Module]:
     return fitted
 
 
-@pytest.mark.parametrize("loss", ["kl", "reverse_kl", "jensen_shannon", "tail_bucket_kl"])
-def test_a_small_fraud_model_learns_from_two_larger_ones(teachers: list[nn.Module], loss: str) -> None:
-    """With 40 labelled payments a model distilled from two teachers has a far lower held-out log-loss than without."""
+def test_a_small_fraud_model_learns_from_two_larger_ones(teachers: list[nn.Module]) -> None:
+    """With 40 labelled payments, distillation from two teachers gives a far lower held-out log-loss."""
     unlabelled, _ = _payments(2_000, seed=5)
     test = _payments(4_000, seed=6)
     few = _payments(40, seed=7)
     torch.manual_seed(9)
     plain = _fit(_Sigmoid(6, 16), few)
     torch.manual_seed(9)
-    taught = _fit(
-        _Sigmoid(6, 16), few, unlabelled=unlabelled, teacher_log_probs=_targets(teachers, unlabelled), loss=loss
-    )
+    taught = _fit(_Sigmoid(6, 16), few, unlabelled=unlabelled, teacher_log_probs=_targets(teachers, unlabelled))
     # the standard error of the plain model's log-loss, the larger one, is about 0.04
     assert _log_loss(taught, *test) < _log_loss(plain, *test) - 0.4
     assert _log_loss(taught, *test) < _log_loss(teachers[0], *test) + 0.15

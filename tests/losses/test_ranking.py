@@ -1,4 +1,4 @@
-"""Laws of the ranking losses: hand values, sampled forms against the full one, hits, extremes."""
+"""Laws of the losses on the data: hand values, sampled forms against the full one, hits, extreme logits."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.losses.ranking import binary_cross_entropy, cross_entropy, gbce, log_expected_counts, sampled_softmax
+from kdlib.losses.ranking import binary_cross_entropy, cross_entropy, log_expected_counts, sampled_softmax
 
 ITEMS = 30
 SAMPLED: dict[str, Callable[..., Tensor]] = {
     "sampled_softmax": partial(sampled_softmax, log_expected_counts=torch.tensor(0.3)),
     "binary_cross_entropy": binary_cross_entropy,
-    "gbce": partial(gbce, sampling_rate=0.1, calibration=0.75),
 }
 
 
@@ -24,7 +23,7 @@ def _logits(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_hand_values() -> None:
-    """Two equal items: ln 2 for the softmaxes; a right and a wrong answer at logit 0 cost ln 2 each in the binary losses."""
+    """Two equal items cost ln 2 in the softmaxes. In the binary loss each answer at logit 0 costs ln 2."""
     two, zero, one_zero = torch.zeros(1, 2), torch.zeros(1), torch.zeros(1, 1)
     assert cross_entropy(two, torch.tensor([1])).item() == pytest.approx(math.log(2))
     counts = torch.tensor([0.0])
@@ -33,9 +32,6 @@ def test_hand_values() -> None:
         math.log(5)
     )
     assert binary_cross_entropy(zero, torch.zeros(1, 3)).item() == pytest.approx(4 * math.log(2))
-    # α = 1/5, t = 1/2: β = α (t (1 − 1/α) + 1/α) = (−2 + 5) / 5 = 3/5
-    value = gbce(zero, torch.zeros(1, 3), sampling_rate=0.2, calibration=0.5)
-    assert value.item() == pytest.approx((3 + 0.6) * math.log(2) / 4)
 
 
 def test_cross_entropy_is_pytorchs() -> None:
@@ -47,7 +43,7 @@ def test_cross_entropy_is_pytorchs() -> None:
 
 
 def test_sampled_softmax_with_every_item_is_the_cross_entropy() -> None:
-    """Every item once as a negative, the positive among them masked: the full loss, in value and gradient."""
+    """With every item once as a negative and the positive left out, value and gradient are those of the full loss."""
     logits, targets = _logits(6, ITEMS).requires_grad_(), torch.arange(6)
     hits = torch.arange(ITEMS) == targets[:, None]
     positive = logits.gather(1, targets[:, None])[:, 0]
@@ -59,7 +55,7 @@ def test_sampled_softmax_with_every_item_is_the_cross_entropy() -> None:
 
 @pytest.mark.parametrize("popularity", [False, True])
 def test_the_correction_makes_the_gradient_right_whatever_the_draw(popularity: bool) -> None:
-    """Drawn uniformly or by a steep popularity, many negatives give the full gradient; uncorrected they do not."""
+    """Many negatives, uniform or by popularity, give the full gradient. Without the correction they do not."""
     logits = _logits(1, ITEMS)
     target = logits.argmax(1)
     weights = torch.arange(1.0, ITEMS + 1) ** 2 if popularity else None
@@ -87,7 +83,7 @@ def test_the_correction_makes_the_gradient_right_whatever_the_draw(popularity: b
 
 
 def test_sampled_softmax_has_the_gradient_of_the_weighted_form() -> None:
-    """The positive as it stands equals the loss with weight 1 − P(positive) and negatives alone below the line."""
+    """The gradient is that of the loss over negatives alone, with weight 1 − P(positive)."""
     positive, negative = _logits(5).requires_grad_(), _logits(5, 9, seed=1).requires_grad_()
     counts = _logits(9, seed=2)
     plain = sampled_softmax(positive, negative, log_expected_counts=counts)
@@ -100,28 +96,16 @@ def test_sampled_softmax_has_the_gradient_of_the_weighted_form() -> None:
 
 
 def test_expected_counts() -> None:
-    """Expected counts of negatives drawn with replacement are N · q, uniform or by weight."""
+    """Expected counts of negatives that are sampled with replacement are N · q, uniform or by weight."""
     drawn = torch.tensor([0, 2, 2])
     torch.testing.assert_close(log_expected_counts(None, drawn, num_items=6).exp(), torch.full((3,), 0.5))
     weights = torch.tensor([1.0, 4.0, 5.0])
     torch.testing.assert_close(log_expected_counts(weights, drawn, num_items=3).exp(), torch.tensor([0.3, 1.5, 1.5]))
 
 
-def test_calibration_goes_from_plain_to_full() -> None:
-    """t = 0 is the mean binary cross-entropy; t = 1 weighs the positive with the sampling rate; beyond is an error."""
-    positive, negative = _logits(4), _logits(4, 7, seed=1)
-    plain = binary_cross_entropy(positive, negative) / 8
-    torch.testing.assert_close(gbce(positive, negative, sampling_rate=0.3, calibration=0.0), plain)
-    full = (F.softplus(negative).sum(-1) + 0.3 * F.softplus(-positive)) / 8
-    torch.testing.assert_close(gbce(positive, negative, sampling_rate=0.3, calibration=1.0), full)
-    for rate, calibration in ((0.0, 0.5), (0.5, 1.5)):
-        with pytest.raises(ValueError, match=rf"0 < sampling_rate ≤ 1.*found {rate} and {calibration}"):
-            gbce(positive, negative, sampling_rate=rate, calibration=calibration)
-
-
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_hit_is_a_negative_less(name: str) -> None:
-    """A masked negative neither costs nor gets gradient; with all masked, nothing is left to be wrong about."""
+    """A negative that is the positive adds no loss and gets no gradient. If all are, the sampled softmax is 0."""
     positive, negative = _logits(3), _logits(3, 5, seed=1).requires_grad_()
     hits = torch.tensor([[False, True, False, False, False]] * 3)
     value = SAMPLED[name](positive, negative, hits=hits)
@@ -130,7 +114,7 @@ def test_a_hit_is_a_negative_less(name: str) -> None:
     assert (gradient[:, 1] == 0).all()
     assert (gradient[:, [0, 2, 3, 4]] > 0).all()
     rest = SAMPLED[name](positive, negative[:, [0, 2, 3, 4]])
-    torch.testing.assert_close(value * (6 if name == "gbce" else 1), rest * (5 if name == "gbce" else 1))
+    torch.testing.assert_close(value, rest)
     if name == "sampled_softmax":
         nothing = SAMPLED[name](positive.requires_grad_(), negative, hits=torch.ones_like(hits))
         assert (nothing == 0).all()
@@ -139,7 +123,7 @@ def test_a_hit_is_a_negative_less(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_extreme_logits_stay_finite_and_half_precision_is_float32(name: str) -> None:
-    """Logits of ±10⁴ give finite loss and gradient; bfloat16 logits are computed in float32."""
+    """Logits of ±10⁴ give finite loss and gradient. bfloat16 logits are computed in float32."""
     positive = torch.tensor([1e4, -1e4, -1e4], requires_grad=True)
     negative = torch.tensor([[-1e4, 1e4], [1e4, 1e4], [-1e4, -1e4]], requires_grad=True)
     value = SAMPLED[name](positive, negative)
@@ -154,7 +138,7 @@ def test_extreme_logits_stay_finite_and_half_precision_is_float32(name: str) -> 
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_rows_are_independent(name: str) -> None:
-    """A mask is a subset: some rows of a batch cost what they cost alone."""
+    """Some rows of a batch have the loss that they have alone."""
     positive, negative = _logits(6), _logits(6, 4, seed=1)
     whole = SAMPLED[name](positive, negative)
     torch.testing.assert_close(SAMPLED[name](positive[[5, 0]], negative[[5, 0]]), whole[[5, 0]])

@@ -1,12 +1,12 @@
-"""Distillation without the scores of all items: draws from the teachers against negatives of the step."""
+"""Distillation without the scores of all items: sampled targets of the teachers against the negatives of the step."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from kdlib.losses import sampled
-from kdlib.losses.next_item import Scored
 from kdlib.losses.sampled import sampled_softmax_and_sampled_kl
+from kdlib.losses.scored import Scored
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 
 POSITIONS, ITEMS, WIDTH, SAMPLES = 23, 61, 12, 8
@@ -39,7 +39,7 @@ def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
 def test_every_item_once_as_a_negative_gives_the_whole_loss(
     monkeypatch: pytest.MonkeyPatch, temperature: float, bias: bool, gathered: int
 ) -> None:
-    """Loss parts and every gradient are those over all items, with items drawn more than once, however many at a time."""
+    """Loss parts and all gradients are those over all items. Targets may be sampled more than once, and parts may have any size."""
     monkeypatch.setattr(sampled, "GATHERED", gathered)
     student, draws = _student(bias=bias), _draws(temperature)
     ours = sampled_softmax_and_sampled_kl(student, TARGETS, torch.randperm(ITEMS), draws)
@@ -52,7 +52,7 @@ def test_every_item_once_as_a_negative_gives_the_whole_loss(
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_each_draw_stands_against_the_other_negatives(weighted: bool) -> None:
-    """Draw by draw, in plain words: log p + log(e^s + Σ over negatives that are not it of e^n / expected count) − s."""
+    """The loss of a sampled target is log p + log(e^s + Σ of e^n / expected count over the other negatives) − s."""
     student, draws = _student(), _draws(2.0)
     negatives = torch.tensor([40, 41, 3, 41, 3, 3, 60])
     weights = torch.arange(1.0, ITEMS + 1) if weighted else None
@@ -70,7 +70,7 @@ def test_each_draw_stands_against_the_other_negatives(weighted: bool) -> None:
 
 
 def test_only_the_rows_that_are_scored_get_a_gradient() -> None:
-    """Targets, negatives and draws; all other rows of the matrix stay as they are."""
+    """Only the rows of targets, negatives and sampled targets get a gradient."""
     student, negatives, draws = _student(), torch.tensor([40, 41, 3, 41]), _draws()
     _, weight_gradient, bias_gradient = _gradients(
         sampled_softmax_and_sampled_kl(student, TARGETS, negatives, draws).total, student
@@ -84,7 +84,7 @@ def test_only_the_rows_that_are_scored_get_a_gradient() -> None:
 
 @pytest.mark.parametrize("negatives", [[5], [5, 5, 5], [60]])
 def test_large_scores_stay_finite(negatives: list[int]) -> None:
-    """Draws that outweigh every negative, and negatives that are nothing but the draw, leave finite values and gradients."""
+    """Values and gradients are finite if sampled targets outscore every negative, or if all negatives are the target."""
     student = _student(scale=60.0)
     draws = _draws()._replace(items_TS=torch.full((POSITIONS, SAMPLES), 5))
     loss = sampled_softmax_and_sampled_kl(student, TARGETS, torch.tensor(negatives), draws)
@@ -93,7 +93,7 @@ def test_large_scores_stay_finite(negatives: list[int]) -> None:
 
 
 def test_a_draw_that_is_never_a_negative_stands_against_them_all() -> None:
-    """An item of weight 0 is drawn by the teachers alone: finite, and what it costs with a weight so small that it is no matter."""
+    """A target of weight 0 is never a negative. Its loss is finite and that of a target with a tiny weight."""
     losses = []
     for least in (0.0, 1e-30):
         student, weights = _student(), torch.ones(ITEMS)
@@ -107,6 +107,7 @@ def test_a_draw_that_is_never_a_negative_stands_against_them_all() -> None:
 
 
 def test_no_positions_cost_nothing() -> None:
+    """A batch without real positions has loss and gradient 0."""
     student = Scored(torch.zeros(0, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True))
     none = Draws(torch.zeros(0, SAMPLES, dtype=torch.int32), torch.zeros(0), 1.0, 1.0)
     loss = sampled_softmax_and_sampled_kl(student, TARGETS[:0], torch.tensor([1, 2]), none)

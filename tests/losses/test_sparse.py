@@ -1,11 +1,12 @@
-"""Distillation from draws: the fused form equals the plain functions, and in expectation the KL over all items."""
+"""Distillation from sampled targets equals the plain functions, and in expectation the KL over all items."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from kdlib.losses import next_item
-from kdlib.losses.next_item import Scored, Teachers, cross_entropy_and_kl
+from kdlib.losses.next_item import cross_entropy_and_kl
+from kdlib.losses.scored import Scored, Teachers
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl, reference
 
 POSITIONS, ITEMS, WIDTH, SAMPLES = 23, 61, 12, 8
@@ -27,7 +28,7 @@ def _student(*, bias: bool = True) -> Scored:
 
 
 TARGETS = torch.cat([_student().logits().argmax(1)[:9], torch.arange(9, POSITIONS)])
-"""Some of them the best item, so that there are right predictions to count."""
+"""Some of them are the best item, so that some predictions are correct."""
 
 
 def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
@@ -40,7 +41,7 @@ def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
 def test_fused_equals_reference(
     monkeypatch: pytest.MonkeyPatch, temperature: float, bias: bool, chunk_logits: int
 ) -> None:
-    """Loss parts and every gradient agree with whole logits and plain functions, with items drawn more than once."""
+    """Loss parts and all gradients agree with whole logits and plain functions. Items may be sampled more than once."""
     monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
     monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", chunk_logits)
     student = _student(bias=bias)
@@ -55,7 +56,7 @@ def test_fused_equals_reference(
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_draws_in_proportion_give_the_whole_kl(temperature: float) -> None:
-    """Where each item is drawn exactly as often as the teacher expects, value and gradient are those of the full KL."""
+    """If each item is sampled exactly as often as the teacher expects, value and gradient are those of the full KL."""
     student = _student()
     counts = torch.ones(ITEMS, dtype=torch.int64)
     counts[:3] = torch.tensor([20, 7, 3])
@@ -72,7 +73,7 @@ def test_draws_in_proportion_give_the_whole_kl(temperature: float) -> None:
 
 
 def test_half_precision_is_near() -> None:
-    """With bfloat16 logits the loss and the gradients stay within their rounding of the float32 ones."""
+    """With bfloat16 logits, loss and gradients are those of float32 within the rounding."""
     student = _student()
     items = torch.randint(0, ITEMS, (POSITIONS, SAMPLES)).sort(1).values
     draws = Draws(items, -torch.rand(POSITIONS), 0.7, 2.0)
@@ -85,14 +86,16 @@ def test_half_precision_is_near() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_draws_of_one_item_all_count(dtype: torch.dtype) -> None:
-    """A share that bfloat16 would round away beside a likely item's softmax still pulls it: all draws are taken at once."""
+    """All samples of an item are added at once. bfloat16 would round a single one away beside a large probability."""
     samples, likely = 1024, 3
     bias_V = torch.zeros(ITEMS).requires_grad_()
     student = Scored(torch.zeros(POSITIONS, WIDTH), torch.zeros(ITEMS, WIDTH), bias_V)
     items = torch.full((POSITIONS, samples), likely)
     items[:, -24:] = torch.arange(ITEMS - 24, ITEMS)
     draws = Draws(items, torch.zeros(POSITIONS), 1.0, 1.0)
-    (slope_V,) = torch.autograd.grad(cross_entropy_and_sampled_kl(student, TARGETS, draws, dtype=dtype).total, bias_V)
+    (gradient_V,) = torch.autograd.grad(
+        cross_entropy_and_sampled_kl(student, TARGETS, draws, dtype=dtype).total, bias_V
+    )
     (exact_V,) = torch.autograd.grad(reference(student, TARGETS, draws).total, bias_V)
-    assert abs(slope_V[likely] - exact_V[likely]) < 0.01 * abs(exact_V[likely])
-    assert abs(slope_V.sum()) < 0.01 * POSITIONS
+    assert abs(gradient_V[likely] - exact_V[likely]) < 0.01 * abs(exact_V[likely])
+    assert abs(gradient_V.sum()) < 0.01 * POSITIONS

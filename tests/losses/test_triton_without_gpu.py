@@ -1,4 +1,4 @@
-"""What can be said of the Triton kernels without a GPU: the interpreter runs them, and the compiler takes them."""
+"""The Triton kernels without a GPU: the interpreter runs them, and the compiler accepts them."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1", reason="test_triton_kernels runs them"
 )
 SHARED_BYTES = 227 << 10
-"""Of a block on an H100."""
+"""Shared memory of a block on an H100."""
 
 
 def test_the_interpreter_runs_the_kernels() -> None:
@@ -29,19 +29,18 @@ def test_the_interpreter_runs_the_kernels() -> None:
 
 
 @pytest.mark.parametrize(("width", "teachers"), [(128, 0), (128, 1), (256, 2)])
-@pytest.mark.parametrize("kernel", ["_log_mass_kernel", "_hidden_kernel", "_weight_kernel"])
+@pytest.mark.parametrize("kernel", ["logsumexp_kernel", "hidden_kernel", "weight_kernel"])
 def test_the_compiler_takes_the_kernels(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernel: str, width: int, teachers: int
 ) -> None:
-    """The kernels compile for an H100 in bfloat16 and fit into its shared memory: the interpreter cannot tell."""
+    """The kernels compile for an H100 in bfloat16 and fit its shared memory. The interpreter cannot check that."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    from kdlib.losses import triton_kernels
+    from kdlib.losses import triton_kernels, triton_passes
 
-    tile_name = {"_log_mass_kernel": "MASS_TILE", "_hidden_kernel": "HIDDEN_TILE", "_weight_kernel": "WEIGHT_TILE"}
-    tile = getattr(triton_kernels, tile_name[kernel])
+    tile = getattr(triton_passes, kernel.removesuffix("kernel").upper() + "TILE")
     sizes = {"WIDTH": width, "STRIDE": width, "TEMPERED": teachers > 0, "TEACHERS": teachers, "TEACHER_WIDTH": 320}
-    sizes |= {"BLOCK_T": tile.positions, "BLOCK_V": tile.items, "BLOCK_K": triton_kernels.INNER}
-    sizes["BLOCK_W"] = triton_kernels.INNER if kernel == "_log_mass_kernel" else width
+    sizes |= {"BLOCK_T": tile.positions, "BLOCK_V": tile.items, "BLOCK_K": triton_passes.INNER}
+    sizes["BLOCK_W"] = triton_passes.INNER if kernel == "logsumexp_kernel" else width
     types = dict.fromkeys(("hidden", "weight", "teacher_hidden", "teacher_weight"), "*bf16") | {"targets": "*i64"}
     types |= dict.fromkeys(("positions", "items", "share"), "i32") | dict.fromkeys(("scale", "pull"), "fp32")
     shared_bytes = _compiled_shared_bytes(getattr(triton_kernels, kernel), types, sizes, tile.warps)
@@ -49,12 +48,12 @@ def test_the_compiler_takes_the_kernels(
 
 
 def _compiled_shared_bytes(kernel: Any, types: dict[str, str], sizes: dict[str, Any], warps: int) -> int:
-    """Shared memory of a program compiled for sm_90; pointers without a type are to float32."""
+    """Shared memory of a program that is compiled for sm_90. Pointers without a type point to float32."""
     import triton  # pyright: ignore[reportMissingImports]
     from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingImports]
     from triton.compiler import ASTSource  # pyright: ignore[reportMissingImports]
 
-    from kdlib.losses.triton_kernels import PIPELINE_STAGES
+    from kdlib.losses.triton_passes import PIPELINE_STAGES
 
     signature = {name: "constexpr" if name in sizes else types.get(name, "*fp32") for name in kernel.arg_names}
     numbers = {name: place for place, name in enumerate(kernel.arg_names)}

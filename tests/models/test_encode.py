@@ -1,4 +1,4 @@
-"""Each history's last hidden state, whatever else is in the batch."""
+"""The last hidden state of a history does not depend on the rest of the batch."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from kdlib.store.tables import CONTEXT
 
 
 def test_rows_get_what_each_gets_alone_in_their_own_order(monkeypatch):
-    """Sorting by length, padding and the model's longest window do not show outside."""
+    """Sorting by length, padding and the model's longest window do not change the result."""
     monkeypatch.setattr(encode, "ENCODE_ROWS", 2)
     torch.manual_seed(0)
     lists = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10, 11, 12, 13, 14], [15]]

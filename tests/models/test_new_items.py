@@ -1,4 +1,4 @@
-"""Items without training interactions take the place of those that their titles are nearest to."""
+"""Items without training interactions get the mean vector of the items with the nearest titles."""
 
 import torch
 
@@ -6,7 +6,7 @@ from kdlib.models.new_items import NEIGHBOURS, SHARPNESS, nearest_titles, with_n
 
 
 def test_neighbours_are_the_nearest_titles_of_known_items() -> None:
-    """Checked against a plain loop over cosines: neighbours, their shares, and the mean vector."""
+    """Neighbours, their weights and the mean vector agree with a plain loop over cosines."""
     generator = torch.Generator().manual_seed(1)
     titles_VE, known_V = torch.randn(90, 6, generator=generator), torch.arange(90) % 3 > 0
     vectors_VD = torch.randn(90, 4, generator=generator)
@@ -24,7 +24,7 @@ def test_neighbours_are_the_nearest_titles_of_known_items() -> None:
 
 
 def test_few_titles_or_none() -> None:
-    """Fewer known items than neighbours are all taken; an item without a title, or all where no known one has any, stays."""
+    """All known items are neighbours if they are few. Without titles, an item keeps its vector."""
     titles_VE = torch.eye(5)
     titles_VE[1] = 0.0  # known, untitled
     titles_VE[4] = 0.0  # new, untitled
@@ -41,7 +41,7 @@ def test_few_titles_or_none() -> None:
 
 
 def test_blocks_do_not_show(monkeypatch) -> None:
-    """The cosines are computed for some items at a time."""
+    """Computing the cosines in parts changes nothing."""
     titles_VE, known_V = torch.randn(70, 6, generator=torch.Generator().manual_seed(2)), torch.arange(70) < 40
     whole = nearest_titles(titles_VE, known_V)
     monkeypatch.setattr("kdlib.models.new_items._CELLS", 90)

@@ -1,4 +1,4 @@
-"""What every sequence model keeps, whatever its kind, layers and inputs."""
+"""Laws of every sequence model, for all kinds, layers and inputs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.models.files import load_model, save_model
-from kdlib.models.layers import LigrBlock, LowPass, Transformer, causal_attention
+from kdlib.models.layers import LowPass, Transformer
 from kdlib.models.new_items import nearest_titles, with_new_items
 from kdlib.models.sequence import SequenceModel
 from kdlib.store.tables import CONTEXT
@@ -20,7 +20,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "gru", "dim": 8, "hidden": 12},
     {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "session_flag": True},
     {"kind": "transformer", "dim": 8, "hidden": 16, "heads": 4, "tied": False},
-    {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "block": "ligr", "inputs": ["event_type", "time_gap"]},
+    {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "inputs": ["event_type", "time_gap"]},
     {"kind": "transformer", "dim": 8, "heads": 2, "layers": 2, "block": "bsarec", "inputs": ["event_type"]},
     {"kind": "lstm", "dim": 8, "session_flag": True, "inputs": ["time_gap", "event_type"]},
     {"kind": "gru", "dim": 8, "hidden": 12, "inputs": ["event_type"]},
@@ -43,7 +43,7 @@ def _context(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("options", KINDS, ids=[str(list(o.values())) for o in KINDS])
 def test_causal_and_padding_is_harmless(options: dict[str, Any]) -> None:
-    """A hidden state depends on its own and earlier positions alone, so padding on the right changes nothing."""
+    """A hidden state depends only on its own and earlier positions, so padding on the right changes nothing."""
     model = _model(options)
     items, context = torch.randint(0, 30, (4, 6)), _context(4, 6)
     longer = torch.cat([items, torch.zeros(4, 3, dtype=torch.int64)], 1)
@@ -60,7 +60,7 @@ def test_causal_and_padding_is_harmless(options: dict[str, Any]) -> None:
 
 
 def test_positions_are_counted_from_the_end() -> None:
-    """Two histories that end alike meet the same position embedding at their ends, however long each is."""
+    """The last item of every history gets the same position embedding, for all lengths."""
     model = _model({"kind": "transformer", "dim": 8})
     seen: list[torch.Tensor] = []
     layers = model.layers
@@ -72,7 +72,7 @@ def test_positions_are_counted_from_the_end() -> None:
 
 @pytest.mark.parametrize("options", KINDS, ids=[str(list(o.values())) for o in KINDS])
 def test_hidden_states_fit_the_head(options: dict[str, Any]) -> None:
-    """The scoring width of the hidden states is that of the head's matrix, with one row an item."""
+    """The hidden states are as wide as the scoring matrix, which has one row an item."""
     model = _model(options)
     matrix, bias = model.head()
     hidden = model(torch.zeros(2, 3, dtype=torch.int64), _context(2, 3))
@@ -90,7 +90,7 @@ def test_hidden_states_fit_the_head(options: dict[str, Any]) -> None:
     ],
 )
 def test_a_column_of_the_context_matters_only_where_asked(kind: str, column: str, option: dict[str, Any]) -> None:
-    """Each value of a column gives another prediction in a model built with that column, and in no other."""
+    """The values of a column give different predictions in a model that reads the column, and equal ones elsewhere."""
     place, values = list(CONTEXT).index(column), CONTEXT[column]
     items, context = torch.randint(0, 30, (1, 4)).repeat(values, 1), torch.zeros(values, 4, 3, dtype=torch.int8)
     context[:, 2, place] = torch.arange(values)
@@ -105,7 +105,7 @@ def test_a_column_of_the_context_matters_only_where_asked(kind: str, column: str
 
 
 def test_inputs_leave_a_seed_s_other_weights_as_they_are() -> None:
-    """With inputs a seeded model starts from the weights of the model without them, plus the inputs' own."""
+    """A seeded model with inputs starts from the weights of the model without them, plus those of the inputs."""
     for kind in ("lstm", "transformer"):
         plain = _model({"kind": kind, "dim": 8}).state_dict()
         richer = _model({"kind": kind, "dim": 8, "inputs": ["time_gap", "event_type"]}).state_dict()
@@ -117,27 +117,12 @@ def test_inputs_leave_a_seed_s_other_weights_as_they_are() -> None:
         }
 
 
-def test_a_gated_block_is_its_formula() -> None:
-    """x + σ(W x) ⊙ f(norm(x)), the gate open for attention and SwiGLU alike when its logits are large, shut when small."""
-    torch.manual_seed(0)
-    block, x = LigrBlock(8, 2, 0.0).eval(), torch.randn(3, 5, 8)
-    mixed = causal_attention(block.query_key_value(block.attention_norm(x)), 2, dropout=0.0)
-    half = x + torch.sigmoid(x @ block.attention_gate.weight.T + block.attention_gate.bias) * block.attention_output(
-        mixed
-    )
-    normed, (passing, opening) = block.feed_norm(half), block.feed_in.weight.chunk(2)
-    fed = (F.silu(normed @ opening.T) * (normed @ passing.T)) @ block.feed_out.weight.T
-    want = half + torch.sigmoid(half @ block.feed_gate.weight.T + block.feed_gate.bias) * fed
-    torch.testing.assert_close(block(x), want)
-    for gate in (block.attention_gate, block.feed_gate):
-        torch.nn.init.constant_(gate.bias, -60.0)
-    torch.testing.assert_close(block(x), x)
-
-
 @pytest.mark.parametrize("most", [2, 3, 4, 5, 10])
 def test_the_low_pass_of_a_last_position_is_that_of_its_window(most: int) -> None:
-    """What three frequencies of a window hold at its end, where what stands before a short history counts as 0; a share of
-    0 lets nothing else through, one of 1 everything. A window of few positions has fewer frequencies."""
+    """At the last position the filter gives three frequencies of the window, plus the learnt share of the rest.
+
+    Positions before a short history count as 0. A window of few positions has fewer frequencies.
+    """
     torch.manual_seed(0)
     low_pass, x = LowPass(4, max_length=most), torch.randn(2, most, 4)
     for length in (most, most // 2):
@@ -151,15 +136,15 @@ def test_the_low_pass_of_a_last_position_is_that_of_its_window(most: int) -> Non
 
 
 def test_what_a_model_cannot_read_is_an_error() -> None:
-    """An unknown input, or gated Transformer blocks in a recurrent model, are refused by name."""
+    """An unknown input, and a block of a Transformer in a recurrent model, are errors that name them."""
     with pytest.raises(ValueError, match=r"among event_type and time_gap, found \['price'\]"):
         _model({"kind": "gru", "dim": 8, "inputs": ["price"]})
-    with pytest.raises(ValueError, match="block ligr is a layer of the transformer, but kind is gru"):
-        _model({"kind": "gru", "dim": 8, "block": "ligr"})
+    with pytest.raises(ValueError, match="block bsarec needs kind transformer, found gru"):
+        _model({"kind": "gru", "dim": 8, "block": "bsarec"})
 
 
 def test_text_vectors_move_the_items() -> None:
-    """Items with equal ids but different title vectors get different vectors, through a learnt projection."""
+    """The projected title vectors change the item vectors, and the projection is trained."""
     model = _model({"kind": "gru", "dim": 8}, text_vectors_VE=torch.randn(30, 5))
     assert model.text_projection is not None
     model.item_vectors().sum().backward()
@@ -169,7 +154,7 @@ def test_text_vectors_move_the_items() -> None:
 
 @pytest.mark.parametrize("options", KINDS[-2:], ids=["residual", "product"])
 def test_codes_stand_for_an_item_table(options: dict[str, Any]) -> None:
-    """A model with codes predicts as one whose item table holds the composed vectors, wherever it looks items up."""
+    """A model with codes predicts like a model whose item table holds the composed vectors."""
     model = _model(options)
     plain = _model({**options, "codes": None})
     plain.load_state_dict(
@@ -184,7 +169,7 @@ def test_codes_stand_for_an_item_table(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", KINDS[-2:], ids=["residual", "product"])
 def test_codes_are_learnt_through_and_rebuilt_from_options(options: dict[str, Any]) -> None:
-    """Gradients reach the code tables, given tables are where it starts, and options plus state make the model again."""
+    """Gradients reach the code tables, which start from given tables. Options and state rebuild the model."""
     count, size = options["codes"]["count"], options["codes"]["size"]
     tables = torch.randn(count, size, 8 if options["codes"]["kind"] == "residual" else 2)
     model = _model(options, code_tables_MSd=tables)
@@ -200,7 +185,7 @@ def test_codes_are_learnt_through_and_rebuilt_from_options(options: dict[str, An
 
 
 def test_codes_that_do_not_fit_say_so() -> None:
-    """Codes or tables of another shape, a code beyond the tables, an untied head or text vectors are errors."""
+    """Codes or tables of a wrong shape, a code beyond the tables, an untied head and text vectors are errors."""
     options: dict[str, Any] = {"kind": "gru", "dim": 8, "codes": {"kind": "residual", "count": 3, "size": 4}}
     with pytest.raises(ValueError, match=r"uint8 codes \(30, 3\) and tables \(3, 4, 8\), found.*\(3, 4, 2\)"):
         _model(options, code_tables_MSd=torch.zeros(3, 4, 2))
@@ -215,7 +200,7 @@ def test_codes_that_do_not_fit_say_so() -> None:
 
 
 def test_an_item_without_training_is_its_text_alone_while_the_model_learns() -> None:
-    """With text, an item outside training has the projected text as its vector, and its embedding gets no gradient."""
+    """With text, an item outside training has the projected text as its vector. Its embedding gets no gradient."""
     torch.manual_seed(0)
     trained_V = torch.tensor([True, False, True])
     model = SequenceModel(num_items=3, kind="gru", dim=4, text_vectors_VE=torch.randn(3, 5), trained_V=trained_V)
@@ -228,7 +213,7 @@ def test_an_item_without_training_is_its_text_alone_while_the_model_learns() -> 
 
 
 def test_an_item_without_training_serves_as_its_neighbours(tmp_path: Path) -> None:
-    """Out of training, and in what is saved, it is the mean of the known items with the nearest titles; known ones stay."""
+    """In evaluation mode and in the saved model it is the mean of the known items with the nearest titles. Known items stay."""
     torch.manual_seed(0)
     trained_V, titles_VE = torch.arange(60) < 50, torch.randn(60, 5)
     model = SequenceModel(num_items=60, kind="gru", dim=4, text_vectors_VE=titles_VE, trained_V=trained_V)
@@ -243,7 +228,7 @@ def test_an_item_without_training_serves_as_its_neighbours(tmp_path: Path) -> No
 
 
 def test_item_dropout_leaves_items_to_their_titles() -> None:
-    """In training a share of the items, another one each time, has the title's vector and no gradient of its own; never when it serves."""
+    """In training, a share of the items has only the title's vector and no gradient, other items each time. In evaluation, none."""
     torch.manual_seed(0)
     model = SequenceModel(num_items=400, kind="gru", dim=4, text_vectors_VE=torch.randn(400, 5), item_dropout=0.3)
     assert model.text_projection is not None

@@ -1,4 +1,4 @@
-"""An earlier night's model grows with the vocabulary, and knows what it knew."""
+"""A model of an earlier run gets rows for new items and keeps its scores."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def scores(model, items):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape["kind"])
 def test_known_items_score_as_they_did_and_new_ones_have_rows(shape):
-    """The grown model gives the earlier one's scores for the items both know, and finite ones for the others."""
+    """The new model gives the earlier scores for the items that both know, and finite scores for the others."""
     earlier, grown = model_of(KNOWN, 1, **shape), model_of(GROWN, 2, **shape)
     fresh = model_of(GROWN, 2, **shape)
     start_from(grown, earlier)
@@ -43,8 +43,7 @@ def test_known_items_score_as_they_did_and_new_ones_have_rows(shape):
 
 @pytest.mark.parametrize("still_untrained", [False, True])
 def test_titles_are_taken_apart_again(still_untrained: bool):
-    """Of an earlier model with folded titles, known items score the same, those without training too, and a new one gets
-    the place of its titles' neighbours."""
+    """After a model with folded titles, all known items keep their scores. A new item gets the vector of its neighbours."""
     generator = torch.Generator().manual_seed(3)
     vectors_VE = torch.randn(GROWN, 5, generator=generator)
     trained_V = torch.arange(GROWN) < 9
@@ -72,11 +71,11 @@ def test_titles_are_taken_apart_again(still_untrained: bool):
 
 
 def test_models_that_differ_are_refused():
-    """Another width, a smaller vocabulary, or codes: no start."""
+    """Another width, a smaller vocabulary and codes are errors."""
     earlier = model_of(KNOWN, 1, **SHAPES[0])
     for other in (model_of(GROWN, 2, kind="gru", dim=16), model_of(KNOWN - 1, 2, **SHAPES[0])):
-        with pytest.raises(ValueError, match="expected models alike but for a grown vocabulary"):
+        with pytest.raises(ValueError, match="differ only in a larger vocabulary"):
             start_from(other, earlier)
     coded = {"kind": "residual", "count": 2, "size": 4}
-    with pytest.raises(ValueError, match="expected models alike"):
+    with pytest.raises(ValueError, match="differ only in a larger vocabulary"):
         start_from(model_of(GROWN, 2, **SHAPES[0], codes=coded), model_of(KNOWN, 1, **SHAPES[0], codes=coded))

@@ -11,7 +11,7 @@ from kdlib.data.batches import batch_of, store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import training_windows
 from kdlib.losses.distillation import mixture_log_probs
-from kdlib.losses.next_item import Scored
+from kdlib.losses.scored import Scored
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel

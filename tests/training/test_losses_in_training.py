@@ -1,7 +1,6 @@
-"""The losses as training uses them: chunked against whole logits, sampled against full, and what is left out on export."""
+"""The losses as training uses them: chunked against whole logits, sampled against full, and what the export leaves out."""
 
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +13,30 @@ from torch.nn import functional as F
 
 from jobs.distill import student_run
 from jobs.runtime.student_worker import _ranking, _train_counts
-from kdlib.config.models import DistillationConfig, StudentConfig, TrainConfig
+from kdlib.config.models import StudentConfig, TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
 from kdlib.losses import next_item
-from kdlib.losses.chunked import chunked, divergences
-from kdlib.losses.distillation import mixture_log_probs
-from kdlib.losses.next_item import LossSums, Scored, Teachers, cross_entropy_and_kl
+from kdlib.losses.chunked import Divergence, chunked
+from kdlib.losses.dispatch import cross_entropy_and_kl
+from kdlib.losses.distillation import kl_divergence, mixture_log_probs, relative_entropy
 from kdlib.losses.ranking import cross_entropy
 from kdlib.losses.sampled import draw_negatives, sampled_ranking
+from kdlib.losses.scored import LossSums, Scored, Teachers
 from kdlib.models.sequence import SequenceModel
-from kdlib.training.module import CachedTeachers, Distillation, NextItemTraining, Ranking
+from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
 
 POSITIONS, ITEMS, WIDTH, TEMPERATURE = 23, 61, 12, 1.7
-DIVERGENCES = divergences(temperature=TEMPERATURE, top_items=9, beta=0.3)
+
+
+def _reverse_kl(student_logits: Tensor, teacher_log_probs: Tensor, *, temperature: float) -> Tensor:
+    """A divergence that the library does not have: one function is all that a new one needs."""
+    student_log_probs = torch.log_softmax(student_logits / temperature, -1)
+    return temperature**2 * relative_entropy(student_log_probs, teacher_log_probs.detach())
+
+
+DIVERGENCES: dict[str, Divergence] = {"kl": kl_divergence, "reverse_kl": _reverse_kl}
 NAMES = list(DIVERGENCES)
-KL = Distillation("kl", top_items=9, jensen_shannon_beta=0.3, hidden_weight=0.0, auxiliary_head=False)
 
 
 def _student(*, bias: bool = True) -> Scored:
@@ -54,7 +61,7 @@ def _one_thread():
 
 
 TARGETS = torch.cat([_student().logits().argmax(1)[:9], torch.arange(9, POSITIONS)])
-"""Some of them the best item, so that there are right predictions to count."""
+"""Some of them are the best item, so that some predictions are correct."""
 
 
 def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
@@ -68,24 +75,18 @@ def _assert_same(ours: LossSums, theirs: LossSums, student: Scored, *, names: tu
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_every_configured_loss_exists() -> None:
-    """The names that the run config takes are the names of the losses."""
-    config = DistillationConfig.model_json_schema()["properties"]["loss"]["enum"]
-    assert sorted(config) == sorted(NAMES)
-    assert set(Distillation._fields) <= set(DistillationConfig.model_fields)
-
-
 @pytest.mark.parametrize("with_ce", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_chunked_is_the_loss_of_whole_logits(monkeypatch: pytest.MonkeyPatch, name: str, with_ce: bool) -> None:
-    """Every distillation loss in chunks equals the plain function on whole logits, with the cross-entropy or without."""
+    """Any divergence in chunks equals the plain function on whole logits, with the cross-entropy or without."""
     monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
     monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", 4 * ITEMS)
     student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
     ours = chunked(student, TARGETS, teachers, divergence=divergence, cross_entropy=with_ce)
     logits = student.logits()
     mixture = mixture_log_probs([t.logits() for t in teachers.scored], teachers.weights, temperature=TEMPERATURE)
-    apart, ce = divergence(logits, mixture).sum(), cross_entropy(logits, TARGETS).sum() * with_ce
+    apart = divergence(logits, mixture, temperature=TEMPERATURE).sum()
+    ce = cross_entropy(logits, TARGETS).sum() * with_ce
     correct = (logits.argmax(1) == TARGETS).sum()
     theirs = LossSums(ce + teachers.kl_weight * apart, ce, apart, correct)
     _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
@@ -93,7 +94,7 @@ def test_chunked_is_the_loss_of_whole_logits(monkeypatch: pytest.MonkeyPatch, na
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chunked_in_bfloat16_is_near(name: str) -> None:
-    """Matrix products in bfloat16 change the loss by their rounding, and its gradient keeps its direction."""
+    """Matrix products in bfloat16 change the loss by their rounding. The gradient keeps its direction."""
     student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
     exact = chunked(student, TARGETS, teachers, divergence=divergence)
     low = chunked(student, TARGETS, teachers, divergence=divergence, dtype=torch.bfloat16)
@@ -104,27 +105,26 @@ def test_chunked_in_bfloat16_is_near(name: str) -> None:
 
 
 def test_chunked_without_positions_is_zero() -> None:
-    """A batch without real positions costs nothing."""
+    """A batch without real positions has loss and gradient 0."""
     student = Scored(torch.zeros(0, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True))
     teachers = Teachers([Scored(torch.zeros(0, 5), torch.randn(ITEMS, 5))], [1.0], 1.0, 1.0)
-    loss = chunked(student, TARGETS[:0], teachers, divergence=DIVERGENCES["rrd_listwise"])
+    loss = chunked(student, TARGETS[:0], teachers, divergence=kl_divergence)
     assert loss.total.item() == 0
     assert all((gradient == 0).all() for gradient in _gradients(loss.total, student))
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_sampled_softmax_over_all_items_is_the_cross_entropy(bias: bool) -> None:
-    """With every item once among the negatives the sampled path has the fused cross-entropy's value and gradients."""
+    """With every item once as a negative, value and gradients are those of the full cross-entropy."""
     student = _student(bias=bias)
-    ours = sampled_ranking(student, TARGETS, torch.arange(ITEMS), loss="sampled_softmax")
+    ours = sampled_ranking(student, TARGETS, torch.arange(ITEMS))
     _assert_same(ours, cross_entropy_and_kl(student, TARGETS), student, names=("total", "ce", "kl", "correct"))
 
 
-@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "binary_cross_entropy"])
-def test_only_the_sampled_rows_get_a_gradient(loss: str) -> None:
-    """Rows of the matrix that are neither a target nor a negative stay as they are."""
+def test_only_the_sampled_rows_get_a_gradient() -> None:
+    """Rows of the matrix that are neither a target nor a negative get no gradient."""
     student, negatives = _student(), torch.tensor([40, 41, 3, 41])
-    result = sampled_ranking(student, TARGETS, negatives, loss=loss, calibration=0.5)
+    result = sampled_ranking(student, TARGETS, negatives)
     _, weight_gradient, bias_gradient = _gradients(result.total, student)
     touched = torch.zeros(ITEMS, dtype=torch.bool)
     touched[torch.cat([TARGETS, negatives])] = True
@@ -133,14 +133,8 @@ def test_only_the_sampled_rows_get_a_gradient(loss: str) -> None:
     assert (bias_gradient[touched] != 0).all()
 
 
-def test_an_unknown_sampled_loss_is_said() -> None:
-    """A loss that is not a sampled one is an error that lists them."""
-    with pytest.raises(ValueError, match="sampled_softmax, gbce or binary_cross_entropy, found 'hinge'"):
-        sampled_ranking(_student(), TARGETS, torch.tensor([1]), loss="hinge")
-
-
 def test_negatives_follow_their_weights() -> None:
-    """Uniform draws cover all items evenly, weighted ones in proportion, within five standard errors."""
+    """Items are sampled evenly or in proportion to their weights, within five standard errors."""
     torch.manual_seed(0)
     for weights in (None, torch.tensor([1.0, 2.0, 0.0, 5.0])):
         drawn = draw_negatives(20_000, num_items=4, item_weights_V=weights)
@@ -150,7 +144,7 @@ def test_negatives_follow_their_weights() -> None:
 
 
 def test_negatives_come_from_the_tail_too() -> None:
-    """Items of one interaction are drawn behind more interactions than float32 counts, in their proportion."""
+    """Items of one interaction are sampled in proportion, even after more interactions than float32 can count."""
     weights_V = torch.ones(30_000)
     weights_V[:10_000] = 1e4  # 10⁸ interactions: past 2²⁴, one more is lost
     torch.manual_seed(0)
@@ -158,33 +152,24 @@ def test_negatives_come_from_the_tail_too() -> None:
     assert 850 < tail < 1_150
 
 
-def test_gbce_takes_uniform_negatives_only() -> None:
-    """The calibration assumes uniform negatives: the config refuses others."""
-    with pytest.raises(ValueError, match="gbce is calibrated for negative_sampling uniform"):
-        TrainConfig(loss="gbce", negative_sampling="popularity")
-
-
 def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
-    """What the config says of losses arrives in the worker's module; the control without teachers follows nobody."""
+    """The config's settings of the loss reach the worker. The control without teachers matches no hidden states."""
     config = RunConfig.model_validate(
         {
             "name": "tests",
             "ds": "2024-05-01",
             "output_dir": str(tmp_path),
             "input": {"simulate": {}},
-            "distillation": {"loss": "tail_bucket_kl", "top_items": 7, "hidden_weight": 0.5},
-            "student": {"train": {"loss": "gbce", "negatives": 33, "gbce_calibration": 0.4}},
+            "distillation": {"hidden_weight": 0.5},
+            "student": {"train": {"loss": "sampled_softmax", "negatives": 33}},
         }
     )
     taught, control = (
         student_run(config, "x", tmp_path, seed=1, statistics=tmp_path, taught=taught) for taught in (True, False)
     )
-    assert taught.distillation is not None
-    expected = Distillation("tail_bucket_kl", 7, 0.5, hidden_weight=0.5, auxiliary_head=False)
-    assert Distillation(**taught.distillation) == expected
-    assert control.distillation is None
+    assert (taught.hidden_weight, control.hidden_weight) == (0.5, 0.0)
     for run in (taught, control):
-        assert _ranking(asdict(run), np.ones(3), torch.device("cpu")) == Ranking("gbce", 33, 0.4, None)
+        assert _ranking(asdict(run), np.ones(3), torch.device("cpu")) == Ranking(33, None)
     plain = student_run(
         config.model_copy(update={"student": StudentConfig()}), "x", tmp_path, seed=1, statistics=tmp_path, taught=True
     )
@@ -192,7 +177,7 @@ def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
 
 
 def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) -> None:
-    """Negatives are drawn by the items' training interactions; an item without any can still be drawn, seldom."""
+    """Negatives are sampled by training interactions. An item without any is still sampled, but rarely."""
     table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3], "num_in_windows": [4, 0, 3]})
     pq.write_table(table, tmp_path / "part.parquet")
     train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity").model_dump()
@@ -203,7 +188,7 @@ def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) ->
 
 
 def _cycle() -> Batch:
-    """Windows over a catalogue of 40 items in which the next item is the present one plus one."""
+    """Windows over a catalogue of 40 items, in which each item is followed by the next number."""
     items = (np.arange(6)[None, :] + np.arange(40)[:, None]) % 40
     store = WindowStore(
         inputs=items[:, :-1].ravel().astype(np.int32),
@@ -249,36 +234,32 @@ def _train(module: NextItemTraining, batch: Batch, *, steps: int = 60) -> list[f
     return losses
 
 
-@pytest.mark.parametrize(
-    ("loss", "popularity"),
-    [("sampled_softmax", False), ("sampled_softmax", True), ("gbce", False), ("binary_cross_entropy", True)],
-)
-def test_a_student_learns_with_every_sampled_loss(loss: str, popularity: bool) -> None:
-    """Sampled losses teach a cycle of 40 items from 10 negatives a step; chance is 1/40."""
+@pytest.mark.parametrize("popularity", [False, True])
+def test_a_student_learns_with_sampled_negatives(popularity: bool) -> None:
+    """The sampled softmax teaches a cycle of 40 items from 10 negatives a step. Chance is 1/40."""
     torch.manual_seed(3)
     batch = _cycle()
     weights = torch.arange(10.0, 50.0) if popularity else None
-    module = NextItemTraining(_model(), ranking=Ranking(loss, 10, 0.75, weights))
-    _train(module, batch, steps=300 if loss in ("gbce", "binary_cross_entropy") else 100)
+    module = NextItemTraining(_model(), ranking=Ranking(10, weights))
+    _train(module, batch, steps=100)
     assert _accuracy(module, batch) > 0.9
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_student_learns_from_the_teacher_alone(name: str) -> None:
-    """With targets that are wrong and a large weight, every distillation loss teaches what the cached teacher knows."""
+    """With wrong targets and a large weight, any divergence teaches what the cached teacher knows."""
     torch.manual_seed(3)
     batch = _cycle()
     cached, batch = _cached(batch)
     wrong = Batch(**{**vars(batch), "targets_T": torch.zeros_like(batch.targets_T)})
-    how = KL._replace(loss=name)
-    module = NextItemTraining(_model(), cached=cached, kl_weight=50.0, temperature=1.0, distillation=how)
+    module = NextItemTraining(_model(), cached=cached, kl_weight=50.0, divergence=DIVERGENCES[name])
     _train(module, wrong)
     assert _accuracy(module, batch) > 0.9
 
 
 @pytest.mark.parametrize("popularity", [False, True])
 def test_a_student_learns_from_draws_against_negatives(popularity: bool) -> None:
-    """With targets that are wrong, what the teachers drew teaches the cycle, though no step scores more than 14 items."""
+    """With wrong targets, the sampled targets of the teachers teach the cycle. No step scores more than 14 items."""
     torch.manual_seed(3)
     batch = _cycle()
     drawn = batch.targets_T.int()[:, None].repeat(1, 4)
@@ -291,7 +272,7 @@ def test_a_student_learns_from_draws_against_negatives(popularity: bool) -> None
         }
     )
     weights = torch.arange(10.0, 50.0) if popularity else None
-    ranking = Ranking("sampled_softmax", 10, 0.75, weights)
+    ranking = Ranking(10, weights)
     module = NextItemTraining(_model(), draws=True, kl_weight=50.0, temperature=1.0, ranking=ranking)
     losses = _train(module, wrong, steps=150)
     assert losses[-1] < losses[0] / 3
@@ -299,40 +280,38 @@ def test_a_student_learns_from_draws_against_negatives(popularity: bool) -> None
 
 
 def test_kl_with_sampled_softmax_adds_the_parts() -> None:
-    """A sampled loss on the data and the KL to a teacher: the total is their weighted sum, accuracy is over all items."""
+    """With the sampled softmax and the KL, the total is their weighted sum. The accuracy is over all items."""
     torch.manual_seed(3)
     cached, batch = _cached(_cycle())
-    every = Ranking("sampled_softmax", 40, 0.0, None)
+    every = Ranking(40, None)
     plain = NextItemTraining(_model(), cached=cached, kl_weight=0.6, temperature=2.0)
     both = NextItemTraining(plain.student, cached=cached, kl_weight=0.6, temperature=2.0, ranking=every)
     full, sampled = plain(batch), both(batch)
     torch.testing.assert_close(sampled.kl, full.kl, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(sampled.total, sampled.student_ce + 0.6 * sampled.kl)
-    both.ranking = every._replace(negatives=1)  # that one outscores about half of the targets
+    both.ranking = every._replace(negatives=1)  # it outscores about half of the targets
     assert both(batch).correct == full.correct < 100
     assert sampled.student_ce.item() == pytest.approx(full.student_ce.item(), rel=0.1)
 
 
-@pytest.mark.parametrize("how", [None, KL])
-def test_kl_takes_the_fused_path(monkeypatch: pytest.MonkeyPatch, how: Distillation | None) -> None:
-    """The default losses never enter the general, slower path."""
+def test_the_kl_takes_the_faster_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cross-entropy and KL never take the general, slower form. Another divergence does."""
 
     def fail(*_: object, **__: object) -> None:
-        raise AssertionError("the general path was taken")
+        raise AssertionError("the general form was taken")
 
     monkeypatch.setattr("kdlib.training.module.chunked", fail)
     cached, batch = _cached(_cycle())
-    NextItemTraining(_model(), cached=cached, kl_weight=1.0, temperature=2.0, distillation=how)(batch).total.backward()
-    with pytest.raises(AssertionError, match="general path"):
-        NextItemTraining(_model(), cached=cached, kl_weight=1.0, distillation=KL._replace(loss="reverse_kl"))(batch)
+    NextItemTraining(_model(), cached=cached, kl_weight=1.0, temperature=2.0)(batch).total.backward()
+    with pytest.raises(AssertionError, match="general form"):
+        NextItemTraining(_model(), cached=cached, kl_weight=1.0, divergence=_reverse_kl)(batch)
 
 
 def test_hidden_match_turns_the_student_towards_the_teacher() -> None:
-    """The projected state comes to point where the teacher's does, and the loss is what the formula says."""
+    """The projected state turns to the direction of the teacher's, and the loss is that of the formula."""
     torch.manual_seed(3)
     cached, batch = _cached(_cycle())
-    how = KL._replace(hidden_weight=2.0)
-    module = NextItemTraining(_model(), cached=cached, kl_weight=0.5, temperature=2.0, distillation=how)
+    module = NextItemTraining(_model(), cached=cached, kl_weight=0.5, temperature=2.0, hidden_weight=2.0)
 
     def apart() -> Tensor:
         own = module.student(batch.items_BL, batch.context_BLC).flatten(0, 1)[batch.positions_T]
@@ -348,21 +327,20 @@ def test_hidden_match_turns_the_student_towards_the_teacher() -> None:
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_projections_are_trained_and_not_exported(joint: bool) -> None:
-    """Projector and auxiliary head are parameters of the module, get gradients, and are no part of the student."""
+def test_the_projection_is_trained_and_not_exported(joint: bool) -> None:
+    """The projection is a parameter of the module and gets a gradient. It is no part of the student."""
     torch.manual_seed(3)
     cached, batch = _cached(_cycle())
-    how = KL._replace(hidden_weight=1.0, auxiliary_head=True)
     module = NextItemTraining(
         _model(),
         teacher=_model(dim=10) if joint else None,
         cached=None if joint else cached,
         kl_weight=1.0,
         temperature=2.0,
-        distillation=how,
+        hidden_weight=1.0,
     )
     module(batch).total.backward()
-    own = {"projector.weight", "auxiliary.weight"}
+    own = {"projector.weight"}
     assert own <= {name for name, value in module.named_parameters() if value.grad is not None and value.grad.any()}
     assert module.student.state_dict().keys() == _model().state_dict().keys()
     plain = NextItemTraining(_model(), cached=cached)
@@ -370,33 +348,13 @@ def test_projections_are_trained_and_not_exported(joint: bool) -> None:
     assert all(name.startswith("student.") for name, _ in plain.named_parameters())
 
 
-def test_auxiliary_head_takes_the_divergence_off_the_serving_head() -> None:
-    """At the start the auxiliary head is the serving head; later the KL moves it and the cross-entropy the other."""
-    torch.manual_seed(3)
-    cached, batch = _cached(_cycle())
-    build = partial(NextItemTraining, _model(), cached=cached, kl_weight=0.6, temperature=2.0)
-    plain, auxiliary = build()(batch), build(distillation=KL._replace(auxiliary_head=True))
-    first = auxiliary(batch)
-    for name in ("total", "student_ce", "kl"):
-        torch.testing.assert_close(getattr(first, name), getattr(plain, name), rtol=1e-5, atol=1e-3)
-    _train(auxiliary, batch, steps=40)
-    first = auxiliary(batch)
-    assert first.correct > 100
-    with torch.no_grad():
-        auxiliary.auxiliary.weight.mul_(-20.0)  # type: ignore[union-attr]
-    second = auxiliary(batch)
-    torch.testing.assert_close(second.student_ce, first.student_ce)
-    assert second.correct == first.correct
-    assert (second.kl - first.kl).abs() > 1
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_joint_training_leaves_the_teacher_to_its_own_loss(name: str) -> None:
-    """Whatever the student follows, the teacher's gradient is that of its cross-entropy alone."""
+    """For any divergence, the teacher's gradient is that of its own cross-entropy."""
     torch.manual_seed(3)
     batch, student, teacher = _cycle(), _model(), _model(dim=10)
-    how = KL._replace(loss=name, hidden_weight=1.0)
-    module = NextItemTraining(student, teacher=teacher, kl_weight=3.0, temperature=2.0, distillation=how)
+    how = {"divergence": DIVERGENCES[name], "hidden_weight": 1.0}
+    module = NextItemTraining(student, teacher=teacher, kl_weight=3.0, temperature=2.0, **how)
     module(batch).total.backward()
     joint = [parameter.grad.clone() for parameter in teacher.parameters() if parameter.grad is not None]
     teacher.zero_grad()
@@ -408,13 +366,13 @@ def test_joint_training_leaves_the_teacher_to_its_own_loss(name: str) -> None:
 
 
 def test_draws_against_negatives_train_under_autocast() -> None:
-    """On a GPU with bf16 the forward pass alone is in autocast: loss and gradients are those without, within its rounding."""
+    """With bf16 on a GPU, autocast covers the forward pass only. Loss and gradients change by the rounding."""
     batch, found = _cycle(), []
     drawn = batch.targets_T.int()[:, None].repeat(1, 4)
     batch = replace(batch, hidden_TK=drawn.view(torch.int8), scales_TN=torch.zeros(len(drawn), 1))
     for enabled in (False, True):
         torch.manual_seed(3)
-        ranking = Ranking("sampled_softmax", 10, 0.75, None)
+        ranking = Ranking(10, None)
         module = NextItemTraining(_model(), draws=True, kl_weight=2.0, temperature=1.0, ranking=ranking).eval()
         torch.manual_seed(4)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

@@ -1,4 +1,4 @@
-"""Items that never occur in training: what a model that reads titles learns of them."""
+"""New items never occur in training: what a model that reads titles learns about them."""
 
 from dataclasses import replace
 
@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from kdlib.data.batches import Batch
-from kdlib.losses.next_item import Scored
+from kdlib.losses.scored import Scored
 from kdlib.models.sequence import SequenceModel
 from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
 
 
 def _reading_model() -> SequenceModel:
-    """Six items, the last two new; the last two columns of the titles are theirs alone."""
+    """Six items, the last two new. Only the new items have values in the last two columns of the titles."""
     model = _model([True, True, True, True, False, False])
     model.text_vectors_VE = torch.block_diag(torch.randn(4, 3), torch.randn(2, 2))
     return model
 
 
 def _of_new_titles(model: SequenceModel) -> float:
-    """How much what only new items' titles say has been pushed."""
+    """Size of the gradient of the columns that only new items' titles have."""
     assert model.text_projection is not None
     assert model.text_projection.weight.grad is not None
     return float(model.text_projection.weight.grad[:, 3:].abs().sum())
@@ -40,7 +40,7 @@ def _model(trained: list[bool], *, text: bool = True) -> SequenceModel:
 
 
 def test_the_loss_is_that_of_a_catalogue_without_the_new_items() -> None:
-    """Items outside training at the end of the catalogue leave the loss of a model that reads titles as it is."""
+    """New items at the end of the catalogue do not change the loss of a model that reads titles."""
     with_new = _model([True, True, True, True, False, False])
     without = _model([True] * 4)
     weights = dict(with_new.state_dict(), item_embedding=with_new.item_embedding[:4])
@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_a_catalogue_without_the_new_items() -> None:
 
 
 def test_targets_keep_their_items_after_a_gap() -> None:
-    """With a new item in the middle of the catalogue the target of a position is still its own item."""
+    """A new item in the middle of the catalogue does not shift the targets."""
     model = _model([True, False, True, True]).eval()
     batch = _batch([2, 3, 0])
     vectors_VD = model.item_vectors()
@@ -62,20 +62,19 @@ def test_targets_keep_their_items_after_a_gap() -> None:
 
 
 def test_without_text_new_items_are_negatives() -> None:
-    """A model of item ids alone, which can know nothing of a new item, learns that it never comes."""
+    """A model without titles knows nothing about a new item, and learns that it never comes."""
     model = _model([True, True, True, False], text=False)
     NextItemTraining(model)(_batch([1, 2, 0])).total.backward()
     assert model.item_embedding.grad is not None
     assert model.item_embedding.grad[3].abs().sum() > 0
 
 
-@pytest.mark.parametrize("loss", [None, "sampled_softmax"])
-def test_a_taught_student_hears_of_new_items(loss: str | None) -> None:
-    """From hidden states it learns how likely its teachers call them: their titles are moved, towards that."""
+@pytest.mark.parametrize("ranking", [None, Ranking(3, None)])
+def test_a_taught_student_hears_of_new_items(ranking: Ranking | None) -> None:
+    """It learns from the teachers' hidden states how likely new items are: their titles get a gradient and the KL falls."""
     model, head = _reading_model(), torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     head[4:] *= 10
     batch = replace(_batch([1, 2, 3]), hidden_TK=torch.randn(3, 4), scales_TN=torch.ones(3, 1))
-    ranking = None if loss is None else Ranking(loss, 3, 0.5, None)
     module = NextItemTraining(model, cached=CachedTeachers([(head, None)], [1.0]), kl_weight=5.0, ranking=ranking)
     before = module(batch).kl
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -87,16 +86,15 @@ def test_a_taught_student_hears_of_new_items(loss: str | None) -> None:
     assert module(batch).kl < before
 
 
-@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "binary_cross_entropy"])
 @pytest.mark.parametrize("popularity", [False, True])
-def test_sampled_losses_draw_no_new_item(loss: str, popularity: bool) -> None:
-    """However often they draw: what only a new item's title says gets no gradient."""
+def test_sampled_losses_draw_no_new_item(popularity: bool) -> None:
+    """The columns that only new items' titles have never get a gradient."""
     model = _model([True, True, True, True, False, False])
     model.text_vectors_VE = torch.block_diag(
         torch.randn(4, 3), torch.randn(2, 2)
     )  # the last two columns are the new items'
     weights = torch.full((6,), 1.0) if popularity else None
-    module = NextItemTraining(model, ranking=Ranking(loss, 3, 0.5, weights))
+    module = NextItemTraining(model, ranking=Ranking(3, weights))
     for _ in range(50):
         module(_batch([1, 2, 3])).total.backward()
     assert model.text_projection is not None
@@ -107,7 +105,7 @@ def test_sampled_losses_draw_no_new_item(loss: str, popularity: bool) -> None:
 
 @pytest.mark.parametrize("student_reads", [False, True])
 def test_a_teacher_that_learns_along_has_no_new_negatives_either(student_reads: bool) -> None:
-    """Whether or not its student reads titles, which has them as negatives and its teacher to tell how likely they are."""
+    """A teacher in joint training has no new items as negatives. A student that reads no titles has them."""
     teacher = _model([True, True, True, True, False, False])
     teacher.text_vectors_VE = torch.block_diag(torch.randn(4, 3), torch.randn(2, 2))
     student = _model([True, True, True, True, False, False], text=student_reads)
@@ -120,11 +118,11 @@ def test_a_teacher_that_learns_along_has_no_new_negatives_either(student_reads: 
 
 
 def test_draws_from_all_items_keep_new_items_as_negatives() -> None:
-    """What can be a positive must be able to be a negative, or it would only ever rise."""
+    """An item that can be a sampled target must also be a negative, or its score would only rise."""
     model = _reading_model()
     drawn = torch.tensor([[4, 0], [1, 5], [2, 3]], dtype=torch.int32)
     batch = replace(_batch([1, 2, 3]), hidden_TK=drawn.view(torch.int8), scales_TN=torch.zeros(3, 1))
-    module = NextItemTraining(model, draws=True, kl_weight=1.0, ranking=Ranking("sampled_softmax", 5, 0.5, None))
+    module = NextItemTraining(model, draws=True, kl_weight=1.0, ranking=Ranking(5, None))
     seen = {int(item) for _ in range(50) for item in module._negatives(_head_of(model))}
     assert seen == set(range(6))
     module(batch).total.backward()
@@ -136,7 +134,7 @@ def _head_of(model: SequenceModel) -> Scored:
 
 
 def test_an_output_matrix_of_its_own_has_new_items_as_negatives() -> None:
-    """Untied, no title scores an item: a row that no loss touched would rank by chance."""
+    """With an output matrix of its own no title scores an item. A row without a gradient would rank by chance."""
     torch.manual_seed(0)
     model = SequenceModel(
         num_items=4,
@@ -150,9 +148,3 @@ def test_an_output_matrix_of_its_own_has_new_items_as_negatives() -> None:
     assert model.output_embedding is not None
     assert model.output_embedding.grad is not None
     assert model.output_embedding.grad[3].abs().sum() > 0
-
-
-def test_gbce_takes_more_negatives_than_training_items() -> None:
-    """A small catalogue with new items is no error: at most every other item is sampled."""
-    module = NextItemTraining(_reading_model(), ranking=Ranking("gbce", 5, 0.75, None))
-    assert torch.isfinite(module(_batch([1, 2, 3])).total)

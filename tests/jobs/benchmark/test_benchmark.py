@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-
 from jobs.benchmark.__main__ import results_path
+
 from jobs.benchmark.results import _peers
 from jobs.benchmark.selection import best_kind, read_selection
 from kdlib.config.benchmark import draw_trials, load_benchmark, merge
@@ -151,21 +151,24 @@ def test_overrides_reach_the_benchmark_and_with_a_prefix_the_run(tmp_path: Path)
             r"arm student is wrong: unknown key student\.model\.dmi",
         ),
         ({"arms": {"student": {"teacher": "nobody"}}}, r"arms\.student\.teacher.*'nobody'"),
-        ({"arms": {"student": {"like": "other"}}}, "student is like other, which is no other arm"),
-        ({"arms": {"student": {"like": "b"}, "b": {"like": "student"}}}, "which is no other arm"),
-        ({"arms": {"student": {"teacher": "self"}}}, "needs an arm without a teacher"),
-        ({"arms": {"student": {"teacher": "self", "seeds": [3]}, "p": {"teacher": "none"}}}, r"its seeds \[3\]"),
-        ({"arms": {"student": {"plain": "student"}}}, "plain is student, which is no arm with teacher: none"),
-        ({"arms": {"student": {}, "popularity": {}}}, "would take the names of baselines"),
-        ({"peers": {"student": "a.json"}}, r"peers: \['student'\] are the names of arms"),
-        ({"arms": {"other": {}}}, r"main: student is none of the arms \['other'\]"),
+        ({"arms": {"student": {"like": "other"}}}, "student: like .*found other"),
+        ({"arms": {"student": {"like": "b"}, "b": {"like": "student"}}}, "like needs another"),
+        ({"arms": {"student": {"teacher": "self"}}}, "needs an arm with teacher: none"),
+        ({"arms": {"student": {"teacher": "self", "seeds": [3]}, "p": {"teacher": "none"}}}, r"seeds \[3\]"),
+        ({"arms": {"student": {"plain": "student"}}}, "plain needs an arm with teacher: none.*found student"),
+        ({"arms": {"student": {}, "popularity": {}}}, "names of baselines"),
+        ({"peers": {"student": "a.json"}}, r"peers: \['student'\] are names of arms"),
+        ({"arms": {"other": {}}}, r"main: .*\['other'\], found student"),
         ({"arms": {"student": {"distillation": {"mode": "joint"}}}}, "joint"),
         ({"seeds": []}, "seeds"),
         (
             {"tuning": {"trials": 1, "arms": ["x"], "space": {"student.train.epochs": [1]}}},
-            r"tuning\.arms names \['x'\]",
+            r"tuning\.arms: .*found \['x'\]",
         ),
-        ({"tuning": {"trials": 1, "arms": ["student"], "space": {"training.workers": [1]}}}, "not below student or"),
+        (
+            {"tuning": {"trials": 1, "arms": ["student"], "space": {"training.workers": [1]}}},
+            "must be below student or distillation",
+        ),
         ({"tuning": {"trials": 1, "arms": ["student"], "space": {"student.train.epoch": [1]}}}, r"student\.train"),
         (
             {

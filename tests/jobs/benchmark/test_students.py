@@ -114,7 +114,7 @@ def test_a_control_without_states_leaves_the_hidden_match_out(tmp_path: Path, fi
     """Where uniform or popularity stand in for the teachers there is no hidden state to match, whatever the settings."""
     match = {"distillation": {"hidden_weight": 0.5}}
     _train(tmp_path, student=match, uniform=match | {"teacher": "uniform"}, shares=match | {"teacher": "popularity"})
-    weights = {run.name: (run.distillation or {}).get("hidden_weight") for run in fits[0]}
+    weights = {run.name: run.hidden_weight for run in fits[0]}
     assert (weights["student_s1"], weights["uniform_s1"], weights["shares_s1"]) == (0.5, 0.0, 0.0)
 
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from jobs.runtime.search_teacher import teacher
 
 from jobs import search
-from jobs.runtime.search_teacher import teacher
 from kdlib.config.load import load_config
 from kdlib.errors import ConfigError, ModelError
 from kdlib.release import promotions

@@ -1,0 +1,267 @@
+"""The two passes of `kdlib.losses.blocked` on a GPU: Triton kernels, so that the logits never leave the chip.
+
+Three kernels of `kdlib.losses.triton_kernels` run one after the other. Each computes its tiles of logits again:
+
+1. the logsumexps, once for the student and once for each teacher;
+2. the divergence and the gradient of the hidden states;
+3. the gradients of matrix and bias.
+
+In the first two, a program takes a block of positions and a share of the items, and the results of the shares are added up
+afterwards. In the third, a program takes a block of items and all positions. Each program writes only its own results. There
+are no atomic operations, so every run gives the same bits.
+
+Factors of products are bfloat16 or float32, everything else is float32. Products of float32 are exact ("ieee"). They use no
+tensor cores and spill many registers, and are only for the tests. The kernels ran in Triton's interpreter and were compiled
+for sm_90. They were not timed on a GPU. Import this module only where Triton is installed.
+
+Shapes: T real positions, W scoring width, V items, N teachers.
+"""
+
+# Triton's language looks like Python but is not, and Triton is not installed everywhere
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdlib.losses.scored import KERNEL_WIDTH, Gradients, LossSums, Scored, Teachers, with_gradient
+from kdlib.losses.triton_kernels import hidden_kernel, logsumexp_kernel, weight_kernel
+
+
+class Tile(NamedTuple):
+    """The part of the logits that a program holds at a time."""
+
+    positions: int
+    items: int
+    warps: int
+
+
+LOGSUMEXP_TILE = Tile(positions=128, items=128, warps=8)
+HIDDEN_TILE = Tile(positions=128, items=64, warps=8)
+WEIGHT_TILE = Tile(positions=64, items=128, warps=8)
+PIPELINE_STAGES = 2
+"""Stages of the pipeline of loads.
+
+Compiled for sm_90 in bfloat16 with one teacher, a student 128 wide takes 96 KiB of shared memory and spills no registers. A
+student 256 wide takes 144 KiB and spills some. An A100 has 163 KiB, an H100 227."""
+PROGRAMS = 512
+"""Number of programs that share the work, about four for each of the 132 processors of an H100. The blocks of positions
+alone are too few, so the items are cut into shares too."""
+INNER = 64
+"""Columns of hidden states that are multiplied at a time in the teachers' logits and in the logsumexps. The shared memory then
+does not depend on the teachers' width."""
+
+
+class _Mixed(NamedTuple):
+    """All teachers side by side, each padded with zeros to the width of the widest."""
+
+    hidden: Tensor
+    """[T, N·width]"""
+    weight: Tensor
+    """[V, N·width]"""
+    bias: Tensor | None
+    """float32 [N, V]"""
+    logsumexp: Tensor
+    """float32 [N, T]: logsumexp of the logits at the temperature, minus the log of the teacher's share."""
+    width: int
+    """Of one teacher, padding included."""
+
+
+def cross_entropy_and_kl(
+    student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.bfloat16
+) -> LossSums:
+    """`kdlib.losses.dispatch.cross_entropy_and_kl` on a CUDA device, or on any device in Triton's interpreter.
+
+    Args:
+      student: at most `KERNEL_WIDTH` wide.
+      targets_T, teachers: see there.
+      dtype: bfloat16 or float32, of the factors of every matrix product.
+
+    Raises:
+      ValueError: the student is too wide.
+    """
+    if student.hidden_TW.shape[1] > KERNEL_WIDTH:
+        raise ValueError(
+            f"the Triton kernels take students at most {KERNEL_WIDTH} wide, found {student.hidden_TW.shape[1]}."
+            " Use kdlib.losses.blocked instead"
+        )
+    return with_gradient(student, targets_T, teachers, _compute, dtype=dtype)
+
+
+def _compute(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients) -> Tensor:
+    """A `Compute` function: the three kernels one after the other."""
+    if len(targets_T) == 0:
+        return torch.zeros(3, device=targets_T.device)
+    student = Scored(*(None if part is None else part.contiguous() for part in student))  # type: ignore[arg-type]
+    targets_T = targets_T.contiguous()
+    with torch.cuda.device_of(targets_T):  # Triton launches on the current device
+        scale = 1.0 if teachers is None else 1 / teachers.temperature
+        best_T, target_T, logsumexp_T, tempered_T = _logsumexps(
+            student, targets_T, scale, tempered=teachers is not None
+        )
+        mixed = None if teachers is None else _mix(teachers)
+        kl = torch.zeros((), device=targets_T.device)
+        pull = 0.0 if teachers is None else teachers.kl_weight * teachers.temperature
+        common = (student, targets_T, logsumexp_T, tempered_T, mixed, scale, pull)
+        if gradients.hidden_TW is not None or mixed is not None:
+            hidden_TW, kl = _hidden_gradient(*common)
+            if gradients.hidden_TW is not None:
+                gradients.hidden_TW.copy_(hidden_TW)
+        if gradients.weight_VW is not None or gradients.bias_V is not None:
+            _weight_gradient(*common, gradients)
+    ce = (logsumexp_T - target_T).sum()
+    return torch.stack([ce, kl / scale**2, (target_T >= best_T).sum().float()])
+
+
+def _shares(tile: Tile, positions: int, items: int) -> tuple[int, int]:
+    """Number of shares that the items are cut into, and number of items of one share."""
+    blocks = triton.cdiv(items, tile.items)
+    share = triton.cdiv(blocks, max(1, PROGRAMS // triton.cdiv(positions, tile.positions))) * tile.items
+    return triton.cdiv(items, share), share
+
+
+def _logsumexps(
+    scored: Scored, targets_T: Tensor | None, scale: float, *, tempered: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Best logit, target's logit, logsumexp of the logits and of `scale · logits`: float32 [T] each.
+
+    Without targets, only the best logit and the last result have a meaning. Without `tempered`, the last result has none.
+    """
+    (positions, width), items, tile = scored.hidden_TW.shape, scored.weight_VW.shape[0], LOGSUMEXP_TILE
+    shares, share = _shares(tile, positions, items)
+    best, target, plain, scaled = torch.empty(4, shares, positions, device=scored.hidden_TW.device).unbind()
+    logsumexp_kernel[(triton.cdiv(positions, tile.positions), shares)](
+        scored.hidden_TW,
+        scored.weight_VW,
+        scored.bias_V,
+        targets_T,
+        best,
+        target,
+        plain,
+        scaled,
+        positions,
+        items,
+        share,
+        scale,
+        WIDTH=width,
+        STRIDE=scored.weight_VW.stride(0),
+        TEMPERED=tempered,
+        BLOCK_T=tile.positions,
+        BLOCK_V=tile.items,
+        BLOCK_W=_block(width, INNER),
+        num_warps=tile.warps,
+        num_stages=PIPELINE_STAGES,
+    )
+    return best.amax(0), target.amax(0), plain.logsumexp(0), scaled.logsumexp(0)
+
+
+def _mix(teachers: Teachers) -> _Mixed:
+    """Put the teachers side by side and compute their logsumexps."""
+    width = max(scored.hidden_TW.shape[1] for scored in teachers.scored)
+    hidden = _side_by_side([scored.hidden_TW for scored in teachers.scored], width)
+    weight = _side_by_side([scored.weight_VW for scored in teachers.scored], width)
+    bias = None
+    if any(scored.bias_V is not None for scored in teachers.scored):
+        zeros_V = torch.zeros(weight.shape[0], device=weight.device)
+        bias = torch.stack([zeros_V if s.bias_V is None else s.bias_V.float() for s in teachers.scored])
+    logsumexps = []
+    for number, share in enumerate(teachers.weights):
+        columns = slice(number * width, (number + 1) * width)
+        scored = Scored(hidden[:, columns], weight[:, columns], None if bias is None else bias[number])
+        logsumexp_T = _logsumexps(scored, None, 1 / teachers.temperature, tempered=True)[3]
+        logsumexps.append(logsumexp_T - torch.tensor(share / sum(teachers.weights), dtype=torch.float64).log().item())
+    return _Mixed(hidden, weight, bias, torch.stack(logsumexps), width)
+
+
+def _side_by_side(matrices: list[Tensor], width: int) -> Tensor:
+    if len(matrices) == 1:
+        return matrices[0].contiguous()
+    return torch.cat([F.pad(matrix, (0, width - matrix.shape[1])) for matrix in matrices], 1)
+
+
+def _hidden_gradient(
+    student: Scored,
+    targets_T: Tensor,
+    logsumexp_T: Tensor,
+    tempered_T: Tensor,
+    mixed: _Mixed | None,
+    scale: float,
+    pull: float,
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the hidden states, float32 [T, W], and Σ KL at the temperature, without the factor T²."""
+    (positions, width), items, tile = student.hidden_TW.shape, student.weight_VW.shape[0], HIDDEN_TILE
+    shares, share = _shares(tile, positions, items)
+    gradient = torch.empty(shares, positions, width, device=targets_T.device)
+    kl = torch.empty(shares, positions, device=targets_T.device)
+    hidden_kernel[(triton.cdiv(positions, tile.positions), shares)](
+        *student,
+        targets_T,
+        logsumexp_T,
+        tempered_T,
+        *_pointers(mixed),
+        gradient,
+        kl,
+        positions,
+        items,
+        share,
+        scale,
+        pull,
+        **_sizes(student, mixed, tile),
+    )
+    return gradient.sum(0), kl.sum()
+
+
+def _weight_gradient(
+    student: Scored,
+    targets_T: Tensor,
+    logsumexp_T: Tensor,
+    tempered_T: Tensor,
+    mixed: _Mixed | None,
+    scale: float,
+    pull: float,
+    gradients: Gradients,
+) -> None:
+    """Write the gradients of matrix and bias."""
+    positions, items, tile = len(targets_T), student.weight_VW.shape[0], WEIGHT_TILE
+    weight_kernel[(triton.cdiv(items, tile.items),)](
+        *student,
+        targets_T,
+        logsumexp_T,
+        tempered_T,
+        *_pointers(mixed),
+        gradients.weight_VW,
+        gradients.bias_V,
+        positions,
+        items,
+        scale,
+        pull,
+        **_sizes(student, mixed, tile),
+    )
+
+
+def _pointers(mixed: _Mixed | None) -> tuple[Tensor | None, ...]:
+    return (None,) * 4 if mixed is None else mixed[:4]
+
+
+def _sizes(student: Scored, mixed: _Mixed | None, tile: Tile) -> dict[str, int]:
+    width = student.hidden_TW.shape[1]
+    return {
+        "WIDTH": width,
+        "TEACHERS": 0 if mixed is None else len(mixed.logsumexp),
+        "TEACHER_WIDTH": 0 if mixed is None else mixed.width,
+        "BLOCK_T": tile.positions,
+        "BLOCK_V": tile.items,
+        "BLOCK_W": _block(width, KERNEL_WIDTH),
+        "BLOCK_K": _block(0 if mixed is None else mixed.width, INNER),
+        "num_warps": tile.warps,
+        "num_stages": PIPELINE_STAGES,
+    }
+
+
+def _block(width: int, most: int) -> int:
+    """Columns of a block: a power of two from 16, which `tl.dot` needs, to `most`."""
+    return min(max(16, triton.next_power_of_2(width)), most)
