@@ -16,6 +16,7 @@ from jobs.runtime.step import run_step
 from jobs.runtime.teachers import ensemble, teacher_folders
 from jobs.runtime.titles import title_vectors
 from jobs.runtime.warm_start import Start, earlier_model, run_options, warm_training
+from kdlib.config.models import TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
@@ -61,7 +62,7 @@ def run(config: RunConfig) -> dict[str, Manifest]:
             if joint:
                 taught = replace(
                     taught,
-                    teacher=config.teachers[0].model.model_dump(mode="json"),
+                    teacher=config.teachers[0].model,
                     teacher_export=str(staging[teacher_name]),
                     teacher_title_vectors=None if text is None else str(text),
                 )
@@ -128,17 +129,15 @@ def student_run(
         "kl_weight": config.distillation.kl_weight,
         "temperature": config.distillation.temperature,
         "item_start": config.distillation.item_start,
-        "distillation": config.distillation.model_dump(
-            include={"loss", "top_items", "jensen_shannon_beta", "hidden_weight", "auxiliary_head"}
-        ),
+        "distillation": config.distillation,
     }
     student = config.student if taught else config.student.without_teachers()
     train = warm_training(config, config.training.resolve(student.train).model_dump(), start)
     return TrainingRun(
         name=name,
         export=str(export),
-        model=student.model.model_dump(mode="json"),
-        train=train,
+        model=student.model,
+        train=TrainConfig(**train),
         seed=seed,
         title_vectors=None if titles is None else str(titles),
         cached=list(cached),

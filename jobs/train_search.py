@@ -15,8 +15,8 @@ from jobs.runtime.published import parquet_files, versions
 from jobs.runtime.ray_cluster import read_parquet, start_ray
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from jobs.runtime.search_teacher import teacher
-from jobs.runtime.search_worker import search_worker
 from jobs.runtime.step import code_version, run_step
+from jobs.runtime.train_worker import train_worker
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.search.catalogue_queries import catalogue_queries
@@ -26,6 +26,7 @@ from kdlib.search.tokenizer import known_words, smaller_tokenizer
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 from kdlib.teachers.text import read_vectors
+from kdlib.training.specs import SearchSpec
 
 MODEL = "models/search_student"
 QUERY_TOKENS = 32
@@ -100,20 +101,23 @@ def _train(config: RunConfig, products: pa.Table, typed: list[str], encoder: Pat
         tokenizer, pieces = smaller_tokenizer(
             encoder / TOKENIZER, [*product_texts(products), *typed], size=settings.vocabulary
         )
-        own = {"tokenizer": tokenizer, "pieces": pieces, "words": known_words(encoder / TOKENIZER)}
-        spec = {
-            **own,
-            "name": name,
-            "seed": config.seed,
-            "search": chosen,
-            "encoder": str(encoder),
-            "products": parquet_files(vectors),
-            "held_out": parquet_files(targets),
-            "export": str(finished),
-            "facts": {"teacher": version, "inputs": inputs, "seed": config.seed, "search": chosen},
-        }
+        spec = SearchSpec(
+            name=name,
+            search=settings,
+            seed=config.seed,
+            encoder=str(encoder),
+            tokenizer=tokenizer,
+            pieces=pieces,
+            words=known_words(encoder / TOKENIZER),
+            products=parquet_files(vectors),
+            held_out=parquet_files(targets),
+            export=str(finished),
+            metadata={"teacher": version, "inputs": inputs, "seed": config.seed, "search": chosen},
+        )
         train = read_parquet(parquet_files(targets))
-        run_workers(config, search_worker, spec, train, name=name, stage="train_search", epochs=settings.epochs)
+        run_workers(
+            config, train_worker, {"spec": spec}, train, name=name, stage="train_search", epochs=settings.epochs
+        )
         if not (finished / STUDENT_FILE).exists():
             raise TrainingError("train_search: the workers ended without a student; see the log")
         shutil.copytree(finished, staging[MODEL], dirs_exist_ok=True)

@@ -12,7 +12,7 @@ from jobs.runtime.ray_train import Trainable, TrainingRun, fit_missing
 from jobs.runtime.step import run_step
 from jobs.runtime.titles import title_vectors
 from jobs.runtime.warm_start import earlier_model, run_options, warm_training
-from kdlib.config.models import TeacherConfig
+from kdlib.config.models import TeacherConfig, TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.store.partitions import Manifest
 
@@ -90,8 +90,8 @@ def _train(
             run=lambda export: TrainingRun(
                 name=teacher.models[fold].removeprefix("models/"),
                 export=str(export),
-                model=model,
-                train=train,
+                model=teacher.model,
+                train=TrainConfig(**train),
                 seed=seed,
                 title_vectors=None if vectors is None else str(vectors),
                 statistics=str(source.statistics),

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.console import command, say
-from jobs.runtime.encoder_worker import ENCODER_FILE, encoder_worker
 from jobs.runtime.published import Features, features, parquet_files
 from jobs.runtime.ray_cluster import read_parquet, start_ray
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from jobs.runtime.step import code_version, run_step
+from jobs.runtime.train_worker import train_worker
 from kdlib.config.models import TextConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, TrainingError
@@ -19,6 +19,7 @@ from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 from kdlib.teachers.contrastive import training_pairs
 from kdlib.teachers.text import encoder_folder, encoder_version, from_anywhere
+from kdlib.training.specs import ENCODER_FILE, EncoderSpec
 
 
 def run(config: RunConfig) -> dict[str, Manifest]:
@@ -113,19 +114,20 @@ def fit_encoder(
     )  # a worker's place that outlives this process
     finished.mkdir(parents=True, exist_ok=True)
     adapt = text.adapt.model_dump(mode="json")
+    spec = EncoderSpec(
+        name=short,
+        base=from_anywhere(text.encoder),
+        adapt=text.adapt,
+        max_tokens=text.max_tokens,
+        seed=config.seed,
+        export=str(finished),
+        metadata={"base": text.encoder, "inputs": inputs, "adapt": adapt, "seed": config.seed},
+        **data,
+    )
     run_workers(
         config,
-        encoder_worker,
-        {
-            "name": short,
-            "base": from_anywhere(text.encoder),
-            "adapt": adapt,
-            "max_tokens": text.max_tokens,
-            "seed": config.seed,
-            "export": str(finished),
-            "facts": {"base": text.encoder, "inputs": inputs, "adapt": adapt, "seed": config.seed},
-            **data,
-        },
+        train_worker,
+        {"spec": spec},
         pairs,
         name=run_name,
         stage="train_text_encoder",

@@ -19,7 +19,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.models.files import MODEL_FILE
 from kdlib.store import partitions
-from kdlib.training.controls import STATELESS
+from kdlib.training.stand_ins import STATELESS
 
 CONTROLS = ("permuted", "uniform", "popularity")
 
@@ -150,12 +150,12 @@ def _train(config: RunConfig, source: Features, students: list[Student], teacher
                 titles=vectors,
                 codes=made_of,
             )
-            control = student.arm.teacher if student.arm.teacher in CONTROLS else ""
-            if control:  # a control measures what the teachers' knowledge is worth: it must not start from it
+            stand_in = student.arm.teacher if student.arm.teacher in CONTROLS else ""
+            if stand_in:  # it measures what the teachers' knowledge is worth: it must not start from it
                 made = replace(made, item_start="random")
-            if control in STATELESS and made.distillation is not None:
-                made = replace(made, distillation=made.distillation | {"hidden_weight": 0.0})
-            return replace(made, control=control)
+            if stand_in in STATELESS and made.distillation is not None:
+                made = replace(made, distillation=made.distillation.model_copy(update={"hidden_weight": 0.0}))
+            return replace(made, stand_in=stand_in)
 
         return Trainable(
             name=student.model,

@@ -23,7 +23,7 @@ class ArmConfig(Section):
 
     teacher: Literal["ensemble", "none", "permuted", "uniform", "popularity", "self"] = "ensemble"
     """`ensemble`: the run's teachers. `none`: the data alone. `self`: the finished arm of the same student without a
-    teacher, same seed. The others are the controls of `kdlib.training.controls`."""
+    teacher, same seed. The others are the stand-ins of `kdlib.training.stand_ins`."""
     like: Name | None = None
     """Start from another arm's student and distillation, what the tuning chose for it included."""
     student: dict[str, Any] = Field(default_factory=dict)
