@@ -1,6 +1,6 @@
 """The losses as training uses them: chunked against whole logits, sampled against full, and what is left out on export."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jobs.distill import student_run
-from jobs.runtime.student_worker import _ranking, _train_counts
 from kdlib.config.models import DistillationConfig, StudentConfig, TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
@@ -25,6 +24,7 @@ from kdlib.losses.ranking import cross_entropy
 from kdlib.losses.sampled import draw_negatives, sampled_ranking
 from kdlib.models.sequence import SequenceModel
 from kdlib.training.module import CachedTeachers, Distillation, NextItemTraining, Ranking
+from kdlib.training.student_setup import distillation_of, item_counts, ranking_of
 
 POSITIONS, ITEMS, WIDTH, TEMPERATURE = 23, 61, 12, 1.7
 DIVERGENCES = divergences(temperature=TEMPERATURE, top_items=9, beta=0.3)
@@ -181,22 +181,22 @@ def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
     )
     assert taught.distillation is not None
     expected = Distillation("tail_bucket_kl", 7, 0.5, hidden_weight=0.5, auxiliary_head=False)
-    assert Distillation(**taught.distillation) == expected
+    assert distillation_of(taught.distillation) == expected
     assert control.distillation is None
     for run in (taught, control):
-        assert _ranking(asdict(run), np.ones(3), torch.device("cpu")) == Ranking("gbce", 33, 0.4, None)
+        assert ranking_of(run.train, np.ones(3), torch.device("cpu")) == Ranking("gbce", 33, 0.4, None)
     plain = student_run(
         config.model_copy(update={"student": StudentConfig()}), "x", tmp_path, seed=1, statistics=tmp_path, taught=True
     )
-    assert _ranking(asdict(plain), np.ones(3), torch.device("cpu")) is None
+    assert ranking_of(plain.train, np.ones(3), torch.device("cpu")) is None
 
 
 def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) -> None:
     """Negatives are drawn by the items' training interactions; an item without any can still be drawn, seldom."""
     table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3], "num_in_windows": [4, 0, 3]})
     pq.write_table(table, tmp_path / "part.parquet")
-    train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity").model_dump()
-    ranking = _ranking({"train": train}, _train_counts(str(tmp_path), {"facts": {}})[0], torch.device("cpu"))
+    train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity")
+    ranking = ranking_of(train, item_counts(str(tmp_path))[0], torch.device("cpu"))
     assert ranking is not None
     assert ranking.item_weights_V is not None
     assert ranking.item_weights_V.tolist() == [0.5, 3.0, 5.0]

@@ -80,7 +80,7 @@ def test_arms_train_together_and_the_self_taught_after_their_teacher(
     assert second["self_s2"].cached == [(str(partitions.current(root, "models/bench_student_plain_s2", DS)), 1.0)]
     assert [folder for folder, _ in first["student_s1"].cached] == ["first", "second"]
     assert (first["student_plain_s1"].cached, first["student_plain_s1"].kl_weight) == ([], 0.0)
-    assert {name: run.control for name, run in first.items() if run.control} == {"permuted_s1": "permuted"}
+    assert {name: run.stand_in for name, run in first.items() if run.stand_in} == {"permuted_s1": "permuted"}
     assert first["permuted_s1"].cached == first["student_s1"].cached
     assert first["permuted_s1"].kl_weight == first["student_s1"].kl_weight > 0
 
@@ -114,7 +114,7 @@ def test_a_control_without_states_leaves_the_hidden_match_out(tmp_path: Path, fi
     """Where uniform or popularity stand in for the teachers there is no hidden state to match, whatever the settings."""
     match = {"distillation": {"hidden_weight": 0.5}}
     _train(tmp_path, student=match, uniform=match | {"teacher": "uniform"}, shares=match | {"teacher": "popularity"})
-    weights = {run.name: (run.distillation or {}).get("hidden_weight") for run in fits[0]}
+    weights = {run.name: run.distillation.hidden_weight for run in fits[0] if run.distillation}
     assert (weights["student_s1"], weights["uniform_s1"], weights["shares_s1"]) == (0.5, 0.0, 0.0)
 
 
