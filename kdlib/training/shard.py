@@ -1,4 +1,4 @@
-"""A worker's training windows: in memory where every worker's fit, otherwise streamed from Ray Data in each epoch."""
+"""A worker's training windows: in memory if they fit on every worker, otherwise streamed from Ray Data in each epoch."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The losses as training uses them: chunked against whole logits, sampled against full, and what is left out on export."""
+"""The losses as training uses them: chunked equals whole logits, sampled equals full, and what an export leaves out."""
 
 from dataclasses import replace
 from functools import partial
@@ -54,7 +54,7 @@ def _one_thread():
 
 
 TARGETS = torch.cat([_student().logits().argmax(1)[:9], torch.arange(9, POSITIONS)])
-"""Some of them the best item, so that there are right predictions to count."""
+"""Some targets are the best item, so that some predictions are right."""
 
 
 def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
@@ -150,7 +150,7 @@ def test_negatives_follow_their_weights() -> None:
 
 
 def test_negatives_come_from_the_tail_too() -> None:
-    """Items of one interaction are drawn behind more interactions than float32 counts, in their proportion."""
+    """Rare items are drawn in proportion, even if all interactions together are more than float32 can count."""
     weights_V = torch.ones(30_000)
     weights_V[:10_000] = 1e4  # 10⁸ interactions: past 2²⁴, one more is lost
     torch.manual_seed(0)
@@ -165,7 +165,7 @@ def test_gbce_takes_uniform_negatives_only() -> None:
 
 
 def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
-    """What the config says of losses arrives in the worker's module; the control without teachers follows nobody."""
+    """The config's losses reach the worker's module; the control has no distillation."""
     config = RunConfig.model_validate(
         {
             "name": "tests",
@@ -192,7 +192,7 @@ def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
 
 
 def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) -> None:
-    """Negatives are drawn by the items' training interactions; an item without any can still be drawn, seldom."""
+    """Negatives follow the items' training interactions; an item without any can still be drawn, rarely."""
     table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3], "num_in_windows": [4, 0, 3]})
     pq.write_table(table, tmp_path / "part.parquet")
     train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity")
@@ -203,7 +203,7 @@ def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) ->
 
 
 def _cycle() -> Batch:
-    """Windows over a catalogue of 40 items in which the next item is the present one plus one."""
+    """Windows over a catalogue of 40 items in which item n + 1 follows item n."""
     items = (np.arange(6)[None, :] + np.arange(40)[:, None]) % 40
     store = WindowStore(
         inputs=items[:, :-1].ravel().astype(np.int32),
@@ -265,7 +265,7 @@ def test_a_student_learns_with_every_sampled_loss(loss: str, popularity: bool) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_student_learns_from_the_teacher_alone(name: str) -> None:
-    """With targets that are wrong and a large weight, every distillation loss teaches what the cached teacher knows."""
+    """With wrong targets in the data and a large weight, every distillation loss teaches what the teacher knows."""
     torch.manual_seed(3)
     batch = _cycle()
     cached, batch = _cached(batch)
@@ -278,7 +278,7 @@ def test_a_student_learns_from_the_teacher_alone(name: str) -> None:
 
 @pytest.mark.parametrize("popularity", [False, True])
 def test_a_student_learns_from_draws_against_negatives(popularity: bool) -> None:
-    """With targets that are wrong, what the teachers drew teaches the cycle, though no step scores more than 14 items."""
+    """With wrong targets in the data, the teachers' samples teach the cycle, and no step scores more than 14 items."""
     torch.manual_seed(3)
     batch = _cycle()
     drawn = batch.targets_T.int()[:, None].repeat(1, 4)
@@ -328,7 +328,7 @@ def test_kl_takes_the_fused_path(monkeypatch: pytest.MonkeyPatch, how: Distillat
 
 
 def test_hidden_match_turns_the_student_towards_the_teacher() -> None:
-    """The projected state comes to point where the teacher's does, and the loss is what the formula says."""
+    """The projected state learns the direction of the teacher's state, and the loss follows its formula."""
     torch.manual_seed(3)
     cached, batch = _cached(_cycle())
     how = KL._replace(hidden_weight=2.0)
@@ -349,7 +349,7 @@ def test_hidden_match_turns_the_student_towards_the_teacher() -> None:
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_projections_are_trained_and_not_exported(joint: bool) -> None:
-    """Projector and auxiliary head are parameters of the module, get gradients, and are no part of the student."""
+    """Projector and auxiliary head are parameters of the module and get gradients, but are not in the student."""
     torch.manual_seed(3)
     cached, batch = _cached(_cycle())
     how = KL._replace(hidden_weight=1.0, auxiliary_head=True)
@@ -408,7 +408,7 @@ def test_joint_training_leaves_the_teacher_to_its_own_loss(name: str) -> None:
 
 
 def test_draws_against_negatives_train_under_autocast() -> None:
-    """On a GPU with bf16 the forward pass alone is in autocast: loss and gradients are those without, within its rounding."""
+    """On a GPU with bf16 only the forward pass is in autocast. Loss and gradients equal float32's within the rounding."""
     batch, found = _cycle(), []
     drawn = batch.targets_T.int()[:, None].repeat(1, 4)
     batch = replace(batch, hidden_TK=drawn.view(torch.int8), scales_TN=torch.zeros(len(drawn), 1))

@@ -1,4 +1,4 @@
-"""Items that never occur in training: what a model that reads titles learns of them."""
+"""Items that never occur in training: what a model that reads titles learns about them."""
 
 from dataclasses import replace
 
@@ -12,14 +12,14 @@ from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
 
 
 def _reading_model() -> SequenceModel:
-    """Six items, the last two new; the last two columns of the titles are theirs alone."""
+    """Six items, the last two of them new. Only the new items' titles use the last two columns."""
     model = _model([True, True, True, True, False, False])
     model.text_vectors_VE = torch.block_diag(torch.randn(4, 3), torch.randn(2, 2))
     return model
 
 
 def _of_new_titles(model: SequenceModel) -> float:
-    """How much what only new items' titles say has been pushed."""
+    """Size of the gradient of the columns that only new items' titles use."""
     assert model.text_projection is not None
     assert model.text_projection.weight.grad is not None
     return float(model.text_projection.weight.grad[:, 3:].abs().sum())
@@ -40,7 +40,7 @@ def _model(trained: list[bool], *, text: bool = True) -> SequenceModel:
 
 
 def test_the_loss_is_that_of_a_catalogue_without_the_new_items() -> None:
-    """Items outside training at the end of the catalogue leave the loss of a model that reads titles as it is."""
+    """Items without training interactions do not change the loss of a model that reads titles."""
     with_new = _model([True, True, True, True, False, False])
     without = _model([True] * 4)
     weights = dict(with_new.state_dict(), item_embedding=with_new.item_embedding[:4])
@@ -62,7 +62,7 @@ def test_targets_keep_their_items_after_a_gap() -> None:
 
 
 def test_without_text_new_items_are_negatives() -> None:
-    """A model of item ids alone, which can know nothing of a new item, learns that it never comes."""
+    """A model that reads only item ids knows nothing about a new item, and learns that it never comes."""
     model = _model([True, True, True, False], text=False)
     NextItemTraining(model)(_batch([1, 2, 0])).total.backward()
     assert model.item_embedding.grad is not None
@@ -71,7 +71,7 @@ def test_without_text_new_items_are_negatives() -> None:
 
 @pytest.mark.parametrize("loss", [None, "sampled_softmax"])
 def test_a_taught_student_hears_of_new_items(loss: str | None) -> None:
-    """From hidden states it learns how likely its teachers call them: their titles are moved, towards that."""
+    """With cached hidden states the student learns how likely the teachers find new items: their titles get a gradient."""
     model, head = _reading_model(), torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     head[4:] *= 10
     batch = replace(_batch([1, 2, 3]), hidden_TK=torch.randn(3, 4), scales_TN=torch.ones(3, 1))
@@ -90,7 +90,7 @@ def test_a_taught_student_hears_of_new_items(loss: str | None) -> None:
 @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce", "binary_cross_entropy"])
 @pytest.mark.parametrize("popularity", [False, True])
 def test_sampled_losses_draw_no_new_item(loss: str, popularity: bool) -> None:
-    """However often they draw: what only a new item's title says gets no gradient."""
+    """The columns that only new items' titles use get no gradient from negatives."""
     model = _model([True, True, True, True, False, False])
     model.text_vectors_VE = torch.block_diag(
         torch.randn(4, 3), torch.randn(2, 2)
@@ -106,8 +106,8 @@ def test_sampled_losses_draw_no_new_item(loss: str, popularity: bool) -> None:
 
 
 @pytest.mark.parametrize("student_reads", [False, True])
-def test_a_teacher_that_learns_along_has_no_new_negatives_either(student_reads: bool) -> None:
-    """Whether or not its student reads titles, which has them as negatives and its teacher to tell how likely they are."""
+def test_a_jointly_trained_teacher_has_no_new_negatives(student_reads: bool) -> None:
+    """A teacher in joint training has no new item as a negative, whether its student reads titles or not."""
     teacher = _model([True, True, True, True, False, False])
     teacher.text_vectors_VE = torch.block_diag(torch.randn(4, 3), torch.randn(2, 2))
     student = _model([True, True, True, True, False, False], text=student_reads)
@@ -120,7 +120,7 @@ def test_a_teacher_that_learns_along_has_no_new_negatives_either(student_reads: 
 
 
 def test_draws_from_all_items_keep_new_items_as_negatives() -> None:
-    """What can be a positive must be able to be a negative, or it would only ever rise."""
+    """An item that can be a positive must also be a possible negative, otherwise its score would only rise."""
     model = _reading_model()
     drawn = torch.tensor([[4, 0], [1, 5], [2, 3]], dtype=torch.int32)
     batch = replace(_batch([1, 2, 3]), hidden_TK=drawn.view(torch.int8), scales_TN=torch.zeros(3, 1))
@@ -136,7 +136,7 @@ def _head_of(model: SequenceModel) -> Scored:
 
 
 def test_an_output_matrix_of_its_own_has_new_items_as_negatives() -> None:
-    """Untied, no title scores an item: a row that no loss touched would rank by chance."""
+    """In an untied model no title scores an item, so a row that no loss touches would rank by chance."""
     torch.manual_seed(0)
     model = SequenceModel(
         num_items=4,
@@ -153,6 +153,6 @@ def test_an_output_matrix_of_its_own_has_new_items_as_negatives() -> None:
 
 
 def test_gbce_takes_more_negatives_than_training_items() -> None:
-    """A small catalogue with new items is no error: at most every other item is sampled."""
+    """A small catalogue with new items is no error."""
     module = NextItemTraining(_reading_model(), ranking=Ranking("gbce", 5, 0.75, None))
     assert torch.isfinite(module(_batch([1, 2, 3])).total)
