@@ -1,8 +1,8 @@
 """In-domain training of a text encoder: titles of items that follow each other in a history get similar vectors.
 
 A pretrained encoder knows what a title says. The histories show which items shoppers want together. For one item's title
-the encoder learns to pick the next item's title among all titles of the batch, and the other way round (van den Oord et
-al. 2018; Henderson et al. 2017). sentence-transformers calls this loss MultipleNegativesRankingLoss.
+the encoder learns to pick the next item's title among all titles of the batch, and the other way round. sentence-transformers
+calls this loss MultipleNegativesRankingLoss (van den Oord et al. 2018; Henderson et al. 2017).
 
 Shapes: P pairs, B pairs of a step, U distinct titles, D width of the vectors, V items.
 """

@@ -84,12 +84,12 @@ class EncoderSpec:
     """Entries of `encoder.json`."""
     texts: str
     """Folder of a table with `item_index` and `title`."""
-    statistics: str | None
+    statistics: str | None = None
     """Folder of a table with `item_index` and `num_train`. None: all pairs count the same."""
-    histories: list[str]
+    histories: list[str] = field(default_factory=list)
     """Parquet files of `tables.HISTORIES`; their validation positions are the validation pairs."""
-    judging: str | None
-    """Parquet file of validation pairs, which replace the pairs of the histories."""
+    judging: str | None = None
+    """Parquet file of validation pairs. If given, the histories are not read."""
 
 
 @dataclass(frozen=True)

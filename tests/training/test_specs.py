@@ -15,7 +15,7 @@ RUN = TrainingRun("student", "out", ModelConfig(), TrainConfig(), 1, "statistics
 
 def test_specs_survive_pickling_and_cannot_change() -> None:
     """Ray sends them to other machines; they arrive equal, and nobody changes them on the way."""
-    encoder = EncoderSpec("e", "base", AdaptConfig(), 8, 1, "out", {"base": "b"}, "texts", None, [], None)
+    encoder = EncoderSpec("e", "base", AdaptConfig(), 8, 1, "out", {"base": "b"}, "texts")
     for spec in (StudentsSpec((RUN,), 1, ["part-0.parquet"], 9, {"split": {}}, (0, 2)), encoder):
         assert pickle.loads(pickle.dumps(spec)) == spec
     with pytest.raises(FrozenInstanceError):
