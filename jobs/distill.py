@@ -6,13 +6,14 @@ from dataclasses import replace
 from jobs.runtime.console import say
 from jobs.runtime.names import item_codes, title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files, teacher_weights
-from jobs.runtime.ray_train import TrainingRun, fit
+from jobs.runtime.ray_train import fit
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.students import student_run
 from jobs.runtime.teachers import ensemble, teacher_folders
 from jobs.runtime.warm_start import earlier_model
 from kdlib.config.run import RunConfig
 from kdlib.store.partitions import Manifest
+from kdlib.training.specs import TrainingRun
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
@@ -64,7 +65,7 @@ def _training_run(job: Job) -> TrainingRun:
     [teacher] = config.teachers
     return replace(
         run,
-        teacher=teacher.model.model_dump(mode="json"),
+        teacher=teacher.model,
         teacher_export=str(job.outputs[f"models/{teacher.name}"]),
         teacher_title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
     )

@@ -8,14 +8,15 @@ from jobs.runtime.product_search import product_search, read_products, search_te
 from jobs.runtime.published import parquet_files
 from jobs.runtime.ray_cluster import read_parquet
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
-from jobs.runtime.search_worker import search_worker
 from jobs.runtime.stage import Details, Found, Input, Job, Part
+from jobs.runtime.train_worker import train_worker
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.search.index import product_texts
 from kdlib.search.student import STUDENT_FILE, TOKENIZER
 from kdlib.search.tokenizer import known_words, smaller_tokenizer
 from kdlib.store import partitions
+from kdlib.training.specs import SearchSpec
 
 LEARNT_WITH = {"student", "width", "vocabulary", "misspelt_fraction", "epochs", "batch_size", "learning_rate"}
 """Settings of `search` that the student's weights depend on."""
@@ -40,28 +41,21 @@ def build(job: Job) -> Details:
     )
     teacher = job.inputs["product_vectors"].manifest.details["teacher"]
     inputs = {table: job.versions[table] for table in ("search_targets", "product_vectors")}
-    spec = {
-        "tokenizer": tokenizer,
-        "pieces": pieces,
-        "words": known_words(encoder / TOKENIZER),
-        "name": name,
-        "seed": config.seed,
-        "search": chosen,
-        "encoder": str(encoder),
-        "products": parquet_files(job.input("product_vectors")),
-        "held_out": targets,
-        "export": str(finished),
-        "facts": {"teacher": teacher, "inputs": inputs, "seed": config.seed, "search": chosen},
-    }
-    run_workers(
-        config,
-        search_worker,
-        spec,
-        read_parquet(targets),
+    spec = SearchSpec(
         name=name,
-        stage="train_search",
-        epochs=settings.epochs,
+        search=settings,
+        seed=config.seed,
+        encoder=str(encoder),
+        tokenizer=tokenizer,
+        pieces=pieces,
+        words=known_words(encoder / TOKENIZER),
+        products=parquet_files(job.input("product_vectors")),
+        held_out=targets,
+        export=str(finished),
+        metadata={"teacher": teacher, "inputs": inputs, "seed": config.seed, "search": chosen},
     )
+    train, epochs = read_parquet(targets), settings.epochs
+    run_workers(config, train_worker, {"spec": spec}, train, name=name, stage="train_search", epochs=epochs)
     if not (finished / STUDENT_FILE).exists():
         raise TrainingError("train_search: the workers ended without a student; see the log")
     shutil.copytree(finished, job.outputs[SEARCH_STUDENT], dirs_exist_ok=True)

@@ -9,11 +9,12 @@ from jobs.runtime.names import title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.rank_targets import training_counts
 from jobs.runtime.ray_cluster import check_room
-from jobs.runtime.ray_train import TrainingRun, fit
+from jobs.runtime.ray_train import fit
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.warm_start import earlier_model, run_options, warm_training
 from kdlib.config.run import RunConfig
 from kdlib.store.partitions import Manifest
+from kdlib.training.specs import TrainingRun
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
@@ -90,8 +91,8 @@ def _training_run(job: Job) -> TrainingRun:
     return TrainingRun(
         name=name.removeprefix("models/"),
         export=str(job.output),
-        model=teacher.model.model_dump(mode="json"),
-        train=warm_training(config, config.training.resolve(teacher.train).model_dump(), job.found),
+        model=teacher.model,
+        train=warm_training(config, config.training.resolve(teacher.train), job.found),
         seed=config.seed if teacher.seed is None else teacher.seed,
         title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
         statistics=str(job.input("item_statistics")),

@@ -9,7 +9,7 @@ from jobs.runtime.ray_train import TrainingRun, fit
 from jobs.runtime.stage import Details, Job
 from jobs.runtime.students import student_run
 from kdlib.store import partitions
-from kdlib.training.controls import STATELESS
+from kdlib.training.stand_ins import STATELESS
 
 STAND_INS = ("permuted", "uniform", "popularity")
 """What a variant can have in place of teachers, to measure what the teachers' knowledge is worth."""
@@ -52,4 +52,4 @@ def _training_run(job: Job) -> TrainingRun:
         made = replace(made, item_start="random")
     if stand_in in STATELESS:
         made = replace(made, hidden_weight=0.0)
-    return replace(made, control=stand_in)
+    return replace(made, stand_in=stand_in)

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.runtime.encoder_worker import ENCODER_FILE, encoder_worker
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from jobs.runtime.stage import Job
+from jobs.runtime.train_worker import train_worker
 from kdlib.config.models import TextConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
 from kdlib.teachers.text import from_anywhere
+from kdlib.training.specs import ENCODER_FILE, EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,18 @@ def fit_encoder(job: Job, text: TextConfig, pairs: Any, data: EncoderData) -> No
     )  # a worker's place that outlives this process
     finished.mkdir(parents=True, exist_ok=True)
     adapt = text.adapt.model_dump(mode="json")
-    run_workers(
-        config,
-        encoder_worker,
-        {
-            "name": short,
-            "base": from_anywhere(text.encoder),
-            "adapt": adapt,
-            "max_tokens": text.max_tokens,
-            "seed": config.seed,
-            "export": str(finished),
-            "facts": {"base": text.encoder, "inputs": job.versions, "adapt": adapt, "seed": config.seed},
-            **asdict(data),
-        },
-        pairs,
-        name=run_name,
-        stage="train_text_encoder",
-        epochs=text.adapt.epochs + 1,
+    spec = EncoderSpec(
+        name=short,
+        base=from_anywhere(text.encoder),
+        adapt=text.adapt,
+        max_tokens=text.max_tokens,
+        seed=config.seed,
+        export=str(finished),
+        metadata={"base": text.encoder, "inputs": job.versions, "adapt": adapt, "seed": config.seed},
+        **asdict(data),
     )
+    epochs = text.adapt.epochs + 1
+    run_workers(config, train_worker, {"spec": spec}, pairs, name=run_name, stage="train_text_encoder", epochs=epochs)
     if not (finished / ENCODER_FILE).exists():
         raise TrainingError(f"{job.stage}: the workers ended without {short}; see the log")
     shutil.copytree(finished, job.output, dirs_exist_ok=True)

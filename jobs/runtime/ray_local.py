@@ -1,4 +1,4 @@
-"""Training on a local Ray: no server that other machines reach, and nobody who watches what ends with this process."""
+"""Ray Train on a local Ray, without servers that other machines could reach, and without what only a cluster needs."""
 
 import shutil
 import tempfile
@@ -15,13 +15,13 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 
 class _FileBackend(_TorchBackend):
-    """Ray's own, but for the rendezvous: a file, where Ray's has rank 0 open a store on all the machine's interfaces."""
+    """Ray's backend with a file as rendezvous. In Ray's own, rank 0 opens a store on all interfaces of the machine."""
 
     def __init__(self) -> None:
         self._folder: str | None = None
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        # another one each time the workers start: a file that was used once holds the dead ones' addresses
+        # a new folder for each start: a used file holds the addresses of workers that have ended
         self._folder = tempfile.mkdtemp(prefix="distilrec-rendezvous-")
         worker_group.execute(_set_torch_distributed_env_vars)
         ray.get(
@@ -49,9 +49,9 @@ class _FileBackend(_TorchBackend):
 
 @dataclass
 class LoopbackConfig(TorchConfig):
-    """Ray Train's `TorchConfig` for workers of one machine; `backend` ("gloo" or "nccl") must be given.
+    """Ray Train's `TorchConfig` for workers on one machine; `backend` ("gloo" or "nccl") must be given.
 
-    torch's TCPStore listens on every interface, and asks nobody who they are.
+    It avoids torch's TCPStore, which listens on every interface and has no authentication.
     """
 
     @property
@@ -60,7 +60,7 @@ class LoopbackConfig(TorchConfig):
 
 
 class _WorkerGroup(WorkerGroup):
-    """Ray's own, but for the environment: workers of this machine have this process's already."""
+    """Ray's worker group without environment variables: workers on this machine inherit this process's."""
 
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
@@ -72,13 +72,13 @@ class _Controller(TrainController):
 
 
 class LocalTrainer(TorchTrainer):
-    """Ray Train's `TorchTrainer` without what only several machines need, which costs a training seconds.
+    """Ray Train's `TorchTrainer` without two things that only a cluster needs, and that cost each training seconds.
 
-    Ray Train hands its environment variables to each of its actors, even if they have them; an actor with an environment of
-    its own cannot take one of Ray's waiting processes, and starting another takes seconds. And it starts an actor that frees
-    the workers' resources if the controller dies: this one asks the dashboard, which a local Ray does not have, whether the
-    controller lives, and a finished training waits for the answer for up to twelve seconds. The resources of a local Ray end
-    with this process.
+    - Ray Train gives each of its actors its environment variables. An actor with its own environment cannot use one of
+      Ray's idle processes, and a new process takes seconds to start.
+    - Ray Train starts an actor that frees the workers' resources if the controller dies. The actor asks the dashboard
+      whether the controller is alive. A local Ray has no dashboard, so a finished training waits up to twelve seconds for
+      the answer. Here the resources are freed when this process ends.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

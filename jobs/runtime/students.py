@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.runtime.ray_train import TrainingRun
 from jobs.runtime.warm_start import Start, run_options, warm_training
 from kdlib.config.run import RunConfig
+from kdlib.training.specs import TrainingRun
 
 
 def student_run(
@@ -43,11 +43,11 @@ def student_run(
         "hidden_weight": config.distillation.hidden_weight,
     }
     student = config.student if taught else config.student.without_teachers()
-    train = warm_training(config, config.training.resolve(student.train).model_dump(), start)
+    train = warm_training(config, config.training.resolve(student.train), start)
     return TrainingRun(
         name=name,
         export=str(export),
-        model=student.model.model_dump(mode="json"),
+        model=student.model,
         train=train,
         seed=seed,
         title_vectors=None if titles is None else str(titles),

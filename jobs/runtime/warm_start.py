@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdlib.config.models import TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.models.files import MODEL_FILE
@@ -85,13 +86,11 @@ def run_options(start: Start | None) -> dict[str, Any]:
     return {} if start is None else {"start": str(start.folder), "warm_nights": start.warm_nights}
 
 
-def warm_training(config: RunConfig, train: dict[str, Any], start: Start | None) -> dict[str, Any]:
-    """The training settings (a dumped `TrainConfig`) of a model that starts there."""
+def warm_training(config: RunConfig, train: TrainConfig, start: Start | None) -> TrainConfig:
+    """The training settings of a model that starts there."""
     if start is None:
         return train
     settings = config.training.warm_start
     assert settings is not None
-    return train | {
-        "epochs": min(settings.epochs, train["epochs"]),
-        "learning_rate": train["learning_rate"] * settings.learning_rate_fraction,
-    }
+    epochs, rate = min(settings.epochs, train.epochs), train.learning_rate * settings.learning_rate_fraction
+    return train.model_copy(update={"epochs": epochs, "learning_rate": rate})

@@ -23,7 +23,7 @@ class ArmConfig(Section):
 
     teacher: Literal["ensemble", "none", "permuted", "uniform", "popularity", "self"] = "ensemble"
     """Whom the student learns from. `ensemble`: the run's teachers. `none`: the data alone. `self`: the same student, trained
-    without a teacher on the same seed. The others are the controls of `kdlib.training.controls`."""
+    without a teacher on the same seed. The others are the stand-ins of `kdlib.training.stand_ins`."""
     like: Name | None = None
     """Another arm to start from: its student and distillation, and what the tuning chose for it."""
     student: dict[str, Any] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Distillation of the query encoder: each made-up or real query goes where the teacher puts it.
+"""Distillation of the query encoder: it learns to give each query the teacher's vector.
 
 Shapes: Q queries of a step, E width of the vectors, C products of a step, P products in all.
 """
@@ -20,7 +20,7 @@ HELD_OUT_ONE_IN = 50
 
 
 def held_out(query: str) -> bool:
-    """Whether a query is kept for judging: about one in `HELD_OUT_ONE_IN`, the same on every worker and night."""
+    """Whether a query is for validation: about one in `HELD_OUT_ONE_IN`, the same on every worker and date."""
     return zlib.crc32(query.encode()) % HELD_OUT_ONE_IN == 0
 
 
@@ -33,17 +33,17 @@ def search_distillation(
     listwise_weight: float = 1.0,
     margin_weight: float = 1.0,
 ) -> Tensor:
-    """`(1 − cos) + λ·KL + μ·margin MSE` of the student's answers to queries, the mean over queries.
+    """`(1 − cos) + λ·KL + μ·margin MSE`, the mean over queries.
 
-    The vectors are matched themselves (Reimers & Gurevych 2020); what they say of products is matched as a list
-    (`kl_divergence`, of the softmax of the cosines over `temperature`) and as margins between pairs of products
-    (`margin_mse`, Hofstätter et al. 2020).
+    - `1 − cos` compares the vectors (Reimers & Gurevych 2020).
+    - The KL compares the scores of a list of products: the softmax of their cosines, divided by `temperature`.
+    - The margin MSE compares the score differences of pairs of products (Hofstätter et al. 2020).
 
     Args:
       student_QE: unit vectors float [queries, E].
-      teacher_QE: unit vectors float [queries, E]; no gradient flows there.
+      teacher_QE: unit vectors float [queries, E]; they get no gradient.
       products_CE: the teacher's vectors of some products, float [products, E].
-      temperature: of the softmax over cosines, which lie close together.
+      temperature: of the softmax; it is low, because cosines differ by little.
       listwise_weight: λ.
       margin_weight: μ.
 
@@ -78,16 +78,16 @@ def train_epoch(
 
     Args:
       engine: a DeepSpeed engine around a `QueryEncoder`.
-      queries: equally many on every worker.
-      teacher_NE: the teacher's vectors of them, float [N, E].
+      queries: the same number on every worker.
+      teacher_NE: the teacher's vectors of the queries, float [N, E].
       products_PE: the teacher's vectors of all products.
-      tokens: of the student.
-      batch_size: queries a step of this worker; the last, smaller batch is left out, unless it is the only one.
-      products_per_step: on which the lists and margins are compared, drawn anew each step.
-      misspelt_fraction: share of the queries that the student reads with a typing error.
+      tokens: the student's tokeniser.
+      batch_size: queries a step of this worker. A smaller last batch is dropped, unless it is the only batch.
+      products_per_step: number of random products, new in each step, on which lists and margins are compared.
+      misspelt_fraction: share of the queries that get a typing error.
       learning_rate: step → rate.
-      first_step: steps taken before this epoch.
-      seed: fixes order, draws and errors.
+      first_step: optimizer steps taken before this epoch.
+      seed: of the order, the products and the typing errors.
       device: the worker's.
 
     Returns:

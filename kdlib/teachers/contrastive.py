@@ -1,8 +1,8 @@
-"""In-domain training of a text encoder: the titles of items that follow each other in a history come together.
+"""In-domain training of a text encoder: titles of items that follow each other in a history get similar vectors.
 
-A pretrained encoder knows what titles say; shoppers' histories know what is wanted together. The encoder learns to pick,
-for one item's title, the next item's out of a batch's (van den Oord et al. 2018; Henderson et al. 2017, as in
-sentence-transformers' MultipleNegativesRankingLoss), in both directions.
+A pretrained encoder knows what a title says. The histories show which items shoppers want together. For one item's title
+the encoder learns to pick the next item's title among all titles of the batch, and the other way round. sentence-transformers
+calls this loss MultipleNegativesRankingLoss (van den Oord et al. 2018; Henderson et al. 2017).
 
 Shapes: P pairs, B pairs of a step, U distinct titles, D width of the vectors, V items.
 """
@@ -24,7 +24,7 @@ PAIRS_SCHEMA = pa.schema([("item", pa.int32()), ("next_item", pa.int32())])
 
 
 def training_pairs(histories: pa.Table) -> pa.Table:
-    """All pairs of items that stand next to each other within the training part of one history.
+    """All pairs of neighbouring items within the training part of one history.
 
     Args:
       histories: rows of `tables.HISTORIES`, at least `item_indices` and `num_train`.
@@ -39,7 +39,7 @@ def training_pairs(histories: pa.Table) -> pa.Table:
 
 
 def held_out_pairs(histories: pa.Table) -> np.ndarray:
-    """The transitions into the validation positions, int64 [pairs, 2]: the item before it and the item there."""
+    """For each validation position the item before it and the item at it, int64 [pairs, 2]."""
     histories = histories.filter(histories["validation_position"].is_valid())
     items, offsets = ragged(histories["item_indices"])
     position = histories["validation_position"].to_numpy().astype(np.int64)
@@ -48,7 +48,7 @@ def held_out_pairs(histories: pa.Table) -> np.ndarray:
 
 
 def number_titles(titles: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
-    """The distinct titles, and for each item the number of its own, int32 [items]; −1 without one."""
+    """The distinct titles, and the number of each item's title, int32 [items]; −1 for an item without a title."""
     numbers: dict[str, int] = {}
     cleaned = [(title or "").strip() for title in titles]
     number_V = np.array([numbers.setdefault(title, len(numbers)) if title else -1 for title in cleaned], np.int32)
@@ -56,10 +56,10 @@ def number_titles(titles: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
 
 
 def keep_chances(counts_V: np.ndarray, *, popular_factor: float) -> np.ndarray:
-    """The chance with which an item's pairs are used: an item with n > limit interactions counts as √(n · limit).
+    """The probability of using a pair of an item: an item with n > limit interactions counts as √(n · limit).
 
-    Without it the best sellers, which stand beside everything, say most of what "together" means (subsampling of
-    frequent words, Mikolov et al. 2013).
+    Best sellers are neighbours of every other item. Without this limit most pairs would be theirs (subsampling of frequent
+    words, Mikolov et al. 2013).
 
     Args:
       counts_V: training interactions of each item.
@@ -75,16 +75,16 @@ def keep_chances(counts_V: np.ndarray, *, popular_factor: float) -> np.ndarray:
 def sample_pairs(
     parts: Iterable[np.ndarray], number_V: np.ndarray, keep_V: np.ndarray, *, max_pairs: int, seed: int
 ) -> np.ndarray:
-    """A uniform sample of the pairs that pass the popularity thinning, as title numbers, int32 [pairs, 2].
+    """A uniform sample of the pairs that `keep_chances` keeps, as title numbers, int32 [pairs, 2].
 
-    Pairs of the same title, or without one, are left out. Memory is bounded by `max_pairs` and one part.
+    Pairs of equal titles and pairs with an item without a title are dropped. Memory holds `max_pairs` and one part.
 
     Args:
       parts: item index pairs, int [n, 2] each.
       number_V: title number of each item, from `number_titles`.
       keep_V: from `keep_chances`.
-      max_pairs: most pairs.
-      seed: fixes the sample, given the parts.
+      max_pairs: size of the sample, at most.
+      seed: of the sample.
     """
     generator = np.random.default_rng(seed)
     kept, keys = np.zeros((0, 2), np.int32), np.zeros(0)
@@ -94,22 +94,22 @@ def sample_pairs(
         use &= generator.random(len(pairs)) < keep_V[pairs].prod(1)
         kept = np.concatenate([kept, titles[use]])
         keys = np.concatenate([keys, generator.random(int(use.sum()))])
-        if len(keys) > max_pairs:  # the smallest of independent random keys are a uniform sample
+        if len(keys) > max_pairs:  # the rows with the smallest random keys are a uniform sample
             chosen = np.sort(np.argpartition(keys, max_pairs)[:max_pairs])
             kept, keys = kept[chosen], keys[chosen]
     return kept
 
 
 def info_nce(left_BD: Tensor, right_BD: Tensor, titles_B2: Tensor, *, temperature: float) -> Tensor:
-    """Contrastive loss of pairs with the batch's other pairs as negatives, the mean of both directions (InfoNCE).
+    """Contrastive loss of pairs (InfoNCE), the mean of both directions; the batch's other pairs are the negatives.
 
-    `−log( exp(l_i · r_i / τ) / Σ_j exp(l_i · r_j / τ) )`, where j leaves out what is no negative: the pair's own titles
-    a second time, and what another pair of the batch says to belong to the same title.
+    `−log( exp(l_i · r_i / τ) / Σ_j exp(l_i · r_j / τ) )`. The sum leaves out two kinds of j, which are no negatives: the
+    titles of the pair itself in another pair, and the partners that its titles have in other pairs.
 
     Args:
       left_BD: unit vectors float [pairs, D].
-      right_BD: those of their partners.
-      titles_B2: int [pairs, 2], which titles they are.
+      right_BD: unit vectors of their partners, float [pairs, D].
+      titles_B2: title numbers int [pairs, 2].
       temperature: τ.
 
     Returns:
@@ -120,7 +120,7 @@ def info_nce(left_BD: Tensor, right_BD: Tensor, titles_B2: Tensor, *, temperatur
     logits_BB = left_BD @ right_BD.T / temperature
     left_B, right_B = titles_B2[:, 0], titles_B2[:, 1]
     same_left_BB, same_right_BB = left_B[:, None] == left_B, right_B[:, None] == right_B
-    left_is_right_BB = left_B[:, None] == right_B  # [i, j]: pair i's left title is pair j's right one
+    left_is_right_BB = left_B[:, None] == right_B  # [i, j]: pair i's left title is pair j's right title
     own_BB = torch.eye(len(left_B), dtype=torch.bool, device=left_B.device)
     no_negative_BB = (same_left_BB | same_right_BB) & ~own_BB
     targets_B = torch.arange(len(left_B), device=left_B.device)
@@ -130,7 +130,7 @@ def info_nce(left_BD: Tensor, right_BD: Tensor, titles_B2: Tensor, *, temperatur
 
 
 def learning_rate_at(step: int, *, steps: int, peak: float, warmup_fraction: float) -> float:
-    """Linear rise over the first share of the steps, then linear fall to 0 after the last; `step` counts from 0."""
+    """The learning rate: a linear rise over the first share of the steps, then a linear fall to 0. `step` counts from 0."""
     warmup = int(steps * warmup_fraction)
     return peak * min((step + 1) / (warmup + 1), (steps - step) / (steps - warmup))
 
@@ -150,19 +150,19 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over this worker's pairs; the negatives come from all workers' batches.
 
-    Each worker computes the loss of the whole step but its gradient through its own vectors alone; summed over the
-    workers that is the gradient of one process that holds all pairs.
+    Each worker computes the loss of the whole step, but the gradient of its own vectors only. The sum over the workers is
+    the gradient of one process that holds all pairs.
 
     Args:
       engine: a DeepSpeed engine around a `TextEncoder`.
-      pairs_P2: title numbers, equally many on every worker.
+      pairs_P2: title numbers; the same number of pairs on every worker.
       texts: title number → title.
       tokenise: from `kdlib.teachers.text.load_tokeniser`.
-      batch_size: pairs a step of this worker; the last, smaller batch is left out, unless it is the only one.
+      batch_size: pairs a step of this worker. A smaller last batch is dropped, unless it is the only batch.
       temperature: of the loss.
       learning_rate: step → rate.
-      first_step: steps taken before this epoch.
-      seed: fixes the order.
+      first_step: optimizer steps taken before this epoch.
+      seed: of the order.
       device: the worker's.
 
     Returns:
@@ -175,7 +175,7 @@ def train_epoch(
     total, step = torch.zeros((), device=device), first_step
     for chosen in order.reshape(-1, size):
         titles_B2 = pairs_P2[chosen]
-        unique_U, places = np.unique(titles_B2, return_inverse=True)  # each distinct title is encoded once
+        unique_U, places = np.unique(titles_B2, return_inverse=True)  # encode each distinct title once
         tokens = {name: value.to(device) for name, value in tokenise([texts[int(title)] for title in unique_U]).items()}
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(step)
@@ -190,12 +190,12 @@ def train_epoch(
 
 
 def recall(vectors_UD: Tensor, pairs_N2: Tensor, *, k: int) -> float:
-    """Share of the pairs whose second title is among the k nearest of all titles to the first, itself aside.
+    """Share of the pairs whose second title is among the k nearest titles of the first title, itself not counted.
 
     Args:
       vectors_UD: unit vectors float [titles, D].
-      pairs_N2: int64 rows of `vectors_UD`; a tie with the second title counts against it.
-      k: how many.
+      pairs_N2: rows of `vectors_UD`, int64. A title that ties with the second title ranks before it.
+      k: number of nearest titles.
     """
     hits = 0
     for part in pairs_N2.split(1024):
@@ -203,13 +203,13 @@ def recall(vectors_UD: Tensor, pairs_N2: Tensor, *, k: int) -> float:
         scores_NU = vectors_UD[query_N] @ vectors_UD.T
         target_scores_N1 = scores_NU.gather(1, target_N[:, None])
         scores_NU.scatter_(1, query_N[:, None], -torch.inf)
-        rank_N = (scores_NU >= target_scores_N1).sum(1)  # 0 where they are not finite: the target counts itself
+        rank_N = (scores_NU >= target_scores_N1).sum(1)  # at least 1, for the target itself; 0 if not finite
         hits += int(((rank_N >= 1) & (rank_N <= k)).sum())
     return hits / max(len(pairs_N2), 1)
 
 
 def _gathered(own: Tensor, world: int) -> Tensor:
-    """All workers' rows one after another; the gradient flows through this worker's own."""
+    """The rows of all workers, in rank order; only this worker's own rows carry a gradient."""
     if world == 1:
         return own
     everywhere = [torch.empty_like(own) for _ in range(world)]

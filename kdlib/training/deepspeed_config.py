@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration, every setting that matters stated."""
+"""The DeepSpeed configuration; every setting that matters is explicit."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ def deepspeed_config(
     """The engine's configuration.
 
     Args:
-      zero_stage: 0 to 3; what is partitioned over the workers: nothing, optimizer states, gradients, weights.
-      batch_size: windows a step over all workers.
-      workers: how many processes.
+      zero_stage: what the workers partition. 0: nothing; 1: the optimizer's state; 2: gradients too; 3: weights too.
+      batch_size: windows a step, over all workers.
+      workers: number of processes.
       gradient_clipping: largest global gradient norm; 0 does not clip.
       bf16: compute in bfloat16 with float32 weights (torch autocast).
     """

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine around a module, the same for every training job and for the tests."""
+"""The DeepSpeed engine around a module, for every training job and for the tests."""
 
 import functools
 from pathlib import Path
@@ -13,21 +13,21 @@ from kdlib.training.deepspeed_config import deepspeed_config
 
 
 def make_engine(module: nn.Module, train: TrainConfig, *, zero_stage: int, workers: int, bf16: bool) -> Any:
-    """A DeepSpeed engine with AdamW; the process group, if there are several workers, must stand already.
+    """A DeepSpeed engine with AdamW. With several workers the process group must exist already.
 
     Args:
       module: on the worker's device, the same weights on every worker.
-      train: batch size, learning rate, weight decay and clipping are taken from it.
+      train: its batch size, learning rate, weight decay and gradient clipping are used.
       zero_stage: 0 to 3.
       workers: the world size.
       bf16: see `deepspeed_config`.
     """
     import deepspeed
 
-    # its shared-memory collective would be compiled here and now, with a compiler that few hosts have
+    # DeepSpeed would compile its shared-memory collective now, and few hosts have the compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if zero_stage == 3:
-        # item tables are used as scoring matrices outside the module that owns them
+        # item tables also serve as scoring matrices, outside the module that owns them
         for model in (part for part in module.modules() if isinstance(part, SequenceModel)):
             for parameter in model.parameters(recurse=False):
                 deepspeed.zero.register_external_parameter(module, parameter)
@@ -53,10 +53,10 @@ def make_engine(module: nn.Module, train: TrainConfig, *, zero_stage: int, worke
 
 
 def scoring_dtype(device: torch.device, *, bf16: bool) -> torch.dtype:
-    """bfloat16 where it is wished for and the processor gains by it, else float32.
+    """bfloat16 if it is asked for and faster on this processor, otherwise float32.
 
-    With AVX-512 BF16 alone AMD's processors multiply it at twice the rate of float32, Intel's at half: those need AMX, which a
-    virtual machine may hide.
+    With AVX-512 BF16, AMD's processors multiply bfloat16 twice as fast as float32, and Intel's half as fast. Intel's need
+    AMX, which a virtual machine may hide.
     """
     if device.type == "cpu":
         fast = torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and _by_amd())
@@ -73,11 +73,11 @@ def _by_amd() -> bool:
 
 
 def full_weights(engine: Any, model: nn.Module) -> dict[str, torch.Tensor]:
-    """A float32 copy on the CPU of all of a model's weights, whatever the ZeRO stage; every worker must call it."""
+    """A float32 copy of all of a model's weights on the CPU, under any ZeRO stage. All workers must call it."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=engine.zero_optimization_stage() == 3):
-        return {  # an item's codes stay bytes
+        return {  # item codes stay bytes
             name: (value.float() if value.is_floating_point() else value).detach().cpu().clone()
             for name, value in model.state_dict().items()
         }

@@ -1,4 +1,4 @@
-"""Train one module through a DeepSpeed engine that the caller has made; nothing here knows Ray or DeepSpeed's set-up."""
+"""One epoch of a sequence model's training through a DeepSpeed engine that the caller has made."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -25,24 +25,25 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over this worker's batches.
 
-    Every position counts the same, up to the engine's gradient clipping: a step's loss is its sum over positions by the *usual* number of positions of a step,
-    not by the step's own. Windows of similar lengths go together, and a mean over each step's positions would give one of
-    a short history ten times the weight of one of a long one. Workers may hold different numbers of positions: the
-    mean of their gradients is that of one process on the union.
+    A step's loss is its sum over positions, divided by the *usual* number of positions of a step. So every position
+    counts the same, up to the engine's gradient clipping. The mean over a step's own positions would not do: a batch has
+    windows of similar lengths, and a position of a short history would weigh ten times one of a long history.
+    Workers may hold different numbers of positions. The mean of their gradients is the gradient of one process that
+    holds all positions.
 
     Args:
       engine: a DeepSpeed engine around `NextItemTraining`.
-      batches: as many on every worker.
+      batches: the same number on every worker.
       device: the worker's.
       learning_rate: after the warm-up.
-      warmup_steps: steps of linear rise from 0.
-      positions_a_step: usual number of real positions of a step, of all workers together; the same on all.
+      warmup_steps: over this many steps the rate rises linearly from 0.
+      positions_a_step: usual number of real positions of a step, over all workers; the same on every worker.
       first_step: optimizer steps taken before this epoch.
       on_step: called after each step without arguments.
 
     Returns:
-      Means over all workers' positions: `student_ce`, `kl`, `teacher_ce` in nats, `accuracy`; and `positions`, `steps`;
-      `data_wait_seconds`, of this worker: how long its steps waited for their batch.
+      Means over all workers' positions: `student_ce`, `kl` and `teacher_ce` in nats, `accuracy`. Also `positions`,
+      `steps`, and `data_wait_seconds`: how long this worker's steps waited for their batches.
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     engine.train()
@@ -80,7 +81,7 @@ def train_epoch(
 
 
 class _Waits:
-    """The same batches; `seconds` adds up how long each was waited for."""
+    """The same batches; `seconds` is the total time spent waiting for them."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         self._batches, self.seconds = batches, 0.0

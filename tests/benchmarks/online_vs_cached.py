@@ -24,7 +24,6 @@ import torch
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.console import command, say
 from jobs.runtime.published import features, parquet_files
-from jobs.runtime.student_worker import _learning_rate
 from kdlib.config.run import RunConfig
 from kdlib.data.batches import Batch, shuffled_batches, store_from_tables
 from kdlib.data.windows import evaluation_rows, read_evaluation_histories, training_windows
@@ -38,6 +37,7 @@ from kdlib.teachers.targets import TargetWriter, states_at
 from kdlib.training.engine import full_weights, make_engine, scoring_dtype
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
+from kdlib.training.student_task import learning_rate_in
 from tests.worker_group import process_group
 
 SEEDS = (11, 12, 13)
@@ -140,7 +140,7 @@ def _train(
             engine,
             batches if change is None else map(change, batches),
             device=DEVICE,
-            learning_rate=_learning_rate(train.model_dump(), epoch),
+            learning_rate=learning_rate_in(epoch, train),
             warmup_steps=train.warmup_steps,
             positions_a_step=store.positions_a_window() * train.batch_size,
             first_step=steps,

@@ -266,7 +266,6 @@ def _measure_train(folder: Path, size: Size) -> dict[str, float]:
 def _train_worker(rank: int, folder: str, size: Size) -> None:
     import torch
 
-    from jobs.runtime.student_worker import _validate
     from kdlib.config.models import TrainConfig
     from kdlib.data.batches import shuffled_batches, store_from_tables
     from kdlib.data.windows import evaluation_rows, training_windows
@@ -274,6 +273,7 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     from kdlib.training.engine import full_weights, make_engine, scoring_dtype
     from kdlib.training.loop import train_epoch
     from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
+    from kdlib.training.student_task import validation_scores
     from tests.benchmarks.speed import CPU
 
     torch.manual_seed(SEED)
@@ -313,7 +313,7 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     )
     held = [full_weights(engine, student) for _ in ("the best epoch's", "the last one's")]
     rows = evaluation_rows(histories.slice(0, 16), position_column="validation_position")
-    _validate(student, held[-1], "float32", rows, device=CPU, world=world)
+    validation_scores(student, held[-1], "float32", rows, device=CPU, world=world)
     if rank == 0:
         seconds = float(np.median([after - before for before, after in pairwise(ends)]))
         Path(folder, "figures.json").write_text(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}))

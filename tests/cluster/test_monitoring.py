@@ -28,7 +28,7 @@ from tests.report.nights import BEFORE, DS, METRICS, NIGHT, blocked_before_train
 MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
 IN_USE = InUse(BEFORE, 1_790_000_000.5, {"recommendations": 80})
 LIVE = {"ray_distilrec_training_epoch", "ray_distilrec_training_ndcg"}
-"""From Ray, while a training runs: `jobs.runtime.student_worker`."""
+"""From Ray, while a training runs: `jobs.runtime.train_worker`."""
 
 
 def series(night: Night = NIGHT, **facts) -> dict[tuple, float]:

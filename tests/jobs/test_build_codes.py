@@ -10,7 +10,6 @@ import torch
 from jobs import build_codes
 from jobs.distill import student_run
 from jobs.runtime.published import features
-from jobs.runtime.student_worker import _build
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, ModelError
 from kdlib.models.files import save_model
@@ -18,6 +17,7 @@ from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import partitions, tables
 from kdlib.teachers.item_codes import read_item_codes
+from kdlib.training.student_setup import build_model
 from tests.jobs.test_recommend import DS, ITEM_IDS, NUM_ITEMS, put_store
 
 CODES = {"kind": "residual", "count": 3, "size": 16}
@@ -79,10 +79,12 @@ def test_student_and_control_start_from_the_codes(store: Path, kind: str) -> Non
     codes_VM, tables_MSd = read_item_codes(made.codes, made.codebooks)
     for taught in (True, False):
         run = student_run(config, "one", store / "unused", seed=1, statistics=store, taught=taught, codes=made)
-        model = _build(
-            run.model | {"num_items": NUM_ITEMS, "max_length": 10},
+        model = build_model(
+            run.model,
             None,
-            torch.ones(NUM_ITEMS, dtype=torch.bool),
+            trained_V=torch.ones(NUM_ITEMS, dtype=torch.bool),
+            num_items=NUM_ITEMS,
+            max_length=10,
             codes=run.codes,
         )
         assert torch.equal(model.get_buffer("codes_VM"), codes_VM)

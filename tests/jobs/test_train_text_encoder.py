@@ -23,6 +23,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.store import partitions, tables
 from kdlib.teachers.text import TitleEncoder, read_title_vectors
+from kdlib.training.specs import EncoderSpec
 from tests.teachers.test_contrastive import WORDS, tiny_encoder
 
 HOME = Path(__file__).parents[2]
@@ -165,10 +166,11 @@ def test_an_encoder_is_trained_again_only_when_something_changed(
 
     def workers(config: RunConfig, worker: object, spec: dict, train: object, **_: object) -> None:
         """Stands for Ray Train: leaves an encoder's facts."""
-        trained.append(spec["name"])
+        made: EncoderSpec = spec["spec"]
+        trained.append(made.name)
         facts = {"parameters": 7, "pairs": 5, "validation_pairs": 2, "epoch": 1}
         lines = [{"recall@10": 0.25}, {"recall@10": 0.5}]
-        Path(spec["export"], "encoder.json").write_text(json.dumps(facts | {"epochs": lines}))
+        Path(made.export, "encoder.json").write_text(json.dumps(facts | {"epochs": lines}))
 
     monkeypatch.setattr(job, "run_workers", workers)
     monkeypatch.setattr(job, "start_ray", lambda _: nullcontext())

@@ -30,7 +30,7 @@ WORDS = ["red", "blue", "lipstick", "drill", "soap", "lamp", "tent", "glove"]
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Small products on several threads mostly wait for each other."""
+    """Several threads are slower than one on small matrices."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -61,7 +61,7 @@ def tiny_encoder(folder: Path) -> Path:
 
 
 def test_pairs_never_reach_past_the_training_part() -> None:
-    """Neighbours within the training positions pair up; no pair holds a validation or test item or joins two users."""
+    """Neighbours within the training positions are pairs. No pair has a validation or test item, or items of two users."""
     table = histories(
         [
             ([1, 2, 3, 8, 9], [0] * 5, 3, 3, 4),
@@ -82,21 +82,21 @@ def test_pairs_never_reach_past_the_training_part() -> None:
 
 
 def test_titles_are_numbered_once() -> None:
-    """Equal titles share a number; none, and one of blanks, give −1."""
+    """Equal titles share a number; a missing or blank title has −1."""
     texts, numbers = number_titles(["a lamp", None, "soap", " a lamp ", "  "])
     assert texts == ["a lamp", "soap"]
     assert numbers.tolist() == [0, -1, 1, 0, -1]
 
 
 def test_best_sellers_are_thinned_out() -> None:
-    """Up to the limit all pairs stay; beyond it an item counts as the square root of its count times the limit."""
+    """Up to the limit all pairs stay; above it an item counts as the square root of its count times the limit."""
     chances = keep_chances(np.array([0, 1, 9, 50]), popular_factor=0.4)  # mean of 20 over the three: limit 8
     assert chances == pytest.approx([1, 1, math.sqrt(8 / 9), math.sqrt(8 / 50)])
     assert 50 * chances[3] == pytest.approx(math.sqrt(50 * 8))
 
 
 def test_the_sample_is_uniform_and_bounded() -> None:
-    """Of many pairs at most so many stay, from all parts alike; untitled items, equal titles and unlucky pairs go."""
+    """The sample has at most `max_pairs` pairs, evenly from all parts, and no pair of equal or missing titles."""
     numbers = np.array([*range(10), 3, -1], np.int32)
     parts = [np.array([[n % 5, 5 + n % 5], [3, 10], [2, 11]] * 100) for n in range(10)]
     sample = sample_pairs(parts, numbers, np.ones(12, np.float32), max_pairs=400, seed=0)
@@ -148,12 +148,12 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 def test_a_broken_encoder_finds_nothing() -> None:
-    """Vectors that are not numbers have no nearest ones, rather than every other."""
+    """Vectors that are not finite have a recall of 0."""
     assert recall(torch.full((5, 4), torch.nan), torch.tensor([[0, 1], [2, 3]]), k=3) == 0.0
 
 
 def test_recall_leaves_the_query_aside() -> None:
-    """The partner counts when it is among the k nearest others; a tie counts against it."""
+    """The partner counts if it is among the k nearest other titles; a tie counts against it."""
     vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.6, 0.8]])
     pairs = torch.tensor([[0, 1], [0, 2], [2, 0]])
     assert [recall(vectors, pairs, k=k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 1 / 3, 1.0])
@@ -180,7 +180,7 @@ class _Plain:
 
 
 def test_an_encoder_learns_what_is_bought_together_against_what_titles_say() -> None:
-    """Shoppers go from a lipstick to a drill of the same number: a real BERT, told so, places these nearer than lipsticks."""
+    """Shoppers go from a lipstick to the drill of the same number. A trained BERT puts those two nearer than two lipsticks."""
     torch.manual_seed(0)
     colours = ["red", "blue", "pink", "black", "white", "green"]
     texts = [f"{c} matte lipstick" for c in colours] + [f"cordless drill {n} volt" for n in range(1, 7)]
@@ -232,7 +232,7 @@ TEXTS = [f"{a} {b}" for a in WORDS[:2] for b in WORDS[2:]] + WORDS[2:6]
 
 
 def _pairs() -> np.ndarray:
-    """Two workers' pairs; some titles and pairs stand on both."""
+    """Two workers' pairs; both workers have some of the titles and pairs."""
     generator = np.random.default_rng(4)
     left = generator.integers(0, len(TEXTS), (2, STEPS * PAIRS))
     return np.stack([left, (left + generator.integers(1, 5, left.shape)) % len(TEXTS)], -1).astype(np.int32)
@@ -283,7 +283,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_two_workers_share_their_negatives(trained: Path, stage: int) -> None:
-    """Two workers end with the weights of one process on all pairs of each step, and with all workers' vectors."""
+    """Two workers end with the weights of one process that has all pairs of each step; each gets all vectors."""
     module = TextEncoder(trained / "encoder")
     tokenise = load_tokeniser(trained / "encoder", max_tokens=8)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.0)
@@ -310,7 +310,7 @@ def test_two_workers_share_their_negatives(trained: Path, stage: int) -> None:
 
 
 def test_a_batch_larger_than_the_pairs_is_one_step(tmp_path: Path) -> None:
-    """Fewer pairs than a batch still train; of more, the last smaller batch is left out."""
+    """Fewer pairs than a batch still train; otherwise a smaller last batch is dropped."""
     base = tiny_encoder(tmp_path / "encoder")
     pairs = _pairs()[0]
     for size, steps in [(PAIRS * STEPS + 1, 1), (5, 2)]:

@@ -71,7 +71,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 class _Engine:
-    """Stands for DeepSpeed's around a module whose loss at each position is 1."""
+    """Stands for a DeepSpeed engine around a module whose loss at each position is 1."""
 
     def __init__(self) -> None:
         self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}])
@@ -89,7 +89,7 @@ class _Engine:
 
 
 def test_a_position_counts_the_same_in_every_step() -> None:
-    """In a step of few positions and in one of many: what a step weighs is its positions by the usual number of them."""
+    """A step's weight is its number of positions, divided by the usual number of positions of a step."""
     from kdlib.training.loop import train_epoch
 
     engine, batches = _Engine(), [_batch(0, 0), _batch(0, None)]
@@ -109,7 +109,7 @@ def test_a_position_counts_the_same_in_every_step() -> None:
 
 
 def test_the_learning_rate_rises_over_the_first_steps() -> None:
-    """Linearly, from where earlier epochs have left off, and then it stays."""
+    """The rise is linear, goes on where earlier epochs have stopped, and then the rate stays."""
     from kdlib.training.loop import train_epoch
 
     engine, rates = _Engine(), []

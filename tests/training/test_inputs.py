@@ -1,4 +1,4 @@
-"""What is read beside the item, from the histories to the loss."""
+"""The inputs that a model reads with each item, from the histories to the loss."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ GAPS = np.array([1, 300, 90_000, 9_000_000])
 
 @pytest.mark.parametrize("column", ["event_type", "time_gap"])
 def test_what_only_an_input_tells_is_learnt_through_it(column: str) -> None:
-    """Where the type of the last event, or the gap before it, alone tells the next of four items, a model that reads that
-    column predicts it for other users too, and one that does not cannot."""
+    """Here only the type of the last event, or only the gap before it, determines the next of four items. A model that reads
+    that column predicts the item for other users; a model without it cannot."""
     generator = np.random.default_rng(0)
     told = generator.integers(0, 4, (60, 7))
     items = np.concatenate([generator.integers(0, 4, (60, 1)), told[:, :-1]], axis=1)

@@ -1,6 +1,6 @@
 """The losses as training uses them: chunked against whole logits, sampled against full, and what the export leaves out."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jobs.distill import student_run
-from jobs.runtime.student_worker import _ranking, _train_counts
+from jobs.runtime.students import student_run
 from kdlib.config.models import StudentConfig, TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
@@ -25,6 +24,7 @@ from kdlib.losses.sampled import draw_negatives, sampled_ranking
 from kdlib.losses.scored import LossSums, Scored, Teachers
 from kdlib.models.sequence import SequenceModel
 from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
+from kdlib.training.student_setup import item_counts, ranking_of
 
 POSITIONS, ITEMS, WIDTH, TEMPERATURE = 23, 61, 12, 1.7
 
@@ -169,19 +169,19 @@ def test_the_run_config_reaches_the_training(tmp_path: Path) -> None:
     )
     assert (taught.hidden_weight, control.hidden_weight) == (0.5, 0.0)
     for run in (taught, control):
-        assert _ranking(asdict(run), np.ones(3), torch.device("cpu")) == Ranking(33, None)
+        assert ranking_of(run.train, np.ones(3), torch.device("cpu")) == Ranking(33, None)
     plain = student_run(
         config.model_copy(update={"student": StudentConfig()}), "x", tmp_path, seed=1, statistics=tmp_path, taught=True
     )
-    assert _ranking(asdict(plain), np.ones(3), torch.device("cpu")) is None
+    assert ranking_of(plain.train, np.ones(3), torch.device("cpu")) is None
 
 
 def test_popularity_weights_are_training_counts_by_item_index(tmp_path: Path) -> None:
     """Negatives are sampled by training interactions. An item without any is still sampled, but rarely."""
     table = pa.table({"item_index": [2, 0, 1], "num_train": [5, 0, 3], "num_in_windows": [4, 0, 3]})
     pq.write_table(table, tmp_path / "part.parquet")
-    train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity").model_dump()
-    ranking = _ranking({"train": train}, _train_counts(str(tmp_path), {"facts": {}})[0], torch.device("cpu"))
+    train = TrainConfig(loss="sampled_softmax", negative_sampling="popularity")
+    ranking = ranking_of(train, item_counts(str(tmp_path))[0], torch.device("cpu"))
     assert ranking is not None
     assert ranking.item_weights_V is not None
     assert ranking.item_weights_V.tolist() == [0.5, 3.0, 5.0]

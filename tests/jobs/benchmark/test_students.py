@@ -80,7 +80,7 @@ def test_arms_train_together_and_the_self_taught_after_their_teacher(
     assert second["self_s2"].cached == [(str(partitions.current(root, "models/bench_student_plain_s2", DS)), 1.0)]
     assert [folder for folder, _ in first["student_s1"].cached] == ["first", "second"]
     assert (first["student_plain_s1"].cached, first["student_plain_s1"].kl_weight) == ([], 0.0)
-    assert {name: run.control for name, run in first.items() if run.control} == {"permuted_s1": "permuted"}
+    assert {name: run.stand_in for name, run in first.items() if run.stand_in} == {"permuted_s1": "permuted"}
     assert first["permuted_s1"].cached == first["student_s1"].cached
     assert first["permuted_s1"].kl_weight == first["student_s1"].kl_weight > 0
 

@@ -13,6 +13,7 @@ from jobs.runtime import ray_train
 from jobs.runtime.published import target_settings, teacher_weights, versions
 from jobs.runtime.ray_train import TrainingRun, _states_a_position
 from jobs.runtime.teachers import ensemble, teacher_folders
+from kdlib.config.models import ModelConfig, TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError, ModelError
 from kdlib.models.files import save_model
@@ -82,7 +83,7 @@ def test_targets_of_another_form_are_refused(tmp_path: Path) -> None:
 
 def test_draws_are_one_state_a_position() -> None:
     """The worker reads one number a position with sampled targets, and one a teacher with hidden states."""
-    run = {"export": "", "model": {}, "train": {}, "seed": 1, "statistics": ""}
+    run: dict[str, Any] = {"export": "", "model": ModelConfig(), "train": TrainConfig(), "seed": 1, "statistics": ""}
     teachers = [("a", 0.5), ("b", 0.5)]
     assert _states_a_position([TrainingRun(name="control", **run), TrainingRun(name="s", cached=teachers, **run)]) == 2
     assert _states_a_position([TrainingRun(name="s", cached=teachers, targets="sampled", **run)]) == 1

@@ -1,4 +1,4 @@
-"""The controls are what their names say."""
+"""The stand-ins for the teachers are what their names say."""
 
 from pathlib import Path
 
@@ -11,8 +11,15 @@ import torch
 from kdlib.data.batches import WindowStore, batch_of
 from kdlib.losses.distillation import kl_divergence, mixture_log_probs
 from kdlib.models.sequence import SequenceModel
-from kdlib.training.controls import COUNT_FLOOR, permute_teacher_states, popularity_teacher, uniform_teacher
 from kdlib.training.module import NextItemTraining
+from kdlib.training.stand_ins import (
+    COUNT_FLOOR,
+    permute_teacher_states,
+    popularity_teacher,
+    stateless_teacher,
+    uniform_teacher,
+)
+from kdlib.training.student_setup import item_counts
 
 CPU = torch.device("cpu")
 
@@ -56,7 +63,7 @@ def test_permuted_leaves_the_data_and_repeats_itself() -> None:
 
 
 def test_permuted_needs_teacher_states() -> None:
-    """Windows without cached states are an error, not a control that does nothing."""
+    """Windows without cached states are an error, not a stand-in that does nothing."""
     bare = WindowStore(*(np.zeros(1, np.int32) for _ in range(4)))
     with pytest.raises(ValueError, match="needs cached teacher states"):
         permute_teacher_states(bare, seed=1)
@@ -89,18 +96,16 @@ def test_popularity_needs_counts(counts: list[int]) -> None:
         popularity_teacher(np.array(counts, np.int64), device=CPU)
 
 
-@pytest.mark.parametrize("control", ["uniform", "popularity"])
-def test_a_control_takes_the_cached_teachers_place_in_training(control: str, tmp_path: Path) -> None:
-    """The worker's KL is that between the control's distribution and the student's, whatever states come with the batch."""
-    from jobs.runtime.student_worker import _control, _train_counts
-
+@pytest.mark.parametrize("stand_in", ["uniform", "popularity"])
+def test_a_stand_in_replaces_the_cached_teachers_in_training(stand_in: str, tmp_path: Path) -> None:
+    """The KL is between the stand-in's distribution and the student's, whatever states the batch has."""
     counts = np.arange(1, 42)
     statistics = {"item_index": pa.array(np.arange(41)[::-1], pa.int32()), "num_train": counts[::-1]}
     statistics["num_in_windows"] = np.zeros(41, np.int64)
     pq.write_table(pa.table(statistics), tmp_path / "part-00000.parquet")
-    counts_V, _ = _train_counts(str(tmp_path), {"facts": {}})
+    counts_V, _ = item_counts(str(tmp_path))
     assert counts_V.tolist() == counts.tolist()
-    teacher = _control({"control": control}, counts_V, CPU)
+    teacher = stateless_teacher(stand_in, counts_V, device=CPU)
     assert teacher is not None
     torch.manual_seed(0)
     student = SequenceModel(num_items=41, kind="gru", dim=8).eval()
@@ -108,7 +113,7 @@ def test_a_control_takes_the_cached_teachers_place_in_training(control: str, tmp
     found = NextItemTraining(student, cached=teacher, kl_weight=1.0, temperature=1.0)(batch)
     hidden_BLW = student(batch.items_BL, batch.context_BLC)
     logits_TV = hidden_BLW.flatten(0, 1)[batch.positions_T] @ student.head()[0].T
-    shares_V = torch.full((41,), 1 / 41) if control == "uniform" else torch.from_numpy(counts / counts.sum()).float()
+    shares_V = torch.full((41,), 1 / 41) if stand_in == "uniform" else torch.from_numpy(counts / counts.sum()).float()
     expected = kl_divergence(logits_TV, shares_V.log().expand_as(logits_TV)).sum()
     assert found.kl.item() == pytest.approx(expected.item(), rel=1e-4)
     assert expected > 0.01

@@ -1,0 +1,85 @@
+"""What Ray Train runs in each training worker: the connection between Ray and `kdlib.training.trainer`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdlib.config.models import TrainingConfig
+from kdlib.training.specs import EncoderSpec, SearchSpec, StudentsSpec
+from kdlib.training.trainer import Checkpoint, Task, train
+
+Spec = StudentsSpec | EncoderSpec | SearchSpec
+
+
+@dataclass
+class RayWorker:
+    """A worker of a Ray Train run; see `kdlib.training.trainer.Worker`."""
+
+    rank: int
+    world: int
+    device: torch.device
+    shard: Any
+    lines: Path
+    """File for the epochs' lines."""
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        import ray.train
+
+        return ray.train.get_checkpoint()
+
+    def announce(self, model: str, text: str, gauges: dict[str, float]) -> None:
+        """Append the text to the file that `run_workers` follows, and set Ray's metrics `ray_distilrec_training_…`."""
+        from ray.util.metrics import Gauge
+
+        with self.lines.open("a") as stream:
+            stream.write(json.dumps({"text": text}) + "\n")
+        for name, value in gauges.items():
+            Gauge(f"distilrec_training_{name}", tag_keys=("model",)).set(value, tags={"model": model})
+
+    def report(self, figures: dict[str, float], folder: str) -> None:
+        import ray.train
+
+        ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def train_worker(loop_config: dict[str, Any]) -> None:
+    """Ray Train's training function.
+
+    Args:
+      loop_config: `spec`, a `Spec`; and `training` and `report`, which `run_workers` adds.
+    """
+    import ray.train
+    import ray.train.torch
+
+    training: TrainingConfig = loop_config["training"]
+    torch.set_num_threads(training.threads_per_worker)
+    context = ray.train.get_context()
+    worker = RayWorker(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        shard=ray.train.get_dataset_shard("train"),
+        lines=Path(loop_config["report"]),
+    )
+    for task in _tasks(loop_config["spec"], training, worker):
+        train(task, worker)
+        del task  # free its engine before the next one is made
+
+
+def _tasks(spec: Spec, training: TrainingConfig, worker: RayWorker) -> Iterator[Task]:
+    # imported here, because product search needs packages that the other tasks do not
+    if isinstance(spec, StudentsSpec):
+        from kdlib.training.student_task import student_tasks
+
+        return student_tasks(spec, training, worker)
+    if isinstance(spec, EncoderSpec):
+        from kdlib.training.encoder_task import encoder_tasks
+
+        return encoder_tasks(spec, training, worker)
+    from kdlib.search.student_task import search_tasks
+
+    return search_tasks(spec, training, worker)

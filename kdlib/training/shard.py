@@ -1,0 +1,92 @@
+"""A worker's training windows: in memory if they fit on every worker, otherwise streamed from Ray Data in each epoch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import torch.distributed as dist
+
+from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
+from kdlib.data.windows import ragged
+from kdlib.training.stand_ins import permute_teacher_states
+
+READ_ROWS = 8_192
+"""Windows read at a time until it is known whether the shard fits in memory."""
+LEAST_ROWS, STREAM_ROWS = 1_024, 65_536
+"""Fewest and most windows that a streamed shard holds at a time."""
+
+
+class Shard:
+    """This worker's training data.
+
+    Args:
+      iterator: Ray Data's, over windows or teacher targets.
+      teachers: how many teacher states a position has.
+      resident_bytes: largest shard that is kept in memory.
+      world: number of workers; all of them must make their shard at the same time.
+
+    Raises:
+      ValueError: a worker has no windows.
+    """
+
+    def __init__(self, iterator: Any, *, teachers: int, resident_bytes: int, world: int) -> None:
+        self._iterator, self._teachers = iterator, teachers
+        held: list[pa.Table] | None = []
+        size = rows = items = 0
+        for table in self._tables(READ_ROWS):
+            held.append(table)
+            size, rows = size + table.nbytes, rows + len(table)
+            items += len(ragged(table["items"])[0])
+            if size > resident_bytes:
+                held = None
+                break
+        measured = [(-1 if held is None else rows, size // max(rows, 1), items / max(rows, 1) - 1)] * world
+        if world > 1:
+            dist.all_gather_object(measured, measured[0])
+        counts = [count for count, *_ in measured]
+        self.positions_a_window = sum(mean for *_, mean in measured) / world
+        """The mean over all workers. Of a streamed shard only the first windows are measured."""
+        self._rows = stream_rows(resident_bytes, [size for _, size, _ in measured])
+        if 0 in counts:
+            raise ValueError(
+                f"a worker got no training windows (windows a worker: {counts}): fewer users have two or more training"
+                " items than there are workers. Lower training.workers"
+            )
+        self._resident: WindowStore | None = None
+        if held is not None and min(counts) > 0:
+            # all workers need the same number of steps, otherwise they would wait for each other forever
+            self._resident = store_from_tables([pa.concat_tables(held).slice(0, min(counts))], teachers=teachers)
+
+    def _tables(self, rows: int) -> Iterator[pa.Table]:
+        yield from self._iterator.iter_batches(batch_size=rows, batch_format="pyarrow", prefetch_batches=1)
+
+    def batches(self, *, batch_size: int, seed: int, permute_seed: int | None = None) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Args:
+          batch_size: windows a batch.
+          seed: of the order.
+          permute_seed: if given, the teacher states of the windows in memory are permuted over their positions.
+        """
+        if self._resident is not None:
+            yield from shuffled_batches(_permuted(self._resident, permute_seed), batch_size=batch_size, seed=seed)
+            return
+        for number, table in enumerate(self._tables(self._rows)):
+            store = _permuted(store_from_tables([table], teachers=self._teachers), permute_seed)
+            yield from shuffled_batches(store, batch_size=batch_size, seed=seed + number)
+
+
+def stream_rows(resident_bytes: int, window_bytes: list[int]) -> int:
+    """How many windows a streamed shard holds at a time, the same on all workers.
+
+    A table, the next table and the store made of the first are in memory together.
+
+    Args:
+      resident_bytes: the memory for them.
+      window_bytes: mean size of a window, one number a worker.
+    """
+    return max(LEAST_ROWS, min(STREAM_ROWS, resident_bytes // (4 * max(*window_bytes, 1))))
+
+
+def _permuted(store: WindowStore, seed: int | None) -> WindowStore:
+    return store if seed is None else permute_teacher_states(store, seed=seed)

@@ -1,0 +1,129 @@
+"""The parts of a student's training: the models, what they start from, the teachers, the loss.
+
+Shapes: V items, E text width, M codes an item, S codewords a table, d their width.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as pads
+import torch
+from torch import Tensor
+
+from kdlib.config.models import ModelConfig, TrainConfig, TrainingConfig
+from kdlib.data.folds import training_counts_outside
+from kdlib.models.files import load_model, load_predictor
+from kdlib.models.sequence import SequenceModel
+from kdlib.models.warm import start_from
+from kdlib.teachers.item_codes import read_item_codes
+from kdlib.teachers.item_space import start_item_table
+from kdlib.teachers.text import read_title_vectors
+from kdlib.training.engine import scoring_dtype
+from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
+from kdlib.training.specs import StudentsSpec, TrainingRun
+from kdlib.training.stand_ins import COUNT_FLOOR, STATELESS, stateless_teacher
+
+
+def training_module(
+    run: TrainingRun, spec: StudentsSpec, training: TrainingConfig, device: torch.device
+) -> NextItemTraining:
+    """The module that the engine trains, on the device; the same weights on every worker."""
+    torch.manual_seed(run.seed)
+    counts_V, in_windows_V = item_counts(run.statistics) if spec.without_fold is None else _counts_outside(spec)
+    trained_V = torch.from_numpy(in_windows_V > 0)
+    build = partial(build_model, trained_V=trained_V, num_items=spec.num_items, max_length=training.max_length)
+    student = build(run.model, run.title_vectors, codes=run.codes)
+    if run.start is not None:
+        start_from(student, load_model(Path(run.start))[0])
+    elif run.item_start == "teachers":
+        start_item_table(student, *_heads(run, spec.num_items), trained_V, seed=run.seed)
+    teacher = None if run.teacher is None else build(run.teacher, run.teacher_title_vectors)
+    return NextItemTraining(
+        student,
+        teacher=teacher,
+        cached=stateless_teacher(run.stand_in, counts_V, device=device) or _cached(run, spec.num_items, device),
+        draws=run.targets == "sampled" and run.stand_in not in STATELESS,
+        kl_weight=run.kl_weight,
+        temperature=run.temperature,
+        ranking=ranking_of(run.train, counts_V, device),
+        hidden_weight=run.hidden_weight,
+        dtype=scoring_dtype(device, bf16=training.bf16),
+    ).to(device)
+
+
+def build_model(
+    model: ModelConfig,
+    title_vectors: str | None,
+    *,
+    trained_V: Tensor,
+    num_items: int,
+    max_length: int,
+    codes: tuple[str, str] | None = None,
+) -> SequenceModel:
+    """An untrained model.
+
+    Args:
+      model: its settings.
+      title_vectors: folder of the title vectors that it reads.
+      trained_V: bool; the items with training interactions.
+      num_items: V.
+      max_length: longest window.
+      codes: folders of the item codes and of the codebooks.
+    """
+    vectors = None if title_vectors is None else torch.from_numpy(read_title_vectors(Path(title_vectors)))
+    codes_VM, tables_MSd = (None, None) if codes is None else read_item_codes(Path(codes[0]), Path(codes[1]))
+    return SequenceModel(
+        num_items=num_items,
+        max_length=max_length,
+        text_vectors_VE=vectors,
+        trained_V=trained_V,
+        codes_VM=codes_VM,
+        code_tables_MSd=tables_MSd,
+        **model.model_dump(mode="json"),
+    )
+
+
+def item_counts(statistics: str) -> np.ndarray:
+    """`num_train` and `num_in_windows` by item index, int64 [2, items], from a folder of the item statistics."""
+    columns = ["item_index", "num_train", "num_in_windows"]
+    table = pads.dataset(statistics, format="parquet").to_table(columns=columns).sort_by("item_index")
+    return np.stack([table[name].to_numpy() for name in columns[1:]])
+
+
+def ranking_of(train: TrainConfig, counts_V: np.ndarray, device: torch.device) -> Ranking | None:
+    """The loss over sampled negatives; None for the cross-entropy over all items."""
+    if train.loss == "cross_entropy":
+        return None
+    weights = None
+    if train.negative_sampling == "popularity":
+        weights = torch.from_numpy(np.maximum(counts_V, COUNT_FLOOR).astype(np.float32)).to(device)
+    return Ranking(train.negatives, weights)
+
+
+def _counts_outside(spec: StudentsSpec) -> np.ndarray:
+    """`item_counts` of the users outside the fold that is left out."""
+    assert spec.without_fold is not None
+    fold, folds = spec.without_fold
+    return training_counts_outside(spec.histories, fold=fold, folds=folds, num_items=spec.num_items)
+
+
+def _cached(run: TrainingRun, num_items: int, device: torch.device) -> CachedTeachers | None:
+    """The heads of the cached hidden states; None if the data has no hidden states."""
+    if not run.cached or run.targets == "sampled":
+        return None
+    heads, weights = _heads(run, num_items)
+    moved = [(matrix.to(device), None if bias is None else bias.to(device)) for matrix, bias in heads]
+    return CachedTeachers(moved, weights)
+
+
+def _heads(run: TrainingRun, num_items: int) -> tuple[list[tuple[Tensor, Tensor | None]], list[float]]:
+    """Scoring matrix and bias of each finished teacher, and the teachers' weights. Rule teachers have none."""
+    heads, weights = [], []
+    for folder, weight in run.cached:
+        model, metadata = load_predictor(Path(folder))
+        assert metadata["num_items"] == num_items, "the job checks the vocabulary before it starts"
+        if isinstance(model, SequenceModel):
+            heads.append(model.head())
+            weights.append(weight)
+    return heads, weights

@@ -1,0 +1,91 @@
+"""The training of students and teachers: learning rate, failed losses, validation, which epoch is kept."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from kdlib.config.models import TrainConfig
+from kdlib.data.windows import evaluation_rows
+from kdlib.models.files import load_model, save_model
+from kdlib.models.sequence import SequenceModel
+from kdlib.training import student_task
+from kdlib.training.student_task import best_epoch, check_loss, learning_rate_in, validation_scores
+from kdlib.training.trainer import Best
+from tests.data.test_windows import histories
+
+
+def test_the_learning_rate_falls_to_its_last_share() -> None:
+    """The first epoch has the full rate, the last the given share, and one epoch alone the full rate."""
+    train = TrainConfig(epochs=5, learning_rate=0.1, final_learning_rate_fraction=0.2)
+    assert [learning_rate_in(epoch, train) for epoch in range(5)] == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
+    assert learning_rate_in(0, train.model_copy(update={"epochs": 1})) == pytest.approx(0.1)
+
+
+def test_the_kept_epoch_is_the_first_best_one() -> None:
+    """A model's metadata describes the epoch whose weights it has: the first best, or the last if no user validates."""
+
+    def log(*ndcg: float, rows: float) -> list[dict[str, float]]:
+        lines = enumerate(ndcg, start=1)
+        return [
+            {"epoch": n, "x_ndcg@10": v, "x_recall@10": 2 * v, "x_accuracy@1": v / 2, "x_rows": rows} for n, v in lines
+        ]
+
+    for ndcg, rows, stale in (((0.1, 0.3, 0.3, 0.2), 9, 2), ((0.0, 0.0), 0, 0)):
+        record, lines = Best(), log(*ndcg, rows=rows)
+        for line in lines:
+            record.update(line["x_ndcg@10"] if rows else None, {"epoch": torch.tensor(line["epoch"])})
+        told = {"epoch": 2, "accuracy@1": ndcg[1] / 2, "recall@10": 2 * ndcg[1], "ndcg@10": ndcg[1]}
+        assert best_epoch(lines, "x") == told
+        assert (int(record.weights["epoch"]), record.stale) == (2, stale)
+
+
+@pytest.mark.parametrize("export", ["float32", "int8"])
+def test_what_is_validated_is_what_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export: Literal["float32", "int8"]
+) -> None:
+    """The best epoch is chosen by the weights as the file will have them, for example rounded to int8. Of the ranks 0, 5 and
+    20 one is right and two are among ten."""
+    model = SequenceModel(num_items=9, kind="gru", dim=8, max_length=5)
+    save_model(tmp_path, model, model.state_dict(), {}, export=export)
+    rows = evaluation_rows(histories([([1, 2, 3], [0, 0, 0], 1, 1, 2)]), position_column="validation_position")
+    judged: list[SequenceModel] = []
+
+    def ranks(models: list[SequenceModel], *_: object, **__: object):
+        judged.extend(models)
+        return SimpleNamespace(ranks=np.array([0, 5, 20]))
+
+    monkeypatch.setattr(student_task, "ranks_of_models", ranks)
+    scores = validation_scores(model, model.state_dict(), export, rows, device=torch.device("cpu"), world=1)
+    assert scores == pytest.approx(
+        {"ndcg@10": (1 + 1 / np.log2(7)) / 3, "recall@10": 2 / 3, "accuracy@1": 1 / 3, "rows": 3}
+    )
+    for name, value in load_model(tmp_path)[0].state_dict().items():
+        assert torch.equal(judged[0].state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("figures", "loss", "says"),
+    [
+        ({"student_ce": 5.0, "kl": float("nan"), "teacher_ce": 0.0}, "cross_entropy", "not finite in epoch 3"),
+        (
+            {"student_ce": 1e6, "kl": 1.0, "teacher_ce": 0.0},
+            "cross_entropy",
+            r"diverged in epoch 3: .*1e\+06 nats.* 4\.61",
+        ),
+        ({"student_ce": 5.0, "kl": 1.0, "teacher_ce": 50.0}, "cross_entropy", "diverged"),
+        ({"student_ce": 9.0, "kl": 99.0, "teacher_ce": 0.0}, "cross_entropy", None),
+        ({"student_ce": 60.0, "kl": 0.0, "teacher_ce": 0.0}, "gbce", None),  # a sum over negatives
+    ],
+)
+def test_a_failed_loss_ends_the_training(figures, loss: Any, says: str | None) -> None:
+    """A loss that is not finite or far above guessing is an error that names the model and what to lower."""
+    train = TrainConfig(loss=loss)
+    if says is None:
+        check_loss(figures, "student", train, 2, 100)
+    else:
+        with pytest.raises(FloatingPointError, match=f"student: the loss .*{says}.* Lower learning_rate"):
+            check_loss(figures, "student", train, 2, 100)
