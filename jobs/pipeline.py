@@ -5,124 +5,22 @@
 
 from collections.abc import Iterator
 
+from jobs.runtime import parts
 from jobs.runtime.names import (
     FEATURES,
     SEARCH_ENCODER,
     SEARCH_STUDENT,
-    adapted_encoder,
-    item_codes,
     logged_queries,
     models_of,
     teacher_models,
     texts_of,
-    title_vectors,
 )
-from jobs.runtime.stage import Part, Stage
-from kdlib.config.models import TextConfig
+from jobs.runtime.parts import TRAINING, has_events, has_search, is_offline, search_teacher
+from jobs.runtime.stage import Stage
 from kdlib.config.run import RunConfig
 
 NO_EVENTS = "the run config has no events"
 NO_SEARCH = "the run config has no section search"
-TRAINING = ("seed", "training", "-training.defaults")
-"""What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
-
-
-def _has_events(config: RunConfig) -> bool:
-    return config.input.has_events
-
-
-def _offline(config: RunConfig) -> bool:
-    return config.input.has_events and config.distillation.mode == "offline"
-
-
-def _has_search(config: RunConfig) -> bool:
-    return config.search is not None
-
-
-def _adapts_search(config: RunConfig) -> bool:
-    return config.search is not None and config.search.text.adapt is not None
-
-
-def _simulated(config: RunConfig) -> Iterator[Part]:
-    simulate = config.input.simulate
-    assert simulate is not None
-    first_day = {"first_day": simulate.period(config.last_day)[0]}
-    without = ("-input.simulate.search_fraction", "-input.simulate.first_day")
-    yield Part(("events", "catalogue"), settings=("input.simulate", *without), values=first_day)
-    if simulate.search_fraction:
-        yield Part(("searches",), settings=("input.simulate", without[1]), values=first_day)
-
-
-def _feature_tables(config: RunConfig) -> tuple[str, ...]:
-    tables = ("quarantine", "sessions", *FEATURES)
-    return (*tables, "clean_events") if config.arrives_by_day else tables
-
-
-def _encoders(config: RunConfig) -> Iterator[Part]:
-    for text in {adapted_encoder(text): text for text in texts_of(config) if text.adapt}.values():
-        own = {"text": {"max_tokens": text.max_tokens, "adapt": text.adapt}}
-        yield Part((adapted_encoder(text),), FEATURES, TRAINING, own, subject=text)
-
-
-def _titles(config: RunConfig) -> Iterator[Part]:
-    for text in texts_of(config):
-        needs = ("item_vocabulary", *([adapted_encoder(text)] if text.adapt else []))
-        yield Part((title_vectors(text),), needs, values={"text": text}, subject=text)
-
-
-def _vectors(*texts: TextConfig | None) -> tuple[str, ...]:
-    return tuple(title_vectors(text) for text in texts if text)
-
-
-def _teachers(config: RunConfig) -> Iterator[Part]:
-    """A part for each model: one a teacher, or one a fold."""
-    for teacher in config.teachers:
-        own = f"teachers.{teacher.name}"
-        if teacher.rules:
-            settings = (f"{own}.rules", "training.max_length", "training.max_validation_users")
-            yield Part(teacher.models, FEATURES, settings, subject=(teacher, 0))
-            continue
-        settings = (*TRAINING, "-seed", own, f"-{own}.weight", f"-{own}.train", f"-{own}.seed", "features.split")
-        values = {
-            "train": config.training.resolve(teacher.train),
-            "seed": config.seed if teacher.seed is None else teacher.seed,
-        }
-        for fold, model in enumerate(teacher.models):
-            yield Part((model,), (*FEATURES, *_vectors(teacher.text)), settings, values, subject=(teacher, fold))
-
-
-def _codes(config: RunConfig) -> Iterator[Part]:
-    text = next((teacher.text for teacher in config.teachers if teacher.text), None)
-    settings = ("student.model.codes", "student.model.dim", "seed", "teachers.*.weight")
-    yield Part(item_codes(config.student.model), (*FEATURES, *teacher_models(config), *_vectors(text)), settings)
-
-
-def _students(config: RunConfig) -> Iterator[Part]:
-    """The student, with its teacher in joint mode, and the control: the same student without teachers."""
-    student, joint = config.student, config.distillation.mode == "joint"
-    needs = (*FEATURES, *_vectors(student.text), *(item_codes(student.model) if student.model.codes else ()))
-    needs += () if joint else ("teacher_targets", *teacher_models(config))
-    settings = (*TRAINING, "features.split", "student", "-student.train", "-student.control")
-    taught = {"train": config.training.resolve(student.train)}
-    if joint:
-        teacher = config.teachers[0]
-        own = (*settings, "distillation", f"teachers.{teacher.name}")
-        makes = ("models/student", *teacher.models)
-        yield Part(makes, (*needs, *_vectors(teacher.text)), own, taught, subject="student")
-    else:
-        yield Part(("models/student",), needs, (*settings, "distillation"), taught, subject="student")
-    if config.evaluation.control:
-        alone = student.without_teachers()
-        values = {"train": config.training.resolve(alone.train), "dropout": alone.model.dropout}
-        yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")
-
-
-def _served(config: RunConfig) -> Iterator[str]:
-    """All that goes into use together."""
-    if config.input.has_events:
-        yield from ("recommendations", *FEATURES, "metrics", *models_of(config))
-    if config.search:
-        yield from ("products", "search_index", SEARCH_STUDENT, "search_rankings")
 
 
 def _everything(config: RunConfig) -> Iterator[str]:
@@ -138,7 +36,7 @@ STAGES: tuple[Stage, ...] = (
         "simulate-events",
         "local",
         "write the simulated shop: events, catalogue, searches",
-        parts=_simulated,
+        parts=parts.simulated_parts,
         when=lambda config: config.input.simulate is not None,
         otherwise="the run config reads events of its own (input.simulate is not set)",
     ),
@@ -147,7 +45,7 @@ STAGES: tuple[Stage, ...] = (
         "spark",
         "clean the clickstream and build sessions, histories and the item vocabulary",
         needs=lambda config: ("events", "catalogue") if config.input.simulate else (),
-        makes=_feature_tables,
+        makes=parts.feature_tables,
         settings=(
             "features",
             "-features.queries",
@@ -156,17 +54,17 @@ STAGES: tuple[Stage, ...] = (
             "-input.simulate.search_fraction",
             "privacy.min_item_users",
         ),
-        when=_has_events,
+        when=has_events,
         otherwise=NO_EVENTS,
     ),
     Stage(
         "build-products",
         "spark",
-        "the catalogue as product search reads it",
+        "write the catalogue as product search reads it",
         needs=lambda config: ("catalogue",) if config.input.simulate else (),
         makes=("products",),
         settings=("input.catalogue",),
-        when=_has_search,
+        when=has_search,
         otherwise=NO_SEARCH,
     ),
     Stage(
@@ -176,24 +74,24 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda config: ("searches",) if config.input.simulate else (),
         makes=("queries", "query_items", "search_quarantine"),
         settings=("features.queries", "input.searches", "-input.searches.path", "privacy.min_query_users"),
-        when=lambda config: config.input.has_searches,
-        otherwise="the run config has no search log (input.searches, or input.simulate.search_fraction)",
+        when=lambda config: config.search is not None and config.input.has_searches,
+        otherwise="there is no section search, or no search log (input.searches, input.simulate.search_fraction)",
     ),
     Stage(
         "check-input",
         "local",
         "judge the input before anything is trained on it",
         needs=("histories",),
-        when=_has_events,
-        otherwise=NO_EVENTS,
         acts=True,
         options=("force",),
+        when=has_events,
+        otherwise=NO_EVENTS,
     ),
     Stage(
         "train-text-encoder",
         "ray",
         "train the text encoders on the shop's own titles",
-        parts=_encoders,
+        parts=parts.encoder_parts,
         when=lambda config: config.input.has_events and any(text.adapt for text in texts_of(config)),
         otherwise="no model has text.adapt",
     ),
@@ -201,7 +99,7 @@ STAGES: tuple[Stage, ...] = (
         "encode-titles",
         "ray",
         "encode the product titles",
-        parts=_titles,
+        parts=parts.title_parts,
         when=lambda config: config.input.has_events and bool(texts_of(config)),
         otherwise="no model reads titles (text)",
     ),
@@ -209,10 +107,10 @@ STAGES: tuple[Stage, ...] = (
         "train-teacher",
         "ray",
         "train the teachers",
-        parts=_teachers,
+        parts=parts.teacher_parts,
         together=True,
-        when=_offline,
-        otherwise="distillation.mode is joint: distill trains the teacher",
+        when=is_offline,
+        otherwise="distill trains the teacher (distillation.mode is joint)",
     ),
     Stage(
         "cache-teacher",
@@ -225,40 +123,40 @@ STAGES: tuple[Stage, ...] = (
             "distillation.samples",
             "distillation.temperature",
             "distillation.weights",
-            "training.max_length",
-            "training.max_validation_users",
             "seed",
             "teachers.*.weight",
             "teachers.*.folds",
+            "training.max_length",
+            "training.max_validation_users",
         ),
-        when=_offline,
-        otherwise="distillation.mode is joint: nothing is cached",
+        when=is_offline,
+        otherwise="nothing is cached (distillation.mode is joint)",
     ),
     Stage(
         "build-codes",
         "ray",
         "learn the item codes of a student with codes",
-        parts=_codes,
-        when=lambda config: _offline(config) and config.student.model.codes is not None,
+        parts=parts.code_parts,
+        when=lambda config: is_offline(config) and config.student.model.codes is not None,
         otherwise="the student has no codes (student.model.codes)",
     ),
     Stage(
         "distill",
         "ray",
         "train the student from its teachers, and the control without them",
-        parts=_students,
+        parts=parts.student_parts,
         together=True,
-        when=_has_events,
+        when=has_events,
         otherwise=NO_EVENTS,
     ),
     Stage(
         "evaluate",
         "ray",
         "measure all models and baselines on the test users",
-        needs=lambda config: (*FEATURES, *models_of(config), *(("teacher_targets",) if _offline(config) else ())),
+        needs=lambda config: (*FEATURES, *models_of(config), *(("teacher_targets",) if is_offline(config) else ())),
         makes=("metrics",),
         settings=("evaluation", "features.split", "seed", "training.max_length"),
-        when=_has_events,
+        when=has_events,
         otherwise=NO_EVENTS,
     ),
     Stage(
@@ -266,10 +164,10 @@ STAGES: tuple[Stage, ...] = (
         "local",
         "judge input and models before the tables go out",
         needs=("histories", "metrics"),
-        when=_has_events,
-        otherwise=NO_EVENTS,
         acts=True,
         options=("force",),
+        when=has_events,
+        otherwise=NO_EVENTS,
     ),
     Stage(
         "recommend",
@@ -278,7 +176,7 @@ STAGES: tuple[Stage, ...] = (
         needs=(*FEATURES, "models/student"),
         makes=("recommendations",),
         settings=("recommend",),
-        when=_has_events,
+        when=has_events,
         otherwise=NO_EVENTS,
     ),
     Stage(
@@ -288,31 +186,27 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda config: ("products", *logged_queries(config)),
         makes=(SEARCH_ENCODER,),
         settings=(*TRAINING, "search.text.max_tokens", "search.text.adapt"),
-        when=_adapts_search,
+        when=parts.adapts_search,
         otherwise="search.text has no adapt",
     ),
     Stage(
         "encode-products",
         "ray",
         "encode the products with the search teacher",
-        needs=lambda config: ("products", *((SEARCH_ENCODER,) if _adapts_search(config) else ())),
+        needs=lambda config: ("products", *search_teacher(config)),
         makes=("product_vectors",),
         settings=("search.text",),
-        when=_has_search,
+        when=has_search,
         otherwise=NO_SEARCH,
     ),
     Stage(
         "encode-queries",
         "ray",
         "encode typed and made-up queries with the search teacher",
-        needs=lambda config: (
-            "products",
-            *logged_queries(config),
-            *((SEARCH_ENCODER,) if _adapts_search(config) else ()),
-        ),
+        needs=lambda config: ("products", *logged_queries(config), *search_teacher(config)),
         makes=("search_targets",),
         settings=("search.text", "search.catalogue_queries", "seed"),
-        when=_has_search,
+        when=has_search,
         otherwise=NO_SEARCH,
     ),
     Stage(
@@ -324,7 +218,7 @@ STAGES: tuple[Stage, ...] = (
             "product_vectors",
             "search_targets",
             *logged_queries(config),
-            *((SEARCH_ENCODER,) if _adapts_search(config) else ()),
+            *search_teacher(config),
         ),
         makes=(SEARCH_STUDENT,),
         settings=(
@@ -337,7 +231,7 @@ STAGES: tuple[Stage, ...] = (
             "search.batch_size",
             "search.learning_rate",
         ),
-        when=_has_search,
+        when=has_search,
         otherwise=NO_SEARCH,
     ),
     Stage(
@@ -354,7 +248,7 @@ STAGES: tuple[Stage, ...] = (
             "search.text.adapt",
             "seed",
         ),
-        when=_has_search,
+        when=has_search,
         otherwise=NO_SEARCH,
     ),
     Stage(
@@ -364,14 +258,14 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda config: ("products", "search_index", SEARCH_STUDENT, *logged_queries(config)),
         makes=("search_rankings",),
         settings=("search.k", "search.max_queries"),
-        when=_has_search,
+        when=has_search,
         otherwise=NO_SEARCH,
     ),
     Stage(
         "promote",
         "local",
         "put the run's tables and models in use, deliver them, remove old runs",
-        needs=_served,
+        needs=parts.served,
         acts=True,
         options=("reason",),
     ),
@@ -383,7 +277,7 @@ STAGES: tuple[Stage, ...] = (
         optional=True,
         makes=("reports",),
         settings=("name", "evaluation.k", "input.events.format"),
-        when=_has_events,
+        when=has_events,
         otherwise=NO_EVENTS,
         last=True,
     ),

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kdlib.config.base import Fraction, Name, Positive, Section, Seed
+from kdlib.config.base import OPERATIONAL, Fraction, Name, Positive, Section, Seed
 
 
 class CodesConfig(Section):
@@ -93,7 +93,7 @@ class AdaptConfig(Section):
     popular_factor: Annotated[float, Field(gt=0)] = 10.0
     """Limit for popular items, as a multiple of the average item's interactions. An item with n > limit interactions counts
     as one with √(n · limit) (Mikolov et al. 2013)."""
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: Annotated[bool, OPERATIONAL] = True
     """Compute the activations again in the backward pass. This takes far less memory and about a third more time."""
     validation_pairs: Positive = 1_000
     """Most held-out pairs on which an epoch is judged."""
@@ -307,7 +307,7 @@ class TrainingConfig(Section):
 
     workers: Positive = 2
     """Number of training processes. Every batch size must be a multiple of it."""
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 0.5
+    cpus_per_worker: Annotated[float, Field(gt=0), OPERATIONAL] = 0.5
     """CPUs that Ray reserves for a worker. The default leaves one of two cores to Ray Data, which reads the training files."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs that Ray reserves for a worker."""
@@ -318,9 +318,9 @@ class TrainingConfig(Section):
     optimizer, 2 also the gradients, 3 also the weights. From 1 on, each step exchanges weights as well as gradients."""
     max_length: Annotated[int, Field(ge=2)] = 50
     """Most interactions of a history that a model reads."""
-    resident_megabytes: Annotated[int, Field(ge=0)] = 2048
+    resident_megabytes: Annotated[int, Field(ge=0), OPERATIONAL] = 2048
     """Largest share of the training data that a worker keeps in memory. A larger share is read again in each epoch."""
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Annotated[int, Field(ge=0), OPERATIONAL] = 2
     """How often Ray restarts the workers from the last checkpoint after a failure."""
     bf16: bool = False
     """Score items in bfloat16, on a GPU also run the layers in it. Weights stay float32. A CPU that is not faster with

@@ -1,0 +1,134 @@
+"""What stages make and need under a run config, where that depends on the config. `jobs.pipeline` refers to these functions."""
+
+from collections.abc import Iterator
+
+from jobs.runtime.names import (
+    FEATURES,
+    SEARCH_ENCODER,
+    SEARCH_STUDENT,
+    adapted_encoder,
+    item_codes,
+    models_of,
+    teacher_models,
+    texts_of,
+    title_vectors,
+)
+from jobs.runtime.stage import Part
+from kdlib.config.models import TextConfig
+from kdlib.config.run import RunConfig
+
+TRAINING = ("seed", "training", "-training.defaults")
+"""What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
+
+
+def has_events(config: RunConfig) -> bool:
+    """Whether there is anything to recommend from."""
+    return config.input.has_events
+
+
+def is_offline(config: RunConfig) -> bool:
+    """Whether teachers are trained before the student."""
+    return config.input.has_events and config.distillation.mode == "offline"
+
+
+def has_search(config: RunConfig) -> bool:
+    """Whether the run makes product search."""
+    return config.search is not None
+
+
+def adapts_search(config: RunConfig) -> bool:
+    """Whether the search teacher is trained on the shop's language."""
+    return config.search is not None and config.search.text.adapt is not None
+
+
+def simulated_parts(config: RunConfig) -> Iterator[Part]:
+    """Events with catalogue; the search log by itself."""
+    simulate = config.input.simulate
+    assert simulate is not None
+    first_day = {"first_day": simulate.period(config.last_day)[0]}
+    without = ("-input.simulate.search_fraction", "-input.simulate.first_day")
+    yield Part(("events", "catalogue"), settings=("input.simulate", *without), values=first_day)
+    if simulate.search_fraction:
+        yield Part(("searches",), settings=("input.simulate", without[1]), values=first_day)
+
+
+def feature_tables(config: RunConfig) -> tuple[str, ...]:
+    """All tables of build-features."""
+    tables = ("quarantine", "sessions", *FEATURES)
+    return (*tables, "clean_events") if config.arrives_by_day else tables
+
+
+def encoder_parts(config: RunConfig) -> Iterator[Part]:
+    """A part for each adapted encoder."""
+    for text in {adapted_encoder(text): text for text in texts_of(config) if text.adapt}.values():
+        own = {"text": {"max_tokens": text.max_tokens, "adapt": text.adapt}}
+        yield Part((adapted_encoder(text),), FEATURES, TRAINING, own, subject=text)
+
+
+def title_parts(config: RunConfig) -> Iterator[Part]:
+    """A part for each way of reading titles."""
+    for text in texts_of(config):
+        needs = ("item_vocabulary", *([adapted_encoder(text)] if text.adapt else []))
+        yield Part((title_vectors(text),), needs, values={"text": text}, subject=text)
+
+
+def vectors_of(*texts: TextConfig | None) -> tuple[str, ...]:
+    """The title vectors of these texts, for those that there are."""
+    return tuple(title_vectors(text) for text in texts if text)
+
+
+def teacher_parts(config: RunConfig) -> Iterator[Part]:
+    """A part for each model: one a teacher, or one a fold."""
+    for teacher in config.teachers:
+        own = f"teachers.{teacher.name}"
+        if teacher.rules:
+            settings = (f"{own}.rules", "training.max_length", "training.max_validation_users")
+            yield Part(teacher.models, FEATURES, settings, subject=(teacher, 0))
+            continue
+        settings = (*TRAINING, "-seed", own, f"-{own}.weight", f"-{own}.train", f"-{own}.seed", "features.split")
+        values = {
+            "train": config.training.resolve(teacher.train),
+            "seed": config.seed if teacher.seed is None else teacher.seed,
+        }
+        for fold, model in enumerate(teacher.models):
+            yield Part((model,), (*FEATURES, *vectors_of(teacher.text)), settings, values, subject=(teacher, fold))
+
+
+def code_parts(config: RunConfig) -> Iterator[Part]:
+    """The codes, learnt from the teachers' item vectors and from titles."""
+    text = next((teacher.text for teacher in config.teachers if teacher.text), None)
+    settings = ("student.model.codes", "student.model.dim", "seed", "teachers.*.weight")
+    yield Part(item_codes(config.student.model), (*FEATURES, *teacher_models(config), *vectors_of(text)), settings)
+
+
+def student_parts(config: RunConfig) -> Iterator[Part]:
+    """The student, with its teacher in joint mode, and the control: the same student without teachers."""
+    student, joint = config.student, config.distillation.mode == "joint"
+    needs = (*FEATURES, *vectors_of(student.text), *(item_codes(student.model) if student.model.codes else ()))
+    needs += () if joint else ("teacher_targets", *teacher_models(config))
+    settings = (*TRAINING, "features.split", "student", "-student.train", "-student.control")
+    taught = {"train": config.training.resolve(student.train)}
+    if joint:
+        teacher = config.teachers[0]
+        own = (*settings, "distillation", f"teachers.{teacher.name}")
+        makes = ("models/student", *teacher.models)
+        yield Part(makes, (*needs, *vectors_of(teacher.text)), own, taught, subject="student")
+    else:
+        yield Part(("models/student",), needs, (*settings, "distillation"), taught, subject="student")
+    if config.evaluation.control:
+        alone = student.without_teachers()
+        values = {"train": config.training.resolve(alone.train), "dropout": alone.model.dropout}
+        yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")
+
+
+def served(config: RunConfig) -> Iterator[str]:
+    """All that goes into use together."""
+    if config.input.has_events:
+        yield from ("recommendations", *FEATURES, "metrics", *models_of(config))
+    if config.search:
+        yield from ("products", "search_index", SEARCH_STUDENT, "search_rankings")
+
+
+def search_teacher(config: RunConfig) -> tuple[str, ...]:
+    """The adapted search encoder; nothing where the encoder teaches as pretrained."""
+    return (SEARCH_ENCODER,) if adapts_search(config) else ()
