@@ -111,8 +111,19 @@ def test_targets_of_another_form_are_refused(tmp_path: Path) -> None:
         [key] = change
         with pytest.raises(InputError, match=rf"teacher_targets .*distillation\.{key}.*`distilrec cache-teacher`"):
             stages.run("distill", _config(tmp_path, distillation={"targets": "sampled"} | change))
-    with pytest.raises(InputError, match=r"teacher_targets .*distillation\.targets.*`distilrec cache-teacher`"):
-        stages.run("distill", _config(tmp_path, distillation={}))
+
+
+def test_hidden_states_fit_every_temperature(tmp_path: Path) -> None:
+    """The settings of sampled targets are no part of what hidden states depend on. The form of the targets is."""
+    stage = stage_named("cache-teacher")
+
+    def settings(**distillation: Any) -> dict[str, Any]:
+        config = _config(tmp_path, teachers=[{"name": "plain"}], distillation=distillation)
+        [part] = stage.parts_of(config)
+        return made_by(config, stage, part, {})["settings"]
+
+    assert settings() == settings(temperature=3.0) == settings(samples=32)
+    assert settings() != settings(targets="sampled") != settings(targets="sampled", temperature=3.0)
 
 
 def test_targets_of_earlier_models_are_refused(tmp_path: Path) -> None:
