@@ -3,7 +3,9 @@
 `python -m jobs.pipeline` prints the table of stages for the documents.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from jobs.runtime import parts
 from jobs.runtime.names import (
@@ -276,10 +278,34 @@ def stage_named(name: str) -> Stage:
     return {stage.name: stage for stage in STAGES}[name]
 
 
+def _in_code(names: Iterable[str]) -> str:
+    """Names of tables and models, without the hashes of variants."""
+    plain = (re.sub(r"/[0-9a-f]{8}$", "", re.sub(r"(encoder_)[0-9a-f]{8}", r"\1…", name)) for name in names)
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(plain))
+
+
+EVERYTHING: dict[str, Any] = {
+    "name": "everything",
+    "ds": "2026-11-22",
+    "output_dir": "output",
+    "input": {"simulate": {"search_fraction": 0.1, "first_day": "2026-11-01"}},
+    "teachers": [{"name": "teacher", "text": {"adapt": {}}}],
+    "student": {"model": {"codes": {}}},
+    "search": {"text": {"adapt": {}}},
+}
+"""A run config to which every stage applies, for the documents."""
+
+
 def stages_table() -> str:
-    """The stages as a Markdown table."""
-    lines = ["| stage | runs on | what it does |", "| --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| `{stage.name}` | {stage.engine} | {stage.summary} |" for stage in STAGES)])
+    """The stages as a Markdown table, with what they need and make under `EVERYTHING`."""
+    config = RunConfig.model_validate(EVERYTHING)
+    lines = ["| stage | runs on | what it does | needs | makes |", "| --- | --- | --- | --- | --- |"]
+    for stage in STAGES:
+        found = stage.parts_of(config)
+        needs = "whatever is published" if stage.optional else _in_code(name for one in found for name in one.needs)
+        makes = _in_code(name for one in found for name in one.makes)
+        lines.append(f"| `{stage.name}` | {stage.engine} | {stage.summary} | {needs} | {makes} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

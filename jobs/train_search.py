@@ -14,6 +14,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.search.index import product_texts
 from kdlib.search.student import STUDENT_FILE, TOKENIZER
+from kdlib.search.student_task import search_tasks
 from kdlib.search.tokenizer import known_words, smaller_tokenizer
 from kdlib.store import partitions
 from kdlib.training.specs import SearchSpec
@@ -55,7 +56,8 @@ def build(job: Job) -> Details:
         metadata={"teacher": teacher, "inputs": inputs, "seed": config.seed, "search": chosen},
     )
     train, epochs = read_parquet(targets), settings.epochs
-    run_workers(config, train_worker, {"spec": spec}, train, name=name, stage="train_search", epochs=epochs)
+    loop_config = {"spec": spec, "make_tasks": search_tasks}
+    run_workers(config, train_worker, loop_config, train, name=name, stage="train_search", epochs=epochs)
     if not (finished / STUDENT_FILE).exists():
         raise TrainingError("train_search: the workers ended without a student; see the log")
     shutil.copytree(finished, job.outputs[SEARCH_STUDENT], dirs_exist_ok=True)

@@ -9,8 +9,8 @@ from jobs.runtime.names import title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.rank_targets import training_counts
 from jobs.runtime.ray_cluster import check_room
-from jobs.runtime.ray_train import fit
 from jobs.runtime.stage import Details, Found, Input, Job, Part
+from jobs.runtime.train_models import fit
 from jobs.runtime.warm_start import earlier_model, run_options, warm_training
 from kdlib.config.run import RunConfig
 from kdlib.store.partitions import Manifest

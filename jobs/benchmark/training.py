@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from jobs.runtime.names import item_codes, title_vectors
 from jobs.runtime.published import features_of, parquet_files
-from jobs.runtime.ray_train import TrainingRun, fit
 from jobs.runtime.stage import Details, Job
 from jobs.runtime.students import student_run
+from jobs.runtime.train_models import fit
 from kdlib.store import partitions
+from kdlib.training.specs import TrainingRun
 from kdlib.training.stand_ins import STATELESS
 
 STAND_INS = ("permuted", "uniform", "popularity")

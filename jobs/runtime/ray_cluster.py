@@ -97,7 +97,7 @@ def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
     """
     if cluster_address(config) is None:
         block.enter_context(start_ray(config))
-        for module in ("jobs.runtime.ray_local", "jobs.runtime.train_worker"):
+        for module in ("jobs.runtime.ray_local", "jobs.runtime.train_worker", "kdlib.training.student_task"):
             importlib.import_module(module)
     yield
 

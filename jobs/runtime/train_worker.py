@@ -1,7 +1,7 @@
 """What Ray Train runs in each training worker: the connection between Ray and `kdlib.training.trainer`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from kdlib.config.models import TrainingConfig
-from kdlib.training.specs import EncoderSpec, SearchSpec, StudentsSpec
-from kdlib.training.trainer import Checkpoint, Task, train
+from kdlib.training.trainer import Checkpoint, Task, Worker, train
 
-Spec = StudentsSpec | EncoderSpec | SearchSpec
+MakeTasks = Callable[[Any, TrainingConfig, Worker], Iterable[Task]]
+"""(spec, `training` of the run config, worker) → what to train, one after the other."""
 
 
 @dataclass
@@ -50,7 +50,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     """Ray Train's training function.
 
     Args:
-      loop_config: `spec`, a `Spec`; and `training` and `report`, which `run_workers` adds.
+      loop_config: `spec` and `make_tasks`, a `MakeTasks` for this spec. A stage hands in its own, so that it depends on no other
+        task's code. `run_workers` adds `training` and `report`.
     """
     import ray.train
     import ray.train.torch
@@ -65,21 +66,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         shard=ray.train.get_dataset_shard("train"),
         lines=Path(loop_config["report"]),
     )
-    for task in _tasks(loop_config["spec"], training, worker):
+    make_tasks: MakeTasks = loop_config["make_tasks"]
+    for task in make_tasks(loop_config["spec"], training, worker):
         train(task, worker)
         del task  # free its engine before the next one is made
-
-
-def _tasks(spec: Spec, training: TrainingConfig, worker: RayWorker) -> Iterator[Task]:
-    # imported here, because product search needs packages that the other tasks do not
-    if isinstance(spec, StudentsSpec):
-        from kdlib.training.student_task import student_tasks
-
-        return student_tasks(spec, training, worker)
-    if isinstance(spec, EncoderSpec):
-        from kdlib.training.encoder_task import encoder_tasks
-
-        return encoder_tasks(spec, training, worker)
-    from kdlib.search.student_task import search_tasks
-
-    return search_tasks(spec, training, worker)

@@ -206,12 +206,6 @@ class RunConfig(Section):
         models = [name for teacher in self.teachers for name in teacher.models]
         if len(set(models)) < len(models):
             raise ValueError(f"a teacher has the name of another teacher's fold: {models}")
-        loss = self.training.resolve(self.student.train).loss
-        if sampled and loss not in ("cross_entropy", "sampled_softmax"):
-            raise ValueError(
-                "distillation.targets sampled needs the student's train.loss to be cross_entropy or sampled_softmax,"
-                f" found {loss}"
-            )
 
     def _text_has_titles(self) -> None:
         reads_text = self.student.text or any(teacher.text for teacher in self.teachers)
