@@ -23,6 +23,7 @@ from kdlib.config.models import TextConfig
 from kdlib.config.run import RunConfig
 from kdlib.store import partitions, tables
 from kdlib.teachers.text import TitleEncoder, read_title_vectors
+from kdlib.training.encoder_task import encoder_tasks
 from kdlib.training.specs import EncoderSpec
 from tests import stages
 from tests.teachers.test_contrastive import WORDS, tiny_encoder
@@ -178,6 +179,7 @@ def test_an_encoder_is_trained_again_only_when_something_changed(
     def workers(config: RunConfig, worker: object, spec: dict, train: object, **_: object) -> None:
         """Stands for Ray Train: leaves an encoder's facts."""
         made: EncoderSpec = spec["spec"]
+        assert spec["make_tasks"] is encoder_tasks
         trained.append(made.name)
         facts = {"parameters": 7, "pairs": 5, "validation_pairs": 2, "epoch": 1}
         lines = [{"recall@10": 0.25}, {"recall@10": 0.5}]

@@ -1,23 +1,15 @@
 """A Ray Train run: its checkpoints, what a failed run says, what a finished run removes. No cluster is started."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.pipeline import stage_named
 from jobs.runtime import ray_train
-from jobs.runtime.ray_train import checkpoints_name, fit, remove_checkpoints, run_workers
-from jobs.runtime.runner import made_by
-from kdlib.config.models import ModelConfig, TrainConfig
+from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
-from kdlib.models.files import save_model
-from kdlib.models.sequence import SequenceModel
-from kdlib.store.fingerprint import fingerprint_of
-from kdlib.training.specs import StudentsSpec, TrainingRun
 
 
 def _config(folder: Path, **changes: Any) -> RunConfig:
@@ -102,21 +94,8 @@ def test_the_cause_of_a_failed_training_is_the_workers_own_exception(
     assert cause_of(RuntimeError(""), 0) == "training failed 1 times; the last cause: RuntimeError: no message"
 
 
-def test_checkpoints_are_those_of_the_same_work_in_the_same_form() -> None:
-    """Another seed, model, number of workers or ZeRO stage has other checkpoints; another retry limit has the same."""
-    stage = stage_named("distill")
-
-    def name(seed: int = 1, dim: int = 64, **training: int) -> str:
-        config = _config(Path("o"), seed=seed, student={"model": {"dim": dim}}, training=training)
-        fingerprints = [fingerprint_of(made_by(config, stage, part, {})) for part in stage.parts_of(config)]
-        return checkpoints_name(config, stage.name, fingerprints)
-
-    assert name() == name(max_failures=7)
-    assert len({name(), name(seed=2), name(dim=32), name(workers=4), name(zero_stage=3)}) == 5
-
-
 def test_a_finished_run_removes_what_killed_runs_of_its_stage_and_date_left(tmp_path: Path) -> None:
-    """Files of other settings go too; files of another stage or date stay."""
+    """Files of other settings go too. Files of another stage or date stay."""
     home = tmp_path / "_checkpoints"
     for name in (
         "distill.ds=2026-11-22.b",
@@ -141,48 +120,3 @@ def test_workers_that_cannot_start_give_their_reason(cause_of: Callable[[Excepti
     start = WorkerGroupStartupFailedError("a worker failed to initialize due to error:\nTraceback\nOSError: no space\n")
     assert cause_of(ControllerError(start), 2).endswith("failed to initialize due to error: OSError: no space")
     assert cause_of(ControllerError(OSError("disk full")), 2) == "training failed: OSError: disk full"
-
-
-def test_sampled_targets_are_one_state_a_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers read one number a position with sampled targets, one a teacher with hidden states, none without."""
-    specs: list[StudentsSpec] = []
-
-    def train(_: RunConfig, __: object, spec: dict[str, StudentsSpec], *_more: object, **options: object) -> None:
-        specs.append(spec["spec"])
-        for run in spec["spec"].runs:
-            model = SequenceModel(num_items=3, kind="gru", dim=4)
-            save_model(Path(run.export), model, model.state_dict(), {})
-
-    monkeypatch.setattr(ray_train, "start_ray", lambda _: nullcontext())
-    monkeypatch.setattr(ray_train, "read_parquet", lambda _: None)
-    monkeypatch.setattr(ray_train, "run_workers", train)
-
-    def states(**taught: Any) -> int:
-        runs = [
-            TrainingRun(
-                name=name,
-                export=str(tmp_path / name),
-                model=ModelConfig(),
-                train=TrainConfig(),
-                seed=1,
-                statistics="",
-                **settings,
-            )
-            for name, settings in (("control", {}), ("student", taught))
-        ]
-        fit(
-            _config(tmp_path),
-            "distill",
-            runs,
-            fingerprints=["a", "b"],
-            train_files=[],
-            histories=tmp_path,
-            from_histories=False,
-            facts={"vocabulary_items": 3},
-        )
-        return specs[-1].states_a_position
-
-    teachers = [("a", 0.5), ("b", 0.5)]
-    assert states(cached=teachers) == 2
-    assert states(cached=teachers, targets="sampled") == 1
-    assert states() == 0
