@@ -1,6 +1,5 @@
 """`recommend` on a handmade store and a real Ray with two actors, its readers, and `show`."""
 
-import os
 import shutil
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -197,9 +196,10 @@ def test_show_reads_a_night_from_before_reasons(copy, shown):
 
 @pytest.mark.e2e
 def test_a_table_that_matches_its_inputs_is_not_made_again(store, capsys):
-    """With nothing changed the stage publishes nothing, and says so."""
+    """With nothing changed but the number of actors, the stage publishes nothing, and says so."""
     before = partitions.read_manifest(store, "recommendations", DS)
     assert stages.run("recommend", config_for(store)) == {"recommendations": before}
+    assert stages.run("recommend", config_for(store, actors=1)) == {"recommendations": before}
     assert partitions.read_manifest(store, "recommendations", DS) == before
     assert capsys.readouterr().out.startswith("recommendations: up to date\n")
 
@@ -218,16 +218,15 @@ def test_broken_scores_keep_last_night_s_table(copy):
 @pytest.mark.e2e
 def test_more_actors_than_cpus_are_refused(copy):
     """Actors that leave no CPU for reading are an error, not an endless wait."""
+    shutil.rmtree(copy / "recommendations")
     with pytest.raises(ConfigError, match=r"recommend.actors is 3, 1 CPU each, .* the local Ray has 3"):
         stages.run("recommend", config_for(copy, actors=3))
 
 
 @pytest.mark.e2e
-def test_other_engines_read_the_same_rows(store):
+def test_other_engines_read_the_same_rows(store, spark):
     """pyarrow, pandas, DuckDB, Polars and Spark read the same lists, reasons and nulls through the link, `ds` as a partition."""
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
-    from pyspark.sql import SparkSession
-
     folder = store / "recommendations"
     names = ("user_id", "item_ids", "scores", "because_item_ids")
     want = [tuple(row[name] for name in names) for row in read_rows(store)]
@@ -250,14 +249,6 @@ def test_other_engines_read_the_same_rows(store):
     assert lazy.select(names).rows() == want
     assert lazy["ds"].cast(str).unique().to_list() == [DS]
 
-    spark = SparkSession.getActiveSession()
-    if spark is None:
-        if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-            from jobs.runtime.spark_session import start_spark
-
-            spark = start_spark(config_for(store), store / "spark.log")
-        else:
-            spark = SparkSession.builder.master("local[1]").getOrCreate()
     rows = spark.read.parquet(str(folder)).orderBy("user_id").collect()
     assert [tuple(row[name] for name in names) for row in rows] == want
     assert {str(row.ds) for row in rows} == {DS}

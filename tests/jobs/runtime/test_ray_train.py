@@ -22,8 +22,8 @@ def _config(folder: Path, **changes: Any) -> RunConfig:
 def test_checkpoints_that_cannot_be_read_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Checkpoints of an earlier run on which no epoch ends are put aside, and training starts from scratch. After an epoch a
-    failure is the training's own."""
+    """If no epoch ends after a resume, the checkpoints are moved aside and training starts from scratch. A failure after an
+    epoch ends the training."""
     attempts = []
 
     class Trainer:
