@@ -14,7 +14,6 @@ from jobs.runtime.names import (
     SEARCH_STUDENT,
     logged_queries,
     models_of,
-    teacher_models,
     texts_of,
 )
 from jobs.runtime.parts import TRAINING, has_events, has_search, is_offline, search_teacher
@@ -118,19 +117,7 @@ STAGES: tuple[Stage, ...] = (
         "cache-teacher",
         "ray",
         "store what the teachers predict at every training position",
-        needs=lambda config: (*FEATURES, *teacher_models(config)),
-        makes=("teacher_targets",),
-        settings=(
-            "distillation.targets",
-            "distillation.samples",
-            "distillation.temperature",
-            "distillation.weights",
-            "seed",
-            "teachers.*.weight",
-            "teachers.*.folds",
-            "training.max_length",
-            "training.max_validation_users",
-        ),
+        parts=parts.target_parts,
         when=is_offline,
         otherwise="nothing is cached (distillation.mode is joint)",
     ),

@@ -118,7 +118,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
     models = _models(labels, chosen, ranked, main)
     if main in models:
         figures |= {f"{n}_size_ratio": models[main]["bytes"] / m["bytes"] for n, m in models.items() if n != main}
-    peers = _peers(benchmark, source, ranked.details["users"])
+    peers = peers_of(benchmark, source, ranked.details["users"])
     buckets = {
         "history_length": history_buckets(found.table["length"].to_numpy()),
         "target_popularity": by_popularity,
@@ -160,7 +160,7 @@ def _teacher_settings(benchmark: Benchmark, model: str) -> dict[str, Any]:
     return settings | {"train": benchmark.run.training.resolve(teacher.train).model_dump()}
 
 
-def _peers(benchmark: Benchmark, source: Features, users: int) -> dict[str, dict[str, Any]]:
+def peers_of(benchmark: Benchmark, source: Features, users: int) -> dict[str, dict[str, Any]]:
     """Other software's results: their figures and intervals under its names, and what else their files say.
 
     Raises:

@@ -93,19 +93,13 @@ def train_students(config: RunConfig, source: Features, students: list[Student])
 def _own_teacher(config: RunConfig, label: str) -> Teachers:
     """A finished student as the teacher: its hidden states are cached as those of any teacher."""
     name, model = f"teacher_targets/bench_{label}", f"models/bench_{label}"
+    cached = {"distillation": config.distillation.cached_form}
+    part = Part((name,), (*FEATURES, model), ("seed", "training.max_length"), cached)
     stage = Stage(
         "benchmark-targets",
         "ray",
         "store what a finished student predicts at every training position",
-        needs=(*FEATURES, model),
-        makes=(name,),
-        settings=(
-            "training.max_length",
-            "distillation.targets",
-            "distillation.samples",
-            "distillation.temperature",
-            "seed",
-        ),
+        parts=lambda config: [part],
         module="jobs.benchmark.targets",
     )
     run_stage(config, stage, pipeline=STAGES)

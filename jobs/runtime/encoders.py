@@ -13,6 +13,7 @@ from kdlib.config.models import TextConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
 from kdlib.teachers.text import from_anywhere
+from kdlib.training.encoder_task import encoder_tasks
 from kdlib.training.specs import ENCODER_FILE, EncoderSpec
 
 
@@ -58,7 +59,8 @@ def fit_encoder(job: Job, text: TextConfig, pairs: Any, data: EncoderData) -> No
         **asdict(data),
     )
     epochs = text.adapt.epochs + 1
-    run_workers(config, train_worker, {"spec": spec}, pairs, name=run_name, stage="train_text_encoder", epochs=epochs)
+    loop_config = {"spec": spec, "make_tasks": encoder_tasks}
+    run_workers(config, train_worker, loop_config, pairs, name=run_name, stage="train_text_encoder", epochs=epochs)
     if not (finished / ENCODER_FILE).exists():
         raise TrainingError(f"{job.stage}: the workers ended without {short}; see the log")
     shutil.copytree(finished, job.output, dirs_exist_ok=True)

@@ -94,6 +94,14 @@ def teacher_parts(config: RunConfig) -> Iterator[Part]:
             yield Part((model,), (*FEATURES, *vectors_of(teacher.text)), settings, values, subject=(teacher, fold))
 
 
+def target_parts(config: RunConfig) -> Iterator[Part]:
+    """The cached targets. Hidden states are the same at any temperature and with any number of samples."""
+    settings = ("distillation.weights", "seed", "teachers.*.weight", "teachers.*.folds")
+    settings += ("training.max_length", "training.max_validation_users")
+    values = {"distillation": config.distillation.cached_form}
+    yield Part(("teacher_targets",), (*FEATURES, *teacher_models(config)), settings, values)
+
+
 def code_parts(config: RunConfig) -> Iterator[Part]:
     """The codes, learnt from the teachers' item vectors and from titles."""
     text = next((teacher.text for teacher in config.teachers if teacher.text), None)

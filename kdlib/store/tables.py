@@ -159,7 +159,8 @@ TEACHER_TARGETS = Table(
         scales=pa.list_(pa.float32()),  # Shape [n, …], row-major. See below.
     ),
 )
-"""What the teachers say about each position of a window of n positions. The manifest's `form` names one of two forms.
+"""What the teachers say about each position of a window of n positions. `distillation.targets` in the manifest's
+`made_by` names one of two forms.
 
 - `hidden`: the column `hidden` holds the teachers' hidden states, int8 [n, sum of the teachers' widths]. The column
   `scales` is [n, teachers]. A teacher's state is its int8 values times its scale.

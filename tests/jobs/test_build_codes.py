@@ -1,5 +1,7 @@
-"""Item codes as a published step, from handmade features and teachers; no cluster is started."""
+"""Item codes as a stage, from handmade features and teachers. No cluster is started."""
 
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import build_codes
-from jobs.distill import student_run
-from jobs.runtime.published import features
+from jobs.runtime import runner
+from jobs.runtime.names import item_codes
+from jobs.runtime.students import student_run
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import partitions, tables
+from kdlib.store.partitions import Manifest
 from kdlib.teachers.item_codes import read_item_codes
 from kdlib.training.student_setup import build_model
+from tests import stages
 from tests.jobs.test_recommend import DS, ITEM_IDS, NUM_ITEMS, put_store
 
 CODES = {"kind": "residual", "count": 3, "size": 16}
@@ -47,36 +51,52 @@ def _put_teacher(root: Path, name: str, seed: int, item_ids: list[str] = ITEM_ID
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Features and two teachers; the stage starts no Ray."""
+    monkeypatch.setattr(runner, "start_ray", lambda _: nullcontext())
     put_store(tmp_path)  # item n has n training interactions, so item 0 has none
     _put_teacher(tmp_path, "first", 1)
     _put_teacher(tmp_path, "second", 2)
     return tmp_path
 
 
+def _build(config: RunConfig) -> tuple[Manifest, Manifest]:
+    """The manifests of codes and codebooks."""
+    codes, codebooks = (stages.run("build-codes", config)[name] for name in item_codes(config.student.model))
+    return codes, codebooks
+
+
+def _folders(config: RunConfig) -> tuple[Path, Path]:
+    """The published codes and codebooks."""
+    codes, codebooks = (partitions.current(config.root, name, DS) for name in item_codes(config.student.model))
+    return codes, codebooks
+
+
 def test_codes_are_published_once_and_anew_when_a_teacher_changes(store: Path, capsys: pytest.CaptureFixture) -> None:
-    """Both tables keep their contracts and hold the whole vocabulary; only a changed teacher or setting makes them anew."""
+    """Both tables keep their contracts and hold the whole vocabulary. Only a changed teacher or setting makes new ones."""
     config = _config(store)
-    made = build_codes.item_codes(config, features(config))
-    assert tables.check_files(tables.ITEM_CODES, made.codes) == NUM_ITEMS
-    assert tables.check_files(tables.ITEM_CODEBOOKS, made.codebooks) == 3 * 16
-    assert pq.read_table(made.codes)["source"].to_pylist() == ["none"] + ["teacher"] * (NUM_ITEMS - 1)
+    made = _build(config)
+    codes, codebooks = _folders(config)
+    assert tables.check_files(tables.ITEM_CODES, codes) == NUM_ITEMS
+    assert tables.check_files(tables.ITEM_CODEBOOKS, codebooks) == 3 * 16
+    assert pq.read_table(codes)["source"].to_pylist() == ["none"] + ["teacher"] * (NUM_ITEMS - 1)
     assert "79 from teacher, 0 from title, 1 from none; the codes explain" in capsys.readouterr().out
-    assert build_codes.item_codes(config, features(config)) == made
+    assert _build(config) == made
     assert "up to date" in capsys.readouterr().out
     other = _config(store, {"kind": "product"})
-    assert build_codes.item_codes(other, features(other)).codes.parent.parent != made.codes.parent.parent
-    assert build_codes.item_codes(config, features(config)) == made  # another student's codes do not displace them
+    assert {manifest.table for manifest in _build(other)}.isdisjoint(manifest.table for manifest in made)
+    assert _build(config) == made, "the codes of another student do not replace them"
     _put_teacher(store, "second", 3)
-    assert build_codes.item_codes(config, features(config)).versions != made.versions
+    assert all(new.version != old.version for new, old in zip(_build(config), made, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["residual", "product"])
 def test_student_and_control_start_from_the_codes(store: Path, kind: str) -> None:
-    """The published codes and codewords are what a worker's student starts from, with a teacher and without."""
+    """A worker's student starts from the published codes and codewords, with a teacher and without."""
     config = _config(store, {"kind": kind})
-    made = build_codes.item_codes(config, features(config))
-    codes_VM, tables_MSd = read_item_codes(made.codes, made.codebooks)
+    _build(config)
+    made = _folders(config)
+    codes_VM, tables_MSd = read_item_codes(*made)
     for taught in (True, False):
         run = student_run(config, "one", store / "unused", seed=1, statistics=store, taught=taught, codes=made)
         model = build_model(
@@ -92,16 +112,16 @@ def test_student_and_control_start_from_the_codes(store: Path, kind: str) -> Non
         assert torch.equal(model.code_tables, tables_MSd)
 
 
-def test_what_cannot_be_coded_is_said_before_the_training(store: Path) -> None:
-    """Too few trained items, a foreign teacher and a student without codes are errors that say what to do."""
+def test_what_cannot_be_coded_is_said_before_the_training(store: Path, capsys: pytest.CaptureFixture) -> None:
+    """Too few trained items and a teacher of another vocabulary are errors. A student without codes skips the stage."""
     large = _config(store, {"size": 80})
     with pytest.raises(ConfigError, match=r"codes\.size: 80 codewords.*79 items with training.*set a smaller size"):
-        build_codes.item_codes(large, features(large))
+        _build(large)
     _put_teacher(store, "first", 1, ITEM_IDS[:-1])
     with pytest.raises(ModelError, match=r"first.*another item vocabulary"):
-        build_codes.item_codes(_config(store), features(_config(store)))
-    with pytest.raises(ConfigError, match=r"no codes: set student\.model\.codes"):
-        build_codes.run(_config(store, student={}))
+        _build(_config(store))
+    assert stages.run("build-codes", _config(store, student={})) == {}
+    assert re.search(r"build-codes: skipped.*no codes \(student\.model\.codes", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

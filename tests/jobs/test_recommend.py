@@ -1,7 +1,7 @@
-"""Whole runs on a handmade store: `recommend` on a real Ray with two actors, its readers, and `show`."""
+"""`recommend` on a handmade store and a real Ray with two actors, its readers, and `show`."""
 
-import os
 import shutil
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import recommend, show
+from jobs import show
+from jobs.runtime import runner
 from jobs.runtime.ray_cluster import start_ray
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError, ModelError
@@ -18,6 +19,7 @@ from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.report.users import sample_users
 from kdlib.store import partitions, tables
+from tests import stages
 
 DS = "2026-11-22"
 NUM_ITEMS, NUM_USERS = 80, 700
@@ -104,11 +106,11 @@ def put_store(root):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with recommendations; the Ray cluster lives as long as the tests of this module."""
+    """A store with recommendations. The Ray cluster lives as long as the tests of this module."""
     root = tmp_path_factory.mktemp("store")
     put_store(root)
     with start_ray(config_for(root)):
-        recommend.run(config_for(root))
+        stages.run("recommend", config_for(root))
         yield root
 
 
@@ -117,15 +119,32 @@ def read_rows(root):
 
 
 @pytest.fixture
+def shown(capsys):
+    """What `show` prints about a user of a store."""
+
+    def text(root, user):
+        show.run(config_for(root), user=user)
+        return capsys.readouterr().out.removesuffix("\n")
+
+    return text
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """The stage starts no Ray."""
+    monkeypatch.setattr(runner, "start_ray", lambda _: nullcontext())
+
+
+@pytest.fixture
 def copy(store, tmp_path):
-    """A store of one's own to break."""
+    """A copy of the store, for a test that changes it."""
     shutil.copytree(store, tmp_path / "store", symlinks=True)
     return tmp_path / "store"
 
 
 @pytest.mark.e2e
 def test_every_user_gets_one_good_list(store):
-    """All 700 users stand in the table once, in the histories' order, with k unseen, available items each."""
+    """The table has all 700 users once, in the histories' order, with k unseen, available items each."""
     rows = read_rows(store)
     assert [row["user_id"] for row in rows] == [f"user{number:04}" for number in range(NUM_USERS)]
     for number, row in enumerate(rows):
@@ -143,11 +162,11 @@ def test_every_user_gets_one_good_list(store):
 
 @pytest.mark.e2e
 def test_the_same_inputs_give_the_same_files(store, copy):
-    """A second run from scratch, with the actors racing anew, writes the same files under the same version."""
+    """A second run from scratch writes the same files under the same version, although the actors race."""
     first = partitions.read_manifest(store, "recommendations", DS)
     shutil.rmtree(copy / "recommendations")
     shutil.rmtree(copy / "_versions" / "recommendations")
-    second = recommend.run(config_for(copy))["recommendations"]
+    second = stages.run("recommend", config_for(copy))["recommendations"]
     assert first is not None
     assert len(first.files) > 1
     assert second.files == first.files
@@ -156,56 +175,58 @@ def test_the_same_inputs_give_the_same_files(store, copy):
 
 
 @pytest.mark.e2e
-def test_without_reasons_the_table_is_otherwise_the_same(store, copy):
-    """Switched off, the column is null in all rows, the other columns are as before, and `show` prints none."""
+def test_without_reasons_the_table_is_otherwise_the_same(store, copy, shown):
+    """Without reasons the column is null in all rows. The other columns are as before, and `show` prints no reason."""
     shutil.rmtree(copy / "recommendations")
-    recommend.run(config_for(copy, because=0))
+    stages.run("recommend", config_for(copy, because=0))
     rows = read_rows(copy)
     assert {row.pop("because_item_ids") for row in rows} == {None}
     assert rows == [{name: row[name] for name in row if name != "because_item_ids"} for row in read_rows(store)]
-    assert "because" not in show.format_user(config_for(copy), "user0003")
+    assert "because" not in shown(copy, "user0003")
 
 
 @pytest.mark.e2e
-def test_show_reads_a_night_from_before_reasons(copy):
+def test_show_reads_a_night_from_before_reasons(copy, shown):
     """A table without the column, as earlier versions wrote it, is shown without reasons."""
     for file in partitions.current(copy, "recommendations", DS).glob("*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["because_item_ids"]), file)
-    text = show.format_user(config_for(copy), "user0003")
+    text = shown(copy, "user0003")
     assert len(text.splitlines()) == 9
 
 
 @pytest.mark.e2e
 def test_a_table_that_matches_its_inputs_is_not_made_again(store, capsys):
-    """With nothing changed the job only says so."""
-    recommend.run(config_for(store))
-    assert capsys.readouterr().out == "recommendations: up to date\n"
+    """With nothing changed but the number of actors, the stage publishes nothing, and says so."""
+    before = partitions.read_manifest(store, "recommendations", DS)
+    assert stages.run("recommend", config_for(store)) == {"recommendations": before}
+    assert stages.run("recommend", config_for(store, actors=1)) == {"recommendations": before}
+    assert partitions.read_manifest(store, "recommendations", DS) == before
+    assert capsys.readouterr().out.startswith("recommendations: up to date\n")
 
 
 @pytest.mark.e2e
 def test_broken_scores_keep_last_night_s_table(copy):
-    """A model whose scores are NaN ends in its own error, and readers still find the table from before."""
+    """A model whose scores are NaN is an error. Readers still find the earlier table."""
     before = read_rows(copy)
     put_model(copy, broken=True)
     with pytest.raises(ModelError, match="NaN or infinite"):
-        recommend.run(config_for(copy))
+        stages.run("recommend", config_for(copy))
     assert read_rows(copy) == before
     assert list((copy / "_staging").iterdir()) == []
 
 
 @pytest.mark.e2e
 def test_more_actors_than_cpus_are_refused(copy):
-    """Actors that would leave no CPU to read with are an error, not an endless wait."""
+    """Actors that leave no CPU for reading are an error, not an endless wait."""
+    shutil.rmtree(copy / "recommendations")
     with pytest.raises(ConfigError, match=r"recommend.actors is 3, 1 CPU each, .* the local Ray has 3"):
-        recommend.run(config_for(copy, actors=3))
+        stages.run("recommend", config_for(copy, actors=3))
 
 
 @pytest.mark.e2e
-def test_other_engines_read_the_same_rows(store):
+def test_other_engines_read_the_same_rows(store, spark):
     """pyarrow, pandas, DuckDB, Polars and Spark read the same lists, reasons and nulls through the link, `ds` as a partition."""
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
-    from pyspark.sql import SparkSession
-
     folder = store / "recommendations"
     names = ("user_id", "item_ids", "scores", "because_item_ids")
     want = [tuple(row[name] for name in names) for row in read_rows(store)]
@@ -228,46 +249,38 @@ def test_other_engines_read_the_same_rows(store):
     assert lazy.select(names).rows() == want
     assert lazy["ds"].cast(str).unique().to_list() == [DS]
 
-    spark = SparkSession.getActiveSession()
-    if spark is None:
-        if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-            from jobs.runtime.spark_session import start_spark
-
-            spark = start_spark(config_for(store), store / "spark.log")
-        else:
-            spark = SparkSession.builder.master("local[1]").getOrCreate()
     rows = spark.read.parquet(str(folder)).orderBy("user_id").collect()
     assert [tuple(row[name] for name in names) for row in rows] == want
     assert {str(row.ds) for row in rows} == {DS}
 
 
-def test_k_beyond_the_available_items_is_refused(tmp_path):
+def test_k_beyond_the_available_items_is_refused(tmp_path, no_ray):
     """A list longer than the number of available items is an error that names both."""
     put_store(tmp_path)
     with pytest.raises(ConfigError, match=r"recommend.k is 79, but only 78 items are known to the model and available"):
-        recommend.run(config_for(tmp_path, k=79))
+        stages.run("recommend", config_for(tmp_path, k=79))
 
 
-def test_a_model_of_another_vocabulary_is_refused(tmp_path):
-    """A model trained on other ids at the same indices stops the job before anything is read."""
+def test_a_model_of_another_vocabulary_is_refused(tmp_path, no_ray):
+    """A model that was trained on other ids at the same indices stops the stage before Ray reads anything."""
     put_store(tmp_path)
     put_model(tmp_path, [*ITEM_IDS[1:], "item000"])
     with pytest.raises(ModelError, match=r"are not the first .* items of this vocabulary"):
-        recommend.run(config_for(tmp_path))
+        stages.run("recommend", config_for(tmp_path))
 
 
 def test_a_missing_student_is_named(tmp_path):
     """Without a published student the error says which stage comes first."""
     put_store(tmp_path)
     (tmp_path / "models" / "student" / f"ds={DS}").unlink()
-    with pytest.raises(InputError, match="no published models/student for 2026-11-22"):
-        recommend.run(config_for(tmp_path))
+    with pytest.raises(InputError, match=r"recommend needs models/student of 2026-11-22.*`distilrec distill` first"):
+        stages.run("recommend", config_for(tmp_path))
 
 
 @pytest.mark.e2e
-def test_show_prints_history_and_list(store):
+def test_show_prints_history_and_list(store, shown):
     """`show` prints the newest interactions and the ranked list with titles, or ids where there is no title."""
-    text = show.format_user(config_for(store), "user0003").splitlines()
+    text = shown(store, "user0003").splitlines()
     assert text[:4] == [
         "user user0003: 3 interactions:",
         "  2026-11-10 12:00  view       Title 21",
@@ -288,16 +301,16 @@ def test_show_prints_history_and_list(store):
 
 
 @pytest.mark.e2e
-def test_show_knows_users_without_a_history(store):
-    """A user with an empty history has popular items and no interactions to print."""
-    assert "(source popular, model version " in show.format_user(config_for(store), "user0008")
+def test_show_knows_users_without_a_history(store, shown):
+    """A user with an empty history has popular items, and `show` prints no interactions."""
+    assert "(source popular, model version " in shown(store, "user0008")
 
 
 @pytest.mark.e2e
-def test_show_refuses_a_stranger(store):
+def test_show_refuses_a_stranger(store, shown):
     """An unknown user is an error that offers some that exist."""
     with pytest.raises(InputError, match=r"no user 'nobody' in histories of 2026-11-22.*try user0"):
-        show.format_user(config_for(store), "nobody")
+        shown(store, "nobody")
 
 
 @pytest.mark.e2e

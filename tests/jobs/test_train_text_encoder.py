@@ -1,7 +1,6 @@
-"""The text encoder's training as a job: what it publishes, and that teachers with other text settings live beside it."""
+"""The stage that trains text encoders: what it publishes, and that teachers with other text settings have their own tables."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,16 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.train_text_encoder import encoder_name, run
+from jobs import train_text_encoder
+from jobs.runtime import encoders, runner
+from jobs.runtime.names import adapted_encoder, title_vectors
 from kdlib.config.models import TextConfig
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
 from kdlib.store import partitions, tables
 from kdlib.teachers.text import TitleEncoder, read_title_vectors
+from kdlib.training.encoder_task import encoder_tasks
 from kdlib.training.specs import EncoderSpec
+from tests import stages
 from tests.teachers.test_contrastive import WORDS, tiny_encoder
+from tests.whole_nights import HOME, environment
 
-HOME = Path(__file__).parents[2]
 DS = "2026-11-22"
 ITEMS = [f"{a} {b}" for a in WORDS for b in WORDS if a != b] + [None, None]
 ADAPT = {"epochs": 4, "batch_size": 32, "learning_rate": 0.006, "temperature": 0.2, "max_pairs": 2000}
@@ -40,7 +42,7 @@ def _publish(root: Path, table: tables.Table, rows: Mapping[str, object]) -> Non
 
 
 def _world(root: Path) -> None:
-    """120 shoppers who go from an item to its companion, whose title says something else, and on at random."""
+    """Publish histories of 120 shoppers: each goes to a random item, then to its companion, whose title has other words."""
     generator = np.random.default_rng(0)
     order = generator.permutation(len(ITEMS) - 2)
     companion = dict(zip([*order[0::2], *order[1::2]], [*order[1::2], *order[0::2]], strict=True))
@@ -83,12 +85,24 @@ def _world(root: Path) -> None:
     _publish(root, tables.ITEM_STATISTICS, everything | statistics | {"num_purchases": [0] * len(ITEMS)})
 
 
+TRAIN_TEACHERS = """
+import sys
+from jobs.runtime.ray_cluster import start_ray
+from kdlib.config.load import load_config
+from tests import stages
+config = load_config(sys.argv[1])
+with start_ray(config):
+    for name in ("train-text-encoder", "encode-titles", "train-teacher"):
+        stages.run(name, config)
+"""
+
+
 def _train_teachers(config: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """Run the stages up to the teachers in a process of its own, on one local Ray; what they print."""
     done = subprocess.run(
-        [sys.executable, "-m", "jobs", "train-teacher", "--config", str(config)],
+        [sys.executable, "-c", TRAIN_TEACHERS, str(config)],
         cwd=HOME,
-        env=environment,
+        env=environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,9 +115,9 @@ def _train_teachers(config: Path) -> str:
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_teachers_with_different_text_settings_live_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One teacher reads the adapted encoder's vectors, another the whitened pretrained ones; each has its own table."""
+    """One teacher reads the adapted encoder's vectors, the other the whitened pretrained vectors. Each has its own table."""
     root = tmp_path / "output"
     _world(root)
     text = {"encoder": str(tiny_encoder(tmp_path / "encoder")), "max_tokens": 8, "batch_size": 16}
@@ -123,8 +137,10 @@ def test_teachers_with_different_text_settings_live_together(
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(document))
     config = RunConfig.model_validate(document)
-    assert config.teachers[0].text is not None
-    name = encoder_name(config.teachers[0].text)
+    adapts, whitens = (teacher.text for teacher in config.teachers)
+    assert adapts is not None
+    assert whitens is not None
+    name = adapted_encoder(adapts)
     printed = _train_teachers(path)
 
     folder = partitions.current(root, name, DS)
@@ -138,10 +154,11 @@ def test_teachers_with_different_text_settings_live_together(
     assert re.search(r"encoder_\w+ epoch  4/4: loss \S+, validation recall@10 0\.\d+", printed), printed
     assert not (root / "_checkpoints").exists() or not list((root / "_checkpoints").iterdir())
 
-    variants = sorted(path.parent for path in (root / "title_vectors").glob(f"*/ds={DS}"))
-    widths = {variant: read_title_vectors(variant / f"ds={DS}").shape for variant in variants}
-    assert sorted(widths.values()) == [(len(ITEMS), 6), (len(ITEMS), 16)]
-    adapted = next(read_title_vectors(v / f"ds={DS}") for v, shape in widths.items() if shape[1] == 16)
+    assert len(list((root / "title_vectors").glob(f"*/ds={DS}"))) == 2
+    adapted, whitened = (
+        read_title_vectors(partitions.current(root, title_vectors(text), DS)) for text in (adapts, whitens)
+    )
+    assert (adapted.shape, whitened.shape) == ((len(ITEMS), 16), (len(ITEMS), 6))
     assert not adapted[-2:].any()
     items = pa.table({"item_index": pa.array(range(len(ITEMS)), pa.int32()), "title": ITEMS})
     again = TitleEncoder(str(folder), max_tokens=8, batch_size=64, threads=1)(items)
@@ -149,67 +166,63 @@ def test_teachers_with_different_text_settings_live_together(
     for teacher in ("adapted", "whitened"):
         assert (partitions.current(root, f"models/{teacher}", DS) / "model.safetensors").exists()
 
-    monkeypatch.setattr("jobs.train_text_encoder.start_ray", lambda _: nullcontext())
-    run(config)
+    stages.run("train-text-encoder", config)
     assert f"{name}: up to date" in capsys.readouterr().out
 
 
 def test_an_encoder_is_trained_again_only_when_something_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Teacher and student with the same encoder train it once, a second night not at all, other pretrained weights anew."""
-    import ray.data
-
-    import jobs.train_text_encoder as job
-
+    """Teacher and student with the same encoder share its training. Only other pretrained weights make a new one."""
     trained = []
 
     def workers(config: RunConfig, worker: object, spec: dict, train: object, **_: object) -> None:
         """Stands for Ray Train: leaves an encoder's facts."""
         made: EncoderSpec = spec["spec"]
+        assert spec["make_tasks"] is encoder_tasks
         trained.append(made.name)
         facts = {"parameters": 7, "pairs": 5, "validation_pairs": 2, "epoch": 1}
         lines = [{"recall@10": 0.25}, {"recall@10": 0.5}]
         Path(made.export, "encoder.json").write_text(json.dumps(facts | {"epochs": lines}))
 
-    monkeypatch.setattr(job, "run_workers", workers)
-    monkeypatch.setattr(job, "start_ray", lambda _: nullcontext())
-    monkeypatch.setattr(ray.data, "read_parquet", lambda *_, **__: MagicMock())
+    monkeypatch.setattr(encoders, "run_workers", workers)
+    monkeypatch.setattr(runner, "start_ray", lambda _: nullcontext())
+    monkeypatch.setattr(train_text_encoder, "read_parquet", lambda *_, **__: MagicMock())
     root = tmp_path / "output"
     _world(root)
     text = {"encoder": str(tiny_encoder(tmp_path / "encoder")), "adapt": ADAPT}
     document = {"name": "x", "ds": DS, "output_dir": str(root), "input": {"simulate": {}}}
     readers = {"teachers": [{"name": "a", "text": text}], "student": {"text": text | {"whiten": True}}}
     config = RunConfig.model_validate(document | readers)
-    [(name, first)] = run(config).items()
+    [(name, first)] = stages.run("train-text-encoder", config).items()
     assert trained == [name.removeprefix("models/")]
     line = "epoch 1 kept; recall@10 of 2 held-out pairs 0.2500 as pretrained, 0.5000 now"
     assert capsys.readouterr().out.count(line) == 1
-    assert run(config) == {name: first}
+    assert stages.run("train-text-encoder", config) == {name: first}
     assert f"{name}: up to date" in capsys.readouterr().out
     assert len(trained) == 1
     config_file = tmp_path / "encoder" / "config.json"
     config_file.write_text(config_file.read_text() + " ")
-    assert run(config)[name].version != first.version
+    assert stages.run("train-text-encoder", config)[name].version != first.version
     assert len(trained) == 2
     assert not list((root / "_checkpoints").iterdir())
 
 
 def test_the_name_follows_what_the_weights_depend_on() -> None:
-    """Whitening and the encoding batch leave an encoder's name; the training settings change it."""
+    """Whitening and the encoding batch do not change an encoder's name. The training settings do."""
     text = {"adapt": ADAPT}
-    name = encoder_name(TextConfig.model_validate(text))
+    name = adapted_encoder(TextConfig.model_validate(text))
     assert re.fullmatch(r"models/encoder_[0-9a-f]{8}", name)
-    assert encoder_name(TextConfig.model_validate(text | {"whiten": True, "batch_size": 3})) == name
-    assert encoder_name(TextConfig.model_validate(text | {"max_tokens": 3})) != name
-    assert encoder_name(TextConfig.model_validate({"adapt": ADAPT | {"epochs": 5}})) != name
+    assert adapted_encoder(TextConfig.model_validate(text | {"whiten": True, "batch_size": 3})) == name
+    assert adapted_encoder(TextConfig.model_validate(text | {"max_tokens": 3})) != name
+    assert adapted_encoder(TextConfig.model_validate({"adapt": ADAPT | {"epochs": 5}})) != name
 
 
-def test_nothing_to_adapt_is_an_error(tmp_path: Path) -> None:
-    """Without a teacher that adapts its text the job says which key to set."""
+def test_without_an_adapted_text_the_stage_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line says which key no model has."""
     document = {"name": "none", "output_dir": str(tmp_path), "input": {"simulate": {}}}
-    with pytest.raises(ConfigError, match=r"no teacher, nor the student, has text\.adapt"):
-        run(RunConfig.model_validate(document))
+    assert stages.run("train-text-encoder", RunConfig.model_validate(document)) == {}
+    assert re.search(r"train-text-encoder: skipped.* no model has text\.adapt", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +236,7 @@ def test_nothing_to_adapt_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_text_settings_are_refused(text: dict, message: str, tmp_path: Path) -> None:
-    """A width without whitening, and a batch that the workers cannot share, are errors that name the key."""
+    """A width without whitening and a batch that the workers cannot share are errors that name the key."""
     document = {"name": "x", "output_dir": str(tmp_path), "input": {"simulate": {}}}
     with pytest.raises(ValueError, match=message):
         RunConfig.model_validate(document | {"teachers": [{"name": "teacher", "text": text}]})

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from jobs.benchmark.__main__ import results_path
 
-from jobs.benchmark.results import _peers
+from jobs.benchmark.command import results_path
+from jobs.benchmark.results import peers_of
 from jobs.benchmark.selection import best_kind, read_selection
 from kdlib.config.benchmark import draw_trials, load_benchmark, merge
 from kdlib.config.run import RunConfig
@@ -45,7 +45,7 @@ BENCHMARK = {
 }
 
 
-def _write(folder: Path, run: dict[str, Any] | None = None, **changes: Any) -> Path:
+def write_benchmark(folder: Path, run: dict[str, Any] | None = None, **changes: Any) -> Path:
     """A benchmark config with these changes, and its run config beside it."""
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN | {"output_dir": str(folder / "output")} | (run or {})))
     path = folder / "benchmark.yaml"
@@ -54,7 +54,7 @@ def _write(folder: Path, run: dict[str, Any] | None = None, **changes: Any) -> P
 
 
 def test_merge_goes_key_by_key() -> None:
-    """Mappings in both are merged, anything else is the second's; neither argument changes."""
+    """Mappings in both are merged. Any other value is the second's. Neither argument changes."""
     below = {"model": {"kind": "gru", "dim": 8}, "train": {"epochs": 3}}
     merged = merge(below, {"model": {"dim": 16}, "train": None})
     assert merged == {"model": {"kind": "gru", "dim": 16}, "train": None}
@@ -62,8 +62,8 @@ def test_merge_goes_key_by_key() -> None:
 
 
 def test_arms_change_the_runs_student_and_distillation(tmp_path: Path) -> None:
-    """An arm holds the run config with its own keys over it; `like` starts from another arm's; seeds default to all."""
-    path = _write(
+    """An arm is the run config with the arm's own keys. `like` starts from another arm. Seeds default to all."""
+    path = write_benchmark(
         tmp_path,
         arms={
             "student_plain": {"teacher": "none"},
@@ -82,7 +82,7 @@ def test_arms_change_the_runs_student_and_distillation(tmp_path: Path) -> None:
     assert arms["coded"].config.student.train == {"learning_rate": 0.01, "epochs": 1}
     assert (arms["coded"].seeds, arms["student"].seeds) == ((5,), (1, 2))
     assert arms["permuted"].config.student.model.dim == 8
-    # the same student, whatever its dropout, is compared with the one without a teacher; another one is not
+    # a student is compared with the same student without teachers, whatever its dropout
     assert {name: arm.plain for name, arm in arms.items()} == {
         "student_plain": None,
         "student": None,
@@ -93,16 +93,16 @@ def test_arms_change_the_runs_student_and_distillation(tmp_path: Path) -> None:
 
 
 def test_a_student_that_reads_titles_is_compared_with_one_that_reads_them(tmp_path: Path) -> None:
-    """What titles give is not the teacher's gain."""
+    """The gain from titles does not count as the teacher's."""
     arms = {
         "blind": {"teacher": "none", "student": {"text": None}},
         "titles": {"teacher": "none"},
         "student": {},
     }
     reads = {"student": RUN["student"] | {"text": {}}}
-    assert load_benchmark(_write(tmp_path, run=reads, arms=arms)).arms()["student"].plain == "titles"
+    assert load_benchmark(write_benchmark(tmp_path, run=reads, arms=arms)).arms()["student"].plain == "titles"
     del arms["titles"]
-    assert load_benchmark(_write(tmp_path, run=reads, arms=arms)).arms()["student"].plain is None
+    assert load_benchmark(write_benchmark(tmp_path, run=reads, arms=arms)).arms()["student"].plain is None
 
 
 class _Source:
@@ -113,27 +113,27 @@ class _Source:
 
 
 def test_other_software_s_results_stand_beside_ours(tmp_path: Path) -> None:
-    """Under their own names, with what their file says of how they came about; those of another split are refused."""
+    """Their results have their own names, and the settings in their file. Results of another split are refused."""
     held = {"users": 9, "items": 40, "settings": {"minutes": 90}, "figures": {"ndcg10": 0.1, "hr10": 0.2}}
     held["intervals"] = {"ndcg10": [0.05, 0.15]}
     (tmp_path / "rectools.json").write_text(json.dumps(held))
-    benchmark = load_benchmark(_write(tmp_path, peers={"rectools": str(tmp_path / "rectools.json")}))
+    benchmark = load_benchmark(write_benchmark(tmp_path, peers={"rectools": str(tmp_path / "rectools.json")}))
     source: Any = _Source()
-    assert _peers(benchmark, source, 9) == {
+    assert peers_of(benchmark, source, 9) == {
         "figures": {"rectools_ndcg10": 0.1, "rectools_hr10": 0.2},
         "intervals": {"rectools_ndcg10": [0.05, 0.15]},
         "facts": {"rectools": {"users": 9, "items": 40, "settings": {"minutes": 90}}},
     }
     with pytest.raises(InputError, match=r"is about \{.users.: 9, .items.: 40\}, this benchmark about \{.users.: 8"):
-        _peers(benchmark, source, 8)
+        peers_of(benchmark, source, 8)
     (tmp_path / "rectools.json").write_text("{}")
     with pytest.raises(InputError, match=r"peers\.rectools: .*must be a JSON with users, items, figures"):
-        _peers(benchmark, source, 9)
+        peers_of(benchmark, source, 9)
 
 
 def test_overrides_reach_the_benchmark_and_with_a_prefix_the_run(tmp_path: Path) -> None:
-    """`run.` addresses the run config, anything else the benchmark; selected arms write beside the whole results."""
-    path = _write(tmp_path)
+    """`run.` sets the run config, any other key the benchmark. Results of selected arms have a file of their own."""
+    path = write_benchmark(tmp_path)
     benchmark = load_benchmark(path, overrides=("run.seed=9", "seeds=[7]"), arms=("student",))
     assert benchmark.run.seed == 9
     assert benchmark.run_overrides == ("seed=9",)
@@ -183,19 +183,19 @@ def test_overrides_reach_the_benchmark_and_with_a_prefix_the_run(tmp_path: Path)
     ],
 )
 def test_a_wrong_benchmark_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    """Each fault is an error before anything is trained, with the key or the arm in it."""
+    """Each fault is an error before any training. The error names the key or the arm."""
     with pytest.raises(ConfigError, match=message):
-        load_benchmark(_write(tmp_path, **changes))
+        load_benchmark(write_benchmark(tmp_path, **changes))
 
 
 def test_trials_are_the_same_for_every_arm_and_inside_the_space(tmp_path: Path) -> None:
-    """The seed alone fixes the draws: from the list, or between the bounds; a trial reaches the arm's settings."""
+    """The seed alone decides the trials, from the list or between the bounds. A trial reaches the arm's settings."""
     tuning = {
         "trials": 20,
         "arms": ["student_plain", "student"],
         "space": {"distillation.temperature": [1.0, 4.0], "student.train.learning_rate": {"log_uniform": [0.001, 0.1]}},
     }
-    benchmark = load_benchmark(_write(tmp_path, tuning=tuning))
+    benchmark = load_benchmark(write_benchmark(tmp_path, tuning=tuning))
     assert benchmark.config.tuning is not None
     trials = draw_trials(benchmark.config.tuning)
     assert trials == draw_trials(benchmark.config.tuning)
@@ -208,8 +208,8 @@ def test_trials_are_the_same_for_every_arm_and_inside_the_space(tmp_path: Path) 
 
 
 def test_what_an_arm_or_the_search_sets_for_the_student_holds_for_the_control_too(tmp_path: Path) -> None:
-    """The run's `student.control` gives way, key by key, to an arm's or the search's own student; an arm's control holds."""
-    path = _write(
+    """The student of an arm or a trial overrides the run's `student.control`, key by key. An arm's own control stays."""
+    path = write_benchmark(
         tmp_path,
         arms={
             "as_it_is": {"teacher": "none"},
@@ -233,7 +233,7 @@ def test_what_an_arm_or_the_search_sets_for_the_student_holds_for_the_control_to
 
 
 def test_the_best_kind_of_teacher_has_the_best_mean() -> None:
-    """Seeds of one kind count together: a kind with the single best teacher but a worse mean is not chosen."""
+    """Seeds of one kind count together. A kind with the single best teacher but a worse mean is not chosen."""
     kinds = {"a1": "a", "a2": "a", "b1": "b", "b2": "b"}
     assert best_kind(kinds, {"a1": 0.9, "a2": 0.1, "b1": 0.6, "b2": 0.6}) == ["b1", "b2"]
 
@@ -248,8 +248,8 @@ def _publish_model(config: RunConfig, name: str, seed: int) -> str:
 
 
 def test_the_record_refuses_a_changed_model(tmp_path: Path) -> None:
-    """A recorded model is found; without a record, or once another model stands in its place, it is an error."""
-    config = load_benchmark(_write(tmp_path)).run
+    """A recorded model is found. A missing record and a model that replaces the recorded one are errors."""
+    config = load_benchmark(write_benchmark(tmp_path)).run
     with pytest.raises(InputError, match="no record of what was selected for the benchmark b"):
         read_selection(config, "b")
     sha256 = _publish_model(config, "models/bench_student_s1", seed=1)
@@ -280,10 +280,10 @@ def _benchmark(path: Path, *more: str) -> str:
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_a_whole_benchmark_and_again(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> None:
-    """Teachers, arms, record, test and results in one command, on the features of a night; again, nothing is trained and
-    the figures are the same."""
+    """One command trains teachers and arms, writes the record, measures and writes results, on the features of a run. The same
+    command again trains nothing and gives the same figures."""
     _, root, _ = night_to_change
-    path = _write(
+    path = write_benchmark(
         tmp_path,
         run={
             "output_dir": str(root),

@@ -1,5 +1,6 @@
-"""Which students are trained, together and by whom, without a cluster."""
+"""Which students are trained, which of them together, and by which teachers. No cluster is started."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.benchmark import students
+from jobs.benchmark import targets, training
 from jobs.benchmark.students import students_of, train_students
-from jobs.runtime import ray_train
-from jobs.runtime.published import Features
-from jobs.runtime.ray_train import TrainingRun
+from jobs.runtime import runner
+from jobs.runtime.names import FEATURES
+from jobs.runtime.published import features
 from kdlib.config.benchmark import load_benchmark
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import partitions, tables
-from tests.jobs.benchmark.test_benchmark import _write
-from tests.jobs.test_nightly import DS
+from kdlib.training.specs import TrainingRun
+from tests.jobs.benchmark.test_benchmark import write_benchmark
+from tests.jobs.conftest import DS
 
 ARMS: dict[str, Any] = {
     "student_plain": {"teacher": "none"},
@@ -30,7 +33,7 @@ ARMS: dict[str, Any] = {
 
 @pytest.fixture
 def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[TrainingRun]]:
-    """What `fit` was called with; in its place models with random weights are written."""
+    """The runs of each call of `fit`. A stand-in for `fit` writes models with random weights."""
     called: list[list[TrainingRun]] = []
 
     def fit(config: Any, stage: str, runs: list[TrainingRun], *, train_files: list[str], **_: Any) -> None:
@@ -44,41 +47,53 @@ def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[TrainingR
             save_model(Path(run.export), model, model.state_dict(), {})
 
     def write_targets(*arguments: Any) -> None:
-        pq.write_table(tables.TEACHER_TARGETS.schema.empty_table(), arguments[-1] / "part.parquet")
+        row = {"user_id": "u", "start": 0, "items": [0, 0], "context": [0], "hidden": b"0", "scales": [1.0]}
+        table = pa.Table.from_pylist([row], schema=tables.TEACHER_TARGETS.schema)
+        pq.write_table(table, arguments[-1] / "part.parquet")
 
-    monkeypatch.setattr(ray_train, "fit", fit)
-    monkeypatch.setattr(students, "write_targets", write_targets)
-    monkeypatch.setattr(students, "teacher_folders", lambda *_: [[Path("first")], [Path("second")]])
-    monkeypatch.setattr(students, "teacher_weights", lambda config: [teacher.weight for teacher in config.teachers])
-    monkeypatch.setattr(tables, "check_files", lambda *_: 0)
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(targets, "write_targets", write_targets)
+    monkeypatch.setattr(runner, "start_ray", lambda _: nullcontext())
     return called
 
 
+def _put(root: Path, name: str) -> None:
+    """Publish a stand-in for an earlier stage's output, once."""
+    if partitions.read_manifest(root, name, DS) is not None:
+        return
+    staging = partitions.new_staging(root, name, DS)
+    details: dict[str, Any] = {}
+    if name.startswith("models/"):
+        model = SequenceModel(num_items=1, kind="gru", dim=4)
+        facts = {"vocabulary_hash": vocabulary_hash(["a"]), "vocabulary_items": 1, "vocabulary_version": "1"}
+        save_model(staging, model, model.state_dict(), facts)
+    else:
+        pq.write_table(pa.table({"item_index": [0], "item_id": ["a"]}), staging / "part-00000.parquet")
+        details = {"teachers": {"first": 0.5, "second": 0.5}}
+    partitions.publish(staging, root, name, DS, fingerprint="x", details=details)
+
+
 def _train(folder: Path, **changes: Any) -> Path:
-    """Train a benchmark's arms over stand-ins for everything published before; returns the root of the outputs."""
-    benchmark = load_benchmark(_write(folder, arms=ARMS | changes))
+    """Train a benchmark's arms on stand-ins for the earlier stages' outputs. Returns the output folder."""
+    benchmark = load_benchmark(write_benchmark(folder, arms=ARMS | changes))
     root = benchmark.run.root
-    for name in ("teacher_targets", "models/first", "models/second", "item_statistics"):
-        if partitions.read_manifest(root, name, DS) is None:
-            staging = partitions.new_staging(root, name, DS)
-            pq.write_table(pa.table({"item_index": [0], "item_id": ["a"]}), staging / "part-00000.parquet")
-            partitions.publish(staging, root, name, DS, fingerprint="x")
-    here = partitions.current(root, "item_statistics", DS)
-    source = Features(here, here, here, {"histories": "1", "item_vocabulary": "1", "item_statistics": "1"})
-    train_students(benchmark.run, source, students_of(benchmark.arms().values()))
+    for name in (*FEATURES, "teacher_targets", "models/first", "models/second"):
+        _put(root, name)
+    train_students(benchmark.run, features(benchmark.run), students_of(benchmark.arms().values()))
     return root
 
 
 def test_arms_train_together_and_the_self_taught_after_their_teacher(
     tmp_path: Path, fits: list[list[TrainingRun]]
 ) -> None:
-    """One fit holds every arm that needs no other's model; a self-taught one follows, with the plain model as teacher."""
+    """One fit trains every arm that needs no other arm's model. The self-taught arm follows, with the plain model as teacher."""
     root = _train(tmp_path)
     first, second = ({run.name: run for run in runs} for runs in fits)
     assert first.keys() == {"student_plain_s1", "student_plain_s2", "student_s1", "student_s2", "permuted_s1"}
     assert second.keys() == {"self_s2"}
     assert second["self_s2"].cached == [(str(partitions.current(root, "models/bench_student_plain_s2", DS)), 1.0)]
-    assert [folder for folder, _ in first["student_s1"].cached] == ["first", "second"]
+    teachers = [str(partitions.current(root, f"models/{name}", DS)) for name in ("first", "second")]
+    assert [folder for folder, _ in first["student_s1"].cached] == teachers
     assert (first["student_plain_s1"].cached, first["student_plain_s1"].kl_weight) == ([], 0.0)
     assert {name: run.stand_in for name, run in first.items() if run.stand_in} == {"permuted_s1": "permuted"}
     assert first["permuted_s1"].cached == first["student_s1"].cached
@@ -86,7 +101,7 @@ def test_arms_train_together_and_the_self_taught_after_their_teacher(
 
 
 def test_what_is_up_to_date_is_not_trained_again(tmp_path: Path, fits: list[list[TrainingRun]]) -> None:
-    """The same again trains nothing; a new arm or seed trains alone; new settings train that arm alone."""
+    """The same arms again train nothing. A new arm, seed or setting trains only the students that it concerns."""
     _train(tmp_path)
     del fits[:]
     _train(tmp_path)
@@ -102,7 +117,7 @@ def test_what_is_up_to_date_is_not_trained_again(tmp_path: Path, fits: list[list
 
 
 def test_a_failed_fit_leaves_nothing_half_published(tmp_path: Path, fits: list[list[TrainingRun]]) -> None:
-    """The error reaches the caller, no model of the group is published and no staging folder is left."""
+    """The error reaches the caller. No model of the group is published and no staging folder is left."""
     with pytest.raises(RuntimeError, match="worker died"):
         _train(tmp_path, broken={})
     root = tmp_path / "output"
@@ -111,7 +126,7 @@ def test_a_failed_fit_leaves_nothing_half_published(tmp_path: Path, fits: list[l
 
 
 def test_a_control_without_states_leaves_the_hidden_match_out(tmp_path: Path, fits: list[list[TrainingRun]]) -> None:
-    """Where uniform or popularity stand in for the teachers there is no hidden state to match, whatever the settings."""
+    """Uniform and popularity stand-ins have no hidden states, so their students do not match any, whatever the settings."""
     match = {"distillation": {"hidden_weight": 0.5}}
     _train(tmp_path, student=match, uniform=match | {"teacher": "uniform"}, shares=match | {"teacher": "popularity"})
     weights = {run.name: run.hidden_weight for run in fits[0]}
@@ -119,7 +134,7 @@ def test_a_control_without_states_leaves_the_hidden_match_out(tmp_path: Path, fi
 
 
 def test_a_control_does_not_start_from_the_teachers(tmp_path: Path, fits: list[list[TrainingRun]]) -> None:
-    """What stands in for the teachers' knowledge is to show its worth, so that the item table starts from nothing."""
+    """A control measures what the teachers' knowledge is worth, so its item table starts at random."""
     start = {"distillation": {"item_start": "teachers"}}
     _train(tmp_path, student=start, student_plain={"teacher": "none"} | start, permuted=start | {"teacher": "permuted"})
     starts = {run.name: run.item_start for run in fits[0]}

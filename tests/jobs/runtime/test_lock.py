@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import nightly
+from jobs.__main__ import main
+from jobs.runtime.command import Invocation
 from jobs.runtime.lock import held_dates, run_lock
 from jobs.runtime.process import run_in_own_process
 from kdlib.config.load import load_config
@@ -40,11 +41,11 @@ def _holder(config: Path) -> subprocess.Popen[str]:
 def test_a_second_run_of_the_date_is_turned_away_and_told_by_whom(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit status 75 and the holder's stage and process; nothing is written. After the holder's SIGKILL the date is free."""
+    """The second run ends with status 75 and names the holder. It writes nothing. SIGKILL of the holder frees the date."""
     config = _config(tmp_path)
     holder = _holder(config)
     try:
-        assert nightly.main(["--config", str(config)]) == BusyError.exit_status == 75
+        assert main(["nightly", "--config", str(config)]) == BusyError.exit_status == 75
         error = capsys.readouterr().err
         assert f"recommend, process {holder.pid} on " in error
         assert "another run writes 2026-11-22" in error
@@ -60,15 +61,15 @@ def test_a_second_run_of_the_date_is_turned_away_and_told_by_whom(
 
 
 def test_a_stage_in_its_own_process_holds_its_parents_lock(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The child is not turned away by its own parent: it comes as far as its input, which is missing."""
+    """The parent's lock does not stop the child: the child fails only at its missing input."""
     path = _config(tmp_path)
     with run_lock(load_config(path), "nightly"), pytest.raises(DistilrecError, match="exit status 2"):
-        run_in_own_process("build_features", path, ds=None, overrides=())
-    assert "no simulated events for 2026-11-22" in capfd.readouterr().err
+        run_in_own_process("build-features", Invocation(str(path)))
+    assert "build-features needs events of 2026-11-22" in capfd.readouterr().err
 
 
-def test_dates_that_runs_are_at_work_on_are_known(tmp_path: Path) -> None:
-    """A held lock's date is told, by the holder and by others; a released one's is not."""
+def test_the_dates_of_running_runs_are_known(tmp_path: Path) -> None:
+    """`held_dates` has the date while the lock is held, and not afterwards."""
     config = load_config(_config(tmp_path))
     assert held_dates(config) == set()
     with run_lock(config, "nightly"):
@@ -77,7 +78,7 @@ def test_dates_that_runs_are_at_work_on_are_known(tmp_path: Path) -> None:
 
 
 def test_a_look_at_the_held_dates_turns_no_run_away(tmp_path: Path) -> None:
-    """Whoever looks which dates are held has each lock for a moment; a run that starts just then waits that long."""
+    """`held_dates` holds each lock for a moment. A run that starts at that moment waits for it."""
     config = load_config(_config(tmp_path))
     with run_lock(config, "nightly"):
         pass

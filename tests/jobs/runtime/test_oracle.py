@@ -1,4 +1,4 @@
-"""Lists judged by the simulator's true model, from the tables that the feature job makes."""
+"""The simulator's true model judges lists, from tables as `build-features` makes them."""
 
 from datetime import date, datetime, timedelta
 
@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.runtime.oracle import BEST, _target_days, knows_the_truth, truth_of
-from jobs.simulate_events import plan_of
+from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from kdlib.config.data import EVENT_TYPES
 from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows
+from kdlib.simulation.input import plan_of
 from kdlib.simulation.oracle import Oracle
 from kdlib.simulation.steps import BOUGHT, CARTED, VIEWED
 from kdlib.store import tables
@@ -46,7 +46,7 @@ def histories(rows: list[tuple[list[int], list[int], list[str], list[int], int |
 
 @pytest.fixture
 def found():
-    """The world, its vocabulary in the order of the ids, four histories, and the four items that they are made of."""
+    """The world, its vocabulary in the order of the ids, four histories, and the four items in them."""
     world = plan_of(config()).world()
     there = np.flatnonzero(world.launch_days <= 0).tolist()
     item_ids = sorted(world.item_id_of(number) for number in there)
@@ -65,7 +65,7 @@ def found():
 
 
 def test_a_list_is_worth_the_true_probabilities_of_its_items(found) -> None:
-    """Outcomes, sessions and days are read from the histories; a list that ends early is worth nothing there."""
+    """Outcomes, sessions and days come from the histories. A place after the end of a list is worth 0."""
     world, item_ids, table, (a, b, c, d) = found
     rows = evaluation_rows(table, position_column="test_position", with_marks=True, everyone=True)
     lists = {"student": np.tile([c, d, -1], (4, 1))}
@@ -81,7 +81,7 @@ def test_a_list_is_worth_the_true_probabilities_of_its_items(found) -> None:
 
 
 def test_the_best_list_holds_the_most_probable_new_items(found) -> None:
-    """No list of items that the user has not seen is worth more; the target's rank is the true model's."""
+    """No list of unseen items has a higher probability. The target's rank is its rank under the true model."""
     _, item_ids, table, (a, b, c, d) = found
     rows = evaluation_rows(table, position_column="test_position", with_marks=True, everyone=True)
     everything = np.argsort(np.random.default_rng(1).random((4, len(item_ids))), axis=1)
@@ -100,14 +100,14 @@ def test_the_best_list_holds_the_most_probable_new_items(found) -> None:
 
 
 def test_the_truth_is_known_of_simulated_events_split_by_time_alone() -> None:
-    """Not where items are left out of the histories, and not of a shop's own events."""
+    """The truth is not known where the histories leave items out, or with another split."""
     assert knows_the_truth(config())
     assert not knows_the_truth(config(max_items=50))
     assert not knows_the_truth(config(split={"kind": "leave_one_out"}))
 
 
 def test_the_truth_is_not_known_where_features_cut_sessions_or_bots_differently() -> None:
-    """Sessions, bots and the period's start must be the simulator's own."""
+    """Sessions, bots and the start of the period must be those of the simulator."""
     assert knows_the_truth(config(session_gap_seconds=600, period_start=FIRST))
     assert not knows_the_truth(config(session_gap_seconds=599))
     assert not knows_the_truth(config(session_gap_seconds=7_201))
@@ -116,10 +116,16 @@ def test_the_truth_is_not_known_where_features_cut_sessions_or_bots_differently(
 
 
 def test_a_user_who_first_comes_in_the_test_is_judged_after_it_came(found) -> None:
-    """Without a test item the day is the test's first one, or that of the user's last event where that is later."""
-    _, _, _, (a, b, *_) = found
+    """Without a test item the day is the test's first day, or the day of the user's last event if that is later."""
+    world, item_ids, _, (a, b, *_) = found
     table = histories([([a], [0], ["view"], [0], None), ([a, b], [2, 3], ["view", "view"], [0, 1], None)])
     settings = config(split={"kind": "time", "test_days": 3})
     rows = evaluation_rows(table, position_column="test_position", with_marks=True, everyone=True)
-    start = np.datetime64(datetime(2026, 3, 1))
-    assert _target_days(settings, table, rows, start).tolist() == [1, 3]
+    everything = np.tile(np.arange(len(item_ids)), (2, 1))
+    truth = truth_of(settings, table, item_ids, rows, {"all": everything}, top=3)
+    numbers = np.array([world.number_of(item) for item in item_ids])
+    history = ([numbers[[a]], numbers[[a, b]]], [[VIEWED], [VIEWED, VIEWED]], [[0], [0, 1]], [[0], [2, 3]])
+    scores = {day: Oracle(world, target_day=day).scores(*history)[:, numbers] for day in (1, 2, 3)}
+    np.testing.assert_allclose(truth.probabilities["all"], [scores[1][0], scores[3][1]])
+    assert not np.allclose(scores[1][0], scores[2][0]), "the day changes the truth"
+    assert not np.allclose(scores[2][1], scores[3][1]), "the day changes the truth"

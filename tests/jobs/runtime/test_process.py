@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
+from jobs.runtime.command import Invocation
 from jobs.runtime.process import run_in_own_process
 from kdlib.errors import DistilrecError, UnreachableError
 
 
 @pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)])
 def test_the_stage_s_exit_status_is_passed_on(monkeypatch: pytest.MonkeyPatch, code: str, status: int) -> None:
-    """A stage that a signal ends has the status that a shell would give it."""
+    """A stage that a signal ends has the status that a shell gives: 128 + the signal's number."""
     really = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **options: really([sys.executable, "-c", code], **options))
     with pytest.raises(DistilrecError, match=f"exit status {status}") as caught:
-        run_in_own_process("build_features", "run.yaml", ds=None, overrides=())
+        run_in_own_process("build-features", Invocation("run.yaml"))
     assert caught.value.exit_status == status
 
 
@@ -36,7 +37,7 @@ def slow_stage(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]
 
 
 def test_what_happens_meanwhile(slow_stage: list[subprocess.Popen[bytes]]) -> None:
-    """It begins while the stage runs, and ends after it."""
+    """`meanwhile` is entered while the stage runs, and left after the stage."""
     seen: list[int | None] = []
 
     @contextmanager
@@ -45,12 +46,12 @@ def test_what_happens_meanwhile(slow_stage: list[subprocess.Popen[bytes]]) -> No
         yield
         seen.append(slow_stage[0].poll())
 
-    run_in_own_process("build_features", "run.yaml", ds=None, overrides=(), meanwhile=meanwhile())
+    run_in_own_process("build-features", Invocation("run.yaml"), meanwhile=meanwhile())
     assert seen == [None, 0]
 
 
 def test_a_stage_does_not_outlive_what_failed_beside_it(slow_stage: list[subprocess.Popen[bytes]]) -> None:
-    """The night has ended then."""
+    """An error in `meanwhile` kills the stage."""
 
     @contextmanager
     def failing() -> Iterator[None]:
@@ -58,5 +59,5 @@ def test_a_stage_does_not_outlive_what_failed_beside_it(slow_stage: list[subproc
         yield
 
     with pytest.raises(UnreachableError, match="no Ray"):
-        run_in_own_process("build_features", "run.yaml", ds=None, overrides=(), meanwhile=failing())
+        run_in_own_process("build-features", Invocation("run.yaml"), meanwhile=failing())
     assert slow_stage[0].returncode == -9

@@ -1,17 +1,16 @@
-"""Product search as a night: a catalogue in, rankings, index and student out, and what a shopper who types gets."""
+"""A nightly run of product search: a catalogue in, rankings, index and student out, and answers to what shoppers type."""
 
 import csv
 import json
 from itertools import product
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from jobs.runtime.search_teacher import teacher
 
-from jobs import search
+from jobs.__main__ import main
+from jobs.runtime.product_search import search_teacher
 from kdlib.config.load import load_config
 from kdlib.errors import ConfigError, ModelError
 from kdlib.release import promotions
@@ -35,7 +34,7 @@ BRANDS, COLOURS, NUMBERS = ("Acme", "Norvik", "Zentavo"), ("black", "silver", "b
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run config of a small shop, after its night."""
+    """The run config of a small shop, after its run."""
     folder = tmp_path_factory.mktemp("search")
     with (folder / "products.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
@@ -77,7 +76,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     printed = run(config)
-    assert "search teacher: 22,713,216 parameters" in printed
+    assert "train_search_encoder: 22,713,216 parameters" in printed
     assert "242 rows read = 241 products + 0 repeated + 1 without an item id" in printed
     assert "rank_search: 5 of 5 queries answered" in printed
     return config
@@ -85,7 +84,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.e2e
 def test_a_night_of_a_catalogue_alone_publishes_rankings(shop: Path) -> None:
-    """One row a head query, here the categories, of available products alone; promoted with index and student."""
+    """The table has a row for each category, with available products only. Index and student are promoted with it."""
     root = shop.parent / "output"
     folder = partitions.current(root, "search_rankings", DS)
     assert tables.check_files(tables.SEARCH_RANKINGS, folder) == 5
@@ -112,7 +111,7 @@ def test_a_night_of_a_catalogue_alone_publishes_rankings(shop: Path) -> None:
 
 @pytest.mark.e2e
 def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Real words, misspelt ones, ones that no product has, and texts that are no query at all; no title commands the terminal."""
+    """Answers to real words, misspelt words, unknown words and texts that are no query. No title controls the terminal."""
     typed = [
         "laser printer",
         "prinetr",
@@ -124,7 +123,7 @@ def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture
         "'; DROP TABLE products; --",
         "笔记本电脑",
     ]
-    assert search.main(["--config", str(shop), "-k", "5", *typed]) == 0
+    assert main(["search", "--config", str(shop), "-k", "5", *typed]) == 0
     printed = capsys.readouterr().out
     assert "'prinetr': searched for 'printer' in place of 'prinetr'" in printed
     assert "'brightness': no product has these words: these are the nearest in meaning" in printed
@@ -136,20 +135,21 @@ def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture
     assert [len(answer) for answer in answers[:6]] == [5, 5, 5, 0, 0, 0]
     assert all("desk lamp LED [2J" in line for line in answers[2])
     assert all("laser printer" in line for line in answers[0] + answers[1])
-    assert search.main(["--config", str(shop), "--category", "Desk lamp", "printer"]) == 0
+    assert main(["search", "--config", str(shop), "--category", "Desk lamp", "printer"]) == 0
     lamps = capsys.readouterr().out.splitlines()[1:-1]
     assert len(lamps) == 10
     assert all("desk lamp" in line for line in lamps)
-    assert search.main(["--config", str(shop), "--category", "Sofa", "printer"]) == 2
+    assert main(["search", "--config", str(shop), "--category", "Sofa", "printer"]) == 2
     assert "no product has the category 'Sofa'" in capsys.readouterr().err
 
 
 @pytest.mark.e2e
 def test_the_same_night_again_does_nothing_and_a_damaged_index_is_refused(shop: Path, tmp_path: Path) -> None:
-    """Every step is up to date; an index without its vectors says what to do."""
+    """Every stage is up to date. An index without its vectors is an error that says what to do."""
     printed = run(shop)
     for name in (
         "products",
+        "models/search_encoder",
         "product_vectors",
         "search_targets",
         "models/search_student",
@@ -163,10 +163,10 @@ def test_the_same_night_again_does_nothing_and_a_damaged_index_is_refused(shop: 
 
 
 def test_a_student_wider_than_its_teacher_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:
-    """The message has the setting, what it is and what the encoder has."""
+    """The error has the setting, its value and the width of the encoder."""
     path = tmp_path / "run.yaml"
     path.write_text(
         f"name: s\nds: 2026-11-22\noutput_dir: {tmp_path}/out\ninput: {{simulate: {{}}}}\nsearch: {{width: 512}}\n"
     )
     with pytest.raises(ConfigError, match=r"search.width 512 is more than the encoder .* has, 384"):
-        teacher(load_config(path), pa.table({}))
+        search_teacher(load_config(path), {})

@@ -1,4 +1,4 @@
-"""Ranks over Ray Data, Ray Data made up."""
+"""Ranks over Ray Data, with a stand-in for Ray Data."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,7 +24,7 @@ QUALITY = ("min_test_users", "min_gain_over_popularity", "max_loss_to_last_night
 
 
 class Nothing:
-    """A Ray Dataset whose batches are all empty: Ray then hands over none."""
+    """A Ray Dataset whose batches are all empty. Ray then gives no batch."""
 
     def map_batches(self, *_: Any, **__: Any) -> "Nothing":
         return self
@@ -34,7 +34,7 @@ class Nothing:
 
 
 def test_a_night_of_repeats_fails_the_gate_of_the_test_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a user whose next item is new there is a table of no rows, as the evaluator makes it, and no metric."""
+    """Without a user whose next item is new, the table has no rows and the evaluator's schema, and the gate fails."""
     import ray
     import ray.data
 

@@ -52,8 +52,8 @@ with start_ray(config):
 
 @pytest.mark.e2e
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
-    """No socket of local mode's processes listens on an address that another machine reaches, while workers train neither;
-    its workers keep freed memory, and have no environment of their own."""
+    """No process of local mode listens on an address that another machine reaches, also while workers train. The workers keep
+    freed memory, and have no runtime environment of their own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
@@ -69,7 +69,7 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     for rank in range(2):
         workers, of_training, own_environment = json.loads((tmp_path / f"{rank}.json").read_text())
         assert workers == 2
-        assert own_environment == {}  # else it could not take a process of Ray's that waits
+        assert own_environment == {}  # with one, it could not use a waiting process of Ray
         assert of_training  # gloo's
         addresses += of_training
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
@@ -81,7 +81,7 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
 def test_only_a_local_ray_starts_ahead(
     monkeypatch: pytest.MonkeyPatch, address: str | None, started: list[str]
 ) -> None:
-    """And it lasts as long as the block that it was put in; a cluster is joined when it is needed."""
+    """A local Ray starts ahead, and lasts as long as its block. A cluster is joined when it is needed."""
     told: list[str] = []
 
     @contextmanager
@@ -103,7 +103,7 @@ def test_only_a_local_ray_starts_ahead(
 def test_few_files_are_read_by_few_processes(
     monkeypatch: pytest.MonkeyPatch, files: int, own: str | None, readers: str
 ) -> None:
-    """As many footer readers as there are batches of files; who has set a number of their own gets it."""
+    """Ray gets one footer reader for each batch of files. A number in the environment wins."""
     import ray.data
 
     name = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
@@ -116,7 +116,7 @@ def test_few_files_are_read_by_few_processes(
 
 
 def test_a_local_ray_without_room_for_the_workers_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It would wait for ever; reading the data needs a CPU of its own. A cluster at an address may grow."""
+    """Ray would wait for ever. Reading needs a CPU of its own. A cluster at an address may grow, so it is not checked."""
     import ray
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})

@@ -1,4 +1,4 @@
-"""A night on a real Ray cluster of three nodes and a Spark standalone cluster: submitted, refused, doubled, and with dying nodes."""
+"""A nightly run on a real Ray cluster of three nodes and a Spark standalone cluster, with refused jobs and dying nodes."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ RUN = NIGHT | {"name": "cluster", "evaluation": NIGHT["evaluation"] | {"control"
 
 
 def _kill(processes: list[psutil.Process]) -> None:
-    """Let a node die as a machine does: all at once, without a word."""
+    """Kill all processes of a node at once, as when a machine dies."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -49,7 +49,7 @@ def _free_port() -> int:
 
 
 class Cluster:
-    """A head without CPUs for work, and workers with two each; every node has a session and a loopback address of its own."""
+    """A head without CPUs, and workers with two CPUs each. Every node has a session and a loopback address of its own."""
 
     def __init__(self) -> None:
         self._home = tempfile.mkdtemp(prefix="dr")  # short: it holds sockets
@@ -67,7 +67,7 @@ class Cluster:
         }
 
     def start_all(self) -> None:
-        """The head and two workers; returns when they are up."""
+        """Start the head and two workers, and wait until they are up."""
         head = self.start(
             "127.0.0.2",
             "--head",
@@ -81,14 +81,14 @@ class Cluster:
         self.add("127.0.0.3", "127.0.0.4")
 
     def add(self, *nodes: str) -> None:
-        """Start workers; Ray gives a node's processes half a minute, which a busy machine may need twice."""
+        """Start workers. Ray gives a node's processes half a minute. A busy machine may need a second attempt."""
         for node, starting in [(node, self.start(node)) for node in nodes]:
             while starting.wait():
                 _kill(self.processes(node))
                 starting = self.start(node)
 
     def start(self, node: str, *more: str) -> subprocess.Popen[bytes]:
-        """Begin to start a node; the command ends when the node is up, and its processes stay in its session."""
+        """Begin to start a node. The command ends when the node is up. The node's processes stay in the command's session."""
         joining = more or (f"--address=127.0.0.2:{self._gcs}", "--num-cpus=2")
         self._metrics[node] = _free_port()
         command = [
@@ -97,7 +97,7 @@ class Cluster:
             "ray.scripts.scripts",
             "start",
             f"--node-ip-address={node}",
-            f"--temp-dir={self._home}/{node}",  # shared, a node would unpack the job's code over another's
+            f"--temp-dir={self._home}/{node}",  # in a shared folder, a node would unpack the job's code over another's
             *joining,
             f"--dashboard-agent-listen-port={_free_port()}",
             f"--metrics-export-port={self._metrics[node]}",
@@ -111,7 +111,7 @@ class Cluster:
         return starting
 
     def processes(self, node: str) -> list[psutil.Process]:
-        """A node's processes: they have groups of their own, but stay in the session of the command that started it."""
+        """A node's processes. They have groups of their own, but stay in the session of the command that started the node."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(ProcessLookupError):
@@ -129,7 +129,7 @@ class Cluster:
         return None
 
     def series(self, prefix: str) -> set[str]:
-        """Names of the series that Prometheus would find at the nodes now."""
+        """Names of the series that Prometheus would find on the nodes now."""
         found: set[str] = set()
         for node, port in self._metrics.items():
             with (
@@ -151,7 +151,7 @@ class Cluster:
         )
 
     def close(self) -> None:
-        """Kill all that belongs to it, drivers of jobs too, which have groups of their own."""
+        """Kill all processes of the cluster, also the drivers of jobs, which have groups of their own."""
         for process in psutil.process_iter():
             try:
                 ours = process.environ().get("RAY_AUTH_TOKEN") == self.environment["RAY_AUTH_TOKEN"]
@@ -175,7 +175,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def spark_master() -> Iterator[str]:
-    """The address of a Spark standalone master with one worker, processes of their own."""
+    """The address of a Spark standalone master with one worker, in processes of their own."""
     home = java_home()
     environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"} | ({"JAVA_HOME": str(home)} if home else {})
     master = f"spark://127.0.0.1:{_free_port()}"
@@ -230,7 +230,7 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_a_job_without_the_token_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    """Another token, or none, gets nothing but exit status 2 and a line that says what to set."""
+    """With another token, or none, the submission ends with status 2 and a line that says what to set."""
     for token in (secrets.token_hex(32), ""):
         status, printed = _ended(cluster.submit("nightly", "--config", str(_config(tmp_path)), RAY_AUTH_TOKEN=token))
         assert status == 2, printed
@@ -241,19 +241,19 @@ def test_a_job_without_the_token_is_refused(cluster: Cluster, tmp_path: Path) ->
 
 
 def test_the_job_s_exit_status_is_passed_on(cluster: Cluster, tmp_path: Path) -> None:
-    """A stage that cannot start ends the submission with the stage's own status and message; a second attempt has its own id."""
+    """A submission ends with the stage's own exit status and message. A second attempt has an id of its own."""
     for attempt in ("", "-2"):
         status, printed = _ended(cluster.submit("evaluate", "--config", str(_config(tmp_path))))
         assert status == 2, printed
         assert f"submitted distilrec-cluster-evaluate-{DS}{attempt} to" in printed
-        assert "no published histories for 2026-11-22" in printed
+        assert "evaluate needs histories of 2026-11-22" in printed
 
 
 def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
     cluster: Cluster, spark_master: str, night: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    """Features on Spark's cluster; a node dies in training, another in batch inference: the job ends well, and the table is
-    the local mode's byte for byte. While models train, Prometheus finds how they do among Ray's own metrics."""
+    """Spark's cluster makes the features. A node dies in training, another in batch inference. The job succeeds, and the
+    table has the bytes of local mode's table. While models train, Ray's metrics show their progress."""
     root = tmp_path / "output"
     conf = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "512m"}
     config = str(_config(tmp_path, spark=RUN["spark"] | {"master": spark_master, "conf": conf}))

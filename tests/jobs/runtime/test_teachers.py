@@ -1,24 +1,27 @@
-"""Published teachers as the jobs find them: folds, shares, and cached targets of the right form."""
+"""Published teachers as the stages find them: folds, shares, and cached targets of the right form."""
 
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import train_teacher
-from jobs.runtime import ray_train
-from jobs.runtime.published import target_settings, teacher_weights, versions
-from jobs.runtime.ray_train import TrainingRun, _states_a_position
+from jobs.pipeline import stage_named
+from jobs.runtime import runner
+from jobs.runtime.names import FEATURES, teacher_models
+from jobs.runtime.published import published, teacher_weights, versions
+from jobs.runtime.runner import made_by
 from jobs.runtime.teachers import ensemble, teacher_folders
-from kdlib.config.models import ModelConfig, TrainConfig
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError, InputError, ModelError
+from kdlib.errors import InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.store import partitions
+from kdlib.training.specs import TrainingRun
+from tests import stages
 
 DS = "2024-05-01"
 
@@ -37,21 +40,51 @@ def _config(folder: Path, **changes: Any) -> RunConfig:
     )
 
 
-def _publish(config: RunConfig, name: str, **facts: Any) -> None:
-    staging = partitions.new_staging(config.root, name, DS)
+def _save(folder: Path, **facts: Any) -> None:
     model = SequenceModel(num_items=3, kind="gru", dim=4)
     own = {"vocabulary_hash": "mine", "vocabulary_items": 3, "vocabulary_version": "1"}
-    save_model(staging, model, model.state_dict(), own | facts)
+    own["validation"] = {"accuracy@1": 0.0, "recall@10": 0.0, "ndcg@10": 0.0}
+    save_model(folder, model, model.state_dict(), own | facts)
+
+
+def _publish(config: RunConfig, name: str, **facts: Any) -> None:
+    staging = partitions.new_staging(config.root, name, DS)
+    _save(staging, **facts)
     partitions.publish(staging, config.root, name, DS, fingerprint="x")
 
 
-def test_a_cross_fitted_teacher_has_a_folder_a_fold_and_shares_its_weight(tmp_path: Path) -> None:
-    """Its models stand in the folds' order; in an ensemble each has an equal part of its weight."""
-    config = _config(tmp_path)
+def _publish_models(config: RunConfig, folds: int = 2) -> None:
+    """Publish the models of both teachers."""
     _publish(config, "models/plain")
     for fold in range(2):
-        _publish(config, f"models/crossed_fold{fold}", fold=fold, folds=2)
-    folders = teacher_folders(config, "mine")
+        _publish(config, f"models/crossed_fold{fold}", fold=fold, folds=folds)
+
+
+def _publish_features(config: RunConfig) -> None:
+    for name in FEATURES:
+        staging = partitions.new_staging(config.root, name, DS)
+        pq.write_table(pa.table({"item_index": [0], "item_id": ["a"]}), staging / "part-00000.parquet")
+        partitions.publish(staging, config.root, name, DS, fingerprint="x")
+
+
+def _publish_targets(config: RunConfig) -> None:
+    """Publish cached targets as `cache-teacher` does with this config, from what is published now."""
+    stage = stage_named("cache-teacher")
+    [part] = stage.parts_of(config)
+    staging = partitions.new_staging(config.root, "teacher_targets", DS)
+    inputs = versions(config, *part.needs)
+    details = {"teachers": {"plain": 0.25, "crossed": 0.75}}
+    made = made_by(config, stage, part, inputs)
+    partitions.publish(
+        staging, config.root, "teacher_targets", DS, fingerprint="x", details=details, inputs=inputs, made_by=made
+    )
+
+
+def test_a_cross_fitted_teacher_has_a_folder_a_fold_and_shares_its_weight(tmp_path: Path) -> None:
+    """The folders have the folds' order. In an ensemble each model has an equal part of the teacher's weight."""
+    config = _config(tmp_path)
+    _publish_models(config)
+    folders = teacher_folders(config, published(config, *teacher_models(config)), "mine")
     names = [["models/plain"], ["models/crossed_fold0", "models/crossed_fold1"]]
     assert folders == [[partitions.current(config.root, name, DS) for name in of_teacher] for of_teacher in names]
     members = ensemble(folders, [0.4, 0.6])
@@ -60,86 +93,75 @@ def test_a_cross_fitted_teacher_has_a_folder_a_fold_and_shares_its_weight(tmp_pa
 
 
 def test_a_model_of_other_folds_is_refused(tmp_path: Path) -> None:
-    """A model that saw the users it would teach, for it was trained with other folds, is an error that says so."""
+    """A model of other folds has seen the users that it would teach. The error says so."""
     config = _config(tmp_path)
-    _publish(config, "models/plain")
-    for fold in range(2):
-        _publish(config, f"models/crossed_fold{fold}", fold=fold, folds=3)
-    with pytest.raises(ModelError, match="without fold 0 of 2, found fold 0 of 3: run `distilrec train-teacher`"):
-        teacher_folders(config, "mine")
+    _publish_models(config, folds=3)
+    with pytest.raises(ModelError, match=r"without fold 0 of 2, found fold 0 of 3.*`distilrec train-teacher`"):
+        teacher_folders(config, published(config, *teacher_models(config)), "mine")
 
 
 def test_targets_of_another_form_are_refused(tmp_path: Path) -> None:
-    """Draws at another temperature, or hidden states, are not what the loss would take them for."""
+    """`distill` refuses targets that were sampled at another temperature or in another number."""
     config = _config(tmp_path)
-    staging = partitions.new_staging(config.root, "teacher_targets", DS)
-    details = {"teachers": {"plain": 0.25, "crossed": 0.75}, "settings": target_settings(config)}
-    partitions.publish(staging, config.root, "teacher_targets", DS, fingerprint="x", details=details)
-    assert teacher_weights(config) == [0.25, 0.75]
+    _publish_features(config)
+    _publish_models(config)
+    _publish_targets(config)
+    assert teacher_weights(config, published(config, "teacher_targets")) == [0.25, 0.75]
     for change in ({"temperature": 3.0}, {"samples": 32}):
-        with pytest.raises(ConfigError, match=r"config asks for .*run `distilrec cache-teacher`"):
-            teacher_weights(_config(tmp_path, distillation={"targets": "sampled"} | change))
+        [key] = change
+        with pytest.raises(InputError, match=rf"teacher_targets .*distillation\.{key}.*`distilrec cache-teacher`"):
+            stages.run("distill", _config(tmp_path, distillation={"targets": "sampled"} | change))
 
 
-def test_draws_are_one_state_a_position() -> None:
-    """The worker reads one number a position with sampled targets, and one a teacher with hidden states."""
-    run: dict[str, Any] = {"export": "", "model": ModelConfig(), "train": TrainConfig(), "seed": 1, "statistics": ""}
-    teachers = [("a", 0.5), ("b", 0.5)]
-    assert _states_a_position([TrainingRun(name="control", **run), TrainingRun(name="s", cached=teachers, **run)]) == 2
-    assert _states_a_position([TrainingRun(name="s", cached=teachers, targets="sampled", **run)]) == 1
-    assert _states_a_position([TrainingRun(name="control", **run)]) == 0
+def test_hidden_states_fit_every_temperature(tmp_path: Path) -> None:
+    """The settings of sampled targets are no part of what hidden states depend on. The form of the targets is."""
+    stage = stage_named("cache-teacher")
+
+    def settings(**distillation: Any) -> dict[str, Any]:
+        config = _config(tmp_path, teachers=[{"name": "plain"}], distillation=distillation)
+        [part] = stage.parts_of(config)
+        return made_by(config, stage, part, {})["settings"]
+
+    assert settings() == settings(temperature=3.0) == settings(samples=32)
+    assert settings() != settings(targets="sampled") != settings(targets="sampled", temperature=3.0)
+
+
+def test_targets_of_earlier_models_are_refused(tmp_path: Path) -> None:
+    """Hidden states of an earlier model do not fit the head of a new one. The error says what to run."""
+    config = _config(tmp_path)
+    _publish_features(config)
+    _publish_models(config)
+    _publish_targets(config)
+    _publish(config, "models/crossed_fold1", fold=1, folds=2, seed=2)
+    with pytest.raises(InputError, match=r"made from models/crossed_fold1 .*`distilrec cache-teacher` first"):
+        stages.run("distill", config)
 
 
 def test_each_fold_is_trained_without_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Teachers without folds train together on all users; each model of a cross-fitted one by itself, without its fold."""
+    """Teachers without folds train together on all users. Each model of a cross-fitted teacher trains alone, without its
+    fold."""
     fitted: list[tuple[list[str], Any]] = []
 
     def fit(config: RunConfig, stage: str, runs: list[TrainingRun], **options: Any) -> None:
         fitted.append(([run.name for run in runs], options["without_fold"]))
         for run in runs:
-            Path(run.export, "model.json").write_text("{}")
+            _save(Path(run.export))
 
-    table = pa.table({"item_index": [0], "item_id": ["a"]})
-    source = SimpleNamespace(
-        histories=tmp_path,
-        statistics=tmp_path,
-        vocabulary=table,
-        versions={},
-        vocabulary_facts=lambda: {},
-        item_ids=list,
-    )
-    monkeypatch.setattr(ray_train, "fit", fit)
-    monkeypatch.setattr(train_teacher, "features", lambda config: source)
-    monkeypatch.setattr(train_teacher, "describe_models", lambda config, names: "")
-    monkeypatch.setattr(train_teacher, "start_ray", lambda config: nullcontext())
+    monkeypatch.setattr(train_teacher, "fit", fit)
+    monkeypatch.setattr(runner, "start_ray", lambda config: nullcontext())
     teachers = [{"name": "crossed", "folds": 2}, {"name": "plain"}, {"name": "second"}]
     config = _config(tmp_path, teachers=teachers)
-    made = train_teacher.run(config)
+    _publish_features(config)
+    made = stages.run("train-teacher", config)
     assert fitted == [(["plain", "second"], None), (["crossed_fold0"], (0, 2)), (["crossed_fold1"], (1, 2))]
     assert set(made) == {"models/plain", "models/second", "models/crossed_fold0", "models/crossed_fold1"}
     fitted.clear()
-    train_teacher.run(config)
+    stages.run("train-teacher", config)
     assert not fitted, "all up to date"
-    train_teacher.run(_config(tmp_path, teachers=[{"name": "added"}, *teachers[1:], {"name": "crossed", "folds": 3}]))
+    more = [{"name": "added"}, *teachers[1:], {"name": "crossed", "folds": 3}]
+    stages.run("train-teacher", _config(tmp_path, teachers=more))
     assert [names for names, _ in fitted] == [["added"], *([f"crossed_fold{fold}"] for fold in range(3))]
     fitted.clear()
     teachers[2]["weight"] = 3.0
-    train_teacher.run(_config(tmp_path, teachers=teachers[1:]))
+    stages.run("train-teacher", _config(tmp_path, teachers=teachers[1:]))
     assert not fitted, "a share in the mixture is no reason to train"
-
-
-def test_targets_of_earlier_models_are_refused(tmp_path: Path) -> None:
-    """Old hidden states under a new head would be nobody's knowledge: the message says what to run."""
-    config = _config(tmp_path)
-    _publish(config, "models/plain")
-    for fold in range(2):
-        _publish(config, f"models/crossed_fold{fold}", fold=fold, folds=2)
-    names = ["models/plain", "models/crossed_fold0", "models/crossed_fold1"]
-    staging = partitions.new_staging(config.root, "teacher_targets", DS)
-    details = {"teachers": {"plain": 0.5, "crossed": 0.5}, "settings": target_settings(config)}
-    inputs = versions(config, *names)
-    partitions.publish(staging, config.root, "teacher_targets", DS, fingerprint="x", details=details, inputs=inputs)
-    assert teacher_weights(config) == [0.5, 0.5]
-    _publish(config, "models/crossed_fold1", fold=1, folds=2, seed=2)
-    with pytest.raises(InputError, match=r"made from models/crossed_fold1 .*run `distilrec cache-teacher` first"):
-        teacher_weights(config)

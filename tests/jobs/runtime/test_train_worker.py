@@ -1,4 +1,4 @@
-"""The connection between Ray Train and the training loop; no cluster is started."""
+"""The connection between Ray Train and the training loop. No cluster is started."""
 
 import json
 from pathlib import Path

@@ -1,12 +1,12 @@
-"""When a night's model goes on from the last promoted one, and when it is trained from nothing."""
+"""When a run's model starts from the last promoted model, and when it is trained from scratch."""
 
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
 from jobs import evaluate
+from jobs.runtime.stage import Part
 from jobs.runtime.warm_start import earlier_model, warm_training
 from kdlib.config.data import SplitConfig
 from kdlib.config.models import TrainConfig
@@ -56,7 +56,7 @@ def start_of(config: RunConfig, ids=IDS, name="student", folds=1, **changes):
 
 
 def test_a_night_goes_on_from_the_promoted_model(tmp_path):
-    """The folder and version of the last promoted model, one night more since it was trained from nothing."""
+    """The start has the folder and version of the last promoted model, and counts one warm run more."""
     version = put_promoted(tmp_path, warm_nights=3)
     start = start_of(config_for(tmp_path))
     assert start is not None
@@ -79,15 +79,15 @@ def test_a_night_goes_on_from_the_promoted_model(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_trained_from_nothing(tmp_path, monkeypatch, why):
-    """Each reason by itself gives no start."""
-    if why == "codes":  # of the earlier model as well: they alone stand against it
+    """Each reason alone is enough for a training from scratch."""
+    if why == "codes":  # the earlier model has codes too, so that no other reason applies
         monkeypatch.setitem(SHAPE, "codes", {"kind": "residual", "count": 2, "size": 4})
     config = config_for(tmp_path)
     if why == "off":
         config = config.model_copy(update={"training": config.training.model_copy(update={"warm_start": None})})
     if why != "first night":
         put_promoted(tmp_path, warm_nights=6 if why == "time for a fresh one" else 0)
-    if why == "split":  # what was trained on may be held out now
+    if why == "split":  # with another split, the earlier model may have seen the test items
         features = config.features.model_copy(update={"split": SplitConfig(kind="leave_one_out")})
         config = config.model_copy(update={"features": features})
     found = {
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_trained_from_nothing(tmp_path, monkeypatch, why):
 
 @pytest.mark.parametrize("gone", ["a file", "all"])
 def test_an_earlier_model_that_is_gone_is_said(tmp_path, gone):
-    """What goes on from a promoted night, and is compared with it, does not quietly begin anew."""
+    """Training and evaluation both refuse a damaged earlier model. They do not start without it."""
     version = put_promoted(tmp_path)
     folder = partitions.version_folder(tmp_path, "models/student", "2026-11-21", version)
     if gone == "all":
@@ -109,15 +109,16 @@ def test_an_earlier_model_that_is_gone_is_said(tmp_path, gone):
     else:
         (folder / "model.json").unlink()
     said = "no usable manifest at" if gone == "all" else r"models/student of 2026-11-21.*model\.json is gone or cut off"
-    for look in (start_of, lambda config: evaluate._last_night(config, Mock())):
+    for look in (start_of, lambda config: evaluate.find(config, Part(("metrics",)), {})):
         with pytest.raises(InputError, match=said):
             look(config_for(tmp_path))
 
 
 def test_a_warm_model_learns_shorter_and_more_slowly(tmp_path):
-    """Epochs and learning rate follow `warm_start`; a model from nothing keeps its own."""
+    """Epochs and learning rate follow `warm_start`; a model from scratch keeps its own."""
     put_promoted(tmp_path)
     config = config_for(tmp_path, epochs=2, learning_rate_fraction=0.5)
-    train = TrainConfig(epochs=8, learning_rate=0.01).model_dump()
+    train = TrainConfig(epochs=8, learning_rate=0.01)
     assert warm_training(config, train, None) == train
-    assert warm_training(config, train, start_of(config)) == train | {"epochs": 2, "learning_rate": 0.005}
+    shorter = train.model_copy(update={"epochs": 2, "learning_rate": 0.005})
+    assert warm_training(config, train, start_of(config)) == shorter
