@@ -141,8 +141,10 @@ def _remote_files(path: str) -> list[File]:
         infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
+    # HDFS names files as this machine does, and they are not this machine's
+    start = "" if isinstance(system, pafs.LocalFileSystem) or base[:1] != "/" else path.partition("/")[0]
     return sorted(
-        (info.path, info.size, info.mtime_ns or 0)
+        (start + info.path, info.size, info.mtime_ns or 0)
         for info in infos
         if info.is_file and not info.base_name.startswith(HIDDEN)
     )
