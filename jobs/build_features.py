@@ -63,8 +63,7 @@ def build(job: Job) -> Details:
         funnel |= vocabulary.count_left_out(counts, items, about_items.pop("listed"))
         funnel["sessions"] = tables.check_files(tables.SESSIONS, job.outputs["sessions"])
         funnel |= funnels.count_histories(people, last_day=config.last_day)
-        funnel |= about_items
-        funnel["columns"] = input_columns(spark, source.events, last_day=config.last_day)
+        funnel |= about_items | {"columns": input_columns(spark, source.events, last_day=config.last_day)}
         funnels.check_listed(funnel)
         funnels.check_trainable(funnel, last_day=config.last_day, **config.features.split.model_dump())
         judged.unpersist()
@@ -83,28 +82,22 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
     Raises:
       InputError: no event is kept.
     """
-    config, features = job.config, job.config.features
+    config, features, path = job.config, job.config.features, source.events.path
     events = read_input(config, source, spark)
+    period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day}
     judged = clean.with_outcome(
         events,
-        period_start=features.period_start,
-        last_day=config.last_day,
+        **period,
         late_days=source.events.late_days,
         max_events_per_user_day=features.max_events_per_user_day,
         num_partitions=config.spark.shuffle_partitions,
         forgotten=forgetting.forgotten(config.root),
     ).persist(StorageLevel.MEMORY_AND_DISK)
-    funnel = funnels.count_outcomes(
-        judged,
-        path=source.events.path,
-        last_day=config.last_day,
-        period_start=features.period_start,
-        carried=source.versions.get("clean_events"),
-    )
+    funnel = funnels.count_outcomes(judged, path=path, carried=source.versions.get("clean_events"), **period)
     quarantine = job.outputs["quarantine"]
     write_sorted(clean.quarantine(judged), quarantine, by=["reason", "file", "raw"], rows=funnel["quarantined"])
     if funnel["kept"] == 0:
-        fail_all_quarantined(config, "quarantine", quarantine, path=source.events.path, funnel=funnel)
+        fail_all_quarantined(config, "quarantine", quarantine, path=path, funnel=funnel)
     if "clean_events" in job.outputs:
         clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))
     # Parquet says how many rows it has; other files would have to be read again
@@ -153,6 +146,5 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     say(f"build_features: {funnels.funnel_text(funnel)}")
     vocabularies = manifests["item_vocabulary"], earlier_vocabulary(config)
     catalogues = [one and one.details.get("catalogue") for one in vocabularies]
-    for warning in (*funnels.warnings(funnel), catalogue_warning(*catalogues)):
-        if warning:
-            say(f"build_features: warning: {warning}")
+    for warning in filter(None, (*funnels.warnings(funnel), catalogue_warning(*catalogues))):
+        say(f"build_features: warning: {warning}")

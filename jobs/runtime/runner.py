@@ -91,7 +91,8 @@ def prepare(config: RunConfig, stage: Stage, part: Part, *, pipeline: Sequence[S
             if stage.optional:
                 continue
             raise InputError(_missing(config, stage, name, pipeline))
-        _check_fresh(config, manifest, pipeline)
+        if not stage.optional:
+            _check_fresh(config, manifest, pipeline)
         inputs[name] = Input(partitions.current(config.root, name, config.day), manifest)
     found = module.find(config, part, inputs) if hasattr(module, "find") else Found()
     versions = {name: one.version for name, one in inputs.items()} | dict(found.versions)

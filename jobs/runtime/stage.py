@@ -44,7 +44,7 @@ class Stage:
     makes: Names = ()
     needs: Names = ()
     optional: bool = False
-    """Needs that are not published are left out."""
+    """Needs that are not published are left out, and needs that are stale are taken as they are."""
     settings: tuple[str, ...] = ()
     when: Callable[[RunConfig], bool] = lambda config: True
     """Whether the stage applies to a run config."""

@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from jobs.simulate_events import run as simulate
+from jobs.runtime.input_files import HASHES
 from kdlib.config.run import RunConfig
 from kdlib.release import promotions
 from kdlib.store import partitions
+from tests import stages
 from tests.whole_nights import whole
 
 YESTERDAY, TODAY = "2026-11-22", "2026-11-23"
-CHANGING = ("logs", "reports", "_locks", "_staging", "quarantine_failed")
-"""Folders of the output that a failed run may change. No published table depends on them."""
+CHANGING = ("logs", "reports", "_locks", "_staging", "quarantine_failed", HASHES)
+"""Folders and files of the output that a failed run may change. No published table depends on them."""
 SETTINGS: dict[str, Any] = {
     "name": "faults",
     "ds": TODAY,
@@ -68,7 +69,7 @@ class Shop:
         config = RunConfig.model_validate(
             {"name": "world", "ds": TODAY, "output_dir": str(self._folder / "world"), "input": {"simulate": world}}
         )
-        simulate(config)
+        stages.run("simulate-events", config)
         shutil.copytree(partitions.current(config.root, "events", TODAY), self.input / "events")
         shutil.copytree(partitions.current(config.root, "catalogue", TODAY), self.input / "catalogue")
 
