@@ -57,7 +57,7 @@ def cli() -> None:
 
 
 def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds: str = "") -> Callable[..., Any]:
-    """The options of every command that reads a run config; the function gets them as `invocation`."""
+    """Add the options of every command that reads a run config. The function gets them as `invocation`."""
 
     def with_invocation(
         config: str, ds: str | None, overrides: tuple[str, ...], verbose: bool, json_logs: bool, **more: Any
@@ -99,7 +99,7 @@ ADDRESS = click.option(
 
 
 def _add_stage(stage: Stage) -> None:
-    """The command of a stage."""
+    """Add the command of a stage."""
 
     def command(invocation: Invocation, **options: Any) -> int:
         if stage.name in OF_SEARCH:

@@ -20,7 +20,7 @@ def build(job: Job) -> Details:
 
     Raises:
       ConfigError: there are fewer items with training interactions than codewords in a table.
-      ModelError: a teacher is of another vocabulary, or broken.
+      ModelError: a teacher was trained on another vocabulary, or its files are broken.
     """
     import torch
 
@@ -56,7 +56,7 @@ def build(job: Job) -> Details:
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
-    """Say where the codes come from, and how much of the teachers' vectors they explain."""
+    """Say how many codes come from which source, and how much of the teachers' vectors they explain."""
     facts = next(iter(manifests.values())).details
     by_source = ", ".join(f"{number:,} from {name}" for name, number in facts["items"].items())
     share = facts["explained_variance"]

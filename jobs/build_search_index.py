@@ -14,7 +14,7 @@ from kdlib.teachers.text import read_vectors
 
 
 def build(job: Job) -> Details:
-    """Write the index with the weights that are given, or that clicks choose."""
+    """Write the index with the given weights, or with weights that clicks choose."""
     products, settings = read_products(job.input("products")), product_search(job.config)
     vectors_VE = torch.from_numpy(read_vectors(job.input("product_vectors"), "product_index"))
     details = chosen_weights(

@@ -1,4 +1,4 @@
-"""The only list of stages, in the order of a run. Command line, nightly run, scheduler, report and documents are made from it.
+"""The only list of stages, in the order of a run. Commands, scheduler, report and documents are made from it.
 
 `python -m jobs.pipeline` prints the table of stages for the documents.
 """
@@ -24,7 +24,7 @@ from kdlib.config.run import RunConfig
 NO_EVENTS = "the run config has no events"
 NO_SEARCH = "the run config has no section search"
 TRAINING = ("seed", "training", "-training.defaults")
-"""What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
+"""Settings of every training. `training.defaults` counts by the values that each part resolves from it."""
 
 
 def _has_events(config: RunConfig) -> bool:
@@ -75,7 +75,7 @@ def _vectors(*texts: TextConfig | None) -> tuple[str, ...]:
 
 
 def _teachers(config: RunConfig) -> Iterator[Part]:
-    """A part for each model: one a teacher, or one a fold."""
+    """One part for each model. A cross-fitted teacher has one model for each fold."""
     for teacher in config.teachers:
         own = f"teachers.{teacher.name}"
         if teacher.rules:
@@ -98,7 +98,7 @@ def _codes(config: RunConfig) -> Iterator[Part]:
 
 
 def _students(config: RunConfig) -> Iterator[Part]:
-    """The student, with its teacher in joint mode, and the control: the same student without teachers."""
+    """The student (in joint mode with its teacher), and the control: the same student without teachers."""
     student, joint = config.student, config.distillation.mode == "joint"
     needs = (*FEATURES, *_vectors(student.text), *(item_codes(student.model) if student.model.codes else ()))
     needs += () if joint else ("teacher_targets", *teacher_models(config))
@@ -118,7 +118,7 @@ def _students(config: RunConfig) -> Iterator[Part]:
 
 
 def _served(config: RunConfig) -> Iterator[str]:
-    """All that goes into use together."""
+    """Tables and models that go into use together."""
     if config.input.has_events:
         yield from ("recommendations", *FEATURES, "metrics", *models_of(config))
     if config.search:
@@ -391,7 +391,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of this name; KeyError where there is none."""
+    """The stage with this name; KeyError where no stage has it."""
     return {stage.name: stage for stage in STAGES}[name]
 
 

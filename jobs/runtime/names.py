@@ -14,7 +14,7 @@ SEARCH_STUDENT = "models/search_student"
 
 
 def adapted_encoder(text: TextConfig) -> str:
-    """The model name of an adapted text encoder. Texts that differ in whitening or batch size only share it."""
+    """The model name of an adapted text encoder. Texts that differ only in whitening or batch size share it."""
     return (
         f"models/encoder_{fingerprint_of(text.model_dump(mode='json', include={'encoder', 'max_tokens', 'adapt'}))[:8]}"
     )

@@ -38,9 +38,9 @@ def fit(
 
     Args:
       config: the run config.
-      stage: for the names of the log and the checkpoints.
+      stage: the stage's name, for messages and for the names of the checkpoints.
       runs: what to train, in this order.
-      fingerprints: of each run, a hash of all that its result depends on.
+      fingerprints: for each run a hash of all that its result depends on.
       train_files: Parquet files with histories or teacher targets.
       histories: folder of the histories, for validation.
       from_histories: whether `train_files` are histories, which the workers' data stream cuts into windows.
@@ -82,7 +82,7 @@ def fit(
 
 
 def checkpoints_name(config: RunConfig, stage: str, fingerprints: Sequence[str]) -> str:
-    """What a killed run's checkpoints are found by: the same for the same work, by the same program, in the same form."""
+    """Name of the checkpoints, by which a retry finds those of a killed run. It depends on inputs, settings and code."""
     form = config.training.model_dump(mode="json", include=set(CHECKPOINT_FORM))
     return f"{config.name}.{stage}.ds={config.day}.{fingerprint_of(list(fingerprints), form)}"
 
@@ -97,14 +97,14 @@ def run_workers(
     stage: str,
     epochs: int,
 ) -> None:
-    """Run Ray Train once and print a line an epoch; resumes from the checkpoints of a killed run of the same name.
+    """Run Ray Train once and print one line for each epoch. Resumes from checkpoints of a killed run of the same name.
 
     Args:
       config: the run config; Ray must run.
       worker: Ray Train's training function.
       spec: its argument. `training` (the config's section) and `report` (file for the epoch lines) are added.
-      train: the Ray Dataset of which each worker gets its shard.
-      name: of the checkpoints' folder; other data or settings need another name.
+      train: a Ray Dataset. Each worker gets a shard of it.
+      name: of the checkpoints' folder. Other data or settings need another name.
       stage: for the progress bar.
       epochs: how many lines to expect.
 

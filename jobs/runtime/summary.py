@@ -1,4 +1,4 @@
-"""What a night prints at its end."""
+"""What a run prints at its end."""
 
 from jobs.runtime.console import safe, say
 from jobs.runtime.published import quality_table
@@ -9,9 +9,9 @@ from kdlib.store import partitions
 
 
 def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
-    """What distillation is worth, the quality, the rows, where the tables are, the seconds of each stage.
+    """Print the quality, the rows, where the tables are, and the seconds of each stage.
 
-    Sample users follow for a simulated shop only: what is printed may be kept where `forget` does not reach.
+    Only a simulated shop's users are printed. Printed lines may be kept where `forget` does not reach.
     """
     say(f"\n=== {config.name}, {config.day} ===")
     if config.input.has_events:
