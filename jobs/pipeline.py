@@ -5,26 +5,22 @@
 
 from collections.abc import Iterator
 
+from jobs.runtime import parts
 from jobs.runtime.names import (
     FEATURES,
     SEARCH_ENCODER,
     SEARCH_STUDENT,
-    adapted_encoder,
-    item_codes,
     logged_queries,
     models_of,
     teacher_models,
     texts_of,
-    title_vectors,
 )
-from jobs.runtime.stage import Part, Stage
-from kdlib.config.models import TextConfig
+from jobs.runtime.parts import TRAINING
+from jobs.runtime.stage import Stage
 from kdlib.config.run import RunConfig
 
 NO_EVENTS = "the run config has no events"
 NO_SEARCH = "the run config has no section search"
-TRAINING = ("seed", "training", "-training.defaults")
-"""Settings of every training. `training.defaults` counts by the values that each part resolves from it."""
 
 
 def _has_events(config: RunConfig) -> bool:
@@ -43,78 +39,9 @@ def _adapts_search(config: RunConfig) -> bool:
     return config.search is not None and config.search.text.adapt is not None
 
 
-def _simulated(config: RunConfig) -> Iterator[Part]:
-    simulate = config.input.simulate
-    assert simulate is not None
-    first_day = {"first_day": simulate.period(config.last_day)[0]}
-    without = ("-input.simulate.search_fraction", "-input.simulate.first_day")
-    yield Part(("events", "catalogue"), settings=("input.simulate", *without), values=first_day)
-    if simulate.search_fraction:
-        yield Part(("searches",), settings=("input.simulate", without[1]), values=first_day)
-
-
 def _feature_tables(config: RunConfig) -> tuple[str, ...]:
     tables = ("quarantine", "sessions", *FEATURES)
     return (*tables, "clean_events") if config.arrives_by_day else tables
-
-
-def _encoders(config: RunConfig) -> Iterator[Part]:
-    for text in {adapted_encoder(text): text for text in texts_of(config) if text.adapt}.values():
-        own = {"text": {"max_tokens": text.max_tokens, "adapt": text.adapt}}
-        yield Part((adapted_encoder(text),), FEATURES, TRAINING, own, subject=text)
-
-
-def _titles(config: RunConfig) -> Iterator[Part]:
-    for text in texts_of(config):
-        needs = ("item_vocabulary", *([adapted_encoder(text)] if text.adapt else []))
-        yield Part((title_vectors(text),), needs, values={"text": text}, subject=text)
-
-
-def _vectors(*texts: TextConfig | None) -> tuple[str, ...]:
-    return tuple(title_vectors(text) for text in texts if text)
-
-
-def _teachers(config: RunConfig) -> Iterator[Part]:
-    """One part for each model. A cross-fitted teacher has one model for each fold."""
-    for teacher in config.teachers:
-        own = f"teachers.{teacher.name}"
-        if teacher.rules:
-            settings = (f"{own}.rules", "training.max_length", "training.max_validation_users")
-            yield Part(teacher.models, FEATURES, settings, subject=(teacher, 0))
-            continue
-        settings = (*TRAINING, "-seed", own, f"-{own}.weight", f"-{own}.train", f"-{own}.seed", "features.split")
-        values = {
-            "train": config.training.resolve(teacher.train),
-            "seed": config.seed if teacher.seed is None else teacher.seed,
-        }
-        for fold, model in enumerate(teacher.models):
-            yield Part((model,), (*FEATURES, *_vectors(teacher.text)), settings, values, subject=(teacher, fold))
-
-
-def _codes(config: RunConfig) -> Iterator[Part]:
-    text = next((teacher.text for teacher in config.teachers if teacher.text), None)
-    settings = ("student.model.codes", "student.model.dim", "seed", "teachers.*.weight")
-    yield Part(item_codes(config.student.model), (*FEATURES, *teacher_models(config), *_vectors(text)), settings)
-
-
-def _students(config: RunConfig) -> Iterator[Part]:
-    """The student (in joint mode with its teacher), and the control: the same student without teachers."""
-    student, joint = config.student, config.distillation.mode == "joint"
-    needs = (*FEATURES, *_vectors(student.text), *(item_codes(student.model) if student.model.codes else ()))
-    needs += () if joint else ("teacher_targets", *teacher_models(config))
-    settings = (*TRAINING, "features.split", "student", "-student.train", "-student.control")
-    taught = {"train": config.training.resolve(student.train)}
-    if joint:
-        teacher = config.teachers[0]
-        own = (*settings, "distillation", f"teachers.{teacher.name}")
-        makes = ("models/student", *teacher.models)
-        yield Part(makes, (*needs, *_vectors(teacher.text)), own, taught, subject="student")
-    else:
-        yield Part(("models/student",), needs, (*settings, "distillation"), taught, subject="student")
-    if config.evaluation.control:
-        alone = student.without_teachers()
-        values = {"train": config.training.resolve(alone.train), "dropout": alone.model.dropout}
-        yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")
 
 
 def _served(config: RunConfig) -> Iterator[str]:
@@ -138,7 +65,7 @@ STAGES: tuple[Stage, ...] = (
         "simulate-events",
         "local",
         "write the simulated shop: events, catalogue, searches",
-        parts=_simulated,
+        parts=parts.simulated,
         when=lambda config: config.input.simulate is not None,
         otherwise="the run config reads events of its own (input.simulate is not set)",
     ),
@@ -193,7 +120,7 @@ STAGES: tuple[Stage, ...] = (
         "train-text-encoder",
         "ray",
         "train the text encoders on the shop's own titles",
-        parts=_encoders,
+        parts=parts.encoders,
         when=lambda config: config.input.has_events and any(text.adapt for text in texts_of(config)),
         otherwise="no model has text.adapt",
     ),
@@ -201,7 +128,7 @@ STAGES: tuple[Stage, ...] = (
         "encode-titles",
         "ray",
         "encode the product titles",
-        parts=_titles,
+        parts=parts.titles,
         when=lambda config: config.input.has_events and bool(texts_of(config)),
         otherwise="no model reads titles (text)",
     ),
@@ -209,7 +136,7 @@ STAGES: tuple[Stage, ...] = (
         "train-teacher",
         "ray",
         "train the teachers",
-        parts=_teachers,
+        parts=parts.teachers,
         together=True,
         when=_offline,
         otherwise="distillation.mode is joint: distill trains the teacher",
@@ -238,7 +165,7 @@ STAGES: tuple[Stage, ...] = (
         "build-codes",
         "ray",
         "learn the item codes of a student with codes",
-        parts=_codes,
+        parts=parts.codes,
         when=lambda config: _offline(config) and config.student.model.codes is not None,
         otherwise="the student has no codes (student.model.codes)",
     ),
@@ -246,7 +173,7 @@ STAGES: tuple[Stage, ...] = (
         "distill",
         "ray",
         "train the student from its teachers, and the control without them",
-        parts=_students,
+        parts=parts.students,
         together=True,
         when=_has_events,
         otherwise=NO_EVENTS,
