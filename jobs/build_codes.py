@@ -36,8 +36,8 @@ def build(job: Job) -> Details:
     known_V = torch.from_numpy(statistics["num_in_windows"].to_numpy() > 0)
     if (known := int(known_V.sum())) < model.codes.size:
         raise ConfigError(
-            f"student.model.codes.size: {model.codes.size} codewords cannot be learnt from the {known} items with training"
-            " interactions; set a smaller size, or train the student without codes"
+            f"student.model.codes.size: {model.codes.size} codewords cannot be learnt from the {known} items with"
+            " training interactions. Set a smaller size, or train the student without codes"
         )
     learnt = [(f, t.weight) for f, t in zip(folders, config.teachers, strict=True) if not t.rules]
     members = ensemble(*zip(*learnt, strict=True))

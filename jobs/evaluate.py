@@ -99,7 +99,7 @@ def _measure(job: Job) -> _Measured:
     counts, top = training_counts(source), max(job.config.evaluation.k)
     if top > len(counts):
         raise ConfigError(
-            f"evaluation.k asks for the first {top} items, but the vocabulary has {len(counts)}; set smaller values"
+            f"evaluation.k asks for the first {top} items, but the vocabulary has {len(counts)}. Set smaller values"
         )
     everyone = knows_the_truth(config)
     histories = histories_to_test(config, source, everyone=everyone)

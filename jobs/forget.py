@@ -41,8 +41,9 @@ def run(config: RunConfig, user_id: str) -> None:
     forgetting.remember_to_forget(config.root, ids[0], key)
     if others := sorted(held_dates(config) - {config.day}):
         raise BusyError(
-            f"another run is at work on {', '.join(others)} in {config.root}, and may have read this user's events before:"
-            " the user is on the list of those that are taken in no more; forget again when that run has ended"
+            f"another run is at work on {', '.join(others)} in {config.root}, and may have read this user's events."
+            " The user is on the list of forgotten users, and nothing is erased yet."
+            " Run the same command again when that run has ended"
         )
     columns, removed = _user_columns(config), Counter[str]()
     for one in ids:  # runs from before there was a key have the shop's own id
@@ -54,8 +55,8 @@ def run(config: RunConfig, user_id: str) -> None:
     left = [path for one in ids for path in forgetting.traces(config.root, one, user_columns=columns)]
     if left:
         raise ContractError(
-            f"{len(left)} files still name the user or cannot be read, {left[0]} first: let other runs end, remove what"
-            f" killed ones have left below {config.root / partitions.STAGING}, then forget again"
+            f"{len(left)} files still name the user or cannot be read, {left[0]} first. Wait for other runs to end, remove"
+            f" what killed runs have left below {config.root / partitions.STAGING}, then run the same command again"
         )
     if not removed:
         unknown = (
@@ -65,8 +66,8 @@ def run(config: RunConfig, user_id: str) -> None:
     say(f"forget: {removed.total():,} rows, lines and pages removed; {config.root} searched: no trace is left")
     if others := _nights_of_other_keys(config.root, key):
         say(
-            f"forget: warning: {', '.join(others)} were made with another pseudonym key, under which this user cannot be"
-            " found; they go with the old nights (retention.nights)"
+            f"forget: warning: {', '.join(others)} were made with another pseudonym key, so this user cannot be found in"
+            " them. They are removed with the old runs (retention.nights)"
         )
 
 
@@ -82,7 +83,7 @@ def _check_has_key(root: Path, key: bytes | None) -> None:
     if key is None and newest and partitions.manifest_of(root, "histories", newest).details.get("pseudonyms"):
         raise ConfigError(
             f"histories of {newest} in {root} have pseudonyms, but the run config has no key: set privacy.key_file or"
-            " privacy.key_environment as that night had it"
+            " privacy.key_environment as that run had it"
         )
 
 
@@ -99,7 +100,7 @@ def load(invocation: Invocation) -> RunConfig:
     config = invocation.load()
     if not any((config.root / name).exists() for name in (partitions.VERSIONS, partitions.STAGING)):
         raise ConfigError(
-            f"no night has been made in {config.root}, the output_dir of the run config {invocation.config}, so nobody can be"
-            " forgotten there: give the shop's own run config with --config"
+            f"no run has been made in {config.root}, the output_dir of the run config {invocation.config}, so nobody can"
+            " be forgotten there. Give the shop's own run config with --config"
         )
     return config

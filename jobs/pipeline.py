@@ -89,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "build-products",
         "spark",
-        "the catalogue as product search reads it",
+        "write the catalogue as product search reads it",
         needs=lambda config: ("catalogue",) if config.input.simulate else (),
         makes=("products",),
         settings=("input.catalogue",),
@@ -191,7 +191,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "check-gates",
         "local",
-        "judge input and models before the tables go out",
+        "judge input and models before the run is promoted",
         needs=("histories", "metrics"),
         when=_has_events,
         otherwise=NO_EVENTS,

@@ -97,7 +97,7 @@ def _reasons(config: RunConfig, stage: Stage, part: Part, *, known: bool) -> lis
     """
     manifests = {name: partitions.read_manifest(config.root, name, config.day) for name in part.makes}
     if any(manifest is None for manifest in manifests.values()):
-        return [f"none of {config.day} yet"]
+        return [f"not made for {config.day} yet"]
     reasons = [
         f"{name}: {broken[0]} is missing or cut off"
         for name, one in manifests.items()
@@ -107,12 +107,12 @@ def _reasons(config: RunConfig, stage: Stage, part: Part, *, known: bool) -> lis
     assert manifest is not None
     before = manifest.made_by
     if not before:
-        return [*reasons, "an earlier version of distilrec made it, and did not note from what"]
+        return [*reasons, "made by an earlier version of distilrec, which did not record the inputs"]
     if known:
         try:
             now = prepare(config, stage, part).made_by
         except DistilrecError as error:
-            return [*reasons, f"cannot be looked at: {error}"]
+            return [*reasons, f"cannot be checked: {error}"]
         reasons += [f"input {change}" for change in changes(before["inputs"], now["inputs"])]
     else:
         now = made_by(config, stage, part, before["inputs"])

@@ -52,8 +52,9 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     if withdrawn := promotions.last_use(root, day, served)[1]:
         why = f" ({withdrawn.reason})" if withdrawn.reason else ""
         say(
-            f"promote: {day} stays out of use, a rollback to {withdrawn.ds}{why} has withdrawn just these tables: `distilrec"
-            f" rollback --to {day}` puts them in use again; made anew from other input, settings or code they are promoted"
+            f"promote: {day} stays out of use: a rollback to {withdrawn.ds}{why} has withdrawn these very tables."
+            f" `distilrec rollback --to {day}` puts them in use again."
+            " A run with other input, settings or code is promoted as usual"
         )
         _deliver(config)
         return None
@@ -85,7 +86,7 @@ def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
     """Whether the run in use is of a later date. If so, say it."""
     if now is None or now.ds <= config.day:
         return False
-    say(f"promote: {now.ds} stays in use, it is later than {config.day}, whose tables lie beside its own")
+    say(f"promote: {now.ds} stays in use, because it is later than {config.day}")
     return True
 
 
@@ -96,10 +97,10 @@ def _remove_old_nights(config: RunConfig) -> None:
             config.root, keep=config.retention.nights, before=config.day, busy=held_dates(config), warn=_warn
         )
     except OSError as error:
-        _warn(f"old nights are not removed: {error}. The next promotion tries again")
+        _warn(f"old runs are not removed: {error}. The next promotion tries again")
         return
     if removed:
-        say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
+        say(f"promote: removed {len(removed)} old runs, {min(removed)} to {max(removed)}")
 
 
 def _warn(text: str) -> None:

@@ -13,7 +13,7 @@ from kdlib.report.page import page
 from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 
-MADE_UP_TIMES = "The input has no times: a user's last item falls on the run's day, each earlier one a day before."
+MADE_UP_TIMES = "The input has no times: a user's last item is on the run's day, each earlier item one day before."
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:

@@ -45,4 +45,4 @@ def _remake_pages(config: RunConfig, to: str) -> None:
                 with nullcontext() if ds == to else run_lock(night, "report"):
                     run_stage(night, stage_named("report"), pipeline=STAGES)
         except Exception as error:
-            say(f"report    warning: the page of {ds} is as it was ({type(error).__name__}: {one_line(error)})")
+            say(f"report    warning: the report of {ds} is not updated ({type(error).__name__}: {one_line(error)})")

@@ -32,11 +32,11 @@ def run(
     config = load_config(invocation.config, overrides=invocation.overrides, ds=invocation.ds, expand=False)
     if not config.output_dir.startswith(("/", "$")):
         raise ConfigError(
-            f"output_dir is {config.output_dir!r}, a folder of one machine: on a cluster it must be an absolute path on "
-            "storage that all nodes share; set it in the run config or with --set output_dir=/shared/distilrec"
+            f"output_dir is {config.output_dir!r}, a folder of one machine. On a cluster it must be an absolute path on"
+            " storage that all nodes share: set it in the run config or with --set output_dir=/shared/distilrec"
         )
     if any(word.partition("=")[0] in ("--from", "--to") for word in more):
-        raise ConfigError("a submission is one day's, found --from or --to: submit each day with --ds, in order")
+        raise ConfigError("submit takes one day, found --from or --to. Submit each day with --ds, in order")
     client = connect(address)
     submission_id = _free_id(client, config, command)
     with tempfile.TemporaryDirectory(prefix="distilrec-submit-") as folder:

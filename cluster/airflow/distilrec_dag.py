@@ -26,8 +26,8 @@ COMMAND = shlex.split(os.environ.get("DISTILREC_COMMAND", "distilrec"))
 CONFIG = os.environ.get("DISTILREC_CONFIG", "/etc/distilrec/run.yaml")
 
 FINAL = {
-    2: "something must be mended first; the message stands above",
-    3: "a gate forbids publishing: the run in use stays; the message and the report say which",
+    2: "fix the cause first; see the message above",
+    3: "a gate has failed and the run in use stays; the message and the report say which",
 }
 """Exit statuses that no retry mends. All others are retried: 74 (not delivered), 75 (the date's lock is held, or the
 cluster does not answer) and crashes."""

@@ -179,6 +179,8 @@ def _peers(benchmark: Benchmark, source: Features, users: int) -> dict[str, dict
                 f"peers.{name}: {path} must be a JSON with users, items, figures and intervals: {error!r}"
             ) from None
         if theirs != ours:
-            raise InputError(f"peers.{name}: {path} is about {theirs}, this benchmark about {ours}: not the same split")
+            raise InputError(
+                f"peers.{name}: {path} is about {theirs}, this benchmark about {ours}. Use results of the same split"
+            )
         found["facts"][name] = held
     return found

@@ -105,7 +105,8 @@ def read_selection(config: RunConfig, name: str) -> dict[str, Any]:
     table = f"benchmark_selection/{name}"
     if partitions.read_manifest(config.root, table, config.day) is None:
         raise InputError(
-            f"no record of what was selected for the benchmark {name} on {config.day} under {config.root}: run `distilrec benchmark`"
+            f"no record of what was selected for the benchmark {name} on {config.day} under {config.root}."
+            " Run `distilrec benchmark`"
         )
     record = json.loads((partitions.current(config.root, table, config.day) / FILE).read_text())
     for label, entry in [*record["students"].items(), *record["teachers"].items()]:
@@ -113,8 +114,8 @@ def read_selection(config: RunConfig, name: str) -> dict[str, Any]:
         found = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         if found != entry["sha256"]:
             raise ModelError(
-                f"{label} is not the model that was selected: the record names the hash {entry['sha256'][:12]}…, {folder} has"
-                f" {found[:12]}…. Run `distilrec benchmark` again, which writes a new record before it measures"
+                f"{label} is not the model that was selected: the record has the hash {entry['sha256'][:12]}…,"
+                f" {folder} has {found[:12]}…. Run `distilrec benchmark` again, which first writes a new record"
             )
         entry["folder"] = str(folder)
     return record

@@ -120,8 +120,9 @@ def _train(config: RunConfig, students: list[Student], teachers: Teachers) -> No
         own, taught = student.arm.config, student.arm.teacher != "none"
         if taught and own.distillation.cached_form != config.distillation.cached_form:
             raise ConfigError(
-                f"arm {student.arm.name} asks for cached targets {own.distillation.cached_form}, but the run's, which all arms"
-                f" share, are {config.distillation.cached_form}: set distillation.targets, samples and temperature in the run config"
+                f"arm {student.arm.name} asks for cached targets {own.distillation.cached_form}, but all arms share the"
+                f" run's targets, {config.distillation.cached_form}. Set distillation.targets, samples and temperature in"
+                " the run config"
             )
         made_of = repr((own.student.model.dim, own.student.model.codes, own.student.text))
         if made_of not in prepared:

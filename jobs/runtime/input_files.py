@@ -99,7 +99,7 @@ def files_by_day(path: str, *, needed: date) -> dict[date, list[File]]:
         if (day := day_of(path, file[0])) is not None:
             found.setdefault(day, []).append(file)
     if needed not in found:
-        there = f"the days there are go from {min(found)} to {max(found)}" if found else "there is none of any day"
+        there = f"There are files of {min(found)} to {max(found)}" if found else "There is no file of any day"
         raise InputError(f"no file of {needed} matches {path}: has the day's export run? {there}")
     return found
 

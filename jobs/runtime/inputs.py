@@ -68,8 +68,8 @@ class NightInput:
         lines = arrival_lines(self.days, path=self.events.path, late_days=self.events.late_days)
         if self.not_carried:
             lines.append(
-                f"the events of {self.not_carried} were taken in under other settings and are not carried over: all files are"
-                " read"
+                f"the events of {self.not_carried} were read under other settings and are not carried over:"
+                " all files are read again"
             )
         return lines
 
@@ -141,10 +141,10 @@ def _check_all_there(config: RunConfig, not_carried: Manifest, *, first_there: d
     first = max(date.fromisoformat(begin) if begin else first_there, config.features.period_start or date.min)
     if first < first_there:
         raise InputError(
-            f"the events of {not_carried.ds} are not carried over, for they were taken in under other settings (section"
-            f" input, features.period_start, privacy.key); they go back to the files of {first}, and those that are at"
-            f" {path} now begin on {first_there}: what came before would be lost. Put the files back or the settings as they"
-            f" were, or set features.period_start: {first_there} to go on without"
+            f"the events of {not_carried.ds} cannot be carried over, because settings have changed since (section input,"
+            f" features.period_start, privacy.key). They begin on {first}, but the files at {path} begin on {first_there}."
+            " Put back the files or the settings, or set"
+            f" features.period_start: {first_there} to go on without the earlier events"
         )
 
 
@@ -170,7 +170,7 @@ def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueCon
     if config.input.simulate is None:
         if config.input.events is None:
             raise ConfigError(
-                f"the run config {config.name} has no events (input.events): only search can be built of it"
+                f"the run config {config.name} has no events (input.events): only search can be built from it"
             )
         return config.input.events, config.input.catalogue
     if partitions.read_manifest(config.root, "events", config.day) is None:
@@ -211,8 +211,8 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
         *_, searches = simulated_input(config)
         if searches is None:
             raise ConfigError(
-                f"run config {config.name}: no searches are simulated, found input.simulate.search_fraction 0; set it to"
-                " the share of sessions that begin with a search, such as 0.3"
+                f"run config {config.name}: no searches are simulated, found input.simulate.search_fraction 0. Set it"
+                " to the share of sessions that begin with a search, such as 0.3"
             )
         manifest = partitions.read_manifest(config.root, "searches", config.day)
         if manifest is None:
@@ -223,8 +223,8 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
         versions["searches"] = manifest.version
     elif searches is None:
         raise ConfigError(
-            f"run config {config.name}: product search needs the section input.searches (path, format, user, query, item,"
-            " event_type, position, time), found none; name your search log there, or leave this job out"
+            f"run config {config.name}: build-queries needs the section input.searches, found none. Name your search log"
+            " there (path, format, user, query, item, event_type, position, time), or leave this stage out"
         )
     elif DAY in searches.path:
         by_day = files_by_day(searches.path, needed=config.last_day)
@@ -301,8 +301,8 @@ def _published(config: RunConfig, name: str) -> Iterator[Manifest]:
 def _checked_whole(config: RunConfig, found: Manifest | None) -> Manifest | None:
     if found and (damaged := partitions.damaged(config.root, found)):
         raise InputError(
-            f"{found.table} of {found.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
-            f" back from a copy, or have that night make it anew: `distilrec nightly --ds {found.ds}` with the same run config"
+            f"{found.table} of {found.ds}, which this run starts from, is damaged: {damaged[0]} is gone or cut off."
+            f" Put it back from a copy, or make it again: `distilrec nightly --ds {found.ds}` with the same run config"
         )
     return found
 
@@ -320,10 +320,11 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
         then = made.details["pseudonyms"]
         if check != then["check"] and version <= then["key_version"]:
             raise ConfigError(
-                f"the pseudonym key has changed: expected that of {made.table} of {made.ds} in {config.root} (check value"
-                f" {then['check']}, privacy.key_version {then['key_version']}), found {check or 'none'} (privacy.key_version"
-                f" {version}): every user would be {'new' if check else 'stored under its own id'}. Set the key (section"
-                f" privacy) as it was; where the change is meant, set privacy.key_version to {then['key_version'] + 1}"
+                f"the pseudonym key has changed: expected that of {made.table} of {made.ds} in {config.root}"
+                f" (check value {then['check']}, privacy.key_version {then['key_version']}), found {check or 'none'}"
+                f" (privacy.key_version {version}). Every user would be {'new' if check else 'stored under its own id'}."
+                " Set the earlier key (section privacy). If the change is intended,"
+                f" set privacy.key_version to {then['key_version'] + 1}"
             )
     forgetting.check_key(config.root, key)
     return {"key_version": version, "check": check} if key else None

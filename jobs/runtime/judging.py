@@ -54,10 +54,10 @@ def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), f
     if broken := by_status["failed"]:
         in_use = promotions.current(config.root)
         stays = f"the table of {in_use.ds} stays in use" if in_use else "nothing is published"
-        anew = " anew" if in_use and in_use.ds == config.day else ""
+        repeated = " again" if in_use and in_use.ds == config.day else ""
         raise GateError(
-            f"{config.day} is not published{anew}, {stays}: {'; '.join(map(gates.in_words, broken))}."
-            " Mend the input or the bound (section gates), or overrule with --force REASON"
+            f"{config.day} is not published{repeated}, {stays}: {'; '.join(map(gates.in_words, broken))}."
+            " Fix the input or the bound (section gates), or overrule with --force REASON"
         )
     return judged
 

@@ -43,7 +43,8 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
         opened = path.open("a+")
     except OSError as error:
         raise ConfigError(
-            f"cannot write below output_dir, {config.root}: {error.strerror} ({error.filename}); give a folder of your own"
+            f"cannot write below output_dir, {config.root}: {error.strerror} ({error.filename})."
+            " Set output_dir to a folder that you may write to"
         ) from None
     with opened as file:
         try:
@@ -51,10 +52,10 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise BusyError(
-                f"another run writes {config.day} in {config.root}: {_text(file.read())}; wait for its end or stop it"
+                f"another run writes {config.day} in {config.root}: {_text(file.read())}. Wait for its end or stop it"
             ) from None
         except OSError as error:  # a file system without locks
-            print(f"distilrec: warning: no lock on {path} ({error}); start no second run", file=sys.stderr)
+            print(f"distilrec: warning: no lock on {path} ({error}). Start no second run of this date", file=sys.stderr)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
         file.truncate(0)

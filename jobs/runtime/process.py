@@ -32,6 +32,6 @@ def run_in_own_process(
             raise
     if status:
         status = 128 - status if status < 0 else status  # the shell's number for a signal
-        failure = DistilrecError(f"{stage} ended with exit status {status}; its message stands above")
+        failure = DistilrecError(f"{stage} ended with exit status {status}. See its message above")
         failure.exit_status = status
         raise failure

@@ -28,8 +28,8 @@ def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = F
     ).sort_by("user_id")
     if histories["test_position"].null_count == len(histories):
         raise InputError(
-            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
-            " widen features.split.test_days or take in more events"
+            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after"
+            " earlier items. Raise features.split.test_days or add more events"
         )
     return histories
 

@@ -140,8 +140,9 @@ def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1,
         there = resources.get(name, 0.0)
         if each and number * each + reading > there + 1e-6:
             raise ConfigError(
-                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if reading else ''}, but the local"
-                f" Ray has {there:g}: lower {setting} or {'raise ray.num_cpus' if reading else 'training.gpus_per_worker'}"
+                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if reading else ''},"
+                f" but the local Ray has {there:g}."
+                f" Lower {setting} or {'raise ray.num_cpus' if reading else 'training.gpus_per_worker'}"
             )
 
 
@@ -195,8 +196,8 @@ def _check_reachable(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise UnreachableError(
-                f"cannot join the Ray cluster at {address}: {error}. Is the cluster up, and ray.address its head's"
-                " address with the port of its control store (6379)?"
+                f"cannot join the Ray cluster at {address}: {error}. Check that the cluster is up, and that ray.address"
+                " is its head's address with the port of its control store (6379)"
             ) from None
 
 

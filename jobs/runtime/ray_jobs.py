@@ -66,7 +66,8 @@ def connect(address: str | None) -> Any:
 
 def _unreachable(address: str, error: Exception) -> UnreachableError:
     return UnreachableError(
-        f"no Ray job server answers at {address} ({error}): is the cluster up, its port forwarded, and ray[default] on it?"
+        f"no Ray job server answers at {address} ({error}). Check that the cluster is up, its port is forwarded, and"
+        " ray[default] is installed on it"
     )
 
 
@@ -85,15 +86,13 @@ def submit(client: Any, **job: Any) -> None:
             return
         except RuntimeError as error:
             if "already exists" in str(error):
-                raise BusyError(f"{job['submission_id']} has this moment been submitted by someone else") from None
+                raise BusyError(f"someone else has just submitted {job['submission_id']}") from None
             starting = "No available agent" in str(error)
             if not starting or time.monotonic() - first > START_SECONDS:
                 kind = UnreachableError if starting else DistilrecError
                 raise kind(f"the cluster does not take {job['submission_id']}: {error}") from None
             if not told:
-                say(
-                    f"no node of the cluster can take {job['submission_id']} yet; asking for up to {START_SECONDS:.0f} s"
-                )
+                say(f"no node of the cluster can take {job['submission_id']} yet; retrying for {START_SECONDS:.0f} s")
                 told = True
         time.sleep(POLL_SECONDS)
 
@@ -112,8 +111,8 @@ def follow(client: Any, submission_id: str) -> Any:
         except (OSError, RuntimeError) as error:
             if time.monotonic() - answered > LOST_SECONDS:
                 raise UnreachableError(
-                    f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}); {submission_id} may go on: "
-                    "look with `distilrec status`, then submit again"
+                    f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}), and {submission_id} may go on."
+                    " Look with `distilrec status`, then submit again"
                 ) from None
         else:
             answered = time.monotonic()
@@ -144,7 +143,7 @@ def jobs_of(client: Any) -> list[Any]:
     except (OSError, RuntimeError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnreachableError(
-            f"the Ray job server does not list its jobs ({said}): is the cluster's head up?"
+            f"the Ray job server does not list its jobs ({said}). Check that the cluster's head is up"
         ) from None
 
 

@@ -129,8 +129,9 @@ def run_workers(
                 # a machine that crashed can leave incomplete files, and every further attempt would fail on them
                 aside = home / f"{name}.given_up"
                 say(
-                    f"{stage}: no epoch came of the checkpoints of an earlier run ({_cause(error, settings.max_failures)})."
-                    f" They are moved to {aside} until the stage is done, and training starts from scratch"
+                    f"{stage}: training failed from the checkpoints of an earlier run"
+                    f" ({_cause(error, settings.max_failures)}). They are moved to {aside} until the stage is done,"
+                    " and training starts from scratch"
                 )
                 shutil.rmtree(aside, ignore_errors=True)
                 (home / name).rename(aside)

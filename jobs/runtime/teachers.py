@@ -33,13 +33,13 @@ def teacher_folders(config: RunConfig, inputs: Mapping[str, Input], expected_has
             if facts["vocabulary_hash"] != expected_hash:
                 raise ModelError(
                     f"teacher {teacher.name} at {folder} was trained on another item vocabulary"
-                    f" ({facts['vocabulary_items']} items, version {facts['vocabulary_version']}) than the one published for {config.day}:"
-                    " run `distilrec train-teacher` for this date again"
+                    f" ({facts['vocabulary_items']} items, version {facts['vocabulary_version']}) than the one published for"
+                    f" {config.day}. Run `distilrec train-teacher` for this date again"
                 )
             if teacher.folds > 1 and (facts.get("fold"), facts.get("folds")) != (fold, teacher.folds):
                 raise ModelError(
-                    f"teacher {teacher.name} at {folder} must be trained without fold {fold} of {teacher.folds}, found fold"
-                    f" {facts.get('fold')} of {facts.get('folds')}: run `distilrec train-teacher` for this date again"
+                    f"teacher {teacher.name} at {folder} must be trained without fold {fold} of {teacher.folds}, found"
+                    f" fold {facts.get('fold')} of {facts.get('folds')}. Run `distilrec train-teacher` for this date again"
                 )
     return found
 

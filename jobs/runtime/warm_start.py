@@ -76,9 +76,9 @@ def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str,
         return None
     if damaged := partitions.damaged(config.root, promotions.manifest_of(config.root, night, f"models/{name}")):
         raise InputError(
-            f"models/{name} of {night.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
-            f" back from a copy, or, where that night is in use, have it made anew: `distilrec nightly --ds {night.ds}` with the"
-            " same run config"
+            f"models/{name} of {night.ds}, which this run starts from, is damaged: {damaged[0]} is gone or cut off. Put it"
+            f" back from a copy. If that run is in use, you can make it again: `distilrec nightly --ds {night.ds}` with"
+            " the same run config"
         )
     folder = promotions.folder_of(config.root, night, f"models/{name}")
     return night, folder, json.loads((folder / MODEL_FILE).read_text())
