@@ -115,7 +115,7 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
 def _write_vocabulary(
     job: Job, source: NightInput, spark: SparkSession, counts: DataFrame
 ) -> tuple[DataFrame, dict[str, Any]]:
-    """Extend an earlier run's vocabulary and write it with the catalogue's titles. Returns also what is counted."""
+    """Extend an earlier run's vocabulary and write it with the catalogue's titles. Returns it with its counts."""
     config, earlier, previous = job.config, earlier_vocabulary(job.config), None
     if earlier is not None:
         folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)

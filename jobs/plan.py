@@ -1,4 +1,4 @@
-"""What a run would do with each stage, and why. With time and bytes of the stage's last run."""
+"""What a run would do with each stage and why, with time and bytes of the stage's last run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -83,7 +83,7 @@ def _deliver(config: RunConfig) -> None:
 
 
 def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
-    """Whether the run in use is of a later date. If so, say it."""
+    """Whether the run in use is of a later date; then a line says so."""
     if now is None or now.ds <= config.day:
         return False
     say(f"promote: {now.ds} stays in use, because it is later than {config.day}")

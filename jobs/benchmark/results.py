@@ -34,7 +34,7 @@ from kdlib.store.partitions import Manifest
 
 
 class _Found(NamedTuple):
-    """The published ranks, read."""
+    """The published ranks, in memory."""
 
     table: pa.Table
     """One row for each test user."""

@@ -1,4 +1,7 @@
-"""Hashes of the source files that a module can reach through its imports. An edit makes only those stages stale."""
+"""Hashes of the source files that a module can reach through its imports.
+
+An edited file makes only the stages stale that can reach it.
+"""
 
 import ast
 import functools
@@ -22,12 +25,12 @@ OPERATIONAL = (
 )
 """Modules that cannot change a result: they print, lock or declare."""
 SETTINGS = "kdlib.config"
-"""In this package only functions that compute count. The settings are in a fingerprint by their values."""
+"""Of this package only functions that compute count. The values of the settings are in a fingerprint anyway."""
 VALIDATORS = {"field_validator", "model_validator"}
 
 
 def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
-    """File → hash, of all files that a module can reach: its own, and imports, also those inside functions.
+    """File → hash, of all files that a module can reach: its own file and its imports, also those inside functions.
 
     Comments, docstrings and layout do not count. Other files beside the modules, such as templates, count.
 
@@ -51,7 +54,7 @@ def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
 
 
 def source_version() -> str:
-    """A hash of all of the project's own source, for results files."""
+    """A hash of all source files of the project, for results files."""
     files = [file for package in PACKAGES for file in sorted((HOME / package).rglob("*.py"))]
     return fingerprint_of([(str(file.relative_to(HOME)), file.read_text()) for file in files])
 

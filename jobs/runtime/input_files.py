@@ -1,4 +1,4 @@
-"""The files of the shop's raw input, and the version that they make up."""
+"""The files of the shop's raw input, and their version."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def version_of_files(files: list[File], root: Path) -> str:
     """A hash of names and contents. For files at a URL, size and time stand for the content: nothing is fetched.
 
     Args:
-      files: the files.
+      files: the files to hash.
       root: the output folder, which keeps the hashes.
     """
     kept = _kept_hashes(root)
@@ -68,8 +68,8 @@ def _keep_hashes(root: Path, hashes: dict[str, list]) -> None:
 def version_of(path: str, format_: str, root: Path) -> str:
     """A hash of the files at a path: a file, a folder or a glob, local or a URL.
 
-    For a glob in a URL, all files of the folder above the glob count. A change in the wrong file then costs a rerun. A
-    missed change would give a wrong table.
+    For a glob in a URL, all files of the folder above the glob count. A change in a file that does not match costs a
+    rerun. A missed change would give a wrong table.
 
     Raises:
       InputError: there are no files, or a Parquet or gzip file has no bytes.

@@ -35,7 +35,7 @@ from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 
 ID_FORM = 3
-"""A change that gives the same input other ids raises this number. Earlier events are then not carried over."""
+"""Raise this number with any change that gives the same input other ids. Earlier events are then not carried over."""
 UNREAD = "unread_days"
 """Key of `Days.unread` in the manifest of the clean events."""
 FIRST_DAY = "first_day"
@@ -53,7 +53,7 @@ class NightInput:
     carried: Manifest | None
     """An earlier run's clean events, which are carried over."""
     carried_before: date | None
-    """Events of the days before this one are carried over. Events of later days are read again from the files."""
+    """Events of the days before this one are carried over. Events from this day on are read again from the files."""
     settings: str
     """Hash of all settings that decide which events are clean. Only events with the same hash are carried over."""
     versions: dict[str, str]
@@ -260,9 +260,9 @@ def earlier_vocabulary(config: RunConfig) -> Manifest | None:
 def _earlier_events(config: RunConfig) -> Manifest | None:
     """The clean events that this run may carry over: the last promoted run's, else the newest that passed their gates.
 
-    A blocked run does not count: files that it lacked may be there now, and would never be read. A run that was killed
-    before its gates does not count. Run `check-gates` to let it count. If a backfill has made a promoted run again, the
-    new events count.
+    A blocked run does not count: it may lack events that its files have now, and no later run would read them. A run
+    that was killed before its gates does not count. Run `check-gates` to let it count. If a backfill has made the
+    promoted run again, its new events count.
     """
     name = "clean_events"
     promoted = _promoted(config, name)
@@ -311,8 +311,8 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
     """Version and check value of the pseudonym key, for the manifest; None without pseudonyms.
 
     Raises:
-      ConfigError: the key does not exist. It is not the key of the list of forgotten users. Or earlier runs have another
-        key, and `privacy.key_version` is not raised.
+      ConfigError: the key does not exist, or differs from the key of the list of forgotten users. Or it differs from the
+        key of earlier runs, and `privacy.key_version` is not raised.
     """
     key, version = read_key(config.privacy.key) if config.privacy.key else None, config.privacy.key_version
     check = key_check(key) if key else None

@@ -1,4 +1,4 @@
-"""Judge a run before its tables go out: the input after `build-features`, the models after `evaluate`.
+"""Judge a run before it is promoted: the input after `build-features`, the models after `evaluate`.
 
 A failed gate ends the run with exit status 3 and keeps what is in use. `--force REASON` overrules it, on record.
 """
@@ -23,7 +23,7 @@ def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), f
     Args:
       config: the run config.
       parts: `input` judges the histories, `quality` the metrics.
-      force: why failures are overruled. Empty: only failures that were overruled before, of the same tables, stay so.
+      force: why failures are overruled. Empty: only failures that were overruled before, of the same tables, stay overruled.
 
     Raises:
       GateError: names each failed gate with value and bound.

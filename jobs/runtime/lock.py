@@ -21,7 +21,7 @@ from kdlib.store.locks import lock
 INHERITED = "DISTILREC_LOCK"
 """Environment variable: the lock file that this process holds through its parent."""
 LOOK_SECONDS = 1.0
-"""How long to wait for a lock. `held_dates` of another run takes it for a moment."""
+"""How long to wait for a lock, because `held_dates` of another run takes it for a moment."""
 _held: dict[str, int] = {}
 """Lock file → file descriptor, of the locks that this process holds."""
 

@@ -23,7 +23,7 @@ def simulated(config: RunConfig) -> Iterator[Part]:
 
 
 def encoders(config: RunConfig) -> Iterator[Part]:
-    """One text encoder for each different training of one; its text settings are the subject."""
+    """One text encoder for each different text setting with `adapt`, which is the subject."""
     for text in {adapted_encoder(text): text for text in texts_of(config) if text.adapt}.values():
         own = {"text": {"max_tokens": text.max_tokens, "adapt": text.adapt}}
         yield Part((adapted_encoder(text),), FEATURES, TRAINING, own, subject=text)

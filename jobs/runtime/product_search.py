@@ -47,7 +47,7 @@ def search_teacher(config: RunConfig, inputs: Mapping[str, Input]) -> Found:
     """The Hugging Face folder of the encoder that teaches: adapted to the shop, or pretrained.
 
     Raises:
-      ConfigError: `search.width` is more than the teacher's width. The student starts from parts of its vectors.
+      ConfigError: `search.width` is more than the teacher's width. The student starts from the teacher's vectors.
     """
     settings = product_search(config)
     base = encoder_folder(settings.text.encoder).absolute()

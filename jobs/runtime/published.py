@@ -76,7 +76,7 @@ def teacher_weights(config: RunConfig, inputs: Mapping[str, Input]) -> list[floa
 
 
 def describe_models(config: RunConfig, names: Iterable[str]) -> str:
-    """Version, size and validation metrics of published models, a line each."""
+    """Version, size and validation metrics of published models, one line for each."""
     parts = []
     for name in names:
         facts = json.loads((partitions.current(config.root, name, config.day) / MODEL_FILE).read_text())

@@ -28,7 +28,7 @@ from kdlib.store import partitions, tables
 from kdlib.store.partitions import Manifest
 
 FEW = 6
-"""The line of what is up to date lists up to this many names; of more it gives the number."""
+"""Most names in the line of what is up to date. Of more names the line has only the number."""
 
 
 def run_stage(
@@ -39,7 +39,7 @@ def run_stage(
     Args:
       config: the run config.
       stage: what to run.
-      pipeline: all stages, to name the one that makes an input.
+      pipeline: all stages, to find the stage that makes an input.
       options: of the command line, for a stage that acts.
 
     Returns:

@@ -44,7 +44,7 @@ class Stage:
     makes: Names = ()
     needs: Names = ()
     optional: bool = False
-    """Whether the stage runs without a need that is not published."""
+    """Whether the stage also runs if a need is not published."""
     settings: tuple[str, ...] = ()
     when: Callable[[RunConfig], bool] = lambda config: True
     """Whether the stage applies to a run config."""

@@ -85,7 +85,7 @@ def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str,
 
 
 def run_options(start: Start | None) -> dict[str, Any]:
-    """The fields of a `TrainingRun` that say where it starts."""
+    """The fields of a `TrainingRun` that say where the training starts."""
     return {} if start is None else {"start": str(start.folder), "warm_nights": start.warm_nights}
 
 
