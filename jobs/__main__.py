@@ -34,7 +34,7 @@ OF_SEARCH = (
 )
 """Stages that need the extra `search`."""
 IN_USE_DAY = "the date that the run stands for (default: the run config's, or the one in use)"
-LOCKED_DAY = "the date that no other run may work on meanwhile (default: the run config's, or the one in use)"
+LOCKED_DAY = "the date to lock against other runs (default: the run config's, or the one in use)"
 
 
 class _Commands(click.Group):
@@ -110,7 +110,7 @@ ADDRESS = click.option(
 
 
 def _add_stage(stage: Stage) -> None:
-    """The command of a stage."""
+    """Add the command of a stage."""
 
     def command(invocation: Invocation, **options: Any) -> int:
         if stage.name in OF_SEARCH:
@@ -174,7 +174,7 @@ def _benchmark(invocation: Invocation, arms: str | None) -> int:
     return benchmark(invocation, tuple(arms.split(",")) if arms else None)
 
 
-_benchmark = click.option("--arms", metavar="A,B", help="only these arms; others stay as they are")(_benchmark)
+_benchmark = click.option("--arms", metavar="A,B", help="only these arms (variants)")(_benchmark)
 cli.command("benchmark")(_configured(_benchmark, config="cluster/runs/quality_beauty.yaml"))
 
 
@@ -227,12 +227,12 @@ def _deliver(invocation: Invocation) -> int:
     return execute("deliver", invocation, deliver.run, in_use=True, quiet_engines=True)
 
 
-cli.command("deliver")(_configured(_deliver, ds=f"{LOCKED_DAY}; what is sent is the run in use"))
+cli.command("deliver")(_configured(_deliver, ds=f"{LOCKED_DAY}; the run in use is delivered"))
 
 
-@click.option("--status", type=int, help="the run's exit status (default: the one that was told last)")
+@click.option("--status", type=int, help="the run's exit status (default: the last one written)")
 def _telemetry(invocation: Invocation, status: int | None) -> int:
-    """Tell monitoring what is published (Prometheus text file)."""
+    """Write what is published for monitoring (Prometheus text file)."""
     from jobs import telemetry
 
     return execute("telemetry", invocation, lambda config: telemetry.run(config, status=status), quiet_engines=True)

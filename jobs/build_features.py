@@ -28,7 +28,7 @@ BROADCAST_ITEMS = 500_000
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The raw input, the vocabulary and the events of an earlier run to go on from, and the pseudonym key."""
+    """The raw input, the vocabulary and the clean events of an earlier run, and the pseudonym key."""
     key = checked_key(config)
     source = night_input(config, key)
     versions = {name: version for name, version in source.versions.items() if name not in inputs}
@@ -36,7 +36,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 
 def build(job: Job) -> Details:
-    """Judge the events, then write sessions, vocabulary, histories and statistics of those that are kept."""
+    """Judge the events, then write sessions, vocabulary, histories and statistics of the kept events."""
     config, (source, key) = job.config, job.found
     for line in source.notes():
         say(f"build_features: {line}")
@@ -77,7 +77,7 @@ def build(job: Job) -> Details:
 
 
 def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame, dict[str, Any]]:
-    """All events with their outcome, and the funnel. The quarantine and the clean events are written.
+    """All events with their outcome, and the funnel. It also writes the quarantine and the clean events.
 
     Raises:
       InputError: no event is kept.
@@ -100,7 +100,7 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
         fail_all_quarantined(config, "quarantine", quarantine, path=path, funnel=funnel)
     if "clean_events" in job.outputs:
         clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))
-    # Parquet says how many rows it has; other files would have to be read again
+    # a Parquet file knows its number of rows; other files would have to be read again
     counted = source.events.format == "parquet" and not source.carried
     return judged, funnel | {"rows_in_files": events.count() if counted else None}
 
@@ -108,7 +108,7 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
 def _write_vocabulary(
     job: Job, source: NightInput, spark: SparkSession, counts: DataFrame
 ) -> tuple[DataFrame, dict[str, Any]]:
-    """The vocabulary, which goes on from an earlier run's, with the catalogue's titles. Also: numbers of items, the catalogue."""
+    """Extend an earlier run's vocabulary and write it with the catalogue's titles. Returns it with its counts."""
     config, earlier, previous = job.config, earlier_vocabulary(job.config), None
     if earlier is not None:
         folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
@@ -131,7 +131,7 @@ def _write_vocabulary(
 
 
 def _write_histories(job: Job, spark: SparkSession, sessions: DataFrame, items: DataFrame, num_items: int) -> DataFrame:
-    """The histories of all users, with their splits."""
+    """Write the histories of all users with their splits, and return them."""
     features, folder = job.config.features, job.outputs["histories"]
     steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
     known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items

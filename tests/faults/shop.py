@@ -83,7 +83,7 @@ class Shop:
             shutil.copytree(part, self._folder / "saved" / name / part.name, symlinks=True)
 
     def restore(self, name: str | None, *, output: bool = True) -> None:
-        """Put back the run config, and input and output as saved under the name; without `output` the output stays."""
+        """Put back the run config, and input and output as saved under the name. Without `output`, the output stays."""
         for part in (self.input, self.root) if output else (self.input,):
             if name is not None:
                 shutil.rmtree(part, ignore_errors=True)
@@ -136,7 +136,7 @@ class Shop:
         pq.write_table(table, path)
 
     def state(self) -> dict[str, str]:
-        """All files below the output that a reader or a later run uses: path → link or hash."""
+        """Path → link or hash, of all output files that a reader or a later run uses."""
         found = {}
         for path in sorted(self.root.rglob("*")):
             name = path.relative_to(self.root)
@@ -162,7 +162,7 @@ class Shop:
 
     @contextmanager
     def reader(self) -> Iterator[None]:
-        """A reader of the table in use, who reads all the time and must always find all rows of one version."""
+        """Read the table in use all the time during the block. Each read must find all rows of one version."""
         ended, seen = threading.Event(), []
 
         def look() -> None:
