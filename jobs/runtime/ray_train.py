@@ -57,7 +57,7 @@ def run_workers(
                 # a machine that crashed can leave incomplete files, and every further attempt would fail on them
                 aside = home / f"{name}.given_up"
                 say(
-                    f"{stage}: training failed from the checkpoints of an earlier run"
+                    f"{stage}: training cannot go on from the checkpoints of an earlier run"
                     f" ({_cause(error, settings.max_failures)}). They are moved to {aside} until the stage is done,"
                     " and training starts from scratch"
                 )
