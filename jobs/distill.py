@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from jobs.runtime.console import say
 from jobs.runtime.names import item_codes, title_vectors
-from jobs.runtime.published import describe_models, features_of, parquet_files, teacher_weights
+from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.students import student_run
-from jobs.runtime.teachers import ensemble, teacher_folders
+from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights
 from jobs.runtime.train_models import fit
 from jobs.runtime.warm_start import earlier_model
 from kdlib.config.run import RunConfig

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from jobs.runtime.console import say
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
-from jobs.runtime.published import features_of, teacher_weights
+from jobs.runtime.published import features_of
 from jobs.runtime.rank_targets import histories_to_test, rank_targets, training_counts
 from jobs.runtime.stage import Details, Found, Input, Job, Part
-from jobs.runtime.teachers import ensemble
+from jobs.runtime.teachers import ensemble, teacher_weights
 from jobs.runtime.warm_start import last_model
 from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows, list_matrix

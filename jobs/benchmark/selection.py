@@ -11,9 +11,10 @@ from typing import Any
 
 from jobs.benchmark.students import Student, model_facts
 from jobs.pipeline import STAGES
-from jobs.runtime.published import published, teacher_weights
+from jobs.runtime.published import published
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Details, Job, Part, Stage
+from jobs.runtime.teachers import teacher_weights
 from kdlib.config.models import TeacherConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, ModelError

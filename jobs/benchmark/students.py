@@ -8,10 +8,10 @@ from typing import Any
 from jobs.pipeline import STAGES, stage_named
 from jobs.runtime.console import say
 from jobs.runtime.names import FEATURES, item_codes, teacher_models, title_vectors
-from jobs.runtime.published import Features, published, teacher_weights
+from jobs.runtime.published import Features, published
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Part, Stage
-from jobs.runtime.teachers import ensemble, teacher_folders
+from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights
 from kdlib.config.benchmark import Arm, Benchmark, draw_trials
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError

@@ -67,14 +67,6 @@ def versions(config: RunConfig, *names: str) -> dict[str, str]:
     return {name: partitions.manifest_of(config.root, name, config.day).version for name in names}
 
 
-def teacher_weights(config: RunConfig, inputs: Mapping[str, Input]) -> list[float]:
-    """The teachers' shares in the ensemble, in the config's order. `cache-teacher` has set them; their sum is 1."""
-    if config.distillation.mode == "joint":
-        return [1.0]
-    shares = inputs["teacher_targets"].manifest.details["teachers"]
-    return [shares[teacher.name] for teacher in config.teachers]
-
-
 def describe_models(config: RunConfig, names: Iterable[str]) -> str:
     """Version, size and validation metrics of published models, one line for each."""
     parts = []

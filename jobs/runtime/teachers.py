@@ -44,6 +44,14 @@ def teacher_folders(config: RunConfig, inputs: Mapping[str, Input], expected_has
     return found
 
 
+def teacher_weights(config: RunConfig, inputs: Mapping[str, Input]) -> list[float]:
+    """The teachers' shares in the ensemble, in the config's order. `cache-teacher` has set them; their sum is 1."""
+    if config.distillation.mode == "joint":
+        return [1.0]
+    shares = inputs["teacher_targets"].manifest.details["teachers"]
+    return [shares[teacher.name] for teacher in config.teachers]
+
+
 def ensemble(folders: Sequence[Sequence[Path]], weights: Sequence[float]) -> list[tuple[str, float]]:
     """(model folder, weight) of all models. The folds of a cross-fitted teacher get equal parts of its share."""
     parts = zip(folders, weights, strict=True)

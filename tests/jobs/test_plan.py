@@ -78,7 +78,7 @@ def test_a_new_date_runs_everything(made):
     """The last run's time and size are those of the date before."""
     tomorrow = config(made, ds="2026-11-23")
     found = [step for step in plan(tomorrow, PIPELINE) if step.runs]
-    assert [step.reasons for step in found] == [("none of 2026-11-23 yet",)] * 3
+    assert [step.reasons for step in found] == [("not made for 2026-11-23 yet",)] * 3
     assert all(step.seconds is not None for step in found)
 
 
@@ -91,7 +91,7 @@ def test_a_damaged_table_is_named(made):
 def test_nothing_is_written(made):
     """The plan of a folder without outputs is possible, and makes none."""
     empty = made / "empty"
-    assert steps(empty)["first"] == (("none of 2026-11-22 yet",), ())
+    assert steps(empty)["first"] == (("not made for 2026-11-22 yet",), ())
     assert not empty.exists()
 
 

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.show import format_user
-from kdlib.config.run import RunConfig
+from jobs.runtime.console import safe
 from kdlib.errors import InputError
+from kdlib.report.user_text import format_user
 from kdlib.report.users import read_user, sample_users
 from kdlib.store import partitions, tables
 
@@ -73,8 +73,7 @@ def test_a_user_with_an_empty_list_or_history_is_shown(tmp_path):
     _store(tmp_path)
     assert read_user(tmp_path, DS, "ann").recommended == ()
     assert read_user(tmp_path, DS, "bob").history == ()
-    config = RunConfig.model_validate({"name": "t", "ds": DS, "output_dir": str(tmp_path), "input": {"simulate": {}}})
     for user, line in (("ann", 1), ("bob", 2)):
-        text = format_user(config, user)
+        text = format_user(tmp_path, DS, user, safe=safe)
         assert text.splitlines()[line].endswith("  Red [2J lamp  no. 1")
         assert not {"\x1b", "\r", "\u202e", "\u2066"} & set(text)

@@ -12,9 +12,9 @@ from jobs import train_teacher
 from jobs.pipeline import stage_named
 from jobs.runtime import runner
 from jobs.runtime.names import FEATURES, teacher_models
-from jobs.runtime.published import published, teacher_weights, versions
+from jobs.runtime.published import published, versions
 from jobs.runtime.runner import made_by
-from jobs.runtime.teachers import ensemble, teacher_folders
+from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, ModelError
 from kdlib.models.files import save_model
