@@ -1,4 +1,4 @@
-"""The command line of the benchmarks that read a run config: `--config`, `--ds` and `--set`, as `distilrec` has them."""
+"""The command line of benchmarks that read a run config: `--config`, `--ds` and `--set`, as `distilrec` has them."""
 
 import argparse
 from collections.abc import Callable
