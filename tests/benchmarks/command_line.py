@@ -1,9 +1,11 @@
-"""The command line of the benchmarks that read a run config: `--config`, `--ds` and `--set`, as `distilrec` has them."""
+"""The command line of benchmarks that read a run config: `--config`, `--ds` and `--set`, as `distilrec` has them."""
 
 import argparse
+from collections.abc import Callable
 
-from jobs.runtime.command import Invocation
-from jobs.runtime.console import USUAL_CONFIG
+from jobs.runtime.command import Invocation, execute
+from jobs.runtime.console import USUAL_CONFIG, in_utf8
+from kdlib.config.run import RunConfig
 
 
 def run_config_parser(description: str | None) -> argparse.ArgumentParser:
@@ -22,3 +24,9 @@ def run_config_parser(description: str | None) -> argparse.ArgumentParser:
 def invocation_of(arguments: argparse.Namespace) -> Invocation:
     """What these options say."""
     return Invocation(arguments.config, arguments.ds, tuple(arguments.set))
+
+
+def measure(name: str, run: Callable[[RunConfig], object], *, description: str | None) -> int:
+    """Run a benchmark that reads a finished run and has no other options; returns its exit status."""
+    in_utf8(None)
+    return execute(name, invocation_of(run_config_parser(description).parse_args()), run, reads_only=True)

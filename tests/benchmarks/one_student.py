@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import torch
 
 from jobs.benchmark.provenance import hardware, package_versions
-from jobs.runtime.command import execute
 from jobs.runtime.console import say
 from jobs.runtime.names import SEARCH_STUDENT, logged_queries
 from jobs.runtime.product_search import clicked, read_products, typed_queries
@@ -38,7 +37,7 @@ from kdlib.search.student import encode_queries, load_student
 from kdlib.search.words import in_first_half
 from kdlib.store import partitions
 from kdlib.teachers.text import read_vectors
-from tests.benchmarks.command_line import invocation_of, run_config_parser
+from tests.benchmarks.command_line import measure
 
 RESULTS = Path(__file__).parent / "results" / "one_student.json"
 K = 10
@@ -149,5 +148,4 @@ def run(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    invocation = invocation_of(run_config_parser(__doc__).parse_args())
-    sys.exit(execute("one_student", invocation, run, reads_only=True))
+    sys.exit(measure("one_student", run, description=__doc__))

@@ -22,7 +22,6 @@ import pyarrow.dataset as pads
 import torch
 
 from jobs.benchmark.provenance import hardware, package_versions
-from jobs.runtime.command import execute
 from jobs.runtime.console import say
 from jobs.runtime.published import features, parquet_files
 from kdlib.config.run import RunConfig
@@ -39,7 +38,7 @@ from kdlib.training.engine import full_weights, make_engine, scoring_dtype
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
 from kdlib.training.student_task import learning_rate_in
-from tests.benchmarks.command_line import invocation_of, run_config_parser
+from tests.benchmarks.command_line import measure
 from tests.worker_group import process_group
 
 SEEDS = (11, 12, 13)
@@ -160,5 +159,4 @@ def _alone(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    invocation = invocation_of(run_config_parser(__doc__).parse_args())
-    sys.exit(execute("online_vs_cached", invocation, _alone, reads_only=True))
+    sys.exit(measure("online_vs_cached", _alone, description=__doc__))

@@ -35,7 +35,7 @@ from jobs.benchmark.provenance import hardware, package_versions
 from jobs.encode_queries import QUERY_TOKENS
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
-from jobs.runtime.console import engine_output_to, log_file, say
+from jobs.runtime.console import engine_output_to, in_utf8, log_file, say
 from jobs.runtime.names import SEARCH_ENCODER, SEARCH_STUDENT, logged_queries
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.product_search import product_search, read_products, search_teacher, typed_queries
@@ -263,6 +263,7 @@ def _table(found: dict[str, Metrics], chooses: np.ndarray) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns its exit status."""
+    in_utf8(argv)
     typed = sys.argv[1:] if argv is None else argv
     shown = [os.path.basename(word) if os.path.isabs(word) else word for word in typed]
     parser = run_config_parser(__doc__)

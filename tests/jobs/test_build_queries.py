@@ -183,7 +183,7 @@ def test_a_log_without_clicks_has_no_pairs(spark, shop):
 
 
 def test_without_a_search_log_the_person_is_told_how_to_name_one(tmp_path, capsys):
-    """The stage is skipped with a reason, its input a config error. A simulated log that is not written is an input error."""
+    """The stage says why it is skipped, and its input is a config error. A missing simulated log is an input error."""
     base = config_for(tmp_path).model_dump(mode="json")
 
     def simulated(search_fraction: float) -> RunConfig:
