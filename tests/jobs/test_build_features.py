@@ -422,8 +422,8 @@ def test_a_key_that_changes_or_goes_is_an_error_unless_its_version_is_raised(tmp
             checked_key(config.model_copy(update={"privacy": now}))
         for words in (
             f"expected that of histories of {promoted} in {config.root} (check value {key_check(b'another key')}, ",
-            f"privacy.key_version 2), found {found} (privacy.key_version {version}): every user would be",
-            "where the change is meant, set privacy.key_version to 3",
+            f"privacy.key_version 2), found {found} (privacy.key_version {version})",
+            "If the change is intended, set privacy.key_version to 3",
         ):
             assert words in str(error.value)
         assert ("stored under its own id" in str(error.value)) == (found == "none")

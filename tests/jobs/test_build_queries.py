@@ -191,7 +191,7 @@ def test_without_a_search_log_the_person_is_told_how_to_name_one(tmp_path, capsy
 
     own = RunConfig.model_validate(base | {"input": {"events": base["input"]["events"]}})
     for config, message in (
-        (own, r"run config tiny: product search needs the section input\.searches"),
+        (own, r"run config tiny: build-queries needs the section input\.searches"),
         (simulated(0.0), "found input.simulate.search_fraction 0"),
     ):
         assert run(config) == {}

@@ -127,8 +127,8 @@ def test_a_folder_without_outputs_proves_nothing(tmp_path, capfd, words):
     config.write_text(yaml.safe_dump(document))
     assert main(["forget", "--config", str(config), "--user", USER, *words]) == 2
     found = capfd.readouterr()
-    assert f"no night has been made in {tmp_path}/out, the output_dir of the run config {config}" in found.err
-    assert "give the shop's own run config with --config" in found.err
+    assert f"no run has been made in {tmp_path}/out, the output_dir of the run config {config}" in found.err
+    assert "Give the shop's own run config with --config" in found.err
     assert "no trace is left" not in found.out
     assert not (tmp_path / "out").exists()
 

@@ -124,7 +124,7 @@ def test_a_local_ray_without_room_for_the_workers_is_an_error(monkeypatch: pytes
     local = RunConfig.model_validate(document)
     check_room(local, "training.workers", 6, cpus=0.5)
     with pytest.raises(
-        ConfigError, match=r"training.workers is 8, 0.5 CPU each, and reading needs one more, .* has 4: lower"
+        ConfigError, match=r"training.workers is 8, 0.5 CPU each, and reading needs one more, .* has 4. Lower"
     ):
         check_room(local, "training.workers", 8, cpus=0.5)
     with pytest.raises(ConfigError, match=r"recommend.actors is 4, 1 CPU each"):
