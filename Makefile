@@ -3,23 +3,26 @@ PYTHON ?= python3
 CONFIG ?= cluster/runs/laptop.yaml
 BIN := .venv/bin
 
-.PHONY: nightly quality bench test faults lint clean
+.PHONY: nightly quality bench test test-fast faults lint clean
 
 nightly: .venv/installed  ## events in, published top-k table out (CONFIG=…, DS=YYYY-MM-DD)
 	$(BIN)/distilrec nightly --config $(CONFIG) $(if $(DS),--ds $(DS))
 
-quality: .venv/installed-dev  ## recipes of a student compared, with seeds and intervals (CONFIG=cluster/runs/quality_beauty.yaml)
+quality: .venv/installed-dev  ## compare recipes of a student, with seeds and intervals (CONFIG=cluster/runs/quality_beauty.yaml)
 	$(BIN)/distilrec benchmark --config $(if $(filter file,$(origin CONFIG)),cluster/runs/quality_beauty.yaml,$(CONFIG))
 
-bench: .venv/installed-dev  ## speed beside the peers' (needs DISTILREC_DATA; makes the peers' environments in output/peers)
+bench: .venv/installed-dev  ## speed compared with the peers (needs DISTILREC_DATA; makes the peers' environments in output/peers)
 	$(BIN)/python -m tests.benchmarks.speed --data $(DISTILREC_DATA)/beauty
 
-test: .venv/installed-dev  ## lint, types and all tests
+test: .venv/installed-dev  ## lint, types and all tests, two at a time (ten minutes)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
-faults: .venv/installed-dev  ## what a night must survive, one fault at a time (an hour)
+test-fast: .venv/installed-dev  ## the tests that start no engine (a minute)
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not engine and not e2e and not faults"
+
+faults: .venv/installed-dev  ## what a run must survive, one fault at a time (an hour)
 	$(BIN)/pytest -m faults
 
 lint: .venv/installed-dev

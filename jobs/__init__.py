@@ -1,1 +1,1 @@
-"""The runnable stages of the nightly batch job, one module each."""
+"""The stages and commands of the nightly batch job, one module each."""

@@ -1,5 +1,6 @@
 """The console command `distilrec`. The stages' commands are made from `jobs.pipeline`."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import click
 
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
-from jobs.runtime.console import JSON_LOGS, USUAL_CONFIG, VERBOSE, in_utf8
+from jobs.runtime.console import JSON_LOGS, USUAL_CONFIG, VERBOSE, in_utf8, say
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Stage
@@ -32,7 +33,8 @@ OF_SEARCH = (
     "rank-search",
 )
 """Stages that need the extra `search`."""
-LOCKED_DAY = "the date that no other run may work on meanwhile (default: the run config's, or the one in use)"
+IN_USE_DAY = "the date that the run stands for (default: the run config's, or the one in use)"
+LOCKED_DAY = "the date to lock against other runs (default: the run config's, or the one in use)"
 
 
 class _Commands(click.Group):
@@ -56,8 +58,14 @@ def cli() -> None:
     """
 
 
-def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds: str = "") -> Callable[..., Any]:
-    """The options of every command that reads a run config; the function gets them as `invocation`."""
+def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds: str | None = "") -> Callable[..., Any]:
+    """The options of every command that reads a run config; the function gets them as `invocation`.
+
+    Args:
+      function: of the command.
+      config: the default run config.
+      ds: the help text of `--ds`. None: the help does not show `--ds`.
+    """
 
     def with_invocation(
         config: str, ds: str | None, overrides: tuple[str, ...], verbose: bool, json_logs: bool, **more: Any
@@ -71,7 +79,10 @@ def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds:
     options = [
         click.option("--config", default=config, show_default=True, metavar="FILE", help="run config"),
         click.option(
-            "--ds", metavar="YYYY-MM-DD", help=ds or "the date that the run stands for (default: the run config's)"
+            "--ds",
+            metavar="YYYY-MM-DD",
+            help=ds or "the date that the run stands for (default: the run config's)",
+            hidden=ds is None,
         ),
         click.option(
             "--set",
@@ -99,7 +110,7 @@ ADDRESS = click.option(
 
 
 def _add_stage(stage: Stage) -> None:
-    """The command of a stage."""
+    """Add the command of a stage."""
 
     def command(invocation: Invocation, **options: Any) -> int:
         if stage.name in OF_SEARCH:
@@ -115,7 +126,7 @@ def _add_stage(stage: Stage) -> None:
     command.__doc__ = f"{stage.summary[0].upper()}{stage.summary[1:]}."
     for name in stage.options:
         command = {"force": FORCE, "reason": REASON}[name](command)
-    cli.command(stage.name)(_configured(command))
+    cli.command(stage.name)(_configured(command, ds=IN_USE_DAY if stage.last else ""))
 
 
 for _stage in STAGES:
@@ -163,7 +174,7 @@ def _benchmark(invocation: Invocation, arms: str | None) -> int:
     return benchmark(invocation, tuple(arms.split(",")) if arms else None)
 
 
-_benchmark = click.option("--arms", metavar="A,B", help="only these arms; others stay as they are")(_benchmark)
+_benchmark = click.option("--arms", metavar="A,B", help="only these arms (variants)")(_benchmark)
 cli.command("benchmark")(_configured(_benchmark, config="cluster/runs/quality_beauty.yaml"))
 
 
@@ -175,7 +186,7 @@ def _show(invocation: Invocation, user: str | None) -> int:
     return execute("show", invocation, lambda config: show.run(config, user=user), reads_only=True, in_use=True)
 
 
-cli.command("show")(_configured(_show))
+cli.command("show")(_configured(_show, ds=IN_USE_DAY))
 
 
 @click.option("--category", help="only products of this category")
@@ -206,7 +217,7 @@ def _rollback(invocation: Invocation, to: str, reason: str) -> int:
     return execute("rollback", invocation.on(to), lambda config: rollback.run(config, to, reason))
 
 
-cli.command("rollback")(_configured(_rollback))
+cli.command("rollback")(_configured(_rollback, ds=None))
 
 
 def _deliver(invocation: Invocation) -> int:
@@ -216,12 +227,12 @@ def _deliver(invocation: Invocation) -> int:
     return execute("deliver", invocation, deliver.run, in_use=True, quiet_engines=True)
 
 
-cli.command("deliver")(_configured(_deliver, ds=f"{LOCKED_DAY}; what is sent is the run in use"))
+cli.command("deliver")(_configured(_deliver, ds=f"{LOCKED_DAY}; the run in use is delivered"))
 
 
-@click.option("--status", type=int, help="the run's exit status (default: the one that was told last)")
+@click.option("--status", type=int, help="the run's exit status (default: the last one written)")
 def _telemetry(invocation: Invocation, status: int | None) -> int:
-    """Tell monitoring what is published (Prometheus text file)."""
+    """Write what is published for monitoring (Prometheus text file)."""
     from jobs import telemetry
 
     return execute("telemetry", invocation, lambda config: telemetry.run(config, status=status), quiet_engines=True)
@@ -289,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return cli.main(args=argv, prog_name="distilrec", standalone_mode=False) or 0
     except DistilrecError as error:
-        print(f"distilrec: error: {error}", file=sys.stderr)
+        say(f"distilrec: error: {error}", level=logging.ERROR)
         return error.exit_status
     except click.ClickException as error:
         error.show()

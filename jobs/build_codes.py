@@ -20,7 +20,7 @@ def build(job: Job) -> Details:
 
     Raises:
       ConfigError: there are fewer items with training interactions than codewords in a table.
-      ModelError: a teacher is of another vocabulary, or broken.
+      ModelError: a teacher was trained on another vocabulary, or its files are broken.
     """
     import torch
 
@@ -36,8 +36,8 @@ def build(job: Job) -> Details:
     known_V = torch.from_numpy(statistics["num_in_windows"].to_numpy() > 0)
     if (known := int(known_V.sum())) < model.codes.size:
         raise ConfigError(
-            f"student.model.codes.size: {model.codes.size} codewords cannot be learnt from the {known} items with training"
-            " interactions; set a smaller size, or train the student without codes"
+            f"student.model.codes.size: {model.codes.size} codewords cannot be learnt from the {known} items with"
+            " training interactions. Set a smaller size, or train the student without codes"
         )
     learnt = [(f, t.weight) for f, t in zip(folders, config.teachers, strict=True) if not t.rules]
     members = ensemble(*zip(*learnt, strict=True))
@@ -56,7 +56,7 @@ def build(job: Job) -> Details:
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
-    """Say where the codes come from, and how much of the teachers' vectors they explain."""
+    """Say how many codes come from which source, and how much of the teachers' vectors they explain."""
     facts = next(iter(manifests.values())).details
     by_source = ", ".join(f"{number:,} from {name}" for name, number in facts["items"].items())
     share = facts["explained_variance"]

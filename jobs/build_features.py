@@ -28,7 +28,7 @@ BROADCAST_ITEMS = 500_000
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The raw input, the vocabulary and the events of an earlier run to go on from, and the pseudonym key."""
+    """The raw input, the vocabulary and the clean events of an earlier run, and the pseudonym key."""
     key = checked_key(config)
     source = night_input(config, key)
     versions = {name: version for name, version in source.versions.items() if name not in inputs}
@@ -36,7 +36,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 
 def build(job: Job) -> Details:
-    """Judge the events, then write sessions, vocabulary, histories and statistics of those that are kept."""
+    """Judge the events, then write sessions, vocabulary, histories and statistics of the kept events."""
     config, (source, key) = job.config, job.found
     for line in source.notes():
         say(f"build_features: {line}")
@@ -63,8 +63,7 @@ def build(job: Job) -> Details:
         funnel |= vocabulary.count_left_out(counts, items, about_items.pop("listed"))
         funnel["sessions"] = tables.check_files(tables.SESSIONS, job.outputs["sessions"])
         funnel |= funnels.count_histories(people, last_day=config.last_day)
-        funnel |= about_items
-        funnel["columns"] = input_columns(spark, source.events, last_day=config.last_day)
+        funnel |= about_items | {"columns": input_columns(spark, source.events, last_day=config.last_day)}
         funnels.check_listed(funnel)
         funnels.check_trainable(funnel, last_day=config.last_day, **config.features.split.model_dump())
         judged.unpersist()
@@ -78,36 +77,30 @@ def build(job: Job) -> Details:
 
 
 def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame, dict[str, Any]]:
-    """All events with their outcome, and the funnel. The quarantine and the clean events are written.
+    """All events with their outcome, and the funnel. It also writes the quarantine and the clean events.
 
     Raises:
       InputError: no event is kept.
     """
-    config, features = job.config, job.config.features
+    config, features, path = job.config, job.config.features, source.events.path
     events = read_input(config, source, spark)
+    period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day}
     judged = clean.with_outcome(
         events,
-        period_start=features.period_start,
-        last_day=config.last_day,
+        **period,
         late_days=source.events.late_days,
         max_events_per_user_day=features.max_events_per_user_day,
         num_partitions=config.spark.shuffle_partitions,
         forgotten=forgetting.forgotten(config.root),
     ).persist(StorageLevel.MEMORY_AND_DISK)
-    funnel = funnels.count_outcomes(
-        judged,
-        path=source.events.path,
-        last_day=config.last_day,
-        period_start=features.period_start,
-        carried=source.versions.get("clean_events"),
-    )
+    funnel = funnels.count_outcomes(judged, path=path, carried=source.versions.get("clean_events"), **period)
     quarantine = job.outputs["quarantine"]
     write_sorted(clean.quarantine(judged), quarantine, by=["reason", "file", "raw"], rows=funnel["quarantined"])
     if funnel["kept"] == 0:
-        fail_all_quarantined(config, "quarantine", quarantine, path=source.events.path, funnel=funnel)
+        fail_all_quarantined(config, "quarantine", quarantine, path=path, funnel=funnel)
     if "clean_events" in job.outputs:
         clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))
-    # Parquet says how many rows it has; other files would have to be read again
+    # a Parquet file knows its number of rows; other files would have to be read again
     counted = source.events.format == "parquet" and not source.carried
     return judged, funnel | {"rows_in_files": events.count() if counted else None}
 
@@ -115,7 +108,7 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
 def _write_vocabulary(
     job: Job, source: NightInput, spark: SparkSession, counts: DataFrame
 ) -> tuple[DataFrame, dict[str, Any]]:
-    """The vocabulary, which goes on from an earlier run's, with the catalogue's titles. Also: numbers of items, the catalogue."""
+    """Extend an earlier run's vocabulary and write it with the catalogue's titles. Returns it with its counts."""
     config, earlier, previous = job.config, earlier_vocabulary(job.config), None
     if earlier is not None:
         folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
@@ -138,7 +131,7 @@ def _write_vocabulary(
 
 
 def _write_histories(job: Job, spark: SparkSession, sessions: DataFrame, items: DataFrame, num_items: int) -> DataFrame:
-    """The histories of all users, with their splits."""
+    """Write the histories of all users with their splits, and return them."""
     features, folder = job.config.features, job.outputs["histories"]
     steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
     known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items
@@ -153,6 +146,5 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     say(f"build_features: {funnels.funnel_text(funnel)}")
     vocabularies = manifests["item_vocabulary"], earlier_vocabulary(config)
     catalogues = [one and one.details.get("catalogue") for one in vocabularies]
-    for warning in (*funnels.warnings(funnel), catalogue_warning(*catalogues)):
-        if warning:
-            say(f"build_features: warning: {warning}")
+    for warning in filter(None, (*funnels.warnings(funnel), catalogue_warning(*catalogues))):
+        say(f"build_features: warning: {warning}")

@@ -22,7 +22,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
     Raises:
       ConfigError: the run config has no catalogue.
-      InputError: no file is there.
+      InputError: the catalogue has no files.
     """
     catalogue = catalogue_input(config)
     if catalogue is None:
@@ -46,7 +46,7 @@ def build(job: Job) -> Details:
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
-    """Say how many products there are; warn where the catalogue looks wrong beside the last promoted run's."""
+    """Say how many products there are; warn where the catalogue differs suspiciously from the last promoted run's."""
     counts = manifests["products"].details["catalogue"]
     say(
         f"build_products: {counts['rows_read']:,} rows read = {counts['items']:,} products + {counts['repeated_id']:,} repeated"
@@ -57,7 +57,7 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
 
 
 def _counts_before(config: RunConfig) -> dict[str, int] | None:
-    """The counts of the last promoted run's catalogue. None where there is none, or it is gone: nothing else needs it."""
+    """The counts of the last promoted run's catalogue. None where no run was promoted, or its products are gone."""
     try:
         last = promotions.last_night(config.root, before=config.day, holding="products")
         return last and promotions.manifest_of(config.root, last, "products").details["catalogue"]

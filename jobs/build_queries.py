@@ -25,7 +25,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 
 def build(job: Job) -> Details:
-    """Judge the search events, then write the queries that enough users have typed, and what was clicked after them."""
+    """Judge the search events, then write the queries that enough users have typed, and the clicks after them."""
     config, (log, key) = job.config, job.found
     settings, min_users, last_day = config.features.queries, config.privacy.min_query_users, config.last_day
     chatter = log_file(config, "build_queries")

@@ -14,7 +14,7 @@ from kdlib.teachers.text import read_vectors
 
 
 def build(job: Job) -> Details:
-    """Write the index with the weights that are given, or that clicks choose."""
+    """Write the index with the given weights, or with weights that clicks choose."""
     products, settings = read_products(job.input("products")), product_search(job.config)
     vectors_VE = torch.from_numpy(read_vectors(job.input("product_vectors"), "product_index"))
     details = chosen_weights(
@@ -35,6 +35,6 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     facts = manifests["search_index"].details
     say(
         f"build_search_index: {facts['products']:,} products; student {facts['parameters']:,} parameters, cosine to the"
-        f" teacher {facts['cosine']:.3f} on {facts['held_out']:,} held-out queries, which have {facts['overlap@10']:.0%} of"
-        f" the teacher's ten nearest products; weights: {facts['weights']}"
+        f" teacher {facts['cosine']:.3f} on {facts['held_out']:,} held-out queries, {facts['overlap@10']:.0%} of the"
+        f" teacher's ten nearest products found; weights: {facts['weights']}"
     )

@@ -29,7 +29,7 @@ def build(job: Job) -> Details:
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
-    """Say how large the cache is, and how much better the teachers know what they were trained on."""
+    """Say how large the cache is, and how much better the teachers are on their training data."""
     manifest = manifests["teacher_targets"]
     shares = ", ".join(f"{name} {share:.3f}" for name, share in manifest.details["teachers"].items())
     say(

@@ -1,4 +1,4 @@
-"""Judge input and models before the tables go out. A failed gate ends the run with exit status 3, and nothing is published."""
+"""Judge input and models before the run is promoted. A failed gate ends the run with exit status 3."""
 
 from jobs.runtime.judging import judge
 from kdlib.config.run import RunConfig

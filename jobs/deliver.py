@@ -6,6 +6,6 @@ from kdlib.config.run import RunConfig
 
 
 def run(config: RunConfig) -> None:
-    """Deliver what is in use, and let monitoring know that others read it."""
+    """Deliver the run in use, and tell monitoring that others can read it."""
     deliver(config)
     telemetry.tell(config, mends=(74,))

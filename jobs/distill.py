@@ -17,14 +17,14 @@ from kdlib.training.specs import TrainingRun
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The earlier run's model that a warm start goes on from."""
+    """The earlier run's model that a warm start begins with."""
     shape = config.student.model.model_dump(mode="json")
     start = earlier_model(config, part.subject, shape, features_of(inputs).item_ids)
     return Found({"start": start.version} if start else {}, start)
 
 
 def build(jobs: Sequence[Job]) -> Details:
-    """Train student and control in the same workers; in joint mode the teacher with the student."""
+    """Train student and control in the same workers. In joint mode the teacher trains with the student."""
     config, joint = jobs[0].config, jobs[0].config.distillation.mode == "joint"
     source = features_of(jobs[0].inputs)
     fit(

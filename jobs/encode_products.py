@@ -13,7 +13,7 @@ from kdlib.search.index import product_texts
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The search teacher, where it is used as pretrained."""
+    """The search teacher."""
     return search_teacher(config, inputs)
 
 

@@ -1,4 +1,4 @@
-"""Encode typed and made-up queries with the search teacher: what the search student learns from (Ray Data)."""
+"""Encode typed and made-up queries with the search teacher. The search student learns from them (Ray Data)."""
 
 from collections.abc import Mapping
 
@@ -16,12 +16,12 @@ QUERY_TOKENS = 32
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The search teacher, where it is used as pretrained."""
+    """The search teacher."""
     return search_teacher(config, inputs)
 
 
 def build(job: Job) -> Details:
-    """Write queries and their vectors: those that were typed, some made of the catalogue's words, some single words."""
+    """Write queries and their vectors: typed queries, queries made of the catalogue's words, and single words."""
     config, encoder = job.config, job.found
     products, limit = read_products(job.input("products")), product_search(config).catalogue_queries
     typed = typed_queries(job.inputs)

@@ -1,4 +1,4 @@
-"""Encode the product titles: a table for each way of reading them, made once a vocabulary (Ray Data)."""
+"""Encode the product titles, one table for each text setting (Ray Data)."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from kdlib.config.run import RunConfig
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The pretrained encoder, where none is trained on the shop's titles."""
+    """The encoder: pretrained, or trained on the shop's titles."""
     from kdlib.teachers.text import encoder_folder, encoder_version, from_anywhere
 
     text = part.subject
@@ -20,7 +20,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 
 def build(job: Job) -> Details:
-    """Encode all titles with Ray Data actors, and whiten the vectors where `text.whiten` says so."""
+    """Encode all titles with Ray Data actors, and whiten the vectors if `text.whiten` is set."""
     import ray.data
 
     from kdlib.teachers.text import TitleEncoder, whiten_files

@@ -1,4 +1,4 @@
-"""Measure every model and baseline on the test users: all items ranked, intervals by bootstrap over users (Ray Data)."""
+"""Measure every model and baseline on the test users: all items ranked, bootstrap intervals (Ray Data)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +69,7 @@ def build(job: Job) -> Details:
 
 
 class _Measured(NamedTuple):
-    """The input of `metrics_table`, and `details` for the manifest."""
+    """The arguments of `metrics_table`, and `details` for the manifest."""
 
     ranks: dict[str, np.ndarray]
     coverage: dict[str, float]
@@ -80,7 +80,7 @@ class _Measured(NamedTuple):
 
 
 def _compared(job: Job) -> dict[str, list[tuple[str, float]]]:
-    """Name → (model folder, weight): teachers, a cross-fitted one as the mean of its folds, then the students."""
+    """Name → (model folder, weight), for teachers and students. A cross-fitted teacher is the mean of its folds."""
     config = job.config
     teachers = [[job.input(model) for model in teacher.models] for teacher in config.teachers]
     compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
@@ -94,12 +94,12 @@ def _compared(job: Job) -> dict[str, list[tuple[str, float]]]:
 
 
 def _measure(job: Job) -> _Measured:
-    """Rank the test users under every model; judge the lists of a simulated shop exactly."""
+    """Rank the test items under every model. For a simulated shop, also judge the lists by its true model."""
     config, source = job.config, features_of(job.inputs)
     counts, top = training_counts(source), max(job.config.evaluation.k)
     if top > len(counts):
         raise ConfigError(
-            f"evaluation.k asks for the first {top} items, but the vocabulary has {len(counts)}; set smaller values"
+            f"evaluation.k asks for the first {top} items, but the vocabulary has {len(counts)}. Set smaller values"
         )
     everyone = knows_the_truth(config)
     histories = histories_to_test(config, source, everyone=everyone)

@@ -1,7 +1,7 @@
-"""Remove a user from histories, caches, quarantine, tables, reports and logs of all dates, and prove that no trace is left.
+"""Remove a user from all outputs of all dates, reports and logs too, and prove that no trace is left.
 
-The user's events are not taken in again. Models that have learnt from them are weights, not rows: the next ones that are
-trained from nothing know nothing of the user.
+Later runs do not read the user's events. Published models are not changed: they hold weights, not rows. The next models
+that are trained from scratch have not seen the user.
 """
 
 import json
@@ -21,14 +21,14 @@ from kdlib.store import partitions
 
 
 def run(config: RunConfig, user_id: str) -> None:
-    """Remember, erase, let the place of delivery forget too, and search for what is left here.
+    """Put the user on the list of forgotten users, erase the user here and where runs are delivered, search for traces.
 
     Raises:
-      ConfigError: no user is named, the newest night has pseudonyms and the run config no key, the list of forgotten users is
-        of another key, or `delivery` names a place that nothing can be delivered to.
+      ConfigError: no user is named. The newest run has pseudonyms and the run config has no key. The list of forgotten
+        users has another key. Nothing can be delivered to the place in `delivery`.
       DeliveryError: the place of delivery cannot be reached or written.
-      BusyError: a run of another date is under way; the user is remembered, but nothing is erased yet.
-      ContractError: a trace is left, since something wrote at the same time: run it again.
+      BusyError: a run of another date is at work. The user is on the list, but nothing is erased yet.
+      ContractError: a trace is left, because another process wrote at the same time. Run the command again.
     """
     user_id = user_id.strip(BLANKS)
     if not user_id:
@@ -41,11 +41,12 @@ def run(config: RunConfig, user_id: str) -> None:
     forgetting.remember_to_forget(config.root, ids[0], key)
     if others := sorted(held_dates(config) - {config.day}):
         raise BusyError(
-            f"another run is at work on {', '.join(others)} in {config.root}, and may have read this user's events before:"
-            " the user is on the list of those that are taken in no more; forget again when that run has ended"
+            f"another run is at work on {', '.join(others)} in {config.root}, and may have read this user's events."
+            " The user is on the list of forgotten users, and nothing is erased yet."
+            " Run the same command again when that run has ended"
         )
     columns, removed = _user_columns(config), Counter[str]()
-    for one in ids:  # nights before there was a key hold the shop's own id
+    for one in ids:  # runs from before there was a key have the shop's own id
         removed.update(forgetting.erase(config.root, one, user_columns=columns))
     for place, count in sorted(removed.items()):
         say(f"  {place}: {count:,} removed")
@@ -54,8 +55,8 @@ def run(config: RunConfig, user_id: str) -> None:
     left = [path for one in ids for path in forgetting.traces(config.root, one, user_columns=columns)]
     if left:
         raise ContractError(
-            f"{len(left)} files still name the user or cannot be read, {left[0]} first: let other runs end, remove what"
-            f" killed ones have left below {config.root / partitions.STAGING}, then forget again"
+            f"{len(left)} files still name the user or cannot be read, {left[0]} first. Wait for other runs to end, remove"
+            f" what killed runs have left below {config.root / partitions.STAGING}, then run the same command again"
         )
     if not removed:
         unknown = (
@@ -65,8 +66,8 @@ def run(config: RunConfig, user_id: str) -> None:
     say(f"forget: {removed.total():,} rows, lines and pages removed; {config.root} searched: no trace is left")
     if others := _nights_of_other_keys(config.root, key):
         say(
-            f"forget: warning: {', '.join(others)} were made with another pseudonym key, under which this user cannot be"
-            " found; they go with the old nights (retention.nights)"
+            f"forget: warning: {', '.join(others)} were made with another pseudonym key, so this user cannot be found in"
+            " them. They are removed with the old runs (retention.nights)"
         )
 
 
@@ -77,17 +78,17 @@ def _user_columns(config: RunConfig) -> list[str]:
 
 
 def _check_has_key(root: Path, key: bytes | None) -> None:
-    """Without the key the user would not be found, and the shop's own id would stand on the list, which no night could read."""
+    """Raise ConfigError where outputs have pseudonyms and there is no key: the user would not be found."""
     newest = partitions.latest(root, "histories")
     if key is None and newest and partitions.manifest_of(root, "histories", newest).details.get("pseudonyms"):
         raise ConfigError(
             f"histories of {newest} in {root} have pseudonyms, but the run config has no key: set privacy.key_file or"
-            " privacy.key_environment as that night had it"
+            " privacy.key_environment as that run had it"
         )
 
 
 def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:
-    """The nights that have pseudonyms under another key than this one."""
+    """The dates of runs whose pseudonyms have another key."""
     kept = (root / partitions.VERSIONS / "histories").glob("*/manifest.json")
     made = [json.loads(path.read_text()) for path in kept]
     mine = key_check(key) if key else None
@@ -95,11 +96,11 @@ def _nights_of_other_keys(root: Path, key: bytes | None) -> list[str]:
 
 
 def load(invocation: Invocation) -> RunConfig:
-    """The run config of a folder with outputs: that nothing is found in another one proves nothing."""
+    """The run config; ConfigError where its output folder is empty. Finding no trace there would prove nothing."""
     config = invocation.load()
     if not any((config.root / name).exists() for name in (partitions.VERSIONS, partitions.STAGING)):
         raise ConfigError(
-            f"no night has been made in {config.root}, the output_dir of the run config {invocation.config}, so nobody can be"
-            " forgotten there: give the shop's own run config with --config"
+            f"no run has been made in {config.root}, the output_dir of the run config {invocation.config}, so nobody can"
+            " be forgotten there. Give the shop's own run config with --config"
         )
     return config

@@ -23,7 +23,7 @@ from kdlib.errors import ConfigError, DeliveryError, GateError
 
 
 def night(invocation: Invocation, *, force: str = "") -> int:
-    """One run for one date; returns its exit status, which monitoring is told.
+    """Run one date, and give monitoring the exit status; returns the exit status.
 
     Args:
       invocation: run config, date and overrides.
@@ -36,14 +36,14 @@ def night(invocation: Invocation, *, force: str = "") -> int:
         run_stages(config, invocation, force=force)
 
     status = execute("nightly", invocation, run)
-    # a run that was turned away tells nothing
+    # a run that did not begin tells monitoring nothing, unless its run config is wrong
     for config in begun or (telemetry.readable(invocation) if status == ConfigError.exit_status else []):
         telemetry.write_or_warn(config, status)
     return status
 
 
 def backfill(invocation: Invocation, first: date, last: date, *, force: str = "") -> int:
-    """A run for each date from the first to the last. The first that fails ends the backfill with its exit status."""
+    """Run each date from the first to the last. A run that fails ends the backfill with its exit status."""
     for number in range((last - first).days + 1):
         day = (first + timedelta(days=number)).isoformat()
         if status := night(invocation.on(day), force=force):
@@ -53,7 +53,7 @@ def backfill(invocation: Invocation, first: date, last: date, *, force: str = ""
 
 
 def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") -> None:
-    """Run all stages that apply, in order. Spark runs in processes of its own, the Ray stages share one cluster."""
+    """Run all stages that apply, in order. Each Spark stage has its own process. All Ray stages share a cluster."""
     if config.search:
         check_search_extra()
     check(config)
@@ -85,7 +85,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
 def _run_here(
     config: RunConfig, stage: Stage, options: dict[str, str], ray_block: ExitStack, stages: Sequence[Stage]
 ) -> None:
-    """Run a stage in this process; where a gate or the delivery has failed, the report is written first."""
+    """Run a stage in this process. After a failed gate or delivery, write the report before the error goes on."""
     if stage.engine == "ray":
         ray_block.enter_context(start_ray(config))
     chosen = {name: value for name, value in options.items() if name in stage.options}
@@ -97,7 +97,7 @@ def _run_here(
 
 
 def run_last(config: RunConfig, stages: Sequence[Stage]) -> None:
-    """Run what also follows a failure, the report. A failure of its own is a warning: the tables are published."""
+    """Run the stages that also follow a failure, such as the report. If one of them fails, that is only a warning."""
     for stage in (stage for stage in stages if stage.last):
         try:
             run_stage(config, stage, pipeline=STAGES)

@@ -1,4 +1,4 @@
-"""The only list of stages, in the order of a run. Command line, nightly run, scheduler, report and documents are made from it.
+"""The only list of stages, in the order of a run. Commands, scheduler, report and documents are made from it.
 
 `python -m jobs.pipeline` prints the table of stages for the documents.
 """
@@ -151,7 +151,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "check-gates",
         "local",
-        "judge input and models before the tables go out",
+        "judge input and models before the run is promoted",
         needs=("histories", "metrics"),
         acts=True,
         options=("force",),
@@ -274,7 +274,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stage_named(name: str) -> Stage:
-    """The stage of this name; KeyError where there is none."""
+    """The stage with this name; KeyError where no stage has it."""
     return {stage.name: stage for stage in STAGES}[name]
 
 

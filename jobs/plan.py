@@ -1,4 +1,4 @@
-"""What a run would do: each stage up to date, or the reason why not, with time and bytes of its last run."""
+"""What a run would do with each stage and why, with time and bytes of the stage's last run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ class Step:
 
     stage: Stage
     reasons: tuple[str, ...]
-    """Why the stage runs; empty: it is up to date."""
+    """Why the stage is stale by itself; maybe empty."""
     after: tuple[str, ...]
-    """Stages that run before it and make its inputs again."""
+    """Stages that make inputs of this stage again."""
     seconds: float | None
-    """Of its last run, for this date or an earlier one; None: it has never run."""
+    """Time of the last run, for this date or an earlier one. None: the stage has never run."""
     num_bytes: int
-    """Of what the last run made."""
+    """Size of all that the last run made."""
 
     @property
     def runs(self) -> bool:
-        """Whether there is anything to make."""
+        """Whether the stage has anything to make."""
         return bool(self.reasons or self.after)
 
 
@@ -75,7 +75,8 @@ def plan(config: RunConfig, pipeline: Sequence[Stage] = STAGES) -> list[Step]:
             reasons += found
             after += before
             last += [one for name in part.makes if (one := _last(config, name)) is not None]
-        times = {one.details.get("seconds", 0.0) for one in last}  # what was made together has the same
+        # a set: parts that were made together have the same time, which counts once
+        times = {one.details.get("seconds", 0.0) for one in last}
         size = sum(file["bytes"] for one in last for file in one.files)
         steps.append(Step(stage, _once(reasons), _once(after), sum(times) if last else None, size))
     return steps
@@ -86,17 +87,17 @@ def _once(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _reasons(config: RunConfig, stage: Stage, part: Part, *, known: bool) -> list[str]:
-    """Why a part is stale by itself; empty: it is up to date, unless its inputs are made again.
+    """Why a part is stale by itself. Empty: it is up to date, unless a stage makes its inputs again.
 
     Args:
       config: the run config.
-      stage: of the part.
-      part: what is looked at.
-      known: its inputs stay as they are, so that their versions can be compared.
+      stage: the part's stage.
+      part: the part.
+      known: whether the inputs stay as they are. Only then their versions are compared.
     """
     manifests = {name: partitions.read_manifest(config.root, name, config.day) for name in part.makes}
     if any(manifest is None for manifest in manifests.values()):
-        return [f"none of {config.day} yet"]
+        return [f"not made for {config.day} yet"]
     reasons = [
         f"{name}: {broken[0]} is missing or cut off"
         for name, one in manifests.items()
@@ -106,12 +107,12 @@ def _reasons(config: RunConfig, stage: Stage, part: Part, *, known: bool) -> lis
     assert manifest is not None
     before = manifest.made_by
     if not before:
-        return [*reasons, "an earlier version of distilrec made it, and did not note from what"]
+        return [*reasons, "made by an earlier version of distilrec, which did not record the inputs"]
     if known:
         try:
             now = prepare(config, stage, part).made_by
         except DistilrecError as error:
-            return [*reasons, f"cannot be looked at: {error}"]
+            return [*reasons, f"cannot be checked: {error}"]
         reasons += [f"input {change}" for change in changes(before["inputs"], now["inputs"])]
     else:
         now = made_by(config, stage, part, before["inputs"])

@@ -1,4 +1,4 @@
-"""Put the night in use: one switch of `promoted` to its table and its student; deliver it, and remove old nights."""
+"""Put a run in use, deliver it, and remove old runs. One switch of `promoted` covers all tables and models."""
 
 import pyarrow.parquet as pq
 
@@ -15,29 +15,30 @@ from kdlib.store import partitions
 
 
 def run(config: RunConfig, *, reason: str = "") -> None:
-    """Promote, and let monitoring know."""
+    """Promote the run's date, and give monitoring the outcome."""
     try:
         promoted = promote(config, reason=reason)
-    except DeliveryError:  # it is in use nevertheless
+    except DeliveryError:  # the run is in use nevertheless
         telemetry.write_or_warn(config, DeliveryError.exit_status)
         raise
-    if promoted:  # however the run had ended before
+    if promoted:  # 0 replaces the exit status of an earlier attempt
         telemetry.write_or_warn(config, 0)
     else:
         telemetry.tell(config)
 
 
 def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
-    """Promote the run's date, unless a later night is in use (a backfill does not take the shop back in time), or a rollback
-    has withdrawn just these tables (a rerun does not undo it; what is in use is delivered, if the rollback could not). Returns
-    None where the night stays out of use.
+    """Put the run's date in use, deliver it and remove old runs. Returns None where the run stays out of use.
+
+    It stays out of use if a later run is in use: a backfill does not take the shop back in time. It also stays out if a
+    rollback has withdrawn these very tables: a rerun does not undo a rollback. The run in use is then delivered, in case
+    the rollback could not deliver it.
 
     Raises:
-      ConfigError: `delivery` names a place that nothing can be delivered to.
-      InputError: a part of the night is not published, its gates judged other tables than those, or a table was made from
-        others.
-      GateError: the gates did not pass.
-      DeliveryError: the night is in use here, but did not get to where others read it.
+      ConfigError: nothing can be delivered to the place in `delivery`.
+      InputError: a part of the run is not published, or the gates have judged other tables than the published ones.
+      GateError: a gate has failed.
+      DeliveryError: the run is in use here, but others cannot read it yet.
     """
     check(config)
     found = _parts_of_search(config)
@@ -46,13 +47,14 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     root, day = config.root, config.day
     if _later_in_use(config, promotions.current(root)):
         return None
-    # not the gates and metrics: these differ by which nights are in use
+    # without gates and metrics, which depend on the runs that are in use
     served = {name: found[name] for name in (*promotions.LINKED, *promotions.SEARCH) if name in found}
     if withdrawn := promotions.last_use(root, day, served)[1]:
         why = f" ({withdrawn.reason})" if withdrawn.reason else ""
         say(
-            f"promote: {day} stays out of use, a rollback to {withdrawn.ds}{why} has withdrawn just these tables: `distilrec"
-            f" rollback --to {day}` puts them in use again; made anew from other input, settings or code they are promoted"
+            f"promote: {day} stays out of use: a rollback to {withdrawn.ds}{why} has withdrawn these very tables."
+            f" `distilrec rollback --to {day}` puts them in use again."
+            " A run with other input, settings or code is promoted as usual"
         )
         _deliver(config)
         return None
@@ -62,13 +64,13 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
         forced = [gate.gate for gate in judged if gate.status == "forced"]
         reason = reason or partitions.manifest_of(root, "gates", day).details.get("reason", "")
     promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
-    if _later_in_use(config, promoted):  # since this moment
+    if _later_in_use(config, promoted):  # a later run was promoted at the same time
         return None
     table = "recommendations" if config.input.has_events else "search_rankings"
     say(f"promote: {day} is in use: {root / promotions.LINK / table}")
     try:
         _deliver(config)
-    except DeliveryError:  # a place that is down for weeks must not fill the disk here
+    except DeliveryError:  # old runs go too: a place that is down for weeks must not fill the disk here
         _remove_old_nights(config)
         raise
     _remove_old_nights(config)
@@ -81,24 +83,24 @@ def _deliver(config: RunConfig) -> None:
 
 
 def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
-    """Whether the night in use is later than the run's, which the person is told."""
+    """Whether the run in use is of a later date; then a line says so."""
     if now is None or now.ds <= config.day:
         return False
-    say(f"promote: {now.ds} stays in use, it is later than {config.day}, whose tables lie beside its own")
+    say(f"promote: {now.ds} stays in use, because it is later than {config.day}")
     return True
 
 
 def _remove_old_nights(config: RunConfig) -> None:
-    """The night is in use whatever becomes of them: what cannot be removed is a warning."""
+    """Remove old runs. A failure is a warning, because the new run is in use already."""
     try:
         removed = retention.remove_old_nights(
             config.root, keep=config.retention.nights, before=config.day, busy=held_dates(config), warn=_warn
         )
     except OSError as error:
-        _warn(f"old nights are not removed: {error}. The next promotion tries again")
+        _warn(f"old runs are not removed: {error}. The next promotion tries again")
         return
     if removed:
-        say(f"promote: removed {len(removed)} old nights, {min(removed)} to {max(removed)}")
+        say(f"promote: removed {len(removed)} old runs, {min(removed)} to {max(removed)}")
 
 
 def _warn(text: str) -> None:
@@ -106,14 +108,13 @@ def _warn(text: str) -> None:
 
 
 def _judged_parts(config: RunConfig) -> dict[str, str]:
-    """Versions of what the gates have let pass."""
+    """Versions of the tables and models that the gates have allowed; else InputError or GateError."""
     root, day = config.root, config.day
     parts = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
     parts += ["models/control"] if config.evaluation.control else []
     events, histories = (partitions.read_manifest(root, name, day) for name in ("clean_events", "histories"))
-    if (
-        events and histories and events.fingerprint == histories.fingerprint
-    ):  # else it is of an earlier run of this date
+    # clean events with another fingerprint are of an earlier run of this date
+    if events and histories and events.fingerprint == histories.fingerprint:
         parts.append("clean_events")
     found = versions(
         config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *parts

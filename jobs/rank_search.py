@@ -1,4 +1,4 @@
-"""The head queries' rankings: search index in, one published partition of `search_rankings` out (Ray Data)."""
+"""Write each head query's top-k products to the table `search_rankings`, from the search index (Ray Data)."""
 
 import time
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ def _rank(config: RunConfig, index: Path, student: Path, queries: list[str]) -> 
 
 
 class _Ranker:
-    """Loads the index once an actor."""
+    """Answers queries as an actor, which loads the index once."""
 
     def __init__(self, index: str, student: str, k: int, generated_at: datetime, threads: int) -> None:
         import json
@@ -85,7 +85,7 @@ class _Ranker:
         self._item_ids = self._index.products["item_id"].to_pylist()
 
     def __call__(self, queries: pa.Table) -> pa.Table:
-        """`query` → rows of `tables.SEARCH_RANKINGS`; a query that nothing answers has none."""
+        """Queries → rows of `tables.SEARCH_RANKINGS`. A query without an answer has no row."""
         typed = queries["query"].to_pylist()
         answers = self._index.answer(typed, k=self._k)
         rows = [

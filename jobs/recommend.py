@@ -1,4 +1,4 @@
-"""Each user's top-k: histories and student in, one published partition of `recommendations` out (Ray Data)."""
+"""Write each user's top-k items to the table `recommendations`, from histories and student (Ray Data)."""
 
 import time
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ def build(job: Job) -> Details:
     """Write every user's list, and check what was written.
 
     Raises:
-      ConfigError: `recommend.k` or `recommend.actors` is more than there is.
+      ConfigError: there are fewer items than `recommend.k`, or no room for `recommend.actors`.
       ModelError: the student was trained on another vocabulary, or its scores are not finite.
-      ContractError: what was written is not what the table promises; nothing is published then.
+      ContractError: the written rows break the table's contract. Nothing is published then.
     """
     settings, source = job.config.recommend, features_of(job.inputs)
     facts = load_model(job.input("models/student"))[1]
@@ -53,7 +53,7 @@ def build(job: Job) -> Details:
 
 
 def _infer(job: Job) -> None:
-    """Hand the histories, shard by shard, to the actors, which write into the staging folder."""
+    """Give the histories to the actors, shard by shard. The actors write into the staging folder."""
     config, settings = job.config, job.config.recommend
     check_room(config, "recommend.actors", settings.actors)
     end_of_day = datetime.fromisoformat(config.day).replace(tzinfo=UTC) + timedelta(days=1)

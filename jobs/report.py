@@ -1,4 +1,4 @@
-"""Write the run's report: one HTML page of all that was published for a date, however far the run has got."""
+"""Write the run's report: one HTML page of all that is published for a date, also after a run that failed."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,14 +13,14 @@ from kdlib.report.page import page
 from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 
-MADE_UP_TIMES = "The input has no times: a user's last item falls on the run's day, each earlier one a day before."
+MADE_UP_TIMES = "The input has no times: a user's last item is on the run's day, each earlier item one day before."
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """What the page shows: all that is published for the date, tables of earlier runs beside it, and what is in use.
+    """What the page shows: all that is published for the date, tables of earlier runs, and what is in use.
 
     Raises:
-      InputError: nothing at all is published for the date.
+      InputError: nothing is published for the date.
     """
     found = find_partitions(config.root, config.day)
     if all(day != config.day for _, day in found):

@@ -1,4 +1,4 @@
-"""Put an earlier night in use again, table and model together: `distilrec rollback --to 2026-11-21`."""
+"""Put an earlier run in use again, tables and models together: `distilrec rollback --to 2026-11-21`."""
 
 from contextlib import nullcontext
 from datetime import date
@@ -15,12 +15,12 @@ from kdlib.store import partitions
 
 
 def run(config: RunConfig, to: str, reason: str) -> None:
-    """Switch `promoted` back; the pages of that night and of the withdrawn ones say so.
+    """Switch `promoted` back, deliver, and write the reports of the affected runs again.
 
     Raises:
-      ConfigError: `delivery` names a place that nothing can be delivered to.
-      InputError: that night was never promoted, or its files are gone.
-      DeliveryError: that night is in use here, but did not get to where others read it.
+      ConfigError: nothing can be delivered to the place in `delivery`.
+      InputError: the earlier run was never promoted, or its files are gone.
+      DeliveryError: the earlier run is in use here, but others cannot read it yet.
     """
     check(config)
     before = promotions.current(config.root)
@@ -37,7 +37,7 @@ def run(config: RunConfig, to: str, reason: str) -> None:
 
 
 def _remake_pages(config: RunConfig, to: str) -> None:
-    """Of the nights that were put in use or out of it; one that fails is a warning."""
+    """Write the reports of the runs that went in or out of use. A failure is a warning."""
     for ds in sorted({switch.ds for switch in promotions.history(config.root) if switch.ds >= to}):
         night = config.model_copy(update={"ds": date.fromisoformat(ds)})
         try:
@@ -45,4 +45,4 @@ def _remake_pages(config: RunConfig, to: str) -> None:
                 with nullcontext() if ds == to else run_lock(night, "report"):
                     run_stage(night, stage_named("report"), pipeline=STAGES)
         except Exception as error:
-            say(f"report    warning: the page of {ds} is as it was ({type(error).__name__}: {one_line(error)})")
+            say(f"report    warning: the report of {ds} is not updated ({type(error).__name__}: {one_line(error)})")

@@ -15,7 +15,7 @@ NAMES = ("search_index", "models/search_student")
 
 
 def run(config: RunConfig, queries: Sequence[str], *, k: int, category: str | None, of_day: bool) -> None:
-    """Print the products that the search in use finds; with `of_day` that of the config's date."""
+    """Print the products that the search in use finds. With `of_day`, use the search of the config's date."""
     product_search(config)
     started = time.monotonic()
     now = None if of_day else promotions.current(config.root)

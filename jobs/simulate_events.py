@@ -1,7 +1,7 @@
-"""Writes the embedded default input: a raw clickstream with a known truth, its catalogue and its search log.
+"""Write the simulated input: a raw clickstream with a known truth, its catalogue and its search log.
 
-`events/ds=<DS>/day=YYYY-MM-DD/part-*.parquet` holds the days up to and with DS, `catalogue/ds=<DS>/` the products at the
-end of DS. With `search_fraction`, `searches/ds=<DS>/day=YYYY-MM-DD/` holds the search log.
+`events/ds=<DS>/day=YYYY-MM-DD/part-*.parquet` has the days up to DS, DS included. `catalogue/ds=<DS>/` has the products
+at the end of DS. With `search_fraction`, `searches/ds=<DS>/day=YYYY-MM-DD/` has the search log.
 """
 
 import os

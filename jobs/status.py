@@ -9,7 +9,7 @@ from jobs.runtime.ray_jobs import SUBMISSION, connect, jobs_of
 
 
 def run(address: str | None, ds: str | None) -> None:
-    """Print a line a job, the newest last; with `ds` only those of this date."""
+    """Print one line for each job, the newest last. With `ds`, only jobs of this date."""
     found = []
     for job in jobs_of(connect(address)):
         submission = SUBMISSION.fullmatch(job.submission_id or "")
@@ -26,7 +26,7 @@ def run(address: str | None, ds: str | None) -> None:
 
 
 def _line(job: Any, *, now: float) -> str:
-    """State, start, duration and message of a job; Ray's times are milliseconds."""
+    """State, start, duration and message of a job. Ray's times are in milliseconds."""
     start, end = job.start_time / 1000, (job.end_time or now * 1000) / 1000
     message = (job.message or "").partition("\n")[0].removesuffix(", last available logs (truncated to 20,000 chars):")
     started = datetime.fromtimestamp(start, UTC)

@@ -1,4 +1,4 @@
-"""Run a stage, or the whole night, as a job on a Ray cluster: submit, follow the log, pass the exit status on."""
+"""Run a command as a job on a Ray cluster: submit it, follow its log, pass its exit status on."""
 
 import shlex
 import shutil
@@ -25,18 +25,18 @@ def run(
       invocation: run config, date and overrides.
       command: `nightly`, or a stage.
       address: of the cluster's job server.
-      more: options of the command's own.
+      more: further options of the command.
       wait: follow the job to its end.
-      own_code: the job runs this program's code; false: the cluster image's.
+      own_code: the job runs the code of this process. False: it runs the code in the cluster's image.
     """
     config = load_config(invocation.config, overrides=invocation.overrides, ds=invocation.ds, expand=False)
     if not config.output_dir.startswith(("/", "$")):
         raise ConfigError(
-            f"output_dir is {config.output_dir!r}, a folder of one machine: on a cluster it must be an absolute path on "
-            "storage that all nodes share; set it in the run config or with --set output_dir=/shared/distilrec"
+            f"output_dir is {config.output_dir!r}, a folder of one machine. On a cluster it must be an absolute path on"
+            " storage that all nodes share: set it in the run config or with --set output_dir=/shared/distilrec"
         )
     if any(word.partition("=")[0] in ("--from", "--to") for word in more):
-        raise ConfigError("a submission is one day's, found --from or --to: submit each day with --ds, in order")
+        raise ConfigError("submit takes one day, found --from or --to. Submit each day with --ds, in order")
     client = connect(address)
     submission_id = _free_id(client, config, command)
     with tempfile.TemporaryDirectory(prefix="distilrec-submit-") as folder:
@@ -56,7 +56,7 @@ def run(
             return exit_status(follow(client, submission_id))
     except KeyboardInterrupt:
         if stopped:
-            # a scheduler that gives a task up must not leave its job running, which would turn the next attempt away
+            # a scheduler that gives up a task must not leave its job running: the job would hold the date's lock
             say(f"stopped by SIGTERM; {submission_id} is told to stop too")
             stop(client, submission_id)
             return 143
@@ -65,13 +65,13 @@ def run(
 
 
 def entrypoint(command: str, *, ds: str, overrides: Sequence[str], more: Sequence[str]) -> str:
-    """The job's command line on the cluster; `exec`, so that its exit status is the command's own."""
+    """The job's command line on the cluster. With `exec` the job's exit status is the command's."""
     words = ["python", "-m", "jobs", command, *Invocation("run.yaml", ds, tuple(overrides)).words()]
     return f"exec {shlex.join([*words, *more])}"
 
 
 def _free_id(client: Any, config: RunConfig, stage: str) -> str:
-    """The id for this attempt; BusyError while another one of the same config, stage and date waits or runs."""
+    """The id for this attempt; BusyError while a job of the same config, stage and date waits or runs."""
     base = f"distilrec-{config.name}-{stage}-{config.day}"
     attempts = {0}
     for job in jobs_of(client):
@@ -86,7 +86,7 @@ def _free_id(client: Any, config: RunConfig, stage: str) -> str:
 
 
 def _pack(folder: Path, config: str, *, with_code: bool) -> None:
-    """What the job's working folder will hold: the run config, and the code that this very process is of."""
+    """Fill the job's working folder with the run config and, if asked, the code of this process."""
     shutil.copyfile(config, folder / "run.yaml")
     if with_code:
         home = Path(kdlib.__file__).parent.parent

@@ -1,4 +1,4 @@
-"""Tell monitoring what is published: a file in the Prometheus text format, for the node exporter's textfile collector."""
+"""Write what is published for monitoring: a Prometheus text file, for the node exporter's textfile collector."""
 
 from jobs.runtime.telemetry import write
 from kdlib.config.run import RunConfig

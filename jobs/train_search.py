@@ -24,7 +24,7 @@ LEARNT_WITH = {"student", "width", "vocabulary", "misspelt_fraction", "epochs", 
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The search teacher, whose sub-words the student starts from."""
+    """The search teacher. The student starts from its sub-word vectors."""
     return search_teacher(config, inputs)
 
 

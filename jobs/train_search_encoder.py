@@ -30,7 +30,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 
 def build(job: Job) -> Details:
-    """Train on titles beside descriptions, runs of a product's words, and queries beside what was clicked."""
+    """Train on pairs of texts: title and description, a product and its words, query and clicked product."""
     config = job.config
     folder = config.root / partitions.CHECKPOINTS / f"{config.name}.search_pairs.ds={config.day}"
     data = _write_pairs(job, folder)

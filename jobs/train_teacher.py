@@ -1,4 +1,4 @@
-"""Make the teachers: count rules, and train the others, a Ray Train run with DeepSpeed for each fold."""
+"""Make the teachers: count the rules of some, train the others (Ray Train, DeepSpeed)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -18,7 +18,7 @@ from kdlib.training.specs import TrainingRun
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The earlier run's model that a warm start goes on from."""
+    """The earlier run's model that a warm start begins with."""
     teacher, _ = part.subject
     if teacher.rules:
         return Found()
@@ -30,7 +30,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 
 def build(jobs: Sequence[Job]) -> Details:
-    """Count the rules, then train the others: all teachers that see the same users in one Ray Train run."""
+    """Count the rules, then train the others. Teachers that learn from the same users share a Ray Train run."""
     for job in jobs:
         if job.part.subject[0].rules:
             _count(job)
@@ -47,7 +47,7 @@ def _users(job: Job) -> tuple[int, int]:
 
 
 def _count(job: Job) -> None:
-    """Count a teacher's rules in a process of the cluster. Its memory must hold all pairs of items that stand near."""
+    """Count a teacher's rules in a process of the cluster. Its memory must hold all pairs of neighbouring items."""
     import ray
 
     from kdlib.teachers.rules_task import count_and_save
@@ -70,7 +70,7 @@ def _count(job: Job) -> None:
 
 
 def _train(jobs: list[Job], fold: int, folds: int) -> None:
-    """Train teachers with as many folds, without that fold's users where there are several."""
+    """Train teachers with the same number of folds. If there are several folds, the users of `fold` are left out."""
     source = features_of(jobs[0].inputs)
     fit(
         jobs[0].config,

@@ -1,4 +1,4 @@
-"""Train the text encoders in-domain, on titles of items that follow each other (Ray Data, Ray Train, DeepSpeed)."""
+"""Train the text encoders on the titles of items that follow each other (Ray Data, Ray Train, DeepSpeed)."""
 
 from collections.abc import Mapping
 

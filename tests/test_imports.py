@@ -1,9 +1,14 @@
-"""Imports point down: cluster → jobs → rooms of kdlib → store, config, errors. A room imports only its own engines."""
+"""Imports point down: cluster → jobs → jobs/runtime → rooms of kdlib → store, config, errors. A room imports only its own engines."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from jobs.pipeline import STAGES
+from jobs.runtime.stage import Stage
 
 HOME = Path(__file__).parent.parent
 ENGINES = {"torch", "pyspark", "ray", "deepspeed", "transformers", "pyarrow", "safetensors", "triton"}
@@ -82,11 +87,38 @@ def test_rooms_are_listed() -> None:
     assert rooms == set(ALLOWED_ROOMS) - {""}
 
 
-def test_jobs_are_short() -> None:
-    """Every job of the command line is a module of at most 150 lines."""
-    from jobs.__main__ import JOBS
+STAGE_MODULES = {stage.module for stage in STAGES}
 
-    for name in JOBS:
-        path = HOME / "jobs" / f"{name.replace('-', '_')}.py"
-        assert path.exists()
-        assert len(path.read_text().splitlines()) <= 150, path.name
+
+def _path(module: str) -> Path:
+    return HOME.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _stages_in(path: Path) -> set[str]:
+    """The stages' modules that a file imports, at its top or in a function, but for itself."""
+    found = {name for one in _imports(path) for name in (one, one.rpartition(".")[0])}
+    return {module for module in STAGE_MODULES & found if _path(module) != path}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_stages_are_short_and_by_themselves(stage: Stage) -> None:
+    """Every stage has a module of at most 150 lines, which imports no other stage."""
+    path = _path(stage.module)
+    assert len(path.read_text().splitlines()) <= 150
+    assert _stages_in(path) == set()
+
+
+def test_the_runtime_imports_no_stage() -> None:
+    """The runner gets the stages from `jobs.pipeline`, which names their modules."""
+    runtime = sorted((HOME / "jobs" / "runtime").rglob("*.py"))
+    assert runtime
+    assert {path.name: found for path in [*runtime, HOME / "jobs" / "pipeline.py"] if (found := _stages_in(path))} == {}
+
+
+def test_the_pipeline_needs_no_engine() -> None:
+    """A scheduler that reads the list of stages needs pydantic and PyYAML, and neither engines nor `click`."""
+    program = "import sys, jobs.pipeline; print(*sorted(name.split('.')[0] for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=HOME, text=True, capture_output=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "pydantic" in loaded
+    assert not loaded & (ENGINES | {"click", "numpy", "pandas", "jinja2", "tqdm"})

@@ -1,13 +1,13 @@
-"""The run as an Airflow DAG (Airflow 3): one task a stage, for the day that the run's data interval begins on.
+"""The run as an Airflow DAG (Airflow 3): one task for each stage. The date is the first day of the data interval.
 
 Set in the environment of scheduler and workers:
   DISTILREC_CONFIG    the run config, a path on the worker
   DISTILREC_COMMAND   `distilrec` (the default), or `distilrec submit --address http://HEAD:8265` for a Ray cluster
 
-The stages come from `jobs.pipeline`, which needs no engine: where Airflow reads the DAG, distilrec must be importable, with
-pydantic and PyYAML. A stage that does not apply to the run config says so and ends at once. A stage that is up to date is
-skipped in a second, so clearing a task, or the whole run, repeats nothing. Runs before the DAG was switched on, or while it
-was off, start only when asked for, one after the other:
+The stages come from `jobs.pipeline`, which needs no engine. Where Airflow reads the DAG, distilrec must be importable,
+with pydantic and PyYAML. A stage that does not apply to the run config says so and ends at once. A stage that is up to
+date is skipped in a second, so clearing a task or the whole run repeats nothing. Runs of days when the DAG was off start
+only when asked for, one after the other:
   airflow backfill create --dag-id distilrec --from-date 2026-11-01 --to-date 2026-11-22 --max-active-runs 1
 """
 
@@ -26,17 +26,18 @@ COMMAND = shlex.split(os.environ.get("DISTILREC_COMMAND", "distilrec"))
 CONFIG = os.environ.get("DISTILREC_CONFIG", "/etc/distilrec/run.yaml")
 
 FINAL = {
-    2: "something must be mended first; the message stands above",
-    3: "a gate forbids publishing: the run in use stays; the message and the report say which",
+    2: "fix the cause first; see the message above",
+    3: "a gate has failed and the run in use stays; the message and the report say which",
 }
-"""Exit statuses that no retry mends; all others are retried: 74 (not delivered), 75 (the date is held, or the cluster
-does not answer) and crashes."""
+"""Exit statuses that no retry mends. All others are retried: 74 (not delivered), 75 (the date's lock is held, or the
+cluster does not answer) and crashes."""
 
 
-def run(stage: str, day: str) -> None:  # `ds` is a name of Airflow's own
+def run(stage: str, day: str) -> None:  # not `ds`: Airflow uses that name
     """Run one command; its lines go to the task's log, its exit status to the XCom `status`."""
     context, hook = get_current_context(), SubprocessHook()
-    context["task"].on_kill = hook.send_sigterm  # of a timeout too: else the stage goes on, and holds the date's lock
+    # also called after a timeout: else the stage goes on and holds the date's lock
+    context["task"].on_kill = hook.send_sigterm
     command = [*COMMAND, *stage.split(), "--config", CONFIG, "--ds", day]
     status = hook.run_command(command, env=dict(os.environ)).exit_code
     context["ti"].xcom_push(key="status", value=status)
@@ -50,7 +51,7 @@ with DAG(
     dag_id="distilrec",
     schedule=CronDataIntervalTimetable("30 0 * * *", timezone="UTC"),
     start_date=datetime(2026, 11, 1),
-    catchup=False,  # else the day it is switched on it would queue every run since then
+    catchup=False,  # else Airflow queues every run since then when the DAG is switched on
     max_active_runs=1,  # the item vocabulary grows from run to run, in order
     default_args={"retries": 3, "retry_delay": timedelta(minutes=10), "execution_timeout": timedelta(hours=6)},
     doc_md=__doc__,
@@ -60,7 +61,7 @@ with DAG(
 
     @task(trigger_rule="one_failed")
     def report_failure(day: str) -> None:
-        """No retry is left: a blocked or broken run has a report too, and monitoring gets to know its exit status."""
+        """When no retry is left, write the report of the failed run, and give monitoring its exit status."""
         context = get_current_context()
         found = context["ti"].xcom_pull(task_ids=sorted(context["task"].upstream_task_ids), key="status")
         try:

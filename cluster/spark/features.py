@@ -1,4 +1,4 @@
-"""What spark-submit runs: the stage build-features, with its command line, on the Spark that submitted it."""
+"""The program for spark-submit: the stage build-features with its command line, on the Spark that runs it."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""Recipes of a student against each other."""
+"""Compare recipes of a student."""

@@ -1,7 +1,7 @@
-"""Recipes of a student against each other: every arm trained with several seeds, all measured once on the test users.
+"""Compare recipes of a student: train each variant with several seeds, then measure all students on the test users.
 
-Nothing that is measured on a test item can flow back: epochs, search trials and the best kind of teacher are chosen on
-validation, the choices are published with the models' hashes, and only then, from that record, the test is run.
+No result on a test item can influence a choice. Epochs, search trials and the best kind of teacher are chosen on
+validation. The choices are published with the models' hashes, and the test starts from that record.
 """
 
 import json
@@ -36,7 +36,7 @@ BEFORE_STUDENTS = (
 
 
 def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
-    """All stages, skipping what is up to date; the results file, written anew."""
+    """Run all stages that are not up to date and write the results file; returns its path."""
     config, name, log = benchmark.run, benchmark.config.name, log_file(benchmark.run, "benchmark")
     stages = [stage for stage in STAGES if stage.name in BEFORE_STUDENTS and stage.when(config)]
     with engine_output_to(log):
@@ -80,7 +80,7 @@ def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
 
 
 def _settings(arm: Arm) -> dict[str, object]:
-    """All that an arm was trained with."""
+    """All settings of a variant's training."""
     student = arm.config.student
     return {
         "teacher": arm.teacher,
@@ -93,7 +93,7 @@ def _settings(arm: Arm) -> dict[str, object]:
 
 
 def results_path(benchmark: Benchmark) -> Path:
-    """Where the results go. Those of selected arms lie beside the whole ones, which they never replace."""
+    """The results file. Selected variants have a results file of their own, beside the complete one."""
     path = Path(benchmark.config.results)
     return path if benchmark.selected is None else path.with_name(f"{path.stem}_partial.json")
 
@@ -103,7 +103,7 @@ def benchmark(invocation: Invocation, arms: tuple[str, ...] | None = None) -> in
 
     Args:
       invocation: the benchmark's config, date and overrides.
-      arms: only these.
+      arms: names of the only variants to run. None: all of them.
     """
 
     def load() -> Benchmark:

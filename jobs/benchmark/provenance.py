@@ -1,4 +1,4 @@
-"""What a results file says of the machine and the software that measured it."""
+"""What a results file says about the machine and the software of the measurement."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ PACKAGES = ("distilrec", "ray", "torch", "deepspeed", "pyspark", "pyarrow", "num
 
 
 def hardware(config: RunConfig) -> str:
-    """Processor, cores, GPU where there is one, and the number of training workers."""
+    """Processor, cores, GPU if there is one, and the number of training workers."""
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -20,7 +20,7 @@ def hardware(config: RunConfig) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Package → version, Python's, and a hash of this program's own source."""
+    """Package → version, with Python's version and a hash of distilrec's source."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return found | {"python": platform.python_version(), "source": source_version()}
 

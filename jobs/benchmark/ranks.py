@@ -1,4 +1,4 @@
-"""Measure a benchmark's recorded selection on the test users: the rank of each test target under every model."""
+"""Rank each test target under every model of a benchmark's published selection."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Put a benchmark's figures together, out of the published selection and ranks."""
+"""Compute a benchmark's figures from the published selection and ranks."""
 
 import json
 from collections.abc import Mapping
@@ -34,14 +34,14 @@ from kdlib.store.partitions import Manifest
 
 
 class _Found(NamedTuple):
-    """The published ranks, read."""
+    """The published ranks, in memory."""
 
     table: pa.Table
     """One row for each test user."""
     ranks: dict[str, np.ndarray]
     """Model → int64 [users]."""
     values: Mapping[str, Mapping[str, np.ndarray]]
-    """Metric → model → value of each user: expected under the true model where that is known, else realised."""
+    """Metric → model → value of each user: expected under the true model if it is known, else realised."""
     users_with_truth: int | None
     """None: the true model is not known."""
 
@@ -59,7 +59,7 @@ def _read(config: RunConfig, table: str) -> _Found:
 
 
 def _scores(found: _Found, name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """One model's test metrics beside the validation that it was chosen by."""
+    """One model's test metrics, and the validation metrics that chose it."""
     scores = {metric: of_metric[name] for metric, of_metric in found.values.items()}
     scores |= {} if found.users_with_truth is None else {"realised_ndcg10": ndcg(found.ranks[name], K)}
     kept = {key: entry[key] for key in ("validation", "epochs_trained", "sha256")}
@@ -90,7 +90,7 @@ def _teachers(benchmark: Benchmark, found: _Found, chosen: dict[str, Any], ranke
 
 
 def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict[str, Any]:
-    """Figures, intervals and what they come from, out of the published selection and ranks."""
+    """Figures, intervals and their origin, from the published selection and ranks."""
     config, main, tuning = benchmark.run, benchmark.config.main, benchmark.config.tuning
     chosen, found = read_selection(config, benchmark.config.name), _read(config, ranked.table)
     labels: dict[str, list[str]] = {}
@@ -147,7 +147,7 @@ def results_of(benchmark: Benchmark, source: Features, ranked: Manifest) -> dict
 
 
 def _protocol(config: RunConfig, users: int) -> str:
-    """How the figures were measured, unless their name says otherwise."""
+    """How the figures were measured. A figure's name says where it differs."""
     how = f"{config.features.split.kind} split, all items but the user's history ranked"
     if knows_the_truth(config):
         return f"{how}, expected over the true model's next items of {users} users; realised_…: one target a test user"
@@ -161,10 +161,10 @@ def _teacher_settings(benchmark: Benchmark, model: str) -> dict[str, Any]:
 
 
 def peers_of(benchmark: Benchmark, source: Features, users: int) -> dict[str, dict[str, Any]]:
-    """Other software's results: their figures and intervals under its names, and what else their files say.
+    """Results of other software: figures and intervals, with the software's name in front, and the rest of its file.
 
     Raises:
-      InputError: a file is missing, is not of that form, or is about other users or items.
+      InputError: a file is missing, has another form, or is about other users or items.
     """
     found: dict[str, dict[str, Any]] = {"figures": {}, "intervals": {}, "facts": {}}
     ours = {"users": users, "items": source.vocabulary_facts()["vocabulary_items"]}
@@ -179,6 +179,8 @@ def peers_of(benchmark: Benchmark, source: Features, users: int) -> dict[str, di
                 f"peers.{name}: {path} must be a JSON with users, items, figures and intervals: {error!r}"
             ) from None
         if theirs != ours:
-            raise InputError(f"peers.{name}: {path} is about {theirs}, this benchmark about {ours}: not the same split")
+            raise InputError(
+                f"peers.{name}: {path} is about {theirs}, this benchmark about {ours}. Use results of the same split"
+            )
         found["facts"][name] = held
     return found

@@ -1,7 +1,7 @@
-"""The record of a benchmark's choices, published before anything looks at the test items, and the only way to them.
+"""The record of a benchmark's choices. It is published before anything reads the test items.
 
-Epochs, search trials and the best kind of teacher are chosen on validation alone; `publish_selection` writes them down
-with each model's hash. `read_selection`, which the evaluation starts from, refuses a model that is not the recorded one.
+Epochs, search trials and the best kind of teacher are chosen on validation alone. `publish_selection` records them with
+each model's hash. The evaluation starts from `read_selection`, which refuses a model with another hash.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ def publish_selection(
 
     Args:
       config: the run config.
-      name: the benchmark's.
-      students: all of them trained.
-      found: arm → the settings that the tuning chose.
+      name: the benchmark's name.
+      students: all students, trained.
+      found: variant → the settings that the tuning chose.
     """
     table, shares = f"benchmark_selection/{name}", teacher_weights(config, published(config, "teacher_targets"))
-    # the folds' models of a cross-fitted teacher each by itself, as they are in the ensemble
+    # each fold of a cross-fitted teacher counts as a teacher, as in the ensemble
     teachers = {
         model.removeprefix("models/"): (model, share / teacher.folds, _kind(teacher))
         for teacher, share in zip(config.teachers, shares, strict=True)
@@ -83,12 +83,12 @@ def _entry(config: RunConfig, name: str) -> dict[str, Any]:
 
 
 def _kind(teacher: TeacherConfig) -> str:
-    """Equal for teachers that differ in name, seed and weight only."""
+    """A text that is equal for teachers that differ only in name, seed and weight."""
     return teacher.model_dump_json(exclude={"name", "seed", "weight"})
 
 
 def best_kind(kinds: dict[str, str], scores: dict[str, float]) -> list[str]:
-    """The teachers of the kind whose mean validation score is best; the first such kind where they are equal."""
+    """The teachers of the kind with the best mean validation score. Of equal kinds the first wins."""
     members = defaultdict(list)
     for name, kind in kinds.items():
         members[kind].append(name)
@@ -99,13 +99,14 @@ def read_selection(config: RunConfig, name: str) -> dict[str, Any]:
     """The published record, with a `folder` added to each model.
 
     Raises:
-      InputError: there is no record: nothing may be measured on test items before the choices are written down.
-      ModelError: a model is not the one that was selected.
+      InputError: there is no record. Nothing may be measured on test items before the choices are recorded.
+      ModelError: a model has another hash than the record.
     """
     table = f"benchmark_selection/{name}"
     if partitions.read_manifest(config.root, table, config.day) is None:
         raise InputError(
-            f"no record of what was selected for the benchmark {name} on {config.day} under {config.root}: run `distilrec benchmark`"
+            f"no record of what was selected for the benchmark {name} on {config.day} under {config.root}."
+            " Run `distilrec benchmark`"
         )
     record = json.loads((partitions.current(config.root, table, config.day) / FILE).read_text())
     for label, entry in [*record["students"].items(), *record["teachers"].items()]:
@@ -113,8 +114,8 @@ def read_selection(config: RunConfig, name: str) -> dict[str, Any]:
         found = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         if found != entry["sha256"]:
             raise ModelError(
-                f"{label} is not the model that was selected: the record names the hash {entry['sha256'][:12]}…, {folder} has"
-                f" {found[:12]}…. Run `distilrec benchmark` again, which writes a new record before it measures"
+                f"{label} is not the model that was selected: the record has the hash {entry['sha256'][:12]}…,"
+                f" {folder} has {found[:12]}…. Run `distilrec benchmark` again, which first writes a new record"
             )
         entry["folder"] = str(folder)
     return record

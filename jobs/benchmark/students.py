@@ -1,4 +1,4 @@
-"""Train a benchmark's students: each arm once a seed, all that are not up to date in one Ray Train run."""
+"""Publish a benchmark's students: one for each variant and seed."""
 
 import json
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ class Student:
 
     @property
     def model(self) -> str:
-        """The name that it is published under."""
+        """The name under which the model is published."""
         return f"models/bench_{self.label}"
 
 
@@ -42,16 +42,16 @@ class Teachers:
     models: tuple[tuple[str, float], ...]
     """(model folder, weight)."""
     needs: tuple[str, ...]
-    """Table and models that a taught student is made from."""
+    """The table and the models that a taught student is made from."""
 
 
 def students_of(arms: Iterable[Arm]) -> list[Student]:
-    """Every arm's students, a seed each."""
+    """The students of all variants, one for each seed."""
     return [Student(arm, seed, f"{arm.name}_s{seed}") for arm in arms for seed in arm.seeds]
 
 
 def tuned_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[str, Any]]:
-    """Arm → the trial with the best validation NDCG@10; the same trials for every arm, each trained once. Ray must run."""
+    """Variant → settings of the trial with the best validation NDCG@10. All have the same trials. Ray must run."""
     tuning = benchmark.config.tuning
     if tuning is None:
         return {}
@@ -77,7 +77,7 @@ def tuned_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[str
 
 
 def train_students(config: RunConfig, source: Features, students: list[Student]) -> None:
-    """Publish `models/bench_<label>` of every student; those that are up to date are not trained again. Ray must run."""
+    """Publish `models/bench_<label>` of every student. Students that are up to date are skipped. Ray must run."""
     names = teacher_models(config)
     inputs = published(config, *FEATURES, "teacher_targets", *names)
     folders = teacher_folders(config, inputs, source.vocabulary_facts()["vocabulary_hash"])
@@ -91,7 +91,7 @@ def train_students(config: RunConfig, source: Features, students: list[Student])
 
 
 def _own_teacher(config: RunConfig, label: str) -> Teachers:
-    """A finished student as the teacher: its hidden states are cached as those of any teacher."""
+    """A finished student as a teacher. Its hidden states are cached like those of any teacher."""
     name, model = f"teacher_targets/bench_{label}", f"models/bench_{label}"
     cached = {"distillation": config.distillation.cached_form}
     part = Part((name,), (*FEATURES, model), ("seed", "training.max_length"), cached)
@@ -108,14 +108,15 @@ def _own_teacher(config: RunConfig, label: str) -> Teachers:
 
 
 def _train(config: RunConfig, students: list[Student], teachers: Teachers) -> None:
-    """Train the students that are not up to date, in one Ray Train run; first what they are made of."""
+    """Train the stale students in one Ray Train run, after the encoders, title vectors and codes that they need."""
     prepared = set[str]()
     for student in students:
         own, taught = student.arm.config, student.arm.teacher != "none"
         if taught and own.distillation.cached_form != config.distillation.cached_form:
             raise ConfigError(
-                f"arm {student.arm.name} asks for cached targets {own.distillation.cached_form}, but the run's, which all arms"
-                f" share, are {config.distillation.cached_form}: set distillation.targets, samples and temperature in the run config"
+                f"arm {student.arm.name} asks for cached targets {own.distillation.cached_form}, but all arms share the"
+                f" run's targets, {config.distillation.cached_form}. Set distillation.targets, samples and temperature in"
+                " the run config"
             )
         made_of = repr((own.student.model.dim, own.student.model.codes, own.student.text))
         if made_of not in prepared:
@@ -150,5 +151,5 @@ def _part(student: Student, teachers: Teachers) -> Part:
 
 
 def model_facts(config: RunConfig, name: str) -> dict[str, Any]:
-    """What `model.json` of a published model says."""
+    """The content of a published model's `model.json`."""
     return json.loads((partitions.current(config.root, name, config.day) / MODEL_FILE).read_text())

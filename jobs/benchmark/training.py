@@ -1,4 +1,4 @@
-"""Train a benchmark's students: each variant once a seed, all that are stale in one Ray Train run."""
+"""Train a benchmark's stale students in one Ray Train run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from kdlib.training.specs import TrainingRun
 from kdlib.training.stand_ins import STATELESS
 
 STAND_INS = ("permuted", "uniform", "popularity")
-"""What a variant can have in place of teachers, to measure what the teachers' knowledge is worth."""
+"""What a variant can have in place of teachers, to measure the value of the teachers' knowledge."""
 
 
 def build(jobs: Sequence[Job]) -> Details:
@@ -49,7 +49,7 @@ def _training_run(job: Job) -> TrainingRun:
         codes=[job.input(table) for table in item_codes(settings.model)] if settings.model.codes else None,
     )
     stand_in = student.arm.teacher if student.arm.teacher in STAND_INS else ""
-    if stand_in:  # it measures what the teachers' knowledge is worth, so it must not start from that knowledge
+    if stand_in:  # it measures the value of the teachers' knowledge, so it must not start from that knowledge
         made = replace(made, item_start="random")
     if stand_in in STATELESS:
         made = replace(made, hidden_weight=0.0)

@@ -1,4 +1,4 @@
-"""The histories, handed shard by shard to Ray Data actors that write a file each."""
+"""Give the histories to Ray Data actors, shard by shard. The actors write one file for each shard."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from kdlib.data.shards import history_shards
 from kdlib.errors import DistilrecError, InputError
 
 MOST_BATCHES = 64
-"""Batches in a shard, which is one task of an actor and one file of the table."""
+"""Most batches in a shard. A shard is one task of an actor and one file of the table."""
 
 
 def write_by_shards(
@@ -31,8 +31,8 @@ def write_by_shards(
       histories: the table's folder.
       actor: class that takes `HistoryShard` rows and writes their files.
       arguments: of the actor.
-      actors: at work beside each other.
-      batch_size: users an actor holds at once: a shard has whole batches.
+      actors: how many work at the same time.
+      batch_size: how many users an actor holds at once. A shard has whole batches.
       num_cpus: of an actor.
       num_gpus: of an actor.
 
@@ -66,6 +66,6 @@ def write_by_shards(
 
 
 def _shard_rows(num_users: int, actors: int, batch_size: int) -> int:
-    """Rows of a shard: whole batches, and four shards an actor, so that none waits long for the others."""
+    """Rows of a shard: whole batches. Each actor gets about four shards, so that no actor waits long for the others."""
     batches = -(-num_users // (actors * 4 * batch_size))
     return batch_size * min(batches, MOST_BATCHES)

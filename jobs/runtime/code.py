@@ -1,4 +1,7 @@
-"""Hashes of the source that a module can reach through its imports: an edited file makes only what it can change stale."""
+"""Hashes of the source files that a module can reach through its imports.
+
+An edited file makes only the stages stale that can reach it.
+"""
 
 import ast
 import functools
@@ -20,16 +23,16 @@ OPERATIONAL = (
     "kdlib.errors",
     "kdlib.store.locks",
 )
-"""Modules that cannot change a result, whatever imports them: what is printed, locked and declared."""
+"""Modules that cannot change a result: they print, lock or declare."""
 SETTINGS = "kdlib.config"
-"""Of this package only what computes counts: the settings themselves are part of a fingerprint by their values."""
+"""Of this package only functions that compute count. The values of the settings are in a fingerprint anyway."""
 VALIDATORS = {"field_validator", "model_validator"}
 
 
 def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
-    """File → hash, of all files that a module can reach, its own and those that functions import included.
+    """File → hash, of all files that a module can reach: its own file and its imports, also those inside functions.
 
-    Comments, docstrings and layout do not count. Files beside the modules that are no Python, such as templates, do.
+    Comments, docstrings and layout do not count. Other files beside the modules, such as templates, count.
 
     Args:
       module: `jobs.distill`.
@@ -51,14 +54,14 @@ def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
 
 
 def source_version() -> str:
-    """A hash of all of the project's own source, for results files."""
+    """A hash of all source files of the project, for results files."""
     files = [file for package in PACKAGES for file in sorted((HOME / package).rglob("*.py"))]
     return fingerprint_of([(str(file.relative_to(HOME)), file.read_text()) for file in files])
 
 
 @functools.cache
 def imports_of(module: str, home: Path = HOME) -> tuple[str, ...]:
-    """The project's own modules that a module imports, in functions too, but for what only a type checker reads."""
+    """The project's modules that a module imports, also inside functions. Imports for the type checker do not count."""
     tree = ast.parse(_file(module, home).read_text())
     hidden = {
         id(part)
@@ -88,7 +91,7 @@ def _file(module: str, home: Path) -> Path:
 
 
 def _data_beside(folder: Path) -> Iterable[Path]:
-    """Package data: files that are no Python, in the folder and in its folders that are no packages."""
+    """Package data: files other than Python in the folder, and in its subfolders that are no packages."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             if path.name != "__pycache__" and not (path / "__init__.py").exists():
@@ -99,7 +102,7 @@ def _data_beside(folder: Path) -> Iterable[Path]:
 
 @functools.cache
 def _hash_of(file: Path) -> str:
-    """Hash of what a file does; empty where it does nothing."""
+    """Hash of a file's code; empty where the file has no code."""
     tree = ast.parse(file.read_text())
     module = ".".join(file.with_suffix("").parts[-3:])
     body = _computing(tree.body) if f".{SETTINGS}." in f".{module}" else tree.body
@@ -121,7 +124,7 @@ def _computing(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _without_docstrings(node: ast.stmt) -> ast.stmt | None:
-    """A statement without strings that stand alone; None where it is one."""
+    """A statement without the docstrings in it; None where the statement is a docstring."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return None
     for name in ("body", "orelse", "finalbody"):

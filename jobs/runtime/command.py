@@ -56,16 +56,16 @@ def execute(
 ) -> int:
     """Run a command; returns its exit status.
 
-    The status is 0; that of a `DistilrecError` (`kdlib.errors`); 130 interrupted, 143 stopped by SIGTERM; else 1.
+    The status is 0, the status of a `DistilrecError` (`kdlib.errors`), 130 after Ctrl-C, 143 after SIGTERM, else 1.
 
     Args:
       name: of the command, for its log and its lock.
       invocation: what the command line gave.
       run: does the work.
-      load: gives the run config, where it is not simply the invocation's.
-      reads_only: takes no lock, so that no run can hold the command up.
-      in_use: a date that nobody gives is that of the run in use.
-      quiet_engines: engines write to a log file, and a line at the end says how long the command took.
+      load: reads the run config, where `invocation.load` does not fit.
+      reads_only: the command takes no lock, so that no run can block it.
+      in_use: without a date, the command takes the date of the run in use.
+      quiet_engines: the engines write to a log file. A line at the end gives the seconds.
     """
     started, log, stopped = time.monotonic(), None, list[int]()
     with hints_name(invocation.config):
@@ -98,8 +98,8 @@ def execute(
 
 
 def _unexpected(error: Exception, name: str, log: Path | None, *, reads_only: bool) -> int:
-    """The exit status of an error that nobody foresaw; its traceback goes to the log file."""
-    if reads_only and isinstance(error, BrokenPipeError):  # `| head`: who reads has enough
+    """Print an unexpected error and return its exit status. The traceback goes to the log file."""
+    if reads_only and isinstance(error, BrokenPipeError):  # `| head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     if log is not None and _log_traceback(log):
@@ -113,7 +113,7 @@ def _unexpected(error: Exception, name: str, log: Path | None, *, reads_only: bo
 
 
 def _log_traceback(log: Path) -> bool:
-    """Whether the traceback could be written: not before the run's folder exists, or on a full disk."""
+    """Write the traceback. False: the run's folder does not exist yet, or the disk is full."""
     try:
         with log.open("a") as stream:
             traceback.print_exc(file=stream)
@@ -124,7 +124,7 @@ def _log_traceback(log: Path) -> bool:
 
 @contextmanager
 def interrupted_by_sigterm(stopped: list[int]) -> Iterator[None]:
-    """SIGTERM, as a scheduler sends it, raises KeyboardInterrupt, so that the engines end too; `stopped` then holds it."""
+    """Within the block, SIGTERM raises KeyboardInterrupt, so that the engines end too. `stopped` gets its number."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What the person sees: log lines and progress bars. The engines' own chatter goes to a log file."""
+"""What the person sees: log lines and progress bars. What the engines print goes to a log file."""
 
 import codecs
 import json
@@ -24,12 +24,12 @@ JSON_LOGS = "DISTILREC_JSON_LOGS"
 VERBOSE = "DISTILREC_VERBOSE"
 """Environment variable: what the engines print goes to the terminal, not to a log file."""
 RUN_ID = "DISTILREC_RUN_ID"
-"""Environment variable: names one run in all of its lines."""
+"""Environment variable: the id of the run, in all of its JSON lines."""
 USUAL_CONFIG = "cluster/runs/laptop.yaml"
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _HINT = re.compile(r"`distilrec (?!submit|status)([a-z-]+)(?![^`]*--config)")
 _config = USUAL_CONFIG
-"""The run config of this command. The commands in its hints get it, too."""
+"""The run config of this command. Hints name it in the commands that they suggest."""
 _person: TextIO | None = None
 """The terminal, while standard output and error are redirected to a log file."""
 LOG = logging.getLogger("distilrec")
@@ -59,13 +59,13 @@ LOG.propagate = False
 
 
 def run_id() -> str:
-    """The id of this run; processes that it starts have the same."""
+    """The id of this run. The processes that the run starts have the same id."""
     return os.environ.setdefault(RUN_ID, uuid.uuid4().hex[:12])
 
 
 @contextmanager
 def hints_name(config: str) -> Iterator[None]:
-    """The commands in hints get this run config, for the length of the block."""
+    """Within the block, hints name this run config in the commands that they suggest."""
     global _config
     before, _config = _config, config
     try:
@@ -75,13 +75,13 @@ def hints_name(config: str) -> Iterator[None]:
 
 
 def with_config(text: str) -> str:
-    """A text with `--config` in the commands that it gives, unless it is the usual one: they can be run as they stand."""
+    """The text with `--config` added to its commands, so that they can be copied. The usual config is not added."""
     words = "" if _config == USUAL_CONFIG else f" --config {shlex.quote(_config)}"
     return _HINT.sub(lambda hint: hint[0] + words, text) if words else text
 
 
 def safe(text: str) -> str:
-    """A text of the shop's as one line for a terminal, without line breaks, commands and marks that turn the direction."""
+    """A text of the shop as one line for a terminal, without control characters and marks that change the direction."""
     return _UNSAFE.sub(" ", text)
 
 
@@ -92,11 +92,12 @@ def progress(*, total: int | None, unit: str, description: str) -> tqdm:
 
 
 def in_utf8(argv: list[str] | None) -> None:
-    """Begin this command again in Python's UTF-8 mode (PEP 540) under a locale of another encoding, such as cron's `LANG=de_DE`:
-    run configs, logs and what the engines' processes read and write are UTF-8 everywhere.
+    """Restart this process in Python's UTF-8 mode (PEP 540) if the locale has another encoding, as cron's often has.
+
+    Run configs and logs are UTF-8 everywhere, and so is what the engines' processes read and write.
 
     Args:
-      argv: a job's arguments; with None they are this process's own, which is only then begun again.
+      argv: the command's arguments. Only None, the process's own arguments, allows a restart.
     """
     if argv is None and codecs.lookup(locale.getencoding()).name != "utf-8" and not sys.flags.utf8_mode:
         os.environ["PYTHONUTF8"] = "1"
@@ -131,16 +132,16 @@ def engine_output_to(path: Path) -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # the log's disk is full: what is said from here on must still reach the person
+        with suppress(OSError):  # the log's disk may be full; later lines must still reach the person
             stream.flush()
 
 
 def log_file(config: RunConfig, stage: str) -> Path:
-    """Where a stage's engines write their chatter."""
+    """The file for what a stage's engines print."""
     return config.root / "logs" / f"ds={config.day}" / f"{stage}.log"
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error's text that says something."""
+    """The first line of an error's text that is not blank."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0][:500] if lines else ""

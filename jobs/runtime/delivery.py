@@ -1,4 +1,4 @@
-"""Bring the night in use to where others read it: an object store or another file system, as Parquet or Delta Lake."""
+"""Bring the run in use to where others read it: an object store or another file system, as Parquet or Delta Lake."""
 
 from jobs.runtime import telemetry
 from jobs.runtime.console import say
@@ -8,21 +8,21 @@ from kdlib.release import delivery
 
 
 def check(config: RunConfig) -> None:
-    """ConfigError where `delivery` names a place that nothing can be delivered to; for the start of what delivers at its end."""
+    """Raise ConfigError where nothing can be delivered to the place in `delivery`. Call it before long work."""
     if config.delivery:
         delivery.check_place(config.root, config.delivery.url, delta=config.delivery.format == "delta")
 
 
 def deliver(config: RunConfig, *, only_in_use: bool = False) -> None:
-    """Deliver what is in use; a night that is there already costs a look.
+    """Deliver the run in use, unless the place has it already.
 
     Args:
       config: with `delivery`.
-      only_in_use: earlier nights leave the place, for a user whom they name was forgotten. Where that fails, the next
-        delivery does it without being told.
+      only_in_use: remove earlier runs from the place, because they name a forgotten user. If that fails, the next
+        delivery does it.
 
     Raises:
-      ConfigError: as `check`; or there is no `delivery`.
+      ConfigError: the run config has no `delivery`, or nothing can be delivered there.
       DeliveryError: the place cannot be reached or written, or may still name a forgotten user.
     """
     settings = config.delivery
@@ -35,10 +35,10 @@ def deliver(config: RunConfig, *, only_in_use: bool = False) -> None:
 
 
 def deliver_and_tell(config: RunConfig, *, only_in_use: bool = False) -> None:
-    """`deliver`, once what is in use here was changed by hand: monitoring hears that others read it too, or do not yet (74)."""
+    """`deliver` after a manual command has changed what is in use. Monitoring gets status 74 if it fails."""
     try:
         deliver(config, only_in_use=only_in_use)
-    except BaseException:  # interrupted, say
+    except BaseException:  # an interrupt too
         telemetry.tell(config, status=DeliveryError.exit_status)
         raise
     telemetry.tell(config, mends=(74,))

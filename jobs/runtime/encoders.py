@@ -27,7 +27,7 @@ class EncoderData:
     """A table with `num_train`; None: all pairs count the same."""
     histories: list[str] = field(default_factory=list)
     judging: str | None = None
-    """A Parquet file of held-out pairs; None: those of the histories judge."""
+    """A Parquet file of held-out pairs. None: pairs of the histories judge."""
 
 
 def fit_encoder(job: Job, text: TextConfig, pairs: Any, data: EncoderData) -> None:
@@ -36,16 +36,15 @@ def fit_encoder(job: Job, text: TextConfig, pairs: Any, data: EncoderData) -> No
     Args:
       job: makes one model.
       text: with `adapt`.
-      pairs: Ray Data of `kdlib.teachers.contrastive.PAIRS_SCHEMA`: numbers of rows of the texts.
-      data: what the workers read beside.
+      pairs: a Ray Dataset of `kdlib.teachers.contrastive.PAIRS_SCHEMA`. A pair has the row numbers of two texts.
+      data: the files that every worker reads.
     """
     assert text.adapt is not None
     config, [name] = job.config, job.part.makes
     short = name.removeprefix("models/")
     run_name = f"{config.name}.{short}.ds={config.day}.{job.fingerprint}"
-    finished = (
-        config.root / partitions.CHECKPOINTS / f"{run_name}.models"
-    )  # a worker's place that outlives this process
+    # this folder outlives the process: a retry does not train a finished encoder again
+    finished = config.root / partitions.CHECKPOINTS / f"{run_name}.models"
     finished.mkdir(parents=True, exist_ok=True)
     adapt = text.adapt.model_dump(mode="json")
     spec = EncoderSpec(
@@ -68,7 +67,7 @@ def fit_encoder(job: Job, text: TextConfig, pairs: Any, data: EncoderData) -> No
 
 
 def describe_encoder(folder: Path) -> str:
-    """One line on a finished encoder."""
+    """One line about a finished encoder."""
     facts = json.loads((folder / ENCODER_FILE).read_text())
     text = f"{facts['parameters']:,} parameters, {facts['pairs']:,} pairs, epoch {facts['epoch']} kept"
     if facts["validation_pairs"]:

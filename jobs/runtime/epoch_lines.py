@@ -9,12 +9,12 @@ from jobs.runtime.console import progress, say
 
 
 class EpochLines:
-    """Prints a line an epoch: rank 0 appends JSON lines to a file, and a thread of this process follows the file.
+    """Prints one line for each epoch. Rank 0 appends JSON lines to a file; a thread of this process follows the file.
 
     Args:
-      path: the file; lines that it has already are not printed.
+      path: the file. Lines that it has at the start are not printed.
       total: how many lines to expect.
-      stage: for the progress bar.
+      stage: title of the progress bar.
     """
 
     def __init__(self, path: Path, *, total: int, stage: str) -> None:

@@ -8,6 +8,6 @@ SEARCH = ("bm25s", "Stemmer", "rapidfuzz", "transformers")
 
 
 def check_search_extra() -> None:
-    """ConfigError where a package of the extra `search` is missing."""
+    """Raise ConfigError where a package of the extra `search` is missing."""
     if missing := [name for name in SEARCH if find_spec(name) is None]:
         raise ConfigError(f"product search needs {', '.join(missing)}, not installed here: {extra_hint('search')}")

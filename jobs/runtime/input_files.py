@@ -1,4 +1,4 @@
-"""The files of the shop's raw input: what there is at a path, and which version of it this is."""
+"""The files of the shop's raw input, and their version."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from kdlib.features.arrivals import DAY_PATTERN, day_of
 from kdlib.store.fingerprint import fingerprint_of
 
 HIDDEN = ("_", ".")
-"""Spark ignores files whose names begin with these, and folders too, but for `_name=value`."""
+"""Spark ignores files and folders whose names begin with these, except folders `_name=value`."""
 HASHES = "_input_hashes.json"
 """In the output folder: size, time and hash of each local input file that was read, so that no file is hashed twice."""
 File = tuple[str, int, int]
@@ -25,10 +25,10 @@ File = tuple[str, int, int]
 
 
 def version_of_files(files: list[File], root: Path) -> str:
-    """A hash of names and contents. Of files at a URL size and time stand for the content, which would have to be fetched.
+    """A hash of names and contents. For files at a URL, size and time stand for the content: nothing is fetched.
 
     Args:
-      files: what was found.
+      files: the files to hash.
       root: the output folder, which keeps the hashes.
     """
     kept = _kept_hashes(root)
@@ -58,7 +58,7 @@ def _kept_hashes(root: Path) -> dict[str, list]:
 
 
 def _keep_hashes(root: Path, hashes: dict[str, list]) -> None:
-    """Write the hashes, where that is possible: without them the files are hashed again."""
+    """Write the hashes if that is possible. Without them the next run hashes the files again."""
     with suppress(OSError):
         fresh = root / f"{HASHES}.{os.getpid()}"
         fresh.write_text(json.dumps(hashes))
@@ -68,11 +68,11 @@ def _keep_hashes(root: Path, hashes: dict[str, list]) -> None:
 def version_of(path: str, format_: str, root: Path) -> str:
     """A hash of the files at a path: a file, a folder or a glob, local or a URL.
 
-    For a glob in a URL all files of the folder above it count: a change too many
-    costs a rerun, one too few a wrong table.
+    For a glob in a URL, all files of the folder above the glob count. A change in a file that does not match costs a
+    rerun. A missed change would give a wrong table.
 
     Raises:
-      InputError: there are none, or a Parquet or gzip file among them has no bytes.
+      InputError: there are no files, or a Parquet or gzip file has no bytes.
     """
     files = _files(path)
     if not files:
@@ -82,7 +82,7 @@ def version_of(path: str, format_: str, root: Path) -> str:
 
 
 def check_sizes(files: list[File], format_: str) -> None:
-    """Spark passes over Parquet and gzip files of no bytes, which are exports that broke off."""
+    """Raise InputError for a Parquet or gzip file of no bytes. Spark skips it, but it is an export that broke off."""
     empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
     if empty:
         raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
@@ -93,13 +93,13 @@ def _files(path: str) -> list[File]:
 
 
 def files_by_day(path: str, *, needed: date) -> dict[date, list[File]]:
-    """The files of each day that a path with `{day}` has, with sizes and times; InputError where one day's are not there."""
+    """Day → files at a path with `{day}`; InputError where the day `needed` has no files."""
     anywhere, found = path.replace(DAY, DAY_PATTERN), {}
     for file in _files(anywhere):
         if (day := day_of(path, file[0])) is not None:
             found.setdefault(day, []).append(file)
     if needed not in found:
-        there = f"the days there are go from {min(found)} to {max(found)}" if found else "there is none of any day"
+        there = f"There are files of {min(found)} to {max(found)}" if found else "There is no file of any day"
         raise InputError(f"no file of {needed} matches {path}: has the day's export run? {there}")
     return found
 
@@ -115,7 +115,7 @@ def _local_files(path: str) -> list[File]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """As Spark finds them: in all subfolders that are not hidden, through links too."""
+    """The files that Spark finds: in all subfolders that are not hidden, also through links."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(HIDDEN) or (name[0] == "_" and "=" in name)]
@@ -141,8 +141,10 @@ def _remote_files(path: str) -> list[File]:
         infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
+    # HDFS names files as this machine does, and they are not this machine's
+    start = "" if isinstance(system, pafs.LocalFileSystem) or base[:1] != "/" else path.partition("/")[0]
     return sorted(
-        (info.path, info.size, info.mtime_ns or 0)
+        (start + info.path, info.size, info.mtime_ns or 0)
         for info in infos
         if info.is_file and not info.base_name.startswith(HIDDEN)
     )

@@ -1,4 +1,4 @@
-"""Where a run's raw input lies, and which version of it this is."""
+"""Find a run's raw input and its version."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,46 +35,46 @@ from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 
 ID_FORM = 3
-"""Raised when the same input gives other ids than before: an earlier night's events are not carried over then."""
+"""Raise this number with any change that gives the same input other ids. Earlier events are then not carried over."""
 UNREAD = "unread_days"
-"""Under this name the manifest of a night's clean events has its `Days.unread`."""
+"""Key of `Days.unread` in the manifest of the clean events."""
 FIRST_DAY = "first_day"
-"""And under this one the first day of arrival whose files it, or a night that it goes on from, has read."""
+"""Key in the same manifest: the first day of arrival among the clean events, carried events included."""
 
 
 @dataclass(frozen=True)
 class NightInput:
-    """What the features of a night are made from."""
+    """What the features of a run are made from."""
 
     events: EventsConfig
     catalogue: CatalogueConfig | None
     days: Days | None
     """The days of arrival; None where the path has no `{day}`."""
     carried: Manifest | None
-    """An earlier night's clean events to start from."""
+    """An earlier run's clean events, which are carried over."""
     carried_before: date | None
-    """Of which only those of the days before this one count; the others are read again."""
+    """Events of the days before this one are carried over. Events from this day on are read again from the files."""
     settings: str
-    """A hash of what decides which events are clean: a night can start only from events that were taken in the same way."""
+    """Hash of all settings that decide which events are clean. Only events with the same hash are carried over."""
     versions: dict[str, str]
-    """Input name → version, last night's vocabulary too."""
+    """Input name → version, also of the last run's vocabulary."""
     not_carried: str | None = None
-    """An earlier night that this one would start from, had its events been taken in under the same `settings`."""
+    """Date of an earlier run whose events are not carried over, because its `settings` differ."""
 
     def notes(self) -> list[str]:
-        """What to tell the person of the days of arrival."""
+        """Lines to print about the days of arrival."""
         if self.days is None:
             return []
         lines = arrival_lines(self.days, path=self.events.path, late_days=self.events.late_days)
         if self.not_carried:
             lines.append(
-                f"the events of {self.not_carried} were taken in under other settings and are not carried over: all files are"
-                " read"
+                f"the events of {self.not_carried} were read under other settings and are not carried over:"
+                " all files are read again"
             )
         return lines
 
     def details(self) -> dict[str, Any]:
-        """What the manifest of the night's clean events tells the nights that start from them."""
+        """Details for the manifest of the clean events, for runs that carry them over."""
         if self.days is None:
             return {}
         unread = [[*map(str, stretch)] for stretch in self.days.unread]
@@ -83,15 +83,15 @@ class NightInput:
 
 
 def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
-    """Find the run's input, and which version of it this is.
+    """Find the run's input and its version.
 
     Args:
       config: the run config.
       key: from `checked_key`.
 
     Raises:
-      InputError: the simulator has not run, a path without files, no file of the run's day, a Parquet or gzip file of no
-        bytes, an earlier night's table is damaged, its events cannot be carried over and their files are gone.
+      InputError: the simulator has not run. A path has no files, no file of the run's day, or an empty file. An earlier
+        run's table is damaged. Earlier events cannot be carried over, and their files are gone.
     """
     events, catalogue = _events_and_catalogue(config)
     settings = fingerprint_of(
@@ -136,20 +136,20 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
 
 
 def _check_all_there(config: RunConfig, not_carried: Manifest, *, first_there: date, path: str) -> None:
-    """Without an earlier night's events all must be read again: what lay in files that are gone would be lost unnoticed."""
+    """Raise InputError where earlier events are not carried over and their files are gone: they would be lost."""
     begin = not_carried.details.get(FIRST_DAY)
     first = max(date.fromisoformat(begin) if begin else first_there, config.features.period_start or date.min)
     if first < first_there:
         raise InputError(
-            f"the events of {not_carried.ds} are not carried over, for they were taken in under other settings (section"
-            f" input, features.period_start, privacy.key); they go back to the files of {first}, and those that are at"
-            f" {path} now begin on {first_there}: what came before would be lost. Put the files back or the settings as they"
-            f" were, or set features.period_start: {first_there} to go on without"
+            f"the events of {not_carried.ds} cannot be carried over, because settings have changed since (section input,"
+            f" features.period_start, privacy.key). They begin on {first}, but the files at {path} begin on {first_there}."
+            " Put back the files or the settings, or set"
+            f" features.period_start: {first_there} to go on without the earlier events"
         )
 
 
 def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> DataFrame:
-    """The events to judge: those read, and those that an earlier night hands on."""
+    """The events to judge: from the files, and carried over from an earlier run."""
     days = source.days.to_read if source.days else ()
     events = read_events(spark, source.events, last_day=config.last_day, days=days, key=config.privacy.key)
     if source.days is None or source.carried is None or source.carried_before is None:
@@ -166,11 +166,11 @@ def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> Da
 
 
 def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
-    """The events and the catalogue of the run config, or those that the simulator published for the day."""
+    """The events and the catalogue of the run config, or those of the simulator for the run's day."""
     if config.input.simulate is None:
         if config.input.events is None:
             raise ConfigError(
-                f"the run config {config.name} has no events (input.events): only search can be built of it"
+                f"the run config {config.name} has no events (input.events): only search can be built from it"
             )
         return config.input.events, config.input.catalogue
     if partitions.read_manifest(config.root, "events", config.day) is None:
@@ -185,7 +185,7 @@ def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueCon
 
 
 def _in_version(config: RunConfig, name: str, path: str) -> str:
-    """A simulated table's path in the version that is published now, even if the simulator publishes another meanwhile."""
+    """The path of a simulated table's present version. It stays valid if the simulator publishes another version."""
     home = str(partitions.current(config.root, name, config.day))
     return path.replace(str(config.root / name / f"ds={config.day}"), home, 1)
 
@@ -196,13 +196,13 @@ def _unread(clean_events: Manifest) -> list[Stretch]:
 
 
 def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
-    """The search log of the run config, or that which the simulator published for the day; and input name → version.
+    """The search log of the run config or of the simulator, and input name → version.
 
-    With `{day}` in its path that is the path of the days to read, as Spark understands it.
+    Where the log's path has `{day}`, the returned path names the days to read, as Spark understands it.
 
     Raises:
       ConfigError: the run config names no search log.
-      InputError: the simulator has not run, a path without files, a Parquet or gzip file of no bytes.
+      InputError: the simulator has not run, there are no files, or a Parquet or gzip file has no bytes.
     """
     searches, versions = config.input.searches, {}
     if config.input.simulate is not None:
@@ -211,8 +211,8 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
         *_, searches = simulated_input(config)
         if searches is None:
             raise ConfigError(
-                f"run config {config.name}: no searches are simulated, found input.simulate.search_fraction 0; set it to"
-                " the share of sessions that begin with a search, such as 0.3"
+                f"run config {config.name}: no searches are simulated, found input.simulate.search_fraction 0. Set it"
+                " to the share of sessions that begin with a search, such as 0.3"
             )
         manifest = partitions.read_manifest(config.root, "searches", config.day)
         if manifest is None:
@@ -223,8 +223,8 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
         versions["searches"] = manifest.version
     elif searches is None:
         raise ConfigError(
-            f"run config {config.name}: product search needs the section input.searches (path, format, user, query, item,"
-            " event_type, position, time), found none; name your search log there, or leave this job out"
+            f"run config {config.name}: build-queries needs the section input.searches, found none. Name your search log"
+            " there (path, format, user, query, item, event_type, position, time), or leave this stage out"
         )
     elif DAY in searches.path:
         by_day = files_by_day(searches.path, needed=config.last_day)
@@ -246,23 +246,23 @@ def catalogue_input(config: RunConfig) -> CatalogueConfig | None:
 
 
 def earlier_vocabulary(config: RunConfig) -> Manifest | None:
-    """The vocabulary that this night's continues: the last promoted night's, so that a blocked night leaves no trace in it;
-    where none was promoted, the newest. None on a first night.
+    """The vocabulary that this run extends: the last promoted run's, so that a blocked run leaves no trace.
+
+    If no run was promoted, it is the newest vocabulary. None on a first run.
 
     Raises:
-      InputError: files of it are gone or cut off.
+      InputError: files of the vocabulary are gone or cut off.
     """
     name = "item_vocabulary"
     return _checked_whole(config, _promoted(config, name) or next(_published(config, name), None))
 
 
 def _earlier_events(config: RunConfig) -> Manifest | None:
-    """The clean events that this night may start from: the last promoted night's; where none was promoted, the newest that
-    have passed their night's gates. A promoted night that was made again since, in a backfill while a later one is in use,
-    counts as it is now.
+    """The clean events that this run may carry over: the last promoted run's, else the newest that passed their gates.
 
-    What a blocked night lacks may have been mended since, and would never be read again. A night that was not judged, since it
-    was killed before its gates say, is no better: `check-gates` lets it count.
+    A blocked run does not count: it may lack events that its files have now, and no later run would read them. A run
+    that was killed before its gates does not count. Run `check-gates` to let it count. If a backfill has made the
+    promoted run again, its new events count.
     """
     name = "clean_events"
     promoted = _promoted(config, name)
@@ -272,14 +272,14 @@ def _earlier_events(config: RunConfig) -> Manifest | None:
 
 
 def _have_passed(config: RunConfig, clean_events: Manifest) -> bool:
-    """Whether the gates have judged just these events and none failed, and no rollback has withdrawn them since."""
+    """Whether the gates have judged these very events, none failed, and no rollback has withdrawn them."""
     root, ds = config.root, clean_events.ds
     histories, judged = (partitions.read_manifest(root, name, ds) for name in ("histories", "gates"))
     if not histories or not judged or partitions.damaged(root, judged):
         return False
     if judged.inputs.get("histories") != histories.version:
         return False
-    if histories.fingerprint != clean_events.fingerprint:  # they are of an earlier run of that date
+    if histories.fingerprint != clean_events.fingerprint:  # the clean events are of an earlier run of that date
         return False
     if gates.failed(gates.gates_of(pq.read_table(partitions.current(root, "gates", ds)))):
         return False
@@ -292,7 +292,7 @@ def _promoted(config: RunConfig, name: str) -> Manifest | None:
 
 
 def _published(config: RunConfig, name: str) -> Iterator[Manifest]:
-    """What is published of the days before the run's, promoted or not, newest first."""
+    """The manifests of all earlier dates, promoted or not, newest first."""
     day = config.day
     while day := partitions.latest(config.root, name, before=day):
         yield partitions.manifest_of(config.root, name, day)
@@ -301,8 +301,8 @@ def _published(config: RunConfig, name: str) -> Iterator[Manifest]:
 def _checked_whole(config: RunConfig, found: Manifest | None) -> Manifest | None:
     if found and (damaged := partitions.damaged(config.root, found)):
         raise InputError(
-            f"{found.table} of {found.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
-            f" back from a copy, or have that night make it anew: `distilrec nightly --ds {found.ds}` with the same run config"
+            f"{found.table} of {found.ds}, which this run starts from, is damaged: {damaged[0]} is gone or cut off."
+            f" Put it back from a copy, or make it again: `distilrec nightly --ds {found.ds}` with the same run config"
         )
     return found
 
@@ -311,8 +311,8 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
     """Version and check value of the pseudonym key, for the manifest; None without pseudonyms.
 
     Raises:
-      ConfigError: there is no such key, or it is not that of the nights before, or none, while the version is not raised, or
-        not that of the list of forgotten users.
+      ConfigError: the key does not exist, or differs from the key of the list of forgotten users. Or it differs from the
+        key of earlier runs, and `privacy.key_version` is not raised.
     """
     key, version = read_key(config.privacy.key) if config.privacy.key else None, config.privacy.key_version
     check = key_check(key) if key else None
@@ -320,18 +320,22 @@ def checked_key(config: RunConfig) -> dict[str, Any] | None:
         then = made.details["pseudonyms"]
         if check != then["check"] and version <= then["key_version"]:
             raise ConfigError(
-                f"the pseudonym key has changed: expected that of {made.table} of {made.ds} in {config.root} (check value"
-                f" {then['check']}, privacy.key_version {then['key_version']}), found {check or 'none'} (privacy.key_version"
-                f" {version}): every user would be {'new' if check else 'stored under its own id'}. Set the key (section"
-                f" privacy) as it was; where the change is meant, set privacy.key_version to {then['key_version'] + 1}"
+                f"the pseudonym key has changed: expected that of {made.table} of {made.ds} in {config.root}"
+                f" (check value {then['check']}, privacy.key_version {then['key_version']}), found {check or 'none'}"
+                f" (privacy.key_version {version}). Every user would be {'new' if check else 'stored under its own id'}."
+                " Set the earlier key (section privacy). If the change is intended,"
+                f" set privacy.key_version to {then['key_version'] + 1}"
             )
     forgetting.check_key(config.root, key)
     return {"key_version": version, "check": check} if key else None
 
 
 def _made_under_a_key(config: RunConfig) -> list[Manifest]:
-    """Those tables with pseudonyms that the run's must go together with: what is published of its date, and the last promoted
-    night's, which is a later one in a backfill. A shop with search alone promotes no table of users: there the newest."""
+    """The manifests of tables with pseudonyms that must have the same key as this run.
+
+    These are the histories of the run's date and of the last promoted run, which is a later run in a backfill. A shop
+    with search alone promotes no table of users: its newest `queries` count.
+    """
     root = config.root
     nights = promotions.nights(root, holding="histories")
     there = [night for night in nights if promotions.folder_of(root, night, "histories").is_dir()]

@@ -1,4 +1,4 @@
-"""Judge a run before its tables go out: the input after `build-features`, the models after `evaluate`.
+"""Judge a run before it is promoted: the input after `build-features`, the models after `evaluate`.
 
 A failed gate ends the run with exit status 3 and keeps what is in use. `--force REASON` overrules it, on record.
 """
@@ -14,7 +14,7 @@ from kdlib.store import partitions
 from kdlib.store.fingerprint import fingerprint_of
 
 JUDGED = {"input": "histories", "quality": "metrics"}
-"""Part → the table that it judges."""
+"""Part of the gates → the table that it judges."""
 
 
 def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), force: str = "") -> list[Gate]:
@@ -22,8 +22,8 @@ def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), f
 
     Args:
       config: the run config.
-      parts: `input` needs the night's features, `quality` its metrics too.
-      force: why failures are overruled; empty: they are not, but for those that were before, of the same input.
+      parts: `input` judges the histories, `quality` the metrics.
+      force: why failures are overruled. Empty: only failures that were overruled before, of the same tables, stay overruled.
 
     Raises:
       GateError: names each failed gate with value and bound.
@@ -41,7 +41,8 @@ def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), f
     again = not force and {gate.gate for gate in gates.failed(judged)} <= overruled
     if force or again:
         judged = gates.forced(judged)
-    others = [gate for gate in record if gate.part not in parts and "input" in same]  # of the same night: they stay
+    # gates of the other part stay, if the histories are the same
+    others = [gate for gate in record if gate.part not in parts and "input" in same]
     _publish(config, judged + others, known | inputs if others else inputs, force or reason)
     by_status = {
         status: [g for g in judged if g.status == status] for status in ("passed", "failed", "forced", "skipped")
@@ -53,16 +54,16 @@ def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), f
     if broken := by_status["failed"]:
         in_use = promotions.current(config.root)
         stays = f"the table of {in_use.ds} stays in use" if in_use else "nothing is published"
-        anew = " anew" if in_use and in_use.ds == config.day else ""
+        repeated = " again" if in_use and in_use.ds == config.day else ""
         raise GateError(
-            f"{config.day} is not published{anew}, {stays}: {'; '.join(map(gates.in_words, broken))}."
-            " Mend the input or the bound (section gates), or overrule with --force REASON"
+            f"{config.day} is not published{repeated}, {stays}: {'; '.join(map(gates.in_words, broken))}."
+            " Fix the input or the bound (section gates), or overrule with --force REASON"
         )
     return judged
 
 
 def _on_record(config: RunConfig) -> tuple[list[Gate], dict[str, str], str]:
-    """The gates as they were judged last for this date, what they were judged of, and why failures were overruled."""
+    """This date's last judged gates, the versions that they judged, and why failures were overruled."""
     manifest = partitions.read_manifest(config.root, "gates", config.day)
     if manifest is None:
         return [], {}, ""
@@ -71,7 +72,7 @@ def _on_record(config: RunConfig) -> tuple[list[Gate], dict[str, str], str]:
 
 
 def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:
-    """The trailing nights that have not been removed; without `name`, a table, they are no measure either."""
+    """The last promoted runs before this one that still have the table `name`."""
     nights = promotions.nights(config.root, before=config.day, holding=name)
     there = [night for night in nights if promotions.folder_of(config.root, night, name).is_dir()]
     return there[-config.gates.trailing_nights :]

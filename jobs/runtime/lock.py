@@ -1,7 +1,7 @@
 """One run at a time for a date and an output folder.
 
-A lock of the kernel's on a file: it goes when the last process that holds it goes, however that ends, so no lock is ever
-stale. A stage that runs in a process of its own inherits it, and keeps it should its parent be killed.
+The kernel holds the lock on a file, and frees it when the last process that holds it ends. So no lock is ever stale.
+A stage that runs in a process of its own inherits the lock, and keeps it if its parent is killed.
 """
 
 import fcntl
@@ -21,8 +21,9 @@ from kdlib.store.locks import lock
 INHERITED = "DISTILREC_LOCK"
 """Environment variable: the lock file that this process holds through its parent."""
 LOOK_SECONDS = 1.0
-"""Another run's look at which dates are held (`held_dates`) lasts a moment: that long is waited for."""
+"""How long to wait for a lock, because `held_dates` of another run takes it for a moment."""
 _held: dict[str, int] = {}
+"""Lock file → file descriptor, of the locks that this process holds."""
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
     """Hold the lock of the run's date.
 
     Raises:
-      BusyError: another run holds it; says which.
+      BusyError: another run holds the lock; the text names that run.
       ConfigError: the output folder cannot be written to.
     """
     path = (config.root / "_locks" / f"ds={config.day}.lock").absolute()
@@ -42,7 +43,8 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
         opened = path.open("a+")
     except OSError as error:
         raise ConfigError(
-            f"cannot write below output_dir, {config.root}: {error.strerror} ({error.filename}); give a folder of your own"
+            f"cannot write below output_dir, {config.root}: {error.strerror} ({error.filename})."
+            " Set output_dir to a folder that you may write to"
         ) from None
     with opened as file:
         try:
@@ -50,10 +52,10 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise BusyError(
-                f"another run writes {config.day} in {config.root}: {_text(file.read())}; wait for its end or stop it"
+                f"another run writes {config.day} in {config.root}: {_text(file.read())}. Wait for its end or stop it"
             ) from None
         except OSError as error:  # a file system without locks
-            print(f"distilrec: warning: no lock on {path} ({error}); start no second run", file=sys.stderr)
+            print(f"distilrec: warning: no lock on {path} ({error}). Start no second run of this date", file=sys.stderr)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
         file.truncate(0)
@@ -69,7 +71,7 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
 
 
 def held_dates(config: RunConfig) -> set[str]:
-    """The dates that some run, this one too, is at work on."""
+    """The dates that any run works on, this run too."""
     found = set()
     for path in (config.root / "_locks").glob("ds=*.lock"):
         with path.open("a+") as file:
@@ -83,7 +85,7 @@ def held_dates(config: RunConfig) -> set[str]:
 
 
 def inherited_lock() -> dict[str, Any]:
-    """Arguments of `subprocess.run` with which a child holds this process's lock."""
+    """Arguments for `subprocess` that hand this process's lock to a child."""
     if not _held:
         return {}
     path, descriptor = next(iter(_held.items()))
@@ -94,5 +96,5 @@ def _text(holder: str) -> str:
     try:
         found = json.loads(holder)
         return f"{found['stage']}, process {found['pid']} on {found['host']}, since {found['since']}"
-    except (ValueError, KeyError, TypeError):  # it has this moment begun
+    except (ValueError, KeyError, TypeError):  # the other run has just begun and has not written its name yet
         return "just started"

@@ -14,14 +14,14 @@ SEARCH_STUDENT = "models/search_student"
 
 
 def adapted_encoder(text: TextConfig) -> str:
-    """The model name of an adapted text encoder. Texts that differ in whitening or batch size only share it."""
+    """The model name of an adapted text encoder. Texts that differ only in whitening or batch size share it."""
     return (
         f"models/encoder_{fingerprint_of(text.model_dump(mode='json', include={'encoder', 'max_tokens', 'adapt'}))[:8]}"
     )
 
 
 def title_vectors(text: TextConfig) -> str:
-    """The table of the title vectors that these settings give."""
+    """The table of the title vectors with these text settings."""
     return f"title_vectors/{fingerprint_of(text.model_dump(mode='json'))[:8]}"
 
 
@@ -39,7 +39,7 @@ def texts_of(config: RunConfig) -> list[TextConfig]:
 
 
 def teacher_models(config: RunConfig) -> list[str]:
-    """The models of all teachers, in the config's order; one a fold for a cross-fitted teacher."""
+    """The models of all teachers, in the config's order. A cross-fitted teacher has one for each fold."""
     return [model for teacher in config.teachers for model in teacher.models]
 
 

@@ -1,4 +1,4 @@
-"""What the simulator's true model says of each user's next item: the judge of all lists, and the best that anyone can reach."""
+"""Judge lists by the simulator's true model of each user's next item. It also gives the best lists possible."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -19,21 +19,21 @@ from kdlib.simulation.steps import BOUGHT, CARTED, LONGEST_GAP_SECONDS, SHORTEST
 
 BEST = "best_reachable"
 USERS = 1024
-"""Users whose probabilities of all items are held at once."""
+"""Number of users whose probabilities of all items are held at once."""
 _OUTCOMES = np.array([{"cart": CARTED, "purchase": BOUGHT}.get(name, VIEWED) for name in EVENT_TYPES])
 
 
 class Truth(NamedTuple):
-    """What the true model says of the rows."""
+    """What the true model gives for the rows."""
 
     ranks: np.ndarray
-    """int64 [rows]: of each target; −1 where a row has none."""
+    """int64 [rows]: rank of each target; −1 where a row has no target."""
     probabilities: dict[str, np.ndarray]
-    """Model → float64 [rows, top]: of each item of its lists; `best_reachable` has the best lists of all."""
+    """Model → float64 [rows, top]: probability of each item in the model's lists. `best_reachable` has the best."""
 
 
 def knows_the_truth(config: RunConfig) -> bool:
-    """Whether the histories are the simulator's own: all its items, sessions and days, without its bots, split by time."""
+    """Whether the histories are the simulator's: all items, sessions and days, without the bots, split by time."""
     features = config.features
     if config.input.simulate is None or features.split.kind != "time" or features.max_items is not None:
         return False
@@ -56,14 +56,14 @@ def truth_of(
 ) -> Truth:
     """Judge lists by the probability of each user's next item.
 
-    That is the first item of a session: on the day of the user's test item; for a user without one on the first day of the
-    test, or on the day of its last event where that is later.
+    The next item is the first item of a session on a certain day. This is the day of the user's test item. For a user
+    without a test item it is the first test day, or the day of the last event if that is later.
 
     Args:
-      config: a run config of which the truth is known.
+      config: a run config for which `knows_the_truth` holds.
       histories: rows of `tables.HISTORIES`.
       item_ids: the vocabulary in index order.
-      rows: made of the histories with marks, for everyone.
+      rows: the histories' evaluation rows, with marks and for everyone.
       lists: model → int64 item indices [rows, top], −1 where a list has ended.
       top: length of the best lists.
     """
@@ -120,8 +120,8 @@ def _target_days(config: RunConfig, histories: pa.Table, rows: EvaluationRows, s
 def _steps(rows: EvaluationRows, marks_days: np.ndarray, numbers_V: np.ndarray, row: int) -> list[np.ndarray]:
     """A row's history as the oracle takes it.
 
-    With `features.collapse_repeats: false` a view, its cart and its purchase are three rows. They are one step, with the
-    strongest outcome.
+    With `features.collapse_repeats: false` a view, its cart and its purchase are three rows. They are one step with
+    the strongest outcome.
     """
     part = slice(rows.offsets[row], rows.offsets[row + 1])
     marks = rows.marks

@@ -1,4 +1,4 @@
-"""Run a stage in a process of its own: Spark and Ray do not share one (memory, signals)."""
+"""Run a stage in a process of its own. Spark and Ray do not share a process, because of memory and signals."""
 
 import subprocess
 import sys
@@ -12,15 +12,15 @@ from kdlib.errors import DistilrecError
 def run_in_own_process(
     stage: str, invocation: Invocation, *, meanwhile: AbstractContextManager[object] | None = None
 ) -> None:
-    """`distilrec <stage>` with this invocation; its output goes where this process's does.
+    """Run `distilrec <stage>` with this invocation. Its output goes where this process's output goes.
 
     Args:
       stage: name of the stage.
       invocation: run config, date and overrides.
-      meanwhile: entered once the process has started, left once it has ended.
+      meanwhile: a block around the wait, entered once the process has started.
 
     Raises:
-      DistilrecError: the stage failed; carries its exit status, 128 + number where a signal ended it.
+      DistilrecError: the stage failed. The error has the stage's exit status, or 128 + the number of a signal.
     """
     command_line = [sys.executable, "-m", "jobs", stage, *invocation.words()]
     with subprocess.Popen(command_line, **inherited_lock()) as process:
@@ -31,7 +31,7 @@ def run_in_own_process(
             process.kill()
             raise
     if status:
-        status = 128 - status if status < 0 else status  # as a shell says it
-        failure = DistilrecError(f"{stage} ended with exit status {status}; its message stands above")
+        status = 128 - status if status < 0 else status  # the shell's number for a signal
+        failure = DistilrecError(f"{stage} ended with exit status {status}. See its message above")
         failure.exit_status = status
         raise failure

@@ -1,4 +1,4 @@
-"""What the search jobs have in common: settings, products, logged queries, and the choice of the weights."""
+"""What the search stages share: settings, products, logged queries, and the choice of the weights."""
 
 import json
 from collections.abc import Mapping
@@ -29,8 +29,9 @@ from kdlib.training.engine import scoring_dtype
 
 K = 10
 LEAST_QUERIES = 30
-"""Clicked queries on each side, to choose the weights on and to judge them by."""
+"""Fewest clicked queries to choose the weights, and fewest to judge them."""
 MOST_QUERIES = 1_000
+"""Most clicked queries that are used, the most frequent first."""
 
 
 def product_search(config: RunConfig) -> SearchConfig:
@@ -43,10 +44,10 @@ def product_search(config: RunConfig) -> SearchConfig:
 
 
 def search_teacher(config: RunConfig, inputs: Mapping[str, Input]) -> Found:
-    """The Hugging Face folder of the encoder that teaches: adapted to the shop, or as pretrained.
+    """The Hugging Face folder of the encoder that teaches: adapted to the shop, or pretrained.
 
     Raises:
-      ConfigError: the student is to be wider than the teacher, whose sub-words it starts from.
+      ConfigError: `search.width` is more than the teacher's width. The student starts from the teacher's vectors.
     """
     settings = product_search(config)
     base = encoder_folder(settings.text.encoder).absolute()
@@ -74,7 +75,7 @@ def typed_queries(inputs: Mapping[str, Input]) -> list[str]:
 
 
 def encode_texts(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int) -> pa.ListArray:
-    """An encoder's vectors of the texts, in their order, by Ray Data actors."""
+    """An encoder's vectors of the texts, in the order of the texts. Ray Data actors compute them."""
     import ray.data
 
     settings, training = product_search(config).text, config.training
@@ -106,10 +107,10 @@ def encode_texts(config: RunConfig, encoder: Path, texts: list[str], max_tokens:
 
 
 def head_queries(settings: SearchConfig, typed: list[str], products: pa.Table) -> list[str]:
-    """What the nightly table answers: the most frequent queries; without a search log, the categories.
+    """The queries to rank for: the most frequent ones, or without a search log the names of the categories.
 
     Raises:
-      InputError: there are neither.
+      InputError: there are no queries and no categories.
     """
     if not typed:
         categories = {normalise_query(name) for name in products["category"].to_pylist() if name}
@@ -133,9 +134,10 @@ def chosen_weights(
     seed: int,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Build the index with the weights that are given, or that clicks choose; what its manifest keeps.
+    """Build the index with the given weights, or with weights that clicks choose; returns details for its manifest.
 
-    Of the clicked queries one half chooses and the other one judges; those that an adapted teacher has learnt from do neither.
+    One half of the clicked queries chooses, the other half judges. Queries from which an adapted teacher has learnt do
+    neither.
     """
     given = Weights(settings.vector_weight, settings.intent_weight)
     build_index(folder, products, vectors_VE, language=settings.language, weights=given, seed=seed, facts=facts)
@@ -164,7 +166,7 @@ def chosen_weights(
 
 
 def clicked(queries: list[str], inputs: Mapping[str, Input], products: pa.Table) -> dict[str, dict[int, float]]:
-    """Query → product index → weight of its clicks, of the most frequent queries with a click on a product there is."""
+    """Query → product index → weight of the clicks, for the most frequent queries with a click on a known product."""
     if not queries:
         return {}
     place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
@@ -177,14 +179,14 @@ def clicked(queries: list[str], inputs: Mapping[str, Input], products: pa.Table)
 
 
 def _without_unavailable(gains: dict[str, dict[int, float]], products: pa.Table) -> dict[str, dict[int, float]]:
-    """What an answer can have of them, and the queries that something is left of."""
+    """The clicks on available products. Queries without one are left out."""
     sold = products["available"].to_pylist()
     left = {query: {place: gain for place, gain in items.items() if sold[place]} for query, items in gains.items()}
     return {query: items for query, items in left.items() if items}
 
 
 def _ndcg(index: SearchIndex, gains: dict[str, dict[int, float]], weights: Weights) -> float:
-    """Mean NDCG@10 over queries of what they are answered, a product's clicks its gain."""
+    """Mean NDCG@10 of the answers over all queries. The gain of a product is the weight of its clicks."""
     answers = index.answer(list(gains), k=K, weights=weights)
     found = [
         ndcg_of(

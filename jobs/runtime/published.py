@@ -1,4 +1,4 @@
-"""What stages read of the published tables and models: features, weights of the teachers, figures for the person."""
+"""Read published tables and models: features, the teachers' weights, figures to print."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ class Features:
         return table.sort_by("item_index")["item_id"].to_pylist()
 
     def vocabulary_facts(self) -> dict[str, Any]:
-        """The metadata by which a model names the vocabulary that it was trained on."""
+        """Metadata that tells which vocabulary a model was trained on."""
         ids = self.item_ids()
         return {
             "vocabulary_items": len(ids),
@@ -53,7 +53,7 @@ def features(config: RunConfig) -> Features:
 
 
 def published(config: RunConfig, *names: str) -> dict[str, Input]:
-    """Name → folder and manifest of what is published for the run's date; InputError for one that is missing."""
+    """Name → folder and manifest of what is published for the run's date; InputError where one is missing."""
     return {
         name: Input(
             partitions.current(config.root, name, config.day), partitions.manifest_of(config.root, name, config.day)
@@ -63,12 +63,12 @@ def published(config: RunConfig, *names: str) -> dict[str, Input]:
 
 
 def versions(config: RunConfig, *names: str) -> dict[str, str]:
-    """Name → version of published partitions; InputError for one that is missing."""
+    """Name → version of published partitions; InputError where one is missing."""
     return {name: partitions.manifest_of(config.root, name, config.day).version for name in names}
 
 
 def teacher_weights(config: RunConfig, inputs: Mapping[str, Input]) -> list[float]:
-    """The teachers' shares in the averaged probabilities, of sum 1, in the config's order, as `cache-teacher` set them."""
+    """The teachers' shares in the ensemble, in the config's order. `cache-teacher` has set them; their sum is 1."""
     if config.distillation.mode == "joint":
         return [1.0]
     shares = inputs["teacher_targets"].manifest.details["teachers"]
@@ -76,7 +76,7 @@ def teacher_weights(config: RunConfig, inputs: Mapping[str, Input]) -> list[floa
 
 
 def describe_models(config: RunConfig, names: Iterable[str]) -> str:
-    """Version, size and validation metrics of published models, a line each."""
+    """Version, size and validation metrics of published models, one line for each."""
     parts = []
     for name in names:
         facts = json.loads((partitions.current(config.root, name, config.day) / MODEL_FILE).read_text())
@@ -90,13 +90,13 @@ def describe_models(config: RunConfig, names: Iterable[str]) -> str:
 
 
 def quality_table(config: RunConfig) -> str:
-    """The published metrics as text: first what distillation is worth, where there is a control, then all models."""
+    """The published metrics as text: the gain from distillation, if there is a control, then all models."""
     manifest = partitions.read_manifest(config.root, "metrics", config.day)
     assert manifest is not None
     metrics, k = pq.read_table(partitions.current(config.root, "metrics", config.day)), config.evaluation.judged_k
     teacher = config.teachers[0].name if len(config.teachers) == 1 else "ensemble"
     made_of = {"student": ["models/student"], "control": ["models/control"]}
-    if not any(one.rules for one in config.teachers):  # a rule is no parameter
+    if not any(one.rules for one in config.teachers):  # rules have no parameters
         made_of[teacher] = [name for one in config.teachers for name in one.models]
     sizes = {
         name: sum(_parameters(config, model) for model in models)

@@ -1,4 +1,4 @@
-"""Rank the test items under any number of models, on Ray Data: what evaluation and benchmark have in common."""
+"""Rank the test items under any number of models, on Ray Data. Evaluation and benchmark share this."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,7 +15,7 @@ from kdlib.errors import InputError
 from kdlib.inference.baselines import count_transitions
 
 ROWS = 1024
-"""Users handed to an actor at once."""
+"""Number of users that an actor gets at once."""
 
 
 def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = False) -> pa.Table:
@@ -28,8 +28,8 @@ def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = F
     ).sort_by("user_id")
     if histories["test_position"].null_count == len(histories):
         raise InputError(
-            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after earlier ones;"
-            " widen features.split.test_days or take in more events"
+            f"no user can be tested: the split {config.features.split.kind!r} leaves no user with a test item after"
+            " earlier items. Raise features.split.test_days or add more events"
         )
     return histories
 
@@ -50,8 +50,10 @@ def rank_targets(
     confidence_k: int = 0,
     everyone: bool = False,
 ) -> pa.Table:
-    """`kdlib.inference.evaluator` over Ray Data: a row for each user whose test item is new to it, or for each user with a
-    history; sorted by user, maybe none.
+    """Run `kdlib.inference.evaluator` on Ray Data; returns its rows, sorted by user, maybe none.
+
+    There is a row for each user whose test item is new to the user. With `everyone` there is a row for each user with a
+    history.
     """
     with start_ray(config):
         import ray
@@ -90,7 +92,7 @@ def rank_targets(
 
 
 def _no_ranks(models: Collection[str]) -> pa.Table:
-    """What the evaluator gives where every user's next item is a repeat."""
+    """The evaluator's table without rows, for the case that every user's next item is a repeat."""
     columns: list[tuple[str, pa.DataType]] = [("user_id", pa.string())]
     for name in ("popularity", "markov", *models):
         columns += [(f"rank/{name}", pa.int64()), (f"top/{name}", pa.list_(pa.int64()))]
@@ -100,7 +102,7 @@ def _no_ranks(models: Collection[str]) -> pa.Table:
 
 
 class _Evaluation:
-    """Fetches the shared transitions once an actor."""
+    """The evaluator as an actor, which fetches the shared transitions once."""
 
     def __init__(self, evaluator: Any, models: Any, markov: Any, *settings: Any) -> None:
         import ray

@@ -28,19 +28,19 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_ARENA_MAX": "1"}
-"""glibc gives big buffers back to the kernel, which fills them with zeros again at every step: a fifth of a step's time. One
-arena: else each thread would keep as much as it ever held."""
+"""By default glibc gives big buffers back to the kernel, and the kernel zeroes them again at every training step. That
+takes a fifth of a step's time. There is one arena, because each arena keeps all memory that it ever held."""
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _LOCAL = {
     **KEEPS_MEMORY,
-    # as on a Mac: no server listens beyond the loopback interface; `_node_ip_address` alone is resolved to the host's address
+    # as on a Mac: all servers listen on the loopback interface, which `_node_ip_address` alone does not ensure
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # training workers else listen where the host's name leads
+    # otherwise training workers listen on the address of the host's name
     "GLOO_SOCKET_IFNAME": _LOOPBACK,
     "NCCL_SOCKET_IFNAME": _LOOPBACK,
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, where nobody takes the one node away
-    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's own controller does
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon the end of a training is noticed; a cluster's workers are asked less often
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # It would cost a process for each training.
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller blocks, and this is harmless.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # It is also the delay at the end of a training.
 }
 _FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 FILES_A_READER, MOST_READERS = 10, 32
@@ -49,19 +49,19 @@ _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def cluster_address(config: RunConfig) -> str | None:
-    """The cluster to join: `ray.address`, or the one that runs this process as a Ray job; None: a local one is started."""
+    """The cluster to join: `ray.address`, or the cluster of which this process is a job. None: start a local Ray."""
     return config.ray.address or ("auto" if _JOB in os.environ else None)
 
 
 @contextmanager
 def start_ray(config: RunConfig) -> Iterator[None]:
-    """A Ray cluster for the length of the block: a local one on the loopback interface, or the one at `cluster_address`.
+    """A Ray cluster for the length of the block: the cluster at `cluster_address`, or a local one on loopback.
 
-    Inside another such block it does nothing, so that stages of one process share a cluster.
+    Inside another `start_ray` block it does nothing, so that stages of one process share a cluster.
 
     Raises:
       UnreachableError: the cluster does not answer.
-      DistilrecError: it cannot be joined, such as one of another version of Ray.
+      DistilrecError: the cluster cannot be joined, for example because it runs another version of Ray.
     """
     address = cluster_address(config)
     for name, value in _QUIET.items():
@@ -91,9 +91,9 @@ def start_ray(config: RunConfig) -> Iterator[None]:
 
 @contextmanager
 def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
-    """A local Ray that starts now, while a process of its own (Spark's) leaves a core idle, and lasts as long as `block`.
+    """Start a local Ray while a Spark process leaves a core idle, and import what training needs.
 
-    This process imports meanwhile what training needs. A cluster at an address is joined when it is needed.
+    Ray lasts as long as `block`. A cluster at an address is joined later, when a stage needs it.
     """
     if cluster_address(config) is None:
         block.enter_context(start_ray(config))
@@ -105,8 +105,8 @@ def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
 def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
     """A Ray Dataset of these files' rows.
 
-    Ray has the files' footers read by 32 processes, however few the files are, and to start these takes a small machine
-    seconds. Here it is one for each ten files, which is what Ray hands to one at a time.
+    Ray reads the files' footers with 32 processes, even for few files. Starting them takes seconds on a small machine.
+    Here one process reads ten files, as many as Ray gives a process at a time.
     """
     import ray.data
 
@@ -120,16 +120,16 @@ def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
 
 
 def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1, gpus: float = 0) -> None:
-    """That a local Ray has room for so many workers, and for reading what they work on; a cluster at an address may grow.
+    """Check that a local Ray has room for the workers and for reading their data. A cluster at an address may grow.
 
     Args:
       config: the run config; Ray must run.
-      setting: that says how many there are, such as `training.workers`.
+      setting: the setting that gives the number of workers, such as `training.workers`.
       number: of the workers.
-      cpus, gpus: of each.
+      cpus, gpus: of each worker.
 
     Raises:
-      ConfigError: there is none: Ray would wait for ever.
+      ConfigError: there is no room. Ray would wait for ever.
     """
     import ray
 
@@ -140,20 +140,21 @@ def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1,
         there = resources.get(name, 0.0)
         if each and number * each + reading > there + 1e-6:
             raise ConfigError(
-                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if reading else ''}, but the local"
-                f" Ray has {there:g}: lower {setting} or {'raise ray.num_cpus' if reading else 'training.gpus_per_worker'}"
+                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if reading else ''},"
+                f" but the local Ray has {there:g}."
+                f" Lower {setting} or {'raise ray.num_cpus' if reading else 'training.gpus_per_worker'}"
             )
 
 
 def check_workers_room(config: RunConfig, number: int) -> None:
-    """`check_room` for so many processes of the size of a training worker."""
+    """`check_room` for a number of processes that are as big as a training worker."""
     how = config.training
     check_room(config, "training.workers", number, cpus=how.cpus_per_worker, gpus=how.gpus_per_worker)
 
 
 @contextmanager
 def own_signal_handlers() -> Iterator[None]:
-    """Ray takes Ctrl-C and SIGTERM over, and would end the process without a word: what was set before holds again afterwards."""
+    """Restore the signal handlers after the block. Ray replaces them, and would end the process without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -170,7 +171,7 @@ def _init(config: RunConfig, address: str | None) -> None:
 
     if address is None:
         ray.init(
-            address="local",  # RAY_ADDRESS is for those who ask for a cluster
+            address="local",  # RAY_ADDRESS does not count: only `ray.address` asks for a cluster
             num_cpus=config.ray.num_cpus or max(4, os.cpu_count() or 1),
             object_store_memory=config.ray.object_store_megabytes * 2**20,
             include_dashboard=False,
@@ -188,20 +189,23 @@ def _init(config: RunConfig, address: str | None) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """UnreachableError where nothing listens at `host:port`; Ray itself would ask for minutes."""
+    """Raise UnreachableError where nothing listens at `host:port`. Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise UnreachableError(
-                f"cannot join the Ray cluster at {address}: {error}. Is the cluster up, and ray.address its head's"
-                " address with the port of its control store (6379)?"
+                f"cannot join the Ray cluster at {address}: {error}. Check that the cluster is up, and that ray.address"
+                " is its head's address with the port of its control store (6379)"
             ) from None
 
 
 def _set_token() -> None:
-    """A token of this process alone: nothing is written to the home folder, and no one else on the machine can submit work."""
+    """Set a token that only this process knows, so that nobody else on the machine can submit work.
+
+    Ray then writes no token to the home folder.
+    """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

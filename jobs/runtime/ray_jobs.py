@@ -14,25 +14,25 @@ from kdlib.errors import BusyError, ConfigError, DistilrecError, UnreachableErro
 POLL_SECONDS = 2.0
 CONNECT_SECONDS = 10.0
 START_SECONDS = 180.0
-"""A job server answers before its node can take jobs; so long it is asked again."""
+"""How long to retry a submission. A job server answers before its node can take jobs."""
 LOST_SECONDS = 600.0
-"""A job server that has not answered for so long is given up; the job itself may go on."""
+"""How long to retry a job server that does not answer. The job itself may go on."""
 STOP_SECONDS = 30.0
-"""A job that was told to stop is waited for so long; Ray kills it after three seconds."""
+"""How long to wait for a job that was told to stop. Ray kills it after three seconds."""
 
 SUBMISSION = re.compile(
     r"distilrec-(?P<name>[a-z0-9_]+)-(?P<stage>[a-z-]+)-(?P<ds>\d{4}-\d\d-\d\d)(?:-(?P<attempt>\d+))?"
 )
-"""What submissions are called: one id a run config, stage and date; later attempts are numbered from 2."""
+"""Submission ids: one for each run config, stage and date. Later attempts are numbered from 2."""
 
 
 def connect(address: str | None) -> Any:
     """A `JobSubmissionClient` for the job server at an address.
 
     Raises:
-      ConfigError: there is no address, or it is not one of a job server.
+      ConfigError: the address is missing, or is not the URL of a job server.
       UnreachableError: nothing answers there.
-      DistilrecError: it wants another token, or is no job server that this Ray can talk to.
+      DistilrecError: the server refuses the token, or cannot talk to this version of Ray.
     """
     if not address:
         raise ConfigError("no cluster: give --address http://HEAD:8265 or set RAY_API_SERVER_ADDRESS")
@@ -47,7 +47,7 @@ def connect(address: str | None) -> Any:
         socket.create_connection((url.hostname, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise _unreachable(address, error) from None
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # else this variable and RAY_ADDRESS win over the argument
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # otherwise this variable and RAY_ADDRESS win over the argument
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -66,12 +66,13 @@ def connect(address: str | None) -> Any:
 
 def _unreachable(address: str, error: Exception) -> UnreachableError:
     return UnreachableError(
-        f"no Ray job server answers at {address} ({error}): is the cluster up, its port forwarded, and ray[default] on it?"
+        f"no Ray job server answers at {address} ({error}). Check that the cluster is up, its port is forwarded, and"
+        " ray[default] is installed on it"
     )
 
 
 def submit(client: Any, **job: Any) -> None:
-    """`client.submit_job` of a cluster that may have this moment been started.
+    """Submit a job; retry while a new cluster has no node for it.
 
     Raises:
       BusyError: the submission id is taken.
@@ -85,15 +86,13 @@ def submit(client: Any, **job: Any) -> None:
             return
         except RuntimeError as error:
             if "already exists" in str(error):
-                raise BusyError(f"{job['submission_id']} has this moment been submitted by someone else") from None
+                raise BusyError(f"someone else has just submitted {job['submission_id']}") from None
             starting = "No available agent" in str(error)
             if not starting or time.monotonic() - first > START_SECONDS:
                 kind = UnreachableError if starting else DistilrecError
                 raise kind(f"the cluster does not take {job['submission_id']}: {error}") from None
             if not told:
-                say(
-                    f"no node of the cluster can take {job['submission_id']} yet; asking for up to {START_SECONDS:.0f} s"
-                )
+                say(f"no node of the cluster can take {job['submission_id']} yet; retrying for {START_SECONDS:.0f} s")
                 told = True
         time.sleep(POLL_SECONDS)
 
@@ -107,13 +106,13 @@ def follow(client: Any, submission_id: str) -> Any:
     printed, answered = 0, time.monotonic()
     while True:
         try:
-            job = client.get_job_info(submission_id)  # before the log, which is then whole when the job is over
+            job = client.get_job_info(submission_id)  # before the log: the log of a finished job is then whole
             log = client.get_job_logs(submission_id)
         except (OSError, RuntimeError) as error:
             if time.monotonic() - answered > LOST_SECONDS:
                 raise UnreachableError(
-                    f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}); {submission_id} may go on: "
-                    "look with `distilrec status`, then submit again"
+                    f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}), and {submission_id} may go on."
+                    " Look with `distilrec status`, then submit again"
                 ) from None
         else:
             answered = time.monotonic()
@@ -125,7 +124,7 @@ def follow(client: Any, submission_id: str) -> Any:
 
 
 def stop(client: Any, submission_id: str) -> None:
-    """Have the job end, and wait for it: until then it holds its date."""
+    """Stop a job and wait for its end. Until then the job holds the lock of its date."""
     asked = time.monotonic()
     try:
         client.stop_job(submission_id)
@@ -138,18 +137,18 @@ def stop(client: Any, submission_id: str) -> None:
 
 
 def jobs_of(client: Any) -> list[Any]:
-    """All jobs of a cluster; UnreachableError where its job server answers but cannot say, as while the head starts."""
+    """All jobs of a cluster; UnreachableError where the job server cannot list them, as while the head starts."""
     try:
         return client.list_jobs()
     except (OSError, RuntimeError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnreachableError(
-            f"the Ray job server does not list its jobs ({said}): is the cluster's head up?"
+            f"the Ray job server does not list its jobs ({said}). Check that the cluster's head is up"
         ) from None
 
 
 def exit_status(job: Any) -> int:
-    """The exit status of a finished job's own process; 1, and a message, where it never got one."""
+    """The exit status of a finished job's process. Without one, print a message and return 1."""
     if job.status == "SUCCEEDED":
         return 0
     code = job.driver_exit_code
@@ -157,4 +156,4 @@ def exit_status(job: Any) -> int:
         print(f"distilrec: {job.submission_id} {job.status.lower()}: {job.message}", file=sys.stderr)
         return 1
     say(f"distilrec: {job.submission_id} ended with exit status {code}")
-    return code if code > 0 else 128 - code  # as shells say it of a signal
+    return code if code > 0 else 128 - code  # the shell's number for a signal

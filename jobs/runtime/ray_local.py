@@ -1,4 +1,4 @@
-"""Ray Train on a local Ray, without servers that other machines could reach, and without what only a cluster needs."""
+"""Ray Train on a local Ray. It has no servers that other machines can reach, and nothing that only a cluster needs."""
 
 import shutil
 import tempfile
@@ -15,7 +15,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 
 class _FileBackend(_TorchBackend):
-    """Ray's backend with a file as rendezvous. In Ray's own, rank 0 opens a store on all interfaces of the machine."""
+    """Ray's backend with a file as rendezvous. In Ray's own backend, rank 0 listens on all network interfaces."""
 
     def __init__(self) -> None:
         self._folder: str | None = None
@@ -77,8 +77,8 @@ class LocalTrainer(TorchTrainer):
     - Ray Train gives each of its actors its environment variables. An actor with its own environment cannot use one of
       Ray's idle processes, and a new process takes seconds to start.
     - Ray Train starts an actor that frees the workers' resources if the controller dies. The actor asks the dashboard
-      whether the controller is alive. A local Ray has no dashboard, so a finished training waits up to twelve seconds for
-      the answer. Here the resources are freed when this process ends.
+      whether the controller is alive. A local Ray has no dashboard, so a finished training waits up to twelve seconds
+      for the answer. Here the resources are freed when this process ends.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -25,14 +25,14 @@ def run_workers(
     stage: str,
     epochs: int,
 ) -> None:
-    """Run Ray Train once and print a line an epoch; resumes from the checkpoints of a killed run of the same name.
+    """Run Ray Train once and print one line for each epoch. Resumes from checkpoints of a killed run of the same name.
 
     Args:
       config: the run config; Ray must run.
       worker: Ray Train's training function.
       spec: its argument. `training` (the config's section) and `report` (file for the epoch lines) are added.
-      train: the Ray Dataset of which each worker gets its shard.
-      name: of the checkpoints' folder; other data or settings need another name.
+      train: a Ray Dataset. Each worker gets a shard of it.
+      name: of the checkpoints' folder. Other data or settings need another name.
       stage: for the progress bar.
       epochs: how many lines to expect.
 
@@ -57,8 +57,9 @@ def run_workers(
                 # a machine that crashed can leave incomplete files, and every further attempt would fail on them
                 aside = home / f"{name}.given_up"
                 say(
-                    f"{stage}: no epoch came of the checkpoints of an earlier run ({_cause(error, settings.max_failures)})."
-                    f" They are moved to {aside} until the stage is done, and training starts from scratch"
+                    f"{stage}: training cannot go on from the checkpoints of an earlier run"
+                    f" ({_cause(error, settings.max_failures)}). They are moved to {aside} until the stage is done,"
+                    " and training starts from scratch"
                 )
                 shutil.rmtree(aside, ignore_errors=True)
                 (home / name).rename(aside)

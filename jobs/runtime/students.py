@@ -22,19 +22,19 @@ def student_run(
     codes: Sequence[Path] | None = None,
     start: Start | None = None,
 ) -> TrainingRun:
-    """The run config's student, to be taught by teachers or by the data alone.
+    """The training run of the run config's student, with teachers or from the data alone.
 
     Args:
-      config: for the student's settings and, where it is taught, the distillation's.
+      config: for the settings of the student and of the distillation.
       name: of the model.
-      export: folder for it.
-      seed: of its training.
+      export: folder for the model.
+      seed: of the training.
       statistics: folder of the item statistics.
-      taught: whether it has teachers.
+      taught: whether the student has teachers.
       cached: (model folder, weight) of the teachers whose hidden states lie in the training files.
       titles: folder of the title vectors, where `student.text` asks for them.
       codes: folders of the item codes and of the codebooks, where `student.model.codes` asks for them.
-      start: the earlier model that it goes on from.
+      start: the earlier model that the student starts from.
     """
     distillation: dict[str, Any] = {
         "kl_weight": config.distillation.kl_weight,

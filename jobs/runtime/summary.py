@@ -1,4 +1,4 @@
-"""What a night prints at its end."""
+"""What a run prints at its end."""
 
 from jobs.runtime.console import safe, say
 from jobs.runtime.published import quality_table
@@ -9,9 +9,9 @@ from kdlib.store import partitions
 
 
 def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
-    """What distillation is worth, the quality, the rows, where the tables are, the seconds of each stage.
+    """Print the quality, the rows, where the tables are, and the seconds of each stage.
 
-    Sample users follow for a simulated shop only: what is printed may be kept where `forget` does not reach.
+    Only a simulated shop's users are printed. Printed lines may be kept where `forget` does not reach.
     """
     say(f"\n=== {config.name}, {config.day} ===")
     if config.input.has_events:
@@ -41,16 +41,18 @@ def _recommendations(config: RunConfig) -> None:
     assert recommendations is not None
     say(quality_table(config))
     funnel = histories.details["funnel"]
-    carried = f" ({funnel['carried']:,} of them by an earlier night)" if funnel.get("carried") else ""
+    carried = f" ({funnel['carried']:,} of them by an earlier run)" if funnel.get("carried") else ""
     say(
         f"rows      {funnel['rows_read']:,} read{carried} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
         f" + {funnel['quarantined']:,} quarantined"
     )
     if config.input.events is not None and config.input.events.format == "sequences":
         say(
-            "times     made up: the input has none, so a user's last item falls on the run's day, each earlier one a day before"
+            "times     made up, because the input has none: a user's last item is on the run's day, each earlier item"
+            " one day before"
         )
     say(
-        f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users, version {recommendations.version}"
+        f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users,"
+        f" version {recommendations.version}"
     )
     say(f"quarantine {config.root / 'quarantine' / f'ds={config.day}'}")

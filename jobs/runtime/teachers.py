@@ -1,4 +1,4 @@
-"""The finished teachers: their published models, how they are judged, and what they say at every training position."""
+"""The finished teachers: their published models, their shares, and their targets at every training position."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, ModelError
 
 USERS = 2048
-"""Users whose targets an actor holds at once."""
+"""Number of users whose targets an actor holds at once."""
 
 
 def teacher_folders(config: RunConfig, inputs: Mapping[str, Input], expected_hash: str) -> list[list[Path]]:
-    """Each teacher's model folders among a stage's inputs: one, or one a fold for a cross-fitted teacher.
+    """Each teacher's model folders among a stage's inputs. A cross-fitted teacher has one for each fold.
 
     Raises:
       ModelError: a teacher was trained on another vocabulary, or with other folds.
@@ -33,19 +33,19 @@ def teacher_folders(config: RunConfig, inputs: Mapping[str, Input], expected_has
             if facts["vocabulary_hash"] != expected_hash:
                 raise ModelError(
                     f"teacher {teacher.name} at {folder} was trained on another item vocabulary"
-                    f" ({facts['vocabulary_items']} items, version {facts['vocabulary_version']}) than the one published for {config.day}:"
-                    " run `distilrec train-teacher` for this date again"
+                    f" ({facts['vocabulary_items']} items, version {facts['vocabulary_version']}) than the one published for"
+                    f" {config.day}. Run `distilrec train-teacher` for this date again"
                 )
             if teacher.folds > 1 and (facts.get("fold"), facts.get("folds")) != (fold, teacher.folds):
                 raise ModelError(
-                    f"teacher {teacher.name} at {folder} must be trained without fold {fold} of {teacher.folds}, found fold"
-                    f" {facts.get('fold')} of {facts.get('folds')}: run `distilrec train-teacher` for this date again"
+                    f"teacher {teacher.name} at {folder} must be trained without fold {fold} of {teacher.folds}, found"
+                    f" fold {facts.get('fold')} of {facts.get('folds')}. Run `distilrec train-teacher` for this date again"
                 )
     return found
 
 
 def ensemble(folders: Sequence[Sequence[Path]], weights: Sequence[float]) -> list[tuple[str, float]]:
-    """(model folder, weight) of all models: a cross-fitted teacher's share falls to its folds' models in equal parts."""
+    """(model folder, weight) of all models. The folds of a cross-fitted teacher get equal parts of its share."""
     parts = zip(folders, weights, strict=True)
     return [(str(folder), weight / len(of_teacher)) for of_teacher, weight in parts for folder in of_teacher]
 
@@ -53,12 +53,12 @@ def ensemble(folders: Sequence[Sequence[Path]], weights: Sequence[float]) -> lis
 def write_targets(
     config: RunConfig, source: Features, folders: Sequence[Sequence[Path]], weights: Sequence[float], target: Path
 ) -> None:
-    """Write what the models in these folders say at every training position as `TEACHER_TARGETS`.
+    """Write what the models predict at every training position, as rows of `tables.TEACHER_TARGETS`.
 
     Args:
       config: for the form of the targets.
       source: the features.
-      folders: one list a teacher: one model, or, cross-fitted, one a fold.
+      folders: each teacher's model folders, as from `teacher_folders`.
       weights: the teachers' shares, for sampled targets.
       target: an empty folder.
     """
@@ -100,7 +100,7 @@ def write_targets(
 
 
 class Judgement(NamedTuple):
-    """How likely each teacher thinks what users did next, float64 [teachers, users], and the shares that follow from it."""
+    """Each teacher's log-probability of each user's next item, float64 [teachers, users], and the teachers' shares."""
 
     training: np.ndarray
     validation: np.ndarray
@@ -108,7 +108,7 @@ class Judgement(NamedTuple):
 
 
 def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Judgement:
-    """See `kdlib.teachers.ensembles`; on the same users as the training's validation."""
+    """Judge the teachers on the validation users (`kdlib.teachers.ensembles`), and set their shares."""
     from kdlib.data.windows import read_evaluation_histories
 
     histories = read_evaluation_histories(

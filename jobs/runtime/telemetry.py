@@ -1,4 +1,4 @@
-"""Tell monitoring what is published: a file in the Prometheus text format, for the node exporter's textfile collector."""
+"""Write what is published for monitoring: a Prometheus text file, for the node exporter's textfile collector."""
 
 import os
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from kdlib.report.gather import find_partitions, gather
 from kdlib.store.locks import lock
 
 LOCK_SECONDS = 60.0
-"""Another run's telling takes some seconds: so long it is waited for."""
+"""How long to wait for another process that writes the file."""
 
 
 def write(config: RunConfig, *, status: int | None = None) -> None:
@@ -28,22 +28,23 @@ def write(config: RunConfig, *, status: int | None = None) -> None:
 
     Args:
       config: with `telemetry`.
-      status: the exit status of the night; None where a single stage has run: that which the file has of this day stays.
-        Where the file speaks of a later day, that one and its status stay, whatever an earlier day's rerun has come to,
-        unless that day is still to come, or its good night has been rolled back.
+      status: the exit status of the run. None, after a single stage: the file keeps this day's status.
+
+    A rerun of an earlier day does not change the day and the status in the file. There are two exceptions: the day in
+    the file lies in the future, or its successful run was rolled back.
     """
     if config.telemetry is None:
         raise ConfigError("no file to write to: set telemetry.textfile in the run config")
     path, models = Path(config.telemetry.textfile), models_of(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as file:
-        with suppress(OSError):  # a file system without locks, or one that has waited too long: better told than not
+        with suppress(OSError):  # no locks on this file system, or the wait was too long: write without the lock
             lock(file, seconds=LOCK_SECONDS)
         _write(config, path, models, status)
 
 
 def _write(config: RunConfig, path: Path, models: list[str], status: int | None) -> None:
-    """What the file says is read, and written anew: one process at a time, else one could take back what another tells."""
+    """Read the file's day and status, then write the file. The caller holds the lock, so that no news is lost."""
     ds, before = _told(path, config.name) or ("", None)
     switch = promotions.current(config.root)
     rolled_back = before in (0, 74) and switch is not None and switch.ds < ds
@@ -64,14 +65,15 @@ def _write(config: RunConfig, path: Path, models: list[str], status: int | None)
 
 
 def tell(config: RunConfig, *, status: int | None = None, mends: Collection[int] = ()) -> None:
-    """Tell what is in use now, at the end of a job by hand that has changed it; nothing where no file is asked for.
+    """Write the file after a manual command that has changed what is in use. The day in the file stays.
 
-    The night that the file speaks of stays. A failure is a warning.
+    Without `telemetry` it does nothing. A failure is a warning.
 
     Args:
       config: the run config.
-      status: what that night's exit status is now; None: it stays.
-      mends: exit statuses that the job has made good, of this day's night, or 74, which speaks of the place; they become 0.
+      status: the new exit status of that day's run. None: the status stays.
+      mends: exit statuses that the command has mended. They become 0 if the file is about the config's day. Status 74
+        (not delivered) becomes 0 for any day.
     """
     if config.telemetry:
         ds, before = _told(Path(config.telemetry.textfile), config.name) or (config.day, None)
@@ -81,7 +83,7 @@ def tell(config: RunConfig, *, status: int | None = None, mends: Collection[int]
 
 
 def write_or_warn(config: RunConfig, status: int | None) -> None:
-    """`write`, at the end of something else, where a file is asked for: a failure is a warning."""
+    """`write`, if the run config has `telemetry`. A failure is a warning."""
     try:
         if config.telemetry:
             write(config, status=status)
@@ -90,17 +92,17 @@ def write_or_warn(config: RunConfig, status: int | None) -> None:
 
 
 def readable(invocation: Invocation) -> list[RunConfig]:
-    """As much of a run config as it takes to tell of its night, whatever is wrong in the rest; the input is made up.
+    """The part of a wrong run config that `write` needs, with a made-up input: a list of one.
 
-    Empty where a part of that is wrong, or no file is asked for. Monitoring then hears nothing, as of a night that is
-    killed: the alert rule DistilrecSilent notices.
+    Empty where this part is wrong too, or has no `telemetry`. Monitoring then hears nothing, as after a killed run. The
+    alert rule DistilrecSilent notices that.
     """
     try:
         found = read_mapping(invocation.config, overrides=invocation.overrides)
         part = {name: found.get(name) for name in ("name", "output_dir", "telemetry")}
         part |= {"ds": invocation.ds or found.get("ds"), "input": {"simulate": {}}}
         config = RunConfig.model_validate(expanded(part))
-    except Exception:  # what is wrong is said where the whole is read
+    except Exception:  # whoever reads the whole config reports the error
         return []
     return [config] if config.ds and config.telemetry else []
 
@@ -110,10 +112,10 @@ def _today() -> date:
 
 
 def _told(path: Path, run: str) -> tuple[str, int | None] | None:
-    """The night that the file speaks of and its exit status; None where no night of this run can be read there."""
+    """The day that the file is about, and its exit status; None where the file has no day of this run config."""
     try:
         families = list(text_string_to_metric_families(path.read_text()))
-    except Exception:  # whatever stands there is written anew
+    except Exception:  # an unreadable file is written anew
         return None
     told = {sample.name: sample.value for one in families for sample in one.samples if sample.labels == {"run": run}}
     day, status = told.get("distilrec_night_day_timestamp_seconds"), told.get("distilrec_night_exit_status")

@@ -1,4 +1,4 @@
-"""What Ray Train runs in each training worker: the connection between Ray and `kdlib.training.trainer`."""
+"""What Ray Train runs in each training worker. It connects Ray with `kdlib.training.trainer`."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ class RayWorker:
     device: torch.device
     shard: Any
     lines: Path
-    """File for the epochs' lines."""
+    """The file for the lines about the epochs."""
 
     def latest_checkpoint(self) -> Checkpoint | None:
         import ray.train

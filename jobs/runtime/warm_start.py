@@ -1,4 +1,4 @@
-"""Which earlier model a night's model starts from, with `training.warm_start`."""
+"""Which earlier model a run's model starts from, with `training.warm_start`."""
 
 import json
 from collections.abc import Callable
@@ -17,29 +17,32 @@ from kdlib.store import partitions
 
 
 class Start(NamedTuple):
-    """A model of the last promoted night."""
+    """A model of the last promoted run."""
 
     folder: Path
     version: str
     """`<date>.<version>`."""
     warm_nights: int
-    """How many nights in a row, this one included, have gone on from a model trained from nothing."""
+    """How many runs in a row have started from an earlier model, this run included."""
 
 
 def earlier_model(
     config: RunConfig, name: str, model: dict[str, Any], item_ids: Callable[[], list[str]], *, folds: int = 1
 ) -> Start | None:
-    """What `models/<name>` starts from; None where it is trained from nothing.
+    """The earlier model that `models/<name>` starts from; None where it is trained from scratch.
 
-    That is: without `training.warm_start`; on a first night; every `fresh_every` nights; when the model's settings or
-    the vocabulary's beginning have changed; when split or folds have, so that it may have seen what is held out now; and for students with codes, which start from their teachers' items anyway.
+    A model is trained from scratch:
+    - without `training.warm_start`, on a first run, and every `fresh_every` runs
+    - if its settings or the first items of the vocabulary have changed
+    - if the split or the folds have changed, because the earlier model may have seen what is held out now
+    - if it is a student with codes, which starts from its teachers' item vectors anyway
 
     Args:
       config: the run config.
       name: of the model, `student`.
       model: its settings, as JSON.
-      item_ids: gives tonight's, in index order.
-      folds: of a cross-fitted teacher.
+      item_ids: gives this run's item ids, in index order.
+      folds: number of folds of a cross-fitted teacher.
 
     Raises:
       InputError: files of the earlier model are gone or cut off.
@@ -63,31 +66,31 @@ def earlier_model(
 
 
 def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str, Any]] | None:
-    """The last promoted night before this one that has `models/<name>`, the model's folder and its facts; None without one.
+    """The last earlier promoted run that has `models/<name>`, the model's folder, its metadata; None without one.
 
     Raises:
-      InputError: files of it are gone or cut off.
+      InputError: files of the model are gone or cut off.
     """
     night = promotions.last_night(config.root, before=config.day, holding=f"models/{name}")
     if night is None:
         return None
     if damaged := partitions.damaged(config.root, promotions.manifest_of(config.root, night, f"models/{name}")):
         raise InputError(
-            f"models/{name} of {night.ds}, which this night goes on from, is damaged: {damaged[0]} is gone or cut off. Put it"
-            f" back from a copy, or, where that night is in use, have it made anew: `distilrec nightly --ds {night.ds}` with the"
-            " same run config"
+            f"models/{name} of {night.ds}, which this run starts from, is damaged: {damaged[0]} is gone or cut off. Put it"
+            f" back from a copy. If that run is in use, you can make it again: `distilrec nightly --ds {night.ds}` with"
+            " the same run config"
         )
     folder = promotions.folder_of(config.root, night, f"models/{name}")
     return night, folder, json.loads((folder / MODEL_FILE).read_text())
 
 
 def run_options(start: Start | None) -> dict[str, Any]:
-    """The fields of a `TrainingRun` that say where it starts."""
+    """The fields of a `TrainingRun` that say where the training starts."""
     return {} if start is None else {"start": str(start.folder), "warm_nights": start.warm_nights}
 
 
 def warm_training(config: RunConfig, train: TrainConfig, start: Start | None) -> TrainConfig:
-    """The training settings of a model that starts there."""
+    """The training settings of a model that starts from `start`."""
     if start is None:
         return train
     settings = config.training.warm_start

@@ -29,7 +29,7 @@ def format_of(root: Path) -> int | None:
     """
     try:
         return int(json.loads((root / FILE).read_text())["format"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 1 if (root / "_versions").is_dir() else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(

@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 import torch
 
 from jobs.benchmark.provenance import hardware, package_versions
-from jobs.runtime.console import command, say
-from jobs.runtime.product_search import clicked, read_products
-from jobs.runtime.published import features
+from jobs.runtime.command import execute
+from jobs.runtime.console import say
+from jobs.runtime.names import SEARCH_STUDENT, logged_queries
+from jobs.runtime.product_search import clicked, read_products, typed_queries
+from jobs.runtime.published import features, published
 from jobs.runtime.rank_targets import histories_to_test
 from kdlib.config.run import RunConfig
 from kdlib.data.windows import EvaluationRows, evaluation_rows
@@ -36,6 +38,7 @@ from kdlib.search.student import encode_queries, load_student
 from kdlib.search.words import in_first_half
 from kdlib.store import partitions
 from kdlib.teachers.text import read_vectors
+from tests.benchmarks.command_line import invocation_of, run_config_parser
 
 RESULTS = Path(__file__).parent / "results" / "one_student.json"
 K = 10
@@ -62,8 +65,9 @@ def _recommended_by_text(rows: EvaluationRows, text_VE: np.ndarray) -> dict[str,
 
 
 def run(config: RunConfig) -> None:
-    products, source = read_products(config), features(config)
-    vectors_VE = read_vectors(partitions.current(config.root, "product_vectors", config.day), "product_index")
+    made = published(config, "products", "product_vectors", "search_index", SEARCH_STUDENT, *logged_queries(config))
+    products, source = read_products(made["products"].folder), features(config)
+    vectors_VE = read_vectors(made["product_vectors"].folder, "product_index")
     place = {item: number for number, item in enumerate(products["item_id"].to_pylist())}
     known = source.item_ids()
     text_VE = _unit(
@@ -74,8 +78,8 @@ def run(config: RunConfig) -> None:
     metrics = pq.read_table(partitions.current(config.root, "metrics", config.day)).to_pylist()
     student = next(r["value"] for r in metrics if (r["model"], r["metric"]) == ("student", f"ndcg@{K}"))
 
-    folders = [partitions.current(config.root, name, config.day) for name in ("search_index", "models/search_student")]
-    index = load_index(folders[0], folders[1])
+    student_folder = made[SEARCH_STUDENT].folder
+    index = load_index(made["search_index"].folder, student_folder)
     model, _ = load_model(partitions.current(config.root, "models/student", config.day))
     with torch.no_grad():
         bought_VD = _unit(model.item_vectors().numpy())
@@ -83,7 +87,7 @@ def run(config: RunConfig) -> None:
     number_of = {number: index_of[item] for item, number in place.items() if item in index_of}
     gains = {
         query: {number_of[one]: weight for one, weight in items.items() if one in number_of}
-        for query, items in clicked(config, products).items()
+        for query, items in clicked(typed_queries(made), made, products).items()
     }
     gains = {query: items for query, items in gains.items() if items}
     learns, judges = ([q for q in gains if in_first_half(q) == half] for half in (True, False))
@@ -105,7 +109,7 @@ def run(config: RunConfig) -> None:
         )
         for name, weights in sides.items()
     }
-    encoder, tokens, _ = load_student(folders[1])
+    encoder, tokens, _ = load_student(student_folder)
     inputs = {
         name: encode_queries(encoder, tokens, queries).numpy()
         for name, queries in (("learn", learns), ("judge", judges))
@@ -145,4 +149,5 @@ def run(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command("one_student", run, None, description=__doc__ or "", reads_only=True))
+    invocation = invocation_of(run_config_parser(__doc__).parse_args())
+    sys.exit(execute("one_student", invocation, run, reads_only=True))

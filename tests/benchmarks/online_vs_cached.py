@@ -22,7 +22,8 @@ import pyarrow.dataset as pads
 import torch
 
 from jobs.benchmark.provenance import hardware, package_versions
-from jobs.runtime.console import command, say
+from jobs.runtime.command import execute
+from jobs.runtime.console import say
 from jobs.runtime.published import features, parquet_files
 from kdlib.config.run import RunConfig
 from kdlib.data.batches import Batch, shuffled_batches, store_from_tables
@@ -38,6 +39,7 @@ from kdlib.training.engine import full_weights, make_engine, scoring_dtype
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
 from kdlib.training.student_task import learning_rate_in
+from tests.benchmarks.command_line import invocation_of, run_config_parser
 from tests.worker_group import process_group
 
 SEEDS = (11, 12, 13)
@@ -158,4 +160,5 @@ def _alone(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command("online_vs_cached", _alone, None, description=__doc__ or "", reads_only=True))
+    invocation = invocation_of(run_config_parser(__doc__).parse_args())
+    sys.exit(execute("online_vs_cached", invocation, _alone, reads_only=True))

@@ -14,7 +14,6 @@ NDCG@10 has the gain 2^rating − 1. It is taken over all products, where a prod
 judged products only. A query counts if at least one of its products is rated above 0.
 """
 
-import argparse
 import csv
 import itertools
 import json
@@ -30,13 +29,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jobs.runtime.search_teacher import teacher
 from torch import Tensor
 
-from jobs import build_products, rank_search, train_search
 from jobs.benchmark.provenance import hardware, package_versions
-from jobs.runtime.console import command, engine_output_to, log_file, say
-from jobs.runtime.product_search import read_products, search_settings
+from jobs.encode_queries import QUERY_TOKENS
+from jobs.pipeline import STAGES
+from jobs.runtime.command import Invocation, execute
+from jobs.runtime.console import engine_output_to, log_file, say
+from jobs.runtime.names import SEARCH_ENCODER, SEARCH_STUDENT, logged_queries
+from jobs.runtime.process import run_in_own_process
+from jobs.runtime.product_search import product_search, read_products, search_teacher, typed_queries
+from jobs.runtime.published import published
+from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.runner import run_stage
 from kdlib.config.run import RunConfig
 from kdlib.data.queries import normalise_query
 from kdlib.metrics.bootstrap import bootstrap_interval
@@ -46,12 +51,22 @@ from kdlib.search.index import load_index, product_texts
 from kdlib.search.student import TOKENIZER, QueryEncoder, encode_queries, load_student
 from kdlib.search.tokenizer import smaller_tokenizer
 from kdlib.search.words import in_first_half
-from kdlib.store import partitions
 from kdlib.teachers.text import TextEncoder, encode_texts, load_tokeniser
+from tests.benchmarks.command_line import invocation_of, run_config_parser
 
 RESULTS = Path(__file__).parent / "results" / "quality_search.json"
 SAMPLES, TIMES, BATCH = 10_000, 100, 64
 Metrics = dict[str, np.ndarray]
+SEARCH_STAGES = (
+    "build-products",
+    "build-queries",
+    "train-search-encoder",
+    "encode-products",
+    "encode-queries",
+    "train-search",
+    "build-search-index",
+    "rank-search",
+)
 
 
 def judgements(path: Path, item_ids: list[str]) -> dict[str, dict[int, int]]:
@@ -65,28 +80,44 @@ def judgements(path: Path, item_ids: list[str]) -> dict[str, dict[int, int]]:
     return {query: ratings for query, ratings in sorted(found.items()) if max(ratings.values()) > 0}
 
 
-def run(config: RunConfig, arguments: argparse.Namespace) -> None:
+def run_stages(config: RunConfig, invocation: Invocation) -> None:
+    """Run the stages of search, Spark's in processes of their own. Stages that are up to date are skipped."""
+    stages = [stage for stage in STAGES if stage.name in SEARCH_STAGES and stage.when(config)]
+    for stage in (stage for stage in stages if stage.engine == "spark"):
+        run_in_own_process(stage.name, invocation)
+    with engine_output_to(log_file(config, "quality_search")), start_ray(config):
+        for stage in (stage for stage in stages if stage.engine == "ray"):
+            run_stage(config, stage, pipeline=STAGES)
+
+
+def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: list[str]) -> None:
+    """Run the stages, judge their outputs, and write the figures.
+
+    Args:
+      config: a run config with the section search.
+      invocation: what the run config was read from.
+      rated_in: the CSV file of the judgements.
+      command: the words that were typed, for the results file.
+    """
     torch.set_num_threads(config.training.threads_per_worker)
     started = time.monotonic()
-    with engine_output_to(log_file(config, "quality_search")):
-        for job in (build_products, train_search, rank_search):
-            job.run(config)
+    run_stages(config, invocation)
     seconds = time.monotonic() - started
-    index_folder, student_folder = (
-        partitions.current(config.root, name, config.day) for name in ("search_index", train_search.MODEL)
-    )
-    index = load_index(index_folder, student_folder)
-    products = read_products(config)
-    rated = judgements(arguments.judgements, products["item_id"].to_pylist())
+    encoders = [SEARCH_ENCODER] if product_search(config).text.adapt else []
+    made = published(config, "products", "search_index", SEARCH_STUDENT, *encoders, *logged_queries(config))
+    student_folder = made[SEARCH_STUDENT].folder
+    index = load_index(made["search_index"].folder, student_folder)
+    products = read_products(made["products"].folder)
+    rated = judgements(rated_in, products["item_id"].to_pylist())
     queries = list(rated)
     chooses = np.array([in_first_half(query) for query in queries])
-    settings = search_settings(config)
-    folder, _ = teacher(config, products)
-    encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=train_search.QUERY_TOKENS)
+    folder: Path = search_teacher(config, made).value
+    encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=QUERY_TOKENS)
     student, tokens, facts = load_student(student_folder)
     torch.manual_seed(config.seed)  # for the weights that do not come from the teacher
     untaught = QueryEncoder(**student.options)
-    _, pieces = smaller_tokenizer(folder / TOKENIZER, product_texts(products), size=settings.vocabulary)
+    known_texts = [*product_texts(products), *typed_queries(made)]
+    _, pieces = smaller_tokenizer(folder / TOKENIZER, known_texts, size=product_search(config).vocabulary)
     untaught.start_from(encoder.model.get_input_embeddings().weight.detach()[pieces])
     vectors = {
         "teacher": encode_texts(encoder, queries, tokenise, batch_size=64, device="cpu"),
@@ -152,7 +183,7 @@ def run(config: RunConfig, arguments: argparse.Namespace) -> None:
     RESULTS.write_text(
         json.dumps(
             {
-                "command": "python -m tests.benchmarks.quality_search " + " ".join(arguments.command),
+                "command": "python -m tests.benchmarks.quality_search " + " ".join(command),
                 "date": datetime.now(UTC).date().isoformat(),
                 "hardware": hardware(config),
                 "versions": package_versions(),
@@ -230,25 +261,18 @@ def _table(found: dict[str, Metrics], chooses: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--judgements", type=Path, required=True, help="CSV with query, product_id and rating")
-
-
 def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; returns its exit status."""
     typed = sys.argv[1:] if argv is None else argv
     shown = [os.path.basename(word) if os.path.isabs(word) else word for word in typed]
-
-    def with_command(config: RunConfig, arguments: argparse.Namespace) -> None:
-        arguments.command = shown
-        run(config, arguments)
-
-    return command(
+    parser = run_config_parser(__doc__)
+    parser.add_argument("--judgements", type=Path, required=True, help="CSV with query, product_id and rating")
+    arguments = parser.parse_args(typed)
+    invocation = invocation_of(arguments)
+    return execute(
         "quality_search",
-        lambda config: None,
-        argv,
-        description=__doc__ or "",
-        add_arguments=_add_arguments,
-        with_arguments=with_command,
+        invocation,
+        lambda config: run(config, invocation, rated_in=arguments.judgements, command=shown),
     )
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from jobs.benchmark.provenance import hardware, package_versions
-from jobs.runtime.console import command, say
+from jobs.runtime.command import execute
+from jobs.runtime.console import say
 from kdlib.config.run import RunConfig
 from kdlib.metrics.expected import PREFIX
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
+from tests.benchmarks.command_line import invocation_of, run_config_parser
 
 RESULTS = Path(__file__).parent / "results"
 _REALISED = ("accuracy@1", "hr@10", "ndcg@10", "mrr@10")
@@ -111,4 +113,5 @@ def _seconds(manifests: Iterable[Manifest | None]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(command("record_run", run, None, description=__doc__ or "", reads_only=True))
+    invocation = invocation_of(run_config_parser(__doc__).parse_args())
+    sys.exit(execute("record_run", invocation, run, reads_only=True))

@@ -27,7 +27,7 @@ def measure(seed: int, folder: Path) -> dict[str, Any]:
     overrides = (f"input.simulate.seed={seed}", f"output_dir={folder / f'seed_{seed}'}")
     flags = [flag for override in overrides for flag in ("--set", override)]
     with (folder / f"seed_{seed}.log").open("w") as log:
-        command = [sys.executable, "-m", "jobs.nightly", "--config", CONFIG, *flags]
+        command = [sys.executable, "-m", "jobs", "nightly", "--config", CONFIG, *flags]
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     config = load_config(CONFIG, overrides=overrides)
     rows = pq.read_table(partitions.current(config.root, "metrics", config.day)).to_pylist()

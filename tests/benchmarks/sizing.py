@@ -245,12 +245,12 @@ def _measure_features(folder: Path, size: Size) -> dict[str, float]:
     config = {"name": "sizing", "output_dir": str(folder), "input": {"simulate": simulate}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     flags = ["--config", str(folder / "config.yaml"), "--ds", DAY, "--set", f"spark.driver_memory={DRIVER_MEMORY}"]
-    subprocess.run([sys.executable, "-m", "jobs.simulate_events", *flags], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "jobs", "simulate-events", *flags], check=True, stdout=subprocess.DEVNULL)
     started = time.perf_counter()
-    job = subprocess.Popen([sys.executable, "-m", "jobs.build_features", *flags], stdout=subprocess.DEVNULL)
+    job = subprocess.Popen([sys.executable, "-m", "jobs", "build-features", *flags], stdout=subprocess.DEVNULL)
     status, usage = os.wait4(job.pid, 0)[1:]
     seconds = time.perf_counter() - started
-    assert status == 0, "build_features failed"
+    assert status == 0, "build-features failed"
     files = {name: partitions.manifest_of(folder, name, DAY).files for name in ("sessions", "histories")}
     made = {f"{name}_bytes": sum(file["bytes"] for file in found) for name, found in files.items()}
     return {"core_seconds": seconds * len(os.sched_getaffinity(0)), "peak_bytes": usage.ru_maxrss * 1024, **made}

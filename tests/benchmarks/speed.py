@@ -243,7 +243,7 @@ def nightly(bench: Bench) -> dict[str, float]:
     def night() -> float:
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
-            command = [sys.executable, "-m", "jobs.nightly", "--set", f"output_dir={folder}/laptop"]
+            command = [sys.executable, "-m", "jobs", "nightly", "--set", f"output_dir={folder}/laptop"]
             subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
             return time.perf_counter() - started
 

@@ -29,7 +29,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from jobs import simulate_events
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.published import features
 from jobs.runtime.rank_targets import histories_to_test, rank_targets
@@ -39,6 +38,7 @@ from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import ndcg
 from kdlib.release import promotions
 from kdlib.store import partitions
+from tests import stages
 from tests.whole_nights import HOME, child, follow, kill_all, start, whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -87,7 +87,7 @@ def _simulate(folder: Path, larger: int) -> Path:
         laptop["input"]["simulate"][size] *= larger
     world = {**laptop, "output_dir": str(folder / "world"), "ds": NIGHTS[-1]}
     config = RunConfig.model_validate(world)
-    simulate_events.run(config)
+    stages.run("simulate-events", config)
     shutil.copytree(partitions.current(config.root, "catalogue", config.day), folder / "catalogue")
     return partitions.current(config.root, "events", config.day)
 

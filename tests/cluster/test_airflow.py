@@ -34,7 +34,7 @@ class FinalFailure(Exception):
 def test_a_night_is_retried_only_where_that_may_mend_it(
     monkeypatch: pytest.MonkeyPatch, status: int, raised: type[Exception]
 ) -> None:
-    """A held date and a cluster that does not answer are; and switching the DAG on queues no nights of the past."""
+    """A held date and a failed delivery are retried. One task a stage; switching the DAG on queues no runs of the past."""
     names = ("providers.standard.hooks.subprocess", "sdk", "sdk.exceptions", "timetables.interval")
     fakes = {f"airflow.{name}": MagicMock() for name in names}
     for name, fake in fakes.items():
@@ -45,6 +45,11 @@ def test_a_night_is_retried_only_where_that_may_mend_it(
     hook.return_value.run_command.return_value.exit_code = status
     dag = runpy.run_path(str(DAG))
     assert sdk.DAG.call_args.kwargs["catchup"] is False
+    override = sdk.task.return_value.override
+    tasks = [call.kwargs["task_id"] for call in override.call_args_list]
+    commands = [call.args for call in override.return_value.call_args_list]
+    assert tasks == [name.replace("-", "_") for name, _ in commands]
+    assert commands == [(stage.name, "{{ ds }}") for stage in sorted(STAGES, key=lambda stage: stage.last)]
     with pytest.raises(raised, match=f"distill: exit status {status}"):
         dag["run"]("distill", "2026-11-21")
 
@@ -56,7 +61,7 @@ def test_a_night_is_retried_only_where_that_may_mend_it(
     [("well", "success", "0"), ("gate", "failed", "3"), ("crash", "failed", "1"), ("hangs", "failed", "1")],
 )
 def test_a_night_ends_with_a_report_and_its_status(tmp_path: Path, behaviour: str, state: str, last: str) -> None:
-    """A failed one too, in a task that may be tried again; a stage that takes too long is ended."""
+    """A failed run too, in a task that can be retried. A stage that takes too long is ended."""
     (tmp_path / "dags").mkdir()
     quick = DAG.read_text().replace('"retries": 3', '"retries": 0').replace("hours=6", "seconds=10")
     (tmp_path / "dags" / "distilrec_dag.py").write_text(quick)

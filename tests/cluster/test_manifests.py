@@ -239,7 +239,7 @@ def test_a_night_is_the_cluster_s_description_and_the_day_s_command(queue: str) 
         queue=queue,
     )
     assert job["metadata"]["name"] == "distilrec-2026-11-22"
-    assert job["spec"]["entrypoint"] == "python -m jobs.nightly --ds 2026-11-22 --config run.yaml --set 'a.b=x y'"
+    assert job["spec"]["entrypoint"] == "python -m jobs nightly --ds 2026-11-22 --config run.yaml --set 'a.b=x y'"
     found = SUBMISSION.fullmatch(job["spec"]["jobId"])
     assert found is not None
     assert found["ds"] == "2026-11-22"

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import nullcontext
 from datetime import UTC, date, datetime
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,7 +17,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs import nightly, promote, report, telemetry
+from jobs import promote
+from jobs.__main__ import main
+from jobs.runtime import telemetry
 from jobs.runtime.lock import run_lock
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
@@ -78,11 +81,6 @@ def test_a_night_that_got_nowhere_is_told_too() -> None:
     assert ("night_exit_status",) not in series(Night(name="shop", ds=DS, k=10), status=None)
 
 
-@pytest.fixture(autouse=True)
-def _today(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "_today", lambda: date(2026, 11, 23))
-
-
 def shop(folder: Path, ds: str) -> RunConfig:
     """A run config that tells of its nights in shop.prom."""
     document = {"name": "shop", "output_dir": str(folder / "out"), "input": {"simulate": {}}}
@@ -100,60 +98,65 @@ def told(folder: Path) -> tuple[str, float | None]:
 def test_a_stage_run_by_itself_keeps_the_night_s_status(tmp_path: Path) -> None:
     """A look at a failed night, with `distilrec telemetry` say, does not take its alert back; another day has none yet."""
     found = []
-    for ds, status in (("2026-11-21", 1), ("2026-11-21", None), ("2026-11-22", None)):
-        telemetry.run(shop(tmp_path, ds), status=status)
+    for ds, status in (("2024-11-21", 1), ("2024-11-21", None), ("2024-11-22", None)):
+        telemetry.write(shop(tmp_path, ds), status=status)
         found.append(told(tmp_path))
-    assert found == [("2026-11-21", 1), ("2026-11-21", 1), ("2026-11-22", None)]
+    assert found == [("2024-11-21", 1), ("2024-11-21", 1), ("2024-11-22", None)]
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
 
 
 @pytest.mark.parametrize("status", [None, 0, 1])
 def test_an_earlier_day_does_not_take_the_last_night_s_alert_back(tmp_path: Path, status: int | None) -> None:
     """Its rerun or its report, also one that fails: monitoring goes on about the last night."""
-    telemetry.run(shop(tmp_path, "2026-11-22"), status=3)
-    telemetry.write_or_warn(shop(tmp_path, "2026-11-20"), status)
-    assert told(tmp_path) == ("2026-11-22", 3)
+    telemetry.write(shop(tmp_path, "2024-11-22"), status=3)
+    telemetry.write_or_warn(shop(tmp_path, "2024-11-20"), status)
+    assert told(tmp_path) == ("2024-11-22", 3)
 
 
 @pytest.mark.parametrize(
-    ("words", "then"),
-    [(["--ds", "2026-11-23"], ("2026-11-22", 3)), (["--ds", "2026-11-23", "--status", "1"], ("2026-11-23", 1))],
+    ("words", "status", "then"),
+    [
+        (["report"], 2, ("2024-11-22", 3)),
+        (["evaluate"], 2, ("2024-11-22", 3)),
+        (["telemetry", "--status", "1"], 0, ("2024-11-23", 1)),
+        (["telemetry"], 0, ("2024-11-23", None)),
+    ],
 )
-def test_a_report_tells_another_night_only_with_its_status(
-    tmp_path: Path, words: list[str], then: tuple[str, float]
+def test_only_telemetry_tells_another_run(
+    tmp_path: Path, words: list[str], status: int, then: tuple[str, float | None]
 ) -> None:
-    """Without one it is a look, here at a day of which nothing is published, so that it fails."""
-    telemetry.run(shop(tmp_path, "2026-11-22"), status=3)
-    assert report.main(["--config", str(tmp_path / "run.yaml"), *words]) == 2
+    """A report or a stage that fails, here because nothing is published, leaves the file. `telemetry` takes the status."""
+    telemetry.write(shop(tmp_path, "2024-11-22"), status=3)
+    assert main([*words, "--config", str(tmp_path / "run.yaml"), "--ds", "2024-11-23"]) == status
     assert told(tmp_path) == then
 
 
 def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
     """`deliver` after 74 ends that alert, whatever day it was about; another status stays as it was."""
-    config, found = shop(tmp_path, "2026-11-21"), []
+    config, found = shop(tmp_path, "2024-11-21"), []
     for status in (74, 3):
-        telemetry.run(config, status=status)
+        telemetry.write(config, status=status)
         telemetry.tell(config, mends=(74,))
         found.append(told(tmp_path))
-    assert found == [("2026-11-21", 0), ("2026-11-21", 3)]
-    telemetry.run(config.model_copy(update={"ds": date(2026, 11, 22)}), status=74)
+    assert found == [("2024-11-21", 0), ("2024-11-21", 3)]
+    telemetry.write(config.model_copy(update={"ds": date(2024, 11, 22)}), status=74)
     telemetry.tell(config, mends=(74,))
-    assert told(tmp_path) == ("2026-11-22", 0)
+    assert told(tmp_path) == ("2024-11-22", 0)
 
 
 def test_a_place_that_others_read_and_that_could_not_be_reached_is_told(tmp_path: Path) -> None:
     """`rollback` or `forget` by hand: 74, of the night that the file speaks of, whatever day the job is about."""
-    telemetry.run(shop(tmp_path, "2026-11-22"), status=0)
-    telemetry.tell(shop(tmp_path, "2026-11-20"), status=74)
-    assert told(tmp_path) == ("2026-11-22", 74)
+    telemetry.write(shop(tmp_path, "2024-11-22"), status=0)
+    telemetry.tell(shop(tmp_path, "2024-11-20"), status=74)
+    assert told(tmp_path) == ("2024-11-22", 74)
 
 
 def nightly_of(folder: Path, *words: str, **more: object) -> int:
     """The exit status of a night whose run config has sections more, or otherwise."""
-    shop(folder, "2026-11-22")
+    shop(folder, "2024-11-22")
     document = json.loads((folder / "run.yaml").read_text()) | more
     (folder / "run.yaml").write_text(json.dumps(document))
-    return nightly.main(["--config", str(folder / "run.yaml"), *words])
+    return main(["nightly", "--config", str(folder / "run.yaml"), *words])
 
 
 @pytest.mark.parametrize(
@@ -167,11 +170,11 @@ def nightly_of(folder: Path, *words: str, **more: object) -> int:
 )
 def test_a_night_of_a_wrong_config_is_told(tmp_path: Path, words: tuple[str, ...], more: dict) -> None:
     """Status 2 of its day, where the run config says whose night it is and where to tell it; an earlier day's is not."""
-    telemetry.run(shop(tmp_path, "2026-11-21"), status=0)
-    assert nightly_of(tmp_path, "--ds", "2026-11-20", *words, **more) == 2
-    assert told(tmp_path) == ("2026-11-21", 0)
-    assert nightly_of(tmp_path, "--ds", "2026-11-22", *words, **more) == 2
-    assert told(tmp_path) == ("2026-11-22", 2)
+    telemetry.write(shop(tmp_path, "2024-11-21"), status=0)
+    assert nightly_of(tmp_path, "--ds", "2024-11-20", *words, **more) == 2
+    assert told(tmp_path) == ("2024-11-21", 0)
+    assert nightly_of(tmp_path, "--ds", "2024-11-22", *words, **more) == 2
+    assert told(tmp_path) == ("2024-11-22", 2)
 
 
 @pytest.mark.parametrize(
@@ -181,9 +184,9 @@ def test_a_night_that_cannot_be_told_leaves_the_file(
     tmp_path: Path, more: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is wrong is the very part that says whose night it is: DistilrecSilent notices; the person gets the error alone."""
-    telemetry.run(shop(tmp_path, "2026-11-21"), status=0)
-    assert nightly_of(tmp_path, "--ds", "2026-11-22", **more) == 2
-    assert told(tmp_path) == ("2026-11-21", 0)
+    telemetry.write(shop(tmp_path, "2024-11-21"), status=0)
+    assert nightly_of(tmp_path, "--ds", "2024-11-22", **more) == 2
+    assert told(tmp_path) == ("2024-11-21", 0)
     found = capsys.readouterr()
     assert found.out == ""
     assert re.match(rf"distilrec: error: the run config ({tmp_path}/run\.yaml is wrong|uses \$\{{NOT_SET)", found.err)
@@ -191,21 +194,21 @@ def test_a_night_that_cannot_be_told_leaves_the_file(
 
 def test_a_night_that_is_turned_away_tells_nothing(tmp_path: Path) -> None:
     """The run that holds the date tells how it ends."""
-    telemetry.run(shop(tmp_path, "2026-11-21"), status=0)
-    with run_lock(shop(tmp_path, "2026-11-22"), "nightly"):
-        assert nightly_of(tmp_path, "--ds", "2026-11-22") == 75
-    assert told(tmp_path) == ("2026-11-21", 0)
+    telemetry.write(shop(tmp_path, "2024-11-21"), status=0)
+    with run_lock(shop(tmp_path, "2024-11-22"), "nightly"):
+        assert nightly_of(tmp_path, "--ds", "2024-11-22") == 75
+    assert told(tmp_path) == ("2024-11-21", 0)
 
 
 def test_a_day_to_come_or_rolled_back_tells_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistyped date does not silence the nights for a year, nor does a good night that is in use no more."""
-    telemetry.run(shop(tmp_path, "2027-11-22"), status=2)
-    telemetry.run(shop(tmp_path, "2026-11-22"), status=0)
-    assert told(tmp_path) == ("2026-11-22", 0)
-    back = Mock(ds="2026-11-20", versions={}, unix_seconds=0.0)
+    telemetry.write(shop(tmp_path, "2999-11-22"), status=2)
+    telemetry.write(shop(tmp_path, "2024-11-22"), status=0)
+    assert told(tmp_path) == ("2024-11-22", 0)
+    back = Mock(ds="2024-11-20", versions={}, unix_seconds=0.0)
     monkeypatch.setattr(telemetry.promotions, "current", lambda root: back)
-    telemetry.run(shop(tmp_path, "2026-11-21"), status=3)
-    assert told(tmp_path) == ("2026-11-21", 3)
+    telemetry.write(shop(tmp_path, "2024-11-21"), status=3)
+    assert told(tmp_path) == ("2024-11-21", 3)
 
 
 @pytest.mark.parametrize("before", [1, 2, 3, 74, 130, 143])
@@ -216,10 +219,12 @@ def test_a_night_that_is_promoted_by_hand_is_a_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, outcome: object, after: int | str
 ) -> None:
     """However it had ended before; one that stays beside a later night in use changes nothing."""
-    telemetry.run(shop(tmp_path, "2026-11-22"), status=before)
-    monkeypatch.setattr(promote, "run", Mock(side_effect=[outcome]))
-    promote.main(["--config", str(tmp_path / "run.yaml"), "--ds", "2026-11-22"])
-    assert told(tmp_path) == ("2026-11-22", before if after == "before" else after)
+    telemetry.write(shop(tmp_path, "2024-11-22"), status=before)
+    monkeypatch.setattr(promote, "promote", Mock(side_effect=[outcome]))
+    fails = isinstance(outcome, DeliveryError)
+    with pytest.raises(DeliveryError) if fails else nullcontext():
+        promote.run(shop(tmp_path, "2024-11-22"))
+    assert told(tmp_path) == ("2024-11-22", before if after == "before" else after)
 
 
 def test_telemetry_that_cannot_be_written_fails_no_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from jobs.simulate_events import run as simulate
+from jobs.runtime.input_files import HASHES
 from kdlib.config.run import RunConfig
 from kdlib.release import promotions
 from kdlib.store import partitions
+from tests import stages
 from tests.whole_nights import whole
 
 YESTERDAY, TODAY = "2026-11-22", "2026-11-23"
-CHANGING = ("logs", "reports", "_locks", "_staging", "quarantine_failed")
-"""Folders of the output that a failed run may change. No published table depends on them."""
+CHANGING = ("logs", "reports", "_locks", "_staging", "quarantine_failed", HASHES)
+"""Folders and files of the output that a failed run may change. No published table depends on them."""
 SETTINGS: dict[str, Any] = {
     "name": "faults",
     "ds": TODAY,
@@ -68,7 +69,7 @@ class Shop:
         config = RunConfig.model_validate(
             {"name": "world", "ds": TODAY, "output_dir": str(self._folder / "world"), "input": {"simulate": world}}
         )
-        simulate(config)
+        stages.run("simulate-events", config)
         shutil.copytree(partitions.current(config.root, "events", TODAY), self.input / "events")
         shutil.copytree(partitions.current(config.root, "catalogue", TODAY), self.input / "catalogue")
 
@@ -82,7 +83,7 @@ class Shop:
             shutil.copytree(part, self._folder / "saved" / name / part.name, symlinks=True)
 
     def restore(self, name: str | None, *, output: bool = True) -> None:
-        """Put back the run config, and input and output as saved under the name; without `output` the output stays."""
+        """Put back the run config, and input and output as saved under the name. Without `output`, the output stays."""
         for part in (self.input, self.root) if output else (self.input,):
             if name is not None:
                 shutil.rmtree(part, ignore_errors=True)
@@ -135,7 +136,7 @@ class Shop:
         pq.write_table(table, path)
 
     def state(self) -> dict[str, str]:
-        """All files below the output that a reader or a later run uses: path → link or hash."""
+        """Path → link or hash, of all output files that a reader or a later run uses."""
         found = {}
         for path in sorted(self.root.rglob("*")):
             name = path.relative_to(self.root)
@@ -161,7 +162,7 @@ class Shop:
 
     @contextmanager
     def reader(self) -> Iterator[None]:
-        """A reader of the table in use, who reads all the time and must always find all rows of one version."""
+        """Read the table in use all the time during the block. Each read must find all rows of one version."""
         ended, seen = threading.Event(), []
 
         def look() -> None:

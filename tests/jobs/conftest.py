@@ -1,13 +1,24 @@
-"""A small nightly run, made once for all tests that read one."""
+"""A small nightly run, made once for all tests that read one, and fixtures for runs published by hand."""
 
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from jobs import nightly
+from jobs.runtime import console, telemetry
+from jobs.runtime.runner import run_stage
+from jobs.runtime.stage import Stage
+from kdlib.config.run import RunConfig
+from kdlib.release import delivery
+from kdlib.report.content import Night
+from tests.jobs import handmade
+from tests.jobs.handmade import DAYS
 from tests.whole_nights import run
 
 DS = "2026-11-22"
@@ -68,3 +79,77 @@ def night_to_change(night: tuple[Path, Path, str], tmp_path: Path) -> Iterator[t
     yield night
     folder.rename(tmp_path / "changed")
     (tmp_path / "kept").rename(folder)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The run config of runs published by hand (`tests.jobs.handmade`)."""
+    path = tmp_path / "run.yaml"
+    document = {
+        "name": "small",
+        "output_dir": str(tmp_path / "out"),
+        "input": {"simulate": {}},
+        "retention": {"nights": 2},
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture
+def last_steps(config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """`nightly` for a date whose tables are made already: only the stages that act run.
+
+    It delivers to the folder `there` and writes telemetry to `shop.prom`.
+    """
+    folder = config.parent
+    more = {"delivery": {"url": f"file://{folder}/there"}, "telemetry": {"textfile": f"{folder}/shop.prom"}}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | more))
+
+    def act(config: RunConfig, stage: Stage, **more: Any) -> object:
+        return run_stage(config, stage, **more) if stage.acts else {}
+
+    def no_night(root: Path, ds: str, *, name: str, k: int, **more: Any) -> Night:
+        return Night(name, ds, k)
+
+    monkeypatch.setattr(nightly, "run_stage", act)
+    monkeypatch.setattr(nightly, "run_in_own_process", lambda *words, **more: None)
+    monkeypatch.setattr(nightly, "start_ray", nullcontext)
+    monkeypatch.setattr(nightly, "print_summary", lambda config, seconds: None)
+    monkeypatch.setattr(telemetry, "gather", no_night)
+    return lambda ds: handmade.run("nightly", config, "--ds", ds)
+
+
+@pytest.fixture(params=["s3a://shop/x", "file://{root}/there", "delta"])
+def undeliverable(request: pytest.FixtureRequest, config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The run config gets a place that nothing can be delivered to; returns what the error says."""
+    url = request.param.format(root=handmade.root_of(config))
+    place = {"url": url}
+    if url == "delta":
+        monkeypatch.setitem(sys.modules, "deltalake.exceptions", None)
+        place = {"url": f"file://{config.parent}/there", "format": "delta"}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"delivery": place}))
+    return {"s3a": "s3a://shop/x", "fil": "lies inside the other", "del": "needs deltalake"}[url[:3]]
+
+
+@pytest.fixture
+def unread_rollback(
+    config: Path, last_steps: Callable[[str], int], capfd: pytest.CaptureFixture[str]
+) -> Callable[[], object]:
+    """Two good runs, and a rollback to the first that could not be delivered. Returns what repairs the place."""
+    pointer = config.parent / "there" / delivery.POINTER
+    for ds in DAYS[:2]:
+        handmade.put_night(config, ds)
+        assert last_steps(ds) == 0, capfd.readouterr().err
+    before = pointer.read_text()
+    pointer.write_text("{}")
+    assert handmade.run("rollback", config, "--to", DAYS[0]) == 74
+    assert handmade.of_telemetry(config) == (DAYS[1], 74)
+    return lambda: pointer.write_text(before)
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `-v` and `--json-logs` set in the environment is gone after the test."""
+    for name in (console.JSON_LOGS, console.VERBOSE, console.RUN_ID):
+        monkeypatch.setenv(name, "")  # noted as unset before
+        monkeypatch.delenv(name)

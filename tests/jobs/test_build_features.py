@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from datetime import date
 from pathlib import Path
@@ -6,8 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.build_features import TABLES, main, run
-from jobs.runtime.inputs import checked_key, night_input, version_of
+from jobs.__main__ import main
+from jobs.runtime.input_files import version_of
+from jobs.runtime.inputs import checked_key, night_input
+from jobs.runtime.names import FEATURES
 from kdlib.config.data import PrivacyConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
@@ -18,9 +21,12 @@ from kdlib.features.sessions import sessions_table, with_sessions
 from kdlib.privacy.pseudonyms import key_check, pseudonym
 from kdlib.release import promotions
 from kdlib.store import partitions, tables
+from kdlib.store.partitions import Manifest
+from tests import stages
 
 TAOBAO = Path("../shared/data/taobao/UserBehavior.csv.gz")
 GAMES = Path("../shared/data/games")
+TABLES = ("quarantine", "sessions", *FEATURES)
 
 ROWS = """u,i,b,t
 1,a,view,2024-05-01 10:00:00
@@ -34,6 +40,10 @@ ROWS = """u,i,b,t
 3,d,zap,2024-05-01 10:00:00
 3,d,view
 """
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    return stages.run("build-features", config)
 
 
 def config_for(tmp_path, *, ds="2024-05-03", output="out", events="events", **features) -> RunConfig:
@@ -155,6 +165,27 @@ def test_the_same_input_gives_the_same_files(spark, first_night):
     assert files[0] == files[1]
 
 
+def test_only_changed_bytes_make_the_tables_again(first_night):
+    """Files with a new time and equal bytes remake nothing. One changed value remakes every table."""
+    folder, config, manifests = first_night
+    copied, events = config_for(folder, output="copied"), folder / "events" / "1.csv"
+    shutil.copytree(config.root, copied.root, symlinks=True)
+    for file in (events, folder / "items.csv"):
+        os.utime(file, (1_000, 1_000))
+    assert run(copied) == manifests
+    events.write_text(ROWS.replace("2,c,view", "2,c,cart"))
+    try:
+        again = run(copied)
+    finally:
+        events.write_text(ROWS)
+    for name in TABLES:
+        assert again[name].fingerprint != manifests[name].fingerprint
+        assert again[name].inputs["events"] != manifests[name].inputs["events"]
+        assert again[name].inputs["catalogue"] == manifests[name].inputs["catalogue"]
+    two = next(row for row in table(copied, "histories") if row["user_id"] == "2")
+    assert two["event_types"] == [0, 2]
+
+
 def test_when_all_rows_are_quarantined_they_can_be_looked_at(tiny):
     """The error counts the reasons, the quarantine lies where it says, and nothing is published."""
     config = config_for(tiny, period_start="2025-01-01")
@@ -171,24 +202,30 @@ def test_nothing_to_train_on_ends_the_night(tiny, capsys):
     """The command line exits with 2 and names the windows and the span of the data."""
     path = tiny / "run.yaml"
     path.write_text(json.dumps(config_for(tiny).model_dump(mode="json")))
-    assert main(["--config", str(path), "--ds", "2024-05-01"]) == 2
+    assert main(["build-features", "--config", str(path), "--ds", "2024-05-01"]) == 2
     error = capsys.readouterr().err
     assert "no user has 2 interactions before 2024-04-30" in error
     assert "from 2024-05-01 10:00:00 to 2024-05-01 10:02:00 UTC" in error
 
 
 def test_the_simulator_must_have_run(tmp_path):
-    """Without simulated events the error names the command that makes them."""
+    """Without simulated events the error names the stage that makes them."""
     config = RunConfig.model_validate(
         {"name": "t", "ds": "2024-05-03", "output_dir": str(tmp_path), "input": {"simulate": {}}}
     )
-    with pytest.raises(InputError, match=r"no simulated events for 2024-05-03 .*run `distilrec simulate-events` first"):
+    with pytest.raises(InputError, match=r"needs events of 2024-05-03.*`distilrec simulate-events` first"):
         run(config)
+    with pytest.raises(InputError, match=r"no simulated events for 2024-05-03 .*`distilrec simulate-events` first"):
+        night_input(config, None)
 
 
 def test_input_versions_follow_the_files(tiny):
     """A new file, a changed one and another glob give another version; hidden files do not; no file is an error."""
     config = config_for(tiny)
+
+    def version(path: str, format_: str) -> str:
+        return version_of(path, format_, config.root)
+
     before = night_input(config, None).versions
     (tiny / "events" / "_SUCCESS").touch()
     assert night_input(config, None).versions == before
@@ -197,29 +234,27 @@ def test_input_versions_follow_the_files(tiny):
     assert after["events"] != before["events"]
     assert after["catalogue"] == before["catalogue"]
     assert (
-        version_of(f"{tiny}/events/*.csv", "csv")
-        == version_of(f"{tiny}/e*", "csv")
-        != version_of(f"{tiny}/events/1.*", "csv")
+        version(f"{tiny}/events/*.csv", "csv") == version(f"{tiny}/e*", "csv") != version(f"{tiny}/events/1.*", "csv")
     )
-    assert version_of(f"file://{tiny}/events", "csv") != version_of(f"file://{tiny}/events/1.csv", "csv")
+    assert version(f"file://{tiny}/events", "csv") != version(f"file://{tiny}/events/1.csv", "csv")
     (tiny / "linked").mkdir()
     (tiny / "linked" / "day").symlink_to(tiny / "events", target_is_directory=True)
-    assert version_of(f"{tiny}/linked", "csv") != version_of(f"{tiny}/{{linked,events}}", "csv")
-    assert version_of(f"{tiny}/events/{{1,2}}.csv", "csv") == version_of(f"{tiny}/events", "csv")
+    assert version(f"{tiny}/linked", "csv") != version(f"{tiny}/{{linked,events}}", "csv")
+    assert version(f"{tiny}/events/{{1,2}}.csv", "csv") == version(f"{tiny}/events", "csv")
     with pytest.raises(InputError, match=r"no file matches .*/3\.csv"):
-        version_of(f"{tiny}/events/3.csv", "csv")
+        version(f"{tiny}/events/3.csv", "csv")
     with pytest.raises(InputError, match=r"cannot list file:.*/nowhere"):
-        version_of(f"file://{tiny}/nowhere", "csv")
+        version(f"file://{tiny}/nowhere", "csv")
     (tiny / "part.parquet").touch()
     with pytest.raises(InputError, match=r"part\.parquet has no bytes: is the export whole"):
-        version_of(f"{tiny}/*.parquet", "parquet")
+        version(f"{tiny}/*.parquet", "parquet")
     (tiny / "events" / "2.csv.gz").touch()
     for path in (f"{tiny}/events", f"file://{tiny}/events"):
         with pytest.raises(InputError, match=r"2\.csv\.gz has no bytes: is the export whole"):
-            version_of(path, "csv")
+            version(path, "csv")
     (tiny / "events" / "2.csv.gz").rename(tiny / "events" / "_2.csv.gz")
     for path in (f"{tiny}/events", f"file://{tiny}/events"):
-        version_of(path, "csv")
+        version(path, "csv")
 
 
 def test_events_are_shuffled_by_user_once(spark, tiny):

@@ -37,7 +37,7 @@ def put(root: Path, ds: str, items: int) -> Manifest:
     ],
 )
 def test_a_catalogue_that_shrinks_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], before: object, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: object, told: str
 ) -> None:
     """In a night of search alone too, beside the last promoted one; no night is lost for want of something to compare."""
     config, root = tmp_path / "run.yaml", tmp_path / "out"
@@ -51,6 +51,5 @@ def test_a_catalogue_that_shrinks_is_said(
         promotions.promote(root, BEFORE, {"products": made.version})
         if before == "gone":
             (partitions.current(root, "products", BEFORE).parent / "manifest.json").unlink()
-    monkeypatch.setattr(build_products, "run_step", lambda *_, **__: {"products": put(root, DS, 3)})
-    build_products.run(load_config(config, ds=DS))
+    build_products.tell(load_config(config, ds=DS), {"products": put(root, DS, 3)})
     assert capsys.readouterr().out.splitlines()[1:] == [told] * bool(told)

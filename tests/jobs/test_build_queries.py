@@ -6,15 +6,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import simulate_events
-from jobs.build_queries import TABLES, run
 from jobs.runtime.inputs import night_input, search_input
+from jobs.runtime.names import QUERIES
 from jobs.runtime.product_search import typed_queries
+from jobs.runtime.published import published
 from kdlib.config.run import RunConfig
 from kdlib.data.queries import normalise_query
 from kdlib.errors import ConfigError, InputError
 from kdlib.privacy import forgetting
 from kdlib.store import partitions, tables
+from kdlib.store.partitions import Manifest
+from tests import stages
+
+TABLES = (*QUERIES, "search_quarantine")
 
 ROWS = """u,q,i,b,p,t
 1,Tent,,search,,2024-05-03 10:00:00
@@ -27,6 +31,10 @@ ROWS = """u,q,i,b,p,t
 3,mug
 4,mug,b,click,1,2024-04-01 10:00:00
 """
+
+
+def run(config: RunConfig) -> dict[str, Manifest]:
+    return stages.run("build-queries", config)
 
 
 def config_for(folder: Path, *, output: str = "out", searches: dict | None = None, **sections) -> RunConfig:
@@ -123,7 +131,7 @@ def test_a_log_without_a_query_to_go_on_with_is_a_warning(spark, shop, tmp_path,
         assert "none of the 2 queries of" in (said := capsys.readouterr().out), times
         assert "was typed by 3 users or more (privacy.min_query_users). Lower it" in said
         assert "0 queries (2 typed by too few users left out), 0 pairs" in said
-    assert typed_queries(too_few)[0] == []
+    assert typed_queries(published(too_few, *QUERIES)) == []
     header, *rows = ROWS.splitlines()
     for lines, why in (
         ([], "it has no rows at all"),
@@ -174,19 +182,26 @@ def test_a_log_without_clicks_has_no_pairs(spark, shop):
     assert table(config, "query_items") == []
 
 
-def test_without_a_search_log_the_error_says_how_to_name_one(tmp_path):
-    """Neither an own one nor a simulated one is a config error; a simulated one that was not written, an input error."""
+def test_without_a_search_log_the_person_is_told_how_to_name_one(tmp_path, capsys):
+    """The stage is skipped with a reason, its input a config error. A simulated log that is not written is an input error."""
     base = config_for(tmp_path).model_dump(mode="json")
+
+    def simulated(search_fraction: float) -> RunConfig:
+        return RunConfig.model_validate(base | {"input": {"simulate": {"search_fraction": search_fraction}}})
+
     own = RunConfig.model_validate(base | {"input": {"events": base["input"]["events"]}})
-    with pytest.raises(ConfigError, match=r"run config tiny: product search needs the section input\.searches"):
-        run(own)
-    for fraction, error, message in (
-        (0.0, ConfigError, "found input.simulate.search_fraction 0"),
-        (0.5, InputError, "no simulated searches for 2024-05-03 .*run `distilrec simulate-events` first"),
+    for config, message in (
+        (own, r"run config tiny: product search needs the section input\.searches"),
+        (simulated(0.0), "found input.simulate.search_fraction 0"),
     ):
-        simulated = RunConfig.model_validate(base | {"input": {"simulate": {"search_fraction": fraction}}})
-        with pytest.raises(error, match=message):
-            run(simulated)
+        assert run(config) == {}
+        assert "no search log (input.searches, or input.simulate.search_fraction)" in capsys.readouterr().out
+        with pytest.raises(ConfigError, match=message):
+            search_input(config)
+    with pytest.raises(InputError, match=r"needs searches of 2024-05-03.*`distilrec simulate-events` first"):
+        run(simulated(0.5))
+    with pytest.raises(InputError, match=r"no simulated searches for 2024-05-03 .*`distilrec simulate-events` first"):
+        search_input(simulated(0.5))
     with pytest.raises(InputError, match=r"no file matches .*searches"):
         run(config_for(tmp_path))
 
@@ -200,9 +215,9 @@ def test_simulated_searches_become_queries_and_leave_the_events_alone(spark, tmp
         RunConfig.model_validate(base | {"input": {"simulate": simulate | {"search_fraction": fraction}}})
         for fraction in (0.0, 0.5)
     )
-    assert set(simulate_events.run(plain, num_processes=1)) == {"events", "catalogue"}
+    assert set(stages.run("simulate-events", plain)) == {"events", "catalogue"}
     before = night_input(plain, None)
-    planted = simulate_events.run(searching, num_processes=1)["searches"].details["rows"]
+    planted = stages.run("simulate-events", searching)["searches"].details["rows"]
     after = night_input(searching, None)
     assert (after.versions, after.settings) == (before.versions, before.settings)
     log, versions = search_input(searching)

@@ -1,29 +1,38 @@
-"""The command line: what a person who errs gets to read, and the exit status."""
+"""The command line: what it prints for a person who makes a mistake, and the exit status."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import train_teacher, train_text_encoder
-from jobs.__main__ import JOBS, main
-from jobs.cache_teacher import teacher_folders
-from jobs.runtime.console import command, in_utf8, say
+from jobs import plan
+from jobs.__main__ import cli, main
+from jobs.runtime import console
+from jobs.runtime.command import Invocation, execute
+from jobs.runtime.console import in_utf8, say
+from jobs.runtime.process import run_in_own_process
+from jobs.runtime.published import published
 from jobs.runtime.ray_cluster import own_signal_handlers
+from jobs.runtime.teachers import teacher_folders
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, ModelError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.store import format as store_format
 from kdlib.store import partitions, tables
+from tests import stages
+from tests.jobs import handmade
+from tests.jobs.handmade import DAYS
 
 DS = "2026-11-22"
 
@@ -36,91 +45,140 @@ def _config(folder: Path, **more: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("job", [train_teacher, train_text_encoder])
-def test_what_is_missing_is_said_before_ray_starts(
-    job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", ["train-teacher", "train-text-encoder"])
+def test_a_missing_input_is_an_error_before_ray_starts(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To start it takes seconds, for nothing."""
+    """The error costs no start of Ray, which takes seconds."""
     started: list[RunConfig] = []
-    monkeypatch.setattr(job, "start_ray", started.append)
-    with pytest.raises(InputError, match=f"no published histories for {DS}"):
-        job.run(load_config(_config(tmp_path, teachers=[{"name": "a", "text": {"adapt": {}}}])))
+    monkeypatch.setattr("jobs.runtime.runner.start_ray", started.append)
+    config = load_config(_config(tmp_path, teachers=[{"name": "a", "text": {"adapt": {}}}]))
+    with pytest.raises(InputError, match=f"{stage} needs histories of {DS}.*Run `distilrec build-features` first"):
+        stages.run(stage, config)
     assert not started
 
 
-def test_help_lists_every_job(capsys: pytest.CaptureFixture[str]) -> None:
-    """`distilrec --help` names all jobs."""
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`distilrec --help` names every command once, with a line about it."""
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(job in printed for job in JOBS)
+    named = re.findall(r"^  ([a-z][a-z-]+)  +\S", printed, re.MULTILINE)
+    assert sorted(named) == sorted(cli.commands)
+
+
+def test_without_arguments_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A person who does not know the commands finds them."""
+    main([])
+    assert "nightly  " in "".join(capsys.readouterr())
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """`distilrec --version` prints the installed version."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"distilrec, version {version('distilrec')}\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "unknown job 'fly'; the jobs are nightly"),
+        (["fly"], "No such command 'fly'"),
+        (["evaluate", "--fly"], "No such option '?--fly"),
+        (["rollback"], "Missing option '--to'"),
+        (["submit", "show"], "'show' is not one of 'nightly', 'simulate-events'"),
+        (["search", "-k", "0", "red shoes"], "'-k'.*0"),
+    ],
+)
+def test_a_mistyped_command_line_exits_with_two(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard error says what is wrong and where the help is."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(message, printed.err), printed.err
+    assert re.search(r"Try 'distilrec .*--help' for help", printed.err)
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["nightly", "--config", "no/such.yaml"], "cannot read the run config no/such.yaml"),
         (["evaluate", "--ds", "yesterday"], "ds: .*found 'yesterday'"),
         (["distill", "--set", "distillation.temprature=2"], "unknown key distillation.temprature"),
         (["distill", "--set", "distillation.temperature=-1"], "distillation.temperature: .*greater than 0, found -1"),
         (["distill", "--set", "training.workers=3"], "teacher: batch_size 256 is not a multiple of training.workers 3"),
-        (["train-teacher"], "no published histories for 2026-11-22 under"),
-        (["recommend"], "no published histories for 2026-11-22 under .*run the stage that makes it"),
+        (["train-teacher"], "train-teacher needs histories of 2026-11-22, and none is published under"),
+        (["recommend"], "recommend needs histories of 2026-11-22, .*Run `distilrec build-features` first"),
+        (["nightly", "--from", "2026-11-01"], "a backfill needs --from and --to.*found --from 2026-11-01 --to None"),
+        (["nightly", "--from", "2026-11-02", "--to", "2026-11-01"], "in this order.*found --from 2026-11-02"),
+        (["nightly", "--from", "2026-11-01", "--to", "tomorrow"], "YYYY-MM-DD.*--to tomorrow"),
         (["show", "--user", "x"], "no published .* for 2026-11-22"),
     ],
 )
 def test_errors_exit_with_two(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault that the person can mend is one line on standard error and exit status 2, without a traceback."""
-    import re
-
-    more = [] if "nightly" in arguments or "fly" in arguments else ["--set", f"output_dir={tmp_path}"]
+    """An error that the person can fix is one line on standard error and exit status 2, without a traceback."""
+    more = [] if "nightly" in arguments else ["--set", f"output_dir={tmp_path}"]
     assert main([*arguments, *more]) == 2
     printed = capsys.readouterr()
     assert re.search(message, printed.err), printed.err
     assert printed.err.startswith("distilrec: error: ")
+    assert printed.err.count("\n") == 1
     assert "Traceback" not in printed.err + printed.out
     assert not list(tmp_path.glob("models*"))
 
 
 @pytest.mark.parametrize(
-    ("job", "default"),
+    ("command", "default"),
     [
         ("evaluate", "(default: the run config's)"),
-        ("show", "(default: the run config's, or the night in use)"),
-        ("search", "the night, YYYY-MM-DD (default: the one in use)"),
-        ("deliver", "what is sent is the night in use"),
+        ("report", "(default: the run config's, or the one in use)"),
+        ("show", "(default: the run config's, or the one in use)"),
+        ("search", "the run's date (default: the one in use)"),
+        ("deliver", "what is sent is the run in use"),
         ("forget", "all dates are searched"),
     ],
 )
-def test_help_says_what_the_date_is_for(job: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Some jobs are about the night in use, or about all."""
-    with pytest.raises(SystemExit):
-        main([job, "--help"])
+def test_help_says_what_the_date_is_for(command: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some commands are about the run in use, or about all runs."""
+    assert main([command, "--help"]) == 0
     assert default in " ".join(capsys.readouterr().out.split())
 
 
-def test_rollback_takes_no_date_but_the_night_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--ds` beside `--to` would be passed over; the help does not offer it."""
+def test_rollback_takes_only_the_date_to_go_back_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--ds` beside `--to` is an error, and the help does not offer it."""
     config = str(_config(tmp_path))
     assert main(["rollback", "--config", config, "--ds", DS, "--to", "2026-11-21"]) == 2
-    assert f"--ds {DS}: rollback takes no date but that of the night to go back to" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["rollback", "--help"])
+    assert f"--ds {DS}: rollback takes its date with --to" in capsys.readouterr().err
+    assert main(["rollback", "--help"]) == 0
     assert "--ds" not in capsys.readouterr().out
+
+
+def test_a_command_about_what_is_in_use_needs_no_date(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without `ds` in the run config or on the command line its date is that of the run in use; others ask for one."""
+    handmade.put_night(config, DAYS[0])
+    for stage in ("check-gates", "promote"):
+        assert handmade.run(stage, config, "--ds", DAYS[0]) == 0
+    days: list[str] = []
+    for in_use in (True, False):
+        execute("look", Invocation(str(config)), lambda one: days.append(one.day), reads_only=True, in_use=in_use)
+    assert days == [DAYS[0]]
+    assert "no date: give --ds" in capfd.readouterr().err
+    assert handmade.run("evaluate", config) == 2
+    assert "no date: give --ds" in capfd.readouterr().err
 
 
 def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug gives one line and the log's path; the traceback is in the log."""
-    import jobs.evaluate
 
-    def fail(_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("boom\nmore")
 
-    monkeypatch.setattr(jobs.evaluate, "run", fail)
+    monkeypatch.setattr("jobs.__main__.run_stage", fail)
     assert main(["evaluate", "--config", str(_config(tmp_path))]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("distilrec: evaluate failed: RuntimeError: boom\n")
@@ -129,7 +187,7 @@ def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
-    """Distillation stops before it starts where teacher and features disagree on the items."""
+    """Distillation stops before it starts if teacher and features have different items."""
     config = load_config(_config(tmp_path))
     staging = partitions.new_staging(config.root, "models/teacher", DS)
     model = SequenceModel(num_items=3, kind="gru", dim=4)
@@ -141,7 +199,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     )
     partitions.publish(staging, config.root, "models/teacher", DS, fingerprint="x")
     with pytest.raises(ModelError, match=r"teacher teacher at .* another item vocabulary \(3 items, version abc\)"):
-        teacher_folders(config, "mine")
+        teacher_folders(config, published(config, "models/teacher"), "mine")
 
 
 def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
@@ -184,7 +242,7 @@ def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int, told: str
 ) -> None:
-    """What is open is closed, the status is a shell's, and afterwards the signals mean what they meant before."""
+    """Open resources are closed, the status is the shell's for the signal, and the signal handlers are restored."""
     before, closed = signal.getsignal(signal.SIGTERM), []
 
     def run(config: RunConfig) -> None:
@@ -195,25 +253,25 @@ def test_a_run_that_is_stopped_says_so(
         finally:
             closed.append("by us")
 
-    assert command("evaluate", run, ["--config", str(_config(tmp_path))], description="") == status
+    assert execute("evaluate", Invocation(str(_config(tmp_path))), run) == status
     assert closed == ["by us"]
-    assert f"distilrec: {told}; nothing half-published, run the same command again" in capsys.readouterr().err
+    assert f"distilrec: {told}; nothing is half-published. Run the same command again" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_does_not_silence_the_run(tmp_path: Path) -> None:
-    """What engines print cannot be written: the person still gets the run's lines, the failure in full and its exit status."""
+    """The log file cannot be written: the person still gets the run's lines, the whole error and its exit status."""
     program = """
 import sys
 from pathlib import Path
-from jobs import _console
-_console.log_file = lambda config, stage: Path("/dev/full")
+from jobs.runtime import command, console
+command.log_file = lambda config, stage: Path("/dev/full")
 def run(config):
     print("an engine's chatter")
-    _console.say("a line")
+    console.say("a line")
     raise RuntimeError("no more")
-sys.exit(_console.command("evaluate", run, ["--config", sys.argv[1]], description=""))
+sys.exit(command.execute("evaluate", command.Invocation(sys.argv[1]), run, quiet_engines=True))
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     words = [sys.executable, "-c", program, _config(tmp_path)]
@@ -226,15 +284,14 @@ sys.exit(_console.command("evaluate", run, ["--config", sys.argv[1]], descriptio
 
 @pytest.mark.parametrize(("reads_only", "status"), [(True, 0), (False, 1)])
 def test_a_reader_that_has_enough_ends_what_only_prints(tmp_path: Path, reads_only: bool, status: int) -> None:
-    """`distilrec show | head` ends well; a night whose pipe to a worker broke has failed."""
+    """`distilrec show | head` ends with 0; a run whose pipe to a worker broke has failed."""
 
-    def run(config: RunConfig, arguments: object) -> None:
+    def run(config: RunConfig) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
     kept = os.dup(1)
     try:
-        words = ["--config", str(_config(tmp_path))]
-        found = command("show", print, words, description="", with_arguments=run, reads_only=reads_only)
+        found = execute("show", Invocation(str(_config(tmp_path))), run, reads_only=reads_only)
     finally:
         os.dup2(kept, 1)
         os.close(kept)
@@ -242,19 +299,19 @@ def test_a_reader_that_has_enough_ends_what_only_prints(tmp_path: Path, reads_on
 
 
 def test_hints_name_this_run_s_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command without it would be about another shop; one that has it, and other commands' hints, stay."""
+    """A hint gets `--config`, so that it is about this shop. Hints that have it, and `status`, stay as they are."""
 
-    def run(config: RunConfig, arguments: object) -> None:
+    def run(config: RunConfig) -> None:
         say("try `distilrec show --user 7` or `distilrec promote --config x`, or `distilrec status`")
 
     path = _config(tmp_path / "a b")
-    assert command("show", print, ["--config", str(path)], description="", with_arguments=run, reads_only=True) == 0
+    assert execute("show", Invocation(str(path)), run, reads_only=True) == 0
     told = f"try `distilrec show --config '{path}' --user 7` or `distilrec promote --config x`, or `distilrec status`\n"
     assert capsys.readouterr().out == told
 
 
 def test_under_another_encoding_a_command_begins_again_in_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As under cron's `LANG=de_DE`; one that is called with arguments is part of somebody's program, and goes on."""
+    """So it works under cron's `LANG=de_DE`. A call from another program, with arguments, does not start again."""
     begun: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda program, words: begun.append(words))
     in_utf8(None)
@@ -266,3 +323,105 @@ def test_under_another_encoding_a_command_begins_again_in_utf8(monkeypatch: pyte
     in_utf8(None)
     assert begun == [[sys.executable, "-m", "jobs", "nightly"]]
     assert os.environ["PYTHONUTF8"] == "1"
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.usefixtures("own_environment")
+def test_verbose_prints_what_the_engines_print(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verbose: bool
+) -> None:
+    """Without `-v` the engines' output goes to the log file alone."""
+    monkeypatch.setattr("jobs.__main__.run_stage", lambda *_, **__: os.write(1, b"an engine's chatter\n"))
+    assert main(["evaluate", "--config", str(_config(tmp_path)), *(["-v"] if verbose else [])]) == 0
+    assert ("an engine's chatter" in capfd.readouterr().out) == verbose
+    log = tmp_path / "output" / "logs" / f"ds={DS}" / "evaluate.log"
+    assert (log.is_file() and "an engine's chatter" in log.read_text()) != verbose
+
+
+def _json_lines(printed: str) -> list[dict[str, str]]:
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert all(set(line) == {"time", "level", "run_id", "message"} for line in lines)
+    return lines
+
+
+@pytest.mark.usefixtures("own_environment")
+def test_json_logs_are_one_object_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every line of a command and of its processes has time, level, the same run id and the message as it would be printed.
+
+    The error, of level `error`, goes to standard error.
+    """
+    invocation = Invocation(str(_config(tmp_path)), overrides=("input.simulate.num_events=10000",))
+
+    def run(config: RunConfig) -> None:
+        say("two\nlines")
+        run_in_own_process("simulate-events", invocation)
+        raise InputError("no „rows“")
+
+    os.environ[console.JSON_LOGS] = "1"  # as `--json-logs` does
+    assert execute("look", invocation, run) == 2
+    printed = capfd.readouterr()
+    said, [error] = _json_lines(printed.out), _json_lines(printed.err)
+    assert said[0]["message"] == "two\nlines"
+    assert said[-1]["message"].startswith("simulate_events: done in ")
+    assert error["message"] == "distilrec: error: no „rows“"
+    assert {line["level"] for line in said} == {"info"}
+    assert error["level"] == "error"
+    assert {line["run_id"] for line in (*said, error)} == {console.run_id()}
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"]) for line in said)
+
+
+@pytest.mark.usefixtures("own_environment")
+@pytest.mark.parametrize(
+    "words", [["nightly", "--json-logs", "--from", "x"], ["evaluate", "--json-logs", "--set", "no.such=1"]]
+)
+def test_errors_are_json_too(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Also the error of a command line that no run begins with."""
+    assert main(words) == 2
+    [line] = _json_lines(capsys.readouterr().err)
+    assert line["level"] == "error"
+    assert line["message"].startswith("distilrec: error: ")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["simulate-events", "nightly", "show", "plan"])
+def test_outputs_of_a_newer_format_are_refused(command: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, advice, and nothing below the output folder is changed."""
+    root = handmade.put_night(config, DAYS[0])
+    (root / store_format.FILE).write_text(json.dumps({"format": store_format.FORMAT + 1}))
+    before = _files(root)
+    assert handmade.run(command, config, "--ds", DAYS[0]) == 2
+    printed = capsys.readouterr().err
+    assert f"{root} have format {store_format.FORMAT + 1}" in printed
+    assert f"formats up to {store_format.FORMAT}" in printed
+    assert "Use the version that wrote them, or give another output_dir" in printed
+    assert _files(root) == before
+
+
+def test_outputs_of_format_1_are_taken_over(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder without the file is one of format 1: its run stays readable, its tables are made again, the format is noted."""
+    config.write_text(
+        yaml.safe_dump(yaml.safe_load(config.read_text()) | {"input": {"simulate": {"num_events": 10_000}}})
+    )
+    root = handmade.put_night(config, DAYS[0])
+    for name in ("events", "catalogue"):
+        handmade.put(root, name, DAYS[0], pa.table({"ds": [DAYS[0]]}))
+    for path in root.rglob("manifest.json"):  # format 1 did not have the field
+        found = json.loads(path.read_text())
+        del found["made_by"]
+        path.write_text(json.dumps(found))
+    old = partitions.manifest_of(root, "events", DAYS[0]).version
+    assert not (root / store_format.FILE).exists()
+    steps = {step.stage.name: step for step in plan.plan(load_config(config, ds=DAYS[0]))}
+    assert "an earlier version of distilrec made it, and did not note from what" in steps["simulate-events"].reasons
+    assert handmade.run("check-gates", config, "--ds", DAYS[0]) == 0
+    assert json.loads((root / store_format.FILE).read_text()) == {"format": store_format.FORMAT}
+    assert handmade.run("simulate-events", config, "--ds", DAYS[0]) == 0
+    now = partitions.manifest_of(root, "events", DAYS[0])
+    assert now.version != old
+    assert now.made_by["stage"] == "simulate-events"
+    capfd.readouterr()
+    assert handmade.run("simulate-events", config, "--ds", DAYS[0]) == 0
+    assert "events, catalogue: up to date" in capfd.readouterr().out

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import deliver, forget, telemetry
+from jobs.__main__ import main
+from jobs.runtime import telemetry
 from jobs.runtime.inputs import checked_key
 from jobs.runtime.lock import run_lock
 from kdlib.config.load import load_config
@@ -62,7 +63,7 @@ def test_no_trace_is_left_and_others_keep_their_rows(tmp_path, capfd, private):
     stored = pseudonym(KEY.encode(), USER) if private else USER
     put_store(root, stored)
     assert len(forgetting.traces(root, stored)) == 7
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
     assert "no trace is left" in capfd.readouterr().out
     files = [path for path in root.rglob("*") if path.is_file() and "quarantine" not in str(path)]
     assert not [path for path in files if stored.encode() in path.read_bytes()]
@@ -86,7 +87,7 @@ def test_a_trace_that_is_left_is_an_error(tmp_path, monkeypatch, capfd):
     config = config_for(tmp_path)
     put_store(tmp_path / "out", USER)
     monkeypatch.setattr(forgetting, "erase", lambda root, user, **columns: {})
-    assert forget.main(["--config", str(config), "--user", USER]) == 2
+    assert main(["forget", "--config", str(config), "--user", USER]) == 2
     assert "7 files still name the user or cannot be read" in capfd.readouterr().err
 
 
@@ -101,7 +102,7 @@ def test_an_id_that_an_item_has_too_is_forgotten_as_a_user(tmp_path, capfd):
     put(root, "item_vocabulary", pa.table({"item_id": ["42", "a"]}))
     raw = [{"customer": 42, "product": 7}, {"customer": 7, "product": 42}, {"who": 42, "q": "7"}, {"who": 7, "q": "42"}]
     put(root, "quarantine", pa.table({"raw": [json.dumps(row) for row in raw]}))
-    assert forget.main(["--config", str(config), "--user", " 42"]) == 0
+    assert main(["forget", "--config", str(config), "--user", " 42"]) == 0
     assert "3 rows, lines and pages removed" in capfd.readouterr().out
     assert pq.read_table(partitions.current(root, "recommendations", DS)).to_pylist() == [
         {"user_id": "7", "item_ids": ["42"]}
@@ -113,7 +114,7 @@ def test_an_id_that_an_item_has_too_is_forgotten_as_a_user(tmp_path, capfd):
 def test_no_user_is_an_error(tmp_path, capfd):
     """An empty id would stand everywhere."""
     put_store(tmp_path / "out", USER)
-    assert forget.main(["--config", str(config_for(tmp_path)), "--user", " "]) == 2
+    assert main(["forget", "--config", str(config_for(tmp_path)), "--user", " "]) == 2
     assert "--user: expected the user's id" in capfd.readouterr().err
 
 
@@ -124,7 +125,7 @@ def test_a_folder_without_outputs_proves_nothing(tmp_path, capfd, words):
     document = yaml.safe_load(config.read_text())
     document.pop("ds")
     config.write_text(yaml.safe_dump(document))
-    assert forget.main(["--config", str(config), "--user", USER, *words]) == 2
+    assert main(["forget", "--config", str(config), "--user", USER, *words]) == 2
     found = capfd.readouterr()
     assert f"no night has been made in {tmp_path}/out, the output_dir of the run config {config}" in found.err
     assert "give the shop's own run config with --config" in found.err
@@ -139,16 +140,16 @@ def test_a_new_key_brings_nobody_back(tmp_path, capfd):
         path.write_text(f"{KEY} {path.name}")
     config, root = config_for(tmp_path, key_file=str(keys[0])), tmp_path / "out"
     put_store(root, OTHER)
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
     checked_key(load_config(config))
     for other in ({"key_file": str(keys[1]), "key_version": "2"}, {}):
         config_for(tmp_path, **other)
         with pytest.raises(ConfigError, match="forgotten under another pseudonym key than this run config has"):
             checked_key(load_config(config))
-        assert forget.main(["--config", str(config), "--user", OTHER]) == 2
+        assert main(["forget", "--config", str(config), "--user", OTHER]) == 2
         assert "events would come back. Set the key as it was; or remove that file" in capfd.readouterr().err
     (root / forgetting.LIST).unlink()
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
     checked_key(load_config(config))
 
 
@@ -158,10 +159,10 @@ def test_nights_of_another_key_are_named(tmp_path, capfd):
     config, root = config_for(tmp_path, key_file=str(tmp_path / "key")), tmp_path / "out"
     made = {"key_version": 1, "check": key_check(KEY.encode())}
     put(root, "histories", pa.table({"user_id": ["a"]}), pseudonyms=made)
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
     assert "warning" not in capfd.readouterr().out
     put(root, "histories", pa.table({"user_id": ["a", "b"]}), pseudonyms=made | {"check": "00000000"})
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
     assert f"forget: warning: {DS} were made with another pseudonym key" in capfd.readouterr().out
 
 
@@ -169,7 +170,7 @@ def test_a_config_that_lost_its_key_is_an_error(tmp_path, capfd):
     """Else the shop's own id would be searched for, not be found, and stand on a list that no night under the key could read."""
     config, root = config_for(tmp_path), tmp_path / "out"
     put(root, "histories", pa.table({"user_id": ["a"]}), pseudonyms={"key_version": 1, "check": "00000000"})
-    assert forget.main(["--config", str(config), "--user", "a"]) == 2
+    assert main(["forget", "--config", str(config), "--user", "a"]) == 2
     assert f"histories of {DS} in {root} have pseudonyms, but the run config has no key" in capfd.readouterr().err
     assert not forgetting.forgotten(root)
 
@@ -179,9 +180,9 @@ def test_forgetting_an_unknown_user_changes_nothing_but_the_list(tmp_path, capfd
     config = config_for(tmp_path)
     put_store(tmp_path / "out", USER)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert forget.main(["--config", str(config), "--user", "nobody"]) == 0
+    assert main(["forget", "--config", str(config), "--user", "nobody"]) == 0
     assert "no output has named the user, who is on the list from now on: is the id" in capfd.readouterr().out
-    assert forget.main(["--config", str(config), "--user", "nobody"]) == 0
+    assert main(["forget", "--config", str(config), "--user", "nobody"]) == 0
     assert "no output has named the user, who was on the list before" in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert forgetting.forgotten(tmp_path / "out") == [forgetting.digest("nobody")]
@@ -195,9 +196,9 @@ def test_what_was_delivered_forgets_too(tmp_path, capfd, form):
     config.write_text(yaml.safe_dump(settings))
     table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
     promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
-    assert deliver.main(["--config", str(config)]) == 0
+    assert main(["deliver", "--config", str(config)]) == 0
     assert [path for path in forgetting.traces(tmp_path / "there", USER) if path.suffix == ".parquet"]
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
     assert f"{DS}, recommendations, is in use at {url}" in capfd.readouterr().out
     files = [path for path in (tmp_path / "there").rglob("*.parquet") if "_delta_log" not in str(path)]
     assert [pq.ParquetFile(path).read()["user_id"].to_pylist() for path in files] == [[OTHER]]
@@ -214,13 +215,13 @@ def test_a_user_who_stays_where_others_read_is_told(tmp_path, monkeypatch, capfd
     monkeypatch.setattr(telemetry, "gather", lambda root, ds, *, name, k, **more: Night(name, ds, k))
     table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
     promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
-    assert deliver.main(["--config", str(config)]) == 0
-    telemetry.run(load_config(config), status=0)
+    assert main(["deliver", "--config", str(config)]) == 0
+    assert main(["telemetry", "--config", str(config), "--status", "0"]) == 0
     pointer = (there / "promoted.json").read_text()
     found = []
     for text in ("{}", pointer):
         (there / "promoted.json").write_text(text)
-        status = forget.main(["--config", str(config), "--user", USER])
+        status = main(["forget", "--config", str(config), "--user", USER])
         told = re.search(r"distilrec_night_exit_status\{.*\} (\S+)", (tmp_path / "shop.prom").read_text())
         assert told is not None
         found.append((status, float(told[1])))
@@ -233,9 +234,9 @@ def test_a_trace_at_home_does_not_keep_the_user_at_the_place(tmp_path, capfd):
     config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"delivery": {"url": url}}))
     table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
     promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
-    assert deliver.main(["--config", str(config)]) == 0
+    assert main(["deliver", "--config", str(config)]) == 0
     (partitions.new_staging(root, "sessions", DS) / "half.parquet").write_bytes(b"PAR1")
-    assert forget.main(["--config", str(config), "--user", USER]) == 2
+    assert main(["forget", "--config", str(config), "--user", USER]) == 2
     found = capfd.readouterr()
     assert f"{DS}, recommendations, is in use at {url}" in found.out
     assert "1 files still name the user or cannot be read" in found.err
@@ -249,10 +250,10 @@ def test_a_run_of_another_date_is_waited_for(tmp_path, capfd):
     config, root = config_for(tmp_path), tmp_path / "out"
     put_store(root, USER)
     with run_lock(load_config(config, ds="2026-11-23"), "nightly"):
-        assert forget.main(["--config", str(config), "--user", USER]) == 75
+        assert main(["forget", "--config", str(config), "--user", USER]) == 75
     assert "another run is at work on 2026-11-23" in capfd.readouterr().err
     assert forgetting.forgotten(root) == [forgetting.digest(USER)]
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
 
 
 def test_killed_between_manifest_and_rows_the_next_run_does_both(tmp_path, monkeypatch):
@@ -270,7 +271,7 @@ def test_killed_between_manifest_and_rows_the_next_run_does_both(tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         forgetting.erase(root, USER)
     monkeypatch.undo()
-    assert forget.main(["--config", str(config), "--user", USER]) == 0
+    assert main(["forget", "--config", str(config), "--user", USER]) == 0
     for name in ("recommendations", "teacher_targets", "quarantine"):
         folder, manifest = partitions.current(root, name, DS), partitions.read_manifest(root, name, DS)
         assert manifest is not None

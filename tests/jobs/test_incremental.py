@@ -11,14 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import check_gates, nightly
-from jobs.build_features import run
+from jobs import nightly
+from jobs.__main__ import main
+from jobs.runtime.command import Invocation
 from jobs.runtime.inputs import night_input
 from kdlib.config.run import RunConfig
 from kdlib.errors import GateError, InputError
 from kdlib.features.arrivals import days_to_read, path_of_days
 from kdlib.release import gates, promotions
 from kdlib.store import partitions
+from tests import stages
 
 FIRST = date(2024, 5, 1)
 LATE_DAYS = 2
@@ -74,8 +76,8 @@ def _write_days(folder: Path, days: int) -> None:
 
 def _night(config: RunConfig) -> dict[str, Any]:
     """A night's features, and its funnel; its gates let them pass, so that a later night may start from them."""
-    funnel = run(config)["histories"].details["funnel"]
-    check_gates.run(config, parts=("input",), force="a shop this small has no usual nights")
+    funnel = stages.run("build-features", config)["histories"].details["funnel"]
+    stages.run("check-input", config, force="a shop this small has no usual nights")
     return funnel
 
 
@@ -125,10 +127,10 @@ def test_an_old_day_is_not_read_again_unless_the_settings_changed(spark, tmp_pat
     _night(_config(tmp_path, 6, "out"))
     for day in range(4):
         (tmp_path / "events" / f"day={FIRST + timedelta(days=day)}" / "part.csv").write_bytes(b"other,header\n1,2\n")
-    funnel = run(_config(tmp_path, 7, "out"))["histories"].details["funnel"]
+    funnel = stages.run("build-features", _config(tmp_path, 7, "out"))["histories"].details["funnel"]
     assert funnel["carried"] > 0
     with pytest.raises(InputError, match="header"):
-        run(_config(tmp_path, 7, "out", period_start="2024-05-01"))
+        stages.run("build-features", _config(tmp_path, 7, "out", period_start="2024-05-01"))
 
 
 def test_a_day_that_comes_after_the_look_back_is_quarantined_once(
@@ -154,7 +156,7 @@ def test_a_day_that_comes_after_the_look_back_is_quarantined_once(
     assert set(reasons) <= {"late", "corrupt_row", "missing_time", "out_of_period"}
 
     night = _config(tmp_path, 8, "out")
-    run(night)
+    stages.run("build-features", night)
     rejected = _quarantine(night)
     assert not [row for row in rejected if missing.name in row["file"]]
     assert capsys.readouterr().out.count(str(FIRST + timedelta(days=3))) == 0
@@ -168,13 +170,13 @@ def test_what_a_blocked_night_lacked_is_read_once_it_is_mended(spark, tmp_path: 
     for file, text in zip(files, whole, strict=True):
         file.write_text(re.sub(r",i\d,", ",,", text))
     first, second = (_config(tmp_path, day, "out") for day in (5, 6))
-    run(first)
+    stages.run("build-features", first)
     with pytest.raises(GateError, match="quarantined_share"):
-        check_gates.run(first, parts=("input",))
+        stages.run("check-input", first)
     for file, text in zip(files, whole, strict=True):
         file.write_text(text)
     assert _night(second)["carried"] == 0
-    run(afresh := _config(tmp_path, 6, "afresh"))
+    stages.run("build-features", afresh := _config(tmp_path, 6, "afresh"))
     assert _tables(second) == _tables(afresh)
 
 
@@ -354,7 +356,7 @@ def test_a_night_without_files_of_its_day_is_an_error(spark, tmp_path: Path) -> 
     with pytest.raises(
         InputError, match=r"no file of 2024-05-05 .*export run\? the days there are go from 2024-05-01 to"
     ):
-        run(_config(tmp_path, 4, "out"))
+        stages.run("build-features", _config(tmp_path, 4, "out"))
 
 
 @pytest.mark.parametrize("name", ["clean_events", "item_vocabulary"])
@@ -393,18 +395,20 @@ def test_the_look_back_begins_a_day_before_the_carried_events_end() -> None:
 )
 def test_a_backfill_needs_both_ends(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Half a period, one back to front, no dates, or a date beside it end before anything runs."""
-    assert nightly.main(arguments) == 2
+    assert main(["nightly", *arguments]) == 2
     assert "a backfill needs --from and --to" in capsys.readouterr().err
 
 
 def test_a_backfill_runs_night_after_night_until_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other arguments go to each night; the status is the failed one's, and no later night runs."""
-    nights: list[list[str]] = []
+    nights: list[tuple[Invocation, str]] = []
 
-    def night(argv: list[str]) -> int:
-        nights.append(argv)
-        return 3 if argv[-1] == "2024-05-02" else 0
+    def night(invocation: Invocation, *, force: str = "") -> int:
+        nights.append((invocation, force))
+        return 3 if invocation.ds == "2024-05-02" else 0
 
-    monkeypatch.setattr(nightly, "_night", night)
-    assert nightly.main(["--config", "x.yaml", "--from", "2024-05-01", "--to", "2024-05-04"]) == 3
-    assert nights == [["--config", "x.yaml", "--ds", f"2024-05-0{day}"] for day in (1, 2)]
+    monkeypatch.setattr(nightly, "night", night)
+    more = ["--config", "x.yaml", "--set", "seed=2", "--force", "known"]
+    assert main(["nightly", *more, "--from", "2024-05-01", "--to", "2024-05-04"]) == 3
+    days = ("2024-05-01", "2024-05-02")
+    assert nights == [(Invocation("x.yaml", day, ("seed=2",)), "known") for day in days]

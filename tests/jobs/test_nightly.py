@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from jobs.__main__ import main
 from kdlib.release import delivery, promotions
 from kdlib.store import partitions
 from tests.jobs.conftest import DS, SMALL
@@ -61,13 +62,53 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     assert not re.search(r"\(pid=|WARN|Traceback", printed), printed
 
 
-def test_the_same_night_again_gives_the_same_table(night: tuple[Path, Path, str]) -> None:
-    """A second run skips what is up to date and leaves the published version as it is."""
+@pytest.fixture(scope="module")
+def again(night: tuple[Path, Path, str]) -> tuple[partitions.Manifest, list[dict[str, str]]]:
+    """The run of `night` once more, with `--json-logs`: the table's manifest before it, and its lines."""
     config, root, _ = night
     before = whole(root, DS)
-    printed = run(config)
-    assert printed.count("up to date") >= 7, printed
-    assert "epoch" not in printed
+    return before, [json.loads(line) for line in run(config, "--json-logs").splitlines()]
+
+
+def test_the_same_night_again_gives_the_same_table(
+    night: tuple[Path, Path, str], again: tuple[partitions.Manifest, list[dict[str, str]]]
+) -> None:
+    """A second run skips what is up to date and leaves the published version as it is."""
+    _, root, _ = night
+    before, lines = again
+    messages = [line["message"] for line in lines]
+    assert sum(message.endswith(": up to date") for message in messages) >= 7, messages
+    assert not [message for message in messages if "epoch" in message]
+    assert whole(root, DS) == before
+
+
+def test_json_lines_of_a_night_share_one_run_id(again: tuple[partitions.Manifest, list[dict[str, str]]]) -> None:
+    """Everything that the run prints is JSON, also what the Spark process prints, and names the same run."""
+    _, lines = again
+    assert all(set(line) == {"time", "level", "run_id", "message"} for line in lines)
+    assert len({line["run_id"] for line in lines}) == 1
+    messages = [line["message"] for line in lines]
+    assert messages[0].startswith(f"nightly: small, {DS}, output in ")
+    assert [message for message in messages if message.startswith("build_features: done in ")]
+    assert {line["level"] for line in lines} == {"info"}
+    assert sorted(lines, key=lambda line: line["time"]) == lines
+
+
+@pytest.mark.parametrize("command", [["plan"], ["nightly", "--dry-run"]])
+def test_the_plan_of_a_finished_night(
+    night: tuple[Path, Path, str], capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Every stage is up to date or acts each time. With a changed setting the plan names the stages and the setting."""
+    config, root, _ = night
+    before = whole(root, DS)
+    assert main([*command, "--config", str(config)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("everything is up to date\n"), printed
+    assert main([*command, "--config", str(config), "--set", "recommend.k=6"]) == 0
+    changed = re.findall(r"^  (\S+) +runs +.* MiB +(\S.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name, _ in changed] == ["recommend", "report"], changed
+    assert "setting recommend.k: 7 → 6" in changed[0][1]
+    assert "after recommend" in changed[1][1]
     assert whole(root, DS) == before
 
 

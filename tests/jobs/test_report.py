@@ -8,14 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import report, rollback
+from jobs import nightly, report, rollback
 from jobs.__main__ import main
+from jobs.pipeline import STAGES
 from jobs.runtime import summary
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.release import promotions
 from kdlib.report.users import read_user
 from kdlib.store import partitions, tables
+from tests import stages
 
 DS, BEFORE = "2026-11-22", "2026-11-21"
 TITLES = ["red lamp", "<b>blue</b> lamp", None, "boots"]
@@ -26,11 +28,25 @@ def config_for(root, ds=DS):
     return RunConfig.model_validate({"name": "tiny", "ds": ds, "output_dir": str(root), "input": {"simulate": {}}})
 
 
-def put(root, name, rows, ds=DS, *, schema=None, **details):
+def make(config):
+    """Run the stage `report`."""
+    return stages.run("report", config)
+
+
+def put(root, name, rows, ds=DS, *, schema=None, stage="", inputs=None, **details):
     staging = partitions.new_staging(root, name, ds)
     table = pa.Table.from_pylist(rows, schema=schema or tables.ALL[name].schema)
     pq.write_table(table, staging / "part-00000.parquet")
-    partitions.publish(staging, root, name, ds, fingerprint="by hand", details={"seconds": 1.0, **details})
+    partitions.publish(
+        staging,
+        root,
+        name,
+        ds,
+        fingerprint=f"by hand {inputs}",
+        inputs=inputs,
+        details={"seconds": 1.0, **details},
+        made_by={"stage": stage} if stage else {},
+    )
 
 
 def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
@@ -50,6 +66,7 @@ def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
             for user in ("ann", "bob")
         ],
         ds,
+        stage="build-features",
         funnel=funnel,
     )
     put(
@@ -67,6 +84,7 @@ def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
             for item in items
         ],
         ds,
+        stage="build-features",
     )
     put(
         root,
@@ -83,6 +101,7 @@ def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
             for item in items
         ],
         ds,
+        stage="build-features",
     )
 
 
@@ -100,11 +119,19 @@ def put_gates(root, ds=DS, *, value=0.5, status="passed"):
 
 
 def put_rest(root, ds=DS, *, student=0.2):
-    for name, seconds in (("student", 3.0), ("teacher", 7.0)):
+    for name, stage, seconds in (("teacher", "train-teacher", 7.0), ("student", "distill", 3.0)):
         staging = partitions.new_staging(root, f"models/{name}", ds)
         facts = {"name": name, "version": f"{name}1", "parameters": 1234, "options": {"kind": "gru"}}
         (staging / "model.json").write_text(json.dumps(facts))
-        partitions.publish(staging, root, f"models/{name}", ds, fingerprint="by hand", details={"seconds": seconds})
+        partitions.publish(
+            staging,
+            root,
+            f"models/{name}",
+            ds,
+            fingerprint="by hand",
+            details={"seconds": seconds},
+            made_by={"stage": stage},
+        )
     put(
         root,
         "metrics",
@@ -169,7 +196,7 @@ def two_nights(tmp_path):
 
 def test_a_whole_night(two_nights, capsys):
     """All parts come from the published partitions of the night and of the one before; one line says where the page lies."""
-    report.run(config_for(two_nights))
+    make(config_for(two_nights))
     assert capsys.readouterr().out == f"report    {two_nights}/reports/ds={DS}/index.html\n"
     html = page_of(two_nights)
     for expected in (
@@ -181,7 +208,7 @@ def test_a_whole_night(two_nights, capsys):
         "10.0% of the interactions would have to move",
         "4 items in the vocabulary; 1 of them is new.",
         "usable history: 1 (50.00%; 50.00% on 21\u00a0Nov)",
-        "build features 1.0 s, train teachers 7.0 s",
+        "build-features 1.0 s, train-teacher 7.0 s, distill 3.0 s",
         "User ann",
         "&lt;b&gt;blue&lt;/b&gt; lamp",
         "student1",
@@ -193,7 +220,7 @@ def test_a_whole_night(two_nights, capsys):
 
 def test_drift_knows_items_by_their_id(two_nights):
     """Shares .4 .4 .2 0 the night before and .4 .3 .2 .1 now: one item gains ten points, one loses them."""
-    report.run(config_for(two_nights))
+    make(config_for(two_nights))
     html = page_of(two_nights)
     assert (
         '<th scope="row">boots</th><td class="num">0.00%</td><td class="num">10.00%</td><td class="num">+10.00</td>'
@@ -204,13 +231,13 @@ def test_drift_knows_items_by_their_id(two_nights):
 
 def test_the_same_inputs_give_no_new_page(two_nights, capsys):
     """A second run skips; a changed input, also one of an earlier night, gives a new page."""
-    report.run(config_for(two_nights))
+    make(config_for(two_nights))
     first = partitions.read_manifest(two_nights, "reports", DS)
-    report.run(config_for(two_nights))
+    make(config_for(two_nights))
     assert "reports: up to date" in capsys.readouterr().out
     assert partitions.read_manifest(two_nights, "reports", DS) == first
     put_gates(two_nights, BEFORE, value=0.45)
-    report.run(config_for(two_nights))
+    make(config_for(two_nights))
     assert "21\u00a0Nov 0.45" in page_of(two_nights)
 
 
@@ -219,7 +246,7 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
     config = config_for(two_nights)
     put_features(two_nights, BEFORE)
     for ds in (BEFORE, DS):
-        report.run(config_for(two_nights, ds))
+        make(config_for(two_nights, ds))
     rollback.run(config_for(two_nights, BEFORE), BEFORE, "bad prices")
     withdrawn = "a rollback to 21\u00a0Nov (bad prices) took them out of use. The run of 21\u00a0Nov is in use."
     assert withdrawn in page_of(two_nights)
@@ -230,7 +257,7 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
     assert partitions.read_manifest(two_nights, "reports", BEFORE) is None
     rows = pq.read_table(partitions.current(two_nights, "recommendations", DS)).to_pylist()
     put(two_nights, "recommendations", rows[:1], model_version="student2", users=2, popular=1, model=1, k=2)
-    report.run(config)
+    make(config)
     made = (
         "! Not in use: 2 users have their lists, but the run is not promoted. Another table of the same day is in use."
     )
@@ -240,8 +267,8 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
 
 def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, monkeypatch):
     """The night is in use by then."""
-    report.run(config_for(two_nights))
-    monkeypatch.setattr(report, "run", lambda config: 1 // 0)
+    make(config_for(two_nights))
+    monkeypatch.setattr(report, "build", lambda job: 1 // 0)
     rollback.run(config_for(two_nights, BEFORE), BEFORE, "")
     assert f"report    warning: the page of {DS} is as it was (ZeroDivisionError: " in capsys.readouterr().out
 
@@ -264,11 +291,23 @@ def test_a_night_blocked_before_training(tmp_path):
     """Features and a failed gate alone give a page that names the gate and what is missing."""
     put_features(tmp_path)
     put_gates(tmp_path, value=0.1, status="failed")
-    report.run(config_for(tmp_path))
+    make(config_for(tmp_path))
     html = page_of(tmp_path)
     assert "✕ Blocked by a gate: test share is 0.1, allowed 0.2 or more." in html
     assert "no student (distill), no measurements (evaluate), no recommendations (recommend)" in html
     assert "There is no earlier run to compare with." in html
+
+
+def test_tables_of_an_earlier_attempt_may_be_stale(two_nights, capsys):
+    """An attempt that is blocked after its features has a page, beside models and tables made from earlier features."""
+    rows = pq.read_table(partitions.current(two_nights, "metrics", DS)).to_pylist()
+    put(two_nights, "metrics", rows, inputs={"histories": "earlier"}, users=2, repeats_left_out=1)
+    put_gates(two_nights, value=0.1, status="failed")
+    nightly.run_last(config_for(two_nights), STAGES)
+    assert "warning" not in capsys.readouterr().out
+    assert "✕ Blocked by a gate: test share is 0.1, allowed 0.2 or more." in page_of(two_nights)
+    with pytest.raises(InputError, match=f"metrics of {DS} is stale: it was made from histories earlier"):
+        stages.run("check-gates", config_for(two_nights))
 
 
 def test_each_table_may_be_missing(two_nights):
@@ -285,7 +324,7 @@ def test_each_table_may_be_missing(two_nights):
         link = two_nights / name / f"ds={DS}"
         target = link.readlink()
         link.unlink()
-        report.run(config_for(two_nights))
+        make(config_for(two_nights))
         assert page_of(two_nights).endswith("</html>\n")
         link.symlink_to(target, target_is_directory=True)
 
@@ -301,7 +340,7 @@ def test_metrics_without_users_are_not_measured(two_nights):
         "num_users": 0,
     }
     put(two_nights, "metrics", [row])
-    report.run(config_for(two_nights))
+    make(config_for(two_nights))
     html = page_of(two_nights)
     assert "The models of this run were not measured." in html
     assert "nan" not in html
@@ -310,7 +349,7 @@ def test_metrics_without_users_are_not_measured(two_nights):
 def test_a_night_of_which_nothing_is_there(two_nights, capsys):
     """A date without any partition is an error that names it, with exit status 2, and leaves no page."""
     with pytest.raises(InputError, match="nothing is published for 2026-11-25 under"):
-        report.run(config_for(two_nights, "2026-11-25"))
+        make(config_for(two_nights, "2026-11-25"))
     assert main(["report", "--ds", "2026-11-25", "--set", f"output_dir={two_nights}"]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not (two_nights / "reports").exists()
@@ -323,9 +362,9 @@ def test_a_failing_report_does_not_fail_the_night(two_nights, capsys, monkeypatc
         raise RuntimeError("no ink\nat all")
 
     monkeypatch.setattr(report, "page", fail)
-    report.run_or_warn(config_for(two_nights))
+    nightly.run_last(config_for(two_nights), STAGES)
     printed = capsys.readouterr()
-    assert printed.out.startswith("report    warning: no page was written (RuntimeError: no ink)")
+    assert printed.out.startswith("report    warning: not written (RuntimeError: no ink); full text: ")
     assert printed.out.count("\n") == 1
     assert "Traceback" in printed.err
     assert not list((two_nights / "_staging").iterdir())

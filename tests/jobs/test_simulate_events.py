@@ -1,15 +1,33 @@
 """The job: what is published, and that the number of processes does not matter."""
 
+import os
 from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import simulate_events
+from jobs.__main__ import main
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.simulation.input import simulated_input
+from kdlib.store import partitions
+from kdlib.store.partitions import Manifest
+from tests import stages
+
+Simulate = Callable[..., dict[str, Manifest]]
+
+
+@pytest.fixture
+def simulate(monkeypatch: pytest.MonkeyPatch) -> Simulate:
+    """Runs the stage as on a machine with this many cores, so with as many processes."""
+
+    def on_cores(config: RunConfig, cores: int = 1) -> dict[str, Manifest]:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+        return stages.run("simulate-events", config)
+
+    return on_cores
 
 
 def config_in(folder: Path, **settings: object) -> RunConfig:
@@ -20,11 +38,11 @@ def config_in(folder: Path, **settings: object) -> RunConfig:
     )
 
 
-def test_the_files_are_the_same_for_any_number_of_processes(tmp_path: Path) -> None:
+def test_the_files_are_the_same_for_any_number_of_processes(tmp_path: Path, simulate: Simulate) -> None:
     """One process and two write the same bytes under the same names; another seed writes others."""
-    alone = simulate_events.run(config_in(tmp_path / "one"), num_processes=1)
-    shared = simulate_events.run(config_in(tmp_path / "two"), num_processes=2)
-    other = simulate_events.run(config_in(tmp_path / "seed", seed=8), num_processes=1)
+    alone = simulate(config_in(tmp_path / "one"))
+    shared = simulate(config_in(tmp_path / "two"), cores=2)
+    other = simulate(config_in(tmp_path / "seed", seed=8))
     for table in ("events", "catalogue"):
         assert alone[table].files == shared[table].files
         assert alone[table].version == shared[table].version != other[table].version
@@ -32,11 +50,11 @@ def test_the_files_are_the_same_for_any_number_of_processes(tmp_path: Path) -> N
     assert alone["events"].details["planted"] == shared["events"].details["planted"]
 
 
-def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path) -> None:
+def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path, simulate: Simulate) -> None:
     """Each day of the period is a folder, its rows are of that day, and the manifest's counts add up to the rows."""
     config = config_in(tmp_path, broken_fraction=0.0)
-    manifests = simulate_events.run(config, num_processes=1)
-    events, products, _ = simulate_events.simulated_input(config)
+    manifests = simulate(config)
+    events, products, _ = simulated_input(config)
     folders = sorted(Path(events.path).iterdir())
     assert [folder.name for folder in folders] == [f"day=2026-02-{day}" for day in (27, 28)] + [
         "day=2026-03-01",
@@ -56,15 +74,15 @@ def test_days_lie_in_folders_of_their_own_and_end_with_ds(tmp_path: Path) -> Non
     assert catalogue.num_rows == 200 + 3 * 5
 
 
-def test_searches_are_a_table_of_their_own(tmp_path: Path) -> None:
+def test_searches_are_a_table_of_their_own(tmp_path: Path, simulate: Simulate) -> None:
     """Their counts are what the rows hold, and the events beside them are the same as without."""
-    without = simulate_events.run(config_in(tmp_path / "without"), num_processes=1)
+    without = simulate(config_in(tmp_path / "without"))
     config = config_in(tmp_path / "with", search_fraction=0.2)
-    made = simulate_events.run(config, num_processes=2)
+    made = simulate(config, cores=2)
     assert "searches" not in without
-    assert simulate_events.simulated_input(config_in(tmp_path / "without"))[2] is None
+    assert simulated_input(config_in(tmp_path / "without"))[2] is None
     assert made["events"].files == without["events"].files
-    searches = simulate_events.simulated_input(config)[2]
+    searches = simulated_input(config)[2]
     assert searches is not None
     table = pq.read_table(searches.path)
     found = Counter(table["event_type"].to_pylist())
@@ -75,27 +93,29 @@ def test_searches_are_a_table_of_their_own(tmp_path: Path) -> None:
     )
 
 
-def test_an_unchanged_run_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unchanged_run_is_not_repeated(
+    tmp_path: Path, simulate: Simulate, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The second run finds the partition up to date and still says what is there."""
-    first = simulate_events.run(config_in(tmp_path), num_processes=1)
+    first = simulate(config_in(tmp_path))
     capsys.readouterr()
-    second = simulate_events.run(config_in(tmp_path), num_processes=1)
+    second = simulate(config_in(tmp_path))
     said = capsys.readouterr().out
     assert second["events"].published_unix_seconds == first["events"].published_unix_seconds
     assert "events, catalogue: up to date" in said
     assert f"simulate_events: {first['events'].rows:,} rows" in said
 
 
-def test_events_of_your_own_are_a_config_error(tmp_path: Path) -> None:
-    """The job refuses a run config without input.simulate and says what to do."""
+def test_events_of_your_own_are_not_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without input.simulate the stage says why it is skipped, and writes no table."""
     own = {"path": "x", "format": "sequences"}
     config = RunConfig.model_validate(
         {"name": "own", "ds": "2026-03-02", "output_dir": str(tmp_path), "input": {"events": own}}
     )
-    with pytest.raises(ConfigError, match=r"run config own: simulate-events needs the section input\.simulate"):
-        simulate_events.run(config)
-    with pytest.raises(ConfigError, match=r"input\.simulate"):
-        simulate_events.simulated_input(config)
+    assert stages.run("simulate-events", config) == {}
+    assert "simulate-events: skipped" in (said := capsys.readouterr().out)
+    assert "input.simulate is not set" in said
+    assert partitions.read_manifest(config.root, "events", config.day) is None
 
 
 def test_the_command_reports_too_busy_users_without_a_traceback(
@@ -106,7 +126,7 @@ def test_the_command_reports_too_busy_users_without_a_traceback(
     file.write_text(
         f"name: small\noutput_dir: {tmp_path}/out\ninput: {{simulate: {{num_days: 4, events_per_user: 900}}}}\n"
     )
-    assert simulate_events.main(["--config", str(file), "--ds", "2026-03-02"]) == 2
+    assert main(["simulate-events", "--config", str(file), "--ds", "2026-03-02"]) == 2
     assert "error: input.simulate: events_per_user 900 is too many for num_days 4" in capsys.readouterr().err
     assert not (tmp_path / "out" / "events").exists()
 
@@ -119,5 +139,5 @@ def test_a_date_outside_the_fixed_period_is_an_error_that_names_it(
     config.write_text(
         f"name: small\noutput_dir: {tmp_path}/out\ninput: {{simulate: {{num_days: 4, first_day: 2026-03-01}}}}\n"
     )
-    assert simulate_events.main(["--config", str(config), "--ds", "2026-03-05"]) == 2
+    assert main(["simulate-events", "--config", str(config), "--ds", "2026-03-05"]) == 2
     assert "the simulated period is 2026-03-01 to 2026-03-04, found the date 2026-03-05" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Submitting to a Ray cluster, with the cluster's answers made up: ids, refusals, exit statuses, what is sent."""
 
-import argparse
 import os
 import re
 import shlex
@@ -11,12 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 import jobs.submit
-from jobs.__main__ import JOBS, main
+from jobs.__main__ import cli, main
+from jobs.pipeline import STAGES
 from jobs.runtime import ray_jobs
+from jobs.runtime.command import Invocation
 from jobs.runtime.ray_cluster import cluster_address, start_ray
 from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, DistilrecError, UnreachableError
@@ -77,17 +79,20 @@ def _submit(monkeypatch: pytest.MonkeyPatch, client: Client, config: Path, *more
 
 
 def test_every_stage_of_a_night_can_be_submitted() -> None:
-    """What can be submitted are jobs of the console command; those that print, compare, go back or forget are not."""
-    assert set(JOBS) - set(jobs.submit.STAGES) == {
+    """All commands can be submitted but those that print, compare, go back or forget."""
+    [choice] = [one.type for one in cli.commands["submit"].params if one.name == "command"]
+    assert isinstance(choice, click.Choice)
+    assert {stage.name for stage in STAGES} < set(choice.choices) <= set(cli.commands)
+    assert set(cli.commands) - set(choice.choices) == {
         "benchmark",
         "forget",
+        "plan",
         "rollback",
         "search",
         "show",
-        "submit",
         "status",
+        "submit",
     }
-    assert set(jobs.submit.STAGES) < set(JOBS)
 
 
 def test_what_is_sent_is_this_code_the_config_and_the_command_line(
@@ -104,7 +109,8 @@ def test_what_is_sent_is_this_code_the_config_and_the_command_line(
         "exec",
         "python",
         "-m",
-        "jobs.nightly",
+        "jobs",
+        "nightly",
         "--config",
         "run.yaml",
         "--ds",
@@ -113,7 +119,9 @@ def test_what_is_sent_is_this_code_the_config_and_the_command_line(
         "spark.conf={a: 'b $c'}",
     ]
     assert client.files["run.yaml"] == config.read_text()
-    assert {"jobs/nightly.py", "jobs/_ray.py", "kdlib/config.py", "kdlib/features/clean.py"} <= set(client.files)
+    assert {"jobs/__main__.py", "jobs/runtime/runner.py", "kdlib/config/run.py", "kdlib/features/clean.py"} <= set(
+        client.files
+    )
     assert "the night's lines" in capsys.readouterr().out
     assert _submit(monkeypatch, client, config, "--image-code") == 0
     assert set(client.files) == {"run.yaml"}
@@ -289,12 +297,12 @@ def test_status_lists_this_software_s_jobs_only(
         listed("distilrec-shop-nightly-2026-11-21", start, None, "RUNNING", ""),
     ]
     monkeypatch.setattr(jobs.status, "connect", lambda address: SimpleNamespace(list_jobs=lambda: found))
-    jobs.status.run(argparse.Namespace(address="http://h:1", ds=DS))
+    jobs.status.run("http://h:1", DS)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["job", f"distilrec-shop-nightly-{DS}", f"distilrec-shop-nightly-{DS}-2"]
     assert lines[1][1:] == ["FAILED", "2026-11-22", "00:00", "30.0", "failed", "with", "exit", "code", "3"]
     assert lines[2][1:] == ["SUCCEEDED", "2026-11-22", "01:00", "1.5", "finished"]
-    jobs.status.run(argparse.Namespace(address="http://h:1", ds="2020-01-01"))
+    assert main(["status", "--address", "http://h:1", "--ds", "2020-01-01"]) == 0
     assert "no distilrec job for 2020-01-01 at http://h:1" in capsys.readouterr().out
 
 
@@ -324,8 +332,40 @@ def test_a_ray_job_joins_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_a_stage_s_own_options_reach_it(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
-    """What submit does not know itself stands at the end of the job's command line, quoted."""
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nightly", "--force", "half a day", "--address", "http://head:8265"],
+        ["nightly", "--address", "http://head:8265", "--force", "half a day"],
+        ["--address", "http://head:8265", "nightly", "--force", "half a day", "--no-wait"],
+    ],
+)
+def test_a_command_s_own_options_reach_it(monkeypatch: pytest.MonkeyPatch, config: Path, words: list[str]) -> None:
+    """Options that `submit` does not have stand at the end of the job's command line, quoted, wherever they were given."""
+    client, connected = Client([]), []
+    monkeypatch.setattr(jobs.submit, "connect", lambda address: connected.append(address) or client)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)
+    assert main(["submit", *words, "--config", str(config), "--ds", DS]) == 0
+    assert connected == ["http://head:8265"]
+    assert client.submitted["entrypoint"].endswith(f"jobs nightly --config run.yaml --ds {DS} --force 'half a day'")
+
+
+def test_the_job_understands_what_submit_passes_on(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    """The words of the job's command line give the nightly run the reason, the date and the override."""
+    client, begun = Client([]), []
+    assert _submit(monkeypatch, client, config, "--set", "seed=7", "--force=half a day") == 0
+    words = shlex.split(client.submitted["entrypoint"])
+    assert words[:4] == ["exec", "python", "-m", "jobs"]
+    monkeypatch.setattr("jobs.nightly.night", lambda invocation, *, force: begun.append((invocation, force)) or 0)
+    assert main(words[4:]) == 0
+    assert begun == [(Invocation("run.yaml", DS, ("seed=7",)), "half a day")]
+
+
+def test_the_status_of_a_failed_run_reaches_telemetry(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    """`submit … telemetry --status 3`, as Airflow calls it."""
     client = Client([])
-    assert _submit(monkeypatch, client, config, "--no-wait", "--force", "half a day") == 0
-    assert client.submitted["entrypoint"].endswith(f"--ds {DS} --force 'half a day'")
+    monkeypatch.setattr(jobs.submit, "connect", lambda address: client)
+    monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)
+    words = ["--address", "http://h:1", "telemetry", "--status", "3", "--config", str(config), "--ds", DS]
+    assert main(["submit", *words]) == 0
+    assert client.submitted["entrypoint"].endswith(f"jobs telemetry --config run.yaml --ds {DS} --status 3")

@@ -103,9 +103,8 @@ def main() -> int:
             options=os.environ["OPTIONS"],
             queue=os.environ.get("QUEUE", ""),
         )
-        call(
-            "POST", "rayjobs?fieldValidation=Strict", job
-        )  # Strict: otherwise an old KubeRay silently drops fields that it does not know
+        # Strict: otherwise an old KubeRay silently drops fields that it does not know
+        call("POST", "rayjobs?fieldValidation=Strict", job)
     except urllib.error.HTTPError as error:
         if error.code == 409:
             print(f"distilrec-{ds} exists already: nothing to do")

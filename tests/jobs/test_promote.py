@@ -1,0 +1,74 @@
+"""Promotion as a command, on runs published by hand."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdlib.release import promotions
+from kdlib.store import partitions
+from tests.jobs.handmade import DAYS, put, put_night, root_of, run
+
+
+def test_a_night_that_passes_is_promoted(config, capfd):
+    """Exit status 0, the gates are published, and `promoted` leads to the night's table and student."""
+    root = put_night(config, DAYS[0])
+    assert run("check-gates", config, "--ds", DAYS[0]) == 0
+    assert run("promote", config, "--ds", DAYS[0]) == 0
+    assert "check_gates: input and quality: 4 passed, 12 skipped" in capfd.readouterr().out
+    assert pq.read_table((root / "promoted" / "recommendations").resolve())["ds"].to_pylist() == [DAYS[0]]
+    assert pq.read_table(partitions.current(root, "gates", DAYS[0])).num_rows == 16
+
+
+def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):
+    """What was published after the gates were judged is not promoted."""
+    put_night(config, DAYS[0])
+    assert run("check-gates", config, "--ds", DAYS[0]) == 0
+    put_night(config, DAYS[0], kept=901)
+    assert run("promote", config, "--ds", DAYS[0]) == 2
+    assert f"the gates of {DAYS[0]} have not judged what is published now" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rerun", "stale", "maker"),
+    [
+        ((), "recommendations", "recommend"),
+        (("metrics",), "recommendations", "recommend"),
+        (("recommendations",), "metrics", "evaluate"),
+    ],
+)
+def test_a_student_trained_again_is_not_promoted_with_the_old_one_s_table(config, capfd, rerun, stale, maker):
+    """Table, metrics and model of a run go into use only if they belong together. The message names the stage to run."""
+    root = put_night(config, DAYS[0])
+    assert run("check-gates", config, "--ds", DAYS[0]) == 0
+    before = partitions.manifest_of(root, "models/student", DAYS[0]).version
+    put(root, "models/student", DAYS[0], pa.table({"ds": [DAYS[0]]}), seed=2)
+    now = partitions.manifest_of(root, "models/student", DAYS[0]).version
+    for name in rerun:
+        table = pq.read_table(partitions.current(root, name, DAYS[0]))
+        put(root, name, DAYS[0], table, ("histories", "models/student"), seed=2)
+    assert run("check-gates", config, "--ds", DAYS[0]) == (0 if "metrics" in rerun else 2)
+    assert ("metrics of" in capfd.readouterr().err) == ("metrics" not in rerun)
+    assert run("promote", config, "--ds", DAYS[0]) == 2
+    error = capfd.readouterr().err
+    assert f"{stale} of {DAYS[0]} is stale: it was made from models/student {before}, and {now} is" in error
+    assert f"Run `distilrec {maker} --config {config}` first" in error
+    assert promotions.current(root) is None
+
+
+def test_two_nights_that_end_at_the_same_time_leave_the_later_in_use(config, monkeypatch, capfd):
+    """The later one is put in use after the earlier has looked and before it has switched."""
+    for ds in DAYS[:2]:
+        put_night(config, ds)
+        assert run("check-gates", config, "--ds", ds) == 0
+    switch = promotions.promote
+
+    def late(*words, **more):
+        monkeypatch.setattr(promotions, "promote", switch)
+        assert run("promote", config, "--ds", DAYS[1]) == 0
+        return switch(*words, **more)
+
+    monkeypatch.setattr(promotions, "promote", late)
+    assert run("promote", config, "--ds", DAYS[0]) == 0
+    assert f"{DAYS[1]} stays in use, it is later than {DAYS[0]}" in capfd.readouterr().out
+    root = root_of(config)
+    assert [switch.ds for switch in promotions.history(root)] == [DAYS[1]]
