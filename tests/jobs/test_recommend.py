@@ -186,7 +186,7 @@ def test_without_reasons_the_table_is_otherwise_the_same(store, copy, shown):
 
 
 @pytest.mark.e2e
-def test_show_reads_a_night_from_before_reasons(copy, shown):
+def test_show_reads_a_table_without_reasons(copy, shown):
     """A table without the column, as earlier versions wrote it, is shown without reasons."""
     for file in partitions.current(copy, "recommendations", DS).glob("*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["because_item_ids"]), file)
@@ -205,7 +205,7 @@ def test_a_table_that_matches_its_inputs_is_not_made_again(store, capsys):
 
 
 @pytest.mark.e2e
-def test_broken_scores_keep_last_night_s_table(copy):
+def test_broken_scores_keep_the_earlier_table(copy):
     """A model whose scores are NaN is an error. Readers still find the earlier table."""
     before = read_rows(copy)
     put_model(copy, broken=True)

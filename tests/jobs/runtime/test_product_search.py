@@ -83,7 +83,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.e2e
-def test_a_night_of_a_catalogue_alone_publishes_rankings(shop: Path) -> None:
+def test_a_run_of_a_catalogue_alone_publishes_rankings(shop: Path) -> None:
     """The table has a row for each category, with available products only. Index and student are promoted with it."""
     root = shop.parent / "output"
     folder = partitions.current(root, "search_rankings", DS)
@@ -144,7 +144,7 @@ def test_whatever_is_typed_is_answered(shop: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.e2e
-def test_the_same_night_again_does_nothing_and_a_damaged_index_is_refused(shop: Path, tmp_path: Path) -> None:
+def test_the_same_run_again_does_nothing_and_a_damaged_index_is_refused(shop: Path, tmp_path: Path) -> None:
     """Every stage is up to date. An index without its vectors is an error that says what to do."""
     printed = run(shop)
     for name in (

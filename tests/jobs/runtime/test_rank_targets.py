@@ -33,7 +33,7 @@ class Nothing:
         return []
 
 
-def test_a_night_of_repeats_fails_the_gate_of_the_test_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_repeats_fails_the_gate_of_the_test_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a user whose next item is new, the table has no rows and the evaluator's schema, and the gate fails."""
     import ray
     import ray.data

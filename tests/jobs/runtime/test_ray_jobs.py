@@ -249,7 +249,7 @@ def test_the_job_s_exit_status_is_passed_on(cluster: Cluster, tmp_path: Path) ->
         assert "evaluate needs histories of 2026-11-22" in printed
 
 
-def test_a_night_with_dying_nodes_ends_with_the_table_of_a_laptop(
+def test_a_run_with_dying_nodes_ends_with_the_table_of_a_laptop(
     cluster: Cluster, spark_master: str, night: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
     """Spark's cluster makes the features. A node dies in training, another in batch inference. The job succeeds, and the

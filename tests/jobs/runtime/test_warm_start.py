@@ -55,7 +55,7 @@ def start_of(config: RunConfig, ids=IDS, name="student", folds=1, **changes):
     return earlier_model(config, name, config.student.model.model_dump(mode="json") | changes, lambda: ids, folds=folds)
 
 
-def test_a_night_goes_on_from_the_promoted_model(tmp_path):
+def test_a_run_starts_from_the_promoted_model(tmp_path):
     """The start has the folder and version of the last promoted model, and counts one warm run more."""
     version = put_promoted(tmp_path, warm_nights=3)
     start = start_of(config_for(tmp_path))
@@ -68,7 +68,7 @@ def test_a_night_goes_on_from_the_promoted_model(tmp_path):
     "why",
     [
         "off",
-        "first night",
+        "first run",
         "no such model",
         "other shape",
         "other items",
@@ -78,14 +78,14 @@ def test_a_night_goes_on_from_the_promoted_model(tmp_path):
         "folds",
     ],
 )
-def test_what_does_not_fit_is_trained_from_nothing(tmp_path, monkeypatch, why):
+def test_what_does_not_fit_is_trained_from_scratch(tmp_path, monkeypatch, why):
     """Each reason alone is enough for a training from scratch."""
     if why == "codes":  # the earlier model has codes too, so that no other reason applies
         monkeypatch.setitem(SHAPE, "codes", {"kind": "residual", "count": 2, "size": 4})
     config = config_for(tmp_path)
     if why == "off":
         config = config.model_copy(update={"training": config.training.model_copy(update={"warm_start": None})})
-    if why != "first night":
+    if why != "first run":
         put_promoted(tmp_path, warm_nights=6 if why == "time for a fresh one" else 0)
     if why == "split":  # with another split, the earlier model may have seen the test items
         features = config.features.model_copy(update={"split": SplitConfig(kind="leave_one_out")})
