@@ -346,7 +346,7 @@ def _json_lines(printed: str) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("own_environment")
 def test_json_logs_are_one_object_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every line of a command and of its processes has time, level, the same run id and the message as it would be printed.
+    """Every line of a command and of its processes is an object with time, level, message and the same run id.
 
     The error, of level `error`, goes to standard error.
     """
@@ -401,7 +401,7 @@ def test_outputs_of_a_newer_format_are_refused(command: str, config: Path, capsy
 
 
 def test_outputs_of_format_1_are_taken_over(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A folder without the file is one of format 1: its run stays readable, its tables are made again, the format is noted."""
+    """A folder without the file has format 1: its tables can be read and are made again, and the format is noted."""
     config.write_text(
         yaml.safe_dump(yaml.safe_load(config.read_text()) | {"input": {"simulate": {"num_events": 10_000}}})
     )

@@ -11,7 +11,7 @@ from tests.jobs.handmade import DAYS, put_night
 
 @pytest.mark.parametrize("failing", [None, "build-features"])
 def test_ray_that_started_beside_spark_ends_with_the_night(config, last_steps, failing, monkeypatch):
-    """Also where Spark's stage fails."""
+    """Ray starts while Spark works, and ends with the run, also if the Spark stage fails."""
     put_night(config, DAYS[0])
     told: list[str] = []
 
