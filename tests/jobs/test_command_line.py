@@ -387,8 +387,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("command", ["simulate-events", "nightly", "show", "plan"])
-def test_outputs_of_a_newer_format_are_refused(command: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_of_a_newer_format_are_refused(
+    command: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit status 2, advice, and nothing below the output folder is changed."""
+    monkeypatch.setattr("jobs.nightly.run_stages", lambda *_, **__: None)
     root = handmade.put_night(config, DAYS[0])
     (root / store_format.FILE).write_text(json.dumps({"format": store_format.FORMAT + 1}))
     before = _files(root)
@@ -398,6 +401,25 @@ def test_outputs_of_a_newer_format_are_refused(command: str, config: Path, capsy
     assert f"formats up to {store_format.FORMAT}" in printed
     assert "Use the version that wrote them, or give another output_dir" in printed
     assert _files(root) == before
+
+
+def test_a_format_that_cannot_be_read_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the file, what it must hold, and how to repair it. The file stays as it is."""
+    file = handmade.put_night(config, DAYS[0]) / store_format.FILE
+    file.write_text("{")
+    assert handmade.run("check-gates", config, "--ds", DAYS[0]) == 2
+    assert re.search(
+        rf'{file} cannot be read .*"format": {store_format.FORMAT}.*put the file back', capsys.readouterr().err
+    )
+    assert file.read_text() == "{"
+
+
+def test_an_output_folder_that_is_a_file_is_an_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the setting, and the file stays."""
+    handmade.root_of(config).write_text("mine")
+    assert handmade.run("check-gates", config, "--ds", DAYS[0]) == 2
+    assert f"cannot write below output_dir, {handmade.root_of(config)}" in capsys.readouterr().err
+    assert handmade.root_of(config).read_text() == "mine"
 
 
 def test_outputs_of_format_1_are_taken_over(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
