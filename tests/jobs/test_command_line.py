@@ -110,9 +110,6 @@ def test_a_mistyped_command_line_exits_with_two(
         (["distill", "--set", "training.workers=3"], "teacher: batch_size 256 is not a multiple of training.workers 3"),
         (["train-teacher"], "train-teacher needs histories of 2026-11-22, and none is published under"),
         (["recommend"], "recommend needs histories of 2026-11-22, .*Run `distilrec build-features` first"),
-        (["nightly", "--from", "2026-11-01"], "a backfill needs --from and --to.*found --from 2026-11-01 --to None"),
-        (["nightly", "--from", "2026-11-02", "--to", "2026-11-01"], "in this order.*found --from 2026-11-02"),
-        (["nightly", "--from", "2026-11-01", "--to", "tomorrow"], "YYYY-MM-DD.*--to tomorrow"),
         (["show", "--user", "x"], "no published .* for 2026-11-22"),
     ],
 )
