@@ -276,7 +276,7 @@ def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, m
 @pytest.mark.parametrize("simulated", [True, False])
 def test_only_simulated_users_are_printed_at_the_end_of_a_night(two_nights, capsys, monkeypatch, simulated):
     """A scheduler keeps what is printed, and `forget` does not reach it. So real users are not printed."""
-    monkeypatch.setattr(summary, "_recommendations", lambda config: None)
+    monkeypatch.setattr(summary, "quality_table", lambda config: "the quality")
     document = {"name": "tiny", "ds": DS, "output_dir": str(two_nights)}
     events = {"path": "x", "format": "csv", "user": "u", "item": "i", "time": {"column": "t"}}
     given = {"simulate": {}} if simulated else {"events": events}
