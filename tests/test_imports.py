@@ -1,4 +1,7 @@
-"""Imports point down: cluster → jobs → jobs/runtime → rooms of kdlib → store, config, errors. A room imports only its own engines."""
+"""Imports point down: cluster → jobs → jobs/runtime → rooms of kdlib → store, config, errors.
+
+A room imports only its own engines.
+"""
 
 import ast
 import subprocess

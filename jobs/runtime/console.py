@@ -36,7 +36,7 @@ LOG = logging.getLogger("distilrec")
 
 
 def say(text: str = "", *, level: int = logging.INFO) -> None:
-    """Print a line for the person: INFO to standard output, WARNING and above to standard error."""
+    """Print a line for the person: an error to standard error, anything else to standard output."""
     LOG.log(level, "%s", with_config(text))
 
 

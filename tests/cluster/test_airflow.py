@@ -34,7 +34,10 @@ class FinalFailure(Exception):
 def test_a_night_is_retried_only_where_that_may_mend_it(
     monkeypatch: pytest.MonkeyPatch, status: int, raised: type[Exception]
 ) -> None:
-    """A held date and a failed delivery are retried. One task a stage; switching the DAG on queues no runs of the past."""
+    """Statuses 74 and 75 are retried, 2 and 3 are not.
+
+    One task a stage; switching the DAG on queues no runs of the past.
+    """
     names = ("providers.standard.hooks.subprocess", "sdk", "sdk.exceptions", "timetables.interval")
     fakes = {f"airflow.{name}": MagicMock() for name in names}
     for name, fake in fakes.items():

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: what one refers to is there, no pod has more rights than it needs, every one has its limits."""
+"""The Kubernetes manifests: all references exist, no pod has more rights than it needs, every pod has limits."""
 
 import copy
 import importlib.util
@@ -30,14 +30,14 @@ def _documents(path: Path) -> list[dict[str, Any]]:
 
 
 def _objects() -> list[dict[str, Any]]:
-    """All of the base, the night's RayJob and the Spark application."""
+    """All objects of the base, the run's RayJob and the Spark application."""
     names = _documents(BASE / "kustomization.yaml")[0]["resources"]
     files = [BASE / name for name in names] + [BASE / "night.yaml", SPARK]
     return [document for file in files for document in _documents(file)]
 
 
 def _pods(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every pod template, however deep, with its labels beside its spec."""
+    """Every pod template at any depth, with its labels beside its spec."""
     if isinstance(node, dict):
         if "containers" in node.get("spec", {}):
             yield where, node
@@ -71,7 +71,10 @@ def _create_night() -> Any:
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(CLUSTER)) for path in FILES])
 def test_every_manifest_is_yaml(path: Path) -> None:
-    """Each file parses; what is an object of Kubernetes has its version, kind and, but for the nameless night, a name."""
+    """Each file parses.
+
+    Every Kubernetes object has a version, a kind and a name, except the nameless RayJob of a run.
+    """
     for document in _documents(path):
         if isinstance(document, dict) and path.name not in ("kustomization.yaml", "night.yaml"):
             assert document["apiVersion"]
@@ -81,19 +84,19 @@ def test_every_manifest_is_yaml(path: Path) -> None:
 
 @pytest.mark.parametrize("thing", CORE, ids=[f"{o['kind']} {o['metadata']['name']}" for o in CORE])
 def test_kubernetes_own_objects_fit_their_schemas(thing: dict[str, Any]) -> None:
-    """No unknown field, nothing missing, every type right; of the operators' objects the pods in them."""
+    """No unknown field, no missing field, every type right. Of the operators' objects the pods are checked."""
     kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_there_is_a_pod_of_every_part() -> None:
-    """Head, CPU and GPU workers, submitter, scheduler and shell are found, so that the rules below are about something."""
+    """Head, CPU and GPU workers, submitter, scheduler and shell are found, so the tests below check something."""
     parts = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for _, pod in PODS}
     assert parts == {"head", "cpu", "gpu", "submitter", "scheduler", "shell"}
 
 
 @pytest.mark.parametrize(("where", "pod"), PODS, ids=[where for where, _ in PODS])
 def test_a_pod_is_confined(where: str, pod: dict[str, Any]) -> None:
-    """No root, no writable root file system, no new privileges, no capabilities; CPU and memory limited; its labels known."""
+    """No root, no writable root file system, no new privileges, no capabilities. CPU and memory are limited."""
     spec = pod["spec"]
     assert pod["metadata"]["labels"]["app.kubernetes.io/name"] == "distilrec", where
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -112,7 +115,7 @@ def test_a_pod_is_confined(where: str, pod: dict[str, Any]) -> None:
 
 
 def test_spark_s_pods_are_confined_in_the_same_way() -> None:
-    """Driver and executors of the Spark application too, and the volumes they mount are declared."""
+    """Driver and executors of the Spark application are confined, and the volumes that they mount are declared."""
     spec = _object("SparkApplication")["spec"]
     volumes = {volume["name"] for volume in spec["volumes"]}
     for part in ("driver", "executor"):
@@ -129,7 +132,7 @@ def test_spark_s_pods_are_confined_in_the_same_way() -> None:
 
 
 def test_only_those_that_ask_kubernetes_have_its_token() -> None:
-    """The scheduler mounts its account's token; workers and submitters do not; the head's account is KubeRay's matter."""
+    """The scheduler mounts its account's token. Workers and submitters do not. KubeRay decides for the head."""
     tokens = {
         pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["spec"].get("automountServiceAccountToken")
         for _, pod in PODS
@@ -138,7 +141,7 @@ def test_only_those_that_ask_kubernetes_have_its_token() -> None:
 
 
 def test_what_is_referred_to_exists() -> None:
-    """Service accounts, claims, config maps and roles that pods and bindings name are objects here or made by kustomize."""
+    """Service accounts, claims, config maps and roles that pods and bindings name exist, or kustomize makes them."""
     made = {(o["kind"], o["metadata"].get("name")) for o in _objects()}
     maps = {generated["name"] for generated in _documents(BASE / "kustomization.yaml")[0]["configMapGenerator"]}
     for _, pod in PODS:
@@ -156,7 +159,7 @@ def test_what_is_referred_to_exists() -> None:
 
 
 def test_no_role_may_do_everything() -> None:
-    """No verb, resource or API group is a star; the scheduler reads one cluster and creates jobs, no more."""
+    """No verb, resource or API group is a star. The scheduler may read one cluster and create jobs."""
     for role in (o for o in _objects() if o["kind"] == "Role"):
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
@@ -164,7 +167,7 @@ def test_no_role_may_do_everything() -> None:
 
 
 def test_the_network_policy_covers_every_pod() -> None:
-    """Its selector matches the label that each pod has; the job server's port is open to few."""
+    """The policy's selector matches a label of each pod, and every ingress rule names its sources."""
     spec = _object("NetworkPolicy")["spec"]
     selected = spec["podSelector"]["matchLabels"]
     assert all(selected.items() <= pod["metadata"]["labels"].items() for _, pod in PODS)
@@ -173,7 +176,7 @@ def test_the_network_policy_covers_every_pod() -> None:
 
 
 def test_token_authentication_is_on_and_nothing_waits_for_ever() -> None:
-    """The cluster wants a token; deadlines, retries and clean-up of night, schedule and Spark are set and finite."""
+    """The cluster wants a token. Deadlines, retries and clean-up of run, schedule and Spark are set and finite."""
     assert _object("RayCluster")["spec"]["authOptions"] == {"mode": "token"}
     night = _object("RayJob")["spec"]
     assert night["shutdownAfterJobFinishes"] is True
@@ -188,18 +191,18 @@ def test_token_authentication_is_on_and_nothing_waits_for_ever() -> None:
 
 
 def test_ray_and_its_nodes_are_left_to_kuberay_s_probes() -> None:
-    """A Ray container has no probe of its own: KubeRay's know the head from a worker, and go without the token."""
+    """No Ray container has a probe of its own: KubeRay's probes know heads from workers and need no token."""
     for _, pod in PODS:
         assert not any(key.endswith("Probe") for container in pod["spec"]["containers"] for key in container)
 
 
 def test_the_autoscaler_is_the_one_that_kuberay_reckons_with() -> None:
-    """Ray takes the second one by itself, for which KubeRay must not restart containers: it does so only where that is said."""
+    """Ray uses autoscaler v2 by default. KubeRay must be told, because it must not restart containers then."""
     assert _object("RayCluster")["spec"]["autoscalerOptions"]["version"] == "v2"
 
 
 def test_the_ray_versions_agree() -> None:
-    """`rayVersion` is the Ray that the image holds."""
+    """`rayVersion` and `sparkVersion` are the versions in the image."""
     constraints = (CLUSTER / "docker" / "constraints.txt").read_text()
     found = re.search(r"^ray==(.+)$", constraints, re.MULTILINE)
     assert found is not None
@@ -212,7 +215,7 @@ def test_the_ray_versions_agree() -> None:
 
 @pytest.mark.parametrize("overlay", ["test", "production"])
 def test_an_overlay_names_a_version_for_every_image(overlay: str) -> None:
-    """Each image name of the base becomes a registry's with a tag; the namespace it makes is the one it uses."""
+    """Each image of the base gets a registry's name with a tag. The overlay makes the namespace that it uses."""
     kustomization = _documents(KUBERAY / "overlays" / overlay / "kustomization.yaml")[0]
     assert {image["name"] for image in kustomization["images"]} == OWN_IMAGES
     assert all(image["newTag"] not in ("", "latest") for image in kustomization["images"])
@@ -225,7 +228,10 @@ def test_an_overlay_names_a_version_for_every_image(overlay: str) -> None:
 
 @pytest.mark.parametrize("queue", ["", "shop"])
 def test_a_night_is_the_cluster_s_description_and_the_day_s_command(queue: str) -> None:
-    """The made RayJob has the date in name and command, the id that `distilrec status` knows, the head's image; a queue starts it."""
+    """The RayJob has the date in name and command, an id that `distilrec status` knows, and the head's image.
+
+    A queue starts it.
+    """
     cluster = _object("RayCluster")
     before = copy.deepcopy(cluster)
     woken = {"replicas": 3, "scaleStrategy": {"workersToDelete": ["distilrec-cpu-worker-x"]}}  # an autoscaler at work
@@ -263,7 +269,7 @@ def test_a_night_is_the_cluster_s_description_and_the_day_s_command(queue: str) 
 
 
 def test_the_scheduled_command_lines_name_run_configs_that_ship(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Schedule, overlay and Spark application name files of `cluster/runs`, and the run's name is the file's."""
+    """Schedule, overlay and Spark application name files of `cluster/runs`. The name of the run is the file's."""
     monkeypatch.setenv("DISTILREC_LAKE", "/lake")
     production = _documents(KUBERAY / "overlays" / "production" / "schedule.yaml")[0]
     for schedule in (_object("CronJob"), production):
@@ -283,7 +289,7 @@ def test_the_scheduled_command_lines_name_run_configs_that_ship(monkeypatch: pyt
 def test_the_schedule_can_create_a_night_that_exists(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A night of that name is left alone: nothing is started twice, and the schedule does not count as failed."""
+    """A RayJob of that name is left alone: nothing starts twice, and the schedule does not fail."""
     import io
     import urllib.error
 

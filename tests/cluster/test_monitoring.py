@@ -55,7 +55,7 @@ def expressions() -> list[str]:
 
 
 def test_the_file_tells_the_night() -> None:
-    """Rows, gates, quality, stages and what is in use, each at its value; a skipped gate has no value and no bound."""
+    """Rows, gates, quality, stages and the run in use have their values. A skipped gate has no value and no bound."""
     found = series()
     assert found["night_exit_status",] == 0
     assert found["in_use_day_timestamp_seconds",] == 1_795_219_200  # 2026-11-21
@@ -73,7 +73,7 @@ def test_the_file_tells_the_night() -> None:
 
 
 def test_a_night_that_got_nowhere_is_told_too() -> None:
-    """A failed gate, an unknown status, nothing in use: what is not known is not said."""
+    """After a failed gate the file has no series for unknown values: no status, nothing in use."""
     found = series(blocked_before_training(), in_use=None, status=3)
     assert found["gate_failed", "history_length"] == 1
     assert found["night_exit_status",] == 3
@@ -82,7 +82,7 @@ def test_a_night_that_got_nowhere_is_told_too() -> None:
 
 
 def shop(folder: Path, ds: str) -> RunConfig:
-    """A run config that tells of its nights in shop.prom."""
+    """A run config that writes telemetry to shop.prom."""
     document = {"name": "shop", "output_dir": str(folder / "out"), "input": {"simulate": {}}}
     (folder / "run.yaml").write_text(json.dumps(document | {"telemetry": {"textfile": str(folder / "shop.prom")}}))
     return load_config(folder / "run.yaml", ds=ds)
@@ -96,7 +96,7 @@ def told(folder: Path) -> tuple[str, float | None]:
 
 
 def test_a_stage_run_by_itself_keeps_the_night_s_status(tmp_path: Path) -> None:
-    """A look at a failed night, with `distilrec telemetry` say, does not take its alert back; another day has none yet."""
+    """`distilrec telemetry` without a status keeps the failed run's alert. Another date has no status yet."""
     found = []
     for ds, status in (("2024-11-21", 1), ("2024-11-21", None), ("2024-11-22", None)):
         telemetry.write(shop(tmp_path, ds), status=status)
@@ -107,7 +107,7 @@ def test_a_stage_run_by_itself_keeps_the_night_s_status(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [None, 0, 1])
 def test_an_earlier_day_does_not_take_the_last_night_s_alert_back(tmp_path: Path, status: int | None) -> None:
-    """Its rerun or its report, also one that fails: monitoring goes on about the last night."""
+    """A rerun or a report of an earlier date, also a failed one, leaves the last run in the file."""
     telemetry.write(shop(tmp_path, "2024-11-22"), status=3)
     telemetry.write_or_warn(shop(tmp_path, "2024-11-20"), status)
     assert told(tmp_path) == ("2024-11-22", 3)
@@ -125,14 +125,17 @@ def test_an_earlier_day_does_not_take_the_last_night_s_alert_back(tmp_path: Path
 def test_only_telemetry_tells_another_run(
     tmp_path: Path, words: list[str], status: int, then: tuple[str, float | None]
 ) -> None:
-    """A report or a stage that fails, here because nothing is published, leaves the file. `telemetry` takes the status."""
+    """A report or a stage that fails, here because nothing is published, leaves the file.
+
+    `telemetry` takes the status.
+    """
     telemetry.write(shop(tmp_path, "2024-11-22"), status=3)
     assert main([*words, "--config", str(tmp_path / "run.yaml"), "--ds", "2024-11-23"]) == status
     assert told(tmp_path) == then
 
 
 def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
-    """`deliver` after 74 ends that alert, whatever day it was about; another status stays as it was."""
+    """`deliver` ends the alert of status 74, of any date. Another status stays."""
     config, found = shop(tmp_path, "2024-11-21"), []
     for status in (74, 3):
         telemetry.write(config, status=status)
@@ -145,14 +148,14 @@ def test_what_a_later_job_has_made_good_is_told(tmp_path: Path) -> None:
 
 
 def test_a_place_that_others_read_and_that_could_not_be_reached_is_told(tmp_path: Path) -> None:
-    """`rollback` or `forget` by hand: 74, of the night that the file speaks of, whatever day the job is about."""
+    """A `rollback` or `forget` whose delivery fails sets 74 for the run that the file describes."""
     telemetry.write(shop(tmp_path, "2024-11-22"), status=0)
     telemetry.tell(shop(tmp_path, "2024-11-20"), status=74)
     assert told(tmp_path) == ("2024-11-22", 74)
 
 
 def nightly_of(folder: Path, *words: str, **more: object) -> int:
-    """The exit status of a night whose run config has sections more, or otherwise."""
+    """The exit status of a nightly run whose run config has these sections."""
     shop(folder, "2024-11-22")
     document = json.loads((folder / "run.yaml").read_text()) | more
     (folder / "run.yaml").write_text(json.dumps(document))
@@ -169,7 +172,7 @@ def nightly_of(folder: Path, *words: str, **more: object) -> int:
     ],
 )
 def test_a_night_of_a_wrong_config_is_told(tmp_path: Path, words: tuple[str, ...], more: dict) -> None:
-    """Status 2 of its day, where the run config says whose night it is and where to tell it; an earlier day's is not."""
+    """Status 2 of its date, if the run config still says the run's name and file. An earlier date does not count."""
     telemetry.write(shop(tmp_path, "2024-11-21"), status=0)
     assert nightly_of(tmp_path, "--ds", "2024-11-20", *words, **more) == 2
     assert told(tmp_path) == ("2024-11-21", 0)
@@ -183,7 +186,10 @@ def test_a_night_of_a_wrong_config_is_told(tmp_path: Path, words: tuple[str, ...
 def test_a_night_that_cannot_be_told_leaves_the_file(
     tmp_path: Path, more: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is wrong is the very part that says whose night it is: DistilrecSilent notices; the person gets the error alone."""
+    """The wrong part is the run's name or file.
+
+    The person gets the error alone, and the alert DistilrecSilent notices.
+    """
     telemetry.write(shop(tmp_path, "2024-11-21"), status=0)
     assert nightly_of(tmp_path, "--ds", "2024-11-22", **more) == 2
     assert told(tmp_path) == ("2024-11-21", 0)
@@ -193,7 +199,7 @@ def test_a_night_that_cannot_be_told_leaves_the_file(
 
 
 def test_a_night_that_is_turned_away_tells_nothing(tmp_path: Path) -> None:
-    """The run that holds the date tells how it ends."""
+    """The run that holds the date writes how it ends."""
     telemetry.write(shop(tmp_path, "2024-11-21"), status=0)
     with run_lock(shop(tmp_path, "2024-11-22"), "nightly"):
         assert nightly_of(tmp_path, "--ds", "2024-11-22") == 75
@@ -201,7 +207,7 @@ def test_a_night_that_is_turned_away_tells_nothing(tmp_path: Path) -> None:
 
 
 def test_a_day_to_come_or_rolled_back_tells_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistyped date does not silence the nights for a year, nor does a good night that is in use no more."""
+    """A later run replaces a mistyped future date, and a good run that a rollback has withdrawn."""
     telemetry.write(shop(tmp_path, "2999-11-22"), status=2)
     telemetry.write(shop(tmp_path, "2024-11-22"), status=0)
     assert told(tmp_path) == ("2024-11-22", 0)
@@ -218,7 +224,7 @@ def test_a_day_to_come_or_rolled_back_tells_no_more(tmp_path: Path, monkeypatch:
 def test_a_night_that_is_promoted_by_hand_is_a_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, outcome: object, after: int | str
 ) -> None:
-    """However it had ended before; one that stays beside a later night in use changes nothing."""
+    """The status before does not matter. A run that stays beside a later run in use changes nothing."""
     telemetry.write(shop(tmp_path, "2024-11-22"), status=before)
     monkeypatch.setattr(promote, "promote", Mock(side_effect=[outcome]))
     fails = isinstance(outcome, DeliveryError)
@@ -228,21 +234,21 @@ def test_a_night_that_is_promoted_by_hand_is_a_good_one(
 
 
 def test_telemetry_that_cannot_be_written_fails_no_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is in use has been switched by then."""
+    """The switch is made by then, so the failure is a warning."""
     (tmp_path / "shop.prom").mkdir()
     telemetry.tell(shop(tmp_path, DS))
     assert "telemetry warning: not written" in capsys.readouterr().out
 
 
 def test_a_file_that_is_broken_is_written_anew(tmp_path: Path) -> None:
-    """It says nothing of any night."""
+    """A file that cannot be read describes no run."""
     (tmp_path / "shop.prom").write_bytes(b"\xff{{")
     telemetry.tell(shop(tmp_path, DS))
     assert told(tmp_path) == (DS, None)
 
 
 def test_training_speed_is_over_all_epochs() -> None:
-    """Positions over seconds; a model without epochs has none."""
+    """Positions over seconds. A model without epochs has no speed."""
     epochs = [
         {"positions": 100.0, "train_seconds": 2.0, "data_wait_seconds": 1.0},
         {"positions": 500.0, "train_seconds": 2.0, "data_wait_seconds": 0.0},
@@ -254,7 +260,7 @@ def test_training_speed_is_over_all_epochs() -> None:
 
 
 def test_rules_and_dashboard_ask_for_series_that_there_are() -> None:
-    """A renamed series must not leave an alert that never fires or a panel that stays empty."""
+    """After a renaming no alert stays silent and no panel stays empty."""
     made = {f"distilrec_{name}" for name, *_ in series()} | LIVE
     made |= {"distilrec_training_positions_per_second", "distilrec_training_data_wait_share"}  # not in this night
     rules = yaml.safe_load((MONITORING / "rules.yaml").read_text())
@@ -266,7 +272,7 @@ def test_rules_and_dashboard_ask_for_series_that_there_are() -> None:
 
 
 def test_the_dashboard_is_whole() -> None:
-    """Panels have numbers of their own and do not lie over each other."""
+    """Panels have different numbers and do not overlap."""
     panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [

@@ -9,7 +9,10 @@ from tests.jobs.handmade import DAYS, put_night, run
 
 
 def test_a_failed_gate_keeps_the_table_in_use(config, capfd):
-    """Exit status 3 and one line with gate, value, bound and what stays; promoting is refused; the failure is on record."""
+    """Exit status 3.
+
+    The error names gate, value, bound and the run in use. Promotion is refused, and the failure is on record.
+    """
     root = put_night(config, DAYS[0])
     assert run("check-gates", config, "--ds", DAYS[0]) == run("promote", config, "--ds", DAYS[0]) == 0
     put_night(config, DAYS[1], day_events=3)
@@ -29,14 +32,14 @@ def test_a_failed_gate_keeps_the_table_in_use(config, capfd):
 
 
 def test_a_student_worse_than_popularity_is_not_published(config, capfd):
-    """A significant loss against popularity fails the night even when it is the first."""
+    """A significant loss against popularity fails the first run, too."""
     put_night(config, DAYS[0], student=(-0.05, -0.01))
     assert run("check-gates", config, "--ds", DAYS[0]) == 3
     assert "nothing is published: student_over_popularity -0.01, must be at least 0" in capfd.readouterr().err
 
 
 def test_force_publishes_and_is_on_record(config, capfd):
-    """With --force the night goes out; the gate, and the reason at promotion, stay readable."""
+    """With `--force` the run is published. The promotion keeps the gate and the reason."""
     root = put_night(config, DAYS[0], day_events=0)
     assert run("check-gates", config, "--ds", DAYS[0], "--force", "closed for a holiday") == 0
     assert "forced: events_of_the_day 0, must be at least 1" in capfd.readouterr().out
@@ -49,7 +52,10 @@ def test_force_publishes_and_is_on_record(config, capfd):
 
 @pytest.mark.parametrize("part", ["input", "quality"])
 def test_a_rerun_keeps_what_was_overruled(config, capfd, part):
-    """The second attempt, without --force, fails no gate of the same input, before training or after; the record stays."""
+    """A rerun without `--force` passes the same gates of the same input, before and after training.
+
+    The record stays.
+    """
     faults = {"input": {"day_events": 0}, "quality": {"student": (-0.05, -0.01)}}
     root = put_night(config, DAYS[0], **faults[part])
     for words in (["--force", "closed for a holiday"], []):
@@ -67,7 +73,10 @@ def test_a_rerun_keeps_what_was_overruled(config, capfd, part):
 
 
 def test_what_was_overruled_holds_for_that_input_alone(config, capfd):
-    """Other rows, or one more gate that fails, need a reason of their own; a forced input holds while models are made anew."""
+    """Other rows, or one more failed gate, need a new reason.
+
+    A forced input stays forced while models are trained again.
+    """
     put_night(config, DAYS[0], day_events=0)
     assert run("check-input", config, "--ds", DAYS[0], "--force", "holiday") == 0
     assert run("check-gates", config, "--ds", DAYS[0]) == 0
@@ -81,7 +90,7 @@ def test_what_was_overruled_holds_for_that_input_alone(config, capfd):
 
 
 def test_nights_whose_files_are_gone_are_no_measure(config, capfd):
-    """Two nights are kept and seven trail: the next night, and one after a rollback, are judged by those that are there."""
+    """The gates compare with up to seven runs, but only two are kept. They use the runs that exist, also after a rollback."""
     days = [f"2024-11-{day}" for day in range(10, 16)]
     for ds in days:
         put_night(config, ds)

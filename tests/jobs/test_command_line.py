@@ -110,9 +110,6 @@ def test_a_mistyped_command_line_exits_with_two(
         (["distill", "--set", "training.workers=3"], "teacher: batch_size 256 is not a multiple of training.workers 3"),
         (["train-teacher"], "train-teacher needs histories of 2026-11-22, and none is published under"),
         (["recommend"], "recommend needs histories of 2026-11-22, .*Run `distilrec build-features` first"),
-        (["nightly", "--from", "2026-11-01"], "a backfill needs --from and --to.*found --from 2026-11-01 --to None"),
-        (["nightly", "--from", "2026-11-02", "--to", "2026-11-01"], "in this order.*found --from 2026-11-02"),
-        (["nightly", "--from", "2026-11-01", "--to", "tomorrow"], "YYYY-MM-DD.*--to tomorrow"),
         (["show", "--user", "x"], "no published .* for 2026-11-22"),
     ],
 )
@@ -346,7 +343,7 @@ def _json_lines(printed: str) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("own_environment")
 def test_json_logs_are_one_object_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Every line of a command and of its processes has time, level, the same run id and the message as it would be printed.
+    """Every line of a command and of its processes is an object with time, level, message and the same run id.
 
     The error, of level `error`, goes to standard error.
     """
@@ -387,8 +384,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("command", ["simulate-events", "nightly", "show", "plan"])
-def test_outputs_of_a_newer_format_are_refused(command: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_of_a_newer_format_are_refused(
+    command: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit status 2, advice, and nothing below the output folder is changed."""
+    monkeypatch.setattr("jobs.nightly.run_stages", lambda *_, **__: None)
     root = handmade.put_night(config, DAYS[0])
     (root / store_format.FILE).write_text(json.dumps({"format": store_format.FORMAT + 1}))
     before = _files(root)
@@ -400,8 +400,27 @@ def test_outputs_of_a_newer_format_are_refused(command: str, config: Path, capsy
     assert _files(root) == before
 
 
+def test_a_format_that_cannot_be_read_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the file, what it must hold, and how to repair it. The file stays as it is."""
+    file = handmade.put_night(config, DAYS[0]) / store_format.FILE
+    file.write_text("{")
+    assert handmade.run("check-gates", config, "--ds", DAYS[0]) == 2
+    assert re.search(
+        rf'{file} cannot be read .*"format": {store_format.FORMAT}.*put the file back', capsys.readouterr().err
+    )
+    assert file.read_text() == "{"
+
+
+def test_an_output_folder_that_is_a_file_is_an_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the setting, and the file stays."""
+    handmade.root_of(config).write_text("mine")
+    assert handmade.run("check-gates", config, "--ds", DAYS[0]) == 2
+    assert f"cannot write below output_dir, {handmade.root_of(config)}" in capsys.readouterr().err
+    assert handmade.root_of(config).read_text() == "mine"
+
+
 def test_outputs_of_format_1_are_taken_over(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A folder without the file is one of format 1: its run stays readable, its tables are made again, the format is noted."""
+    """A folder without the file has format 1: its tables can be read and are made again, and the format is noted."""
     config.write_text(
         yaml.safe_dump(yaml.safe_load(config.read_text()) | {"input": {"simulate": {"num_events": 10_000}}})
     )

@@ -8,7 +8,7 @@ from tests.jobs.handmade import DAYS, of_telemetry, put_night, run
 
 
 def test_a_night_that_cannot_be_delivered_does_not_begin(config, last_steps, undeliverable, monkeypatch, capfd):
-    """A place that is none ends it with 2 before any stage; monitoring then says truly that the last good night stays."""
+    """The run ends with 2 before any stage, and telemetry has this status."""
     ran: list[str] = []
     monkeypatch.setattr(nightly, "run_stage", lambda config, stage, **more: ran.append(stage.name))
     monkeypatch.setattr(nightly, "run_in_own_process", lambda name, *words, **more: ran.append(name))
@@ -21,7 +21,7 @@ def test_a_night_that_cannot_be_delivered_does_not_begin(config, last_steps, und
 
 
 def test_nothing_is_switched_that_cannot_be_delivered(config, undeliverable, monkeypatch, capfd):
-    """By hand neither; a user is not half forgotten."""
+    """The commands `promote`, `rollback`, `forget` and `deliver` end with 2 and change nothing."""
     root = put_night(config, DAYS[0])
     assert run("check-gates", config, "--ds", DAYS[0]) == 0
     assert run("promote", config, "--ds", DAYS[0]) == 2

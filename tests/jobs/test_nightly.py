@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
-    """Every user once, k distinct items or fewer, none seen, none unavailable; the rows of the input add up."""
+    """Every user once, at most k distinct items, none seen before, none unavailable. The rows of the input add up."""
     _, root, printed = night
     whole(root, DS)
     rows = pq.read_table(partitions.current(root, "recommendations", DS)).to_pylist()
@@ -64,7 +64,7 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
 
 @pytest.fixture(scope="module")
 def again(night: tuple[Path, Path, str]) -> tuple[partitions.Manifest, list[dict[str, str]]]:
-    """The run of `night` once more, with `--json-logs`: the table's manifest before it, and its lines."""
+    """The run of `night` once more, with `--json-logs`. Returns the table's manifest before it, and its lines."""
     config, root, _ = night
     before = whole(root, DS)
     return before, [json.loads(line) for line in run(config, "--json-logs").splitlines()]
@@ -83,7 +83,7 @@ def test_the_same_night_again_gives_the_same_table(
 
 
 def test_json_lines_of_a_night_share_one_run_id(again: tuple[partitions.Manifest, list[dict[str, str]]]) -> None:
-    """Everything that the run prints is JSON, also what the Spark process prints, and names the same run."""
+    """Every line of the run is JSON, also the lines of the Spark process, and has the same run id."""
     _, lines = again
     assert all(set(line) == {"time", "level", "run_id", "message"} for line in lines)
     assert len({line["run_id"] for line in lines}) == 1
@@ -113,7 +113,7 @@ def test_the_plan_of_a_finished_night(
 
 
 def test_the_next_night_goes_on_from_this_one(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> None:
-    """A day more of the same shop: new users and items, models that start warm, gates with something to compare, both promoted."""
+    """One more day of the shop: new users and items, models that start warm, gates that compare, two promotions."""
     published, root, _ = night_to_change
     config, tomorrow = tmp_path / "run.yaml", "2026-11-23"
     document = yaml.safe_load(published.read_text())
@@ -140,7 +140,10 @@ def test_the_next_night_goes_on_from_this_one(night_to_change: tuple[Path, Path,
 def test_killed_nights_leave_the_old_table_and_finish_later(
     night_to_change: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    """The whole job killed in training, then a single worker killed: readers keep the old table, the job ends with a new one."""
+    """The run is killed in training, then a worker is killed.
+
+    Readers keep the old table, and the run ends with a new one.
+    """
     published, root, _ = night_to_change
     before = whole(root, DS)
     config = tmp_path / "run.yaml"
@@ -187,7 +190,10 @@ def test_killed_nights_leave_the_old_table_and_finish_later(
 
 
 def test_teacher_and_student_learn_together(tmp_path: Path) -> None:
-    """Joint mode on sequences: loss and accuracy an epoch, the student beside itself without teacher, a lost user served."""
+    """Joint mode on sequences prints loss and accuracy of each epoch and of the control.
+
+    A user without history gets popular items.
+    """
     import numpy as np
 
     generator = np.random.default_rng(0)

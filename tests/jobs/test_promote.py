@@ -10,7 +10,7 @@ from tests.jobs.handmade import DAYS, put, put_night, root_of, run
 
 
 def test_a_night_that_passes_is_promoted(config, capfd):
-    """Exit status 0, the gates are published, and `promoted` leads to the night's table and student."""
+    """Exit status 0. The gates are published, and `promoted` leads to the run's table and student."""
     root = put_night(config, DAYS[0])
     assert run("check-gates", config, "--ds", DAYS[0]) == 0
     assert run("promote", config, "--ds", DAYS[0]) == 0
@@ -20,7 +20,7 @@ def test_a_night_that_passes_is_promoted(config, capfd):
 
 
 def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):
-    """What was published after the gates were judged is not promoted."""
+    """Tables that were published after the gates were judged are not promoted."""
     put_night(config, DAYS[0])
     assert run("check-gates", config, "--ds", DAYS[0]) == 0
     put_night(config, DAYS[0], kept=901)
@@ -37,7 +37,10 @@ def test_gates_of_another_version_of_the_night_do_not_count(config, capfd):
     ],
 )
 def test_a_student_trained_again_is_not_promoted_with_the_old_one_s_table(config, capfd, rerun, stale, maker):
-    """Table, metrics and model of a run go into use only if they belong together. The message names the stage to run."""
+    """Table, metrics and model of a run go into use only if they belong together.
+
+    The message names the stage to run.
+    """
     root = put_night(config, DAYS[0])
     assert run("check-gates", config, "--ds", DAYS[0]) == 0
     before = partitions.manifest_of(root, "models/student", DAYS[0]).version
@@ -56,7 +59,7 @@ def test_a_student_trained_again_is_not_promoted_with_the_old_one_s_table(config
 
 
 def test_two_nights_that_end_at_the_same_time_leave_the_later_in_use(config, monkeypatch, capfd):
-    """The later one is put in use after the earlier has looked and before it has switched."""
+    """The later run is promoted after the earlier run has looked and before it switches."""
     for ds in DAYS[:2]:
         put_night(config, ds)
         assert run("check-gates", config, "--ds", ds) == 0

@@ -195,7 +195,7 @@ def two_nights(tmp_path):
 
 
 def test_a_whole_night(two_nights, capsys):
-    """All parts come from the published partitions of the night and of the one before; one line says where the page lies."""
+    """The page shows the published partitions of the run and of the run before. One line says where the page is."""
     make(config_for(two_nights))
     assert capsys.readouterr().out == f"report    {two_nights}/reports/ds={DS}/index.html\n"
     html = page_of(two_nights)
@@ -219,7 +219,7 @@ def test_a_whole_night(two_nights, capsys):
 
 
 def test_drift_knows_items_by_their_id(two_nights):
-    """Shares .4 .4 .2 0 the night before and .4 .3 .2 .1 now: one item gains ten points, one loses them."""
+    """Shares .4 .4 .2 0 before and .4 .3 .2 .1 now: one item gains ten points, one loses ten points."""
     make(config_for(two_nights))
     html = page_of(two_nights)
     assert (
@@ -230,7 +230,7 @@ def test_drift_knows_items_by_their_id(two_nights):
 
 
 def test_the_same_inputs_give_no_new_page(two_nights, capsys):
-    """A second run skips; a changed input, also one of an earlier night, gives a new page."""
+    """A second run skips the stage. A changed input, also of an earlier run, gives a new page."""
     make(config_for(two_nights))
     first = partitions.read_manifest(two_nights, "reports", DS)
     make(config_for(two_nights))
@@ -242,7 +242,7 @@ def test_the_same_inputs_give_no_new_page(two_nights, capsys):
 
 
 def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
-    """The pages say what a rollback has withdrawn, and what it has put in use again; a page that was not there is not made."""
+    """The pages say which run a rollback has withdrawn and which it has put in use. A missing page is not made."""
     config = config_for(two_nights)
     put_features(two_nights, BEFORE)
     for ds in (BEFORE, DS):
@@ -266,7 +266,7 @@ def test_the_verdict_follows_what_is_in_use(two_nights, capsys):
 
 
 def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, monkeypatch):
-    """The night is in use by then."""
+    """The run is in use by then, so the failure is a warning."""
     make(config_for(two_nights))
     monkeypatch.setattr(report, "build", lambda job: 1 // 0)
     rollback.run(config_for(two_nights, BEFORE), BEFORE, "")
@@ -275,8 +275,8 @@ def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, m
 
 @pytest.mark.parametrize("simulated", [True, False])
 def test_only_simulated_users_are_printed_at_the_end_of_a_night(two_nights, capsys, monkeypatch, simulated):
-    """A scheduler keeps what is printed, and `forget` does not reach it."""
-    monkeypatch.setattr(summary, "_recommendations", lambda config: None)
+    """A scheduler keeps what is printed, and `forget` does not reach it. So real users are not printed."""
+    monkeypatch.setattr(summary, "quality_table", lambda config: "the quality")
     document = {"name": "tiny", "ds": DS, "output_dir": str(two_nights)}
     events = {"path": "x", "format": "csv", "user": "u", "item": "i", "time": {"column": "t"}}
     given = {"simulate": {}} if simulated else {"events": events}
@@ -311,7 +311,7 @@ def test_tables_of_an_earlier_attempt_may_be_stale(two_nights, capsys):
 
 
 def test_each_table_may_be_missing(two_nights):
-    """Whichever one table of the night is taken away, there is a page."""
+    """The page is made without any one of the run's tables."""
     for name in (
         "histories",
         "item_vocabulary",
@@ -330,7 +330,7 @@ def test_each_table_may_be_missing(two_nights):
 
 
 def test_metrics_without_users_are_not_measured(two_nights):
-    """NaN, which a mean over no users is, counts as missing: for the night and in the trend."""
+    """NaN, the mean over no users, counts as missing, for the run and in the trend."""
     row = {
         "model": "student",
         "metric": "ndcg@10",
@@ -356,7 +356,7 @@ def test_a_night_of_which_nothing_is_there(two_nights, capsys):
 
 
 def test_a_failing_report_does_not_fail_the_night(two_nights, capsys, monkeypatch):
-    """At the end of a night a failure is one line of warning; the traceback goes where the engines' chatter goes."""
+    """The failure is one line of warning. The traceback goes to the engines' log."""
 
     def fail(_):
         raise RuntimeError("no ink\nat all")
@@ -371,7 +371,10 @@ def test_a_failing_report_does_not_fail_the_night(two_nights, capsys, monkeypatc
 
 
 def test_reasons_are_read_where_the_table_has_them(two_nights):
-    """`because_item_ids` gives the titles behind each recommendation; nulls, and a table without the column, give none."""
+    """`because_item_ids` gives the titles behind each recommendation.
+
+    Nulls, or a table without the column, give none.
+    """
     assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]
     schema = tables.RECOMMENDATIONS.schema
     row = {

@@ -11,7 +11,10 @@ from tests.jobs.handmade import DAYS, put_night, root_of, run
 
 
 def test_an_old_night_that_cannot_be_removed_is_a_warning(config, last_steps, monkeypatch, capfd):
-    """On NFS a file that somebody has open keeps its folder: the night was delivered before, and the next one tries again."""
+    """On NFS an open file keeps its folder.
+
+    The new run is delivered before the removal, and the next promotion tries again.
+    """
     home, remove, url = root_of(config) / "_versions", shutil.rmtree, f"file://{config.parent}/there"
     delivered: list[delivery.Delivered | None] = []
 
@@ -41,7 +44,7 @@ def test_an_old_night_that_cannot_be_removed_is_a_warning(config, last_steps, mo
 
 
 def test_a_removal_that_cannot_be_noted_is_not_begun(config, last_steps, monkeypatch, capfd):
-    """A night without files that is not marked would be one that later nights go on from. This night ends well all the same."""
+    """Later runs would continue from a run without files that is not marked. The new run still ends with 0."""
 
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "_promotions/removed")
@@ -55,7 +58,7 @@ def test_a_removal_that_cannot_be_noted_is_not_begun(config, last_steps, monkeyp
 
 
 def test_old_nights_go_also_where_the_new_one_cannot_be_delivered(config, last_steps, capfd):
-    """A place that is down for weeks must not fill the disk."""
+    """A place that is down for weeks does not fill the disk."""
     pointer = config.parent / "there" / delivery.POINTER
     for ds, status in zip(DAYS, (0, 0, 74), strict=True):
         put_night(config, ds)

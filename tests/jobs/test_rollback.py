@@ -11,7 +11,10 @@ from tests.jobs.handmade import DAYS, of_telemetry, put, put_night, root_of, run
 
 
 def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):
-    """`rollback --to` puts table and model of then in use; an earlier date that is run again stays out of use; old nights go."""
+    """`rollback --to` puts table and model of a date in use.
+
+    A rerun of an earlier date is not promoted, and old runs are removed.
+    """
     root = root_of(config)
     for ds in DAYS:
         put_night(config, ds)
@@ -28,14 +31,14 @@ def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):
 
 
 def test_a_rollback_that_others_do_not_get_to_read_is_told(config, unread_rollback):
-    """Status 74 of the withdrawn night, which they still read, until `deliver` ends it."""
+    """Telemetry keeps status 74 of the withdrawn run, which others still read, until `deliver` succeeds."""
     unread_rollback()  # the place can be reached again
     assert run("deliver", config) == 0
     assert of_telemetry(config) == (DAYS[1], 0)
 
 
 def test_the_second_attempt_of_a_withdrawn_night_delivers_what_is_in_use(config, last_steps, unread_rollback):
-    """Else its status 0 would hide that others still read the withdrawn night."""
+    """Otherwise status 0 would hide that others still read the withdrawn run."""
     assert last_steps(DAYS[1]) == 74
     assert of_telemetry(config) == (DAYS[1], 74)
     unread_rollback()  # the place can be reached again
@@ -46,7 +49,10 @@ def test_the_second_attempt_of_a_withdrawn_night_delivers_what_is_in_use(config,
 
 
 def test_the_second_attempt_of_a_withdrawn_night_leaves_it_out_of_use(config, last_steps, capfd):
-    """Here, where others read and for monitoring, with exit status 0; made anew it goes into use, as `rollback` to it does."""
+    """The rerun ends with 0 and changes neither the run in use, nor the delivery, nor telemetry.
+
+    With new tables it is promoted.
+    """
     root, there = root_of(config), config.parent / "there"
 
     def in_use() -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class Client:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A run config of a cluster: its output folder is named by a variable that is not set here."""
+    """A run config of a cluster. Its output folder is named by a variable that is not set here."""
     path = tmp_path / "my.yaml"
     path.write_text(yaml.safe_dump({"name": "shop", "output_dir": "${NO_SUCH_LAKE}/out", "input": {"simulate": {}}}))
     return path
@@ -98,7 +98,10 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
 def test_what_is_sent_is_this_code_the_config_and_the_command_line(
     monkeypatch: pytest.MonkeyPatch, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The job's folder holds the packages and the config as it stands; overrides survive the shell; the log is printed."""
+    """The job's folder holds the packages and the unchanged config.
+
+    The overrides survive the shell, and the log is printed.
+    """
     client = Client([])
     assert _submit(monkeypatch, client, config, "--set", "features.max_items='a b'") == 2  # checked before it is sent
     assert not client.submitted
@@ -131,12 +134,12 @@ def test_what_is_sent_is_this_code_the_config_and_the_command_line(
 def test_the_exit_status_is_the_stage_s_own(
     code: int, status: int, monkeypatch: pytest.MonkeyPatch, config: Path
 ) -> None:
-    """A refused promotion stays 3, a held date 75, a signal becomes what a shell makes of it."""
+    """A failed gate stays 3, a held date 75. A signal becomes the shell's status for it."""
     assert _submit(monkeypatch, Client([], code=code), config) == status
 
 
 def test_a_job_that_never_ran_is_a_failure_with_ray_s_message(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without an exit code of its own the submission ends with 1 and says why."""
+    """A job without an exit code ends the submission with 1 and Ray's message."""
     assert ray_jobs.exit_status(_job("distilrec-x", "STOPPED", None, "stopped by hand")) == 1
     assert "distilrec-x stopped: stopped by hand" in capsys.readouterr().err
 
@@ -144,7 +147,10 @@ def test_a_job_that_never_ran_is_a_failure_with_ray_s_message(capsys: pytest.Cap
 def test_one_attempt_at_a_time(
     monkeypatch: pytest.MonkeyPatch, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A waiting or running attempt turns the next one away (75); after a finished one, however it ended, comes the next number."""
+    """A waiting or running attempt refuses the next one (75).
+
+    After a finished attempt the next one gets the next number.
+    """
     base = f"distilrec-shop-nightly-{DS}"
     others = [
         _job(f"distilrec-shop-distill-{DS}", "RUNNING"),
@@ -167,7 +173,10 @@ def test_one_attempt_at_a_time(
 def test_sigterm_stops_the_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path, ends: bool, told: str
 ) -> None:
-    """A scheduler's time-out: else the job went on, and its date would turn the next attempt away."""
+    """A scheduler's timeout stops the job.
+
+    Otherwise the job would hold its date and the next attempt would be refused.
+    """
     monkeypatch.setattr(ray_jobs, "STOP_SECONDS", 0.0)
     client, stopped = Client([]), []
     monkeypatch.setattr(client, "stop_job", stopped.append, raising=False)
@@ -184,7 +193,10 @@ def test_sigterm_stops_the_job(
 def test_a_cluster_that_has_just_started_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
-    """The head answers before it can take jobs, which is said once; another submitter's id is a busy date; anything else is told as it is."""
+    """A head that cannot take jobs yet is asked again, which is said once.
+
+    A taken id is a busy date; other errors are passed on.
+    """
     monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)
     late = "Request failed with status code 500: No available agent to submit job, please try again later."
     assert _submit(monkeypatch, Client([], refusals=(late, late)), config) == 0
@@ -239,7 +251,7 @@ def closed() -> Iterator[str]:
 def test_a_cluster_that_does_not_answer_may_do_later(
     closed: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit status 75, as schedulers know it: the job server, the cluster that a stage joins, and either on the way."""
+    """Exit status 75 if the job server or the cluster that a stage joins does not answer, at the start or later."""
     assert main(["submit", "--address", f"http://{closed}", "nightly", "--config", str(config), "--ds", DS]) == 75
     printed = capsys.readouterr().err
     assert re.search(r"no Ray job server answers at http://127.0.0.1:.*refused", printed), printed
@@ -261,7 +273,7 @@ def test_a_cluster_that_does_not_answer_may_do_later(
 
 
 def test_a_cluster_of_another_version_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It answers, and will not change by waiting."""
+    """Another version of Ray is status 2, because waiting does not help. No connection is status 75."""
     import ray
 
     document = {"name": "x", "output_dir": "/x", "input": {"simulate": {}}, "ray": {"address": "auto"}}
@@ -275,7 +287,7 @@ def test_a_cluster_of_another_version_is_the_user_s_to_mend(monkeypatch: pytest.
 def test_status_lists_this_software_s_jobs_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line a job, oldest first, with state, start, minutes and the first line of the message; `--ds` picks a day."""
+    """One line a job, oldest first: state, start, minutes, first line of the message. `--ds` selects a date."""
     import jobs.status
 
     def listed(submission_id: str, start: int, end: int | None, status: str, message: str) -> SimpleNamespace:
@@ -307,7 +319,7 @@ def test_status_lists_this_software_s_jobs_only(
 
 
 def test_a_job_server_that_cannot_list_jobs_does_not_answer() -> None:
-    """While the head starts it knows its version, and nothing else: status 75, and one line."""
+    """While the head starts, the job server knows only its version: status 75, and one line."""
 
     def fail() -> None:
         raise RuntimeError("Request failed with status code 500: GCS is not reachable\n  at …")
@@ -319,7 +331,10 @@ def test_a_job_server_that_cannot_list_jobs_does_not_answer() -> None:
 
 
 def test_a_ray_job_joins_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `ray.address` a Ray job joins its own cluster; elsewhere a local one starts, whatever RAY_ADDRESS says."""
+    """Without `ray.address` a Ray job joins its own cluster.
+
+    Elsewhere a local cluster starts, and RAY_ADDRESS is ignored.
+    """
     document = {"name": "shop", "output_dir": "/out", "input": {"simulate": {}}}
     config = RunConfig.model_validate(document)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
@@ -341,7 +356,7 @@ def test_a_ray_job_joins_the_cluster_that_runs_it(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_command_s_own_options_reach_it(monkeypatch: pytest.MonkeyPatch, config: Path, words: list[str]) -> None:
-    """Options that `submit` does not have stand at the end of the job's command line, quoted, wherever they were given."""
+    """Options that `submit` does not have stand, quoted, at the end of the job's command line, wherever they were given."""
     client, connected = Client([]), []
     monkeypatch.setattr(jobs.submit, "connect", lambda address: connected.append(address) or client)
     monkeypatch.setattr(ray_jobs, "POLL_SECONDS", 0.0)

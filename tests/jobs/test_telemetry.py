@@ -8,7 +8,7 @@ from tests.jobs.handmade import DAYS, of_telemetry
 
 
 def test_two_runs_that_tell_at_the_same_time_take_nothing_back(config, last_steps, monkeypatch):
-    """An earlier day's run that has read what the file says, and gathers, does not write over what tonight's tells meanwhile."""
+    """An earlier date's run that has already read the file does not overwrite what a later date's run writes."""
     loaded = [load_config(config, ds=ds) for ds in DAYS]
     telemetry.write(loaded[1], status=0)
     gather, tonight = telemetry.gather, Thread(target=telemetry.write, args=(loaded[2],), kwargs={"status": 3})
