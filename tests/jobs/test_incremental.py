@@ -306,7 +306,9 @@ def test_other_settings_do_not_lose_what_came_in_files_that_are_gone(tmp_path: P
     assert night_input(tonight, None).notes() == []
     assert night_input(tonight, None).details()["first_day"] == str(FIRST)
     tonight = _config(tmp_path, 6, "out", period_start="2024-04-29")
-    told = [f"the events of {last.day} were read under other settings and are not carried over: all files are read again"]
+    told = [
+        f"the events of {last.day} were read under other settings and are not carried over: all files are read again"
+    ]
     assert night_input(tonight, None).notes() == told
     (homes[0] / "part.csv").unlink()
     gone = rf"They begin on {FIRST}, .* begin on 2024-05-02.*set features.period_start: 2024-05-02 to go on"
@@ -353,9 +355,7 @@ def test_days_read_are_those_of_the_night_that_a_night_starts_from(tmp_path: Pat
 def test_a_night_without_files_of_its_day_is_an_error(spark, tmp_path: Path) -> None:
     """The export that has not run is named, with the days that there are."""
     _write_days(tmp_path, 3)
-    with pytest.raises(
-        InputError, match=r"no file of 2024-05-05 .*export run\? There are files of 2024-05-01 to"
-    ):
+    with pytest.raises(InputError, match=r"no file of 2024-05-05 .*export run\? There are files of 2024-05-01 to"):
         stages.run("build-features", _config(tmp_path, 4, "out"))
 
 

@@ -80,7 +80,9 @@ def test_a_packaged_java_that_cannot_get_its_run_bit_is_explained(no_java, monke
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(Path, "chmod", refuse)
-    with pytest.raises(ConfigError, match=r"is not executable, and its mode cannot change.* Run `chmod \+x .*java` as the owner"):
+    with pytest.raises(
+        ConfigError, match=r"is not executable, and its mode cannot change.* Run `chmod \+x .*java` as the owner"
+    ):
         spark_session.java_home()
 
 
@@ -100,7 +102,9 @@ def test_settings_that_would_change_the_tables_are_refused(tmp_path):
     config = RunConfig.model_validate(
         {"name": "t", "output_dir": str(tmp_path), "input": {"simulate": {}}, "spark": {"conf": conf}}
     )
-    with pytest.raises(ConfigError, match=r"spark\.conf sets spark\.sql\.session\.timeZone, which would change the tables"):
+    with pytest.raises(
+        ConfigError, match=r"spark\.conf sets spark\.sql\.session\.timeZone, which would change the tables"
+    ):
         spark_session.start_spark(config, tmp_path / "spark.log")
 
 
