@@ -9,11 +9,11 @@ if os.environ.get(
 
 import pytest
 
-from jobs.runtime.ray_cluster import _set_token
+from jobs.runtime.ray_cluster import set_token
 from kdlib.config.run import RunConfig
 
 # Ray reads the token only once, at its import, and any test may be the first to import Ray. Jobs do the same.
-_set_token()
+set_token()
 
 
 ENGINES = {"spark", "night", "night_to_change"}

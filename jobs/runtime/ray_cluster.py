@@ -67,7 +67,7 @@ def start_ray(config: RunConfig) -> Iterator[None]:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if address is None:  # Ray reads these when it is imported
-        _set_token()
+        set_token()
         for name, value in _LOCAL.items():
             os.environ.setdefault(name, value)
     import ray
@@ -201,7 +201,7 @@ def _check_reachable(address: str) -> None:
             ) from None
 
 
-def _set_token() -> None:
+def set_token() -> None:
     """Set a token that only this process knows, so that nobody else on the machine can submit work.
 
     Ray then writes no token to the home folder.

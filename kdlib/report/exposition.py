@@ -60,7 +60,7 @@ def exposition(night: Night, *, in_use: InUse | None, status: int | None) -> byt
             gauge(name, f"{name.capitalize()} of the run").labels(run).set(night.funnel[name])
     stages = gauge("stage_seconds", "How long a stage took when it last ran for the day", "stage")
     for stage, seconds in night.seconds.items():
-        stages.labels(run, stage.replace(" ", "_")).set(seconds)
+        stages.labels(run, stage.replace("-", "_")).set(seconds)
     _training(night, gauge)
     _gates(night, gauge)
     quality = gauge("quality", "Metrics on the test users", "model", "metric")

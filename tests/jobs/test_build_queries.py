@@ -52,6 +52,7 @@ def config_for(folder: Path, *, output: str = "out", searches: dict | None = Non
     return RunConfig.model_validate(
         {
             "name": "tiny",
+            "search": {},
             "ds": "2024-05-03",
             "output_dir": str(folder / output),
             "input": {"events": events, "searches": log | (searches or {})},
@@ -195,7 +196,7 @@ def test_without_a_search_log_the_person_is_told_how_to_name_one(tmp_path, capsy
         (simulated(0.0), "found input.simulate.search_fraction 0"),
     ):
         assert run(config) == {}
-        assert "no search log (input.searches, or input.simulate.search_fraction)" in capsys.readouterr().out
+        assert "no search log (input.searches, input.simulate.search_fraction)" in capsys.readouterr().out
         with pytest.raises(ConfigError, match=message):
             search_input(config)
     with pytest.raises(InputError, match=r"needs searches of 2024-05-03.*`distilrec simulate-events` first"):
@@ -251,5 +252,5 @@ def test_days_outside_the_period_are_not_read(spark, tmp_path):
         assert table(by_day, name) == table(whole, name)
     assert (funnel["rows_read"], funnel["earlier"]) == (7, 0)  # the row of 1 April is not read
     (tmp_path / "searches/day=2024-05-03/1.csv").unlink()
-    with pytest.raises(InputError, match=r"no file of 2024-05-03 matches .*from 2024-03-01 to 2024-05-02"):
+    with pytest.raises(InputError, match=r"no file of 2024-05-03 matches .*files of 2024-03-01 to 2024-05-02"):
         run(by_day)

@@ -107,7 +107,7 @@ NIGHT = Night(
             "validation": {"recall@10": 0.3, "ndcg@10": 0.16},
         },
     },
-    seconds={"build features": 30.0, "distill": 150.0},
+    seconds={"build-features": 30.0, "distill": 150.0},
     lists=Lists("v2", "m1", 80, 4, 10),
     use=Use(DS, promoted=True),
     previous_lists=Lists("v1", "m0", 78, 3, 10),

@@ -129,6 +129,6 @@ def test_a_local_ray_without_room_for_the_workers_is_an_error(monkeypatch: pytes
         check_room(local, "training.workers", 8, cpus=0.5)
     with pytest.raises(ConfigError, match=r"recommend.actors is 4, 1 CPU each"):
         check_room(local, "recommend.actors", 4)
-    with pytest.raises(ConfigError, match=r"is 1, 1 GPU each, but the local Ray has 0: lower .* training.gpus_per"):
+    with pytest.raises(ConfigError, match=r"is 1, 1 GPU each, but the local Ray has 0. Lower .* training.gpus_per"):
         check_room(local, "training.workers", 1, cpus=0.5, gpus=1)
     check_room(RunConfig.model_validate(document | {"ray": {"address": "auto"}}), "training.workers", 8)
