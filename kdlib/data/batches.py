@@ -19,6 +19,9 @@ from kdlib.store.tables import CONTEXT
 BUCKET_BATCHES = 32
 """Windows are sorted by length in groups of this many batches."""
 
+STREAM_ROWS = 65_536
+"""Rows of a worker's shard that are read at a time, at most."""
+
 
 @dataclass(frozen=True)
 class Batch:

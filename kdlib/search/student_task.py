@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kdlib.config.models import TrainConfig, TrainingConfig
+from kdlib.data.batches import STREAM_ROWS
 from kdlib.search.distil import held_out, train_epoch
 from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, save_student
 from kdlib.teachers.contrastive import learning_rate_at
 from kdlib.teachers.text import TextEncoder
 from kdlib.training.engine import make_engine
-from kdlib.training.shard import STREAM_ROWS
 from kdlib.training.specs import SearchSpec
 from kdlib.training.trainer import Validation, Weights, Worker, check_finite
 

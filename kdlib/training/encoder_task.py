@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from kdlib.config.models import TrainConfig, TrainingConfig
+from kdlib.data.batches import STREAM_ROWS
 from kdlib.data.windows import read_evaluation_histories
 from kdlib.teachers.contrastive import (
     held_out_pairs,
@@ -29,7 +30,6 @@ from kdlib.teachers.contrastive import (
 )
 from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from kdlib.training.engine import make_engine
-from kdlib.training.shard import STREAM_ROWS
 from kdlib.training.specs import ENCODER_FILE, EncoderSpec
 from kdlib.training.trainer import Validation, Weights, Worker, check_finite
 

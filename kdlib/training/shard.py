@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import torch.distributed as dist
 
-from kdlib.data.batches import Batch, WindowStore, shuffled_batches, store_from_tables
+from kdlib.data.batches import STREAM_ROWS, Batch, WindowStore, shuffled_batches, store_from_tables
 from kdlib.data.windows import ragged
 from kdlib.training.stand_ins import permute_teacher_states
 
 READ_ROWS = 8_192
 """Windows read at a time until it is known whether the shard fits in memory."""
-LEAST_ROWS, STREAM_ROWS = 1_024, 65_536
+LEAST_ROWS = 1_024
 """Fewest and most windows that a streamed shard holds at a time."""
 
 

@@ -115,7 +115,7 @@ def test_student_and_control_start_from_the_codes(store: Path, kind: str) -> Non
 def test_what_cannot_be_coded_is_said_before_the_training(store: Path, capsys: pytest.CaptureFixture) -> None:
     """Too few trained items and a teacher of another vocabulary are errors. A student without codes skips the stage."""
     large = _config(store, {"size": 80})
-    with pytest.raises(ConfigError, match=r"codes\.size: 80 codewords.*79 items with training.*set a smaller size"):
+    with pytest.raises(ConfigError, match=r"codes\.size: 80 codewords.*79 items with training.*Set a smaller size"):
         _build(large)
     _put_teacher(store, "first", 1, ITEM_IDS[:-1])
     with pytest.raises(ModelError, match=r"first.*another item vocabulary"):

@@ -134,7 +134,7 @@ def test_errors_exit_with_two(
         ("report", "(default: the run config's, or the one in use)"),
         ("show", "(default: the run config's, or the one in use)"),
         ("search", "the run's date (default: the one in use)"),
-        ("deliver", "what is sent is the run in use"),
+        ("deliver", "the run in use is delivered"),
         ("forget", "all dates are searched"),
     ],
 )
@@ -434,7 +434,9 @@ def test_outputs_of_format_1_are_taken_over(config: Path, capfd: pytest.CaptureF
     old = partitions.manifest_of(root, "events", DAYS[0]).version
     assert not (root / store_format.FILE).exists()
     steps = {step.stage.name: step for step in plan.plan(load_config(config, ds=DAYS[0]))}
-    assert "an earlier version of distilrec made it, and did not note from what" in steps["simulate-events"].reasons
+    assert (
+        "made by an earlier version of distilrec, which did not record the inputs" in steps["simulate-events"].reasons
+    )
     assert handmade.run("check-gates", config, "--ds", DAYS[0]) == 0
     assert json.loads((root / store_format.FILE).read_text()) == {"format": store_format.FORMAT}
     assert handmade.run("simulate-events", config, "--ds", DAYS[0]) == 0

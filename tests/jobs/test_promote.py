@@ -72,6 +72,6 @@ def test_two_nights_that_end_at_the_same_time_leave_the_later_in_use(config, mon
 
     monkeypatch.setattr(promotions, "promote", late)
     assert run("promote", config, "--ds", DAYS[0]) == 0
-    assert f"{DAYS[1]} stays in use, it is later than {DAYS[0]}" in capfd.readouterr().out
+    assert f"{DAYS[1]} stays in use, because it is later than {DAYS[0]}" in capfd.readouterr().out
     root = root_of(config)
     assert [switch.ds for switch in promotions.history(root)] == [DAYS[1]]

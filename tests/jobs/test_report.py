@@ -270,7 +270,7 @@ def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, m
     make(config_for(two_nights))
     monkeypatch.setattr(report, "build", lambda job: 1 // 0)
     rollback.run(config_for(two_nights, BEFORE), BEFORE, "")
-    assert f"report    warning: the page of {DS} is as it was (ZeroDivisionError: " in capsys.readouterr().out
+    assert f"report    warning: the report of {DS} is not updated (ZeroDivisionError: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("simulated", [True, False])

@@ -35,7 +35,7 @@ def test_an_old_night_that_cannot_be_removed_is_a_warning(config, last_steps, mo
         r"promote: warning: not removed: (\S+) \(Directory not empty\)\. The next promotion tries", printed
     )
     assert told is not None
-    assert f"removed 1 old nights, {DAYS[0]} to {DAYS[0]}" in printed
+    assert f"removed 1 old runs, {DAYS[0]} to {DAYS[0]}" in printed
     assert Path(told[1]).is_dir()
     assert sorted(path.name[:13] for path in (home / "recommendations").iterdir()) == [f"ds={ds}" for ds in DAYS[1:]]
     monkeypatch.undo()
@@ -53,7 +53,7 @@ def test_a_removal_that_cannot_be_noted_is_not_begun(config, last_steps, monkeyp
     for ds in DAYS:
         put_night(config, ds)
         assert last_steps(ds) == 0, capfd.readouterr().err
-    assert "promote: warning: old nights are not removed: [Errno 13] Permission denied" in capfd.readouterr().out
+    assert "promote: warning: old runs are not removed: [Errno 13] Permission denied" in capfd.readouterr().out
     assert len(list((root_of(config) / "_versions" / "recommendations").iterdir())) == len(DAYS)
 
 

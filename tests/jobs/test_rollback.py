@@ -19,9 +19,9 @@ def test_rollback_switches_back_and_a_backfill_does_not(config, capfd):
     for ds in DAYS:
         put_night(config, ds)
         assert run("check-gates", config, "--ds", ds) == run("promote", config, "--ds", ds) == 0
-    assert f"removed 1 old nights, {DAYS[0]} to {DAYS[0]}" in capfd.readouterr().out
+    assert f"removed 1 old runs, {DAYS[0]} to {DAYS[0]}" in capfd.readouterr().out
     assert run("promote", config, "--ds", DAYS[1]) == 0
-    assert f"{DAYS[2]} stays in use, it is later than {DAYS[1]}" in capfd.readouterr().out
+    assert f"{DAYS[2]} stays in use, because it is later than {DAYS[1]}" in capfd.readouterr().out
     assert run("rollback", config, "--to", DAYS[1], "--reason", "wrong prices") == 0
     assert f"{DAYS[1]} is in use, {DAYS[2]} no more" in capfd.readouterr().out
     for name in ("recommendations", "models/student"):
@@ -71,7 +71,7 @@ def test_the_second_attempt_of_a_withdrawn_night_leaves_it_out_of_use(config, la
     capfd.readouterr()
     assert last_steps(DAYS[1]) == 0
     found = (
-        f"promote: {DAYS[1]} stays out of use, a rollback to {DAYS[0]} (wrong prices) has withdrawn just these tables"
+        f"promote: {DAYS[1]} stays out of use: a rollback to {DAYS[0]} (wrong prices) has withdrawn these very tables"
     )
     assert found in capfd.readouterr().out
     assert in_use() == (DAYS[0],) * 3

@@ -201,7 +201,7 @@ def test_a_cluster_that_has_just_started_is_asked_again(
     late = "Request failed with status code 500: No available agent to submit job, please try again later."
     assert _submit(monkeypatch, Client([], refusals=(late, late)), config) == 0
     assert capsys.readouterr().out.count("no node of the cluster can take") == 1
-    with pytest.raises(BusyError, match="x has this moment been submitted by someone else"):
+    with pytest.raises(BusyError, match="someone else has just submitted x"):
         ray_jobs.submit(Client([], refusals=("Job with submission_id x already exists.",)), submission_id="x")
     with pytest.raises(DistilrecError, match="does not take x: no room"):
         ray_jobs.submit(Client([], refusals=("no room",)), submission_id="x")
@@ -225,7 +225,7 @@ def test_a_cluster_that_has_just_started_is_asked_again(
         ),
         (["--address", "http://h:1", "nightly", "--config", "no/such.yaml"], "cannot read the run config no/such.yaml"),
         (["--address", "http://h:1", "nightly", "--set", "rey.address=auto"], "unknown key rey"),
-        (["--address", "http://h:1", "nightly", "--from=2026-11-01"], "a submission is one day's, found --from"),
+        (["--address", "http://h:1", "nightly", "--from=2026-11-01"], "submit takes one day, found --from"),
     ],
 )
 def test_what_the_submitter_can_mend_is_told_in_one_line(
@@ -325,7 +325,7 @@ def test_a_job_server_that_cannot_list_jobs_does_not_answer() -> None:
         raise RuntimeError("Request failed with status code 500: GCS is not reachable\n  at …")
 
     with pytest.raises(
-        UnreachableError, match=r"does not list its jobs \(.*not reachable\): is the cluster's head up\?$"
+        UnreachableError, match=r"does not list its jobs \(.*not reachable\)\. Check that the cluster's head is up$"
     ):
         ray_jobs.jobs_of(SimpleNamespace(list_jobs=fail))
 
