@@ -14,7 +14,7 @@ quality: .venv/installed-dev  ## compare recipes of a student, with seeds and in
 bench: .venv/installed-dev  ## speed compared with the peers (needs DISTILREC_DATA; makes the peers' environments in output/peers)
 	$(BIN)/python -m tests.benchmarks.speed --data $(DISTILREC_DATA)/beauty
 
-test: .venv/installed-dev  ## lint, types and all tests, two at a time (ten minutes)
+test: .venv/installed-dev  ## lint, types and all tests, two at a time
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2 --dist loadgroup

@@ -43,7 +43,7 @@ def test_checkpoints_that_cannot_be_read_are_given_up(
     arguments = {"name": broken.name, "stage": "distill", "epochs": 1}
     run_workers(config, lambda _: None, {}, None, **arguments)
     assert attempts == [True, False]
-    assert "training failed from the checkpoints of an earlier run (training failed" in capsys.readouterr().out
+    assert "cannot go on from the checkpoints of an earlier run (training failed" in capsys.readouterr().out
     assert broken.with_name(f"{broken.name}.given_up").is_dir()
 
     def diverge(self: Trainer) -> None:
