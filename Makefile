@@ -19,7 +19,7 @@ test: .venv/installed-dev  ## lint, types and all tests, two at a time
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-test-fast: .venv/installed-dev  ## the tests that start no engine (a minute)
+test-fast: .venv/installed-dev  ## the tests that start no engine
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not engine and not e2e and not faults"
 
 faults: .venv/installed-dev  ## what a run must survive, one fault at a time (an hour)

@@ -29,6 +29,7 @@ SETTINGS = "kdlib.config"
 VALIDATORS = {"field_validator", "model_validator"}
 
 
+@functools.cache
 def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
     """File → hash, of all files that a module can reach: its own file and its imports, also those inside functions.
 

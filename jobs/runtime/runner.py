@@ -53,7 +53,8 @@ def run_stage(
         return {}
     module = importlib.import_module(stage.module)
     if stage.acts:
-        _check_needs(config, stage, pipeline)
+        for part in stage.parts_of(config):
+            _inputs_of(config, stage, part, pipeline)
         module.run(config, **(options or {}))
         return {}
     made: dict[str, Manifest] = {}
@@ -84,16 +85,7 @@ def prepare(config: RunConfig, stage: Stage, part: Part, *, pipeline: Sequence[S
       InputError: an input is not published, or is stale.
     """
     module = importlib.import_module(stage.module)
-    inputs = {}
-    for name in part.needs:
-        manifest = partitions.read_manifest(config.root, name, config.day)
-        if manifest is None:
-            if stage.optional:
-                continue
-            raise InputError(_missing(config, stage, name, pipeline))
-        if not stage.optional:
-            _check_fresh(config, manifest, pipeline)
-        inputs[name] = Input(partitions.current(config.root, name, config.day), manifest)
+    inputs = _inputs_of(config, stage, part, pipeline)
     found = module.find(config, part, inputs) if hasattr(module, "find") else Found()
     versions = {name: one.version for name, one in inputs.items()} | dict(found.versions)
     return Job(config, stage.name, part, inputs, found.value, made_by(config, stage, part, versions))
@@ -101,10 +93,16 @@ def prepare(config: RunConfig, stage: Stage, part: Part, *, pipeline: Sequence[S
 
 def made_by(config: RunConfig, stage: Stage, part: Part, versions: Mapping[str, str]) -> dict[str, Any]:
     """All that a part's result depends on; see `Job.made_by`."""
+    settings, code = _settings_of(config, part), code_of(stage.module)
+    return {"stage": stage.name, "settings": settings, "inputs": dict(versions), "code": code}
+
+
+def _settings_of(config: RunConfig, part: Part) -> dict[str, Any]:
+    """The settings that a part declares, and the values that its stage works out from settings."""
     settings = settings_of(config, part.settings)
     for name, value in part.values.items():
         settings |= flat(value, name)
-    return {"stage": stage.name, "settings": settings, "inputs": dict(versions), "code": code_of(stage.module)}
+    return settings
 
 
 def up_to_date(config: RunConfig, name: str, fingerprint: str) -> Manifest | None:
@@ -128,14 +126,19 @@ def maker_of(config: RunConfig, name: str, pipeline: Sequence[Stage]) -> tuple[S
     return None
 
 
-def _check_needs(config: RunConfig, stage: Stage, pipeline: Sequence[Stage]) -> None:
-    """Raise InputError where an input of the stage is not published, or is stale."""
-    for part in stage.parts_of(config):
-        for name in part.needs:
-            manifest = partitions.read_manifest(config.root, name, config.day)
-            if manifest is None:
-                raise InputError(_missing(config, stage, name, pipeline))
+def _inputs_of(config: RunConfig, stage: Stage, part: Part, pipeline: Sequence[Stage]) -> dict[str, Input]:
+    """A part's inputs; InputError where one is not published, or is stale. An optional stage takes what there is."""
+    inputs = {}
+    for name in part.needs:
+        manifest = partitions.read_manifest(config.root, name, config.day)
+        if manifest is None and stage.optional:
+            continue
+        if manifest is None:
+            raise InputError(_missing(config, stage, name, pipeline))
+        if not stage.optional:
             _check_fresh(config, manifest, pipeline)
+        inputs[name] = Input(partitions.current(config.root, name, config.day), manifest)
+    return inputs
 
 
 def _check_fresh(config: RunConfig, manifest: Manifest, pipeline: Sequence[Stage]) -> None:
@@ -153,7 +156,7 @@ def _check_fresh(config: RunConfig, manifest: Manifest, pipeline: Sequence[Stage
                 f" published now. Run `distilrec {stage.name}` first"
             )
     if "settings" in manifest.made_by:
-        before, wanted = manifest.made_by["settings"], made_by(config, stage, part, {})["settings"]
+        before, wanted = manifest.made_by["settings"], _settings_of(config, part)
         if changed := changes(before, wanted):
             raise InputError(
                 f"{manifest.table} of {config.day} is stale: it was made with other settings ({'; '.join(changed[:3])})."
