@@ -7,7 +7,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.runtime.console import log_file, say
+from jobs.runtime.console import log_file, say, warn
 from jobs.runtime.inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
 from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
@@ -147,4 +147,4 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     vocabularies = manifests["item_vocabulary"], earlier_vocabulary(config)
     catalogues = [one and one.details.get("catalogue") for one in vocabularies]
     for warning in filter(None, (*funnels.warnings(funnel), catalogue_warning(*catalogues))):
-        say(f"build_features: warning: {warning}")
+        warn(f"build_features: warning: {warning}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pyspark.sql import functions as F
 
-from jobs.runtime.console import log_file, say
+from jobs.runtime.console import log_file, say, warn
 from jobs.runtime.input_files import version_of
 from jobs.runtime.inputs import catalogue_input
 from jobs.runtime.spark_session import running_spark
@@ -53,7 +53,7 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
         f" + {counts['without_id']:,} without an item id"
     )
     if warning := catalogue_warning(counts, _counts_before(config)):
-        say(f"build_products: warning: {warning}")
+        warn(f"build_products: warning: {warning}")
 
 
 def _counts_before(config: RunConfig) -> dict[str, int] | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pyspark import StorageLevel
 
-from jobs.runtime.console import log_file, say
+from jobs.runtime.console import log_file, say, warn
 from jobs.runtime.inputs import checked_key, search_input
 from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
@@ -64,4 +64,4 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     path = search_input(config)[0].path
     min_users = config.privacy.min_query_users
     if warning := searches.no_query_warning(funnel, path=path, period=period, min_users=min_users):
-        say(f"build_queries: warning: {warning}")
+        warn(f"build_queries: warning: {warning}")

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import pyarrow.parquet as pq
+
 from jobs.runtime.names import adapted_encoder
 from jobs.runtime.published import parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, read_parquet
@@ -42,7 +44,9 @@ def build(job: Job) -> Details:
         batch_format="pyarrow",
         batch_size=text.batch_size * 8,
     )
-    vectors.write_parquet(str(job.output))
+    # not Ray's own write_parquet, which writes the batches of a block in any order
+    for number, block in enumerate(vectors.iter_batches(batch_size=None, batch_format="pyarrow")):
+        pq.write_table(block, job.output / f"part-{number:05}.parquet")
     if not text.whiten:
         return {}
     whitening = whiten_files(job.output, width=text.whiten_width, scale=text.scale)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.runtime.console import say
+from jobs.runtime.console import say, warn
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from jobs.runtime.published import features_of
 from jobs.runtime.rank_targets import histories_to_test, rank_targets, training_counts
@@ -42,7 +42,7 @@ def build(job: Job) -> Details:
     """Rank the test users' items under all models, and write `metrics`."""
     config = job.config
     if isinstance(job.found, str):
-        say(f"evaluate: warning: {job.found}")
+        warn(f"evaluate: warning: {job.found}")
     found = _measure(job)
     teacher = "ensemble" if "ensemble" in found.ranks else config.teachers[0].name
     table = metrics_table(

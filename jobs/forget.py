@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from jobs.runtime.command import Invocation
-from jobs.runtime.console import say
+from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver_and_tell
 from jobs.runtime.lock import held_dates
 from kdlib.config.run import RunConfig
@@ -65,7 +65,7 @@ def run(config: RunConfig, user_id: str) -> None:
         say(f"forget: no output has named the user, who {unknown}")
     say(f"forget: {removed.total():,} rows, lines and pages removed; {config.root} searched: no trace is left")
     if others := _nights_of_other_keys(config.root, key):
-        say(
+        warn(
             f"forget: warning: {', '.join(others)} were made with another pseudonym key, so this user cannot be found in"
             " them. They are removed with the old runs (retention.nights)"
         )

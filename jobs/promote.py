@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 
 from jobs.runtime import telemetry
-from jobs.runtime.console import say
+from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
 from jobs.runtime.lock import held_dates
 from jobs.runtime.published import versions
@@ -104,7 +104,7 @@ def _remove_old_nights(config: RunConfig) -> None:
 
 
 def _warn(text: str) -> None:
-    say(f"promote: warning: {text}")
+    warn(f"promote: warning: {text}")
 
 
 def _judged_parts(config: RunConfig) -> dict[str, str]:

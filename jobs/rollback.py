@@ -5,7 +5,7 @@ from datetime import date
 
 from jobs.pipeline import STAGES, stage_named
 from jobs.runtime import telemetry
-from jobs.runtime.console import one_line, say
+from jobs.runtime.console import one_line, say, warn
 from jobs.runtime.delivery import check, deliver_and_tell
 from jobs.runtime.lock import run_lock
 from jobs.runtime.runner import run_stage
@@ -45,4 +45,4 @@ def _remake_pages(config: RunConfig, to: str) -> None:
                 with nullcontext() if ds == to else run_lock(night, "report"):
                     run_stage(night, stage_named("report"), pipeline=STAGES)
         except Exception as error:
-            say(f"report    warning: the report of {ds} is not updated ({type(error).__name__}: {one_line(error)})")
+            warn(f"report    warning: the report of {ds} is not updated ({type(error).__name__}: {one_line(error)})")

@@ -6,6 +6,8 @@ if os.environ.get(
     "PYTEST_XDIST_WORKER"
 ):  # torch reads it at its import: two test processes must not take all cores each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Spark's tests are short: Java's second compiler would cost them more time than it saves
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 import pytest
 
@@ -21,20 +23,11 @@ ENGINES = {"spark", "night", "night_to_change"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts an engine, and keep together what shares a fixture: all tests of a file, and all that look at `night`.
-
-    Files with whole jobs come first, so that the last one to end is a short one.
-    """
-    slow = set[str]()
+    """Mark what starts an engine. Whole jobs come first and short tests last, so that all test processes end together."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & ENGINES:
+        if set(getattr(item, "fixturenames", ())) & ENGINES:
             item.add_marker(pytest.mark.engine)
-        group = "night" if fixtures & {"night", "night_to_change"} else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-        if item.get_closest_marker("e2e") or group == "night":
-            slow.add(item.nodeid.partition("::")[0])
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in slow)
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("e2e", "engine")])
 
 
 @pytest.fixture(scope="session")

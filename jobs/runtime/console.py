@@ -40,6 +40,11 @@ def say(text: str = "", *, level: int = logging.INFO) -> None:
     LOG.log(level, "%s", with_config(text))
 
 
+def warn(text: str) -> None:
+    """Print a warning: the run goes on, but a person should look. JSON lines have the level `warning`."""
+    say(text, level=logging.WARNING)
+
+
 class _Handler(logging.Handler):
     """Writes to the terminal, also while standard output goes to a file."""
 

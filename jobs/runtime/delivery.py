@@ -1,7 +1,7 @@
 """Bring the run in use to where others read it: an object store or another file system, as Parquet or Delta Lake."""
 
 from jobs.runtime import telemetry
-from jobs.runtime.console import say
+from jobs.runtime.console import say, warn
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DeliveryError
 from kdlib.release import delivery
@@ -30,7 +30,7 @@ def deliver(config: RunConfig, *, only_in_use: bool = False) -> None:
         raise ConfigError("nowhere to deliver to: set delivery.url in the run config or with --set delivery.url=s3://…")
     send = delivery.deliver_delta if settings.format == "delta" else delivery.deliver
     keep = 0 if only_in_use else config.retention.nights
-    done = send(config.root, settings.url, keep=keep, warn=lambda text: say(f"deliver: warning: {text}"))
+    done = send(config.root, settings.url, keep=keep, warn=lambda text: warn(f"deliver: warning: {text}"))
     say(f"deliver: {done.ds}, {' and '.join(done.versions)}, is in use at {settings.url}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.runtime.command import Invocation
-from jobs.runtime.console import say
+from jobs.runtime.console import warn
 from jobs.runtime.names import models_of
 from kdlib.config.load import expanded, read_mapping
 from kdlib.config.run import RunConfig
@@ -88,7 +88,7 @@ def write_or_warn(config: RunConfig, status: int | None) -> None:
         if config.telemetry:
             write(config, status=status)
     except Exception as error:
-        say(f"telemetry warning: not written: {type(error).__name__}: {error}")
+        warn(f"telemetry warning: not written: {type(error).__name__}: {error}")
 
 
 def readable(invocation: Invocation) -> list[RunConfig]:

@@ -1,14 +1,16 @@
 """A small nightly run, made once for all tests that read one, and fixtures for runs published by hand."""
 
+import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from jobs import nightly
 from jobs.runtime import console, telemetry
@@ -56,29 +58,41 @@ NIGHT: dict[str, Any] = SMALL | {
 
 @pytest.fixture(scope="session")
 def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A run of `NIGHT` on this machine: run config, output folder and printed text."""
-    folder = tmp_path_factory.mktemp("night")
-    places = {
-        "output_dir": str(folder / "output"),
-        "delivery": {"url": f"file://{folder}/shop"},
-        "telemetry": {"textfile": f"{folder}/distilrec_small.prom"},
-    }
+    """A run of `NIGHT` on this machine: run config, output folder and printed text.
+
+    The first test that asks for it makes it, for all test processes. No test changes it: see `night_to_change`.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "night"
+    config, printed = folder / "run.yaml", folder / "printed.txt"
+    with FileLock(shared / "night.lock"):
+        if not printed.exists():
+            folder.mkdir(exist_ok=True)
+            places = {
+                "output_dir": str(folder / "output"),
+                "delivery": {"url": f"file://{folder}/shop"},
+                "telemetry": {"textfile": f"{folder}/distilrec_small.prom"},
+            }
+            config.write_text(yaml.safe_dump(NIGHT | places))
+            printed.write_text(run(config))
+    return config, folder / "output", printed.read_text()
+
+
+def copy_of(night: tuple[Path, Path, str], folder: Path) -> tuple[Path, Path, str]:
+    """The run of `night` in a new folder. Nothing in it is out of date."""
+    _, root, printed = night
+    shutil.copytree(root.parent, folder, symlinks=True)
     config = folder / "run.yaml"
-    config.write_text(yaml.safe_dump(NIGHT | places))
-    return config, folder / "output", run(config)
+    config.write_text(config.read_text().replace(str(root.parent), str(folder)))
+    return config, folder / "output", printed
 
 
 @pytest.fixture
-def night_to_change(night: tuple[Path, Path, str], tmp_path: Path) -> Iterator[tuple[Path, Path, str]]:
-    """The run of `night`, for a test that changes its files. The files are restored after the test.
-
-    They return to the same place with the same times, because the versions of inputs depend on paths and times.
-    """
-    folder = night[1].parent
-    shutil.copytree(folder, tmp_path / "kept", symlinks=True)
-    yield night
-    folder.rename(tmp_path / "changed")
-    (tmp_path / "kept").rename(folder)
+def night_to_change(night: tuple[Path, Path, str], tmp_path: Path) -> tuple[Path, Path, str]:
+    """A copy of the run of `night`, for a test that changes its files."""
+    return copy_of(night, tmp_path / "night")
 
 
 @pytest.fixture

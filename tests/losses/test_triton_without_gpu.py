@@ -17,6 +17,7 @@ SHARED_BYTES = 227 << 10
 """Shared memory of a block on an H100."""
 
 
+@pytest.mark.engine
 def test_the_interpreter_runs_the_kernels() -> None:
     """Every law of `test_triton_kernels` holds in Triton's interpreter."""
     laws = Path(__file__).with_name("test_triton_kernels.py")

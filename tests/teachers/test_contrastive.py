@@ -281,6 +281,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("stage", [1, 3])
 def test_two_workers_share_their_negatives(trained: Path, stage: int) -> None:
     """Two workers end with the weights of one process that has all pairs of each step; each gets all vectors."""

@@ -133,6 +133,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("stage", range(4))
 def test_two_workers_equal_one_process_on_the_union(trained: Path, stage: int) -> None:
     """Different data on each of two workers gives the weights of one plain PyTorch process that sees all of it."""

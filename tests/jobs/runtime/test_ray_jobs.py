@@ -1,4 +1,4 @@
-"""A nightly run on a real Ray cluster of three nodes and a Spark standalone cluster, with refused jobs and dying nodes."""
+"""Jobs on a real Ray cluster of three nodes: refused jobs, and a nightly run in which nodes die."""
 
 import contextlib
 import os
@@ -14,15 +14,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
-import pyspark
 import pytest
 import yaml
 
-from jobs.runtime.spark_session import java_home
 from kdlib.store import partitions
 from tests.jobs.conftest import DS, EPOCHS, NIGHT
 
@@ -32,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="each node has a loopback address of its own"),
 ]
 HOME = Path(__file__).parents[3]
-RUN = NIGHT | {"name": "cluster", "evaluation": NIGHT["evaluation"] | {"control": False}}
 
 
 def _kill(processes: list[psutil.Process]) -> None:
@@ -173,48 +169,9 @@ def cluster() -> Iterator[Cluster]:
         cluster.close()
 
 
-@pytest.fixture(scope="module")
-def spark_master() -> Iterator[str]:
-    """The address of a Spark standalone master with one worker, in processes of their own."""
-    home = java_home()
-    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"} | ({"JAVA_HOME": str(home)} if home else {})
-    master = f"spark://127.0.0.1:{_free_port()}"
-    launch = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
-    with tempfile.TemporaryDirectory() as folder:
-        common = ["--host", "127.0.0.1", "--webui-port"]
-        commands = [
-            ["master.Master", *common, str(_free_port()), "--port", master.rpartition(":")[2]],
-            [
-                "worker.Worker",
-                *common,
-                str(_free_port()),
-                "--cores",
-                "1",
-                "--memory",
-                "1g",
-                "--work-dir",
-                folder,
-                master,
-            ],
-        ]
-        running = [
-            subprocess.Popen(
-                [launch, f"org.apache.spark.deploy.{name}", *arguments],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for name, *arguments in commands
-        ]
-        yield master
-        for process in running:
-            process.terminate()
-            process.wait()
-
-
-def _config(folder: Path, **more: Any) -> Path:
+def _config(folder: Path) -> Path:
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(RUN | {"output_dir": str(folder / "output")} | more))
+    path.write_text(yaml.safe_dump(NIGHT | {"name": "cluster", "output_dir": str(folder / "output")}))
     return path
 
 
@@ -250,14 +207,18 @@ def test_the_job_s_exit_status_is_passed_on(cluster: Cluster, tmp_path: Path) ->
 
 
 def test_a_run_with_dying_nodes_ends_with_the_table_of_a_laptop(
-    cluster: Cluster, spark_master: str, night: tuple[Path, Path, str], tmp_path: Path
+    cluster: Cluster, night: tuple[Path, Path, str], night_to_change: tuple[Path, Path, str]
 ) -> None:
-    """Spark's cluster makes the features. A node dies in training, another in batch inference. The job succeeds, and the
-    table has the bytes of local mode's table. While models train, Ray's metrics show their progress."""
-    root = tmp_path / "output"
-    conf = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "512m"}
-    config = str(_config(tmp_path, spark=RUN["spark"] | {"master": spark_master, "conf": conf}))
-    job = cluster.submit("nightly", "--config", config)
+    """The cluster goes on from a laptop's features and teacher. A node dies in training, another in batch inference.
+
+    The job succeeds, and the table has the bytes of the laptop's table. While models train, Ray's metrics show their
+    progress.
+    """
+    path, root, _ = night_to_change
+    for name in ("models/student", "recommendations"):
+        (root / name / f"ds={DS}").unlink()
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"name": "cluster"}))
+    job = cluster.submit("nightly", "--config", config := str(path))
     told: set[str] = set()
     over = threading.Event()
 

@@ -1,0 +1,95 @@
+"""Session features from a Spark standalone cluster."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pyspark
+import pytest
+import yaml
+
+from jobs.runtime.names import FEATURES
+from jobs.runtime.spark_session import java_home
+from kdlib.store import partitions
+from tests.jobs.conftest import DS
+from tests.whole_nights import HOME, environment
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def spark_master() -> Iterator[str]:
+    """The address of a Spark standalone master with one worker, in processes of their own."""
+    home = java_home()
+    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"} | ({"JAVA_HOME": str(home)} if home else {})
+    master = f"spark://127.0.0.1:{_free_port()}"
+    launch = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
+    with tempfile.TemporaryDirectory() as folder:
+        common = ["--host", "127.0.0.1", "--webui-port"]
+        commands = [
+            ["master.Master", *common, str(_free_port()), "--port", master.rpartition(":")[2]],
+            [
+                "worker.Worker",
+                *common,
+                str(_free_port()),
+                "--cores",
+                "1",
+                "--memory",
+                "1g",
+                "--work-dir",
+                folder,
+                master,
+            ],
+        ]
+        running = [
+            subprocess.Popen(
+                [launch, f"org.apache.spark.deploy.{name}", *arguments],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for name, *arguments in commands
+        ]
+        yield master
+        for process in running:
+            process.terminate()
+            process.wait()
+
+
+def test_a_cluster_makes_the_features_of_a_laptop(
+    spark_master: str, night: tuple[Path, Path, str], night_to_change: tuple[Path, Path, str]
+) -> None:
+    """The driver is here and the executor is a process of the cluster. All tables have the rows of local mode's tables."""
+    path, root, _ = night_to_change
+    made = ("sessions", "quarantine", *FEATURES)
+    for name in made:
+        (root / name / f"ds={DS}").unlink()
+    document = yaml.safe_load(path.read_text())
+    conf = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "512m"}
+    document["spark"] |= {"master": spark_master, "conf": conf}
+    path.write_text(yaml.safe_dump(document))
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs", "build-features", "--config", str(path)],
+        cwd=HOME,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "up to date" not in done.stdout
+    for name in made:
+        ours, laptops = (partitions.current(folder, name, DS) for folder in (root, night[1]))
+        assert pq.read_table(ours).equals(pq.read_table(laptops)), name

@@ -1,0 +1,78 @@
+"""The night after a first one, on real Spark, Ray and DeepSpeed. It is killed, and a worker dies."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from kdlib.release import promotions
+from kdlib.store import partitions
+from tests.jobs.conftest import DS
+from tests.whole_nights import follow, start, whole
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def test_the_next_night_is_killed_and_goes_on(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """One more day of the shop. The run is killed in training, later a worker is killed.
+
+    Readers keep the old table until the new one is promoted. Training goes on from its last checkpoint. There are new
+    users and items, models that start warm, and gates that compare.
+    """
+    config, root, _ = night_to_change
+    tomorrow = "2026-11-23"
+    document = yaml.safe_load(config.read_text())
+    document["training"]["warm_start"] = {"epochs": 20}
+    document["student"]["train"] = {"epochs": 20, "patience": 20}
+    config.write_text(yaml.safe_dump(document))
+    before, promoted = whole(root, DS), root / "promoted" / "recommendations"
+    old = promoted.resolve()
+
+    def kill_the_night() -> None:
+        # an epoch takes less than the two seconds after which Ray Train writes down which checkpoint is the last
+        deadline = time.monotonic() + 60
+        while not list((root / "_checkpoints").glob("*.distill.*/checkpoint_manager_snapshot.json")):
+            assert time.monotonic() < deadline, "no checkpoint is on record"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+
+    process = start(config, "--ds", tomorrow)
+    follow(process, "student epoch  1/20", kill_the_night)
+    assert process.returncode == -signal.SIGKILL
+    assert promoted.resolve() == old
+
+    def kill_a_worker() -> None:
+        workers = [
+            p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
+        ]
+        assert len(workers) == 2
+        workers[0].kill()
+
+    process = start(config, "--ds", tomorrow)
+    printed = follow(process, "student epoch 19/20", kill_a_worker)
+    assert process.returncode == 0, printed
+    assert "student epoch  1/20" not in printed, "a night that goes on starts from its last checkpoint"
+    for line in ("student epoch 20/20", "control epoch 20/20", "student - student in use so far"):
+        assert line in printed, printed
+    assert "check_gates: input and quality: 14 passed, 2 skipped" in printed, printed
+    assert whole(root, DS) == before
+    assert (whole(root, tomorrow).rows or 0) > (before.rows or 0)
+    facts = json.loads((partitions.current(root, "models/student", tomorrow) / "model.json").read_text())
+    earlier = json.loads((partitions.current(root, "models/student", DS) / "model.json").read_text())
+    assert [line["epoch"] for line in facts["epochs"]] == list(range(1, 21))
+    assert (earlier["warm_nights"], facts["warm_nights"]) == (0, 1)
+    assert facts["num_items"] > earlier["num_items"]
+    in_use = promotions.current(root)
+    assert in_use is not None
+    assert (in_use.ds, [n.ds for n in promotions.history(root)]) == (tomorrow, [DS, tomorrow])
+    assert pq.read_table(promoted.resolve()).num_rows == whole(root, tomorrow).rows
+    deadline = time.monotonic() + 30
+    while (left := list((root / "_checkpoints").glob("*.distill.*"))) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, "finished training leaves no checkpoints"
