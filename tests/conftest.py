@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if set(getattr(item, "fixturenames", ())) & ENGINES:
             item.add_marker(pytest.mark.engine)
-    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("e2e", "engine")])
+    items.sort(key=lambda item: 0 if item.get_closest_marker("e2e") else 1 if item.get_closest_marker("engine") else 2)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Whole nightly runs through the command line: start a run, follow its printed lines, check its table."""
+"""Nightly runs and single stages through the command line: start one, follow its printed lines, check its table."""
 
 import hashlib
 import os
@@ -22,10 +22,12 @@ def environment() -> dict[str, str]:
     return outer | {"PYTHONPATH": str(HOME)}
 
 
-def start(config: Path, *more: str, more_environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start `distilrec nightly` with this run config, in its own process group, with a pipe for its output."""
+def start(
+    config: Path, *more: str, command: str = "nightly", more_environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start a command of `distilrec` with this config, in its own process group, with a pipe for its output."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs", "nightly", "--config", str(config), *more],
+        [sys.executable, "-m", "jobs", command, "--config", str(config), *more],
         cwd=HOME,
         text=True,
         env=environment() | dict(more_environment or {}),
@@ -52,9 +54,9 @@ def follow(process: subprocess.Popen[str], text: str | None = None, then: Callab
     return "".join(lines)
 
 
-def run(config: Path, *more: str, status: int = 0) -> str:
-    """The printed text of a nightly run, which must end with this exit status."""
-    process = start(config, *more)
+def run(config: Path, *more: str, command: str = "nightly", status: int = 0) -> str:
+    """The printed text of a command, which must end with this exit status."""
+    process = start(config, *more, command=command)
     printed = follow(process)
     assert process.returncode == status, printed
     return printed

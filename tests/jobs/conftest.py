@@ -50,6 +50,7 @@ NIGHT: dict[str, Any] = SMALL | {
     "student": {
         "model": {"kind": "gru", "dim": 16, "session_flag": True},
         "train": {"epochs": EPOCHS, "patience": EPOCHS},
+        "control": {"train": {"epochs": 2}},
     },
     "recommend": {"k": 7, "actors": 2, "batch_size": 1},
 }

@@ -273,18 +273,22 @@ def test_a_page_that_cannot_be_made_anew_fails_no_rollback(two_nights, capsys, m
     assert f"report    warning: the report of {DS} is not updated (ZeroDivisionError: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("simulated", [True, False])
-def test_only_simulated_users_are_printed_at_the_end_of_a_night(two_nights, capsys, monkeypatch, simulated):
-    """A scheduler keeps what is printed, and `forget` does not reach it. So real users are not printed."""
+@pytest.mark.parametrize("form", ["simulated", "csv", "sequences"])
+def test_only_simulated_users_are_printed_at_the_end_of_a_night(two_nights, capsys, monkeypatch, form):
+    """A scheduler keeps what is printed, and `forget` does not reach it. So real users are not printed.
+
+    A line says when times are made up.
+    """
     monkeypatch.setattr(summary, "quality_table", lambda config: "the quality")
     document = {"name": "tiny", "ds": DS, "output_dir": str(two_nights)}
-    events = {"path": "x", "format": "csv", "user": "u", "item": "i", "time": {"column": "t"}}
-    given = {"simulate": {}} if simulated else {"events": events}
+    columns = {"user": "u", "item": "i", "time": {"column": "t"}} if form == "csv" else {}
+    given = {"simulate": {}} if form == "simulated" else {"events": {"path": "x", "format": form} | columns}
     summary.print_summary(RunConfig.model_validate(document | {"input": given}), {"recommend": 1.0})
     printed = capsys.readouterr().out
-    assert ("user ann: 3 interactions" in printed) == simulated
-    assert ("ann" in printed or "lamp" in printed) == simulated
-    assert (f"`distilrec show --ds {DS}` prints some, --user ID one" in printed) != simulated
+    assert ("user ann: 3 interactions" in printed) == (form == "simulated")
+    assert ("ann" in printed or "lamp" in printed) == (form == "simulated")
+    assert (f"`distilrec show --ds {DS}` prints some, --user ID one" in printed) == (form != "simulated")
+    assert ("made up, because the input has none" in printed) == (form == "sequences")
 
 
 def test_a_night_blocked_before_training(tmp_path):

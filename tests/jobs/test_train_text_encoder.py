@@ -131,7 +131,7 @@ def test_teachers_with_different_text_settings_live_together(
             {"name": "adapted", "model": model, "text": text | {"adapt": ADAPT}},
             {"name": "whitened", "model": model, "text": text | {"whiten": True, "whiten_width": 6}},
         ],
-        "training": {"workers": 2, "zero_stage": 2, "defaults": {"epochs": 1, "batch_size": 32}},
+        "training": {"workers": 1, "zero_stage": 2, "defaults": {"epochs": 1, "batch_size": 32}},
         "student": {"train": {"batch_size": 32}},
     }
     path = tmp_path / "run.yaml"

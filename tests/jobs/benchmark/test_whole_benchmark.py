@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,21 +10,7 @@ import pytest
 from kdlib.store import partitions
 from tests.jobs.benchmark.test_benchmark import RUN, write_benchmark
 from tests.jobs.conftest import DS
-from tests.whole_nights import HOME, environment
-
-
-def _benchmark(path: Path, *more: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs", "benchmark", "--config", str(path), *more],
-        cwd=HOME,
-        env=environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+from tests.whole_nights import run
 
 
 @pytest.mark.e2e
@@ -46,7 +30,7 @@ def test_a_whole_benchmark_and_again(night_to_change: tuple[Path, Path, str], tm
         tuning={"trials": 2, "arms": ["student_plain"], "space": {"student.train.learning_rate": [0.003, 0.01]}},
         speed_users=50,
     )
-    printed = _benchmark(path)
+    printed = run(path, command="benchmark")
     results = json.loads((tmp_path / "results.json").read_text())
     figures, intervals = results["figures"], results["intervals"]
     for name in ("student", "student_plain", "permuted", "teacher_single", "teacher_ensemble", "markov", "popularity"):
@@ -79,7 +63,7 @@ def test_a_whole_benchmark_and_again(night_to_change: tuple[Path, Path, str], tm
     assert re.search(r"student_plain +0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", printed), printed
     ranks = pq.read_table(partitions.current(root, "benchmark_ranks/tiny_quality", DS))
     assert ranks["rank/student_s1"] != ranks["rank/permuted_s1"]
-    printed = _benchmark(path)
+    printed = run(path, command="benchmark")
     assert "epoch" not in printed, printed
     assert printed.count("up to date") >= 7, printed
     again = json.loads((tmp_path / "results.json").read_text())

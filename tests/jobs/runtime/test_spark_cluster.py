@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from jobs.runtime.names import FEATURES
 from jobs.runtime.spark_session import java_home
 from kdlib.store import partitions
 from tests.jobs.conftest import DS
-from tests.whole_nights import HOME, environment
+from tests.whole_nights import run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -79,17 +78,10 @@ def test_a_cluster_makes_the_features_of_a_laptop(
     conf = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "512m"}
     document["spark"] |= {"master": spark_master, "conf": conf}
     path.write_text(yaml.safe_dump(document))
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs", "build-features", "--config", str(path)],
-        cwd=HOME,
-        env=environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "up to date" not in done.stdout
+    assert "up to date" not in run(path, command="build-features")
     for name in made:
         ours, laptops = (partitions.current(folder, name, DS) for folder in (root, night[1]))
-        assert pq.read_table(ours).equals(pq.read_table(laptops)), name
+        tables = [pq.read_table(folder) for folder in (ours, laptops)]
+        if name == "quarantine":  # the path of a file has the output folder in it
+            tables = [table.drop_columns("file") for table in tables]
+        assert tables[0].equals(tables[1]), name

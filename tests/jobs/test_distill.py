@@ -1,0 +1,34 @@
+"""The stage `distill` in joint mode, on real Ray and DeepSpeed."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdlib.store import partitions
+from tests.jobs.conftest import DS
+from tests.whole_nights import run
+
+
+@pytest.mark.e2e
+def test_teacher_and_student_learn_together(night_to_change: tuple[Path, Path, str]) -> None:
+    """Joint mode prints loss and accuracy of each epoch, the teacher's too, and of the control. It needs no cached targets."""
+    config, root, _ = night_to_change
+    (root / "teacher_targets" / f"ds={DS}").unlink()
+    before = partitions.current(root, "models/teacher", DS)
+    lstm = {"kind": "lstm", "dim": 16, "hidden": 12, "tied": False, "dropout": 0.0}
+    document = yaml.safe_load(config.read_text()) | {
+        "teachers": [{"name": "teacher", "model": lstm | {"hidden": 24}}],
+        "student": {"model": lstm},
+        "distillation": {"mode": "joint", "kl_weight": 0.5, "temperature": 1.0},
+    }
+    config.write_text(yaml.safe_dump(document))
+    printed = run(config, command="distill")
+    assert re.search(r"student epoch  2/2: loss \S+ = CE \S+ \+ 0\.5·KL \S+, accuracy \S+, teacher CE", printed), (
+        printed
+    )
+    assert re.search(r"control epoch  2/2: CE \S+, accuracy", printed)
+    after = partitions.current(root, "models/teacher", DS)
+    assert after != before
+    assert (after / "model.safetensors").exists()
