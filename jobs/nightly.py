@@ -63,7 +63,8 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
     last_spark = [stage for stage in stages if stage.engine == "spark"][-1:]
     with engine_output_to(log):
         say(f"nightly: {config.name}, {config.day}, output in {config.root}, engine logs in {log.parent}")
-    with ExitStack() as ray_block:
+    ray_block = ExitStack()
+    try:
         for number, stage in enumerate(stages):
             started = time.monotonic()
             if stage.last:
@@ -77,6 +78,9 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
                         ray_block.close()
                     _run_here(config, stage, options, ray_block, stages)
             seconds[stage.name] = time.monotonic() - started
+    finally:
+        with engine_output_to(log):  # while Ray stops, it prints the last lines of its workers
+            ray_block.close()
     with engine_output_to(log):
         print_summary(config, seconds)
         run_last(config, stages)
