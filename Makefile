@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CONFIG ?= cluster/runs/laptop.yaml
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: nightly quality bench test test-fast faults lint clean
 
@@ -17,10 +18,10 @@ bench: .venv/installed-dev  ## speed compared with the peers (needs DISTILREC_DA
 test: .venv/installed-dev  ## lint, types and all tests, two at a time
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-fast: .venv/installed-dev  ## the tests that start no engine
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not engine and not e2e and not faults"
+	$(PYTEST) -m "not engine and not e2e and not faults"
 
 faults: .venv/installed-dev  ## what a run must survive, one fault at a time (an hour)
 	$(BIN)/pytest -m faults

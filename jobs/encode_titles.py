@@ -44,7 +44,7 @@ def build(job: Job) -> Details:
         batch_format="pyarrow",
         batch_size=text.batch_size * 8,
     )
-    # not Ray's own write_parquet, which writes the batches of a block in any order
+    # Ray's own write_parquet may write the batches of a block in another order
     for number, block in enumerate(vectors.iter_batches(batch_size=None, batch_format="pyarrow")):
         pq.write_table(block, job.output / f"part-{number:05}.parquet")
     if not text.whiten:

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from jobs.pipeline import STAGES
 from jobs.runtime import telemetry
 from jobs.runtime.command import Invocation, execute
-from jobs.runtime.console import engine_output_to, log_file, one_line, say
+from jobs.runtime.console import engine_output_to, log_file, one_line, say, warn
 from jobs.runtime.delivery import check
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.process import run_in_own_process
@@ -109,7 +109,7 @@ def run_last(config: RunConfig, stages: Sequence[Stage]) -> None:
             traceback.print_exc()
             what = f"{type(error).__name__}: {one_line(error)}"
             log = log_file(config, "nightly")
-            say(f"{stage.name}    warning: not written ({what}); full text: {log}", level=logging.WARNING)
+            warn(f"{stage.name}    warning: not written ({what}); full text: {log}")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
-    """One small local Spark for all tests. It is started as in the jobs."""
+    """One small local Spark for all tests of a process. It is started as in the jobs."""
     from jobs.runtime.spark_session import start_spark, stop_spark
 
     folder = tmp_path_factory.mktemp("spark")

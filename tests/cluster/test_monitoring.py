@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError
 from kdlib.report.content import Night
 from kdlib.report.exposition import InUse, exposition
+from tests.ports import free_port
 from tests.report.nights import BEFORE, DS, METRICS, NIGHT, blocked_before_training
 
 MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
@@ -304,7 +304,7 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path) -> Non
     models = {**NIGHT.models, "student": {**NIGHT.models["student"], "epochs": epochs}}
     night = Night(**{**vars(NIGHT), "models": models})
     (tmp_path / "distilrec_shop.prom").write_bytes(exposition(night, in_use=IN_USE, status=0))
-    node, server = _free_port(), _free_port()
+    node, server = free_port(), free_port()
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{node}"]}]}],
@@ -334,12 +334,6 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path) -> Non
         for process in running:
             process.terminate()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def _answer(port: int, expression: str) -> list:

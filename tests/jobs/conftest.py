@@ -54,7 +54,7 @@ NIGHT: dict[str, Any] = SMALL | {
     },
     "recommend": {"k": 7, "actors": 2, "batch_size": 1},
 }
-"""Run config of the fixture `night`. test_cluster.py runs the same config on a cluster."""
+"""Run config of the fixture `night`. `runtime/test_ray_jobs.py` runs it on a cluster."""
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from tests.whole_nights import follow, run, start, whole
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-def test_the_next_night_is_killed_and_goes_on(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> None:
-    """One more day of the shop. The run is killed in training. Later the same command goes on.
+def test_the_next_night_is_killed_and_goes_on(night_to_change: tuple[Path, Path, str]) -> None:
+    """One more day of the shop. The run is killed in training. The same command goes on later.
 
     Readers keep the old table until the new one is promoted. Training goes on from its last checkpoint. There are new
     users and items, models that start warm, and gates that compare.

@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import yaml
 
 from kdlib.store import partitions
 from tests.jobs.conftest import DS, EPOCHS, NIGHT
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.e2e,
@@ -38,12 +38,6 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
 class Cluster:
     """A head without CPUs, and workers with two CPUs each. Every node has a session and a loopback address of its own."""
 
@@ -51,7 +45,7 @@ class Cluster:
         self._home = tempfile.mkdtemp(prefix="dr")  # short: it holds sockets
         self.nodes: dict[str, int] = {}
         self._metrics: dict[str, int] = {}
-        self._gcs, self._dashboard = _free_port(), _free_port()
+        self._gcs, self._dashboard = free_port(), free_port()
         self.url = f"http://127.0.0.2:{self._dashboard}"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -71,7 +65,7 @@ class Cluster:
             "--num-cpus=0",
             "--dashboard-host=127.0.0.2",
             f"--dashboard-port={self._dashboard}",
-            f"--ray-client-server-port={_free_port()}",
+            f"--ray-client-server-port={free_port()}",
         )
         assert head.wait() == 0, Path(self._home, "127.0.0.2.log").read_text()
         self.add("127.0.0.3", "127.0.0.4")
@@ -86,7 +80,7 @@ class Cluster:
     def start(self, node: str, *more: str) -> subprocess.Popen[bytes]:
         """Begin to start a node. The command ends when the node is up. The node's processes stay in the command's session."""
         joining = more or (f"--address=127.0.0.2:{self._gcs}", "--num-cpus=2")
-        self._metrics[node] = _free_port()
+        self._metrics[node] = free_port()
         command = [
             sys.executable,
             "-m",
@@ -95,7 +89,7 @@ class Cluster:
             f"--node-ip-address={node}",
             f"--temp-dir={self._home}/{node}",  # in a shared folder, a node would unpack the job's code over another's
             *joining,
-            f"--dashboard-agent-listen-port={_free_port()}",
+            f"--dashboard-agent-listen-port={free_port()}",
             f"--metrics-export-port={self._metrics[node]}",
             "--object-store-memory=100000000",
         ]
@@ -218,7 +212,8 @@ def test_a_run_with_dying_nodes_ends_with_the_table_of_a_laptop(
     for name in ("models/student", "recommendations"):
         (root / name / f"ds={DS}").unlink()
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"name": "cluster"}))
-    job = cluster.submit("nightly", "--config", config := str(path))
+    config = str(path)
+    job = cluster.submit("nightly", "--config", config)
     told: set[str] = set()
     over = threading.Event()
 

@@ -1,7 +1,6 @@
 """Session features from a Spark standalone cluster."""
 
 import os
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,15 +15,10 @@ from jobs.runtime.names import FEATURES
 from jobs.runtime.spark_session import java_home
 from kdlib.store import partitions
 from tests.jobs.conftest import DS
+from tests.ports import free_port
 from tests.whole_nights import run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +26,16 @@ def spark_master() -> Iterator[str]:
     """The address of a Spark standalone master with one worker, in processes of their own."""
     home = java_home()
     environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1"} | ({"JAVA_HOME": str(home)} if home else {})
-    master = f"spark://127.0.0.1:{_free_port()}"
+    master = f"spark://127.0.0.1:{free_port()}"
     launch = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
     with tempfile.TemporaryDirectory() as folder:
         common = ["--host", "127.0.0.1", "--webui-port"]
         commands = [
-            ["master.Master", *common, str(_free_port()), "--port", master.rpartition(":")[2]],
+            ["master.Master", *common, str(free_port()), "--port", master.rpartition(":")[2]],
             [
                 "worker.Worker",
                 *common,
-                str(_free_port()),
+                str(free_port()),
                 "--cores",
                 "1",
                 "--memory",
