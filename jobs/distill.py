@@ -1,17 +1,21 @@
 """Train the student from its teachers, and the same student without them for comparison (Ray Train, DeepSpeed)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from jobs.runtime.console import say
+from jobs.runtime.console import say, warn
 from jobs.runtime.names import item_codes, title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.students import student_run
-from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights
+from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights, teachers_ndcg
 from jobs.runtime.train_models import fit
 from jobs.runtime.warm_start import earlier_model
 from kdlib.config.run import RunConfig
+from kdlib.models.files import MODEL_FILE
+from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 from kdlib.training.specs import TrainingRun
 
@@ -25,24 +29,54 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 def build(jobs: Sequence[Job]) -> Details:
     """Train student and control in the same workers. In joint mode the teacher trains with the student."""
-    config, joint = jobs[0].config, jobs[0].config.distillation.mode == "joint"
-    source = features_of(jobs[0].inputs)
+    if jobs[0].config.student.size == "auto":
+        return _train_the_smallest(jobs[0])
+    _train(jobs[0], [_training_run(job, job.part.subject) for job in jobs], [job.fingerprint for job in jobs])
+    return {}
+
+
+def _train_the_smallest(job: Job) -> Details:
+    """Train students of rising width until one keeps enough of the teachers' quality, then the control at its width."""
+    config, run = job.config, _training_run(job, "student")
+    teachers = teachers_ndcg(config, features_of(job.inputs), run.cached)
+    found: dict[str, float] = {}
+    for model in config.student.sizes:
+        run = replace(run, model=model)
+        _train(job, [run], [fingerprint_of(job.fingerprint, model.dim)])
+        facts = json.loads((Path(run.export) / MODEL_FILE).read_text())
+        found[f"d{model.dim}"] = facts["validation"]["ndcg@10"]
+        share = found[f"d{model.dim}"] / teachers if teachers else 0.0
+        say(f"  student of width {model.dim}: {share:.0%} of the teachers' validation NDCG@10, {teachers:.4f}")
+        if share >= config.student.size_share:
+            break
+    else:
+        warn(f"no student keeps {config.student.size_share:.0%} of the teachers' NDCG@10: the widest is published")
+    if config.evaluation.control:
+        control = _training_run(job, "control")
+        widths = {"dim": run.model.dim, "hidden": run.model.hidden}
+        control = replace(control, model=control.model.model_copy(update=widths))
+        _train(job, [control], [fingerprint_of(job.fingerprint, "control")])
+    return {"models/student": {"sizes": {"teachers": teachers, **found}}}
+
+
+def _train(job: Job, runs: list[TrainingRun], fingerprints: list[str]) -> None:
+    config, joint = job.config, job.config.distillation.mode == "joint"
+    source = features_of(job.inputs)
     fit(
         config,
         "distill",
-        [_training_run(job) for job in jobs],
-        fingerprints=[job.fingerprint for job in jobs],
-        train_files=parquet_files(source.histories if joint else jobs[0].input("teacher_targets")),
+        runs,
+        fingerprints=fingerprints,
+        train_files=parquet_files(source.histories if joint else job.input("teacher_targets")),
         histories=source.histories,
         from_histories=joint,
         facts=source.vocabulary_facts(),
     )
-    return {}
 
 
-def _training_run(job: Job) -> TrainingRun:
-    config, name = job.config, job.part.subject
-    student, joint, taught = config.student, config.distillation.mode == "joint", job.part.subject == "student"
+def _training_run(job: Job, name: str) -> TrainingRun:
+    config = job.config
+    student, joint, taught = config.student, config.distillation.mode == "joint", name == "student"
     cached = []
     if taught and not joint:
         folders = teacher_folders(config, job.inputs, features_of(job.inputs).vocabulary_facts()["vocabulary_hash"])

@@ -121,9 +121,13 @@ def student_parts(config: RunConfig) -> Iterator[Part]:
         own = (*settings, "distillation", f"teachers.{teacher.name}")
         makes = ("models/student", *teacher.models)
         yield Part(makes, (*needs, *vectors_of(teacher.text)), own, taught, subject="student")
+    elif student.size == "auto":  # the control's width is known when the student is
+        makes = ("models/student", *(["models/control"] if config.evaluation.control else []))
+        own = (*settings, "distillation", "student.control")
+        yield Part(makes, needs, own, taught, subject="student")
     else:
         yield Part(("models/student",), needs, (*settings, "distillation"), taught, subject="student")
-    if config.evaluation.control:
+    if config.evaluation.control and student.size == "given":
         alone = student.without_teachers()
         values = {"train": config.training.resolve(alone.train), "dropout": alone.model.dropout}
         yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from jobs.runtime.actors import write_by_shards
 from jobs.runtime.published import Features, parquet_files
@@ -117,31 +118,56 @@ class Judgement(NamedTuple):
 
 def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Judgement:
     """Judge the teachers on the validation users (`kdlib.teachers.ensembles`), and set their shares."""
-    from kdlib.data.windows import read_evaluation_histories
-
-    histories = read_evaluation_histories(
-        parquet_files(source.histories),
-        position_column="validation_position",
-        max_users=config.training.max_validation_users,
-    )
+    histories = _validation_histories(config, source)
     with start_ray(config):
-        import ray
+        from kdlib.teachers.ensembles import choose_weights, judge_teachers
 
-        from kdlib.teachers.ensembles import choose_weights, judge_teachers, mixture_weights
-
-        settings, how = config.training, config.distillation.weights
-        check_workers_room(config, 1)
-        task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)
+        how = config.distillation.weights
         arguments = [[str(folder) for folder in of_teacher] for of_teacher in folders], histories
-        trained_NR, held_out_NR = ray.get(
-            task(judge_teachers).remote(*arguments, max_length=settings.max_length, threads=settings.threads_per_worker)
-        )
+        trained_NR, held_out_NR = _in_a_task(config, judge_teachers, *arguments, max_length=config.training.max_length)
         if how == "given":
             return Judgement(trained_NR, held_out_NR, [teacher.weight for teacher in config.teachers])
         if not held_out_NR.shape[1]:
             raise InputError(f"distillation.weights is {how}, but no user has a validation item: set it to given")
-        weights = mixture_weights(held_out_NR).tolist()
-        if how == "validation_ndcg":
-            chosen = task(choose_weights).remote(*arguments, start=weights, threads=settings.threads_per_worker)
-            weights = np.asarray(ray.get(chosen)).tolist()
-    return Judgement(trained_NR, held_out_NR, weights)
+        weights = _in_a_task(config, choose_weights, *arguments)
+    return Judgement(trained_NR, held_out_NR, np.asarray(weights).tolist())
+
+
+def teachers_ndcg(config: RunConfig, source: Features, models: Sequence[tuple[str, float]]) -> float:
+    """NDCG@10 of all teachers together, on the validation users.
+
+    Args:
+      config: for the settings of the training.
+      source: the features.
+      models: from `ensemble`.
+
+    Raises:
+      InputError: no user has a validation item.
+    """
+    histories = _validation_histories(config, source)
+    if not len(histories):
+        raise InputError("student.size is auto, but no user has a validation item to choose by: set it to given")
+    with start_ray(config):
+        from kdlib.teachers.ensembles import validation_ndcg
+
+        return _in_a_task(config, validation_ndcg, list(models), histories)
+
+
+def _validation_histories(config: RunConfig, source: Features) -> pa.Table:
+    from kdlib.data.windows import read_evaluation_histories
+
+    return read_evaluation_histories(
+        parquet_files(source.histories),
+        position_column="validation_position",
+        max_users=config.training.max_validation_users,
+    )
+
+
+def _in_a_task(config: RunConfig, function: Any, *arguments: Any, **options: Any) -> Any:
+    """The result of a function that runs where a training worker would. Ray must run."""
+    import ray
+
+    settings = config.training
+    check_workers_room(config, 1)
+    task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)(function)
+    return ray.get(task.remote(*arguments, **options, threads=settings.threads_per_worker))

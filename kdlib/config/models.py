@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Fraction, Name, Positive, Section, Seed
 
+NARROWEST = 8
+"""Smallest width that `student.size: auto` tries. Narrower students gain next to nothing from their teachers."""
+
 
 class CodesConfig(Section):
     """Item vectors made from a few bytes an item and small tables of codewords, learnt from the teachers' item vectors.
@@ -183,7 +186,7 @@ class TeacherConfig(Section):
     text: TextConfig | None = None
     """Read product titles: the projected title vector is added to the item embedding."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share of this teacher in the mean of the teachers' probabilities. The shares are scaled to sum to 1."""
+    """Share of this teacher in the weighted mean of the teachers' scores. The shares are scaled to sum to 1."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of `training.defaults` that differ for this teacher."""
     seed: Seed | None = None
@@ -230,10 +233,29 @@ class StudentConfig(Section):
     text encoder and is no larger."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of `training.defaults` that differ for the student."""
+    size: Literal["given", "auto"] = "given"
+    """`auto`: train students of rising width, from 8 to `model.dim` by doubling, until one keeps `size_share` of the teachers'
+    validation NDCG@10. The widest is published if none does. The control then has the published student's width."""
+    size_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """`size: auto`: share of the teachers' validation NDCG@10 that is enough."""
     export: Literal["float32", "int8"] = "float32"
     """How the matrices of the published student are stored. `int8`, with one scale a row, takes a quarter of the bytes."""
     control: ControlConfig = ControlConfig()
     """Settings of the student without teachers, which `evaluation.control` trains for comparison."""
+
+    @property
+    def sizes(self) -> list[ModelConfig]:
+        """The models that `size: auto` tries, narrowest first. All widths of a model are halved together."""
+        models, factor = [self.model], 2
+        while self.model.dim % factor == 0 and self.model.dim // factor >= NARROWEST:
+            hidden = self.model.hidden
+            width = (hidden or self.model.dim) // factor
+            if (hidden or 0) % factor or width % self.model.heads:
+                break
+            narrower = {"dim": self.model.dim // factor, "hidden": hidden and width}
+            models.insert(0, self.model.model_copy(update=narrower))
+            factor *= 2
+        return models
 
     def without_teachers(self) -> "StudentConfig":
         """The student as `evaluation.control` trains it."""
@@ -254,9 +276,9 @@ class DistillationConfig(Section):
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """T, which divides the logits of teachers and student. A higher temperature shows more of what a teacher says about less
     likely items."""
-    weights: Literal["given", "validation", "validation_ndcg"] = "given"
-    """Shares of several teachers. `given`: each teacher's `weight`. `validation`: the shares whose mixture makes the validation
-    items most likely. `validation_ndcg`: the shares whose mixture ranks them best by NDCG@10. The last two need mode `offline`."""
+    weights: Literal["given", "validation_ndcg"] = "given"
+    """Shares of several teachers. `given`: each teacher's `weight`. `validation_ndcg`: the shares with which the teachers together
+    rank the validation items best by NDCG@10 (`offline` only)."""
     hidden_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of `1 − cos` between the student's projected hidden state and each teacher's. The projection is not exported."""
     item_start: Literal["random", "teachers"] = "random"
@@ -267,11 +289,11 @@ class DistillationConfig(Section):
 
     `hidden`: each teacher's hidden state, from which training computes the teacher's whole distribution.
 
-    `sampled`: items sampled from the mixture of all teachers at `temperature`. They take `4 · samples + 4` bytes, and a training
+    `sampled`: items sampled from what all teachers together predict at `temperature`. They take `4 · samples + 4` bytes, and a training
     step takes no longer than without teachers, however many teachers there are. With the student's `train.loss:
     sampled_softmax`, no step scores all items: use both for catalogues of a million items and more."""
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
-    """`sampled`: items sampled at a position. A flatter mixture needs more, and a higher `temperature` flattens it. With 64 the
+    """`sampled`: items sampled at a position. A flatter prediction needs more, and a higher `temperature` flattens it. With 64 the
     gradient is near the exact one at a perplexity of some hundred items. At some thousand it is mostly noise."""
 
     @property

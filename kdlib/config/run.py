@@ -80,6 +80,7 @@ class RunConfig(Section):
         self._teachers_have_no_codes()
         self._warm_start_is_possible()
         self._item_start_is_possible()
+        self._size_can_be_chosen()
         self._codes_have_teachers()
         self._item_dropout_has_titles()
         self._batches_divide_among_workers()
@@ -148,6 +149,20 @@ class RunConfig(Section):
                 "distillation.item_start teachers needs student.model.tied: true, so that the table which starts from"
                 " the teachers is the one that scores"
             )
+
+    def _size_can_be_chosen(self) -> None:
+        if self.student.size == "given":
+            return
+        for name, is_set in (
+            ("distillation.mode joint", self.distillation.mode == "joint"),
+            ("student.model.codes", self.student.model.codes is not None),
+            ("training.warm_start", self.training.warm_start is not None),
+        ):
+            if is_set:
+                raise ValueError(
+                    f"student.size auto trains several students from finished teachers, which does not go with {name}:"
+                    " remove it, or set student.size to given"
+                )
 
     def _codes_have_teachers(self) -> None:
         if self.student.model.codes and self.distillation.mode == "joint":

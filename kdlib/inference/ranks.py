@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kdlib.data.windows import EvaluationRows, context_from, take_slices
 from kdlib.inference.topk import top_of_scores
-from kdlib.losses.distillation import mixture_log_probs
 from kdlib.models.encode import rows_at_a_time, scorer
 from kdlib.models.files import Predictor
 
@@ -77,7 +76,7 @@ def ranks_of_models(
     num_items: int | None = None,
     popularity_V: np.ndarray | None = None,
 ) -> Ranked:
-    """Ranks of the rows' targets under one model, or under the weighted mean of several models' probabilities.
+    """Ranks of the rows' targets under one model, or under the weighted mean of several models' scores.
 
     The vocabulary may have grown since a model was trained. Such a model skips the newer items in its input and ranks
     them last, as it does in batch inference.
@@ -110,7 +109,9 @@ def ranks_of_models(
         ]
         if len(logits) == 1:
             return logits[0]
-        return mixture_log_probs([part.double() for part in logits], weights)
+        return torch.stack([part * (weight / sum(weights)) for part, weight in zip(logits, weights, strict=True)]).sum(
+            0
+        )
 
     return ranks_of_scores(
         scores, rows, num_items=num_items, device=device, top=top, confidence_k=confidence_k, batch_size=batch_size

@@ -46,7 +46,7 @@ def _sum_tiles(student: Scored, targets_T: Tensor, teachers: Teachers | None, gr
     for start in range(0, len(targets_T), size):
         tile = slice(start, start + size)
         part = gradients._replace(hidden_TW=None if gradients.hidden_TW is None else gradients.hidden_TW[tile])
-        own = None if teachers is None else teachers._replace(scored=[_at(s, tile) for s in teachers.scored])
+        own = None if teachers is None else teachers._replace(scored=_at(teachers.scored, tile))
         sums += _tile(_at(student, tile), targets_T[tile], own, part)
     return sums
 
@@ -56,16 +56,17 @@ def _tile(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradien
     blocks = _blocks(student)
     scales = [1.0] if teachers is None else [1.0, 1 / teachers.temperature]
     logsumexps, best_T, target_T = _logsumexps(student, targets_T, scales, blocks)
-    teacher_logsumexps = []
+    teacher_logsumexp_T = best_T
     if teachers is not None:
-        teacher_logsumexps = [_logsumexps(t, None, scales[1:], blocks)[0][0] for t in teachers.scored]
+        [teacher_logsumexp_T], _, _ = _logsumexps(teachers.scored, None, scales[1:], blocks)
     hidden_TW = None if gradients.hidden_TW is None else torch.zeros_like(student.hidden_TW, dtype=torch.float32)
     kl_T = torch.zeros_like(best_T)
     for block in blocks:
         z_TI = _logits(student, block)
         gradient_TI = (z_TI - logsumexps[0][:, None]).exp_()
         if teachers is not None:
-            p_TI, log_p_TI = _mixture(teachers, teacher_logsumexps, block)
+            log_p_TI = _logits(teachers.scored, block).mul_(scales[1]).sub_(teacher_logsumexp_T[:, None])
+            p_TI = log_p_TI.exp()
             log_q_TI = z_TI.mul_(scales[1]).sub_(logsumexps[1][:, None])
             kl_T += torch.linalg.vecdot(p_TI, log_p_TI.sub_(log_q_TI))
             gradient_TI.add_(log_q_TI.exp_().sub_(p_TI), alpha=teachers.kl_weight * teachers.temperature)
@@ -102,20 +103,6 @@ def _logsumexps(
         for part, scale in zip(parts, scales, strict=True):
             part.append(top_T * scale + (z_TI * scale).exp_().sum(1).log())
     return [torch.stack(part).logsumexp(0) for part in parts], best_T, target_T
-
-
-def _mixture(teachers: Teachers, logsumexps: list[Tensor], block: slice) -> tuple[Tensor, Tensor]:
-    """The teachers' mean probabilities at the temperature and their logarithms, for a block of items: float32 [t, I]."""
-    total = sum(teachers.weights)
-    mixed_TI: Tensor | None = None
-    for scored, weight, logsumexp_T in zip(teachers.scored, teachers.weights, logsumexps, strict=True):
-        log_p_TI = _logits(scored, block).mul_(1 / teachers.temperature).sub_(logsumexp_T[:, None])
-        if len(teachers.scored) == 1:
-            return log_p_TI.exp(), log_p_TI
-        p_TI = log_p_TI.exp_().mul_(weight / total)
-        mixed_TI = p_TI if mixed_TI is None else mixed_TI.add_(p_TI)
-    assert mixed_TI is not None, "at least one teacher"
-    return mixed_TI, mixed_TI.clamp_min(torch.finfo(mixed_TI.dtype).tiny).log_()  # 0 · log 0 is 0 in the limit
 
 
 def _blocks(scored: Scored) -> list[slice]:

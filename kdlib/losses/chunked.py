@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.losses.distillation import mixture_log_probs
+from kdlib.losses.distillation import pooled_log_probs
 from kdlib.losses.next_item import in_chunks
 from kdlib.losses.scored import LossSums, Scored, Teachers
 
@@ -47,7 +47,7 @@ def chunked(
     cross_entropy: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> LossSums:
-    """`CE(student, target) + λ·divergence(student, teachers' mixture)`, summed over positions.
+    """`CE(student, target) + λ·divergence(student, teachers)`, summed over positions.
 
     Args:
       student: what predicts. Gradients reach its hidden states, matrix and bias.
@@ -77,14 +77,12 @@ def _autograd_chunk(
     """A `kdlib.losses.next_item.Chunk` function."""
     assert teachers is not None
     logits_TV = student.logits(start, stop)
-    mixture_TV = mixture_log_probs(
-        [scored.logits(start, stop).float() for scored in teachers.scored],
-        teachers.weights,
-        temperature=teachers.temperature,
+    teacher_TV = pooled_log_probs(
+        [teachers.scored.logits(start, stop).float()], [1.0], temperature=teachers.temperature
     )
     with torch.enable_grad():
         z_TV = logits_TV.detach().float().requires_grad_()
-        apart = divergence(z_TV, mixture_TV, temperature=teachers.temperature).sum()
+        apart = divergence(z_TV, teacher_TV, temperature=teachers.temperature).sum()
         ce = F.cross_entropy(z_TV, targets_T, reduction="sum") if cross_entropy else torch.zeros_like(apart)
         (gradient_TV,) = torch.autograd.grad(ce + teachers.kl_weight * apart, z_TV)
     correct = (z_TV.detach().gather(1, targets_T[:, None])[:, 0] >= z_TV.detach().amax(1)).sum()

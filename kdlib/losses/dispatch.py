@@ -22,7 +22,7 @@ KERNEL_SHARED_BYTES = 144 << 10
 def cross_entropy_and_kl(
     student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
 ) -> LossSums:
-    """`CE(student, target) + λ·T²·KL(teachers' mixture_T ‖ student_T)`, in nats, over all items.
+    """`CE(student, target) + λ·T²·KL(teachers_T ‖ student_T)`, in nats, over all items.
 
     Args:
       student: what predicts. Gradients reach its hidden states, matrix and bias.

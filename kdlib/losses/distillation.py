@@ -2,7 +2,7 @@
 
 Only the student gets a gradient. A divergence is 0 where student and teacher are equal. Half-precision logits are computed
 in float32. Student logits must be finite. Teachers are given as log-probabilities at the temperature, see
-`mixture_log_probs`; −inf means that the teacher rules an item out.
+`pooled_log_probs`; −inf means that the teacher rules an item out.
 
 Shapes: `[..., items]` are logits or log-probabilities over the catalogue, or over the classes of any other problem. Results
 drop the last axis.
@@ -69,10 +69,11 @@ def hidden_cosine(student_hidden: Tensor, teacher_hidden: Tensor) -> Tensor:
     return 1.0 - F.cosine_similarity(as_float(student_hidden), as_float(teacher_hidden.detach()), dim=-1)
 
 
-def mixture_log_probs(
-    teacher_logits: Sequence[Tensor], weights: Sequence[float], *, temperature: float = 1.0
-) -> Tensor:
-    """Log of the weighted mean of the teachers' *probabilities* at a temperature.
+def pooled_log_probs(teacher_logits: Sequence[Tensor], weights: Sequence[float], *, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities of several teachers together: the weighted mean of their logits, as one distribution.
+
+    This is the logarithmic opinion pool (Genest & Zidek 1986): the normalised, weighted geometric mean of the teachers'
+    probabilities. An item that one teacher holds very unlikely stays unlikely.
 
     Args:
       teacher_logits: one float [..., items] a teacher.
@@ -87,17 +88,12 @@ def mixture_log_probs(
     """
     if len(teacher_logits) != len(weights) or not weights or min(weights) <= 0:
         raise ValueError(
-            "a mixture needs one positive weight a teacher,"
+            "several teachers need one positive weight each,"
             f" found {len(teacher_logits)} teachers and weights {list(weights)}"
         )
-    logs = [torch.log_softmax(as_float(logits) / temperature, dim=-1) for logits in teacher_logits]
-    if len(logs) == 1:
-        return logs[0]
-    log_weights = torch.tensor(list(weights), dtype=torch.float64).div(sum(weights)).log().tolist()
-    mixed = logs[0] + log_weights[0]
-    for log, log_weight in zip(logs[1:], log_weights[1:], strict=True):
-        mixed = torch.logaddexp(mixed, log + log_weight)
-    return mixed
+    scale = 1.0 / (sum(weights) * temperature)
+    weighted = [as_float(logits) * (weight * scale) for logits, weight in zip(teacher_logits, weights, strict=True)]
+    return torch.log_softmax(torch.stack(weighted).sum(0), dim=-1)
 
 
 def top_indices(scores: Tensor, top_items: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.losses.distillation import kl_divergence, mixture_log_probs
+from kdlib.losses.distillation import kl_divergence, pooled_log_probs
 from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, with_gradient
 
 CHUNK_LOGITS = {"cpu": 3 << 19, "cuda": 1 << 27}
@@ -55,10 +55,10 @@ def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = No
     kl = torch.zeros_like(ce)
     total = ce
     if teachers is not None:
-        mixture_TV = mixture_log_probs(
-            [t.to(torch.float32).logits() for t in teachers.scored], teachers.weights, temperature=teachers.temperature
+        teacher_TV = pooled_log_probs(
+            [teachers.scored.to(torch.float32).logits()], [1.0], temperature=teachers.temperature
         )
-        kl = kl_divergence(logits_TV, mixture_TV, temperature=teachers.temperature).sum()
+        kl = kl_divergence(logits_TV, teacher_TV, temperature=teachers.temperature).sum()
         total = ce + teachers.kl_weight * kl
     correct = (logits_TV.gather(1, targets_T[:, None])[:, 0] >= logits_TV.amax(1)).sum()
     return LossSums(total, ce.detach(), kl.detach(), correct)
@@ -95,7 +95,9 @@ def _chunk(
     kl = torch.zeros_like(ce)
     if teachers is not None:
         temperature, pull = teachers.temperature, teachers.kl_weight * teachers.temperature
-        p_TV, negative_entropy_T = _mixture(teachers, start, stop)
+        y_TV = teachers.scored.logits(start, stop, temperature=temperature)
+        p_TV, teacher_logsumexp_T = softmax_and_logsumexp(y_TV, y_TV.amax(1).float())
+        negative_entropy_T = torch.linalg.vecdot(p_TV, y_TV).float() - teacher_logsumexp_T
         agreement_T = torch.linalg.vecdot(p_TV, z_TV).float() / temperature
         q_TV, logsumexp_T = at_temperature(z_TV, best_T, temperature, (gradient_TV, logsumexp_T))
         # subtract first: bfloat16 holds the difference of nearly equal numbers exactly
@@ -133,20 +135,3 @@ def at_temperature(
     if temperature == 1.0:
         return at_one
     return softmax_and_logsumexp(z_TV.div_(temperature), best_T / temperature)
-
-
-def _mixture(teachers: Teachers, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """The teachers' mean probabilities at the temperature, [t, V], and their Σ p·log p, float [t]."""
-    total, dtype = sum(teachers.weights), teachers.scored[0].weight_VW.dtype
-    mixed_TV: Tensor | None = None
-    for scored, weight in zip(teachers.scored, teachers.weights, strict=True):
-        y_TV = scored.logits(start, stop, temperature=teachers.temperature)
-        if len(teachers.scored) == 1:
-            p_TV, logsumexp_T = softmax_and_logsumexp(y_TV, y_TV.amax(1).float())
-            return p_TV, torch.linalg.vecdot(p_TV, y_TV).float() - logsumexp_T
-        p_TV = torch.softmax(y_TV, 1, dtype=torch.float32)
-        mixed_TV = p_TV.mul_(weight / total) if mixed_TV is None else mixed_TV.add_(p_TV, alpha=weight / total)
-    assert mixed_TV is not None, "at least one teacher"
-    # float32 up to here: in bfloat16 sums drift, and logarithms near −10 are 1/16 apart
-    smallest = torch.finfo(mixed_TV.dtype).tiny  # 0 · log 0 is 0 in the limit
-    return mixed_TV.to(dtype), torch.linalg.vecdot(mixed_TV, mixed_TV.clamp_min(smallest).log())

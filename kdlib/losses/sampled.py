@@ -89,7 +89,7 @@ def _ranking(
 def sampled_softmax_and_sampled_kl(
     student: Scored, targets_T: Tensor, negatives_N: Tensor, draws: Draws, *, item_weights_V: Tensor | None = None
 ) -> LossSums:
-    """`CE + λ·T²·KL(teachers' mixture_T ‖ student_T)`, where neither student nor teacher scores all items.
+    """`CE + λ·T²·KL(teachers_T ‖ student_T)`, where neither student nor teacher scores all items.
 
     The data term is `sampled_softmax`. The teacher term is the same loss at the temperature, with the sampled targets as
     positives: the mean over a position's targets i of `log p(i) + sampled_softmax(i, negatives)`. A negative that is

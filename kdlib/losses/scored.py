@@ -39,14 +39,34 @@ class Scored(NamedTuple):
 
 
 class Teachers(NamedTuple):
-    """The teachers' predictions at the student's positions. They are mixed by weight and get no gradient."""
+    """What the teachers predict at the student's positions. It gets no gradient."""
 
-    scored: Sequence[Scored]
-    weights: Sequence[float]
+    scored: Scored
+    """Of one teacher, or of several that `pool` has joined."""
     kl_weight: float
     """λ."""
     temperature: float
     """T."""
+
+
+def pool(scored: Sequence[Scored], weights: Sequence[float]) -> Scored:
+    """Several teachers as one, whose logits are the weighted mean of theirs (`kdlib.losses.distillation.pooled_log_probs`).
+
+    Their hidden states, times the weights, and their matrices lie side by side.
+
+    Args:
+      scored: one for each teacher.
+      weights: one positive number for each teacher. They are scaled to sum to 1.
+    """
+    if len(scored) == 1:
+        return scored[0]
+    shares = [weight / sum(weights) for weight in weights]
+    biases = [share * one.bias_V for one, share in zip(scored, shares, strict=True) if one.bias_V is not None]
+    return Scored(
+        torch.cat([share * one.hidden_TW for one, share in zip(scored, shares, strict=True)], 1),
+        torch.cat([one.weight_VW for one in scored], 1),
+        torch.stack(biases).sum(0) if biases else None,
+    )
 
 
 class LossSums(NamedTuple):
@@ -103,7 +123,7 @@ class _WithGradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         student = Scored(hidden_TW, weight_VW, bias_V).to(dtype)
         if teachers is not None:
-            teachers = teachers._replace(scored=[_with_finite_bias(scored.to(dtype)) for scored in teachers.scored])
+            teachers = teachers._replace(scored=_with_finite_bias(teachers.scored.to(dtype)))
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         gradients = Gradients(
             torch.empty_like(hidden_TW) if need_hidden else None,

@@ -20,12 +20,12 @@ from kdlib.losses.scored import LossSums, Scored, Teachers
 
 
 class Draws(NamedTuple):
-    """Sampled targets: items sampled at each position from the teachers' mixture at a temperature. No gradient reaches them."""
+    """Sampled targets: items sampled at each position from the teachers' distribution at a temperature. No gradient reaches them."""
 
     items_TS: Tensor
     """int32 or int64, sorted along a row. An item that was sampled twice is there twice."""
     mean_log_probs_T: Tensor
-    """float; the mixture's log-probability of a sampled target at the temperature, mean over a position's targets."""
+    """float; the teachers' log-probability of a sampled target at the temperature, mean over a position's targets."""
     kl_weight: float
     """λ."""
     temperature: float
@@ -37,7 +37,7 @@ def cross_entropy_and_sampled_kl(
 ) -> LossSums:
     """`CE(student, target) + λ·T²·(mean log p(i) − mean log q(i))`, in nats, over the sampled targets i of a position.
 
-    p is the teachers' mixture and q the student, both at the temperature. The second term is `sampled_kl_divergence`
+    p is the teachers' distribution and q the student's, both at the temperature. The second term is `sampled_kl_divergence`
     (Anshumann et al. 2025, random sampling KD). It is 0 where student and teachers are equal, and its expectation is the KL.
     At a single position it may be negative.
 
@@ -47,7 +47,10 @@ def cross_entropy_and_sampled_kl(
       draws: what to learn from besides the data.
       dtype: of logits, probabilities and their gradients, see `kdlib.losses.dispatch.cross_entropy_and_kl`.
     """
-    weights = Teachers([], [], draws.kl_weight, draws.temperature)
+    nothing = Scored(
+        student.hidden_TW.new_zeros(0, 1), student.weight_VW.new_zeros(0, 1)
+    )  # the samples stand for logits
+    weights = Teachers(nothing, draws.kl_weight, draws.temperature)
     return in_chunks(student, targets_T, weights, partial(_chunk, draws), dtype=dtype)
 
 

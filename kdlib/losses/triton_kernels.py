@@ -135,7 +135,6 @@ def _logit_gradients(
     items,
     scale,
     pull,
-    TEACHERS: tl.constexpr,
     TEACHER_WIDTH: tl.constexpr,
     ITEMS_FIRST: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -156,28 +155,40 @@ def _logit_gradients(
     logsumexp_T = tl.load(logsumexp + rows_T, mask=inside_T, other=0.0)
     gradient = tl.exp(z - _along(logsumexp_T, not ITEMS_FIRST)) - tl.where(hit, 1.0, 0.0)
     kl = tl.zeros_like(gradient)
-    if TEACHERS > 0:
-        p = tl.zeros_like(gradient)
-        log_p = tl.zeros_like(gradient)
-        stride: tl.constexpr = TEACHERS * TEACHER_WIDTH
-        for n in tl.static_range(TEACHERS):
-            left = teacher_hidden + n * TEACHER_WIDTH
-            right = teacher_weight + n * TEACHER_WIDTH
-            if ITEMS_FIRST:
-                y = _products(
-                    right, left, rows_V, rows_T, items, positions, TEACHER_WIDTH, stride, BLOCK_V, BLOCK_T, BLOCK_K
-                )
-            else:
-                y = _products(
-                    left, right, rows_T, rows_V, positions, items, TEACHER_WIDTH, stride, BLOCK_T, BLOCK_V, BLOCK_K
-                )
-            if teacher_bias is not None:
-                y += _along(tl.load(teacher_bias + n * items + rows_V, mask=inside_V, other=0.0), ITEMS_FIRST)
-            teacher_logsumexp_T = tl.load(teacher_logsumexp + n * positions + rows_T, mask=inside_T, other=0.0)
-            log_p = y * scale - _along(teacher_logsumexp_T, not ITEMS_FIRST)
-            p += tl.exp(log_p)
-        if TEACHERS > 1:
-            log_p = tl.log(p)
+    if TEACHER_WIDTH > 0:
+        if ITEMS_FIRST:
+            y = _products(
+                teacher_weight,
+                teacher_hidden,
+                rows_V,
+                rows_T,
+                items,
+                positions,
+                TEACHER_WIDTH,
+                TEACHER_WIDTH,
+                BLOCK_V,
+                BLOCK_T,
+                BLOCK_K,
+            )
+        else:
+            y = _products(
+                teacher_hidden,
+                teacher_weight,
+                rows_T,
+                rows_V,
+                positions,
+                items,
+                TEACHER_WIDTH,
+                TEACHER_WIDTH,
+                BLOCK_T,
+                BLOCK_V,
+                BLOCK_K,
+            )
+        if teacher_bias is not None:
+            y += _along(tl.load(teacher_bias + rows_V, mask=inside_V, other=0.0).to(tl.float32), ITEMS_FIRST)
+        teacher_logsumexp_T = tl.load(teacher_logsumexp + rows_T, mask=inside_T, other=0.0)
+        log_p = y * scale - _along(teacher_logsumexp_T, not ITEMS_FIRST)
+        p = tl.exp(log_p)
         tempered_T = tl.load(tempered + rows_T, mask=inside_T, other=0.0)
         log_q = z * scale - _along(tempered_T, not ITEMS_FIRST)
         kl = tl.where(inside & (p > 0), p * (log_p - log_q), 0.0)  # 0 · log 0 is 0 in the limit
@@ -205,7 +216,6 @@ def hidden_kernel(
     scale,
     pull,
     WIDTH: tl.constexpr,
-    TEACHERS: tl.constexpr,
     TEACHER_WIDTH: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -238,7 +248,6 @@ def hidden_kernel(
             items,
             scale,
             pull,
-            TEACHERS,
             TEACHER_WIDTH,
             False,
             BLOCK_T,
@@ -273,7 +282,6 @@ def weight_kernel(
     scale,
     pull,
     WIDTH: tl.constexpr,
-    TEACHERS: tl.constexpr,
     TEACHER_WIDTH: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -305,7 +313,6 @@ def weight_kernel(
             items,
             scale,
             pull,
-            TEACHERS,
             TEACHER_WIDTH,
             True,
             BLOCK_T,

@@ -2,7 +2,7 @@
 
 Three kernels of `kdlib.losses.triton_kernels` run one after the other. Each computes its tiles of logits again:
 
-1. the logsumexps, once for the student and once for each teacher;
+1. the logsumexps, once for the student and once for the teacher;
 2. the divergence and the gradient of the hidden states;
 3. the gradients of matrix and bias.
 
@@ -14,7 +14,7 @@ Factors of products are bfloat16 or float32, everything else is float32. Product
 tensor cores and spill many registers, and are only for the tests. The kernels ran in Triton's interpreter and were compiled
 for sm_90. They were not timed on a GPU. Import this module only where Triton is installed.
 
-Shapes: T real positions, W scoring width, V items, N teachers.
+Shapes: T real positions, W scoring width, V items.
 """
 
 # Triton's language looks like Python but is not, and Triton is not installed everywhere
@@ -26,7 +26,6 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdlib.losses.scored import KERNEL_WIDTH, Gradients, LossSums, Scored, Teachers, with_gradient
 from kdlib.losses.triton_kernels import hidden_kernel, logsumexp_kernel, weight_kernel
@@ -46,29 +45,23 @@ WEIGHT_TILE = Tile(positions=64, items=128, warps=8)
 PIPELINE_STAGES = 2
 """Stages of the pipeline of loads.
 
-Compiled for sm_90 in bfloat16 with one teacher, a student 128 wide takes 96 KiB of shared memory and spills no registers. A
+Compiled for sm_90 in bfloat16 with a teacher, a student 128 wide takes 96 KiB of shared memory and spills no registers. A
 student 256 wide takes 144 KiB and spills some. An A100 has 163 KiB, an H100 227."""
 PROGRAMS = 512
 """Number of programs that share the work, about four for each of the 132 processors of an H100. The blocks of positions
 alone are too few, so the items are cut into shares too."""
 INNER = 64
-"""Columns of hidden states that are multiplied at a time in the teachers' logits and in the logsumexps. The shared memory then
-does not depend on the teachers' width."""
+"""Columns of hidden states that are multiplied at a time in the teacher's logits and in the logsumexps. The shared memory then
+does not depend on the teacher's width."""
 
 
-class _Mixed(NamedTuple):
-    """All teachers side by side, each padded with zeros to the width of the widest."""
+class _Teacher(NamedTuple):
+    """What the teachers predict, with the logsumexp of their logits at the temperature, float32 [T]."""
 
     hidden: Tensor
-    """[T, N·width]"""
     weight: Tensor
-    """[V, N·width]"""
     bias: Tensor | None
-    """float32 [N, V]"""
     logsumexp: Tensor
-    """float32 [N, T]: logsumexp of the logits at the temperature, minus the log of the teacher's share."""
-    width: int
-    """Of one teacher, padding included."""
 
 
 def cross_entropy_and_kl(
@@ -103,11 +96,11 @@ def _compute(student: Scored, targets_T: Tensor, teachers: Teachers | None, grad
         best_T, target_T, logsumexp_T, tempered_T = _logsumexps(
             student, targets_T, scale, tempered=teachers is not None
         )
-        mixed = None if teachers is None else _mix(teachers)
+        teacher = None if teachers is None else _teacher(teachers)
         kl = torch.zeros((), device=targets_T.device)
         pull = 0.0 if teachers is None else teachers.kl_weight * teachers.temperature
-        common = (student, targets_T, logsumexp_T, tempered_T, mixed, scale, pull)
-        if gradients.hidden_TW is not None or mixed is not None:
+        common = (student, targets_T, logsumexp_T, tempered_T, teacher, scale, pull)
+        if gradients.hidden_TW is not None or teacher is not None:
             hidden_TW, kl = _hidden_gradient(*common)
             if gradients.hidden_TW is not None:
                 gradients.hidden_TW.copy_(hidden_TW)
@@ -159,28 +152,9 @@ def _logsumexps(
     return best.amax(0), target.amax(0), plain.logsumexp(0), scaled.logsumexp(0)
 
 
-def _mix(teachers: Teachers) -> _Mixed:
-    """Put the teachers side by side and compute their logsumexps."""
-    width = max(scored.hidden_TW.shape[1] for scored in teachers.scored)
-    hidden = _side_by_side([scored.hidden_TW for scored in teachers.scored], width)
-    weight = _side_by_side([scored.weight_VW for scored in teachers.scored], width)
-    bias = None
-    if any(scored.bias_V is not None for scored in teachers.scored):
-        zeros_V = torch.zeros(weight.shape[0], device=weight.device)
-        bias = torch.stack([zeros_V if s.bias_V is None else s.bias_V.float() for s in teachers.scored])
-    logsumexps = []
-    for number, share in enumerate(teachers.weights):
-        columns = slice(number * width, (number + 1) * width)
-        scored = Scored(hidden[:, columns], weight[:, columns], None if bias is None else bias[number])
-        logsumexp_T = _logsumexps(scored, None, 1 / teachers.temperature, tempered=True)[3]
-        logsumexps.append(logsumexp_T - torch.tensor(share / sum(teachers.weights), dtype=torch.float64).log().item())
-    return _Mixed(hidden, weight, bias, torch.stack(logsumexps), width)
-
-
-def _side_by_side(matrices: list[Tensor], width: int) -> Tensor:
-    if len(matrices) == 1:
-        return matrices[0].contiguous()
-    return torch.cat([F.pad(matrix, (0, width - matrix.shape[1])) for matrix in matrices], 1)
+def _teacher(teachers: Teachers) -> _Teacher:
+    scored = Scored(*(None if part is None else part.contiguous() for part in teachers.scored))  # type: ignore[arg-type]
+    return _Teacher(*scored, _logsumexps(scored, None, 1 / teachers.temperature, tempered=True)[3])
 
 
 def _hidden_gradient(
@@ -188,7 +162,7 @@ def _hidden_gradient(
     targets_T: Tensor,
     logsumexp_T: Tensor,
     tempered_T: Tensor,
-    mixed: _Mixed | None,
+    teacher: _Teacher | None,
     scale: float,
     pull: float,
 ) -> tuple[Tensor, Tensor]:
@@ -202,7 +176,7 @@ def _hidden_gradient(
         targets_T,
         logsumexp_T,
         tempered_T,
-        *_pointers(mixed),
+        *_pointers(teacher),
         gradient,
         kl,
         positions,
@@ -210,7 +184,7 @@ def _hidden_gradient(
         share,
         scale,
         pull,
-        **_sizes(student, mixed, tile),
+        **_sizes(student, teacher, tile),
     )
     return gradient.sum(0), kl.sum()
 
@@ -220,7 +194,7 @@ def _weight_gradient(
     targets_T: Tensor,
     logsumexp_T: Tensor,
     tempered_T: Tensor,
-    mixed: _Mixed | None,
+    teacher: _Teacher | None,
     scale: float,
     pull: float,
     gradients: Gradients,
@@ -232,31 +206,30 @@ def _weight_gradient(
         targets_T,
         logsumexp_T,
         tempered_T,
-        *_pointers(mixed),
+        *_pointers(teacher),
         gradients.weight_VW,
         gradients.bias_V,
         positions,
         items,
         scale,
         pull,
-        **_sizes(student, mixed, tile),
+        **_sizes(student, teacher, tile),
     )
 
 
-def _pointers(mixed: _Mixed | None) -> tuple[Tensor | None, ...]:
-    return (None,) * 4 if mixed is None else mixed[:4]
+def _pointers(teacher: _Teacher | None) -> tuple[Tensor | None, ...]:
+    return (None,) * 4 if teacher is None else teacher
 
 
-def _sizes(student: Scored, mixed: _Mixed | None, tile: Tile) -> dict[str, int]:
-    width = student.hidden_TW.shape[1]
+def _sizes(student: Scored, teacher: _Teacher | None, tile: Tile) -> dict[str, int]:
+    width, teacher_width = student.hidden_TW.shape[1], 0 if teacher is None else teacher.hidden.shape[1]
     return {
         "WIDTH": width,
-        "TEACHERS": 0 if mixed is None else len(mixed.logsumexp),
-        "TEACHER_WIDTH": 0 if mixed is None else mixed.width,
+        "TEACHER_WIDTH": teacher_width,
         "BLOCK_T": tile.positions,
         "BLOCK_V": tile.items,
         "BLOCK_W": _block(width, KERNEL_WIDTH),
-        "BLOCK_K": _block(0 if mixed is None else mixed.width, INNER),
+        "BLOCK_K": _block(teacher_width, INNER),
         "num_warps": tile.warps,
         "num_stages": PIPELINE_STAGES,
     }

@@ -3,7 +3,7 @@
 A rule i → j gets weight each time j follows i: the farther away, the less. It gets a smaller weight where j precedes i
 (Kamehkhosh, Jannach & Ludewig 2017; Ludewig & Jannach 2018, section 3.1). A prediction adds up the rules of the last items of
 a history. The newest item counts most, and a Dirichlet prior smooths the sum towards popularity. On sparse data, counts keep
-details that vectors blur. A mixture of both is better than either.
+details that vectors blur. Both together are better than either.
 
 At a training position, rules would repeat what they counted there. So a window is predicted from the rules of all *other*
 windows: its own counts are known exactly and are subtracted. Only the popularity prior still includes the window's own items.

@@ -164,7 +164,7 @@ TEACHER_TARGETS = Table(
 
 - `hidden`: the column `hidden` holds the teachers' hidden states, int8 [n, sum of the teachers' widths]. The column
   `scales` is [n, teachers]. A teacher's state is its int8 values times its scale.
-- `sampled`: the column `hidden` holds item indices sampled from the teachers' mixture, int32 [n, samples]. The column
+- `sampled`: the column `hidden` holds item indices sampled from what the teachers together predict, int32 [n, samples]. The column
   `scales` is [n, 1], the mean log-probability of the samples.
 """
 

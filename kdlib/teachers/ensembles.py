@@ -1,6 +1,4 @@
-"""Judge teachers by the users' true next items, and choose the weights of their ensemble.
-
-The weights either make the validation items most likely (`mixture_weights`) or rank them best (`ranking_weights`).
+"""Judge teachers by the users' true next items, and choose the weights that rank these best.
 
 Shapes: N teachers, R rows, B rows of a batch, M rows of a batch with the same fold, V items, C candidates.
 """
@@ -17,17 +15,15 @@ from torch.nn import functional as F
 from kdlib.data.batches import store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import EvaluationRows, evaluation_rows, take_slices, training_windows
+from kdlib.inference.ranks import ranks_of_models
+from kdlib.metrics.ranking import ndcg
 from kdlib.models.encode import rows_at_a_time, scorer
 from kdlib.models.files import Predictor, load_predictor
 from kdlib.models.rules import SequentialRules
 from kdlib.teachers.rules import RulesAtPositions
 
 CANDIDATES = 50
-"""Number of each teacher's best items among which a mixture chooses its first ten."""
-
-
-LEAST_WEIGHT = 1e-9
-"""Smallest weight of a teacher. The weight of a useless teacher shrinks towards 0, and 0 has no logarithm."""
+"""Number of each teacher's best items among which the teachers together choose their first ten."""
 
 
 @torch.inference_mode()
@@ -57,37 +53,6 @@ def target_log_probs(
     return found
 
 
-def mixture_weights(log_probs_NR: np.ndarray, *, iterations: int = 500, tolerance: float = 1e-6) -> np.ndarray:
-    """Weights of the mixture of probabilities with the highest likelihood: float64 [teachers], positive, with sum 1.
-
-    The likelihood is concave in the weights. Expectation–maximisation finds its maximum without a step size (Dempster,
-    Laird & Rubin 1977, section 4.3: mixtures with known components).
-
-    Args:
-      log_probs_NR: from `target_log_probs`, float [teachers, rows], finite.
-      iterations: most iterations.
-      tolerance: stop when no weight changes by this much.
-
-    Raises:
-      ValueError: no rows, or a log-probability is not finite.
-    """
-    if log_probs_NR.shape[1] == 0 or not np.isfinite(log_probs_NR).all():
-        broken = int((~np.isfinite(log_probs_NR)).sum())
-        raise ValueError(
-            f"expected finite log-probabilities of at least one row, found shape {log_probs_NR.shape} with {broken} values"
-            " that are not finite"
-        )
-    likely_NR = np.exp(log_probs_NR - log_probs_NR.max(axis=0))
-    weights_N = np.full(len(likely_NR), 1.0 / len(likely_NR))
-    for _ in range(iterations):
-        share_NR = weights_N[:, None] * likely_NR
-        before_N, weights_N = weights_N, (share_NR / share_NR.sum(axis=0)).mean(axis=1)
-        if np.abs(weights_N - before_N).max() < tolerance:
-            break
-    weights_N = weights_N.clip(LEAST_WEIGHT)
-    return weights_N / weights_N.sum()
-
-
 @torch.inference_mode()
 def candidates(
     teachers: Sequence[Sequence[Predictor]],
@@ -96,7 +61,7 @@ def candidates(
     device: torch.device,
     top: int = CANDIDATES,
 ) -> tuple[Tensor, Tensor]:
-    """Each teacher's probability of each row's true next item, and of the best unseen items of all teachers.
+    """Each teacher's log-probability of each row's true next item, and of the best unseen items of all teachers.
 
     Args:
       teachers: the models of each teacher: one model, or one per fold. A user's fold selects the model that was trained
@@ -106,8 +71,8 @@ def candidates(
       top: number of each teacher's best items that become candidates.
 
     Returns:
-      Probabilities of the target, float32 [teachers, rows], and of the candidates, float32 [teachers, rows, C]. A
-      candidate has probability 0 if it is the target or a repeated candidate.
+      Log-probabilities of the target, float32 [teachers, rows], and of the candidates, float32 [teachers, rows, C]. A
+      candidate has −inf if it is the target or a repeated candidate.
     """
     scorers = [[scorer(model, device=device) for model in models] for models in teachers]
     by_length = np.argsort(np.diff(rows.offsets), kind="stable")
@@ -117,7 +82,7 @@ def candidates(
     others_NRC = torch.empty(len(teachers), len(rows), len(teachers) * top)
     for start in range(0, len(rows), batch_size):
         which = by_length[start : start + batch_size]
-        probs_NBV = torch.empty(len(teachers), len(which), num_items, device=device)
+        logs_NBV = torch.empty(len(teachers), len(which), num_items, device=device)
         for number, of_teacher in enumerate(scorers):
             fold_B = fold_of(rows.user_ids[which], len(of_teacher))
             for fold, score in enumerate(of_teacher):
@@ -126,33 +91,30 @@ def candidates(
                     lengths = np.diff(rows.offsets)[which[mine]]
                     flat = take_slices(rows.offsets[which[mine]], lengths)
                     logits_MV = score(rows.items[flat], rows.context[flat], lengths)
-                    probs_NBV[number, torch.from_numpy(mine).to(device)] = torch.softmax(logits_MV, 1)
+                    logs_NBV[number, torch.from_numpy(mine).to(device)] = torch.log_softmax(logits_MV, 1)
         lengths = np.diff(rows.offsets)[which]
         seen = np.repeat(np.arange(len(which)), lengths), rows.items[take_slices(rows.offsets[which], lengths)]
-        probs_NBV[:, torch.from_numpy(seen[0]).to(device), torch.from_numpy(seen[1]).to(device)] = 0.0
+        logs_NBV[:, torch.from_numpy(seen[0]).to(device), torch.from_numpy(seen[1]).to(device)] = -torch.inf
         targets_B1 = torch.from_numpy(rows.targets[which]).to(device)[:, None]
-        best_BC = probs_NBV.topk(top, 2).indices.transpose(0, 1).flatten(1).sort(1).values
+        best_BC = logs_NBV.topk(top, 2).indices.transpose(0, 1).flatten(1).sort(1).values
         double_BC = best_BC == targets_B1
         double_BC[:, 1:] |= best_BC[:, 1:] == best_BC[:, :-1]
-        found = [one.gather(1, best_BC).masked_fill(double_BC, 0.0) for one in probs_NBV]
+        found = [one.gather(1, best_BC).masked_fill(double_BC, -torch.inf) for one in logs_NBV]
         others_NRC[:, which] = torch.stack(found).cpu()
-        true_NR[:, which] = probs_NBV.gather(2, targets_B1.expand(len(teachers), -1, -1))[..., 0].cpu()
+        true_NR[:, which] = logs_NBV.gather(2, targets_B1.expand(len(teachers), -1, -1))[..., 0].cpu()
     return true_NR, others_NRC
 
 
-def ranking_weights(true_NR: Tensor, others_NRC: Tensor, *, start_N: Sequence[float]) -> np.ndarray:
-    """Weights of the mixture of probabilities that ranks the targets best by NDCG@10: float64 [teachers], with sum 1.
-
-    Likelihood rewards a teacher that is calibrated everywhere, but a ranking only needs the right items on top. So a
-    teacher with few but sharp predictions counts for more here.
+def ranking_weights(true_NR: Tensor, others_NRC: Tensor) -> np.ndarray:
+    """Weights of the teachers' scores that rank the targets best by NDCG@10: float64 [teachers], with sum 1.
 
     NDCG has no gradient in the weights. The function therefore scales one weight at a time up and down, as long as NDCG
-    grows, from several starts (coordinate ascent: Metzler & Croft 2007).
+    grows (coordinate ascent: Metzler & Croft 2007). It starts from equal weights, and from half of the sum for each
+    teacher in turn.
 
     Args:
       true_NR: from `candidates`.
       others_NRC: from `candidates`.
-      start_N: a start. Other starts are equal weights, and half of the sum for each teacher in turn.
     """
     number = len(true_NR)
 
@@ -164,7 +126,7 @@ def ranking_weights(true_NR: Tensor, others_NRC: Tensor, *, start_N: Sequence[fl
 
     halves = np.full((number, number), 1.0 / max(number - 1, 1)) * (1 - np.eye(number)) + np.eye(number)
     best_N, best = np.ones(number), -1.0
-    for start in (np.asarray(start_N, np.float64), np.ones(number), *halves):
+    for start in (np.ones(number), *halves):
         weights_N, reached, step = start / start.sum(), ndcg_of(start), 4.0
         while step > 1.05:
             improved = False
@@ -191,20 +153,31 @@ def last_training_rows(histories: pa.Table) -> EvaluationRows:
     return evaluation_rows(histories.append_column("last", last), position_column="last")
 
 
-def choose_weights(
-    teachers: Sequence[Sequence[str]], histories: pa.Table, *, start: Sequence[float], threads: int
-) -> np.ndarray:
+def choose_weights(teachers: Sequence[Sequence[str]], histories: pa.Table, *, threads: int) -> np.ndarray:
     """`ranking_weights` on the histories' validation positions.
 
     Args:
       teachers, histories, threads: as in `judge_teachers`.
-      start: `start_N` of `ranking_weights`.
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [[load_predictor(Path(folder))[0].to(device) for folder in folders] for folders in teachers]
     rows = evaluation_rows(histories, position_column="validation_position")
-    return ranking_weights(*candidates(models, rows, device=device), start_N=start)
+    return ranking_weights(*candidates(models, rows, device=device))
+
+
+def validation_ndcg(models: Sequence[tuple[str, float]], histories: pa.Table, *, threads: int) -> float:
+    """NDCG@10 of models together, on the histories' validation positions.
+
+    Args:
+      models: (folder, weight) of each.
+      histories, threads: as in `judge_teachers`.
+    """
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = [load_predictor(Path(folder))[0].to(device) for folder, _ in models]
+    rows = evaluation_rows(histories, position_column="validation_position")
+    return float(ndcg(ranks_of_models(loaded, [weight for _, weight in models], rows, device=device).ranks, 10).mean())
 
 
 @torch.inference_mode()

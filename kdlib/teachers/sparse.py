@@ -1,8 +1,8 @@
-"""Sampled targets: at each training position a few items sampled from the teachers' mixture, instead of hidden states.
+"""Sampled targets: at each training position a few items sampled from what all teachers together predict, instead of hidden states.
 
 They serve three cases:
 - Teachers whose scores are not a product of a hidden state and a matrix.
-- Many teachers: the mixture needs as much space as one teacher.
+- Many teachers: together they need as much space as one teacher.
 - Cross-fitted teachers, whose matrix differs from user to user.
 
 Truncated top-K targets would be biased. Sampled targets are unbiased: an item's expected share of the samples is its
@@ -23,6 +23,7 @@ from torch import Tensor
 from kdlib.data.batches import Batch, WindowStore, batch_of, store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import take_slices
+from kdlib.losses.distillation import pooled_log_probs
 from kdlib.losses.scored import Scored
 from kdlib.models.files import Predictor, load_predictor
 from kdlib.models.rules import SequentialRules
@@ -79,7 +80,7 @@ class SampledTargetWriter:
 
     Args:
       teachers: the model folders of each teacher: one folder, or one per fold in the order of the folds.
-      weights: of the teachers in the mixture of probabilities; scaled to sum 1.
+      weights: of the teachers, see `pooled_log_probs`.
       temperature: of the teachers' probabilities.
       samples: samples per position.
       seed: of the samples.
@@ -101,7 +102,7 @@ class SampledTargetWriter:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._teachers = [[load_predictor(Path(f))[0].to(self._device) for f in folders] for folders in teachers]
-        self._weights = [weight / sum(weights) for weight in weights]
+        self._weights = weights
         self._temperature, self._samples, self._seed = temperature, samples, seed
         self._batch_size = batch_size
 
@@ -132,13 +133,11 @@ class SampledTargetWriter:
         size, drawn, logs = max(1, CHUNK_PROBABILITIES // self._teachers[0][0].num_items), [], []
         for start in range(0, len(offsets), size):
             stop = start + size
-            mixed_TV = torch.zeros((), device=self._device)
-            for one, weight in zip(predicted, self._weights, strict=True):
-                logits_TV = one.logits(start, stop).float()
-                mixed_TV = mixed_TV + weight * torch.softmax(logits_TV / self._temperature, 1)
+            logits = [one.logits(start, stop) for one in predicted]
+            log_probs_TV = pooled_log_probs(logits, self._weights, temperature=self._temperature)
             offsets_T = torch.from_numpy(offsets[start:stop]).to(self._device)
-            drawn.append(sample_targets(mixed_TV, samples=self._samples, offsets_T=offsets_T))
-            logs.append(mixed_TV.gather(1, drawn[-1].long()).log().mean(1))
+            drawn.append(sample_targets(log_probs_TV.exp(), samples=self._samples, offsets_T=offsets_T))
+            logs.append(log_probs_TV.gather(1, drawn[-1].long()).mean(1))
         return torch.cat(drawn), torch.cat(logs).cpu().numpy()
 
 

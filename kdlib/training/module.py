@@ -15,7 +15,7 @@ from kdlib.losses.chunked import Divergence, chunked
 from kdlib.losses.dispatch import cross_entropy_and_kl
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
 from kdlib.losses.sampled import draw_negatives, sampled_ranking, sampled_softmax_and_sampled_kl
-from kdlib.losses.scored import LossSums, Scored, Teachers
+from kdlib.losses.scored import LossSums, Scored, Teachers, pool
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.sequence import SequenceModel
 
@@ -23,25 +23,29 @@ SELDOM = 1e-6
 """Factor on the sampling weight of an item that should be no negative. It is not 0, because its logarithm must be finite."""
 
 
-class CachedTeachers(NamedTuple):
-    """The heads of finished teachers, whose hidden states come with the batch. They are no parameters of the engine."""
+class CachedTeachers:
+    """The heads of finished teachers, whose hidden states come with the batch. They are no parameters of the engine.
 
-    heads: Sequence[tuple[Tensor, Tensor | None]]
-    """One (matrix float [items, width], bias float [items] or None) a teacher."""
-    weights: Sequence[float]
-    """One positive number a teacher, its share in the mixture."""
+    Args:
+      heads: one (matrix float [items, width], bias float [items] or None) for each teacher.
+      weights: one positive number for each teacher, its share in their weighted mean.
+    """
 
-    def scored(self, batch: Batch) -> list[Scored]:
-        """Each teacher's prediction at the real positions of the batch."""
+    def __init__(self, heads: Sequence[tuple[Tensor, Tensor | None]], weights: Sequence[float]) -> None:
+        self.widths = [matrix.shape[1] for matrix, _ in heads]
+        # states of ones: what remains of them is each teacher's share, a column of its width
+        self._head = pool(
+            [Scored(matrix.new_ones(1, matrix.shape[1]), matrix, bias) for matrix, bias in heads], weights
+        )
+
+    def scored(self, batch: Batch) -> Scored:
+        """The teachers' prediction at the real positions of the batch (`kdlib.losses.scored.pool`)."""
         assert batch.hidden_TK is not None
         assert batch.scales_TN is not None
-        result, start = [], 0
-        for number, (matrix, bias) in enumerate(self.heads):
-            width = matrix.shape[1]
-            hidden_TW = batch.hidden_TK[:, start : start + width].float() * batch.scales_TN[:, number, None]
-            result.append(Scored(hidden_TW, matrix, bias))
-            start += width
-        return result
+        widths = torch.tensor(self.widths, device=batch.scales_TN.device)
+        scales_TW = batch.scales_TN[:, : len(widths)].repeat_interleave(widths, 1)
+        hidden_TW = batch.hidden_TK[:, : scales_TW.shape[1]].float() * scales_TW * self._head.hidden_TW
+        return self._head._replace(hidden_TW=hidden_TW)
 
 
 class StepLoss(NamedTuple):
@@ -136,7 +140,7 @@ class NextItemTraining(nn.Module):
                 own, own_targets_T = self._competing(whole, batch.targets_T)
             teacher_loss = cross_entropy_and_kl(own, own_targets_T, dtype=self.dtype)
             detached = Scored(*(None if part is None else part.detach() for part in whole))  # type: ignore[arg-type]
-            loss = self._student_loss(student, targets_T, self._teachers([detached], [1.0]))
+            loss = self._student_loss(student, targets_T, self._teachers(detached))
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
         if self.draws:
             if self.ranking is None:
@@ -147,7 +151,7 @@ class NextItemTraining(nn.Module):
                     student, batch.targets_T, self._negatives(student), self._draws(batch), item_weights_V=weights_V
                 )
             return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
-        teachers = None if self.cached is None else self._teachers(self.cached.scored(batch), self.cached.weights)
+        teachers = None if self.cached is None else self._teachers(self.cached.scored(batch))
         loss = self._student_loss(student, targets_T, teachers)
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
 
@@ -189,7 +193,7 @@ class NextItemTraining(nn.Module):
             data = self._data_loss(student, targets_T, None)
             loss = LossSums(data.total + followed.total, data.ce, followed.kl, followed.correct)
         if self.projector is not None and teachers is not None:
-            apart = self._hidden_loss(student.hidden_TW, [scored.hidden_TW for scored in teachers.scored])
+            apart = self._hidden_loss(student.hidden_TW, teachers.scored.hidden_TW)
             loss = loss._replace(total=loss.total + self.hidden_weight * apart)
         return loss
 
@@ -222,25 +226,26 @@ class NextItemTraining(nn.Module):
         """Number of items that the negatives are sampled from."""
         return len(self.candidates_C) if self.spares_new and self.candidates_C is not None else len(student.weight_VW)
 
-    def _hidden_loss(self, student_TW: Tensor, teachers_TW: list[Tensor]) -> Tensor:
-        """`1 − cos`, mean over the teachers, summed over positions."""
+    def _hidden_loss(self, student_TW: Tensor, teachers_TW: Tensor) -> Tensor:
+        """`1 − cos`, mean over the teachers, whose states lie side by side; summed over positions."""
         assert self.projector is not None
-        projected = self.projector(student_TW).split([hidden.shape[1] for hidden in teachers_TW], dim=1)
-        apart = [hidden_cosine(own, other) for own, other in zip(projected, teachers_TW, strict=True)]
+        widths = self._teacher_widths()
+        both = self.projector(student_TW).split(widths, 1), teachers_TW.split(widths, 1)
+        apart = [hidden_cosine(own, other) for own, other in zip(*both, strict=True)]
         return torch.stack(apart).mean(0).sum()
 
     def _teacher_widths(self) -> list[int]:
         if self.teacher is not None:
             return [self.teacher.head()[0].shape[1]]
-        return [] if self.cached is None else [matrix.shape[1] for matrix, _ in self.cached.heads]
+        return [] if self.cached is None else self.cached.widths
 
     def _draws(self, batch: Batch) -> Draws:
         assert batch.hidden_TK is not None
         assert batch.scales_TN is not None
         return Draws(batch.hidden_TK.view(torch.int32), batch.scales_TN[:, 0], self.kl_weight, self.temperature)
 
-    def _teachers(self, scored: list[Scored], weights: Sequence[float]) -> Teachers:
-        return Teachers(scored, weights, self.kl_weight, self.temperature)
+    def _teachers(self, scored: Scored) -> Teachers:
+        return Teachers(scored, self.kl_weight, self.temperature)
 
 
 def _scores_titles(model: SequenceModel) -> bool:

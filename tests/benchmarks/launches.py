@@ -67,7 +67,13 @@ def run_config(folder: Path) -> dict[str, Any]:
     for teacher in settings["teachers"]:
         if "model" in teacher:
             teacher["model"]["item_dropout"] = ITEM_DROPOUT
-    settings["student"]["model"]["item_dropout"] = TAUGHT
+    # new products need a student that reads titles
+    settings["student"] = {
+        "model": settings["student"]["model"] | {"dropout": 0.2, "item_dropout": TAUGHT},
+        "text": {"whiten": True},
+        "train": {"epochs": 10, "patience": 10},
+    }
+    settings["distillation"]["item_start"] = "random"
     return settings
 
 

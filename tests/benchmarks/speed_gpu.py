@@ -72,7 +72,7 @@ def measure(loss: Loss, positions: int, items: int, *, rounds: int) -> tuple[flo
     student, teacher = scored(STUDENT_WIDTH), scored(TEACHER_WIDTH)
     learning = [tensor.requires_grad_() for tensor in student if tensor is not None]
     targets_T = torch.randint(0, items, (positions,), device="cuda", generator=generator)
-    teachers = Teachers([teacher], [1.0], 1.0, 2.0)
+    teachers = Teachers(teacher, 1.0, 2.0)
     taken = []
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

@@ -2,6 +2,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from kdlib.config.benchmark import load_benchmark
@@ -149,6 +150,14 @@ def test_the_smallest_config_has_every_default(load):
         (
             SMALLEST + "teachers: [{name: a}, {name: b}]\ndistillation: {mode: joint}\n",
             "joint trains one teacher, found 2",
+        ),
+        (
+            SMALLEST + "student: {size: auto}\ndistillation: {mode: joint}\n",
+            "student.size auto .* does not go with distillation.mode joint",
+        ),
+        (
+            SMALLEST + "student: {size: auto, model: {codes: {}}}\n",
+            "student.size auto .* does not go with student.model.codes",
         ),
         (SMALLEST + "training: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
         (
@@ -359,3 +368,26 @@ def test_the_control_has_settings_of_its_own(load):
     assert student.model.dropout == 0.1
     same = load(SMALLEST).student
     assert same.without_teachers() == same
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ({"dim": 64, "hidden": 128}, [(8, 16), (16, 32), (32, 64), (64, 128)]),
+        ({"dim": 24}, [(12, None), (24, None)]),
+        ({"dim": 32, "heads": 8, "kind": "transformer"}, [(8, None), (16, None), (32, None)]),
+        ({"dim": 32, "heads": 32, "kind": "transformer"}, [(32, None)]),
+        ({"dim": 7, "kind": "gru"}, [(7, None)]),
+    ],
+)
+def test_sizes_to_choose_from(load, model, sizes):
+    """The sizes are the given model's, halved down to width 8, as long as its heads divide the width."""
+    config = load(SMALLEST + f"student: {{size: auto, model: {model}}}\n")
+    assert [(one.dim, one.hidden) for one in config.student.sizes] == sizes
+
+
+def test_beauty_and_games_share_one_recipe():
+    """The two run configs differ in their names and in the places of their input, and in nothing else."""
+    beauty, games = (yaml.safe_load((RUNS[0].parent / f"{name}.yaml").read_text()) for name in ("beauty", "games"))
+    assert {key for key in beauty if beauty[key] != games[key]} == {"name", "output_dir", "input"}
+    assert yaml.safe_dump(beauty["input"]).replace("/beauty/", "/games/") == yaml.safe_dump(games["input"])

@@ -54,8 +54,8 @@ def test_nan_scores_are_an_error() -> None:
         target_ranks(torch.tensor([[float("nan"), 1.0]]), torch.tensor([1]), seen_rows=nothing, seen_items=nothing)
 
 
-def test_ranks_of_an_ensemble_mix_probabilities() -> None:
-    """An ensemble ranks by its mean probability, for histories shorter and longer than the model's window."""
+def test_ranks_of_an_ensemble_average_scores() -> None:
+    """An ensemble ranks by its weighted mean score, for histories shorter and longer than the model's window."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     rows = [
@@ -70,17 +70,12 @@ def test_ranks_of_an_ensemble_mix_probabilities() -> None:
     for row, (items, *_) in enumerate(rows):
         shown = torch.tensor([items[:-1][-5:]])
         context = torch.from_numpy(prefixes.context[prefixes.offsets[row] : prefixes.offsets[row + 1]][-5:])[None]
-        probabilities = sum(
-            w * torch.softmax(m(shown, context)[0, -1] @ m.head()[0].T, -1)
-            for m, w in zip(models, (0.25, 0.75), strict=True)
-        )
-        assert isinstance(probabilities, torch.Tensor)
-        probabilities[items[:-1]] = 0
-        unseen = probabilities / probabilities.sum()
-        assert confidence[row] == pytest.approx(unseen.topk(3).values.sum().item(), rel=1e-5)
-        probabilities[items[:-1]] = -1
-        assert ranks[row] == (probabilities > probabilities[items[-1]]).sum()
-        assert best[row].tolist() == probabilities.topk(4).indices.tolist()
+        first, second = (model(shown, context)[0, -1] @ model.head()[0].T for model in models)
+        scores = 0.25 * first + 0.75 * second
+        scores[items[:-1]] = -torch.inf
+        assert confidence[row] == pytest.approx(scores.softmax(0).topk(3).values.sum().item(), rel=1e-5)
+        assert ranks[row] == (scores > scores[items[-1]]).sum()
+        assert best[row].tolist() == scores.topk(4).indices.tolist()
 
 
 @pytest.mark.parametrize("merge_pairs", [1 << 22, 0])

@@ -1,5 +1,6 @@
-"""The stage `distill` in joint mode, on real Ray and DeepSpeed."""
+"""The stage `distill` on real Ray and DeepSpeed: joint mode, and the choice of a size."""
 
+import json
 import re
 from pathlib import Path
 
@@ -32,3 +33,18 @@ def test_teacher_and_student_learn_together(night_to_change: tuple[Path, Path, s
     after = partitions.current(root, "models/teacher", DS)
     assert after != before
     assert (after / "model.safetensors").exists()
+
+
+@pytest.mark.e2e
+def test_a_size_is_chosen_by_the_teachers_quality(night_to_change: tuple[Path, Path, str]) -> None:
+    """The narrowest student that keeps the share is published, with a control of its width."""
+    config, root, _ = night_to_change
+    document = yaml.safe_load(config.read_text())
+    document["student"] |= {"size": "auto", "size_share": 0.01, "train": {"epochs": 2}}
+    config.write_text(yaml.safe_dump(document))
+    printed = run(config, command="distill")
+    assert re.search(r"student of width 8: \d+% of the teachers' validation NDCG@10", printed), printed
+    assert "width 16" not in printed
+    for name in ("student", "control"):
+        facts = json.loads((partitions.current(root, f"models/{name}", DS) / "model.json").read_text())
+        assert facts["options"]["dim"] == 8

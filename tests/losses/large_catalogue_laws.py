@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdlib.losses.next_item import reference
-from kdlib.losses.scored import LossSums, Scored, Teachers
+from kdlib.losses.scored import LossSums, Scored, Teachers, pool
 
 POSITIONS, ITEMS, WIDTH = 37, 101, 12
 
@@ -33,15 +33,11 @@ class LargeCatalogueLaws:
             Scored(torch.randn(positions, 17 + n), torch.randn(items, 17 + n) / 2, torch.randn(items) if n else None)
             for n in range(number)
         ]
-        on_device = [
-            Scored(
-                s.hidden_TW.to(self.device),
-                s.weight_VW.to(self.device),
-                s.bias_V if s.bias_V is None else s.bias_V.to(self.device),
-            )
-            for s in scored
-        ]
-        return Teachers(on_device, [1.0, 2.5, 0.5][:number], kl_weight, temperature) if number else None
+        if not number:
+            return None
+        pooled = pool(scored, [1.0, 2.5, 0.5][:number])
+        on_device = Scored(*(None if part is None else part.to(self.device) for part in pooled))  # type: ignore[arg-type]
+        return Teachers(on_device, kl_weight, temperature)
 
     def _targets(self, positions: int = POSITIONS, items: int = ITEMS) -> torch.Tensor:
         torch.manual_seed(3)
@@ -88,7 +84,7 @@ class LargeCatalogueLaws:
         """A student equal to its teacher has a KL of 0 and the gradient of the cross-entropy alone."""
         student, targets = self._student(bias=True), self._targets()
         teacher = Scored(*(tensor.detach() for tensor in student if tensor is not None))
-        both = self.loss(student, targets, Teachers([teacher], [1.0], 5.0, 2.0))
+        both = self.loss(student, targets, Teachers(teacher, 5.0, 2.0))
         alone = self.loss(student, targets, None)
         assert abs(both.kl.item()) < 1e-3
         for ours, theirs in zip(_gradients(both.total, student), _gradients(alone.total, student), strict=True):
@@ -101,7 +97,7 @@ class LargeCatalogueLaws:
         assert teachers is not None
         ruled_out = torch.zeros(ITEMS, device=self.device)
         ruled_out[5] = -torch.inf
-        teachers = teachers._replace(scored=[scored._replace(bias_V=ruled_out) for scored in teachers.scored])
+        teachers = teachers._replace(scored=teachers.scored._replace(bias_V=ruled_out))
         self._assert_reference(student, self._targets(), teachers)
 
     def test_no_positions_is_zero(self) -> None:

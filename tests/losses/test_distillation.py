@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdlib.losses.distillation import hidden_cosine, kl_divergence, mixture_log_probs, sampled_kl_divergence
+from kdlib.losses.distillation import hidden_cosine, kl_divergence, pooled_log_probs, sampled_kl_divergence
 from kdlib.losses.rank_distillation import rce_kd, sample_closure
 
 Loss = Callable[..., Tensor]
@@ -37,12 +37,12 @@ DIVERGENCES: dict[str, Loss] = {"kl": kl_divergence, "rce_kd": _rce_kd}
 LOSSES: dict[str, Loss] = DIVERGENCES | {"sampled_kl": _sampled}
 
 
-def test_a_mixture_of_half_precision_logits_is_in_float32() -> None:
+def test_teachers_of_half_precision_are_pooled_in_float32() -> None:
     """Over thousands of items bfloat16 would lose a hundredth of the probability. At equality the divergence must be 0."""
     logits = (3 * torch.randn(4, 5000)).bfloat16()
-    mixture = mixture_log_probs([logits], [1.0], temperature=2.0)
-    assert mixture.dtype == torch.float32
-    assert kl_divergence(logits, mixture, temperature=2.0).abs().max() < 1e-5
+    teacher = pooled_log_probs([logits], [1.0], temperature=2.0)
+    assert teacher.dtype == torch.float32
+    assert kl_divergence(logits, teacher, temperature=2.0).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"rce_kd"}))
@@ -73,7 +73,7 @@ def test_hand_value() -> None:
 def test_zero_at_equality(name: str, temperature: float) -> None:
     """The divergence of a distribution from itself is 0 at every temperature."""
     logits, _ = _pair(5, 30)
-    teacher = mixture_log_probs([logits], [1.0], temperature=temperature)
+    teacher = pooled_log_probs([logits], [1.0], temperature=temperature)
     assert LOSSES[name](logits, teacher, temperature=temperature).abs().max() < 1e-12
 
 
@@ -238,16 +238,17 @@ def test_hidden_cosine() -> None:
     assert hidden_cosine(student.bfloat16(), teacher.bfloat16()).dtype == torch.float32
 
 
-def test_mixture_averages_probabilities() -> None:
-    """A mixture averages probabilities, not logits, with weights scaled to sum to 1."""
-    first, second = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.2, 0.8]]).log()
-    mixed = mixture_log_probs([first, second], [3.0, 1.0]).exp()
-    torch.testing.assert_close(mixed, torch.tensor([[0.725, 0.275]]))
+def test_several_teachers_are_their_geometric_mean() -> None:
+    """Log-probabilities are averaged with weights that are scaled to sum to 1, and normalised."""
+    first, second = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
+    pooled = pooled_log_probs([first.log() + 5, second.log() - 3], [3.0, 1.0]).exp()
+    means = first**0.75 * second**0.25
+    torch.testing.assert_close(pooled, means / means.sum())
 
 
 def test_weights_must_match() -> None:
     """Anything but one positive weight a teacher is an error."""
-    with pytest.raises(ValueError, match="one positive weight a teacher, found 1 teachers and weights"):
-        mixture_log_probs([torch.zeros(1, 2)], [1.0, 1.0])
+    with pytest.raises(ValueError, match="one positive weight each, found 1 teachers and weights"):
+        pooled_log_probs([torch.zeros(1, 2)], [1.0, 1.0])
     with pytest.raises(ValueError, match="positive"):
-        mixture_log_probs([torch.zeros(1, 2)], [0.0])
+        pooled_log_probs([torch.zeros(1, 2)], [0.0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib.losses.distillation import kl_divergence, mixture_log_probs
+from kdlib.losses.distillation import kl_divergence, pooled_log_probs
 from kdlib.losses.ranking import cross_entropy
 
 TEMPERATURE = 2.0
@@ -49,7 +49,7 @@ def _fit(
 
 @torch.no_grad()
 def _targets(teachers: list[nn.Module], rows: Tensor) -> Tensor:
-    return mixture_log_probs([teacher(rows) for teacher in teachers], [1.0] * len(teachers), temperature=TEMPERATURE)
+    return pooled_log_probs([teacher(rows) for teacher in teachers], [1.0] * len(teachers), temperature=TEMPERATURE)
 
 
 # a small language of reviews: "not" turns an opinion round, and each kind has many words, so that a dozen labels show few

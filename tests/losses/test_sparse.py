@@ -65,7 +65,7 @@ def test_draws_in_proportion_give_the_whole_kl(temperature: float) -> None:
     log_probs = probs.log()[drawn].mean(1)
     # a teacher of these probabilities at the temperature
     teacher = Scored(torch.ones(POSITIONS, 1), temperature * probs.log()[:, None])
-    full = cross_entropy_and_kl(student, TARGETS, Teachers([teacher], [1.0], 0.7, temperature))
+    full = cross_entropy_and_kl(student, TARGETS, Teachers(teacher, 0.7, temperature))
     sparse = cross_entropy_and_sampled_kl(student, TARGETS, Draws(drawn, log_probs, 0.7, temperature))
     torch.testing.assert_close(sparse.kl, full.kl, rtol=1e-4, atol=1e-3)
     for ours, theirs in zip(_gradients(sparse.total, student), _gradients(full.total, student), strict=True):

@@ -11,7 +11,7 @@ import torch
 
 from kdlib.losses import blocked, dispatch
 from kdlib.losses.next_item import reference
-from kdlib.losses.scored import LossSums, Scored, Teachers
+from kdlib.losses.scored import LossSums, Scored, Teachers, pool
 from tests.losses.large_catalogue_laws import LargeCatalogueLaws
 
 pytest.importorskip("triton")
@@ -53,7 +53,7 @@ def test_large_catalogues_go_to_the_kernels(monkeypatch: pytest.MonkeyPatch) -> 
     student = Scored(hidden_TW.requires_grad_(), weight_VW.requires_grad_())
     widths = (128, 200)
     scored = [Scored(torch.randn(300, w, device="cuda"), torch.randn(100_001, w, device="cuda") / 5) for w in widths]
-    teachers, targets = Teachers(scored, [1.0, 2.0], 0.7, 2.0), torch.randint(0, 100_001, (300,), device="cuda")
+    teachers, targets = Teachers(pool(scored, [1.0, 2.0]), 0.7, 2.0), torch.randint(0, 100_001, (300,), device="cuda")
     monkeypatch.setattr(blocked, "cross_entropy_and_kl", None)  # it must not be called
     ours = dispatch.cross_entropy_and_kl(student, targets, teachers, dtype=torch.bfloat16)
     plain = reference(student, targets, teachers)

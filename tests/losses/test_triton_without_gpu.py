@@ -29,17 +29,17 @@ def test_the_interpreter_runs_the_kernels() -> None:
     assert " passed" in run.stdout
 
 
-@pytest.mark.parametrize(("width", "teachers"), [(128, 0), (128, 1), (256, 2)])
+@pytest.mark.parametrize(("width", "teacher_width"), [(128, 0), (128, 320), (256, 640)])
 @pytest.mark.parametrize("kernel", ["logsumexp_kernel", "hidden_kernel", "weight_kernel"])
 def test_the_compiler_takes_the_kernels(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernel: str, width: int, teachers: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernel: str, width: int, teacher_width: int
 ) -> None:
     """The kernels compile for an H100 in bfloat16 and fit its shared memory. The interpreter cannot check that."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from kdlib.losses import triton_kernels, triton_passes
 
     tile = getattr(triton_passes, kernel.removesuffix("kernel").upper() + "TILE")
-    sizes = {"WIDTH": width, "STRIDE": width, "TEMPERED": teachers > 0, "TEACHERS": teachers, "TEACHER_WIDTH": 320}
+    sizes = {"WIDTH": width, "STRIDE": width, "TEMPERED": teacher_width > 0, "TEACHER_WIDTH": teacher_width}
     sizes |= {"BLOCK_T": tile.positions, "BLOCK_V": tile.items, "BLOCK_K": triton_passes.INNER}
     sizes["BLOCK_W"] = triton_passes.INNER if kernel == "logsumexp_kernel" else width
     types = dict.fromkeys(("hidden", "weight", "teacher_hidden", "teacher_weight"), "*bf16") | {"targets": "*i64"}

@@ -10,7 +10,7 @@ import torch
 from kdlib.data.batches import batch_of, store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import training_windows
-from kdlib.losses.distillation import mixture_log_probs
+from kdlib.losses.distillation import pooled_log_probs
 from kdlib.losses.scored import Scored
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.files import load_model, save_model
@@ -74,10 +74,10 @@ def _writer(folders: list[list[Path]], samples: int = SAMPLES, batch_size: int =
     )
 
 
-def test_targets_come_from_the_mixture_without_the_users_own_fold(
+def test_targets_come_from_all_teachers_without_the_users_own_fold(
     cached: tuple[pa.Table, list[list[Path]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With many samples, their shares equal the mixture of the plain teacher and the model of the user's fold."""
+    """With many samples, their shares are what the plain teacher predicts together with the model of the user's fold."""
     windows, folders = cached
     monkeypatch.setattr(sparse, "CHUNK_PROBABILITIES", 3 * ITEMS)
     found = store_from_tables([_writer(folders, samples=1_000)(windows)], teachers=1)
@@ -92,7 +92,7 @@ def test_targets_come_from_the_mixture_without_the_users_own_fold(
         assert batch.scales_TN is not None
         with torch.no_grad():
             logits = [states_at(model, batch) @ model.head()[0].T for model in (models[0], models[1 + fold])]
-        probs = mixture_log_probs(logits, [0.25, 0.75], temperature=2.0).exp()
+        probs = pooled_log_probs(logits, [0.25, 0.75], temperature=2.0).exp()
         draws = batch.hidden_TK.view(torch.int32).long()
         shares = torch.zeros_like(probs).scatter_add_(1, draws, torch.full(draws.shape, 1 / 1_000))
         assert (shares - probs).abs().max() < 1 / 1_000 + 1e-5

@@ -15,7 +15,7 @@ from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.teachers import targets
 from kdlib.teachers.shard_teacher import ShardTeacher
-from kdlib.teachers.targets import TargetWriter
+from kdlib.teachers.targets import TargetWriter, states_at
 from kdlib.training.module import CachedTeachers
 from tests.data.test_windows import histories
 
@@ -41,15 +41,14 @@ def test_cached_teachers_equal_online_teachers(tmp_path: Path) -> None:
     assert bytes_a_position == 8 + 16 + 2 * 4
     store = store_from_tables([cached.slice(0, 4), cached.slice(4)], teachers=2)
     models = [load_model(folder)[0] for folder in folders]
-    heads = CachedTeachers([model.head() for model in models], [1.0, 1.0])
+    heads = CachedTeachers([model.head() for model in models], [1.0, 3.0])
     positions = 0
     for batch in shuffled_batches(store, batch_size=6, seed=3):
-        for model, scored in zip(models, heads.scored(batch), strict=True):
-            online = model(batch.items_BL, batch.context_BLC, lengths_B=batch.lengths_B).flatten(0, 1)[
-                batch.positions_T
-            ]
-            torch.testing.assert_close(scored.hidden_TW, online, rtol=0, atol=float(online.abs().max()) / 200)
-            torch.testing.assert_close(scored.logits(), online @ model.head()[0].T, rtol=0, atol=2e-2)
+        states, scored = [states_at(model, batch) for model in models], heads.scored(batch)
+        together = torch.cat([0.25 * states[0], 0.75 * states[1]], 1)
+        torch.testing.assert_close(scored.hidden_TW, together, rtol=0, atol=float(together.abs().max()) / 200)
+        logits = [state @ model.head()[0].T for state, model in zip(states, models, strict=True)]
+        torch.testing.assert_close(scored.logits(), 0.25 * logits[0] + 0.75 * logits[1], rtol=0, atol=2e-2)
         positions += len(batch.targets_T)
     assert positions == 99
 

@@ -18,10 +18,10 @@ from kdlib.data.batches import Batch, WindowStore, batch_of
 from kdlib.losses import next_item
 from kdlib.losses.chunked import Divergence, chunked
 from kdlib.losses.dispatch import cross_entropy_and_kl
-from kdlib.losses.distillation import kl_divergence, mixture_log_probs, relative_entropy
+from kdlib.losses.distillation import kl_divergence, pooled_log_probs, relative_entropy
 from kdlib.losses.ranking import cross_entropy
 from kdlib.losses.sampled import draw_negatives, sampled_ranking
-from kdlib.losses.scored import LossSums, Scored, Teachers
+from kdlib.losses.scored import LossSums, Scored, Teachers, pool
 from kdlib.models.sequence import SequenceModel
 from kdlib.training.module import CachedTeachers, NextItemTraining, Ranking
 from kdlib.training.student_setup import item_counts, ranking_of
@@ -48,7 +48,7 @@ def _student(*, bias: bool = True) -> Scored:
 def _teachers(number: int = 2) -> Teachers:
     torch.manual_seed(2)
     scored = [Scored(torch.randn(POSITIONS, 5 + n), torch.randn(ITEMS, 5 + n)) for n in range(number)]
-    return Teachers(scored, [1.0, 2.5][:number], 0.7, TEMPERATURE)
+    return Teachers(pool(scored, [1.0, 2.5][:number]), 0.7, TEMPERATURE)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -84,8 +84,8 @@ def test_chunked_is_the_loss_of_whole_logits(monkeypatch: pytest.MonkeyPatch, na
     student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
     ours = chunked(student, TARGETS, teachers, divergence=divergence, cross_entropy=with_ce)
     logits = student.logits()
-    mixture = mixture_log_probs([t.logits() for t in teachers.scored], teachers.weights, temperature=TEMPERATURE)
-    apart = divergence(logits, mixture, temperature=TEMPERATURE).sum()
+    teacher = pooled_log_probs([teachers.scored.logits()], [1.0], temperature=TEMPERATURE)
+    apart = divergence(logits, teacher, temperature=TEMPERATURE).sum()
     ce = cross_entropy(logits, TARGETS).sum() * with_ce
     correct = (logits.argmax(1) == TARGETS).sum()
     theirs = LossSums(ce + teachers.kl_weight * apart, ce, apart, correct)
@@ -107,7 +107,7 @@ def test_chunked_in_bfloat16_is_near(name: str) -> None:
 def test_chunked_without_positions_is_zero() -> None:
     """A batch without real positions has loss and gradient 0."""
     student = Scored(torch.zeros(0, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True))
-    teachers = Teachers([Scored(torch.zeros(0, 5), torch.randn(ITEMS, 5))], [1.0], 1.0, 1.0)
+    teachers = Teachers(Scored(torch.zeros(0, 5), torch.randn(ITEMS, 5)), 1.0, 1.0)
     loss = chunked(student, TARGETS[:0], teachers, divergence=kl_divergence)
     assert loss.total.item() == 0
     assert all((gradient == 0).all() for gradient in _gradients(loss.total, student))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import train_teacher
+from jobs import distill, train_teacher
 from jobs.pipeline import stage_named
 from jobs.runtime import runner
 from jobs.runtime.names import FEATURES, teacher_models
@@ -164,4 +164,46 @@ def test_each_fold_is_trained_without_its_users(tmp_path: Path, monkeypatch: pyt
     fitted.clear()
     teachers[2]["weight"] = 3.0
     stages.run("train-teacher", _config(tmp_path, teachers=teachers[1:]))
-    assert not fitted, "a share in the mixture is no reason to train"
+    assert not fitted, "a share is no reason to train"
+
+
+@pytest.mark.parametrize(
+    ("share", "widths", "warned"), [(0.9, [8, 16, "control 16"], False), (1.0, [8, 16, 32, "control 32"], True)]
+)
+def test_the_narrowest_student_that_keeps_enough_is_published(
+    share: float,
+    widths: list[Any],
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`student.size: auto` trains rising widths until one keeps its share of the teachers' NDCG@10, else up to the widest. The
+    control has the width of the student that is published."""
+    reached, fitted = {8: 0.07, 16: 0.092, 32: 0.099}, list[Any]()
+
+    def fit(config: RunConfig, stage: str, runs: list[TrainingRun], **options: Any) -> None:
+        [run] = runs
+        fitted.append(run.model.dim if run.name == "student" else f"control {run.model.dim}")
+        scores = {"accuracy@1": 0.0, "recall@10": 0.0, "ndcg@10": reached[run.model.dim]}
+        _save(Path(run.export), validation=scores)
+
+    monkeypatch.setattr(distill, "fit", fit)
+    monkeypatch.setattr(distill, "teacher_folders", lambda config, inputs, expected_hash: [])
+    monkeypatch.setattr(distill, "ensemble", lambda folders, weights: [])
+    monkeypatch.setattr(distill, "teachers_ndcg", lambda config, source, models: 0.1)
+    monkeypatch.setattr(runner, "start_ray", lambda config: nullcontext())
+    student = {"size": "auto", "size_share": share, "model": {"dim": 32, "hidden": 64}}
+    config = _config(tmp_path, student=student)
+    _publish_features(config)
+    _publish_models(config)
+    _publish_targets(config)
+    made = stages.run("distill", config)
+    assert fitted == widths
+    assert set(made) == {"models/student", "models/control"}
+    manifest = partitions.manifest_of(config.root, "models/student", DS)
+    tried = [width for width in widths if isinstance(width, int)]
+    assert manifest.details["sizes"] == {"teachers": 0.1} | {f"d{width}": reached[width] for width in tried}
+    printed = capsys.readouterr()
+    assert "student of width 16: 92% of the teachers' validation NDCG@10, 0.1000" in printed.out
+    assert ("no student keeps 100%" in printed.out + printed.err) == warned
