@@ -100,6 +100,7 @@ def ranks_of_models(
         for model in models
     ]
     contexts = [_context_of_known(rows, model.num_items) for model in models]
+    shares = [weight / sum(weights) for weight in weights]
 
     def scores(which: np.ndarray) -> Tensor:
         lengths = np.diff(rows.offsets)[which]
@@ -109,9 +110,7 @@ def ranks_of_models(
         ]
         if len(logits) == 1:
             return logits[0]
-        return torch.stack([part * (weight / sum(weights)) for part, weight in zip(logits, weights, strict=True)]).sum(
-            0
-        )
+        return torch.stack([share * part for share, part in zip(shares, logits, strict=True)]).sum(0)
 
     return ranks_of_scores(
         scores, rows, num_items=num_items, device=device, top=top, confidence_k=confidence_k, batch_size=batch_size

@@ -47,9 +47,8 @@ def cross_entropy_and_sampled_kl(
       draws: what to learn from besides the data.
       dtype: of logits, probabilities and their gradients, see `kdlib.losses.dispatch.cross_entropy_and_kl`.
     """
-    nothing = Scored(
-        student.hidden_TW.new_zeros(0, 1), student.weight_VW.new_zeros(0, 1)
-    )  # the samples stand for logits
+    # the samples stand for the teachers' logits
+    nothing = Scored(student.hidden_TW.new_zeros(0, 1), student.weight_VW.new_zeros(0, 1))
     weights = Teachers(nothing, draws.kl_weight, draws.temperature)
     return in_chunks(student, targets_T, weights, partial(_chunk, draws), dtype=dtype)
 

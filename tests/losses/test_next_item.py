@@ -13,7 +13,7 @@ class TestChunks(LargeCatalogueLaws):
     @pytest.fixture(autouse=True, params=[1, 10 * ITEMS, 1 << 20], ids=str)
     def _chunk(self, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
         monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
-        monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", request.param)
+        monkeypatch.setitem(next_item.CHUNK_BYTES, "cpu", 4 * request.param)
 
     def loss(
         self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None, dtype: torch.dtype = torch.float32

@@ -43,7 +43,7 @@ def test_fused_equals_reference(
 ) -> None:
     """Loss parts and all gradients agree with whole logits and plain functions. Items may be sampled more than once."""
     monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
-    monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", chunk_logits)
+    monkeypatch.setitem(next_item.CHUNK_BYTES, "cpu", 4 * chunk_logits)
     student = _student(bias=bias)
     items = torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32).sort(1).values
     draws = Draws(items, -torch.rand(POSITIONS), 0.7, temperature)

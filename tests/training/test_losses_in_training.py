@@ -80,7 +80,7 @@ def _assert_same(ours: LossSums, theirs: LossSums, student: Scored, *, names: tu
 def test_chunked_is_the_loss_of_whole_logits(monkeypatch: pytest.MonkeyPatch, name: str, with_ce: bool) -> None:
     """Any divergence in chunks equals the plain function on whole logits, with the cross-entropy or without."""
     monkeypatch.setattr(next_item, "LEAST_POSITIONS", 1)
-    monkeypatch.setitem(next_item.CHUNK_LOGITS, "cpu", 4 * ITEMS)
+    monkeypatch.setitem(next_item.CHUNK_BYTES, "cpu", 4 * 4 * ITEMS)
     student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
     ours = chunked(student, TARGETS, teachers, divergence=divergence, cross_entropy=with_ce)
     logits = student.logits()
