@@ -9,7 +9,7 @@ from jobs.runtime.console import say, warn
 from jobs.runtime.names import item_codes, title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.stage import Details, Found, Input, Job, Part
-from jobs.runtime.students import student_run
+from jobs.runtime.students import sizes_of, student_run
 from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights, teachers_ndcg
 from jobs.runtime.train_models import fit
 from jobs.runtime.warm_start import earlier_model
@@ -40,7 +40,7 @@ def _train_the_smallest(job: Job) -> Details:
     config, run = job.config, _training_run(job, "student")
     teachers = teachers_ndcg(config, features_of(job.inputs), run.cached)
     found: dict[str, float] = {}
-    for model in config.student.sizes:
+    for model in sizes_of(config.student.model):
         run = replace(run, model=model)
         _train(job, [run], [fingerprint_of(job.fingerprint, model.dim)])
         facts = json.loads((Path(run.export) / MODEL_FILE).read_text())

@@ -5,8 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.warm_start import Start, run_options, warm_training
+from kdlib.config.models import ModelConfig
 from kdlib.config.run import RunConfig
 from kdlib.training.specs import TrainingRun
+
+NARROWEST = 8
+"""Smallest width that `student.size: auto` tries. Narrower students gain next to nothing from their teachers."""
+
+
+def sizes_of(model: ModelConfig) -> list[ModelConfig]:
+    """The models that `student.size: auto` tries, narrowest first: the given one, with all its widths halved again and again."""
+    models, factor = [model], 2
+    while model.dim % factor == 0 and model.dim // factor >= NARROWEST:
+        width = (model.hidden or model.dim) // factor
+        if (model.hidden or 0) % factor or width % model.heads:
+            break
+        narrower = {"dim": model.dim // factor, "hidden": model.hidden and width}
+        models.insert(0, model.model_copy(update=narrower))
+        factor *= 2
+    return models
 
 
 def student_run(

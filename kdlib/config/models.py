@@ -6,9 +6,6 @@ from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Fraction, Name, Positive, Section, Seed
 
-NARROWEST = 8
-"""Smallest width that `student.size: auto` tries. Narrower students gain next to nothing from their teachers."""
-
 
 class CodesConfig(Section):
     """Item vectors made from a few bytes an item and small tables of codewords, learnt from the teachers' item vectors.
@@ -242,20 +239,6 @@ class StudentConfig(Section):
     """How the matrices of the published student are stored. `int8`, with one scale a row, takes a quarter of the bytes."""
     control: ControlConfig = ControlConfig()
     """Settings of the student without teachers, which `evaluation.control` trains for comparison."""
-
-    @property
-    def sizes(self) -> list[ModelConfig]:
-        """The models that `size: auto` tries, narrowest first. All widths of a model are halved together."""
-        models, factor = [self.model], 2
-        while self.model.dim % factor == 0 and self.model.dim // factor >= NARROWEST:
-            hidden = self.model.hidden
-            width = (hidden or self.model.dim) // factor
-            if (hidden or 0) % factor or width % self.model.heads:
-                break
-            narrower = {"dim": self.model.dim // factor, "hidden": hidden and width}
-            models.insert(0, self.model.model_copy(update=narrower))
-            factor *= 2
-        return models
 
     def without_teachers(self) -> "StudentConfig":
         """The student as `evaluation.control` trains it."""

@@ -156,33 +156,14 @@ def _logit_gradients(
     gradient = tl.exp(z - _along(logsumexp_T, not ITEMS_FIRST)) - tl.where(hit, 1.0, 0.0)
     kl = tl.zeros_like(gradient)
     if TEACHER_WIDTH > 0:
+        W: tl.constexpr = TEACHER_WIDTH
         if ITEMS_FIRST:
             y = _products(
-                teacher_weight,
-                teacher_hidden,
-                rows_V,
-                rows_T,
-                items,
-                positions,
-                TEACHER_WIDTH,
-                TEACHER_WIDTH,
-                BLOCK_V,
-                BLOCK_T,
-                BLOCK_K,
+                teacher_weight, teacher_hidden, rows_V, rows_T, items, positions, W, W, BLOCK_V, BLOCK_T, BLOCK_K
             )
         else:
             y = _products(
-                teacher_hidden,
-                teacher_weight,
-                rows_T,
-                rows_V,
-                positions,
-                items,
-                TEACHER_WIDTH,
-                TEACHER_WIDTH,
-                BLOCK_T,
-                BLOCK_V,
-                BLOCK_K,
+                teacher_hidden, teacher_weight, rows_T, rows_V, positions, items, W, W, BLOCK_T, BLOCK_V, BLOCK_K
             )
         if teacher_bias is not None:
             y += _along(tl.load(teacher_bias + rows_V, mask=inside_V, other=0.0).to(tl.float32), ITEMS_FIRST)

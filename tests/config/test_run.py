@@ -370,22 +370,6 @@ def test_the_control_has_settings_of_its_own(load):
     assert same.without_teachers() == same
 
 
-@pytest.mark.parametrize(
-    ("model", "sizes"),
-    [
-        ({"dim": 64, "hidden": 128}, [(8, 16), (16, 32), (32, 64), (64, 128)]),
-        ({"dim": 24}, [(12, None), (24, None)]),
-        ({"dim": 32, "heads": 8, "kind": "transformer"}, [(8, None), (16, None), (32, None)]),
-        ({"dim": 32, "heads": 32, "kind": "transformer"}, [(32, None)]),
-        ({"dim": 7, "kind": "gru"}, [(7, None)]),
-    ],
-)
-def test_sizes_to_choose_from(load, model, sizes):
-    """The sizes are the given model's, halved down to width 8, as long as its heads divide the width."""
-    config = load(SMALLEST + f"student: {{size: auto, model: {model}}}\n")
-    assert [(one.dim, one.hidden) for one in config.student.sizes] == sizes
-
-
 def test_beauty_and_games_share_one_recipe():
     """The two run configs differ in their names and in the places of their input, and in nothing else."""
     beauty, games = (yaml.safe_load((RUNS[0].parent / f"{name}.yaml").read_text()) for name in ("beauty", "games"))

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs.runtime.students import sizes_of
+from kdlib.config.models import ModelConfig
 from kdlib.store import partitions
 from tests.jobs.conftest import DS
 from tests.whole_nights import run
@@ -48,3 +50,19 @@ def test_a_size_is_chosen_by_the_teachers_quality(night_to_change: tuple[Path, P
     for name in ("student", "control"):
         facts = json.loads((partitions.current(root, f"models/{name}", DS) / "model.json").read_text())
         assert facts["options"]["dim"] == 8
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ({"dim": 64, "hidden": 128}, [(8, 16), (16, 32), (32, 64), (64, 128)]),
+        ({"dim": 24}, [(12, None), (24, None)]),
+        ({"dim": 32, "heads": 8}, [(8, None), (16, None), (32, None)]),
+        ({"dim": 32, "heads": 32}, [(32, None)]),
+        ({"dim": 7}, [(7, None)]),
+    ],
+)
+def test_sizes_to_choose_from(model: dict[str, int], sizes: list[tuple[int, int | None]]) -> None:
+    """The sizes are the given model's, halved down to width 8, as long as its heads divide the width."""
+    found = sizes_of(ModelConfig.model_validate(model))
+    assert [(one.dim, one.hidden) for one in found] == sizes
