@@ -10,7 +10,7 @@ from kdlib.config.run import RunConfig
 from kdlib.training.specs import TrainingRun
 
 NARROWEST = 8
-"""Smallest width that `student.size: auto` tries. Narrower students gain next to nothing from their teachers."""
+"""Smallest width that `student.size: auto` tries. At this width a student already gains little."""
 
 
 def sizes_of(model: ModelConfig) -> list[ModelConfig]:

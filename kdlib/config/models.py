@@ -272,12 +272,12 @@ class DistillationConfig(Section):
 
     `hidden`: each teacher's hidden state, from which training computes the teacher's whole distribution.
 
-    `sampled`: items sampled from what all teachers together predict at `temperature`. They take `4 · samples + 4` bytes, and a training
-    step takes no longer than without teachers, however many teachers there are. With the student's `train.loss:
+    `sampled`: items sampled from what all teachers predict together at `temperature`. They take `4 · samples + 4` bytes. A
+    training step takes no longer than without teachers, however many teachers there are. With the student's `train.loss:
     sampled_softmax`, no step scores all items: use both for catalogues of a million items and more."""
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
-    """`sampled`: items sampled at a position. A flatter prediction needs more, and a higher `temperature` flattens it. With 64 the
-    gradient is near the exact one at a perplexity of some hundred items. At some thousand it is mostly noise."""
+    """`sampled`: items sampled at a position. A flatter prediction needs more, and a higher `temperature` flattens it. With 64
+    the gradient is near the exact one at a perplexity of some hundred items. At some thousand it is mostly noise."""
 
     @property
     def cached_form(self) -> dict[str, Any]:

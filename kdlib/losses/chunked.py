@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.losses.distillation import pooled_log_probs
 from kdlib.losses.next_item import in_chunks
 from kdlib.losses.scored import LossSums, Scored, Teachers
 
@@ -77,9 +76,7 @@ def _autograd_chunk(
     """A `kdlib.losses.next_item.Chunk` function."""
     assert teachers is not None
     logits_TV = student.logits(start, stop)
-    teacher_TV = pooled_log_probs(
-        [teachers.scored.logits(start, stop).float()], [1.0], temperature=teachers.temperature
-    )
+    teacher_TV = torch.log_softmax(teachers.scored.logits(start, stop).float() / teachers.temperature, 1)
     with torch.enable_grad():
         z_TV = logits_TV.detach().float().requires_grad_()
         apart = divergence(z_TV, teacher_TV, temperature=teachers.temperature).sum()

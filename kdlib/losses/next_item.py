@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.losses.distillation import kl_divergence, pooled_log_probs
+from kdlib.losses.distillation import kl_divergence
 from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, with_gradient
 
 CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 512 << 20}
@@ -55,9 +55,7 @@ def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = No
     kl = torch.zeros_like(ce)
     total = ce
     if teachers is not None:
-        teacher_TV = pooled_log_probs(
-            [teachers.scored.to(torch.float32).logits()], [1.0], temperature=teachers.temperature
-        )
+        teacher_TV = torch.log_softmax(teachers.scored.to(torch.float32).logits() / teachers.temperature, 1)
         kl = kl_divergence(logits_TV, teacher_TV, temperature=teachers.temperature).sum()
         total = ce + teachers.kl_weight * kl
     correct = (logits_TV.gather(1, targets_T[:, None])[:, 0] >= logits_TV.amax(1)).sum()

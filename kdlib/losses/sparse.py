@@ -20,7 +20,7 @@ from kdlib.losses.scored import LossSums, Scored, Teachers
 
 
 class Draws(NamedTuple):
-    """Sampled targets: items sampled at each position from the teachers' distribution at a temperature. No gradient reaches them."""
+    """Sampled targets: items sampled at each position from what the teachers predict at a temperature. They get no gradient."""
 
     items_TS: Tensor
     """int32 or int64, sorted along a row. An item that was sampled twice is there twice."""

@@ -164,8 +164,8 @@ TEACHER_TARGETS = Table(
 
 - `hidden`: the column `hidden` holds the teachers' hidden states, int8 [n, sum of the teachers' widths]. The column
   `scales` is [n, teachers]. A teacher's state is its int8 values times its scale.
-- `sampled`: the column `hidden` holds item indices sampled from what the teachers together predict, int32 [n, samples]. The column
-  `scales` is [n, 1], the mean log-probability of the samples.
+- `sampled`: the column `hidden` holds item indices sampled from what the teachers predict together, int32 [n, samples].
+  The column `scales` is [n, 1], the mean log-probability of the samples.
 """
 
 QUERIES = Table(
