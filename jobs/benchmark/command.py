@@ -13,7 +13,7 @@ from jobs.benchmark.provenance import hardware, package_versions
 from jobs.benchmark.ranks import rank_selected
 from jobs.benchmark.results import results_of
 from jobs.benchmark.selection import publish_selection
-from jobs.benchmark.students import students_of, train_students, tuned_settings
+from jobs.benchmark.students import students_of, train_students, tuned
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, log_file, say
@@ -52,11 +52,11 @@ def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
         for stage in (stage for stage in stages if stage.engine == "ray"):
             run_stage(config, stage, pipeline=STAGES)
         source = features(config)
-        found = tuned_settings(benchmark, source)
-        arms = benchmark.arms(found)
-        students = students_of(arms.values())
+        found = tuned(benchmark, source)
+        arms = benchmark.arms(found.settings)
+        students = students_of(arms.values(), found.models)
         train_students(config, source, students)
-        selection = publish_selection(config, name, students, found)
+        selection = publish_selection(config, name, students, found.settings)
         say(
             f"selection: {len(students)} students and {len(config.teachers)} teachers on record, version {selection.version}"
         )

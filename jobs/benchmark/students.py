@@ -1,9 +1,9 @@
 """Publish a benchmark's students: one for each variant and seed."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.pipeline import STAGES, stage_named
 from jobs.runtime.console import say
@@ -26,11 +26,18 @@ class Student:
     arm: Arm
     seed: int
     label: str
+    """Its name in the results."""
+    model: str
+    """The name under which the model is published."""
 
-    @property
-    def model(self) -> str:
-        """The name under which the model is published."""
-        return f"models/bench_{self.label}"
+
+class Tuned(NamedTuple):
+    """What the tuning chose."""
+
+    settings: dict[str, dict[str, Any]]
+    """Variant → keys below `student` and `distillation`, with their values."""
+    models: dict[tuple[str, int], str]
+    """(variant, seed of the tuning) → the published model of the best trial. It is the student of that seed."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +52,48 @@ class Teachers:
     """The table and the models that a taught student is made from."""
 
 
-def students_of(arms: Iterable[Arm]) -> list[Student]:
-    """The students of all variants, one for each seed."""
-    return [Student(arm, seed, f"{arm.name}_s{seed}") for arm in arms for seed in arm.seeds]
+def students_of(arms: Iterable[Arm], trained: Mapping[tuple[str, int], str] | None = None) -> list[Student]:
+    """The students of all variants, one for each seed.
+
+    Args:
+      arms: the variants.
+      trained: (variant, seed) → the published model, where the tuning has trained this student already.
+    """
+    models, students = trained or {}, []
+    for arm in arms:
+        for seed in arm.seeds:
+            label = f"{arm.name}_s{seed}"
+            students.append(Student(arm, seed, label, models.get((arm.name, seed), f"models/bench_{label}")))
+    return students
 
 
-def tuned_settings(benchmark: Benchmark, source: Features) -> dict[str, dict[str, Any]]:
-    """Variant → settings of the trial with the best validation NDCG@10. All have the same trials. Ray must run."""
+def tuned(benchmark: Benchmark, source: Features) -> Tuned:
+    """The trial of each variant with the best validation NDCG@10. All variants have the same trials. Ray must run."""
     tuning = benchmark.config.tuning
     if tuning is None:
-        return {}
+        return Tuned({}, {})
     whole, trials = replace(benchmark, selected=None), draw_trials(tuning)
     students = [
-        Student(whole.arms(dict.fromkeys(tuning.arms, trial))[name], tuning.seed, f"{name}_t{number}")
+        Student(
+            whole.arms(dict.fromkeys(tuning.arms, trial))[name],
+            tuning.seed,
+            f"{name}_t{number}",
+            f"models/bench_{name}_t{number}",
+        )
         for name in tuning.arms
         for number, trial in enumerate(trials)
     ]
     train_students(benchmark.run, source, students)
-    found = {}
+    found = Tuned({}, {})
     for name in tuning.arms:
-        scores = [
-            model_facts(benchmark.run, student.model)["validation"]["ndcg@10"]
-            for student in students
-            if student.arm.name == name
-        ]
+        models = [student.model for student in students if student.arm.name == name]
+        scores = [model_facts(benchmark.run, model)["validation"]["ndcg@10"] for model in models]
         best = max(range(len(scores)), key=scores.__getitem__)
+        found.models[name, tuning.seed] = models[best]
         taught = benchmark.config.arms[name].teacher != "none"
-        found[name] = {key: value for key, value in trials[best].items() if taught or key.startswith("student.")}
-        say(f"tuning: {name}: trial {best} of {len(trials)}, validation NDCG@10 {scores[best]:.4f}: {found[name]}")
+        chosen = {key: value for key, value in trials[best].items() if taught or key.startswith("student.")}
+        found.settings[name] = chosen
+        say(f"tuning: {name}: trial {best} of {len(trials)}, validation NDCG@10 {scores[best]:.4f}: {chosen}")
     return found
 
 
@@ -84,15 +105,16 @@ def train_students(config: RunConfig, source: Features, students: list[Student])
     weights = teacher_weights(config, inputs)
     teachers = Teachers("teacher_targets", tuple(ensemble(folders, weights)), ("teacher_targets", *names))
     _train(config, [student for student in students if student.arm.teacher != "self"], teachers)
+    finished = {(student.arm.name, student.seed): student for student in students}
     own = [student for student in students if student.arm.teacher == "self"]
-    for first in sorted({f"{student.arm.plain}_s{student.seed}" for student in own}):
-        taught = [student for student in own if f"{student.arm.plain}_s{student.seed}" == first]
-        _train(config, taught, _own_teacher(config, first))
+    for first in sorted({(str(student.arm.plain), student.seed) for student in own}):
+        taught = [student for student in own if (student.arm.plain, student.seed) == first]
+        _train(config, taught, _own_teacher(config, finished[first]))
 
 
-def _own_teacher(config: RunConfig, label: str) -> Teachers:
+def _own_teacher(config: RunConfig, student: Student) -> Teachers:
     """A finished student as a teacher. Its hidden states are cached like those of any teacher."""
-    name, model = f"teacher_targets/bench_{label}", f"models/bench_{label}"
+    name, model = f"teacher_targets/bench_{student.label}", student.model
     cached = {"distillation": config.distillation.cached_form}
     part = Part((name,), (*FEATURES, model), ("seed", "training.max_length"), cached)
     stage = Stage(

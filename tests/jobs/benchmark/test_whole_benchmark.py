@@ -58,6 +58,13 @@ def test_a_whole_benchmark_and_again(night_to_change: tuple[Path, Path, str], tm
     assert results["teachers"]["rules"]["users_per_second"] is None
     assert results["teachers"]["rules"]["ndcg10"] > figures["popularity_ndcg10"]
     assert results["selection"]["tuning"]["chosen"].keys() == {"student_plain"}
+    # the tuning's best trial is the student of its seed: it is not trained a second time
+    published = {
+        name
+        for name in ("s1", "s2", "t0", "t1")
+        if partitions.read_manifest(root, f"models/bench_student_plain_{name}", DS)
+    }
+    assert published == {"s2", "t0", "t1"}
     assert results["models"]["student"]["users_per_second"] > 0
     assert sum(part["users"] for part in results["buckets"]["history_length"].values()) == results["test_users"]
     assert re.search(r"student_plain +0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", printed), printed
