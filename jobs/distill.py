@@ -9,7 +9,7 @@ from jobs.runtime.console import say, warn
 from jobs.runtime.names import item_codes, title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.stage import Details, Found, Input, Job, Part
-from jobs.runtime.students import sizes_of, student_run
+from jobs.runtime.students import narrowed, sizes_of, student_run
 from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights, teachers_ndcg
 from jobs.runtime.train_models import fit
 from jobs.runtime.warm_start import earlier_model
@@ -37,11 +37,12 @@ def build(jobs: Sequence[Job]) -> Details:
 
 def _train_the_smallest(job: Job) -> Details:
     """Train students of rising width until one keeps enough of the teachers' quality, then the control at its width."""
-    config, run = job.config, _training_run(job, "student")
-    teachers = teachers_ndcg(config, features_of(job.inputs), run.cached)
+    config, widest = job.config, _training_run(job, "student")
+    teachers = teachers_ndcg(config, features_of(job.inputs), widest.cached)
     found: dict[str, float] = {}
+    run = widest
     for model in sizes_of(config.student.model):
-        run = replace(run, model=model)
+        run = narrowed(widest, model)
         _train(job, [run], [fingerprint_of(job.fingerprint, model.dim)])
         facts = json.loads((Path(run.export) / MODEL_FILE).read_text())
         found[f"d{model.dim}"] = facts["validation"]["ndcg@10"]
@@ -52,9 +53,7 @@ def _train_the_smallest(job: Job) -> Details:
     else:
         warn(f"no student keeps {config.student.size_share:.0%} of the teachers' NDCG@10: the widest is published")
     if config.evaluation.control:
-        control = _training_run(job, "control")
-        widths = {"dim": run.model.dim, "hidden": run.model.hidden}
-        control = replace(control, model=control.model.model_copy(update=widths))
+        control = narrowed(_training_run(job, "control"), run.model)
         _train(job, [control], [fingerprint_of(job.fingerprint, "control")])
     return {"models/student": {"sizes": {"teachers": teachers, **found}}}
 

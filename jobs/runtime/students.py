@@ -1,6 +1,7 @@
 """The student as a training run, for the stage `distill` and for benchmarks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def sizes_of(model: ModelConfig) -> list[ModelConfig]:
         models.insert(0, model.model_copy(update=narrower))
         factor *= 2
     return models
+
+
+def narrowed(run: TrainingRun, narrower: ModelConfig) -> TrainingRun:
+    """The run with the widths of another model. The learning rate is in inverse proportion to the width.
+
+    With the wide model's rate, a narrow model is far from done when its epochs end. On Beauty's validation, a control of
+    width 16 has an NDCG@10 of .039 with the rate of width 64, and .049 with three times that rate (`trials.json`).
+    """
+    model = run.model.model_copy(update={"dim": narrower.dim, "hidden": narrower.hidden})
+    rate = run.train.learning_rate * run.model.dim / narrower.dim
+    return replace(run, model=model, train=run.train.model_copy(update={"learning_rate": rate}))
 
 
 def student_run(

@@ -232,7 +232,8 @@ class StudentConfig(Section):
     """Keys of `training.defaults` that differ for the student."""
     size: Literal["given", "auto"] = "given"
     """`auto`: train students of rising width, from 8 to `model.dim` by doubling, until one keeps `size_share` of the teachers'
-    validation NDCG@10. The widest is published if none does. The control then has the published student's width."""
+    validation NDCG@10. The widest is published if none does. The control then has the published student's width. A narrower
+    student's learning rate is larger, in inverse proportion to the width."""
     size_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """`size: auto`: share of the teachers' validation NDCG@10 that is enough."""
     export: Literal["float32", "int8"] = "float32"

@@ -2,14 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from jobs.runtime.students import sizes_of
-from kdlib.config.models import ModelConfig
+from jobs.runtime.students import narrowed, sizes_of
+from kdlib.config.models import ModelConfig, TrainConfig
 from kdlib.store import partitions
+from kdlib.training.specs import TrainingRun
 from tests.jobs.conftest import DS
 from tests.whole_nights import run
 
@@ -66,3 +68,13 @@ def test_sizes_to_choose_from(model: dict[str, int], sizes: list[tuple[int, int 
     """The sizes are the given model's, halved down to width 8, as long as its heads divide the width."""
     found = sizes_of(ModelConfig.model_validate(model))
     assert [(one.dim, one.hidden) for one in found] == sizes
+
+
+def test_a_narrower_student_learns_faster() -> None:
+    """A quarter of the width has four times the learning rate. Nothing else changes but the widths."""
+    wide = ModelConfig(kind="gru", dim=64, hidden=128, dropout=0.3)
+    run = TrainingRun("student", "x", wide, TrainConfig(learning_rate=0.003), seed=1, statistics="y")
+    found = narrowed(run, ModelConfig(dim=16, hidden=32))
+    assert found.model == wide.model_copy(update={"dim": 16, "hidden": 32})
+    assert found.train.learning_rate == pytest.approx(0.012)
+    assert replace(found, model=run.model, train=run.train) == run
