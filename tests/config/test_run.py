@@ -370,8 +370,21 @@ def test_the_control_has_settings_of_its_own(load):
     assert same.without_teachers() == same
 
 
-def test_beauty_and_games_share_one_recipe():
+@pytest.mark.parametrize("suffix", ["", "_time"])
+def test_beauty_and_games_share_one_recipe(suffix):
     """The two run configs differ in their names and in the places of their input, and in nothing else."""
-    beauty, games = (yaml.safe_load((RUNS[0].parent / f"{name}.yaml").read_text()) for name in ("beauty", "games"))
-    assert {key for key in beauty if beauty[key] != games[key]} == {"name", "output_dir", "input"}
+    beauty, games = _documents(f"beauty{suffix}", f"games{suffix}")
+    same = {"ds", "features"} if suffix else set()  # the two data sets have different periods
+    assert {key for key in beauty if beauty[key] != games[key]} - same == {"name", "output_dir", "input"}
     assert yaml.safe_dump(beauty["input"]).replace("/beauty/", "/games/") == yaml.safe_dump(games["input"])
+
+
+@pytest.mark.parametrize("name", ["beauty", "games"])
+def test_the_split_by_time_has_the_same_recipe(name):
+    """Teachers, student, distillation and training are those of the leave-one-out split."""
+    one, other = _documents(name, f"{name}_time")
+    assert {key for key in one if one[key] != other[key]} == {"name", "ds", "output_dir", "input", "features"}
+
+
+def _documents(*names):
+    return [yaml.safe_load((RUNS[0].parent / f"{name}.yaml").read_text()) for name in names]
