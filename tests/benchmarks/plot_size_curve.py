@@ -26,7 +26,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     mpl.rcParams.update({"svg.hashsalt": "distilrec", "svg.fonttype": "none", "font.size": 9})
     figures, intervals, models = results["figures"], results["intervals"], results["models"]
     teachers = "teacher" if len(results["teachers"]) == 1 else "teachers"
-    figure, panels = plt.subplots(1, len(KINDS), figsize=(8.4, 3.4), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, len(KINDS), figsize=(8.4, 3.6), sharey=True, layout="constrained")
     for panel, (kind, label) in zip(panels, KINDS.items(), strict=True):
         for how, colour in LOOKS.items():
             words = f"{'with' if how == 'taught' else 'without'} {teachers}"
@@ -37,9 +37,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             below = [value - low for value, (low, _) in zip(values, bounds, strict=True)]
             above = [high - value for value, (_, high) in zip(values, bounds, strict=True)]
             panel.errorbar(sizes, values, yerr=[below, above], color=colour, marker="o", ms=4, capsize=2, label=words)
-            place = (-2, 9) if how == "taught" else (-2, -16)
             for size, value, width in zip(sizes, values, WIDTHS, strict=True):
-                panel.annotate(f"d{width}", (size, value), textcoords="offset points", xytext=place, color=colour)
+                panel.annotate(f"d{width}", (size, value), textcoords="offset points", xytext=(5, -12), color=colour)
         goal = figures["teacher_ensemble_ndcg10"]
         panel.axhline(goal, color="#555", lw=1, ls="--")
         panel.text(0.02, goal, teachers, transform=panel.get_yaxis_transform(), va="bottom", color="#555")
@@ -50,7 +49,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("expected NDCG@10" if "users_with_truth" in results else "NDCG@10")
     panels[0].margins(y=0.12)
-    panels[0].legend(frameon=False, loc="center right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
