@@ -312,6 +312,7 @@ def test_every_shipped_run_config_is_valid(path, monkeypatch):
     """Each run config of `cluster/runs` loads and has the name of its file. Its folders are variables."""
     monkeypatch.setenv("DISTILREC_DATA", "/data")
     monkeypatch.setenv("DISTILREC_LAKE", "/lake")
+    monkeypatch.setenv("DISTILREC_ENCODERS", "/encoders")
     config = load_config(path, ds="2026-11-22")
     assert config.name == path.stem
     assert config.evaluation.control, "every night says what its student would be without teachers"
