@@ -54,7 +54,7 @@ def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
         source = features(config)
         found = tuned(benchmark, source)
         arms = benchmark.arms(found.settings)
-        students = students_of(arms.values(), found.models)
+        students = students_of(arms.values(), found.trials)
         train_students(config, source, students)
         selection = publish_selection(config, name, students, found.settings)
         say(

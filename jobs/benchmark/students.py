@@ -27,8 +27,13 @@ class Student:
     seed: int
     label: str
     """Its name in the results."""
-    model: str
-    """The name under which the model is published."""
+    trial: str = ""
+    """Label of the trial that is this student already."""
+
+    @property
+    def model(self) -> str:
+        """The name under which the model is published."""
+        return f"models/bench_{self.trial or self.label}"
 
 
 class Tuned(NamedTuple):
@@ -36,8 +41,8 @@ class Tuned(NamedTuple):
 
     settings: dict[str, dict[str, Any]]
     """Variant → keys below `student` and `distillation`, with their values."""
-    models: dict[tuple[str, int], str]
-    """(variant, seed of the tuning) → the published model of the best trial. It is the student of that seed."""
+    trials: dict[tuple[str, int], str]
+    """(variant, seed of the tuning) → label of the best trial. It is the student of that seed."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,19 @@ class Teachers:
     """The table and the models that a taught student is made from."""
 
 
-def students_of(arms: Iterable[Arm], trained: Mapping[tuple[str, int], str] | None = None) -> list[Student]:
+def students_of(arms: Iterable[Arm], trials: Mapping[tuple[str, int], str] | None = None) -> list[Student]:
     """The students of all variants, one for each seed.
 
     Args:
       arms: the variants.
-      trained: (variant, seed) → the published model, where the tuning has trained this student already.
+      trials: (variant, seed) → label of the trial that is this student already.
     """
-    models, students = trained or {}, []
-    for arm in arms:
-        for seed in arm.seeds:
-            label = f"{arm.name}_s{seed}"
-            students.append(Student(arm, seed, label, models.get((arm.name, seed), f"models/bench_{label}")))
-    return students
+    trials = trials or {}
+    return [
+        Student(arm, seed, f"{arm.name}_s{seed}", trials.get((arm.name, seed), ""))
+        for arm in arms
+        for seed in arm.seeds
+    ]
 
 
 def tuned(benchmark: Benchmark, source: Features) -> Tuned:
@@ -74,22 +79,17 @@ def tuned(benchmark: Benchmark, source: Features) -> Tuned:
         return Tuned({}, {})
     whole, trials = replace(benchmark, selected=None), draw_trials(tuning)
     students = [
-        Student(
-            whole.arms(dict.fromkeys(tuning.arms, trial))[name],
-            tuning.seed,
-            f"{name}_t{number}",
-            f"models/bench_{name}_t{number}",
-        )
+        Student(whole.arms(dict.fromkeys(tuning.arms, trial))[name], tuning.seed, f"{name}_t{number}")
         for name in tuning.arms
         for number, trial in enumerate(trials)
     ]
     train_students(benchmark.run, source, students)
     found = Tuned({}, {})
     for name in tuning.arms:
-        models = [student.model for student in students if student.arm.name == name]
-        scores = [model_facts(benchmark.run, model)["validation"]["ndcg@10"] for model in models]
+        own = [student for student in students if student.arm.name == name]
+        scores = [model_facts(benchmark.run, student.model)["validation"]["ndcg@10"] for student in own]
         best = max(range(len(scores)), key=scores.__getitem__)
-        found.models[name, tuning.seed] = models[best]
+        found.trials[name, tuning.seed] = own[best].label
         taught = benchmark.config.arms[name].teacher != "none"
         chosen = {key: value for key, value in trials[best].items() if taught or key.startswith("student.")}
         found.settings[name] = chosen
