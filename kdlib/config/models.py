@@ -135,6 +135,8 @@ class TrainConfig(Section):
     """Stop after this many epochs without a better validation NDCG@10. The weights of the best epoch are kept."""
     batch_size: Positive = 128
     """Training windows of a step, over all workers together."""
+    least_steps: Positive = 1
+    """Fewest steps of an epoch. If the windows are too few for that, a step has fewer than `batch_size`."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate of AdamW in the first epoch, after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -57,6 +57,13 @@ class Shard:
             # all workers need the same number of steps, otherwise they would wait for each other forever
             self._resident = store_from_tables([pa.concat_tables(held).slice(0, min(counts))], teachers=teachers)
 
+    def batch_size(self, most: int, *, least_steps: int) -> int:
+        """How many windows a step has on this worker: `most`, or fewer if an epoch would not have `least_steps` steps.
+
+        A streamed shard has many windows, and so always `most` of them in a step.
+        """
+        return most if self._resident is None else max(1, min(most, len(self._resident) // least_steps))
+
     def _tables(self, rows: int) -> Iterator[pa.Table]:
         yield from self._iterator.iter_batches(batch_size=rows, batch_format="pyarrow", prefetch_batches=1)
 

@@ -90,25 +90,25 @@ class StudentTask:
             workers=worker.world,
             bf16=training.bf16 and worker.device.type == "cuda",
         )
+        self._batch_size = shard.batch_size(run.train.batch_size // worker.world, least_steps=run.train.least_steps)
         self._trained = {"student": module.student} | ({} if module.teacher is None else {"teacher": module.teacher})
         self.models = {**self._trained}
         self._exports: dict[str, Export] = {"student": run.stored_as, "teacher": "float32"}
 
     def train_epoch(self, epoch: int, first_step: int) -> dict[str, float]:
         """See `Task`. Raises FloatingPointError if the loss is not finite or has diverged."""
-        run, world = self._run, self._worker.world
-        batch_size = run.train.batch_size // world
+        run = self._run
         figures = train_epoch(
             self.engine,
             self._shard.batches(
-                batch_size=batch_size,
+                batch_size=self._batch_size,
                 seed=run.seed * 1_000_003 + epoch,
                 permute_seed=run.seed if run.stand_in == "permuted" else None,
             ),
             device=self._worker.device,
             learning_rate=learning_rate_in(epoch, run.train),
             warmup_steps=run.train.warmup_steps,
-            positions_a_step=self._shard.positions_a_window * batch_size * world,
+            positions_a_step=self._shard.positions_a_window * self._batch_size * self._worker.world,
             first_step=first_step,
         )
         check_loss(figures, run.name, run.train, epoch, self._spec.num_items)

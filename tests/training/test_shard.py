@@ -50,6 +50,14 @@ def test_a_streamed_shard_fits_in_the_memory_it_is_given(megabytes: float, rows:
     assert iterator.rows == 1024
 
 
+@pytest.mark.parametrize(("resident_bytes", "sizes"), [(1 << 20, [20, 7, 1]), (300, [20, 20, 20])])
+def test_few_windows_make_small_batches(resident_bytes: int, sizes: list[int]) -> None:
+    """A batch is smaller than asked for if an epoch of 35 windows would have fewer steps than asked for; never empty. A shard
+    that is streamed has enough windows."""
+    shard = Shard(_Iterator(_windows(35)), teachers=0, resident_bytes=resident_bytes, world=1)
+    assert [shard.batch_size(20, least_steps=steps) for steps in (1, 5, 80)] == sizes
+
+
 def test_a_worker_without_windows_says_so() -> None:
     """An empty shard is an error that names the setting to lower, not an endless wait."""
     with pytest.raises(ValueError, match=r"windows a worker: \[0\].*Lower training\.workers"):
