@@ -81,7 +81,7 @@ def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
 
 def _settings(arm: Arm) -> dict[str, object]:
     """All settings of a variant's training."""
-    student = arm.config.student
+    student = arm.student
     return {
         "teacher": arm.teacher,
         "plain": arm.plain,

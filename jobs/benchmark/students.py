@@ -160,7 +160,7 @@ def _train(config: RunConfig, students: list[Student], teachers: Teachers) -> No
 
 def _part(student: Student, teachers: Teachers) -> Part:
     own, taught = student.arm.config, student.arm.teacher != "none"
-    trained = own.student if taught else own.student.without_teachers()
+    trained = student.arm.student
     values: dict[str, Any] = {"seed": student.seed, "student": trained.model_dump(mode="json", exclude={"control"})}
     values["training"] = own.training
     if taught:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from kdlib.config.base import Name, Positive, Section, first_fault
 from kdlib.config.load import load_config, read_mapping
+from kdlib.config.models import StudentConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 
@@ -111,6 +112,12 @@ class Arm:
     """The run config with the arm's student and distillation."""
     plain: str | None
     """The arm without a teacher that this arm is compared with."""
+
+    @property
+    def student(self) -> StudentConfig:
+        """The student as this arm trains it."""
+        student = self.config.student
+        return student.without_teachers() if self.teacher == "none" else student
 
 
 @dataclass(frozen=True)
