@@ -216,15 +216,19 @@ def test_what_an_arm_or_the_search_sets_for_the_student_holds_for_the_control_to
     control = "{dropout: 0.3, train: {epochs: 12, learning_rate: 0.02}}"
     benchmark = load_benchmark(path, overrides=(f"run.student.control={control}",))
     arms = benchmark.arms({"as_it_is": {"student.train.epochs": 5}})
-    found = {name: arm.student for name, arm in arms.items()}
+    found = {name: arm.config.student.without_teachers() for name, arm in arms.items()}
     assert {name: student.model.dropout for name, student in found.items()} == {
         "as_it_is": 0.3,
         "own": 0.4,
         "tuned": 0.2,
-        "student": RUN["student"]["model"].get("dropout", 0.0),
+        "student": 0.3,
     }
     assert [found[name].train["epochs"] for name in ("as_it_is", "own", "tuned")] == [5, 9, 12]
     assert found["own"].train["learning_rate"] == 0.02
+    # only an arm without a teacher trains its control
+    student = arms["student"].config.student
+    assert {name: arm.student for name, arm in arms.items()} == {**found, "student": student}
+    assert student != found["student"]
 
 
 def test_the_best_kind_of_teacher_has_the_best_mean() -> None:
