@@ -11,7 +11,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 
 RUNS = sorted(path for path in (Path(__file__).parents[2] / "cluster" / "runs").glob("*.yaml"))
-BENCHMARKS = ("quality_", "size_curve_")
+BENCHMARKS = ("quality_", "size_curve_", "controls_")
 SMALLEST = "name: tiny\noutput_dir: out\ninput: {simulate: {}}\n"
 EVENTS = "format: csv, path: e.csv, item: i, user: u"
 
