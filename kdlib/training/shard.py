@@ -60,7 +60,7 @@ class Shard:
     def batch_size(self, most: int, *, least_steps: int) -> int:
         """How many windows a step has on this worker: `most`, or fewer if an epoch would not have `least_steps` steps.
 
-        A streamed shard has windows enough for `most`.
+        A streamed shard always has enough windows for `most`.
         """
         return most if self._resident is None else max(1, min(most, len(self._resident) // least_steps))
 
