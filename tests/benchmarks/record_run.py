@@ -6,6 +6,7 @@ The file also holds the command, seed, hardware, versions and the time of public
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -64,7 +65,7 @@ def run(config: RunConfig) -> None:
     funnel = histories.details["funnel"]
     kept = ("rows_read", "kept", "duplicate", "reasons", "users", "interactions", "items")
     result: dict[str, Any] = {
-        "command": f"distilrec nightly --config cluster/runs/{config.name}.yaml",
+        "command": shlex.join(["distilrec", "nightly", *sys.argv[1:]]),
         "protocol": f"{config.features.split.kind} split, all items but the user's history ranked, one target a test user;"
         " expected_…: over the true model's next items of every user with a history",
         "seed": config.seed,
