@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from jobs.runtime.budget import within_budget
 from jobs.runtime.console import say
 from jobs.runtime.names import title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files
@@ -35,8 +36,10 @@ def build(jobs: Sequence[Job]) -> Details:
         if job.part.subject[0].rules:
             _count(job)
     learning = sorted((job for job in jobs if not job.part.subject[0].rules), key=_users)
-    for (folds, fold), together in groupby(learning, key=_users):
-        _train(list(together), fold, folds)
+    runs = within_budget(jobs[0].config, [_training_run(job) for job in learning], teachers=True)
+    planned = zip(learning, runs, strict=True)
+    for (folds, fold), together in groupby(planned, key=lambda one: _users(one[0])):
+        _train(*zip(*together, strict=True), fold=fold, folds=folds)
     return {}
 
 
@@ -69,13 +72,13 @@ def _count(job: Job) -> None:
     )
 
 
-def _train(jobs: list[Job], fold: int, folds: int) -> None:
+def _train(jobs: Sequence[Job], runs: Sequence[TrainingRun], *, fold: int, folds: int) -> None:
     """Train teachers with the same number of folds. If there are several folds, the users of `fold` are left out."""
     source = features_of(jobs[0].inputs)
     fit(
         jobs[0].config,
         "train_teacher",
-        [_training_run(job) for job in jobs],
+        list(runs),
         fingerprints=[job.fingerprint for job in jobs],
         train_files=parquet_files(source.histories),
         histories=source.histories,

@@ -17,7 +17,7 @@ from jobs.runtime.stage import Part
 from kdlib.config.models import TextConfig
 from kdlib.config.run import RunConfig
 
-TRAINING = ("seed", "training", "-training.defaults")
+TRAINING = ("seed", "budget_minutes", "training", "-training.defaults")
 """What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
 
 

@@ -232,8 +232,11 @@ class StudentConfig(Section):
     text encoder and is no larger."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of `training.defaults` that differ for the student."""
-    size: Literal["given", "auto"] = "given"
-    """`auto`: train students of rising width, from 8 to `model.dim` by doubling, until one keeps `size_share` of the teachers'
+    size: Literal["given", "small", "base", "large", "auto"] = "given"
+    """`small`, `base`, `large`: width 32, 64 or 128, in the default recipe (a run config without `teachers`, `distillation` and
+    `student.model`; it takes `base`). `given`: as `model` says.
+
+    `auto`: train students of rising width, from 8 to `model.dim` by doubling, until one keeps `size_share` of the teachers'
     validation NDCG@10. The widest is published if none does. The control then has the published student's width. A narrower
     student's learning rate is larger, in inverse proportion to the width."""
     size_share: Annotated[float, Field(gt=0, le=1)] = 0.9

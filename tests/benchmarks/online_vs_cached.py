@@ -141,7 +141,7 @@ def _train(
             engine,
             batches if change is None else map(change, batches),
             device=DEVICE,
-            learning_rate=learning_rate_in(epoch, train),
+            learning_rate=learning_rate_in(epoch, train, epochs=train.epochs),
             warmup_steps=train.warmup_steps,
             positions_a_step=store.positions_a_window() * train.batch_size,
             first_step=steps,

@@ -36,7 +36,7 @@ def test_the_smallest_config_has_every_default(load):
     config = load(SMALLEST + "recommend: {k: 3}\n")
     assert config.recommend.k == 3
     assert config.recommend.actors == RunConfig.model_fields["recommend"].default.actors
-    assert [teacher.name for teacher in config.teachers] == ["teacher"]
+    assert [teacher.name for teacher in config.teachers] == ["rules", "filter"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_smallest_config_has_every_default(load):
             SMALLEST + "student: {size: auto, model: {codes: {}}}\n",
             "student.size auto .* does not go with student.model.codes",
         ),
-        (SMALLEST + "training: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
+        (SMALLEST + "teachers: [{name: teacher}]\ntraining: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
         (
             SMALLEST + "search: {text: {adapt: {batch_size: 65}}}\ntraining: {workers: 2}\n",
             "search.text.adapt: batch_size 65 is not a multiple of training.workers 2",
@@ -363,7 +363,7 @@ def test_the_control_has_settings_of_its_own(load):
     assert (control.model.dim, control.model.dropout) == (24, 0.3)
     assert control.train == {"epochs": 20, "patience": 2}
     assert student.model.dropout == 0.1
-    same = load(SMALLEST).student
+    same = load(SMALLEST + "student: {model: {dim: 24}}\n").student
     assert same.without_teachers() == same
 
 

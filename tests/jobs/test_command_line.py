@@ -185,7 +185,7 @@ def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
 
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     """Distillation stops before it starts if teacher and features have different items."""
-    config = load_config(_config(tmp_path))
+    config = load_config(_config(tmp_path, teachers=[{"name": "teacher"}]))
     staging = partitions.new_staging(config.root, "models/teacher", DS)
     model = SequenceModel(num_items=3, kind="gru", dim=4)
     save_model(
