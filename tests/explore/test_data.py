@@ -6,7 +6,7 @@ import pytest
 
 from kdlib.explore import data
 from kdlib.explore.run import LISTS, Run
-from tests.explore.made_shop import EVIL, ITEM_IDS, K, UNAVAILABLE, history, user_id
+from tests.explore.made_shop import EVIL, ITEM_IDS, UNAVAILABLE, K, history, user_id
 
 
 def test_users_are_found_by_the_beginning_of_their_id(run: Run) -> None:

@@ -14,7 +14,7 @@ from kdlib.explore.data import read_list
 from kdlib.explore.run import LISTS, Run
 from kdlib.explore.shop import Shop
 from kdlib.models.files import load_model
-from tests.explore.made_shop import ITEM_IDS, K, NUM_USERS, UNAVAILABLE, history, user_id
+from tests.explore.made_shop import ITEM_IDS, NUM_USERS, UNAVAILABLE, K, history, user_id
 
 
 def _best(run: Run, number: int, *names: str, k: int = K) -> models.Scored:
