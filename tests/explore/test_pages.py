@@ -171,6 +171,15 @@ def test_other_names_of_this_machine_are_refused(home: str, browser: Browser) ->
         assert connection.getresponse().status == status
 
 
+def test_without_a_browser_continuous_integration_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the tests skip. Both say what to install."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for ci, outcome in (("true", pytest.fail.Exception), ("", pytest.skip.Exception)):
+        monkeypatch.setenv("CI", ci)
+        with pytest.raises(outcome, match="need Chromium, not found here: apt-get install chromium"), chromium():
+            pass
+
+
 def _background(page: Page) -> str:
     return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
