@@ -1,12 +1,13 @@
 """Rows of the published tables, by DuckDB."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from kdlib.explore import data
-from kdlib.explore.run import LISTS, Run
-from tests.explore.made_shop import EVIL, ITEM_IDS, UNAVAILABLE, K, history, user_id
+from kdlib.explore.run import LISTS, Run, find_run
+from tests.explore.made_shop import DS, EVIL, ITEM_IDS, UNAVAILABLE, K, history, put, user_id
 
 
 def test_users_are_found_by_the_beginning_of_their_id(run: Run) -> None:
@@ -74,6 +75,16 @@ def test_items_are_found_by_id_and_by_words(run: Run) -> None:
     assert len(red) == data.MOST_FOUND
     assert data.find_items(run, "%") == []
     assert [row["title"] for row in data.find_items(run, "<SCRIPT>")] == [EVIL]
+
+
+def test_the_same_id_comes_before_longer_ids(tmp_path: Path) -> None:
+    """An id that begins other ids stands first, although fewer users have seen its item."""
+    item = {"title": None, "available": True, "in_stock": True, "first_seen": DS}
+    put(tmp_path, "item_vocabulary", DS, [item | {"item_index": n, "item_id": "a" * (n + 1)} for n in range(3)])
+    counts = dict.fromkeys(("num_users", "num_purchases", "num_train", "num_in_windows"), 0)
+    put(tmp_path, "item_statistics", DS, [counts | {"item_index": n, "num_interactions": n} for n in range(3)])
+    found = data.find_items(find_run(tmp_path, ds=DS, day=DS), "aa")
+    assert [row["item_id"] for row in found] == ["aa", "aaa"]
 
 
 def test_an_item_has_its_counts_and_texts(run: Run) -> None:
