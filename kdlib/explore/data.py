@@ -24,11 +24,16 @@ def query(sql: str, folders: dict[str, Path], **values: object) -> list[Row]:
       sql: names the tables as `folders` does, and the values as `$name`.
       folders: table → folder of its Parquet files.
       values: of the query's parameters.
+
+    Raises:
+      FileNotFoundError: a folder has no file any more.
     """
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
         connection.execute("set TimeZone = 'UTC'")
         for table, folder in folders.items():
             files = [str(file) for file in sorted(folder.glob("*.parquet"))]
+            if not files:
+                raise FileNotFoundError(f"no Parquet file in {folder}")
             connection.read_parquet(files, hive_partitioning=False).create_view(table)
         found = connection.execute(sql, values)
         names = [column[0] for column in found.description or ()]

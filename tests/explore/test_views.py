@@ -1,6 +1,7 @@
 """The content of each view, as HTML text."""
 
 import re
+import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -13,6 +14,7 @@ from kdlib.errors import ConfigError
 from kdlib.explore import search
 from kdlib.explore.find import ITEMS, USERS
 from kdlib.explore.item import item_view
+from kdlib.explore.pages import _built
 from kdlib.explore.quality import quality_view
 from kdlib.explore.rendering import link
 from kdlib.explore.run import Run
@@ -122,6 +124,18 @@ def test_a_run_without_search_says_how_to_get_it(shop: Shop, run: Run) -> None:
     assert "has no product search. Add `search: {}` to the run config" in search.search_view(shop, bare, "lamp")
     missing = replace(shop, search_missing="product search needs bm25s.")
     assert "product search needs bm25s." in search.search_view(missing, run, "lamp")
+
+
+def test_files_that_are_gone_cost_only_this_page(tmp_path: Path) -> None:
+    """A later run may remove the files while a page reads. The page says what to do, and keeps its menu."""
+    config = made_shop.put_shop(tmp_path)
+    shop = shop_of(load_config(str(config)), of_day=False)
+    shutil.rmtree(shop.run().folder("histories"))
+    head, content = _built(shop, "/user", lambda run: user_view(shop, run, user_id(5)))
+    assert "The files of this run were replaced while the page read them. Load the page again." in content
+    assert '<a href="/quality">Quality</a>' in head
+    shutil.rmtree(shop.root)
+    assert "nothing is published for 2026-11-22" in _built(shop, "/user", lambda run: user_view(shop, run, "x"))[1]
 
 
 def test_a_missing_extra_is_told_on_the_page(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
