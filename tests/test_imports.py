@@ -14,7 +14,18 @@ from jobs.pipeline import STAGES
 from jobs.runtime.stage import Stage
 
 HOME = Path(__file__).parent.parent
-ENGINES = {"torch", "pyspark", "ray", "deepspeed", "transformers", "pyarrow", "safetensors", "triton"}
+ENGINES = {
+    "torch",
+    "pyspark",
+    "ray",
+    "deepspeed",
+    "transformers",
+    "pyarrow",
+    "safetensors",
+    "triton",
+    "nicegui",
+    "duckdb",
+}
 ALLOWED_ENGINES = {
     "features": {"pyspark", "pyarrow"},
     "data": {"torch", "pyarrow"},
@@ -27,6 +38,7 @@ ALLOWED_ENGINES = {
     "inference": {"torch", "pyarrow"},
     "search": {"torch", "pyarrow", "safetensors"},
     "report": {"pyarrow"},
+    "explore": {"torch", "pyarrow", "nicegui", "duckdb"},
     "config": set(),
     "store": {"pyarrow"},
     "release": {"pyarrow"},
@@ -49,6 +61,7 @@ ALLOWED_ROOMS = {
     "training": {"config", "data", "inference", "losses", "metrics", "models", "store", "teachers"},
     "search": {"config", "data", "losses", "teachers", "training"},
     "report": {"config", "metrics", "release", "store"},
+    "explore": {"config", "data", "inference", "models", "release", "report", "search", "store"},
     "": set(),
 }
 """Room → rooms that it may import. The room "" is `kdlib/errors.py`, which every room may import."""

@@ -134,6 +134,7 @@ def test_errors_exit_with_two(
         ("report", "(default: the run config's, or the one in use)"),
         ("show", "(default: the run config's, or the one in use)"),
         ("search", "the run's date (default: the one in use)"),
+        ("explore", "the run's date (default: the one in use)"),
         ("deliver", "the run in use is delivered"),
         ("forget", "all dates are searched"),
     ],
