@@ -147,7 +147,7 @@ def recommend(run: Run, user_id: str) -> pa.Table:
     arguments and errors see `history`.
     """
     row = _row_of(run, "recommendations", user_id)
-    because = row["because_item_ids"] or [None] * len(row["item_ids"])
+    because = row.get("because_item_ids") or [None] * len(row["item_ids"])
     ranked = _ranked(run, [row["item_ids"]], pa.array(row["scores"], pa.float32()))
     return ranked.append_column("because", pa.array(because, pa.list_(pa.string())))
 

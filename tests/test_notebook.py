@@ -188,6 +188,7 @@ def test_the_student_makes_the_published_lists(config: Path) -> None:
     for row in notebook.read_table(run, "recommendations").to_pylist():
         mine = found.filter(np.array(found["user_id"].to_pylist()) == row["user_id"]).to_pydict()
         assert mine["item_id"] == row["item_ids"]
+        assert mine["rank"] == [1, 2, 3, 4]
         assert mine["score"] == pytest.approx(row["scores"], abs=1e-5)
         assert set(mine["source"]) == {row["source"]}
     assert set(found["source"].to_pylist()) == {"model", "popular"}
