@@ -50,7 +50,7 @@ def test_own_data(shop: tuple[Path, dict[str, Any]]) -> None:
     assert found["kept"] == found["clicks"] > 10_000
     assert found["tables"]["recommendations"] == 800
     assert len(set(found["list"])) == 10
-    run = notebook.load_run(folder / "my_shop" / "run.yaml", overrides=[f"output_dir={folder}/my_shop/output"])
+    run = notebook.load_run(folder / "my_shop" / "run.yaml", overrides=[f"output_dir={folder}/output/my_shop"])
     assert notebook.recommend(run, "c0007")["item_id"].to_pylist() == found["list"]
 
 
@@ -69,7 +69,7 @@ def test_reading_a_run(shop: tuple[Path, dict[str, Any]]) -> None:
     }"""
     read = execute("read_a_run", folder, variables)
     assert (read["histories"], read["sessions"]) == (800, found["tables"]["sessions"])
-    run = notebook.load_run(folder / "my_shop" / "run.yaml", overrides=[f"output_dir={folder}/my_shop/output"])
+    run = notebook.load_run(folder / "my_shop" / "run.yaml", overrides=[f"output_dir={folder}/output/my_shop"])
     every = [item for one in notebook.read_table(run, "recommendations")["item_ids"].to_pylist() for item in one]
     assert read["most"]["num_users"] == [every.count(item) for item in read["most"]["item_id"]]
     assert [len(one) for one in read["lists"]] == [5, 5]
