@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from jobs.pipeline import STAGES, stages_table
 from kdlib import notebook
+from kdlib.config.base import Section
 
 HOME = Path(__file__).parents[1]
 
@@ -43,6 +45,16 @@ def test_pages_have_what_they_promise(site: Path) -> None:
     assert all(f"<td><code>{stage.name}</code></td>" in stages for stage in STAGES)
     assert (site / "notebooks" / "read_a_run.ipynb").read_text().startswith("{")
     assert not list(site.rglob("*.py"))
+
+
+def test_every_section_of_the_run_config_has_a_place(site: Path) -> None:
+    """The reference has each section of the run config that the package `kdlib.config` declares."""
+    pages = "".join(page.read_text() for page in (site / "config").glob("*.html"))
+    modules = [import_module(f"kdlib.config.{path.stem}") for path in (HOME / "kdlib" / "config").glob("[a-z]*.py")]
+    sections = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
+    named = {f"{one.__module__}.{one.__name__}" for one in sections if issubclass(one, Section) and one is not Section}
+    assert len(named) > 30
+    assert {name for name in named if f'id="{name}"' not in pages} == set()
 
 
 def test_pages_need_no_other_host(site: Path) -> None:
