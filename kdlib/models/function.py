@@ -28,6 +28,7 @@ help, because distilrec does not fit it. `cache-teacher` prints how much surer e
 """
 
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -41,9 +42,9 @@ from torch import Tensor
 
 from kdlib.errors import ConfigError, ModelError
 
-RULED_OUT = 100.0
-"""A score of −inf becomes the row's smallest finite score minus this number. The item's probability is then 0 in float32, and
-its log-probability is finite. So a mean of several teachers' scores is never −inf for all items."""
+RULED_OUT = 1000.0
+"""A score of −inf becomes the row's smallest finite score minus this number. The item's probability is then 0 and its
+log-probability is finite. So a mean of several teachers' scores is never −inf for all items."""
 MOST_NAMES = 8
 """Up to this many names of a module are listed in an error."""
 
@@ -58,8 +59,8 @@ def load_function(function: str) -> Callable[[list[str]], Any]:
       ConfigError: no such module, an error while it is imported, no such name in it, or the name is not callable.
     """
     module_name, _, name = function.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # the console script leaves it out; last, so that it hides no package
-        sys.path.append(here)
+    if (here := os.getcwd()) not in sys.path:  # `python -m` has it there, the console script has not
+        sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -166,11 +167,24 @@ class ScoringFunction:
         if wrong.any():
             row, item = np.argwhere(wrong)[0]
             raise ModelError(
-                f"the teacher function {self.function} must return finite scores, or −inf for some of the items, found"
+                f"the teacher function {self.function} must return scores that are finite in float32, or −inf for some of the items, found"
                 f" {found[row, item]} for item {self.item_ids[item]!r} after history {row} of {rows}"
                 f" ({int(wrong.any(1).sum())} histories have such scores)"
             )
         return scores
+
+
+def function_state(model: ScoringFunction) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The model as tensors and options for JSON. The function itself stays in its module."""
+    ids = np.frombuffer(json.dumps(model.item_ids).encode(), np.uint8)
+    options = {"kind": "function", "function": model.function, "max_length": model.max_length}
+    return {"item_ids": torch.from_numpy(ids.copy())}, options
+
+
+def function_from_state(tensors: dict[str, Tensor], options: dict[str, Any]) -> ScoringFunction:
+    """The model from the result of `function_state`."""
+    item_ids = json.loads(tensors["item_ids"].numpy().tobytes())
+    return ScoringFunction(options["function"], item_ids, max_length=options["max_length"])
 
 
 def _said(error: Exception) -> str:
