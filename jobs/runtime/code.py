@@ -69,7 +69,7 @@ def imports_of(module: str, home: Path = HOME) -> tuple[str, ...]:
 
 def imported(file: Path, module: str) -> set[str]:
     """The names of all modules that a module's file may import; also names of what is no module. See `imports_of`."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(), file.name)
     package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
     hidden = {
         id(part)
@@ -112,7 +112,7 @@ def _data_beside(folder: Path) -> Iterable[Path]:
 
 def hash_of(file: Path) -> str:
     """Hash of a file's code; empty where the file has no code."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(), file.name)
     module = ".".join(file.with_suffix("").parts[-3:])
     body = _computing(tree.body) if f".{SETTINGS}." in f".{module}" else tree.body
     tree.body = [node for node in map(_without_docstrings, body) if node is not None]

@@ -72,7 +72,7 @@ def describe_models(config: RunConfig, names: Iterable[str]) -> str:
     parts = []
     for name in names:
         facts = json.loads((partitions.current(config.root, name, config.day) / MODEL_FILE).read_text())
-        scores, size = facts["validation"], "own function"
+        scores, size = facts["validation"], facts["options"].get("function")
         if facts["parameters"] is not None:
             size = f"{facts['parameters']:,} parameters, {facts['parameters_without_item_tables']:,} of them outside the item tables"
         parts.append(

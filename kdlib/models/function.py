@@ -188,11 +188,11 @@ def function_from_state(tensors: dict[str, Tensor], options: dict[str, Any]) -> 
 
 
 def _said(error: Exception) -> str:
-    """An error of the user's own code in one line: its type, its first line, and where it was raised."""
+    """An error of the user's own code in one line: its type, its first line, and the last line of this folder's code."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {first}"  # the text has file and line
     frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
-    frames = [one for one in frames if "importlib" not in one.filename] or frames
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    own = [one for one in frames if one.filename.startswith(os.getcwd()) and "site-packages" not in one.filename]
+    where = "".join(f" ({one.filename}, line {one.lineno})" for one in (own or frames)[-1:])
     return f"{type(error).__name__}: {first}{where}"

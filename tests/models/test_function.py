@@ -25,9 +25,9 @@ def returning(result: str) -> str:
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Writes a module `scores` and gives its `score` as a model."""
 
-    def of(source: str, **options: int) -> ScoringFunction:
+    def of(source: str, max_length: int = 50) -> ScoringFunction:
         write_modules(tmp_path, monkeypatch, {"scores.py": source})
-        return ScoringFunction("scores:score", IDS, **{"max_length": 50, **options})
+        return ScoringFunction("scores:score", IDS, max_length=max_length)
 
     return of
 
@@ -174,7 +174,7 @@ def test_it_survives_its_files_and_does_not_serve(make, tmp_path: Path) -> None:
     assert loaded.logits([[2, 1]]).argmax() == model.logits([[2, 1]]).argmax() == 2
     assert not serves(tmp_path)
     with pytest.raises(
-        ModelError, match="must be a sequence model, found the function scores:score. It can only teach"
+        ModelError, match=r"must be a sequence model, found the function scores:score. It can only teach"
     ):
         load_model(tmp_path)
 
