@@ -140,7 +140,8 @@ class ScoringFunction:
         """
         score = self._score
         try:
-            found = np.asarray(score(histories))
+            with torch.no_grad():
+                found = np.asarray(score(histories))
         except Exception as error:
             raise ModelError(
                 f"the teacher function {self.function} failed with {len(histories)} histories: {_said(error)}"
@@ -167,8 +168,8 @@ class ScoringFunction:
         if wrong.any():
             row, item = np.argwhere(wrong)[0]
             raise ModelError(
-                f"the teacher function {self.function} must return scores that are finite in float32, or −inf for some of the items, found"
-                f" {found[row, item]} for item {self.item_ids[item]!r} after history {row} of {rows}"
+                f"the teacher function {self.function} must return scores that are finite in float32, or −inf for some of the"
+                f" items, found {found[row, item]} for item {self.item_ids[item]!r} after history {row} of {rows}"
                 f" ({int(wrong.any(1).sum())} histories have such scores)"
             )
         return scores

@@ -73,6 +73,7 @@ def test_a_class_is_a_callable_too(make) -> None:
         "np.ones((len(histories), 4), np.float16)",
         "np.ones((len(histories), 4), np.int64)",
         "torch.ones(len(histories), 4)",
+        "torch.nn.Parameter(torch.ones(len(histories), 4)) * 1",
         "[[1, 1, 1, 1] for _ in histories]",
         "np.broadcast_to(np.float32(1), (len(histories), 4))",
     ],
