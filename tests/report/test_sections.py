@@ -195,7 +195,7 @@ def test_a_function_of_the_users_own_has_a_row_without_sizes() -> None:
     """Its sizes are not known. The table of the distillation and the telemetry leave them out, too."""
     nothing = dict.fromkeys(("parameters", "parameters_without_item_tables", "bytes"))
     mine = {"version": "f1", "epochs": [], "options": {"kind": "function"}, "validation": {"recall@10": 0.3}} | nothing
-    night = replace(NIGHT, models=NIGHT.models | {"teacher": mine})
+    night = replace(NIGHT, models={**NIGHT.models, "teacher": mine})
     assert re.search(r"teacher.*function.*f1.*0\.300", models(night), re.DOTALL)
     assert "None" not in models(night)
     html = distillation(night)

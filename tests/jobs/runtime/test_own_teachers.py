@@ -146,7 +146,7 @@ def made(shop: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunConfig, list[s
         done.append("mine")
         save_function(job.output, ScoringFunction(FUNCTION, ["a"], max_length=3), facts, version=job.found)
 
-    def train(jobs: list[Job], *folds: int) -> None:
+    def train(jobs: list[Job], runs: Any, **folds: int) -> None:
         done.extend(job.part.subject[0].name for job in jobs)
         for job in jobs:
             model = SequenceModel(num_items=1, kind="gru", dim=4)
