@@ -64,7 +64,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_source_is_what_imports_lead_to(shop: Path) -> None:
     """Packages around the module, relative imports and modules beside it count. Empty files, distilrec and installed code do
-    not."""
+    not, even where distilrec is started in its own folder."""
+    (shop / "kdlib").mkdir()
+    (shop / "kdlib" / "errors.py").write_text("X = 1\n")
     assert set(source_of(FUNCTION)) == {
         "beside.py",
         "my_shop/__init__.py",
