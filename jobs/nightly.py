@@ -14,6 +14,7 @@ from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, log_file, one_line, say, warn
 from jobs.runtime.delivery import check
 from jobs.runtime.extras import check_search_extra
+from jobs.runtime.own_teachers import check_functions
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.ray_cluster import ray_ahead, start_ray
 from jobs.runtime.runner import run_stage
@@ -58,6 +59,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
     if config.search:
         check_search_extra()
     check(config)
+    check_functions(config)
     log, seconds = log_file(config, "nightly"), dict[str, float]()
     options = {"force": force, "reason": force}
     stages = [stage for stage in STAGES if stage.when(config)]

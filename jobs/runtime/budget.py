@@ -35,7 +35,7 @@ def estimate(config: RunConfig) -> Cost | None:
     scale = scale_of(config)
     if scale is None:
         return None
-    trained = [(teacher.model.dim, teacher) for teacher in config.teachers if not teacher.rules]
+    trained = [(teacher.model.dim, teacher) for teacher in config.teachers if teacher.is_trained]
     teachers = [(width, config.training.resolve(one.train).epochs * one.folds) for width, one in trained]
     student = config.student
     students = [(student.model.dim, config.training.resolve(student.train).epochs)]

@@ -138,10 +138,10 @@ class RunConfig(Section):
     def _item_start_is_possible(self) -> None:
         if self.distillation.item_start != "teachers":
             return
-        if self.distillation.mode == "joint" or all(teacher.rules for teacher in self.teachers):
+        if self.distillation.mode == "joint" or not any(teacher.is_trained for teacher in self.teachers):
             raise ValueError(
                 "distillation.item_start teachers needs trained teachers with item tables: set distillation.mode to"
-                " offline, and add a teacher without rules"
+                " offline, and add a teacher without rules and without a function"
             )
         if self.student.model.codes:
             raise ValueError(
@@ -219,15 +219,19 @@ class RunConfig(Section):
             raise ValueError(
                 f"teachers {folded} have folds, so that users have different heads: set distillation.targets to sampled"
             )
-        ruled = [teacher.name for teacher in self.teachers if teacher.rules]
-        if ruled and not sampled:
+        stateless = {
+            "rules": [teacher.name for teacher in self.teachers if teacher.rules],
+            "a function": [teacher.name for teacher in self.teachers if teacher.function],
+        }
+        for what, names in stateless.items():
+            if names and not sampled:
+                raise ValueError(
+                    f"teachers {names} have {what}, without hidden states: set distillation.targets to sampled"
+                )
+        if self.student.model.codes and not any(teacher.is_trained for teacher in self.teachers):
             raise ValueError(
-                f"teachers {ruled} have rules, which have no hidden states: set distillation.targets to sampled"
-            )
-        if self.student.model.codes and len(ruled) == len(self.teachers):
-            raise ValueError(
-                "student.model.codes are learnt from the teachers' item vectors, which rules do not have: add a teacher"
-                " without rules"
+                "student.model.codes are learnt from the teachers' item vectors, which functions and rules do not have:"
+                " add a teacher that is trained"
             )
         models = [name for teacher in self.teachers for name in teacher.models]
         if len(set(models)) < len(models):

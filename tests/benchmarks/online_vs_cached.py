@@ -51,7 +51,7 @@ RESULTS = Path(__file__).parent / "results"
 def run(config: RunConfig) -> None:
     """Train and measure both students for every seed, and write the figures."""
     source = features(config)
-    name = next(teacher.name for teacher in config.teachers if teacher.rules is None and teacher.folds == 1)
+    name = next(teacher.name for teacher in config.teachers if teacher.is_trained and teacher.folds == 1)
     folder = partitions.current(config.root, f"models/{name}", config.day)
     teacher = load_model(folder)[0].eval()
     histories = pads.dataset(parquet_files(source.histories)).to_table()
