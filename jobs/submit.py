@@ -11,7 +11,7 @@ import kdlib
 from jobs.runtime.command import Invocation, interrupted_by_sigterm
 from jobs.runtime.console import say
 from jobs.runtime.ray_jobs import SUBMISSION, connect, exit_status, follow, jobs_of, stop, submit
-from kdlib.config.load import load_config
+from kdlib.config.load import config_file, load_config
 from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, ConfigError
 
@@ -87,7 +87,7 @@ def _free_id(client: Any, config: RunConfig, stage: str) -> str:
 
 def _pack(folder: Path, config: str, *, with_code: bool) -> None:
     """Fill the job's working folder with the run config and, if asked, the code of this process."""
-    shutil.copyfile(config, folder / "run.yaml")
+    shutil.copyfile(config_file(config), folder / "run.yaml")
     if with_code:
         home = Path(kdlib.__file__).parent.parent
         for package in ("jobs", "kdlib"):
