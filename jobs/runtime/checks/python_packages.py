@@ -48,7 +48,7 @@ def check_packages() -> Finding:
 
 def check_tested_versions() -> Finding:
     """Whether the installed packages have the versions that the tests ran with."""
-    differ = differing(tested_versions(TESTED.read_text()))
+    differ = differing(versions_in(TESTED.read_text()))
     if not differ:
         return ok("all packages have the versions that the tests ran with")
     more = f" and {len(differ) - FEW} more" if len(differ) > FEW else ""
@@ -58,7 +58,7 @@ def check_tested_versions() -> Finding:
     )
 
 
-def tested_versions(text: str) -> dict[str, str]:
+def versions_in(text: str) -> dict[str, str]:
     """Package → version, of a constraints file."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE))
 
