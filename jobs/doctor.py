@@ -41,6 +41,7 @@ def checks_of(config: RunConfig) -> dict[str, Check]:
         "packages": python_packages.check_packages,
         "tested versions": python_packages.check_tested_versions,
         "Java": machine.check_java,
+        "user": machine.check_user,
         "memory": lambda: machine.check_memory(config),
         "cores": lambda: machine.check_cores(config),
         "shared memory": lambda: folders.check_shared_memory(config.ray.object_store_megabytes),

@@ -1,7 +1,8 @@
-"""Checks of the machine: Java, memory, cores, ports."""
+"""Checks of the machine: Java, user, memory, cores, ports."""
 
 import math
 import os
+import pwd
 import re
 import socket
 import subprocess
@@ -28,6 +29,18 @@ def check_java() -> Finding:
     java = str(home / "bin" / "java") if home else "java"
     ran = subprocess.run([java, "-version"], capture_output=True, text=True, check=True)
     return ok(f"{(ran.stderr + ran.stdout).splitlines()[0]} ({java if home else 'on PATH'})")
+
+
+def check_user() -> Finding:
+    """Whether the user of this process has a name. Spark refuses one without, as `docker run --user 1234` makes it."""
+    number = os.getuid()
+    try:
+        return ok(f"{pwd.getpwuid(number).pw_name} ({number})")
+    except KeyError:
+        return missing(
+            f"user {number} has no name here, and Spark refuses it",
+            "Run as a user of /etc/passwd, or add this one there",
+        )
 
 
 def check_memory(config: RunConfig) -> Finding:

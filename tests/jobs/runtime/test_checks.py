@@ -153,6 +153,14 @@ def test_a_java_that_does_not_start_is_found(tmp_path, monkeypatch):
     assert "returned non-zero exit status 126" in run_check(machine.check_java).found
 
 
+def test_a_user_without_a_name_is_missing(monkeypatch):
+    """Spark's driver ends with `Invalid UID` for a user that /etc/passwd does not have."""
+    assert machine.check_user().state == "ok"
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_001)
+    found = machine.check_user()
+    assert (found.state, found.found) == ("missing", "user 2000000001 has no name here, and Spark refuses it")
+
+
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
     """A machine of 64 GiB and 16 cores, with control groups made by hand."""
