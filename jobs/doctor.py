@@ -47,6 +47,7 @@ def checks_of(config: RunConfig) -> dict[str, Check]:
         "shared memory": lambda: folders.check_shared_memory(config.ray.object_store_megabytes),
         "disk of output_dir": lambda: folders.check_room(config.root),
         "disk of /tmp": lambda: folders.check_room(Path("/tmp")),
+        "libraries": lambda: folders.check_libraries(Path("/tmp")),
         "output_dir": lambda: folders.check_file_system(config.root),
         "locks": lambda: folders.check_locks(config.root),
         "loopback": machine.check_loopback,

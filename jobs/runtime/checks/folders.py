@@ -42,6 +42,13 @@ def check_room(folder: Path) -> Finding:
     return ok(found)
 
 
+def check_libraries(folder: Path) -> Finding:
+    """Whether libraries can be loaded from a folder. Spark unpacks its compression into /tmp, and Triton its kernels."""
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return missing(f"{folder} is mounted with noexec", "Mount it without. In a container: --tmpfs /tmp:exec")
+    return ok(f"can be loaded from {folder}")
+
+
 def check_shared_memory(megabytes: int, folder: Path = Path("/dev/shm")) -> Finding:
     """Whether shared memory holds Ray's object store. Without room there, Ray puts the store into its folder in /tmp.
 

@@ -303,6 +303,15 @@ def test_a_full_disk_is_missing_room(small_disk):
     assert found.advice == "Set output_dir to a folder that you may write to"
 
 
+@needs_root
+def test_a_folder_without_programs_is_found(small_disk):
+    """Docker mounts a tmpfs with noexec. Spark then cannot write compressed files."""
+    assert folders.check_libraries(small_disk).state == "ok"
+    subprocess.run(["mount", "-o", "remount,noexec", small_disk], check=True)
+    found = folders.check_libraries(small_disk)
+    assert (found.state, found.found) == ("missing", f"{small_disk} is mounted with noexec")
+
+
 def test_a_folder_with_everything_is_left_as_it_was(tmp_path):
     """The checks of a folder that does not exist yet work in the nearest one above it, and leave nothing."""
     there = tmp_path / "out" / "shop"
