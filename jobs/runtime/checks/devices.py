@@ -38,7 +38,8 @@ def check_gpu(config: RunConfig) -> Finding:
         return ok(found, "Training uses it with training.gpus_per_worker: 1")
     if not gpus and DRIVER.is_file():
         return not_needed(found, "To use it, install a torch built for CUDA, and set training.gpus_per_worker: 1")
-    return ok(found) if gpus else not_needed(f"{found}: the run config trains on CPUs")
+    where = "the nodes of the cluster train" if training.gpus_per_worker else "the run config trains on CPUs"
+    return ok(found) if gpus else not_needed(f"{found}: {where}")
 
 
 def check_compiler() -> Finding:

@@ -84,7 +84,10 @@ def check_file_system(folder: Path) -> Finding:
 
 def check_locks(folder: Path) -> Finding:
     """Whether a lock that this process holds keeps another process out."""
-    if not os.access(existing(folder), os.W_OK):
+    try:
+        with scratch(folder):
+            pass
+    except OSError:
         return not_needed(f"not tried, because {existing(folder)} cannot be written")
     advice = f"{OTHER_FOLDER}, or see to it that no second run of a date starts"
     with scratch(folder) as place, (place / "lock").open("a") as file:

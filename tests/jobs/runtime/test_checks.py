@@ -39,6 +39,7 @@ def _refuse() -> Finding:
 
 def _crash() -> Finding:
     os.kill(os.getpid(), signal.SIGKILL)
+    return ok("never")
 
 
 def _print() -> Finding:
@@ -368,6 +369,12 @@ def test_a_file_system_without_working_locks_is_found(tmp_path, monkeypatch, flo
     assert finding.advice.endswith("see to it that no second run of a date starts")
 
 
+def test_locks_are_not_tried_where_nothing_can_be_written(tmp_path):
+    """One fault is one row: the row of the output folder names it."""
+    (tmp_path / "out").write_text("")
+    assert folders.check_locks(tmp_path / "out").state == "not needed"
+
+
 def test_little_shared_memory_is_told(tmp_path):
     """Ray then uses /tmp, which is slower."""
     assert folders.check_shared_memory(1, tmp_path).advice == ""
@@ -405,7 +412,9 @@ def test_a_driver_that_torch_does_not_use_is_told(tmp_path, monkeypatch):
     """A torch built for CPUs on a machine with a GPU."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(devices, "DRIVER", tmp_path)
-    assert devices.check_gpu(config()).state == "not needed"
+    assert devices.check_gpu(config()).found == "none: the run config trains on CPUs"
+    away = config(training={"gpus_per_worker": 1}, ray={"address": "head:6379"})
+    assert devices.check_gpu(away).found == "none: the nodes of the cluster train"
     (tmp_path / "version").write_text("x")
     monkeypatch.setattr(devices, "DRIVER", tmp_path / "version")
     found = devices.check_gpu(config())
