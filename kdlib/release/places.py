@@ -133,7 +133,7 @@ def write_and_remove(system: fs.FileSystem, base: str) -> None:
     is_local = isinstance(system, fs.LocalFileSystem)
     folders = [str(one) for one in (Path(base), *Path(base).parents)]
     folders = [one for one in folders if is_local or "/" in one]  # without a slash it is the bucket
-    made = [one for one in folders if system.get_file_info(one).type == fs.FileType.NotFound]
+    made = [one for one in folders if _is_missing(system, one)]
     path, content = f"{base}/.distilrec-doctor-{uuid.uuid4().hex}", b"distilrec doctor"
     try:
         if is_local:
@@ -149,6 +149,13 @@ def write_and_remove(system: fs.FileSystem, base: str) -> None:
             is_there = system.get_file_info(folder).type != fs.FileType.NotFound
             if is_there and not system.get_file_info(fs.FileSelector(folder)):
                 system.delete_dir(folder)
+
+
+def _is_missing(system: fs.FileSystem, folder: str) -> bool:
+    try:
+        return system.get_file_info(folder).type == fs.FileType.NotFound
+    except OSError:  # keys that hold for one folder may not ask for those above it
+        return False
 
 
 def read_bytes(system: fs.FileSystem, path: str) -> bytes:

@@ -180,6 +180,35 @@ def test_a_trial_leaves_a_folder_as_it_was(tmp_path, there):
     assert [str(one.relative_to(tmp_path)) for one in sorted(tmp_path.rglob("*"))] == ["tried", "tried/kept"]
 
 
+def test_a_trial_keeps_what_others_write_meanwhile(tmp_path, monkeypatch):
+    """A first delivery at the same moment keeps its files and its folder."""
+    system, base = places.place(f"file://{tmp_path}/there")
+    read = places.read_bytes
+    monkeypatch.setattr(places, "read_bytes", lambda *words: ((tmp_path / "there/other").touch(), read(*words))[1])
+    places.write_and_remove(system, base)
+    assert [one.name for one in (tmp_path / "there").iterdir()] == ["other"]
+
+
+def test_a_trial_does_not_look_above_its_rights(tmp_path, monkeypatch):
+    """Keys that hold for one folder of a bucket may not ask for the folders above it."""
+    system, base = places.place(f"file://{tmp_path}/above/there")
+    (tmp_path / "above" / "there").mkdir(parents=True)
+
+    class Narrow:
+        """Refuses to say anything about the folders above the place."""
+
+        def __getattr__(self, name):
+            return getattr(system, name)
+
+        def get_file_info(self, what):
+            if isinstance(what, str) and not what.startswith(base):
+                raise OSError("AWS Error ACCESS_DENIED")
+            return system.get_file_info(what)
+
+    places.write_and_remove(Narrow(), base)
+    assert list((tmp_path / "above" / "there").iterdir()) == []
+
+
 def test_a_trial_at_a_place_without_a_bucket_fails(s3):
     """The error is the store's own. No bucket is made."""
     system, _ = places.place(f"{s3}/x")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from jobs.runtime.checks.finding import Finding, ok, run_check
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from tests.ports import free_port
+from tests.release.deliveries import refuse
 
 GIB = 2**30
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
@@ -463,15 +465,22 @@ def test_a_place_of_delivery_that_refuses_is_missing(tmp_path):
 
 
 def test_an_object_store_that_does_not_answer_is_missing(tmp_path, monkeypatch):
-    """The finding is the client's error, without the advice for a finished run."""
+    """The finding is the client's error."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     found = run_check(lambda: places.check_delivery(config(tmp_path, delivery={"url": "s3://shop/x"})))
     assert found.state == "missing"
-    assert "The run is in use" not in found.found
-    assert "s3://shop/x" in found.found
+    assert found.found.startswith("s3://shop/x: ")
     assert "the credentials" in found.advice
+
+
+def test_a_bucket_that_is_not_found_is_said_without_advice_for_a_finished_run(tmp_path, monkeypatch):
+    """A delivery says that the run is in use all the same. Here no run has been made."""
+    monkeypatch.setattr("kdlib.release.places.fs.FileSystem", SimpleNamespace(from_uri=refuse))
+    monkeypatch.setattr(places, "check_delivery_settings", lambda config: None)
+    found = places.check_delivery(config(tmp_path, delivery={"url": "s3://shop/x"}))
+    assert (found.state, found.found) == ("missing", "s3://shop/x: AWS Error ACCESS_DENIED")
 
 
 def test_a_place_among_our_own_files_is_refused(tmp_path):
