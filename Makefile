@@ -9,7 +9,7 @@ TESTED := cluster/docker/constraints.txt
 TORCH = @command -v nvidia-smi >/dev/null || $(PIP) --no-deps --retries 1 2>/dev/null \
 	--extra-index-url https://download.pytorch.org/whl/cpu "$$(sed -n 's/^torch==.*/&+cpu/p' $(TESTED))" || true
 
-.PHONY: nightly quality bench test test-fast faults lint clean
+.PHONY: nightly quality bench test test-fast faults lint docs clean
 
 nightly: .venv/installed  ## events in, published top-k table out (CONFIG=…, DS=YYYY-MM-DD)
 	$(BIN)/distilrec nightly --config $(CONFIG) $(if $(DS),--ds $(DS))
@@ -34,6 +34,10 @@ faults: .venv/installed-dev  ## what a run must survive, one fault at a time (an
 lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
+docs: .venv/installed-docs  ## the API reference, as HTML in output/docs
+	mkdir -p output && $(BIN)/python -m jobs.pipeline > output/stages.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file kdlib/docs/mkdocs.yml
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "distilrec needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -50,6 +54,12 @@ lint: .venv/installed-dev
 	@echo "installing into .venv with the test tools (once; some minutes)"
 	$(TORCH)
 	DS_BUILD_OPS=0 $(PIP) -c $(TESTED) --editable '.[dev]'
+	@cp $(TESTED) .venv/installed && cp $(TESTED) $@
+
+.venv/installed-docs: pyproject.toml $(TESTED) | .venv/bin/python
+	@echo "installing into .venv with the tools for the API reference (once; some minutes)"
+	$(TORCH)
+	DS_BUILD_OPS=0 $(PIP) -c $(TESTED) --editable '.[docs]'
 	@cp $(TESTED) .venv/installed && cp $(TESTED) $@
 
 clean:

@@ -22,18 +22,25 @@ DOCKER = ROOT / "cluster" / "docker"
 PINNED_BY_TORCH = re.compile(r"triton|nvidia-.*|cuda-.*")
 
 
-def installed_with(name: str, extra: str) -> set[str]:
-    """The installed packages that a package with an extra brings along."""
-    found, waiting = set[str](), [(name, extra)]
+def brought_along(extra: str) -> set[str]:
+    """The installed packages that distilrec with an extra brings along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    found, waiting = set[str](), [(text, "") for text in project["dependencies"] + extras[extra]]
+    seen = set[tuple[str, str]]()
     while waiting:
-        package, extra = waiting.pop()
-        for need in map(Requirement, requires(package) or ()):
-            if need.marker and not need.marker.evaluate({"extra": extra}):
-                continue
-            asked = [(canonicalize_name(need.name), one) for one in need.extras or {""}]
-            waiting += [one for one in asked if one[0] not in found or one[1]]
-            found.add(canonicalize_name(need.name))
-    return found - {"distilrec"}
+        text, extra = waiting.pop()
+        need = Requirement(text)
+        if (text, extra) in seen or (need.marker and not need.marker.evaluate({"extra": extra})):
+            continue
+        seen.add((text, extra))
+        name = canonicalize_name(need.name)
+        if name == "distilrec":
+            waiting += [(more, "") for one in need.extras for more in extras[one]]
+            continue
+        found.add(name)
+        waiting += [(more, one) for one in ("", *need.extras) for more in requires(name) or ()]
+    return found
 
 
 def test_this_environment_has_the_tested_versions() -> None:
@@ -48,7 +55,7 @@ def test_this_environment_has_the_tested_versions() -> None:
 def test_the_tested_versions_are_complete() -> None:
     """Each package that the test tools and distilrec bring along has its line, and there is no other line."""
     try:
-        needed = installed_with("distilrec", "dev")
+        needed = brought_along("dev")
     except PackageNotFoundError as error:
         pytest.skip(f"not all test tools are installed here: {error}")
     listed = set(versions_in(TESTED.read_text()))
@@ -141,7 +148,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: Path) -> None:
     """All code, the report's templates, the run configs and the tested versions; no tests, no manifests."""
     found = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
     found = {name for name in found if ".dist-info/" not in name}
-    patterns = ("jobs/**/*.py", "kdlib/**/*.py", "kdlib/report/templates/*", "cluster/runs/*.yaml")
+    patterns = ("jobs/**/*.py", "kdlib/**/*.py", "kdlib/*/templates/*", "cluster/runs/*.yaml")
     expected = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     assert found == expected | {"cluster/docker/constraints.txt"}
 
