@@ -189,7 +189,10 @@ def test_the_smallest_config_has_every_default(load):
             SMALLEST + "student: {size: auto, model: {codes: {}}}\n",
             "student.size auto .* does not go with student.model.codes",
         ),
-        (SMALLEST + "teachers: [{name: teacher}]\ntraining: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
+        (
+            SMALLEST + "teachers: [{name: teacher}]\ntraining: {workers: 3}\n",
+            "batch_size 128 is not a multiple of training.workers 3",
+        ),
         (
             SMALLEST + "search: {text: {adapt: {batch_size: 65}}}\ntraining: {workers: 2}\n",
             "search.text.adapt: batch_size 65 is not a multiple of training.workers 2",
