@@ -3,6 +3,11 @@ PYTHON ?= python3
 CONFIG ?= cluster/runs/laptop.yaml
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+TESTED := cluster/docker/constraints.txt
+# Without a GPU: PyTorch's build for CPUs, which is gigabytes smaller. If no index has it: the usual build, with the rest.
+TORCH = @command -v nvidia-smi >/dev/null || $(PIP) --no-deps --retries 1 2>/dev/null \
+	--extra-index-url https://download.pytorch.org/whl/cpu "$$(sed -n 's/^torch==.*/&+cpu/p' $(TESTED))" || true
 
 .PHONY: nightly quality bench test test-fast faults lint docs clean
 
@@ -38,21 +43,24 @@ docs: .venv/installed-docs  ## the API reference, as HTML in output/docs
 		{ echo "distilrec needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
-# DeepSpeed comes as source; its compiled operators are not used
-.venv/installed: pyproject.toml | .venv/bin/python
+# DeepSpeed comes as source; its compiled operators are not used. The marks say which versions are in the environment
+.venv/installed: pyproject.toml $(TESTED) | .venv/bin/python
 	@echo "installing into .venv (once; some minutes)"
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --editable .
-	@touch $@
+	$(TORCH)
+	DS_BUILD_OPS=0 $(PIP) -c $(TESTED) --editable .
+	@cp $(TESTED) $@
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
+.venv/installed-dev: pyproject.toml $(TESTED) | .venv/bin/python
 	@echo "installing into .venv with the test tools (once; some minutes)"
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ .venv/installed
+	$(TORCH)
+	DS_BUILD_OPS=0 $(PIP) -c $(TESTED) --editable '.[dev]'
+	@cp $(TESTED) .venv/installed && cp $(TESTED) $@
 
-.venv/installed-docs: pyproject.toml | .venv/bin/python
+.venv/installed-docs: pyproject.toml $(TESTED) | .venv/bin/python
 	@echo "installing into .venv with the tools for the API reference (once; some minutes)"
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	@touch $@ .venv/installed
+	$(TORCH)
+	DS_BUILD_OPS=0 $(PIP) -c $(TESTED) --editable '.[docs]'
+	@cp $(TESTED) .venv/installed && cp $(TESTED) $@
 
 clean:
 	rm -rf .venv output build *.egg-info .pytest_cache .ruff_cache .hypothesis

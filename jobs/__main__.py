@@ -19,6 +19,7 @@ from jobs.runtime.stage import Stage
 from kdlib.errors import ConfigError, DistilrecError
 
 GROUPS = {
+    "Begin": ("doctor",),
     "Run": ("nightly", "plan", "benchmark"),
     "What is in use": ("show", "explore", "search", "rollback", "deliver", "telemetry", "forget"),
     "On a Ray cluster": ("submit", "status"),
@@ -131,6 +132,16 @@ def _add_stage(stage: Stage) -> None:
 
 for _stage in STAGES:
     _add_stage(_stage)
+
+
+def _doctor(invocation: Invocation) -> int:
+    """Check what this machine has and lacks for a run."""
+    from jobs import doctor
+
+    return doctor.run(invocation)
+
+
+cli.command("doctor")(_configured(_doctor, ds=None))
 
 
 def _nightly(invocation: Invocation, first: str | None, last: str | None, dry_run: bool, force: str) -> int:

@@ -12,7 +12,7 @@ from jobs.runtime.command import Invocation, interrupted_by_sigterm
 from jobs.runtime.console import say
 from jobs.runtime.own_teachers import local_code
 from jobs.runtime.ray_jobs import SUBMISSION, connect, exit_status, follow, jobs_of, stop, submit
-from kdlib.config.load import load_config
+from kdlib.config.load import config_file, load_config
 from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, ConfigError
 
@@ -88,7 +88,7 @@ def _free_id(client: Any, config: RunConfig, stage: str) -> str:
 
 def _pack(folder: Path, config: str, teachers: Sequence[Path], *, with_code: bool) -> None:
     """Fill the job's working folder with the run config, the code of own teachers and, if asked, the code of this process."""
-    shutil.copyfile(config, folder / "run.yaml")
+    shutil.copyfile(config_file(config), folder / "run.yaml")
     home = Path(kdlib.__file__).parent.parent
     for code in (*teachers, *((home / package for package in ("jobs", "kdlib")) if with_code else ())):
         if code.is_dir():

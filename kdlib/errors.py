@@ -12,7 +12,7 @@ class DistilrecError(Exception):
 
 def extra_hint(extra: str) -> str:
     """How to install an optional dependency."""
-    return f"the extra `{extra}` (`pip install -e '.[{extra}]'` in distilrec's folder)"
+    return f"the extra `{extra}` (`pip install 'distilrec[{extra}]'`)"
 
 
 class ConfigError(DistilrecError):

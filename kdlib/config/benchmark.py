@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from kdlib.config.base import Name, Positive, Section, first_fault
-from kdlib.config.load import load_config, read_mapping
+from kdlib.config.load import config_file, load_config, read_mapping
 from kdlib.config.models import StudentConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
@@ -261,7 +261,7 @@ def load_benchmark(
         config = BenchmarkConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"the benchmark config {path} is wrong: {first_fault(error)}") from None
-    run_path = Path(path).parent / config.run
+    run_path = config_file(path).parent / config.run
     run = load_config(run_path, overrides=to_run, ds=ds)
     named = {"--arms": arms or (), "tuning.arms": config.tuning.arms if config.tuning else ()}
     for where, names in named.items():

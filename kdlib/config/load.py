@@ -15,6 +15,21 @@ from kdlib.config.costs import Scale
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 
+SHIPPED = Path(__file__).parents[2] / "cluster" / "runs"
+"""The run configs that distilrec brings, in the source folder and in the wheel alike."""
+
+
+def config_file(path: str | Path) -> Path:
+    """The file that a path names: a file that exists, else the shipped run config of that name.
+
+    Args:
+      path: any path. `laptop.yaml` and `cluster/runs/laptop.yaml` also name the shipped one, in any working folder.
+    """
+    path = Path(path)
+    shipped = SHIPPED / path.name
+    is_shipped = path.parent in (Path(), Path("cluster/runs")) and shipped.is_file()
+    return shipped if is_shipped and not path.exists() else path
+
 
 def load_config(
     path: str | Path,
@@ -27,7 +42,7 @@ def load_config(
     """Read a run config. The default recipe (`kdlib.config.recipe`) fills in the models that it leaves out.
 
     Args:
-      path: a YAML file.
+      path: a YAML file, as `config_file` takes it.
       overrides: texts `section.key=value`. The value is read as YAML; a list item is addressed by its number, from 0.
       ds: the run's date, `YYYY-MM-DD`. It overrides the file's.
       expand: fill in environment variables. False: leave them for another machine to fill in.
@@ -56,18 +71,19 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
     """The mapping in a YAML file, with overrides applied.
 
     Args:
-      path: a YAML file.
+      path: as for `load_config`.
       overrides: as for `load_config`.
 
     Raises:
       ConfigError: the file is missing, is not UTF-8, YAML or a mapping, or an override is wrong.
     """
     try:
-        data = yaml.load(Path(path).read_text(), _UniqueKeys)
+        data = yaml.load(config_file(path).read_text(), _UniqueKeys)
     except OSError as error:
+        shipped = ", ".join(sorted(one.name for one in SHIPPED.glob("*.yaml")))
         raise ConfigError(
-            f"cannot read the run config {path}: {error.strerror}. Check the path; distilrec's own run"
-            " configs are in cluster/runs/"
+            f"cannot read the run config {path}: {error.strerror}. Check the path, or name a run config that"
+            f" distilrec brings: {shipped}"
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"the run config {path} is not UTF-8 text: {error}. Save it as UTF-8") from None

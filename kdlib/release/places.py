@@ -6,6 +6,7 @@ A place is a folder that `pyarrow.fs` reaches, in an object store or in any othe
 
 import json
 import re
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,40 @@ def write_pointer(system: fs.FileSystem, base: str, now: Delivered) -> None:
         system.move(f"{path}.new", path)
 
 
+def write_and_remove(system: fs.FileSystem, base: str) -> None:
+    """Write a small file below a place, read it, and leave the place as it was.
+
+    Raises:
+      OSError: the place cannot be written, read or cleaned.
+    """
+    is_local = isinstance(system, fs.LocalFileSystem)
+    folders = [str(one) for one in (Path(base), *Path(base).parents)]
+    folders = [one for one in folders if is_local or "/" in one]  # without a slash it is the bucket
+    made = [one for one in folders if _is_missing(system, one)]
+    path, content = f"{base}/.distilrec-doctor-{uuid.uuid4().hex}", b"distilrec doctor"
+    try:
+        if is_local:
+            system.create_dir(base)
+        with system.open_output_stream(path) as stream:
+            stream.write(content)
+        if read_bytes(system, path) != content:
+            raise OSError("the place gives back other bytes than were written")
+    finally:
+        if system.get_file_info(path).type != fs.FileType.NotFound:
+            system.delete_file(path)
+        for folder in made:  # the deepest first; an object store marks the folder of a removed object
+            is_there = system.get_file_info(folder).type != fs.FileType.NotFound
+            if is_there and not system.get_file_info(fs.FileSelector(folder)):
+                system.delete_dir(folder)
+
+
+def _is_missing(system: fs.FileSystem, folder: str) -> bool:
+    try:
+        return system.get_file_info(folder).type == fs.FileType.NotFound
+    except OSError:  # keys that hold for one folder may not ask for those above it
+        return False
+
+
 def read_bytes(system: fs.FileSystem, path: str) -> bytes:
     """The content of a file at a place."""
     with system.open_input_file(path) as stream:
@@ -137,6 +172,6 @@ def cannot_deliver(url: str, error: Exception) -> DeliveryError:
     )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text, at most 400 characters: clients of object stores write pages."""
     return (str(error).splitlines() or [type(error).__name__])[0][:400]

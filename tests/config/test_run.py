@@ -189,7 +189,10 @@ def test_the_smallest_config_has_every_default(load):
             SMALLEST + "student: {size: auto, model: {codes: {}}}\n",
             "student.size auto .* does not go with student.model.codes",
         ),
-        (SMALLEST + "teachers: [{name: teacher}]\ntraining: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
+        (
+            SMALLEST + "teachers: [{name: teacher}]\ntraining: {workers: 3}\n",
+            "batch_size 128 is not a multiple of training.workers 3",
+        ),
         (
             SMALLEST + "search: {text: {adapt: {batch_size: 65}}}\ntraining: {workers: 2}\n",
             "search.text.adapt: batch_size 65 is not a multiple of training.workers 2",
@@ -242,10 +245,29 @@ def test_a_section_may_be_taken_from_another_one(load):
     ]
 
 
-def test_a_missing_file_is_an_error_that_says_where_the_shipped_ones_lie(tmp_path):
-    """A wrong path is an error that says where the shipped run configs are."""
-    with pytest.raises(ConfigError, match=r"cannot read the run config .*no.yaml: No such file.*cluster/runs/"):
-        load_config(tmp_path / "no.yaml")
+@pytest.mark.parametrize("path", ["no.yaml", "cluster/runs/no.yaml", "other/laptop.yaml"])
+def test_a_missing_file_is_an_error_that_names_the_shipped_ones(path, tmp_path, monkeypatch):
+    """A wrong path is an error that names the shipped run configs."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"run config {path}: No such file.* brings: beauty.yaml, .*laptop.yaml, "):
+        load_config(path)
+
+
+@pytest.mark.parametrize("path", ["laptop.yaml", "cluster/runs/laptop.yaml"])
+def test_a_shipped_run_config_is_found_by_its_name_anywhere(path, tmp_path, monkeypatch):
+    """In an empty folder the name stands for the shipped run config. A file of that name in the folder comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert load_config(path).name == "laptop"
+    own = tmp_path / path
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(SMALLEST)
+    assert load_config(path).name == "tiny"
+
+
+def test_a_shipped_benchmark_finds_its_run_config_anywhere(tmp_path, monkeypatch):
+    """The run config that a benchmark names lies beside the benchmark's file."""
+    monkeypatch.chdir(tmp_path)
+    assert load_benchmark("size_curve_laptop.yaml").run.name == "laptop"
 
 
 def test_overrides_reach_any_place(load):

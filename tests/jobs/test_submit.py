@@ -80,12 +80,14 @@ def _submit(monkeypatch: pytest.MonkeyPatch, client: Client, config: Path, *more
 
 
 def test_every_stage_of_a_night_can_be_submitted() -> None:
-    """All commands can be submitted but those that print, compare, go back or forget."""
+    """All commands can be submitted but those that look, print, compare, go back or forget."""
     [choice] = [one.type for one in cli.commands["submit"].params if one.name == "command"]
     assert isinstance(choice, click.Choice)
     assert {stage.name for stage in STAGES} < set(choice.choices) <= set(cli.commands)
     assert set(cli.commands) - set(choice.choices) == {
         "benchmark",
+        "doctor",
+        "explore",
         "forget",
         "plan",
         "rollback",
@@ -94,6 +96,13 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
         "status",
         "submit",
     }
+
+
+def test_a_shipped_run_config_can_be_submitted_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is enough, as for every other command."""
+    monkeypatch.chdir(tmp_path)
+    jobs.submit._pack(tmp_path, "laptop.yaml", [], with_code=False)
+    assert "name: laptop" in (tmp_path / "run.yaml").read_text()
 
 
 def test_what_is_sent_is_this_code_the_config_and_the_command_line(

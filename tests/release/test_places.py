@@ -5,6 +5,7 @@ import re
 import socket
 import sys
 
+import boto3
 import pytest
 from pyarrow import fs
 
@@ -149,3 +150,68 @@ def test_the_rest_is_said(home, tmp_path):
     (tmp_path / "there" / "promoted.json").write_text(json.dumps({"other": 1}))
     with pytest.raises(DeliveryError, match=r"promoted\.json was not written by distilrec.*Remove"):
         delivery.deliver(home, f"file://{tmp_path}/there", keep=1)
+
+
+def _objects() -> list[str]:
+    """All objects of the bucket, markers of folders too."""
+    found = boto3.client("s3").list_objects_v2(Bucket="shop")
+    return [one["Key"] for one in found.get("Contents", [])]
+
+
+@pytest.mark.parametrize("there", ["tried", "tried/deep/down"])
+def test_a_trial_leaves_an_object_store_as_it_was(s3, there, monkeypatch):
+    """A trial writes one object and removes it. No marker of a folder stays."""
+    before, during = _objects(), list[str]()
+    read = places.read_bytes
+    monkeypatch.setattr(places, "read_bytes", lambda *words: (during.extend(_objects()), read(*words))[1])
+    system, base = places.place(f"{s3}/{there}")
+    places.write_and_remove(system, base)
+    assert [one for one in during if one.startswith(f"{there}/.distilrec-doctor-")]
+    assert _objects() == before
+
+
+@pytest.mark.parametrize("there", ["tried", "tried/deep/down"])
+def test_a_trial_leaves_a_folder_as_it_was(tmp_path, there):
+    """A trial makes the folders that are missing and removes them. A folder that was there stays, with its files."""
+    (tmp_path / "tried").mkdir()
+    (tmp_path / "tried" / "kept").write_text("x")
+    system, base = places.place(f"file://{tmp_path}/{there}")
+    places.write_and_remove(system, base)
+    assert [str(one.relative_to(tmp_path)) for one in sorted(tmp_path.rglob("*"))] == ["tried", "tried/kept"]
+
+
+def test_a_trial_keeps_what_others_write_meanwhile(tmp_path, monkeypatch):
+    """A first delivery at the same moment keeps its files and its folder."""
+    system, base = places.place(f"file://{tmp_path}/there")
+    read = places.read_bytes
+    monkeypatch.setattr(places, "read_bytes", lambda *words: ((tmp_path / "there/other").touch(), read(*words))[1])
+    places.write_and_remove(system, base)
+    assert [one.name for one in (tmp_path / "there").iterdir()] == ["other"]
+
+
+def test_a_trial_does_not_look_above_its_rights(tmp_path, monkeypatch):
+    """Keys that hold for one folder of a bucket may not ask for the folders above it."""
+    system, base = places.place(f"file://{tmp_path}/above/there")
+    (tmp_path / "above" / "there").mkdir(parents=True)
+
+    class Narrow:
+        """Refuses to say anything about the folders above the place."""
+
+        def __getattr__(self, name):
+            return getattr(system, name)
+
+        def get_file_info(self, what):
+            if isinstance(what, str) and not what.startswith(base):
+                raise OSError("AWS Error ACCESS_DENIED")
+            return system.get_file_info(what)
+
+    places.write_and_remove(Narrow(), base)
+    assert list((tmp_path / "above" / "there").iterdir()) == []
+
+
+def test_a_trial_at_a_place_without_a_bucket_fails(s3):
+    """The error is the store's own. No bucket is made."""
+    system, _ = places.place(f"{s3}/x")
+    with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
+        places.write_and_remove(system, "no-such-bucket/x")
+    assert [one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]] == ["shop"]

@@ -1,0 +1,49 @@
+"""Checks of what the run config names: the place of delivery, text encoders, packages of extras."""
+
+from jobs.runtime.checks.finding import Finding, missing, not_needed, ok
+from jobs.runtime.delivery import check as check_delivery_settings
+from jobs.runtime.extras import check_search_extra
+from jobs.runtime.names import texts_of
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError, DeliveryError
+from kdlib.release.places import first_line, place_outside, write_and_remove
+
+
+def check_delivery(config: RunConfig) -> Finding:
+    """Whether the place of delivery takes a file. The file is removed, and folders that were made for it too."""
+    if config.delivery is None:
+        return not_needed("the run config has no delivery")
+    url = config.delivery.url
+    try:
+        check_delivery_settings(config)
+        system, base = place_outside(config.root, url)
+        write_and_remove(system, base)
+    except ConfigError as error:
+        return missing(first_line(error), "Correct delivery.url")
+    except (DeliveryError, OSError) as error:
+        cause = (
+            error.__context__ if isinstance(error, DeliveryError) else error
+        )  # without its advice for a finished run
+        return missing(
+            f"{url}: {first_line(cause or error)}",
+            "Check delivery.url, the rights there, the credentials in the environment, and the network",
+        )
+    return ok(f"{url} can be written and read")
+
+
+def check_encoders(config: RunConfig) -> Finding:
+    """Whether the pretrained text encoders that the run config names are on this machine."""
+    names = [text.encoder for text in texts_of(config)] + ([config.search.text.encoder] if config.search else [])
+    if not names:
+        return not_needed("no model of the run config reads text")
+    from kdlib.teachers.text import encoder_folder
+
+    return ok(", ".join(f"{name} ({encoder_folder(name)})" for name in dict.fromkeys(names)))
+
+
+def check_search(config: RunConfig) -> Finding:
+    """Whether the packages of product search are installed, where the run config has a section `search`."""
+    if config.search is None:
+        return not_needed("the run config has no search")
+    check_search_extra()
+    return ok("the packages of the extra `search`")
