@@ -11,7 +11,7 @@ from jobs.__main__ import main
 from jobs.runtime.input_files import version_of
 from jobs.runtime.inputs import checked_key, night_input
 from jobs.runtime.names import FEATURES
-from kdlib.config.data import PrivacyConfig
+from kdlib.config.features import PrivacyConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features import clean, privacy, splits
