@@ -17,6 +17,7 @@ from kdlib.features import funnel as funnels
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.events import input_columns
 from kdlib.features.histories import histories, interactions
+from kdlib.features.read_errors import reading
 from kdlib.features.sessions import sessions_table, with_sessions
 from kdlib.features.write import fail_all_quarantined, write_sorted
 from kdlib.privacy import forgetting
@@ -41,7 +42,7 @@ def build(job: Job) -> Details:
     for line in source.notes():
         say(f"build_features: {line}")
     log = log_file(config, "build_features")
-    with running_spark(config, log) as spark, read.reading(source.events.path), privacy.workers_keys():
+    with running_spark(config, log) as spark, reading(source.events.path), privacy.workers_keys():
         judged, funnel = _judge(job, source, spark)
         kept = clean.kept(judged)
         gap_seconds = None if source.events.session else config.features.session_gap_seconds
@@ -93,10 +94,13 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
         num_partitions=config.spark.shuffle_partitions,
         forgotten=forgetting.forgotten(config.root),
     ).persist(StorageLevel.MEMORY_AND_DISK)
-    funnel = funnels.count_outcomes(judged, path=path, carried=source.versions.get("clean_events"), **period)
+    funnel = funnels.count_outcomes(
+        judged, path=path, carried=source.versions.get("clean_events"), where=source.events.where, **period
+    )
     quarantine = job.outputs["quarantine"]
     write_sorted(clean.quarantine(judged), quarantine, by=["reason", "file", "raw"], rows=funnel["quarantined"])
     if funnel["kept"] == 0:
+        funnels.check_not_all_filtered(funnel, where=source.events.where, path=path)
         fail_all_quarantined(config, "quarantine", quarantine, path=path, funnel=funnel)
     if "clean_events" in job.outputs:
         clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))

@@ -1,5 +1,6 @@
 """Config of the input: the simulator, or the shop's events, catalogue and search log."""
 
+import re
 from datetime import date, timedelta
 from typing import Annotated, Literal
 
@@ -72,15 +73,18 @@ class SimulateConfig(Section):
 class TimeConfig(Section):
     """How the event time is written."""
 
-    format: Literal["iso", "epoch_seconds", "epoch_millis", "day_and_order"] = "iso"
+    format: Literal["iso", "epoch_seconds", "epoch_millis", "pattern", "day_and_order"] = "iso"
     """How the columns below hold the time.
 
     `iso`: ISO 8601 text, or a date or timestamp column. A time without an offset is UTC.
     `epoch_seconds`, `epoch_millis`: a number since 1970.
+    `pattern`: text of the form that `pattern` describes. A time without an offset is UTC.
     `day_and_order`: a date and a running number.
     """
     column: str | None = None
     """The column with the time; for all formats but `day_and_order`."""
+    pattern: str | None = None
+    """`pattern`: a datetime pattern of Spark, such as `d/M/yyyy H:mm`, `yyyyMMdd` or `M/d/yyyy h:mm a`."""
     day_columns: tuple[str, ...] = ()
     """`day_and_order`: one ISO date column, or the year, month and day columns."""
     order_column: str | None = None
@@ -95,7 +99,27 @@ class TimeConfig(Section):
                 )
         elif not self.column:
             raise ValueError(f"format {self.format} needs column")
+        if (self.format == "pattern") != (self.pattern is not None):
+            raise ValueError("format pattern and the setting pattern belong together: give both, or neither")
+        if self.pattern is not None:
+            _check_pattern(self.pattern)
         return self
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError where a pattern lacks a part of the date. Spark reports other faults when it reads the times."""
+    signs = set(re.sub(r"'[^']*'", "", pattern))
+    day_of_year = "D" in signs
+    parts = {
+        "year (yyyy)": signs & {*"yu"},
+        "month (M)": day_of_year or signs & {*"ML"},
+        "day (d)": day_of_year or "d" in signs,
+    }
+    if missing := [part for part, there in parts.items() if not there]:
+        raise ValueError(
+            f"pattern lacks the {' and the '.join(missing)}, found {pattern}. Give a datetime pattern of Spark, such as"
+            " d/M/yyyy H:mm"
+        )
 
 
 class EventsConfig(Section):
@@ -122,7 +146,9 @@ class EventsConfig(Section):
     item: str | None = None
     """The column with the product's id."""
     event_type: str | None = None
-    """The column with the event's type. Without it, every event is a view."""
+    """The column with the event's type. Without it, every event is of `only_type`."""
+    only_type: Literal["view", "favourite", "cart", "purchase"] = "view"
+    """The type of all events of an input without an `event_type` column: `purchase` for order lines."""
     event_id: str | None = None
     """The column with the event's id. Rows of one user with the same id are duplicates."""
     time: TimeConfig | None = None
@@ -131,12 +157,20 @@ class EventsConfig(Section):
         default_factory=lambda: {name: name for name in EVENT_TYPES}
     )
     """The shop's event type → ours. Rows with any other type are quarantined. Unused without an `event_type` column."""
+    where: Annotated[str, Field(pattern=r"\S")] | None = None
+    """A Spark SQL condition over the columns of the files, mapped or not, such as `Quantity > 0 and Invoice not like
+    'C%'`. Rows for which it is false or null are left out and count as filtered. Put names with blanks in backticks.
+    Columns of CSV and JSON files hold text: to compare two of them as numbers, write `double(Price) > double(Cost)`."""
 
     @model_validator(mode="after")
     def _has_its_columns(self) -> "EventsConfig":
         if self.path.count(DAY) > (self.format != "sequences"):
             raise ValueError(f"path may hold {DAY} once, and never with format sequences, found {self.path}")
+        if self.event_type and self.only_type != "view":
+            raise ValueError(f"only_type {self.only_type} is for events without event_type: leave out one of the two")
         if self.format == "sequences":
+            if self.where:
+                raise ValueError("where needs columns, which format sequences does not have: leave it out")
             return self
         if not self.item or not self.time:
             raise ValueError("needs item and time: the names of the columns")

@@ -8,7 +8,10 @@ from pyspark.sql import functions as F
 from kdlib.config.data import CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.events import text_of
-from kdlib.features.read import CORRUPT, quoted, read_csv, read_jsonl, read_parquet
+from kdlib.features.read import quoted
+from kdlib.features.read_errors import CORRUPT
+from kdlib.features.read_parquet import read_parquet
+from kdlib.features.read_text import read_csv, read_jsonl
 
 YES = ("1", "1.0", "true", "t", "yes", "y")
 NO = ("0", "0.0", "false", "f", "no", "n")

@@ -2,6 +2,7 @@
 
 The columns of an event before it is judged:
   corrupt      bool       the line did not parse
+  filtered     bool       the line parses, and the filter of the input leaves it out
   user_id, session_id, item_id, event_id   text, trimmed, null where empty or not mapped
   event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
   time_given   bool       the row has a time, even one that cannot be parsed
@@ -24,20 +25,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
 
 from kdlib.config.data import EVENT_TYPES, EventsConfig, TimeConfig
-from kdlib.errors import InputError
+from kdlib.errors import ConfigError, InputError
 from kdlib.features.arrivals import arrived, path_of_days
 from kdlib.features.privacy import with_pseudonyms
-from kdlib.features.read import (
-    CORRUPT,
-    FILE,
-    WRITTEN,
-    quoted,
-    read_csv,
-    read_jsonl,
-    read_lines,
-    read_parquet,
-    spark_path,
-)
+from kdlib.features.read import FILE, quoted, spark_path
+from kdlib.features.read_errors import CORRUPT
+from kdlib.features.read_parquet import WRITTEN, read_parquet
+from kdlib.features.read_text import read_csv, read_jsonl, read_lines
+from kdlib.features.where import FILTERED
 from kdlib.privacy.pseudonyms import BLANKS, KeySource
 
 SECONDS_A_DAY = 86_400
@@ -66,6 +61,7 @@ def read_events(
 
     Raises:
       InputError: a file is missing or unreadable, or a mapped column is missing or has an unusable type.
+      ConfigError: the filter is wrong.
     """
     path = path_of_days(events.path, days) if days else events.path
     rows = _read(spark, events.model_copy(update={"path": path}), last_day=last_day)
@@ -78,7 +74,7 @@ def read_events(
 
 def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataFrame:
     if events.format == "sequences":
-        return sequence_events(read_lines(spark, events.path), last_day=last_day)
+        return sequence_events(read_lines(spark, events.path), last_day=last_day, event_type=events.only_type)
     assert events.item
     assert events.time
     time = events.time
@@ -92,18 +88,19 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
         columns=columns,
         delimiter=events.delimiter,
         names=() if events.header else events.columns,
+        where=events.where,
     )
     given, at = parse_time(time, rows.schema, path=events.path)
     fields = F.struct(*map(quoted, columns))
     corrupt, line = judged_line(fields, ids=[events.user, events.session, events.item])
     return rows.select(
         corrupt.alias("corrupt"),
+        F.col(FILTERED).alias("filtered"),
         mapped_text(events.user or events.session).alias("user_id"),
         mapped_text(events.session).alias("session_id"),
         mapped_text(events.item).alias("item_id"),
         mapped_text(events.event_id).alias("event_id"),
-        # every row of an input without event types is a view
-        (our_type(events.event_type, events.event_types) if events.event_type else F.lit(EVENT_TYPES[0])).alias(
+        (our_type(events.event_type, events.event_types) if events.event_type else F.lit(events.only_type)).alias(
             "event_type"
         ),
         given.alias("time_given"),
@@ -122,8 +119,9 @@ def read_columns(
     columns: Sequence[str],
     delimiter: str = ",",
     names: Sequence[str] = (),
+    where: str | None = None,
 ) -> DataFrame:
-    """The mapped columns as written, `CORRUPT`, `FILE`, and the trimmed text of each mapped column (see `mapped_text`).
+    """The mapped columns as written, and the trimmed text of each (see `mapped_text`); `CORRUPT`, `FILE`, `FILTERED`.
 
     Args:
       spark: the session.
@@ -132,16 +130,18 @@ def read_columns(
       columns: the mapped columns, without repeats.
       delimiter: CSV only: the character between two fields.
       names: CSV without a header only: the names of all columns.
+      where: the filter (`kdlib.features.where`).
 
     Raises:
       InputError: a file is missing or unreadable, or a mapped column is missing or does not hold plain values.
+      ConfigError: the filter is wrong.
     """
     if format_ == "parquet":
-        rows = read_parquet(spark, path, columns=columns)
+        rows = read_parquet(spark, path, columns=columns, where=where)
     elif format_ == "csv":
-        rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names)
+        rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names, where=where)
     else:
-        rows = read_jsonl(spark, path, columns=columns, plain=columns)
+        rows = read_jsonl(spark, path, columns=columns, plain=columns, where=where)
     # a separate step, so that Spark trims each value once, however often it is used
     return rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
 
@@ -192,8 +192,8 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
         return columns(True)
 
 
-def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
-    """Lines `user item item …`, oldest first → one view an item, one item a day.
+def sequence_events(lines: DataFrame, *, last_day: date, event_type: str = EVENT_TYPES[0]) -> DataFrame:
+    """Lines `user item item …`, oldest first → one event an item, one item a day.
 
     The times are made up: midnight UTC, the last item on `last_day`. A line is corrupt if it has no item or an id that
     is not UTF-8.
@@ -211,11 +211,12 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     corrupt = F.col("item_id").isNull() | F.contains(F.concat("user_id", "item_id"), F.lit(MENDED))
     return items.select(
         corrupt.alias("corrupt"),
+        F.lit(False).alias("filtered"),
         "user_id",
         text_of(None).alias("session_id"),
         "item_id",
         text_of(None).alias("event_id"),
-        F.lit(EVENT_TYPES[0]).alias("event_type"),
+        F.lit(event_type).alias("event_type"),
         F.lit(True).alias("time_given"),
         at.alias("event_time"),
         F.when(corrupt, F.col("value")).alias("line"),
@@ -260,10 +261,38 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             )
         text = mapped_text(time.column)
         # Spark would also accept `2017`, and `12:30` as a time of today
-        return text.isNotNull(), F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text).try_cast("timestamp")
+        whole = F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text)
+        # of a time with an offset, Spark wants the seconds too
+        with_seconds = F.regexp_replace(whole, r"^(.{4}-.{2}-.{2}[T ]\d{2}:\d{2})(?=[Z+-])", "$1:00")
+        return text.isNotNull(), F.coalesce(whole.try_cast("timestamp"), with_seconds.try_cast("timestamp"))
     text = mapped_text(time.column)
+    if time.format == "pattern":
+        assert time.pattern
+        return text.isNotNull(), _parsed_by_pattern(text, time, schema, path=path)
     micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
+
+
+def _parsed_by_pattern(text: Column, time: TimeConfig, schema: StructType, *, path: str) -> Column:
+    """The time in a text of the form `time.pattern`; null where the text has another form."""
+    assert time.column
+    assert time.pattern
+    type_ = schema[time.column].dataType
+    if isinstance(type_, TimestampType | TimestampNTZType | DateType):
+        raise InputError(
+            f"{path}: time format pattern needs a text column, but {time.column} is {type_.simpleString()}. Set"
+            " time.format to iso"
+        )
+    spark = SparkSession.getActiveSession()
+    assert spark
+    try:
+        spark.range(1).select(F.try_to_timestamp(F.lit("1"), F.lit(time.pattern))).collect()
+    except PySparkException:
+        raise ConfigError(
+            f"Spark does not know the datetime pattern {time.pattern!r} (time.pattern of {path}). Expected letters such"
+            " as in d/M/yyyy H:mm, yyyyMMdd or M/d/yyyy h:mm a, and quotes around other words"
+        ) from None
+    return F.try_to_timestamp(text, F.lit(time.pattern))
 
 
 def mapped_text(name: str | None) -> Column:

@@ -16,7 +16,13 @@ long input."""
 
 
 def count_outcomes(
-    judged: DataFrame, *, path: str, last_day: date, period_start: date | None = None, carried: str | None = None
+    judged: DataFrame,
+    *,
+    path: str,
+    last_day: date,
+    period_start: date | None = None,
+    carried: str | None = None,
+    where: str | None = None,
 ) -> dict[str, Any]:
     """Rows by outcome, and the time span of the kept events.
 
@@ -26,9 +32,11 @@ def count_outcomes(
       last_day: the run's day.
       period_start: the first day that counts.
       carried: value of `file` for events taken over from an earlier run.
+      where: the filter of the input.
 
     Returns:
       rows_read, kept, duplicate, quarantined: numbers of rows.
+      filtered: rows that the filter leaves out; only with a filter.
       reasons: reason → rows in quarantine, without zeros.
       carried, carried_duplicate, carried_quarantined: how many of rows_read, duplicate, quarantined an earlier run had
         read.
@@ -53,13 +61,15 @@ def count_outcomes(
         raise InputError(f"{path} has no rows. Check that it is the right file and that the export has run")
     reasons = {reason: rows[reason][1] for reason in clean.REASONS if reason in rows}
     first, last, day_events = rows[clean.KEPT][2:5] if clean.KEPT in rows else (None, None, 0)
-    kept, duplicate = (rows[outcome][1] if outcome in rows else 0 for outcome in (clean.KEPT, clean.DUPLICATE))
+    outcomes = (clean.KEPT, clean.DUPLICATE, clean.FILTERED)
+    kept, duplicate, filtered = (rows[outcome][1] if outcome in rows else 0 for outcome in outcomes)
     quarantined = sum(reasons.values())
     return {
-        "rows_read": kept + duplicate + quarantined,
+        "rows_read": kept + duplicate + filtered + quarantined,
         "carried": sum(row[5] for row in rows.values()),
         "kept": kept,
         "duplicate": duplicate,
+        **({"filtered": filtered} if where else {}),
         "quarantined": quarantined,
         "carried_duplicate": rows[clean.DUPLICATE][5] if clean.DUPLICATE in rows else 0,
         "carried_quarantined": sum(rows[reason][5] for reason in reasons),
@@ -91,6 +101,19 @@ def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
         F.count("test_position").alias("test_users"),
     ).collect()[0]
     return row.asDict()
+
+
+def check_not_all_filtered(funnel: dict[str, Any], *, where: str | None, path: str) -> None:
+    """Check that the filter lets some rows pass.
+
+    Raises:
+      InputError: the filter leaves out all rows that parse.
+    """
+    if where and funnel["filtered"] and not set(funnel["reasons"]) - {"corrupt_row"}:
+        raise InputError(
+            f"the filter input.events.where leaves out all {funnel['filtered']:,} rows of {path}: {where!r}. Correct it:"
+            " for which rows shall it be true?"
+        )
 
 
 def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, validation_days: int, test_days: int) -> None:
@@ -182,9 +205,10 @@ def rows_text(funnel: dict[str, Any], *, of_them: str = "") -> str:
     The text `of_them` follows the number of rows read.
     """
     reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
+    filtered = f"{funnel['filtered']:,} filtered + " if "filtered" in funnel else ""
     return (
         f"{funnel['rows_read']:,} rows read{of_them} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
-        f"{funnel['quarantined']:,} quarantined{reasons}"
+        f"{filtered}{funnel['quarantined']:,} quarantined{reasons}"
     )
 
 

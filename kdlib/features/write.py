@@ -36,7 +36,7 @@ def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: s
       table: name of the quarantine table.
       staged: folder with the files of the quarantine.
       path: path of the input.
-      funnel: holds rows_read and reasons.
+      funnel: holds rows_read and reasons, and filtered with a filter.
 
     Raises:
       InputError: always; the text names the folder of the copy.
@@ -44,7 +44,8 @@ def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: s
     copy = config.root / f"{table}_failed" / f"ds={config.day}"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(staged, copy, ignore=shutil.ignore_patterns("_*", ".*"))
+    passed = " that the filter lets pass" if "filtered" in funnel else ""
     raise InputError(
-        f"all {funnel['rows_read']:,} rows of {path} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
+        f"all {funnel['rows_read'] - funnel.get('filtered', 0):,} rows of {path}{passed} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
         f"in {copy}, and correct the columns, the delimiter, the time format or the period in the run config"
     )

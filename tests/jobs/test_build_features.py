@@ -198,6 +198,33 @@ def test_when_all_rows_are_quarantined_they_can_be_looked_at(tiny):
     assert [partitions.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * len(TABLES)
 
 
+def filtered_by(where: str, folder: Path) -> RunConfig:
+    settings = config_for(folder).model_dump(mode="json")
+    settings["input"]["events"]["where"] = where
+    return RunConfig.model_validate(settings)
+
+
+def test_rows_that_the_filter_leaves_out_are_counted(tiny, capsys):
+    """The line for the person adds up, and the quarantine has no such row. Half a line is corrupt as before."""
+    config = filtered_by("b != 'zap'", tiny)
+    run(config)
+    assert (
+        "build_features: 10 rows read = 7 kept + 1 duplicate + 1 filtered + 1 quarantined (corrupt_row 1); 2 users"
+        in capsys.readouterr().out
+    )
+    assert [row["raw"] for row in table(config, "quarantine")] == ["3,d,view"]
+
+
+def test_a_filter_that_leaves_nothing_is_an_error(tiny):
+    """The error shows the filter. Where other rows are quarantined, it counts the two apart."""
+    with pytest.raises(InputError, match=r"where leaves out all 9 rows of .*events: \"b = 'buy'\"\. Correct it"):
+        run(filtered_by("b = 'buy'", tiny))
+    with pytest.raises(
+        InputError, match=r"all 2 rows of .*that the filter lets pass are quarantined \(corrupt_row 1, unk"
+    ):
+        run(filtered_by("b = 'zap'", tiny))
+
+
 def test_nothing_to_train_on_ends_the_night(tiny, capsys):
     """The command line exits with 2 and names the windows and the span of the data."""
     path = tiny / "run.yaml"
