@@ -17,6 +17,7 @@ from kdlib.features import funnel as funnels
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.events import input_columns
 from kdlib.features.histories import histories, interactions
+from kdlib.features.lake import LAKES
 from kdlib.features.read_errors import reading
 from kdlib.features.sessions import sessions_table, with_sessions
 from kdlib.features.write import fail_all_quarantined, write_sorted
@@ -105,7 +106,7 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
     if "clean_events" in job.outputs:
         clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))
     # a Parquet file knows its number of rows; other files would have to be read again
-    counted = source.events.format == "parquet" and not source.carried
+    counted = source.events.format in ("parquet", *LAKES) and not source.carried
     return judged, funnel | {"rows_in_files": events.count() if counted else None}
 
 

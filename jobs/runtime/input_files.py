@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 from kdlib.config.data import DAY
 from kdlib.errors import InputError
 from kdlib.features.arrivals import DAY_PATTERN, day_of
+from kdlib.features.lake import LAKES, snapshot
 from kdlib.store.fingerprint import fingerprint_of
 
 HIDDEN = ("_", ".")
@@ -66,7 +67,7 @@ def _keep_hashes(root: Path, hashes: dict[str, list]) -> None:
 
 
 def version_of(path: str, format_: str, root: Path) -> str:
-    """A hash of the files at a path: a file, a folder or a glob, local or a URL.
+    """A hash of the files at a path: a file, a folder or a glob, local or a URL. Of a table: its id and version.
 
     For a glob in a URL, all files of the folder above the glob count. A change in a file that does not match costs a
     rerun. A missed change would give a wrong table.
@@ -74,6 +75,8 @@ def version_of(path: str, format_: str, root: Path) -> str:
     Raises:
       InputError: there are no files, or a Parquet or gzip file has no bytes.
     """
+    if format_ in LAKES:
+        return snapshot(path, format_).version
     files = _files(path)
     if not files:
         raise InputError(f"no file matches {path}: check the path in the run config")

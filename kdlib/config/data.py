@@ -131,8 +131,10 @@ class EventsConfig(Section):
     takes over older events from an earlier run."""
     late_days: Annotated[int, Field(ge=1)] = 3
     """With `{day}`: an event may arrive this many days after it happened. Later events are quarantined."""
-    format: Literal["parquet", "csv", "jsonl", "sequences"]
-    """`sequences`: one user a line, `user item item …`, oldest first. The times are made up: one item a day."""
+    format: Literal["parquet", "csv", "jsonl", "delta", "iceberg", "sequences"]
+    """`delta`, `iceberg`: the path is the folder of a table, or for Iceberg the path of its metadata file. The run reads
+    the rows that the table has now. It needs the extra of that name.
+    `sequences`: one user a line, `user item item …`, oldest first. The times are made up: one item a day."""
     delimiter: str = ","
     """CSV: the character between two fields."""
     header: bool = True
@@ -164,8 +166,10 @@ class EventsConfig(Section):
 
     @model_validator(mode="after")
     def _has_its_columns(self) -> "EventsConfig":
-        if self.path.count(DAY) > (self.format != "sequences"):
-            raise ValueError(f"path may hold {DAY} once, and never with format sequences, found {self.path}")
+        if self.path.count(DAY) > (self.format in ("parquet", "csv", "jsonl")):
+            raise ValueError(
+                f"path may hold {DAY} once, and never with format sequences, delta or iceberg, found {self.path}"
+            )
         if self.event_type and self.only_type != "view":
             raise ValueError(f"only_type {self.only_type} is for events without event_type: leave out one of the two")
         if self.format == "sequences":
@@ -186,8 +190,8 @@ class CatalogueConfig(Section):
 
     path: str
     """A file, a folder or a glob. Each run reads all of it."""
-    format: Literal["parquet", "csv", "jsonl"]
-    """The format of the files."""
+    format: Literal["parquet", "csv", "jsonl", "delta", "iceberg"]
+    """The format of the files. `delta`, `iceberg`: as for events."""
     delimiter: str = ","
     """CSV: the character between two fields."""
     item: str = "item_id"

@@ -27,10 +27,11 @@ from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampT
 from kdlib.config.data import EVENT_TYPES, EventsConfig, TimeConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features.arrivals import arrived, path_of_days
+from kdlib.features.lake import LAKES, snapshot, spark_schema
 from kdlib.features.privacy import with_pseudonyms
 from kdlib.features.read import FILE, quoted, spark_path
 from kdlib.features.read_errors import CORRUPT
-from kdlib.features.read_parquet import WRITTEN, read_parquet
+from kdlib.features.read_parquet import WRITTEN, read_lake, read_parquet
 from kdlib.features.read_text import read_csv, read_jsonl, read_lines
 from kdlib.features.where import FILTERED
 from kdlib.privacy.pseudonyms import BLANKS, KeySource
@@ -115,7 +116,7 @@ def read_columns(
     spark: SparkSession,
     path: str,
     *,
-    format_: Literal["parquet", "csv", "jsonl"],
+    format_: Literal["parquet", "csv", "jsonl", "delta", "iceberg"],
     columns: Sequence[str],
     delimiter: str = ",",
     names: Sequence[str] = (),
@@ -136,7 +137,9 @@ def read_columns(
       InputError: a file is missing or unreadable, or a mapped column is missing or does not hold plain values.
       ConfigError: the filter is wrong.
     """
-    if format_ == "parquet":
+    if format_ in LAKES:
+        rows = read_lake(spark, path, format_=format_, columns=columns, where=where)
+    elif format_ == "parquet":
         rows = read_parquet(spark, path, columns=columns, where=where)
     elif format_ == "csv":
         rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names, where=where)
@@ -184,6 +187,10 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
             return dict.fromkeys(reader.csv(path, recursiveFileLookup=subfolders).columns, "text")
         return dict(spark.read.parquet(path, recursiveFileLookup=subfolders).dtypes)
 
+    if events.format in LAKES:
+        return {
+            field.name: field.dataType.simpleString() for field in spark_schema(snapshot(events.path, events.format))
+        }
     if events.format != "parquet" and not (events.format == "csv" and events.header):
         return {}
     try:

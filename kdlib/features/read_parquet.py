@@ -1,4 +1,4 @@
-"""Parquet files → rows of the mapped columns."""
+"""Parquet files, and tables that consist of them → rows of the mapped columns."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,7 @@ from pyspark.sql.types import (
 )
 
 from kdlib.errors import InputError
+from kdlib.features.lake import Lake, read_files, snapshot, spark_schema
 from kdlib.features.read import FILE, file_column, in_folder_names, quoted, spark_path
 from kdlib.features.read_errors import CORRUPT, check_columns, reading
 from kdlib.features.where import FILTERED, filter_columns, with_filtered
@@ -64,7 +65,36 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str], wher
         if in_folder_names({*columns, *named} - {*rows.columns}, rows, path=path):
             rows = load(False)
     found = rows.columns
-    check_columns(columns, found, path=path)
+    _check_plain(rows, columns, path=path)
+    rows = rows.select("*", file_column(rows))
+    if spark.conf.get(_NANOSECONDS_AS_NUMBERS, "false") == "true":
+        numbers = _nanosecond_columns(rows, [name for name in {*columns, *named} if name in found], path=path)
+        rows = rows.withColumns({name: F.timestamp_micros(F.expr(f"{quoted(name)} div 1000")) for name in numbers})
+    rows = with_filtered(rows, where, found=found, path=path, parsed=F.lit(True))
+    return _mapped(rows, columns)
+
+
+def read_lake(
+    spark: SparkSession, path: str, *, format_: Lake, columns: Sequence[str], where: str | None = None
+) -> DataFrame:
+    """The rows of a Delta Lake or Iceberg table, as `read_parquet` gives those of Parquet files.
+
+    Raises:
+      InputError: as `read_parquet`, or as `kdlib.features.lake.snapshot`.
+      ConfigError: the filter is wrong, or the package that reads the format is not installed.
+    """
+    table = snapshot(path, format_)
+    found = spark_schema(table).names
+    filter_columns(spark, where, found=found, path=path)
+    with reading(path):
+        rows = read_files(spark, table)
+    _check_plain(rows, columns, path=path)
+    return _mapped(with_filtered(rows, where, found=found, path=path, parsed=F.lit(True)), columns)
+
+
+def _check_plain(rows: DataFrame, columns: Sequence[str], *, path: str) -> None:
+    """Raise InputError where a mapped column is missing or holds something else than plain values."""
+    check_columns(columns, rows.columns, path=path)
     for column in columns:
         type_ = rows.schema[column].dataType
         if isinstance(type_, ArrayType | MapType | StructType | BinaryType):
@@ -72,11 +102,10 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str], wher
                 f"{path}: the column {column} must hold one plain value a row, found {type_.simpleString()}. "
                 "Map another column"
             )
-    rows = rows.select("*", file_column(rows))
-    if spark.conf.get(_NANOSECONDS_AS_NUMBERS, "false") == "true":
-        numbers = _nanosecond_columns(rows, [name for name in {*columns, *named} if name in found], path=path)
-        rows = rows.withColumns({name: F.timestamp_micros(F.expr(f"{quoted(name)} div 1000")) for name in numbers})
-    rows = with_filtered(rows, where, found=found, path=path, parsed=F.lit(True))
+
+
+def _mapped(rows: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """The mapped columns of typed rows, as `read_parquet` gives them."""
     values = [
         _value(rows.schema[name]).alias(name, metadata={WRITTEN: rows.schema[name].dataType.simpleString()})
         for name in columns
