@@ -79,11 +79,7 @@ def build(job: Job) -> Details:
 
 
 def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame, dict[str, Any]]:
-    """All events with their outcome, and the funnel. It also writes the quarantine and the clean events.
-
-    Raises:
-      InputError: no event is kept.
-    """
+    """Judge the events, and write quarantine and clean events. Returns all events and the funnel; InputError: none is kept."""
     config, features, path = job.config, job.config.features, source.events.path
     events = read_input(config, source, spark)
     period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day}
@@ -95,13 +91,11 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
         num_partitions=config.spark.shuffle_partitions,
         forgotten=forgetting.forgotten(config.root),
     ).persist(StorageLevel.MEMORY_AND_DISK)
-    funnel = funnels.count_outcomes(
-        judged, path=path, carried=source.versions.get("clean_events"), where=source.events.where, **period
-    )
+    carried = source.versions.get("clean_events")
+    funnel = funnels.count_outcomes(judged, path=path, carried=carried, where=source.events.where, **period)
     quarantine = job.outputs["quarantine"]
     write_sorted(clean.quarantine(judged), quarantine, by=["reason", "file", "raw"], rows=funnel["quarantined"])
     if funnel["kept"] == 0:
-        funnels.check_not_all_filtered(funnel, where=source.events.where, path=path)
         fail_all_quarantined(config, "quarantine", quarantine, path=path, funnel=funnel)
     if "clean_events" in job.outputs:
         clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import CatalogueConfig
 from kdlib.errors import InputError
-from kdlib.features.events import text_of
+from kdlib.features.columns import text_of
 from kdlib.features.lake import LAKES
 from kdlib.features.read import quoted
 from kdlib.features.read_errors import CORRUPT

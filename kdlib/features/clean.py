@@ -7,9 +7,10 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from kdlib.config.data import EVENT_TYPES
-from kdlib.features.events import SECONDS_A_DAY, raw_text
+from kdlib.features.columns import raw_text
 from kdlib.features.privacy import hash_of_line
 from kdlib.features.splits import day_start
+from kdlib.features.times import SECONDS_A_DAY
 from kdlib.store.tables import CLEAN_EVENTS
 
 REASONS = (

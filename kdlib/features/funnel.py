@@ -103,38 +103,41 @@ def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
     return row.asDict()
 
 
-def check_not_all_filtered(funnel: dict[str, Any], *, where: str | None, path: str) -> None:
-    """Check that the filter lets some rows pass.
-
-    Raises:
-      InputError: the filter leaves out all rows that parse.
-    """
-    if where and funnel["filtered"] and not set(funnel["reasons"]) - {"corrupt_row"}:
-        raise InputError(
-            f"the filter input.events.where leaves out all {funnel['filtered']:,} rows of {path}: {where!r}. Correct it:"
-            " for which rows shall it be true?"
-        )
-
-
 def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, validation_days: int, test_days: int) -> None:
-    """Check that some user has two interactions to train on.
+    """Check that there are several users, and that one of them has two interactions to train on.
 
     Raises:
-      InputError: no user has; the text names the windows and the time span of the data.
+      InputError: there are not; the text names the windows and the time span of the data.
     """
+    found = f"found {funnel['interactions']:,} interactions from {funnel['first_event']} to {funnel['last_event']} UTC"
+    if funnel["users"] == 1:
+        raise InputError(
+            f"nothing to learn: all events are of one user; {found}. Check that input.events.user names the column with"
+            " the user's id"
+        )
     if funnel["trainable_users"]:
         return
-    found = f"found {funnel['interactions']:,} interactions from {funnel['first_event']} to {funnel['last_event']} UTC"
+    if funnel["interactions"] <= funnel["users"] - funnel["users_without_history"]:
+        raise InputError(
+            f"nothing to train on: none of the {funnel['users']:,} users has a second interaction; {found}. Check that"
+            " input.events.user names an id that a user keeps, not one of an order or a visit"
+        )
     if kind == "leave_one_out":
         raise InputError(
             f"nothing to train on: leave_one_out needs users with 2 interactions (both train) or with at "
             f"least 4 (2 train, 1 validates, 1 tests), and no user has as many; {found}. Give more events"
         )
     validation, test = window_starts(last_day=last_day, validation_days=validation_days, test_days=test_days)
+    windows = f"validation window {validation} to {test - timedelta(days=1)}, test window {test} to {last_day}"
+    if date.fromisoformat(funnel["first_event"][:10]) >= validation:
+        raise InputError(
+            f"nothing to train on: all events lie in the days that validate and test ({windows}); {found}. For data of"
+            " few days set features.split.kind: leave_one_out, or give earlier events"
+        )
     raise InputError(
-        f"nothing to train on: no user has 2 interactions before {validation} (validation window {validation} to "
-        f"{test - timedelta(days=1)}, test window {test} to {last_day}); {found}. "
-        "Give earlier events, a --ds that fits them, or shorter windows in features.split"
+        f"nothing to train on: no user has 2 interactions before {validation} ({windows}); {found}. Give earlier events,"
+        " a --ds that fits them, or shorter windows in features.split. For data of few days set features.split.kind:"
+        " leave_one_out"
     )
 
 

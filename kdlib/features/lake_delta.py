@@ -33,7 +33,10 @@ def delta_snapshot(path: str) -> Snapshot:
         ) from None
     metadata = table.metadata()
     parts = added.column("partition").to_pylist() if metadata.partition_columns else [{}] * added.num_rows
-    files = [file if "://" in file else f"{path.rstrip('/')}/{file}" for file in map(unquote, added.column("path").to_pylist())]
+    files = [
+        file if "://" in file else f"{path.rstrip('/')}/{file}"
+        for file in map(unquote, added.column("path").to_pylist())
+    ]
     return Snapshot(
         version=f"{table.version()}.{metadata.id}",
         schema=pa.schema(table.schema().to_arrow()),

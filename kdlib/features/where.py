@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from kdlib.errors import ConfigError
-from kdlib.features.read_errors import reading
+from kdlib.features.read_errors import names_text, reading
 
 FILTERED = "_filtered"
 """Column of the readers: whether the filter leaves the row out. False in a row that does not parse."""
@@ -139,7 +139,7 @@ def _casts_give_null(spark: SparkSession) -> Iterator[None]:
 def _wrong(where: str, fault: str, *, found: Sequence[str], path: str) -> ConfigError:
     return ConfigError(
         f"the filter input.events.where is wrong: {where!r}: {fault}. Give a Spark SQL condition over the columns of"
-        f" {path}, with backticks around names that have blanks: {', '.join(found)}"
+        f" {path}, with backticks around names that have blanks: {names_text(found)}"
     )
 
 

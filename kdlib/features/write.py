@@ -39,13 +39,20 @@ def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: s
       funnel: holds rows_read and reasons, and filtered with a filter.
 
     Raises:
-      InputError: always; the text names the folder of the copy.
+      InputError: always; the text names the folder of the copy, or the filter if it leaves out all rows that parse.
     """
+    filtered = funnel.get("filtered", 0)
+    if filtered and not {*funnel["reasons"]} - {"corrupt_row"}:
+        where = config.input.events and config.input.events.where
+        raise InputError(
+            f"the filter input.events.where leaves out all {filtered:,} rows of {path}: {where!r}. Correct it: for which"
+            " rows shall it be true?"
+        )
     copy = config.root / f"{table}_failed" / f"ds={config.day}"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(staged, copy, ignore=shutil.ignore_patterns("_*", ".*"))
-    passed = " that the filter lets pass" if "filtered" in funnel else ""
+    passed = " that the filter lets pass" if filtered else ""
     raise InputError(
-        f"all {funnel['rows_read'] - funnel.get('filtered', 0):,} rows of {path}{passed} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
+        f"all {funnel['rows_read'] - filtered:,} rows of {path}{passed} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
         f"in {copy}, and correct the columns, the delimiter, the time format or the period in the run config"
     )

@@ -237,18 +237,32 @@ def test_a_lost_row_is_an_error(read, quarantined, in_sessions):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("kind", "changes", "message"),
     [
         (
             "time",
-            r"before 2024-04-30 .*2024-04-30 to 2024-05-01, test window 2024-05-02 to 2024-05-03.*from A to B",
+            {},
+            r"no user has 2 interactions before 2024-04-30 \(validation window 2024-04-30 to 2024-05-01, test window"
+            r" 2024-05-02 to 2024-05-03\); found 3 interactions from 2024-04-01 .* to 2024-05-03 .*--ds that fits",
         ),
-        ("leave_one_out", r"users with 2 interactions .*at least 4 .*from A to B UTC"),
+        (
+            "time",
+            {"first_event": "2024-05-02 08:00:00"},
+            r"all events lie in the days that validate and test .*from 2024-05-02 08:00:00 to 2024-05-03 .*"
+            r"For data of few days set features\.split\.kind: leave_one_out",
+        ),
+        ("leave_one_out", {}, r"users with 2 interactions .*at least 4 .*from 2024-04-01 .* UTC"),
+        ("time", {"users": 1, "trainable_users": 1}, r"all events are of one user; found 3 .*input\.events\.user"),
+        ("leave_one_out", {"users": 3}, r"none of the 3 users has a second interaction; .*an id that a user keeps"),
     ],
 )
-def test_nothing_to_train_on_is_an_error(kind, message):
-    """The error names the windows and the span of the data."""
-    funnel = {"trainable_users": 0, "interactions": 3, "first_event": "A", "last_event": "B"}
+def test_nothing_to_train_on_is_an_error(kind, changes, message):
+    """The error names the windows and the span of the data, and the setting for data of few days."""
+    funnel = {"users": 2, "users_without_history": 0, "trainable_users": 0, "interactions": 3} | {
+        "first_event": "2024-04-01 08:00:00",
+        "last_event": "2024-05-03 09:00:00",
+        **changes,
+    }
     with pytest.raises(InputError, match=message):
         check_trainable(funnel, kind=kind, last_day=date(2024, 5, 3), validation_days=2, test_days=2)
 

@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import EventsConfig
 from kdlib.errors import ConfigError, InputError
-from kdlib.features.events import input_columns, raw_text, read_events
+from kdlib.features.columns import raw_text
+from kdlib.features.events import input_columns, read_events
 from kdlib.features.read_errors import reading
 
 LAST_DAY = date(2024, 5, 3)

@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import EventsConfig
 from kdlib.errors import ConfigError
-from kdlib.features.events import raw_text, read_events
+from kdlib.features.columns import raw_text
+from kdlib.features.events import read_events
 from kdlib.features.where import FILTERED, with_filtered
 
 LAST_DAY = date(2024, 5, 3)

@@ -231,8 +231,9 @@ def test_nothing_to_train_on_ends_the_night(tiny, capsys):
     path.write_text(json.dumps(config_for(tiny).model_dump(mode="json")))
     assert main(["build-features", "--config", str(path), "--ds", "2024-05-01"]) == 2
     error = capsys.readouterr().err
-    assert "no user has 2 interactions before 2024-04-30" in error
+    assert "all events lie in the days that validate and test (validation window 2024-04-30 to 2024-04-30" in error
     assert "from 2024-05-01 10:00:00 to 2024-05-01 10:02:00 UTC" in error
+    assert "set features.split.kind: leave_one_out" in error
 
 
 def test_the_simulator_must_have_run(tmp_path):
