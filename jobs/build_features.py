@@ -79,7 +79,7 @@ def build(job: Job) -> Details:
 
 
 def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame, dict[str, Any]]:
-    """Judge the events, and write quarantine and clean events. Returns all events and the funnel; InputError: none is kept."""
+    """Judge the events, write quarantine and clean events, return all and the funnel. InputError: none is kept."""
     config, features, path = job.config, job.config.features, source.events.path
     events = read_input(config, source, spark)
     period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day}

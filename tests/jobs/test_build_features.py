@@ -2,10 +2,14 @@ import json
 import os
 import shutil
 from datetime import date
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
+from pyiceberg.catalog.sql import SqlCatalog
 
 from jobs.__main__ import main
 from jobs.runtime.input_files import version_of
@@ -223,6 +227,33 @@ def test_a_filter_that_leaves_nothing_is_an_error(tiny):
         InputError, match=r"all 2 rows of .*that the filter lets pass are quarantined \(corrupt_row 1, unk"
     ):
         run(filtered_by("b = 'zap'", tiny))
+
+
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+def test_a_table_is_read_again_when_it_has_a_new_version(spark, tmp_path, capsys, format_):
+    """The version of a table decides, not its files. All rows add up, and a mapped partition is told by the metadata."""
+    names, *lines = (line.split(",") for line in ROWS.splitlines()[:-1])
+    rows = pa.table(dict(zip(names, zip(*lines, strict=True), strict=True)))
+    if format_ == "delta":
+        write_deltalake(path := str(tmp_path / "events"), rows, partition_by=["b"])
+        more = partial(write_deltalake, path, rows.slice(8), mode="append")
+    else:
+        catalog = SqlCatalog("shop", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}")
+        catalog.create_namespace("shop")
+        table_ = catalog.create_table("shop.events", schema=rows.schema)
+        table_.append(rows)
+        path, more = str(tmp_path / "shop" / "events"), partial(table_.append, rows.slice(8))
+    settings = config_for(tmp_path).model_dump(mode="json")
+    settings["input"]["events"] |= {"path": path, "format": format_, "where": "b != 'zap'"}
+    config = RunConfig.model_validate(settings | {"input": {"events": settings["input"]["events"]}})
+    run(config)
+    run(config)
+    said = capsys.readouterr().out
+    assert "build_features: 9 rows read = 7 kept + 1 duplicate + 1 filtered + 0 quarantined; 2 users" in said
+    assert said.count("up to date") == 1
+    more()
+    run(config)
+    assert "10 rows read = 7 kept + 1 duplicate + 2 filtered" in capsys.readouterr().out
 
 
 def test_nothing_to_train_on_ends_the_night(tiny, capsys):
