@@ -67,7 +67,7 @@ def _check_content(name: str, format_: str) -> None:
     if format_ == "parquet":
         if not head.startswith((b"PAR1", b"PARE")):
             what, hint = _kind(head) or ("text", "Set format: csv or jsonl")
-            raise InputError(f"{name} is no Parquet file but {what}. {hint}, or take it out of the input")
+            raise InputError(f"{name} is not a Parquet file but {what}. {hint}, or take it out of the input")
         return
     if name.endswith(".gz"):
         if not head.startswith(_GZIP):

@@ -167,6 +167,7 @@ def test_a_filtered_row_is_neither_a_fault_nor_an_event(spark):
     judged = judge(spark, rows, max_events=1)
     assert outcomes(judged) == {"filtered": 6, "kept": 1}
     assert clean.quarantine(judged).count() == 0
+    assert {row["raw"] for row in judged.collect()} == {None}
     counts = count_outcomes(judged, path="p", last_day=date(2024, 5, 3), where="w")
     assert rows_text(counts) == "7 rows read = 1 kept + 0 duplicate + 6 filtered + 0 quarantined"
     without = count_outcomes(judge(spark, [event()]), path="p", last_day=date(2024, 5, 3))
