@@ -62,6 +62,9 @@ def with_filtered(rows: DataFrame, where: str | None, *, found: Sequence[str], p
     if where is None:
         return rows.withColumn(FILTERED, F.lit(False))
     spark = rows.sparkSession
+    named = filter_columns(spark, where, found=found, path=path)
+    if unknown := [name for name in named if name not in found]:
+        raise _wrong(where, f"no column has the name {' or '.join(unknown)}", found=found, path=path)
     sql = _with_decimals(where, _parsed(spark, where, found=found, path=path))
     with _casts_give_null(spark):
         try:
