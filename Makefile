@@ -4,7 +4,7 @@ CONFIG ?= cluster/runs/laptop.yaml
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: nightly quality bench test test-fast faults lint clean
+.PHONY: nightly quality bench test test-fast faults lint docs clean
 
 nightly: .venv/installed  ## events in, published top-k table out (CONFIG=…, DS=YYYY-MM-DD)
 	$(BIN)/distilrec nightly --config $(CONFIG) $(if $(DS),--ds $(DS))
@@ -29,6 +29,10 @@ faults: .venv/installed-dev  ## what a run must survive, one fault at a time (an
 lint: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
+docs: .venv/installed-docs  ## the API reference, as HTML in output/docs
+	mkdir -p output && $(BIN)/python -m jobs.pipeline > output/stages.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file kdlib/docs/mkdocs.yml
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "distilrec needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -43,6 +47,11 @@ lint: .venv/installed-dev
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	@echo "installing into .venv with the test tools (once; some minutes)"
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/installed
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	@echo "installing into .venv with the tools for the API reference (once; some minutes)"
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@ .venv/installed
 
 clean:

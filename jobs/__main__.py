@@ -13,14 +13,14 @@ import click
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import JSON_LOGS, USUAL_CONFIG, VERBOSE, in_utf8, say
-from jobs.runtime.extras import check_search_extra
+from jobs.runtime.extras import check_explore_extra, check_search_extra
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Stage
 from kdlib.errors import ConfigError, DistilrecError
 
 GROUPS = {
     "Run": ("nightly", "plan", "benchmark"),
-    "What is in use": ("show", "search", "rollback", "deliver", "telemetry", "forget"),
+    "What is in use": ("show", "explore", "search", "rollback", "deliver", "telemetry", "forget"),
     "On a Ray cluster": ("submit", "status"),
     "Stages, in order": tuple(stage.name for stage in STAGES),
 }
@@ -187,6 +187,23 @@ def _show(invocation: Invocation, user: str | None) -> int:
 
 
 cli.command("show")(_configured(_show, ds=IN_USE_DAY))
+
+
+@click.option("--no-browser", is_flag=True, help="open no browser")
+@click.option("--host", default="127.0.0.1", show_default=True, help="the address to listen on")
+@click.option("--port", type=int, default=8080, show_default=True, help="the port to listen on; 0: any that is free")
+def _explore(invocation: Invocation, host: str, port: int, no_browser: bool) -> int:
+    """Show users, items, quality and search in a browser."""
+    check_explore_extra()
+    from jobs import explore
+
+    def run(config: Any) -> None:
+        explore.run(config, host=host, port=port, browser=not no_browser, of_day=invocation.ds is not None)
+
+    return execute("explore", invocation, run, reads_only=True, in_use=True)
+
+
+cli.command("explore")(_configured(_explore, ds="the run's date (default: the one in use)"))
 
 
 @click.option("--category", help="only products of this category")

@@ -39,7 +39,7 @@ def build(job: Job) -> Details:
             f"student.model.codes.size: {model.codes.size} codewords cannot be learnt from the {known} items with"
             " training interactions. Set a smaller size, or train the student without codes"
         )
-    learnt = [(f, t.weight) for f, t in zip(folders, config.teachers, strict=True) if not t.rules]
+    learnt = [(f, t.weight) for f, t in zip(folders, config.teachers, strict=True) if t.is_trained]
     members = ensemble(*zip(*learnt, strict=True))
     codes, codebooks, facts = learn_item_codes(
         [load_model(Path(folder))[0].head() for folder, _ in members],

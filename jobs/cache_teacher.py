@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from jobs.runtime.console import say
+from jobs.runtime.own_teachers import check_sources
 from jobs.runtime.published import features_of
 from jobs.runtime.stage import Details, Job
 from jobs.runtime.teachers import judge, teacher_folders, write_targets
@@ -14,6 +15,7 @@ def build(job: Job) -> Details:
     """Judge the teachers, set their shares, and write `teacher_targets`."""
     config, source = job.config, features_of(job.inputs)
     folders = teacher_folders(config, job.inputs, source.vocabulary_facts()["vocabulary_hash"])
+    check_sources(config, folders)
     judged = judge(config, source, folders)
     write_targets(config, source, folders, judged.weights, job.output)
     names, total = [teacher.name for teacher in config.teachers], sum(judged.weights)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from jobs.runtime.budget import within_budget
 from jobs.runtime.console import say, warn
 from jobs.runtime.names import item_codes, title_vectors
 from jobs.runtime.published import describe_models, features_of, parquet_files
@@ -31,7 +32,8 @@ def build(jobs: Sequence[Job]) -> Details:
     """Train student and control in the same workers. In joint mode the teacher trains with the student."""
     if jobs[0].config.student.size == "auto":
         return _train_the_smallest(jobs[0])
-    _train(jobs[0], [_training_run(job, job.part.subject) for job in jobs], [job.fingerprint for job in jobs])
+    runs = [_training_run(job, job.part.subject) for job in jobs]
+    _train(jobs[0], within_budget(jobs[0].config, runs, teachers=False), [job.fingerprint for job in jobs])
     return {}
 
 
@@ -39,22 +41,25 @@ def _train_the_smallest(job: Job) -> Details:
     """Train students of rising width until one keeps enough of the teachers' quality, then the control at its width."""
     config, widest = job.config, _training_run(job, "student")
     teachers = teachers_ndcg(config, features_of(job.inputs), widest.cached)
+    runs = [narrowed(widest, model) for model in sizes_of(config.student.model)]
+    if config.evaluation.control:
+        runs.append(_training_run(job, "control"))
+    runs = within_budget(config, runs, teachers=False)
+    control = runs.pop() if config.evaluation.control else None
     found: dict[str, float] = {}
-    run = widest
-    for model in sizes_of(config.student.model):
-        run = narrowed(widest, model)
-        _train(job, [run], [fingerprint_of(job.fingerprint, model.dim)])
+    for run in runs:
+        width = run.model.dim
+        _train(job, [run], [fingerprint_of(job.fingerprint, width)])
         facts = json.loads((Path(run.export) / MODEL_FILE).read_text())
-        found[f"d{model.dim}"] = facts["validation"]["ndcg@10"]
-        share = found[f"d{model.dim}"] / teachers if teachers else 0.0
-        say(f"  student of width {model.dim}: {share:.0%} of the teachers' validation NDCG@10, {teachers:.4f}")
+        found[f"d{width}"] = facts["validation"]["ndcg@10"]
+        share = found[f"d{width}"] / teachers if teachers else 0.0
+        say(f"  student of width {width}: {share:.0%} of the teachers' validation NDCG@10, {teachers:.4f}")
         if share >= config.student.size_share:
             break
     else:
         warn(f"no student keeps {config.student.size_share:.0%} of the teachers' NDCG@10: the widest is published")
-    if config.evaluation.control:
-        control = narrowed(_training_run(job, "control"), run.model)
-        _train(job, [control], [fingerprint_of(job.fingerprint, "control")])
+    if control is not None:
+        _train(job, [narrowed(control, run.model)], [fingerprint_of(job.fingerprint, "control")])
     return {"models/student": {"sizes": {"teachers": teachers, **found}}}
 
 

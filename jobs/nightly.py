@@ -8,11 +8,13 @@ from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 
 from jobs.pipeline import STAGES
-from jobs.runtime import telemetry
+from jobs.plan import plan
+from jobs.runtime import budget, telemetry
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, log_file, one_line, say, warn
 from jobs.runtime.delivery import check
 from jobs.runtime.extras import check_search_extra
+from jobs.runtime.own_teachers import check_functions
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.ray_cluster import ray_ahead, start_ray
 from jobs.runtime.runner import run_stage
@@ -57,6 +59,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
     if config.search:
         check_search_extra()
     check(config)
+    check_functions(config)
     log, seconds = log_file(config, "nightly"), dict[str, float]()
     options = {"force": force, "reason": force}
     stages = [stage for stage in STAGES if stage.when(config)]
@@ -78,12 +81,25 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
                         ray_block.close()
                     _run_here(config, stage, options, ray_block, stages)
             seconds[stage.name] = time.monotonic() - started
+            if stage.name == "build-features":
+                config = invocation.load()  # the default recipe knows the size of the data now
+                budget.begin()
+                with engine_output_to(log):
+                    _say_estimate(config)
     finally:
         with engine_output_to(log):  # while Ray stops, it prints the last lines of its workers
             ray_block.close()
     with engine_output_to(log):
         print_summary(config, seconds)
+        budget.say_spent(config)
         run_last(config, stages)
+
+
+def _say_estimate(config: RunConfig) -> None:
+    """Say how long the rest takes, if models are to be trained."""
+    trains = {step.stage.name for step in plan(config) if step.runs} & {"train-teacher", "distill"}
+    if trains:
+        budget.say_estimate(config)
 
 
 def _run_here(

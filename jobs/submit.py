@@ -10,6 +10,7 @@ from typing import Any
 import kdlib
 from jobs.runtime.command import Invocation, interrupted_by_sigterm
 from jobs.runtime.console import say
+from jobs.runtime.own_teachers import local_code
 from jobs.runtime.ray_jobs import SUBMISSION, connect, exit_status, follow, jobs_of, stop, submit
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
@@ -40,7 +41,7 @@ def run(
     client = connect(address)
     submission_id = _free_id(client, config, command)
     with tempfile.TemporaryDirectory(prefix="distilrec-submit-") as folder:
-        _pack(Path(folder), invocation.config, with_code=own_code)
+        _pack(Path(folder), invocation.config, local_code(config), with_code=own_code)
         submit(
             client,
             entrypoint=entrypoint(command, ds=config.day, overrides=invocation.overrides, more=more),
@@ -85,10 +86,12 @@ def _free_id(client: Any, config: RunConfig, stage: str) -> str:
     return base if number == 1 else f"{base}-{number}"
 
 
-def _pack(folder: Path, config: str, *, with_code: bool) -> None:
-    """Fill the job's working folder with the run config and, if asked, the code of this process."""
+def _pack(folder: Path, config: str, teachers: Sequence[Path], *, with_code: bool) -> None:
+    """Fill the job's working folder with the run config, the code of own teachers and, if asked, the code of this process."""
     shutil.copyfile(config, folder / "run.yaml")
-    if with_code:
-        home = Path(kdlib.__file__).parent.parent
-        for package in ("jobs", "kdlib"):
-            shutil.copytree(home / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    home = Path(kdlib.__file__).parent.parent
+    for code in (*teachers, *((home / package for package in ("jobs", "kdlib")) if with_code else ())):
+        if code.is_dir():
+            shutil.copytree(code, folder / code.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(code, folder / code.name)

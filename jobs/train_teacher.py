@@ -1,11 +1,14 @@
-"""Make the teachers: count the rules of some, train the others (Ray Train, DeepSpeed)."""
+"""Make the teachers: count the rules of some, try the functions of others, train the rest (Ray Train, DeepSpeed)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from jobs.runtime.actors import own_errors
+from jobs.runtime.budget import within_budget
 from jobs.runtime.console import say
 from jobs.runtime.names import title_vectors
+from jobs.runtime.own_teachers import source_of, source_version
 from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.rank_targets import training_counts
 from jobs.runtime.ray_cluster import check_room
@@ -18,8 +21,11 @@ from kdlib.training.specs import TrainingRun
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The earlier run's model that a warm start begins with."""
+    """The earlier run's model that a warm start begins with; the source of a function of the user's own."""
     teacher, _ = part.subject
+    if teacher.function:
+        source = source_of(teacher.function)
+        return Found(source, source_version(source))
     if teacher.rules:
         return Found()
     [model] = part.makes
@@ -30,13 +36,17 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 
 def build(jobs: Sequence[Job]) -> Details:
-    """Count the rules, then train the others. Teachers that learn from the same users share a Ray Train run."""
+    """Try functions, count rules, train the others. Teachers that learn from the same users share a Ray Train run."""
     for job in jobs:
-        if job.part.subject[0].rules:
+        if job.part.subject[0].function:
+            _try_function(job)
+        elif job.part.subject[0].rules:
             _count(job)
-    learning = sorted((job for job in jobs if not job.part.subject[0].rules), key=_users)
-    for (folds, fold), together in groupby(learning, key=_users):
-        _train(list(together), fold, folds)
+    learning = sorted((job for job in jobs if job.part.subject[0].is_trained), key=_users)
+    runs = within_budget(jobs[0].config, [_training_run(job) for job in learning], teachers=True)
+    planned = zip(learning, runs, strict=True)
+    for (folds, fold), together in groupby(planned, key=lambda one: _users(one[0])):
+        _train(*zip(*together, strict=True), fold=fold, folds=folds)
     return {}
 
 
@@ -46,36 +56,63 @@ def _users(job: Job) -> tuple[int, int]:
     return teacher.folds, fold
 
 
-def _count(job: Job) -> None:
-    """Count a teacher's rules in a process of the cluster. Its memory must hold all pairs of neighbouring items."""
-    import ray
-
-    from kdlib.teachers.rules_task import count_and_save
+def _try_function(job: Job) -> None:
+    """Let a teacher's function score the validation users, in a process like those that ask it later."""
+    from kdlib.teachers.function import record_function
 
     (teacher, _), training, source = job.part.subject, job.config.training, features_of(job.inputs)
-    check_room(job.config, "training.workers", 1, cpus=training.cpus_per_worker)
-    task: Any = ray.remote(num_cpus=training.cpus_per_worker)
-    facts = source.vocabulary_facts() | {"name": teacher.name}
-    ray.get(
-        task(count_and_save).remote(
-            teacher.rules.model_dump(),
-            parquet_files(source.histories),
-            training_counts(source),
-            str(job.output),
-            facts,
-            max_length=training.max_length,
-            max_validation_users=training.max_validation_users,
-        )
+    _in_a_task(
+        job,
+        record_function,
+        teacher.function,
+        source.item_ids(),
+        parquet_files(source.histories),
+        str(job.output),
+        source.vocabulary_facts() | {"name": teacher.name},
+        gpus=training.gpus_per_worker,
+        version=job.found,
+        max_length=training.max_length,
+        max_validation_users=training.max_validation_users,
+        threads=training.threads_per_worker,
     )
 
 
-def _train(jobs: list[Job], fold: int, folds: int) -> None:
+def _count(job: Job) -> None:
+    """Count a teacher's rules in a process of the cluster. Its memory must hold all pairs of neighbouring items."""
+    from kdlib.teachers.rules_task import count_and_save
+
+    (teacher, _), training, source = job.part.subject, job.config.training, features_of(job.inputs)
+    _in_a_task(
+        job,
+        count_and_save,
+        teacher.rules.model_dump(),
+        parquet_files(source.histories),
+        training_counts(source),
+        str(job.output),
+        source.vocabulary_facts() | {"name": teacher.name},
+        max_length=training.max_length,
+        max_validation_users=training.max_validation_users,
+    )
+
+
+def _in_a_task(job: Job, function: Callable[..., None], *arguments: Any, gpus: float = 0, **options: Any) -> None:
+    """Run a function in a process of the cluster. Ray must run."""
+    import ray
+
+    cpus = job.config.training.cpus_per_worker
+    check_room(job.config, "training.workers", 1, cpus=cpus, gpus=gpus)
+    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    with own_errors():
+        ray.get(task.remote(*arguments, **options))
+
+
+def _train(jobs: Sequence[Job], runs: Sequence[TrainingRun], *, fold: int, folds: int) -> None:
     """Train teachers with the same number of folds. If there are several folds, the users of `fold` are left out."""
     source = features_of(jobs[0].inputs)
     fit(
         jobs[0].config,
         "train_teacher",
-        [_training_run(job) for job in jobs],
+        list(runs),
         fingerprints=[job.fingerprint for job in jobs],
         train_files=parquet_files(source.histories),
         histories=source.histories,

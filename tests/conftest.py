@@ -18,8 +18,8 @@ from kdlib.config.run import RunConfig
 set_token()
 
 
-ENGINES = {"spark", "night", "night_to_change"}
-"""Fixtures that start an engine."""
+ENGINES = {"spark", "night", "night_to_change", "browser"}
+"""Fixtures that start an engine, or a browser."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,12 +23,19 @@ def environment() -> dict[str, str]:
 
 
 def start(
-    config: Path, *more: str, command: str = "nightly", more_environment: Mapping[str, str] | None = None
+    config: Path,
+    *more: str,
+    command: str = "nightly",
+    folder: Path = HOME,
+    more_environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """Start a command of `distilrec` with this config, in its own process group, with a pipe for its output."""
+    """Start a command of `distilrec` with this config, in its own process group, with a pipe for its output.
+
+    It starts in `folder`, from where it imports teachers of the user's own.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "jobs", command, "--config", str(config), *more],
-        cwd=HOME,
+        cwd=folder,
         text=True,
         env=environment() | dict(more_environment or {}),
         stdout=subprocess.PIPE,
@@ -54,9 +61,9 @@ def follow(process: subprocess.Popen[str], text: str | None = None, then: Callab
     return "".join(lines)
 
 
-def run(config: Path, *more: str, command: str = "nightly", status: int = 0) -> str:
+def run(config: Path, *more: str, command: str = "nightly", folder: Path = HOME, status: int = 0) -> str:
     """The printed text of a command, which must end with this exit status."""
-    process = start(config, *more, command=command)
+    process = start(config, *more, command=command, folder=folder)
     printed = follow(process)
     assert process.returncode == status, printed
     return printed

@@ -1,6 +1,7 @@
 """Give the histories to Ray Data actors, shard by shard. The actors write one file for each shard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,6 @@ def write_by_shards(
       DistilrecError: what an actor raised.
     """
     import ray.data
-    import ray.exceptions
 
     files = parquet_files(histories)
     rows = _shard_rows(sum(pq.read_metadata(file).num_rows for file in files), actors, batch_size)
@@ -57,8 +57,17 @@ def write_by_shards(
         batch_size=1,
         batch_format="pyarrow",
     )
-    try:
+    with own_errors():
         written.materialize()
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise an error of ours that a Ray task raised as it is. Ray's form of it has the task's whole traceback as text."""
+    import ray.exceptions
+
+    try:
+        yield
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DistilrecError):
             raise error.cause from error

@@ -49,7 +49,7 @@ def code_of(module: str, *, home: Path = HOME) -> dict[str, str]:
         waiting += imports_of(name, home)
     files = [_file(name, home) for name in seen]
     data = {one for file in files for one in _data_beside(file.parent)}
-    found = {str(file.relative_to(home)): _hash_of(file) for file in files}
+    found = {str(file.relative_to(home)): _hash_once(file) for file in files}
     found |= {str(file.relative_to(home)): hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in data}
     return dict(sorted((path, digest) for path, digest in found.items() if digest))
 
@@ -63,7 +63,14 @@ def source_version() -> str:
 @functools.cache
 def imports_of(module: str, home: Path = HOME) -> tuple[str, ...]:
     """The project's modules that a module imports, also inside functions. Imports for the type checker do not count."""
-    tree = ast.parse(_file(module, home).read_text())
+    names = imported(_file(module, home), module)
+    return tuple(sorted(name for name in names if name.split(".")[0] in PACKAGES and _exists(name, home)))
+
+
+def imported(file: Path, module: str) -> set[str]:
+    """The names of all modules that a module's file may import; also names of what is no module. See `imports_of`."""
+    tree = ast.parse(file.read_text(), file.name)
+    package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
     hidden = {
         id(part)
         for node in ast.walk(tree)
@@ -76,9 +83,11 @@ def imports_of(module: str, home: Path = HOME) -> tuple[str, ...]:
             continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return tuple(sorted(name for name in names if name.split(".")[0] in PACKAGES and _exists(name, home)))
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def _exists(module: str, home: Path) -> bool:
@@ -101,14 +110,16 @@ def _data_beside(folder: Path) -> Iterable[Path]:
             yield path
 
 
-@functools.cache
-def _hash_of(file: Path) -> str:
+def hash_of(file: Path) -> str:
     """Hash of a file's code; empty where the file has no code."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(), file.name)
     module = ".".join(file.with_suffix("").parts[-3:])
     body = _computing(tree.body) if f".{SETTINGS}." in f".{module}" else tree.body
     tree.body = [node for node in map(_without_docstrings, body) if node is not None]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12] if tree.body else ""
+
+
+_hash_once = functools.cache(hash_of)
 
 
 def _computing(body: list[ast.stmt]) -> list[ast.stmt]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from jobs.runtime.budget import scale_of
 from jobs.runtime.console import engine_output_to, hints_name, log_file, one_line, say
 from jobs.runtime.lock import run_lock
 from kdlib.config.load import load_config
@@ -32,7 +33,7 @@ class Invocation:
 
     def load(self) -> RunConfig:
         """The run config with what the command line sets."""
-        return load_config(self.config, overrides=self.overrides, ds=self.ds)
+        return load_config(self.config, overrides=self.overrides, ds=self.ds, scale_of=scale_of)
 
     def on(self, ds: str) -> "Invocation":
         """The same for another date."""

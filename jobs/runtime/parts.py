@@ -17,7 +17,7 @@ from jobs.runtime.stage import Part
 from kdlib.config.models import TextConfig
 from kdlib.config.run import RunConfig
 
-TRAINING = ("seed", "training", "-training.defaults")
+TRAINING = ("seed", "budget_minutes", "training", "-training.defaults")
 """What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
 
 
@@ -81,8 +81,8 @@ def teacher_parts(config: RunConfig) -> Iterator[Part]:
     """A part for each model: one a teacher, or one a fold."""
     for teacher in config.teachers:
         own = f"teachers.{teacher.name}"
-        if teacher.rules:
-            settings = (f"{own}.rules", "training.max_length", "training.max_validation_users")
+        if not teacher.is_trained:
+            settings = (f"{own}.rules", f"{own}.function", "training.max_length", "training.max_validation_users")
             yield Part(teacher.models, FEATURES, settings, subject=(teacher, 0))
             continue
         settings = (*TRAINING, "-seed", own, f"-{own}.weight", f"-{own}.train", f"-{own}.seed", "features.split")

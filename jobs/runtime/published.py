@@ -72,10 +72,11 @@ def describe_models(config: RunConfig, names: Iterable[str]) -> str:
     parts = []
     for name in names:
         facts = json.loads((partitions.current(config.root, name, config.day) / MODEL_FILE).read_text())
-        scores = facts["validation"]
+        scores, size = facts["validation"], facts["options"].get("function")
+        if facts["parameters"] is not None:
+            size = f"{facts['parameters']:,} parameters, {facts['parameters_without_item_tables']:,} of them outside the item tables"
         parts.append(
-            f"\n  {name.removeprefix('models/')} {facts['version']}: {facts['parameters']:,} parameters,"
-            f" {facts['parameters_without_item_tables']:,} of them outside the item tables; validation accuracy"
+            f"\n  {name.removeprefix('models/')} {facts['version']}: {size}; validation accuracy"
             f" {scores['accuracy@1']:.4f}, recall@10 {scores['recall@10']:.4f}, NDCG@10 {scores['ndcg@10']:.4f}"
         )
     return "".join(parts)
@@ -88,7 +89,7 @@ def quality_table(config: RunConfig) -> str:
     metrics, k = pq.read_table(partitions.current(config.root, "metrics", config.day)), config.evaluation.judged_k
     teacher = config.teachers[0].name if len(config.teachers) == 1 else "ensemble"
     made_of = {"student": ["models/student"], "control": ["models/control"]}
-    if not any(one.rules for one in config.teachers):  # rules have no parameters
+    if all(one.is_trained for one in config.teachers):  # rules and functions have no parameters
         made_of[teacher] = [name for one in config.teachers for name in one.models]
     sizes = {
         name: sum(_parameters(config, model) for model in models)

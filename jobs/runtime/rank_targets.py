@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.actors import own_errors
 from jobs.runtime.published import Features, parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, start_ray
 from kdlib.config.run import RunConfig
@@ -87,7 +88,9 @@ def rank_targets(
             )
             .iter_batches(batch_size=None, batch_format="pyarrow")
         )
-        tables = list(batches) or [_no_ranks(compared)]  # Ray leaves out what is empty
+        with own_errors():
+            tables = list(batches)
+        tables = tables or [_no_ranks(compared)]  # Ray leaves out what is empty
         return pa.concat_tables(tables).sort_by("user_id")
 
 

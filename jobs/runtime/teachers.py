@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jobs.runtime.actors import write_by_shards
+from jobs.runtime.actors import own_errors, write_by_shards
 from jobs.runtime.published import Features, parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, start_ray
 from jobs.runtime.stage import Input
@@ -170,4 +170,5 @@ def _in_a_task(config: RunConfig, function: Any, *arguments: Any, **options: Any
     settings = config.training
     check_workers_room(config, 1)
     task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)(function)
-    return ray.get(task.remote(*arguments, **options, threads=settings.threads_per_worker))
+    with own_errors():
+        return ray.get(task.remote(*arguments, **options, threads=settings.threads_per_worker))

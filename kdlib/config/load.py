@@ -2,27 +2,36 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from kdlib.config import recipe
 from kdlib.config.base import first_fault
+from kdlib.config.costs import Scale
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 
 
 def load_config(
-    path: str | Path, *, overrides: tuple[str, ...] = (), ds: str | None = None, expand: bool = True
+    path: str | Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    ds: str | None = None,
+    expand: bool = True,
+    scale_of: Callable[[RunConfig], Scale | None] = lambda _: None,
 ) -> RunConfig:
-    """Read a run config.
+    """Read a run config. The default recipe (`kdlib.config.recipe`) fills in the models that it leaves out.
 
     Args:
       path: a YAML file.
       overrides: texts `section.key=value`. The value is read as YAML; a list item is addressed by its number, from 0.
       ds: the run's date, `YYYY-MM-DD`. It overrides the file's.
       expand: fill in environment variables. False: leave them for another machine to fill in.
+      scale_of: size of the data of a run, for the default recipe; None before its features are built.
 
     Raises:
       ConfigError: the file is missing or is not YAML, or a key is unknown, missing or out of range.
@@ -30,8 +39,13 @@ def load_config(
     data = read_mapping(path, overrides=overrides)
     if ds is not None:
         data["ds"] = ds
+    data = expanded(data) if expand else data
     try:
-        return RunConfig.model_validate(expanded(data) if expand else data)
+        if not recipe.applies(data):
+            return RunConfig.model_validate(data)
+        config = RunConfig.model_validate(recipe.with_recipe(data))
+        scale = scale_of(config)
+        return config if scale is None else RunConfig.model_validate(recipe.with_recipe(data, scale))
     except ValidationError as error:
         given = ds is not None and error.errors()[0]["loc"] == ("ds",)
         where = "--ds" if given else f"the run config {path}"

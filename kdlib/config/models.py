@@ -180,6 +180,11 @@ class TeacherConfig(Section):
     rules: RulesConfig | None = None
     """Count rules instead of training a model; needs `distillation.targets: sampled`. `model`, `text`, `train`, `seed` and
     `folds` do not apply: at a training position, rules leave out the counts of the position's own window."""
+    function: str | None = None
+    """Ask a callable of your own instead of training a model: `my_shop.scores:score`, a module and a name in it
+    (`kdlib.models.function` says what it gets and returns). The module must be installed, or importable from the folder where
+    distilrec is started. Needs `distillation.targets: sampled`. `model`, `text`, `train`, `seed` and `folds` do not apply. An
+    edit of the module's source makes its stages stale; a change of other files that it reads does not."""
     model: ModelConfig = ModelConfig(dim=128, layers=2, heads=2)
     """Kind and size of the model."""
     text: TextConfig | None = None
@@ -196,13 +201,32 @@ class TeacherConfig(Section):
     `text.adapt` still learns from all users.)"""
 
     @model_validator(mode="after")
-    def _rules_learn_nothing(self) -> "TeacherConfig":
+    def _function_is_a_path(self) -> "TeacherConfig":
+        if self.function is None:
+            return self
+        module, colon, name = self.function.partition(":")
+        if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise ValueError(
+                f"function names a module and a callable in it, my_shop.scores:score, found {self.function!r}"
+            )
+        if self.rules:
+            raise ValueError("a teacher has rules or a function. Remove one of them, or add a second teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _only_models_learn(self) -> "TeacherConfig":
         learnt = ("model", "text", "train", "seed", "folds")
         defaults = {name: TeacherConfig.model_fields[name].get_default(call_default_factory=True) for name in learnt}
         set_too = [name for name in learnt if getattr(self, name) != defaults[name]]
-        if self.rules and set_too:
-            raise ValueError(f"rules are counted, not trained. Remove {', '.join(set_too)}")
+        if not self.is_trained and set_too:
+            why = "rules are counted, not trained" if self.rules else "a function is asked, not trained"
+            raise ValueError(f"{why}. Remove {', '.join(set_too)}")
         return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether distilrec trains the teacher: then it has hidden states and an item table. Rules and functions have neither."""
+        return self.rules is None and self.function is None
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -232,8 +256,11 @@ class StudentConfig(Section):
     text encoder and is no larger."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of `training.defaults` that differ for the student."""
-    size: Literal["given", "auto"] = "given"
-    """`auto`: train students of rising width, from 8 to `model.dim` by doubling, until one keeps `size_share` of the teachers'
+    size: Literal["given", "small", "base", "large", "auto"] = "given"
+    """`small`, `base`, `large`: width 32, 64 or 128, in the default recipe (a run config without `teachers`, `distillation` and
+    `student.model`; it takes `base`). `given`: as `model` says.
+
+    `auto`: train students of rising width, from 8 to `model.dim` by doubling, until one keeps `size_share` of the teachers'
     validation NDCG@10. The widest is published if none does. The control then has the published student's width. A narrower
     student's learning rate is larger, in inverse proportion to the width."""
     size_share: Annotated[float, Field(gt=0, le=1)] = 0.9

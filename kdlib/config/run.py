@@ -53,6 +53,9 @@ class RunConfig(Section):
     """The output folder: all tables, models, reports and logs. It must lie on storage that all nodes share."""
     seed: Seed = 1
     """Seed of all random choices except the simulator's, which has a seed of its own."""
+    budget_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Most minutes for the stages after `build-features`. Models then train for fewer epochs, and the default recipe takes
+    smaller teachers and no control. Training a text encoder and product search are not shortened."""
     input: InputConfig
     features: FeaturesConfig = FeaturesConfig()
     teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = (TeacherConfig(name="teacher"),)
@@ -81,6 +84,7 @@ class RunConfig(Section):
         self._teachers_have_no_codes()
         self._warm_start_is_possible()
         self._item_start_is_possible()
+        self._size_is_of_the_recipe()
         self._size_can_be_chosen()
         self._codes_have_teachers()
         self._item_dropout_has_titles()
@@ -135,10 +139,10 @@ class RunConfig(Section):
     def _item_start_is_possible(self) -> None:
         if self.distillation.item_start != "teachers":
             return
-        if self.distillation.mode == "joint" or all(teacher.rules for teacher in self.teachers):
+        if self.distillation.mode == "joint" or not any(teacher.is_trained for teacher in self.teachers):
             raise ValueError(
                 "distillation.item_start teachers needs trained teachers with item tables: set distillation.mode to"
-                " offline, and add a teacher without rules"
+                " offline, and add a teacher without rules and without a function"
             )
         if self.student.model.codes:
             raise ValueError(
@@ -149,6 +153,13 @@ class RunConfig(Section):
             raise ValueError(
                 "distillation.item_start teachers needs student.model.tied: true, so that the table which starts from"
                 " the teachers is the one that scores"
+            )
+
+    def _size_is_of_the_recipe(self) -> None:
+        if self.student.size in ("small", "base", "large"):
+            raise ValueError(
+                f"student.size {self.student.size} is a size of the default recipe: leave teachers, distillation and"
+                " student.model out, or set student.model.dim and no size"
             )
 
     def _size_can_be_chosen(self) -> None:
@@ -209,15 +220,19 @@ class RunConfig(Section):
             raise ValueError(
                 f"teachers {folded} have folds, so that users have different heads: set distillation.targets to sampled"
             )
-        ruled = [teacher.name for teacher in self.teachers if teacher.rules]
-        if ruled and not sampled:
+        stateless = {
+            "rules": [teacher.name for teacher in self.teachers if teacher.rules],
+            "a function": [teacher.name for teacher in self.teachers if teacher.function],
+        }
+        for what, names in stateless.items():
+            if names and not sampled:
+                raise ValueError(
+                    f"teachers {names} have {what}, without hidden states: set distillation.targets to sampled"
+                )
+        if self.student.model.codes and not any(teacher.is_trained for teacher in self.teachers):
             raise ValueError(
-                f"teachers {ruled} have rules, which have no hidden states: set distillation.targets to sampled"
-            )
-        if self.student.model.codes and len(ruled) == len(self.teachers):
-            raise ValueError(
-                "student.model.codes are learnt from the teachers' item vectors, which rules do not have: add a teacher"
-                " without rules"
+                "student.model.codes are learnt from the teachers' item vectors, which functions and rules do not have:"
+                " add a teacher that is trained"
             )
         models = [name for teacher in self.teachers for name in teacher.models]
         if len(set(models)) < len(models):

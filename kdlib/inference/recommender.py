@@ -39,7 +39,7 @@ class Recommender:
       vocabulary_folder: ITEM_VOCABULARY of the histories. It may have grown since the model was trained: the model skips
         newer items in its input and never recommends them.
       statistics_folder: ITEM_STATISTICS.
-      k: length of the lists; a list is shorter if fewer items are left.
+      k: length of the lists; a list is shorter if fewer items are left. It is an attribute, which may be changed.
       because: most history items to name as reasons for a recommended item; 0: no reasons.
       item_block: most items scored at a time.
       generated_at: end of the data's last day, with time zone.
@@ -63,15 +63,15 @@ class Recommender:
         threads: int,
     ) -> None:
         torch.set_num_threads(threads)
-        self._model, facts = load_model(Path(model_folder))
+        self.model, facts = load_model(Path(model_folder))
         with torch.no_grad():
-            self._head = self._model.head()  # with item codes, building it is slow: build it once
-        self._item_ids, available = read_vocabulary(vocabulary_folder)
-        check_vocabulary(facts, self._item_ids)
+            self.head = self.model.head()  # with item codes, building it is slow: build it once
+        self.item_ids, available = read_vocabulary(vocabulary_folder)
+        check_vocabulary(facts, self.item_ids)
         num_items = facts["num_items"]
-        self._allowed_V = torch.from_numpy(available[:num_items])
+        self.allowed_V = torch.from_numpy(available[:num_items])
         self._popularity_rank_V1, self._popularity_share_V = _popularity(statistics_folder, num_items)
-        self._k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
+        self.k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
         self._because = because
         self._num_items, self._version = num_items, facts["version"]
 
@@ -85,17 +85,17 @@ class Recommender:
         known_lengths = np.bincount(users[known], minlength=len(lengths))
         readable = known_lengths > 0
         with_model = torch.from_numpy(readable)
-        scores_BK = torch.empty(len(lengths), self._k)
-        indices_BK = torch.empty(len(lengths), self._k, dtype=torch.int64)
-        reasons_BKM = np.full((len(lengths), self._k, self._because), -1)
+        scores_BK = torch.empty(len(lengths), self.k)
+        indices_BK = torch.empty(len(lengths), self.k, dtype=torch.int64)
+        reasons_BKM = np.full((len(lengths), self.k, self._because), -1)
         if with_model.any():
             marks, read = marks_of(batch, keep_N=known), known_lengths[readable]
-            hidden_BW = last_hidden(self._model, items[known], context_from(marks), read, device=torch.device("cpu"))
-            found = self._topk(hidden_BW, *self._head, _seen_by(readable, items, lengths))
+            hidden_BW = last_hidden(self.model, items[known], context_from(marks), read, device=torch.device("cpu"))
+            found = self._topk(hidden_BW, *self.head, _seen_by(readable, items, lengths))
             scores_BK[with_model], indices_BK[with_model] = found
             if self._because:
                 reasons_BKM[readable] = because_of(
-                    self._model, items[known], marks, read, hidden_BW, found[1].numpy(), because=self._because
+                    self.model, items[known], marks, read, hidden_BW, found[1].numpy(), because=self._because
                 )
         if not with_model.all():
             seen = _seen_by(~readable, items, lengths)
@@ -109,13 +109,13 @@ class Recommender:
     def _topk(
         self, hidden_BW: Tensor, weight_VW: Tensor, bias_V: Tensor | None, seen: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        limits = {"k": self._k, "item_block": self._item_block, "allowed_V": self._allowed_V}
+        limits = {"k": self.k, "item_block": self._item_block, "allowed_V": self.allowed_V}
         return exact_topk(hidden_BW, weight_VW, bias_V, excluded=seen, **limits)
 
     def _check_unseen(self, batch: pa.Table, indices_BK: NDArray, users: NDArray, items: NDArray) -> None:
         """Check that no list holds an item of the user's history: users notice this mistake first."""
         rows, places = np.nonzero(indices_BK >= 0)
-        num_items = len(self._item_ids)
+        num_items = len(self.item_ids)
         again = np.isin(rows * num_items + indices_BK[rows, places], users * num_items + items)
         if again.any():
             user = batch["user_id"][int(rows[again][0])]
@@ -131,7 +131,7 @@ class Recommender:
     ) -> pa.Table:
         real = indices_BK >= 0
         offsets = _offsets(real.sum(axis=1))
-        item_ids = self._item_ids.take(pa.array(indices_BK[real]))
+        item_ids = self.item_ids.take(pa.array(indices_BK[real]))
         columns = {
             "user_id": user_ids,
             "item_ids": pa.ListArray.from_arrays(offsets, item_ids),
@@ -150,7 +150,7 @@ class Recommender:
             return pa.nulls(len(readable), type_)
         told = real_BK & readable[:, None]
         reasons = reasons_BKM[told]
-        ids = self._item_ids.take(pa.array(reasons[reasons >= 0]))
+        ids = self.item_ids.take(pa.array(reasons[reasons >= 0]))
         inner = pa.ListArray.from_arrays(_offsets((reasons >= 0).sum(axis=1)), ids)
         return pa.ListArray.from_arrays(_offsets(told.sum(axis=1)), inner, mask=pa.array(~readable))
 

@@ -30,10 +30,9 @@ BLOCK_ITEMS = {"cpu": 1024, "cuda": 16384}
 def cross_entropy_and_kl(
     student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
 ) -> LossSums:
-    """`kdlib.losses.dispatch.cross_entropy_and_kl` by tiles of positions and items.
+    """`kdlib.losses.dispatch.cross_entropy_and_kl` by tiles of positions and items. See there for the inputs.
 
     Args:
-      student, targets_T, teachers: see there.
       dtype: of the factors of every matrix product. Probabilities and losses are always float32.
     """
     return with_gradient(student, targets_T, teachers, _sum_tiles, dtype=dtype)

@@ -32,10 +32,9 @@ The gradient is that of `ce + kl_weight · kl` with respect to the chunk's logit
 def cross_entropy_and_kl(
     student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
 ) -> LossSums:
-    """`kdlib.losses.dispatch.cross_entropy_and_kl` by chunks of positions.
+    """`kdlib.losses.dispatch.cross_entropy_and_kl` by chunks of positions. See there for the inputs.
 
     Args:
-      student, targets_T, teachers: see there.
       dtype: of logits, probabilities and their gradients.
     """
     return in_chunks(student, targets_T, teachers, _chunk, dtype=dtype)
@@ -127,7 +126,8 @@ def at_temperature(
     """`softmax_and_logsumexp` of `z_TV / temperature`. It overwrites the logits, except at temperature 1.
 
     Args:
-      z_TV, best_T: see `softmax_and_logsumexp`.
+      z_TV: logits.
+      best_T: the largest logit of each position.
       temperature: T > 0.
       at_one: the result at temperature 1, which the caller has already.
     """

@@ -85,10 +85,10 @@ def sample_closure(
     """Sample the items with which `rce_kd` nearly closes the rest of the teacher's list.
 
     They are sampled from the student's `pool_items` best items without replacement, with probability ∝ `exp(sharpness · z)`.
-    Here z is the number of items of the rest that the student ranks below the sampled item.
+    Here z is the number of items of the rest that the student ranks below the sampled item. For the
+    first three arguments see `rce_kd`.
 
     Args:
-      student_logits, teacher_log_probs, top_items: as in `rce_kd`.
       pool_items: how many of the student's best items may be sampled.
       num_samples: L ≤ pool_items.
       sharpness: the paper's 1/τ, with τ = 10.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdlib.models.function import ScoringFunction
 from kdlib.models.rules import SequentialRules
 from kdlib.models.sequence import SequenceModel
 
@@ -63,7 +64,7 @@ def rows_at_a_time(num_items: int, device: torch.device) -> int:
     return max(16, CELLS[device.type] // num_items)
 
 
-def scorer(model: SequenceModel | SequentialRules, *, device: torch.device) -> Scorer:
+def scorer(model: SequenceModel | SequentialRules | ScoringFunction, *, device: torch.device) -> Scorer:
     """The function that scores all items after each history, for any kind of model. It makes the item matrix once.
 
     Args:
@@ -77,6 +78,14 @@ def scorer(model: SequenceModel | SequentialRules, *, device: torch.device) -> S
             return model.logits(*(torch.from_numpy(part).to(device) for part in parts))
 
         return by_rules
+    if isinstance(model, ScoringFunction):
+
+        def by_function(items_N: NDArray, context_NC: NDArray, lengths: NDArray) -> Tensor:
+            ends = np.cumsum(lengths)
+            starts = ends - np.minimum(lengths, model.max_length)
+            return model.logits([items_N[start:end].tolist() for start, end in zip(starts, ends, strict=True)])
+
+        return by_function
     matrix_VW, bias_V = model.head()
 
     def by_vectors(items_N: NDArray, context_NC: NDArray, lengths: NDArray) -> Tensor:

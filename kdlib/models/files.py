@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdlib.errors import ModelError
+from kdlib.models.function import ScoringFunction, function_from_state, function_state
 from kdlib.models.new_items import NearestTitles, with_new_items
 from kdlib.models.rules import SequentialRules, rules_from_state, rules_state
 from kdlib.models.sequence import SequenceModel
 
-Predictor = SequenceModel | SequentialRules
+Predictor = SequenceModel | SequentialRules | ScoringFunction
 """A model that can be a teacher."""
 
 WEIGHTS = "model.safetensors"
@@ -109,6 +110,21 @@ def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> d
     return _write(folder, tensors, facts | sizes)
 
 
+def save_function(folder: Path, model: ScoringFunction, facts: dict[str, Any], *, version: str) -> dict[str, Any]:
+    """Write a function of the user's own in the form of `save_model`. Its size is not known: the sizes are None.
+
+    Args:
+      folder: an existing folder.
+      model: its path and the item ids are written.
+      facts: as in `save_model`.
+      version: hash of the function's source.
+    """
+    tensors, options = function_state(model)
+    sizes = ("parameters", "parameters_without_item_tables", "item_table_bytes")
+    known = {"options": options, "num_items": model.num_items, "export": None} | dict.fromkeys(sizes)
+    return _write(folder, tensors, facts | known, bytes=None, version=version)
+
+
 def is_whole(folder: Path) -> bool:
     """Whether the folder has a model that can be loaded."""
     try:
@@ -119,14 +135,14 @@ def is_whole(folder: Path) -> bool:
 
 
 def serves(folder: Path) -> bool:
-    """Whether `load_model` can read the model in the folder. It cannot read rules, which only teach."""
-    return json.loads((folder / MODEL_FILE).read_text())["options"]["kind"] != "rules"
+    """Whether `load_model` can read the model in the folder. It cannot read rules and functions, which only teach."""
+    return json.loads((folder / MODEL_FILE).read_text())["options"]["kind"] not in ("rules", "function")
 
 
-def _write(folder: Path, stored: dict[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
+def _write(folder: Path, stored: dict[str, Tensor], facts: dict[str, Any], **own: Any) -> dict[str, Any]:
     save_file(stored, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    facts = facts | {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest, "version": digest[:12]}
+    facts = facts | {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest, "version": digest[:12]} | own
     written = folder / f"{MODEL_FILE}.part"
     written.write_text(json.dumps(facts, indent=1))
     for path in (folder / WEIGHTS, written):  # on disk first: `model.json` marks the model as complete
@@ -167,12 +183,16 @@ def load_model(folder: Path) -> tuple[SequenceModel, dict[str, Any]]:
     """
     model, facts = load_predictor(folder)
     if not isinstance(model, SequenceModel):
-        raise ModelError(f"the model at {folder} must be a sequence model, found sequential rules, which only teach")
+        found = "sequential rules" if isinstance(model, SequentialRules) else f"the function {model.function}"
+        raise ModelError(f"the model at {folder} must be a sequence model, found {found}. It can only teach")
     return model, facts
 
 
 def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
-    """A model of any kind in evaluation mode on the CPU, and its metadata. For errors see `load_model`."""
+    """A model of any kind in evaluation mode on the CPU, and its metadata. For errors see `load_model`.
+
+    A function of the user's own is not imported yet.
+    """
     try:
         facts = json.loads((folder / MODEL_FILE).read_text())
         raw = (folder / WEIGHTS).read_bytes()
@@ -188,6 +208,8 @@ def load_predictor(folder: Path) -> tuple[Predictor, dict[str, Any]]:
         weights = {name: value.clone() for name, value in load_file(folder / WEIGHTS).items()}
         if facts["options"]["kind"] == "rules":
             return rules_from_state(weights, facts["options"]), facts
+        if facts["options"]["kind"] == "function":
+            return function_from_state(weights, facts["options"]), facts
         with torch.device("meta"):
             model = SequenceModel(**facts["options"])
         model.load_state_dict(_as_float32(weights), assign=True)

@@ -25,8 +25,8 @@ def _row(name: str, metadata: Mapping[str, Any]) -> list[str]:
         name_of(name) if name == "control" else name,
         f"{kind}, {width} wide" if width else kind,
         str(metadata.get("version", "")),
-        *(count(metadata[key]) if key in metadata else "" for key in sizes),
-        megabytes(metadata["bytes"]) if "bytes" in metadata else "",
+        *(count(metadata[key]) if metadata.get(key) is not None else "" for key in sizes),
+        megabytes(metadata["bytes"]) if metadata.get("bytes") is not None else "",
         str(len(metadata["epochs"])) if metadata.get("epochs") else "",
         *(score(validation[key]) if key in validation else "" for key in ("recall@10", "ndcg@10")),
     ]

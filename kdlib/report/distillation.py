@@ -78,5 +78,7 @@ def _chart(night: Night, names: list[str], metric: str) -> Markup:
 
 def _row(night: Night, name: str, metric: str) -> list[str]:
     metadata, one = night.models.get(name, {}), night.metrics[name, metric]
-    sizes = [count(metadata["parameters"]), megabytes(metadata["bytes"])] if "bytes" in metadata else ["", ""]
+    sizes = (
+        [count(metadata["parameters"]), megabytes(metadata["bytes"])] if metadata.get("bytes") is not None else ["", ""]
+    )
     return [name_of(name), score(one.value), interval(one), *sizes]

@@ -75,7 +75,7 @@ def _training(night: Night, gauge) -> None:
     wait = gauge("training_data_wait_share", "Share of the training time that steps wait for their batch", "model")
     size = gauge("model_parameters", "Number of parameters of a model", "model")
     for model, facts in night.models.items():
-        if "parameters" in facts:
+        if facts.get("parameters") is not None:
             size.labels(night.name, model).set(facts["parameters"])
         epochs = facts.get("epochs") or []
         seconds = sum(one.get("train_seconds", 0.0) for one in epochs)

@@ -49,6 +49,8 @@ class SearchTask:
     patience: int | None = None
     models: dict[str, nn.Module]
     validates_start = False
+    seconds: float | None = None
+    planned_epochs = 0
 
     def __init__(self, spec: SearchSpec, training: TrainingConfig, worker: Worker) -> None:
         search = spec.search

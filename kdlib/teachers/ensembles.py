@@ -154,11 +154,7 @@ def last_training_rows(histories: pa.Table) -> EvaluationRows:
 
 
 def choose_weights(teachers: Sequence[Sequence[str]], histories: pa.Table, *, threads: int) -> np.ndarray:
-    """`ranking_weights` on the histories' validation positions.
-
-    Args:
-      teachers, histories, threads: as in `judge_teachers`.
-    """
+    """`ranking_weights` on the histories' validation positions. For the arguments see `judge_teachers`."""
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [[load_predictor(Path(folder))[0].to(device) for folder in folders] for folders in teachers]
@@ -171,7 +167,8 @@ def validation_ndcg(models: Sequence[tuple[str, float]], histories: pa.Table, *,
 
     Args:
       models: (folder, weight) of each.
-      histories, threads: as in `judge_teachers`.
+      histories: as in `judge_teachers`.
+      threads: of PyTorch.
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
-import torch
 
 from kdlib.data.windows import evaluation_rows, read_evaluation_histories, training_windows
-from kdlib.inference.ranks import ranks_of_models
-from kdlib.metrics.ranking import all_metrics
 from kdlib.models.files import save_rules
 from kdlib.models.rules import RuleSettings
 from kdlib.teachers.rules import count_rules
+from kdlib.teachers.validation import validation_metrics
 
 COLUMNS = ["user_id", "item_indices", "event_types", "event_times", "session_numbers", "num_train"]
 
@@ -44,8 +42,5 @@ def count_and_save(
     rules = count_rules(windows, RuleSettings(**settings), num_train_V=num_train_V)
     histories = read_evaluation_histories(files, position_column="validation_position", max_users=max_validation_users)
     rows = evaluation_rows(histories, position_column="validation_position")
-    ranks = ranks_of_models([rules], [1.0], rows, device=torch.device("cpu")).ranks
-    scores = all_metrics(ranks, (10,))
-    names = ("accuracy@1", "recall@10", "ndcg@10")
-    validation = {"epoch": 0} | {name: float(scores[name].mean()) if len(ranks) else 0.0 for name in names}
-    save_rules(Path(folder), rules, facts | {"seed": None, "validation": validation, "epochs": []})
+    own = {"seed": None, "validation": validation_metrics(rules, rows), "epochs": []}
+    save_rules(Path(folder), rules, facts | own)

@@ -1,7 +1,7 @@
 """Sampled targets: at each training position a few items sampled from what all teachers together predict, instead of hidden states.
 
 They serve three cases:
-- Teachers whose scores are not a product of a hidden state and a matrix.
+- Teachers whose scores are not a product of a hidden state and a matrix: rules, functions of the user's own.
 - Many teachers: together they need as much space as one teacher.
 - Cross-fitted teachers, whose matrix differs from user to user.
 
@@ -26,10 +26,14 @@ from kdlib.data.windows import take_slices
 from kdlib.losses.distillation import pooled_log_probs
 from kdlib.losses.scored import Scored
 from kdlib.models.files import Predictor, load_predictor
+from kdlib.models.function import ScoringFunction
 from kdlib.models.rules import SequentialRules
+from kdlib.teachers.function import FunctionAtPositions
 from kdlib.teachers.rules import RulesAtPositions
 from kdlib.teachers.targets import states_at, targets_table
 
+AtPositions = Scored | RulesAtPositions | FunctionAtPositions
+"""An object that gives a teacher's logits at training positions."""
 CHUNK_PROBABILITIES = 1 << 22
 """Probabilities (positions × items) held at a time."""
 GOLDEN = 0.6180339887498949
@@ -128,7 +132,7 @@ class SampledTargetWriter:
                 items[rows] = pack_draws(drawn_TS)
         return targets_table(windows, items, log_probs, lengths)
 
-    def _draw(self, predicted: list[Scored | RulesAtPositions], offsets: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _draw(self, predicted: Sequence[AtPositions], offsets: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Sampled items, int32 [T, S], and the mean of their log-probabilities, float32 [T]."""
         size, drawn, logs = max(1, CHUNK_PROBABILITIES // self._teachers[0][0].num_items), [], []
         for start in range(0, len(offsets), size):
@@ -141,10 +145,12 @@ class SampledTargetWriter:
         return torch.cat(drawn), torch.cat(logs).cpu().numpy()
 
 
-def _at_positions(model: Predictor, store: WindowStore, which: np.ndarray, batch: Batch) -> Scored | RulesAtPositions:
+def _at_positions(model: Predictor, store: WindowStore, which: np.ndarray, batch: Batch) -> AtPositions:
     """An object that gives a model's logits at the positions of the windows `which`. `batch` holds these windows."""
     if isinstance(model, SequentialRules):
         return RulesAtPositions(model, store, which)
+    if isinstance(model, ScoringFunction):
+        return FunctionAtPositions(model, store, which)
     return Scored(states_at(model, batch), *model.head())
 
 

@@ -53,6 +53,8 @@ class EncoderTask:
     patience: int | None = None
     models: dict[str, nn.Module]
     validates_start = True
+    seconds: float | None = None
+    planned_epochs = 0
 
     def __init__(self, spec: EncoderSpec, training: TrainingConfig, worker: Worker) -> None:
         adapt = spec.adapt

@@ -49,6 +49,8 @@ class TrainingRun:
     """What replaces the cached teachers' predictions (`kdlib.training.stand_ins`); empty keeps them."""
     hidden_weight: float = 0.0
     """Weight of the match between the student's and the teachers' hidden states."""
+    seconds: float | None = None
+    """Most seconds of the training; None: no bound."""
 
 
 @dataclass(frozen=True)

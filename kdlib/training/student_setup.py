@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdlib.config.models import ModelConfig, TrainConfig, TrainingConfig
 from kdlib.data.folds import training_counts_outside
-from kdlib.models.files import load_model, load_predictor
+from kdlib.models.files import load_model, serves
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.warm import start_from
 from kdlib.teachers.item_codes import read_item_codes
@@ -118,12 +118,13 @@ def _cached(run: TrainingRun, num_items: int, device: torch.device) -> CachedTea
 
 
 def _heads(run: TrainingRun, num_items: int) -> tuple[list[tuple[Tensor, Tensor | None]], list[float]]:
-    """Scoring matrix and bias of each finished teacher, and the teachers' weights. Rule teachers have none."""
+    """Scoring matrix and bias of each finished teacher, and the teachers' weights. Rules and functions have none."""
     heads, weights = [], []
     for folder, weight in run.cached:
-        model, metadata = load_predictor(Path(folder))
+        if not serves(Path(folder)):
+            continue
+        model, metadata = load_model(Path(folder))
         assert metadata["num_items"] == num_items, "the job checks the vocabulary before it starts"
-        if isinstance(model, SequenceModel):
-            heads.append(model.head())
-            weights.append(weight)
+        heads.append(model.head())
+        weights.append(weight)
     return heads, weights

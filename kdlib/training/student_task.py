@@ -69,6 +69,7 @@ class StudentTask:
     patience: int | None
     models: dict[str, nn.Module]
     validates_start = False
+    planned_epochs = 0
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class StudentTask:
         rows: EvaluationRows,
     ) -> None:
         self.name, self.seed = run.name, run.seed
-        self.epochs, self.patience = run.train.epochs, run.train.patience
+        self.epochs, self.patience, self.seconds = run.train.epochs, run.train.patience, run.seconds
         self._run, self._spec, self._worker, self._shard, self._rows = run, spec, worker, shard, rows
         module = training_module(run, spec, training, worker.device)
         self.engine = make_engine(
@@ -106,7 +107,7 @@ class StudentTask:
                 permute_seed=run.seed if run.stand_in == "permuted" else None,
             ),
             device=self._worker.device,
-            learning_rate=learning_rate_in(epoch, run.train),
+            learning_rate=learning_rate_in(epoch, run.train, epochs=self.planned_epochs),
             warmup_steps=run.train.warmup_steps,
             positions_a_step=self._shard.positions_a_window * self._batch_size * self._worker.world,
             first_step=first_step,
@@ -130,14 +131,15 @@ class StudentTask:
     def describe(self, line: dict[str, Any]) -> str:
         """The training loss and accuracy, then each model's validation metrics."""
         run = self._run
-        text = f"{run.name} epoch {line['epoch']:>2}/{run.train.epochs}: {describe_loss(line, run)}"
+        text = f"{run.name} epoch {line['epoch']:>2}/{self.planned_epochs}: {describe_loss(line, run)}"
         text += f", accuracy {line['accuracy']:.4f}"
         if run.teacher:
             text += f", teacher CE {line['teacher_ce']:.3f}"
         for model in self.models:
             scores = [f"{label} {line[f'{model}_{metric}']:.4f}" for label, metric in SHOWN.items()]
             text += f" | {'teacher ' if model == 'teacher' else ''}validation {', '.join(scores)}"
-        return text + f" ({line['train_seconds']:.1f} s)"
+        minutes = line["seconds"] * (self.planned_epochs - line["epoch"]) / 60
+        return text + f" ({line['train_seconds']:.1f} s{f'; {minutes:.0f} min left' if minutes >= 1 else ''})"
 
     def gauges(self, line: dict[str, Any]) -> dict[str, float]:
         """Epoch, speed, how much of the time the steps wait for data, and the student's NDCG@10."""
@@ -168,9 +170,9 @@ class StudentTask:
             save_model(Path(folder), self._trained[name], weights[name], metadata, export=self._exports[name])
 
 
-def learning_rate_in(epoch: int, train: TrainConfig) -> float:
-    """The learning rate of an epoch, counted from 0, after the warm-up."""
-    done = epoch / max(train.epochs - 1, 1)
+def learning_rate_in(epoch: int, train: TrainConfig, *, epochs: int) -> float:
+    """The learning rate of an epoch, counted from 0, after the warm-up. It falls to its end over `epochs`."""
+    done = epoch / max(epochs - 1, 1)
     return train.learning_rate * (1.0 - (1.0 - train.final_learning_rate_fraction) * done)
 
 

@@ -7,12 +7,14 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -67,6 +69,11 @@ class Task(Protocol):
     """Of the model; a checkpoint with another name is not resumed."""
     seed: int
     epochs: int
+    """Most epochs."""
+    seconds: float | None
+    """Most seconds, but at least one epoch; None: no bound."""
+    planned_epochs: int
+    """How many of `epochs` fit into `seconds`. The loop sets it after each epoch."""
     patience: int | None
     """Stop after this many epochs without a better score of the first model; None never stops early."""
     validates_start: bool
@@ -133,10 +140,11 @@ def train(task: Task, worker: Worker) -> None:
     """Train a task to its end and export its models; resumes from the worker's checkpoint of the same name."""
     progress, best = Progress(task.name), {name: Best() for name in task.models}
     _resume(task, progress, best, worker.latest_checkpoint())
+    task.planned_epochs = epochs_within(progress.log, most=task.epochs, seconds=task.seconds)
     decisive = next(iter(best.values()))
     if task.validates_start and not progress.log:
-        _finish_epoch(task, worker, progress, best, {"epoch": 0, "train_seconds": 0.0})
-    while progress.epoch < task.epochs and (task.patience is None or decisive.stale < task.patience):
+        _finish_epoch(task, worker, progress, best, {"epoch": 0, "train_seconds": 0.0}, time.monotonic())
+    while progress.epoch < task.planned_epochs and (task.patience is None or decisive.stale < task.patience):
         # each worker and each epoch has a seed of its own, so that a resumed run draws the same dropout
         torch.manual_seed(task.seed + 1000 * (worker.rank + 1) + 1_000_003 * progress.epoch)
         started = time.monotonic()
@@ -144,11 +152,25 @@ def train(task: Task, worker: Worker) -> None:
         seconds = time.monotonic() - started
         progress.epoch, progress.steps = progress.epoch + 1, progress.steps + int(figures["steps"])
         line = {"epoch": progress.epoch, **figures, "train_seconds": seconds}
-        _finish_epoch(task, worker, progress, best, line)
+        _finish_epoch(task, worker, progress, best, line, started)
         _save(task, worker, progress, best)
     if worker.rank == 0:
         task.export({name: record.weights for name, record in best.items()}, progress.log)
     task.engine.destroy()
+
+
+def epochs_within(log: Sequence[dict[str, Any]], *, most: int, seconds: float | None) -> int:
+    """How many epochs fit into a time, if the coming ones take as long as those of the log; at least those of the log.
+
+    Args:
+      log: lines of the epochs so far, with `seconds` each.
+      most: most epochs.
+      seconds: of the whole training; None: no bound.
+    """
+    spent = sum(line["seconds"] for line in log)
+    if seconds is None or not spent:
+        return most
+    return min(most, len(log) + max(int((seconds - spent) / (spent / len(log))), 0))
 
 
 def check_finite(loss: float, *, name: str, epoch: int, settings: str) -> None:
@@ -164,16 +186,29 @@ def check_finite(loss: float, *, name: str, epoch: int, settings: str) -> None:
         raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch + 1}. Lower {settings}")
 
 
-def _finish_epoch(task: Task, worker: Worker, progress: Progress, best: dict[str, Best], line: dict[str, Any]) -> None:
+def _finish_epoch(
+    task: Task, worker: Worker, progress: Progress, best: dict[str, Best], line: dict[str, Any], started: float
+) -> None:
     """Validate, keep the best weights, log the line and show it."""
     for name, record in best.items():
         weights = full_weights(task.engine, task.models[name])
         validation = task.validate(name, weights)
         line |= validation.figures
         record.update(validation.score, weights)
+    line["seconds"] = _slowest(time.monotonic() - started, worker)
     progress.log.append(line)
+    task.planned_epochs = epochs_within(progress.log, most=task.epochs, seconds=task.seconds)
     if worker.rank == 0:
         worker.announce(task.name, task.describe(line), task.gauges(line))
+
+
+def _slowest(seconds: float, worker: Worker) -> float:
+    """The largest of all workers' times: they must agree on the number of epochs."""
+    if worker.world == 1:
+        return seconds
+    largest = torch.tensor(seconds, dtype=torch.float64, device=worker.device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.item()
 
 
 def _save(task: Task, worker: Worker, progress: Progress, best: dict[str, Best]) -> None:

@@ -51,7 +51,7 @@ RESULTS = Path(__file__).parent / "results"
 def run(config: RunConfig) -> None:
     """Train and measure both students for every seed, and write the figures."""
     source = features(config)
-    name = next(teacher.name for teacher in config.teachers if teacher.rules is None and teacher.folds == 1)
+    name = next(teacher.name for teacher in config.teachers if teacher.is_trained and teacher.folds == 1)
     folder = partitions.current(config.root, f"models/{name}", config.day)
     teacher = load_model(folder)[0].eval()
     histories = pads.dataset(parquet_files(source.histories)).to_table()
@@ -141,7 +141,7 @@ def _train(
             engine,
             batches if change is None else map(change, batches),
             device=DEVICE,
-            learning_rate=learning_rate_in(epoch, train),
+            learning_rate=learning_rate_in(epoch, train, epochs=train.epochs),
             warmup_steps=train.warmup_steps,
             positions_a_step=store.positions_a_window() * train.batch_size,
             first_step=steps,

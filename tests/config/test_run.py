@@ -36,7 +36,7 @@ def test_the_smallest_config_has_every_default(load):
     config = load(SMALLEST + "recommend: {k: 3}\n")
     assert config.recommend.k == 3
     assert config.recommend.actors == RunConfig.model_fields["recommend"].default.actors
-    assert [teacher.name for teacher in config.teachers] == ["teacher"]
+    assert [teacher.name for teacher in config.teachers] == ["rules", "filter"]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,31 @@ def test_the_smallest_config_has_every_default(load):
             + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled}\nstudent: {model: {codes: {}}}\n",
             "student.model.codes .*rules do not have: add a teacher",
         ),
+        (
+            SMALLEST + "teachers: [{name: a, function: shop.score}]\n",
+            "function names a module and a callable in it, my_shop.scores:score, found 'shop.score'",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, function: 'shop/x.py:f'}]\n",
+            "a module and a callable .*found 'shop/x.py:f'",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, function: 'x:f'}]\n",
+            r"\['a'\] have a function.*distillation.targets to sampled",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, function: 'x:f', rules: {}}]\n",
+            "a teacher has rules or a function. Remove one",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, function: 'x:f', train: {epochs: 3}, folds: 2}]\n",
+            "a function is asked, not trained. Remove train, folds",
+        ),
+        (
+            SMALLEST
+            + "teachers: [{name: a, function: 'x:f'}]\ndistillation: {targets: sampled}\nstudent: {model: {codes: {}}}\n",
+            "student.model.codes .*functions and rules do not have: add a teacher that is trained",
+        ),
         (SMALLEST + "student: {model: {dropout: 1.0}}\n", "student.model.dropout: .*less than 1"),
         (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
         (
@@ -129,6 +154,11 @@ def test_the_smallest_config_has_every_default(load):
         (
             SMALLEST + "teachers: [{name: a, rules: {}}]\ndistillation: {targets: sampled, item_start: teachers}\n",
             "item_start teachers needs .*a teacher without rules",
+        ),
+        (
+            SMALLEST
+            + "teachers: [{name: a, function: 'x:f'}]\ndistillation: {targets: sampled, item_start: teachers}\n",
+            "item_start teachers needs .*and without a function",
         ),
         (
             SMALLEST + "student: {model: {codes: {}}}\ndistillation: {item_start: teachers}\n",
@@ -159,7 +189,7 @@ def test_the_smallest_config_has_every_default(load):
             SMALLEST + "student: {size: auto, model: {codes: {}}}\n",
             "student.size auto .* does not go with student.model.codes",
         ),
-        (SMALLEST + "training: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
+        (SMALLEST + "teachers: [{name: teacher}]\ntraining: {workers: 3}\n", "batch_size 128 is not a multiple of training.workers 3"),
         (
             SMALLEST + "search: {text: {adapt: {batch_size: 65}}}\ntraining: {workers: 2}\n",
             "search.text.adapt: batch_size 65 is not a multiple of training.workers 2",
@@ -388,7 +418,7 @@ def test_the_control_has_settings_of_its_own(load):
     assert (control.model.dim, control.model.dropout) == (24, 0.3)
     assert control.train == {"epochs": 20, "patience": 2}
     assert student.model.dropout == 0.1
-    same = load(SMALLEST).student
+    same = load(SMALLEST + "student: {model: {dim: 24}}\n").student
     assert same.without_teachers() == same
 
 

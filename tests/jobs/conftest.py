@@ -104,6 +104,7 @@ def config(tmp_path: Path) -> Path:
         "name": "small",
         "output_dir": str(tmp_path / "out"),
         "input": {"simulate": {}},
+        "teachers": [{"name": "teacher"}],
         "retention": {"nights": 2},
     }
     path.write_text(yaml.safe_dump(document))

@@ -134,6 +134,7 @@ def test_errors_exit_with_two(
         ("report", "(default: the run config's, or the one in use)"),
         ("show", "(default: the run config's, or the one in use)"),
         ("search", "the run's date (default: the one in use)"),
+        ("explore", "the run's date (default: the one in use)"),
         ("deliver", "the run in use is delivered"),
         ("forget", "all dates are searched"),
     ],
@@ -185,7 +186,7 @@ def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
 
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     """Distillation stops before it starts if teacher and features have different items."""
-    config = load_config(_config(tmp_path))
+    config = load_config(_config(tmp_path, teachers=[{"name": "teacher"}]))
     staging = partitions.new_staging(config.root, "models/teacher", DS)
     model = SequenceModel(num_items=3, kind="gru", dim=4)
     save_model(

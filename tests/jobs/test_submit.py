@@ -22,6 +22,7 @@ from jobs.runtime.command import Invocation
 from jobs.runtime.ray_cluster import cluster_address, start_ray
 from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, DistilrecError, UnreachableError
+from tests.own_modules import NEXT, write_modules
 
 DS = "2026-11-22"
 
@@ -128,6 +129,23 @@ def test_what_is_sent_is_this_code_the_config_and_the_command_line(
     assert "the night's lines" in capsys.readouterr().out
     assert _submit(monkeypatch, client, config, "--image-code") == 0
     assert set(client.files) == {"run.yaml"}
+
+
+@pytest.mark.parametrize("more", [(), ("--image-code",)])
+def test_the_modules_of_own_teachers_are_sent_along(
+    monkeypatch: pytest.MonkeyPatch, config: Path, more: tuple[str, ...]
+) -> None:
+    """The job's folder holds the package of a teacher's function, where Python looks first, also beside the image's code."""
+    modules = {"my_shop/__init__.py": "", "my_shop/scores.py": NEXT, "other.py": ""}
+    write_modules(config.parent, monkeypatch, modules)
+    own = {"teachers": [{"name": "mine", "function": "my_shop.scores:score"}], "distillation": {"targets": "sampled"}}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | own))
+    client = Client([])
+    assert _submit(monkeypatch, client, config, *more) == 0
+    assert client.files["my_shop/scores.py"] == NEXT
+    sent = {path for path in client.files if not path.startswith(("jobs/", "kdlib/"))}
+    assert sent == {"run.yaml", "my_shop/__init__.py", "my_shop/scores.py"}
+    assert ("jobs/__main__.py" in client.files) == (not more)
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (2, 2), (3, 3), (75, 75), (1, 1), (-9, 137)])

@@ -94,15 +94,16 @@ def _luminance(colour: str) -> float:
 
 def _palettes() -> list[dict[str, str]]:
     """The colours of the style sheet: on light screens and on paper, then on dark screens."""
-    rules = re.findall(r":root {([^}]*--page[^}]*)}", (TEMPLATES / "style.css").read_text())
-    return [dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", rule)) for rule in rules]
+    pairs = re.findall(r"--(\w+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", (TEMPLATES / "style.css").read_text())
+    return [{name: pair[side] for name, *pair in pairs} for side in (0, 1)]
 
 
-def test_both_palettes_have_the_same_colours() -> None:
-    """A light palette and a dark palette, with eleven colours each."""
-    light, dark = _palettes()
-    assert light.keys() == dark.keys()
-    assert len(light) == 11
+def test_every_colour_has_a_light_and_a_dark_form() -> None:
+    """Eleven colours, each for light screens and for dark ones. Paper keeps the light colours."""
+    style = (TEMPLATES / "style.css").read_text()
+    assert len(_palettes()[0]) == len(re.findall(r"^  --\w+:", style, re.M)) == 11
+    assert not re.search(r"#[0-9a-f]{3,6}\b", style.partition("}")[2])
+    assert "color-scheme: light; }" in style.partition("@media print")[2]
 
 
 @pytest.mark.parametrize("palette", _palettes(), ids=["light", "dark"])

@@ -1,5 +1,6 @@
 """The contents of the sections of the page."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from kdlib.report.content import Gate, Measure, Use
 from kdlib.report.costs import models, time_spent
 from kdlib.report.distillation import distillation, gap_closed
 from kdlib.report.drift import drift, movers, popularity_drift
+from kdlib.report.exposition import exposition
 from kdlib.report.funnel import funnel
 from kdlib.report.gates import gates
 from kdlib.report.headline import decision, headline
@@ -197,6 +199,20 @@ def test_slices_are_told_apart() -> None:
     assert html.index("up to 4 items") < html.index("head (most popular)")
     assert ">head<" not in html
     assert slices(replace(NIGHT, metrics={("student", "ndcg@10"): METRICS["student", "ndcg@10"]})) is None
+
+
+def test_a_function_of_the_users_own_has_a_row_without_sizes() -> None:
+    """Its sizes are not known. The table of the distillation and the telemetry leave them out, too."""
+    nothing = dict.fromkeys(("parameters", "parameters_without_item_tables", "bytes"))
+    mine = {"version": "f1", "epochs": [], "options": {"kind": "function"}, "validation": {"recall@10": 0.3}} | nothing
+    night = replace(NIGHT, models={**NIGHT.models, "teacher": mine})
+    assert re.search(r"teacher.*function.*f1.*0\.300", models(night), re.DOTALL)
+    assert "None" not in models(night)
+    html = distillation(night)
+    assert html is not None
+    assert "None" not in html
+    told = exposition(night, in_use=None, status=None).decode()
+    assert re.findall(r'model_parameters{model="(\w+)"', told) == ["student"]
 
 
 def test_models_of_any_kind_have_a_row() -> None:

@@ -20,9 +20,10 @@ from tests.data.test_windows import histories
 
 def test_the_learning_rate_falls_to_its_last_share() -> None:
     """The first epoch has the full rate, the last the given share, and one epoch alone the full rate."""
-    train = TrainConfig(epochs=5, learning_rate=0.1, final_learning_rate_fraction=0.2)
-    assert [learning_rate_in(epoch, train) for epoch in range(5)] == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
-    assert learning_rate_in(0, train.model_copy(update={"epochs": 1})) == pytest.approx(0.1)
+    train = TrainConfig(learning_rate=0.1, final_learning_rate_fraction=0.2)
+    rates = [learning_rate_in(epoch, train, epochs=5) for epoch in range(5)]
+    assert rates == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
+    assert learning_rate_in(0, train, epochs=1) == pytest.approx(0.1)
 
 
 def test_the_kept_epoch_is_the_first_best_one() -> None:

@@ -1,5 +1,6 @@
 """The training loop, with a task and an engine that only count."""
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdlib.training.trainer import Best, Validation, Weights, check_finite, train
+from kdlib.training.trainer import Best, Validation, Weights, check_finite, epochs_within, train
 
 
 class _Engine:
@@ -47,9 +48,11 @@ class _Task:
         patience: int | None = None,
         validates_start: bool = False,
         killed_in: int | None = None,
+        seconds: float | None = None,
     ) -> None:
         self.name, self.patience, self.validates_start, self._killed_in = name, patience, validates_start, killed_in
         self.epochs, self._scores = len(scores) - 1, scores
+        self.seconds, self.planned_epochs = seconds, 0
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
         self.models: dict[str, nn.Module] = {"model": self.model}
@@ -166,10 +169,29 @@ def test_a_killed_training_resumes(tmp_path: Path, killed_in: int, validates_sta
     assert resumed.exported is not None
     assert whole.exported is not None
     assert resumed.exported[0] == whole.exported[0]
-    own, theirs = ([line | {"train_seconds": 0.0} for line in task.exported[1]] for task in (resumed, whole))  # type: ignore[index]
+    timeless = {"train_seconds": 0.0, "seconds": 0.0}
+    own, theirs = ([line | timeless for line in task.exported[1]] for task in (resumed, whole))  # type: ignore[index]
     assert own == theirs
     texts = [f"epoch {n}" for n in range(0 if validates_start else 1, 5)]
     assert [text for _, text, _ in worker.announced] == texts
+
+
+def test_epochs_follow_the_seconds() -> None:
+    """As many epochs are planned as fit, at the mean time so far: never fewer than are done, never more than the most."""
+    log = [{"seconds": 10.0}, {"seconds": 14.0}]
+    assert epochs_within([], most=9, seconds=1.0) == 9
+    for seconds, planned in ((None, 9), (1.0, 2), (24.0, 2), (35.9, 2), (36.0, 3), (60.0, 5), (1e6, 9)):
+        assert epochs_within(log, most=9, seconds=seconds) == planned
+
+
+def test_training_ends_within_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With epochs of 10 s and 35 s in all, three of five are trained. After a slow first epoch the plan rises again."""
+    slow_start = iter([0, 30, 30, 30, 34, 34, 34, 38, 38, 38, 42, 42, 42, 46, 46])
+    for clock, seconds, trained in ((itertools.count(step=5), 35.0, 3), (slow_start, 70.0, 5)):
+        monkeypatch.setattr("kdlib.training.trainer.time.monotonic", clock.__next__)
+        task = _Task([None, 0.1, 0.2, 0.3, 0.4, 0.5], seconds=seconds)
+        train(task, _Worker(tmp_path / str(trained)))
+        assert len(task.calls) == trained
 
 
 def test_a_checkpoint_of_another_run_is_ignored(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""What the stages after the features cost, as measured on two cores of the machine that made the results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+START_SECONDS = 30.0
+"""Ray, the processes of the stages, the report."""
+TITLE_SECONDS = 0.0029
+"""A title through the pretrained encoder."""
+TRAINING_RATE = {64: 145e9, 128: 160e9, 256: 180e9}
+"""Width of the model → operations a second, as `training_seconds` counts them."""
+TARGET_SECONDS = 15e-9
+"""Sampled targets: an item at a position."""
+RANK_SECONDS = 24e-9
+"""Evaluation: an item for a user and a model."""
+LIST_SECONDS = 9e-9
+"""Recommendation: an item for a user."""
+BASELINES = 2
+MOST_CORES = 8
+"""Beyond these, the time of a single worker hardly falls."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Size of a shop's data."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+class Cost(NamedTuple):
+    """Seconds of the stages after the features. An estimate: a factor of two off is normal on another machine."""
+
+    start: float
+    titles: float
+    teachers: float
+    targets: float
+    students: float
+    evaluation: float
+    lists: float
+
+    @property
+    def seconds(self) -> float:
+        """All of them."""
+        return sum(self)
+
+
+def cost_of(
+    scale: Scale,
+    teachers: Sequence[tuple[int, int]],
+    students: Sequence[tuple[int, int]],
+    *,
+    scored_items: int,
+    titles: bool,
+    test_users: int,
+    cores: int,
+) -> Cost:
+    """Estimate a run.
+
+    Args:
+      scale: size of the data.
+      teachers: (width, epochs) of each trained teacher.
+      students: (width, epochs) of student and control.
+      scored_items: items that a training step scores.
+      titles: whether a teacher reads titles.
+      test_users: most users that are evaluated.
+      cores: of the worker that trains.
+    """
+    faster = min(cores, MOST_CORES) / 2
+    judged = min(scale.users, test_users) * (BASELINES + len(teachers) + len(students) + 2)
+    pairs = scale.interactions * scale.items
+    return Cost(
+        start=START_SECONDS,
+        titles=titles * scale.items * TITLE_SECONDS / faster,
+        teachers=sum(training_seconds(scale.interactions, scored_items, *one) for one in teachers) / faster,
+        targets=pairs * TARGET_SECONDS / faster,
+        students=sum(training_seconds(scale.interactions, scored_items, *one) for one in students) / faster,
+        evaluation=judged * scale.items * RANK_SECONDS / faster,
+        lists=scale.users * scale.items * LIST_SECONDS / faster,
+    )
+
+
+def training_seconds(interactions: int, scored_items: int, width: int, epochs: int) -> float:
+    """Seconds to train a Transformer with one block on two cores: the scores of the items, and the layers."""
+    operations = interactions * (6 * scored_items * width + 72 * width**2)
+    rate = TRAINING_RATE[min((known for known in TRAINING_RATE if known >= width), default=256)]
+    return epochs * operations / rate

@@ -1,0 +1,154 @@
+"""The default recipe: when it applies, what it says, how it follows the data, the dial and the budget."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdlib.config.costs import Scale, cost_of
+from kdlib.config.load import load_config
+from kdlib.config.recipe import EFFORTS, applies, effort_for, recipe_cost, with_recipe
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
+
+BEAUTY, GAMES = Scale(22_363, 12_101, 198_502), Scale(50_546, 16_859, 440_264)
+RUNS = Path(__file__).parents[2] / "cluster" / "runs"
+SHOP: dict[str, Any] = {
+    "name": "shop",
+    "output_dir": "out",
+    "input": {"events": {"path": "e.txt", "format": "sequences"}, "catalogue": {"path": "c.csv", "format": "csv"}},
+}
+
+
+def recipe_of(document: dict[str, Any], scale: Scale | None = None) -> RunConfig:
+    return RunConfig.model_validate(with_recipe(SHOP | document, scale))
+
+
+def test_the_recipe_is_the_measured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two cores and data of Beauty's size, the recipe has the models and the training of `beauty.yaml`."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setenv("DISTILREC_DATA", "/data")
+    measured, ours = load_config(RUNS / "beauty.yaml"), recipe_of({}, BEAUTY)
+    for section in ("teachers", "student", "distillation", "training", "evaluation"):
+        assert getattr(ours, section) == getattr(measured, section), section
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({}, True),
+        ({"teachers": None, "student": {"size": "small"}, "training": {"workers": 4}}, True),
+        ({"teachers": [{"name": "a"}]}, False),
+        ({"student": {"model": {"dim": 8}}}, False),
+        ({"distillation": {"kl_weight": 2}}, False),
+        ({"input": {"catalogue": {"path": "c", "format": "csv"}}}, False),
+        ({"input": ["events"]}, False),
+    ],
+)
+def test_the_recipe_applies_where_no_model_is_described(document: dict[str, Any], expected: bool) -> None:
+    """Teachers, distillation or a student's model of one's own switch the recipe off; a size or training keys do not."""
+    assert applies(SHOP | document) is expected
+
+
+def test_given_keys_win() -> None:
+    """Keys of `student`, `training` and `evaluation` that the run config gives replace the recipe's, one by one."""
+    document = {
+        "training": {"workers": 4, "defaults": {"epochs": 3}},
+        "student": {"export": "int8"},
+        "evaluation": {"control": False},
+    }
+    config = recipe_of(document)
+    assert (config.training.workers, config.training.bf16) == (4, True)
+    assert (config.training.defaults.epochs, config.training.defaults.batch_size) == (3, 256)
+    assert (config.student.export, config.student.model.dim) == ("int8", 64)
+    assert not config.evaluation.control
+    assert recipe_of({"training": {"workers": 3}}).training.defaults.batch_size == 258, "a multiple of the workers"
+
+
+@pytest.mark.parametrize(
+    ("size", "dim", "rate"), [("small", 32, 0.006), ("base", 64, 0.003), ("large", 128, 0.0015), ("auto", 64, 0.003)]
+)
+def test_the_dial_sets_width_and_learning_rate(size: str, dim: int, rate: float) -> None:
+    """A wider student learns at a smaller rate, in inverse proportion. `auto` stays a search for the width."""
+    config = recipe_of({"student": {"size": size}})
+    assert (config.student.model.dim, config.training.defaults.learning_rate) == (dim, rate)
+    assert config.student.size == ("auto" if size == "auto" else "given")
+
+
+def test_only_a_catalogue_with_titles_is_read() -> None:
+    """The teacher reads titles where the catalogue has some."""
+    events = SHOP["input"]["events"]
+    for catalogue, reads in (
+        ({"catalogue": {"path": "c", "format": "csv"}}, True),
+        ({"catalogue": {"path": "c", "format": "csv", "title": None}}, False),
+        ({}, False),
+    ):
+        config = recipe_of({"input": {"events": events} | catalogue})
+        assert (config.teachers[1].text is not None) is reads
+
+
+def test_a_large_catalogue_is_sampled() -> None:
+    """Beyond 100,000 items no training step scores all items, and beyond 500,000 the teacher is narrower."""
+    large, huge = (recipe_of({}, Scale(10**6, items, 10**7)) for items in (200_000, 10**6))
+    assert (large.training.defaults.loss, large.training.defaults.negatives) == ("sampled_softmax", 2048)
+    assert (large.teachers[1].model.dim, huge.teachers[1].model.dim) == (256, 128)
+
+
+def test_a_smaller_budget_never_gets_a_larger_effort() -> None:
+    """Each effort costs less than the one before; a budget gets the first that fits, or else the last."""
+    for scale in (BEAUTY, GAMES, Scale(5_000, 3_000, 400_000)):
+        seconds = [recipe_cost(effort, scale, titles=True, cores=2).seconds for effort in EFFORTS]
+        assert seconds == sorted(seconds, reverse=True)
+        for effort, cost in zip(EFFORTS, seconds, strict=True):
+            assert effort_for(cost / 60 + 0.01, scale, titles=True, cores=2) == effort
+        assert effort_for(0.1, scale, titles=True, cores=2) == EFFORTS[-1]
+    assert effort_for(0.1, None, titles=True, cores=2) == EFFORTS[0], "no data yet"
+
+
+def test_a_tight_budget_trains_no_control() -> None:
+    """A budget that is too small for the full effort saves the control first."""
+    seconds = recipe_cost(EFFORTS[0], BEAUTY, titles=True, cores=2).seconds
+    config = recipe_of({"budget_minutes": seconds / 60 - 1}, BEAUTY)
+    assert not config.evaluation.control
+    assert config.teachers[1].model.dim == 256
+
+
+def test_costs_are_near_what_was_measured() -> None:
+    """On two cores Beauty trains its teacher in 225 s, its student and control in 204 s; Games in 515 s and 529 s."""
+    for scale, teacher, students in ((BEAUTY, 225, 204), (GAMES, 515, 529)):
+        cost = recipe_cost(EFFORTS[0], scale, titles=True, cores=2)
+        assert cost.teachers == pytest.approx(teacher, rel=0.25)
+        assert cost.students == pytest.approx(students, rel=0.25)
+    one = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, titles=False, test_users=1, cores=8)
+    two = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, titles=False, test_users=1, cores=2)
+    assert one.students == pytest.approx(two.students / 4)
+
+
+def test_the_size_of_the_data_reaches_the_recipe(tmp_path: Path) -> None:
+    """`load_config` asks for the size with the run config as it is without one."""
+    asked = list[RunConfig]()
+
+    def scale_of(config: RunConfig) -> Scale:
+        asked.append(config)
+        return Scale(10**6, 10**6, 10**7)
+
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(SHOP | {"ds": "2026-11-22"}))
+    config = load_config(tmp_path / "run.yaml", scale_of=scale_of)
+    assert asked[0].teachers[1].model.dim == 256
+    assert config.teachers[1].model.dim == 128
+
+
+def test_a_size_of_the_recipe_needs_the_recipe(tmp_path: Path) -> None:
+    """`small` beside a model of one's own would have no effect, so it is an error."""
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(SHOP | {"student": {"size": "small", "model": {"dim": 8}}}))
+    with pytest.raises(ConfigError, match=r"student.size small is a size of the default recipe: leave teachers"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_wrong_sections_are_still_named(tmp_path: Path) -> None:
+    """A section of the wrong type is the validation's error, not the recipe's."""
+    for section, value in (("student", ["small"]), ("training", 3), ("student", {"size": ["small"]})):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(SHOP | {section: value}))
+        with pytest.raises(ConfigError, match=rf"run.yaml is wrong: {section}"):
+            load_config(tmp_path / "run.yaml")
