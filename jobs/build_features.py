@@ -17,6 +17,8 @@ from kdlib.features import funnel as funnels
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
 from kdlib.features.events import input_columns
 from kdlib.features.histories import histories, interactions
+from kdlib.features.lake import LAKES
+from kdlib.features.read_errors import reading
 from kdlib.features.sessions import sessions_table, with_sessions
 from kdlib.features.write import fail_all_quarantined, write_sorted
 from kdlib.privacy import forgetting
@@ -41,7 +43,7 @@ def build(job: Job) -> Details:
     for line in source.notes():
         say(f"build_features: {line}")
     log = log_file(config, "build_features")
-    with running_spark(config, log) as spark, read.reading(source.events.path), privacy.workers_keys():
+    with running_spark(config, log) as spark, reading(source.events.path), privacy.workers_keys():
         judged, funnel = _judge(job, source, spark)
         kept = clean.kept(judged)
         gap_seconds = None if source.events.session else config.features.session_gap_seconds
@@ -77,11 +79,7 @@ def build(job: Job) -> Details:
 
 
 def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame, dict[str, Any]]:
-    """All events with their outcome, and the funnel. It also writes the quarantine and the clean events.
-
-    Raises:
-      InputError: no event is kept.
-    """
+    """Judge the events, write quarantine and clean events, return all and the funnel. InputError: none is kept."""
     config, features, path = job.config, job.config.features, source.events.path
     events = read_input(config, source, spark)
     period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day}
@@ -93,7 +91,8 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
         num_partitions=config.spark.shuffle_partitions,
         forgotten=forgetting.forgotten(config.root),
     ).persist(StorageLevel.MEMORY_AND_DISK)
-    funnel = funnels.count_outcomes(judged, path=path, carried=source.versions.get("clean_events"), **period)
+    carried = source.versions.get("clean_events")
+    funnel = funnels.count_outcomes(judged, path=path, carried=carried, where=source.events.where, **period)
     quarantine = job.outputs["quarantine"]
     write_sorted(clean.quarantine(judged), quarantine, by=["reason", "file", "raw"], rows=funnel["quarantined"])
     if funnel["kept"] == 0:
@@ -101,7 +100,7 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
     if "clean_events" in job.outputs:
         clean.clean_events(judged).write.mode("append").parquet(read.spark_path(job.outputs["clean_events"]))
     # a Parquet file knows its number of rows; other files would have to be read again
-    counted = source.events.format == "parquet" and not source.carried
+    counted = source.events.format in ("parquet", *LAKES) and not source.carried
     return judged, funnel | {"rows_in_files": events.count() if counted else None}
 
 

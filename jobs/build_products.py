@@ -13,6 +13,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features import read
 from kdlib.features.catalogue import catalogue_counts, catalogue_warning, one_row_an_item, read_catalogue
+from kdlib.features.read_errors import reading
 from kdlib.release import promotions
 from kdlib.store.partitions import Manifest
 
@@ -35,7 +36,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 def build(job: Job) -> Details:
     """Write one row for each item of the catalogue, sold or not."""
     catalogue = job.found
-    with running_spark(job.config, log_file(job.config, "build_products")) as spark, read.reading(catalogue.path):
+    with running_spark(job.config, log_file(job.config, "build_products")) as spark, reading(catalogue.path):
         rows = read_catalogue(spark, catalogue)
         counts = catalogue_counts(rows, path=catalogue.path)
         products = one_row_an_item(rows).orderBy("item_id").zipWithIndex("place")

@@ -10,6 +10,7 @@ from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
 from kdlib.features import privacy, queries, read, searches
+from kdlib.features.read_errors import reading
 from kdlib.features.write import fail_all_quarantined, write_sorted
 from kdlib.privacy import forgetting
 from kdlib.store import tables
@@ -29,7 +30,7 @@ def build(job: Job) -> Details:
     config, (log, key) = job.config, job.found
     settings, min_users, last_day = config.features.queries, config.privacy.min_query_users, config.last_day
     chatter = log_file(config, "build_queries")
-    with running_spark(config, chatter) as spark, read.reading(log.path), privacy.workers_keys():
+    with running_spark(config, chatter) as spark, reading(log.path), privacy.workers_keys():
         judged = searches.with_outcome(
             searches.read_searches(spark, log, key=config.privacy.key, hide_queries=min_users > 1),
             period_days=settings.period_days,

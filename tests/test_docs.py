@@ -38,8 +38,8 @@ def test_pages_have_what_they_promise(site: Path) -> None:
         assert f'id="kdlib.notebook.{name}"' in calls
         assert eval(name, dict(vars(notebook))).__doc__
     assert re.search(r"<code>overrides</code>.*?texts <code>section.key=value</code>", calls, re.DOTALL)
-    settings = (site / "config" / "data.html").read_text()
-    assert 'id="kdlib.config.data.FeaturesConfig.session_gap_seconds"' in settings
+    settings = (site / "config" / "features.html").read_text()
+    assert 'id="kdlib.config.features.FeaturesConfig.session_gap_seconds"' in settings
     assert "A longer gap between two events of a user starts a new session" in settings
     stages = (site / "stages.html").read_text()
     assert all(f"<td><code>{stage.name}</code></td>" in stages for stage in STAGES)

@@ -11,30 +11,41 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from jobs.runtime.input_content import File, check_files, check_no_table, unreadable
 from kdlib.config.data import DAY
 from kdlib.errors import InputError
 from kdlib.features.arrivals import DAY_PATTERN, day_of
+from kdlib.features.lake import LAKES, snapshot
 from kdlib.store.fingerprint import fingerprint_of
 
 HIDDEN = ("_", ".")
 """Spark ignores files and folders whose names begin with these, except folders `_name=value`."""
 HASHES = "_input_hashes.json"
 """In the output folder: size, time and hash of each local input file that was read, so that no file is hashed twice."""
-File = tuple[str, int, int]
-"""Path or URL, bytes, time of the last change in nanoseconds."""
+
+
+MOST_BYTES, MOST_FILES = 50 * 2**30, 100_000
+"""Local files are hashed up to this size and number. Reading more would take minutes: a disk gives some 500 MB a second."""
 
 
 def version_of_files(files: list[File], root: Path) -> str:
-    """A hash of names and contents. For files at a URL, size and time stand for the content: nothing is fetched.
+    """A hash of names and contents.
+
+    Size and time of the last change stand for the content of files at a URL, because nothing is fetched. They also do so
+    for local files of more than MOST_BYTES or MOST_FILES in total. A copy with new times then counts as a change.
 
     Args:
       files: the files to hash.
       root: the output folder, which keeps the hashes.
+
+    Raises:
+      InputError: a file cannot be read.
     """
+    local = [file for file in files if Path(file[0]).is_absolute()]
+    if len(local) > MOST_FILES or sum(size for _, size, _ in local) > MOST_BYTES:
+        return fingerprint_of(files)
     kept = _kept_hashes(root)
-    found = {
-        name: [size, time, _hash_of(name, size, time, kept)] for name, size, time in files if Path(name).is_absolute()
-    }
+    found = {name: [size, time, _hash_of(name, size, time, kept)] for name, size, time in local}
     if found.keys() - kept.keys() or any(kept[name] != one for name, one in found.items()):
         _keep_hashes(root, kept | found)
     return fingerprint_of(
@@ -46,8 +57,11 @@ def _hash_of(name: str, size: int, time: int, kept: dict[str, list]) -> str:
     before = kept.get(name)
     if before is not None and before[:2] == [size, time]:
         return before[2]
-    with open(name, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:24]
+    try:
+        with open(name, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:24]
+    except OSError as error:
+        raise unreadable(name, error) from None
 
 
 def _kept_hashes(root: Path) -> dict[str, list]:
@@ -66,26 +80,23 @@ def _keep_hashes(root: Path, hashes: dict[str, list]) -> None:
 
 
 def version_of(path: str, format_: str, root: Path) -> str:
-    """A hash of the files at a path: a file, a folder or a glob, local or a URL.
+    """A hash of the files at a path: a file, a folder or a glob, local or a URL. Of a table: its id and version.
 
     For a glob in a URL, all files of the folder above the glob count. A change in a file that does not match costs a
     rerun. A missed change would give a wrong table.
 
     Raises:
-      InputError: there are no files, or a Parquet or gzip file has no bytes.
+      InputError: there are no files, or one of them is not of the format (`check_files`). Or the path holds a table of
+        Delta Lake or Iceberg, whose folder also has files that the table no longer uses.
     """
+    if format_ in LAKES:
+        return snapshot(path, format_).version
     files = _files(path)
     if not files:
         raise InputError(f"no file matches {path}: check the path in the run config")
-    check_sizes(files, format_)
+    check_no_table(path, files)
+    check_files(files, format_, path=path)
     return version_of_files(files, root)
-
-
-def check_sizes(files: list[File], format_: str) -> None:
-    """Raise InputError for a Parquet or gzip file of no bytes. Spark skips it, but it is an export that broke off."""
-    empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
-    if empty:
-        raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
 
 
 def _files(path: str) -> list[File]:

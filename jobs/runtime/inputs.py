@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.runtime.input_files import check_sizes, files_by_day, version_of, version_of_files
+from jobs.runtime.input_content import check_files
+from jobs.runtime.input_files import files_by_day, version_of, version_of_files
 from kdlib.config.data import DAY, CatalogueConfig, EventsConfig, SearchesConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
@@ -121,7 +122,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
             carried_before=before,
         )
         versions["events"] = version_of_files([file for day in days.to_read for file in by_day[day]], config.root)
-        check_sizes([file for day in days.to_read for file in by_day[day]], events.format)
+        check_files([file for day in days.to_read for file in by_day[day]], events.format, path=events.path)
     elif config.input.simulate is None:
         versions["events"] = version_of(events.path, events.format, config.root)
     else:
@@ -231,7 +232,7 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
         first = first_day(config.last_day, period_days=config.features.queries.period_days)
         days = days_to_read(by_day, last_day=config.last_day, carried_before=first)
         versions["searches"] = version_of_files([file for day in days for file in by_day[day]], config.root)
-        check_sizes([file for day in days for file in by_day[day]], searches.format)
+        check_files([file for day in days for file in by_day[day]], searches.format, path=searches.path)
         searches = searches.model_copy(update={"path": path_of_days(searches.path, days)})
     else:
         versions["searches"] = version_of(searches.path, searches.format, config.root)

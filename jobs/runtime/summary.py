@@ -42,9 +42,10 @@ def _recommendations(config: RunConfig) -> None:
     say(quality_table(config))
     funnel = histories.details["funnel"]
     carried = f" ({funnel['carried']:,} of them by an earlier run)" if funnel.get("carried") else ""
+    filtered = f" + {funnel['filtered']:,} filtered" if "filtered" in funnel else ""
     say(
         f"rows      {funnel['rows_read']:,} read{carried} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate"
-        f" + {funnel['quarantined']:,} quarantined"
+        f"{filtered} + {funnel['quarantined']:,} quarantined"
     )
     if config.input.events is not None and config.input.events.format == "sequences":
         say(

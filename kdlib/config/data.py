@@ -1,13 +1,13 @@
-"""Config of the data: input, features and privacy."""
+"""Config of the input: the simulator, or the shop's events, catalogue and search log."""
 
+import re
 from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from kdlib.config.base import Fraction, Positive, Section, Seed
+from kdlib.config.base import Fraction, Section, Seed
 from kdlib.errors import ConfigError
-from kdlib.privacy.pseudonyms import KeySource
 
 DAY = "{day}"
 """In `input.events.path` and `input.searches.path`: the day on which a file's events arrived, YYYY-MM-DD."""
@@ -73,15 +73,18 @@ class SimulateConfig(Section):
 class TimeConfig(Section):
     """How the event time is written."""
 
-    format: Literal["iso", "epoch_seconds", "epoch_millis", "day_and_order"] = "iso"
+    format: Literal["iso", "epoch_seconds", "epoch_millis", "pattern", "day_and_order"] = "iso"
     """How the columns below hold the time.
 
     `iso`: ISO 8601 text, or a date or timestamp column. A time without an offset is UTC.
     `epoch_seconds`, `epoch_millis`: a number since 1970.
+    `pattern`: text of the form that `pattern` describes. A time without an offset is UTC.
     `day_and_order`: a date and a running number.
     """
     column: str | None = None
     """The column with the time; for all formats but `day_and_order`."""
+    pattern: str | None = None
+    """`pattern`: a datetime pattern of Spark, such as `d/M/yyyy H:mm`, `yyyyMMdd` or `M/d/yyyy h:mm a`."""
     day_columns: tuple[str, ...] = ()
     """`day_and_order`: one ISO date column, or the year, month and day columns."""
     order_column: str | None = None
@@ -96,7 +99,27 @@ class TimeConfig(Section):
                 )
         elif not self.column:
             raise ValueError(f"format {self.format} needs column")
+        if (self.format == "pattern") != (self.pattern is not None):
+            raise ValueError("format pattern and the setting pattern belong together: give both, or neither")
+        if self.pattern is not None:
+            _check_pattern(self.pattern)
         return self
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError where a pattern lacks a part of the date. Spark reports other faults when it reads the times."""
+    signs = set(re.sub(r"'[^']*'", "", pattern))
+    day_of_year = "D" in signs
+    parts = {
+        "year (yyyy)": signs & {*"yu"},
+        "month (M)": day_of_year or signs & {*"ML"},
+        "day (d)": day_of_year or "d" in signs,
+    }
+    if missing := [part for part, there in parts.items() if not there]:
+        raise ValueError(
+            f"pattern lacks the {' and the '.join(missing)}, found {pattern}. Give a datetime pattern of Spark, such as"
+            " d/M/yyyy H:mm"
+        )
 
 
 class EventsConfig(Section):
@@ -108,8 +131,10 @@ class EventsConfig(Section):
     takes over older events from an earlier run."""
     late_days: Annotated[int, Field(ge=1)] = 3
     """With `{day}`: an event may arrive this many days after it happened. Later events are quarantined."""
-    format: Literal["parquet", "csv", "jsonl", "sequences"]
-    """`sequences`: one user a line, `user item item …`, oldest first. The times are made up: one item a day."""
+    format: Literal["parquet", "csv", "jsonl", "delta", "iceberg", "sequences"]
+    """`delta`, `iceberg`: the path is the folder of a table, or for Iceberg the path of its metadata file. The run reads
+    the rows that the table has now. It needs the extra of that name.
+    `sequences`: one user a line, `user item item …`, oldest first. The times are made up: one item a day."""
     delimiter: str = ","
     """CSV: the character between two fields."""
     header: bool = True
@@ -123,7 +148,9 @@ class EventsConfig(Section):
     item: str | None = None
     """The column with the product's id."""
     event_type: str | None = None
-    """The column with the event's type. Without it, every event is a view."""
+    """The column with the event's type. Without it, every event is of `only_type`."""
+    only_type: Literal["view", "favourite", "cart", "purchase"] = "view"
+    """The type of all events of an input without an `event_type` column: `purchase` for order lines."""
     event_id: str | None = None
     """The column with the event's id. Rows of one user with the same id are duplicates."""
     time: TimeConfig | None = None
@@ -132,12 +159,22 @@ class EventsConfig(Section):
         default_factory=lambda: {name: name for name in EVENT_TYPES}
     )
     """The shop's event type → ours. Rows with any other type are quarantined. Unused without an `event_type` column."""
+    where: Annotated[str, Field(pattern=r"\S")] | None = None
+    """A Spark SQL condition over the columns of the files, mapped or not, such as `Quantity > 0 and Invoice not like
+    'C%'`. Rows for which it is false or null are left out and count as filtered. Put names with blanks in backticks.
+    Columns of CSV and JSON files hold text: to compare two of them as numbers, write `double(Price) > double(Cost)`."""
 
     @model_validator(mode="after")
     def _has_its_columns(self) -> "EventsConfig":
-        if self.path.count(DAY) > (self.format != "sequences"):
-            raise ValueError(f"path may hold {DAY} once, and never with format sequences, found {self.path}")
+        if self.path.count(DAY) > (self.format in ("parquet", "csv", "jsonl")):
+            raise ValueError(
+                f"path may hold {DAY} once, and never with format sequences, delta or iceberg, found {self.path}"
+            )
+        if self.event_type and self.only_type != "view":
+            raise ValueError(f"only_type {self.only_type} is for events without event_type: leave out one of the two")
         if self.format == "sequences":
+            if self.where:
+                raise ValueError("where needs columns, which format sequences does not have: leave it out")
             return self
         if not self.item or not self.time:
             raise ValueError("needs item and time: the names of the columns")
@@ -153,8 +190,8 @@ class CatalogueConfig(Section):
 
     path: str
     """A file, a folder or a glob. Each run reads all of it."""
-    format: Literal["parquet", "csv", "jsonl"]
-    """The format of the files."""
+    format: Literal["parquet", "csv", "jsonl", "delta", "iceberg"]
+    """The format of the files. `delta`, `iceberg`: as for events."""
     delimiter: str = ","
     """CSV: the character between two fields."""
     item: str = "item_id"
@@ -247,83 +284,3 @@ class InputConfig(Section):
     def has_searches(self) -> bool:
         """Whether the input has a search log, real or simulated."""
         return self.searches is not None or (self.simulate is not None and self.simulate.search_fraction > 0)
-
-
-class SplitConfig(Section):
-    """Which interactions train, validate and test."""
-
-    kind: Literal["time", "leave_one_out"] = "time"
-    """`time`: the same days for all users. `leave_one_out`: each user's last item tests and the one before it
-    validates."""
-    validation_days: Positive = 1
-    """`time`: length of the validation window, which ends just before the test window."""
-    test_days: Positive = 1
-    """`time`: length of the test window, which ends with the run's day."""
-
-
-class QueriesConfig(Section):
-    """What the search log says about queries, for product search."""
-
-    period_days: Positive = 30
-    """How many days of searches count, up to the run's day, included."""
-    position_bias: Annotated[float, Field(ge=0)] = 1.0
-    """η: users look at an item at rank r with probability r^-η, so a click there counts r^η. 0: all clicks count the
-    same."""
-    max_position: Positive = 50
-    """A rank beyond it counts as this rank, so that a single click far down does not outweigh many others."""
-    cart_weight: Annotated[float, Field(ge=0)] = 3.0
-    """How much a cart says about an item's relevance to a query; a click says 1."""
-    purchase_weight: Annotated[float, Field(ge=0)] = 5.0
-    """How much a purchase says about an item's relevance to a query; a click says 1."""
-
-
-class FeaturesConfig(Section):
-    """How events become sessions, histories and splits."""
-
-    session_gap_seconds: Positive = 1800
-    """A longer gap between two events of a user starts a new session. Unused with `input.events.session`."""
-    period_start: date | None = None
-    """Events before this day are quarantined as out of period. Events after the run's day always are."""
-    max_events_per_user_day: Positive = 2_000
-    """A user with more events on one day counts as a bot; all its rows are quarantined."""
-    max_items: Positive | None = None
-    """Keep only the most frequent items. Events of other items stay in the sessions, but not in the histories."""
-    collapse_repeats: bool = True
-    """Consecutive events of one session and day on one item become one interaction with the strongest event type."""
-    split: SplitConfig = SplitConfig()
-    """Which interactions train, validate and test."""
-    queries: QueriesConfig = QueriesConfig()
-    """How to read the search log."""
-
-
-class PrivacyConfig(Section):
-    """How little is kept about a person.
-
-    Columns that the run config does not map (addresses, user agents) are not kept.
-    """
-
-    key_file: str | None = None
-    """A file with the key of the pseudonyms. With a key, pseudonyms replace user and session ids in every output.
-    Without one, the outputs hold the shop's own ids."""
-    key_environment: str | None = None
-    """An environment variable with the key, in place of `key_file`."""
-    key_version: Positive = 1
-    """Raise it with each new key, and when you remove the key on purpose. A run fails if the key changes or goes
-    while the version stays or falls, because all users would be new."""
-    min_item_users: Annotated[int, Field(ge=0)] = 0
-    """An item that at least one but fewer than this many users have touched is in nobody's list: it could identify
-    them."""
-    min_query_users: Annotated[int, Field(ge=0)] = 0
-    """A query that fewer users have typed in the period is in no table of queries (k-anonymity): people also type
-    names. From 2 on, the quarantine of searches does not show queries either."""
-
-    @model_validator(mode="after")
-    def _one_key(self) -> "PrivacyConfig":
-        if self.key_file and self.key_environment:
-            raise ValueError("give key_file or key_environment, not both")
-        return self
-
-    @property
-    def key(self) -> KeySource | None:
-        """Where the key is; None without pseudonyms."""
-        return KeySource(self.key_file, self.key_environment) if self.key_file or self.key_environment else None

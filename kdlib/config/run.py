@@ -12,7 +12,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from kdlib.config.base import OPERATIONAL, Name, Section, Seed, first_fault
-from kdlib.config.data import DAY, FeaturesConfig, InputConfig, PrivacyConfig
+from kdlib.config.data import DAY, InputConfig
+from kdlib.config.features import FeaturesConfig, PrivacyConfig
 from kdlib.config.models import DistillationConfig, StudentConfig, TeacherConfig, TrainingConfig
 from kdlib.config.operations import (
     DeliveryConfig,

@@ -190,6 +190,7 @@ def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, sour
         kept = kept.filter(F.coalesce(F.col("arrived") < first, F.lit(True)))
     columns = {
         "corrupt": F.lit(False),
+        "filtered": F.lit(False),
         "event_type": F.element_at(F.array(*map(F.lit, EVENT_TYPES)), F.col("event_type").cast("int") + 1),
         "time_given": F.lit(True),
         "file": F.lit(source),

@@ -7,8 +7,12 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import CatalogueConfig
 from kdlib.errors import InputError
-from kdlib.features.events import text_of
-from kdlib.features.read import CORRUPT, quoted, read_csv, read_jsonl, read_parquet
+from kdlib.features.columns import text_of
+from kdlib.features.lake import LAKES
+from kdlib.features.read import quoted
+from kdlib.features.read_errors import CORRUPT
+from kdlib.features.read_parquet import read_lake, read_parquet
+from kdlib.features.read_text import read_csv, read_jsonl
 
 YES = ("1", "1.0", "true", "t", "yes", "y")
 NO = ("0", "0.0", "false", "f", "no", "n")
@@ -33,7 +37,9 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     """
     names = [catalogue.item, catalogue.title, catalogue.available, catalogue.description, catalogue.category]
     columns = list(dict.fromkeys(name for name in names if name))
-    if catalogue.format == "parquet":
+    if catalogue.format in LAKES:
+        rows = read_lake(spark, catalogue.path, format_=catalogue.format, columns=columns)
+    elif catalogue.format == "parquet":
         rows = read_parquet(spark, catalogue.path, columns=columns)
     elif catalogue.format == "csv":
         rows = read_csv(spark, catalogue.path, columns=columns, delimiter=catalogue.delimiter, line_breaks=True)

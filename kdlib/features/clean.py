@@ -1,4 +1,4 @@
-"""Judges every input row: kept, duplicate, or quarantined with a reason. No row is lost."""
+"""Judges every input row: kept, duplicate, filtered, or quarantined with a reason. No row is lost."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -7,9 +7,10 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from kdlib.config.data import EVENT_TYPES
-from kdlib.features.events import SECONDS_A_DAY, raw_text
+from kdlib.features.columns import raw_text
 from kdlib.features.privacy import hash_of_line
 from kdlib.features.splits import day_start
+from kdlib.features.times import SECONDS_A_DAY
 from kdlib.store.tables import CLEAN_EVENTS
 
 REASONS = (
@@ -26,6 +27,8 @@ REASONS = (
 )
 KEPT = "kept"
 DUPLICATE = "duplicate"
+FILTERED = "filtered"
+"""Outcome of a row that the filter of the input leaves out. It is not a fault."""
 
 ORDER = ("day", "event_time", "event_id", "item_id", "event_type", "session_id")
 """The total order of a user's kept events. Rows that agree in all of these columns are duplicates.
@@ -34,17 +37,18 @@ The day follows from the time. It is listed so that Spark knows that rows in thi
 """
 
 _SALTS = 1_024
-"""Number of made-up users over which rejected rows are spread, since most of these rows may have no user."""
+"""Number of made-up users over which filtered and rejected rows are spread, since these rows may have no user."""
 
 
 def fault(*, period_start: date | None, last_day: date, late_days: int, forgotten: Sequence[str] = ()) -> Column:
-    """The first fault that an event (columns: `kdlib.features.events`) has on its own, as a reason; null for none."""
+    """FILTERED, or the first fault that an event (columns: `kdlib.features.events`) has on its own; null for none."""
     time = F.col("event_time")
     late = time >= day_start(last_day + timedelta(days=1))
     early = time < day_start(period_start) if period_start else F.lit(False)
     days_to_arrival = F.date_diff("arrived", F.to_date(time))  # null where the arrival is unknown
     return (
-        F.when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
+        F.when(F.col("filtered"), FILTERED)
+        .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
         .when(F.col("corrupt"), "corrupt_row")
         .when(late, "out_of_period")  # before other faults: the run of that day judges those
         .when(F.col("user_id").isNull(), "missing_user")
@@ -87,8 +91,8 @@ def with_outcome(
       The events, partitioned by user_id and sorted by user_id and ORDER; later steps rely on both. Columns: outcome,
       user_id, session_id, item_id, event_type, event_time, event_id, day, raw, file, arrived, is_copy.
 
-      outcome: KEPT, DUPLICATE or one of REASONS.
-      user_id: made up where the row has a fault of its own.
+      outcome: KEPT, DUPLICATE, FILTERED or one of REASONS.
+      user_id: made up where the row is filtered or has a fault of its own.
       event_type: int8, index into EVENT_TYPES.
       day: int32, days since 1970.
       raw: the row's text; null unless the row is quarantined.
@@ -111,14 +115,15 @@ def with_outcome(
 
 
 def _by_user(judged: DataFrame, *, num_partitions: int, hash_lines: bool) -> DataFrame:
-    """The columns that later steps need, shuffled by user. Rejected rows get a made-up user and their raw text."""
+    """The columns that later steps need, shuffled by user. Other rows than good ones get a made-up user, and those for the
+    quarantine their raw text."""
     good = F.col("reason").isNull()
     # only for rejected rows: the text of good rows would be most of the shuffle
     raw = F.when(F.col("reason") == "forgotten_user", "forgotten")
     if hash_lines:
         raw = raw.when(F.col("corrupt"), hash_of_line())
-    judged = judged.withColumn("raw", raw.when(~good, raw_text()))
-    salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw"), F.lit(_SALTS)).cast("string"))
+    judged = judged.withColumn("raw", raw.when(F.col("reason") != FILTERED, raw_text()))
+    salt = F.concat(F.lit("\0"), F.pmod(F.xxhash64("raw", "user_id", "event_time"), F.lit(_SALTS)).cast("string"))
     return judged.select(
         "reason",
         F.when(good, F.col("user_id")).otherwise(salt).alias("user_id"),

@@ -2,6 +2,7 @@
 
 The columns of an event before it is judged:
   corrupt      bool       the line did not parse
+  filtered     bool       the line parses, and the filter of the input leaves it out
   user_id, session_id, item_id, event_id   text, trimmed, null where empty or not mapped
   event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
   time_given   bool       the row has a time, even one that cannot be parsed
@@ -12,39 +13,23 @@ The columns of an event before it is judged:
   arrived      date       the day in the file's name; null where the input's path has no `{day}`
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
-from functools import reduce
-from operator import or_
-from typing import Literal
 
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
 
-from kdlib.config.data import EVENT_TYPES, EventsConfig, TimeConfig
-from kdlib.errors import InputError
+from kdlib.config.data import EVENT_TYPES, EventsConfig
 from kdlib.features.arrivals import arrived, path_of_days
+from kdlib.features.columns import MENDED, judged_line, mapped_text, our_type, read_columns, text_of
+from kdlib.features.lake import LAKES, snapshot, spark_schema
 from kdlib.features.privacy import with_pseudonyms
-from kdlib.features.read import (
-    CORRUPT,
-    FILE,
-    WRITTEN,
-    quoted,
-    read_csv,
-    read_jsonl,
-    read_lines,
-    read_parquet,
-    spark_path,
-)
+from kdlib.features.read import FILE, quoted, spark_path
+from kdlib.features.read_text import read_lines
+from kdlib.features.times import SECONDS_A_DAY, parse_time
+from kdlib.features.where import FILTERED
 from kdlib.privacy.pseudonyms import BLANKS, KeySource
-
-SECONDS_A_DAY = 86_400
-MENDED = "\ufffd"
-"""Replaces bytes that are not UTF-8."""
-_TEXT = "text of "
-"""Prefix of the columns that hold the trimmed text of mapped columns."""
 
 
 def read_events(
@@ -66,6 +51,7 @@ def read_events(
 
     Raises:
       InputError: a file is missing or unreadable, or a mapped column is missing or has an unusable type.
+      ConfigError: the filter is wrong.
     """
     path = path_of_days(events.path, days) if days else events.path
     rows = _read(spark, events.model_copy(update={"path": path}), last_day=last_day)
@@ -78,7 +64,7 @@ def read_events(
 
 def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataFrame:
     if events.format == "sequences":
-        return sequence_events(read_lines(spark, events.path), last_day=last_day)
+        return sequence_events(read_lines(spark, events.path), last_day=last_day, event_type=events.only_type)
     assert events.item
     assert events.time
     time = events.time
@@ -92,18 +78,19 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
         columns=columns,
         delimiter=events.delimiter,
         names=() if events.header else events.columns,
+        where=events.where,
     )
     given, at = parse_time(time, rows.schema, path=events.path)
     fields = F.struct(*map(quoted, columns))
     corrupt, line = judged_line(fields, ids=[events.user, events.session, events.item])
     return rows.select(
         corrupt.alias("corrupt"),
+        F.col(FILTERED).alias("filtered"),
         mapped_text(events.user or events.session).alias("user_id"),
         mapped_text(events.session).alias("session_id"),
         mapped_text(events.item).alias("item_id"),
         mapped_text(events.event_id).alias("event_id"),
-        # every row of an input without event types is a view
-        (our_type(events.event_type, events.event_types) if events.event_type else F.lit(EVENT_TYPES[0])).alias(
+        (our_type(events.event_type, events.event_types) if events.event_type else F.lit(events.only_type)).alias(
             "event_type"
         ),
         given.alias("time_given"),
@@ -112,62 +99,6 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
         fields.alias("fields"),
         F.col(FILE).alias("file"),
     )
-
-
-def read_columns(
-    spark: SparkSession,
-    path: str,
-    *,
-    format_: Literal["parquet", "csv", "jsonl"],
-    columns: Sequence[str],
-    delimiter: str = ",",
-    names: Sequence[str] = (),
-) -> DataFrame:
-    """The mapped columns as written, `CORRUPT`, `FILE`, and the trimmed text of each mapped column (see `mapped_text`).
-
-    Args:
-      spark: the session.
-      path: a file, a folder or a glob.
-      format_: format of the files.
-      columns: the mapped columns, without repeats.
-      delimiter: CSV only: the character between two fields.
-      names: CSV without a header only: the names of all columns.
-
-    Raises:
-      InputError: a file is missing or unreadable, or a mapped column is missing or does not hold plain values.
-    """
-    if format_ == "parquet":
-        rows = read_parquet(spark, path, columns=columns)
-    elif format_ == "csv":
-        rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names)
-    else:
-        rows = read_jsonl(spark, path, columns=columns, plain=columns)
-    # a separate step, so that Spark trims each value once, however often it is used
-    return rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
-
-
-def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, Column]:
-    """Two columns: whether a row of `read_columns` is corrupt, and the text of a corrupt row (else null).
-
-    A row is corrupt if it does not parse or if an id has bytes that are not UTF-8. With the replacement character in
-    ids, two users could become one, and one user of two files could become two.
-
-    Args:
-      fields: a struct of the row's columns.
-      ids: the id columns; None for a column that the input does not have.
-    """
-    broken = [F.coalesce(F.contains(mapped_text(name), F.lit(MENDED)), F.lit(False)) for name in ids if name]
-    corrupt = reduce(or_, broken, F.col(CORRUPT).isNotNull())
-    return corrupt, F.when(corrupt, F.coalesce(F.col(CORRUPT), _as_json(fields)))
-
-
-def raw_text() -> Column:
-    """A row as the quarantine shows it, in UTF-8: the line of a corrupt row, else the mapped columns as JSON."""
-    return F.make_valid_utf8(F.coalesce(F.col("line"), _as_json(F.col("fields"))))
-
-
-def _as_json(fields: Column) -> Column:
-    return F.to_json(fields, {"ignoreNullFields": "false"})
 
 
 def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) -> dict[str, str]:
@@ -184,6 +115,10 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
             return dict.fromkeys(reader.csv(path, recursiveFileLookup=subfolders).columns, "text")
         return dict(spark.read.parquet(path, recursiveFileLookup=subfolders).dtypes)
 
+    if events.format in LAKES:
+        return {
+            field.name: field.dataType.simpleString() for field in spark_schema(snapshot(events.path, events.format))
+        }
     if events.format != "parquet" and not (events.format == "csv" and events.header):
         return {}
     try:
@@ -192,8 +127,8 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
         return columns(True)
 
 
-def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
-    """Lines `user item item …`, oldest first → one view an item, one item a day.
+def sequence_events(lines: DataFrame, *, last_day: date, event_type: str = EVENT_TYPES[0]) -> DataFrame:
+    """Lines `user item item …`, oldest first → one event an item, one item a day.
 
     The times are made up: midnight UTC, the last item on `last_day`. A line is corrupt if it has no item or an id that
     is not UTF-8.
@@ -211,81 +146,15 @@ def sequence_events(lines: DataFrame, *, last_day: date) -> DataFrame:
     corrupt = F.col("item_id").isNull() | F.contains(F.concat("user_id", "item_id"), F.lit(MENDED))
     return items.select(
         corrupt.alias("corrupt"),
+        F.lit(False).alias("filtered"),
         "user_id",
         text_of(None).alias("session_id"),
         "item_id",
         text_of(None).alias("event_id"),
-        F.lit(EVENT_TYPES[0]).alias("event_type"),
+        F.lit(event_type).alias("event_type"),
         F.lit(True).alias("time_given"),
         at.alias("event_time"),
         F.when(corrupt, F.col("value")).alias("line"),
         F.struct("user_id", "item_id", at.alias("event_time")).alias("fields"),
         F.col(FILE).alias("file"),
     )
-
-
-def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
-    """Two columns for rows of `read_columns`: whether a row has a time, and the time (null where it cannot be parsed).
-
-    Raises:
-      InputError: the format is iso and the column is neither text, date nor timestamp.
-    """
-    if time.format == "day_and_order":
-        parts = [mapped_text(name) for name in time.day_columns]
-        order = mapped_text(time.order_column)
-        given = F.lit(True)
-        for part in (*parts, order):
-            given = given & part.isNotNull()
-        day_text = parts[0]
-        if len(parts) == 3:
-            # a part that is too long is left out: the text is then no day. pandas writes 5.0 where a value is missing
-            whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
-            widths = zip(whole, (4, 2, 2), strict=True)
-            day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))
-        day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), day_text.try_cast("date"))
-        seconds = order.try_cast("int")  # the running number becomes seconds after midnight: only the order matters
-        midnight = F.unix_date(day).cast("bigint") * SECONDS_A_DAY
-        return given, F.when(seconds.between(0, SECONDS_A_DAY - 1), F.timestamp_seconds(midnight + seconds))
-    assert time.column
-    column = F.col(quoted(time.column))
-    if time.format == "iso":
-        type_ = schema[time.column].dataType
-        if isinstance(type_, TimestampType | TimestampNTZType | DateType):
-            return column.isNotNull(), column.cast("timestamp")
-        written = schema[time.column].metadata.get(WRITTEN, type_.simpleString())
-        if written != "string":
-            raise InputError(
-                f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
-                f"{written}. Set time.format to epoch_seconds or epoch_millis"
-            )
-        text = mapped_text(time.column)
-        # Spark would also accept `2017`, and `12:30` as a time of today
-        return text.isNotNull(), F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text).try_cast("timestamp")
-    text = mapped_text(time.column)
-    micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
-    return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
-
-
-def mapped_text(name: str | None) -> Column:
-    """The trimmed text of a column of `read_columns`; null in all rows where the name is None."""
-    return text_of(None) if name is None else F.col(quoted(_TEXT + name))
-
-
-def text_of(name: str | None) -> Column:
-    """A column as trimmed text, null where empty; null in all rows where the name is None."""
-    if name is None:
-        return F.lit(None).cast("string")
-    text = F.col(quoted(name)).cast("string")
-    # trimming costs more than reading: trim only values with a blank at an end
-    ends = [end(blank) for end in (text.startswith, text.endswith) for blank in BLANKS]
-    trimmed = F.btrim(text, F.lit(BLANKS))
-    return F.when(reduce(or_, ends), F.when(trimmed != "", trimmed)).when(text != "", text)
-
-
-def our_type(column: str, event_types: Mapping[str, str]) -> Column:
-    """Our name for the event type in a mapped column; null for a type that is not mapped."""
-    text = mapped_text(column)
-    ours = F.lit(None).cast("string")
-    for theirs, name in event_types.items():
-        ours = F.when(text == theirs, F.lit(name)).otherwise(ours)
-    return ours

@@ -16,7 +16,13 @@ long input."""
 
 
 def count_outcomes(
-    judged: DataFrame, *, path: str, last_day: date, period_start: date | None = None, carried: str | None = None
+    judged: DataFrame,
+    *,
+    path: str,
+    last_day: date,
+    period_start: date | None = None,
+    carried: str | None = None,
+    where: str | None = None,
 ) -> dict[str, Any]:
     """Rows by outcome, and the time span of the kept events.
 
@@ -26,9 +32,11 @@ def count_outcomes(
       last_day: the run's day.
       period_start: the first day that counts.
       carried: value of `file` for events taken over from an earlier run.
+      where: the filter of the input.
 
     Returns:
       rows_read, kept, duplicate, quarantined: numbers of rows.
+      filtered: rows that the filter leaves out; only with a filter.
       reasons: reason → rows in quarantine, without zeros.
       carried, carried_duplicate, carried_quarantined: how many of rows_read, duplicate, quarantined an earlier run had
         read.
@@ -53,13 +61,15 @@ def count_outcomes(
         raise InputError(f"{path} has no rows. Check that it is the right file and that the export has run")
     reasons = {reason: rows[reason][1] for reason in clean.REASONS if reason in rows}
     first, last, day_events = rows[clean.KEPT][2:5] if clean.KEPT in rows else (None, None, 0)
-    kept, duplicate = (rows[outcome][1] if outcome in rows else 0 for outcome in (clean.KEPT, clean.DUPLICATE))
+    outcomes = (clean.KEPT, clean.DUPLICATE, clean.FILTERED)
+    kept, duplicate, filtered = (rows[outcome][1] if outcome in rows else 0 for outcome in outcomes)
     quarantined = sum(reasons.values())
     return {
-        "rows_read": kept + duplicate + quarantined,
+        "rows_read": kept + duplicate + filtered + quarantined,
         "carried": sum(row[5] for row in rows.values()),
         "kept": kept,
         "duplicate": duplicate,
+        **({"filtered": filtered} if where else {}),
         "quarantined": quarantined,
         "carried_duplicate": rows[clean.DUPLICATE][5] if clean.DUPLICATE in rows else 0,
         "carried_quarantined": sum(rows[reason][5] for reason in reasons),
@@ -94,24 +104,40 @@ def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
 
 
 def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, validation_days: int, test_days: int) -> None:
-    """Check that some user has two interactions to train on.
+    """Check that there are several users, and that one of them has two interactions to train on.
 
     Raises:
-      InputError: no user has; the text names the windows and the time span of the data.
+      InputError: there are not; the text names the windows and the time span of the data.
     """
+    found = f"found {funnel['interactions']:,} interactions from {funnel['first_event']} to {funnel['last_event']} UTC"
+    if funnel["users"] == 1:
+        raise InputError(
+            f"nothing to learn: all events are of one user; {found}. Check that input.events.user names the column with"
+            " the user's id"
+        )
     if funnel["trainable_users"]:
         return
-    found = f"found {funnel['interactions']:,} interactions from {funnel['first_event']} to {funnel['last_event']} UTC"
+    if funnel["interactions"] <= funnel["users"] - funnel["users_without_history"]:
+        raise InputError(
+            f"nothing to train on: none of the {funnel['users']:,} users has a second interaction; {found}. Check that"
+            " input.events.user names an id that a user keeps, not one of an order or a visit"
+        )
     if kind == "leave_one_out":
         raise InputError(
             f"nothing to train on: leave_one_out needs users with 2 interactions (both train) or with at "
             f"least 4 (2 train, 1 validates, 1 tests), and no user has as many; {found}. Give more events"
         )
     validation, test = window_starts(last_day=last_day, validation_days=validation_days, test_days=test_days)
+    windows = f"validation window {validation} to {test - timedelta(days=1)}, test window {test} to {last_day}"
+    if date.fromisoformat(funnel["first_event"][:10]) >= validation:
+        raise InputError(
+            f"nothing to train on: all events lie in the days that validate and test ({windows}); {found}. For data of"
+            " few days set features.split.kind: leave_one_out, or give earlier events"
+        )
     raise InputError(
-        f"nothing to train on: no user has 2 interactions before {validation} (validation window {validation} to "
-        f"{test - timedelta(days=1)}, test window {test} to {last_day}); {found}. "
-        "Give earlier events, a --ds that fits them, or shorter windows in features.split"
+        f"nothing to train on: no user has 2 interactions before {validation} ({windows}); {found}. Give earlier events,"
+        " a --ds that fits them, or shorter windows in features.split. For data of few days set features.split.kind:"
+        " leave_one_out"
     )
 
 
@@ -182,9 +208,10 @@ def rows_text(funnel: dict[str, Any], *, of_them: str = "") -> str:
     The text `of_them` follows the number of rows read.
     """
     reasons = f" ({reasons_text(funnel['reasons'])})" if funnel["reasons"] else ""
+    filtered = f"{funnel['filtered']:,} filtered + " if "filtered" in funnel else ""
     return (
         f"{funnel['rows_read']:,} rows read{of_them} = {funnel['kept']:,} kept + {funnel['duplicate']:,} duplicate + "
-        f"{funnel['quarantined']:,} quarantined{reasons}"
+        f"{filtered}{funnel['quarantined']:,} quarantined{reasons}"
     )
 
 

@@ -14,6 +14,8 @@ CORRUPT = "_corrupt_record"
 MOST_CHARACTERS = 1_000_000
 """The longest CSV field, in files whose fields may hold line breaks."""
 
+_SHOWN_NAMES = 50
+"""How many columns an error names."""
 _UNCLOSED = f"a field has more than {MOST_CHARACTERS:,} characters, so a quote is probably not closed"
 
 
@@ -26,8 +28,14 @@ def check_columns(wanted: Sequence[str], found: Sequence[str], *, path: str, hin
     if missing := [name for name in wanted if name not in found]:
         raise InputError(
             f"{path} lacks the mapped column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; found "
-            f"{', '.join(found) or 'none'}{hint or '. Correct the column names in the run config'}"
+            f"{names_text(found) or 'none'}{hint or '. Correct the column names in the run config'}"
         )
+
+
+def names_text(names: Sequence[str]) -> str:
+    """Names of columns for an error's text: the first ones, without unprintable characters, and how many more."""
+    shown = ["".join(sign if sign.isprintable() else "?" for sign in name[:60]) for name in names[:_SHOWN_NAMES]]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN_NAMES:,} more" if len(names) > _SHOWN_NAMES else "")
 
 
 @contextmanager

@@ -23,11 +23,12 @@ from pyspark.sql import functions as F
 from kdlib.config.data import SEARCH_EVENT_TYPES, SearchesConfig
 from kdlib.data.queries import normalise_query
 from kdlib.features.clean import DUPLICATE, KEPT
-from kdlib.features.events import judged_line, mapped_text, our_type, parse_time, raw_text, read_columns
+from kdlib.features.columns import judged_line, mapped_text, our_type, raw_text, read_columns
 from kdlib.features.funnel import rows_text
 from kdlib.features.privacy import hash_of_line, map_distinct, with_pseudonyms
 from kdlib.features.read import FILE, quoted
 from kdlib.features.splits import day_start
+from kdlib.features.times import parse_time
 from kdlib.privacy.pseudonyms import KeySource
 from kdlib.store.tables import SEARCH_QUARANTINE
 

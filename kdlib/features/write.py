@@ -36,15 +36,23 @@ def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: s
       table: name of the quarantine table.
       staged: folder with the files of the quarantine.
       path: path of the input.
-      funnel: holds rows_read and reasons.
+      funnel: holds rows_read and reasons, and filtered with a filter.
 
     Raises:
-      InputError: always; the text names the folder of the copy.
+      InputError: always; the text names the folder of the copy, or the filter if it leaves out all rows that parse.
     """
+    filtered = funnel.get("filtered", 0)
+    if filtered and not {*funnel["reasons"]} - {"corrupt_row"}:
+        where = config.input.events and config.input.events.where
+        raise InputError(
+            f"the filter input.events.where leaves out all {filtered:,} rows of {path}: {where!r}. Correct it: for which"
+            " rows shall it be true?"
+        )
     copy = config.root / f"{table}_failed" / f"ds={config.day}"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(staged, copy, ignore=shutil.ignore_patterns("_*", ".*"))
+    passed = " that the filter lets pass" if filtered else ""
     raise InputError(
-        f"all {funnel['rows_read']:,} rows of {path} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
+        f"all {funnel['rows_read'] - filtered:,} rows of {path}{passed} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "
         f"in {copy}, and correct the columns, the delimiter, the time format or the period in the run config"
     )

@@ -240,8 +240,11 @@ def _share(part: float, whole: float) -> float:
 
 
 def _read(night: Funnel) -> int:
-    """Rows that the run read from the input, without events carried over. These are valid, and soon nearly all rows."""
-    return night["rows_read"] - night.get("carried", 0)
+    """Rows that the run read from the input and that the filter let pass.
+
+    Events carried over are not counted. These are valid, and soon nearly all rows.
+    """
+    return night["rows_read"] - night.get("carried", 0) - night.get("filtered", 0)
 
 
 def _quarantined(night: Funnel) -> float:
@@ -249,7 +252,7 @@ def _quarantined(night: Funnel) -> float:
 
 
 def rows_judged(night: Funnel) -> dict[str, int]:
-    """Rows that the run itself has judged, by outcome: `kept`, `duplicate`, `quarantined`.
+    """Rows that the run itself has judged, by outcome: `kept`, `duplicate`, `quarantined`, and `filtered` with a filter.
 
     Events carried over are not counted, because an earlier run has judged them. Rows of later days or before the period
     are not counted, because they are no fault of the data.
@@ -261,6 +264,7 @@ def rows_judged(night: Funnel) -> dict[str, int]:
         "kept": night["kept"] - (carried - duplicate - quarantined),
         "duplicate": night["duplicate"] - duplicate,
         "quarantined": night["quarantined"] - quarantined - night.get("other_days", 0),
+        **({"filtered": night["filtered"]} if "filtered" in night else {}),
     }
 
 

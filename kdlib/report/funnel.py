@@ -1,4 +1,4 @@
-"""What became of the rows: each is kept, a duplicate or quarantined with a reason. Then the counts of the kept rows."""
+"""What became of the rows: each is kept, a duplicate, filtered, or quarantined with a reason. Then the counts of the kept rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,8 @@ from kdlib.report.content import Night
 from kdlib.report.labels import count, share, short_day, signed_count
 from kdlib.report.rendering import render
 
+_STYLES = {"kept": "accent", "duplicate": "neutral", "filtered": "faint", "quarantined": "second"}
+"""Outcomes of rows → their colours. Rows are filtered only where the input has a filter."""
 _COUNTS = {
     "day_events": "events of the day",
     "day_users": "users of the day",
@@ -28,7 +30,7 @@ _COUNTS = {
 
 
 def funnel(night: Night) -> Markup:
-    """Rows read = kept + duplicate + quarantined, by reason, beside the previous run."""
+    """Rows read = kept + duplicate + filtered + quarantined, by reason, beside the previous run."""
     now, before = night.funnel, night.previous_funnel
     if now is None:
         return render("rows", now=None)
@@ -39,7 +41,7 @@ def funnel(night: Night) -> Markup:
 
 
 def _chart(now: Mapping[str, Any]) -> Markup:
-    styles = {"kept": "accent", "duplicate": "neutral", "quarantined": "second"}
+    styles = {name: style for name, style in _STYLES.items() if name in now}
     shares = [(name, now[name], share(now[name] / max(now["rows_read"], 1)), style) for name, style in styles.items()]
     title = f"{count(now['rows_read'])} rows read = " + " + ".join(f"{count(now[name])} {name}" for name in styles)
     return stacked_bar(shares, title=title, alternative=", ".join(f"{name} {text}" for name, _, text, _ in shares))
@@ -64,13 +66,15 @@ def _rows(now: Mapping[str, Any], before: Mapping[str, Any], previous: str | Non
     rows = [["Where the rows went"]]
     rows += [
         row(key.replace("_", " "), now[key], before.get(key), share(now[key] / read, digits=2))
-        for key in ("rows_read", "kept", "duplicate", "quarantined")
+        for key in ("rows_read", *_STYLES)
+        if key in now
     ]
+    first_reason = len(rows)
     reasons, earlier = now["reasons"], before.get("reasons", {})
     for reason in dict.fromkeys([*reasons, *earlier]):
         found = reasons.get(reason, 0)
         rows.append(row(reason.replace("_", " "), found, earlier.get(reason, 0), share(found / read, digits=2)))
-    numbers = range(5, len(rows))
+    numbers = range(first_reason, len(rows))
     rows.append(["What the kept rows hold"])
     rows += [row(label, now[key], before.get(key)) for key, label in _COUNTS.items() if key in now]
     return rows, numbers

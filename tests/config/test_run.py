@@ -210,6 +210,31 @@ def test_the_smallest_config_has_every_default(load):
         (with_input(f"{{events: {{{EVENTS}, time: {{}}}}}}"), "input.events.time: format iso needs column"),
         (with_input(f"{{events: {{{EVENTS}, time: {{format: day_and_order}}}}}}"), "needs day_columns"),
         (
+            with_input(f"{{events: {{{EVENTS}, time: {{format: pattern, column: t}}}}}}"),
+            "format pattern and the setting pattern belong together",
+        ),
+        (
+            with_input(f"{{events: {{{EVENTS}, time: {{column: t, pattern: d/M/yyyy}}}}}}"),
+            "format pattern and the setting pattern belong together",
+        ),
+        (
+            with_input(f"{{events: {{{EVENTS}, time: {{format: pattern, column: t, pattern: yyyy-mm-dd}}}}}}"),
+            r"input.events.time: pattern lacks the month \(M\), found yyyy-mm-dd",
+        ),
+        (
+            with_input(f"{{events: {{{EVENTS}, time: {{format: pattern, column: t, pattern: '%d/%m/%Y'}}}}}}"),
+            r"pattern lacks the year \(yyyy\) and the month \(M\), found %d/%m/%Y",
+        ),
+        (
+            with_input(f"{{events: {{{EVENTS}, event_type: b, only_type: purchase, time: {{column: t}}}}}}"),
+            "only_type purchase is for events without event_type",
+        ),
+        (
+            with_input("{events: {path: x, format: sequences, where: a > 1}}"),
+            "where needs columns, which format sequences does not have",
+        ),
+        (with_input(f"{{events: {{{EVENTS}, where: ' ', time: {{column: t}}}}}}"), "events.where: "),
+        (
             with_input("{events: {path: x, format: sequences}}") + "teachers: [{name: a, text: {}}]\n",
             "a model with text needs input.catalogue with titles",
         ),

@@ -8,12 +8,16 @@ from pyspark.sql import functions as F
 
 from kdlib.errors import ContractError, InputError
 from kdlib.features import clean
-from kdlib.features.funnel import check_complete, check_trainable, count_outcomes
+from kdlib.features.funnel import check_complete, check_trainable, count_outcomes, rows_text
 
 SCHEMA = (
     "corrupt boolean, user_id string, session_id string, item_id string, event_id string, event_type string, "
     "time_given boolean, event_time string, line string, fields struct<none: string>, file string, arrived date"
 )
+
+
+LEFT_OUT = "left out"
+"""The item of the events that the filter leaves out."""
 
 
 def event(
@@ -34,10 +38,15 @@ def arrived(row, day: date):
     return (*row[:-1], day)
 
 
+def events_of(spark, rows):
+    filtered = F.coalesce(~F.col("corrupt") & (F.col("item_id") == LEFT_OUT), F.lit(False))
+    time = F.col("event_time").cast("timestamp")
+    return spark.createDataFrame(rows, SCHEMA).withColumns({"event_time": time, "filtered": filtered})
+
+
 def judge(spark, rows, *, late_days=0, max_events=100, partitions=2):
-    events = spark.createDataFrame(rows, SCHEMA).withColumn("event_time", F.col("event_time").cast("timestamp"))
     return clean.with_outcome(
-        events,
+        events_of(spark, rows),
         period_start=date(2024, 5, 1),
         last_day=date(2024, 5, 3),
         late_days=late_days,
@@ -125,12 +134,12 @@ def test_a_bot_is_a_user_with_more_events_on_a_utc_day_than_allowed(spark):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_row_has_one_outcome(spark, seed):
-    """Kept, duplicate and quarantined rows add up to the rows read, and no good row of a quiet user is quarantined."""
+    """The outcomes add up to the rows read, and no good row of a quiet user is quarantined."""
     choose = random.Random(seed).choice
     rows = [
         event(
             choose(["u", "v", "w", None]),
-            choose(["a", "b", None]),
+            choose(["a", "b", None, LEFT_OUT]),
             choose(["2024-05-02 10:00:00", "2024-05-02 10:00:01", "2023-01-01 00:00:00", None]),
             id_=choose(["1", "2", None]),
             type_=choose(["view", "cart", None]),
@@ -139,13 +148,30 @@ def test_every_row_has_one_outcome(spark, seed):
         )
         for _ in range(200)
     ]
-    counts = count_outcomes(judge(spark, rows, max_events=7), path="p", last_day=date(2024, 5, 3))
+    judged = judge(spark, rows, max_events=7)
+    counts = count_outcomes(judged, path="p", last_day=date(2024, 5, 3), where="item is not left out")
     assert counts["rows_read"] == 200
-    assert counts["kept"] + counts["duplicate"] + counts["quarantined"] == 200
+    assert sum(counts[name] for name in ("kept", "duplicate", "filtered", "quarantined")) == 200
+    assert counts["filtered"] == sum(r[3] == LEFT_OUT and not r[0] for r in rows) > 0
+    rows = [r for r in rows if r[3] != LEFT_OUT or r[0]]
     bad = sum(r[0] or not (r[1] and r[3] and r[5] and r[6] and r[7]) or r[7] < "2024" for r in rows)
     assert counts["quarantined"] - counts["reasons"].get("bot_user", 0) == bad
     distinct = len({r[1:8] for r in rows if not r[0]})
     assert counts["kept"] <= distinct
+
+
+def test_a_filtered_row_is_neither_a_fault_nor_an_event(spark):
+    """It makes nobody a bot and no event a duplicate, it is not in quarantine, and its other faults do not count."""
+    rows = [event(item=LEFT_OUT, id_="1"), event(id_="1"), event(user=None, item=LEFT_OUT, time=None, given=False)]
+    rows += [event(item=LEFT_OUT, time=f"2024-05-02 10:00:0{n}") for n in range(4)]
+    judged = judge(spark, rows, max_events=1)
+    assert outcomes(judged) == {"filtered": 6, "kept": 1}
+    assert clean.quarantine(judged).count() == 0
+    assert {row["raw"] for row in judged.collect()} == {None}
+    counts = count_outcomes(judged, path="p", last_day=date(2024, 5, 3), where="w")
+    assert rows_text(counts) == "7 rows read = 1 kept + 0 duplicate + 6 filtered + 0 quarantined"
+    without = count_outcomes(judge(spark, [event()]), path="p", last_day=date(2024, 5, 3))
+    assert rows_text(without) == "1 rows read = 1 kept + 0 duplicate + 0 quarantined"
 
 
 def test_what_an_earlier_night_handed_on_is_counted_apart(spark):
@@ -212,18 +238,32 @@ def test_a_lost_row_is_an_error(read, quarantined, in_sessions):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("kind", "changes", "message"),
     [
         (
             "time",
-            r"before 2024-04-30 .*2024-04-30 to 2024-05-01, test window 2024-05-02 to 2024-05-03.*from A to B",
+            {},
+            r"no user has 2 interactions before 2024-04-30 \(validation window 2024-04-30 to 2024-05-01, test window"
+            r" 2024-05-02 to 2024-05-03\); found 3 interactions from 2024-04-01 .* to 2024-05-03 .*--ds that fits",
         ),
-        ("leave_one_out", r"users with 2 interactions .*at least 4 .*from A to B UTC"),
+        (
+            "time",
+            {"first_event": "2024-05-02 08:00:00"},
+            r"all events lie in the days that validate and test .*from 2024-05-02 08:00:00 to 2024-05-03 .*"
+            r"For data of few days set features\.split\.kind: leave_one_out",
+        ),
+        ("leave_one_out", {}, r"users with 2 interactions .*at least 4 .*from 2024-04-01 .* UTC"),
+        ("time", {"users": 1, "trainable_users": 1}, r"all events are of one user; found 3 .*input\.events\.user"),
+        ("leave_one_out", {"users": 3}, r"none of the 3 users has a second interaction; .*an id that a user keeps"),
     ],
 )
-def test_nothing_to_train_on_is_an_error(kind, message):
-    """The error names the windows and the span of the data."""
-    funnel = {"trainable_users": 0, "interactions": 3, "first_event": "A", "last_event": "B"}
+def test_nothing_to_train_on_is_an_error(kind, changes, message):
+    """The error names the windows and the span of the data, and the setting for data of few days."""
+    funnel = {"users": 2, "users_without_history": 0, "trainable_users": 0, "interactions": 3} | {
+        "first_event": "2024-04-01 08:00:00",
+        "last_event": "2024-05-03 09:00:00",
+        **changes,
+    }
     with pytest.raises(InputError, match=message):
         check_trainable(funnel, kind=kind, last_day=date(2024, 5, 3), validation_days=2, test_days=2)
 
@@ -235,9 +275,8 @@ def test_a_forgotten_user_is_taken_in_no_more(spark):
     """
     gone = hashlib.sha256(b"u").hexdigest()
     rows = [event(), event(time=None), event("v"), event(corrupt=True), event(None, item="u,v", corrupt=True)]
-    events = spark.createDataFrame(rows, SCHEMA).withColumn("event_time", F.col("event_time").cast("timestamp"))
     judged = clean.with_outcome(
-        events,
+        events_of(spark, rows),
         period_start=None,
         last_day=date(2024, 5, 3),
         max_events_per_user_day=9,

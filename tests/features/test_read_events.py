@@ -9,8 +9,9 @@ from pyarrow import csv
 from pyspark.sql import functions as F
 
 from kdlib.config.data import EventsConfig
-from kdlib.errors import InputError
-from kdlib.features.events import input_columns, raw_text, read_events
+from kdlib.errors import ConfigError, InputError
+from kdlib.features.columns import raw_text
+from kdlib.features.events import input_columns, read_events
 from kdlib.features.read_errors import reading
 
 LAST_DAY = date(2024, 5, 3)
@@ -320,6 +321,7 @@ def test_blanks_at_either_end_are_trimmed_and_what_is_only_blank_is_missing(spar
 def test_iso_times_with_and_without_offset(spark, tmp_path):
     """An ISO time without an offset is UTC. A text without a full date is not a time."""
     given = ["2024-05-01T10:00:00Z", "2024-05-01 10:00:00+0200", "2024-05-01T10:00:00.5", "2024-05-01"]
+    given += ["2024-05-01T10:00Z", "2024-05-01 10:00+02:00", "2024-05-01T10:00-0130"]
     no_date = ["12:30", "2024", "2024-05", "2024-5-01", "2024-05-01T", "2024-05-01x10:00", "2024-02-31"]
     (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in given + no_date))
     assert times(spark, tmp_path / "e.csv", format="iso") == [
@@ -327,8 +329,63 @@ def test_iso_times_with_and_without_offset(spark, tmp_path):
         "2024-05-01 08:00:00.000000",
         "2024-05-01 10:00:00.500000",
         "2024-05-01 00:00:00.000000",
+        "2024-05-01 10:00:00.000000",
+        "2024-05-01 08:00:00.000000",
+        "2024-05-01 11:30:00.000000",
         *[None] * len(no_date),
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "given", "expected"),
+    [
+        ("d/M/yyyy H:mm", ["1/5/2024 9:05", "01/05/2024 09:05"], "2024-05-01 09:05:00.000000"),
+        ("yyyyMMdd", ["20240501"], "2024-05-01 00:00:00.000000"),
+        ("dd.MM.yyyy HH:mm:ss", ["01.05.2024 23:59:59"], "2024-05-01 23:59:59.000000"),
+        ("M/d/yyyy h:mm a", ["5/1/2024 1:02 PM", "5/1/2024 1:02 pm"], "2024-05-01 13:02:00.000000"),
+        ("yyyy-MM-dd'T'HH:mmXXX", ["2024-05-01T10:00+02:00"], "2024-05-01 08:00:00.000000"),
+    ],
+)
+def test_times_of_a_pattern(spark, tmp_path, pattern, given, expected):
+    """Text of the form of the pattern is a time in UTC. Any other text is null, and ends no run."""
+    other = ["soon", "31/31/2024 1:00", "2024", "99991", "-"]
+    (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in given + other))
+    found = times(spark, tmp_path / "e.csv", format="pattern", pattern=pattern)
+    assert found == [expected] * len(given) + [None] * len(other)
+
+
+def test_a_day_as_a_number_has_a_pattern(spark, tmp_path):
+    """A Parquet column of whole numbers, or of floats where a day is missing, is read as the text of its numbers."""
+    days = pa.array([20240501.0, None])
+    pq.write_table(pa.table({"u": ["1"] * 2, "i": ["a"] * 2, "t": days}), tmp_path / "e.parquet")
+    time = {"format": "pattern", "column": "t", "pattern": "yyyyMMdd"}
+    rows = read(spark, tmp_path / "e.parquet", format="parquet", time=time)
+    assert [row[6:8] for row in rows] == [(True, "2024-05-01 00:00:00.000000"), (False, None)]
+
+
+def test_a_pattern_that_spark_does_not_know_is_an_error(spark, tmp_path):
+    """So is a pattern for a column that holds times already."""
+    (tmp_path / "e.csv").write_text("u,i,t\n1,a,2024-05-01\n")
+    with pytest.raises(ConfigError, match=r"does not know the datetime pattern 'yyyy-MM-dd e' .*Expected letters"):
+        times(spark, tmp_path / "e.csv", format="pattern", pattern="yyyy-MM-dd e")
+    pq.write_table(pa.table({"u": ["1"], "i": ["a"], "t": [datetime(2024, 5, 1)]}), tmp_path / "e.parquet")
+    time = {"format": "pattern", "column": "t", "pattern": "yyyyMMdd"}
+    with pytest.raises(
+        InputError, match=r"pattern needs a text column, but t is timestamp\w*\. Set time\.format to iso"
+    ):
+        read(spark, tmp_path / "e.parquet", format="parquet", time=time)
+
+
+def test_order_lines_without_event_types_are_of_one_type(spark, tmp_path):
+    """Every event of an input without a type column is a view, or of `only_type`."""
+    (tmp_path / "e.csv").write_text("u,i,t\n1,a,2024-05-01\n")
+    assert [read(spark, tmp_path / "e.csv", **only)[0][4] for only in ({}, {"only_type": "purchase"})] == [
+        "view",
+        "purchase",
+    ]
+    (tmp_path / "s.txt").write_text("1 a\n")
+    sequences = {"format": "sequences", "user": None, "item": None, "time": None, "only_type": "cart"}
+    assert read(spark, tmp_path / "s.txt", **sequences)[0][4] == "cart"
 
 
 def test_epoch_millis_beyond_every_calendar_are_bad_and_do_not_fail(spark, tmp_path):

@@ -2,16 +2,20 @@ import json
 import os
 import shutil
 from datetime import date
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
+from pyiceberg.catalog.sql import SqlCatalog
 
 from jobs.__main__ import main
 from jobs.runtime.input_files import version_of
 from jobs.runtime.inputs import checked_key, night_input
 from jobs.runtime.names import FEATURES
-from kdlib.config.data import PrivacyConfig
+from kdlib.config.features import PrivacyConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features import clean, privacy, splits
@@ -198,14 +202,69 @@ def test_when_all_rows_are_quarantined_they_can_be_looked_at(tiny):
     assert [partitions.read_manifest(config.root, name, config.day) for name in TABLES] == [None] * len(TABLES)
 
 
+def filtered_by(where: str, folder: Path) -> RunConfig:
+    settings = config_for(folder).model_dump(mode="json")
+    settings["input"]["events"]["where"] = where
+    return RunConfig.model_validate(settings)
+
+
+def test_rows_that_the_filter_leaves_out_are_counted(tiny, capsys):
+    """The line for the person adds up, and the quarantine has no such row. Half a line is corrupt as before."""
+    config = filtered_by("b != 'zap'", tiny)
+    run(config)
+    assert (
+        "build_features: 10 rows read = 7 kept + 1 duplicate + 1 filtered + 1 quarantined (corrupt_row 1); 2 users"
+        in capsys.readouterr().out
+    )
+    assert [row["raw"] for row in table(config, "quarantine")] == ["3,d,view"]
+
+
+def test_a_filter_that_leaves_nothing_is_an_error(tiny):
+    """The error shows the filter. Where other rows are quarantined, it counts the two apart."""
+    with pytest.raises(InputError, match=r"where leaves out all 9 rows of .*events: \"b = 'buy'\"\. Correct it"):
+        run(filtered_by("b = 'buy'", tiny))
+    with pytest.raises(
+        InputError, match=r"all 2 rows of .*that the filter lets pass are quarantined \(corrupt_row 1, unk"
+    ):
+        run(filtered_by("b = 'zap'", tiny))
+
+
+@pytest.mark.parametrize("format_", ["delta", "iceberg"])
+def test_a_table_is_read_again_when_it_has_a_new_version(spark, tmp_path, capsys, format_):
+    """The version of a table decides, not its files. All rows add up, and a mapped partition is told by the metadata."""
+    names, *lines = (line.split(",") for line in ROWS.splitlines()[:-1])
+    rows = pa.table(dict(zip(names, zip(*lines, strict=True), strict=True)))
+    if format_ == "delta":
+        write_deltalake(path := str(tmp_path / "events"), rows, partition_by=["b"])
+        more = partial(write_deltalake, path, rows.slice(8), mode="append")
+    else:
+        catalog = SqlCatalog("shop", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}")
+        catalog.create_namespace("shop")
+        table_ = catalog.create_table("shop.events", schema=rows.schema)
+        table_.append(rows)
+        path, more = str(tmp_path / "shop" / "events"), partial(table_.append, rows.slice(8))
+    settings = config_for(tmp_path).model_dump(mode="json")
+    settings["input"]["events"] |= {"path": path, "format": format_, "where": "b != 'zap'"}
+    config = RunConfig.model_validate(settings | {"input": {"events": settings["input"]["events"]}})
+    run(config)
+    run(config)
+    said = capsys.readouterr().out
+    assert "build_features: 9 rows read = 7 kept + 1 duplicate + 1 filtered + 0 quarantined; 2 users" in said
+    assert said.count("up to date") == 1
+    more()
+    run(config)
+    assert "10 rows read = 7 kept + 1 duplicate + 2 filtered" in capsys.readouterr().out
+
+
 def test_nothing_to_train_on_ends_the_night(tiny, capsys):
     """The command line exits with 2 and names the windows and the span of the data."""
     path = tiny / "run.yaml"
     path.write_text(json.dumps(config_for(tiny).model_dump(mode="json")))
     assert main(["build-features", "--config", str(path), "--ds", "2024-05-01"]) == 2
     error = capsys.readouterr().err
-    assert "no user has 2 interactions before 2024-04-30" in error
+    assert "all events lie in the days that validate and test (validation window 2024-04-30 to 2024-04-30" in error
     assert "from 2024-05-01 10:00:00 to 2024-05-01 10:02:00 UTC" in error
+    assert "set features.split.kind: leave_one_out" in error
 
 
 def test_the_simulator_must_have_run(tmp_path):

@@ -27,7 +27,7 @@ LATE_DAYS = 2
 HEADER = "u,i,b,t,id"
 
 
-def _config(folder: Path, day: int, output: str, **changes: Any) -> RunConfig:
+def _config(folder: Path, day: int, output: str, where: str | None = None, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "days",
@@ -37,6 +37,7 @@ def _config(folder: Path, day: int, output: str, **changes: Any) -> RunConfig:
                 "events": {
                     "path": str(folder / "events/day={day}"),
                     "late_days": LATE_DAYS,
+                    "where": where,
                     "format": "csv",
                     "user": "u",
                     "item": "i",
@@ -101,11 +102,12 @@ def _quarantine(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark, tmp_path: Path) -> None:
-    """Nights in a row, one of them left out, late, early and repeated events and a bot: the same tables each night."""
+    """Nights in a row, one of them left out, late, early and repeated events, a bot and a filter: the same tables."""
     _write_days(tmp_path, 7)
-    reasons = {*_night(_config(tmp_path, 3, "chain"))["reasons"]}  # which carries nothing over
+    where = "i != 'i3'"
+    reasons = {*_night(_config(tmp_path, 3, "chain", where))["reasons"]}  # which carries nothing over
     for day in (4, 6):
-        chain, whole = _config(tmp_path, day, "chain"), _config(tmp_path, day, f"whole{day}")
+        chain, whole = _config(tmp_path, day, "chain", where), _config(tmp_path, day, f"whole{day}", where)
         funnels = [_night(config) for config in (chain, whole)]
         assert _tables(chain) == _tables(whole)
         assert [funnel["kept"] for funnel in funnels] == [
@@ -114,6 +116,8 @@ def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark,
         reasons |= funnels[0]["reasons"].keys()
         assert funnels[0]["rows_read"] - funnels[0]["carried"] < funnels[1]["rows_read"] - funnels[1]["carried"]
         assert funnels[0]["carried"] > 0 == funnels[1]["carried"]
+        assert 0 < funnels[0]["filtered"] < funnels[1]["filtered"]
+        assert "'i3'" not in str(_tables(chain))
         handed_on = [row for row in _quarantine(chain) if not row["file"].startswith("file:")]
         assert funnels[0]["carried_quarantined"] == len(handed_on) > 0, "the bot's events"
         assert funnels[1]["carried_quarantined"] == funnels[1]["carried_duplicate"] == 0

@@ -6,7 +6,7 @@ import hmac
 import pandas as pd
 import pytest
 
-from kdlib.config.data import PrivacyConfig
+from kdlib.config.features import PrivacyConfig
 from kdlib.errors import ConfigError
 from kdlib.features import privacy
 from kdlib.privacy.pseudonyms import KeySource, key_check, pseudonym, read_key

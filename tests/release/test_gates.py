@@ -104,6 +104,7 @@ def test_faults_of_the_newly_read_days_are_not_lost_among_the_events_carried_ove
     assert found["missing_rise"].value == 0.45
     assert gates.rows_judged(faulty | {"kept": 86_600}) == {"kept": 1_450, "duplicate": 150, "quarantined": 1_400}
     assert gates.rows_judged(faulty | {"kept": 86_600, "other_days": 400})["quarantined"] == 1_000
+    assert gates.rows_judged(faulty | {"filtered": 7})["filtered"] == 7
     repeated = judge(earlier=usual, **ESTABLISHED | {"duplicate": 1_350})
     assert [gate.gate for gate in gates.failed(repeated.values())] == ["duplicate_rise"]
 

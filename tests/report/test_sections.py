@@ -128,6 +128,16 @@ def test_the_funnel_adds_up_beside_last_night() -> None:
     assert row("corrupt row", "0", "0.00%", "10", "−10") in html
     assert row("users", "80", "", "80", "±0") in html
     assert "Change" not in funnel(replace(NIGHT, previous=None, previous_funnel=None))
+    assert "filtered" not in html
+
+
+def test_filtered_rows_are_in_the_funnel_of_an_input_with_a_filter() -> None:
+    """They have a part of the bar and a row of the table. The reasons below stay indented."""
+    html = funnel(replace(NIGHT, funnel={**(NIGHT.funnel or {}), "rows_read": 1500, "filtered": 500}))
+    assert "1,500 rows read = 900 kept + 40 duplicate + 500 filtered + 60 quarantined" in html
+    assert '<th scope="row">filtered</th><td class="num">500</td><td class="num">33.33%</td>' in html
+    assert "is a duplicate, is filtered, or is quarantined" in html
+    assert html.index('class="part"') > html.index(">quarantined<")
 
 
 def test_the_gap_is_closed_only_where_there_is_one() -> None:

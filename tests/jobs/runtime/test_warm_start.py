@@ -8,7 +8,7 @@ import pytest
 from jobs import evaluate
 from jobs.runtime.stage import Part
 from jobs.runtime.warm_start import earlier_model, warm_training
-from kdlib.config.data import SplitConfig
+from kdlib.config.features import SplitConfig
 from kdlib.config.models import TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError

@@ -1,0 +1,111 @@
+"""Looks at the first bytes of the input's files, so that a wrong file is named before Spark reads it.
+
+Spark would read a picture as a line of text, and a Parquet file as a CSV with an odd header.
+"""
+
+from pathlib import Path
+
+from kdlib.errors import InputError
+
+File = tuple[str, int, int]
+"""Path or URL, bytes, time of the last change in nanoseconds."""
+
+_HEAD_BYTES = 4096
+_MOST_HEADS = 10_000
+"""How many files are opened."""
+_GZIP = b"\x1f\x8b"
+_KINDS = (
+    (b"PAR1", "a Parquet file", "Set format: parquet"),
+    (b"PARE", "an encrypted Parquet file", "Decrypt it first"),
+    (_GZIP, "a gzip file", "Give its name the ending .gz"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel file", "Unpack it, or save the sheet as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file", "Save the sheet as CSV"),
+    (b"%PDF", "a PDF", "Give the data as CSV"),
+    (b"ORC", "an ORC file", "Export it as Parquet"),
+    (b"Obj\x01", "an Avro file", "Export it as Parquet"),
+    (b"SQLite format 3", "a SQLite database", "Export the table as CSV or Parquet"),
+    (b"\xff\xfe", "text in UTF-16", "Save it as UTF-8"),
+    (b"\xfe\xff", "text in UTF-16", "Save it as UTF-8"),
+    (b"\x89PNG", "a picture", "Check the path"),
+    (b"\xff\xd8\xff", "a picture", "Check the path"),
+)
+"""First bytes of a file → what it is, and what to do."""
+_OTHER_COMPRESSION = (".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz")
+_EXPECTED = {"csv": "CSV text", "jsonl": "a JSON object on each line", "sequences": "lines of ids"}
+
+
+def check_files(files: list[File], format_: str, *, path: str) -> None:
+    """Check sizes, and the first bytes of local files.
+
+    Args:
+      files: the files to read.
+      format_: parquet, csv, jsonl or sequences.
+      path: path of the input, for the error's text.
+
+    Raises:
+      InputError: all files are empty. A Parquet or gzip file is: Spark skips it, but it is an export that broke off. A
+        file cannot be read, or is of another kind than the format says.
+    """
+    empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
+    if empty:
+        raise InputError(f"{empty[0]} has no bytes: is the export whole? Replace it or take it out of the input")
+    if not any(size for _, size, _ in files):
+        raise InputError(
+            f"{path} is empty: no file has any bytes. Check that it is the right file and that the export has run"
+        )
+    for name, size, _ in files[:_MOST_HEADS]:
+        if size and Path(name).is_absolute() and not name.endswith(_OTHER_COMPRESSION):
+            _check_content(name, format_)
+
+
+def _check_content(name: str, format_: str) -> None:
+    try:
+        with open(name, "rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError as error:
+        raise unreadable(name, error) from None
+    if format_ == "parquet":
+        if not head.startswith((b"PAR1", b"PARE")):
+            what, hint = _kind(head) or ("text", "Set format: csv or jsonl")
+            raise InputError(f"{name} is not a Parquet file but {what}. {hint}, or take it out of the input")
+        return
+    if name.endswith(".gz"):
+        if not head.startswith(_GZIP):
+            raise InputError(
+                f"{name} is not compressed, though its name ends in .gz. Rename it, or take it out of the input"
+            )
+        return
+    if kind := _kind(head):
+        raise InputError(
+            f"{name} is {kind[0]}: format {format_} expects {_EXPECTED[format_]}. {kind[1]}, or take it out of the input"
+        )
+    if format_ == "jsonl" and head.lstrip().startswith(b"["):
+        raise InputError(
+            f"{name} is one JSON list: format jsonl expects {_EXPECTED[format_]}. Write it without the list, for example"
+            f" with `jq -c '.[]' {name}`"
+        )
+
+
+def _kind(head: bytes) -> tuple[str, str] | None:
+    """What a file is that begins with these bytes, and what to do; None for text."""
+    for start, what, hint in _KINDS:
+        if head.startswith(start):
+            return what, hint
+    return ("a binary file", "Check the path") if b"\0" in head else None
+
+
+def check_no_table(path: str, files: list[File]) -> None:
+    """Raise InputError for the folder of a Delta Lake or Iceberg table: it may hold rows that the table has deleted."""
+    names = [name for name, _, _ in files]
+    metadata = any(name.endswith(".metadata.json") and "/metadata/" in name for name in names)
+    delta = any("/_delta_log/" in name for name in names) or Path(path, "_delta_log").is_dir()
+    if delta or metadata:
+        table, format_ = ("a Delta Lake", "delta") if delta else ("an Iceberg", "iceberg")
+        raise InputError(
+            f"{path} is {table} table, and its folder may hold rows that the table no longer has. Set format: {format_}"
+        )
+
+
+def unreadable(name: str, error: OSError) -> InputError:
+    """The error for a file that this machine may not or cannot read."""
+    return InputError(f"cannot read {name}: {error.strerror}. Check its permissions, or take it out of the input")

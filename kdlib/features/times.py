@@ -1,0 +1,84 @@
+"""The time of an event, from the columns that hold it. The session's time zone must be UTC."""
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DateType, StructType, TimestampNTZType, TimestampType
+
+from kdlib.config.data import TimeConfig
+from kdlib.errors import ConfigError, InputError
+from kdlib.features.columns import mapped_text
+from kdlib.features.read import quoted
+from kdlib.features.read_parquet import WRITTEN
+
+SECONDS_A_DAY = 86_400
+
+
+def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
+    """Two columns for rows of `read_columns`: whether a row has a time, and the time (null where it cannot be parsed).
+
+    Raises:
+      InputError: the format is iso and the column is neither text, date nor timestamp.
+    """
+    if time.format == "day_and_order":
+        parts = [mapped_text(name) for name in time.day_columns]
+        order = mapped_text(time.order_column)
+        given = F.lit(True)
+        for part in (*parts, order):
+            given = given & part.isNotNull()
+        day_text = parts[0]
+        if len(parts) == 3:
+            # a part that is too long is left out: the text is then no day. pandas writes 5.0 where a value is missing
+            whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
+            widths = zip(whole, (4, 2, 2), strict=True)
+            day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))
+        day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), day_text.try_cast("date"))
+        seconds = order.try_cast("int")  # the running number becomes seconds after midnight: only the order matters
+        midnight = F.unix_date(day).cast("bigint") * SECONDS_A_DAY
+        return given, F.when(seconds.between(0, SECONDS_A_DAY - 1), F.timestamp_seconds(midnight + seconds))
+    assert time.column
+    column = F.col(quoted(time.column))
+    if time.format == "iso":
+        type_ = schema[time.column].dataType
+        if isinstance(type_, TimestampType | TimestampNTZType | DateType):
+            return column.isNotNull(), column.cast("timestamp")
+        written = schema[time.column].metadata.get(WRITTEN, type_.simpleString())
+        if written != "string":
+            raise InputError(
+                f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
+                f"{written}. Set time.format to epoch_seconds or epoch_millis"
+            )
+        text = mapped_text(time.column)
+        # Spark would also accept `2017`, and `12:30` as a time of today
+        whole = F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text)
+        # of a time with an offset, Spark wants the seconds too
+        with_seconds = F.regexp_replace(whole, r"^(.{4}-.{2}-.{2}[T ]\d{2}:\d{2})(?=[Z+-])", "$1:00")
+        return text.isNotNull(), F.coalesce(whole.try_cast("timestamp"), with_seconds.try_cast("timestamp"))
+    text = mapped_text(time.column)
+    if time.format == "pattern":
+        assert time.pattern
+        return text.isNotNull(), _parsed_by_pattern(text, time, schema, path=path)
+    micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
+    return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
+
+
+def _parsed_by_pattern(text: Column, time: TimeConfig, schema: StructType, *, path: str) -> Column:
+    """The time in a text of the form `time.pattern`; null where the text has another form."""
+    assert time.column
+    assert time.pattern
+    type_ = schema[time.column].dataType
+    if isinstance(type_, TimestampType | TimestampNTZType | DateType):
+        raise InputError(
+            f"{path}: time format pattern needs a text column, but {time.column} is {type_.simpleString()}. Set"
+            " time.format to iso"
+        )
+    spark = SparkSession.getActiveSession()
+    assert spark
+    try:
+        spark.range(1).select(F.try_to_timestamp(F.lit("1"), F.lit(time.pattern))).collect()
+    except PySparkException:
+        raise ConfigError(
+            f"Spark does not know the datetime pattern {time.pattern!r} (time.pattern of {path}). Expected letters such"
+            " as in d/M/yyyy H:mm, yyyyMMdd or M/d/yyyy h:mm a, and quotes around other words"
+        ) from None
+    return F.try_to_timestamp(text, F.lit(time.pattern))
