@@ -19,7 +19,7 @@ from jobs.runtime.stage import Stage
 from kdlib.errors import ConfigError, DistilrecError
 
 GROUPS = {
-    "Begin": ("doctor",),
+    "Begin": ("init", "validate", "doctor"),
     "Run": ("nightly", "plan", "benchmark"),
     "What is in use": ("show", "explore", "search", "rollback", "deliver", "telemetry", "forget"),
     "On a Ray cluster": ("submit", "status"),
@@ -132,6 +132,33 @@ def _add_stage(stage: Stage) -> None:
 
 for _stage in STAGES:
     _add_stage(_stage)
+
+
+@cli.command("init")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.option("--out", metavar="FILE", help="the run config to write (default: NAME.yaml)")
+@click.option("--name", metavar="NAME", help="name of the run config (default: from the events' path)")
+@click.option("--force", is_flag=True, help="replace an existing run config")
+def _init(files: tuple[str, ...], out: str | None, name: str | None, force: bool) -> int:
+    """Look at raw files and write a run config for them.
+
+    FILE is a file, a folder, a glob or a URL: events, and the catalogue if there is one.
+    """
+    from jobs import init
+
+    init.run(files, out=out, name=name, force=force)
+    return 0
+
+
+@click.option("--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="rows to look at, about")
+def _validate(invocation: Invocation, rows: int) -> int:
+    """Judge a sample of the input as a run would; write nothing."""
+    from jobs import validate
+
+    return execute("validate", invocation, lambda config: validate.run(config, rows=rows), reads_only=True)
+
+
+cli.command("validate")(_configured(_validate))
 
 
 def _doctor(invocation: Invocation) -> int:

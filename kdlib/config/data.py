@@ -15,6 +15,10 @@ DAY = "{day}"
 EVENT_TYPES = ("view", "favourite", "cart", "purchase")
 """Our event types, weakest first. A shop's own types are mapped onto them."""
 
+YES = ("1", "1.0", "true", "t", "yes", "y")
+NO = ("0", "0.0", "false", "f", "no", "n")
+"""How a catalogue may write that a product is available or not, in any case."""
+
 SEARCH_EVENT_TYPES = ("search", "click", "cart", "purchase")
 """Our event types of a search log, weakest first: a typed query, and what the user did with an item that it found."""
 
@@ -73,22 +77,26 @@ class SimulateConfig(Section):
 class TimeConfig(Section):
     """How the event time is written."""
 
-    format: Literal["iso", "epoch_seconds", "epoch_millis", "pattern", "day_and_order"] = "iso"
+    format: Literal["iso", "epoch_seconds", "epoch_millis", "epoch_micros", "pattern", "day_and_order"] = "iso"
     """How the columns below hold the time.
 
     `iso`: ISO 8601 text, or a date or timestamp column. A time without an offset is UTC.
-    `epoch_seconds`, `epoch_millis`: a number since 1970.
+    `epoch_seconds`, `epoch_millis`, `epoch_micros`: a number since 1970.
     `pattern`: text of the form that `pattern` describes. A time without an offset is UTC.
-    `day_and_order`: a date and a running number.
+    `day_and_order`: a date and a running number. In place of the date, a number of days since 1970-01-01 will do: for
+    data that only has the order, such as the number of a user's order.
     """
     column: str | None = None
     """The column with the time; for all formats but `day_and_order`."""
     pattern: str | None = None
     """`pattern`: a datetime pattern of Spark, such as `d/M/yyyy H:mm`, `yyyyMMdd` or `M/d/yyyy h:mm a`."""
     day_columns: tuple[str, ...] = ()
-    """`day_and_order`: one ISO date column, or the year, month and day columns."""
+    """`day_and_order`: one column with ISO dates or numbers of days, or the year, month and day columns."""
     order_column: str | None = None
     """`day_and_order`: the column with the event's running number within the day, from 0 to 86,399."""
+    order_unit: Literal["seconds", "milliseconds"] = "seconds"
+    """`day_and_order`: the running number counts as seconds after midnight. `milliseconds` allows numbers up to
+    86,399,999."""
 
     @model_validator(mode="after")
     def _has_its_columns(self) -> "TimeConfig":
@@ -194,6 +202,8 @@ class CatalogueConfig(Section):
     """The format of the files. `delta`, `iceberg`: as for events."""
     delimiter: str = ","
     """CSV: the character between two fields."""
+    columns: tuple[str, ...] = ()
+    """CSV without a header: the names of all columns, in order. Empty: the first line of each file names them."""
     item: str = "item_id"
     """The column with the product's id."""
     title: str | None = "title"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from kdlib.config.data import CatalogueConfig
+from kdlib.config.data import NO, YES, CatalogueConfig
 from kdlib.errors import InputError
 from kdlib.features.columns import text_of
 from kdlib.features.lake import LAKES
@@ -14,8 +14,6 @@ from kdlib.features.read_errors import CORRUPT
 from kdlib.features.read_parquet import read_lake, read_parquet
 from kdlib.features.read_text import read_csv, read_jsonl
 
-YES = ("1", "1.0", "true", "t", "yes", "y")
-NO = ("0", "0.0", "false", "f", "no", "n")
 MOST_LINES = 1_000
 """If a CSV field, or a row that does not parse, has more lines than this, a quote is probably not closed."""
 
@@ -42,7 +40,8 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     elif catalogue.format == "parquet":
         rows = read_parquet(spark, catalogue.path, columns=columns)
     elif catalogue.format == "csv":
-        rows = read_csv(spark, catalogue.path, columns=columns, delimiter=catalogue.delimiter, line_breaks=True)
+        how = {"delimiter": catalogue.delimiter, "names": catalogue.columns, "line_breaks": True}
+        rows = read_csv(spark, catalogue.path, columns=columns, **how)
     else:
         rows = read_jsonl(spark, catalogue.path, columns=columns, plain=[catalogue.item])
     texts = [F.col(quoted(name)) for name in (CORRUPT, *columns)] if catalogue.format == "csv" else []

@@ -12,6 +12,8 @@ from kdlib.features.read import quoted
 from kdlib.features.read_parquet import WRITTEN
 
 SECONDS_A_DAY = 86_400
+_MICROS = {"epoch_seconds": 1_000_000, "epoch_millis": 1_000, "epoch_micros": 1}
+"""Time format → microseconds in its unit."""
 
 
 def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
@@ -32,10 +34,15 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
             whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
             widths = zip(whole, (4, 2, 2), strict=True)
             day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))
-        day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), day_text.try_cast("date"))
-        seconds = order.try_cast("int")  # the running number becomes seconds after midnight: only the order matters
-        midnight = F.unix_date(day).cast("bigint") * SECONDS_A_DAY
-        return given, F.when(seconds.between(0, SECONDS_A_DAY - 1), F.timestamp_seconds(midnight + seconds))
+        day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), F.unix_date(day_text.try_cast("date")))
+        if len(parts) == 1:
+            number = F.regexp_replace(day_text, r"\.0+$", "")
+            day = F.coalesce(day, F.when(number.rlike(r"^\d{1,5}$"), number.try_cast("int")))
+        # the running number becomes a time after midnight: only the order matters
+        units = 1 if time.order_unit == "seconds" else 1_000
+        running, midnight = order.try_cast("bigint"), day.cast("bigint") * SECONDS_A_DAY * units
+        at = F.timestamp_seconds if units == 1 else F.timestamp_millis
+        return given, F.when(running.between(0, SECONDS_A_DAY * units - 1), at(midnight + running))
     assert time.column
     column = F.col(quoted(time.column))
     if time.format == "iso":
@@ -46,7 +53,7 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         if written != "string":
             raise InputError(
                 f"{path}: time format iso needs a text, date or timestamp column, but {time.column} is "
-                f"{written}. Set time.format to epoch_seconds or epoch_millis"
+                f"{written}. Set time.format to epoch_seconds, epoch_millis or epoch_micros"
             )
         text = mapped_text(time.column)
         # Spark would also accept `2017`, and `12:30` as a time of today
@@ -58,7 +65,7 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
     if time.format == "pattern":
         assert time.pattern
         return text.isNotNull(), _parsed_by_pattern(text, time, schema, path=path)
-    micros = text.try_cast("decimal(24,6)") * (1_000_000 if time.format == "epoch_seconds" else 1_000)
+    micros = text.try_cast("decimal(24,6)") * _MICROS[time.format]
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
 
 

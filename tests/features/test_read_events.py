@@ -411,6 +411,23 @@ def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
     assert rows[0][1:3] == ("9", "9")
 
 
+def test_a_number_of_days_and_milliseconds_give_an_order(spark, tmp_path):
+    """In place of a date, a number counts days since 1970-01-01. Running numbers may be milliseconds of the day."""
+    (tmp_path / "e.csv").write_text(
+        "u,i,n,o\n1,a,7,86400\n1,a,8.0,0\n1,a,-1,0\n1,a,123456,0\n1,a,2008-04-01,86400000\n"
+    )
+    time = {"format": "day_and_order", "day_columns": ["n"], "order_column": "o"}
+    found = [row[7] for row in read(spark, tmp_path / "e.csv", time=time | {"order_unit": "milliseconds"})]
+    assert found == ["1970-01-08 00:01:26.400000", "1970-01-09 00:00:00.000000", None, None, None]
+    assert [row[7] for row in read(spark, tmp_path / "e.csv", time=time)][:2] == [None, "1970-01-09 00:00:00.000000"]
+
+
+def test_epoch_micros(spark, tmp_path):
+    """A number of microseconds keeps its last digit."""
+    (tmp_path / "e.csv").write_text("u,i,t\n1,a,1511544070000012\n")
+    assert times(spark, tmp_path / "e.csv", format="epoch_micros") == ["2017-11-24 17:21:10.000012"]
+
+
 def test_sequences_become_one_view_a_day_that_end_on_the_last_day(spark, tmp_path):
     """The last item of a line is on the last day, the item before it one day earlier.
 

@@ -174,6 +174,23 @@ def test_a_number_in_stock_is_an_availability(spark, tmp_path):
     assert [row["available"] for row in found] == [True, True, False, False, True, True, False, True]
 
 
+def test_a_catalogue_without_a_header_takes_its_names_from_columns(spark, tmp_path):
+    """With `columns` the first line of the catalogue is a product. A delimiter may have two characters."""
+    (tmp_path / "c.dat").write_text("1::Film, The (1999)::Drama\n2::Another::Action\n")
+    config = CatalogueConfig(
+        path=str(tmp_path / "c.dat"),
+        format="csv",
+        delimiter="::",
+        columns=("item_id", "title", "kind"),
+        category="kind",
+    )
+    found = read_catalogue(spark, config).orderBy("item_id").collect()
+    assert [(row["item_id"], row["title"], row["category"]) for row in found] == [
+        ("1", "Film, The (1999)", "Drama"),
+        ("2", "Another", "Action"),
+    ]
+
+
 def test_statistics_count_training_positions(spark, counts, previous):
     """Every item of the vocabulary has a row. num_train counts the item at training positions of the histories.
 
