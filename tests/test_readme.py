@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs.__main__ import main
 from kdlib import errors
 from kdlib.config.load import load_config
 
@@ -167,22 +168,26 @@ def test_the_readme_takes_three_minutes() -> None:
     assert len(text.encode()) <= 14_000
 
 
-def test_the_readmes_run_config_is_one(tmp_path: Path) -> None:
-    """The printed run config loads as it stands, fits the printed rows, and takes the printed catalogue."""
+def test_the_readmes_run_config_is_what_init_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`init` finds in the printed rows what the printed run config says, up to the split, and the run config loads."""
     text = (ROOT / "README.md").read_text()
     printed = words_between(text, "```yaml\n", "```")
-    (tmp_path / "my_shop.yaml").write_text(printed)
-    config = load_config(str(tmp_path / "my_shop.yaml"), ds="2026-11-22")
-    events = config.input.events
-    assert events is not None
-    assert events.time is not None
     header, row = re.findall(r"^    (\S+;\S+)$", text, flags=re.MULTILINE)
-    assert header.split(events.delimiter) == [events.user, events.item, events.event_type, events.time.column]
-    assert dict(zip(header.split(";"), row.split(";"), strict=True))["action"] in events.event_types
-    with_catalogue = yaml.safe_load(printed)
-    with_catalogue["input"] |= yaml.safe_load(words_between(text, "Add below `input`:\n  `", "`."))
-    (tmp_path / "more.yaml").write_text(yaml.safe_dump(with_catalogue))
-    assert load_config(str(tmp_path / "more.yaml"), ds="2026-11-22").input.catalogue is not None
+    monkeypatch.chdir(tmp_path)
+    rows = [header, row]
+    for user in range(50):
+        for step, action in enumerate(("seen", "seen", "basket", "paid")):
+            rows.append(f"c{user};sku-{(user + step) % 40:02}-01;{action};{1795341938801 - 10**6 * (user + 60 * step)}")
+    Path("clicks").mkdir()
+    Path("clicks", "a.csv").write_text("\n".join(rows) + "\n")
+    titles = "".join(f"sku-{number:02}-01,Product {number},yes\n" for number in range(40))
+    Path("products.csv").write_text(f"sku,name,in_stock\nsku-34-03,Another,no\n{titles}")
+    assert main(["init", "clicks", "products.csv", "--out", "my_shop.yaml"]) == 0
+    written = yaml.safe_load(Path("my_shop.yaml").read_text().replace(f"{tmp_path}/", ""))
+    expected = yaml.safe_load(printed)
+    assert {key: written[key] for key in ("ds", "input")} == {key: expected[key] for key in ("ds", "input")}
+    Path("printed.yaml").write_text(printed)
+    assert load_config("printed.yaml").input.catalogue is not None
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -25,6 +25,7 @@ from kdlib.inference.topk import top_of_scores
 from kdlib.models.encode import Scorer, scorer
 from kdlib.models.files import Predictor, load_predictor
 from kdlib.models.rules import SequentialRules
+from kdlib.models.sequence import SequenceModel
 
 COLUMNS = ["item_indices", "event_types", "event_times", "session_numbers"]
 CPU = torch.device("cpu")
@@ -113,8 +114,9 @@ def neighbours(folder: Path, vocabulary: Path, item_index: int, *, k: int) -> Sc
     item_ids, _ = _vocabulary(vocabulary)
     model, facts, _ = _model(folder)
     check_vocabulary(facts, item_ids)
-    if isinstance(model, SequentialRules):
-        return "This teacher counts rules. It has no item vectors, so no item is near another."
+    if not isinstance(model, SequenceModel):
+        kind = "counts rules" if isinstance(model, SequentialRules) else "is a function of your own"
+        return f"This teacher {kind}. It has no item vectors, so no item is near another."
     if item_index >= model.num_items:
         return "The item is new. This model was trained before the vocabulary had it."
     vectors_VW = model.item_vectors()
