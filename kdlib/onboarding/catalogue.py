@@ -114,7 +114,10 @@ def _texts(source: Source, item: str) -> CatalogueMapping:
     description = best_column(source, "description", taken=[item, title, category], least=2, least_distinct=2)
     available = best_column(source, "available", taken=[item, title, category, description], least=3)
     doubts = []
-    if title and role_score(title, "title") < 3:
+    if not title:
+        text = f"no column of {source.name} looks like a title: set title if one is. Its columns are {', '.join(source.columns)}"
+        doubts.append(Doubt("input.catalogue.title", text))
+    elif role_score(title, "title") < 3:
         doubts.append(
             Doubt(
                 "input.catalogue.title",

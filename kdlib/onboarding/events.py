@@ -1,6 +1,6 @@
 """The mapping of a shop's events: which column is what, which rows count."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -8,13 +8,16 @@ import pyarrow as pa
 from kdlib.errors import InputError
 from kdlib.onboarding.arrow import pc
 from kdlib.onboarding.columns import (
+    MOST_TYPES,
     Doubt,
     best_column,
     counts_of,
     day_number,
     examples,
+    follows,
+    id_column,
     is_coded,
-    nobody_of,
+    no_ids_of,
     num_distinct,
     numbers_of,
     order_column,
@@ -30,6 +33,10 @@ from kdlib.onboarding.words import event_type_of, role_score, type_of_file
 _CODES = {"1": "view", "2": "favourite", "3": "cart", "4": "purchase"}
 _FEW_ROWS = 20
 """With fewer rows, it is no sign that all ids differ."""
+_MOST_NAMED = 30
+"""An error lists at most this many columns."""
+_EXCEL = r"^[3-6]\d{4}(?:[.,]\d+)?$"
+_CLOCK = r"^\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?$"
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,9 @@ def map_events(source: Source) -> EventsMapping:
     found_time = time_column(source)
     type_ = type_column(source, taken=[found_time and found_time[0]])
     taken = [found_time and found_time[0], type_]
-    user = best_column(source, "user", taken=taken, least=2)
-    session = best_column(source, "session", taken=[*taken, user], least=2)
-    item = best_column(source, "item", taken=[*taken, user, session], least_distinct=2)
-    item = item or best_column(source, "item", taken=[*taken, user, session])
+    user = id_column(source, "user", taken=taken, least=2)
+    session = id_column(source, "session", taken=[*taken, user], least=2)
+    item = id_column(source, "item", taken=[*taken, user, session])
     mapping = EventsMapping(source, user, session, item, type_, doubts=tuple(doubts))
     mapping = _with_people(mapping, taken=[*taken, item])
     mapping = _with_time(mapping, found_time)
@@ -93,7 +99,8 @@ def _with_people(mapping: EventsMapping, *, taken: Sequence[str | None]) -> Even
     if user:
         rows = source.num_rows
         empty = rows - len(source.columns[user].drop_null())
-        value, unset = nobody_of(source.columns[user])
+        nobody = no_ids_of(source.columns[user])
+        unset = sum(nobody.values())
         if empty + unset > 0.5 * rows and (session or basket):
             doubts.append(
                 Doubt(
@@ -104,7 +111,7 @@ def _with_people(mapping: EventsMapping, *, taken: Sequence[str | None]) -> Even
             )
             user = None
         elif unset:
-            where.append(f"{_sql_name(user)} <> {_sql_text(value)}")
+            where.append(_sql_none_of(user, nobody))
     if session and num_distinct(source.columns[session]) == source.num_rows > _FEW_ROWS and user:
         session = None  # every row has its own: it is no session
     if not user and not session and basket:
@@ -112,6 +119,8 @@ def _with_people(mapping: EventsMapping, *, taken: Sequence[str | None]) -> Even
         doubts.append(
             Doubt("input.events.session", f"no column names users, so each {basket} counts as a user of its own")
         )
+    if mapping.item and (nothing := no_ids_of(source.columns[mapping.item])):
+        where.append(_sql_none_of(mapping.item, nothing))
     return replace(mapping, user=user, session=session, where=tuple(where), doubts=tuple(doubts))
 
 
@@ -161,19 +170,28 @@ def _with_time(mapping: EventsMapping, found: tuple[str, TimeForm] | None) -> Ev
             )
         )
     if form.days_only:
+        clock = next((other for other in source.columns if _share_matching(source.columns[other], _CLOCK) > 0.9), None)
         doubts.append(
             Doubt(
                 "input.events.time",
-                f"{name} holds days without a time of day. The items of a user's day are ordered by their ids. If the"
-                " export can hold the time of day, add it",
+                f"{name} holds days without a time of day. The items of a user's day are ordered by their ids. "
+                + (
+                    f"The time of day is in {clock}: write both into one column of the export, and run init again"
+                    if clock
+                    else "If the export can hold the time of day, add it"
+                ),
             )
         )
     return replace(mapping, time_column=name, time=form, doubts=(*mapping.doubts, *doubts))
 
 
 def _with_doubts(mapping: EventsMapping) -> EventsMapping:
-    """Say which columns were taken by a part of their name, or by their values alone."""
+    """Say which columns have gaps, and which were taken by a part of their name, or by their values alone."""
     source, doubts = mapping.source, [*mapping.doubts]
+    for role, name in (("user" if mapping.user else "session", mapping.people), ("item", mapping.item)):
+        if name and (empty := source.columns[name].null_count) > 0.01 * source.num_rows:
+            text = f"{name} is empty in {share(empty, source.num_rows)} of the rows, and a run leaves these out"
+            doubts.append(Doubt(f"input.events.{role}", text))
     if not source.form.first_line_names and source.form.format == "csv":
         return mapping
     for role in ("user", "session", "item"):
@@ -187,8 +205,16 @@ def _with_doubts(mapping: EventsMapping) -> EventsMapping:
                     f" for example {examples(values)}",
                 )
             )
-    if mapping.time_column and not role_score(mapping.time_column, "time"):
-        doubts.append(Doubt("input.events.time", f"{mapping.time_column} is the time by its values alone"))
+    for name in source.columns if mapping.item else ():
+        is_item = role_score(name, "item") >= 2 and not role_score(name, "category")
+        if is_item and num_distinct(source.columns[name]) > 1 and follows(source, name, mapping.item or ""):
+            text = (
+                f"one {name} has several {mapping.item}. If these are sizes or colours of one product, set item: {name}"
+            )
+            doubts.append(Doubt("input.events.item", text))
+    if mapping.time_column and (score := role_score(mapping.time_column, "time")) < 3:
+        why = "a part of its name" if score else "its values alone"
+        doubts.append(Doubt("input.events.time", f"{mapping.time_column} is the time by {why}"))
     return replace(mapping, doubts=tuple(doubts))
 
 
@@ -201,6 +227,23 @@ def _with_types(mapping: EventsMapping) -> EventsMapping:
         if rating and ours != "purchase":
             text = f"every rating counts as a view. To keep what people liked, set where: {_sql_name(rating)} >= 4"
             doubts.append(Doubt("input.events.where", text))
+        unknown = {
+            name: counts_of(source.columns[name])
+            for name in source.columns
+            if role_score(name, "event_type") >= 2
+            and 1 < num_distinct(source.columns[name]) <= MOST_TYPES
+            and name not in (mapping.user, mapping.session, mapping.item, mapping.time_column)
+        }
+        for name, types in unknown.items():
+            told = ", ".join(f"{value} ({share(number, source.num_rows)})" for value, number in types[:10])
+            text = (
+                f"{name} may hold event types, but init does not know most of its values: {told}. So every row counts as a"
+                f" {ours or 'view'}. To tell them apart, set event_type: {name} and event_types: {{value: view, …}}"
+            )
+            doubts.append(Doubt("input.events.event_type", text))
+        if not (ours or rating or unknown or type_of_file(source.name)):
+            text = "nothing tells what a row is, so every row counts as a view. For orders, set only_type: purchase"
+            doubts.append(Doubt("input.events.only_type", text))
         if ours == "purchase":
             doubts.append(Doubt("input.events.only_type", f"every row counts as a purchase, because {why}"))
         return replace(mapping, only_type=ours, doubts=tuple(doubts))
@@ -218,7 +261,7 @@ def _with_types(mapping: EventsMapping) -> EventsMapping:
     event_types = {value: ours for value, ours in found.items() if ours}
     where = [*mapping.where]
     if left_out := [value for value, ours in found.items() if not ours]:
-        where.append(f"{_sql_name(mapping.event_type)} not in ({', '.join(map(_sql_text, left_out))})")
+        where.append(_sql_none_of(mapping.event_type, left_out))
         numbers = dict(types)
         doubts.append(
             Doubt(
@@ -237,8 +280,8 @@ def _type_of_all(mapping: EventsMapping) -> tuple[str | None, str]:
     if named := type_of_file(source.name):
         return (named if named == "purchase" else None), f"the file is called {source.name}"
     taken = [mapping.user, mapping.item]
-    for role in ("quantity", "basket"):
-        if name := best_column(source, role, taken=taken, least=3):
+    for role, least in (("quantity", 2), ("basket", 3)):
+        if name := best_column(source, role, taken=taken, least=least):
             return "purchase", f"the column {name} is of order lines"
     return None, ""
 
@@ -246,7 +289,7 @@ def _type_of_all(mapping: EventsMapping) -> tuple[str | None, str]:
 def _with_rows_that_count(mapping: EventsMapping) -> EventsMapping:
     """The mapping with filters for returns and cancellations."""
     source, where = mapping.source, [*mapping.where]
-    if quantity := best_column(source, "quantity", taken=[mapping.item], least=3):
+    if quantity := best_column(source, "quantity", taken=[mapping.item]):
         numbers = numbers_of(source.columns[quantity])
         if len(numbers) and pc.min(numbers).as_py() <= 0:
             comma = pc.any(pc.match_substring(source.columns[quantity], ",")).as_py()
@@ -257,11 +300,11 @@ def _with_rows_that_count(mapping: EventsMapping) -> EventsMapping:
         cancelled = pc.sum(pc.match_substring_regex(values, r"^C\d+$")).as_py() or 0
         if cancelled and cancelled < len(values) / 2 and _share_matching(values, r"^C?\d+$") > 0.9:
             where.append(f"{_sql_name(basket)} not like 'C%'")
-    status = best_column(source, "status", taken=[mapping.event_type, mapping.item], least=3)
-    if status and num_distinct(source.columns[status]) <= 30:
-        undone = [value for value, _ in counts_of(source.columns[status]) if event_type_of(value) == ""]
-        if undone:
-            where.append(f"{_sql_name(status)} not in ({', '.join(map(_sql_text, undone))})")
+    for name, values in source.columns.items():
+        if name == mapping.event_type or role_score(name, "status") < 2 or num_distinct(values) > MOST_TYPES:
+            continue
+        if undone := [value for value, _ in counts_of(values) if event_type_of(value) == ""]:
+            where.append(_sql_none_of(name, undone, keep_nulls=values.null_count > 0))
     return replace(mapping, where=tuple(dict.fromkeys(where)))
 
 
@@ -272,27 +315,31 @@ def _share_matching(values: pa.Array, form: str) -> float:
 def _checked(mapping: EventsMapping) -> EventsMapping:
     """The mapping, unless something that a run needs is missing."""
     source = mapping.source
-    there = f"Its columns are {', '.join(source.columns) or 'none'}"
-    if source.nested:
-        there += f"; {', '.join(source.nested)} hold lists or objects, which a run cannot read: write one row an item"
+    names = [*source.columns, *source.nested]
+    there = f"Its columns are {', '.join(names[:_MOST_NAMED]) or 'none'}"
+    there += f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     wanted = (
         ("item", mapping.item, "item_id or product_id"),
         ("user or the session", mapping.people, "user_id, customer_id or session_id"),
     )
     for what, name, like in wanted:
         if name is None:
+            _check_flat(mapping)
             raise InputError(
                 f"{source.path} has no column for the {what}. {there}. Rename the right one to {like} in the export, or"
                 " write the run config by hand (cluster/runs/ has examples)"
             )
     if mapping.time is None and source.form.format != "sequences":
+        _check_flat(mapping)
         odd = best_column(source, "time", taken=[mapping.user, mapping.item])
         but = f" {odd} holds {examples(source.columns[odd])}, which no known form of a time fits." if odd else ""
+        if odd and _share_matching(source.columns[odd], _EXCEL) > 0.9:
+            but += " They look like Excel's days since 1900: format the cells as dates before you save the CSV."
         raise InputError(
-            f"{source.path} has no column with times.{but} {there}. Add the time of each event to the export, such as"
+            f"{source.path} has no column with times.{but} {there}. Write the time of each event into the export as"
             " 2025-12-01 13:45:00. If only the order is known, write one line a user, `user item item …`, oldest first"
         )
-    for what, name, _ in wanted:
+    for what, name in (("item", mapping.item), ("user" if mapping.user else "session", mapping.people)):
         assert name
         distinct = num_distinct(source.columns[name])
         if distinct == 1:
@@ -307,6 +354,34 @@ def _checked(mapping: EventsMapping) -> EventsMapping:
                 f" in which a column holds the {what}"
             )
     return mapping
+
+
+def _check_flat(mapping: EventsMapping) -> None:
+    """Raise InputError where a missing role is probably inside the objects of a column."""
+    source = mapping.source
+    roles = {"item": mapping.item, "user": mapping.people, "time": mapping.time_column}
+    missing = [role for role, name in roles.items() if name is None]
+    inside = {
+        path: [key for key in keys if any(role_score(key, role) >= 2 for role in missing)]
+        for path, keys in source.nested.items()
+    }
+    for path, keys in inside.items():
+        if keys:
+            raise InputError(
+                f"{source.path} holds {', '.join(keys)} inside the objects of {path}, and a run reads flat rows, one an"
+                f" event. Write them out: `jq -c '. + {path}' {source.name} > flat.jsonl`, and give flat.jsonl to init"
+            )
+    if source.nested:
+        raise InputError(
+            f"{source.path} lacks the {' and the '.join(missing)} beside the lists and objects of"
+            f" {', '.join(source.nested)}, and a run reads flat rows, one an event. Write one row an item"
+        )
+
+
+def _sql_none_of(name: str, values: Iterable[str], *, keep_nulls: bool = False) -> str:
+    """A condition that leaves some values out. Without `keep_nulls`, it leaves rows without a value out, too."""
+    column = f"coalesce({_sql_name(name)}, '')" if keep_nulls else _sql_name(name)
+    return f"{column} not in ({', '.join(map(_sql_text, values))})"
 
 
 def _sql_name(name: str) -> str:

@@ -103,6 +103,20 @@ def _users_elsewhere(events: EventsMapping, others: Sequence[Source]) -> list[Do
     ]
 
 
+def _check_joined(sources: Sequence[Source]) -> None:
+    """Raise InputError where one file has the items, another the users, and a column joins them."""
+    for lines in sources:
+        item = best_column(lines, "item", least=3)
+        for orders in sources:
+            user = best_column(orders, "user", least=3)
+            shared = [name for name in orders.columns if name in lines.columns and name not in (item, user)]
+            if item and user and user not in lines.columns and item not in orders.columns and shared:
+                raise InputError(
+                    f"{lines.path} has the items ({item}), and {orders.path} has the users ({user}). A run reads events from"
+                    f" files of one form: join the two by {shared[0]} into one file with a row for each item"
+                )
+
+
 def _choose_events(sources: Sequence[Source]) -> tuple[EventsMapping, list[str], list[Source]]:
     """The mapping of the events, the paths of further sources that could be events, and all other sources.
 
@@ -116,6 +130,7 @@ def _choose_events(sources: Sequence[Source]) -> tuple[EventsMapping, list[str],
         except InputError as error:
             refused.append((source, error))
     if not mapped:
+        _check_joined(sources)
         raise max(refused, key=lambda one: sum(file.size for file in one[0].files))[1]
 
     def rank(one: EventsMapping) -> tuple[bool, bool, int]:

@@ -98,7 +98,7 @@ def day_of(seconds: float) -> date:
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
-    plain = pc.match_substring_regex(values, r"^-?\d{1,20}(?:\.\d+)?$")
+    plain = pc.match_substring_regex(values, r"^-?\d{1,20}(?:\.\d+)?(?:[eE]\+?\d{1,2})?$")
     return pc.if_else(plain, values, pa.scalar(None, pa.string())).cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 

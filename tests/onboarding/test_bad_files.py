@@ -69,7 +69,7 @@ def message(folder: Path, name: str, content: str | bytes) -> str:
         (
             "nested.jsonl",
             "".join(f'{{"user_id": "{n % 7}", "ts": "2025-11-01T10:00:00Z", "items": [{{"item_id": 1}}]}}\n' for n in range(60)),
-            "items hold lists or objects.*write one row an item",
+            "holds item_id inside the objects of .items.*jq -c '. \\+ .items\\[\\]\\?' nested.jsonl",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value and len(value) < 20 else "",
