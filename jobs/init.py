@@ -8,19 +8,21 @@ from pathlib import Path
 from jobs.runtime.console import safe, say
 from kdlib.config.load import load_config
 from kdlib.errors import ConfigError
+from kdlib.onboarding.events import ROLES
 from kdlib.onboarding.shop import Shop, shop_of
 
 NAME_FORM = "[a-z][a-z0-9_]*"
 """What the name of a run config looks like."""
 
 
-def run(files: Sequence[str], *, out: str | None, name: str | None, force: bool) -> None:
+def run(files: Sequence[str], *, out: str | None, name: str | None, columns: Sequence[str] = (), force: bool) -> None:
     """Write the run config of some raw files and print what to check.
 
     Args:
       files: files, folders, globs or URLs.
       out: the run config to write; None: `NAME.yaml` in the working folder.
       name: of the run config; None: from the events' path.
+      columns: of the events, `ROLE=NAME`, where the guess is wrong.
       force: replace an existing file.
 
     Raises:
@@ -31,7 +33,10 @@ def run(files: Sequence[str], *, out: str | None, name: str | None, force: bool)
         raise ConfigError(f"--name must be small letters, digits and _, and begin with a letter, found {name!r}")
     if out and not force and Path(out).exists():
         raise _exists(Path(out))
-    shop = shop_of(files, name=name)
+    named = dict(column.partition("=")[::2] for column in columns)
+    if wrong := next((role for role, column in named.items() if role not in ROLES or not column), None):
+        raise ConfigError(f"--column must be ROLE=NAME with one of the roles {', '.join(ROLES)}, found {wrong!r}")
+    shop = shop_of(files, name=name, columns=named)
     path = Path(out or f"{shop.name}.yaml")
     if not force and path.exists():
         raise _exists(path)

@@ -1,6 +1,6 @@
 """The mapping of a shop's events: which column is what, which rows count."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -27,10 +27,12 @@ from kdlib.onboarding.columns import (
     with_names,
 )
 from kdlib.onboarding.sample import Source
-from kdlib.onboarding.times import TimeForm
+from kdlib.onboarding.times import TimeForm, time_form
 from kdlib.onboarding.words import event_type_of, role_score, type_of_file
 
 _CODES = {"1": "view", "2": "favourite", "3": "cart", "4": "purchase"}
+ROLES = ("user", "session", "item", "time")
+"""The roles of columns that a person may name."""
 _FEW_ROWS = 20
 """With fewer rows, it is no sign that all ids differ."""
 _MOST_NAMED = 30
@@ -71,25 +73,38 @@ class EventsMapping:
         return self.user or self.session
 
 
-def map_events(source: Source) -> EventsMapping:
+def map_events(source: Source, given: Mapping[str, str] | None = None) -> EventsMapping:
     """The mapping of a source's events.
+
+    Args:
+      source: a sample.
+      given: role, one of `ROLES` → the column that a person has named; the other columns are guessed. For a file without
+        a header, the columns are `column_1`, `column_2`, …
 
     Raises:
       InputError: the source has no column for the item, the user or the time, or its ids tell nothing.
     """
     if source.form.format == "sequences":
         return _checked(EventsMapping(source, user="user", item="item"))
-    source, doubts = with_names(source)
-    found_time = time_column(source)
-    type_ = type_column(source, taken=[found_time and found_time[0]])
-    taken = [found_time and found_time[0], type_]
-    user = id_column(source, "user", taken=taken, least=2)
-    session = id_column(source, "session", taken=[*taken, user], least=2)
-    item = id_column(source, "item", taken=[*taken, user, session])
+    given, doubts = given or {}, list[Doubt]()
+    if missing := [name for name in given.values() if name not in source.columns]:
+        raise InputError(f"{source.path} has no column {missing[0]!r}. {_columns_of(source)}")
+    if not given:
+        source, doubts = with_names(source)
+    taken = [*given.values()]
+    found_time = time_column(source, taken=[name for role, name in given.items() if role != "time"])
+    if "time" in given:
+        form = time_form(source.columns[given["time"]])
+        found_time = (given["time"], form) if form else None
+    type_ = type_column(source, taken=[*taken, found_time and found_time[0]])
+    taken += [found_time and found_time[0], type_]
+    user = given.get("user") or id_column(source, "user", taken=taken, least=2)
+    session = given.get("session") or id_column(source, "session", taken=[*taken, user], least=2)
+    item = given.get("item") or id_column(source, "item", taken=[*taken, user, session])
     mapping = EventsMapping(source, user, session, item, type_, doubts=tuple(doubts))
     mapping = _with_people(mapping, taken=[*taken, item])
     mapping = _with_time(mapping, found_time)
-    return _checked(_with_rows_that_count(_with_types(_with_doubts(mapping))))
+    return _checked(_with_rows_that_count(_with_types(_with_doubts(mapping, given))))
 
 
 def _with_people(mapping: EventsMapping, *, taken: Sequence[str | None]) -> EventsMapping:
@@ -185,7 +200,7 @@ def _with_time(mapping: EventsMapping, found: tuple[str, TimeForm] | None) -> Ev
     return replace(mapping, time_column=name, time=form, doubts=(*mapping.doubts, *doubts))
 
 
-def _with_doubts(mapping: EventsMapping) -> EventsMapping:
+def _with_doubts(mapping: EventsMapping, given: Mapping[str, str]) -> EventsMapping:
     """Say which columns have gaps, and which were taken by a part of their name, or by their values alone."""
     source, doubts = mapping.source, [*mapping.doubts]
     for role, name in (("user" if mapping.user else "session", mapping.people), ("item", mapping.item)):
@@ -196,7 +211,12 @@ def _with_doubts(mapping: EventsMapping) -> EventsMapping:
         return mapping
     for role in ("user", "session", "item"):
         name = getattr(mapping, role)
-        if name and role_score(name, role) < 3 and not any(doubt.setting.endswith(role) for doubt in doubts):
+        if (
+            role not in given
+            and name
+            and role_score(name, role) < 3
+            and not any(doubt.setting.endswith(role) for doubt in doubts)
+        ):
             values = source.columns[name]
             doubts.append(
                 Doubt(
@@ -205,14 +225,14 @@ def _with_doubts(mapping: EventsMapping) -> EventsMapping:
                     f" for example {examples(values)}",
                 )
             )
-    for name in source.columns if mapping.item else ():
+    for name in source.columns if mapping.item and "item" not in given else ():
         is_item = role_score(name, "item") >= 2 and not role_score(name, "category")
         if is_item and num_distinct(source.columns[name]) > 1 and follows(source, name, mapping.item or ""):
             text = (
                 f"one {name} has several {mapping.item}. If these are sizes or colours of one product, set item: {name}"
             )
             doubts.append(Doubt("input.events.item", text))
-    if mapping.time_column and (score := role_score(mapping.time_column, "time")) < 3:
+    if "time" not in given and mapping.time_column and (score := role_score(mapping.time_column, "time")) < 3:
         why = "a part of its name" if score else "its values alone"
         doubts.append(Doubt("input.events.time", f"{mapping.time_column} is the time by {why}"))
     return replace(mapping, doubts=tuple(doubts))
@@ -315,19 +335,14 @@ def _share_matching(values: pa.Array, form: str) -> float:
 def _checked(mapping: EventsMapping) -> EventsMapping:
     """The mapping, unless something that a run needs is missing."""
     source = mapping.source
-    names = [*source.columns, *source.nested]
-    there = f"Its columns are {', '.join(names[:_MOST_NAMED]) or 'none'}"
-    there += f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    wanted = (
-        ("item", mapping.item, "item_id or product_id"),
-        ("user or the session", mapping.people, "user_id, customer_id or session_id"),
-    )
-    for what, name, like in wanted:
+    there = _columns_of(source)
+    wanted = (("item", mapping.item, "item=NAME"), ("user or the session", mapping.people, "user=NAME"))
+    for what, name, option in wanted:
         if name is None:
             _check_flat(mapping)
             raise InputError(
-                f"{source.path} has no column for the {what}. {there}. Rename the right one to {like} in the export, or"
-                " write the run config by hand (cluster/runs/ has examples)"
+                f"{source.path} has no column for the {what} by its name. {there}. If one of them is, give init its name:"
+                f" --column {option}"
             )
     if mapping.time is None and source.form.format != "sequences":
         _check_flat(mapping)
@@ -354,6 +369,13 @@ def _checked(mapping: EventsMapping) -> EventsMapping:
                 f" in which a column holds the {what}"
             )
     return mapping
+
+
+def _columns_of(source: Source) -> str:
+    """The names of the columns in a sentence, without the full stop."""
+    names = [*source.columns, *source.nested]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"Its columns are {', '.join(names[:_MOST_NAMED]) or 'none'}{more}"
 
 
 def _check_flat(mapping: EventsMapping) -> None:

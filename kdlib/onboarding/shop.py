@@ -1,7 +1,7 @@
 """Raw files → everything that a run config says about them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -34,18 +34,19 @@ class Shop:
     """The run config, YAML."""
 
 
-def shop_of(paths: Sequence[str], *, name: str | None = None) -> Shop:
+def shop_of(paths: Sequence[str], *, name: str | None = None, columns: Mapping[str, str] | None = None) -> Shop:
     """Look at raw files and guess the run config.
 
     Args:
       paths: files, folders, globs or URLs.
       name: of the run config; None: from the events' path.
+      columns: role (see `events.ROLES`) → the events' column that a person has named.
 
     Raises:
       InputError: a file cannot be used, or no file has events.
     """
     sources, doubts = find_sources(paths)
-    events, more_events, others = _choose_events(sources)
+    events, more_events, others = _choose_events(sources, columns)
     catalogue, more = choose_catalogue(events, others, more_events=more_events)
     doubts += [*events.doubts, *_users_elsewhere(events, others), *more, *(catalogue.doubts if catalogue else ())]
     period, ds = None, MADE_UP_DAY
@@ -117,7 +118,9 @@ def _check_joined(sources: Sequence[Source]) -> None:
                 )
 
 
-def _choose_events(sources: Sequence[Source]) -> tuple[EventsMapping, list[str], list[Source]]:
+def _choose_events(
+    sources: Sequence[Source], columns: Mapping[str, str] | None
+) -> tuple[EventsMapping, list[str], list[Source]]:
     """The mapping of the events, the paths of further sources that could be events, and all other sources.
 
     Events with times win over sequences. Then files win in which items repeat, as a catalogue's do not, then the largest.
@@ -126,7 +129,7 @@ def _choose_events(sources: Sequence[Source]) -> tuple[EventsMapping, list[str],
     refused: list[tuple[Source, InputError]] = []
     for source in sources:
         try:
-            mapped.append(map_events(source))
+            mapped.append(map_events(source, columns))
         except InputError as error:
             refused.append((source, error))
     if not mapped:

@@ -43,6 +43,17 @@ def test_a_wrong_clock_does_not_move_the_last_day():
     assert any("5 events lie outside" in doubt.text for doubt in period_doubts(period, whole=True))
 
 
+def test_the_last_day_is_not_in_the_future():
+    """Days after tomorrow are outside the period, however few the events are; events of the future alone are kept."""
+    counts = Counter({FIRST: 3, FIRST + 1: 4, FIRST + 2: 2, FIRST + 3: 1})
+    period = period_of(counts, today=date(2024, 10, 4))
+    assert period
+    assert (period.last, period.strays_after) == (date(2024, 10, 5), 3)
+    period = period_of(counts, today=date(2020, 1, 1))
+    assert period
+    assert (period.last, period.strays_after) == (date(2024, 10, 7), 0)
+
+
 def test_a_last_day_that_is_cut_off_is_pointed_out():
     """A last day with less than a fifth of the usual events may be cut off."""
     period = period_of(Counter({FIRST: 100, FIRST + 1: 100, FIRST + 2: 19}))

@@ -19,6 +19,7 @@ from kdlib.onboarding.times import seconds_of, time_form
         ("2019-11-01T10:00:00.123Z", "iso", None, "2019-11-01T10:00:00"),
         ("1511544070", "epoch_seconds", None, "2017-11-24T17:21:10"),
         ("1511544070.25", "epoch_seconds", None, "2017-11-24T17:21:10.25"),
+        ("1.51154407e+09", "epoch_seconds", None, "2017-11-24T17:21:10"),
         ("1511544070000", "epoch_millis", None, "2017-11-24T17:21:10"),
         ("1511544070000000", "epoch_micros", None, "2017-11-24T17:21:10"),
         ("21.12.2025 13:45", "pattern", "d.M.yyyy H:mm", "2025-12-21T13:45:00"),

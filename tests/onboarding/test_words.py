@@ -22,6 +22,10 @@ from kdlib.onboarding.words import event_type_of, role_score, type_of_file
         ("unixReviewTime", "time"),
         ("événement", "event_type"),
         ("behavior_type", "event_type"),
+        ("E-Mail", "user"),
+        ("ユーザーID", "user"),
+        ("клиент", "user"),
+        ("id_prodotto", "item"),
     ],
 )
 def test_a_column_name_is_known(name, role):
@@ -54,6 +58,10 @@ def test_part_of_a_name_is_a_weaker_hint():
         ("加购", "cart"),
         ("remove_from_cart", ""),
         ("refund", ""),
+        ("Product Added", "cart"),
+        ("Product Added to Wishlist", "favourite"),
+        ("Order Refunded", ""),
+        ("просмотр", "view"),
         ("search", ""),
         ("foo", None),
         ("", None),
