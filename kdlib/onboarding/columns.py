@@ -57,12 +57,13 @@ def counts_of(values: pa.Array) -> list[tuple[str, int]]:
 
 def no_ids_of(values: pa.Array) -> dict[str, int]:
     """The ids that stand for nobody or nothing, such as `NA`, and their numbers of rows."""
-    counts = counts_of(values)
-    usual = counts[1][1] if len(counts) > 1 else 0
+    values = values.drop_null()
+    odd = pc.is_in(pc.utf8_lower(values), pa.array([*NO_VALUE, *NO_ID]))
+    most = pc.max(pc.value_counts(values.filter(pc.invert(odd))).field("counts")).as_py() or 0
     return {
         value: number
-        for place, (value, number) in enumerate(counts)
-        if value.lower() in NO_VALUE or (place == 0 and value in NO_ID and number > 5 * usual)
+        for value, number in counts_of(values.filter(odd))
+        if value.lower() in NO_VALUE or number > 5 * most > 0
     }
 
 

@@ -116,7 +116,12 @@ def _with_people(mapping: EventsMapping, *, taken: Sequence[str | None]) -> Even
         empty = rows - len(source.columns[user].drop_null())
         nobody = no_ids_of(source.columns[user])
         unset = sum(nobody.values())
-        if empty + unset > 0.5 * rows and (session or basket):
+        other = id_column(source, "user", taken=[*taken, user, session], least=3)
+        if other and empty + unset > 0.5 * rows > source.columns[other].null_count:
+            text = f"{user} has no user in {share(empty + unset, rows)} of the rows, so {other} is the user"
+            doubts.append(Doubt("input.events.user", text))
+            user = other
+        elif empty + unset > 0.5 * rows and (session or basket):
             doubts.append(
                 Doubt(
                     "input.events.session",
@@ -395,8 +400,8 @@ def _check_flat(mapping: EventsMapping) -> None:
             )
     if source.nested:
         raise InputError(
-            f"{source.path} lacks the {' and the '.join(missing)} beside the lists and objects of"
-            f" {', '.join(source.nested)}, and a run reads flat rows, one an event. Write one row an item"
+            f"{source.path} has no plain column for the {' and the '.join(missing)}: {', '.join(source.nested)} hold lists,"
+            " objects or bytes, which a run cannot read. Write one row an item, with plain values"
         )
 
 

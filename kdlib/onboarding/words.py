@@ -17,7 +17,7 @@ USER = (
     " kundenid kunde nutzer nutzerid benutzer benutzerid utilisateur idutilisateur utilisateurid clienteid cliente"
     " idcliente idclient usuario idusuario usuarioid acheteur utente idutente klant klantid klantnummer"
     " gebruiker klient klientid comprador kund kundid musteri клиент пользователь покупатель 用户 用户id 用户编号 会员"
-    " 会员id 顾客id 买家id 客户id ユーザー ユーザーid 会員id 顧客id العميل المستخدم email emailaddress mail"
+    " 会员id 顾客id 买家id 客户id ユーザー ユーザーid 会員id 顧客id العميل المستخدم email emailaddress mail anonymousid"
 )
 SESSION = (
     "sessionid session usersession sessionkey gasessionid visitid visit sessid sitzung sitzungsid idsession idsesion"
@@ -108,7 +108,7 @@ _PARTS = {
     "session": "session visit sitzung",
     "item": "item product article asin sku stockcode movie artikel produkt model game track song book produit producto"
     " prodotto produto 商品 产品 物品 товара المنتج",
-    "time": "time timestamp date datetime datum zeit fecha timestamps stamp dttm 时间 日期 日時 التاريخ",
+    "time": "time timestamp date datetime datum zeit fecha timestamps stamp dttm ts at 时间 日期 日時 التاريخ",
     "event_type": "event behavior behaviour action",
     "title": "title name titel titre titulo",
     "category": "category genre kategorie categorie",

@@ -461,6 +461,42 @@ def test_a_person_names_a_column(tmp_path):
         shop_of([path], columns={"user": "who"})
 
 
+def test_files_of_other_types_are_not_mixed(tmp_path):
+    """Clicks and purchases of one form are two sources, and the text says that the second is left out."""
+    for name, number in (("sessions", 300), ("purchases", 120)):
+        rows = "".join(f"{n % 60},{n % 9},2025-11-{n % 28 + 1:02d} 10:00:00\n" for n in range(number))
+        (tmp_path / f"{name}.csv").write_text("session_id,item_id,date\n" + rows)
+    for paths in ([str(tmp_path)], [str(tmp_path / "sessions.csv"), str(tmp_path / "purchases.csv")]):
+        shop = shop_of(paths)
+        assert (shop.events.source.name, shop.events.only_type, shop.catalogue) == ("sessions.csv", None, None)
+        assert any("purchases.csv also looks like events" in doubt.text for doubt in shop.doubts)
+
+
+def test_some_files_of_a_folder_are_named_one_by_one(tmp_path):
+    """Files of one form that no pattern tells from the others are named in braces."""
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(
+            "user_id,item_id,time\n" + "".join(f"{n % 6},{n % 9},{1_762_000_000 + n}\n" for n in range(60))
+        )
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{n},Title {n}\n" for n in range(9)))
+    found = settings(shop_of([str(tmp_path)]))["input"]
+    assert found["events"]["path"] == str(tmp_path) + "/{test.csv,train.csv}"
+    assert found["catalogue"]["path"] == str(tmp_path / "items.csv")
+
+
+def test_a_user_column_that_is_mostly_empty_gives_way(tmp_path):
+    """If most rows have no user, another column with users counts, and the text says so."""
+    (tmp_path / "log.csv").write_text(
+        "user_id,anonymous_id,item_id,time\n"
+        + "".join(f"{'' if n % 4 else n % 6},a{n % 7},{n % 9},{1_762_000_000 + n}\n" for n in range(60))
+    )
+    shop = shop_of([str(tmp_path / "log.csv")])
+    assert shop.events.user == "anonymous_id"
+    assert any(
+        "user_id has no user in 75.0% of the rows, so anonymous_id is the user" in one.text for one in shop.doubts
+    )
+
+
 def test_a_column_of_unknown_types_is_pointed_out(tmp_path):
     """Event types that are unknown numbers are not guessed, and the text says which values there are."""
     (tmp_path / "log.csv").write_text(
