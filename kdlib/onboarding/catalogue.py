@@ -8,7 +8,7 @@ import pyarrow as pa
 from kdlib.config.data import NO, YES
 from kdlib.onboarding.arrow import pc
 from kdlib.onboarding.columns import Doubt, best_column, counts_of, examples, num_distinct, share
-from kdlib.onboarding.events import EventsMapping
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.sample import Source
 from kdlib.onboarding.words import role_score
 

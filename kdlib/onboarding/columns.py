@@ -16,7 +16,7 @@ NO_ID = ("0", "-1", "-")
 """Ids that mean nobody, if they stand in far more rows than any other id."""
 MOST_TYPES = 60
 """A column with more values than this holds no event types."""
-_FEW_ROWS = 20
+FEW_ROWS = 20
 """With fewer rows, it is no sign that all values differ."""
 _SECONDS_A_DAY = 86_400
 _MOST_DAYS = 100_000
@@ -42,6 +42,11 @@ def examples(values: pa.Array, most: int = 3) -> str:
     """Some different values as text: `'a', 'b'`."""
     found = pc.unique(values.slice(0, 10_000).drop_null())
     return ", ".join(repr(value[:40]) for value in found.slice(0, most).to_pylist())
+
+
+def share_matching(values: pa.Array, form: str) -> float:
+    """Share of the values that a regular expression fits; of nulls, none."""
+    return (pc.sum(pc.match_substring_regex(values, form)).as_py() or 0) / max(1, len(values))
 
 
 def num_distinct(values: pa.Array) -> int:
@@ -222,7 +227,7 @@ def _may_be_ids(values: pa.Array) -> bool:
     form = time_form(some)
     decimal = pc.sum(pc.match_substring_regex(some, r"^-?\d+\.\d*[1-9]\d*$")).as_py() or 0
     return (
-        1 < num_distinct(values) < max(len(values), _FEW_ROWS)
+        1 < num_distinct(values) < max(len(values), FEW_ROWS)
         and decimal < 0.5 * len(some)
         and (form is None or form.format.startswith("epoch") or form.pattern == "yyyyMMdd")
     )

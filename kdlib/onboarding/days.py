@@ -11,7 +11,7 @@ from pandas.util import hash_array
 
 from kdlib.onboarding.arrow import pc
 from kdlib.onboarding.columns import Doubt
-from kdlib.onboarding.events import EventsMapping
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.scan import Scan
 from kdlib.onboarding.times import ISO, day_of, seconds_of
 

@@ -9,7 +9,8 @@ from kdlib.errors import InputError
 from kdlib.onboarding.catalogue import CatalogueMapping, choose_catalogue
 from kdlib.onboarding.columns import Doubt, best_column, num_distinct
 from kdlib.onboarding.days import Period, Split, choose_split, period_doubts, period_of, times_of
-from kdlib.onboarding.events import EventsMapping, map_events
+from kdlib.onboarding.events import map_events
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.run_config import run_config_text
 from kdlib.onboarding.sample import Source
 from kdlib.onboarding.sources import days_path, find_sources
@@ -40,7 +41,7 @@ def shop_of(paths: Sequence[str], *, name: str | None = None, columns: Mapping[s
     Args:
       paths: files, folders, globs or URLs.
       name: of the run config; None: from the events' path.
-      columns: role (see `events.ROLES`) → the events' column that a person has named.
+      columns: role (see `mapping.ROLES`) → the events' column that a person has named.
 
     Raises:
       InputError: a file cannot be used, or no file has events.

@@ -6,9 +6,9 @@ from datetime import date
 import pyarrow as pa
 
 from kdlib.onboarding.days import choose_split, period_doubts, period_of, times_of
-from kdlib.onboarding.events import EventsMapping
 from kdlib.onboarding.files import File
 from kdlib.onboarding.forms import Form
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.sample import Source
 from kdlib.onboarding.times import TimeForm
 
@@ -22,7 +22,7 @@ def split_of(rows: list[tuple[int, int]], **form: object) -> tuple[str, int]:
         "item": pa.array(["a"] * len(rows)),
         "time": pa.array([str(day * 86_400 + 60) for _, day in rows]),
     }
-    source = Source("/e.csv", (File("/e.csv", 1),), Form("csv"), columns, {}, (), whole=True)
+    source = Source("/e.csv", (File("/e.csv", 1),), Form("csv"), columns, {}, {}, whole=True)
     events = EventsMapping(
         source, user="user", item="item", time_column="time", time=TimeForm("epoch_seconds", **form)  # type: ignore[arg-type]
     )  # fmt: skip
