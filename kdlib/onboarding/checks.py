@@ -1,5 +1,7 @@
 """What a run needs of the events: a mapping that lacks it is an error."""
 
+import re
+
 from kdlib.errors import InputError
 from kdlib.onboarding.columns import FEW_ROWS, best_column, examples, num_distinct, share_matching
 from kdlib.onboarding.mapping import EventsMapping
@@ -77,9 +79,10 @@ def _check_flat(mapping: EventsMapping) -> None:
     }
     for path, keys in inside.items():
         if keys:
+            field = re.sub(r"^\(| \| fromjson\)$|\[\]\?$", "", path)
             raise InputError(
-                f"{source.path} holds {', '.join(keys)} inside the objects of {path}, and a run reads flat rows, one an"
-                f" event. Write them out: `jq -c '. + {path}' {source.name} > flat.jsonl`, and give flat.jsonl to init"
+                f"{source.path} holds {', '.join(keys)} inside {field}, and a run reads flat rows, one an event. Write them"
+                f" out: `jq -c 'del({field}) + {path}' {source.name} > flat.jsonl`, and give flat.jsonl to init"
             )
     if source.nested:
         raise InputError(

@@ -122,9 +122,9 @@ _ID_ENDINGS = ("id", "no", "nr", "number", "key", "hash")
 
 _EVENTS = {
     "": "remove removed delete deleted cancel canceled cancelled return returned refund refunded unfav unlike dislike"
-    " uncollect removefromcart search login logout register signup scroll impression impressions share session start"
-    " storniert storno retoure suche refunded refunds voided failed abandoned reso annullato 搜索 退款",
-    "favourite": "fav favs favourite favorite favourites wish wishlist addtowishlist like liked bookmark collect save"
+    " uncollect removefromcart search login logout register signup scroll impression share session start"
+    " storniert storno retoure suche refunded voided failed abandoned reso annullato 搜索 退款",
+    "favourite": "fav favourite favorite wish wishlist addtowishlist like liked bookmark collect save"
     " merkzettel merkliste wunschliste wunschzettel favori favoris favorito favoritos"
     " preferiti избранное 收藏 喜欢 お気に入り",
     "cart": "cart addtocart basket bag addtobasket atc checkout warenkorb einkaufswagen panier carrito cesta"
@@ -132,7 +132,7 @@ _EVENTS = {
     "purchase": "purchase purchased buy bought order ordered transaction sale sold pay paid payment conversion"
     " kauf gekauft kaufen bestellung bestellt achat achete commande compra comprado pedido acquisto acquistato"
     " aankoop zakup покупка заказ 购买 下单 支付 成交 購入 注文",
-    "view": "view viewed views click clicked clicks pv pageview visit detail details browse read watch watched play"
+    "view": "view viewed views click clicked pv pageview visit detail details browse read watch watched play"
     " played listen stream open seen ansicht angesehen gesehen klick vue consultation clic vista visto ver visualizzazione"
     " visualizacao bekeken просмотр 閲覧 浏览 点击 查看",
 }
@@ -182,7 +182,8 @@ def is_known_name(name: str) -> bool:
 def event_type_of(value: str) -> str | None:
     """Our type for a shop's event type; empty for a known one that is no event of ours; None for an unknown one."""
     words = words_of(value)
-    found = {_WORDS[word] for word in (*words, "".join(words)) if word in _WORDS}
+    single = (word if word in _WORDS else word.removesuffix("s") for word in (*words, "".join(words)))
+    found = {_WORDS[word] for word in single if word in _WORDS}
     added = "cart" if {"add", "added"} & {*words} else None
     return next((ours for ours in _STRENGTH if ours in found), added)
 

@@ -70,12 +70,12 @@ def message(folder: Path, name: str, content: str | bytes) -> str:
         (
             "nested.jsonl",
             "".join(f'{{"user_id": "{n % 7}", "ts": "2025-11-01T10:00:00Z", "items": [{{"item_id": 1}}]}}\n' for n in range(60)),
-            "holds item_id inside the objects of .items.*jq -c '. \\+ .items\\[\\]\\?' nested.jsonl",
+            "holds item_id inside .items,.*jq -c 'del\\(.items\\) \\+ .items\\[\\]\\?' nested.jsonl",
         ),
         (
             "packed.jsonl",
             "".join(json.dumps({"at": n, "value": json.dumps({"user_id": n % 7, "item_id": n % 5})}) + "\n" for n in range(60)),
-            "holds user_id, item_id inside.*jq -c '. \\+ \\(.value \\| fromjson\\)' packed.jsonl",
+            "holds user_id, item_id inside .value,.*jq -c 'del\\(.value\\) \\+ \\(.value \\| fromjson\\)' packed.jsonl",
         ),
         ("titled.csv", "# a report\n\n" + HEADER + ROWS, "begins with '# a report'.*3 fields.*`tail -n \\+3 titled.csv"),
         ("broken.csv", '"user\nid",item_id,timestamp\n' + ROWS, "line break inside a name of its header"),
@@ -83,7 +83,7 @@ def message(folder: Path, name: str, content: str | bytes) -> str:
         (
             "excel.csv",
             HEADER + "".join(f"{n % 7},{n % 5},{45_964 + n / 24:.4f}\n" for n in range(60)),
-            "timestamp holds '45964.*Excel's days since 1900",
+            "timestamp holds '45964.*Excel days since 1900, format the cells",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value and len(value) < 20 else "",

@@ -59,6 +59,7 @@ def test_part_of_a_name_is_a_weaker_hint():
         ("remove_from_cart", ""),
         ("refund", ""),
         ("Product Added", "cart"),
+        ("carts", "cart"),
         ("Product Added to Wishlist", "favourite"),
         ("Order Refunded", ""),
         ("просмотр", "view"),
