@@ -463,8 +463,8 @@ def test_a_person_names_a_column(tmp_path):
 
 def test_files_of_other_types_are_not_mixed(tmp_path):
     """Clicks and purchases of one form are two sources, and the text says that the second is left out."""
-    for name, number in (("sessions", 300), ("purchases", 120)):
-        rows = "".join(f"{n % 60},{n % 9},2025-11-{n % 28 + 1:02d} 10:00:00\n" for n in range(number))
+    for name, number, items in (("sessions", 300, 9), ("purchases", 120, 60)):
+        rows = "".join(f"{n % 60},{n % items},2025-11-{n % 28 + 1:02d} 10:00:00\n" for n in range(number))
         (tmp_path / f"{name}.csv").write_text("session_id,item_id,date\n" + rows)
     for paths in ([str(tmp_path)], [str(tmp_path / "sessions.csv"), str(tmp_path / "purchases.csv")]):
         shop = shop_of(paths)
@@ -492,9 +492,21 @@ def test_a_user_column_that_is_mostly_empty_gives_way(tmp_path):
     )
     shop = shop_of([str(tmp_path / "log.csv")])
     assert shop.events.user == "anonymous_id"
+    assert shop_of([str(tmp_path / "log.csv")], columns={"user": "user_id"}).events.user == "user_id"
     assert any(
         "user_id has no user in 75.0% of the rows, so anonymous_id is the user" in one.text for one in shop.doubts
     )
+
+
+def test_numbers_that_look_like_items_are_no_catalogue(tmp_path):
+    """A file with the events' item column lists the items by this column only, and only once each."""
+    (tmp_path / "log.csv").write_text(
+        "user_id,item_id,time\n" + "".join(f"{n % 6},{n % 9},{1_762_000_000 + n}\n" for n in range(60))
+    )
+    (tmp_path / "features.csv").write_text("item_id,feature\n" + "".join(f"{n // 4},{n}\n" for n in range(36)))
+    shop = shop_of([str(tmp_path / "log.csv"), str(tmp_path / "features.csv")])
+    assert shop.catalogue is None
+    assert any("features.csv is left out: no column lists the items" in doubt.text for doubt in shop.doubts)
 
 
 def test_a_column_of_unknown_types_is_pointed_out(tmp_path):

@@ -34,10 +34,11 @@ def test_a_column_name_is_known(name, role):
 
 
 def test_part_of_a_name_is_a_weaker_hint():
-    """`page 2 (clothing model)` may be the item, `model photography` hardly, `colour` not."""
+    """`page 2 (clothing model)` may be the item, `model photography` hardly, `colour` not. Chinese writes no blanks between words."""
     scores = [role_score(name, "item") for name in ("item", "page 2 (clothing model)", "model photography", "colour")]
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] == 0
+    assert role_score("下单用户名", "user") == 2
 
 
 @pytest.mark.parametrize(
