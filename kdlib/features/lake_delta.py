@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from kdlib.errors import ConfigError, InputError, extra_hint
-from kdlib.features.lake import Snapshot
+from kdlib.features.lake_snapshot import Snapshot
 
 
 def delta_snapshot(path: str) -> Snapshot:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from kdlib.errors import ConfigError, InputError, extra_hint
-from kdlib.features.lake import Snapshot
+from kdlib.features.lake_snapshot import Snapshot
 
 _METADATA = re.compile(r"v?(\d+)\S*\.metadata\.json")
 

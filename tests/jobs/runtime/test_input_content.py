@@ -38,10 +38,10 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 @pytest.mark.parametrize(
     ("name", "content", "format_", "message"),
     [
-        ("e.csv", PNG, "csv", r"e\.csv is a picture: format csv expects CSV text\. Check the path"),
+        ("e.csv", PNG, "csv", r"e\.csv is a PNG image: format csv expects CSV text\. Give the data file"),
         ("e.csv", PARQUET, "csv", r"e\.csv is a Parquet file: .*Set format: parquet"),
-        ("e.csv", ZIP, "csv", r"is a ZIP archive or an Excel file: .*save the sheet as CSV"),
-        ("e.csv", gzip.compress(CSV), "csv", r"is a gzip file: .*Give its name the ending \.gz"),
+        ("e.csv", ZIP, "csv", r"is a ZIP archive or an Excel workbook: .*save the sheet as CSV"),
+        ("e.csv", gzip.compress(CSV), "csv", r"is a gzip file without the ending \.gz: .*Rename it"),
         ("e.csv", CSV.decode().encode("utf-16"), "csv", r"is text in UTF-16: .*Save it as UTF-8"),
         ("e.csv", b"u,i\n1,\0\n", "csv", r"is a binary file"),
         ("e.csv.gz", CSV, "csv", r"is not compressed, though its name ends in \.gz"),
@@ -49,14 +49,14 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
         ("e.csv.gz", b"", "csv", r"e\.csv\.gz has no bytes"),
         ("e.parquet", b"", "parquet", r"e\.parquet has no bytes"),
         ("e.parquet", CSV, "parquet", r"is not a Parquet file but text\. Set format: csv or jsonl"),
-        ("e.parquet", b"ORC\x08", "parquet", r"is not a Parquet file but an ORC file\. Export it as Parquet"),
+        ("e.parquet", b"ORC\x08", "parquet", r"is not a Parquet file but an ORC file\. Convert it to Parquet"),
         (
             "e.jsonl",
             b'[\n {"u": 1}\n]',
             "jsonl",
             r"is one JSON list: format jsonl expects a JSON object on each line\.",
         ),
-        ("s.txt", PNG, "sequences", r"is a picture: format sequences expects lines of ids"),
+        ("s.txt", PNG, "sequences", r"is a PNG image: format sequences expects lines of ids"),
     ],
 )
 def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: bytes, format_: str, message: str) -> None:
