@@ -191,7 +191,7 @@ def _explore(invocation: Invocation, host: str, port: int, no_browser: bool) -> 
     return execute("explore", invocation, run, reads_only=True, in_use=True)
 
 
-cli.command("explore")(configured(_explore, ds="the run's date (default: the run in use)"))
+cli.command("explore")(configured(_explore, ds="the run's date (default: the one in use)"))
 
 
 @click.option("--category", help="only products of this category")
@@ -208,7 +208,7 @@ def _search(invocation: Invocation, query: tuple[str, ...], k: int, category: st
     return execute("search", invocation, run, reads_only=True, in_use=True)
 
 
-cli.command("search")(configured(_search, ds="the run's date (default: the run in use)"))
+cli.command("search")(configured(_search, ds="the run's date (default: the one in use)"))
 
 
 @click.option("--to", required=True, metavar="YYYY-MM-DD", help="the date of the promoted run to go back to")

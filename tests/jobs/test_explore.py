@@ -27,7 +27,9 @@ def test_a_missing_package_is_named(config: Path, monkeypatch, capsys: pytest.Ca
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "nicegui" else object())
     assert _explore(config) == 2
     printed = capsys.readouterr().err
-    assert "needs nicegui, not installed here: `pip install 'distilrec[explore]'`" in printed
+    assert (
+        "needs nicegui, not installed here: install the extra `explore` (`pip install 'distilrec[explore]'`)" in printed
+    )
 
 
 def test_nothing_published_is_an_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

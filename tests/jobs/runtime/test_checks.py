@@ -368,7 +368,7 @@ def test_a_file_system_without_working_locks_is_found(tmp_path, monkeypatch, flo
     finding = folders.check_locks(tmp_path)
     assert finding.state == "missing"
     assert found in finding.found
-    assert finding.advice.endswith("see to it that no second run of a date starts")
+    assert finding.advice.endswith("make sure that no second run of a date starts")
 
 
 def test_locks_are_not_tried_where_nothing_can_be_written(tmp_path):
