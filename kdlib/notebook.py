@@ -1,4 +1,4 @@
-"""The calls for a notebook: read what a run has made, ask its student, measure your own scores beside it.
+"""The calls for a notebook: read a run's tables, ask its student, measure your own scores beside the student's.
 
     from kdlib import notebook as distilrec
 
@@ -7,7 +7,7 @@
     student = distilrec.Student(run)
     student.recommend([["red-shirt", "belt"]], k=5).to_pandas()
 
-No call starts Spark or Ray, and no call changes a run. Tables are Arrow's. The losses of the library are here, too.
+No call starts Spark or Ray, and no call changes a run. Tables are Arrow tables. Some losses of the library are here, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ from kdlib.store.tables import HISTORIES, TIME
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was made. All calls read these versions, also after a newer run has replaced them."""
+    """A finished run. All calls read these versions, even after a newer run has replaced them."""
 
     config: RunConfig
     day: str
@@ -76,7 +76,7 @@ def load_run(path: str | Path, *, ds: str | date | None = None, overrides: Seque
 
     Args:
       path: the run config, a YAML file.
-      ds: the date. None: the run in use, whatever `ds` in the file is.
+      ds: the date. None: the run in use; the file's `ds` does not count.
       overrides: texts `section.key=value`, as for `--set` on the command line.
 
     Raises:
@@ -127,7 +127,7 @@ def history(run: Run, user_id: str) -> pa.Table:
 
     Args:
       run: see `load_run`.
-      user_id: the shop's own id, also where the tables have pseudonyms.
+      user_id: the shop's own id, even if the tables have pseudonyms.
 
     Raises:
       InputError: no such user.
@@ -143,8 +143,8 @@ def history(run: Run, user_id: str) -> pa.Table:
 def recommend(run: Run, user_id: str) -> pa.Table:
     """The list that the run made for a user, best first: `rank` from 1, `item_id`, `title`, `score`, `because`.
 
-    `because` has the ids of the history items that raised the score; null where no reasons were looked for. For the
-    arguments and errors see `history`.
+    `because` has the ids of the history items that raised the score, or null if the run made no reasons. For the arguments
+    and errors see `history`.
     """
     row = _row_of(run, "recommendations", user_id)
     because = row.get("because_item_ids") or [None] * len(row["item_ids"])
@@ -153,7 +153,7 @@ def recommend(run: Run, user_id: str) -> pa.Table:
 
 
 class Student:
-    """The student of a run: what it says about histories and items.
+    """The student of a run: lists for histories, and similar items.
 
     Args:
       run: see `load_run`.
@@ -161,7 +161,7 @@ class Student:
 
     Raises:
       InputError: the run has no such model.
-      ModelError: the model's files are damaged, or it is no sequence model.
+      ModelError: the model's files are damaged, or the model is not a sequence model.
     """
 
     def __init__(self, run: Run, model: str = "student") -> None:
@@ -248,7 +248,7 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
     """Rank each test user's next item among all items that are new to the user, as the stage `evaluate` does.
 
     Args:
-      run: its test users, `evaluation.k`, `evaluation.bootstrap_samples` and `seed` count.
+      run: gives the test users, `evaluation.k`, `evaluation.bootstrap_samples` and `seed`.
       models: name → student or scorer. A scorer gets the last `training.max_length` items of each history.
       histories: rows of the table `histories`, for a part of the users. None: the run's test users.
 

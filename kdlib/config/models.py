@@ -171,7 +171,7 @@ class TeacherConfig(Section):
 
     @property
     def is_trained(self) -> bool:
-        """Whether distilrec trains the teacher: then it has hidden states and an item table. Rules and functions have neither."""
+        """Whether distilrec trains the teacher. A trained teacher has hidden states and an item table."""
         return self.rules is None and self.function is None
 
     @property

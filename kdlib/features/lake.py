@@ -1,7 +1,7 @@
 """Tables of Delta Lake and Apache Iceberg: their live Parquet files, and the rows of these files.
 
 The library of the format reads the table's metadata (`lake_delta`, `lake_iceberg`), and Spark reads the Parquet files.
-Some tables need more than their files to be read, such as deletion vectors. They are an error.
+A table whose files alone do not give its rows is an error, for example a table with deletion vectors.
 """
 
 import re
@@ -37,7 +37,7 @@ def snapshot(path: str, format_: Lake) -> Snapshot:
 
     Raises:
       ConfigError: the package that reads the format is not installed.
-      InputError: the path holds no table, the table has no rows, or its Parquet files alone do not say its rows.
+      InputError: the path holds no table, the table has no rows, or its Parquet files alone do not give its rows.
     """
     found = delta_snapshot(path) if format_ == "delta" else iceberg_snapshot(path)
     if not found.files:

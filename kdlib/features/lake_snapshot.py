@@ -12,7 +12,7 @@ class Snapshot:
     """A table as it is now."""
 
     version: str
-    """Names the table and its state. Another state has another version."""
+    """Identifies the table and its state. Another state has another version."""
     schema: pa.Schema
     """All columns, the partition columns included."""
     files: Mapping[str, Mapping[str, Any]]

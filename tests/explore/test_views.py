@@ -76,7 +76,7 @@ def test_strangers_get_a_sentence(shop: Shop, run: Run) -> None:
         html = view(shop, run, EVIL)
         assert "<script" not in html
         assert "The run of Sunday, 22 November 2026 has no " in html
-    assert "No item's title or id agrees with “%”." in _text(ITEMS.view(shop, run, "%"))
+    assert "No item's title or id matches “%”." in _text(ITEMS.view(shop, run, "%"))
     assert "No user's id begins with “x”." in _text(USERS.view(shop, run, "x"))
 
 
