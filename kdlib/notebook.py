@@ -60,7 +60,7 @@ class Run:
         """The folder of a table's Parquet files, for DuckDB, Polars and Spark; or of a model (`models/student`).
 
         Raises:
-          InputError: the run has no such table or model, or its files are gone.
+          InputError: the run does not have this table or model, or its files are gone.
         """
         place = f"the run of {self.day} in {self.config.root}"
         if name not in self.versions:
@@ -112,7 +112,7 @@ def read_table(run: Run, name: str, *, columns: Sequence[str] | None = None) -> 
     """A whole table. `kdlib.store.tables` has the columns, types and grain of each.
 
     Raises:
-      InputError: the run has no such table. The text lists those it has.
+      InputError: the run does not have this table. The text lists the tables that it has.
     """
     return pq.read_table(run.folder(name), columns=None if columns is None else list(columns))
 
@@ -130,7 +130,7 @@ def history(run: Run, user_id: str) -> pa.Table:
       user_id: the shop's own id, even if the tables have pseudonyms.
 
     Raises:
-      InputError: no such user.
+      InputError: the run does not have this user.
     """
     row = _row_of(run, "histories", user_id)
     items = read_table(run, "item_vocabulary", columns=["item_index", "item_id", "title"]).sort_by("item_index")
@@ -160,7 +160,7 @@ class Student:
       model: `student`, or `control`, or the name of a teacher that distilrec trained.
 
     Raises:
-      InputError: the run has no such model.
+      InputError: the run does not have this model.
       ModelError: the model's files are damaged, or the model is not a sequence model.
     """
 
@@ -257,7 +257,7 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
       users. The model `a - b` is the difference of the first model and another one, user by user.
 
     Raises:
-      InputError: no test user, or scores of another shape, or with NaN or +inf. −inf rules an item out.
+      InputError: there is no test user, or scores have another shape, NaN or +inf. −inf rules an item out.
     """
     settings, place = run.config.evaluation, "test_position"
     if histories is None:

@@ -22,8 +22,9 @@ A class does the same with `__init__(self, item_ids)` and `__call__(self, histor
 - A history gets the same scores in every call, whatever other histories are in the call.
 - A call has at most 16 histories, or more if they fit memory: histories times items is then at most 2²², or 2²⁶ with a GPU.
 
-A teacher that was fitted on the same interactions repeats what it memorised at training positions. `folds` cannot help,
-because distilrec does not fit the teacher. `cache-teacher` prints how much surer each teacher is of its training positions.
+A teacher that was fitted on the same interactions repeats what it memorised at training positions. The setting `folds`
+cannot help, because distilrec does not fit the teacher. `cache-teacher` prints how much surer each teacher is of its
+training positions.
 """
 
 import importlib
@@ -55,7 +56,7 @@ def load_function(function: str) -> Callable[[list[str]], Any]:
       function: `my_shop.scores:score`, a module and a name in it.
 
     Raises:
-      ConfigError: no such module, an error while it is imported, no such name in it, or the name is not callable.
+      ConfigError: the module does not exist or cannot be imported, or it has no callable of this name.
     """
     module_name, _, name = function.partition(":")
     if (here := os.getcwd()) not in sys.path:  # `python -m` adds this folder, the console script does not
@@ -169,7 +170,7 @@ class ScoringFunction:
             raise ModelError(
                 f"the teacher function {self.function} must return scores that are finite in float32, or −inf for some of the"
                 f" items, found {found[row, item]} for item {self.item_ids[item]!r} after history {row} of {rows}"
-                f" ({int(wrong.any(1).sum())} histories have such scores)"
+                f" ({int(wrong.any(1).sum())} histories have wrong scores)"
             )
         return scores
 
