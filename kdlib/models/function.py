@@ -20,7 +20,7 @@ A class does the same with `__init__(self, item_ids)` and `__call__(self, histor
   counts.
 - −inf rules an item out. Each row has at least one finite score. NaN and +inf are errors.
 - A history gets the same scores in every call, whatever other histories are in the call.
-- A call has at most 16 histories, or more if they fit memory: histories times items is then at most 2²², or 2²⁶ with a GPU.
+- A call has at most 16 histories, or more while histories times items is at most 2²² (2²⁶ with a GPU).
 
 A teacher that was fitted on the same interactions repeats what it memorised at training positions. The setting `folds`
 cannot help, because distilrec does not fit the teacher. `cache-teacher` prints how much surer each teacher is of its
