@@ -1,9 +1,7 @@
 """The console command `distilrec`. The stages' commands are made from `jobs.pipeline`."""
 
 import logging
-import os
 import sys
-from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from typing import Any
@@ -12,8 +10,9 @@ import click
 
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
-from jobs.runtime.console import JSON_LOGS, USUAL_CONFIG, VERBOSE, in_utf8, say
+from jobs.runtime.console import in_utf8, say
 from jobs.runtime.extras import check_explore_extra, check_search_extra
+from jobs.runtime.options import ADDRESS, FORCE, REASON, configured
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Stage
 from kdlib.errors import ConfigError, DistilrecError
@@ -59,57 +58,6 @@ def cli() -> None:
     """
 
 
-def _configured(function: Callable[..., Any], *, config: str = USUAL_CONFIG, ds: str | None = "") -> Callable[..., Any]:
-    """The options of every command that reads a run config; the function gets them as `invocation`.
-
-    Args:
-      function: of the command.
-      config: the default run config.
-      ds: the help text of `--ds`. None: the help does not show `--ds`.
-    """
-
-    def with_invocation(
-        config: str, ds: str | None, overrides: tuple[str, ...], verbose: bool, json_logs: bool, **more: Any
-    ) -> int:
-        os.environ |= {name: "1" for name, given in ((VERBOSE, verbose), (JSON_LOGS, json_logs)) if given}
-        return function(Invocation(config, ds, overrides), **more)
-
-    with_invocation.__doc__ = function.__doc__
-    with_invocation.__name__ = function.__name__
-    with_invocation.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    options = [
-        click.option("--config", default=config, show_default=True, metavar="FILE", help="run config"),
-        click.option(
-            "--ds",
-            metavar="YYYY-MM-DD",
-            help=ds or "the date that the run stands for (default: the run config's)",
-            hidden=ds is None,
-        ),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="SECTION.KEY=VALUE",
-            help="override one setting; may be repeated",
-        ),
-        click.option("-v", "--verbose", is_flag=True, help="print what the engines print, too"),
-        click.option("--json-logs", is_flag=True, help="print lines as JSON, with a run id"),
-    ]
-    for option in reversed(options):
-        with_invocation = option(with_invocation)
-    return with_invocation
-
-
-FORCE = click.option("--force", metavar="REASON", default="", help="publish in spite of failed gates; kept on record")
-REASON = click.option("--reason", metavar="TEXT", default="", help="kept on record")
-ADDRESS = click.option(
-    "--address",
-    envvar="RAY_API_SERVER_ADDRESS",
-    metavar="URL",
-    help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
-)
-
-
 def _add_stage(stage: Stage) -> None:
     """Add the command of a stage."""
 
@@ -127,7 +75,7 @@ def _add_stage(stage: Stage) -> None:
     command.__doc__ = f"{stage.summary[0].upper()}{stage.summary[1:]}."
     for name in stage.options:
         command = {"force": FORCE, "reason": REASON}[name](command)
-    cli.command(stage.name)(_configured(command, ds=IN_USE_DAY if stage.last else ""))
+    cli.command(stage.name)(configured(command, ds=IN_USE_DAY if stage.last else ""))
 
 
 for _stage in STAGES:
@@ -157,25 +105,27 @@ def _init(files: tuple[str, ...], out: str | None, name: str | None, columns: tu
     return 0
 
 
-@click.option("--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="rows to look at, about")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="about how many rows to read"
+)
 def _validate(invocation: Invocation, rows: int) -> int:
-    """Judge a sample of the input as a run would; write nothing."""
+    """Judge a sample of the input as a run would, and write nothing."""
     from jobs import validate
 
     return execute("validate", invocation, lambda config: validate.run(config, rows=rows), reads_only=True)
 
 
-cli.command("validate")(_configured(_validate))
+cli.command("validate")(configured(_validate))
 
 
 def _doctor(invocation: Invocation) -> int:
-    """Check what this machine has and lacks for a run."""
+    """Check what this machine has for a run, and what it lacks."""
     from jobs import doctor
 
     return doctor.run(invocation)
 
 
-cli.command("doctor")(_configured(_doctor, ds=None))
+cli.command("doctor")(configured(_doctor, ds=None))
 
 
 def _nightly(invocation: Invocation, first: str | None, last: str | None, dry_run: bool, force: str) -> int:
@@ -199,7 +149,7 @@ def _nightly(invocation: Invocation, first: str | None, last: str | None, dry_ru
 _nightly = click.option("--dry-run", is_flag=True, help="print the plan, run nothing")(FORCE(_nightly))
 _nightly = click.option("--to", "last", metavar="YYYY-MM-DD", help="the last date of a backfill")(_nightly)
 _nightly = click.option("--from", "first", metavar="YYYY-MM-DD", help="the first date of a backfill")(_nightly)
-cli.command("nightly")(_configured(_nightly))
+cli.command("nightly")(configured(_nightly))
 
 
 def _plan(invocation: Invocation) -> int:
@@ -209,7 +159,7 @@ def _plan(invocation: Invocation) -> int:
     return execute("plan", invocation, plan.run, reads_only=True)
 
 
-cli.command("plan")(_configured(_plan))
+cli.command("plan")(configured(_plan))
 
 
 def _benchmark(invocation: Invocation, arms: str | None) -> int:
@@ -220,7 +170,7 @@ def _benchmark(invocation: Invocation, arms: str | None) -> int:
 
 
 _benchmark = click.option("--arms", metavar="A,B", help="only these arms (variants)")(_benchmark)
-cli.command("benchmark")(_configured(_benchmark, config="cluster/runs/quality_beauty.yaml"))
+cli.command("benchmark")(configured(_benchmark, config="cluster/runs/quality_beauty.yaml"))
 
 
 @click.option("--user", metavar="ID", help="the user to show, by the shop's own id (default: some sample users)")
@@ -231,7 +181,7 @@ def _show(invocation: Invocation, user: str | None) -> int:
     return execute("show", invocation, lambda config: show.run(config, user=user), reads_only=True, in_use=True)
 
 
-cli.command("show")(_configured(_show, ds=IN_USE_DAY))
+cli.command("show")(configured(_show, ds=IN_USE_DAY))
 
 
 @click.option("--no-browser", is_flag=True, help="open no browser")
@@ -248,7 +198,7 @@ def _explore(invocation: Invocation, host: str, port: int, no_browser: bool) -> 
     return execute("explore", invocation, run, reads_only=True, in_use=True)
 
 
-cli.command("explore")(_configured(_explore, ds="the run's date (default: the one in use)"))
+cli.command("explore")(configured(_explore, ds="the run's date (default: the one in use)"))
 
 
 @click.option("--category", help="only products of this category")
@@ -265,7 +215,7 @@ def _search(invocation: Invocation, query: tuple[str, ...], k: int, category: st
     return execute("search", invocation, run, reads_only=True, in_use=True)
 
 
-cli.command("search")(_configured(_search, ds="the run's date (default: the one in use)"))
+cli.command("search")(configured(_search, ds="the run's date (default: the one in use)"))
 
 
 @click.option("--to", required=True, metavar="YYYY-MM-DD", help="the date of the promoted run to go back to")
@@ -279,7 +229,7 @@ def _rollback(invocation: Invocation, to: str, reason: str) -> int:
     return execute("rollback", invocation.on(to), lambda config: rollback.run(config, to, reason))
 
 
-cli.command("rollback")(_configured(_rollback, ds=None))
+cli.command("rollback")(configured(_rollback, ds=None))
 
 
 def _deliver(invocation: Invocation) -> int:
@@ -289,7 +239,7 @@ def _deliver(invocation: Invocation) -> int:
     return execute("deliver", invocation, deliver.run, in_use=True, quiet_engines=True)
 
 
-cli.command("deliver")(_configured(_deliver, ds=f"{LOCKED_DAY}; the run in use is delivered"))
+cli.command("deliver")(configured(_deliver, ds=f"{LOCKED_DAY}; the run in use is delivered"))
 
 
 @click.option("--status", type=int, help="the run's exit status (default: the last one written)")
@@ -300,7 +250,7 @@ def _telemetry(invocation: Invocation, status: int | None) -> int:
     return execute("telemetry", invocation, lambda config: telemetry.run(config, status=status), quiet_engines=True)
 
 
-cli.command("telemetry")(_configured(_telemetry))
+cli.command("telemetry")(configured(_telemetry))
 
 
 @click.option("--user", required=True, metavar="ID", help="the user, by the shop's own id")
@@ -317,7 +267,7 @@ def _forget(invocation: Invocation, user: str) -> int:
     )
 
 
-cli.command("forget")(_configured(_forget, ds=f"{LOCKED_DAY}; all dates are searched"))
+cli.command("forget")(configured(_forget, ds=f"{LOCKED_DAY}; all dates are searched"))
 
 
 @click.argument(
@@ -342,7 +292,7 @@ def _submit(
     return submit.run(invocation, command, address=address, more=list(more), wait=not no_wait, own_code=not image_code)
 
 
-cli.command("submit", context_settings={"ignore_unknown_options": True})(_configured(_submit))
+cli.command("submit", context_settings={"ignore_unknown_options": True})(configured(_submit))
 
 
 @cli.command("status")

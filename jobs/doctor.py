@@ -1,4 +1,4 @@
-"""Check this machine before the first run: a table of what is there, what is missing, and what to do."""
+"""Check this machine before the first run, and print a table: what is there, what is missing, and what to do."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Check = Callable[[], Finding]
 
 
 def run(invocation: Invocation) -> int:
-    """Print the table; returns the exit status: 2 if anything that a run needs is missing, else 0."""
+    """Print the table. Returns the exit status: 2 if anything that a run needs is missing, else 0."""
     with hints_name(invocation.config):
         config, about = _config(invocation)
         checks = {"run config": lambda: about} | checks_of(config)
@@ -62,7 +62,7 @@ def checks_of(config: RunConfig) -> dict[str, Check]:
 
 
 def _config(invocation: Invocation) -> tuple[RunConfig, Finding]:
-    """The run config with what is said about it. If it cannot be read, a default with `output_dir: output`."""
+    """The run config, and its row of the table. If it cannot be read: a default with `output_dir: output`."""
     try:
         return invocation.load(), ok(invocation.config)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Serve the published tables as pages in a browser: `distilrec explore`. It reads only, and starts no engine."""
+"""Serve the published tables as pages in a browser: `distilrec explore`. It only reads, and starts no engine."""
 
 import ipaddress
 import socket
@@ -35,7 +35,7 @@ def run(config: RunConfig, *, host: str, port: int, browser: bool, of_day: bool)
       host: the address to listen on.
       port: the port; 0: any that is free.
       browser: open a browser.
-      of_day: show the config's date. Else each page shows the run that is in use when it is asked for.
+      of_day: show the config's date. Else each page shows the run that is in use when the page is opened.
 
     Raises:
       ConfigError: nothing can listen on this address and port.
@@ -47,7 +47,7 @@ def run(config: RunConfig, *, host: str, port: int, browser: bool, of_day: bool)
     url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
     if not _is_local(host):
         warn(f"explore: warning: other machines reach {host}. The pages have no login and show what users did")
-    # NiceGUI looks at every object of the process, and some of PyTorch's warn when they are looked at
+    # NiceGUI inspects every object of the process, and some objects of PyTorch then warn
     warnings.filterwarnings("ignore", category=FutureWarning, module="nicegui")
     server = uvicorn.Server(uvicorn.Config(_application(shop, host), log_level="warning", timeout_graceful_shutdown=1))
     say(f"explore: {config.name}, {url}; Ctrl-C ends it")
@@ -94,7 +94,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _application(shop: Shop, host: str) -> FastAPI:
-    """The pages as an application. A local one answers only to local names, so that no web page of others reads it."""
+    """The pages as an application. A local one answers only to local names, so that no other web page can read it."""
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_pages(shop)
     ui.run_with(application, language="en-US", tailwind=False, show_welcome_message=False, reconnect_timeout=10.0)

@@ -82,7 +82,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
                     _run_here(config, stage, options, ray_block, stages)
             seconds[stage.name] = time.monotonic() - started
             if stage.name == "build-features":
-                config = invocation.load()  # the default recipe knows the size of the data now
+                config = invocation.load()  # now the default recipe knows the size of the data
                 budget.begin()
                 with engine_output_to(log):
                     _say_estimate(config)
@@ -96,7 +96,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
 
 
 def _say_estimate(config: RunConfig) -> None:
-    """Say how long the rest takes, if models are to be trained."""
+    """Print how long the rest of the run takes, if it trains models."""
     trains = {step.stage.name for step in plan(config) if step.runs} & {"train-teacher", "distill"}
     if trains:
         budget.say_estimate(config)

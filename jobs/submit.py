@@ -87,7 +87,7 @@ def _free_id(client: Any, config: RunConfig, stage: str) -> str:
 
 
 def _pack(folder: Path, config: str, teachers: Sequence[Path], *, with_code: bool) -> None:
-    """Fill the job's working folder with the run config, the code of own teachers and, if asked, the code of this process."""
+    """Fill the job's working folder: the run config, the code of own teachers and, if asked, this process's code."""
     shutil.copyfile(config_file(config), folder / "run.yaml")
     home = Path(kdlib.__file__).parent.parent
     for code in (*teachers, *((home / package for package in ("jobs", "kdlib")) if with_code else ())):

@@ -57,7 +57,7 @@ def _users(job: Job) -> tuple[int, int]:
 
 
 def _try_function(job: Job) -> None:
-    """Let a teacher's function score the validation users, in a process like those that ask it later."""
+    """Let a teacher's function score the validation users, in a Ray process as in the later stages."""
     from kdlib.teachers.function import record_function
 
     (teacher, _), training, source = job.part.subject, job.config.training, features_of(job.inputs)

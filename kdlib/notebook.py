@@ -1,4 +1,4 @@
-"""The calls for a notebook: read what a run has made, ask its student, measure your own scores beside it.
+"""The calls for a notebook: read a run's tables, ask its student, measure your own scores beside the student's.
 
     from kdlib import notebook as distilrec
 
@@ -7,7 +7,7 @@
     student = distilrec.Student(run)
     student.recommend([["red-shirt", "belt"]], k=5).to_pandas()
 
-No call starts Spark or Ray, and no call changes a run. Tables are Arrow's. The losses of the library are here, too.
+No call starts Spark or Ray, and no call changes a run. Tables are Arrow tables. Some losses of the library are here, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ from kdlib.store.tables import HISTORIES, TIME
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was made. All calls read these versions, also after a newer run has replaced them."""
+    """A finished run. All calls read these versions, even after a newer run has replaced them."""
 
     config: RunConfig
     day: str
@@ -60,7 +60,7 @@ class Run:
         """The folder of a table's Parquet files, for DuckDB, Polars and Spark; or of a model (`models/student`).
 
         Raises:
-          InputError: the run has no such table or model, or its files are gone.
+          InputError: the run does not have this table or model, or its files are gone.
         """
         place = f"the run of {self.day} in {self.config.root}"
         if name not in self.versions:
@@ -76,7 +76,7 @@ def load_run(path: str | Path, *, ds: str | date | None = None, overrides: Seque
 
     Args:
       path: the run config, a YAML file.
-      ds: the date. None: the run in use, whatever `ds` in the file is.
+      ds: the date. None: the run in use; the file's `ds` does not count.
       overrides: texts `section.key=value`, as for `--set` on the command line.
 
     Raises:
@@ -112,7 +112,7 @@ def read_table(run: Run, name: str, *, columns: Sequence[str] | None = None) -> 
     """A whole table. `kdlib.store.tables` has the columns, types and grain of each.
 
     Raises:
-      InputError: the run has no such table. The text lists those it has.
+      InputError: the run does not have this table. The text lists the tables that it has.
     """
     return pq.read_table(run.folder(name), columns=None if columns is None else list(columns))
 
@@ -127,10 +127,10 @@ def history(run: Run, user_id: str) -> pa.Table:
 
     Args:
       run: see `load_run`.
-      user_id: the shop's own id, also where the tables have pseudonyms.
+      user_id: the shop's own id, even if the tables have pseudonyms.
 
     Raises:
-      InputError: no such user.
+      InputError: the run does not have this user.
     """
     row = _row_of(run, "histories", user_id)
     items = read_table(run, "item_vocabulary", columns=["item_index", "item_id", "title"]).sort_by("item_index")
@@ -143,8 +143,8 @@ def history(run: Run, user_id: str) -> pa.Table:
 def recommend(run: Run, user_id: str) -> pa.Table:
     """The list that the run made for a user, best first: `rank` from 1, `item_id`, `title`, `score`, `because`.
 
-    `because` has the ids of the history items that raised the score; null where no reasons were looked for. For the
-    arguments and errors see `history`.
+    `because` has the ids of the history items that raised the score, or null if the run made no reasons. For the arguments
+    and errors see `history`.
     """
     row = _row_of(run, "recommendations", user_id)
     because = row.get("because_item_ids") or [None] * len(row["item_ids"])
@@ -153,15 +153,15 @@ def recommend(run: Run, user_id: str) -> pa.Table:
 
 
 class Student:
-    """The student of a run: what it says about histories and items.
+    """The student of a run: lists for histories, and similar items.
 
     Args:
       run: see `load_run`.
       model: `student`, or `control`, or the name of a teacher that distilrec trained.
 
     Raises:
-      InputError: the run has no such model.
-      ModelError: the model's files are damaged, or it is no sequence model.
+      InputError: the run does not have this model.
+      ModelError: the model's files are damaged, or the model is not a sequence model.
     """
 
     def __init__(self, run: Run, model: str = "student") -> None:
@@ -248,7 +248,7 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
     """Rank each test user's next item among all items that are new to the user, as the stage `evaluate` does.
 
     Args:
-      run: its test users, `evaluation.k`, `evaluation.bootstrap_samples` and `seed` count.
+      run: gives the test users, `evaluation.k`, `evaluation.bootstrap_samples` and `seed`.
       models: name → student or scorer. A scorer gets the last `training.max_length` items of each history.
       histories: rows of the table `histories`, for a part of the users. None: the run's test users.
 
@@ -257,7 +257,7 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
       users. The model `a - b` is the difference of the first model and another one, user by user.
 
     Raises:
-      InputError: no test user, or scores of another shape, or with NaN or +inf. −inf rules an item out.
+      InputError: there is no test user, or scores have another shape, NaN or +inf. −inf rules an item out.
     """
     settings, place = run.config.evaluation, "test_position"
     if histories is None:

@@ -25,7 +25,7 @@ def score(item_ids):
 def write_modules(folder: Path, monkeypatch: pytest.MonkeyPatch, modules: dict[str, str]) -> None:
     """Write files of Python source, path → text, and make their folder the working folder of the test.
 
-    Modules of these names are imported anew.
+    Modules of these names are imported again.
     """
     for path, text in modules.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

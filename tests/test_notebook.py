@@ -142,7 +142,7 @@ def test_a_run_keeps_its_versions(config: Path, tmp_path: Path) -> None:
 
 
 def test_the_run_in_use_is_the_promoted_version(config: Path, tmp_path: Path) -> None:
-    """A table that is made again but not promoted is read by the date only."""
+    """A table that is made again but not promoted is read only with the date."""
     put(tmp_path / "out", DS, "item_statistics", pa.table({"item_index": [0]}))
     assert len(notebook.read_table(notebook.load_run(config), "item_statistics")) == len(ITEMS)
     assert len(notebook.read_table(notebook.load_run(config, ds=DS), "item_statistics")) == 1
@@ -195,7 +195,7 @@ def test_the_student_makes_the_published_lists(config: Path) -> None:
 
 
 def test_the_student_takes_item_ids(config: Path) -> None:
-    """Lists of item ids are views of one session. Each gets k items, without its own and without unavailable ones."""
+    """Each list of item ids gets k available items that are not in the list, as a history of one session."""
     student = notebook.Student(notebook.load_run(config))
     found = student.recommend([["item03", "item05"], [], ["item39"]], k=39)
     one, nothing, new = (found.filter(np.array(found["user_id"].to_pylist()) == number) for number in "012")
@@ -222,7 +222,7 @@ def test_similar_items_are_nearest_in_direction(config: Path) -> None:
 
 
 def test_scores_of_ones_own_are_measured(config: Path) -> None:
-    """A scorer gets the last `training.max_length` items. Users whose test item is not new to them do not count."""
+    """A scorer gets the last `training.max_length` items, and only test items that are new to the user count."""
     run, asked = notebook.load_run(config), []
 
     def mine(lists: list[list[int]]) -> np.ndarray:
@@ -312,7 +312,7 @@ def test_errors_say_what_to_do(call: str, error: type[Exception], text: str, con
 
 
 def test_removed_files_are_an_error(config: Path) -> None:
-    """A run whose files are gone says so, and so does a damaged model."""
+    """The error says that a run's files are gone, or that a model is damaged."""
     run = notebook.load_run(config)
     run.folder("models/student").joinpath("model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="is damaged"):

@@ -63,7 +63,7 @@ def write_by_shards(
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise an error of ours that a Ray task raised as it is. Ray's form of it has the task's whole traceback as text."""
+    """Raise a DistilrecError of a Ray task as it is. Ray would wrap it in an error with the task's whole traceback."""
     import ray.exceptions
 
     try:

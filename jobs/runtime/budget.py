@@ -1,4 +1,4 @@
-"""How long a run takes after its features: an estimate, and the seconds for training within `budget_minutes`."""
+"""How long the stages after the features take: an estimate, and the seconds for training within `budget_minutes`."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from kdlib.store import partitions
 from kdlib.training.specs import TrainingRun
 
 MARGIN = 1.1
-"""How much longer the stages after the training may take than estimated."""
+"""Factor on the estimate of the stages after the training, in case they take longer."""
 _started: float | None = None
 """When the features of this run were done, on the monotonic clock. None: a stage runs on its own."""
 
@@ -54,13 +54,13 @@ def estimate(config: RunConfig) -> Cost | None:
 
 
 def say_estimate(config: RunConfig) -> None:
-    """Print what is to come after the features, before the models are trained."""
+    """Print how long the stages after the features take, before the models are trained."""
     cost = estimate(config)
     if cost is None:
         return
     parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in cost._asdict().items() if seconds >= 30)
     bound = f"; budget_minutes {config.budget_minutes:g}" if config.budget_minutes else ""
-    say(f"estimate: about {_minutes(cost.seconds)} from here on two cores like ours ({parts}){bound}")
+    say(f"estimate: about {_minutes(cost.seconds)} for the stages after the features ({parts}){bound}")
 
 
 def begin() -> None:
@@ -76,7 +76,7 @@ def say_spent(config: RunConfig) -> None:
     spent = (time.monotonic() - _started) / 60
     text = f"budget    {spent:.1f} of {config.budget_minutes:g} minutes after the features"
     if spent > config.budget_minutes:
-        warn(f"{text}: exceeded. The stages beside the training take this long: raise budget_minutes")
+        warn(f"{text}: exceeded, because other stages than the training take this long. Raise budget_minutes")
     else:
         say(text)
 
@@ -87,7 +87,7 @@ def within_budget(config: RunConfig, runs: Sequence[TrainingRun], *, teachers: b
     Args:
       config: the run config.
       runs: all that a stage trains.
-      teachers: whether students are still to be trained after these runs.
+      teachers: the runs train teachers, and the students follow.
     """
     if config.budget_minutes is None:
         return list(runs)

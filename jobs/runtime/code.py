@@ -68,7 +68,7 @@ def imports_of(module: str, home: Path = HOME) -> tuple[str, ...]:
 
 
 def imported(file: Path, module: str) -> set[str]:
-    """The names of all modules that a module's file may import; also names of what is no module. See `imports_of`."""
+    """The names that a module's file imports: modules, and names inside modules. See `imports_of`."""
     tree = ast.parse(file.read_text(), file.name)
     package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
     hidden = {

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from jobs.runtime.stage import Job
 from jobs.runtime.train_worker import train_worker
-from kdlib.config.models import TextConfig
+from kdlib.config.text import TextConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
 from kdlib.teachers.text import from_anywhere

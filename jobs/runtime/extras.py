@@ -1,4 +1,4 @@
-"""Packages that only some run configs need."""
+"""Checks that the packages of an extra are installed. A check imports none of them."""
 
 from importlib.util import find_spec
 
@@ -10,13 +10,14 @@ EXPLORE = ("nicegui", "duckdb")
 
 def check_search_extra() -> None:
     """Raise ConfigError where a package of the extra `search` is missing."""
-    if missing := [name for name in SEARCH if find_spec(name) is None]:
-        raise ConfigError(f"product search needs {', '.join(missing)}, not installed here: {extra_hint('search')}")
+    _check("product search", "search", SEARCH)
 
 
 def check_explore_extra() -> None:
     """Raise ConfigError where a package of the extra `explore` is missing."""
-    if missing := [name for name in EXPLORE if find_spec(name) is None]:
-        raise ConfigError(
-            f"`distilrec explore` needs {' and '.join(missing)}, not installed here: `pip install 'distilrec[explore]'`"
-        )
+    _check("`distilrec explore`", "explore", EXPLORE)
+
+
+def _check(what: str, extra: str, packages: tuple[str, ...]) -> None:
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ConfigError(f"{what} needs {', '.join(missing)}, not installed here: install {extra_hint(extra)}")

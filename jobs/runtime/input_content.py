@@ -1,4 +1,4 @@
-"""Looks at the first bytes of the input's files, so that a wrong file is named before Spark reads it.
+"""Check the first bytes of the input's files, so that an error names a wrong file before Spark reads it.
 
 Spark would read a picture as a line of text, and a Parquet file as a CSV with an odd header.
 """
@@ -6,6 +6,7 @@ Spark would read a picture as a line of text, and a Parquet file as a CSV with a
 from pathlib import Path
 
 from kdlib.errors import InputError
+from kdlib.onboarding.kinds import kind_of
 
 File = tuple[str, int, int]
 """Path or URL, bytes, time of the last change in nanoseconds."""
@@ -14,22 +15,6 @@ _HEAD_BYTES = 4096
 _MOST_HEADS = 10_000
 """How many files are opened."""
 _GZIP = b"\x1f\x8b"
-_KINDS = (
-    (b"PAR1", "a Parquet file", "Set format: parquet"),
-    (b"PARE", "an encrypted Parquet file", "Decrypt it first"),
-    (_GZIP, "a gzip file", "Give its name the ending .gz"),
-    (b"PK\x03\x04", "a ZIP archive or an Excel file", "Unpack it, or save the sheet as CSV"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel file", "Save the sheet as CSV"),
-    (b"%PDF", "a PDF", "Give the data as CSV"),
-    (b"ORC", "an ORC file", "Export it as Parquet"),
-    (b"Obj\x01", "an Avro file", "Export it as Parquet"),
-    (b"SQLite format 3", "a SQLite database", "Export the table as CSV or Parquet"),
-    (b"\xff\xfe", "text in UTF-16", "Save it as UTF-8"),
-    (b"\xfe\xff", "text in UTF-16", "Save it as UTF-8"),
-    (b"\x89PNG", "a picture", "Check the path"),
-    (b"\xff\xd8\xff", "a picture", "Check the path"),
-)
-"""First bytes of a file → what it is, and what to do."""
 _OTHER_COMPRESSION = (".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz")
 _EXPECTED = {"csv": "CSV text", "jsonl": "a JSON object on each line", "sequences": "lines of ids"}
 
@@ -43,8 +28,8 @@ def check_files(files: list[File], format_: str, *, path: str) -> None:
       path: path of the input, for the error's text.
 
     Raises:
-      InputError: all files are empty. A Parquet or gzip file is: Spark skips it, but it is an export that broke off. A
-        file cannot be read, or is of another kind than the format says.
+      InputError: all files are empty. A Parquet or gzip file is empty: Spark would skip this broken export. A file cannot
+        be read, or is of another kind than the format says.
     """
     empty = [name for name, size, _ in files if not size and (format_ == "parquet" or name.endswith(".gz"))]
     if empty:
@@ -87,15 +72,14 @@ def _check_content(name: str, format_: str) -> None:
 
 
 def _kind(head: bytes) -> tuple[str, str] | None:
-    """What a file is that begins with these bytes, and what to do; None for text."""
-    for start, what, hint in _KINDS:
-        if head.startswith(start):
-            return what, hint
-    return ("a binary file", "Check the path") if b"\0" in head else None
+    """What a file that begins with these bytes is, and what to do; None for text."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "text in UTF-16", "Save it as UTF-8"
+    return kind_of(head) or (("a binary file", "Check the path") if b"\0" in head else None)
 
 
 def check_no_table(path: str, files: list[File]) -> None:
-    """Raise InputError for the folder of a Delta Lake or Iceberg table: it may hold rows that the table has deleted."""
+    """Raise InputError for the folder of a Delta Lake or Iceberg table, which may hold rows that the table has deleted."""
     names = [name for name, _, _ in files]
     metadata = any(name.endswith(".metadata.json") and "/metadata/" in name for name in names)
     delta = any("/_delta_log/" in name for name in names) or Path(path, "_delta_log").is_dir()
@@ -107,5 +91,5 @@ def check_no_table(path: str, files: list[File]) -> None:
 
 
 def unreadable(name: str, error: OSError) -> InputError:
-    """The error for a file that this machine may not or cannot read."""
+    """The error for a file that this machine cannot read."""
     return InputError(f"cannot read {name}: {error.strerror}. Check its permissions, or take it out of the input")

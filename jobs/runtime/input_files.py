@@ -25,14 +25,14 @@ HASHES = "_input_hashes.json"
 
 
 MOST_BYTES, MOST_FILES = 50 * 2**30, 100_000
-"""Local files are hashed up to this size and number. Reading more would take minutes: a disk gives some 500 MB a second."""
+"""Local files are hashed up to this total size and number. Beyond it, reading would take minutes at 500 MB a second."""
 
 
 def version_of_files(files: list[File], root: Path) -> str:
     """A hash of names and contents.
 
-    Size and time of the last change stand for the content of files at a URL, because nothing is fetched. They also do so
-    for local files of more than MOST_BYTES or MOST_FILES in total. A copy with new times then counts as a change.
+    For files at a URL, size and time of the last change count in place of the content, because nothing is fetched. The same
+    holds for local files of more than MOST_BYTES or MOST_FILES in total. A copy with new times then counts as a change.
 
     Args:
       files: the files to hash.
@@ -86,8 +86,8 @@ def version_of(path: str, format_: str, root: Path) -> str:
     rerun. A missed change would give a wrong table.
 
     Raises:
-      InputError: there are no files, or one of them is not of the format (`check_files`). Or the path holds a table of
-        Delta Lake or Iceberg, whose folder also has files that the table no longer uses.
+      InputError: there are no files, or a file is not of the format (`check_files`). Or the path holds a Delta Lake or
+        Iceberg table, whose folder also has files that the table no longer uses.
     """
     if format_ in LAKES:
         return snapshot(path, format_).version

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from kdlib.config.models import ModelConfig, TextConfig
+from kdlib.config.models import ModelConfig
 from kdlib.config.run import RunConfig
+from kdlib.config.text import TextConfig
 from kdlib.store.fingerprint import fingerprint_of
 
 FEATURES = ("histories", "item_vocabulary", "item_statistics")

@@ -1,7 +1,7 @@
-"""Teachers of the user's own (`teachers[].function`): check them early, hash their source, find the code to send along.
+"""Teachers of the user's own (`teachers[].function`): check them early, hash their source, find the code to send.
 
-A teacher's source is its module, the packages around it, and what these import. In the folder where distilrec is started,
-all modules count; of an installed package only the package's own modules count.
+A teacher's source is its module, the packages around it, and what these import. If the module lies in the folder where
+distilrec starts, all modules of that folder count. If it lies in an installed package, only this package's modules count.
 """
 
 import json
@@ -59,7 +59,7 @@ def source_version(source: Mapping[str, str]) -> str:
 
 
 def check_sources(config: RunConfig, folders: Sequence[Sequence[Path]]) -> None:
-    """Check that the functions are those that `train-teacher` has tried.
+    """Check that the source of each function is the same as when `train-teacher` tried it.
 
     Args:
       config: for the teachers.
@@ -75,13 +75,13 @@ def check_sources(config: RunConfig, folders: Sequence[Sequence[Path]]) -> None:
             tried = json.loads((folder / MODEL_FILE).read_text())["version"]
             if (found := source_version(source_of(teacher.function))) != tried:
                 raise ModelError(
-                    f"the source of the teacher function {teacher.function} is {found} now, but {tried} was tried for"
-                    f" {config.day}. Run `distilrec train-teacher` first"
+                    f"the source of the teacher function {teacher.function} has changed from {tried} to {found} since it was"
+                    f" tried for {config.day}. Run `distilrec train-teacher` first"
                 )
 
 
 def local_code(config: RunConfig) -> list[Path]:
-    """The modules and packages of this folder that the functions can reach, for another machine. A package is sent whole."""
+    """The modules and whole packages of this folder that the functions can reach, to be sent to another machine."""
     here = Path.cwd()
     files = [file for function in _functions(config) for file in _reached(here, function.partition(":")[0])]
     return sorted({here / file.relative_to(here).parts[0] for file in files})
@@ -103,7 +103,7 @@ def _home(module: str) -> Path:
 
 
 def _reached(home: Path, module: str) -> list[Path]:
-    """The source files under a folder that a module can reach, itself included. Empty: it has no source there."""
+    """The source files under a folder that a module can reach, its own file included. Empty: the module is not there."""
     top, local = module.partition(".")[0], home == Path.cwd()
     seen: dict[str, Path] = {}
     waiting = [module] if _source(home, module) else []
@@ -113,7 +113,7 @@ def _reached(home: Path, module: str) -> list[Path]:
         if name in seen or file is None or not (first == top or (local and first not in PACKAGES)):
             continue
         seen[name] = file
-        waiting += [name.rpartition(".")[0], *imported(file, name)]  # an import runs the packages around a module, too
+        waiting += [name.rpartition(".")[0], *imported(file, name)]  # an import also runs the packages around a module
     return sorted(set(seen.values()))
 
 

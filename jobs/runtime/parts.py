@@ -14,8 +14,8 @@ from jobs.runtime.names import (
     title_vectors,
 )
 from jobs.runtime.stage import Part
-from kdlib.config.models import TextConfig
 from kdlib.config.run import RunConfig
+from kdlib.config.text import TextConfig
 
 TRAINING = ("seed", "budget_minutes", "training", "-training.defaults")
 """What every training depends on, beside its own settings: defaults count as they are resolved for each model."""

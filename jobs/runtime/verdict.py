@@ -1,4 +1,4 @@
-"""What a run would make of a sample of its input: the steps of `build-features`, without writing a table."""
+"""The steps of `build-features` on a sample of the input, without writing a table."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,14 +32,14 @@ from kdlib.privacy import forgetting
 CATALOGUE_ROWS = 2_000_000
 """How many rows of the catalogue are read."""
 MOST_ITEMS = 2_000_000
-"""More items than a sample can have."""
+"""No sample has more items."""
 PARTITIONS = 4
 """Partitions of a shuffle: a sample is small."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run would make of the sample."""
+    """How a run would judge the sample."""
 
     funnel: dict[str, Any]
     """From `funnel.count_outcomes` and `count_histories`, with items, days, and the catalogue's counts."""
@@ -165,7 +165,7 @@ def _examples(judged: DataFrame, part: Excerpt) -> dict[str, list[tuple[str, str
 
 @contextmanager
 def _own_names(part: Excerpt) -> Iterator[None]:
-    """Errors name the shop's files in place of those of the sample."""
+    """Errors name the shop's files, not the copies in the sample."""
     try:
         yield
     except DistilrecError as error:

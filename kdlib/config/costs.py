@@ -1,22 +1,25 @@
-"""What the stages after the features cost, as measured on two cores of the machine that made the results."""
+"""What the stages after the features cost. The rates are measured on two cores of the machine of the benchmarks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 START_SECONDS = 30.0
-"""Ray, the processes of the stages, the report."""
+"""Time to start Ray and the processes of the stages, and to write the report."""
 TITLE_SECONDS = 0.0029
-"""A title through the pretrained encoder."""
+"""Seconds to encode a title with the pretrained encoder."""
 TRAINING_RATE = {64: 145e9, 128: 160e9, 256: 180e9}
 """Width of the model → operations a second, as `training_seconds` counts them."""
 TARGET_SECONDS = 15e-9
-"""Sampled targets: an item at a position."""
+"""Sampled targets: seconds for an item at a position."""
 RANK_SECONDS = 24e-9
-"""Evaluation: an item for a user and a model."""
+"""Evaluation: seconds for an item, a user and a model."""
 LIST_SECONDS = 9e-9
-"""Recommendation: an item for a user."""
+"""Recommendation: seconds for an item and a user."""
 BASELINES = 2
+"""Rankings without a model that the evaluation measures."""
+UNTRAINED = 2
+"""The teacher of rules, and the teachers together: they are evaluated too."""
 MOST_CORES = 8
 """Beyond these, the time of a single worker hardly falls."""
 
@@ -31,7 +34,7 @@ class Scale:
 
 
 class Cost(NamedTuple):
-    """Seconds of the stages after the features. An estimate: a factor of two off is normal on another machine."""
+    """Seconds of the stages after the features. On another machine an estimate may be off by a factor of two."""
 
     start: float
     titles: float
@@ -69,7 +72,7 @@ def cost_of(
       cores: of the worker that trains.
     """
     faster = min(cores, MOST_CORES) / 2
-    judged = min(scale.users, test_users) * (BASELINES + len(teachers) + len(students) + 2)
+    judged = min(scale.users, test_users) * (BASELINES + UNTRAINED + len(teachers) + len(students))
     pairs = scale.interactions * scale.items
     return Cost(
         start=START_SECONDS,

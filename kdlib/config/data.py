@@ -83,8 +83,8 @@ class TimeConfig(Section):
     `iso`: ISO 8601 text, or a date or timestamp column. A time without an offset is UTC.
     `epoch_seconds`, `epoch_millis`, `epoch_micros`: a number since 1970.
     `pattern`: text of the form that `pattern` describes. A time without an offset is UTC.
-    `day_and_order`: a date and a running number. In place of the date, a number of days since 1970-01-01 will do: for
-    data that only has the order, such as the number of a user's order.
+    `day_and_order`: a date and a running number, for data that only has the order of events, such as the number of a
+    user's order. A number of days since 1970-01-01 may replace the date.
     """
     column: str | None = None
     """The column with the time; for all formats but `day_and_order`."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Fraction, Positive, Section
-from kdlib.config.models import TextConfig
+from kdlib.config.text import TextConfig
 
 
 class EvaluationConfig(Section):

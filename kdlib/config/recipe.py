@@ -1,4 +1,4 @@
-"""The default recipe: teachers, student and training of a run config that says nothing about them.
+"""The default recipe: teachers, student and training of a run config without them.
 
 It is the recipe of `cluster/runs/beauty.yaml`, measured on Amazon Beauty and Video Games, and scaled to the data.
 """
@@ -24,7 +24,7 @@ WIDE_TEACHER_ITEMS = 500_000
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a run spends on models, where a budget limits it."""
+    """How much a run spends on its models."""
 
     teacher_width: int
     teacher_epochs: int
@@ -43,7 +43,7 @@ EFFORTS = (
     Effort(128, 6, 8, 0, 2048, 5_000),
     Effort(128, 3, 5, 0, 2048, 3_000),
 )
-"""The full effort, and what to save first: the control, then the full softmax, then width and epochs."""
+"""From the full effort to the smallest. First the control is left out, then the full softmax, then width and epochs."""
 
 
 def applies(document: dict[str, Any]) -> bool:
@@ -97,14 +97,14 @@ def _negatives(effort: Effort, items: int) -> int:
 
 
 def local_cores(document: dict[str, Any]) -> int:
-    """Cores for training: this machine's, or 2 where the run is on a cluster, whose workers the run config describes."""
+    """Cores for training: this machine's. 2 for a run on a cluster, where the run config describes the workers."""
     if _section(document, "ray").get("address"):
         return 2
     return len(os.sched_getaffinity(0))
 
 
 def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section; empty where there is none, or where it is no mapping, which validation then says."""
+    """A section. Empty where it is missing, or where it is not a mapping: validation reports that."""
     section = document.get(name)
     return section if isinstance(section, dict) else {}
 
@@ -153,7 +153,7 @@ def _recipe(
         "student": {
             "model": {"kind": "transformer", "block": "bsarec", "dim": width, "dropout": 0.1},
             "size": "auto" if size == "auto" else "given",
-            # the control needs more dropout and more epochs: chosen on validation
+            # the control needs more dropout and more epochs; both were chosen on validation
             "control": {"dropout": 0.4, "train": {"epochs": control, "patience": control}},
         },
         "distillation": {
@@ -170,7 +170,7 @@ def _recipe(
 
 
 def _merged(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Both mappings; where both have a key, the given one wins, key by key in sections. A size is used up."""
+    """The recipe with the given keys, which win key by key, in sections too. The recipe has already used a given size."""
     merged = dict(recipe)
     for key, value in given.items():
         if key == "size" and str(value) in WIDTHS:

@@ -55,7 +55,7 @@ class RunConfig(Section):
     """Seed of all random choices except the simulator's, which has a seed of its own."""
     budget_minutes: Annotated[float, Field(gt=0)] | None = None
     """Most minutes for the stages after `build-features`. Models then train for fewer epochs, and the default recipe takes
-    smaller teachers and no control. Training a text encoder and product search are not shortened."""
+    smaller teachers and no control. The training of text encoders and of product search is not shortened."""
     input: InputConfig
     features: FeaturesConfig = FeaturesConfig()
     teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = (TeacherConfig(name="teacher"),)

@@ -1,4 +1,4 @@
-"""Rows of the published tables. DuckDB reads the Parquet files where they are; nothing is loaded beforehand."""
+"""Rows of the published tables. DuckDB reads them from the Parquet files; nothing is loaded beforehand."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -26,7 +26,7 @@ def query(sql: str, folders: dict[str, Path], **values: object) -> list[Row]:
       values: of the query's parameters.
 
     Raises:
-      FileNotFoundError: a folder has no file any more.
+      FileNotFoundError: a folder has no Parquet file any more.
     """
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
         connection.execute("set TimeZone = 'UTC'")
@@ -92,7 +92,7 @@ def read_list(folder: Path, user_id: str) -> Row | None:
 
 
 def find_items(run: Run, text: str) -> list[Row]:
-    """Items whose id begins with a text or whose title has it, the most used first. At most `MOST_FOUND`.
+    """Items whose id begins with a text or whose title contains it, the most used first. At most `MOST_FOUND`.
 
     Columns: `item_id`, `title`, `interactions`. An item with exactly this id comes first. An empty text finds all items.
     """

@@ -24,7 +24,7 @@ class Finder:
     """What a text finds: rows with the id, `title` where there is one, and `interactions`."""
 
     def only(self, shop: Shop, run: Run, text: str) -> str | None:
-        """The id that a text means: the same id, or the only one that is found. None: several, or none."""
+        """The id that a text means: the same id, or the only id that is found. None: the text finds several ids or none."""
         rows = self.rows(shop, run, text)
         return rows[0][self.key] if rows and (len(rows) == 1 or rows[0][self.key] == text) else None
 

@@ -1,4 +1,4 @@
-"""What each published model says about a user or an item, computed anew and exactly.
+"""Each published model's list for a user and neighbours of an item, computed when a page is opened.
 
 Shapes: V items of the vocabulary, W width of an item vector.
 """
@@ -46,7 +46,7 @@ class ModelList:
 
 
 def ask_models(shop: Shop, run: Run, ask: Callable[[list[Path]], Scored | str]) -> list[ModelList]:
-    """Each model's items, or a sentence. A damaged model costs only its own list.
+    """Each model's items, or a sentence. If a model is damaged, only its own list is missing.
 
     Args:
       shop: for the names of the models.

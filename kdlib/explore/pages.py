@@ -1,4 +1,4 @@
-"""The pages as NiceGUI serves them. Each view has an address, and each user, item and query has one too."""
+"""The pages as NiceGUI serves them. Each view, user, item and query has an address of its own."""
 
 from asyncio import to_thread
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Answer = TypeVar("Answer")
 
 
 def add_pages(shop: Shop) -> None:
-    """Declare all pages to NiceGUI. Each request finds the run to show anew, so a switch of the run in use breaks none."""
+    """Declare all pages to NiceGUI. Each request looks up the run to show, so a switch of the run in use breaks no page."""
 
     @app.get("/")
     def start() -> RedirectResponse:
@@ -70,7 +70,7 @@ def add_pages(shop: Shop) -> None:
 
 
 def _of_run(shop: Shop, ask: Callable[[Run], Answer]) -> tuple[Answer | None, str]:
-    """The answer about the run to show now; or None, and why there is none."""
+    """The answer about the run to show now; or None, and the reason."""
     try:
         return ask(shop.run()), ""
     except DistilrecError as error:
@@ -80,7 +80,7 @@ def _of_run(shop: Shop, ask: Callable[[Run], Answer]) -> tuple[Answer | None, st
 
 
 def _built(shop: Shop, address: str, view: Callable[[Run], Markup]) -> tuple[Markup, Markup]:
-    """The head of a page, and its content. A fault becomes a sentence in its place."""
+    """The head of a page, and its content. If the view fails, the content is a sentence that says why."""
     found, fault = _of_run(shop, lambda run: (run, view(run)))
     run, content = found or (None, render("note", heading=MENU[address], text=fault))
     return render("head", shop=shop, run=run, menu=MENU, address=address), content

@@ -17,7 +17,7 @@ SHOWN = ("distillation", "gates", "quality", "slices", "models", "time", "drift"
 
 
 def quality_view(shop: Shop, run: Run) -> Markup:
-    """The verdict, the first numbers, the sections, and the sizes that `student.size: auto` tried."""
+    """The verdict with the main numbers, the sections, and the sizes that `student.size: auto` tried."""
     night = shop.night(run.ds)
     sections = {anchor: (SECTIONS[anchor][0], SECTIONS[anchor][1](night)) for anchor in SHOWN}
     tried = run.manifest("models/student").details.get("sizes") if "models/student" in run.versions else None

@@ -14,7 +14,7 @@ LISTS = "recommendations"
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it was when the page was asked for. A page that keeps it reads the same versions throughout."""
+    """A run as it was when a page was opened. The page reads these versions only."""
 
     root: Path
     ds: str

@@ -24,7 +24,7 @@ def search_missing(shop: Shop, run: Run) -> str:
 
 
 def search_view(shop: Shop, run: Run, query: str) -> Markup:
-    """The first products of a query, with their scores. An empty query finds nothing."""
+    """The best products for a query, with their scores. An empty query gets a hint."""
     if missing := search_missing(shop, run):
         return render("note", heading="Search", text=missing)
     if not query.strip():

@@ -19,7 +19,7 @@ class Shop:
     day: str
     """The date to show while no run is in use."""
     ds: str | None
-    """The date to show. None: the run that is in use when a page is asked for."""
+    """The date to show. None: the run that is in use when a page is opened."""
     k: int
     """Length of the models' lists."""
     teachers: Mapping[str, Sequence[str]]
@@ -32,7 +32,7 @@ class Shop:
     """Why product search cannot run here. Empty: it can."""
 
     def run(self) -> Run:
-        """The run to show now; InputError where nothing is published."""
+        """The run to show now; InputError if nothing is published."""
         return find_run(self.root, ds=self.ds, day=self.day)
 
     def models(self, run: Run) -> dict[str, list[Path]]:

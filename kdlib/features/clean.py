@@ -37,7 +37,7 @@ The day follows from the time. It is listed so that Spark knows that rows in thi
 """
 
 _SALTS = 1_024
-"""Number of made-up users over which filtered and rejected rows are spread, since these rows may have no user."""
+"""Filtered and rejected rows are spread over this many made-up users, because these rows may have no user."""
 
 
 def fault(*, period_start: date | None, last_day: date, late_days: int, forgotten: Sequence[str] = ()) -> Column:
@@ -115,8 +115,10 @@ def with_outcome(
 
 
 def _by_user(judged: DataFrame, *, num_partitions: int, hash_lines: bool) -> DataFrame:
-    """The columns that later steps need, shuffled by user. Other rows than good ones get a made-up user, and those for the
-    quarantine their raw text."""
+    """The columns that later steps need, shuffled by user.
+
+    Filtered and rejected rows get a made-up user. Rejected rows also get their raw text.
+    """
     good = F.col("reason").isNull()
     # only for rejected rows: the text of good rows would be most of the shuffle
     raw = F.when(F.col("reason") == "forgotten_user", "forgotten")

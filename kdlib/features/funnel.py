@@ -107,7 +107,7 @@ def check_trainable(funnel: dict[str, Any], *, kind: str, last_day: date, valida
     """Check that there are several users, and that one of them has two interactions to train on.
 
     Raises:
-      InputError: there are not; the text names the windows and the time span of the data.
+      InputError: one of the two is not so. The text names the windows and the time span of the data.
     """
     found = f"found {funnel['interactions']:,} interactions from {funnel['first_event']} to {funnel['last_event']} UTC"
     if funnel["users"] == 1:

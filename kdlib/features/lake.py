@@ -1,16 +1,13 @@
 """Tables of Delta Lake and Apache Iceberg: their live Parquet files, and the rows of these files.
 
 The library of the format reads the table's metadata (`lake_delta`, `lake_iceberg`), and Spark reads the Parquet files.
-Some tables need more than their files to be read, such as deletion vectors. They are an error.
+A table whose files alone do not give its rows is an error, for example a table with deletion vectors.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote
 
-import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -18,6 +15,9 @@ from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import StringType, StructField, StructType
 
 from kdlib.errors import InputError
+from kdlib.features.lake_delta import delta_snapshot
+from kdlib.features.lake_iceberg import iceberg_snapshot
+from kdlib.features.lake_snapshot import Snapshot
 from kdlib.features.read import FILE, file_column, quoted, spark_path
 
 LAKES = ("delta", "iceberg")
@@ -26,18 +26,6 @@ _PARTITION = "_partition "
 _LOCAL = r"^file:/+"
 """Spark writes `file:/a` in some places and `file:///a` in others. Here both become `/a`."""
 Lake = Literal["delta", "iceberg"]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A table as it is now."""
-
-    version: str
-    """Names the table and its state. Another state has another version."""
-    schema: pa.Schema
-    """All columns, the partition columns included."""
-    files: Mapping[str, Mapping[str, Any]]
-    """Path or URL of a Parquet file → partition column → the value of all its rows, which the file itself may lack."""
 
 
 def snapshot(path: str, format_: Lake) -> Snapshot:
@@ -49,16 +37,9 @@ def snapshot(path: str, format_: Lake) -> Snapshot:
 
     Raises:
       ConfigError: the package that reads the format is not installed.
-      InputError: the path holds no table, the table has no rows, or its Parquet files alone do not say its rows.
+      InputError: the path holds no table, the table has no rows, or its Parquet files alone do not give its rows.
     """
-    if format_ == "delta":
-        from kdlib.features.lake_delta import delta_snapshot
-
-        found = delta_snapshot(path)
-    else:
-        from kdlib.features.lake_iceberg import iceberg_snapshot
-
-        found = iceberg_snapshot(path)
+    found = delta_snapshot(path) if format_ == "delta" else iceberg_snapshot(path)
     if not found.files:
         raise InputError(
             f"the {format_} table {path} has no rows (version {found.version}). Check that it is the right table and"

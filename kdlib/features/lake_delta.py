@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from kdlib.errors import ConfigError, InputError, extra_hint
-from kdlib.features.lake import Snapshot
+from kdlib.features.lake_snapshot import Snapshot
 
 
 def delta_snapshot(path: str) -> Snapshot:
@@ -45,7 +45,7 @@ def delta_snapshot(path: str) -> Snapshot:
 
 
 def _check_readable(table: Any, path: str) -> None:
-    """Raise InputError where the rows are not simply those of the Parquet files."""
+    """Raise InputError where the Parquet files alone do not give the rows."""
     mapping = table.metadata().configuration.get("delta.columnMapping.mode", "none")
     if mapping != "none":
         raise InputError(

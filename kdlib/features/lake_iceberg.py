@@ -1,4 +1,4 @@
-"""The live files of an Apache Iceberg table, by the package `pyiceberg`. No catalog is asked."""
+"""The live files of an Apache Iceberg table, by the package `pyiceberg`, without a catalog."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from kdlib.errors import ConfigError, InputError, extra_hint
-from kdlib.features.lake import Snapshot
+from kdlib.features.lake_snapshot import Snapshot
 
 _METADATA = re.compile(r"v?(\d+)\S*\.metadata\.json")
 
@@ -73,7 +73,7 @@ def _newest_metadata(path: str) -> str:
 
 
 def _check_readable(table: Any, tasks: list[Any], path: str) -> None:
-    """Raise InputError where the rows are not simply those of the Parquet files."""
+    """Raise InputError where the Parquet files alone do not give the rows."""
     if any(task.delete_files for task in tasks):
         raise InputError(
             f"the Iceberg table {path} has delete files: its Parquet files still hold deleted rows. Rewrite them with"
@@ -88,13 +88,13 @@ def _check_readable(table: Any, tasks: list[Any], path: str) -> None:
             name = schema.find_column_name(number)
             if before.get(name, number) != number or earlier.find_column_name(number) not in (None, name):
                 raise InputError(
-                    f"the Iceberg table {path} has had another column {name}, or this column under another name: older"
-                    " files would be misread. Give a copy of the table: CREATE TABLE … AS SELECT"
+                    f"the Iceberg table {path} had another column {name}, or this column under another name, so"
+                    " Spark would misread older files. Give a copy of the table: CREATE TABLE … AS SELECT"
                 )
 
 
 def _partition(table: Any, file: Any, schema: pa.Schema) -> dict[str, Any]:
-    """Column → the value that all rows of a file have, for the columns that the table is partitioned by as they are."""
+    """Partition column → the value that all rows of a file have. Transformed columns, such as days of a time, are left out."""
     from pyiceberg.transforms import IdentityTransform
 
     found = {}
@@ -106,7 +106,7 @@ def _partition(table: Any, file: Any, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _from_number(value: Any, type_: pa.DataType) -> Any:
-    """A day or a time, which Iceberg's metadata holds as a number; any other value as it is."""
+    """A day or a time from its number in Iceberg's metadata. Any other value stays as it is."""
     if isinstance(value, int) and pa.types.is_temporal(type_):
         return pa.array([value], pa.int32() if type_.bit_width == 32 else pa.int64()).view(type_)[0].as_py()
     return value

@@ -1,4 +1,4 @@
-"""What the readers of all kinds of files share: paths, names of columns, and columns from the names of folders.
+"""What the readers of all formats share: paths, names of columns, and columns from the names of folders.
 
 `read_parquet` and `read_text` turn files into rows of the mapped columns, with values as written. A path means all files
 below it, in all subfolders.

@@ -20,29 +20,12 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
     """Two columns for rows of `read_columns`: whether a row has a time, and the time (null where it cannot be parsed).
 
     Raises:
-      InputError: the format is iso and the column is neither text, date nor timestamp.
+      InputError: the format is iso and the column is neither text, date nor timestamp, or the format is pattern and the
+        column is not text.
+      ConfigError: Spark does not know the pattern.
     """
     if time.format == "day_and_order":
-        parts = [mapped_text(name) for name in time.day_columns]
-        order = mapped_text(time.order_column)
-        given = F.lit(True)
-        for part in (*parts, order):
-            given = given & part.isNotNull()
-        day_text = parts[0]
-        if len(parts) == 3:
-            # a part that is too long is left out: the text is then no day. pandas writes 5.0 where a value is missing
-            whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
-            widths = zip(whole, (4, 2, 2), strict=True)
-            day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))
-        day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), F.unix_date(day_text.try_cast("date")))
-        if len(parts) == 1:
-            number = F.regexp_replace(day_text, r"\.0+$", "")
-            day = F.coalesce(day, F.when(number.rlike(r"^\d{1,5}$"), number.try_cast("int")))
-        # the running number becomes a time after midnight: only the order matters
-        units = 1 if time.order_unit == "seconds" else 1_000
-        running, midnight = order.try_cast("bigint"), day.cast("bigint") * SECONDS_A_DAY * units
-        at = F.timestamp_seconds if units == 1 else F.timestamp_millis
-        return given, F.when(running.between(0, SECONDS_A_DAY * units - 1), at(midnight + running))
+        return _day_and_order(time)
     assert time.column
     column = F.col(quoted(time.column))
     if time.format == "iso":
@@ -58,7 +41,7 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         text = mapped_text(time.column)
         # Spark would also accept `2017`, and `12:30` as a time of today
         whole = F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text)
-        # of a time with an offset, Spark wants the seconds too
+        # Spark reads a time with an offset only if it has seconds
         with_seconds = F.regexp_replace(whole, r"^(.{4}-.{2}-.{2}[T ]\d{2}:\d{2})(?=[Z+-])", "$1:00")
         return text.isNotNull(), F.coalesce(whole.try_cast("timestamp"), with_seconds.try_cast("timestamp"))
     text = mapped_text(time.column)
@@ -67,6 +50,29 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         return text.isNotNull(), _parsed_by_pattern(text, time, schema, path=path)
     micros = text.try_cast("decimal(24,6)") * _MICROS[time.format]
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
+
+
+def _day_and_order(time: TimeConfig) -> tuple[Column, Column]:
+    """`parse_time` for a day and a running number. The number becomes a time after midnight: only the order matters."""
+    parts = [mapped_text(name) for name in time.day_columns]
+    order = mapped_text(time.order_column)
+    given = F.lit(True)
+    for part in (*parts, order):
+        given = given & part.isNotNull()
+    day_text = parts[0]
+    if len(parts) == 3:
+        # a part that is too long is left out: the text is then no day. pandas writes 5.0 where a value is missing
+        whole = [F.regexp_replace(part, r"\.0+$", "") for part in parts]
+        widths = zip(whole, (4, 2, 2), strict=True)
+        day_text = F.concat_ws("-", *(F.when(F.length(part) <= n, F.lpad(part, n, "0")) for part, n in widths))
+    day = F.when(day_text.rlike(r"^\d{4}-\d{2}-\d{2}$"), F.unix_date(day_text.try_cast("date")))
+    if len(parts) == 1:
+        number = F.regexp_replace(day_text, r"\.0+$", "")
+        day = F.coalesce(day, F.when(number.rlike(r"^\d{1,5}$"), number.try_cast("int")))
+    units = 1 if time.order_unit == "seconds" else 1_000
+    running, midnight = order.try_cast("bigint"), day.cast("bigint") * SECONDS_A_DAY * units
+    at = F.timestamp_seconds if units == 1 else F.timestamp_millis
+    return given, F.when(running.between(0, SECONDS_A_DAY * units - 1), at(midnight + running))
 
 
 def _parsed_by_pattern(text: Column, time: TimeConfig, schema: StructType, *, path: str) -> Column:

@@ -1,8 +1,8 @@
 """The filter of the input (`input.events.where`): a Spark SQL condition over the columns of the files.
 
-Spark parses and judges the condition. Two of Spark's rules would surprise a shop whose files hold text, so they are
-off here. A value that cannot be cast would end the run: here it gives null, and the row is left out. The text 0.55
-would be cut to 0 in `Price > 0`: here `0` means `0.0`, which Spark compares as a number with a fraction.
+Spark parses and evaluates the condition. Two of Spark's rules would surprise a shop whose files hold text, so they do
+not apply here. A value that cannot be cast would end the run. Here it gives null, and the row is left out. In
+`Price > 0` Spark would cut the text 0.55 to 0. Here `0` means `0.0`, and Spark compares decimal numbers.
 """
 
 import re
@@ -46,7 +46,7 @@ def filter_columns(spark: SparkSession, where: str | None, *, found: Sequence[st
 
 
 def with_filtered(rows: DataFrame, where: str | None, *, found: Sequence[str], path: str, parsed: Column) -> DataFrame:
-    """Add the column FILTERED. It computes the filter on the first row, so that a wrong filter fails early.
+    """Add the column FILTERED. Compute the filter on the first row at once, so that a wrong filter fails early.
 
     Args:
       rows: rows with all columns that the filter names (`filter_columns`).
@@ -56,8 +56,8 @@ def with_filtered(rows: DataFrame, where: str | None, *, found: Sequence[str], p
       parsed: whether a row parses; never null.
 
     Raises:
-      ConfigError: the filter names a column that the input does not have, is no condition on one row, or depends on the
-        clock or on chance.
+      ConfigError: the filter names an unknown column, is not a condition on one row, or depends on the clock or on
+        chance.
     """
     if where is None:
         return rows.withColumn(FILTERED, F.lit(False))
@@ -78,12 +78,11 @@ def with_filtered(rows: DataFrame, where: str | None, *, found: Sequence[str], p
 
 
 def _check(kept: DataFrame, where: str, *, found: Sequence[str], path: str) -> None:
-    """Raise ConfigError for a condition that gives other rows the next time."""
+    """Raise ConfigError for a condition that can give other rows in the next run."""
     plan: Any = kept._jdf.queryExecution().analyzed()  # pyright: ignore[reportOptionalCall]
     jvm: Any = kept.sparkSession._jvm
-    clock = plan.condition().containsPattern(  # `current_date()` and its like
-        jvm.org.apache.spark.sql.catalyst.trees.TreePattern.CURRENT_LIKE()
-    )
+    # functions such as `current_date()`
+    clock = plan.condition().containsPattern(jvm.org.apache.spark.sql.catalyst.trees.TreePattern.CURRENT_LIKE())
     if clock or not plan.condition().deterministic():
         cause = "the clock" if clock else "chance or on the order of the rows"
         raise _wrong(where, f"a filter may not depend on {cause}", found=found, path=path)
@@ -130,7 +129,7 @@ def _kind(node: Any) -> str:
 
 @contextmanager
 def _casts_give_null(spark: SparkSession) -> Iterator[None]:
-    """Expressions that are built inside give null where they would end the run under the ANSI rules."""
+    """Expressions that are built inside the block give null where the ANSI rules would end the run."""
     before = spark.conf.get(_ANSI) or "true"
     spark.conf.set(_ANSI, "false")
     try:

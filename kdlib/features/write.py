@@ -45,8 +45,8 @@ def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: s
     if filtered and not {*funnel["reasons"]} - {"corrupt_row"}:
         where = config.input.events and config.input.events.where
         raise InputError(
-            f"the filter input.events.where leaves out all {filtered:,} rows of {path}: {where!r}. Correct it: for which"
-            " rows shall it be true?"
+            f"the filter input.events.where leaves out all {filtered:,} rows of {path}: {where!r}. Correct it: it"
+            " must be true for the rows to keep"
         )
     copy = config.root / f"{table}_failed" / f"ds={config.day}"
     shutil.rmtree(copy, ignore_errors=True)

@@ -39,7 +39,7 @@ class Recommender:
       vocabulary_folder: ITEM_VOCABULARY of the histories. It may have grown since the model was trained: the model skips
         newer items in its input and never recommends them.
       statistics_folder: ITEM_STATISTICS.
-      k: length of the lists; a list is shorter if fewer items are left. It is an attribute, which may be changed.
+      k: length of the lists; a list is shorter if fewer items are left. The attribute `k` may be changed later.
       because: most history items to name as reasons for a recommended item; 0: no reasons.
       item_block: most items scored at a time.
       generated_at: end of the data's last day, with time zone.

@@ -111,7 +111,7 @@ def save_rules(folder: Path, rules: SequentialRules, facts: dict[str, Any]) -> d
 
 
 def save_function(folder: Path, model: ScoringFunction, facts: dict[str, Any], *, version: str) -> dict[str, Any]:
-    """Write a function of the user's own in the form of `save_model`. Its size is not known: the sizes are None.
+    """Write a function of the user's own in the form of `save_model`. The sizes are None, because they are unknown.
 
     Args:
       folder: an existing folder.

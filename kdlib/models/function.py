@@ -15,16 +15,16 @@ with all item ids. The result is a second callable, which scores histories:
 A class does the same with `__init__(self, item_ids)` and `__call__(self, histories)`.
 
 - A history has 1 to `training.max_length` item indices, and no user id.
-- A row of scores has a real number for each item: a numpy array, a tensor on the CPU, or lists. Higher is better. The scores
-  are logits: their softmax over all items is the teacher's prediction. So give log-probabilities where you have them, and
-  the logarithm of counts.
+- Scores are a numpy array, a tensor on the CPU, or lists, with a real number for each item. Higher is better. The scores
+  are logits: their softmax over all items is the teacher's prediction. So give log-probabilities, or the logarithm of
+  counts.
 - −inf rules an item out. Each row has at least one finite score. NaN and +inf are errors.
 - A history gets the same scores in every call, whatever other histories are in the call.
-- A call has few enough histories for memory: their number times the number of items is at most 2²², or 2²⁶ with a GPU. Up to
-  16 histories may come at once for any number of items.
+- A call has at most 16 histories, or more while histories times items is at most 2²² (2²⁶ with a GPU).
 
-A teacher that was fitted on the same interactions repeats at training positions what it has memorised there. `folds` cannot
-help, because distilrec does not fit it. `cache-teacher` prints how much surer each teacher is of its training positions.
+A teacher that was fitted on the same interactions repeats what it memorised at training positions. The setting `folds`
+cannot help, because distilrec does not fit the teacher. `cache-teacher` prints how much surer each teacher is of its
+training positions.
 """
 
 import importlib
@@ -46,7 +46,7 @@ RULED_OUT = 1000.0
 """A score of −inf becomes the row's smallest finite score minus this number. The item's probability is then 0 and its
 log-probability is finite. So a mean of several teachers' scores is never −inf for all items."""
 MOST_NAMES = 8
-"""Up to this many names of a module are listed in an error."""
+"""An error lists at most this many names of a module."""
 
 
 def load_function(function: str) -> Callable[[list[str]], Any]:
@@ -56,10 +56,10 @@ def load_function(function: str) -> Callable[[list[str]], Any]:
       function: `my_shop.scores:score`, a module and a name in it.
 
     Raises:
-      ConfigError: no such module, an error while it is imported, no such name in it, or the name is not callable.
+      ConfigError: the module does not exist or cannot be imported, or it has no callable of this name.
     """
     module_name, _, name = function.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # `python -m` has it there, the console script has not
+    if (here := os.getcwd()) not in sys.path:  # `python -m` adds this folder, the console script does not
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
@@ -95,7 +95,7 @@ class ScoringFunction:
       function: `my_shop.scores:score`. It is imported and called when the first scores are needed.
       item_ids: of all items, in index order.
       max_length: most items of a history that the function gets.
-      device: where the scores are wanted. The function itself computes where it likes.
+      device: where the scores are put. The function itself may compute anywhere.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class ScoringFunction:
         return torch.where(out_BV, least_B1 - RULED_OUT, scores_BV)
 
     def _checked(self, found: np.ndarray, rows: int) -> np.ndarray:
-        """The scores as float32 of their own; ModelError where they are not scores of these histories."""
+        """A copy of the scores as float32; ModelError where they are not scores of these histories."""
         shape = (rows, self.num_items)
         if found.dtype.kind not in "fiu" or found.shape != shape:
             raise ModelError(
@@ -170,7 +170,7 @@ class ScoringFunction:
             raise ModelError(
                 f"the teacher function {self.function} must return scores that are finite in float32, or −inf for some of the"
                 f" items, found {found[row, item]} for item {self.item_ids[item]!r} after history {row} of {rows}"
-                f" ({int(wrong.any(1).sum())} histories have such scores)"
+                f" ({int(wrong.any(1).sum())} histories have wrong scores)"
             )
         return scores
 

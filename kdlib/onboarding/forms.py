@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
 from kdlib.onboarding.files import File, open_file, open_stream
+from kdlib.onboarding.kinds import kind_of
 from kdlib.onboarding.words import is_known_name
 
 HEAD_BYTES = 256 * 1024
@@ -19,21 +20,6 @@ DELIMITERS = (",", ";", "\t", "|", "::")
 MOST_LINES = 400
 MOST_UNNAMED = 20
 """With more fields than this, positions and values do not tell what the columns of a file without a header are."""
-
-_MAGIC = {
-    b"\x89PNG": ("a PNG image", "Give the data file"),
-    b"\xff\xd8\xff": ("a JPEG image", "Give the data file"),
-    b"%PDF": ("a PDF document", "Give the data file"),
-    b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "Unpack it, or save the sheet as CSV in UTF-8"),
-    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "Save the sheet as CSV in UTF-8"),
-    b"7z\xbc\xaf": ("a 7z archive", "Unpack it"),
-    b"\xfd7zXZ": ("compressed with xz", "Unpack it, or compress it with gzip"),
-    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "Unpack it, or compress it with gzip"),
-    b"ORC": ("an ORC file", "Convert it to Parquet"),
-    b"Obj\x01": ("an Avro file", "Convert it to Parquet"),
-    b"SQLite format 3": ("an SQLite database", "Export the table as CSV or Parquet"),
-    b"\x1f\x8b": ("compressed with gzip, but its name does not end in .gz", "Rename it"),
-}
 
 
 @dataclass(frozen=True)
@@ -65,9 +51,8 @@ def form_of(file: File) -> Form:
         raise InputError(f"{file.path} has no bytes. Check that the export has run, and give the whole file")
     if head.startswith(b"PAR1"):
         return Form("parquet", names=_parquet_names(file))
-    for magic, (what, todo) in _MAGIC.items():
-        if head.startswith(magic):
-            raise InputError(f"{file.path} is {what}, expected CSV, JSON lines or Parquet. {todo}")
+    if kind := kind_of(head):
+        raise InputError(f"{file.path} is {kind[0]}, expected CSV, JSON lines or Parquet. {kind[1]}")
     text, notes = _text(file, head)
     lines = [line for line in text.splitlines()[:MOST_LINES] if line.strip()]
     if not lines:

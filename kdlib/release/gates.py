@@ -240,9 +240,9 @@ def _share(part: float, whole: float) -> float:
 
 
 def _read(night: Funnel) -> int:
-    """Rows that the run read from the input and that the filter let pass.
+    """Rows that the run read from the input and that passed the filter.
 
-    Events carried over are not counted. These are valid, and soon nearly all rows.
+    Events carried over are not counted: all of them are valid, and soon they are nearly all rows.
     """
     return night["rows_read"] - night.get("carried", 0) - night.get("filtered", 0)
 

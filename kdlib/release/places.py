@@ -145,7 +145,7 @@ def write_and_remove(system: fs.FileSystem, base: str) -> None:
     finally:
         if system.get_file_info(path).type != fs.FileType.NotFound:
             system.delete_file(path)
-        for folder in made:  # the deepest first; an object store marks the folder of a removed object
+        for folder in made:  # deepest first; an object store keeps a marker for the folder of a removed object
             is_there = system.get_file_info(folder).type != fs.FileType.NotFound
             if is_there and not system.get_file_info(fs.FileSelector(folder)):
                 system.delete_dir(folder)
@@ -154,7 +154,7 @@ def write_and_remove(system: fs.FileSystem, base: str) -> None:
 def _is_missing(system: fs.FileSystem, folder: str) -> bool:
     try:
         return system.get_file_info(folder).type == fs.FileType.NotFound
-    except OSError:  # keys that hold for one folder may not ask for those above it
+    except OSError:  # a key for one folder may not list the folders above it
         return False
 
 

@@ -21,7 +21,7 @@ from kdlib.teachers.validation import validation_metrics
 TRIED = 16
 """Number of histories that are scored together and alone, to find a function whose scores change from call to call."""
 TOLERANCE = 0.05
-"""Largest difference of the two, as a share of an item's log-probability. A model in half precision stays far below it."""
+"""Largest allowed difference of the two, as a share of a log-probability. Half precision gives far less."""
 
 
 class FunctionAtPositions:
@@ -86,7 +86,7 @@ def record_function(
 
 
 def check_repeatable(model: ScoringFunction, rows: EvaluationRows) -> None:
-    """Raise ModelError where a history gets other scores alone than together with the others of the first `TRIED`."""
+    """Raise ModelError where one of the first `TRIED` histories gets other scores alone than together with the others."""
     score = scorer(model, device=torch.device("cpu"))
 
     def log_probs(first: int, stop: int) -> Tensor:

@@ -8,11 +8,11 @@ from kdlib.metrics.ranking import all_metrics
 from kdlib.models.files import Predictor
 
 NAMES = ("accuracy@1", "recall@10", "ndcg@10")
-"""Metrics that `model.json` has of every model."""
+"""Metrics in the `model.json` of every model."""
 
 
 def validation_metrics(model: Predictor, rows: EvaluationRows) -> dict[str, float]:
-    """The entry `validation` of `model.json`: metrics on the CPU, 0 where there are no rows, and the epoch 0."""
+    """The entry `validation` of `model.json`: the metrics, 0 if there are no rows, and the epoch 0. Computed on the CPU."""
     ranks = ranks_of_models([model], [1.0], rows, device=torch.device("cpu")).ranks
     scores = all_metrics(ranks, (10,))
     return {"epoch": 0} | {name: float(scores[name].mean()) if len(ranks) else 0.0 for name in NAMES}

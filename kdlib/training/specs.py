@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kdlib.config.models import AdaptConfig, ModelConfig, TrainConfig
+from kdlib.config.models import ModelConfig, TrainConfig
 from kdlib.config.operations import SearchConfig
+from kdlib.config.text import AdaptConfig
 
 ENCODER_FILE = "encoder.json"
 """The metadata file of an adapted text encoder."""

@@ -160,7 +160,7 @@ def train(task: Task, worker: Worker) -> None:
 
 
 def epochs_within(log: Sequence[dict[str, Any]], *, most: int, seconds: float | None) -> int:
-    """How many epochs fit into a time, if the coming ones take as long as those of the log; at least those of the log.
+    """How many epochs fit into a time if all take as long as the mean epoch of the log. At least those of the log.
 
     Args:
       log: lines of the epochs so far, with `seconds` each.
@@ -203,7 +203,7 @@ def _finish_epoch(
 
 
 def _slowest(seconds: float, worker: Worker) -> float:
-    """The largest of all workers' times: they must agree on the number of epochs."""
+    """The largest of all workers' times. With one time, all workers plan the same number of epochs."""
     if worker.world == 1:
         return seconds
     largest = torch.tensor(seconds, dtype=torch.float64, device=worker.device)

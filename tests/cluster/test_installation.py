@@ -44,7 +44,7 @@ def brought_along(extra: str) -> set[str]:
 
 
 def test_this_environment_has_the_tested_versions() -> None:
-    """`make` notes beside the environment which versions it was made with. If they are today's, they are all there."""
+    """If `make` made this environment with today's constraints, each package has the tested version."""
     mark = Path(sys.prefix) / "installed-dev"
     if not mark.is_file() or mark.read_text() != TESTED.read_text():
         pytest.skip("this environment was not made by `make` from cluster/docker/constraints.txt as it is now")
@@ -53,7 +53,7 @@ def test_this_environment_has_the_tested_versions() -> None:
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the tested versions are those of Python 3.11")
 def test_the_tested_versions_are_complete() -> None:
-    """Each package that the test tools and distilrec bring along has its line, and there is no other line."""
+    """The constraints have one line for each package that distilrec and the test tools need, and no other line."""
     try:
         needed = brought_along("dev")
     except PackageNotFoundError as error:
@@ -64,7 +64,7 @@ def test_the_tested_versions_are_complete() -> None:
 
 
 def test_the_tested_torch_is_of_any_build() -> None:
-    """No line has a local version, so that the builds for CPUs and for CUDA fit alike. torch pins what it needs of CUDA."""
+    """No line has a local version, so the constraints fit torch for CPUs and torch for CUDA."""
     found = versions_in(TESTED.read_text())
     assert [name for name, one in found.items() if "+" in one or PINNED_BY_TORCH.fullmatch(name)] == []
     assert list(found) == sorted(found)
@@ -111,7 +111,7 @@ def make(tmp_path: Path):
 
 @pytest.mark.parametrize("cpu_build", [True, False])
 def test_without_a_gpu_make_asks_for_the_smaller_torch_first(make, tmp_path: Path, cpu_build: bool) -> None:
-    """If no index has it, the usual torch comes with the rest, in the tested version. The mark holds the versions."""
+    """If no index has torch for CPUs, `make` installs the usual torch in the tested version."""
     first, second = make(cpu_build=cpu_build, gpu=False)
     assert f"torch=={versions_in(TESTED.read_text())['torch']}+cpu" in first
     assert "--no-deps" in first
@@ -120,7 +120,7 @@ def test_without_a_gpu_make_asks_for_the_smaller_torch_first(make, tmp_path: Pat
 
 
 def test_with_a_gpu_make_installs_the_usual_torch(make) -> None:
-    """The usual build has CUDA."""
+    """With an NVIDIA driver, `make` installs everything in one step, with the torch that has CUDA."""
     [only] = make(cpu_build=True, gpu=True)
     assert only.endswith("-c cluster/docker/constraints.txt --editable .")
 
@@ -145,7 +145,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_what_is_read_at_run_time(wheel: Path) -> None:
-    """All code, the report's templates, the run configs and the tested versions; no tests, no manifests."""
+    """The wheel holds the code, the templates, the run configs and the tested versions, but no tests or manifests."""
     found = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
     found = {name for name in found if ".dist-info/" not in name}
     patterns = ("jobs/**/*.py", "kdlib/**/*.py", "kdlib/*/templates/*", "cluster/runs/*.yaml")
@@ -154,7 +154,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: Path) -> None:
 
 
 def test_an_installed_wheel_works_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
-    """It finds the shipped run config and the tested versions in its own folder."""
+    """A wheel finds its run configs and the tested versions in its own folder."""
     program = (
         "import jobs.runtime.checks.python_packages as packages, kdlib.config.load as load;"
         "print(load.config_file('laptop.yaml'), load.load_config('cluster/runs/laptop.yaml').name, packages.TESTED)"
@@ -168,7 +168,7 @@ def test_an_installed_wheel_works_in_an_empty_folder(wheel: Path, tmp_path: Path
 
 
 def test_wheel_and_source_have_the_same_fingerprints(wheel: Path) -> None:
-    """A stage that an image has run is up to date for a source folder of the same version, and the other way round."""
+    """A stage that ran from the wheel is up to date for the source folder of the same version."""
     assert code_of("jobs.distill", home=wheel) == code_of("jobs.distill")
     assert code_of("jobs.report", home=wheel) == code_of("jobs.report")
 
@@ -191,7 +191,7 @@ def _is_sent(name: str) -> bool:
 
 @pytest.mark.parametrize("stage", ["build-cpu", "build-cuda", "build-spark"])
 def test_an_image_gets_all_that_the_wheel_is_made_of(stage: str) -> None:
-    """Each stage that installs distilrec copies its sources first, and the build is sent them."""
+    """Each image stage that installs distilrec first copies all sources of the wheel."""
     copied = re.findall(
         r"^COPY ([^-\n].*) \S+$", _stages()[stage].partition("pip install -c constraints.txt '.")[0], re.M
     )
@@ -212,14 +212,14 @@ def test_an_image_gets_all_that_the_wheel_is_made_of(stage: str) -> None:
 
 
 def test_the_image_for_gpus_has_a_compiler() -> None:
-    """Triton's kernels need gcc with the headers of C; the other images stay without."""
+    """Only the image for GPUs has gcc with the headers of C, because Triton's kernels need them."""
     stages = _stages()
     assert re.search(r"apt-get install .* gcc libc6-dev", stages["cuda"])
     assert [name for name in ("runtime", "cpu", "spark") if "gcc" in stages[name]] == []
 
 
 def test_the_version_is_the_manifests_version() -> None:
-    """The tags of the images are those of the version that is installed."""
+    """The images' tags in the manifests are the installed version."""
     tags = set()
     for overlay in (ROOT / "cluster" / "kuberay" / "overlays").glob("*/kustomization.yaml"):
         tags |= set(re.findall(r"newTag: (\S+)-(?:cpu|cuda)", overlay.read_text()))

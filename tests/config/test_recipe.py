@@ -47,7 +47,7 @@ def test_the_recipe_is_the_measured_one(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_the_recipe_applies_where_no_model_is_described(document: dict[str, Any], expected: bool) -> None:
-    """Teachers, distillation or a student's model of one's own switch the recipe off; a size or training keys do not."""
+    """Teachers, distillation or a student's model switch the recipe off; a size or training keys do not."""
     assert applies(SHOP | document) is expected
 
 
@@ -70,14 +70,14 @@ def test_given_keys_win() -> None:
     ("size", "dim", "rate"), [("small", 32, 0.006), ("base", 64, 0.003), ("large", 128, 0.0015), ("auto", 64, 0.003)]
 )
 def test_the_dial_sets_width_and_learning_rate(size: str, dim: int, rate: float) -> None:
-    """A wider student learns at a smaller rate, in inverse proportion. `auto` stays a search for the width."""
+    """A wider student learns at a smaller rate, in inverse proportion, and `auto` stays a search for the width."""
     config = recipe_of({"student": {"size": size}})
     assert (config.student.model.dim, config.training.defaults.learning_rate) == (dim, rate)
     assert config.student.size == ("auto" if size == "auto" else "given")
 
 
 def test_only_a_catalogue_with_titles_is_read() -> None:
-    """The teacher reads titles where the catalogue has some."""
+    """The teacher reads titles only if the catalogue has titles."""
     events = SHOP["input"]["events"]
     for catalogue, reads in (
         ({"catalogue": {"path": "c", "format": "csv"}}, True),
@@ -96,7 +96,7 @@ def test_a_large_catalogue_is_sampled() -> None:
 
 
 def test_a_smaller_budget_never_gets_a_larger_effort() -> None:
-    """Each effort costs less than the one before; a budget gets the first that fits, or else the last."""
+    """Each effort costs less than the one before, and a budget gets the first effort that fits, or else the last."""
     for scale in (BEAUTY, GAMES, Scale(5_000, 3_000, 400_000)):
         seconds = [recipe_cost(effort, scale, titles=True, cores=2).seconds for effort in EFFORTS]
         assert seconds == sorted(seconds, reverse=True)
@@ -107,7 +107,7 @@ def test_a_smaller_budget_never_gets_a_larger_effort() -> None:
 
 
 def test_a_tight_budget_trains_no_control() -> None:
-    """A budget that is too small for the full effort saves the control first."""
+    """If the budget is too small for the full effort, no control is trained."""
     seconds = recipe_cost(EFFORTS[0], BEAUTY, titles=True, cores=2).seconds
     config = recipe_of({"budget_minutes": seconds / 60 - 1}, BEAUTY)
     assert not config.evaluation.control
@@ -115,7 +115,7 @@ def test_a_tight_budget_trains_no_control() -> None:
 
 
 def test_costs_are_near_what_was_measured() -> None:
-    """On two cores Beauty trains its teacher in 225 s, its student and control in 204 s; Games in 515 s and 529 s."""
+    """The estimates for Beauty and Games on two cores are near the measured seconds."""
     for scale, teacher, students in ((BEAUTY, 225, 204), (GAMES, 515, 529)):
         cost = recipe_cost(EFFORTS[0], scale, titles=True, cores=2)
         assert cost.teachers == pytest.approx(teacher, rel=0.25)
@@ -126,7 +126,7 @@ def test_costs_are_near_what_was_measured() -> None:
 
 
 def test_the_size_of_the_data_reaches_the_recipe(tmp_path: Path) -> None:
-    """`load_config` asks for the size with the run config as it is without one."""
+    """`load_config` asks for the size of the data and applies the recipe for this size."""
     asked = list[RunConfig]()
 
     def scale_of(config: RunConfig) -> Scale:
@@ -140,14 +140,14 @@ def test_the_size_of_the_data_reaches_the_recipe(tmp_path: Path) -> None:
 
 
 def test_a_size_of_the_recipe_needs_the_recipe(tmp_path: Path) -> None:
-    """`small` beside a model of one's own would have no effect, so it is an error."""
+    """`student.size: small` beside a student's model is an error, because it would have no effect."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SHOP | {"student": {"size": "small", "model": {"dim": 8}}}))
     with pytest.raises(ConfigError, match=r"student.size small is a size of the default recipe: leave teachers"):
         load_config(tmp_path / "run.yaml")
 
 
 def test_wrong_sections_are_still_named(tmp_path: Path) -> None:
-    """A section of the wrong type is the validation's error, not the recipe's."""
+    """A section of the wrong type is an error that names the section."""
     for section, value in (("student", ["small"]), ("training", 3), ("student", {"size": ["small"]})):
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(SHOP | {section: value}))
         with pytest.raises(ConfigError, match=rf"run.yaml is wrong: {section}"):

@@ -280,7 +280,7 @@ def test_a_missing_file_is_an_error_that_names_the_shipped_ones(path, tmp_path, 
 
 @pytest.mark.parametrize("path", ["laptop.yaml", "cluster/runs/laptop.yaml"])
 def test_a_shipped_run_config_is_found_by_its_name_anywhere(path, tmp_path, monkeypatch):
-    """In an empty folder the name stands for the shipped run config. A file of that name in the folder comes first."""
+    """A name stands for the shipped run config unless the working folder has a file of that name."""
     monkeypatch.chdir(tmp_path)
     assert load_config(path).name == "laptop"
     own = tmp_path / path

@@ -27,7 +27,7 @@ def _best(run: Run, number: int, *names: str, k: int = K) -> models.Scored:
 
 
 def test_the_student_s_list_is_the_published_one(run: Run) -> None:
-    """For every user with a history, items and scores are those of batch inference."""
+    """For every user with a history, items and scores are the same as in batch inference."""
     for number in range(NUM_USERS):
         published = read_list(run.folder(LISTS), user_id(number))
         assert published is not None
@@ -38,7 +38,7 @@ def test_the_student_s_list_is_the_published_one(run: Run) -> None:
 
 
 def test_a_list_holds_neither_the_history_nor_what_is_not_sold(run: Run) -> None:
-    """A list of all items leaves out exactly these, for vectors and for rules."""
+    """A list of all items leaves out exactly the history and the unavailable items, for vectors and for rules."""
     seen = {ITEM_IDS[index] for index in history(5)["item_indices"]}
     assert ITEM_IDS[UNAVAILABLE] not in seen
     for name in ("teacher", "rules"):
@@ -47,7 +47,7 @@ def test_a_list_holds_neither_the_history_nor_what_is_not_sold(run: Run) -> None
 
 
 def test_rules_predict_what_follows(run: Run) -> None:
-    """User 1 has seen item 7 only. Items 8 and 9 follow it, with weights 2 and 1 and a prior of 1/60 each."""
+    """After item 7 the rules score items 8 and 9 with the weights 2 and 1 and a prior of 1/60 each."""
     (first, one), (second, two) = _best(run, 1, "rules")[:2]
     assert (first, second) == ("item008", "item009")
     assert one - two == pytest.approx(np.log((2 + 1 / 60) / (1 + 1 / 60)), rel=1e-5)
@@ -72,7 +72,7 @@ def test_a_history_that_no_model_knows_gets_a_sentence(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["student", "teacher"])
 def test_neighbours_are_the_nearest_by_cosine(run: Run, name: str) -> None:
-    """The neighbours are those of a full sort. An item is not its own neighbour."""
+    """The neighbours are the same as in a full sort, without the item itself."""
     vectors = load_model(run.folder(f"models/{name}"))[0].item_vectors()
     cosine = F.cosine_similarity(vectors, vectors[4][None], dim=1)
     order = [index for index in torch.argsort(-cosine).tolist() if index != 4][:K]
@@ -83,14 +83,14 @@ def test_neighbours_are_the_nearest_by_cosine(run: Run, name: str) -> None:
 
 
 def test_where_there_are_no_neighbours_it_is_said(run: Run) -> None:
-    """Rules have no vectors, and a model does not know an item that came after it."""
+    """Rules, and a model that is older than the item, give a sentence in place of neighbours."""
     vocabulary = run.folder("item_vocabulary")
     assert "counts rules. It has no item vectors" in models.neighbours(run.folder("models/rules"), vocabulary, 4, k=K)
     assert "The item is new" in models.neighbours(run.folder("models/student"), vocabulary, 60, k=K)
 
 
 def test_a_model_that_is_damaged_costs_only_its_own_list(shop: Shop, run: Run) -> None:
-    """Its error stands in place of its list, and the other models answer. The student comes first, the control last."""
+    """The error of a damaged model replaces its list, and the others answer, student first and control last."""
 
     def ask(folders: list[Path]) -> models.Scored | str:
         if "teacher" in str(folders[0]):
@@ -104,7 +104,7 @@ def test_a_model_that_is_damaged_costs_only_its_own_list(shop: Shop, run: Run) -
 
 
 def test_a_vocabulary_of_another_run_is_refused(tmp_path: Path, run: Run) -> None:
-    """A model with another vocabulary than its run's is an error, not a list of wrong items."""
+    """A model with another vocabulary than its run's is an error."""
     from tests.explore.made_shop import put
 
     row = {"item_id": "x", "available": True, "in_stock": True, "first_seen": run.ds}
@@ -117,7 +117,7 @@ def test_a_vocabulary_of_another_run_is_refused(tmp_path: Path, run: Run) -> Non
 
 
 def test_the_config_names_the_models(config: Path, shop: Shop) -> None:
-    """The teachers of the run config are asked, with the length of its lists."""
+    """The pages ask the teachers of the run config for lists of the configured length."""
     loaded = load_config(str(config))
     assert list(shop.teachers) == [teacher.name for teacher in loaded.teachers]
     assert shop.k == loaded.recommend.k

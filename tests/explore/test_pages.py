@@ -80,7 +80,7 @@ def test_every_view_is_sound(home: str, browser: Browser, scheme: str, width: in
 
 
 def test_a_user_is_found_with_the_keyboard_alone(home: str, browser: Browser) -> None:
-    """Tab leads to the field, typing shows who begins like this, and Tab and Enter open one of them."""
+    """Tab leads to the field, typing lists matching users, and Tab and Enter open one of them."""
     view = watched(browser, home)
     view.open("/")
     _tab_to(view.page, "find")
@@ -97,7 +97,7 @@ def test_a_user_is_found_with_the_keyboard_alone(home: str, browser: Browser) ->
 
 
 def test_the_first_tab_skips_to_the_content(home: str, browser: Browser) -> None:
-    """A person who does not see the page need not go through the menu."""
+    """The first Tab reaches a link that skips the menu."""
     view = watched(browser, home)
     view.open("/user")
     view.page.keyboard.press("Tab")
@@ -107,7 +107,7 @@ def test_the_first_tab_skips_to_the_content(home: str, browser: Browser) -> None
 
 
 def test_items_are_found_while_one_types(home: str, browser: Browser) -> None:
-    """The last text counts, and a title from the data is never markup."""
+    """The matches of the last text are shown, and a title from the data is never markup."""
     view = watched(browser, home)
     view.open("/item")
     view.page.get_by_label("Words of a title, or an item id").type("far too long", delay=20)
@@ -118,7 +118,7 @@ def test_items_are_found_while_one_types(home: str, browser: Browser) -> None:
 
 
 def test_the_toggle_wins_over_the_browser(home: str, browser: Browser) -> None:
-    """A person in a dark browser switches to light, on all pages from then on, and back."""
+    """The button switches a dark browser to light on all pages, and back."""
     view = watched(browser, home, color_scheme="dark")
     view.open("/user")
     dark = _background(view.page)
@@ -132,7 +132,7 @@ def test_the_toggle_wins_over_the_browser(home: str, browser: Browser) -> None:
 
 
 def test_a_random_user_has_a_page(home: str, browser: Browser) -> None:
-    """The link leads to the page of a user."""
+    """The link to a random user leads to the page of a user."""
     view = watched(browser, home)
     view.open("/user")
     view.page.get_by_role("link", name="Take a random user").click()
@@ -140,7 +140,7 @@ def test_a_random_user_has_a_page(home: str, browser: Browser) -> None:
 
 
 def test_a_switch_of_the_run_in_use_breaks_no_page(config: Path, home: str, browser: Browser) -> None:
-    """A page that is open goes on, and the next page shows the run that is in use by then."""
+    """After a switch an open page still works, and the next page shows the new run in use."""
     root = load_config(str(config)).root
     view = watched(browser, home)
     view.open("/user")
@@ -161,7 +161,7 @@ def test_a_switch_of_the_run_in_use_breaks_no_page(config: Path, home: str, brow
 
 
 def test_other_names_of_this_machine_are_refused(home: str, browser: Browser) -> None:
-    """A web page whose name leads to 127.0.0.1 gets nothing (DNS rebinding)."""
+    """A request by another host name gets nothing, even if the name leads to 127.0.0.1 (DNS rebinding)."""
     import http.client
 
     port = int(home.rpartition(":")[2])
@@ -172,7 +172,7 @@ def test_other_names_of_this_machine_are_refused(home: str, browser: Browser) ->
 
 
 def test_without_a_browser_continuous_integration_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere the tests skip. Both say what to install."""
+    """Without a browser the tests fail with `CI` set and skip elsewhere, and both texts say what to install."""
     monkeypatch.setattr("shutil.which", lambda name: None)
     for ci, outcome in (("true", pytest.fail.Exception), ("", pytest.skip.Exception)):
         monkeypatch.setenv("CI", ci)

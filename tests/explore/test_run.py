@@ -20,7 +20,7 @@ def _put(root: Path, ds: str, *, promoted: bool, rows: int = 0) -> None:
 
 
 def test_a_page_follows_the_run_in_use(tmp_path: Path) -> None:
-    """Without a date, each request finds the run in use. A run that was found before the switch keeps its tables."""
+    """Without a date each request finds the run in use, and a run that was found before the switch keeps its tables."""
     for ds in (BEFORE, DS):
         _put(tmp_path, ds, promoted=True)
     found = find_run(tmp_path, ds=None, day="2020-01-01")
@@ -34,7 +34,7 @@ def test_a_page_follows_the_run_in_use(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_built_anew_is_not_in_use(tmp_path: Path) -> None:
-    """With a date, a page shows what is published for it. It says whether readers get these lists."""
+    """With a date, a page shows what is published for the date, and says whether this run is in use."""
     _put(tmp_path, DS, promoted=True)
     assert find_run(tmp_path, ds=DS, day=DS).in_use
     _put(tmp_path, DS, promoted=False, rows=1)
@@ -44,7 +44,7 @@ def test_a_run_that_was_built_anew_is_not_in_use(tmp_path: Path) -> None:
 
 
 def test_the_list_before_is_the_promoted_one(tmp_path: Path) -> None:
-    """The last promoted lists come before later lists that were never in use. Without promotions any lists do."""
+    """The last promoted lists come before later unpromoted lists, which count only without promotions."""
     _put(tmp_path, "2026-11-20", promoted=False)
     _put(tmp_path, DS, promoted=False)
     found = find_run(tmp_path, ds=DS, day=DS)
@@ -57,7 +57,7 @@ def test_the_list_before_is_the_promoted_one(tmp_path: Path) -> None:
 
 
 def test_nothing_published_is_an_error(tmp_path: Path) -> None:
-    """The error names the date, the folder and the command that helps; a missing table is named too."""
+    """The error names the date, the folder and the command to run, or the missing table."""
     with pytest.raises(InputError, match=rf"nothing is published for {DS} under .*run `distilrec nightly` first"):
         find_run(tmp_path, ds=None, day=DS)
     _put(tmp_path, DS, promoted=True)

@@ -76,12 +76,12 @@ def test_strangers_get_a_sentence(shop: Shop, run: Run) -> None:
         html = view(shop, run, EVIL)
         assert "<script" not in html
         assert "The run of Sunday, 22 November 2026 has no " in html
-    assert "No item's title or id agrees with “%”." in _text(ITEMS.view(shop, run, "%"))
+    assert "No item's title or id matches “%”." in _text(ITEMS.view(shop, run, "%"))
     assert "No user's id begins with “x”." in _text(USERS.view(shop, run, "x"))
 
 
 def test_an_item_s_page_names_its_neighbours(shop: Shop, run: Run) -> None:
-    """It has counts, and neighbours of the student, the teacher and the control. Rules have no vectors."""
+    """An item's page has counts, and neighbours of student, teacher and control, but not of rules."""
     text = _text(item_view(shop, run, "item004"))
     assert "Blue lamp 4" in text
     assert "Interactions1,004" in text.replace(" ", "")
@@ -91,7 +91,7 @@ def test_an_item_s_page_names_its_neighbours(shop: Shop, run: Run) -> None:
 
 
 def test_what_a_text_means_is_opened_at_once(shop: Shop, run: Run) -> None:
-    """The same id, or the only one that is found, needs no choice."""
+    """The page opens at once if a text is an id or finds a single id."""
     assert USERS.only(shop, run, "user0007") == "user0007"
     assert USERS.only(shop, run, "user000") is None
     assert ITEMS.only(shop, run, "red lamp 59") == "item059"
@@ -100,7 +100,7 @@ def test_what_a_text_means_is_opened_at_once(shop: Shop, run: Run) -> None:
 
 
 def test_quality_has_metrics_gates_and_sizes(shop: Shop, run: Run) -> None:
-    """The sections of the report stand under the verdict, and the widths that were tried under them."""
+    """The page has the verdict, then the sections of the report, then the widths that were tried."""
     html = quality_view(shop, run)
     for anchor in ("distillation", "gates", "quality", "models", "drift", "sizes"):
         assert f'<section id="{anchor}"' in html
@@ -109,7 +109,7 @@ def test_quality_has_metrics_gates_and_sizes(shop: Shop, run: Run) -> None:
 
 
 def test_search_finds_products(shop: Shop, run: Run) -> None:
-    """Products come with category and score; a note of the search is a sentence."""
+    """Found products have a category and a score, and the search's note is a sentence."""
     text = _text(search.search_view(shop, run, "blue lamp 12"))
     assert "1Bluelamp12lamps1.0000" in text.replace(" ", "")
     assert "Searched for 'lamp' in place of 'lmap'." in _text(search.search_view(shop, run, "lmap")).replace(
@@ -119,7 +119,7 @@ def test_search_finds_products(shop: Shop, run: Run) -> None:
 
 
 def test_a_run_without_search_says_how_to_get_it(shop: Shop, run: Run) -> None:
-    """The page names the section of the run config, or the extra that is missing."""
+    """The page names the missing section of the run config, or the missing extra."""
     bare = replace(run, versions={"recommendations": "v"})
     assert "has no product search. Add `search: {}` to the run config" in search.search_view(shop, bare, "lamp")
     missing = replace(shop, search_missing="product search needs bm25s.")
@@ -127,7 +127,7 @@ def test_a_run_without_search_says_how_to_get_it(shop: Shop, run: Run) -> None:
 
 
 def test_files_that_are_gone_cost_only_this_page(tmp_path: Path) -> None:
-    """A later run may remove the files while a page reads. The page says what to do, and keeps its menu."""
+    """If a later run removes the files, the page says what to do and keeps its menu."""
     config = made_shop.put_shop(tmp_path)
     shop = shop_of(load_config(str(config)), of_day=False)
     shutil.rmtree(shop.run().folder("histories"))
@@ -139,7 +139,7 @@ def test_files_that_are_gone_cost_only_this_page(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_told_on_the_page(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra `search` the other pages work, and the shop knows what is missing."""
+    """Without the extra `search`, the other pages work and the search page names what is missing."""
     from jobs import explore
 
     def missing() -> None:
@@ -157,7 +157,7 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_with_the_key_the_shop_s_own_ids_are_found(secret: Path) -> None:
-    """The own id of a user opens the page of its pseudonym; the pages say that ids are pseudonyms."""
+    """With the key, the shop's own user id opens the page of its pseudonym."""
     shop = shop_of(load_config(str(secret)), of_day=False)
     run, hidden = shop.run(), pseudonym(KEY, user_id(5))
     assert USERS.only(shop, run, user_id(5)) == hidden
@@ -169,7 +169,7 @@ def test_with_the_key_the_shop_s_own_ids_are_found(secret: Path) -> None:
 
 
 def test_without_the_key_only_pseudonyms_are_found(secret: Path) -> None:
-    """The page says so. A key that cannot be read is an error in a sentence."""
+    """Without the key, the page says that only pseudonyms are found; an unreadable key is an error in a sentence."""
     shop = shop_of(load_config(str(secret)), of_day=False)
     bare = replace(shop, pseudonym_of=None)
     assert USERS.only(bare, bare.run(), user_id(5)) is None
@@ -184,5 +184,5 @@ def test_without_the_key_only_pseudonyms_are_found(secret: Path) -> None:
 
 
 def test_addresses_hold_any_id() -> None:
-    """Signs with a meaning in addresses are encoded."""
+    """Signs that mean something in addresses are encoded."""
     assert link("/user", id="a b&c=d#/é") == "/user?id=a+b%26c%3Dd%23%2F%C3%A9"

@@ -161,7 +161,7 @@ def test_every_row_has_one_outcome(spark, seed):
 
 
 def test_a_filtered_row_is_neither_a_fault_nor_an_event(spark):
-    """It makes nobody a bot and no event a duplicate, it is not in quarantine, and its other faults do not count."""
+    """A filtered row makes nobody a bot and no event a duplicate, is not in quarantine, and has no other fault."""
     rows = [event(item=LEFT_OUT, id_="1"), event(id_="1"), event(user=None, item=LEFT_OUT, time=None, given=False)]
     rows += [event(item=LEFT_OUT, time=f"2024-05-02 10:00:0{n}") for n in range(4)]
     judged = judge(spark, rows, max_events=1)

@@ -78,7 +78,7 @@ def read(spark, path: str, format_: str, **settings):
 
 @pytest.mark.parametrize("format_", LAKES)
 def test_a_table_with_partitions_gives_its_rows(spark, tmp_path, format_):
-    """All rows of both commits come back, with the values of the partitions as columns that can be filtered by."""
+    """All rows of both commits come back, and the filter can read the partition columns."""
     path = written(tmp_path / ("a folder" if format_ == "delta" else "a [folder]"), format_)
     rows = read(spark, path, format_, where="country like '%nl%' and day < date'2024-05-03'")
     assert [row[:2] for row in rows] == [("1", "a"), ("2", "b"), (None, "c"), ("4", "d"), ("5", "e")]
@@ -93,7 +93,7 @@ def test_a_table_with_partitions_gives_its_rows(spark, tmp_path, format_):
 
 @pytest.mark.parametrize("format_", LAKES)
 def test_a_removed_row_and_a_new_column_are_seen(spark, tmp_path, format_):
-    """Files that the table no longer uses are not read. Rows from before a column have null there."""
+    """Files that the table no longer uses are not read, and older rows have null in a new column."""
     path = written(tmp_path, format_)
     before = snapshot(path, format_).version
     new = ROWS[:1].set_column(1, "i", [["f"]]).append_column("colour", pa.array(["red"]))
@@ -112,7 +112,7 @@ def test_a_removed_row_and_a_new_column_are_seen(spark, tmp_path, format_):
 
 
 def test_a_value_of_a_partition_that_its_file_lacks_comes_from_the_metadata(spark, tmp_path):
-    """Iceberg tables that were once Hive tables have such files. Delta's files are so by themselves."""
+    """If a file lacks its partition column, the table's metadata gives the value."""
     path = written(tmp_path, "iceberg")
     for file in snapshot(path, "iceberg").files:
         without_column(file.removeprefix("file://"), "country")
@@ -123,7 +123,7 @@ def test_a_value_of_a_partition_that_its_file_lacks_comes_from_the_metadata(spar
 
 
 def test_files_from_before_the_partitions_are_read(spark, tmp_path):
-    """They hold the values themselves."""
+    """Files from before the table had partitions give their own values."""
     table = iceberg_table(tmp_path)
     table.append(ROWS[:2])
     with table.update_spec() as spec:
@@ -136,7 +136,7 @@ def test_files_from_before_the_partitions_are_read(spark, tmp_path):
 
 @pytest.mark.parametrize("format_", LAKES)
 def test_a_catalogue_can_be_a_table(spark, tmp_path, format_):
-    """Its titles are read as from Parquet files."""
+    """A catalogue in a table gives the same titles as one in Parquet files."""
     rows = pa.table({"item_id": ["a", "b"], "title": ["The A", None]})
     if format_ == "delta":
         write_deltalake(path := str(tmp_path), rows)
@@ -149,7 +149,7 @@ def test_a_catalogue_can_be_a_table(spark, tmp_path, format_):
 
 
 def test_a_column_of_a_type_that_spark_lacks_can_stand_beside_the_mapped_ones(spark, tmp_path):
-    """Many tables have UUIDs. They are no column of the input."""
+    """A column of UUIDs, which Spark cannot read, is left out of the input's columns."""
     rows = ROWS.append_column("id", pa.array([bytes(16)] * 5, pa.uuid()))
     table = iceberg_table(tmp_path, rows)
     table.append(rows)
@@ -159,7 +159,7 @@ def test_a_column_of_a_type_that_spark_lacks_can_stand_beside_the_mapped_ones(sp
 
 
 def test_the_newest_metadata_is_found(tmp_path):
-    """A hint names the file, else the highest number does. Two files of that number are an error that names both."""
+    """The hint or the highest number names the metadata file, and two files of that number are an error."""
     table = iceberg_table(tmp_path)
     table.append(ROWS[:2])
     first = Path(table.metadata_location.removeprefix("file://"))
@@ -187,7 +187,7 @@ def test_the_newest_metadata_is_found(tmp_path):
     ],
 )
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, format_, package, message):
-    """The error says what to install."""
+    """The error of a missing package names the extra to install."""
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=message):
         snapshot(str(tmp_path), format_)
@@ -210,7 +210,7 @@ def test_no_table_and_a_table_without_rows_are_errors(tmp_path, format_):
 
 
 def test_a_damaged_metadata_file_is_named(tmp_path):
-    """So is a metadata file that does not exist."""
+    """The error names a metadata file that is damaged or does not exist."""
     (tmp_path / "metadata").mkdir()
     (tmp_path / "metadata" / "v1.metadata.json").write_text("{}")
     with pytest.raises(InputError, match=r"cannot read the Iceberg table .*v1\.metadata\.json"):
@@ -241,7 +241,7 @@ def deletion_vector(*rows: int) -> dict[str, Any]:
 
 
 def test_a_delta_table_with_deletion_vectors_is_an_error(tmp_path):
-    """A table that may have them, but has none, is read."""
+    """A Delta table with deletion vectors is an error, and one that only allows them is read."""
     write_deltalake(path := str(tmp_path), ROWS)
     features = ["deletionVectors", "timestampNtz"]
     protocol = {
@@ -258,7 +258,7 @@ def test_a_delta_table_with_deletion_vectors_is_an_error(tmp_path):
 
 
 def test_a_delta_table_with_column_mapping_is_an_error(tmp_path):
-    """The names in its files are not those of its columns."""
+    """A Delta table whose files have other column names is an error."""
     write_deltalake(path := str(tmp_path), ROWS)
     configuration = {"delta.columnMapping.mode": "name", "delta.columnMapping.maxColumnId": "5"}
     schema = json.loads(DeltaTable(path).schema().to_json())
@@ -271,7 +271,7 @@ def test_a_delta_table_with_column_mapping_is_an_error(tmp_path):
 
 
 def test_an_iceberg_table_with_delete_files_is_an_error(tmp_path, monkeypatch):
-    """`pyiceberg` writes none, so its plan is given one here."""
+    """An Iceberg table whose plan has delete files is an error."""
     table = iceberg_table(tmp_path)
     table.append(ROWS)
     plan = DataScan.plan_files
@@ -285,7 +285,7 @@ def test_an_iceberg_table_with_delete_files_is_an_error(tmp_path, monkeypatch):
 
 
 def test_an_iceberg_column_that_was_renamed_is_an_error(tmp_path):
-    """Older files have the old name, and Spark would find nothing there."""
+    """A renamed Iceberg column is an error, because older files have the old name."""
     table = iceberg_table(tmp_path)
     table.append(ROWS)
     with table.update_schema() as schema:

@@ -347,7 +347,7 @@ def test_iso_times_with_and_without_offset(spark, tmp_path):
     ],
 )
 def test_times_of_a_pattern(spark, tmp_path, pattern, given, expected):
-    """Text of the form of the pattern is a time in UTC. Any other text is null, and ends no run."""
+    """Text that fits the pattern is a time in UTC, and any other text is null."""
     other = ["soon", "31/31/2024 1:00", "2024", "99991", "-"]
     (tmp_path / "e.csv").write_text("u,i,t\n" + "".join(f"1,a,{text}\n" for text in given + other))
     found = times(spark, tmp_path / "e.csv", format="pattern", pattern=pattern)
@@ -364,7 +364,7 @@ def test_a_day_as_a_number_has_a_pattern(spark, tmp_path):
 
 
 def test_a_pattern_that_spark_does_not_know_is_an_error(spark, tmp_path):
-    """So is a pattern for a column that holds times already."""
+    """An unknown pattern is an error, and so is a pattern for a column of times."""
     (tmp_path / "e.csv").write_text("u,i,t\n1,a,2024-05-01\n")
     with pytest.raises(ConfigError, match=r"does not know the datetime pattern 'yyyy-MM-dd e' .*Expected letters"):
         times(spark, tmp_path / "e.csv", format="pattern", pattern="yyyy-MM-dd e")
@@ -412,7 +412,7 @@ def test_day_and_order_counts_as_seconds_after_midnight(spark, tmp_path):
 
 
 def test_a_number_of_days_and_milliseconds_give_an_order(spark, tmp_path):
-    """In place of a date, a number counts days since 1970-01-01. Running numbers may be milliseconds of the day."""
+    """A number of days since 1970-01-01 may replace the date, and running numbers may be milliseconds."""
     (tmp_path / "e.csv").write_text(
         "u,i,n,o\n1,a,7,86400\n1,a,8.0,0\n1,a,-1,0\n1,a,123456,0\n1,a,2008-04-01,86400000\n"
     )

@@ -175,7 +175,7 @@ def test_a_number_in_stock_is_an_availability(spark, tmp_path):
 
 
 def test_a_catalogue_without_a_header_takes_its_names_from_columns(spark, tmp_path):
-    """With `columns` the first line of the catalogue is a product. A delimiter may have two characters."""
+    """With `columns` the first line of the catalogue is a product, also with a delimiter of two characters."""
     (tmp_path / "c.dat").write_text("1::Film, The (1999)::Drama\n2::Another::Action\n")
     config = CatalogueConfig(
         path=str(tmp_path / "c.dat"),

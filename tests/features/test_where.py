@@ -49,7 +49,7 @@ def orders(tmp_path):
 
 
 def test_rows_for_which_the_filter_is_not_true_are_filtered(spark, orders):
-    """False and null leave a row out, and so does a value that is no number. Half a line is corrupt, not filtered."""
+    """False, null and a value that is not a number leave a row out, and half a line stays corrupt."""
     rows = read(spark, orders, "Quantity > 0 and Invoice not like 'C%'")
     assert [row[1:] for row in rows] == [(False, False), *[(True, False)] * 3, (False, False), (False, True)]
     assert [row[1] for row in read(spark, orders, None)] == [False] * 6
@@ -76,7 +76,7 @@ NUMBERS = {
 
 
 def test_text_is_compared_as_numbers_are(spark):
-    """A text in a comparison with a number counts as that number, with its fraction. Nothing ends the run."""
+    """In a comparison with a number, text counts as its decimal number, and no value ends the run."""
     names, *lines = (line.split(",") for line in ORDERS.splitlines()[:-1])
     rows = spark.createDataFrame([[text or None for text in line] for line in lines], names)
     for number, where in enumerate(NUMBERS):
@@ -90,7 +90,7 @@ def test_text_is_compared_as_numbers_are(spark):
 
 
 def test_json_keys_that_are_not_mapped_can_be_filtered_by(spark, tmp_path):
-    """A key that a line lacks is null. A number, a text and a nested value can be asked for."""
+    """A filter reads numbers, texts and nested values of any key, and a missing key is null."""
     rows = [
         {"u": 1, "i": "a", "t": "2024-05-01", "qty": 2, "geo": {"country": "NL"}},
         {"u": 2, "i": "b", "t": "2024-05-01", "qty": "0.5"},
@@ -107,7 +107,7 @@ def test_json_keys_that_are_not_mapped_can_be_filtered_by(spark, tmp_path):
 
 
 def test_parquet_columns_keep_their_types_in_the_filter(spark, tmp_path):
-    """A large whole number, a time in nanoseconds, a boolean and a field of a struct are compared as what they are."""
+    """The filter compares large whole numbers, nanoseconds, booleans and fields of structs with their own types."""
     table = {
         "u": [2**53, 2**53 + 1, 3],
         "i": ["a", "b", "c"],
@@ -133,7 +133,7 @@ def test_parquet_columns_keep_their_types_in_the_filter(spark, tmp_path):
 
 @pytest.mark.parametrize("format_", ["csv", "parquet"])
 def test_a_column_in_the_names_of_folders_can_be_filtered_by(spark, tmp_path, format_):
-    """The folder is read as a table with partitions, though the column is not mapped."""
+    """The filter reads a column from folder names, even if the column is not mapped."""
     for country in ("nl", "de"):
         file = tmp_path / f"country={country}" / "month=5" / f"e.{format_}"
         file.parent.mkdir(parents=True)
@@ -147,7 +147,7 @@ def test_a_column_in_the_names_of_folders_can_be_filtered_by(spark, tmp_path, fo
 
 
 def test_what_only_the_filter_reads_is_not_kept(spark, orders):
-    """The quarantine shows the mapped columns alone, so a filter by an address stores no address."""
+    """The quarantine shows only mapped columns, so a filter by an address stores no address."""
     events = read_events(spark, config(orders, where="Price > 0"), last_day=LAST_DAY)
     assert [json.loads(row[0]).keys() for row in events.limit(1).select(raw_text()).collect()] == [
         {"Customer ID", "Item", "Date"}
@@ -176,7 +176,7 @@ def test_what_only_the_filter_reads_is_not_kept(spark, orders):
     ],
 )
 def test_a_wrong_filter_shows_itself_the_reason_and_the_columns(spark, orders, where, reason):
-    """The error is one line: the filter, what Spark says, and the columns that there are."""
+    """The error is one line with the filter, Spark's reason and the columns of the input."""
     with pytest.raises(ConfigError, match=reason) as caught:
         read(spark, orders, where)
     text = str(caught.value)

@@ -209,7 +209,7 @@ def filtered_by(where: str, folder: Path) -> RunConfig:
 
 
 def test_rows_that_the_filter_leaves_out_are_counted(tiny, capsys):
-    """The line for the person adds up, and the quarantine has no such row. Half a line is corrupt as before."""
+    """The printed counts add up, and the quarantine has no filtered row."""
     config = filtered_by("b != 'zap'", tiny)
     run(config)
     assert (
@@ -220,7 +220,7 @@ def test_rows_that_the_filter_leaves_out_are_counted(tiny, capsys):
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(tiny):
-    """The error shows the filter. Where other rows are quarantined, it counts the two apart."""
+    """The error shows the filter, and counts filtered and quarantined rows apart."""
     with pytest.raises(InputError, match=r"where leaves out all 9 rows of .*events: \"b = 'buy'\"\. Correct it"):
         run(filtered_by("b = 'buy'", tiny))
     with pytest.raises(
@@ -231,7 +231,7 @@ def test_a_filter_that_leaves_nothing_is_an_error(tiny):
 
 @pytest.mark.parametrize("format_", ["delta", "iceberg"])
 def test_a_table_is_read_again_when_it_has_a_new_version(spark, tmp_path, capsys, format_):
-    """The version of a table decides, not its files. All rows add up, and a mapped partition is told by the metadata."""
+    """The table's version makes the stage stale, and all rows add up."""
     names, *lines = (line.split(",") for line in ROWS.splitlines()[:-1])
     rows = pa.table(dict(zip(names, zip(*lines, strict=True), strict=True)))
     if format_ == "delta":

@@ -27,7 +27,7 @@ def test_a_machine_that_has_everything_passes(tmp_path, monkeypatch, capfd):
 
 
 def test_what_is_missing_is_counted_and_ends_with_two(config, monkeypatch, capfd):
-    """A row has a mark, a name, what was found, and below it what to do. The last line counts what is missing."""
+    """A row has a mark, a name, the finding and the advice below it, and the last line counts what is missing."""
     checks = {
         "wings": lambda: missing("none", "Grow some"),
         "beak": lambda: ok("yellow"),
@@ -51,7 +51,7 @@ def test_what_is_missing_is_counted_and_ends_with_two(config, monkeypatch, capfd
 
 @pytest.mark.parametrize("wrong", [{"name": 3}, {"output_dir": "a*b"}], ids=["unreadable", "pattern"])
 def test_a_wrong_run_config_is_a_row(config, wrong, monkeypatch, capfd):
-    """The other checks are made all the same."""
+    """A wrong run config is one row, and the other checks still run."""
     real = doctor.checks_of
     monkeypatch.setattr(doctor, "checks_of", lambda config: {"locks": real(config)["locks"]})
     monkeypatch.chdir(config.parent)

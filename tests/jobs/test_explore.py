@@ -27,7 +27,9 @@ def test_a_missing_package_is_named(config: Path, monkeypatch, capsys: pytest.Ca
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "nicegui" else object())
     assert _explore(config) == 2
     printed = capsys.readouterr().err
-    assert "needs nicegui, not installed here: `pip install 'distilrec[explore]'`" in printed
+    assert (
+        "needs nicegui, not installed here: install the extra `explore` (`pip install 'distilrec[explore]'`)" in printed
+    )
 
 
 def test_nothing_published_is_an_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +55,7 @@ def test_a_port_that_is_taken_is_an_error(published: Path, capsys: pytest.Captur
 def test_an_address_that_is_none_is_an_error(
     published: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
-    """An address of another machine and a port that cannot exist are named."""
+    """The error names an address of another machine, or a port that cannot exist."""
     assert _explore(published, "--ds", DAYS[0], option, value) == 2
     printed = capsys.readouterr().err
     assert "cannot listen on port" in printed
@@ -63,7 +65,7 @@ def test_an_address_that_is_none_is_an_error(
 def test_a_person_is_warned_of_other_machines(
     published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pages that other machines reach have no login: a line says so. The usual address needs no warning."""
+    """A line warns if other machines reach the pages, and none if only this machine does."""
     from jobs import explore
 
     monkeypatch.setattr(explore.uvicorn.Server, "run", lambda self, sockets: sockets[0].close())

@@ -49,8 +49,7 @@ def shop(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> tuple[Path,
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_a_student_learns_from_a_function(shop: tuple[Path, Path, Path]) -> None:
-    """Ray's workers find the module in the folder where the run starts. The function is judged, has a share, teaches, and is
-    measured; only it is asked again after an edit. What it raises ends the run with its place."""
+    """On real Ray a function is judged, teaches and is measured, and only it is tried again after an edit."""
     config, root, folder = shop
     printed = run(config, folder=folder)
     assert "models/teacher: up to date" in printed

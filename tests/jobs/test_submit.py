@@ -99,7 +99,7 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
 
 
 def test_a_shipped_run_config_can_be_submitted_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its name is enough, as for every other command."""
+    """The name of a shipped run config is enough in any folder."""
     monkeypatch.chdir(tmp_path)
     jobs.submit._pack(tmp_path, "laptop.yaml", [], with_code=False)
     assert "name: laptop" in (tmp_path / "run.yaml").read_text()
@@ -144,7 +144,7 @@ def test_what_is_sent_is_this_code_the_config_and_the_command_line(
 def test_the_modules_of_own_teachers_are_sent_along(
     monkeypatch: pytest.MonkeyPatch, config: Path, more: tuple[str, ...]
 ) -> None:
-    """The job's folder holds the package of a teacher's function, where Python looks first, also beside the image's code."""
+    """The job's folder holds the package of a teacher's function, with and without the image's code."""
     modules = {"my_shop/__init__.py": "", "my_shop/scores.py": NEXT, "other.py": ""}
     write_modules(config.parent, monkeypatch, modules)
     own = {"teachers": [{"name": "mine", "function": "my_shop.scores:score"}], "distillation": {"targets": "sampled"}}

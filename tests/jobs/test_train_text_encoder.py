@@ -19,8 +19,8 @@ import yaml
 from jobs import train_text_encoder
 from jobs.runtime import encoders, runner
 from jobs.runtime.names import adapted_encoder, title_vectors
-from kdlib.config.models import TextConfig
 from kdlib.config.run import RunConfig
+from kdlib.config.text import TextConfig
 from kdlib.store import partitions, tables
 from kdlib.teachers.text import TitleEncoder, read_title_vectors
 from kdlib.training.encoder_task import encoder_tasks

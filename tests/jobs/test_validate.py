@@ -97,7 +97,7 @@ def test_an_input_of_which_nothing_is_left_fails(spark, tmp_path, capsys, rows, 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "events.csv is a picture: format csv expects CSV text"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "events.csv is a PNG image: format csv expects CSV text"),
         (HEADER.encode(), "has no rows"),
         (b"", "is empty: no file has any bytes"),
         ("a;b;c\n1;2;3\n".encode("utf-16"), "is text in UTF-16: format csv expects CSV text. Save it as UTF-8"),

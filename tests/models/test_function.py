@@ -33,7 +33,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_it_gets_the_item_ids_and_the_last_items_of_each_history(make) -> None:
-    """The callable gets all item ids once. The second one gets item indices, oldest first, at most `max_length`."""
+    """The callable gets all item ids once, and the second one at most the last `max_length` items of a history."""
     source = """
 calls = []
 
@@ -58,7 +58,7 @@ def score(item_ids):
 
 
 def test_a_class_is_a_callable_too(make) -> None:
-    """`__init__` takes the item ids, `__call__` the histories."""
+    """A class takes the item ids in `__init__` and the histories in `__call__`."""
     model = make(
         "class score:\n    def __init__(self, item_ids):\n        self.n = len(item_ids)\n\n"
         "    def __call__(self, histories):\n        return [[len(history)] * self.n for history in histories]\n"
@@ -79,21 +79,21 @@ def test_a_class_is_a_callable_too(make) -> None:
     ],
 )
 def test_any_real_numbers_are_float32_scores(make, result: str) -> None:
-    """Arrays, tensors on the CPU and lists of any real type give float32 that may be written to."""
+    """Arrays, tensors on the CPU and lists of any real type give float32 scores that can be changed."""
     found = make(returning(result)).logits([[0], [1]])
     assert found.dtype == torch.float32
     assert found.add_(1).tolist() == [[2.0] * 4] * 2
 
 
 def test_the_functions_own_array_stays_as_it_is(make) -> None:
-    """Whoever changes the scores afterwards does not change what the function keeps."""
+    """A change of the scores does not change the function's own array."""
     model = make(returning("KEPT") + "\n\nKEPT = np.zeros((1, 4), np.float32)\n")
     model.logits([[0]]).fill_(-torch.inf)
     assert model.logits([[0]]).tolist() == [[0.0] * 4]
 
 
 def test_a_ruled_out_item_has_no_probability_and_a_finite_log_probability(make) -> None:
-    """−inf becomes a number far below all finite scores of the row. Finite scores keep their values."""
+    """−inf becomes a number far below the row's finite scores, which keep their values."""
     model = make(returning("np.array([[0, -500, -np.inf, 1], [-np.inf, -np.inf, 2, -np.inf]])"))
     found = model.logits([[0], [1]])
     assert found[0].tolist() == [0, -500, -500 - RULED_OUT, 1]
@@ -135,7 +135,7 @@ def test_what_are_no_scores_is_told(make, result: str, message: str) -> None:
     ],
 )
 def test_a_callable_that_makes_no_function_is_told(make, source: str, message: str) -> None:
-    """A `score` that scores at once, or fails, is an error that says what it must return."""
+    """A `score` that scores at once or fails is an error that says what it must return."""
     with pytest.raises(ModelError, match=message):
         make(source).logits([[0]])
 
@@ -162,7 +162,7 @@ def test_a_path_that_leads_nowhere_is_told(
 
 
 def test_it_survives_its_files_and_does_not_serve(make, tmp_path: Path) -> None:
-    """A loaded function scores the same. Its sizes are unknown, its version is the source's, and it is no student."""
+    """A loaded function gives the same scores, has unknown sizes and the source's version, and cannot be a student."""
     model = make(NEXT)
     facts = save_function(tmp_path, model, {"seed": None}, version="0123456789ab")
     loaded, read = load_predictor(tmp_path)
@@ -181,6 +181,6 @@ def test_it_survives_its_files_and_does_not_serve(make, tmp_path: Path) -> None:
 
 
 def test_a_function_is_imported_when_scores_are_needed(make, tmp_path: Path) -> None:
-    """Its metadata can be read where the module is not there."""
+    """A function's metadata can be read without its module."""
     save_function(tmp_path, make("1 / 0\n"), {}, version="v")
     assert load_predictor(tmp_path)[0].num_items == 4

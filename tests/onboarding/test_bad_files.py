@@ -38,7 +38,7 @@ def message(folder: Path, name: str, content: str | bytes) -> str:
         ("noise.csv", bytes(range(256)) * 40, "is binary"),
         ("utf16.csv", (HEADER + ROWS).encode("utf-16"), "is UTF-16 text, expected UTF-8. Convert it: `iconv"),
         ("utf16le.csv", (HEADER + ROWS).encode("utf-16-le"), "is UTF-16 text"),
-        ("zipped.csv", gzip.compress(ROWS.encode()), "its name does not end in .gz.*Rename it"),
+        ("zipped.csv", gzip.compress(ROWS.encode()), "is a gzip file without the ending .gz.*Rename it"),
         ("cut.csv.gz", gzip.compress(ROWS.encode())[:60], "cannot read .*Is the file whole"),
         ("cut.parquet", b"PAR1" + bytes(50), "cannot read .*Is the file whole"),
         ("list.json", "[\n{\"a\": 1},\n{\"a\": 2}\n]\n", "one object a line. Convert it: `jq"),

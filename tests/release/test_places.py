@@ -160,7 +160,7 @@ def _objects() -> list[str]:
 
 @pytest.mark.parametrize("there", ["tried", "tried/deep/down"])
 def test_a_trial_leaves_an_object_store_as_it_was(s3, there, monkeypatch):
-    """A trial writes one object and removes it. No marker of a folder stays."""
+    """A trial writes one object and removes it, and no marker of a folder stays."""
     before, during = _objects(), list[str]()
     read = places.read_bytes
     monkeypatch.setattr(places, "read_bytes", lambda *words: (during.extend(_objects()), read(*words))[1])
@@ -172,7 +172,7 @@ def test_a_trial_leaves_an_object_store_as_it_was(s3, there, monkeypatch):
 
 @pytest.mark.parametrize("there", ["tried", "tried/deep/down"])
 def test_a_trial_leaves_a_folder_as_it_was(tmp_path, there):
-    """A trial makes the folders that are missing and removes them. A folder that was there stays, with its files."""
+    """A trial removes the folders that it made, and keeps a folder that existed with its files."""
     (tmp_path / "tried").mkdir()
     (tmp_path / "tried" / "kept").write_text("x")
     system, base = places.place(f"file://{tmp_path}/{there}")
@@ -181,7 +181,7 @@ def test_a_trial_leaves_a_folder_as_it_was(tmp_path, there):
 
 
 def test_a_trial_keeps_what_others_write_meanwhile(tmp_path, monkeypatch):
-    """A first delivery at the same moment keeps its files and its folder."""
+    """A trial keeps the files of a first delivery at the same moment, and their folder."""
     system, base = places.place(f"file://{tmp_path}/there")
     read = places.read_bytes
     monkeypatch.setattr(places, "read_bytes", lambda *words: ((tmp_path / "there/other").touch(), read(*words))[1])
@@ -190,7 +190,7 @@ def test_a_trial_keeps_what_others_write_meanwhile(tmp_path, monkeypatch):
 
 
 def test_a_trial_does_not_look_above_its_rights(tmp_path, monkeypatch):
-    """Keys that hold for one folder of a bucket may not ask for the folders above it."""
+    """A trial works with keys that may not list the folders above the place."""
     system, base = places.place(f"file://{tmp_path}/above/there")
     (tmp_path / "above" / "there").mkdir(parents=True)
 
@@ -210,7 +210,7 @@ def test_a_trial_does_not_look_above_its_rights(tmp_path, monkeypatch):
 
 
 def test_a_trial_at_a_place_without_a_bucket_fails(s3):
-    """The error is the store's own. No bucket is made."""
+    """The error is the store's own, and no bucket is made."""
     system, _ = places.place(f"{s3}/x")
     with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
         places.write_and_remove(system, "no-such-bucket/x")

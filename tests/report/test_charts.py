@@ -99,7 +99,7 @@ def _palettes() -> list[dict[str, str]]:
 
 
 def test_every_colour_has_a_light_and_a_dark_form() -> None:
-    """Eleven colours, each for light screens and for dark ones. Paper keeps the light colours."""
+    """Eleven colours have a light and a dark form, and paper keeps the light colours."""
     style = (TEMPLATES / "style.css").read_text()
     assert len(_palettes()[0]) == len(re.findall(r"^  --\w+:", style, re.M)) == 11
     assert not re.search(r"#[0-9a-f]{3,6}\b", style.partition("}")[2])

@@ -132,7 +132,7 @@ def test_the_funnel_adds_up_beside_last_night() -> None:
 
 
 def test_filtered_rows_are_in_the_funnel_of_an_input_with_a_filter() -> None:
-    """They have a part of the bar and a row of the table. The reasons below stay indented."""
+    """Filtered rows have a part of the bar and a row of the table, and the reasons stay indented."""
     html = funnel(replace(NIGHT, funnel={**(NIGHT.funnel or {}), "rows_read": 1500, "filtered": 500}))
     assert "1,500 rows read = 900 kept + 40 duplicate + 500 filtered + 60 quarantined" in html
     assert '<th scope="row">filtered</th><td class="num">500</td><td class="num">33.33%</td>' in html
@@ -202,7 +202,7 @@ def test_slices_are_told_apart() -> None:
 
 
 def test_a_function_of_the_users_own_has_a_row_without_sizes() -> None:
-    """Its sizes are not known. The table of the distillation and the telemetry leave them out, too."""
+    """The report and the telemetry leave out the unknown sizes of a function."""
     nothing = dict.fromkeys(("parameters", "parameters_without_item_tables", "bytes"))
     mine = {"version": "f1", "epochs": [], "options": {"kind": "function"}, "validation": {"recall@10": 0.3}} | nothing
     night = replace(NIGHT, models={**NIGHT.models, "teacher": mine})

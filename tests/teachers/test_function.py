@@ -53,7 +53,7 @@ def save_trained(folder: Path) -> str:
 def test_a_training_position_is_scored_from_its_window_up_to_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, following: pa.Table
 ) -> None:
-    """The function gets each prefix of each chosen window. No call has more positions than were asked for."""
+    """The function gets each prefix of each chosen window, and no call has more positions than were asked for."""
     source = (
         "calls = []\n\n\ndef score(item_ids):\n"
         "    return lambda histories: calls.append(histories) or [[0.0] * len(item_ids)] * len(histories)\n"
@@ -75,7 +75,7 @@ def test_a_training_position_is_scored_from_its_window_up_to_there(
 def test_targets_come_from_a_function_and_a_trained_model_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, following: pa.Table
 ) -> None:
-    """With many samples, their shares at a position are the pooled prediction of both teachers, in any chunks."""
+    """The shares of many samples are the pooled prediction of both teachers, in chunks of any size."""
     monkeypatch.setattr(sparse, "CHUNK_PROBABILITIES", 3 * ITEMS)
     teachers = [[save(tmp_path, NEXT, monkeypatch)], [save_trained(tmp_path / "gru")]]
     windows = training_windows(following, max_length=4)
@@ -129,7 +129,7 @@ def record(folder: Path, following: pa.Table) -> dict:
 def test_the_record_has_the_validation_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, following: pa.Table
 ) -> None:
-    """A function that knows the next item has an accuracy of 1 on validation. It has no seed and no epochs."""
+    """A function that knows the next item has a validation accuracy of 1, no seed and no epochs."""
     write_modules(tmp_path, monkeypatch, {"scores.py": NEXT})
     facts = record(tmp_path, following)
     assert facts["validation"] == {"epoch": 0, "accuracy@1": 1.0, "recall@10": 1.0, "ndcg@10": 1.0}

@@ -7,7 +7,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from kdlib.config.models import AdaptConfig, ModelConfig, TrainConfig
+from kdlib.config.models import ModelConfig, TrainConfig
+from kdlib.config.text import AdaptConfig
 from kdlib.training.specs import EncoderSpec, StudentsSpec, TrainingRun
 
 RUN = TrainingRun("student", "out", ModelConfig(), TrainConfig(), 1, "statistics", hidden_weight=0.5)

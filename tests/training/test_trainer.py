@@ -177,7 +177,7 @@ def test_a_killed_training_resumes(tmp_path: Path, killed_in: int, validates_sta
 
 
 def test_epochs_follow_the_seconds() -> None:
-    """As many epochs are planned as fit, at the mean time so far: never fewer than are done, never more than the most."""
+    """The plan is the epochs that fit at the mean time so far: at least those done, at most the maximum."""
     log = [{"seconds": 10.0}, {"seconds": 14.0}]
     assert epochs_within([], most=9, seconds=1.0) == 9
     for seconds, planned in ((None, 9), (1.0, 2), (24.0, 2), (35.9, 2), (36.0, 3), (60.0, 5), (1e6, 9)):
@@ -185,7 +185,7 @@ def test_epochs_follow_the_seconds() -> None:
 
 
 def test_training_ends_within_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With epochs of 10 s and 35 s in all, three of five are trained. After a slow first epoch the plan rises again."""
+    """Three of five epochs of 10 s fit into 35 s, and after a slow first epoch the plan rises again."""
     slow_start = iter([0, 30, 30, 30, 34, 34, 34, 38, 38, 38, 42, 42, 42, 46, 46])
     for clock, seconds, trained in ((itertools.count(step=5), 35.0, 3), (slow_start, 70.0, 5)):
         monkeypatch.setattr("kdlib.training.trainer.time.monotonic", clock.__next__)

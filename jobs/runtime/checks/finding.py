@@ -1,4 +1,4 @@
-"""What a check finds, and how one is run: in a process of its own, so that a check that hangs or crashes ends alone."""
+"""The result of a check, and how to run one: in a process of its own, so that a check may hang or crash."""
 
 import multiprocessing
 import os
@@ -11,11 +11,11 @@ from typing import Literal
 from kdlib.errors import DistilrecError
 
 SECONDS = 30.0
-"""How long a check may take. Slow ones start Java, or import torch from a cold disk."""
+"""How long a check may take. The slow checks start Java, or import torch from a cold disk."""
 END_SECONDS = 2.0
-"""How long a check that was told to stop may remove its files."""
+"""How long a stopped check may take to remove its files."""
 MOST_TEXT = 500
-"""Characters of an error that are shown."""
+"""At most this many characters of an error are shown."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def not_needed(found: str, advice: str = "") -> Finding:
 def run_check(check: Callable[[], Finding], *, seconds: float = SECONDS) -> Finding:
     """The finding of a check. A check that raises, crashes or takes longer than `seconds` gives `missing`.
 
-    The process is forked: it has the state of this one. What it prints is dropped.
+    The check runs in a fork of this process. Its output is dropped.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -73,7 +73,9 @@ def run_check(check: Callable[[], Finding], *, seconds: float = SECONDS) -> Find
 
 
 def _check_and_send(check: Callable[[], Finding], sender: Connection) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a check that is ended removes its files
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # raises KeyboardInterrupt, so that the check removes its files
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
         os.dup2(quiet, stream)

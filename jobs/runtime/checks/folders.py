@@ -1,4 +1,4 @@
-"""Checks of the disk: room, and what the file system of the output folder can do.
+"""Checks of the disk: free space, and what the file system of the output folder can do.
 
 The checks work in temporary folders and remove them. If the output folder does not exist yet, they work in the nearest
 folder above it that does.
@@ -18,7 +18,7 @@ from kdlib.store import locks
 
 GIB = 2**30
 LEAST_ROOM = GIB
-"""Free bytes that a run of the default run config needs, with a margin."""
+"""Free bytes that the default run config needs, with a margin."""
 OTHER_FOLDER = "Set output_dir to a folder on another file system"
 TAKE_LOCK = """
 import sys
@@ -29,11 +29,11 @@ try:
 except BlockingIOError:
     sys.exit(75)
 """
-"""A second process: exit status 75 where the lock keeps it out, 0 where it gets the lock too."""
+"""Program of a second process. It ends with 75 if the lock keeps it out, and with 0 if it gets the lock too."""
 
 
 def check_room(folder: Path) -> Finding:
-    """Whether the disk of a folder has room for a run."""
+    """Whether the disk of a folder has enough free space for a run."""
     place = existing(folder)
     free = shutil.disk_usage(place).free
     found = f"{free / GIB:.1f} GiB free at {place}"
@@ -43,18 +43,18 @@ def check_room(folder: Path) -> Finding:
 
 
 def check_libraries(folder: Path) -> Finding:
-    """Whether libraries can be loaded from a folder. Spark unpacks its compression into /tmp, and Triton its kernels."""
+    """Whether libraries can be loaded from a folder. Spark and Triton load some of theirs from /tmp."""
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        return missing(f"{folder} is mounted with noexec", "Mount it without. In a container: --tmpfs /tmp:exec")
+        return missing(f"{folder} is mounted with noexec", "Mount it without noexec. In a container: --tmpfs /tmp:exec")
     return ok(f"can be loaded from {folder}")
 
 
 def check_shared_memory(megabytes: int, folder: Path = Path("/dev/shm")) -> Finding:
-    """Whether shared memory holds Ray's object store. Without room there, Ray puts the store into its folder in /tmp.
+    """Whether shared memory has space for Ray's object store. If not, Ray puts the store into its folder in /tmp.
 
     Args:
       megabytes: size of the object store, in MiB.
-      folder: of shared memory.
+      folder: where shared memory is mounted.
     """
     free = shutil.disk_usage(folder).free if folder.is_dir() else 0
     found = f"{free / 2**20:,.0f} MiB free in {folder}, Ray's object store takes {megabytes:,} MiB"
@@ -64,7 +64,7 @@ def check_shared_memory(megabytes: int, folder: Path = Path("/dev/shm")) -> Find
 
 
 def check_file_system(folder: Path) -> Finding:
-    """Whether the file system of the output folder can do what a switch of tables and models takes."""
+    """Whether the file system of the output folder can do what a switch of tables and models needs."""
     cannot = []
     for ability, attempt in ABILITIES.items():
         try:
@@ -89,7 +89,7 @@ def check_locks(folder: Path) -> Finding:
             pass
     except OSError:
         return not_needed(f"not tried, because {existing(folder)} cannot be written")
-    advice = f"{OTHER_FOLDER}, or see to it that no second run of a date starts"
+    advice = f"{OTHER_FOLDER}, or make sure that no second run of a date starts"
     with scratch(folder) as place, (place / "lock").open("a") as file:
         try:
             locks.lock(file, seconds=0)

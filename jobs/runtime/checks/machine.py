@@ -15,7 +15,7 @@ from kdlib.config.run import RunConfig
 
 GIB = 2**30
 LEAST_MEMORY = 6 * GIB
-"""The default run config takes 3.5 GiB on two cores. The rest is for more cores, and for the machine itself."""
+"""The default run config takes 3.5 GiB on two cores. The rest is for more cores and for the operating system."""
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 MEMORY = Path("/proc/meminfo")
@@ -32,19 +32,19 @@ def check_java() -> Finding:
 
 
 def check_user() -> Finding:
-    """Whether the user of this process has a name. Spark refuses one without, as `docker run --user 1234` makes it."""
+    """Whether the user of this process has a name. Spark refuses a user without one, as with `docker run --user 1234`."""
     number = os.getuid()
     try:
         return ok(f"{pwd.getpwuid(number).pw_name} ({number})")
     except KeyError:
         return missing(
             f"user {number} has no name here, and Spark refuses it",
-            "Run as a user of /etc/passwd, or add this one there",
+            "Run as a user of /etc/passwd, or add this user there",
         )
 
 
 def check_memory(config: RunConfig) -> Finding:
-    """Whether the memory, or the container's limit of it, holds Spark's driver and Ray's object store."""
+    """Whether the memory, or the container's limit, is enough for Spark's driver and Ray's object store."""
     there = memory_bytes()
     engines = spark_bytes(config.spark.driver_memory) + config.ray.object_store_megabytes * 2**20
     found = f"{there / GIB:.1f} GiB{', the limit of the container' if there < _physical_memory() else ''}"
@@ -59,11 +59,13 @@ def check_memory(config: RunConfig) -> Finding:
 
 
 def check_cores(config: RunConfig) -> Finding:
-    """How many cores a run has, and whether Ray would start more processes than that."""
+    """How many cores a run has, and whether Ray would count more."""
     there, machine = cores(), os.cpu_count() or 1
     found = f"{there:g} of the machine's {machine}" if there < machine else f"{machine}"
     if config.ray.address is None and config.ray.num_cpus is None and max(4, there) < machine:
-        return ok(found, f"Set ray.num_cpus to {max(4, math.ceil(there))}: Ray looks at the machine, not at the limit")
+        return ok(
+            found, f"Set ray.num_cpus to {max(4, math.ceil(there))}: Ray counts the machine's cores, not the limit"
+        )
     return ok(found)
 
 
@@ -112,13 +114,13 @@ def spark_bytes(text: str) -> int:
 
 
 def memory_bytes() -> float:
-    """The least of the machine's memory and the limits of this process's control groups."""
+    """Memory for this process: the machine's, or the smallest limit of the process's control groups."""
     limits = [_number(group / name) for group in _groups() for name in ("memory.max", "memory.limit_in_bytes")]
     return min([_physical_memory(), *limits])
 
 
 def cores() -> float:
-    """The least of the cores that this process may use and the quotas of its control groups."""
+    """Cores for this process: those that it may use, or the smallest quota of its control groups."""
     quotas = [math.inf]
     for group in _groups():
         if (group / "cpu.max").is_file():  # version 2: "QUOTA PERIOD", or "max PERIOD"
@@ -133,7 +135,7 @@ def cores() -> float:
 
 
 def _groups() -> Iterator[Path]:
-    """The folders of this process's control groups and of those around them, of version 1 and 2."""
+    """The folders of this process's control groups and of the groups around them, in versions 1 and 2."""
     for line in OWN_GROUPS.read_text().splitlines():
         _, controllers, name = line.split(":", 2)
         top = CGROUPS / controllers if controllers else CGROUPS

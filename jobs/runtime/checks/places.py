@@ -10,7 +10,7 @@ from kdlib.release.places import first_line, place_outside, write_and_remove
 
 
 def check_delivery(config: RunConfig) -> Finding:
-    """Whether the place of delivery takes a file. The file is removed, and folders that were made for it too."""
+    """Whether a file can be delivered. The file is removed, and so are the folders that were made for it."""
     if config.delivery is None:
         return not_needed("the run config has no delivery")
     url = config.delivery.url
@@ -21,9 +21,8 @@ def check_delivery(config: RunConfig) -> Finding:
     except ConfigError as error:
         return missing(first_line(error), "Correct delivery.url")
     except (DeliveryError, OSError) as error:
-        cause = (
-            error.__context__ if isinstance(error, DeliveryError) else error
-        )  # without its advice for a finished run
+        # a DeliveryError advises what to do after a run; its cause alone fits here
+        cause = error.__context__ if isinstance(error, DeliveryError) else error
         return missing(
             f"{url}: {first_line(cause or error)}",
             "Check delivery.url, the rights there, the credentials in the environment, and the network",
@@ -32,7 +31,7 @@ def check_delivery(config: RunConfig) -> Finding:
 
 
 def check_encoders(config: RunConfig) -> Finding:
-    """Whether the pretrained text encoders that the run config names are on this machine."""
+    """Whether the text encoders that the run config names are on this machine."""
     names = [text.encoder for text in texts_of(config)] + ([config.search.text.encoder] if config.search else [])
     if not names:
         return not_needed("no model of the run config reads text")

@@ -10,9 +10,9 @@ from jobs.runtime.checks.finding import Finding, missing, not_needed, ok
 OLDEST, NEWEST = (3, 11), (3, 14)
 """The first and the last Python for which all packages have wheels."""
 TESTED = Path(__file__).parents[3] / "cluster" / "docker" / "constraints.txt"
-"""The versions that the tests ran with, in the source folder and in the wheel alike."""
+"""The versions that the tests ran with. The source folder and the wheel both have the file."""
 FEW = 5
-"""Up to this many packages with other versions are named."""
+"""At most this many packages with other versions are named."""
 
 
 def check_python() -> Finding:
@@ -25,7 +25,7 @@ def check_python() -> Finding:
 
 
 def check_packages() -> Finding:
-    """Whether all packages that distilrec asks for are there, in versions that it takes."""
+    """Whether all packages that distilrec needs are installed, in the versions that it allows."""
     from packaging.requirements import Requirement
 
     needed = [Requirement(text) for text in requires("distilrec") or ()]
@@ -43,7 +43,7 @@ def check_packages() -> Finding:
         return missing(
             ", ".join(wrong.values()), f"Install the tested versions: `pip install -c {TESTED} {' '.join(wrong)}`"
         )
-    return ok(f"distilrec {version('distilrec')} and the {len(needed)} packages that it asks for")
+    return ok(f"distilrec {version('distilrec')} and the {len(needed)} packages that it needs")
 
 
 def check_tested_versions() -> Finding:

@@ -53,14 +53,14 @@ def test_the_size_is_that_of_the_newest_features(shop: Path) -> None:
 
 
 def test_without_a_budget_nothing_is_bounded(shop: Path) -> None:
-    """Runs keep no bound without `budget_minutes`, or before there are features."""
+    """Without `budget_minutes`, or before there are features, runs have no bound."""
     runs = [run_of("a", 64, 4)]
     assert within_budget(config_of(shop), runs, teachers=True) == runs
     assert within_budget(config_of(shop / "empty", budget_minutes=5), runs, teachers=True) == runs
 
 
 def test_teachers_leave_time_for_what_follows(shop: Path, clock: dict[str, float]) -> None:
-    """The budget less what is spent and what other stages need goes to teachers and students by their cost."""
+    """The rest of the budget, after what is spent and what other stages need, is shared by cost."""
     config = config_of(shop, budget_minutes=10)
     cost = estimate(config)
     assert cost is not None
@@ -80,7 +80,7 @@ def test_teachers_leave_time_for_what_follows(shop: Path, clock: dict[str, float
 def test_a_spent_budget_leaves_no_second(
     shop: Path, clock: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Training then takes one epoch, and the run says that the budget is exceeded."""
+    """A spent budget leaves 0 seconds, and the run says that the budget is exceeded."""
     config = config_of(shop, budget_minutes=1)
     budget.begin()
     clock["now"] += 300

