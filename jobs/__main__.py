@@ -86,15 +86,22 @@ for _stage in STAGES:
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
 @click.option("--out", metavar="FILE", help="the run config to write (default: NAME.yaml)")
 @click.option("--name", metavar="NAME", help="name of the run config (default: from the events' path)")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="ROLE=NAME",
+    help="the events' column for user, session, item or time, where the guess is wrong; may be repeated",
+)
 @click.option("--force", is_flag=True, help="replace an existing run config")
-def _init(files: tuple[str, ...], out: str | None, name: str | None, force: bool) -> int:
+def _init(files: tuple[str, ...], out: str | None, name: str | None, columns: tuple[str, ...], force: bool) -> int:
     """Look at raw files and write a run config for them.
 
     FILE is a file, a folder, a glob or a URL: events, and the catalogue if there is one.
     """
     from jobs import init
 
-    init.run(files, out=out, name=name, force=force)
+    init.run(files, out=out, name=name, columns=columns, force=force)
     return 0
 
 

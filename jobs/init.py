@@ -8,19 +8,21 @@ from pathlib import Path
 from jobs.runtime.console import safe, say
 from kdlib.config.load import load_config
 from kdlib.errors import ConfigError
+from kdlib.onboarding.mapping import ROLES, EventsMapping
 from kdlib.onboarding.shop import Shop, shop_of
 
 NAME_FORM = "[a-z][a-z0-9_]*"
 """What the name of a run config looks like."""
 
 
-def run(files: Sequence[str], *, out: str | None, name: str | None, force: bool) -> None:
+def run(files: Sequence[str], *, out: str | None, name: str | None, columns: Sequence[str] = (), force: bool) -> None:
     """Write the run config of some raw files and print what to check.
 
     Args:
       files: files, folders, globs or URLs.
       out: the run config to write; None: `NAME.yaml` in the working folder.
       name: of the run config; None: from the events' path.
+      columns: of the events, `ROLE=NAME`, where the guess is wrong.
       force: replace an existing file.
 
     Raises:
@@ -31,7 +33,10 @@ def run(files: Sequence[str], *, out: str | None, name: str | None, force: bool)
         raise ConfigError(f"--name must be small letters, digits and _, and begin with a letter, found {name!r}")
     if out and not force and Path(out).exists():
         raise _exists(Path(out))
-    shop = shop_of(files, name=name)
+    named = {role: name for role, _, name in (column.partition("=") for column in columns)}
+    if any(role not in ROLES or not name for role, name in named.items()):
+        raise ConfigError(f"--column must be ROLE=NAME with a role of {', '.join(ROLES)}, found {' '.join(columns)}")
+    shop = shop_of(files, name=name, columns=named)
     path = Path(out or f"{shop.name}.yaml")
     if not force and path.exists():
         raise _exists(path)
@@ -58,24 +63,12 @@ def _exists(path: Path) -> ConfigError:
 def _tell(shop: Shop, path: Path) -> None:
     """Print what was found, what is not certain, and the next command."""
     events, source = shop.events, shop.events.source
-    said = "all" if source.whole else "the first"
-    rows = f"{said} {source.num_rows:,} {'rows' if source.form.format != 'sequences' else 'events'} looked at"
-    say(f"events     {source.path} ({source.form.format}; {rows})")
-    if source.form.format != "sequences":
-        roles = {
-            "user": events.user,
-            "session": events.session,
-            "item": events.item,
-            "event type": events.event_type,
-            "time": ", ".join([*events.day_columns, events.order_column or ""])
-            if events.day_columns
-            else events.time_column,
-        }
-        for role, column in roles.items():
-            if column:
-                first = column.split(", ")[0]
-                values = source.columns[first].drop_null().slice(0, 1).to_pylist()
-                say(f"  {role:<11}{safe(column)}{f', for example {safe(values[0])[:60]}' if values else ''}")
+    unit = "events" if source.form.format == "sequences" else "rows"
+    looked_at = f"{'all' if source.whole else 'the first'} {source.num_rows:,} {unit} looked at"
+    say(f"events     {source.path} ({source.form.format}; {looked_at})")
+    for role, column in _roles(events).items():
+        values = source.columns[column].drop_null().slice(0, 1).to_pylist()
+        say(f"  {role:<11}{safe(column)}{f', for example {safe(values[0])[:60]}' if values else ''}")
     if shop.catalogue:
         found = shop.catalogue
         say(
@@ -92,3 +85,12 @@ def _tell(shop: Shop, path: Path) -> None:
         for doubt in shop.doubts:
             say(f"- {doubt.setting}: {safe(doubt.text)}")
     say(f"\nwrote {path}\nnext: distilrec validate --config {path}, then: distilrec nightly --config {path}")
+
+
+def _roles(events: EventsMapping) -> dict[str, str]:
+    """Role → column, of an input with columns."""
+    found = {"user": events.user, "session": events.session, "item": events.item, "event type": events.event_type}
+    days = ("year", "month", "day") if len(events.day_columns) > 1 else ("day",)
+    found |= {"time": events.time_column, **dict(zip(days, events.day_columns, strict=False))}
+    found |= {"order": events.order_column}
+    return {} if events.source.form.format == "sequences" else {role: name for role, name in found.items() if name}

@@ -8,7 +8,7 @@ import pyarrow as pa
 from kdlib.config.data import NO, YES
 from kdlib.onboarding.arrow import pc
 from kdlib.onboarding.columns import Doubt, best_column, counts_of, examples, num_distinct, share
-from kdlib.onboarding.events import EventsMapping
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.sample import Source
 from kdlib.onboarding.words import role_score
 
@@ -48,7 +48,9 @@ def choose_catalogue(
     items = pc.unique(events.source.columns[events.item].drop_null())
     found, doubts = [], []
     for source in others:
-        if (mapping := _mapping(source, items)) is not None:
+        mapping = _mapping(source, items, events.item)
+        once = mapping and num_distinct(mapping.source.columns[mapping.item]) > 0.9 * source.num_rows
+        if mapping and (once or source.path not in more_events):
             found.append(mapping)
         elif source.path in more_events:
             doubts.append(
@@ -63,7 +65,8 @@ def choose_catalogue(
                 Doubt(
                     "input.catalogue",
                     f"{source.name} is left out: no column lists the items of the events, such as"
-                    f" {examples(events.source.columns[events.item])}. If it is the catalogue, write the ids alike",
+                    f" {examples(events.source.columns[events.item])}, once each. If it is the catalogue, write the ids"
+                    " alike, and one row an item",
                 )
             )
     found.sort(key=lambda one: (one.title is not None, one.listed, one.available is not None), reverse=True)
@@ -78,11 +81,15 @@ def choose_catalogue(
     return (found[0] if found else _own_titles(events)), doubts
 
 
-def _mapping(source: Source, items: pa.Array) -> CatalogueMapping | None:
-    """The source as a catalogue; None where none of its columns lists the items, once or nearly."""
+def _mapping(source: Source, items: pa.Array, name_in_events: str) -> CatalogueMapping | None:
+    """The source as a catalogue; None where none of its columns lists the items, once or nearly.
+
+    A column that is called like the events' item is the only one that may.
+    """
     listed = {
         name: pc.sum(pc.is_in(items, pc.unique(values.drop_null()))).as_py() / len(items)
         for name, values in source.columns.items()
+        if name == name_in_events or name_in_events not in source.columns
         if num_distinct(values) > 0.4 * source.num_rows
     }
     if not listed:
@@ -114,7 +121,10 @@ def _texts(source: Source, item: str) -> CatalogueMapping:
     description = best_column(source, "description", taken=[item, title, category], least=2, least_distinct=2)
     available = best_column(source, "available", taken=[item, title, category, description], least=3)
     doubts = []
-    if title and role_score(title, "title") < 3:
+    if not title:
+        text = f"no column of {source.name} looks like a title: set title if one is. Its columns are {', '.join(source.columns)}"
+        doubts.append(Doubt("input.catalogue.title", text))
+    elif role_score(title, "title") < 3:
         doubts.append(
             Doubt(
                 "input.catalogue.title",

@@ -16,6 +16,8 @@ NO_ID = ("0", "-1", "-")
 """Ids that mean nobody, if they stand in far more rows than any other id."""
 MOST_TYPES = 60
 """A column with more values than this holds no event types."""
+FEW_ROWS = 20
+"""With fewer rows, it is no sign that all values differ."""
 _SECONDS_A_DAY = 86_400
 _MOST_DAYS = 100_000
 _ASIN = r"^(?:B0[0-9A-Z]{8}|[0-9]{9}[0-9X])$"
@@ -42,6 +44,11 @@ def examples(values: pa.Array, most: int = 3) -> str:
     return ", ".join(repr(value[:40]) for value in found.slice(0, most).to_pylist())
 
 
+def share_matching(values: pa.Array, form: str) -> float:
+    """Share of the values that a regular expression fits; of nulls, none."""
+    return (pc.sum(pc.match_substring_regex(values, form)).as_py() or 0) / max(1, len(values))
+
+
 def num_distinct(values: pa.Array) -> int:
     """Number of different values; nulls do not count."""
     return pc.count_distinct(values).as_py()
@@ -53,14 +60,16 @@ def counts_of(values: pa.Array) -> list[tuple[str, int]]:
     return sorted(found, key=lambda one: (-one[1], one[0]))
 
 
-def nobody_of(values: pa.Array) -> tuple[str, int]:
-    """The id that stands for nobody, such as `NA`, and its number of rows; 0 rows: there is none."""
-    counts = counts_of(values)
-    usual = counts[1][1] if len(counts) > 1 else 0
-    for value, number in counts[:3]:
-        if value.lower() in NO_VALUE or (value in NO_ID and number > 5 * usual):
-            return value, number
-    return "", 0
+def no_ids_of(values: pa.Array) -> dict[str, int]:
+    """The ids that stand for nobody or nothing, such as `NA`, and their numbers of rows."""
+    values = values.drop_null()
+    odd = pc.is_in(pc.utf8_lower(values), pa.array([*NO_VALUE, *NO_ID]))
+    most = pc.max(pc.value_counts(values.filter(pc.invert(odd))).field("counts")).as_py() or 0
+    return {
+        value: number
+        for value, number in counts_of(values.filter(odd))
+        if value.lower() in NO_VALUE or number > 5 * most > 0
+    }
 
 
 def numbers_of(values: pa.Array) -> pa.Array:
@@ -88,6 +97,18 @@ def best_column(
         if score >= least and num_distinct(source.columns[name]) >= least_distinct
     }
     return max(good, key=lambda name: (good[name], num_distinct(source.columns[name])), default=None)
+
+
+def id_column(source: Source, role: str, *, taken: Collection[str | None], least: float = 1) -> str | None:
+    """The column with the ids of a role. Ids that are seen twice are preferred: others are of rows."""
+    once = [
+        name
+        for name, values in source.columns.items()
+        if role_score(name, role) and num_distinct(values) in (1, source.num_rows)
+    ]
+    return best_column(source, role, taken=[*taken, *once], least=least) or best_column(
+        source, role, taken=taken, least=least
+    )
 
 
 def time_column(source: Source, *, taken: Collection[str | None] = ()) -> tuple[str, TimeForm] | None:
@@ -168,17 +189,22 @@ def with_names(source: Source) -> tuple[Source, list[Doubt]]:
         if known > 0.8 * sum(number for _, number in types):
             names.setdefault(name, "event_type" if "event_type" not in names.values() else name)
         elif (
-            len(types) <= 11
+            2 < len(types) <= 11
             and len(numbers_of(values))
             and numbers <= {f"{n / 2:g}" for n in range(21)} | {f"{n / 2:.1f}" for n in range(21)}
         ):
             names[name] = "rating" if "rating" not in names.values() else name
-    ids = [name for name, values in source.columns.items() if name not in names and num_distinct(values) > 1]
-    first_is_item = len(ids) > 1 and _share_of_asins(source.columns[ids[0]]) > 0.9
-    names |= dict(zip(ids, ("item_id", "user_id") if first_is_item else ("user_id", "item_id"), strict=False))
-    for name in ids[2:]:
-        if "category_id" not in names.values() and _follows(source, name, ids[1]):
-            names[name] = "category_id"
+    ids = [name for name, values in source.columns.items() if name not in names and _may_be_ids(values)]
+    if len(ids) > 1 and _share_of_asins(source.columns[ids[0]]) > 0.9:
+        ids[:2] = ids[1::-1]
+    if len(ids) > 1:
+        user, item = ids[0], next((name for name in ids[1:] if not follows(source, name, ids[0])), ids[1])
+        for name in ids[ids.index(item) + 1 :]:  # the seller, then the item
+            if follows(source, item, name) and not follows(source, user, name):
+                item = name
+        names |= {user: "user_id", item: "item_id"}
+        if category := next((name for name in ids if name not in names and follows(source, name, item)), None):
+            names[category] = "category_id"
     named = tuple(names.get(name, name) for name in source.form.names)
     columns = {names.get(name, name): values for name, values in source.columns.items()}
     told = ", ".join(f"{name} ({examples(columns[name], 2)})" for name in named if not name.startswith("column_"))
@@ -195,8 +221,20 @@ def _share_of_asins(values: pa.Array) -> float:
     return pc.sum(pc.match_substring_regex(values, _ASIN)).as_py() / max(1, len(values))
 
 
-def _follows(source: Source, name: str, item: str) -> bool:
-    """Whether each item has one value of the column, and fewer values than items are there."""
+def _may_be_ids(values: pa.Array) -> bool:
+    """Whether some values are seen twice, and are no times and no decimal numbers."""
+    some = values.slice(0, 10_000).drop_null()
+    form = time_form(some)
+    decimal = pc.sum(pc.match_substring_regex(some, r"^-?\d+\.\d*[1-9]\d*$")).as_py() or 0
+    return (
+        1 < num_distinct(values) < max(len(values), FEW_ROWS)
+        and decimal < 0.5 * len(some)
+        and (form is None or form.format.startswith("epoch") or form.pattern == "yyyyMMdd")
+    )
+
+
+def follows(source: Source, name: str, item: str) -> bool:
+    """Whether each item has one value of the column, and the column has fewer values than there are items."""
     pairs = pa.table({"item": source.columns[item], "value": source.columns[name]}).slice(0, 100_000)
     apart = pairs.group_by("item").aggregate([("value", "count_distinct")])
     single = pc.mean(pc.equal(apart["value_count_distinct"], 1)).as_py() or 0

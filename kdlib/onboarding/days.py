@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,7 +11,7 @@ from pandas.util import hash_array
 
 from kdlib.onboarding.arrow import pc
 from kdlib.onboarding.columns import Doubt
-from kdlib.onboarding.events import EventsMapping
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.scan import Scan
 from kdlib.onboarding.times import ISO, day_of, seconds_of
 
@@ -111,15 +111,22 @@ def times_of(events: EventsMapping) -> Times:
     return Times(counts, np.concatenate(users), np.concatenate(seconds), source.whole or scan.whole, all_users)
 
 
-def period_of(counts: Counter[int]) -> Period | None:
+def period_of(counts: Counter[int], *, today: date | None = None) -> Period | None:
     """The period of the events without days far outside; None without events.
 
-    A day is far outside if it lies beyond a gap, and all days beyond the gap together have next to no events.
+    A day is far outside if it lies beyond a gap, and all days beyond the gap together have next to no events. Days
+    after tomorrow are outside, too, unless all days are.
     """
     if not counts:
         return None
+    tomorrow = ((today or date.today()) - date(1970, 1, 1)).days + 1
     days = np.array(sorted(counts))
     numbers = np.array([counts[day] for day in days])
+    if days[0] <= tomorrow < days[-1]:
+        known = Counter({day: number for day, number in counts.items() if day <= tomorrow})
+        found = period_of(known, today=today)
+        assert found
+        return replace(found, strays_after=found.strays_after + int(numbers[days > tomorrow].sum()))
     before = np.cumsum(numbers) - numbers
     after = numbers.sum() - before - numbers
     allowed = _STRAY * numbers.sum()

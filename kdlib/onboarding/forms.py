@@ -18,6 +18,8 @@ HEAD_BYTES = 256 * 1024
 """How much of a file decides its form."""
 DELIMITERS = (",", ";", "\t", "|", "::")
 MOST_LINES = 400
+MOST_UNNAMED = 20
+"""With more fields than this, positions and values do not tell what the columns of a file without a header are."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,43 @@ def form_of(file: File) -> Form:
                 " are separated by one of , ; | or a tab, with the same number in each line"
             )
     rows = _fields(lines, delimiter)
-    names = [name.strip() for name in rows[0]]
+    _check_first_line(file, text, lines, rows)
+    names = rows[0]  # with blanks at their ends, as a run sees them
     numbered = [f"column_{number + 1}" for number in range(len(names))]
     if not has_header(rows):
         return Form("csv", delimiter, False, tuple(numbered), False, notes)
-    if "" in names or len(set(names)) < len(names):
+    if not all(map(str.strip, names)) or len(set(names)) < len(names):
         notes += (
             f"the first line of {file.name} has a column without a name, or a name twice: {', '.join(rows[0])}. So the"
             " run config names the columns, and a run quarantines the first line",
         )
-        repeated = {name for name, number in Counter(names).items() if number > 1} | {""}
+        repeated = {name for name, number in Counter(names).items() if number > 1 or not name.strip()}
         names = [new if name in repeated else name for name, new in zip(names, numbered, strict=True)]
         return Form("csv", delimiter, False, tuple(names), True, notes)
     return Form("csv", delimiter, True, tuple(names), True, notes)
+
+
+def _check_first_line(file: File, text: str, lines: list[str], rows: list[list[str]]) -> None:
+    """Raise InputError where the first line is neither a whole header nor a row like the others."""
+    usual, _ = Counter(map(len, rows)).most_common(1)[0]
+    start = lines[next(place for place, row in enumerate(rows) if len(row) == usual)]
+    if start != lines[0]:
+        number = text.splitlines().index(start) + 1
+        raise InputError(
+            f"{file.path} begins with {lines[0][:80]!r}, but most lines have {usual} fields. Make the header the first line,"
+            f" with {usual} names; if it is line {number} now: `tail -n +{number} {file.name} > new.csv`"
+        )
+    named = has_header(rows)
+    if named and lines[0].count('"') % 2:
+        raise InputError(
+            f"{file.path} has a line break inside a name of its header: the first line is {lines[0][:80]!r}. Write the"
+            " header on one line"
+        )
+    if not named and usual > MOST_UNNAMED:
+        raise InputError(
+            f"{file.path} has {usual} fields in a line and no header, which is too many to guess. Put a line with the"
+            f" names first: `(cat names.csv; cat {file.name}) > new.csv`"
+        )
 
 
 def _head(file: File) -> bytes:

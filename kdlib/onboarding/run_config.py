@@ -9,7 +9,7 @@ import yaml
 from kdlib.onboarding.catalogue import CatalogueMapping
 from kdlib.onboarding.columns import Doubt
 from kdlib.onboarding.days import Split
-from kdlib.onboarding.events import EventsMapping
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.sample import Source
 
 _WIDTH = 118

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,8 +36,9 @@ class Source:
     """Name → values as trimmed text, null where empty, all of one length."""
     types: Mapping[str, str]
     """Parquet: name → type of the column."""
-    nested: tuple[str, ...]
-    """Columns with lists, maps, structs or bytes, which a run cannot read."""
+    nested: Mapping[str, Collection[str]]
+    """Columns with lists, maps, structs or bytes, which a run cannot read, as jq writes them: `.properties`, `.items[]?`
+    → the keys of the objects inside."""
     whole: bool
     """The sample holds all rows."""
     bad_rows: int = 0
@@ -60,7 +62,7 @@ class _Rows:
     whole: bool
     bad: int = 0
     types: dict[str, str] = field(default_factory=dict)
-    nested: tuple[str, ...] = ()
+    nested: dict[str, Collection[str]] = field(default_factory=dict)
 
 
 def sampled(path: str, files: tuple[File, ...], form: Form, *, complete: bool = True) -> Source:
@@ -100,7 +102,7 @@ def sampled(path: str, files: tuple[File, ...], form: Form, *, complete: bool = 
         form,
         columns,
         {name: kind for part in parts for name, kind in part.types.items()},
-        tuple(dict.fromkeys(name for part in parts for name in part.nested)),
+        {name: keys for part in parts for name, keys in part.nested.items()},
         whole=complete and len(chosen) == len(files) and all(part.whole for part in parts),
         bad_rows=sum(part.bad for part in parts),
         notes=form.notes,
@@ -217,7 +219,7 @@ def _csv(text: str, form: Form, *, whole: bool) -> _Rows:
 
 
 def _jsonl(text: str, *, whole: bool) -> _Rows:
-    rows, bad, nested = [], 0, dict[str, None]()
+    rows, bad, nested = [], 0, dict[str, object]()
     for line in text.splitlines()[:SAMPLE_ROWS]:
         if not line.strip():
             continue
@@ -228,15 +230,27 @@ def _jsonl(text: str, *, whole: bool) -> _Rows:
         if not isinstance(row, dict):
             bad += 1
             continue
-        nested |= {name: None for name, value in row.items() if isinstance(value, dict | list)}
+        nested |= {name: value or nested.get(name) for name, value in row.items() if isinstance(value, dict | list)}
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row if name not in nested)
     columns = {name: pa.array([_plain(row.get(name)) for row in rows], pa.string()) for name in names}
-    return _Rows(columns, whole and len(rows) < SAMPLE_ROWS, bad, nested=tuple(nested))
+    texts = {name: value for name in names if (value := str(rows[0].get(name))).startswith('{"')}
+    inside = dict(_inside(name, value) for name, value in (nested | texts).items())
+    return _Rows(columns, whole and len(rows) < SAMPLE_ROWS, bad, nested=inside)
 
 
 def _plain(value: object) -> str | None:
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _inside(name: str, value: object) -> tuple[str, Collection[str]]:
+    """The path of a field with objects, as jq writes it, and the keys of the objects."""
+    path = f".{name}" if name.isidentifier() else f'."{name}"'
+    if isinstance(value, str):
+        return f"({path} | fromjson)", re.findall(r'"(\w+)"\s*:', value)
+    if isinstance(value, list):
+        return f"{path}[]?", value[0] if isinstance(value[0], dict) else ()
+    return path, value if isinstance(value, dict) else ()
 
 
 def _sequences(text: str, *, whole: bool) -> _Rows:
@@ -268,5 +282,5 @@ def _parquet(file: File, *, most: int) -> _Rows:
         {name: text_of_column(table[name]) for name in plain},
         whole,
         types={name: kind_of(schema.field(name).type) for name in plain},
-        nested=tuple(name for name in schema.names if name not in plain),
+        nested={name: () for name in schema.names if name not in plain},
     )

@@ -1,7 +1,7 @@
 """Raw files → everything that a run config says about them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -9,7 +9,8 @@ from kdlib.errors import InputError
 from kdlib.onboarding.catalogue import CatalogueMapping, choose_catalogue
 from kdlib.onboarding.columns import Doubt, best_column, num_distinct
 from kdlib.onboarding.days import Period, Split, choose_split, period_doubts, period_of, times_of
-from kdlib.onboarding.events import EventsMapping, map_events
+from kdlib.onboarding.events import map_events
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.run_config import run_config_text
 from kdlib.onboarding.sample import Source
 from kdlib.onboarding.sources import days_path, find_sources
@@ -34,18 +35,19 @@ class Shop:
     """The run config, YAML."""
 
 
-def shop_of(paths: Sequence[str], *, name: str | None = None) -> Shop:
+def shop_of(paths: Sequence[str], *, name: str | None = None, columns: Mapping[str, str] | None = None) -> Shop:
     """Look at raw files and guess the run config.
 
     Args:
       paths: files, folders, globs or URLs.
       name: of the run config; None: from the events' path.
+      columns: role (see `mapping.ROLES`) → the events' column that a person has named.
 
     Raises:
       InputError: a file cannot be used, or no file has events.
     """
     sources, doubts = find_sources(paths)
-    events, more_events, others = _choose_events(sources)
+    events, more_events, others = _choose_events(sources, columns)
     catalogue, more = choose_catalogue(events, others, more_events=more_events)
     doubts += [*events.doubts, *_users_elsewhere(events, others), *more, *(catalogue.doubts if catalogue else ())]
     period, ds = None, MADE_UP_DAY
@@ -103,7 +105,23 @@ def _users_elsewhere(events: EventsMapping, others: Sequence[Source]) -> list[Do
     ]
 
 
-def _choose_events(sources: Sequence[Source]) -> tuple[EventsMapping, list[str], list[Source]]:
+def _check_joined(sources: Sequence[Source]) -> None:
+    """Raise InputError where one file has the items, another the users, and a column joins them."""
+    for lines in sources:
+        item = best_column(lines, "item", least=3)
+        for orders in sources:
+            user = best_column(orders, "user", least=3)
+            shared = [name for name in orders.columns if name in lines.columns and name not in (item, user)]
+            if item and user and user not in lines.columns and item not in orders.columns and shared:
+                raise InputError(
+                    f"{lines.path} has the items ({item}), and {orders.path} has the users ({user}). A run reads events from"
+                    f" files of one form: join the two by {shared[0]} into one file with a row for each item"
+                )
+
+
+def _choose_events(
+    sources: Sequence[Source], columns: Mapping[str, str] | None
+) -> tuple[EventsMapping, list[str], list[Source]]:
     """The mapping of the events, the paths of further sources that could be events, and all other sources.
 
     Events with times win over sequences. Then files win in which items repeat, as a catalogue's do not, then the largest.
@@ -112,10 +130,11 @@ def _choose_events(sources: Sequence[Source]) -> tuple[EventsMapping, list[str],
     refused: list[tuple[Source, InputError]] = []
     for source in sources:
         try:
-            mapped.append(map_events(source))
+            mapped.append(map_events(source, columns))
         except InputError as error:
             refused.append((source, error))
     if not mapped:
+        _check_joined(sources)
         raise max(refused, key=lambda one: sum(file.size for file in one[0].files))[1]
 
     def rank(one: EventsMapping) -> tuple[bool, bool, int]:

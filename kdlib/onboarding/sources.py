@@ -11,6 +11,7 @@ from kdlib.onboarding.columns import Doubt
 from kdlib.onboarding.files import File, Listing, listing, spread
 from kdlib.onboarding.forms import Form, form_of
 from kdlib.onboarding.sample import Source, sampled
+from kdlib.onboarding.words import type_of_file
 
 MOST_LOOKED_AT = 40
 """Of a folder's files, so many are opened to see whether all have one form."""
@@ -81,17 +82,15 @@ def _is_file(listed: Listing) -> bool:
 
 def _alike_together(files: Sequence[File]) -> list[Source]:
     """The sources of single files. Files of one folder and one form are one source, as a shell's glob gives them."""
-    groups: dict[tuple[str, Form], list[File]] = {}
+    groups: dict[tuple[str, Form, str | None], list[File]] = {}
     for file in files:
         form = form_of(file)
         alone = file.path if form.format == "sequences" else os.path.dirname(file.path)
-        groups.setdefault((alone, form), []).append(file)
+        groups.setdefault((alone, form, type_of_file(file.name)), []).append(file)
     sources = []
-    for (folder, form), own in groups.items():
-        path = own[0].path
-        if len(own) > 1:
-            path = _path_of(own, listing(folder).files) or f"{folder}/{{{','.join(file.name for file in own)}}}"
-        sources.append(sampled(path, tuple(own), form))
+    for (folder, form, _), own in groups.items():
+        path = own[0].path if len(own) == 1 else _path_of(own, listing(folder).files) or _path_of_each(own)
+        sources.append(sampled(path or own[0].path, tuple(own), form))
     return sources
 
 
@@ -106,7 +105,7 @@ def _groups(listed: Listing) -> tuple[list[Source], list[Doubt]]:
             refused[file] = error
     if not forms:
         raise next(iter(refused.values()))
-    different = list(dict.fromkeys(forms.values()))
+    different = list(dict.fromkeys((form, type_of_file(file.name)) for file, form in forms.items()))
     doubts = [
         Doubt("input", f"{file.name} is left out: {str(error).removeprefix(file.path).strip()}")
         for file, error in list(refused.items())[:5]
@@ -115,9 +114,11 @@ def _groups(listed: Listing) -> tuple[list[Source], list[Doubt]]:
         form = next(iter(forms.values()))
         return [sampled(listed.path, listed.files, form, complete=listed.complete)], doubts
     sources = []
-    for form in different:
-        own = tuple(file for file, other in forms.items() if other == form)
+    for form, type_ in different:
+        own = tuple(file for file, other in forms.items() if (other, type_of_file(file.name)) == (form, type_))
         path = _path_of(own, listed.files)
+        if path is None and len(forms) + len(refused) == len(listed.files):
+            path = _path_of_each(own)
         if path is None:
             doubts.append(
                 Doubt(
@@ -127,7 +128,7 @@ def _groups(listed: Listing) -> tuple[list[Source], list[Doubt]]:
                 )
             )
             continue
-        files = own if len(own) == 1 else tuple(file for file in listed.files if _named_by(path, file))
+        files = tuple(file for file in listed.files if _named_by(path, file)) or own
         try:
             sources.append(sampled(path, files, form, complete=listed.complete))
         except InputError as error:
@@ -148,6 +149,12 @@ def _path_of(own: Sequence[File], everything: Sequence[File]) -> str | None:
         if {file for file in everything if _named_by(path, file)} == set(own):
             return path
     return None
+
+
+def _path_of_each(own: Sequence[File]) -> str | None:
+    """A path that names each file of one folder; None for files of several folders."""
+    folders = {os.path.dirname(file.path) for file in own}
+    return f"{folders.pop()}/{{{','.join(file.name for file in own)}}}" if len(folders) == 1 else None
 
 
 def _named_by(path: str, file: File) -> bool:

@@ -29,6 +29,9 @@ _DATES = {  # the form of a date → (Spark's pattern, strptime's), in the order
     r"\d{1,2}(?P<sign>[./-])\d{1,2}(?P=sign)\d{2}": (("d{0}M{0}yy", "%d{0}%m{0}%y"), ("M{0}d{0}yy", "%m{0}%d{0}%y")),
     r"\d{4}(?P<sign>[./-])\d{1,2}(?P=sign)\d{1,2}": (("yyyy{0}M{0}d", "%Y{0}%m{0}%d"),),
     r"\d{8}": (("yyyyMMdd", "%Y%m%d"),),
+    r"\d{1,2}-[A-Za-z]{3}-\d{2}": (("d-MMM-yy", "%d-%b-%y"),),
+    r"[A-Za-z]{4,9} \d{1,2}, \d{4}": (("MMMM d, yyyy", "%B %d, %Y"),),
+    r"\d{1,2} [A-Za-z]{4,9} \d{4}": (("d MMMM yyyy", "%d %B %Y"),),
     r"\d{1,2} [A-Za-z]{3} \d{4}": (("d MMM yyyy", "%d %b %Y"),),
     r"\d{1,2}-[A-Za-z]{3}-\d{4}": (("d-MMM-yyyy", "%d-%b-%Y"),),
     r"[A-Za-z]{3} \d{1,2}, \d{4}": (("MMM d, yyyy", "%b %d, %Y"),),
@@ -38,6 +41,7 @@ _CLOCKS = {  # the form of what follows the date
     r"": ("", ""),
     r"(?P<gap>,? )\d{1,2}:\d{2}": ("{0}H:mm", "{0}%H:%M"),
     r"(?P<gap>,? )\d{1,2}:\d{2}:\d{2}": ("{0}H:mm:ss", "{0}%H:%M:%S"),
+    r"(?P<gap>,? )\d{1,2}:\d{2}:\d{2}(?P<point>[.,])\d{1,9}": ("{0}H:mm:ss{1}SSSSSSSSS", "{0}%H:%M:%S"),
     r"(?P<gap>,? )\d{1,2}:\d{2} [AaPp][Mm]": ("{0}h:mm a", "{0}%I:%M %p"),
     r"(?P<gap>,? )\d{1,2}:\d{2}:\d{2} [AaPp][Mm]": ("{0}h:mm:ss a", "{0}%I:%M:%S %p"),
     r"(?P<gap> ?)\d{6}": ("{0}HHmmss", "{0}%H%M%S"),
@@ -98,7 +102,7 @@ def day_of(seconds: float) -> date:
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
-    plain = pc.match_substring_regex(values, r"^-?\d{1,20}(?:\.\d+)?$")
+    plain = pc.match_substring_regex(values, r"^-?\d{1,20}(?:\.\d+)?(?:[eE]\+?\d{1,2})?$")
     return pc.if_else(plain, values, pa.scalar(None, pa.string())).cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
@@ -144,10 +148,10 @@ def _patterns(values: pa.Array) -> list[TimeForm]:
         for clock_form, clock in _CLOCKS.items():
             if not (found := re.fullmatch(date_form + clock_form, first)):
                 continue
-            sign, gap = (found.groupdict().get(name) or "" for name in ("sign", "gap"))
+            sign, gap, point = (found.groupdict().get(name) or "" for name in ("sign", "gap", "point"))
             forms = []
             for spark, python in dates:
-                pattern = spark.format(sign) + clock[0].format(gap)
+                pattern = spark.format(sign) + clock[0].format(gap, point)
                 parsed = _parsed(values, python.format(sign) + clock[1].format(gap))
                 parsed = parsed[(parsed >= -1e9) & (parsed < 5e9)]
                 if len(parsed):
@@ -165,15 +169,18 @@ def _told_apart(forms: list[TimeForm]) -> list[TimeForm]:
 
 
 def _strptime_of(pattern: str) -> str:
-    """strptime's form of one of the patterns above."""
+    """strptime's form of one of the patterns above, without the fraction of a second."""
+    pattern = re.sub(".S+", "", pattern)
     names = {
-        "yyyy": "%Y", "yy": "%y", "MMM": "%b", "MM": "%m", "M": "%m", "dd": "%d", "d": "%d",
+        "yyyy": "%Y", "yy": "%y", "MMMM": "%B", "MMM": "%b", "MM": "%m", "M": "%m", "dd": "%d", "d": "%d",
         "HH": "%H", "H": "%H", "h": "%I", "mm": "%M", "ss": "%S", "a": "%p",
     }  # fmt: skip
     return re.sub("|".join(names), lambda found: names[found[0]], pattern)
 
 
 def _parsed(values: pa.Array, form: str) -> np.ndarray:
-    """Seconds since 1970; NaN where a value is null or does not parse."""
+    """Seconds since 1970, without a fraction; NaN where a value is null or does not parse."""
+    if form.endswith("%S"):
+        values = pc.replace_substring_regex(values, r"[.,]\d{1,9}$", "")
     times = pc.strptime(values, format=form, unit="s", error_is_null=True).cast(pa.int64()).cast(pa.float64())
     return times.to_numpy(zero_copy_only=False)

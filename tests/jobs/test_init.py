@@ -67,13 +67,26 @@ def test_the_usual_place_is_not_overwritten_either(tmp_path, monkeypatch, capsys
     [
         (["--name", "My Shop"], "--name must be small letters, digits and _, and begin with a letter, found 'My Shop'"),
         (["--out", "/proc/no/run.yaml"], "cannot write /proc/no/run.yaml"),
+        (
+            ["--column", "colour=x"],
+            "--column must be ROLE=NAME with a role of user, session, item, time, found colour=x",
+        ),
+        (["--column", "item=shade"], "has no column 'shade'. Its columns are timestamp, visitorid"),
     ],
 )
 def test_a_wrong_option_is_an_error(tmp_path, monkeypatch, capsys, more, words):
-    """A name that no run config may have, and a place that cannot be written, are errors that say so."""
+    """A name that no run config may have, a place that cannot be written, and a role or column that does not exist."""
     monkeypatch.chdir(tmp_path)
     assert main(["init", *raw_shops.retailrocket(tmp_path), *more]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_named_column_is_taken(tmp_path):
+    """--column gives a role another column than the guess, and the other roles are guessed as usual."""
+    out = tmp_path / "run.yaml"
+    assert main(["init", *raw_shops.german(tmp_path), "--out", str(out), "--column", "user=Preis"]) == 0
+    events = yaml.safe_load(out.read_text())["input"]["events"]
+    assert (events["user"], events["item"]) == ("Preis", "Artikelnr")
 
 
 def test_a_file_that_cannot_be_used_leaves_nothing_behind(tmp_path, monkeypatch, capsys):

@@ -300,6 +300,94 @@ def taobao(folder: Path) -> list[str]:
     return [_write(folder / "UserBehavior.csv", lines(None, row))]
 
 
+def hashed_sessions(folder: Path) -> list[str]:
+    """Sessions and products as hashes; the column with the usual name does not tell the type of an event."""
+
+    def row(event: Event) -> str:
+        kind = _types(event, ("detail", "detail", "add", "remove", "purchase"))
+        return f"{event.user:040x},event_product,{kind},{event.item:064x},{_epoch(event) * 1_000}"
+
+    header = "session_id_hash,event_type,product_action,product_sku_hash,server_timestamp_epoch_ms"
+    return [_write(folder / "browsing.csv", lines(header, row))]
+
+
+def order_export(folder: Path) -> list[str]:
+    """Order lines by e-mail address; only the first line of an order has its status."""
+
+    def row(event: Event) -> str:
+        status = ("paid", "refunded", "", "", "")[event.place]
+        return f"#{event.user},u{event.user}@shop.org,{status},{event.at:%Y-%m-%d %H:%M:%S} +0000,2,SKU-{event.item}"
+
+    header = "Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem sku"
+    return [_write(folder / "orders_export.csv", lines(header, row))]
+
+
+def numbered_order_items(folder: Path) -> list[str]:
+    """`item_id` numbers the rows; the product is in another column."""
+
+    def row(event: Event) -> str:
+        quantity = "-1.0000" if event.place == 2 else "1.0000"
+        number = event.user * 5 + event.place
+        return f"{number},{number // 2},{event.at:%Y-%m-%d %H:%M:%S},24-MB{event.item},{quantity},{event.user}"
+
+    return [_write(folder / "items.csv", lines("item_id,order_id,created_at,sku,qty_ordered,customer_id", row))]
+
+
+def check_ins(folder: Path) -> list[str]:
+    """No header, and coordinates before the item."""
+
+    def row(event: Event) -> str:
+        place = f"{30.2 + event.item / 100:.7f}\t{-97.7 - event.item / 100:.7f}\t{22_847 + event.item}"
+        return f"{event.user}\t{event.at:%Y-%m-%dT%H:%M:%SZ}\t{place}"
+
+    return [_write(folder / "checkins.txt", lines(None, row))]
+
+
+def subclasses(folder: Path) -> list[str]:
+    """No header, the user's age group and the product's group before the product, blanks at the ends."""
+
+    def row(event: Event) -> str:
+        group = f"{'ABC'[event.user % 3]} ;{110_411 + event.item % 4}"
+        return f"{event.at:%Y-%m-%d} 00:00:00;{46_855 + event.user:08d}  ;{group};{4_710_199_010_372 + event.item};{event.item % 2}"
+
+    return [_write(folder / "D11", lines(None, row))]
+
+
+def blanks(folder: Path) -> list[str]:
+    """A byte order mark, Windows line ends, and blanks after the commas."""
+
+    def row(event: Event) -> str:
+        return f"{event.user}, {event.item}, {event.at:%Y-%m-%d %H:%M:%S}, {_types(event, ('view', 'cart'))}\r"
+
+    header = "\ufeffuser_id, product_id, event_time, event_type\r"
+    return [_write(folder / "blanks.csv", lines(header, row))]
+
+
+def missing_texts(folder: Path) -> list[str]:
+    """Texts in place of missing users and items."""
+
+    def row(event: Event) -> str:
+        text = ("NULL", "\\N", "nan")[event.user % 3]
+        user, item = text if event.place == 1 else event.user, text if event.place == 2 else event.item
+        return f"{user},{item},{_epoch(event)}.0,{_types(event, ('view', 'cart'))}"
+
+    return [_write(folder / "log.csv", lines("user_id,product_id,ts,evt", row))]
+
+
+def russian(folder: Path) -> list[str]:
+    def row(event: Event) -> str:
+        return f"{event.user};{event.item};{event.at:%d.%m.%Y %H:%M};1"
+
+    return [_write(folder / "заказы.csv", lines("клиент;товар;дата;количество", row))]
+
+
+def japanese(folder: Path) -> list[str]:
+    def row(event: Event) -> str:
+        return f"{event.user},{event.item},{event.at:%Y/%m/%d %H:%M},{_types(event, ('閲覧', 'カート', '購入'))}"
+
+    return [_write(folder / "log.csv", lines("ユーザーID,商品ID,日時,イベント", row))]
+
+
 def _epoch(event: Event) -> int:
     return int(event.at.timestamp())
 

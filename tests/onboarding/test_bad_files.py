@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,20 @@ def message(folder: Path, name: str, content: str | bytes) -> str:
         (
             "nested.jsonl",
             "".join(f'{{"user_id": "{n % 7}", "ts": "2025-11-01T10:00:00Z", "items": [{{"item_id": 1}}]}}\n' for n in range(60)),
-            "items hold lists or objects.*write one row an item",
+            "holds item_id inside .items,.*jq -c 'del\\(.items\\) \\+ .items\\[\\]\\?' nested.jsonl",
+        ),
+        (
+            "packed.jsonl",
+            "".join(json.dumps({"at": n, "value": json.dumps({"user_id": n % 7, "item_id": n % 5})}) + "\n" for n in range(60)),
+            "holds user_id, item_id inside .value,.*jq -c 'del\\(.value\\) \\+ \\(.value \\| fromjson\\)' packed.jsonl",
+        ),
+        ("titled.csv", "# a report\n\n" + HEADER + ROWS, "begins with '# a report'.*3 fields.*`tail -n \\+3 titled.csv"),
+        ("broken.csv", '"user\nid",item_id,timestamp\n' + ROWS, "line break inside a name of its header"),
+        ("many.tsv", ("1\t2\t2025-11-01" + "\t" * 40 + "\n") * 60, "43 fields in a line and no header"),
+        (
+            "excel.csv",
+            HEADER + "".join(f"{n % 7},{n % 5},{45_964 + n / 24:.4f}\n" for n in range(60)),
+            "timestamp holds '45964.*Excel days since 1900, format the cells",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value and len(value) < 20 else "",

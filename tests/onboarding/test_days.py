@@ -6,9 +6,9 @@ from datetime import date
 import pyarrow as pa
 
 from kdlib.onboarding.days import choose_split, period_doubts, period_of, times_of
-from kdlib.onboarding.events import EventsMapping
 from kdlib.onboarding.files import File
 from kdlib.onboarding.forms import Form
+from kdlib.onboarding.mapping import EventsMapping
 from kdlib.onboarding.sample import Source
 from kdlib.onboarding.times import TimeForm
 
@@ -22,7 +22,7 @@ def split_of(rows: list[tuple[int, int]], **form: object) -> tuple[str, int]:
         "item": pa.array(["a"] * len(rows)),
         "time": pa.array([str(day * 86_400 + 60) for _, day in rows]),
     }
-    source = Source("/e.csv", (File("/e.csv", 1),), Form("csv"), columns, {}, (), whole=True)
+    source = Source("/e.csv", (File("/e.csv", 1),), Form("csv"), columns, {}, {}, whole=True)
     events = EventsMapping(
         source, user="user", item="item", time_column="time", time=TimeForm("epoch_seconds", **form)  # type: ignore[arg-type]
     )  # fmt: skip
@@ -41,6 +41,17 @@ def test_a_wrong_clock_does_not_move_the_last_day():
     assert (period.first, period.last) == (date(2024, 9, 29), date(2024, 10, 13))
     assert (period.strays_before, period.strays_after) == (2, 3)
     assert any("5 events lie outside" in doubt.text for doubt in period_doubts(period, whole=True))
+
+
+def test_the_last_day_is_not_in_the_future():
+    """Days after tomorrow are outside the period, however few the events are; events of the future alone are kept."""
+    counts = Counter({FIRST: 3, FIRST + 1: 4, FIRST + 2: 2, FIRST + 3: 1})
+    period = period_of(counts, today=date(2024, 10, 4))
+    assert period
+    assert (period.last, period.strays_after) == (date(2024, 10, 5), 3)
+    period = period_of(counts, today=date(2020, 1, 1))
+    assert period
+    assert (period.last, period.strays_after) == (date(2024, 10, 7), 0)
 
 
 def test_a_last_day_that_is_cut_off_is_pointed_out():

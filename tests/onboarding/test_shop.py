@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from kdlib.config.run import RunConfig
+from kdlib.errors import InputError
 from kdlib.onboarding.shop import Shop, shop_of
 from tests.onboarding import raw_shops
 from tests.onboarding.raw_shops import EVENTS, LAST
@@ -203,6 +204,80 @@ SHOPS: dict[Callable[[Path], list[str]], dict[str, Any]] = {
         "time": UNIX,
     },
     raw_shops.sequences: {"format": "sequences"},
+    raw_shops.hashed_sessions: CSV
+    | {
+        "session": "session_id_hash",
+        "item": "product_sku_hash",
+        "event_type": "product_action",
+        "event_types": {"detail": "view", "add": "cart", "purchase": "purchase"},
+        "time": {"format": "epoch_millis", "column": "server_timestamp_epoch_ms"},
+        "where": "product_action not in ('remove')",
+    },
+    raw_shops.order_export: CSV
+    | {
+        "user": "Email",
+        "item": "Lineitem sku",
+        "only_type": "purchase",
+        "time": {"format": "iso", "column": "Created at"},
+        "where": "coalesce(`Financial Status`, '') not in ('refunded')",
+    },
+    raw_shops.numbered_order_items: CSV
+    | {
+        "user": "customer_id",
+        "item": "sku",
+        "only_type": "purchase",
+        "time": {"format": "iso", "column": "created_at"},
+        "where": "qty_ordered > 0",
+    },
+    raw_shops.check_ins: CSV
+    | {
+        "delimiter": "\t",
+        "header": False,
+        "columns": ["user_id", "timestamp", "column_3", "column_4", "item_id"],
+        "user": "user_id",
+        "item": "item_id",
+        "time": {"format": "iso", "column": "timestamp"},
+    },
+    raw_shops.subclasses: CSV
+    | {
+        "delimiter": ";",
+        "header": False,
+        "columns": ["timestamp", "user_id", "column_3", "category_id", "item_id", "column_6"],
+        "user": "user_id",
+        "item": "item_id",
+        "time": {"format": "iso", "column": "timestamp"},
+    },
+    raw_shops.blanks: CSV
+    | {
+        "user": "user_id",
+        "item": " product_id",
+        "event_type": " event_type",
+        "time": {"format": "iso", "column": " event_time"},
+    },
+    raw_shops.missing_texts: CSV
+    | {
+        "user": "user_id",
+        "item": "product_id",
+        "event_type": "evt",
+        "time": {"format": "epoch_seconds", "column": "ts"},
+        "where": "user_id not in ('\\\\N', 'NULL', 'nan') and product_id not in ('\\\\N', 'NULL', 'nan')",
+    },
+    raw_shops.russian: CSV
+    | {
+        "delimiter": ";",
+        "user": "клиент",
+        "item": "товар",
+        "only_type": "purchase",
+        "time": {"format": "pattern", "column": "дата", "pattern": "d.M.yyyy H:mm"},
+    },
+    raw_shops.japanese: CSV
+    | {
+        "user": "ユーザーID",
+        "item": "商品ID",
+        "event_type": "イベント",
+        "event_types": {"閲覧": "view", "カート": "cart", "購入": "purchase"},
+        "time": {"format": "pattern", "column": "日時", "pattern": "yyyy/M/d H:mm"},
+    },
 }
 """Raw files → the settings of `input.events`, without the path."""
 
@@ -212,6 +287,10 @@ DROPPED = {
     raw_shops.american_retail: {"filtered": 40},
     raw_shops.analytics: {"filtered": 50},
     raw_shops.pandas_index: {"bad_time": 1},
+    raw_shops.hashed_sessions: {"filtered": 40},
+    raw_shops.order_export: {"filtered": 40},
+    raw_shops.numbered_order_items: {"filtered": 40},
+    raw_shops.missing_texts: {"filtered": 80},
 }
 """Raw files → rows that are meant to be left out."""
 
@@ -360,7 +439,99 @@ def test_users_of_another_file_are_pointed_out(tmp_path):
     assert any("orders.csv has order_id and the user in user_id. Join it" in doubt.text for doubt in shop.doubts)
 
 
-@pytest.mark.parametrize(("rows_of_nobody", "where"), [(12, None), (300, "user_id <> '0'")])
+def test_orders_and_their_lines_are_to_be_joined(tmp_path):
+    """If one file has the items and another the users, the error names both and the column that joins them."""
+    (tmp_path / "order_items.csv").write_text(
+        "order_id,product_id,shipping_date\n" + "".join(f"{n},{n % 9},2025-11-{n % 28 + 1:02d}\n" for n in range(80))
+    )
+    (tmp_path / "orders.csv").write_text("order_id,customer_id\n" + "".join(f"{n},{n % 6}\n" for n in range(80)))
+    with pytest.raises(InputError, match=r"items \(product_id\).* users \(customer_id\).*join the two by order_id"):
+        shop_of([str(tmp_path / "order_items.csv"), str(tmp_path / "orders.csv")])
+
+
+def test_a_person_names_a_column(tmp_path):
+    """A column that a person names is taken, whatever its name is; a name that no column has is an error."""
+    path = str(tmp_path / "log.csv")
+    Path(path).write_text("who,reference,at\n" + "".join(f"{n % 6},{n % 9},{1_762_000_000 + n}\n" for n in range(80)))
+    found = settings(shop_of([path], columns={"user": "who", "item": "reference", "time": "at"}))["input"]["events"]
+    assert (found["user"], found["item"], found["time"]["column"]) == ("who", "reference", "at")
+    with pytest.raises(InputError, match=r"has no column 'whom'\. Its columns are who, reference, at"):
+        shop_of([path], columns={"user": "whom"})
+    with pytest.raises(InputError, match=r"no column for the item by its name.*--column item=NAME"):
+        shop_of([path], columns={"user": "who"})
+
+
+def test_files_of_other_types_are_not_mixed(tmp_path):
+    """Clicks and purchases of one form are two sources, and the text says that the second is left out."""
+    for name, number, items in (("sessions", 300, 9), ("purchases", 120, 60)):
+        rows = "".join(f"{n % 60},{n % items},2025-11-{n % 28 + 1:02d} 10:00:00\n" for n in range(number))
+        (tmp_path / f"{name}.csv").write_text("session_id,item_id,date\n" + rows)
+    for paths in ([str(tmp_path)], [str(tmp_path / "sessions.csv"), str(tmp_path / "purchases.csv")]):
+        shop = shop_of(paths)
+        assert (shop.events.source.name, shop.events.only_type, shop.catalogue) == ("sessions.csv", None, None)
+        assert any("purchases.csv also looks like events" in doubt.text for doubt in shop.doubts)
+
+
+def test_some_files_of_a_folder_are_named_one_by_one(tmp_path):
+    """Files of one form that no pattern tells from the others are named in braces."""
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(
+            "user_id,item_id,time\n" + "".join(f"{n % 6},{n % 9},{1_762_000_000 + n}\n" for n in range(60))
+        )
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{n},Title {n}\n" for n in range(9)))
+    found = settings(shop_of([str(tmp_path)]))["input"]
+    assert found["events"]["path"] == str(tmp_path) + "/{test.csv,train.csv}"
+    assert found["catalogue"]["path"] == str(tmp_path / "items.csv")
+
+
+def test_a_user_column_that_is_mostly_empty_gives_way(tmp_path):
+    """If most rows have no user, another column with users counts, and the text says so."""
+    (tmp_path / "log.csv").write_text(
+        "user_id,anonymous_id,item_id,time\n"
+        + "".join(f"{'' if n % 4 else n % 6},a{n % 7},{n % 9},{1_762_000_000 + n}\n" for n in range(60))
+    )
+    shop = shop_of([str(tmp_path / "log.csv")])
+    assert shop.events.user == "anonymous_id"
+    assert shop_of([str(tmp_path / "log.csv")], columns={"user": "user_id"}).events.user == "user_id"
+    assert any(
+        "user_id has no user in 75.0% of the rows, so anonymous_id is the user" in one.text for one in shop.doubts
+    )
+
+
+def test_numbers_that_look_like_items_are_no_catalogue(tmp_path):
+    """A file with the events' item column lists the items by this column only, and only once each."""
+    (tmp_path / "log.csv").write_text(
+        "user_id,item_id,time\n" + "".join(f"{n % 6},{n % 9},{1_762_000_000 + n}\n" for n in range(60))
+    )
+    (tmp_path / "features.csv").write_text("item_id,feature\n" + "".join(f"{n // 4},{n}\n" for n in range(36)))
+    shop = shop_of([str(tmp_path / "log.csv"), str(tmp_path / "features.csv")])
+    assert shop.catalogue is None
+    assert any("features.csv is left out: no column lists the items" in doubt.text for doubt in shop.doubts)
+
+
+def test_a_column_of_unknown_types_is_pointed_out(tmp_path):
+    """Event types that are unknown numbers are not guessed, and the text says which values there are."""
+    (tmp_path / "log.csv").write_text(
+        "user_id,sku,time,type\n" + "".join(f"{n % 6},{n % 9},{1_762_000_000 + n},{n % 6}\n" for n in range(60))
+    )
+    shop = shop_of([str(tmp_path / "log.csv")])
+    assert shop.events.event_type is None
+    assert any("type may hold event types" in doubt.text and "5 (16.7%)" in doubt.text for doubt in shop.doubts)
+
+
+def test_gaps_variants_and_clocks_are_pointed_out(tmp_path):
+    """The comments name a user column with gaps, the product of the variants, and a time of day in its own column."""
+    (tmp_path / "log.csv").write_text(
+        "user_id,sku,parent_sku,date,clock\n"
+        + "".join(f"{n % 6 or ''},{n % 9},{n % 9 // 3},2025-11-{n % 28 + 1:02d},10:{n % 60:02d}\n" for n in range(120))
+    )
+    text = " ".join(doubt.text for doubt in shop_of([str(tmp_path / "log.csv")]).doubts)
+    assert "user_id is empty in 16.7% of the rows" in text
+    assert "one parent_sku has several sku" in text
+    assert "The time of day is in clock" in text
+
+
+@pytest.mark.parametrize(("rows_of_nobody", "where"), [(12, None), (300, "user_id not in ('0')")])
 def test_an_id_of_nobody_is_filtered(tmp_path, rows_of_nobody, where):
     """The user 0 is nobody if it has far more rows than any other user, else a user like others."""
     users = [user for user in range(1, 11) for _ in range(12)] + [0] * rows_of_nobody

@@ -22,6 +22,10 @@ from kdlib.onboarding.words import event_type_of, role_score, type_of_file
         ("unixReviewTime", "time"),
         ("événement", "event_type"),
         ("behavior_type", "event_type"),
+        ("E-Mail", "user"),
+        ("ユーザーID", "user"),
+        ("клиент", "user"),
+        ("id_prodotto", "item"),
     ],
 )
 def test_a_column_name_is_known(name, role):
@@ -30,10 +34,11 @@ def test_a_column_name_is_known(name, role):
 
 
 def test_part_of_a_name_is_a_weaker_hint():
-    """`page 2 (clothing model)` may be the item, `model photography` hardly, `colour` not."""
+    """`page 2 (clothing model)` may be the item, `model photography` hardly, `colour` not. Chinese writes no blanks between words."""
     scores = [role_score(name, "item") for name in ("item", "page 2 (clothing model)", "model photography", "colour")]
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] == 0
+    assert role_score("下单用户名", "user") == 2
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,11 @@ def test_part_of_a_name_is_a_weaker_hint():
         ("加购", "cart"),
         ("remove_from_cart", ""),
         ("refund", ""),
+        ("Product Added", "cart"),
+        ("carts", "cart"),
+        ("Product Added to Wishlist", "favourite"),
+        ("Order Refunded", ""),
+        ("просмотр", "view"),
         ("search", ""),
         ("foo", None),
         ("", None),
