@@ -86,6 +86,8 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
     assert {stage.name for stage in STAGES} < set(choice.choices) <= set(cli.commands)
     assert set(cli.commands) - set(choice.choices) == {
         "benchmark",
+        "init",
+        "validate",
         "doctor",
         "explore",
         "forget",
