@@ -74,10 +74,11 @@ def effort_for(budget_minutes: Any, scale: Scale | None, *, titles: bool, cores:
     return EFFORTS[-1]
 
 
-def recipe_cost(effort: Effort, scale: Scale, *, titles: bool, cores: int, width: int = 64) -> Cost:
-    """What a run with this effort costs after the features."""
+def recipe_cost(effort: Effort, scale: Scale, *, titles: bool, cores: int) -> Cost:
+    """What a run with this effort and a student of base size costs after the features."""
     teacher = [(effort.teacher_width, effort.teacher_epochs)]
-    students = [(width, epochs) for epochs in (effort.student_epochs, effort.control_epochs) if epochs]
+    epochs = [number for number in (effort.student_epochs, effort.control_epochs) if number]
+    students = [(WIDTHS["base"], number) for number in epochs]
     return cost_of(
         scale,
         teacher,
@@ -110,9 +111,8 @@ def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _has_titles(sources: dict[str, Any]) -> bool:
-    return "simulate" in sources or (
-        "catalogue" in sources and _section(sources, "catalogue").get("title", "") is not None
-    )
+    listed = "catalogue" in sources and _section(sources, "catalogue").get("title", "") is not None
+    return listed or "simulate" in sources
 
 
 def _recipe(
