@@ -27,23 +27,25 @@ class Effort:
     """How much a run spends on its models."""
 
     teacher_width: int
+    """0: no teacher is trained, and the rules are the only teacher."""
     teacher_epochs: int
     student_epochs: int
     control_epochs: int
     """0: no control is trained."""
-    negatives: int
-    """Sampled negatives of a training step; 0: the softmax over all items."""
     max_test_users: int
 
 
 EFFORTS = (
-    Effort(256, 8, 12, 16, 0, 100_000),
-    Effort(256, 8, 12, 0, 0, 20_000),
-    Effort(256, 8, 12, 0, 2048, 10_000),
-    Effort(128, 6, 8, 0, 2048, 5_000),
-    Effort(128, 3, 5, 0, 2048, 3_000),
+    Effort(256, 8, 12, 16, 100_000),
+    Effort(256, 8, 12, 0, 20_000),
+    Effort(128, 6, 10, 0, 5_000),
+    Effort(0, 0, 8, 0, 5_000),
+    Effort(0, 0, 4, 0, 3_000),
 )
-"""From the full effort to the smallest. First the control is left out, then the full softmax, then width and epochs."""
+"""From the full effort to the smallest. First the control is left out, then the teacher is narrower, then it is left out.
+
+A student that learns from rules alone is ahead of one whose teacher had no time to train (`run_budget.json`).
+"""
 
 
 def applies(document: dict[str, Any]) -> bool:
@@ -59,42 +61,33 @@ def with_recipe(document: dict[str, Any], scale: Scale | None = None) -> dict[st
       document: a run config for which `applies` is true.
       scale: size of the data; None before the features are built.
     """
-    titles, cores = _has_titles(_section(document, "input")), local_cores(document)
-    effort = effort_for(document.get("budget_minutes"), scale, titles=titles, cores=cores)
-    return _merged(_recipe(document, effort, scale, titles=titles, cores=cores), document)
+    return _merged(_recipe(document, effort_for(document, scale), scale), document)
 
 
-def effort_for(budget_minutes: Any, scale: Scale | None, *, titles: bool, cores: int) -> Effort:
-    """The largest effort that a budget allows; the smallest if none fits."""
-    if scale is None or not isinstance(budget_minutes, int | float):
+def effort_for(document: dict[str, Any], scale: Scale | None) -> Effort:
+    """The largest effort that the run config's budget allows; the smallest if none fits."""
+    budget = document.get("budget_minutes")
+    if scale is None or not isinstance(budget, int | float):
         return EFFORTS[0]
     for effort in EFFORTS:
-        if recipe_cost(effort, scale, titles=titles, cores=cores).seconds <= 60 * budget_minutes:
+        if recipe_cost(effort, document, scale).seconds <= 60 * budget:
             return effort
     return EFFORTS[-1]
 
 
-def recipe_cost(effort: Effort, scale: Scale, *, titles: bool, cores: int) -> Cost:
-    """What a run with this effort and a student of base size costs after the features."""
-    teacher = [(effort.teacher_width, effort.teacher_epochs)]
+def recipe_cost(effort: Effort, document: dict[str, Any], scale: Scale) -> Cost:
+    """What a run with this effort costs after the features."""
+    teachers = [(effort.teacher_width, effort.teacher_epochs)] if effort.teacher_epochs else []
     epochs = [number for number in (effort.student_epochs, effort.control_epochs) if number]
-    students = [(WIDTHS["base"], number) for number in epochs]
     return cost_of(
         scale,
-        teacher,
-        students,
-        scored_items=_negatives(effort, scale.items) or scale.items,
-        titles=titles,
+        teachers,
+        [(_width(document), number) for number in epochs],
+        scored_items=scale.items if scale.items <= FULL_SOFTMAX_ITEMS else SAMPLED_NEGATIVES,
+        titles=bool(teachers) and _has_titles(document),
         test_users=effort.max_test_users,
-        cores=cores,
+        cores=local_cores(document),
     )
-
-
-def _negatives(effort: Effort, items: int) -> int:
-    """Sampled negatives of a step; 0: the softmax over all items."""
-    if items > FULL_SOFTMAX_ITEMS:
-        return effort.negatives or SAMPLED_NEGATIVES
-    return effort.negatives if effort.negatives < items else 0
 
 
 def local_cores(document: dict[str, Any]) -> int:
@@ -110,17 +103,20 @@ def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _has_titles(sources: dict[str, Any]) -> bool:
+def _width(document: dict[str, Any]) -> int:
+    """Width of the student."""
+    return WIDTHS.get(str(_section(document, "student").get("size", "base")), WIDTHS["base"])
+
+
+def _has_titles(document: dict[str, Any]) -> bool:
+    sources = _section(document, "input")
     listed = "catalogue" in sources and _section(sources, "catalogue").get("title", "") is not None
     return listed or "simulate" in sources
 
 
-def _recipe(
-    document: dict[str, Any], effort: Effort, scale: Scale | None, *, titles: bool, cores: int
-) -> dict[str, Any]:
-    items = scale.items if scale else 0
-    size = str(_section(document, "student").get("size", "base"))
-    width = WIDTHS.get(size, WIDTHS["base"])
+def _recipe(document: dict[str, Any], effort: Effort, scale: Scale | None) -> dict[str, Any]:
+    items, width = scale.items if scale else 0, _width(document)
+    automatic = _section(document, "student").get("size") == "auto"
     given = _section(document, "training").get("workers")
     workers = given if isinstance(given, int) and given > 0 else 1
     filter_: dict[str, Any] = {
@@ -134,7 +130,7 @@ def _recipe(
         },
         "train": {"epochs": effort.teacher_epochs, "learning_rate": 0.002},
     }
-    if titles:
+    if _has_titles(document):
         filter_["text"] = {"whiten": True}
     defaults: dict[str, Any] = {
         "epochs": effort.student_epochs,
@@ -145,14 +141,15 @@ def _recipe(
         "final_learning_rate_fraction": 0.05,
         "warmup_steps": 100,
     }
-    if negatives := _negatives(effort, items):
-        defaults |= {"loss": "sampled_softmax", "negatives": negatives, "negative_sampling": "popularity"}
+    if items > FULL_SOFTMAX_ITEMS:
+        defaults |= {"loss": "sampled_softmax", "negatives": SAMPLED_NEGATIVES, "negative_sampling": "popularity"}
     control = effort.control_epochs or effort.student_epochs
+    trained = [filter_] if effort.teacher_epochs else []
     return {
-        "teachers": [{"name": "rules", "rules": {}}, filter_],
+        "teachers": [{"name": "rules", "rules": {}}, *trained],
         "student": {
             "model": {"kind": "transformer", "block": "bsarec", "dim": width, "dropout": 0.1},
-            "size": "auto" if size == "auto" else "given",
+            "size": "auto" if automatic else "given",
             # the control needs more dropout and more epochs; both were chosen on validation
             "control": {"dropout": 0.4, "train": {"epochs": control, "patience": control}},
         },
@@ -161,10 +158,15 @@ def _recipe(
             "temperature": 1.0,
             "kl_weight": 4.0,
             "weights": "validation_ndcg",
-            "item_start": "teachers",
+            "item_start": "teachers" if trained else "random",
         },
         # one worker with all cores: two workers would exchange the gradient of the item tables in every step
-        "training": {"workers": 1, "threads_per_worker": max(cores // workers, 1), "bf16": True, "defaults": defaults},
+        "training": {
+            "workers": 1,
+            "threads_per_worker": max(local_cores(document) // workers, 1),
+            "bf16": True,
+            "defaults": defaults,
+        },
         "evaluation": {"control": effort.control_epochs > 0, "max_users": effort.max_test_users},
     }
 

@@ -97,27 +97,42 @@ def test_a_large_catalogue_is_sampled() -> None:
 
 def test_a_smaller_budget_never_gets_a_larger_effort() -> None:
     """Each effort costs less than the one before, and a budget gets the first effort that fits, or else the last."""
-    for scale in (BEAUTY, GAMES, Scale(5_000, 3_000, 400_000)):
-        seconds = [recipe_cost(effort, scale, titles=True, cores=2).seconds for effort in EFFORTS]
+    for scale in (BEAUTY, GAMES, Scale(5_000, 3_000, 400_000), Scale(10**6, 10**6, 10**7)):
+        seconds = [recipe_cost(effort, SHOP, scale).seconds for effort in EFFORTS]
         assert seconds == sorted(seconds, reverse=True)
         for effort, cost in zip(EFFORTS, seconds, strict=True):
-            assert effort_for(cost / 60 + 0.01, scale, titles=True, cores=2) == effort
-        assert effort_for(0.1, scale, titles=True, cores=2) == EFFORTS[-1]
-    assert effort_for(0.1, None, titles=True, cores=2) == EFFORTS[0], "no data yet"
+            assert effort_for(SHOP | {"budget_minutes": cost / 60 + 0.01}, scale) == effort
+        assert effort_for(SHOP | {"budget_minutes": 0.1}, scale) == EFFORTS[-1]
+    assert effort_for(SHOP | {"budget_minutes": 0.1}, None) == EFFORTS[0], "no data yet"
 
 
 def test_a_tight_budget_trains_no_control() -> None:
     """If the budget is too small for the full effort, no control is trained."""
-    seconds = recipe_cost(EFFORTS[0], BEAUTY, titles=True, cores=2).seconds
+    seconds = recipe_cost(EFFORTS[0], SHOP, BEAUTY).seconds
     config = recipe_of({"budget_minutes": seconds / 60 - 1}, BEAUTY)
     assert not config.evaluation.control
     assert config.teachers[1].model.dim == 256
 
 
-def test_costs_are_near_what_was_measured() -> None:
+def test_the_smallest_budgets_leave_the_rules_as_the_only_teacher() -> None:
+    """Without time for a teacher, none is trained, no title is read, and the student's item table starts at random."""
+    config = recipe_of({"budget_minutes": 0.1}, BEAUTY)
+    assert [teacher.name for teacher in config.teachers] == ["rules"]
+    assert config.distillation.item_start == "random"
+    assert recipe_cost(EFFORTS[-1], SHOP, BEAUTY).titles == 0
+
+
+def test_a_wider_student_costs_more() -> None:
+    """The estimate knows the dial."""
+    base, large = (recipe_cost(EFFORTS[0], SHOP | {"student": {"size": s}}, BEAUTY) for s in ("base", "large"))
+    assert large.students > 1.5 * base.students
+
+
+def test_costs_are_near_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimates for Beauty and Games on two cores are near the measured seconds."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     for scale, teacher, students in ((BEAUTY, 225, 204), (GAMES, 515, 529)):
-        cost = recipe_cost(EFFORTS[0], scale, titles=True, cores=2)
+        cost = recipe_cost(EFFORTS[0], SHOP, scale)
         assert cost.teachers == pytest.approx(teacher, rel=0.25)
         assert cost.students == pytest.approx(students, rel=0.25)
     one = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, titles=False, test_users=1, cores=8)
