@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from jobs.runtime.console import say, warn
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
-from jobs.runtime.published import features_of
+from jobs.runtime.published import features_of, parquet_files
 from jobs.runtime.rank_targets import histories_to_test, rank_targets, training_counts
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.teachers import ensemble, teacher_weights
@@ -19,9 +20,11 @@ from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows, list_matrix
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
+from kdlib.metrics.beyond import Items, beyond_table, first_seen_lately
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.expected import expected_metrics
 from kdlib.metrics.table import metrics_table
+from kdlib.models.files import load_model
 from kdlib.store.partitions import Manifest
 
 
@@ -45,9 +48,8 @@ def build(job: Job) -> Details:
         warn(f"evaluate: warning: {job.found}")
     found = _measure(job)
     teacher = "ensemble" if "ensemble" in found.ranks else config.teachers[0].name
-    table = metrics_table(
+    accuracy = metrics_table(
         found.ranks,
-        found.coverage,
         config.evaluation.k,
         pairs=[
             ("student", "control"),
@@ -64,16 +66,25 @@ def build(job: Job) -> Details:
         confidence_k=config.evaluation.judged_k,
         expected=found.expected,
     )
-    pq.write_table(table, job.output / "part-00000.parquet")
+    beyond = beyond_table(
+        found.lists,
+        _items(job),
+        k=config.evaluation.judged_k,
+        segments=found.segments,
+        samples=config.evaluation.bootstrap_samples,
+        seed=config.seed,
+    )
+    pq.write_table(pa.concat_tables([accuracy, beyond]), job.output / "part-00000.parquet")
     return {"metrics": found.details}
 
 
 class _Measured(NamedTuple):
-    """The arguments of `metrics_table`, and `details` for the manifest."""
+    """The arguments of `metrics_table` and `beyond_table`, and `details` for the manifest."""
 
     ranks: dict[str, np.ndarray]
-    coverage: dict[str, float]
+    lists: dict[str, np.ndarray]
     slices: dict[str, np.ndarray]
+    segments: dict[str, np.ndarray]
     confidence: dict[str, np.ndarray]
     expected: dict[str, dict[str, np.ndarray]]
     details: dict[str, Any]
@@ -109,12 +120,16 @@ def _measure(job: Job) -> _Measured:
     )
     rows = evaluation_rows(histories, position_column="test_position", with_marks=everyone, everyone=everyone)
     assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
-    details = {"users": int((rows.targets >= 0).sum()), "repeats_left_out": rows.repeats}
+    details = {
+        "users": int((rows.targets >= 0).sum()),
+        "repeats_left_out": rows.repeats,
+        "new_item_days": config.evaluation.new_item_days,
+    }
     every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
     ranks = {name: found[f"rank/{name}"].to_numpy() for name in every}
+    lists = {name: list_matrix(found[f"top/{name}"], top) for name in every}
     expected: dict[str, dict[str, np.ndarray]] = {}
     if everyone:
-        lists = {name: list_matrix(found[f"top/{name}"]) for name in every}
         truth = truth_of(config, histories, source.item_ids(), rows, lists, top=top)
         expected = {name: expected_metrics(of_model, (confidence_k,)) for name, of_model in truth.probabilities.items()}
         ranks[BEST] = truth.ranks
@@ -122,14 +137,32 @@ def _measure(job: Job) -> _Measured:
     judged = np.flatnonzero(rows.targets >= 0)
     found = found.take(pa.array(judged))
     ranks = {name: of_model[judged] for name, of_model in ranks.items()}
-    touched = {name: found[f"top/{name}"].combine_chunks().flatten().unique().to_numpy() for name in every}
-    coverage = {name: float((items >= 0).sum() / len(counts)) for name, items in touched.items()}
+    lists = {name: of_model[judged] for name, of_model in lists.items()}
     prefix = "confidence/"
     confidence = {
         name.removeprefix(prefix): found[name].to_numpy() for name in found.column_names if name.startswith(prefix)
     }
-    slices = history_buckets(np.diff(rows.offsets)[judged]) | popularity_buckets(counts, rows.targets[judged])
-    return _Measured(ranks, coverage, slices, confidence, expected, details)
+    segments = history_buckets(np.diff(rows.offsets)[judged])
+    slices = segments | popularity_buckets(counts, rows.targets[judged])
+    return _Measured(ranks, lists, slices, segments, confidence, expected, details)
+
+
+def _items(job: Job) -> Items:
+    """What the metrics beyond accuracy need of the items."""
+    config, source = job.config, features_of(job.inputs)
+    statistics = pq.read_table(source.statistics).sort_by("item_index")
+    first_seen = pq.read_table(source.vocabulary, columns=["item_index", "first_seen"]).sort_by("item_index")
+    student, _ = load_model(Path(job.input("models/student")))
+    vectors, _ = student.head()
+    return Items(
+        num_users=statistics["num_users"].to_numpy(),
+        num_interactions=statistics["num_interactions"].to_numpy(),
+        vectors=vectors.detach().numpy(),
+        is_new=first_seen_lately(
+            first_seen["first_seen"].to_pylist(), last_day=config.last_day, days=config.evaluation.new_item_days
+        ),
+        total_users=pads.dataset(parquet_files(source.histories)).count_rows(),
+    )
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

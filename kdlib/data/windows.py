@@ -44,9 +44,9 @@ def list_array(values: np.ndarray, lengths: np.ndarray, type_: pa.DataType) -> p
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=type_))
 
 
-def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
+def list_matrix(column: pa.ChunkedArray, length: int) -> np.ndarray:
     """A column of lists of one length as a matrix [rows, length]."""
-    return ragged(column)[0].reshape(len(column), -1)
+    return ragged(column)[0].reshape(len(column), length)
 
 
 @dataclass(frozen=True)

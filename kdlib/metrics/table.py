@@ -24,7 +24,6 @@ LABELS = {
 
 def metrics_table(
     ranks: dict[str, np.ndarray],
-    coverage: dict[str, float],
     ks: tuple[int, ...],
     *,
     pairs: Sequence[tuple[str, str]],
@@ -39,7 +38,6 @@ def metrics_table(
 
     Args:
       ranks: model → 0-based ranks int64 [users], the same users in the same order for all.
-      coverage: model → share of the catalogue in its users' lists of max(ks) items.
       ks: list lengths.
       pairs: (a, b) gives the row "a - b", the difference user by user. Pairs of unknown models are left out.
       samples: number of bootstrap resamples.
@@ -63,7 +61,6 @@ def metrics_table(
             low, high = bootstrap_interval(per_user, samples=samples, seed=seed)
             rows.append((name, metric, _mean(per_user), low, high, len(per_user)))
     rows += _expected_rows(_with_pairs(dict(expected or {}), pairs), samples=samples, seed=seed)
-    rows += [(name, f"coverage@{max(ks)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
     for name, predicted in (confidence or {}).items():
         hits, metric = hit_rate(ranks[name], confidence_k), f"confidence@{confidence_k}"
         rows.append((name, metric, _mean(predicted), None, None, len(hits)))
@@ -157,7 +154,9 @@ def format_metrics(metrics: pa.Table, *, k: int) -> str:
     """The table as text: accuracy, hit rate, NDCG with its interval, MRR and coverage of every model; then differences."""
     rows = metrics.to_pylist()
     found = {(row["model"], row["metric"]): row for row in rows}
-    coverage = {row["model"]: row["value"] for row in rows if row["metric"].startswith("coverage@")}
+    coverage = {
+        row["model"]: row["value"] for row in rows if row["metric"].startswith("coverage@") and "/" not in row["metric"]
+    }
     names = list(dict.fromkeys(row["model"] for row in rows))
     lines = [
         f"  {'':28} {'accuracy@1':>10} {f'HR@{k}':>8} {f'NDCG@{k}':>8} {'95% interval':>16} {f'MRR@{k}':>8} {'coverage':>8}"
