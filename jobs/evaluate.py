@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from jobs.runtime.console import say, warn
+from jobs.runtime.item_facts import items_of
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
-from jobs.runtime.published import features_of, parquet_files
+from jobs.runtime.published import features_of
 from jobs.runtime.rank_targets import histories_to_test, rank_targets, training_counts
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.teachers import ensemble, teacher_weights
@@ -20,11 +20,10 @@ from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows, list_matrix
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
-from kdlib.metrics.beyond import Items, beyond_table, first_seen_lately
+from kdlib.metrics.beyond import beyond_table
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.expected import expected_metrics
 from kdlib.metrics.table import metrics_table
-from kdlib.models.files import load_model
 from kdlib.store.partitions import Manifest
 
 
@@ -46,7 +45,8 @@ def build(job: Job) -> Details:
     config = job.config
     if isinstance(job.found, str):
         warn(f"evaluate: warning: {job.found}")
-    found = _measure(job)
+    found, k = _measure(job), config.evaluation.judged_k
+    resamples = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
     teacher = "ensemble" if "ensemble" in found.ranks else config.teachers[0].name
     accuracy = metrics_table(
         found.ranks,
@@ -59,21 +59,14 @@ def build(job: Job) -> Details:
             ("student", "markov"),
             ("student", "last_night"),
         ],
-        samples=config.evaluation.bootstrap_samples,
-        seed=config.seed,
-        slices={f"ndcg@{config.evaluation.judged_k}": found.slices},
+        slices={f"ndcg@{k}": found.slices},
         confidence=found.confidence,
-        confidence_k=config.evaluation.judged_k,
+        confidence_k=k,
         expected=found.expected,
+        **resamples,
     )
-    beyond = beyond_table(
-        found.lists,
-        _items(job),
-        k=config.evaluation.judged_k,
-        segments=found.segments,
-        samples=config.evaluation.bootstrap_samples,
-        seed=config.seed,
-    )
+    items = items_of(config, features_of(job.inputs), job.input("models/student"))
+    beyond = beyond_table(found.lists, items, k=k, segments=found.segments, **resamples)
     pq.write_table(pa.concat_tables([accuracy, beyond]), job.output / "part-00000.parquet")
     return {"metrics": found.details}
 
@@ -145,24 +138,6 @@ def _measure(job: Job) -> _Measured:
     segments = history_buckets(np.diff(rows.offsets)[judged])
     slices = segments | popularity_buckets(counts, rows.targets[judged])
     return _Measured(ranks, lists, slices, segments, confidence, expected, details)
-
-
-def _items(job: Job) -> Items:
-    """What the metrics beyond accuracy need of the items."""
-    config, source = job.config, features_of(job.inputs)
-    statistics = pq.read_table(source.statistics).sort_by("item_index")
-    first_seen = pq.read_table(source.vocabulary, columns=["item_index", "first_seen"]).sort_by("item_index")
-    student, _ = load_model(Path(job.input("models/student")))
-    vectors, _ = student.head()
-    return Items(
-        num_users=statistics["num_users"].to_numpy(),
-        num_interactions=statistics["num_interactions"].to_numpy(),
-        vectors=vectors.detach().numpy(),
-        is_new=first_seen_lately(
-            first_seen["first_seen"].to_pylist(), last_day=config.last_day, days=config.evaluation.new_item_days
-        ),
-        total_users=pads.dataset(parquet_files(source.histories)).count_rows(),
-    )
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

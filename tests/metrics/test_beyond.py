@@ -94,11 +94,13 @@ def test_gini_ends() -> None:
 
 def test_new_items_by_day() -> None:
     """The last `days` days count, `last_day` included. Items of the first run are never new."""
-    days = ["2026-11-01", "2026-11-15", "2026-11-16", "2026-11-22"]
-    last = date(2026, 11, 22)
-    assert first_seen_lately(days, last_day=last, days=7).tolist() == [False, False, True, True]
-    assert first_seen_lately(days, last_day=last, days=100).tolist() == [False, True, True, True]
-    assert first_seen_lately(days[2:], last_day=last, days=7).tolist() == [False, True]
+    seen, last = ["2026-11-01", "2026-11-15", "2026-11-16", "2026-11-22"], date(2026, 11, 22)
+    for first_seen, days, expected in (
+        (seen, 7, [False, False, True, True]),
+        (seen, 100, [False, True, True, True]),
+        (seen[2:], 7, [False, True]),
+    ):
+        np.testing.assert_array_equal(first_seen_lately(first_seen, last_day=last, days=days), expected)
     assert first_seen_lately(["2026-11-22"] * 2, last_day=last, days=7) is None
 
 

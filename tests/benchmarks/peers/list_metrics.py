@@ -82,9 +82,11 @@ def by_rectools(case: dict[str, Any]) -> dict[str, Any]:
             return 1 - (left * right).sum(1) / norms
 
     rows = [(user, item, rank) for user, one in enumerate(case["lists"]) for rank, item in enumerate(one, 1)]
-    lists = pd.DataFrame(rows, columns=[Columns.User, Columns.Item, Columns.Rank])
+    users, items, ranks = zip(*rows, strict=True)
+    lists = pd.DataFrame({Columns.User: users, Columns.Item: items, Columns.Rank: ranks})
     targets = pd.DataFrame({Columns.User: range(USERS), Columns.Item: case["targets"]})
-    events = pd.DataFrame(case["events"], columns=[Columns.User, Columns.Item])
+    people, touched = zip(*case["events"], strict=True)
+    events = pd.DataFrame({Columns.User: people, Columns.Item: touched})
     found: dict[str, Any] = {}
     for k in KS:
         of_users = {
