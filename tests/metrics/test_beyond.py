@@ -148,6 +148,7 @@ def test_a_user_with_an_empty_list_is_left_out_for_all_models() -> None:
     assert (rows["student", "coverage@2"]["value"], rows["student", "coverage@2"]["num_users"]) == (0.8, 2)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("lists", [np.zeros((0, 3), int), np.array([EMPTY])])
 def test_without_lists_the_means_are_not_a_number(lists: np.ndarray) -> None:
     """Without a list, means and Gini are NaN, coverage is 0, and nothing fails."""
