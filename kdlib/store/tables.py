@@ -102,6 +102,27 @@ ITEM_STATISTICS = Table(
 )
 """Counts of each item of the vocabulary; zeros for an item without events."""
 
+_FEATURE = {
+    "feature": pa.string(),  # Name of the column.
+    # One of the three is given, by the kind of the feature.
+    "values": (pa.list_(pa.string()), True),  # `category`: one value. `categories`: distinct values, sorted.
+    "number": (pa.float64(), True),
+    "vector": (pa.list_(pa.float32()), True),
+}
+
+ITEM_FEATURES = Table(
+    "item_features",
+    key=("item_index", "feature"),
+    may_be_empty=True,
+    schema=schema_of(item_index=pa.int32(), **_FEATURE),
+)
+"""The features of each item of the vocabulary, as the catalogue gives them. A missing value has no row."""
+
+USER_FEATURES = Table(
+    "user_features", key=("user_id", "feature"), may_be_empty=True, schema=schema_of(user_id=pa.string(), **_FEATURE)
+)
+"""The features of each user with a history, as the list of users gives them. A missing value has no row."""
+
 TITLE_VECTORS = Table(
     "title_vectors",
     key=("item_index",),
@@ -315,6 +336,8 @@ ALL = {
         HISTORIES,
         ITEM_VOCABULARY,
         ITEM_STATISTICS,
+        ITEM_FEATURES,
+        USER_FEATURES,
         TITLE_VECTORS,
         ITEM_CODES,
         ITEM_CODEBOOKS,
