@@ -234,7 +234,7 @@ class CatalogueConfig(Section):
     @field_validator("path")
     @classmethod
     def _is_no_days(cls, path: str) -> str:
-        return no_days(path, "catalogue")
+        return no_days(path, "catalogue", "catalogue")
 
 
 class UsersConfig(Section):
@@ -256,14 +256,14 @@ class UsersConfig(Section):
     @field_validator("path")
     @classmethod
     def _is_no_days(cls, path: str) -> str:
-        return no_days(path, "users")
+        return no_days(path, "users", "list of users")
 
 
-def no_days(path: str, section: str) -> str:
+def no_days(path: str, section: str, what: str) -> str:
     """The path of a list that every run reads whole; ValueError where it holds `{day}`."""
     if DAY in path:
         raise ValueError(
-            f"path may not hold {DAY}, because every run reads the whole list. Give the file of the run's day"
+            f"path may not hold {DAY}, because every run reads the whole {what}. Give the file of the run's day"
             f" with --set input.{section}.path=…"
         )
     return path

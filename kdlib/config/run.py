@@ -261,7 +261,9 @@ class RunConfig(Section):
                 self._is_a_feature(f"{place}.{setting}", feature, wanted, known, where)
             for pin in rules.pins:
                 if pin.place > self.recommend.k:
-                    raise ValueError(f"{place}.pins: {pin.item} has place {pin.place} of recommend.k {self.recommend.k}")
+                    raise ValueError(
+                        f"{place}.pins: {pin.item} has place {pin.place} of recommend.k {self.recommend.k}"
+                    )
         if policy.segments:
             users = self.input.users.features if self.input.users else {}
             name = policy.segments.feature
@@ -276,7 +278,9 @@ class RunConfig(Section):
                 f" Add the column there, with its kind ({' or '.join(kinds)})"
             )
         if known[feature] not in kinds:
-            raise ValueError(f"{setting} needs a feature of kind {' or '.join(kinds)}, but {feature} is {known[feature]}")
+            raise ValueError(
+                f"{setting} needs a feature of kind {' or '.join(kinds)}, but {feature} is {known[feature]}"
+            )
 
     @property
     def root(self) -> Path:

@@ -79,7 +79,7 @@ def rules_of_policy(
     if policy is None:
         return {None: ListRules(torch.from_numpy(available_V))}
     read = {feature for rules in policy.all_rules().values() for _, feature, _ in rules.features()}
-    features = _read_features(item_features, read, num_items) if item_features else {}
+    features = _read_features(item_features, read, num_items) if item_features and read else {}
     segments: list[str | None] = [None, *(policy.segments.rules if policy.segments else ())]
     found = {}
     for segment in segments:
@@ -127,7 +127,9 @@ def _compiled(
     )
 
 
-def _pins(rules: RulesConfig, where: str, items: pa.Table, allowed_V: NDArray, day: date) -> tuple[tuple[int, int], ...]:
+def _pins(
+    rules: RulesConfig, where: str, items: pa.Table, allowed_V: NDArray, day: date
+) -> tuple[tuple[int, int], ...]:
     """(place, item) of the pins that hold on a day, by place, without items that are not allowed."""
     place_of = {pin.item: pin.place for pin in rules.pins if pin.holds_on(day)}
     found = pc.call_function("index_in", [pa.array([pin.item for pin in rules.pins], pa.string())], _lookup(items))
@@ -189,7 +191,9 @@ def _read_features(folder: Path, names: set[str], num_items: int) -> dict[str, _
         codes_VM = np.full((num_items, max(lengths.max(initial=0), 1)), -1, np.int32)
         places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         codes_VM[np.repeat(items, lengths), places] = texts.indices.to_numpy()
-        found[name] = _Feature(codes_VM, {text: code for code, text in enumerate(texts.dictionary.to_pylist())}, number_V)
+        found[name] = _Feature(
+            codes_VM, {text: code for code, text in enumerate(texts.dictionary.to_pylist())}, number_V
+        )
     return found
 
 

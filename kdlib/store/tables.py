@@ -267,8 +267,9 @@ RECOMMENDATIONS = Table(
     key=("user_id",),
     schema=schema_of(
         user_id=pa.string(),
-        item_ids=pa.list_(pa.string()),  # Best first, distinct, all available, none in the user's history.
-        # One for each item: the model's logit. With source `popular`: the item's share of the training interactions.
+        # Best first, distinct, all available. Without rules (recommend.policy) none is in the user's history.
+        item_ids=pa.list_(pa.string()),
+        # One for each item: the model's logit, with its boost. With source `popular`: the item's share of the training interactions.
         scores=pa.list_(pa.float32()),
         source=pa.string(),  # `model`, or `popular`: the most popular items, for users without a usable history.
         model_version=pa.string(),
@@ -276,6 +277,8 @@ RECOMMENDATIONS = Table(
         # For each of item_ids: the items of the user's history that raise its score most, best first; may be empty.
         # Null if no reasons were computed: recommend.because is 0, or the source is `popular`.
         because_item_ids=(pa.list_(pa.list_(pa.string())), True),
+        # For each of item_ids: `model`, `popular` or `pinned`. Null without rules: all items come from `source`.
+        item_sources=(pa.list_(pa.string()), True),
     ),
 )
 """One row for each user: the items to show."""
