@@ -1,20 +1,20 @@
 """Measure every model and baseline on the test users: all items ranked, bootstrap intervals (Ray Data)."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.compared import compared_models
 from jobs.runtime.console import say, warn
 from jobs.runtime.item_facts import items_of
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from jobs.runtime.published import features_of
 from jobs.runtime.rank_targets import histories_to_test, rank_targets, seen_days, training_counts
+from jobs.runtime.rule_costs import ruled_lists
 from jobs.runtime.stage import Details, Found, Input, Job, Part
-from jobs.runtime.teachers import ensemble, teacher_weights
 from jobs.runtime.warm_start import last_model
 from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows, list_matrix
@@ -23,7 +23,7 @@ from kdlib.inference.recommender import check_vocabulary
 from kdlib.metrics.beyond import beyond_table
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.expected import expected_metrics
-from kdlib.metrics.table import metrics_table
+from kdlib.metrics.table import WITH_RULES, WITHOUT, metrics_table
 from kdlib.store.partitions import Manifest
 
 
@@ -58,6 +58,7 @@ def build(job: Job) -> Details:
             ("student", "popularity"),
             ("student", "markov"),
             ("student", "last_night"),
+            *((name, WITH_RULES) for name in found.ranks if name.startswith(WITHOUT)),
         ],
         slices={f"ndcg@{k}": found.slices},
         confidence=found.confidence,
@@ -83,20 +84,6 @@ class _Measured(NamedTuple):
     details: dict[str, Any]
 
 
-def _compared(job: Job) -> dict[str, list[tuple[str, float]]]:
-    """Name → (model folder, weight), for teachers and students. A cross-fitted teacher is the mean of its folds."""
-    config = job.config
-    teachers = [[job.input(model) for model in teacher.models] for teacher in config.teachers]
-    compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
-    students = ["student", *(["control"] if config.evaluation.control else [])]
-    compared |= {name: [(str(job.input(f"models/{name}")), 1.0)] for name in students}
-    if isinstance(job.found, Path):
-        compared["last_night"] = [(str(job.found), 1.0)]
-    if len(config.teachers) > 1:
-        compared["ensemble"] = ensemble(teachers, teacher_weights(config, job.inputs))
-    return compared
-
-
 def _measure(job: Job) -> _Measured:
     """Rank the test items under every model. For a simulated shop, also judge the lists by its true model."""
     config, source = job.config, features_of(job.inputs)
@@ -109,7 +96,14 @@ def _measure(job: Job) -> _Measured:
     histories = histories_to_test(config, source, everyone=everyone)
     confidence_k = config.evaluation.judged_k
     found = rank_targets(
-        config, source, histories, _compared(job), top=top, confidence_k=confidence_k, everyone=everyone
+        config,
+        source,
+        histories,
+        compared_models(job),
+        top=top,
+        confidence_k=confidence_k,
+        everyone=everyone,
+        ruled=ruled_lists(config, job.inputs),
     )
     rows = evaluation_rows(
         histories,

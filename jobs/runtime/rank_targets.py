@@ -59,6 +59,7 @@ def rank_targets(
     top: int,
     confidence_k: int = 0,
     everyone: bool = False,
+    ruled: dict[str, Any] | None = None,
 ) -> pa.Table:
     """Run `kdlib.inference.evaluator` on Ray Data; returns its rows, sorted by user, maybe none.
 
@@ -89,6 +90,7 @@ def rank_targets(
                     settings.threads_per_worker,
                     everyone,
                     seen_days(config),
+                    ruled,
                 ),
                 compute=ray.data.ActorPoolStrategy(size=actors),
                 num_cpus=settings.cpus_per_worker,
@@ -100,14 +102,14 @@ def rank_targets(
         )
         with own_errors():
             tables = list(batches)
-        tables = tables or [_no_ranks(compared)]  # Ray leaves out what is empty
+        tables = tables or [_no_ranks(compared, ruled["policies"] if ruled else ())]  # Ray leaves out what is empty
         return pa.concat_tables(tables).sort_by("user_id")
 
 
-def _no_ranks(models: Collection[str]) -> pa.Table:
+def _no_ranks(models: Collection[str], policies: Collection[str]) -> pa.Table:
     """The evaluator's table without rows, for the case that every user's next item is a repeat."""
     columns: list[tuple[str, pa.DataType]] = [("user_id", pa.string())]
-    for name in ("popularity", "markov", *models):
+    for name in ("popularity", "markov", *models, *policies):
         columns += [(f"rank/{name}", pa.int64()), (f"top/{name}", pa.list_(pa.int64()))]
         if name in models:
             columns.append((f"confidence/{name}", pa.float32()))

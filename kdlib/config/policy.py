@@ -159,6 +159,22 @@ class PolicyConfig(RulesConfig):
             ours |= {name: getattr(theirs, name) for name in theirs.model_fields_set}
         return RulesConfig.model_construct(**ours)
 
+    def rules_set(self) -> list[str]:
+        """The settings of the rules that all users or a segment have."""
+        plain = RulesConfig()
+        rules = self.all_rules().values()
+        return [
+            name for name in RulesConfig.model_fields if any(getattr(r, name) != getattr(plain, name) for r in rules)
+        ]
+
+    def without(self, rule: str) -> "PolicyConfig":
+        """The policy without the rule of this setting, for all users and all segments."""
+        nothing, segments = {rule: getattr(RulesConfig(), rule)}, self.segments
+        if segments:
+            rules = {name: one.model_copy(update=nothing) for name, one in segments.rules.items()}
+            segments = segments.model_copy(update={"rules": rules})
+        return self.model_copy(update=nothing | {"segments": segments})
+
     def all_rules(self) -> dict[str, RulesConfig]:
         """Where the rules stand in the run config → rules."""
         found: dict[str, RulesConfig] = {"recommend.policy": self}

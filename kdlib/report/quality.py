@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from kdlib.metrics.table import WITHOUT
 from kdlib.report.charts import Mark, Row, interval_chart
 from kdlib.report.content import Night
 from kdlib.report.labels import interval, name_of, score, share, short_day, signed_score, tick, verdict
@@ -14,7 +15,7 @@ _STYLES = {"student": "accent", "control": "second"}
 def quality(night: Night) -> Markup:
     """All models, the paired differences, the trend."""
     metric = f"ndcg@{night.k}"
-    names = night.models_by_quality()
+    names = [name for name in night.models_by_quality() if not name.startswith(WITHOUT)]
     if not names:
         return render("quality", names=names)
     return render(

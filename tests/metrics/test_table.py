@@ -33,6 +33,17 @@ def test_slices_are_means_over_their_users() -> None:
     assert ("student", "ndcg@5/head") not in rows
 
 
+def test_what_a_rule_costs_is_printed() -> None:
+    """The student under the rules has a row. Without a rule, only the difference is printed: what the rule costs."""
+    ranks = {"student": np.array([0, 1]), "with_rules": np.array([1, 20]), "without_at_most": np.array([0, 20])}
+    pairs = [("without_at_most", "with_rules")]
+    text = format_metrics(metrics_table(ranks, (10,), pairs=pairs, samples=50, seed=0), k=10)
+    assert "\n  student under the rules " in text
+    assert "student without at_most - student under the rules" in text
+    assert text.count("without at_most") == 1
+    assert "NDCG@10 +0.1845" in text
+
+
 def test_slices_leave_the_rest_as_it_is() -> None:
     """The rows of all users, and so the printed text, are the same with and without slices."""
     whole = [row for row in _table(SLICES).to_pylist() if "/" not in row["metric"]]
