@@ -13,7 +13,7 @@ from jobs.runtime.item_facts import items_of
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from jobs.runtime.published import features_of
 from jobs.runtime.rank_targets import histories_to_test, rank_targets, seen_days, training_counts
-from jobs.runtime.rule_costs import ruled_lists
+from jobs.runtime.rule_costs import ruled_lists, user_segments
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.warm_start import last_model
 from kdlib.config.run import RunConfig
@@ -136,6 +136,7 @@ def _measure(job: Job) -> _Measured:
         name.removeprefix(prefix): found[name].to_numpy() for name in found.column_names if name.startswith(prefix)
     }
     segments = history_buckets(np.diff(rows.offsets)[judged])
+    segments |= user_segments(config, job.inputs, rows.user_ids[judged])
     slices = segments | popularity_buckets(counts, rows.targets[judged])
     return _Measured(ranks, lists, slices, segments, confidence, expected, details)
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from kdlib.report.content import Night
 from kdlib.report.labels import count, name_of, share
 from kdlib.report.rendering import render
+from kdlib.report.slices import families_of
 
 
 class _Column(NamedTuple):
@@ -44,9 +45,9 @@ def beyond(night: Night) -> Markup | None:
         for name, metric in night.metrics
         if (name, metric[: len(start)]) == ("student", start)
     ]
-    if segments:
-        rows.append([f"{name_of('student')}, by length of the history"])
-        rows += [[segment, *_cells(night, "student", columns, f"/{segment}")] for segment in segments]
+    for how, of_users in families_of(segments).items():
+        rows.append([f"{name_of('student')}, {how}"])
+        rows += [[segment, *_cells(night, "student", columns, f"/{segment}")] for segment in of_users]
     return render(
         "beyond",
         k=night.k,

@@ -8,6 +8,8 @@ import pytest
 
 from kdlib.config.policy import PolicyConfig
 from kdlib.data.windows import evaluation_rows
+from kdlib.inference.baselines import Markov
+from kdlib.inference.evaluator import Evaluator
 from kdlib.inference.ranks import ranked_lists
 from kdlib.inference.ruled_lists import RuledLists
 from kdlib.store import tables
@@ -68,6 +70,37 @@ def test_the_lists_are_those_of_the_recommender(shop) -> None:
         ours = {user: row[row >= 0].tolist() for user, row in zip(rows.user_ids, found[name], strict=True)}
         assert ours == expected, name
     assert len({found[name].tobytes() for name in found}) == len(found), "each rule changes some list"
+
+
+def test_the_evaluator_ranks_the_lists_like_a_model(shop) -> None:
+    """A rule that hides the target for one segment makes it a miss there, and nowhere else."""
+    people = _with_targets(histories(48))
+    known = [max(row["item_indices"]) < KNOWN for row in people.to_pylist()]
+    rules = {"include": {"price": {"min": 20, "max": 22}}}
+    nobody = {"segments": {"feature": "country", "rules": {"fr": {"include": {"price": {"min": 30, "max": 32}}}}}}
+    settings = {
+        "model_folder": str(shop / "model"),
+        "policies": {"with_rules": PolicyConfig.model_validate(rules | nobody), "without_rules": None},
+        "vocabulary_folder": str(shop / "vocabulary"),
+        "item_features_folder": str(shop / "items"),
+        "user_features_folder": str(shop / "users"),
+        "day": SHOWN_ON,
+        "k": K,
+        "item_block": 32,
+    }
+    markov = Markov(np.zeros(KNOWN + 1, int), np.zeros(0, int), np.zeros(0, int), np.ones(KNOWN))
+    models = {"student": [(str(shop / "model"), 1.0)]}
+    found = Evaluator(models, markov, 10, 10, 1, ruled=settings)(people.filter(pa.array(known)))
+    rows = found.to_pylist()
+    assert len(rows) > 10
+    segment = {f"u{user:02}": "de" if user % 2 else "fr" for user in range(20)}
+    for row in rows:
+        missed = segment.get(row["user_id"]) == "fr"
+        assert (row["rank/with_rules"] == KNOWN) == missed
+        assert missed or row["top/with_rules"][row["rank/with_rules"]] == 20
+        assert row["top/with_rules"][8:] == [-1, -1]
+        assert row["rank/without_rules"] in (row["rank/student"], KNOWN)
+    assert "confidence/with_rules" not in found.column_names
 
 
 def test_a_policy_without_a_rule() -> None:

@@ -113,6 +113,8 @@ def test_each_rule_has_its_cost(ruled: tuple[Path, Path, str, str]) -> None:
         assert cost["low"] <= cost["value"] <= cost["high"]
         assert f"student without {rule} - student under the rules" in printed
         assert found[f"without_{rule}", "diversity@10"]["value"] > 0
+    users = [found["student", f"novelty@10/country = {one}"]["num_users"] for one in ("fr", "(other)")]
+    assert sum(users) == found["student", "novelty@10"]["num_users"]
 
 
 def test_a_pin_of_an_unknown_item_ends_the_run_before_the_training(

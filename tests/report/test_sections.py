@@ -206,6 +206,8 @@ def test_beyond_accuracy_has_a_row_for_each_model_and_segment() -> None:
     assert _cells_of(html, "student") == student
     assert _cells_of(html, "popular items") == ["0.9%", "", "2,590 [2,589, 2,591]", "", "", ""]
     assert _cells_of(html, "up to 4 items") == ["41.0%", "", "", "0.25 [0.24, 0.26]", "", ""]
+    assert _cells_of(html, "country = de") == ["", "", "", "0.30 [0.29, 0.31]", "", ""]
+    assert "student, by country" in str(html)
     assert "coverage: the first 20" in str(html)
     assert "first seen in the last 30 days" in str(html)
     assert str(html).count("<li>") == 6
@@ -222,10 +224,11 @@ def test_beyond_accuracy_shows_what_an_older_run_measured() -> None:
 
 
 def test_slices_are_told_apart() -> None:
-    """History slices and item slices have a chart and a table each. A run without slices has no section."""
+    """Slices by history, by a feature of the users and by item have a chart and a table each. No slices, no section."""
     html = slices(NIGHT)
     assert html is not None
-    assert html.count("<table") == html.count("<figure") == 2
+    assert html.count("<table") == html.count("<figure") == 3
+    assert "NDCG@10 by country" in html
     assert html.index("up to 4 items") < html.index("head (most popular)")
     assert ">head<" not in html
     assert slices(replace(NIGHT, metrics={("student", "ndcg@10"): METRICS["student", "ndcg@10"]})) is None
