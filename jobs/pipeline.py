@@ -304,9 +304,18 @@ EVERYTHING: dict[str, Any] = {
     "name": "everything",
     "ds": "2026-11-22",
     "output_dir": "output",
-    "input": {"simulate": {"search_fraction": 0.1, "first_day": "2026-11-01"}},
+    "input": {
+        "simulate": {"search_fraction": 0.1, "first_day": "2026-11-01"},
+        "users": {"path": "users.csv", "format": "csv", "features": {"country": "category"}},
+    },
     "teachers": [{"name": "teacher", "text": {"adapt": {}}}],
     "student": {"model": {"codes": {}}},
+    "recommend": {
+        "policy": {
+            "at_most": {"brand": 3},
+            "segments": {"feature": "country", "rules": {"de": {"exclude": {"brand": ["acme"]}}}},
+        }
+    },
     "search": {"text": {"adapt": {}}},
 }
 """A run config to which every stage applies, for the documents."""

@@ -115,6 +115,8 @@ def _compiled(
         first_seen = items["first_seen"].to_numpy(zero_copy_only=False)[: len(allowed_V)].astype("datetime64[D]")
         is_new_V = np.datetime64(day) - first_seen <= np.timedelta64(rules.new_items.days, "D")
         new_items, least_new = np.flatnonzero(is_new_V & allowed_V), math.ceil(rules.new_items.share * k - 1e-9)
+        if len(new_items) == allowed_V.sum():  # a first run: every list has enough of them
+            new_items, least_new = None, 0
     days = rules.seen_days()
     return ListRules(
         torch.from_numpy(allowed_V),
