@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from kdlib.metrics.table import WITHOUT
+from kdlib.metrics.table import WITH_RULES, WITHOUT
 from kdlib.report.charts import Mark, Row, interval_chart
 from kdlib.report.content import Night
 from kdlib.report.labels import interval, name_of, score, share, short_day, signed_score, tick, verdict
@@ -28,6 +28,7 @@ def quality(night: Night) -> Markup:
         rows=[_row(night, name) for name in names],
         emphasised=[number for number, name in enumerate(names) if name == "student"],
         differences_chart=_differences(night, metric),
+        has_rules=(WITH_RULES, metric) in night.metrics,
         calibration_chart=_calibration(night),
         calibration_error=night.metrics.get(("student", f"calibration_error@{night.k}")),
         trend_chart=_trend(night),

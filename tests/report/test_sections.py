@@ -184,6 +184,18 @@ def test_a_difference_is_found_in_either_direction() -> None:
     assert NIGHT.difference("student", "markov", "ndcg@10") is None
 
 
+def test_quality_tells_what_a_rule_costs() -> None:
+    """Under rules, the student without a rule is no model of its own: only its difference is shown, and explained."""
+    one = Measure(0.24, 0.21, 0.27, 60)
+    ruled = {(name, "ndcg@10"): one for name in ("with_rules", "without_at_most", "without_at_most - with_rules")}
+    html = quality(replace(NIGHT, metrics={**METRICS, **ruled}))
+    assert ">student under the rules<" in html
+    assert ">student without at_most<" not in html
+    assert "student without at_most − student under the rules" in html
+    assert "the rule costs that much" in html
+    assert "the rule costs that much" not in quality(NIGHT)
+
+
 def test_quality_without_some_models() -> None:
     """Only measured values are shown. Without a control there is no gap, and one run has no trend."""
     only = {key: measure for key, measure in METRICS.items() if key[0] == "student" and key[1] == "ndcg@10"}
