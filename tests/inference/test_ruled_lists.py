@@ -62,6 +62,8 @@ def test_the_lists_are_those_of_the_recommender(shop) -> None:
     rows = evaluation_rows(
         _with_targets(people), position_column="test_position", with_marks=True, everyone=True, seen_days=(0.0,) * 4
     )
+    ages = [(END_OF_DAY - time) / timedelta(days=1) for row in people.to_pylist() for time in row["event_times"]]
+    np.testing.assert_allclose(np.array(rows.ages, float), ages, atol=1e-6)
     found = lists(rows)
     assert list(found) == ["all", "none", "exclude", "exclude_recent", "at_most", "pins"]
     for name, one in policies.items():
