@@ -18,7 +18,7 @@ from tests.inference.test_list_rules import END_OF_DAY, KNOWN, SHOWN_ON, K, hist
 __all__ = ["shop"]
 POLICY = {
     "exclude": {"tags": ["t1"]},
-    "exclude_recent": {"view": "10d"},
+    "exclude_recent": {"view": "30d", "favourite": "20d", "cart": "40d", "purchase": "30d"},
     "at_most": {"brand": 2},
     "pins": [{"item": "i50", "place": 2}],
     "segments": {"feature": "country", "rules": {"fr": {"at_most": {"brand": 1}, "exclude": {}}}},
@@ -44,7 +44,7 @@ def _with_targets(people: pa.Table) -> pa.Table:
 
 def test_the_lists_are_those_of_the_recommender(shop) -> None:
     """Under each policy the test users get the lists that `recommend` would have given them on that day."""
-    people = histories(48)
+    people = histories(200)
     known = [max(row["item_indices"]) < KNOWN for row in people.to_pylist()]
     people = people.filter(pa.array(known))
     policy = PolicyConfig.model_validate(POLICY)
