@@ -166,7 +166,7 @@ class _Feature:
             least, most = (-math.inf if low is None else low), (math.inf if high is None else high)
             return (self.number_V >= least) & (self.number_V <= most)
         codes = [self.code_of[value] for value in wanted if value in self.code_of]
-        return np.isin(self.codes_VM, codes).any(axis=1)
+        return np.asarray(np.isin(self.codes_VM, codes).any(axis=1))
 
 
 def _matching(match: Match, features: Mapping[str, _Feature], num_items: int) -> NDArray:
