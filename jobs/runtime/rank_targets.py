@@ -1,6 +1,5 @@
 """Rank the test items under any number of models, on Ray Data. Evaluation and benchmark share this."""
 
-import math
 from collections.abc import Collection
 from typing import Any
 
@@ -39,9 +38,7 @@ def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = F
 def seen_days(config: RunConfig) -> tuple[float, ...] | None:
     """For each event type, how long its item stays out of a list; None: for ever. Rules of segments do not count here."""
     policy = config.recommend.policy
-    if policy is None or not policy.exclude_recent:
-        return None
-    return tuple(math.inf if days is None else float(days) for days in policy.seen_days().values())
+    return policy.seen_days() if policy and policy.exclude_recent else None
 
 
 def training_counts(source: Features) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Features of items and users: columns of the catalogue and of the list of users → one row a feature with a value."""
 
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -52,7 +51,9 @@ def typed(values: DataFrame, kinds: Mapping[str, FeatureKind], *, key: str) -> D
       kinds: feature → kind.
       key: `item_index` or `user_id`.
     """
-    kind = reduce(lambda so_far, one: so_far.when(F.col("feature") == one[0], F.lit(one[1])), kinds.items(), F)
+    kind = F.lit(None).cast("string")
+    for name, one in kinds.items():
+        kind = F.when(F.col("feature") == name, F.lit(one)).otherwise(kind)
     text = F.col("text")
     is_json = text.startswith("[")
     listed = F.when(is_json, F.from_json(text, "array<string>")).otherwise(F.split(text, r"\|"))

@@ -33,11 +33,10 @@ def ruled(night: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactor
     lines = [f"{user},{('de', 'fr', '')[number % 3]}" for number, user in enumerate(people)]
     users.write_text("\n".join(["user_id,country", *lines, "nobody,de"]) + "\n")
     [catalogue] = partitions.current(root, "catalogue", DS).glob("*.parquet")
-    items = duckdb.sql(
-        f"SELECT item_id FROM '{catalogue}' WHERE available AND colour NOT IN ('black', 'red', 'blue') ORDER BY item_id"
-    ).fetchall()
+    products = pq.read_table(catalogue).sort_by("item_id").to_pylist()
+    items = [row["item_id"] for row in products if row["available"] and row["colour"] not in ("black", "red", "blue")]
     known = set(pq.read_table(partitions.current(root, "item_vocabulary", DS))["item_id"].to_pylist())
-    pinned = next(item for (item,) in items if item in known)
+    pinned = next(item for item in items if item in known)
     document = yaml.safe_load(config.read_text())
     document["input"]["users"] = {"path": str(users), "format": "csv", "features": {"country": "category"}}
     document["recommend"]["policy"] = POLICY | {"pins": [{"item": pinned, "place": 3}]}
