@@ -14,6 +14,7 @@ from jobs.runtime.names import (
     SEARCH_STUDENT,
     logged_queries,
     models_of,
+    side_features,
     texts_of,
 )
 from jobs.runtime.parts import TRAINING, has_events, has_search, is_offline, search_teacher
@@ -52,6 +53,8 @@ STAGES: tuple[Stage, ...] = (
             "-features.queries",
             "input",
             "-input.searches",
+            "-input.users",
+            "-input.catalogue.features",
             "-input.simulate.search_fraction",
             "privacy.min_item_users",
         ),
@@ -59,12 +62,20 @@ STAGES: tuple[Stage, ...] = (
         otherwise=NO_EVENTS,
     ),
     Stage(
+        "build-side-features",
+        "spark",
+        "read the features of items and users that rules for lists use",
+        parts=parts.side_feature_parts,
+        when=lambda config: bool(side_features(config)),
+        otherwise="no rule of recommend.policy reads a feature",
+    ),
+    Stage(
         "build-products",
         "spark",
         "write the catalogue as product search reads it",
         needs=lambda config: ("catalogue",) if config.input.simulate else (),
         makes=("products",),
-        settings=("input.catalogue",),
+        settings=("input.catalogue", "-input.catalogue.features"),
         when=has_search,
         otherwise=NO_SEARCH,
     ),
@@ -142,9 +153,14 @@ STAGES: tuple[Stage, ...] = (
         "evaluate",
         "ray",
         "measure all models and baselines on the test users",
-        needs=lambda config: (*FEATURES, *models_of(config), *(("teacher_targets",) if is_offline(config) else ())),
+        needs=lambda config: (
+            *FEATURES,
+            *models_of(config),
+            *(("teacher_targets",) if is_offline(config) else ()),
+            *side_features(config),
+        ),
         makes=("metrics",),
-        settings=("evaluation", "features.split", "seed", "training.max_length"),
+        settings=("evaluation", "features.split", "recommend.k", "recommend.policy", "seed", "training.max_length"),
         when=has_events,
         otherwise=NO_EVENTS,
     ),
@@ -162,7 +178,7 @@ STAGES: tuple[Stage, ...] = (
         "recommend",
         "ray",
         "write each user's top-k",
-        needs=(*FEATURES, "models/student"),
+        needs=lambda config: (*FEATURES, "models/student", *side_features(config)),
         makes=("recommendations",),
         settings=("recommend",),
         when=has_events,
@@ -288,9 +304,18 @@ EVERYTHING: dict[str, Any] = {
     "name": "everything",
     "ds": "2026-11-22",
     "output_dir": "output",
-    "input": {"simulate": {"search_fraction": 0.1, "first_day": "2026-11-01"}},
+    "input": {
+        "simulate": {"search_fraction": 0.1, "first_day": "2026-11-01"},
+        "users": {"path": "users.csv", "format": "csv", "features": {"country": "category"}},
+    },
     "teachers": [{"name": "teacher", "text": {"adapt": {}}}],
     "student": {"model": {"codes": {}}},
+    "recommend": {
+        "policy": {
+            "at_most": {"brand": 3},
+            "segments": {"feature": "country", "rules": {"de": {"exclude": {"brand": ["acme"]}}}},
+        }
+    },
     "search": {"text": {"adapt": {}}},
 }
 """A run config to which every stage applies, for the documents."""

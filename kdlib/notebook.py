@@ -213,7 +213,7 @@ class Student:
             vectors_VW,
             k=k,
             excluded=(torch.tensor([index]), torch.tensor([0, 1])),
-            allowed_V=self.recommender.allowed_V,
+            allowed_V=self.recommender.rules[None].allowed_V,
         )
         found = found_1K[found_1K >= 0]
         item_ids = self.recommender.item_ids.take(pa.array(found.numpy()))
@@ -278,7 +278,7 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
             found = _ranks_of_scorer(name, model, rows, len(counts_V), run.config.training.max_length)
         ranks[name] = found.ranks
     pairs = [(next(iter(models)), other) for other in list(models)[1:]]
-    return metrics_table(ranks, {}, settings.k, pairs=pairs, samples=settings.bootstrap_samples, seed=run.config.seed)
+    return metrics_table(ranks, settings.k, pairs=pairs, samples=settings.bootstrap_samples, seed=run.config.seed)
 
 
 def _ranks_of_scorer(name: str, score: Score, rows: EvaluationRows, num_items: int, max_length: int) -> Ranked:

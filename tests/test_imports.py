@@ -59,7 +59,7 @@ ALLOWED_ROOMS = {
     "losses": set(),
     "metrics": {"store"},
     "simulation": {"config"},
-    "inference": {"data", "losses", "models", "store"},
+    "inference": {"config", "data", "losses", "models", "store"},
     "teachers": {"data", "inference", "losses", "metrics", "models", "store"},
     "training": {"config", "data", "inference", "losses", "metrics", "models", "store", "teachers"},
     "search": {"config", "data", "losses", "teachers", "training"},

@@ -49,6 +49,15 @@ def models_of(config: RunConfig) -> list[str]:
     return [*teacher_models(config), "models/student", *(["models/control"] if config.evaluation.control else [])]
 
 
+def side_features(config: RunConfig) -> list[str]:
+    """The tables of item features and user features that rules for lists read."""
+    policy = config.recommend.policy
+    if policy is None:
+        return []
+    reads_items = any(any(rules.features()) for rules in policy.all_rules().values())
+    return [*(["item_features"] if reads_items else []), *(["user_features"] if policy.segments else [])]
+
+
 def logged_queries(config: RunConfig) -> Iterable[str]:
     """The tables of queries, where there is a search log."""
     return QUERIES if config.input.has_searches else ()

@@ -9,6 +9,7 @@ from jobs.runtime.names import (
     adapted_encoder,
     item_codes,
     models_of,
+    side_features,
     teacher_models,
     texts_of,
     title_vectors,
@@ -56,6 +57,16 @@ def feature_tables(config: RunConfig) -> tuple[str, ...]:
     """All tables of build-features."""
     tables = ("quarantine", "sessions", *FEATURES)
     return (*tables, "clean_events") if config.arrives_by_day else tables
+
+
+def side_feature_parts(config: RunConfig) -> Iterator[Part]:
+    """The features of items, and those of users."""
+    for name in side_features(config):
+        if name == "item_features":
+            needs = ("item_vocabulary", *(("catalogue",) if config.input.simulate else ()))
+            yield Part((name,), needs, ("input.catalogue",), {"features": config.input.item_features})
+        else:
+            yield Part((name,), ("histories",), ("input.users", "privacy.key", "privacy.key_version"))
 
 
 def encoder_parts(config: RunConfig) -> Iterator[Part]:

@@ -44,9 +44,9 @@ def list_array(values: np.ndarray, lengths: np.ndarray, type_: pa.DataType) -> p
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=type_))
 
 
-def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
+def list_matrix(column: pa.ChunkedArray, length: int) -> np.ndarray:
     """A column of lists of one length as a matrix [rows, length]."""
-    return ragged(column)[0].reshape(len(column), -1)
+    return ragged(column)[0].reshape(len(column), length)
 
 
 @dataclass(frozen=True)
@@ -150,16 +150,38 @@ class EvaluationRows:
     targets: np.ndarray
     """int64 [rows]; −1 for a row without a target (`evaluation_rows` with `everyone`)."""
     repeats: int
-    """Users without a usable target, because it is already in the prefix: recommendations never contain a seen item."""
+    """Users without a usable target: their lists may not hold it, because it is in the prefix."""
     marks: Marks | None = None
     """The marks of `context`, for an earlier run's model that does not know all items; None unless requested."""
+    hidden: np.ndarray | None = None
+    """bool [positions]: the positions whose items the row's list may not hold. None: all."""
+    ages: np.ndarray | None = None
+    """float64 [positions]: days from each interaction to the start of the day on which the list is shown. None unless
+    `seen_days` was given."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def hidden_items(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items that the lists of some rows may not hold: their places in `which`, and the items; int64 [N]."""
+        return self.items_where(self.hidden, which)
+
+    def items_where(self, chosen: np.ndarray | None, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for the positions that are chosen, bool [positions]; None: all."""
+        lengths = np.diff(self.offsets)[which]
+        places, flat = np.repeat(np.arange(len(which)), lengths), take_slices(self.offsets[which], lengths)
+        if chosen is not None:
+            places, flat = places[chosen[flat]], flat[chosen[flat]]
+        return places, self.items[flat]
+
 
 def evaluation_rows(
-    histories: pa.Table, *, position_column: str, with_marks: bool = False, everyone: bool = False
+    histories: pa.Table,
+    *,
+    position_column: str,
+    with_marks: bool = False,
+    everyone: bool = False,
+    seen_days: Sequence[float] | None = None,
 ) -> EvaluationRows:
     """Rows to validate or test on: each history before the position in a column, with the item there as target.
 
@@ -168,9 +190,11 @@ def evaluation_rows(
     Args:
       histories: rows of `tables.HISTORIES`.
       position_column: `validation_position` or `test_position`. A user has no row if the position is null or if the
-        target is in the history before it.
+        list may not hold the target.
       with_marks: keep the marks, for an earlier run's model.
       everyone: these users have a row too, with target −1. Where the position is null, the row has the whole history.
+      seen_days: for each event type, for how many days an item of such an event stays out of a list; counted up to the
+        day of the target, or else the day after the last event. None: no list holds an item of the history.
     """
     if not everyone:
         histories = histories.filter(histories[position_column].is_valid())
@@ -182,10 +206,16 @@ def evaluation_rows(
     targets[has_target] = items[(offsets[:-1] + position)[has_target]]
     inputs = take_slices(offsets[:-1], position)
     owner = np.repeat(np.arange(len(position)), position)
+    ages = hidden = None
+    if seen_days is not None:
+        ages = _ages(histories, inputs, owner, offsets, position, has_target)
+        hidden = ages < np.array(seen_days)[ragged(histories["event_types"])[0][inputs]]
+    repeated = items[inputs] == targets[owner]
     seen = np.zeros(len(position), bool)
-    np.logical_or.at(seen, owner, items[inputs] == targets[owner])
+    np.logical_or.at(seen, owner, repeated if hidden is None else repeated & hidden)
     targets[seen] = -1
     keep = np.flatnonzero((position > 0) & (everyone | (targets >= 0)))
+    kept = np.isin(owner, keep)
     inputs = take_slices(offsets[:-1][keep], position[keep])
     ends = np.cumsum(position[keep])
     marks = marks_of(histories).take(inputs, np.repeat(np.arange(len(keep)), position[keep]))
@@ -197,7 +227,27 @@ def evaluation_rows(
         targets=targets[keep],
         repeats=int(seen.sum()),
         marks=marks if with_marks else None,
+        hidden=None if hidden is None else hidden[kept],
+        ages=None if ages is None else ages[kept],
     )
+
+
+def _ages(
+    histories: pa.Table,
+    inputs: np.ndarray,
+    owner: np.ndarray,
+    offsets: np.ndarray,
+    position: np.ndarray,
+    has_target: np.ndarray,
+) -> np.ndarray:
+    """`EvaluationRows.ages` of the positions `inputs`."""
+    times = ragged(histories["event_times"])[0].astype("datetime64[us]")
+    days = times.astype("datetime64[D]")
+    there = np.flatnonzero(np.diff(offsets) > 0)
+    shown = np.zeros(len(position), "datetime64[D]")
+    shown[there] = days[offsets[1:][there] - 1] + np.timedelta64(1, "D")
+    shown[has_target] = days[(offsets[:-1] + position)[has_target]]
+    return (shown[owner].astype("datetime64[us]") - times[inputs]) / np.timedelta64(1, "D")
 
 
 def read_evaluation_histories(

@@ -211,7 +211,6 @@ def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
     good, bad = np.zeros(50, np.int64), np.full(50, 30)
     table = metrics_table(
         {"popularity": bad, "student": good, "control": bad, "best_reachable": good},
-        {"student": 0.25},
         (5, 10),
         pairs=[("student", "control"), ("teacher", "student")],
         samples=20,
