@@ -27,7 +27,7 @@ def run(config: RunConfig, *, force: str = "") -> None:
             config.recommend.policy,
             vocabulary=inputs["item_vocabulary"].folder,
             item_features=inputs["item_features"].folder if "item_features" in inputs else None,
-            num_items=inputs["item_vocabulary"].manifest.rows,
+            num_items=None,
             day=config.last_day + timedelta(days=1),
             k=config.recommend.k,
         )
