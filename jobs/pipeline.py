@@ -164,9 +164,17 @@ STAGES: tuple[Stage, ...] = (
         "write each user's top-k",
         needs=(*FEATURES, "models/student"),
         makes=("recommendations",),
-        settings=("recommend",),
+        settings=("recommend", "-recommend.lists", "-recommend.long_form"),
         when=has_events,
         otherwise=NO_EVENTS,
+    ),
+    Stage(
+        "recommend-lists",
+        "local",
+        "write the further lists: similar items, bought together, popular items, buy again",
+        parts=parts.list_parts,
+        when=parts.has_lists,
+        otherwise="the run config names no further lists (recommend.lists, recommend.long_form)",
     ),
     Stage(
         "train-search-encoder",
@@ -291,6 +299,10 @@ EVERYTHING: dict[str, Any] = {
     "input": {"simulate": {"search_fraction": 0.1, "first_day": "2026-11-01"}},
     "teachers": [{"name": "teacher", "text": {"adapt": {}}}],
     "student": {"model": {"codes": {}}},
+    "recommend": {
+        "lists": {"similar_items": 10, "bought_together": 10, "popular_items": 10, "buy_again": 10},
+        "long_form": True,
+    },
     "search": {"text": {"adapt": {}}},
 }
 """A run config to which every stage applies, for the documents."""

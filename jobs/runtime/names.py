@@ -49,6 +49,12 @@ def models_of(config: RunConfig) -> list[str]:
     return [*teacher_models(config), "models/student", *(["models/control"] if config.evaluation.control else [])]
 
 
+def lists_of(config: RunConfig) -> tuple[str, ...]:
+    """The tables of further lists."""
+    settings = config.recommend
+    return (*settings.lists.names, *(["recommendations_long"] if settings.long_form else []))
+
+
 def logged_queries(config: RunConfig) -> Iterable[str]:
     """The tables of queries, where there is a search log."""
     return QUERIES if config.input.has_searches else ()

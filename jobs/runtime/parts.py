@@ -8,6 +8,7 @@ from jobs.runtime.names import (
     SEARCH_STUDENT,
     adapted_encoder,
     item_codes,
+    lists_of,
     models_of,
     teacher_models,
     texts_of,
@@ -133,10 +134,31 @@ def student_parts(config: RunConfig) -> Iterator[Part]:
         yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")
 
 
+def has_lists(config: RunConfig) -> bool:
+    """Whether the run publishes more lists than the recommendations."""
+    return config.input.has_events and bool(lists_of(config))
+
+
+def list_parts(config: RunConfig) -> Iterator[Part]:
+    """A part for each further list."""
+    needs = {
+        "similar_items": ("item_vocabulary", "item_statistics", "models/student"),
+        "recommendations_long": ("recommendations",),
+    }
+    settings = {
+        "similar_items": ("student.text",),
+        "bought_together": ("input.events.session",),
+        "popular_items": ("recommend.lists.popular_half_life_days",),
+    }
+    for name in lists_of(config):
+        own = () if name == "recommendations_long" else (f"recommend.lists.{name}",)
+        yield Part((name,), needs.get(name, ("histories", "item_vocabulary")), (*own, *settings.get(name, ())))
+
+
 def served(config: RunConfig) -> Iterator[str]:
     """All that goes into use together."""
     if config.input.has_events:
-        yield from ("recommendations", *FEATURES, "metrics", *models_of(config))
+        yield from ("recommendations", *lists_of(config), *FEATURES, "metrics", *models_of(config))
     if config.search:
         yield from ("products", "search_index", SEARCH_STUDENT, "search_rankings")
 
