@@ -46,16 +46,14 @@ def buy_again(purchases: Purchases, *, today: int, allowed_V: np.ndarray, k: int
     ages_N = today + 1 - days_N
     repeated_N = np.zeros(len(ages_N), bool)
     repeated_N[1:] = (np.diff(users_N) == 0) & (np.diff(items_N) == 0)
-    first_P = np.flatnonzero(~repeated_N)
-    last_P = np.append(first_P[1:], len(ages_N)) - 1
-    users_P, items_P, elapsed_P = users_N[last_P], items_N[last_P], ages_N[last_P]
-    owned_P = np.add.reduceat(0.5 ** (ages_N / OWNED_HALF_LIFE_DAYS), first_P) if len(first_P) else np.zeros(0)
+    ended_N = np.append(repeated_N, False)[1:]  # the user has bought the item again later
+    waits_N = ages_N.astype(np.float64)  # until the item is bought again, or until now
+    waits_N[ended_N] -= ages_N[repeated_N]
+    users_P, items_P, elapsed_P = users_N[~ended_N], items_N[~ended_N], ages_N[~ended_N]
+    owned_P = np.bincount(np.cumsum(~repeated_N) - 1, 0.5 ** (ages_N / OWNED_HALF_LIFE_DAYS))
 
     bought_again_V = np.bincount(items_N[repeated_N], minlength=num_items) > 0
     rate_V = _rates(items_N[repeated_N], ages_N[repeated_N], np.bincount(items_P, owned_P, minlength=num_items))
-    waits_N = ages_N.astype(np.float64)  # up to the next purchase of the pair, else up to now
-    waits_N[:-1][repeated_N[1:]] = (ages_N[:-1] - ages_N[1:])[repeated_N[1:]]
-    ended_N = np.append(repeated_N[1:], False)[: len(waits_N)]
     usual_V = _usual_gaps(items_N[ended_N], waits_N[ended_N], num_items)
     due_E = due_by_age(waits_N / usual_V[items_N], ended_N)
 
@@ -96,7 +94,7 @@ def due_by_age(waits_N: np.ndarray, ended_N: np.ndarray) -> np.ndarray:
     ended_E = np.bincount(age_N[ended_N], minlength=num_ages)
     longer_E = len(age_N) - np.cumsum(np.bincount(age_N, minlength=num_ages))
     waited_E = np.bincount(age_N, waits_N - AGES[age_N], minlength=num_ages)
-    waited_E[:-1] += longer_E[:-1] * np.diff(AGES)[:-1]
+    waited_E = waited_E + longer_E * np.append(np.diff(AGES)[:-1], 0)  # nothing waits longer than the last age
     mean = max(ended_E.sum(), 1) / max(waited_E.sum(), 1e-30)
     hazard_E = (ended_E + PRIOR_GAPS * mean) / (waited_E + PRIOR_GAPS)
     return np.maximum.accumulate(hazard_E) / hazard_E.max()
