@@ -42,7 +42,7 @@ class ListsConfig(Section):
     """The items with the most events lately, for visitors without a history."""
     buy_again: Positive | None = None
     """For each user: bought items that are due to be bought again."""
-    popular_half_life_days: Annotated[float, Field(gt=0)] = 7
+    popular_half_life_days: Annotated[float, Field(gt=0)] = 2
     """`popular_items`: an event counts half as much as an event this many days later."""
 
     @property
