@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jobs.runtime.console import say, warn
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from jobs.runtime.published import features_of
-from jobs.runtime.rank_targets import histories_to_test, rank_targets, training_counts
+from jobs.runtime.rank_targets import histories_to_test, rank_targets, seen_days, training_counts
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.teachers import ensemble, teacher_weights
 from jobs.runtime.warm_start import last_model
@@ -107,7 +107,13 @@ def _measure(job: Job) -> _Measured:
     found = rank_targets(
         config, source, histories, _compared(job), top=top, confidence_k=confidence_k, everyone=everyone
     )
-    rows = evaluation_rows(histories, position_column="test_position", with_marks=everyone, everyone=everyone)
+    rows = evaluation_rows(
+        histories,
+        position_column="test_position",
+        with_marks=everyone,
+        everyone=everyone,
+        seen_days=seen_days(config),
+    )
     assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
     details = {"users": int((rows.targets >= 0).sum()), "repeats_left_out": rows.repeats}
     every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]

@@ -1,4 +1,7 @@
-"""Write the further lists that `recommend.lists` names, one table each."""
+"""Write the further lists that `recommend.lists` names, one table each.
+
+Of `recommend.policy`, `include` and `exclude` hold for these lists too. The other rules are about users or places.
+"""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,7 +16,9 @@ from jobs.runtime.published import parquet_files
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
+from kdlib.inference.list_rules import rules_of_policy
 from kdlib.inference.recommender import check_vocabulary, read_vocabulary
+from kdlib.lists.long_form import write_long_form
 from kdlib.lists.rows import Lists, check_lists, rows_of
 from kdlib.store import tables
 from kdlib.store.partitions import Manifest
@@ -35,17 +40,25 @@ def build(job: Job) -> Details:
     """
     [name] = job.part.makes
     if name == "recommendations_long":
-        _write_long_form(job)
+        write_long_form(parquet_files(job.input("recommendations")), job.output / "part-00000.parquet")
         return {}
     k, table = getattr(job.config.recommend.lists, name), tables.ALL[name]
-    item_ids, available = read_vocabulary(job.input("item_vocabulary"))
+    end_of_day = datetime.fromisoformat(job.config.day).replace(tzinfo=UTC) + timedelta(days=1)
+    item_ids = read_vocabulary(job.input("item_vocabulary"))[0]
+    available = rules_of_policy(
+        job.config.recommend.policy,
+        vocabulary=job.input("item_vocabulary"),
+        item_features=job.input("item_features") if "item_features" in job.inputs else None,
+        num_items=len(item_ids),
+        day=end_of_day.date(),
+        k=k,
+    )[None].allowed_V.numpy()
     if k > available.sum():
         raise ConfigError(
             f"recommend.lists.{name} is {k}, but only {available.sum()} items are available: lower"
             f" recommend.lists.{name}"
         )
     lists, owners, more = MAKERS[name](job, item_ids, available, k)
-    end_of_day = datetime.fromisoformat(job.config.day).replace(tzinfo=UTC) + timedelta(days=1)
     rows = rows_of(lists, table, owners, item_ids=item_ids, generated_at=end_of_day, **more)
     pq.write_table(rows, job.output / "part-00000.parquet")
     check_lists(table, job.output, k=k, unavailable=frozenset(item_ids.filter(pa.array(~available)).to_pylist()))
@@ -95,16 +108,23 @@ def _buy_again(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> M
 
 
 def _popular_items(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
-    from kdlib.lists.popular import DAY_MICROSECONDS, owners_of, popular_items, recent_events
+    from kdlib.lists.popular import DAY_MICROSECONDS, groups_of, owners_of, popular_items, recent_events
 
-    files, lists = parquet_files(job.input("histories")), job.config.recommend.lists
-    all_V, by_segment = recent_events(
-        files,
+    groups = [
+        groups_of(pq.read_table(job.input(name), columns=[key, "feature", "values"]), key=key)
+        if name in job.inputs
+        else None
+        for name, key in (("item_features", "item_index"), ("user_features", "user_id"))
+    ]
+    categories, segments = groups
+    counts = recent_events(
+        parquet_files(job.input("histories")),
         until=(_today(job) + 1) * DAY_MICROSECONDS,
-        half_life_days=lists.popular_half_life_days,
+        half_life_days=job.config.recommend.lists.popular_half_life_days,
         num_items=len(item_ids),
+        segments=segments,
     )
-    return popular_items(all_V, by_segment, None, allowed_V=available, k=k), owners_of(None, None), {}
+    return popular_items(*counts, categories, allowed_V=available, k=k), owners_of(categories, segments), {}
 
 
 MAKERS: dict[str, Callable[[Job, pa.Array, np.ndarray, int], Made]] = {
@@ -118,19 +138,6 @@ MAKERS: dict[str, Callable[[Job, pa.Array, np.ndarray, int], Made]] = {
 def _today(job: Job) -> int:
     """The run's day, in days since 1970."""
     return (datetime.fromisoformat(job.config.day) - datetime(1970, 1, 1)).days
-
-
-def _write_long_form(job: Job) -> None:
-    schema = tables.RECOMMENDATIONS_LONG.schema
-    with pq.ParquetWriter(job.output / "part-00000.parquet", schema) as writer:
-        for file in parquet_files(job.input("recommendations")):
-            for batch in pq.ParquetFile(file).iter_batches(columns=["user_id", "item_ids", "scores"]):
-                lists = batch["item_ids"]
-                owners, items = lists.value_parent_indices(), lists.flatten()
-                starts = np.repeat(lists.offsets.to_numpy()[:-1], lists.value_lengths().to_numpy())
-                ranks = np.arange(len(items)) - starts + lists.offsets[0].as_py() + 1
-                columns = [batch["user_id"].take(owners), items, pa.array(ranks), batch["scores"].flatten()]
-                writer.write_table(pa.table(columns, names=schema.names).cast(schema))
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

@@ -213,7 +213,7 @@ class Student:
             vectors_VW,
             k=k,
             excluded=(torch.tensor([index]), torch.tensor([0, 1])),
-            allowed_V=self.recommender.allowed_V,
+            allowed_V=self.recommender.rules[None].allowed_V,
         )
         found = found_1K[found_1K >= 0]
         item_ids = self.recommender.item_ids.take(pa.array(found.numpy()))

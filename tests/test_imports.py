@@ -60,7 +60,7 @@ ALLOWED_ROOMS = {
     "losses": set(),
     "metrics": {"store"},
     "simulation": {"config"},
-    "inference": {"data", "losses", "models", "store"},
+    "inference": {"config", "data", "losses", "models", "store"},
     "lists": {"data", "inference", "store"},
     "teachers": {"data", "inference", "losses", "metrics", "models", "store"},
     "training": {"config", "data", "inference", "losses", "metrics", "models", "store", "teachers"},

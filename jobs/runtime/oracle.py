@@ -87,12 +87,12 @@ def truth_of(
                 probabilities = np.take_along_axis(scores_BV, chosen.clip(0), axis=1)
                 found[name][which] = np.where(chosen < 0, 0.0, probabilities)
             unseen_BV = torch.from_numpy(scores_BV)
-            seen = [rows.items[rows.offsets[row] : rows.offsets[row + 1]] for row in which]
+            seen_rows, seen_items = rows.hidden_items(which)
             ranks_B = target_ranks(
                 unseen_BV,
                 torch.from_numpy(rows.targets[which].clip(0)),
-                seen_rows=torch.from_numpy(np.repeat(np.arange(len(which)), [len(one) for one in seen])),
-                seen_items=torch.from_numpy(np.concatenate(seen)),
+                seen_rows=torch.from_numpy(seen_rows),
+                seen_items=torch.from_numpy(seen_items),
             )
             ranks[which] = np.where(rows.targets[which] < 0, -1, ranks_B.numpy())
             found[BEST][which] = unseen_BV.topk(top, dim=1).values.clamp(min=0).numpy()

@@ -7,9 +7,12 @@ from jobs.runtime.names import (
     SEARCH_ENCODER,
     SEARCH_STUDENT,
     adapted_encoder,
+    group_features,
     item_codes,
     lists_of,
     models_of,
+    policy_features,
+    side_features,
     teacher_models,
     texts_of,
     title_vectors,
@@ -57,6 +60,16 @@ def feature_tables(config: RunConfig) -> tuple[str, ...]:
     """All tables of build-features."""
     tables = ("quarantine", "sessions", *FEATURES)
     return (*tables, "clean_events") if config.arrives_by_day else tables
+
+
+def side_feature_parts(config: RunConfig) -> Iterator[Part]:
+    """The features of items, and those of users."""
+    for name in side_features(config):
+        if name == "item_features":
+            needs = ("item_vocabulary", *(("catalogue",) if config.input.simulate else ()))
+            yield Part((name,), needs, ("input.catalogue",), {"features": config.input.item_features})
+        else:
+            yield Part((name,), ("histories",), ("input.users", "privacy.key", "privacy.key_version"))
 
 
 def encoder_parts(config: RunConfig) -> Iterator[Part]:
@@ -141,18 +154,21 @@ def has_lists(config: RunConfig) -> bool:
 
 def list_parts(config: RunConfig) -> Iterator[Part]:
     """A part for each further list."""
+    rules = tuple(name for name in policy_features(config) if name == "item_features")
     needs = {
-        "similar_items": ("item_vocabulary", "item_statistics", "models/student"),
-        "recommendations_long": ("recommendations",),
+        "similar_items": ("item_vocabulary", "item_statistics", "models/student", *rules),
+        "popular_items": ("histories", "item_vocabulary", *dict.fromkeys((*rules, *group_features(config)))),
     }
     settings = {
         "similar_items": ("student.text",),
         "bought_together": ("input.events.session",),
         "popular_items": ("recommend.lists.popular_half_life_days",),
     }
-    for name in lists_of(config):
-        own = () if name == "recommendations_long" else (f"recommend.lists.{name}",)
-        yield Part((name,), needs.get(name, ("histories", "item_vocabulary")), (*own, *settings.get(name, ())))
+    for name in config.recommend.lists.names:
+        own = ("recommend.policy", f"recommend.lists.{name}", *settings.get(name, ()))
+        yield Part((name,), needs.get(name, ("histories", "item_vocabulary", *rules)), own)
+    if config.recommend.long_form:
+        yield Part(("recommendations_long",), ("recommendations",))
 
 
 def served(config: RunConfig) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Rank the test items under any number of models, on Ray Data. Evaluation and benchmark share this."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -33,6 +34,14 @@ def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = F
             " earlier items. Raise features.split.test_days or add more events"
         )
     return histories
+
+
+def seen_days(config: RunConfig) -> tuple[float, ...] | None:
+    """For each event type, how long its item stays out of a list; None: for ever. Rules of segments do not count here."""
+    policy = config.recommend.policy
+    if policy is None or not policy.exclude_recent:
+        return None
+    return tuple(math.inf if days is None else float(days) for days in policy.seen_days().values())
 
 
 def training_counts(source: Features) -> np.ndarray:
@@ -79,6 +88,7 @@ def rank_targets(
                     confidence_k,
                     settings.threads_per_worker,
                     everyone,
+                    seen_days(config),
                 ),
                 compute=ray.data.ActorPoolStrategy(size=actors),
                 num_cpus=settings.cpus_per_worker,

@@ -23,6 +23,18 @@ SEARCH_EVENT_TYPES = ("search", "click", "cart", "purchase")
 """Our event types of a search log, weakest first: a typed query, and what the user did with an item that it found."""
 
 
+FeatureKind = Literal["category", "categories", "number", "vector"]
+"""What a feature of an item or a user holds: one text, several texts, a number, or a vector of numbers."""
+
+SIMULATED_FEATURES: dict[str, FeatureKind] = {
+    "category": "category",
+    "brand": "category",
+    "colour": "category",
+    "price": "number",
+}
+"""The features of a simulated product."""
+
+
 class SimulateConfig(Section):
     """The built-in default input: a simulated clickstream whose true next-item distribution is known."""
 
@@ -215,16 +227,46 @@ class CatalogueConfig(Section):
     """The column with a description. Search looks into it as well as into the title."""
     category: str | None = None
     """The column with the product's type, for example `Notebook`. Search looks into it, and users can filter by it."""
+    features: dict[str, FeatureKind] = Field(default_factory=dict)
+    """More columns that rules for lists use: column → kind. A value may be missing. In CSV and in plain text,
+    `categories` are separated by `|`, or written as a JSON list; a `vector` is a JSON list of numbers."""
 
     @field_validator("path")
     @classmethod
     def _is_no_days(cls, path: str) -> str:
-        if DAY in path:
-            raise ValueError(
-                f"path may not hold {DAY}, because every run reads the whole catalogue. Give the file of the run's day"
-                " with --set input.catalogue.path=…"
-            )
-        return path
+        return no_days(path, "catalogue", "catalogue")
+
+
+class UsersConfig(Section):
+    """The optional list of users."""
+
+    path: str
+    """A file, a folder or a glob. Each run reads all of it."""
+    format: Literal["parquet", "csv", "jsonl", "delta", "iceberg"]
+    """The format of the files. `delta`, `iceberg`: as for events."""
+    delimiter: str = ","
+    """CSV: the character between two fields."""
+    columns: tuple[str, ...] = ()
+    """CSV without a header: the names of all columns, in order. Empty: the first line of each file names them."""
+    user: str = "user_id"
+    """The column with the user's id, as the events write it."""
+    features: Annotated[dict[str, FeatureKind], Field(min_length=1)]
+    """The columns to read: column → kind, as for the catalogue. A value may be missing."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_no_days(cls, path: str) -> str:
+        return no_days(path, "users", "list of users")
+
+
+def no_days(path: str, section: str, what: str) -> str:
+    """The path of a list that every run reads whole; ValueError where it holds `{day}`."""
+    if DAY in path:
+        raise ValueError(
+            f"path may not hold {DAY}, because every run reads the whole {what}. Give the file of the run's day"
+            f" with --set input.{section}.path=…"
+        )
+    return path
 
 
 class SearchesConfig(Section):
@@ -274,6 +316,8 @@ class InputConfig(Section):
     """The shop's product list."""
     searches: SearchesConfig | None = None
     """The shop's search log; needs `events`."""
+    users: UsersConfig | None = None
+    """The shop's list of users, for rules that depend on the user."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "InputConfig":
@@ -284,6 +328,13 @@ class InputConfig(Section):
         if self.simulate and self.searches:
             raise ValueError("searches needs events. Set simulate.search_fraction for simulated searches")
         return self
+
+    @property
+    def item_features(self) -> dict[str, FeatureKind]:
+        """Feature of the products → kind."""
+        if self.simulate is not None:
+            return SIMULATED_FEATURES
+        return self.catalogue.features if self.catalogue else {}
 
     @property
     def has_events(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Fraction, Positive, Section
+from kdlib.config.policy import PolicyConfig
 from kdlib.config.text import TextConfig
 
 FURTHER_LISTS = ("similar_items", "bought_together", "popular_items", "buy_again")
@@ -60,6 +61,8 @@ class RecommendConfig(Section):
     """Greatest number of reasons for each recommended item; 0: none. A reason is an item of the user's history without
     which the model scores the recommended item lower. Costs a forward pass for each distinct item of a user's
     history."""
+    policy: PolicyConfig | None = None
+    """Rules for the lists. Without them a list holds available items that the user has never touched."""
     actors: Annotated[Positive, OPERATIONAL] = 2
     """Number of processes that recommend. Each holds the whole item table."""
     batch_size: Annotated[Positive, OPERATIONAL] = 1024

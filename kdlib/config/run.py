@@ -5,6 +5,7 @@ Paths may hold environment variables (`${SHOP_DATA}/events`). A variable that is
 """
 
 import re
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from kdlib.config.base import OPERATIONAL, Name, Section, Seed, first_fault
-from kdlib.config.data import DAY, InputConfig
+from kdlib.config.data import DAY, FeatureKind, InputConfig
 from kdlib.config.features import FeaturesConfig, PrivacyConfig
 from kdlib.config.models import DistillationConfig, StudentConfig, TeacherConfig, TrainingConfig
 from kdlib.config.operations import (
@@ -93,6 +94,7 @@ class RunConfig(Section):
         self._text_batches_divide_among_workers()
         self._text_has_titles()
         self._codes_stand_without_text()
+        self._policy_reads_features()
         return self
 
     def _teachers_have_names_of_their_own(self) -> None:
@@ -247,6 +249,37 @@ class RunConfig(Section):
         if self.student.text and self.student.model.codes:
             raise ValueError(
                 "student.text needs an item table to be folded into, and student.model.codes replaces it: leave one out"
+            )
+
+    def _policy_reads_features(self) -> None:
+        policy = self.recommend.policy
+        if policy is None:
+            return
+        known, where = self.input.item_features, "input.catalogue.features"
+        for place, rules in policy.all_rules().items():
+            for setting, feature, wanted in rules.features():
+                self._is_a_feature(f"{place}.{setting}", feature, wanted, known, where)
+            for pin in rules.pins:
+                if pin.place > self.recommend.k:
+                    raise ValueError(
+                        f"{place}.pins: {pin.item} has place {pin.place} of recommend.k {self.recommend.k}"
+                    )
+        if policy.segments:
+            users = self.input.users.features if self.input.users else {}
+            name = policy.segments.feature
+            self._is_a_feature("recommend.policy.segments.feature", name, "value", users, "input.users.features")
+
+    @staticmethod
+    def _is_a_feature(setting: str, feature: str, wanted: str, known: Mapping[str, FeatureKind], where: str) -> None:
+        kinds = {"number": ("number",), "values": ("category", "categories"), "value": ("category",)}[wanted]
+        if feature not in known:
+            raise ValueError(
+                f"{setting}: there is no feature {feature!r}, found {', '.join(known) or 'none'} in {where}."
+                f" Add the column there, with its kind ({' or '.join(kinds)})"
+            )
+        if known[feature] not in kinds:
+            raise ValueError(
+                f"{setting} needs a feature of kind {' or '.join(kinds)}, but {feature} is {known[feature]}"
             )
 
     @property

@@ -150,16 +150,31 @@ class EvaluationRows:
     targets: np.ndarray
     """int64 [rows]; −1 for a row without a target (`evaluation_rows` with `everyone`)."""
     repeats: int
-    """Users without a usable target, because it is already in the prefix: recommendations never contain a seen item."""
+    """Users without a usable target: their lists may not hold it, because it is in the prefix."""
     marks: Marks | None = None
     """The marks of `context`, for an earlier run's model that does not know all items; None unless requested."""
+    hidden: np.ndarray | None = None
+    """bool [positions]: the positions whose items the row's list may not hold. None: all."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def hidden_items(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items that the lists of some rows may not hold: their places in `which`, and the items; int64 [N]."""
+        lengths = np.diff(self.offsets)[which]
+        places, flat = np.repeat(np.arange(len(which)), lengths), take_slices(self.offsets[which], lengths)
+        if self.hidden is not None:
+            places, flat = places[self.hidden[flat]], flat[self.hidden[flat]]
+        return places, self.items[flat]
+
 
 def evaluation_rows(
-    histories: pa.Table, *, position_column: str, with_marks: bool = False, everyone: bool = False
+    histories: pa.Table,
+    *,
+    position_column: str,
+    with_marks: bool = False,
+    everyone: bool = False,
+    seen_days: Sequence[float] | None = None,
 ) -> EvaluationRows:
     """Rows to validate or test on: each history before the position in a column, with the item there as target.
 
@@ -168,9 +183,11 @@ def evaluation_rows(
     Args:
       histories: rows of `tables.HISTORIES`.
       position_column: `validation_position` or `test_position`. A user has no row if the position is null or if the
-        target is in the history before it.
+        list may not hold the target.
       with_marks: keep the marks, for an earlier run's model.
       everyone: these users have a row too, with target −1. Where the position is null, the row has the whole history.
+      seen_days: for each event type, for how many days an item of such an event stays out of a list; counted up to the
+        day of the target, or else the day after the last event. None: no list holds an item of the history.
     """
     if not everyone:
         histories = histories.filter(histories[position_column].is_valid())
@@ -182,10 +199,13 @@ def evaluation_rows(
     targets[has_target] = items[(offsets[:-1] + position)[has_target]]
     inputs = take_slices(offsets[:-1], position)
     owner = np.repeat(np.arange(len(position)), position)
+    hidden = None if seen_days is None else _hidden(histories, inputs, owner, offsets, position, has_target, seen_days)
+    repeated = items[inputs] == targets[owner]
     seen = np.zeros(len(position), bool)
-    np.logical_or.at(seen, owner, items[inputs] == targets[owner])
+    np.logical_or.at(seen, owner, repeated if hidden is None else repeated & hidden)
     targets[seen] = -1
     keep = np.flatnonzero((position > 0) & (everyone | (targets >= 0)))
+    kept = np.isin(owner, keep)
     inputs = take_slices(offsets[:-1][keep], position[keep])
     ends = np.cumsum(position[keep])
     marks = marks_of(histories).take(inputs, np.repeat(np.arange(len(keep)), position[keep]))
@@ -197,7 +217,28 @@ def evaluation_rows(
         targets=targets[keep],
         repeats=int(seen.sum()),
         marks=marks if with_marks else None,
+        hidden=None if hidden is None else hidden[kept],
     )
+
+
+def _hidden(
+    histories: pa.Table,
+    inputs: np.ndarray,
+    owner: np.ndarray,
+    offsets: np.ndarray,
+    position: np.ndarray,
+    has_target: np.ndarray,
+    seen_days: Sequence[float],
+) -> np.ndarray:
+    """Which of the positions `inputs` keep their item out of the list: bool, see `evaluation_rows`."""
+    times = ragged(histories["event_times"])[0].astype("datetime64[us]")
+    days = times.astype("datetime64[D]")
+    there = np.flatnonzero(np.diff(offsets) > 0)
+    shown = np.zeros(len(position), "datetime64[D]")
+    shown[there] = days[offsets[1:][there] - 1] + np.timedelta64(1, "D")
+    shown[has_target] = days[(offsets[:-1] + position)[has_target]]
+    ages = (shown[owner].astype("datetime64[us]") - times[inputs]) / np.timedelta64(1, "D")
+    return ages < np.array(seen_days)[ragged(histories["event_types"])[0][inputs]]
 
 
 def read_evaluation_histories(

@@ -32,6 +32,11 @@ def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequenc
     return events.withColumns({"line": hash_of_line(), "fields": fields, **ids})
 
 
+def with_pseudonymous_ids(rows: DataFrame, source: KeySource, *, column: str) -> DataFrame:
+    """The rows with pseudonyms in one column of user ids."""
+    return rows.withColumn(column, _pseudonyms(source)(column))
+
+
 def hash_of_line() -> Column:
     """A hash of a line that does not parse, since the line may hold personal data. A hash stays as it is."""
     hashed = F.concat(F.lit("sha256:"), F.sha2("line", 256))

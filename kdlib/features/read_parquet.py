@@ -1,6 +1,6 @@
 """Parquet files, and tables that consist of them → rows of the mapped columns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.fs as pafs
@@ -36,12 +36,15 @@ WRITTEN = "written"
 _NANOSECONDS_AS_NUMBERS = "spark.sql.legacy.parquet.nanosAsLong"
 
 
-def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str], where: str | None = None) -> DataFrame:
+def read_parquet(
+    spark: SparkSession, path: str, *, columns: Sequence[str], where: str | None = None, lists: Collection[str] = ()
+) -> DataFrame:
     """The named columns with their own types, `CORRUPT` (always null), `FILE` and `FILTERED`.
 
     Times in nanoseconds become timestamps. Floats and decimals become text, and whole ones have no fraction: pandas
     writes whole numbers as floats where a value is missing. NaN becomes null. Floats too large to tell two whole
-    numbers apart become null too (from 2^53 on; from 2^24 on in 32 bits).
+    numbers apart become null too (from 2^53 on; from 2^24 on in 32 bits). Columns of `lists` may hold lists, which
+    become JSON text.
 
     Raises:
       InputError: a file is missing or unreadable. A column is missing, or holds lists, maps or structs, or has times in
@@ -65,7 +68,7 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str], wher
         if in_folder_names({*columns, *named} - {*rows.columns}, rows, path=path):
             rows = load(False)
     found = rows.columns
-    _check_plain(rows, columns, path=path)
+    _check_plain(rows, columns, path=path, lists=lists)
     rows = rows.select("*", file_column(rows))
     if spark.conf.get(_NANOSECONDS_AS_NUMBERS, "false") == "true":
         numbers = _nanosecond_columns(rows, [name for name in {*columns, *named} if name in found], path=path)
@@ -75,7 +78,13 @@ def read_parquet(spark: SparkSession, path: str, *, columns: Sequence[str], wher
 
 
 def read_lake(
-    spark: SparkSession, path: str, *, format_: Lake, columns: Sequence[str], where: str | None = None
+    spark: SparkSession,
+    path: str,
+    *,
+    format_: Lake,
+    columns: Sequence[str],
+    where: str | None = None,
+    lists: Collection[str] = (),
 ) -> DataFrame:
     """The rows of a Delta Lake or Iceberg table, as `read_parquet` gives those of Parquet files.
 
@@ -88,15 +97,17 @@ def read_lake(
     filter_columns(spark, where, found=found, path=path)
     with reading(path):
         rows = read_files(spark, table)
-    _check_plain(rows, columns, path=path)
+    _check_plain(rows, columns, path=path, lists=lists)
     return _mapped(with_filtered(rows, where, found=found, path=path, parsed=F.lit(True)), columns)
 
 
-def _check_plain(rows: DataFrame, columns: Sequence[str], *, path: str) -> None:
+def _check_plain(rows: DataFrame, columns: Sequence[str], *, path: str, lists: Collection[str]) -> None:
     """Raise InputError where a mapped column is missing or holds something else than plain values."""
     check_columns(columns, rows.columns, path=path)
     for column in columns:
         type_ = rows.schema[column].dataType
+        if column in lists and isinstance(type_, ArrayType):
+            continue
         if isinstance(type_, ArrayType | MapType | StructType | BinaryType):
             raise InputError(
                 f"{path}: the column {column} must hold one plain value a row, found {type_.simpleString()}. "
@@ -155,6 +166,8 @@ def _nanoseconds_of(file: str) -> set[str]:
 def _value(field: StructField) -> Column:
     """A column of a Parquet file as `read_parquet` gives it."""
     value = F.col(quoted(field.name))
+    if isinstance(field.dataType, ArrayType):
+        return F.to_json(value)
     if isinstance(field.dataType, StringType):
         return F.make_valid_utf8(value)  # some writers do not check this, and Python could not read the text
     if isinstance(field.dataType, DecimalType) and field.dataType.scale > 0:

@@ -3,6 +3,7 @@
 Shapes: V items.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ class Evaluator:
       confidence_k: `confidence/<name>` is the probability that the next item is among the first `confidence_k`.
       threads: of PyTorch.
       everyone: include users without a new next item.
+      seen_days: see `evaluation_rows`.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Evaluator:
         confidence_k: int,
         threads: int,
         everyone: bool = False,
+        seen_days: Sequence[float] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,9 +49,16 @@ class Evaluator:
         }
         self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
         self._markov, self._top, self._confidence_k, self._everyone = markov, top, confidence_k, everyone
+        self._seen_days = seen_days
 
     def __call__(self, histories: pa.Table) -> pa.Table:
-        rows = evaluation_rows(histories, position_column="test_position", with_marks=True, everyone=self._everyone)
+        rows = evaluation_rows(
+            histories,
+            position_column="test_position",
+            with_marks=True,
+            everyone=self._everyone,
+            seen_days=self._seen_days,
+        )
         cpu = torch.device("cpu")
         num_items = len(self._markov.popularity)
         popularity_1V = torch.from_numpy(self._markov.popularity)[None]

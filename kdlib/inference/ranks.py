@@ -186,13 +186,12 @@ def ranks_of_scores(
     for start in range(0, len(rows), batch_size):
         which = by_length[start : start + batch_size]
         scores_BV = scores(which)
-        counts = np.diff(rows.offsets)[which]
-        seen = rows.items[take_slices(rows.offsets[which], counts)]
+        seen_rows, seen = rows.hidden_items(which)
         targets = rows.targets[which]
         ranks_B = target_ranks(
             scores_BV,
             torch.from_numpy(targets.clip(0)).to(device),
-            seen_rows=torch.from_numpy(np.repeat(np.arange(len(which)), counts)).to(device),
+            seen_rows=torch.from_numpy(seen_rows).to(device),
             seen_items=torch.from_numpy(seen).to(device),
         )
         ranks[which] = np.where(targets < 0, -1, ranks_B.cpu().numpy())

@@ -5,6 +5,7 @@ model, K list length, M reasons.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -17,18 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdlib.config.policy import PolicyConfig
 from kdlib.data.windows import context_from, marks_of
 from kdlib.errors import ContractError, ModelError
+from kdlib.inference.constrained import Lists, lists_under_rules
 from kdlib.inference.explain import because_of, check_reasons
-from kdlib.inference.topk import exact_topk
+from kdlib.inference.list_rules import ListRules, Segments, rules_of_policy
 from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
 from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store.tables import RECOMMENDATIONS, TIME
 
+MICROSECONDS_A_DAY = 86_400_000_000
+
 
 class Recommender:
-    """Each user's k best items that are available and not in the user's history.
+    """Each user's k best items that are available, and that the rules allow. Without rules: that the user never touched.
 
     All arguments are plain values, so Ray can start the actor on any machine that sees the files. A user whose history
     holds no item that the model knows gets the items with the most training interactions. Their score is their share of
@@ -42,12 +47,16 @@ class Recommender:
       k: length of the lists; a list is shorter if fewer items are left. The attribute `k` may be changed later.
       because: most history items to name as reasons for a recommended item; 0: no reasons.
       item_block: most items scored at a time.
-      generated_at: end of the data's last day, with time zone.
+      generated_at: end of the data's last day, with time zone. The lists are shown on the day that begins then.
       threads: CPU threads.
+      policy: the rules for the lists. None: no rules.
+      item_features_folder: ITEM_FEATURES. None where no rule reads a feature.
+      user_features_folder: USER_FEATURES. None where the policy has no segments.
 
     Raises:
       ModelError: the model is damaged or was trained on another vocabulary.
       ContractError: the item indices are not 0, 1, 2, …
+      ConfigError: as `rules_of_policy`.
     """
 
     def __init__(
@@ -61,59 +70,107 @@ class Recommender:
         item_block: int,
         generated_at: datetime,
         threads: int,
+        policy: PolicyConfig | None = None,
+        item_features_folder: str | None = None,
+        user_features_folder: str | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self.model, facts = load_model(Path(model_folder))
         with torch.no_grad():
             self.head = self.model.head()  # with item codes, building it is slow: build it once
-        self.item_ids, available = read_vocabulary(vocabulary_folder)
+        self.item_ids, _ = read_vocabulary(vocabulary_folder)
         check_vocabulary(facts, self.item_ids)
         num_items = facts["num_items"]
-        self.allowed_V = torch.from_numpy(available[:num_items])
-        self._popularity_rank_V1, self._popularity_share_V = _popularity(statistics_folder, num_items)
+        self.rules = rules_of_policy(
+            policy,
+            vocabulary=Path(vocabulary_folder),
+            item_features=Path(item_features_folder) if item_features_folder else None,
+            num_items=num_items,
+            day=generated_at.date(),
+            k=k,
+        )
+        self._has_policy, self._segments = policy is not None, None
+        if policy and policy.segments and user_features_folder:
+            self._segments = Segments(Path(user_features_folder), policy.segments.feature)
+        counts = _counts(statistics_folder, num_items)
+        self._popularity_share_V = torch.from_numpy((counts[0] / max(1, counts[0].sum())).astype(np.float32))
+        self._popularity_rank_V1 = {
+            name: _popularity_rank(*counts, rules.boosts_V) for name, rules in self.rules.items()
+        }
         self.k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
         self._because = because
         self._num_items, self._version = num_items, facts["version"]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row of RECOMMENDATIONS for each row of HISTORIES. The columns of the split are not read."""
-        histories = batch["item_indices"].combine_chunks()
+        segments = self._segments.of(batch["user_id"]) if self._segments else [None] * len(batch)
+        known = np.array([one if one in self.rules else None for one in segments], object)
+        found = []
+        for segment in dict.fromkeys(known.tolist()) or [None]:
+            rows = np.flatnonzero(known == segment)
+            part = batch if len(rows) == len(batch) else batch.take(pa.array(rows))
+            found.append((rows, self._lists(part, segment)))
+        if len(found) == 1:
+            return found[0][1]
+        order = np.argsort(np.concatenate([rows for rows, _ in found]), kind="stable")
+        return pa.concat_tables([table for _, table in found]).take(pa.array(order))
+
+    def _lists(self, batch: pa.Table, segment: str | None) -> pa.Table:
+        """The lists of users of one segment."""
+        histories, rules = batch["item_indices"].combine_chunks(), self.rules[segment]
         lengths = histories.value_lengths().to_numpy().astype(np.int64)
         items = histories.flatten().to_numpy().astype(np.int64)
         users = np.repeat(np.arange(len(lengths)), lengths)
+        hidden = self._hides(batch, rules)
         known = items < self._num_items
         known_lengths = np.bincount(users[known], minlength=len(lengths))
         readable = known_lengths > 0
         with_model = torch.from_numpy(readable)
         scores_BK = torch.empty(len(lengths), self.k)
         indices_BK = torch.empty(len(lengths), self.k, dtype=torch.int64)
+        pinned_BK = np.zeros((len(lengths), self.k), bool)
         reasons_BKM = np.full((len(lengths), self.k, self._because), -1)
         if with_model.any():
             marks, read = marks_of(batch, keep_N=known), known_lengths[readable]
             hidden_BW = last_hidden(self.model, items[known], context_from(marks), read, device=torch.device("cpu"))
-            found = self._topk(hidden_BW, *self.head, _seen_by(readable, items, lengths))
-            scores_BK[with_model], indices_BK[with_model] = found
+            found = self._topk(hidden_BW, *self.head, rules, _items_of(readable, items, users, hidden))
+            scores_BK[with_model], indices_BK[with_model], pinned_BK[readable] = found
             if self._because:
                 reasons_BKM[readable] = because_of(
-                    self.model, items[known], marks, read, hidden_BW, found[1].numpy(), because=self._because
+                    self.model, items[known], marks, read, hidden_BW, found.items.numpy(), because=self._because
                 )
         if not with_model.all():
-            seen = _seen_by(~readable, items, lengths)
+            seen = _items_of(~readable, items, users, hidden)
             ones = torch.ones(int((~readable).sum()), 1)
-            ranks, found = self._topk(ones, self._popularity_rank_V1, None, seen)
+            by_rank = replace(rules, boosts_V=None)  # the rank has the boosts already
+            ranks, found, pinned_BK[~readable] = self._topk(
+                ones, self._popularity_rank_V1[segment], None, by_rank, seen
+            )
             shares = self._popularity_share_V[found.clamp(min=0)]
             scores_BK[~with_model], indices_BK[~with_model] = torch.where(found < 0, ranks, shares), found
-        self._check_unseen(batch, indices_BK.numpy(), users, items)
-        return self._as_table(batch["user_id"], scores_BK.numpy(), indices_BK.numpy(), readable, reasons_BKM)
+        self._check_unseen(batch, indices_BK.numpy(), users[hidden], items[hidden])
+        return self._as_table(batch["user_id"], scores_BK.numpy(), indices_BK.numpy(), readable, reasons_BKM, pinned_BK)
+
+    def _hides(self, batch: pa.Table, rules: ListRules) -> NDArray:
+        """Which interactions keep their item out of the user's list: bool [N]."""
+        times = batch["event_times"].combine_chunks().flatten().cast(pa.int64()).to_numpy()
+        types = batch["event_types"].combine_chunks().flatten().to_numpy()
+        now = self._generated_at.cast(pa.int64()).as_py()
+        return rules.hides(types, (now - times) / MICROSECONDS_A_DAY)
 
     def _topk(
-        self, hidden_BW: Tensor, weight_VW: Tensor, bias_V: Tensor | None, seen: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        limits = {"k": self.k, "item_block": self._item_block, "allowed_V": self.allowed_V}
-        return exact_topk(hidden_BW, weight_VW, bias_V, excluded=seen, **limits)
+        self,
+        hidden_BW: Tensor,
+        weight_VW: Tensor,
+        bias_V: Tensor | None,
+        rules: ListRules,
+        seen: tuple[Tensor, Tensor],
+    ) -> Lists:
+        limits = {"k": self.k, "item_block": self._item_block, "excluded": seen}
+        return lists_under_rules(hidden_BW, weight_VW, bias_V, rules, **limits)
 
     def _check_unseen(self, batch: pa.Table, indices_BK: NDArray, users: NDArray, items: NDArray) -> None:
-        """Check that no list holds an item of the user's history: users notice this mistake first."""
+        """Check that no list holds an item that the user's history keeps out: users notice this mistake first."""
         rows, places = np.nonzero(indices_BK >= 0)
         num_items = len(self.item_ids)
         again = np.isin(rows * num_items + indices_BK[rows, places], users * num_items + items)
@@ -128,6 +185,7 @@ class Recommender:
         indices_BK: NDArray,
         readable: NDArray,
         reasons_BKM: NDArray,
+        pinned_BK: NDArray,
     ) -> pa.Table:
         real = indices_BK >= 0
         offsets = _offsets(real.sum(axis=1))
@@ -140,8 +198,18 @@ class Recommender:
             "model_version": pa.repeat(self._version, len(real)),
             "generated_at": pa.repeat(self._generated_at, len(real)),
             "because_item_ids": self._because_column(reasons_BKM, real, readable),
+            "item_sources": self._sources_column(pinned_BK, real, readable),
         }
         return pa.table(columns).cast(RECOMMENDATIONS.schema)
+
+    def _sources_column(self, pinned_BK: NDArray, real_BK: NDArray, readable: NDArray) -> pa.Array:
+        """Where each item comes from; null for all users without a policy."""
+        type_ = RECOMMENDATIONS.schema.field("item_sources").type
+        if not self._has_policy:
+            return pa.nulls(len(readable), type_)
+        codes = np.where(pinned_BK, 2, np.broadcast_to(readable[:, None], pinned_BK.shape))
+        sources = pa.array(["popular", "model", "pinned"]).take(pa.array(codes[real_BK]))
+        return pa.ListArray.from_arrays(_offsets(real_BK.sum(axis=1)), sources)
 
     def _because_column(self, reasons_BKM: NDArray, real_BK: NDArray, readable: NDArray) -> pa.Array:
         """One list of reasons for each real item of a list of source model; null for the other users."""
@@ -267,26 +335,31 @@ def _check_lists(batch: pa.RecordBatch, k: int, unavailable: frozenset[str], fil
         raise ContractError(f"table recommendations: {file} recommends {min(wrong)}, which is not available")
 
 
-def _popularity(folder: str | Path, num_items: int) -> tuple[Tensor, Tensor]:
-    """Each item's negative popularity rank, float32 [V, 1], and its share of the training interactions, float32 [V].
-
-    Items are ranked by training interactions, then by all interactions, then by index.
-    """
+def _counts(folder: str | Path, num_items: int) -> tuple[NDArray, NDArray]:
+    """Each item's training interactions and all its interactions, int64 [V]."""
     table = pq.read_table(folder, columns=["item_index", "num_train", "num_interactions"])
     index = table["item_index"].to_numpy()
     counts = np.zeros((2, max(num_items, index.max(initial=-1) + 1)), dtype=np.int64)
     counts[0, index], counts[1, index] = table["num_train"].to_numpy(), table["num_interactions"].to_numpy()
-    num_train, num_interactions = counts[:, :num_items]
-    rank = np.empty(num_items, dtype=np.float32)
-    rank[np.lexsort((-num_interactions, -num_train))] = -np.arange(num_items)
-    share = num_train / max(1, counts[0].sum())
-    return torch.from_numpy(rank)[:, None], torch.from_numpy(share.astype(np.float32))
+    return counts[0, :num_items], counts[1, :num_items]
 
 
-def _seen_by(users: NDArray, items_N: NDArray, lengths: NDArray) -> tuple[Tensor, Tensor]:
-    """The items of the chosen users (bool [B]) as values and offsets, the form that `exact_topk` takes."""
-    offsets = np.concatenate([[0], np.cumsum(lengths[users])])
-    return torch.from_numpy(items_N[np.repeat(users, lengths)]), torch.from_numpy(offsets)
+def _popularity_rank(num_train: NDArray, num_interactions: NDArray, boosts_V: Tensor | None) -> Tensor:
+    """Each item's negative popularity rank, float32 [V, 1].
+
+    Items are ranked by training interactions, times their boost, then by all interactions, then by index.
+    """
+    boosted = num_train if boosts_V is None else num_train * np.exp(boosts_V.numpy().astype(np.float64))
+    rank = np.empty(len(num_train), dtype=np.float32)
+    rank[np.lexsort((-num_interactions, -boosted))] = -np.arange(len(num_train))
+    return torch.from_numpy(rank)[:, None]
+
+
+def _items_of(chosen: NDArray, items_N: NDArray, users_N: NDArray, hidden_N: NDArray) -> tuple[Tensor, Tensor]:
+    """The hidden items of the chosen users (bool [B]) as values and offsets, the form that `exact_topk` takes."""
+    ours = hidden_N & chosen[users_N]
+    counts = np.bincount(users_N[ours], minlength=len(chosen))[chosen]
+    return torch.from_numpy(items_N[ours]), torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
 
 
 def _offsets(lengths: NDArray) -> pa.Array:

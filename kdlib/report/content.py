@@ -81,6 +81,8 @@ class Recommended:
     score: float
     because: tuple[str, ...] = ()
     """Titles of the user's own items that are the reason, if the table has reasons."""
+    pinned: bool = False
+    """A rule put the item at its place."""
 
 
 @dataclass(frozen=True)

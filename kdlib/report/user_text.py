@@ -27,7 +27,8 @@ def format_user(root: Path, ds: str, user_id: str, *, safe: Callable[[str], str]
         f"data until {user.generated_at:%Y-%m-%d %H:%M} UTC):"
     )
     for rank, item in enumerate(user.recommended, start=1):
-        lines.append(f"  {rank:>3}  {item.score:>9.4f}  {safe(item.title)}")
+        pinned = " (pinned)" if item.pinned else ""
+        lines.append(f"  {rank:>3}  {item.score:>9.4f}  {safe(item.title)}{pinned}")
         if item.because:
             lines.append(f"{'':18}because: {', '.join(map(safe, item.because))}")
     return "\n".join(lines)

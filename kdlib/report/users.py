@@ -27,6 +27,7 @@ def read_user(root: Path, ds: str, user_id: str) -> User:
     history = _row(root, ds, "histories", user_id, ["item_indices", "event_types", "event_times"])
     lists = _row(root, ds, "recommendations", user_id, None)
     because = lists.get("because_item_ids") or [[]] * len(lists["item_ids"])
+    sources = lists.get("item_sources") or [lists["source"]] * len(lists["item_ids"])
     num_items = len(history["item_indices"])
     shown = slice(max(0, num_items - NUM_HISTORY), num_items)
     by_index, by_id = _titles(root, ds, history["item_indices"][shown], sum(because, lists["item_ids"]))
@@ -43,8 +44,8 @@ def read_user(root: Path, ds: str, user_id: str) -> User:
         lists["model_version"],
         lists["generated_at"],
         tuple(
-            Recommended(title(item), score, tuple(map(title, reasons)))
-            for item, score, reasons in zip(lists["item_ids"], lists["scores"], because, strict=True)
+            Recommended(title(item), score, tuple(map(title, reasons)), source == "pinned")
+            for item, score, reasons, source in zip(lists["item_ids"], lists["scores"], because, sources, strict=True)
         ),
     )
 

@@ -1,6 +1,14 @@
 """How the tables that the simulator publishes are read, as if a shop had delivered them."""
 
-from kdlib.config.data import DAY, CatalogueConfig, EventsConfig, SearchesConfig, SimulateConfig, TimeConfig
+from kdlib.config.data import (
+    DAY,
+    SIMULATED_FEATURES,
+    CatalogueConfig,
+    EventsConfig,
+    SearchesConfig,
+    SimulateConfig,
+    TimeConfig,
+)
 from kdlib.config.run import RunConfig
 from kdlib.simulation.events import Plan
 
@@ -25,6 +33,7 @@ def simulated_input(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig, S
         title="title",
         available="available",
         category="category",
+        features=SIMULATED_FEATURES,
     )
     if not _settings(config).search_fraction:
         return events, products, None

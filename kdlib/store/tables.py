@@ -102,6 +102,27 @@ ITEM_STATISTICS = Table(
 )
 """Counts of each item of the vocabulary; zeros for an item without events."""
 
+_FEATURE = {
+    "feature": pa.string(),  # Name of the column.
+    # One of the three is given, by the kind of the feature.
+    "values": (pa.list_(pa.string()), True),  # `category`: one value. `categories`: distinct values, sorted.
+    "number": (pa.float64(), True),
+    "vector": (pa.list_(pa.float32()), True),
+}
+
+ITEM_FEATURES = Table(
+    "item_features",
+    key=("item_index", "feature"),
+    may_be_empty=True,
+    schema=schema_of(item_index=pa.int32(), **_FEATURE),
+)
+"""The features of each item of the vocabulary, as the catalogue gives them. A missing value has no row."""
+
+USER_FEATURES = Table(
+    "user_features", key=("user_id", "feature"), may_be_empty=True, schema=schema_of(user_id=pa.string(), **_FEATURE)
+)
+"""The features of each user with a history, as the list of users gives them. A missing value has no row."""
+
 TITLE_VECTORS = Table(
     "title_vectors",
     key=("item_index",),
@@ -246,8 +267,9 @@ RECOMMENDATIONS = Table(
     key=("user_id",),
     schema=schema_of(
         user_id=pa.string(),
-        item_ids=pa.list_(pa.string()),  # Best first, distinct, all available, none in the user's history.
-        # One for each item: the model's logit. With source `popular`: the item's share of the training interactions.
+        # Best first, distinct, all available. Without rules (recommend.policy) none is in the user's history.
+        item_ids=pa.list_(pa.string()),
+        # One for each item: the model's logit, with its boost. With source `popular`: the item's share of the training interactions.
         scores=pa.list_(pa.float32()),
         source=pa.string(),  # `model`, or `popular`: the most popular items, for users without a usable history.
         model_version=pa.string(),
@@ -255,6 +277,8 @@ RECOMMENDATIONS = Table(
         # For each of item_ids: the items of the user's history that raise its score most, best first; may be empty.
         # Null if no reasons were computed: recommend.because is 0, or the source is `popular`.
         because_item_ids=(pa.list_(pa.list_(pa.string())), True),
+        # For each of item_ids: `model`, `popular` or `pinned`. Null without rules: all items come from `source`.
+        item_sources=(pa.list_(pa.string()), True),
     ),
 )
 """One row for each user: the items to show."""
@@ -382,6 +406,8 @@ ALL = {
         HISTORIES,
         ITEM_VOCABULARY,
         ITEM_STATISTICS,
+        ITEM_FEATURES,
+        USER_FEATURES,
         TITLE_VECTORS,
         ITEM_CODES,
         ITEM_CODEBOOKS,

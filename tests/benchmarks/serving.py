@@ -46,7 +46,9 @@ def histories_table(items: np.ndarray, offsets: np.ndarray, user_ids: list[str])
     return pa.table({name: columns[name] for name in HISTORIES.schema.names}).cast(HISTORIES.schema)
 
 
-def serving_actor(folder: Path, histories: pa.Table, counts: np.ndarray, shape: dict[str, Any]) -> tuple[Any, pa.Table]:
+def serving_actor(
+    folder: Path, histories: pa.Table, counts: np.ndarray, shape: dict[str, Any], **more: Any
+) -> tuple[Any, pa.Table]:
     """The actor of `jobs/recommend.py` for lists of 10 items on one thread, and the shards for it.
 
     Args:
@@ -54,18 +56,20 @@ def serving_actor(folder: Path, histories: pa.Table, counts: np.ndarray, shape: 
       histories: from `histories_table`.
       counts: how often each item occurs, int [items].
       shape: arguments of `SequenceModel`.
+      more: further settings of the actor.
     """
     for part in ("model", "vocabulary", "statistics", "table"):
         (folder / part).mkdir()
     ids = [str(number) for number in range(len(counts))]
     torch.manual_seed(1)
     model = SequenceModel(num_items=len(ids), **shape)
+    model.item_embedding.data *= 20  # scores then lie as far apart as those of a trained model
     facts = {"vocabulary_items": len(ids), "vocabulary_hash": vocabulary_hash(ids)}
     save_model(folder / "model", model, model.state_dict(), facts)
     numbers = np.arange(len(ids), dtype=np.int32)
     vocabulary = {"item_index": numbers, "item_id": ids, "title": pa.nulls(len(ids), pa.string())}
     vocabulary |= dict.fromkeys(("available", "in_stock"), np.ones(len(ids), bool))
-    vocabulary |= {"first_seen": ["2026-01-01"] * len(ids)}
+    vocabulary |= {"first_seen": ["2025-12-01" if number % 50 else "2025-12-30" for number in range(len(ids))]}
     pq.write_table(pa.table(vocabulary, schema=ITEM_VOCABULARY.schema), folder / "vocabulary" / "part-0.parquet")
     statistics = {"item_index": numbers} | dict.fromkeys(ITEM_STATISTICS.schema.names[1:], counts)
     pq.write_table(pa.table(statistics, schema=ITEM_STATISTICS.schema), folder / "statistics" / "part-0.parquet")
@@ -81,6 +85,6 @@ def serving_actor(folder: Path, histories: pa.Table, counts: np.ndarray, shape: 
         "threads": 1,
     }
     shards = history_shards([str(folder / "histories.parquet")], num_rows=USERS_A_SHARD)
-    return ShardRecommender(str(folder / "table"), 1024, settings), pa.Table.from_pylist(
+    return ShardRecommender(str(folder / "table"), 1024, settings | more), pa.Table.from_pylist(
         [vars(shard) for shard in shards]
     )

@@ -52,6 +52,23 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (SMALLEST + "student: {model: {inputs: [price]}}\n", "student.model.inputs.0: .*'event_type' or 'time_gap'"),
         (
+            SMALLEST + "recommend: {policy: {exclude: {size: [xl]}}}\n",
+            r"recommend.policy.exclude.size: there is no feature 'size', found category, brand, colour, price in"
+            r" input.catalogue.features. Add the column there, with its kind \(category or categories\)",
+        ),
+        (
+            SMALLEST + "recommend: {policy: {at_most: {price: 2}}}\n",
+            "recommend.policy.at_most.price needs a feature of kind category or categories, but price is number",
+        ),
+        (
+            SMALLEST + "recommend: {k: 5, policy: {pins: [{item: a, place: 6}]}}\n",
+            "recommend.policy.pins: a has place 6 of recommend.k 5",
+        ),
+        (
+            SMALLEST + "recommend: {policy: {segments: {feature: country, rules: {de: {}}}}}\n",
+            "recommend.policy.segments.feature: there is no feature 'country', found none in input.users.features",
+        ),
+        (
             with_input("{catalogue: {path: c.csv, format: csv, item: i, title: t}}"),
             "input has only a catalogue.*: add events, or the section search",
         ),

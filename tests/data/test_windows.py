@@ -1,6 +1,8 @@
 """Histories to training windows and evaluation rows."""
 
+import math
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -224,3 +226,44 @@ def test_everyone_has_a_row_where_everyone_is_asked_for() -> None:
     assert np.split(every.items, every.offsets[1:-1])[2].tolist() == [6, 7]
     assert judged.repeats == every.repeats == 1
     assert every.context[every.offsets[1:] - 1, 0].tolist() == [1, 1, 1]  # each prediction opens a session
+
+
+def test_an_item_that_may_come_back_is_a_target() -> None:
+    """With `seen_days`, only recent events hide their item; the age counts to the day of the target."""
+    start = datetime(2026, 11, 1, 18, tzinfo=UTC)
+    rows = [  # (item, type, days after the start); the last one is the target
+        ("bought", [(1, 3, 0), (2, 0, 5), (1, 0, 10)]),
+        ("bought_lately", [(1, 3, 4), (2, 0, 5), (1, 0, 10)]),
+        ("viewed", [(1, 0, 9), (1, 0, 10)]),
+        ("in_cart", [(1, 2, 0), (1, 0, 10)]),
+        ("new", [(1, 3, 0), (2, 0, 0), (3, 0, 1)]),
+        ("untested", [(1, 3, 0), (2, 3, 9)]),
+    ]
+    table = pa.table(
+        {
+            "user_id": [user for user, _ in rows],
+            "item_indices": pa.array([[item for item, *_ in steps] for _, steps in rows], pa.list_(pa.int32())),
+            "event_types": pa.array([[kind for _, kind, _ in steps] for _, steps in rows], pa.list_(pa.int8())),
+            "event_times": pa.array(
+                [[start + timedelta(days=day) for *_, day in steps] for _, steps in rows], pa.list_(tables.TIME)
+            ),
+            "session_numbers": pa.array([[*range(len(steps))] for _, steps in rows], pa.list_(pa.int32())),
+            "test_position": pa.array(
+                [None if user == "untested" else len(steps) - 1 for user, steps in rows], pa.int32()
+            ),
+        }
+    )
+    how = {"position_column": "test_position", "seen_days": (0.0, 1.0, math.inf, 7.0)}
+    found = evaluation_rows(table, **how)
+    assert found.user_ids.tolist() == ["bought", "viewed", "new"]
+    assert found.targets.tolist() == [1, 1, 3]
+    assert found.repeats == 2
+    assert found.hidden is not None
+    assert found.hidden.tolist() == [False, False, False, True, False]
+    places, items = found.hidden_items(np.array([2, 0]))
+    assert (places.tolist(), items.tolist()) == ([0], [1])
+    every = evaluation_rows(table, **how, everyone=True)
+    assert every.targets.tolist() == [1, -1, 1, -1, 3, -1]
+    assert every.hidden is not None
+    assert every.hidden[-2:].tolist() == [False, True], "ten days and one day before the day after the last event"
+    assert evaluation_rows(table, position_column="test_position").user_ids.tolist() == ["new"]

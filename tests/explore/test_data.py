@@ -61,6 +61,7 @@ def test_a_list_is_the_published_row(run: Run) -> None:
         "model_version",
         "generated_at",
         "because_item_ids",
+        "item_sources",
     }
     assert (len(row["item_ids"]), len(row["scores"]), row["source"]) == (K, K, "model")
     assert data.read_list(run.folder(LISTS), "nobody") is None

@@ -9,6 +9,7 @@ import torch
 
 from kdlib.errors import ContractError, ModelError
 from kdlib.inference import recommender
+from kdlib.inference.constrained import Lists
 from kdlib.inference.recommender import (
     Recommender,
     check_recommendations,
@@ -256,11 +257,12 @@ def test_a_model_with_broken_weights_is_an_error(store):
 def test_a_seen_item_in_a_list_stops_the_batch(store, monkeypatch):
     """If the top-k returned an item of the history, the batch would fail with the user's id."""
 
-    def careless(hidden_BW, weight_VW, bias_V, *, k, **_):
-        return torch.zeros(len(hidden_BW), k), torch.arange(k).expand(len(hidden_BW), k)
+    def careless(hidden_BW, weight_VW, bias_V, rules, *, k, **_):
+        shape = len(hidden_BW), k
+        return Lists(torch.zeros(shape), torch.arange(k).expand(shape), np.zeros(shape, bool))
 
     made = store(tiny_model())
-    monkeypatch.setattr(recommender, "exact_topk", careless)
+    monkeypatch.setattr(recommender, "lists_under_rules", careless)
     with pytest.raises(ContractError, match="user b would be recommended an item of its own history"):
         made(histories(("a", [30], [0]), ("b", [31, 4], [0, 0])))
 

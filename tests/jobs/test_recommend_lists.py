@@ -76,6 +76,8 @@ def shop(tmp_path: Path) -> Path:
     counts = ("num_interactions", "num_users", "num_purchases", "num_train", "num_in_windows")
     statistics = [{"item_index": index} | dict.fromkeys(counts, int(one != NEW)) for index, one in enumerate(IDS)]
     put(tmp_path, "item_statistics", statistics)
+    brands = [{"item_index": index, "feature": "brand", "values": ["ab"[index % 2]]} for index in range(len(IDS))]
+    put(tmp_path, "item_features", brands)
     recommended = [
         {
             "user_id": user,
@@ -112,8 +114,8 @@ def test_each_list_is_a_table(shop, capsys):
         ("anna", ["item0"], end),
         ("bert", ["item0"], end),
     ]
-    [popular] = read(shop, "popular_items")
-    assert (popular["of"], popular["item_ids"]) == ("all", ["item1", "item0", "item2", "item3"])
+    popular = read(shop, "popular_items")[0]
+    assert (popular["of"], popular["item_ids"]) == ("all", ["item2", "item3", "item1", "item0"])
     similar = {row["item_id"]: row["item_ids"] for row in read(shop, "similar_items")}
     assert similar.keys() == set(IDS) - {NEW}
     assert all(len(items) == 2 and not {item, NEW, UNAVAILABLE} & set(items) for item, items in similar.items())
@@ -162,6 +164,23 @@ def test_one_changed_list_is_made_again(shop, capsys):
     assert {name for name in LISTS if again[name] != first[name]} == {"popular_items"}
 
 
+def test_categories_segments_and_rules(shop):
+    """Categories and segments have lists of popular items. An item that the rules exclude is in none of the lists."""
+    put(shop, "user_features", [{"user_id": user, "feature": "country", "values": ["DE"]} for user in ("anna", "dora")])
+    document = config_for(shop, policy={"exclude": {"brand": ["b"]}}, lists={"popular_items": 2}).model_dump(
+        mode="json"
+    )
+    users = {"path": "x", "format": "csv", "features": {"country": "category"}}
+    document["input"]["users"] = users
+    stages.run("recommend-lists", RunConfig.model_validate(document))
+    popular = {(row["of"], row["feature"], row["value"]): row["item_ids"] for row in read(shop, "popular_items")}
+    assert popular == {
+        ("all", "", ""): ["item2", "item0"],
+        ("items", "brand", "a"): ["item2", "item0"],
+        ("users", "country", "DE"): ["item2", "item0"],
+    }
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_k_beyond_the_available_items_is_refused(shop, name):
     """A list longer than the number of available items is an error that names both."""
@@ -173,7 +192,7 @@ def test_a_shop_without_purchases_gets_empty_tables(shop, capsys):
     """The run goes on, and a warning says which list is empty and why."""
     put_histories(shop, {"anna": [(0, "view", 1)], "bert": []})
     made = stages.run("recommend-lists", config_for(shop))
-    assert (made["bought_together"].rows, made["buy_again"].rows, made["popular_items"].rows) == (0, 0, 1)
+    assert (made["bought_together"].rows, made["buy_again"].rows, made["popular_items"].rows) == (0, 0, 2)
     told = capsys.readouterr()
     said = told.out + told.err
     assert "warning: bought_together has no rows, because no two available items were bought in one basket" in said

@@ -64,7 +64,7 @@ USER = User(
     "model",
     "m1",
     datetime(2026, 11, 23, tzinfo=UTC),
-    (Recommended(EVIL, 1.5, (EVIL,)), Recommended("lamp", 0.5)),
+    (Recommended(EVIL, 1.5, (EVIL,)), Recommended("lamp", 0.5, pinned=True)),
 )
 SEARCH = Search(
     1_000,
