@@ -14,6 +14,7 @@ from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.inference.recommender import check_vocabulary, read_vocabulary
+from kdlib.lists.long_form import write_long_form
 from kdlib.lists.rows import Lists, check_lists, rows_of
 from kdlib.store import tables
 from kdlib.store.partitions import Manifest
@@ -35,7 +36,7 @@ def build(job: Job) -> Details:
     """
     [name] = job.part.makes
     if name == "recommendations_long":
-        _write_long_form(job)
+        write_long_form(parquet_files(job.input("recommendations")), job.output / "part-00000.parquet")
         return {}
     k, table = getattr(job.config.recommend.lists, name), tables.ALL[name]
     item_ids, available = read_vocabulary(job.input("item_vocabulary"))
@@ -118,19 +119,6 @@ MAKERS: dict[str, Callable[[Job, pa.Array, np.ndarray, int], Made]] = {
 def _today(job: Job) -> int:
     """The run's day, in days since 1970."""
     return (datetime.fromisoformat(job.config.day) - datetime(1970, 1, 1)).days
-
-
-def _write_long_form(job: Job) -> None:
-    schema = tables.RECOMMENDATIONS_LONG.schema
-    with pq.ParquetWriter(job.output / "part-00000.parquet", schema) as writer:
-        for file in parquet_files(job.input("recommendations")):
-            for batch in pq.ParquetFile(file).iter_batches(columns=["user_id", "item_ids", "scores"]):
-                lists = batch["item_ids"]
-                owners, items = lists.value_parent_indices(), lists.flatten()
-                starts = np.repeat(lists.offsets.to_numpy()[:-1], lists.value_lengths().to_numpy())
-                ranks = np.arange(len(items)) - starts + lists.offsets[0].as_py() + 1
-                columns = [batch["user_id"].take(owners), items, pa.array(ranks), batch["scores"].flatten()]
-                writer.write_table(pa.table(columns, names=schema.names).cast(schema))
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
