@@ -113,7 +113,7 @@ def test_each_list_is_a_table(shop, capsys):
         ("bert", ["item0"], end),
     ]
     [popular] = read(shop, "popular_items")
-    assert (popular["of"], popular["item_ids"]) == ("all", ["item1", "item0", "item2", "item3"])
+    assert (popular["of"], popular["item_ids"]) == ("all", ["item2", "item3", "item1", "item0"])
     similar = {row["item_id"]: row["item_ids"] for row in read(shop, "similar_items")}
     assert similar.keys() == set(IDS) - {NEW}
     assert all(len(items) == 2 and not {item, NEW, UNAVAILABLE} & set(items) for item, items in similar.items())
