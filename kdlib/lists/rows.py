@@ -32,15 +32,16 @@ def best_of_each(owners_N: np.ndarray, items_N: np.ndarray, scores_N: np.ndarray
     Args:
       owners_N: int; the pairs of owner and item are distinct, in any order.
       items_N: int item indices.
-      scores_N: float, compared as float32.
+      scores_N: float.
       k: length of the lists.
     """
-    scores_N = scores_N.astype(np.float32)
     order = np.lexsort((items_N, -scores_N, owners_N))
     owners_N = owners_N[order]
     place_N = np.arange(len(order)) - np.searchsorted(owners_N, owners_N)
     kept = order[place_N < k]
-    return Lists(owners_N[place_N < k].astype(np.int64), items_N[kept].astype(np.int64), scores_N[kept])
+    return Lists(
+        owners_N[place_N < k].astype(np.int64), items_N[kept].astype(np.int64), scores_N[kept].astype(np.float32)
+    )
 
 
 def rows_of(

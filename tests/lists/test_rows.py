@@ -28,6 +28,12 @@ def test_equals_a_sort(pairs, levels, k):
     assert list(zip(*(column.tolist() for column in lists), strict=True)) == expected
 
 
+def test_tiny_scores_keep_their_order():
+    """Scores that float32 cannot tell from 0 are still compared."""
+    lists = best_of_each(np.zeros(3, int), np.array([1, 2, 3]), np.array([1e-60, 3e-60, 2e-60]), k=3)
+    assert lists.items_N.tolist() == [2, 3, 1]
+
+
 def write(folder, table, key, item_ids, scores):
     rows = {table.key[0]: key, "item_ids": item_ids, "scores": scores, "generated_at": [FIRST_DAY] * len(key)}
     pq.write_table(pa.table(rows).cast(table.schema), folder / "part.parquet")
