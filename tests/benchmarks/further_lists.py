@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.published import parquet_files
@@ -24,7 +24,7 @@ from kdlib.config.load import load_config
 from kdlib.config.operations import ListsConfig
 from kdlib.lists.again import buy_again
 from kdlib.lists.purchases import Purchases, baskets_of, read_purchases
-from kdlib.lists.rows import Lists, best_of_each
+from kdlib.lists.rows import Lists, best_of_each, near_the_top
 from kdlib.lists.similar import similar_items
 from kdlib.lists.together import bought_together
 from kdlib.metrics.bootstrap import bootstrap_interval
@@ -116,17 +116,14 @@ def baskets(purchases: Purchases, part_N: np.ndarray) -> Iterator[tuple[int, np.
         yield int(user), np.unique(items)
 
 
-def counted(purchases: Purchases, num_items: int) -> csr_array:
-    """Baskets × items, 0 or 1."""
-    return baskets_of(purchases, by_session=True, num_items=num_items).items_BV
-
-
 def co_count(before: Purchases, num_items: int) -> np.ndarray:
     """Each item's companions by the number of common baskets."""
-    held = counted(before, num_items)
-    pairs = coo_array(held.T @ held)
-    other = pairs.row != pairs.col
-    return as_matrix(best_of_each(pairs.row[other], pairs.col[other], pairs.data[other], k=K), num_items)
+    held = baskets_of(before, by_session=True, num_items=num_items).items_BV
+    pairs = csr_array(held.T @ held)
+    pairs.setdiag(0)
+    near = near_the_top(pairs.data, pairs.indptr, k=K) & (pairs.data > 0)
+    owners = np.repeat(np.arange(num_items), np.diff(pairs.indptr))
+    return as_matrix(best_of_each(owners[near], pairs.indices[near], pairs.data[near], k=K), num_items)
 
 
 def most_bought(before: Purchases, num_items: int, owners: int, weights: np.ndarray | None = None) -> np.ndarray:
