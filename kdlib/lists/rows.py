@@ -4,6 +4,7 @@ Shapes: N pairs of a list's owner and an item.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,24 @@ def best_of_each(owners_N: np.ndarray, items_N: np.ndarray, scores_N: np.ndarray
     return Lists(
         owners_N[place_N < k].astype(np.int64), items_N[kept].astype(np.int64), scores_N[kept].astype(np.float32)
     )
+
+
+def near_the_top(scores_N: np.ndarray, offsets: np.ndarray, *, k: int) -> np.ndarray:
+    """Which pairs have one of their owner's k highest scores, equal scores included: bool [N].
+
+    It makes `best_of_each` fast where an owner has far more than k pairs.
+
+    Args:
+      scores_N: float, owner after owner.
+      offsets: owner i has the pairs `offsets[i]:offsets[i + 1]`.
+      k: length of the lists.
+    """
+    near_N = np.ones(len(scores_N), bool)
+    for start, end in pairwise(offsets.tolist()):
+        if end - start > k:
+            of_owner = scores_N[start:end]
+            near_N[start:end] = of_owner >= np.partition(of_owner, -k)[-k]
+    return near_N
 
 
 def rows_of(

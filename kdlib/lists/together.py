@@ -9,10 +9,10 @@ Shapes: B baskets, V items, N pairs.
 """
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 
 from kdlib.lists.purchases import Baskets
-from kdlib.lists.rows import Lists, best_of_each
+from kdlib.lists.rows import Lists, best_of_each, near_the_top
 
 POPULARITY_POWER = 0.1
 """α. Chosen on validation days of two shops, like the half-life: `tests/benchmarks/README.md`, "Further lists"."""
@@ -37,10 +37,11 @@ def bought_together(baskets: Baskets, *, today: int, allowed_V: np.ndarray, k: i
     baskets_VB = csr_array(held_BV.T)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
     for start in range(0, num_items, ITEMS):
-        pairs = coo_array(baskets_VB[start : start + ITEMS] @ weighed_BV)
-        owners_N, items_N = pairs.row.astype(np.int64) + start, pairs.col.astype(np.int64)
-        kept = (owners_N != items_N) & allowed_V[items_N]
-        owners_N, items_N = owners_N[kept], items_N[kept]
-        scores_N = pairs.data[kept] / (counts_V[owners_N] * counts_V[items_N] ** POPULARITY_POWER)
-        parts.append(best_of_each(owners_N, items_N, scores_N, k=k))
+        pairs = csr_array(baskets_VB[start : start + ITEMS] @ weighed_BV)
+        owners_N = np.repeat(np.arange(start, start + pairs.shape[0]), np.diff(pairs.indptr))
+        items_N = pairs.indices.astype(np.int64)
+        scores_N = pairs.data / (counts_V[owners_N] * counts_V[items_N] ** POPULARITY_POWER)
+        scores_N[(owners_N == items_N) | ~allowed_V[items_N]] = 0
+        kept = (scores_N > 0) & near_the_top(scores_N, pairs.indptr, k=k)
+        parts.append(best_of_each(owners_N[kept], items_N[kept], scores_N[kept], k=k))
     return Lists(*map(np.concatenate, zip(*parts, strict=True)))

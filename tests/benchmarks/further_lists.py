@@ -1,8 +1,8 @@
 """The further lists on real shops: `python -m tests.benchmarks.further_lists FOLDER` → results/further_lists.json.
 
 It reads the runs `cluster/runs/retail.yaml` and `yoochoose.yaml` below FOLDER, and first makes what is missing there.
-Each list knows only what was bought before the day or week that judges it. `similar_items` comes from the run's student,
-which knows the days before the validation days. The methods were chosen on the validation days. The test days judge.
+Each day judges the lists of the day before. `similar_items` comes from the run's student, which knows the days before the
+validation days; so do its baselines. The methods were chosen on the validation days, and the test days judge.
 """
 
 import json
@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.published import parquet_files
 from kdlib.config.load import load_config
 from kdlib.config.operations import ListsConfig
+from kdlib.config.run import RunConfig
 from kdlib.lists.again import buy_again
 from kdlib.lists.purchases import Purchases, baskets_of, read_purchases
-from kdlib.lists.rows import Lists, best_of_each
+from kdlib.lists.rows import Lists, best_of_each, near_the_top
 from kdlib.lists.similar import similar_items
 from kdlib.lists.together import bought_together
 from kdlib.metrics.bootstrap import bootstrap_interval
@@ -66,12 +67,13 @@ def between(purchases: Purchases, first: int, end: int) -> Purchases:
 
 
 def companions(purchases: Purchases, methods: Mapping[str, Method], first: int, end: int) -> Iterator[Case]:
-    """Each item of a basket asks for the basket's other items; lists are made each week. The mean over a basket is a case."""
-    for start in range(first, end, 7):
-        before = between(purchases, 0, start)
-        lists = {name: method(before, start - 1) for name, method in methods.items()}
-        week = between(purchases, start, min(start + 7, end))
-        for user, items in baskets(week, week.sessions_N):
+    """Each item of a basket asks the lists of the day before for the basket's other items. The basket's mean is a case."""
+    for day in range(first, end):
+        before, today = between(purchases, 0, day), between(purchases, day, day + 1)
+        if not len(today.users_N):
+            continue
+        lists = {name: method(before, day - 1) for name, method in methods.items()}
+        for user, items in baskets(today, today.sessions_N):
             if len(items) > 1:
                 ideal = IDEAL[min(K, len(items) - 1)]
                 yield (
@@ -116,17 +118,14 @@ def baskets(purchases: Purchases, part_N: np.ndarray) -> Iterator[tuple[int, np.
         yield int(user), np.unique(items)
 
 
-def counted(purchases: Purchases, num_items: int) -> csr_array:
-    """Baskets × items, 0 or 1."""
-    return baskets_of(purchases, by_session=True, num_items=num_items).items_BV
-
-
 def co_count(before: Purchases, num_items: int) -> np.ndarray:
     """Each item's companions by the number of common baskets."""
-    held = counted(before, num_items)
-    pairs = coo_array(held.T @ held)
-    other = pairs.row != pairs.col
-    return as_matrix(best_of_each(pairs.row[other], pairs.col[other], pairs.data[other], k=K), num_items)
+    held = baskets_of(before, by_session=True, num_items=num_items).items_BV
+    pairs = csr_array(held.T @ held)
+    pairs.setdiag(0)
+    near = near_the_top(pairs.data, pairs.indptr, k=K) & (pairs.data > 0)
+    owners = np.repeat(np.arange(num_items), np.diff(pairs.indptr))
+    return as_matrix(best_of_each(owners[near], pairs.indices[near], pairs.data[near], k=K), num_items)
 
 
 def most_bought(before: Purchases, num_items: int, owners: int, weights: np.ndarray | None = None) -> np.ndarray:
@@ -146,6 +145,19 @@ def own(before: Purchases, num_users: int, *, by: str) -> np.ndarray:
     np.maximum.at(last, pair_N.reshape(-1), rows[:, 2])
     ranks = np.lexsort((last, counts) if by == "count" else (counts, last)).argsort()
     return as_matrix(best_of_each(pairs[:, 0], pairs[:, 1], ranks, k=K), num_users)
+
+
+def always(lists: np.ndarray) -> Method:
+    """The same lists each day."""
+    return lambda before, today: lists
+
+
+def similar(config: RunConfig, before: Purchases, num_items: int) -> Method:
+    """The student's similar items, among the items that were bought before."""
+    with torch.no_grad():
+        vectors_VW = load_model(partitions.current(config.root, "models/student", config.day))[0].head()[0]
+    known_V = torch.from_numpy(np.bincount(before.items_N, minlength=num_items)[: len(vectors_VW)] > 0)
+    return always(as_matrix(similar_items(vectors_VW, known_V=known_V, allowed_V=known_V, k=K), num_items))
 
 
 def judge(cases: Iterator[Case], ours: str) -> dict[str, Any]:
@@ -214,23 +226,12 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
                 "most_recent": lambda before, today: own(before, num_users, by="last"),
             }
             found[period]["buy_again"] = judge(repeats(purchases, mine, start, stop), "buy_again")
-            student = load_model(partitions.current(config.root, "models/student", config.day))[0]
-            near = _similar(student, between(purchases, 0, first), num_items)
-            fixed = {name: _always(method(between(purchases, 0, first), first - 1)) for name, method in counts.items()}
-            methods = {"similar_items": _always(near)} | fixed
+            methods = {"similar_items": similar(config, between(purchases, 0, first), num_items)}
+            methods |= {
+                name: always(method(between(purchases, 0, first), first - 1)) for name, method in counts.items()
+            }
             found[period]["similar_items"] = judge(companions(purchases, methods, start, stop), "similar_items")
     return found
-
-
-def _always(lists: np.ndarray) -> Method:
-    return lambda before, today: lists
-
-
-def _similar(student: Any, before: Purchases, num_items: int) -> np.ndarray:
-    with torch.no_grad():
-        vectors_VW = student.head()[0]
-    known_V = torch.from_numpy(np.bincount(before.items_N, minlength=num_items)[: len(vectors_VW)] > 0)
-    return as_matrix(similar_items(vectors_VW, known_V=known_V, allowed_V=known_V, k=K), num_items)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlib.errors import ContractError
-from kdlib.lists.rows import best_of_each, check_lists, rows_of
+from kdlib.lists.rows import best_of_each, check_lists, near_the_top, rows_of
 from kdlib.store.tables import BOUGHT_TOGETHER, BUY_AGAIN
 from tests.lists.histories import FIRST_DAY
 
@@ -24,8 +24,12 @@ def test_equals_a_sort(pairs, levels, k):
     expected = []
     for owner in range(5):
         expected += sorted((row for row in rows if row[0] == owner), key=lambda row: (-row[2], row[1]))[:k]
-    lists = best_of_each(*np.array(rows, np.int64).reshape(-1, 3).T, k=k)
+    owners, items, scores = np.array(sorted(rows), np.int64).reshape(-1, 3).T
+    lists = best_of_each(owners, items, scores, k=k)
     assert list(zip(*(column.tolist() for column in lists), strict=True)) == expected
+    near = near_the_top(scores, np.searchsorted(owners, np.arange(6)), k=k)
+    again = best_of_each(owners[near], items[near], scores[near], k=k)
+    assert all(np.array_equal(one, other) for one, other in zip(lists, again, strict=True))
 
 
 def test_tiny_scores_keep_their_order():
