@@ -34,7 +34,7 @@ from kdlib.store import partitions
 
 RESULTS = Path(__file__).parent / "results"
 STAGES = {
-    "retail": ("build-features", "encode-titles", "train-teacher", "cache-teacher", "distill"),
+    "retail": ("build-features", "train-teacher", "cache-teacher", "distill"),
     "yoochoose": ("build-features",),
 }
 DAYS = {  # the first validation day, the first test day, the day after the last test day
@@ -181,10 +181,11 @@ def judge(cases: Iterator[Case], ours: str) -> dict[str, Any]:
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
     """All lists of a shop on its validation days and on its test days."""
-    config = load_config(f"cluster/runs/{name}.yaml", overrides=(f"output_dir={folder / name}",))
+    overrides = (f"output_dir={folder / name}", "evaluation.control=false")
+    config = load_config(f"cluster/runs/{name}.yaml", overrides=overrides)
     for stage in STAGES[name]:
         command = [sys.executable, "-m", "jobs", stage, "--config", f"cluster/runs/{name}.yaml"]
-        subprocess.run([*command, "--set", f"output_dir={folder / name}"], check=True)
+        subprocess.run([*command, *(word for one in overrides for word in ("--set", one))], check=True)
     purchases = read_purchases(parquet_files(partitions.current(config.root, "histories", config.day)))
     num_users = len(purchases.user_ids)
     num_items = pq.read_metadata(
