@@ -16,7 +16,7 @@ Check = Callable[[], Finding]
 
 def run(invocation: Invocation) -> int:
     """Print the table. Returns the exit status: 2 if anything that a run needs is missing, else 0."""
-    with hints_name(invocation.config):
+    with hints_name(invocation.config, invocation.overrides):
         config, about = _config(invocation)
         checks = {"run config": lambda: about} | checks_of(config)
         width = max(map(len, checks))

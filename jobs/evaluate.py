@@ -1,27 +1,29 @@
 """Measure every model and baseline on the test users: all items ranked, bootstrap intervals (Ray Data)."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.compared import compared_models
 from jobs.runtime.console import say, warn
+from jobs.runtime.item_facts import items_of
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from jobs.runtime.published import features_of
 from jobs.runtime.rank_targets import histories_to_test, rank_targets, seen_days, training_counts
+from jobs.runtime.rule_costs import ruled_lists, user_segments
 from jobs.runtime.stage import Details, Found, Input, Job, Part
-from jobs.runtime.teachers import ensemble, teacher_weights
 from jobs.runtime.warm_start import last_model
 from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows, list_matrix
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
+from kdlib.metrics.beyond import beyond_table
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.expected import expected_metrics
-from kdlib.metrics.table import metrics_table
+from kdlib.metrics.table import WITH_RULES, WITHOUT, metrics_table
 from kdlib.store.partitions import Manifest
 
 
@@ -43,11 +45,11 @@ def build(job: Job) -> Details:
     config = job.config
     if isinstance(job.found, str):
         warn(f"evaluate: warning: {job.found}")
-    found = _measure(job)
+    found, k = _measure(job), config.evaluation.judged_k
+    resamples = {"samples": config.evaluation.bootstrap_samples, "seed": config.seed}
     teacher = "ensemble" if "ensemble" in found.ranks else config.teachers[0].name
-    table = metrics_table(
+    accuracy = metrics_table(
         found.ranks,
-        found.coverage,
         config.evaluation.k,
         pairs=[
             ("student", "control"),
@@ -56,41 +58,30 @@ def build(job: Job) -> Details:
             ("student", "popularity"),
             ("student", "markov"),
             ("student", "last_night"),
+            *((name, WITH_RULES) for name in found.ranks if name.startswith(WITHOUT)),
         ],
-        samples=config.evaluation.bootstrap_samples,
-        seed=config.seed,
-        slices={f"ndcg@{config.evaluation.judged_k}": found.slices},
+        slices={f"ndcg@{k}": found.slices},
         confidence=found.confidence,
-        confidence_k=config.evaluation.judged_k,
+        confidence_k=k,
         expected=found.expected,
+        **resamples,
     )
-    pq.write_table(table, job.output / "part-00000.parquet")
+    items = items_of(config, features_of(job.inputs), job.input("models/student"))
+    beyond = beyond_table(found.lists, items, k=k, segments=found.segments, **resamples)
+    pq.write_table(pa.concat_tables([accuracy, beyond]), job.output / "part-00000.parquet")
     return {"metrics": found.details}
 
 
 class _Measured(NamedTuple):
-    """The arguments of `metrics_table`, and `details` for the manifest."""
+    """The arguments of `metrics_table` and `beyond_table`, and `details` for the manifest."""
 
     ranks: dict[str, np.ndarray]
-    coverage: dict[str, float]
+    lists: dict[str, np.ndarray]
     slices: dict[str, np.ndarray]
+    segments: dict[str, np.ndarray]
     confidence: dict[str, np.ndarray]
     expected: dict[str, dict[str, np.ndarray]]
     details: dict[str, Any]
-
-
-def _compared(job: Job) -> dict[str, list[tuple[str, float]]]:
-    """Name → (model folder, weight), for teachers and students. A cross-fitted teacher is the mean of its folds."""
-    config = job.config
-    teachers = [[job.input(model) for model in teacher.models] for teacher in config.teachers]
-    compared = {t.name: ensemble([folders], [1.0]) for t, folders in zip(config.teachers, teachers, strict=True)}
-    students = ["student", *(["control"] if config.evaluation.control else [])]
-    compared |= {name: [(str(job.input(f"models/{name}")), 1.0)] for name in students}
-    if isinstance(job.found, Path):
-        compared["last_night"] = [(str(job.found), 1.0)]
-    if len(config.teachers) > 1:
-        compared["ensemble"] = ensemble(teachers, teacher_weights(config, job.inputs))
-    return compared
 
 
 def _measure(job: Job) -> _Measured:
@@ -105,7 +96,14 @@ def _measure(job: Job) -> _Measured:
     histories = histories_to_test(config, source, everyone=everyone)
     confidence_k = config.evaluation.judged_k
     found = rank_targets(
-        config, source, histories, _compared(job), top=top, confidence_k=confidence_k, everyone=everyone
+        config,
+        source,
+        histories,
+        compared_models(job),
+        top=top,
+        confidence_k=confidence_k,
+        everyone=everyone,
+        ruled=ruled_lists(config, job.inputs),
     )
     rows = evaluation_rows(
         histories,
@@ -115,12 +113,16 @@ def _measure(job: Job) -> _Measured:
         seen_days=seen_days(config),
     )
     assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
-    details = {"users": int((rows.targets >= 0).sum()), "repeats_left_out": rows.repeats}
+    details = {
+        "users": int((rows.targets >= 0).sum()),
+        "repeats_left_out": rows.repeats,
+        "new_item_days": config.evaluation.new_item_days,
+    }
     every = [name.removeprefix("rank/") for name in found.column_names if name.startswith("rank/")]
     ranks = {name: found[f"rank/{name}"].to_numpy() for name in every}
+    lists = {name: list_matrix(found[f"top/{name}"], top) for name in every}
     expected: dict[str, dict[str, np.ndarray]] = {}
     if everyone:
-        lists = {name: list_matrix(found[f"top/{name}"]) for name in every}
         truth = truth_of(config, histories, source.item_ids(), rows, lists, top=top)
         expected = {name: expected_metrics(of_model, (confidence_k,)) for name, of_model in truth.probabilities.items()}
         ranks[BEST] = truth.ranks
@@ -128,14 +130,15 @@ def _measure(job: Job) -> _Measured:
     judged = np.flatnonzero(rows.targets >= 0)
     found = found.take(pa.array(judged))
     ranks = {name: of_model[judged] for name, of_model in ranks.items()}
-    touched = {name: found[f"top/{name}"].combine_chunks().flatten().unique().to_numpy() for name in every}
-    coverage = {name: float((items >= 0).sum() / len(counts)) for name, items in touched.items()}
+    lists = {name: of_model[judged] for name, of_model in lists.items()}
     prefix = "confidence/"
     confidence = {
         name.removeprefix(prefix): found[name].to_numpy() for name in found.column_names if name.startswith(prefix)
     }
-    slices = history_buckets(np.diff(rows.offsets)[judged]) | popularity_buckets(counts, rows.targets[judged])
-    return _Measured(ranks, coverage, slices, confidence, expected, details)
+    segments = history_buckets(np.diff(rows.offsets)[judged])
+    segments |= user_segments(config, job.inputs, rows.user_ids[judged])
+    slices = segments | popularity_buckets(counts, rows.targets[judged])
+    return _Measured(ranks, lists, slices, segments, confidence, expected, details)
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

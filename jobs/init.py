@@ -21,7 +21,7 @@ def run(files: Sequence[str], *, out: str | None, name: str | None, columns: Seq
     Args:
       files: files, folders, globs or URLs.
       out: the run config to write; None: `NAME.yaml` in the working folder.
-      name: of the run config; None: from the events' path.
+      name: of the run config; None: from `out`, or else from the events' path.
       columns: of the events, `ROLE=NAME`, where the guess is wrong.
       force: replace an existing file.
 
@@ -36,7 +36,7 @@ def run(files: Sequence[str], *, out: str | None, name: str | None, columns: Seq
     named = {role: name for role, _, name in (column.partition("=") for column in columns)}
     if any(role not in ROLES or not name for role, name in named.items()):
         raise ConfigError(f"--column must be ROLE=NAME with a role of {', '.join(ROLES)}, found {' '.join(columns)}")
-    shop = shop_of(files, name=name, columns=named)
+    shop = shop_of(files, name=name or _name_in(out), columns=named)
     path = Path(out or f"{shop.name}.yaml")
     if not force and path.exists():
         raise _exists(path)
@@ -52,6 +52,12 @@ def run(files: Sequence[str], *, out: str | None, name: str | None, columns: Seq
     finally:
         fresh.unlink(missing_ok=True)
     _tell(shop, path)
+
+
+def _name_in(out: str | None) -> str | None:
+    """A name for the run config from its file's name: `my-shop.yaml` → `my_shop`. None if the file has no such name."""
+    name = re.sub(r"\W+", "_", Path(out or "").stem.lower(), flags=re.ASCII).strip("_")
+    return name if re.fullmatch(NAME_FORM, name) else None
 
 
 def _exists(path: Path) -> ConfigError:

@@ -56,8 +56,10 @@ def run(config: RunConfig) -> None:
         return
     known = [step for step in due if step.seconds is not None]
     seconds, size = sum(step.seconds or 0.0 for step in known), sum(step.num_bytes for step in known)
-    unknown = f"; {len(due) - len(known)} have never run" if len(known) < len(due) else ""
-    say(f"{len(due)} of {len(steps)} stages run: about {seconds:,.0f} s and {size / 2**20:,.1f} MiB{unknown}")
+    new = len(due) - len(known)
+    unknown = f"{new} {'has' if new == 1 else 'have'} never run" if new else ""
+    taken = f"about {seconds:,.0f} s and {size / 2**20:,.1f} MiB" if known else ""
+    say(f"{len(due)} of {len(steps)} stages run: {'; '.join(filter(None, (taken, unknown)))}")
 
 
 def plan(config: RunConfig, pipeline: Sequence[Stage] = STAGES) -> list[Step]:

@@ -278,7 +278,7 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
             found = _ranks_of_scorer(name, model, rows, len(counts_V), run.config.training.max_length)
         ranks[name] = found.ranks
     pairs = [(next(iter(models)), other) for other in list(models)[1:]]
-    return metrics_table(ranks, {}, settings.k, pairs=pairs, samples=settings.bootstrap_samples, seed=run.config.seed)
+    return metrics_table(ranks, settings.k, pairs=pairs, samples=settings.bootstrap_samples, seed=run.config.seed)
 
 
 def _ranks_of_scorer(name: str, score: Score, rows: EvaluationRows, num_items: int, max_length: int) -> Ranked:

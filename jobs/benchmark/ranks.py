@@ -65,7 +65,7 @@ def build(job: Job) -> Details:
     columns = {"user_id": found["user_id"], "target": rows.targets, "length": np.diff(rows.offsets)}
     columns |= {f"rank/{name}": found[f"rank/{name}"] for name in named(found, "rank/")}
     if everyone:
-        lists = {name: list_matrix(found[f"top/{name}"]) for name in named(found, "top/")}
+        lists = {name: list_matrix(found[f"top/{name}"], K) for name in named(found, "top/")}
         truth = truth_of(config, histories, source.item_ids(), rows, lists, top=K)
         columns[f"rank/{BEST}"] = truth.ranks
         for name, probabilities in truth.probabilities.items():

@@ -59,7 +59,10 @@ def say_estimate(config: RunConfig) -> None:
     if cost is None:
         return
     parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in cost._asdict().items() if seconds >= 30)
-    bound = f"; budget_minutes {config.budget_minutes:g}" if config.budget_minutes else ""
+    bound = ""
+    if config.budget_minutes:
+        over = ", so models will train for fewer epochs" if cost.seconds > 60 * config.budget_minutes else ""
+        bound = f"; budget_minutes {config.budget_minutes:g}{over}"
     say(f"estimate: about {_minutes(cost.seconds)} for the stages after the features ({parts}){bound}")
 
 
@@ -76,7 +79,7 @@ def say_spent(config: RunConfig) -> None:
     spent = (time.monotonic() - _started) / 60
     text = f"budget    {spent:.1f} of {config.budget_minutes:g} minutes after the features"
     if spent > config.budget_minutes:
-        warn(f"{text}: exceeded, because other stages than the training take this long. Raise budget_minutes")
+        warn(f"{text}: exceeded, because every model trains for at least an epoch. Raise budget_minutes")
     else:
         say(text)
 

@@ -69,7 +69,7 @@ def execute(
       quiet_engines: the engines write to a log file. A line at the end gives the seconds.
     """
     started, log, stopped = time.monotonic(), None, list[int]()
-    with hints_name(invocation.config):
+    with hints_name(invocation.config, invocation.overrides):
         try:
             config = load() if load else invocation.load()
             check_format(config.root)

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,8 @@ USUAL_CONFIG = "cluster/runs/laptop.yaml"
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _HINT = re.compile(r"`distilrec (?!submit|status)([a-z-]+)(?![^`]*--config)")
 _config = USUAL_CONFIG
-"""The run config of this command. Hints name it in the commands that they suggest."""
+_overrides: tuple[str, ...] = ()
+"""The run config of this command, and its `--set`. Hints name them in the commands that they suggest."""
 _person: TextIO | None = None
 """The terminal, while standard output and error are redirected to a log file."""
 LOG = logging.getLogger("distilrec")
@@ -69,19 +70,20 @@ def run_id() -> str:
 
 
 @contextmanager
-def hints_name(config: str) -> Iterator[None]:
-    """Within the block, hints name this run config in the commands that they suggest."""
-    global _config
-    before, _config = _config, config
+def hints_name(config: str, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Within the block, hints name this run config and these settings in the commands that they suggest."""
+    global _config, _overrides
+    before, _config, _overrides = (_config, _overrides), config, tuple(overrides)
     try:
         yield
     finally:
-        _config = before
+        _config, _overrides = before
 
 
 def with_config(text: str) -> str:
-    """The text with `--config` added to its commands, so that they can be copied. The usual config is not added."""
+    """The text with `--config` and `--set` added to its commands, to be copied. The usual config is not added."""
     words = "" if _config == USUAL_CONFIG else f" --config {shlex.quote(_config)}"
+    words += "".join(f" --set {shlex.quote(override)}" for override in _overrides)
     return _HINT.sub(lambda hint: hint[0] + words, text) if words else text
 
 

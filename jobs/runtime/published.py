@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jobs.runtime.names import FEATURES
 from jobs.runtime.stage import Input
 from kdlib.config.run import RunConfig
-from kdlib.metrics.table import format_distillation, format_metrics
+from kdlib.metrics.table import LABELS, format_distillation, format_metrics
 from kdlib.models.files import MODEL_FILE
 from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import partitions
@@ -106,6 +106,15 @@ def quality_table(config: RunConfig) -> str:
         )
         if part
     )
+
+
+def better_than_the_student(config: RunConfig) -> list[str]:
+    """The baselines whose NDCG is clearly above the published student's: the whole 95% interval of the difference."""
+    metrics = pq.read_table(partitions.current(config.root, "metrics", config.day)).to_pylist()
+    named = {f"student - {name}": LABELS.get(name, name) for name in ("popularity", "markov")}
+    metric = f"ndcg@{config.evaluation.judged_k}"
+    rows = [row for row in metrics if row["metric"] == metric and row["model"] in named]
+    return [named[row["model"]] for row in rows if row["high"] < 0]
 
 
 def _parameters(config: RunConfig, model: str) -> int:

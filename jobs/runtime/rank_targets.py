@@ -1,6 +1,5 @@
 """Rank the test items under any number of models, on Ray Data. Evaluation and benchmark share this."""
 
-import math
 from collections.abc import Collection
 from typing import Any
 
@@ -39,9 +38,7 @@ def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = F
 def seen_days(config: RunConfig) -> tuple[float, ...] | None:
     """For each event type, how long its item stays out of a list; None: for ever. Rules of segments do not count here."""
     policy = config.recommend.policy
-    if policy is None or not policy.exclude_recent:
-        return None
-    return tuple(math.inf if days is None else float(days) for days in policy.seen_days().values())
+    return policy.seen_days() if policy and policy.exclude_recent else None
 
 
 def training_counts(source: Features) -> np.ndarray:
@@ -59,6 +56,7 @@ def rank_targets(
     top: int,
     confidence_k: int = 0,
     everyone: bool = False,
+    ruled: dict[str, Any] | None = None,
 ) -> pa.Table:
     """Run `kdlib.inference.evaluator` on Ray Data; returns its rows, sorted by user, maybe none.
 
@@ -89,6 +87,7 @@ def rank_targets(
                     settings.threads_per_worker,
                     everyone,
                     seen_days(config),
+                    ruled,
                 ),
                 compute=ray.data.ActorPoolStrategy(size=actors),
                 num_cpus=settings.cpus_per_worker,
@@ -100,14 +99,14 @@ def rank_targets(
         )
         with own_errors():
             tables = list(batches)
-        tables = tables or [_no_ranks(compared)]  # Ray leaves out what is empty
+        tables = tables or [_no_ranks(compared, ruled["policies"] if ruled else ())]  # Ray leaves out what is empty
         return pa.concat_tables(tables).sort_by("user_id")
 
 
-def _no_ranks(models: Collection[str]) -> pa.Table:
+def _no_ranks(models: Collection[str], policies: Collection[str]) -> pa.Table:
     """The evaluator's table without rows, for the case that every user's next item is a repeat."""
     columns: list[tuple[str, pa.DataType]] = [("user_id", pa.string())]
-    for name in ("popularity", "markov", *models):
+    for name in ("popularity", "markov", *models, *policies):
         columns += [(f"rank/{name}", pa.int64()), (f"top/{name}", pa.list_(pa.int64()))]
         if name in models:
             columns.append((f"confidence/{name}", pa.float32()))

@@ -1,7 +1,7 @@
 """What a run prints at its end."""
 
-from jobs.runtime.console import safe, say
-from jobs.runtime.published import quality_table
+from jobs.runtime.console import safe, say, warn
+from jobs.runtime.published import better_than_the_student, quality_table
 from kdlib.config.run import RunConfig
 from kdlib.report.user_text import format_user
 from kdlib.report.users import sample_users
@@ -40,6 +40,11 @@ def _recommendations(config: RunConfig) -> None:
     assert histories is not None
     assert recommendations is not None
     say(quality_table(config))
+    if better := better_than_the_student(config):
+        warn(
+            f"warning: {' and '.join(better)} rank better than the student. With few events or little training that can"
+            " happen: give the run more events, more epochs or a larger budget_minutes"
+        )
     funnel = histories.details["funnel"]
     carried = f" ({funnel['carried']:,} of them by an earlier run)" if funnel.get("carried") else ""
     filtered = f" + {funnel['filtered']:,} filtered" if "filtered" in funnel else ""

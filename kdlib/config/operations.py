@@ -24,6 +24,8 @@ class EvaluationConfig(Section):
     """Also train the control, which is the student without distillation, and report it."""
     bootstrap_samples: Positive = 1_000
     """Number of bootstrap samples behind each 95% interval."""
+    new_item_days: Positive = 30
+    """An item counts as new for this number of days, in the metric of new items."""
 
     @property
     def judged_k(self) -> int:

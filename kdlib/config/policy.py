@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from kdlib.config.base import Positive, Section
+from kdlib.config.data import EVENT_TYPES
 
 EventType = Literal["view", "favourite", "cart", "purchase"]
-FOREVER = "ever"
 
 
 class NumberRange(Section):
@@ -131,10 +131,12 @@ class RulesConfig(Section):
         for feature in self.at_most:
             yield f"at_most.{feature}", feature, "values"
 
-    def seen_days(self) -> dict[str, int | None]:
-        """Event type → days that its items stay out of a list; None: for ever."""
-        given = {name: self.exclude_recent.get(name, FOREVER) for name in get_args(EventType)}
-        return {name: None if age == FOREVER else int(age) for name, age in given.items()}
+    def seen_days(self) -> tuple[float, ...]:
+        """For each of our event types, weakest first: for how many days its item stays out of a list."""
+        return tuple(float("inf" if age == "ever" else age) for age in map(self._age_of, EVENT_TYPES))
+
+    def _age_of(self, event_type: EventType) -> int | Literal["ever"]:
+        return self.exclude_recent.get(event_type, "ever")
 
 
 class SegmentsConfig(Section):
@@ -158,6 +160,22 @@ class PolicyConfig(RulesConfig):
         if theirs is not None:
             ours |= {name: getattr(theirs, name) for name in theirs.model_fields_set}
         return RulesConfig.model_construct(**ours)
+
+    def rules_set(self) -> list[str]:
+        """The settings of the rules that all users or a segment have."""
+        plain = RulesConfig()
+        rules = self.all_rules().values()
+        return [
+            name for name in RulesConfig.model_fields if any(getattr(r, name) != getattr(plain, name) for r in rules)
+        ]
+
+    def without(self, rule: str) -> "PolicyConfig":
+        """The policy without the rule of this setting, for all users and all segments."""
+        nothing, segments = {rule: getattr(RulesConfig(), rule)}, self.segments
+        if segments:
+            rules = {name: one.model_copy(update=nothing) for name, one in segments.rules.items()}
+            segments = segments.model_copy(update={"rules": rules})
+        return self.model_copy(update=nothing | {"segments": segments})
 
     def all_rules(self) -> dict[str, RulesConfig]:
         """Where the rules stand in the run config → rules."""

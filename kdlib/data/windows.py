@@ -44,9 +44,9 @@ def list_array(values: np.ndarray, lengths: np.ndarray, type_: pa.DataType) -> p
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=type_))
 
 
-def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
+def list_matrix(column: pa.ChunkedArray, length: int) -> np.ndarray:
     """A column of lists of one length as a matrix [rows, length]."""
-    return ragged(column)[0].reshape(len(column), -1)
+    return ragged(column)[0].reshape(len(column), length)
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,23 @@ class EvaluationRows:
     """The marks of `context`, for an earlier run's model that does not know all items; None unless requested."""
     hidden: np.ndarray | None = None
     """bool [positions]: the positions whose items the row's list may not hold. None: all."""
+    ages: np.ndarray | None = None
+    """float64 [positions]: days from each interaction to the start of the day on which the list is shown. None unless
+    `seen_days` was given."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def hidden_items(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The items that the lists of some rows may not hold: their places in `which`, and the items; int64 [N]."""
+        return self.items_where(self.hidden, which)
+
+    def items_where(self, chosen: np.ndarray | None, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for the positions that are chosen, bool [positions]; None: all."""
         lengths = np.diff(self.offsets)[which]
         places, flat = np.repeat(np.arange(len(which)), lengths), take_slices(self.offsets[which], lengths)
-        if self.hidden is not None:
-            places, flat = places[self.hidden[flat]], flat[self.hidden[flat]]
+        if chosen is not None:
+            places, flat = places[chosen[flat]], flat[chosen[flat]]
         return places, self.items[flat]
 
 
@@ -199,7 +206,10 @@ def evaluation_rows(
     targets[has_target] = items[(offsets[:-1] + position)[has_target]]
     inputs = take_slices(offsets[:-1], position)
     owner = np.repeat(np.arange(len(position)), position)
-    hidden = None if seen_days is None else _hidden(histories, inputs, owner, offsets, position, has_target, seen_days)
+    ages = hidden = None
+    if seen_days is not None:
+        ages = _ages(histories, inputs, owner, offsets, position, has_target)
+        hidden = ages < np.array(seen_days)[ragged(histories["event_types"])[0][inputs]]
     repeated = items[inputs] == targets[owner]
     seen = np.zeros(len(position), bool)
     np.logical_or.at(seen, owner, repeated if hidden is None else repeated & hidden)
@@ -218,27 +228,26 @@ def evaluation_rows(
         repeats=int(seen.sum()),
         marks=marks if with_marks else None,
         hidden=None if hidden is None else hidden[kept],
+        ages=None if ages is None else ages[kept],
     )
 
 
-def _hidden(
+def _ages(
     histories: pa.Table,
     inputs: np.ndarray,
     owner: np.ndarray,
     offsets: np.ndarray,
     position: np.ndarray,
     has_target: np.ndarray,
-    seen_days: Sequence[float],
 ) -> np.ndarray:
-    """Which of the positions `inputs` keep their item out of the list: bool, see `evaluation_rows`."""
+    """`EvaluationRows.ages` of the positions `inputs`."""
     times = ragged(histories["event_times"])[0].astype("datetime64[us]")
     days = times.astype("datetime64[D]")
     there = np.flatnonzero(np.diff(offsets) > 0)
     shown = np.zeros(len(position), "datetime64[D]")
     shown[there] = days[offsets[1:][there] - 1] + np.timedelta64(1, "D")
     shown[has_target] = days[(offsets[:-1] + position)[has_target]]
-    ages = (shown[owner].astype("datetime64[us]") - times[inputs]) / np.timedelta64(1, "D")
-    return ages < np.array(seen_days)[ragged(histories["event_types"])[0][inputs]]
+    return (shown[owner].astype("datetime64[us]") - times[inputs]) / np.timedelta64(1, "D")
 
 
 def read_evaluation_histories(

@@ -12,7 +12,7 @@ from kdlib.report.headline import headline
 from kdlib.report.labels import score, tick
 from kdlib.report.page import SECTIONS
 
-SHOWN = ("distillation", "gates", "quality", "slices", "models", "time", "drift", "search")
+SHOWN = ("distillation", "gates", "quality", "slices", "beyond", "models", "time", "drift", "search")
 """Sections of the report, in the page's order."""
 
 

@@ -3,16 +3,20 @@
 Shapes: V items.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from kdlib.config.data import EVENT_TYPES
 from kdlib.data.windows import evaluation_rows, list_array
 from kdlib.inference.baselines import Markov
-from kdlib.inference.ranks import ranks_of_models, ranks_of_scores
+from kdlib.inference.ranks import ranked_lists, ranks_of_models, ranks_of_scores
+from kdlib.inference.ruled_lists import RuledLists
 from kdlib.models.files import load_predictor
 
 
@@ -30,6 +34,8 @@ class Evaluator:
       threads: of PyTorch.
       everyone: include users without a new next item.
       seen_days: see `evaluation_rows`.
+      ruled: arguments of `RuledLists`. Its lists are ranked like a model, and an item that is not in a list counts as
+        the last of all. None: no rules.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class Evaluator:
         threads: int,
         everyone: bool = False,
         seen_days: Sequence[float] | None = None,
+        ruled: dict[str, Any] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,7 +56,8 @@ class Evaluator:
         }
         self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
         self._markov, self._top, self._confidence_k, self._everyone = markov, top, confidence_k, everyone
-        self._seen_days = seen_days
+        self._seen_days = seen_days or ((math.inf,) * len(EVENT_TYPES) if ruled else None)
+        self._ruled = RuledLists(**ruled) if ruled else None
 
     def __call__(self, histories: pa.Table) -> pa.Table:
         rows = evaluation_rows(
@@ -86,6 +94,8 @@ class Evaluator:
                 num_items=num_items,
                 popularity_V=self._markov.popularity,
             )
+        for name, lists_BK in (self._ruled(rows) if self._ruled else {}).items():
+            found[name] = ranked_lists(lists_BK, rows.targets, num_items=num_items, top=self._top)
         columns: dict[str, pa.Array] = {"user_id": pa.array(rows.user_ids, pa.string())}
         for name, one in found.items():
             columns[f"rank/{name}"] = pa.array(one.ranks)

@@ -117,7 +117,6 @@ def _compiled(
         new_items, least_new = np.flatnonzero(is_new_V & allowed_V), math.ceil(rules.new_items.share * k - 1e-9)
         if len(new_items) == allowed_V.sum():  # a first run: every list has enough of them
             new_items, least_new = None, 0
-    days = rules.seen_days()
     return ListRules(
         torch.from_numpy(allowed_V),
         torch.from_numpy(boosts_V) if boosts_V.any() else None,
@@ -125,7 +124,7 @@ def _compiled(
         new_items,
         least_new,
         _pins(rules, where, items, allowed_V, day),
-        tuple(math.inf if (age := days[name]) is None else float(age) for name in EVENT_TYPES),
+        rules.seen_days(),
     )
 
 

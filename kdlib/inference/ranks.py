@@ -27,6 +27,22 @@ class Ranked(NamedTuple):
     """The model's probability that the target is among the row's first `confidence_k` items, float32 [rows]."""
 
 
+def ranked_lists(lists_BK: np.ndarray, targets_B: np.ndarray, *, num_items: int, top: int) -> Ranked:
+    """Finished lists in the form of a model's ranks. A target that is not in its list has the rank `num_items`.
+
+    Args:
+      lists_BK: int64 item indices, best first, filled up with −1.
+      targets_B: int64; −1 for a row without a target.
+      num_items: V.
+      top: length of `best`: longer lists are cut, shorter ones filled up.
+    """
+    hits_BK = lists_BK == targets_B[:, None]
+    ranks = np.where(hits_BK.any(1), hits_BK.argmax(1), num_items)
+    best = np.full((len(lists_BK), top), -1)
+    best[:, : lists_BK.shape[1]] = lists_BK[:, :top]
+    return Ranked(np.where(targets_B < 0, -1, ranks), best, np.zeros(len(lists_BK), np.float32))
+
+
 def target_ranks(scores_BV: Tensor, targets_B: Tensor, *, seen_rows: Tensor, seen_items: Tensor) -> Tensor:
     """Rank of each row's target among its unseen items, 0 for the best: int64 [rows]. Ties go to the smaller item index.
 

@@ -13,18 +13,27 @@ from kdlib.metrics.expected import PREFIX
 from kdlib.metrics.ranking import all_metrics, hit_rate
 from kdlib.store import tables
 
+WITH_RULES, WITHOUT = "with_rules", "without_"
+"""The student under the rules for lists, and the prefix of the student without one rule (`without_at_most`), or without
+all (`without_rules`)."""
+
 LABELS = {
     "control": "student without teacher",
     "markov": "first-order Markov",
     "last_night": "student in use so far",
     "ensemble": "teachers together",
     "best_reachable": "best reachable (true model)",
+    WITH_RULES: "student under the rules",
 }
+
+
+def label(model: str) -> str:
+    """The name of a model for people."""
+    return f"student {model.replace('_', ' ', 1)}" if model.startswith(WITHOUT) else LABELS.get(model, model)
 
 
 def metrics_table(
     ranks: dict[str, np.ndarray],
-    coverage: dict[str, float],
     ks: tuple[int, ...],
     *,
     pairs: Sequence[tuple[str, str]],
@@ -39,7 +48,6 @@ def metrics_table(
 
     Args:
       ranks: model → 0-based ranks int64 [users], the same users in the same order for all.
-      coverage: model → share of the catalogue in its users' lists of max(ks) items.
       ks: list lengths.
       pairs: (a, b) gives the row "a - b", the difference user by user. Pairs of unknown models are left out.
       samples: number of bootstrap resamples.
@@ -63,7 +71,6 @@ def metrics_table(
             low, high = bootstrap_interval(per_user, samples=samples, seed=seed)
             rows.append((name, metric, _mean(per_user), low, high, len(per_user)))
     rows += _expected_rows(_with_pairs(dict(expected or {}), pairs), samples=samples, seed=seed)
-    rows += [(name, f"coverage@{max(ks)}", share, None, None, len(ranks[name])) for name, share in coverage.items()]
     for name, predicted in (confidence or {}).items():
         hits, metric = hit_rate(ranks[name], confidence_k), f"confidence@{confidence_k}"
         rows.append((name, metric, _mean(predicted), None, None, len(hits)))
@@ -133,11 +140,11 @@ def format_distillation(metrics: pa.Table, parameters: Mapping[str, int], *, tea
     for name, row in zip(names, (student, control, other), strict=True):
         size = f"{parameters[name]:>12,} parameters" if name in parameters else ""
         interval = f"[{row['low']:.4f}, {row['high']:.4f}]"
-        lines.append(f"  {LABELS.get(name, name):28} {row['value']:.4f} {interval}{size}")
+        lines.append(f"  {label(name):28} {row['value']:.4f} {interval}{size}")
     for name, row in (("student", gained), (teacher, gap)):
         interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
         relative = f" {row['value'] / control['value']:+.0%}" if control["value"] > 0 else ""
-        pair = f"{LABELS.get(name, name)} - {LABELS['control']}"
+        pair = f"{label(name)} - {LABELS['control']}"
         lines.append(f"  {pair:44} {row['value']:+.4f} {interval}{relative}: {_verdict(row)}")
     if gap["low"] > 0:
         size = ""
@@ -157,23 +164,25 @@ def format_metrics(metrics: pa.Table, *, k: int) -> str:
     """The table as text: accuracy, hit rate, NDCG with its interval, MRR and coverage of every model; then differences."""
     rows = metrics.to_pylist()
     found = {(row["model"], row["metric"]): row for row in rows}
-    coverage = {row["model"]: row["value"] for row in rows if row["metric"].startswith("coverage@")}
-    names = list(dict.fromkeys(row["model"] for row in rows))
+    coverage = {
+        row["model"]: row["value"] for row in rows if row["metric"].startswith("coverage@") and "/" not in row["metric"]
+    }
+    names = list(dict.fromkeys(str(row["model"]) for row in rows))
     lines = [
         f"  {'':28} {'accuracy@1':>10} {f'HR@{k}':>8} {f'NDCG@{k}':>8} {'95% interval':>16} {f'MRR@{k}':>8} {'coverage':>8}"
     ]
-    for name in (name for name in names if " - " not in name):
+    for name in (name for name in names if " - " not in name and not name.startswith(WITHOUT)):
         ndcg = found[name, f"ndcg@{k}"]
         lines.append(
-            f"  {LABELS.get(name, name):28} {found[name, 'accuracy@1']['value']:>10.4f} {found[name, f'hr@{k}']['value']:>8.4f}"
+            f"  {label(name):28} {found[name, 'accuracy@1']['value']:>10.4f} {found[name, f'hr@{k}']['value']:>8.4f}"
             f" {ndcg['value']:>8.4f} [{ndcg['low']:.4f}, {ndcg['high']:.4f}] {found[name, f'mrr@{k}']['value']:>8.4f}"
             f" {format(coverage[name], '.1%') if name in coverage else '':>8}"
         )
     for name in (name for name in names if " - " in name):
         ndcg = found[name, f"ndcg@{k}"]
-        label = " - ".join(LABELS.get(part, str(part)) for part in str(name).split(" - "))
+        pair = " - ".join(map(label, name.split(" - ")))
         lines.append(
-            f"  {label:44} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {_verdict(ndcg)}"
+            f"  {pair:44} NDCG@{k} {ndcg['value']:+.4f} [{ndcg['low']:+.4f}, {ndcg['high']:+.4f}] {_verdict(ndcg)}"
         )
     if "best_reachable" in names and found["best_reachable", f"ndcg@{k}"]["value"] > 0:
         share = found["student", f"ndcg@{k}"]["value"] / found["best_reachable", f"ndcg@{k}"]["value"]

@@ -165,6 +165,7 @@ def choose_split(events: EventsMapping, times: Times, period: Period) -> Split:
         return Split("time")  # only parts of the users' events were seen
     _, numbers = np.unique(users, return_counts=True)
     several = int((numbers > 1).sum())
+    enough, most = max(LEAST_USERS, 0.02 * several, min(ENOUGH_USERS, 0.3 * several)), 0
     for days in WINDOWS:
         if 4 * 2 * days > span:
             break
@@ -175,9 +176,13 @@ def choose_split(events: EventsMapping, times: Times, period: Period) -> Split:
             )
             for start in (validation, test)
         ]
-        if min(map(len, judged)) >= max(LEAST_USERS, 0.02 * several, min(ENOUGH_USERS, 0.3 * several)):
+        most = max(most, *map(len, judged))
+        if min(map(len, judged)) >= enough:
             return Split("time", days, f"{len(judged[1]):,} users have events in the last {days} days and before")
-    return Split("leave_one_out", why="too few users have events both in the last days and before them")
+    return Split(
+        "leave_one_out",
+        why=f"at most {most:,} users have events both in the last days and before them; a split by time needs {enough:,.0f}",
+    )
 
 
 def period_doubts(period: Period, *, whole: bool) -> list[Doubt]:

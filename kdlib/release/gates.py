@@ -64,7 +64,7 @@ def input_gates(
 
     gates = [
         _judged("quarantined_share", _quarantined(tonight), high=max_quarantined_share, text=_QUARANTINED),
-        _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the night's own day"),
+        _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the run's own day"),
     ]
     for what, text in (("day_events", "events of the day"), ("day_users", "users of the day")):
         usual = before(what)
@@ -86,7 +86,7 @@ def input_gates(
             text="share of the items that is new tonight",
         )
         if earlier
-        else _skipped("new_item_share", "all items are new on a first night")
+        else _skipped("new_item_share", "all items are new in a first run")
     )
     lengths = [_mean_length(night) for night in earlier]
     usual = median(lengths) if lengths else None
@@ -195,7 +195,7 @@ def gates_of(table: pa.Table) -> list[Gate]:
 
 
 def in_words(gate: Gate) -> str:
-    """A gate as one line: `events_of_the_day 0, must be at least 1: kept events of the night's own day`."""
+    """A gate as one line: `events_of_the_day 0, must be at least 1: kept events of the run's own day`."""
     if gate.value is None:
         return f"{gate.gate} {gate.status}: {gate.text}"
     sides = (("at least", gate.low), ("at most", gate.high))
@@ -214,7 +214,7 @@ def _against_median(
     gate: str, value: float, usual: float | None, bounds: dict[str, float], text: str, part: str = "input"
 ) -> Gate:
     if usual is None:
-        return _skipped(gate, f"{text}: no earlier promoted night to compare with", part=part)
+        return _skipped(gate, f"{text}: no earlier promoted run to compare with", part=part)
     return _judged(gate, value, **bounds, text=f"{text}; the trailing nights' median is {usual:,.4g}", part=part)
 
 
@@ -225,7 +225,7 @@ def _skipped(gate: str, text: str, part: str = "input") -> Gate:
 def _schema_gate(found: Mapping[str, str] | None, before: Mapping[str, str] | None) -> Gate:
     """Fails if a column of the events is gone or has another type. New columns pass."""
     if not found or not before:
-        return _skipped("schema_drift", "columns of the events: no earlier promoted night to compare with")
+        return _skipped("schema_drift", "columns of the events: no earlier promoted run to compare with")
     changed = [
         f"{name} is gone" if name not in found else f"{name} was {kind}, is {found[name]}"
         for name, kind in before.items()

@@ -152,7 +152,9 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
     """
     earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
     if not earlier:
-        known = ", ".join(sorted({night.ds for night in history(root)})) or "none"
+        known = ", ".join(sorted({night.ds for night in history(root)}))
+        if not known:
+            raise InputError(f"no run was ever promoted under {root}: expected {ds}. Run `distilrec nightly` first")
         raise InputError(
             f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not"
             " promoted, roll back to a run before it, then `distilrec promote` it"

@@ -152,6 +152,8 @@ class Night:
     """(model or "a - b", metric) → measure, in the table's order."""
     left_out: int = 0
     """Test users who had already seen their next item."""
+    new_item_days: int | None = None
+    """How many days an item counts as new, in the metric of new items."""
     trend: Mapping[str, tuple[tuple[str, Measure], ...]] = field(default_factory=dict)
     """Model → (day, NDCG@k), oldest first, this run last."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -176,6 +178,12 @@ class Night:
     def models_measured(self) -> list[str]:
         """The names of the models in the metrics, without differences, in the table's order."""
         return list(dict.fromkeys(model for model, _ in self.metrics if " - " not in model))
+
+    def models_by_quality(self) -> list[str]:
+        """The names of the models with an NDCG@k, best first."""
+        metric = f"ndcg@{self.k}"
+        names = [name for name in self.models_measured() if (name, metric) in self.metrics]
+        return sorted(names, key=lambda name: -self.metrics[name, metric].value)
 
     def difference(self, left: str, right: str, metric: str) -> Measure | None:
         """The paired difference `left - right`, also if it was measured as `right - left`. None: it was not measured."""

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from markupsafe import Markup
 
 from kdlib.metrics.expected import PREFIX
+from kdlib.metrics.table import WITH_RULES, WITHOUT
 from kdlib.report.charts import Mark, Row, interval_chart
 from kdlib.report.content import Night
 from kdlib.report.labels import count, interval, megabytes, metric_name, name_of, score, tick
 from kdlib.report.rendering import render
 
-OTHERS = ("popularity", "markov", "student", "control", "ensemble", "best_reachable", "last_night")
+OTHERS = ("popularity", "markov", "student", "control", "ensemble", "best_reachable", "last_night", WITH_RULES)
 """Models of the metrics that are not teachers."""
 _STYLES = {"student": "accent", "control": "second"}
 
@@ -43,7 +44,9 @@ def distillation(night: Night) -> Markup | None:
 
 def teacher_of(night: Night) -> str | None:
     """The teacher that the student is compared with: all teachers together, or the only teacher."""
-    names: Iterable[str] = [name for name in night.models_measured() if name not in OTHERS]
+    names: Iterable[str] = [
+        name for name in night.models_measured() if name not in OTHERS and not name.startswith(WITHOUT)
+    ]
     return next((name for name in ("ensemble", *names) if (name, night.shown_metric) in night.metrics), None)
 
 

@@ -105,6 +105,7 @@ def gather(
         gates=_gates(root, ds, [night for table, night in found if table == "gates"]),
         metrics=_measures(root, ds) if measured else {},
         left_out=measured.details.get("repeats_left_out", 0) if measured else 0,
+        new_item_days=measured.details.get("new_item_days") if measured else None,
         trend=_trend(root, sorted(night for table, night in found if table == "metrics"), k),
         models={
             model.removeprefix("models/"): json.loads((partitions.current(root, model, ds) / "model.json").read_text())

@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from kdlib.metrics.table import LABELS
+from kdlib.metrics.table import LABELS, label
 from kdlib.report.content import Gate, Measure
 
 NAMES = {
@@ -14,7 +14,7 @@ NAMES = {
 
 
 def name_of(model: str) -> str:
-    return " − ".join(NAMES.get(part, part) for part in model.split(" - "))
+    return " − ".join(NAMES.get(part, label(part)) for part in model.split(" - "))
 
 
 def count(number: float) -> str:

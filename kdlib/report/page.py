@@ -1,5 +1,6 @@
 """The whole page: one HTML text. It has no script and fetches nothing."""
 
+from kdlib.report.beyond import beyond
 from kdlib.report.content import Night
 from kdlib.report.costs import models, time_spent
 from kdlib.report.distillation import distillation
@@ -19,6 +20,7 @@ SECTIONS = {
     "rows": ("Rows", funnel),
     "quality": ("Quality", quality),
     "slices": ("Slices", slices),
+    "beyond": ("Beyond accuracy", beyond),
     "models": ("Models", models),
     "time": ("Time", time_spent),
     "drift": ("Drift", drift),

@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from kdlib.metrics.table import WITH_RULES, WITHOUT
 from kdlib.report.charts import Mark, Row, interval_chart
 from kdlib.report.content import Night
 from kdlib.report.labels import interval, name_of, score, share, short_day, signed_score, tick, verdict
@@ -14,22 +15,20 @@ _STYLES = {"student": "accent", "control": "second"}
 def quality(night: Night) -> Markup:
     """All models, the paired differences, the trend."""
     metric = f"ndcg@{night.k}"
-    names = [name for name in night.models_measured() if (name, metric) in night.metrics]
-    names.sort(key=lambda name: -night.metrics[name, metric].value)
+    names = [name for name in night.models_by_quality() if not name.startswith(WITHOUT)]
     if not names:
         return render("quality", names=names)
-    coverage = next((metric for _, metric in night.metrics if metric.startswith("coverage@")), "coverage")
     return render(
         "quality",
         names=names,
         k=night.k,
         users=night.metrics[names[0], metric].users,
         left_out=night.left_out,
-        coverage_k=coverage.partition("@")[2] or night.k,
         models_chart=_models_chart(night, names, metric),
-        rows=[_row(night, name, coverage) for name in names],
+        rows=[_row(night, name) for name in names],
         emphasised=[number for number, name in enumerate(names) if name == "student"],
         differences_chart=_differences(night, metric),
+        has_rules=(WITH_RULES, metric) in night.metrics,
         calibration_chart=_calibration(night),
         calibration_error=night.metrics.get(("student", f"calibration_error@{night.k}")),
         trend_chart=_trend(night),
@@ -55,14 +54,11 @@ def _models_chart(night: Night, names: list[str], metric: str) -> Markup:
     )
 
 
-def _row(night: Night, name: str, coverage: str) -> list[str]:
+def _row(night: Night, name: str) -> list[str]:
     """A model's row of the table."""
     k, ndcg = night.k, night.metrics[name, f"ndcg@{night.k}"]
-    found = {metric: night.metrics.get((name, metric)) for metric in (f"hr@{k}", f"mrr@{k}", "accuracy@1", coverage)}
-    cells = [
-        "" if one is None else share(one.value) if metric == coverage else score(one.value)
-        for metric, one in found.items()
-    ]
+    found = (night.metrics.get((name, metric)) for metric in (f"hr@{k}", f"mrr@{k}", "accuracy@1"))
+    cells = ["" if one is None else score(one.value) for one in found]
     return [name_of(name), score(ndcg.value), interval(ndcg), *cells]
 
 

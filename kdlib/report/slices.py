@@ -1,5 +1,6 @@
 """How well the student serves each kind of user: by length of history, and by popularity of the next item."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -15,7 +16,8 @@ ITEMS = {
     "tail": "tail (least popular)",
     "new": "new (never in training)",
 }
-"""Slices by the next item. Head, middle and tail each have a third of the training interactions. All other slices are by history."""
+"""Slices by the next item. Head, middle and tail each have a third of the training interactions. All other slices are by user."""
+BY_HISTORY = "by length of the history"
 _SHOWN = {"student": "accent", "control": "second", "popularity": "neutral"}
 
 
@@ -37,11 +39,19 @@ def slices(night: Night) -> Markup | None:
     ]
     if not names:
         return None
-    families = {
-        "by length of the history": {name: name for name in names if name not in ITEMS},
-        "by popularity of the next item": {name: label for name, label in ITEMS.items() if name in names},
-    }
+    families = {how: {name: name for name in found} for how, found in families_of(names).items()}
+    families["by popularity of the next item"] = {name: label for name, label in ITEMS.items() if name in names}
     return render("slices", families=[_family(night, how, found, start) for how, found in families.items() if found])
+
+
+def families_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """Slices by user: how the users are divided → names. A slice by a feature of the users is named `country = de`."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name not in ITEMS:
+            feature, is_feature, _ = name.partition(" = ")
+            found.setdefault(f"by {feature}" if is_feature else BY_HISTORY, []).append(name)
+    return found
 
 
 def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Family:
@@ -70,7 +80,7 @@ def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Famil
         alternative=f"{title}. " + "; ".join(words),
         heading="test users",
         form=lambda value: f"{value:g}",
-        kind="Next item" if set(labels) <= set(ITEMS) else "History",
+        kind="History" if how == BY_HISTORY else "Next item" if set(labels) <= set(ITEMS) else "Users",
         key=[(name_of(model), style) for model, style in shown.items()],
         zero=True,
     )

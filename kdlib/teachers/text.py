@@ -22,6 +22,8 @@ from kdlib.store import tables
 
 Tokenise = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Texts → input of the encoder, padded to the longest text."""
+TITLES_A_DIRECTION = 10
+"""With few titles, whitening keeps one direction for so many titles."""
 SMALLEST_VARIANCE = 1e-9
 """A direction with less than this share of the largest variance counts as empty."""
 
@@ -215,21 +217,23 @@ def whiten_files(folder: Path, *, width: int | None = None, scale: float = 1.0) 
 
     Args:
       folder: of Parquet files.
-      width: W, number of directions to keep, largest variance first; None: all directions that are not empty.
+      width: W, number of directions to keep, largest variance first. None: all directions that are not empty, or, if they
+        are more than half as many as the titles, a tenth of the number of titles.
       scale: root mean square length of the whitened vectors.
 
     Returns:
-      `width`, and `explained`: the kept directions' share of the variance.
+      `width`, and `explained`: the kept directions' share of the variance. `width` is None if fewer than two titles
+      differ: then the vectors stay as they are.
 
     Raises:
-      DistilrecError: the vectors have fewer directions than `width`. Without `width`: the directions are more than half
-        as many as the titles.
+      DistilrecError: the vectors have fewer directions than `width`.
     """
     files = sorted(folder.glob("*.parquet"))
     batches = pads.dataset([str(file) for file in files], format="parquet").to_batches(columns=["vector"])
-    mean_E, matrix_EW, explained = _whitening(
-        (_vectors_of(pa.Table.from_batches([b])) for b in batches if len(b)), width
-    )
+    found = _whitening((_vectors_of(pa.Table.from_batches([b])) for b in batches if len(b)), width)
+    if found is None:
+        return {"width": None, "explained": 0.0}
+    mean_E, matrix_EW, explained = found
     for file in files:
         table = pq.read_table(file, schema=tables.TITLE_VECTORS.schema)
         if len(table):
@@ -238,30 +242,34 @@ def whiten_files(folder: Path, *, width: int | None = None, scale: float = 1.0) 
     return {"width": matrix_EW.shape[1], "explained": explained}
 
 
-def _whitening(parts: Iterable[np.ndarray], width: int | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean float64 [E], matrix float64 [E, W] and the kept share of the variance, from one pass over the vectors."""
+def _whitening(parts: Iterable[np.ndarray], width: int | None) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Mean float64 [E], matrix float64 [E, W] and the kept share of the variance, from one pass over the vectors.
+
+    None if fewer than two titles differ.
+    """
     count, total, products = 0, np.zeros(()), np.zeros(())
     for part in parts:
         rows = part[part.any(1)].astype(np.float64)
         count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
-    if count < 2:
-        raise DistilrecError(f"whitening needs at least 2 items with titles, found {count}. Set text.whiten to false")
+    values = directions = np.zeros(0)
+    covariance_EE = np.zeros((1, 1))
+    if count > 1:
+        covariance_EE = products / count - np.outer(total / count, total / count)
+        values, directions = np.linalg.eigh(covariance_EE)
+        values, directions = values[::-1], directions[:, ::-1]
+    rank = int((values > SMALLEST_VARIANCE * values[0]).sum()) if len(values) and values[0] > 0 else 0
+    if width is not None and rank < width:
+        raise DistilrecError(
+            f"the title vectors of {count} items have {rank} directions, but text.whiten_width asks for {width}."
+            " Lower text.whiten_width, or leave it out"
+        )
+    if rank == 0:
+        return None
     mean_E = total / count
-    covariance_EE = products / count - np.outer(mean_E, mean_E)
-    values, directions = np.linalg.eigh(covariance_EE)
-    values, directions = values[::-1], directions[:, ::-1]
-    rank = int((values > SMALLEST_VARIANCE * values[0]).sum()) if values[0] > 0 else 0
-    if rank < (width or 1):
-        raise DistilrecError(
-            f"the title vectors of {count} items have {rank} directions, but text.whiten_width asks for {width or 'at least 1'}."
-            " Lower text.whiten_width, or set text.whiten to false"
-        )
-    if width is None and 2 * rank > count:  # whitened in n − 1 directions, n points have equal distances
-        raise DistilrecError(
-            f"the title vectors of {count} items have {rank} directions, and whitening in all of them makes all titles"
-            f" equally far apart. Set text.whiten_width to about {max(count // 10, 1)}, or text.whiten to false"
-        )
-    values, directions = values[: width or rank], directions[:, : width or rank]
+    if width is None:
+        # whitened in n − 1 directions, n points have equal distances
+        width = rank if 2 * rank <= count else max(count // TITLES_A_DIRECTION, 1)
+    values, directions = values[:width], directions[:, :width]
     # an eigenvector may have either sign: make its largest entry positive
     largest = directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])]
     return mean_E, directions * np.sign(largest) / np.sqrt(values), float(values.sum() / np.trace(covariance_EE))

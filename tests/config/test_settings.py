@@ -26,6 +26,7 @@ def test_a_section_is_all_of_its_settings(config):
         "evaluation.max_users": 100_000,
         "evaluation.control": True,
         "evaluation.bootstrap_samples": 1_000,
+        "evaluation.new_item_days": 30,
     }
 
 

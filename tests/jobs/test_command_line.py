@@ -53,7 +53,9 @@ def test_a_missing_input_is_an_error_before_ray_starts(
     started: list[RunConfig] = []
     monkeypatch.setattr("jobs.runtime.runner.start_ray", started.append)
     config = load_config(_config(tmp_path, teachers=[{"name": "a", "text": {"adapt": {}}}]))
-    with pytest.raises(InputError, match=f"{stage} needs histories of {DS}.*Run `distilrec build-features` first"):
+    with pytest.raises(
+        InputError, match=f"{stage} needs histories of {DS}.*Run `distilrec build-features` first"
+    ):
         stages.run(stage, config)
     assert not started
 
@@ -109,7 +111,10 @@ def test_a_mistyped_command_line_exits_with_two(
         (["distill", "--set", "distillation.temperature=-1"], "distillation.temperature: .*greater than 0, found -1"),
         (["distill", "--set", "training.workers=3"], "teacher: batch_size 256 is not a multiple of training.workers 3"),
         (["train-teacher"], "train-teacher needs histories of 2026-11-22, and none is published under"),
-        (["recommend"], "recommend needs histories of 2026-11-22, .*Run `distilrec build-features` first"),
+        (
+            ["recommend"],
+            "recommend needs histories of 2026-11-22, .*Run `distilrec build-features --set output_dir=.*` first",
+        ),
         (["show", "--user", "x"], "no published .* for 2026-11-22"),
     ],
 )
@@ -211,7 +216,6 @@ def test_metrics_are_printed_beside_each_other(tmp_path: Path) -> None:
     good, bad = np.zeros(50, np.int64), np.full(50, 30)
     table = metrics_table(
         {"popularity": bad, "student": good, "control": bad, "best_reachable": good},
-        {"student": 0.25},
         (5, 10),
         pairs=[("student", "control"), ("teacher", "student")],
         samples=20,
@@ -305,6 +309,15 @@ def test_hints_name_this_run_s_config(tmp_path: Path, capsys: pytest.CaptureFixt
     path = _config(tmp_path / "a b")
     assert execute("show", Invocation(str(path)), run, reads_only=True) == 0
     told = f"try `distilrec show --config '{path}' --user 7` or `distilrec promote --config x`, or `distilrec status`\n"
+    assert capsys.readouterr().out == told
+
+
+def test_hints_repeat_the_settings_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hint gets the `--set` of this command, because the output folder may depend on it."""
+    path, elsewhere = _config(tmp_path), f"output_dir={tmp_path}/other place"
+    invocation = Invocation(str(path), overrides=(elsewhere, "seed=2"))
+    assert execute("show", invocation, lambda config: say("try `distilrec show`"), reads_only=True) == 0
+    told = f"try `distilrec show --config {path} --set '{elsewhere}' --set seed=2`\n"
     assert capsys.readouterr().out == told
 
 

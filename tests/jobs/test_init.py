@@ -27,6 +27,18 @@ def test_init_writes_a_run_config(tmp_path, monkeypatch, capsys):
     assert printed.endswith("distilrec validate --config my_shop.yaml, then: distilrec nightly --config my_shop.yaml\n")
 
 
+def test_the_run_config_is_named_after_its_file(tmp_path, monkeypatch):
+    """Two run configs of one folder have names and output folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    events = raw_shops.taobao(tmp_path)
+    for file, name in (("my-shop.yaml", "my_shop"), ("other/shop2.yaml", "shop2")):
+        assert main(["init", *events, "--out", file]) == 0
+        config = load_config(file)
+        assert (config.name, config.output_dir) == (name, f"output/{name}")
+    assert main(["init", *events, "--out", "2.yaml", "--name", "mine"]) == 0
+    assert load_config("2.yaml").name == "mine"
+
+
 def test_each_doubt_stands_beside_its_setting(tmp_path, capsys):
     """What is printed as not certain is a comment in the file too."""
     out = tmp_path / "run.yaml"

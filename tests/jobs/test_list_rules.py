@@ -98,6 +98,24 @@ def test_no_published_list_breaks_a_rule(ruled: tuple[Path, Path, str, str]) -> 
     assert not broken(f"SELECT * FROM ({ordered}) WHERE scores <> list_reverse_sort(scores)")
 
 
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_each_rule_has_its_cost(ruled: tuple[Path, Path, str, str]) -> None:
+    """The metrics have the student under the rules, and the difference that each rule makes. The summary prints it."""
+    _, root, _, printed = ruled
+    rows = pq.read_table(partitions.current(root, "metrics", DS)).to_pylist()
+    found = {(row["model"], row["metric"]): row for row in rows}
+    for rule in (*(name for name in POLICY if name != "segments"), "pins", "rules"):
+        cost = found[f"without_{rule} - with_rules", "ndcg@10"]
+        values = [found[name, "ndcg@10"]["value"] for name in (f"without_{rule}", "with_rules")]
+        assert cost["value"] == pytest.approx(values[0] - values[1])
+        assert cost["low"] <= cost["value"] <= cost["high"]
+        assert f"student without {rule} - student under the rules" in printed
+        assert found[f"without_{rule}", "diversity@10"]["value"] > 0
+    users = [found["student", f"novelty@10/country = {one}"]["num_users"] for one in ("fr", "(other)")]
+    assert sum(users) == found["student", "novelty@10"]["num_users"]
+
+
 def test_a_pin_of_an_unknown_item_ends_the_run_before_the_training(
     ruled: tuple[Path, Path, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,9 @@ def test_the_next_night_is_killed_and_goes_on(night_to_change: tuple[Path, Path,
     assert "check_gates: input and quality: 14 passed, 2 skipped" in printed, printed
     assert whole(root, DS) == before
     assert (whole(root, tomorrow).rows or 0) > (before.rows or 0)
+    metrics = pq.read_table(partitions.current(root, "metrics", tomorrow)).to_pylist()
+    [new] = [row for row in metrics if (row["model"], row["metric"]) == ("student", "new_items@10")]
+    assert 0 <= new["low"] <= new["value"] <= new["high"] < 1
     facts = json.loads((partitions.current(root, "models/student", tomorrow) / "model.json").read_text())
     earlier = json.loads((partitions.current(root, "models/student", DS) / "model.json").read_text())
     assert [line["epoch"] for line in facts["epochs"]] == list(range(1, 21))

@@ -82,6 +82,26 @@ def test_a_night_publishes_the_further_lists(night: tuple[Path, Path, str]) -> N
     )
 
 
+def test_a_night_measures_what_its_lists_are_like(night: tuple[Path, Path, str]) -> None:
+    """Each model has the metrics beyond accuracy, over all test users and by length of history. Nothing is new yet."""
+    _, root, _ = night
+    metrics = pq.read_table(partitions.current(root, "metrics", DS)).to_pylist()
+    found = {(row["model"], row["metric"]): row for row in metrics}
+    segments = ["", *(name[len("gini@10") :] for model, name in found if model == "student" and "gini@10/" in name)]
+    assert len(segments) == 4
+    for model in ("popularity", "markov", "teacher", "student", "control"):
+        for segment in segments:
+            assert 0 < found[model, f"coverage@10{segment}"]["value"] <= 1
+            assert 0 < found[model, f"gini@10{segment}"]["value"] < 1
+            for metric in ("novelty@10", "popularity@10", "diversity@10"):
+                row = found[model, metric + segment]
+                assert 0 < row["low"] <= row["value"] <= row["high"]
+                assert row["num_users"] == found[model, f"gini@10{segment}"]["num_users"]
+    assert found["popularity", "novelty@10"]["value"] < found["student", "novelty@10"]["value"]
+    assert found["popularity", "popularity@10"]["value"] > found["student", "popularity@10"]["value"]
+    assert not [metric for _, metric in found if metric.startswith("new_items")]
+
+
 @pytest.fixture(scope="module")
 def again(
     night: tuple[Path, Path, str], tmp_path_factory: pytest.TempPathFactory

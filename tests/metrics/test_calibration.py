@@ -33,7 +33,7 @@ def test_without_test_users_there_is_no_error_to_tell():
     nobody = np.empty(0)
     assert np.isnan(calibration_error(nobody, nobody))
     none = {"student": np.empty(0, np.int64)}
-    table = metrics_table(none, {}, (10,), pairs=[], samples=5, seed=0, confidence={"student": nobody}, confidence_k=10)
+    table = metrics_table(none, (10,), pairs=[], samples=5, seed=0, confidence={"student": nobody}, confidence_k=10)
     assert set(table["num_users"].to_pylist()) == {0}
 
 
@@ -42,7 +42,7 @@ def test_the_table_has_both_sides_of_every_tenth():
     generator = np.random.default_rng(2)
     ranks = {"student": generator.integers(0, 30, 400), "popularity": generator.integers(0, 30, 400)}
     confidence = {"student": generator.random(400)}
-    table = metrics_table(ranks, {}, (10,), pairs=[], samples=50, seed=0, confidence=confidence, confidence_k=10)
+    table = metrics_table(ranks, (10,), pairs=[], samples=50, seed=0, confidence=confidence, confidence_k=10)
     rows = {(row["model"], row["metric"]): row for row in table.to_pylist()}
     hits = ranks["student"] < 10
     assert rows["student", "confidence@10"]["value"] == pytest.approx(confidence["student"].mean())

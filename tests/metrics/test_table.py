@@ -16,7 +16,7 @@ SLICES = {"ndcg@10": {"head": np.array([True, True, False, False]), "tail": np.a
 
 
 def _table(slices=None):
-    return metrics_table(RANKS, {}, (5, 10), pairs=[("student", "control")], samples=50, seed=0, slices=slices)
+    return metrics_table(RANKS, (5, 10), pairs=[("student", "control")], samples=50, seed=0, slices=slices)
 
 
 def test_slices_are_means_over_their_users() -> None:
@@ -31,6 +31,17 @@ def test_slices_are_means_over_their_users() -> None:
     assert rows["student", "ndcg@10/head"]["low"] == 0.5
     assert rows["student", "ndcg@10/head"]["high"] == 1.0
     assert ("student", "ndcg@5/head") not in rows
+
+
+def test_what_a_rule_costs_is_printed() -> None:
+    """The student under the rules has a row. Without a rule, only the difference is printed: what the rule costs."""
+    ranks = {"student": np.array([0, 1]), "with_rules": np.array([1, 20]), "without_at_most": np.array([0, 20])}
+    pairs = [("without_at_most", "with_rules")]
+    text = format_metrics(metrics_table(ranks, (10,), pairs=pairs, samples=50, seed=0), k=10)
+    assert "\n  student under the rules " in text
+    assert "student without at_most - student under the rules" in text
+    assert text.count("without at_most") == 1
+    assert "NDCG@10 +0.1845" in text
 
 
 def test_slices_leave_the_rest_as_it_is() -> None:
@@ -49,7 +60,7 @@ def test_a_difference_is_told_only_where_the_interval_leaves_no_doubt() -> None:
         "bad": np.full(50, 30),
     }
     pairs = [("a", "b"), ("good", "bad"), ("bad", "good")]
-    text = format_metrics(metrics_table(ranks, {}, (10,), pairs=pairs, samples=50, seed=0), k=10)
+    text = format_metrics(metrics_table(ranks, (10,), pairs=pairs, samples=50, seed=0), k=10)
     told = [line.split("] ")[-1] for line in text.splitlines()[-3:]]
     assert told == ["no clear difference", "higher", "lower"]
 
@@ -61,7 +72,7 @@ def _with_expected(student: float, control: float, teacher: float):
     ranks = {name: np.zeros(4, int) for name in models}
     expected = {name: expected_metrics(np.stack([one - less, 0 * less], axis=1), (2,)) for name, one in models.items()}
     pairs = [("student", "control"), ("teacher", "control")]
-    return metrics_table(ranks, {}, (2,), pairs=pairs, samples=100, seed=0, expected=expected)
+    return metrics_table(ranks, (2,), pairs=pairs, samples=100, seed=0, expected=expected)
 
 
 def test_expected_metrics_have_their_own_users_and_paired_differences() -> None:
@@ -103,7 +114,7 @@ def test_where_the_truth_is_not_known_the_summary_takes_the_realised_metric() ->
     """Real data have only one observed next item per test user."""
     ranks = RANKS | {"teacher": np.array([0, 0, 0, 0])}
     pairs = [("student", "control"), ("teacher", "control")]
-    found = metrics_table(ranks, {}, (10,), pairs=pairs, samples=50, seed=0)
+    found = metrics_table(ranks, (10,), pairs=pairs, samples=50, seed=0)
     text = format_distillation(found, {}, teacher="teacher", k=10)
     assert text is not None
     assert text.startswith("distillation  4 users, NDCG@10 of the next item")

@@ -189,7 +189,7 @@ def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
 
 def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
     """Rolling back to a date that was never promoted, or whose files are gone, is an error and changes nothing."""
-    with pytest.raises(InputError, match=r"never promoted under .*; promoted runs: none"):
+    with pytest.raises(InputError, match=r"no run was ever promoted under .*: expected .*Run `distilrec nightly` first"):
         promotions.rollback(tmp_path, DAYS[0])
     put_and_promote(tmp_path, *DAYS[:2])
     with pytest.raises(InputError, match=f"{DAYS[4]} was never promoted.*: {DAYS[0]}, {DAYS[1]}"):

@@ -4,7 +4,9 @@ import re
 from dataclasses import replace
 
 import pytest
+from markupsafe import Markup
 
+from kdlib.report.beyond import beyond
 from kdlib.report.content import Gate, Measure, Use
 from kdlib.report.costs import models, time_spent
 from kdlib.report.distillation import distillation, gap_closed
@@ -182,6 +184,18 @@ def test_a_difference_is_found_in_either_direction() -> None:
     assert NIGHT.difference("student", "markov", "ndcg@10") is None
 
 
+def test_quality_tells_what_a_rule_costs() -> None:
+    """Under rules, the student without a rule is no model of its own: only its difference is shown, and explained."""
+    one = Measure(0.24, 0.21, 0.27, 60)
+    ruled = {(name, "ndcg@10"): one for name in ("with_rules", "without_at_most", "without_at_most - with_rules")}
+    html = quality(replace(NIGHT, metrics={**METRICS, **ruled}))
+    assert ">student under the rules<" in html
+    assert ">student without at_most<" not in html
+    assert "student without at_most − student under the rules" in html
+    assert "the rule costs that much" in html
+    assert "the rule costs that much" not in quality(NIGHT)
+
+
 def test_quality_without_some_models() -> None:
     """Only measured values are shown. Without a control there is no gap, and one run has no trend."""
     only = {key: measure for key, measure in METRICS.items() if key[0] == "student" and key[1] == "ndcg@10"}
@@ -191,11 +205,42 @@ def test_quality_without_some_models() -> None:
         assert unexpected not in html
 
 
+def _cells_of(html: Markup | None, label: str) -> list[str]:
+    """The cells of the row of a table with this label."""
+    row = re.search(rf'<th scope="row">{re.escape(label)}</th>((?:\s*<td.*?</td>)*)', str(html))
+    return re.findall(r"<td[^>]*>(.*?)</td>", row[1]) if row else []
+
+
+def test_beyond_accuracy_has_a_row_for_each_model_and_segment() -> None:
+    """Values have their interval in brackets. What was not measured is empty, and each column is explained."""
+    html = beyond(NIGHT)
+    student = ["62.5%", "7.98 [7.95, 8.01]", "93.0 [91.2, 94.9]", "0.28 [0.27, 0.29]", "3.1% [2.5%, 3.7%]", "0.68"]
+    assert _cells_of(html, "student") == student
+    assert _cells_of(html, "popular items") == ["0.9%", "", "2,590 [2,589, 2,591]", "", "", ""]
+    assert _cells_of(html, "up to 4 items") == ["41.0%", "", "", "0.25 [0.24, 0.26]", "", ""]
+    assert _cells_of(html, "country = de") == ["", "", "", "0.30 [0.29, 0.31]", "", ""]
+    assert "student, by country" in str(html)
+    assert "coverage: the first 20" in str(html)
+    assert "first seen in the last 30 days" in str(html)
+    assert str(html).count("<li>") == 6
+
+
+def test_beyond_accuracy_shows_what_an_older_run_measured() -> None:
+    """A run with coverage alone has one column and its explanation. A run without metrics has no section."""
+    only = {key: one for key, one in METRICS.items() if key[1] in ("ndcg@10", "coverage@20")}
+    html = beyond(replace(NIGHT, metrics=only, new_item_days=None))
+    assert _cells_of(html, "student") == ["62.5%"]
+    assert str(html).count("<li>") == 1
+    assert "length of the history" not in str(html)
+    assert beyond(replace(NIGHT, metrics={})) is None
+
+
 def test_slices_are_told_apart() -> None:
-    """History slices and item slices have a chart and a table each. A run without slices has no section."""
+    """Slices by history, by a feature of the users and by item have a chart and a table each. No slices, no section."""
     html = slices(NIGHT)
     assert html is not None
-    assert html.count("<table") == html.count("<figure") == 2
+    assert html.count("<table") == html.count("<figure") == 3
+    assert "NDCG@10 by country" in html
     assert html.index("up to 4 items") < html.index("head (most popular)")
     assert ">head<" not in html
     assert slices(replace(NIGHT, metrics={("student", "ndcg@10"): METRICS["student", "ndcg@10"]})) is None

@@ -41,7 +41,8 @@ def check_packages() -> Finding:
             wrong[one.name] = f"{one.name} {there}, expected {one.specifier}"
     if wrong:
         return missing(
-            ", ".join(wrong.values()), f"Install the tested versions: `pip install -c {TESTED} {' '.join(wrong)}`"
+            ", ".join(wrong.values()),
+            f"Install the tested versions: `{sys.executable} -m pip install -c {TESTED} {' '.join(wrong)}`",
         )
     return ok(f"distilrec {version('distilrec')} and the {len(needed)} packages that it needs")
 
@@ -54,7 +55,8 @@ def check_tested_versions() -> Finding:
     more = f" and {len(differ) - FEW} more" if len(differ) > FEW else ""
     return not_needed(
         f"{len(differ)} packages have other versions: {', '.join(differ[:FEW])}{more}",
-        f"If a run fails for no reason that you can see, install the tested versions: `pip install -r {TESTED}`",
+        f"If a run fails for no reason that you can see, install the tested versions: `{sys.executable} -m pip"
+        f" install -c {TESTED} {' '.join(one.partition(' ')[0] for one in differ)}`",
     )
 
 

@@ -15,4 +15,7 @@ the whole history, seen items left out. The driver checks the lists and turns th
 The first call makes the peer's environment in `--envs` (needs a package index); `--python PATH` uses one that exists.
 Flags that the driver does not know (`--recipe`, `--dim`, `--epochs` …) go to the peer script as they are; each script
 lists its own, and says where every recipe comes from.
+
+`list_metrics.py` has another purpose: it records the metrics of RecTools and LensKit on made-up lists, and
+`tests/metrics/test_peers.py` compares ours with them.
 """

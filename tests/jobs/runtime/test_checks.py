@@ -129,7 +129,7 @@ def test_other_versions_than_tested_are_told_and_are_no_fault(monkeypatch):
     found = python_packages.check_tested_versions()
     assert found.state == "not needed"
     assert found.found == "7 packages have other versions: p0, p1, p2, p3, p4 and 2 more"
-    assert f"`pip install -r {python_packages.TESTED}`" in found.advice
+    assert f"-m pip install -c {python_packages.TESTED} " in found.advice
 
 
 # The machine

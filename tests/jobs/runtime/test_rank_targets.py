@@ -13,7 +13,9 @@ import pytest
 from jobs.runtime import rank_targets
 from kdlib.config.operations import GatesConfig
 from kdlib.config.run import RunConfig
+from kdlib.data.windows import list_matrix
 from kdlib.inference.evaluator import Evaluator
+from kdlib.metrics.beyond import Items, beyond_table
 from kdlib.metrics.table import format_metrics, metrics_table
 from kdlib.models.files import save_model
 from kdlib.release import gates
@@ -62,9 +64,8 @@ def test_a_run_of_repeats_fails_the_gate_of_the_test_users(tmp_path: Path, monke
     assert found.schema.equals(made.schema)
 
     ranks = {name: found[f"rank/{name}"].to_numpy() for name in ("student", "popularity", "markov")}
-    metrics = metrics_table(
+    accuracy = metrics_table(
         ranks,
-        {"student": 0.0},
         (10,),
         pairs=[("student", "popularity")],
         samples=5,
@@ -72,6 +73,10 @@ def test_a_run_of_repeats_fails_the_gate_of_the_test_users(tmp_path: Path, monke
         slices={"ndcg@10": {}},
         confidence={"student": found["confidence/student"].to_numpy()},
     )
+    counts_V = np.ones(model.num_items, np.int64)
+    items = Items(counts_V, counts_V, np.ones((model.num_items, 2)), is_new=None, total_users=2)
+    lists = {name: list_matrix(found[f"top/{name}"], 10) for name in ranks}
+    metrics = pa.concat_tables([accuracy, beyond_table(lists, items, k=10, segments={}, samples=5, seed=0)])
     assert "student" in format_metrics(metrics, k=10)
     bounds = GatesConfig().model_dump(include=set(QUALITY))
     judged = gates.quality_gates(metrics, [], k=10, coverage_metric="coverage@10", **bounds)
