@@ -158,7 +158,7 @@ STAGES: tuple[Stage, ...] = (
             *FEATURES,
             *models_of(config),
             *(("teacher_targets",) if is_offline(config) else ()),
-            *side_features(config),
+            *policy_features(config),
         ),
         makes=("metrics",),
         settings=("evaluation", "features.split", "recommend.k", "recommend.policy", "seed", "training.max_length"),
