@@ -1,6 +1,6 @@
 """Handwritten and random histories as Parquet files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ Event = tuple[int, str, float, int]
 """Item index, event type, time in days from `FIRST_DAY`, session number."""
 
 
-def write(folder: Path, users: dict[str, Sequence[Event]], *, rows_of_a_file: int = 2) -> list[str]:
+def write(folder: Path, users: Mapping[str, Sequence[Event]], *, rows_of_a_file: int = 2) -> list[str]:
     """Write one row for each user; returns the files."""
     rows = []
     for user, events in users.items():
