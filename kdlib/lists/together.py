@@ -38,7 +38,7 @@ def bought_together(baskets: Baskets, *, today: int, allowed_V: np.ndarray, k: i
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
     for start in range(0, num_items, ITEMS):
         pairs = csr_array(baskets_VB[start : start + ITEMS] @ weighed_BV)
-        owners_N = np.repeat(np.arange(start, start + pairs.shape[0]), np.diff(pairs.indptr))
+        owners_N = start + np.repeat(np.arange(len(pairs.indptr) - 1), np.diff(pairs.indptr))
         items_N = pairs.indices.astype(np.int64)
         scores_N = pairs.data / (counts_V[owners_N] * counts_V[items_N] ** POPULARITY_POWER)
         scores_N[(owners_N == items_N) | ~allowed_V[items_N]] = 0
