@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from jobs.runtime.judging import judge
-from jobs.runtime.names import side_features
+from jobs.runtime.names import policy_features
 from jobs.runtime.published import published
 from kdlib.config.run import RunConfig
 from kdlib.inference.list_rules import rules_of_policy
@@ -22,7 +22,7 @@ def run(config: RunConfig, *, force: str = "") -> None:
     """
     judge(config, parts=("input",), force=force)
     if config.recommend.policy:
-        inputs = published(config, "item_vocabulary", *side_features(config))
+        inputs = published(config, "item_vocabulary", *policy_features(config))
         rules_of_policy(
             config.recommend.policy,
             vocabulary=inputs["item_vocabulary"].folder,
