@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from jobs.runtime.judging import judge
-from jobs.runtime.names import side_features
+from jobs.runtime.names import policy_features
 from jobs.runtime.published import published
 from kdlib.config.run import RunConfig
 from kdlib.inference.list_rules import rules_of_policy
@@ -22,12 +22,12 @@ def run(config: RunConfig, *, force: str = "") -> None:
     """
     judge(config, parts=("input",), force=force)
     if config.recommend.policy:
-        inputs = published(config, "item_vocabulary", *side_features(config))
+        inputs = published(config, "item_vocabulary", *policy_features(config))
         rules_of_policy(
             config.recommend.policy,
             vocabulary=inputs["item_vocabulary"].folder,
             item_features=inputs["item_features"].folder if "item_features" in inputs else None,
-            num_items=inputs["item_vocabulary"].manifest.rows,
+            num_items=None,
             day=config.last_day + timedelta(days=1),
             k=config.recommend.k,
         )

@@ -14,6 +14,7 @@ from jobs.runtime.names import (
     SEARCH_STUDENT,
     logged_queries,
     models_of,
+    policy_features,
     side_features,
     texts_of,
 )
@@ -64,10 +65,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "build-side-features",
         "spark",
-        "read the features of items and users that rules for lists use",
+        "read the features of items and users that lists use",
         parts=parts.side_feature_parts,
         when=lambda config: bool(side_features(config)),
-        otherwise="no rule of recommend.policy reads a feature",
+        otherwise="no rule of recommend.policy reads a feature, and popular_items has no categories and segments",
     ),
     Stage(
         "build-products",
@@ -157,7 +158,7 @@ STAGES: tuple[Stage, ...] = (
             *FEATURES,
             *models_of(config),
             *(("teacher_targets",) if is_offline(config) else ()),
-            *side_features(config),
+            *policy_features(config),
         ),
         makes=("metrics",),
         settings=("evaluation", "features.split", "recommend.k", "recommend.policy", "seed", "training.max_length"),
@@ -178,11 +179,19 @@ STAGES: tuple[Stage, ...] = (
         "recommend",
         "ray",
         "write each user's top-k",
-        needs=lambda config: (*FEATURES, "models/student", *side_features(config)),
+        needs=lambda config: (*FEATURES, "models/student", *policy_features(config)),
         makes=("recommendations",),
-        settings=("recommend",),
+        settings=("recommend", "-recommend.lists", "-recommend.long_form"),
         when=has_events,
         otherwise=NO_EVENTS,
+    ),
+    Stage(
+        "recommend-lists",
+        "local",
+        "write the further lists: similar items, bought together, popular items, buy again",
+        parts=parts.list_parts,
+        when=parts.has_lists,
+        otherwise="the run config names no further lists (recommend.lists, recommend.long_form)",
     ),
     Stage(
         "train-search-encoder",
@@ -311,10 +320,12 @@ EVERYTHING: dict[str, Any] = {
     "teachers": [{"name": "teacher", "text": {"adapt": {}}}],
     "student": {"model": {"codes": {}}},
     "recommend": {
+        "lists": {"similar_items": 10, "bought_together": 10, "popular_items": 10, "buy_again": 10},
+        "long_form": True,
         "policy": {
             "at_most": {"brand": 3},
             "segments": {"feature": "country", "rules": {"de": {"exclude": {"brand": ["acme"]}}}},
-        }
+        },
     },
     "search": {"text": {"adapt": {}}},
 }

@@ -6,6 +6,7 @@ from jobs.runtime import telemetry
 from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
 from jobs.runtime.lock import held_dates
+from jobs.runtime.names import lists_of
 from jobs.runtime.published import versions
 from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError, GateError, InputError
@@ -48,7 +49,8 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     if _later_in_use(config, promotions.current(root)):
         return None
     # without gates and metrics, which depend on the runs that are in use
-    served = {name: found[name] for name in (*promotions.LINKED, *promotions.SEARCH) if name in found}
+    linked = (*promotions.LINKED, *promotions.LISTS, *promotions.SEARCH)
+    served = {name: found[name] for name in linked if name in found}
     if withdrawn := promotions.last_use(root, day, served)[1]:
         why = f" ({withdrawn.reason})" if withdrawn.reason else ""
         say(
@@ -117,7 +119,15 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
     if events and histories and events.fingerprint == histories.fingerprint:
         parts.append("clean_events")
     found = versions(
-        config, "recommendations", "histories", "item_vocabulary", "item_statistics", "metrics", "gates", *parts
+        config,
+        "recommendations",
+        *lists_of(config),
+        "histories",
+        "item_vocabulary",
+        "item_statistics",
+        "metrics",
+        "gates",
+        *parts,
     )
     judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
     if partitions.manifest_of(root, "gates", day).inputs != {name: found[name] for name in ("histories", "metrics")}:

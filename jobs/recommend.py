@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from jobs.runtime.actors import write_by_shards
 from jobs.runtime.console import say
-from jobs.runtime.names import side_features
+from jobs.runtime.names import policy_features
 from jobs.runtime.published import features_of
 from jobs.runtime.ray_cluster import check_room
 from jobs.runtime.stage import Details, Job
@@ -74,7 +74,7 @@ def _infer(job: Job) -> None:
                 "generated_at": end_of_day,
                 "threads": 1,
                 "policy": settings.policy,
-                **{f"{name}_folder": str(job.input(name)) for name in side_features(config)},
+                **{f"{name}_folder": str(job.input(name)) for name in policy_features(config)},
             },
         },
         actors=settings.actors,

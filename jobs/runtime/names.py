@@ -49,13 +49,33 @@ def models_of(config: RunConfig) -> list[str]:
     return [*teacher_models(config), "models/student", *(["models/control"] if config.evaluation.control else [])]
 
 
-def side_features(config: RunConfig) -> list[str]:
+def lists_of(config: RunConfig) -> tuple[str, ...]:
+    """The tables of further lists."""
+    settings = config.recommend
+    return (*settings.lists.names, *(["recommendations_long"] if settings.long_form else []))
+
+
+def policy_features(config: RunConfig) -> tuple[str, ...]:
     """The tables of item features and user features that rules for lists read."""
     policy = config.recommend.policy
     if policy is None:
-        return []
+        return ()
     reads_items = any(any(rules.features()) for rules in policy.all_rules().values())
-    return [*(["item_features"] if reads_items else []), *(["user_features"] if policy.segments else [])]
+    return (*(["item_features"] if reads_items else []), *(["user_features"] if policy.segments else []))
+
+
+def group_features(config: RunConfig) -> tuple[str, ...]:
+    """The tables whose categories and segments have lists of popular items of their own."""
+    users = config.input.users
+    kinds = {"item_features": config.input.item_features, "user_features": users.features if users else {}}
+    if not config.recommend.lists.popular_items:
+        return ()
+    return tuple(name for name, of in kinds.items() if {"category", "categories"} & set(of.values()))
+
+
+def side_features(config: RunConfig) -> list[str]:
+    """The tables of item features and user features that a list needs."""
+    return sorted({*policy_features(config), *group_features(config)})
 
 
 def logged_queries(config: RunConfig) -> Iterable[str]:

@@ -7,8 +7,11 @@ from jobs.runtime.names import (
     SEARCH_ENCODER,
     SEARCH_STUDENT,
     adapted_encoder,
+    group_features,
     item_codes,
+    lists_of,
     models_of,
+    policy_features,
     side_features,
     teacher_models,
     texts_of,
@@ -144,10 +147,34 @@ def student_parts(config: RunConfig) -> Iterator[Part]:
         yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")
 
 
+def has_lists(config: RunConfig) -> bool:
+    """Whether the run publishes more lists than the recommendations."""
+    return config.input.has_events and bool(lists_of(config))
+
+
+def list_parts(config: RunConfig) -> Iterator[Part]:
+    """A part for each further list."""
+    rules = tuple(name for name in policy_features(config) if name == "item_features")
+    needs = {
+        "similar_items": ("item_vocabulary", "item_statistics", "models/student", *rules),
+        "popular_items": ("histories", "item_vocabulary", *dict.fromkeys((*rules, *group_features(config)))),
+    }
+    settings = {
+        "similar_items": ("student.text",),
+        "bought_together": ("input.events.session",),
+        "popular_items": ("recommend.lists.popular_half_life_days",),
+    }
+    for name in config.recommend.lists.names:
+        own = ("recommend.policy", f"recommend.lists.{name}", *settings.get(name, ()))
+        yield Part((name,), needs.get(name, ("histories", "item_vocabulary", *rules)), own)
+    if config.recommend.long_form:
+        yield Part(("recommendations_long",), ("recommendations",))
+
+
 def served(config: RunConfig) -> Iterator[str]:
     """All that goes into use together."""
     if config.input.has_events:
-        yield from ("recommendations", *FEATURES, "metrics", *models_of(config))
+        yield from ("recommendations", *lists_of(config), *FEATURES, "metrics", *models_of(config))
     if config.search:
         yield from ("products", "search_index", SEARCH_STUDENT, "search_rankings")
 

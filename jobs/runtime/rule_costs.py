@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.runtime.names import side_features
+from jobs.runtime.names import policy_features
 from jobs.runtime.stage import Input
 from kdlib.config.run import RunConfig
 from kdlib.inference.list_rules import Segments
@@ -28,7 +28,7 @@ def ruled_lists(config: RunConfig, inputs: Mapping[str, Input]) -> dict[str, Any
         "model_folder": str(inputs["models/student"].folder),
         "policies": {**policies, f"{WITHOUT}rules": None},
         "vocabulary_folder": str(inputs["item_vocabulary"].folder),
-        **{f"{name}_folder": str(inputs[name].folder) for name in side_features(config)},
+        **{f"{name}_folder": str(inputs[name].folder) for name in policy_features(config)},
         "day": config.last_day + timedelta(days=1),
         "k": settings.k,
         "item_block": settings.item_block,

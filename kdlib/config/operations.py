@@ -9,6 +9,9 @@ from kdlib.config.base import OPERATIONAL, Fraction, Positive, Section
 from kdlib.config.policy import PolicyConfig
 from kdlib.config.text import TextConfig
 
+FURTHER_LISTS = ("similar_items", "bought_together", "popular_items", "buy_again")
+"""The lists that a run can publish beside `recommendations`: tables, and settings of `recommend.lists`."""
+
 
 class EvaluationConfig(Section):
     """How the models are judged on the test items."""
@@ -30,6 +33,27 @@ class EvaluationConfig(Section):
         return 10 if 10 in self.k else self.k[0]
 
 
+class ListsConfig(Section):
+    """Which further lists the run publishes, each with the number of items of a list; none by default."""
+
+    similar_items: Positive | None = None
+    """For each item: the items whose vectors are nearest in the student's item space."""
+    bought_together: Positive | None = None
+    """For each item: the items that people buy in the same basket. A basket is what a user buys in one of the shop's
+    sessions (`input.events.session`), else on one day."""
+    popular_items: Positive | None = None
+    """The items with the most events lately, for visitors without a history."""
+    buy_again: Positive | None = None
+    """For each user: bought items that are due to be bought again."""
+    popular_half_life_days: Annotated[float, Field(gt=0)] = 2
+    """`popular_items`: an event counts half as much as an event this many days later."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tables that the run publishes."""
+        return tuple(name for name in FURTHER_LISTS if getattr(self, name))
+
+
 class RecommendConfig(Section):
     """How the recommendations are made."""
 
@@ -47,6 +71,9 @@ class RecommendConfig(Section):
     """Users in a batch."""
     item_block: Annotated[Positive, OPERATIONAL] = 65_536
     """Items that are scored at a time."""
+    lists: ListsConfig = ListsConfig()
+    long_form: bool = False
+    """Also publish the recommendations as `recommendations_long`, one row for each item of a list."""
 
 
 class SearchTextConfig(TextConfig):

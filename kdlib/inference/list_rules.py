@@ -58,7 +58,13 @@ class ListRules:
 
 
 def rules_of_policy(
-    policy: PolicyConfig | None, *, vocabulary: Path, item_features: Path | None, num_items: int, day: date, k: int
+    policy: PolicyConfig | None,
+    *,
+    vocabulary: Path,
+    item_features: Path | None,
+    num_items: int | None,
+    day: date,
+    k: int,
 ) -> dict[str | None, ListRules]:
     """Segment → its rules; None → the rules of all other users.
 
@@ -66,7 +72,7 @@ def rules_of_policy(
       policy: None: all available items, and none that the user has ever touched.
       vocabulary: ITEM_VOCABULARY.
       item_features: ITEM_FEATURES. None where no rule reads a feature.
-      num_items: V; items of the vocabulary beyond it are left out.
+      num_items: V; items of the vocabulary beyond it are left out. None: all items.
       day: the day on which the lists are shown.
       k: length of the lists.
 
@@ -79,7 +85,7 @@ def rules_of_policy(
     if policy is None:
         return {None: ListRules(torch.from_numpy(available_V))}
     read = {feature for rules in policy.all_rules().values() for _, feature, _ in rules.features()}
-    features = _read_features(item_features, read, num_items) if item_features and read else {}
+    features = _read_features(item_features, read, len(available_V)) if item_features and read else {}
     segments: list[str | None] = [None, *(policy.segments.rules if policy.segments else ())]
     found = {}
     for segment in segments:

@@ -16,9 +16,10 @@ from pyarrow import fs
 
 from kdlib.config.operations import refuse_credentials
 from kdlib.errors import ConfigError, DeliveryError
+from kdlib.release.promotions import LISTS
 
 POINTER = "promoted.json"
-TABLES = ("recommendations", "search_rankings")
+TABLES = ("recommendations", *LISTS, "search_rankings")
 """The tables that are delivered. Models and intermediate tables stay in the output folder."""
 READ_ATTEMPTS = 3
 """How often to read the pointer. While another process replaces the object, a reader may get only a part of it."""

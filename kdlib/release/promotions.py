@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kdlib.config.operations import FURTHER_LISTS
 from kdlib.errors import InputError
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
@@ -31,6 +32,8 @@ REMOVED = "removed"
 """Name of an empty file in a record: the run was removed because it is old."""
 LINKED = ("recommendations", "models/student", "item_vocabulary")
 """The tables and models that a record links to."""
+LISTS = (*FURTHER_LISTS, "recommendations_long")
+"""The further lists that a record links to, those that the run has."""
 SEARCH = ("search_rankings", "search_index", "models/search_student")
 """The tables and models of product search that a record links to, if the run has them."""
 
@@ -179,7 +182,7 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
     staging.mkdir(parents=True)
     try:
         (staging / "promotion.json").write_text(json.dumps(asdict(switch), indent=1))
-        for name in (one for one in (*LINKED, *SEARCH) if one in versions):
+        for name in (one for one in (*LINKED, *LISTS, *SEARCH) if one in versions):
             data = partitions.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
                 raise InputError(

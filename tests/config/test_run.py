@@ -107,6 +107,8 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "recommend: {kk: 3}\n", "unknown key recommend.kk$"),
         (SMALLEST + "recommend: {k: 0}\n", "recommend.k: Input should be greater than 0, found 0"),
         (SMALLEST + "recommend: {because: -1}\n", "recommend.because: .*greater than or equal to 0, found -1"),
+        (SMALLEST + "recommend: {lists: {similar: 5}}\n", "unknown key recommend.lists.similar$"),
+        (SMALLEST + "recommend: {lists: {buy_again: 0}}\n", "recommend.lists.buy_again: .*greater than 0, found 0"),
         (SMALLEST + "recommend: {k: ten}\n", "recommend.k: .*valid integer.*, found 'ten'"),
         (SMALLEST + "distillation: {temperature: 0}\n", "distillation.temperature: .* greater than 0"),
         (SMALLEST + "distillation: {temperature: .nan}\n", "distillation.temperature: .* finite"),

@@ -52,7 +52,13 @@ NIGHT: dict[str, Any] = SMALL | {
         "train": {"epochs": EPOCHS, "patience": EPOCHS},
         "control": {"train": {"epochs": 2}},
     },
-    "recommend": {"k": 7, "actors": 2, "batch_size": 1},
+    "recommend": {
+        "k": 7,
+        "actors": 2,
+        "batch_size": 1,
+        "lists": {"similar_items": 5, "bought_together": 5, "popular_items": 8, "buy_again": 5},
+        "long_form": True,
+    },
 }
 """Run config of the fixture `night`. `runtime/test_ray_jobs.py` runs it on a cluster."""
 

@@ -53,9 +53,7 @@ def test_a_missing_input_is_an_error_before_ray_starts(
     started: list[RunConfig] = []
     monkeypatch.setattr("jobs.runtime.runner.start_ray", started.append)
     config = load_config(_config(tmp_path, teachers=[{"name": "a", "text": {"adapt": {}}}]))
-    with pytest.raises(
-        InputError, match=f"{stage} needs histories of {DS}.*Run `distilrec build-features` first"
-    ):
+    with pytest.raises(InputError, match=f"{stage} needs histories of {DS}.*Run `distilrec build-features` first"):
         stages.run(stage, config)
     assert not started
 

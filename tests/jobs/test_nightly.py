@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.__main__ import main
-from kdlib.release import delivery
-from kdlib.store import partitions
-from tests.jobs.conftest import DS, copy_of
+from kdlib.release import delivery, promotions
+from kdlib.store import partitions, tables
+from tests.jobs.conftest import DS, NIGHT, copy_of
 from tests.whole_nights import run, whole
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -55,6 +55,31 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     ):
         assert expected in printed, printed
     assert not re.search(r"\(pid=|WARN|Traceback", printed), printed
+
+
+def test_a_night_publishes_the_further_lists(night: tuple[Path, Path, str]) -> None:
+    """Each list is in use and delivered, keeps its contract, and holds available items only, as DuckDB finds them."""
+    duckdb = pytest.importorskip("duckdb")
+    _, root, printed = night
+    folders = {name: (root / "promoted" / name).resolve() for name in (*promotions.LINKED, *promotions.LISTS)}
+    for name in promotions.LISTS:
+        rows = tables.check_files(tables.ALL[name], folders[name])
+        assert rows > 0
+        assert delivery.read(f"file://{root.parent}/shop", name).to_table().num_rows == rows
+        assert f"recommend_lists: {name}: {rows:,} rows" in printed
+    vocabulary = f"(select item_id from '{folders['item_vocabulary']}/*.parquet' where available)"
+    for name, k in NIGHT["recommend"]["lists"].items():
+        rows = f"(select unnest(item_ids) as item, item_ids from '{folders[name]}/*.parquet')"
+        [(longest, repeats, only_available)] = duckdb.sql(
+            f"select max(len(item_ids)), max(len(item_ids) - len(list_distinct(item_ids))),"
+            f" bool_and(item in {vocabulary}) from {rows}"
+        ).fetchall()
+        assert (1 <= longest <= k, repeats, only_available) == (True, 0, True), name
+    long, wide = (f"'{folders[name]}/*.parquet'" for name in ("recommendations_long", "recommendations"))
+    back = f"select user_id, list(item_id order by rank), list(score order by rank) from {long} group by 1 order by 1"
+    assert (
+        duckdb.sql(back).fetchall() == duckdb.sql(f"select user_id, item_ids, scores from {wide} order by 1").fetchall()
+    )
 
 
 def test_a_night_measures_what_its_lists_are_like(night: tuple[Path, Path, str]) -> None:
@@ -124,7 +149,8 @@ def test_the_plan_of_a_finished_night(
     assert printed.endswith("everything is up to date\n"), printed
     assert main([*command, "--config", str(config), "--set", "recommend.k=6"]) == 0
     changed = re.findall(r"^  (\S+) +runs +.* MiB +(\S.*)$", capsys.readouterr().out, re.MULTILINE)
-    assert [name for name, _ in changed] == ["recommend", "report"], changed
+    assert [name for name, _ in changed] == ["recommend", "recommend-lists", "report"], changed
     assert "setting recommend.k: 7 → 6" in changed[0][1]
     assert "after recommend" in changed[1][1]
+    assert "after recommend" in changed[2][1]
     assert whole(root, DS) == before

@@ -45,7 +45,10 @@ def test_needs_are_made_before():
         "teachers": [{"name": "a", "text": text}, {"name": "b", "folds": 2}, {"name": "c", "rules": {}}],
         "distillation": {"targets": "sampled"},
         "student": {"model": {"codes": {}, "dim": 16}},
-        "recommend": {"policy": {"at_most": {"brand": 2}}},
+        "recommend": {
+            "policy": {"at_most": {"brand": 2}},
+            "lists": {"similar_items": 5, "bought_together": 5, "popular_items": 5, "buy_again": 5},
+        },
         "search": {"text": {"adapt": {}}},
     }
     config, there = RunConfig.model_validate(document), {"gates"}

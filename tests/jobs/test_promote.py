@@ -3,8 +3,9 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from kdlib.release import promotions
+from kdlib.release import delivery, promotions
 from kdlib.store import partitions
 from tests.jobs.handmade import DAYS, put, put_night, root_of, run
 
@@ -75,3 +76,25 @@ def test_two_nights_that_end_at_the_same_time_leave_the_later_in_use(config, mon
     assert f"{DAYS[1]} stays in use, because it is later than {DAYS[0]}" in capfd.readouterr().out
     root = root_of(config)
     assert [switch.ds for switch in promotions.history(root)] == [DAYS[1]]
+
+
+def test_further_lists_are_promoted_with_the_run(config, capfd):
+    """A list that the run config names must be published, and goes into use and to the delivery with the others."""
+    lists = ["similar_items", "bought_together", "recommendations_long"]
+    more = {
+        "recommend": {"lists": {"similar_items": 3, "bought_together": 3}, "long_form": True},
+        "delivery": {"url": f"file://{config.parent}/there"},
+    }
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | more))
+    root = put_night(config, DAYS[0])
+    assert run("check-gates", config, "--ds", DAYS[0]) == 0
+    for name in lists:
+        assert run("promote", config, "--ds", DAYS[0]) == 2
+        error = capfd.readouterr().err
+        assert f"promote needs {name} of {DAYS[0]}, and none is published" in error
+        assert f"Run `distilrec recommend-lists --config {config}` first" in error
+        put(root, name, DAYS[0], pa.table({"ds": [DAYS[0]]}))
+    assert run("promote", config, "--ds", DAYS[0]) == 0
+    for name in lists:
+        assert pq.read_table((root / "promoted" / name).resolve())["ds"].to_pylist() == [DAYS[0]]
+        assert delivery.read(f"file://{config.parent}/there", name).to_table()["ds"].to_pylist() == [DAYS[0]]

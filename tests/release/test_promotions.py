@@ -1,6 +1,10 @@
 """The switch of the run in use, its record, and the removal of old runs."""
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,9 +16,10 @@ from kdlib.errors import InputError
 from kdlib.release import promotions
 from kdlib.release.retention import remove_old_nights
 from kdlib.store import partitions
+from tests.whole_nights import HOME, environment
 
 DAYS = [f"2026-11-{day}" for day in range(18, 23)]
-NAMES = (*promotions.LINKED, "histories")
+NAMES = (*promotions.LINKED, *promotions.LISTS, "histories")
 
 
 def put_night(root: Path, ds: str, value: int = 0) -> dict[str, str]:
@@ -45,6 +50,49 @@ def test_a_promotion_switches_table_and_model_together(tmp_path):
     now = promotions.current(tmp_path)
     assert now is not None
     assert (now.number, now.ds, now.action, set(now.versions)) == (2, DAYS[1], "promote", set(NAMES))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kdlib.release import promotions
+
+root, ds, versions = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+for step in range(100):
+    child = os.fork()
+    if not child:
+        left = step
+        def kill(event, _):
+            global left
+            if event in ("os.mkdir", "os.symlink", "os.rename"):
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(kill)
+        promotions.promote(root, ds, versions)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    used = {pq.read_table((root / "promoted" / name).resolve())["ds"][0].as_py() for name in names}
+    print(step, status, *used)
+    if not status:
+        break
+"""
+"""Promotes in a process of its own, which is killed before its nth change on disk, for each n until it gets through."""
+
+
+def test_a_killed_promotion_shows_all_new_lists_or_all_old_ones(tmp_path):
+    """Whenever the process is killed, a reader finds every table and model of one run, and the next attempt succeeds."""
+    put_and_promote(tmp_path, DAYS[0])
+    names = [name for name in NAMES if name != "histories"]
+    start = f"import json\nimport pyarrow.parquet as pq\nnames = {names}\n"
+    command = [sys.executable, "-c", start + KILLED, str(tmp_path), DAYS[1], json.dumps(put_night(tmp_path, DAYS[1]))]
+    done = subprocess.run(command, cwd=HOME, env=environment(), text=True, capture_output=True, check=True)
+    steps = [line.split() for line in done.stdout.splitlines()]
+    killed, (_, status, *used) = steps[:-1], steps[-1]
+    assert len(killed) > len(names)
+    assert all(status == str(int(signal.SIGKILL)) and len(used) == 1 for _, status, *used in killed), steps
+    assert (status, used) == ("0", [DAYS[1]])
+    assert {name for name in names if in_use(tmp_path, name) == {DAYS[1]}} == set(names)
 
 
 def test_promoting_what_is_in_use_adds_nothing(tmp_path):
@@ -141,7 +189,9 @@ def test_switches_at_the_same_moment_get_numbers_of_their_own(tmp_path):
 
 def test_a_rollback_to_an_unknown_night_names_the_known_ones(tmp_path):
     """Rolling back to a date that was never promoted, or whose files are gone, is an error and changes nothing."""
-    with pytest.raises(InputError, match=r"no run was ever promoted under .*: expected .*Run `distilrec nightly` first"):
+    with pytest.raises(
+        InputError, match=r"no run was ever promoted under .*: expected .*Run `distilrec nightly` first"
+    ):
         promotions.rollback(tmp_path, DAYS[0])
     put_and_promote(tmp_path, *DAYS[:2])
     with pytest.raises(InputError, match=f"{DAYS[4]} was never promoted.*: {DAYS[0]}, {DAYS[1]}"):

@@ -1,0 +1,148 @@
+"""Write the further lists that `recommend.lists` names, one table each.
+
+Of `recommend.policy`, `include` and `exclude` hold for these lists too. The other rules are about users or places.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.runtime.console import say, warn
+from jobs.runtime.published import parquet_files
+from jobs.runtime.stage import Details, Job
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
+from kdlib.inference.list_rules import rules_of_policy
+from kdlib.inference.recommender import check_vocabulary, read_vocabulary
+from kdlib.lists.long_form import write_long_form
+from kdlib.lists.rows import Lists, check_lists, rows_of
+from kdlib.store import tables
+from kdlib.store.partitions import Manifest
+
+EMPTY = {
+    "bought_together": "no two available items were bought in one basket",
+    "buy_again": "no user has bought an available item twice",
+}
+"""Table → why it has no rows."""
+
+
+def build(job: Job) -> Details:
+    """Write one table, and check what was written.
+
+    Raises:
+      ConfigError: fewer items are available than the list is long.
+      ModelError: the student was trained on another vocabulary, or its vectors are not finite.
+      ContractError: the written rows break the table's contract. Nothing is published then.
+    """
+    [name] = job.part.makes
+    if name == "recommendations_long":
+        write_long_form(parquet_files(job.input("recommendations")), job.output / "part-00000.parquet")
+        return {}
+    k, table = getattr(job.config.recommend.lists, name), tables.ALL[name]
+    end_of_day = datetime.fromisoformat(job.config.day).replace(tzinfo=UTC) + timedelta(days=1)
+    item_ids = read_vocabulary(job.input("item_vocabulary"))[0]
+    available = rules_of_policy(
+        job.config.recommend.policy,
+        vocabulary=job.input("item_vocabulary"),
+        item_features=job.input("item_features") if "item_features" in job.inputs else None,
+        num_items=len(item_ids),
+        day=end_of_day.date(),
+        k=k,
+    )[None].allowed_V.numpy()
+    if k > available.sum():
+        raise ConfigError(
+            f"recommend.lists.{name} is {k}, but only {available.sum()} items are available: lower"
+            f" recommend.lists.{name}"
+        )
+    lists, owners, more = MAKERS[name](job, item_ids, available, k)
+    rows = rows_of(lists, table, owners, item_ids=item_ids, generated_at=end_of_day, **more)
+    pq.write_table(rows, job.output / "part-00000.parquet")
+    check_lists(table, job.output, k=k, unavailable=frozenset(item_ids.filter(pa.array(~available)).to_pylist()))
+    return {name: {"k": k, "items": len(np.unique(lists.items_N))}}
+
+
+Made = tuple[Lists, dict[str, pa.Array | pa.ChunkedArray], dict[str, Any]]
+"""Lists, the key's columns of all owners, and further columns with the same value in each row."""
+
+
+def _similar_items(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
+    import torch
+
+    from kdlib.lists.similar import similar_items
+    from kdlib.models.files import load_model
+
+    model, facts = load_model(job.input("models/student"))
+    check_vocabulary(facts, item_ids)
+    known = np.ones(facts["num_items"], bool)
+    if job.config.student.text is None:  # else new items have vectors made of their titles
+        statistics = pq.read_table(job.input("item_statistics"), columns=["item_index", "num_in_windows"])
+        known = statistics.sort_by("item_index")["num_in_windows"].to_numpy()[: len(known)] > 0
+    with torch.no_grad():
+        vectors_VW = model.head()[0]
+    allowed_V = torch.from_numpy(available[: len(known)])
+    lists = similar_items(vectors_VW, known_V=torch.from_numpy(known), allowed_V=allowed_V, k=k)
+    return lists, {"item_id": item_ids}, {"model_version": facts["version"]}
+
+
+def _bought_together(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
+    from kdlib.lists.purchases import baskets_of, read_purchases
+    from kdlib.lists.together import bought_together
+
+    events = job.config.input.events
+    by_session = events is not None and events.session is not None
+    purchases = read_purchases(parquet_files(job.input("histories")))
+    baskets = baskets_of(purchases, by_session=by_session, num_items=len(item_ids))
+    return bought_together(baskets, today=_today(job), allowed_V=available, k=k), {"item_id": item_ids}, {}
+
+
+def _buy_again(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
+    from kdlib.lists.again import buy_again
+    from kdlib.lists.purchases import read_purchases
+
+    purchases = read_purchases(parquet_files(job.input("histories")))
+    return buy_again(purchases, today=_today(job), allowed_V=available, k=k), {"user_id": purchases.user_ids}, {}
+
+
+def _popular_items(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
+    from kdlib.lists.popular import DAY_MICROSECONDS, groups_of, owners_of, popular_items, recent_events
+
+    groups = [
+        groups_of(pq.read_table(job.input(name), columns=[key, "feature", "values"]), key=key)
+        if name in job.inputs
+        else None
+        for name, key in (("item_features", "item_index"), ("user_features", "user_id"))
+    ]
+    categories, segments = groups
+    counts = recent_events(
+        parquet_files(job.input("histories")),
+        until=(_today(job) + 1) * DAY_MICROSECONDS,
+        half_life_days=job.config.recommend.lists.popular_half_life_days,
+        num_items=len(item_ids),
+        segments=segments,
+    )
+    return popular_items(*counts, categories, allowed_V=available, k=k), owners_of(categories, segments), {}
+
+
+MAKERS: dict[str, Callable[[Job, pa.Array, np.ndarray, int], Made]] = {
+    "similar_items": _similar_items,
+    "bought_together": _bought_together,
+    "popular_items": _popular_items,
+    "buy_again": _buy_again,
+}
+
+
+def _today(job: Job) -> int:
+    """The run's day, in days since 1970."""
+    return (datetime.fromisoformat(job.config.day) - datetime(1970, 1, 1)).days
+
+
+def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+    """Say how many rows each list has; warn of a list without rows."""
+    for name, manifest in manifests.items():
+        say(f"recommend_lists: {name}: {manifest.rows:,} rows → {config.root / name / f'ds={config.day}'}")
+        if not manifest.rows and name in EMPTY:
+            warn(f"recommend_lists: warning: {name} has no rows, because {EMPTY[name]}")
