@@ -21,7 +21,7 @@ from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.expected import expected_metrics
-from kdlib.metrics.table import metrics_table
+from kdlib.metrics.table import by_event_type, event_mixes, metrics_table
 from kdlib.store.partitions import Manifest
 
 
@@ -40,7 +40,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 def build(job: Job) -> Details:
     """Rank the test users' items under all models, and write `metrics`."""
-    config = job.config
+    config, judged_k, recall_k = job.config, job.config.evaluation.judged_k, job.config.evaluation.recall_k
     if isinstance(job.found, str):
         warn(f"evaluate: warning: {job.found}")
     found = _measure(job)
@@ -59,9 +59,10 @@ def build(job: Job) -> Details:
         ],
         samples=config.evaluation.bootstrap_samples,
         seed=config.seed,
-        slices={f"ndcg@{config.evaluation.judged_k}": found.slices},
+        slices={f"ndcg@{judged_k}": found.slices, f"recall@{recall_k}": by_event_type(found.target_types)},
+        mixes=event_mixes(found.target_types, config.objective.event_weights, ndcg_k=judged_k, recall_k=recall_k),
         confidence=found.confidence,
-        confidence_k=config.evaluation.judged_k,
+        confidence_k=judged_k,
         expected=found.expected,
     )
     pq.write_table(table, job.output / "part-00000.parquet")
@@ -69,11 +70,13 @@ def build(job: Job) -> Details:
 
 
 class _Measured(NamedTuple):
-    """The arguments of `metrics_table`, and `details` for the manifest."""
+    """What `metrics_table` is made from, and `details` for the manifest."""
 
     ranks: dict[str, np.ndarray]
     coverage: dict[str, float]
     slices: dict[str, np.ndarray]
+    target_types: np.ndarray
+    """int8 [users]."""
     confidence: dict[str, np.ndarray]
     expected: dict[str, dict[str, np.ndarray]]
     details: dict[str, Any]
@@ -129,7 +132,7 @@ def _measure(job: Job) -> _Measured:
         name.removeprefix(prefix): found[name].to_numpy() for name in found.column_names if name.startswith(prefix)
     }
     slices = history_buckets(np.diff(rows.offsets)[judged]) | popularity_buckets(counts, rows.targets[judged])
-    return _Measured(ranks, coverage, slices, confidence, expected, details)
+    return _Measured(ranks, coverage, slices, rows.target_types[judged], confidence, expected, details)
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

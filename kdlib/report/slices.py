@@ -1,9 +1,10 @@
-"""How well the student serves each kind of user: by length of history, and by popularity of the next item."""
+"""How well the student serves each kind of user: by history, by the next item's popularity, by the next event's type."""
 
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from kdlib.config.data import EVENT_TYPES
 from kdlib.report.charts import Mark, Row, interval_chart
 from kdlib.report.content import Night
 from kdlib.report.labels import count, interval, name_of, score, signed_score
@@ -15,7 +16,8 @@ ITEMS = {
     "tail": "tail (least popular)",
     "new": "new (never in training)",
 }
-"""Slices by the next item. Head, middle and tail each have a third of the training interactions. All other slices are by history."""
+"""Slices by the next item. Head, middle and tail each have a third of the training interactions. All other slices of the NDCG
+are by history."""
 _SHOWN = {"student": "accent", "control": "second", "popularity": "neutral"}
 
 
@@ -31,20 +33,23 @@ class Family:
 
 def slices(night: Night) -> Markup | None:
     """A chart and a table for each way to divide the users. None: the run has no slices."""
-    start = f"ndcg@{night.k}/"
-    names = [
-        metric.removeprefix(start) for model, metric in night.metrics if model == "student" and metric.startswith(start)
+    ndcg = f"ndcg@{night.k}"
+    sliced = [metric.partition("/") for model, metric in night.metrics if model == "student" and "/" in metric]
+    names = [name for metric, _, name in sliced if metric == ndcg]
+    types = {name: metric for metric, _, name in sliced if name in EVENT_TYPES}
+    families = [
+        ("by length of the history", ndcg, "History", {name: name for name in names if name not in ITEMS}),
+        ("by popularity of the next item", ndcg, "Next item", {k: label for k, label in ITEMS.items() if k in names}),
     ]
-    if not names:
-        return None
-    families = {
-        "by length of the history": {name: name for name in names if name not in ITEMS},
-        "by popularity of the next item": {name: label for name, label in ITEMS.items() if name in names},
-    }
-    return render("slices", families=[_family(night, how, found, start) for how, found in families.items() if found])
+    if types:
+        recall = next(iter(types.values()))
+        families.append(("by type of the next event", recall, "Next event", {name: name for name in types}))
+    found = [_family(night, how, metric, kind, labels) for how, metric, kind, labels in families if labels]
+    return render("slices", families=found) if found else None
 
 
-def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Family:
+def _family(night: Night, how: str, metric: str, kind: str, labels: dict[str, str]) -> Family:
+    start = f"{metric}/"
     shown = {model: style for model, style in _SHOWN.items() if (model, start + next(iter(labels))) in night.metrics}
     charted, rows, words = [], [], []
     for name, label in labels.items():
@@ -61,7 +66,7 @@ def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Famil
             )
         rows.append(cells)
         words.append(f"{label}: student {score(student.value)} {interval(student)}")
-    title = f"NDCG@{night.k} {how}"
+    title = f"{metric.replace('ndcg', 'NDCG').replace('recall', 'Recall')} {how}"
     columns = ["", "Test users", *(name_of(model) for model in shown)]
     columns += ["difference", "95% interval"] if "control" in shown else []
     chart = interval_chart(
@@ -70,7 +75,7 @@ def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Famil
         alternative=f"{title}. " + "; ".join(words),
         heading="test users",
         form=lambda value: f"{value:g}",
-        kind="Next item" if set(labels) <= set(ITEMS) else "History",
+        kind=kind,
         key=[(name_of(model), style) for model, style in shown.items()],
         zero=True,
     )
