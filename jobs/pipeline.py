@@ -144,7 +144,7 @@ STAGES: tuple[Stage, ...] = (
         "measure all models and baselines on the test users",
         needs=lambda config: (*FEATURES, *models_of(config), *(("teacher_targets",) if is_offline(config) else ())),
         makes=("metrics",),
-        settings=("evaluation", "features.split", "seed", "training.max_length"),
+        settings=("evaluation", "features.split", "objective", "seed", "training.max_length"),
         when=has_events,
         otherwise=NO_EVENTS,
     ),
