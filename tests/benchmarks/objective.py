@@ -227,7 +227,7 @@ def figures(hits: dict[str, np.ndarray], types: np.ndarray, users: np.ndarray) -
             "plain": round(float(plain[name]), 5),
             "objective": round(float(weighted[name]), 5),
             "difference": round(float(weighted[name] - plain[name]), 5),
-            "interval": [round(low, 5), round(high, 5)],
+            "difference_interval": [round(low, 5), round(high, 5)],
         }
     return result
 
