@@ -12,18 +12,18 @@ from jobs.runtime.console import say, warn
 from jobs.runtime.item_facts import items_of
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from jobs.runtime.published import features_of
-from jobs.runtime.rank_targets import histories_to_test, rank_targets, seen_days, training_counts
+from jobs.runtime.rank_targets import histories_to_test, rank_targets, rows_to_test, training_counts
 from jobs.runtime.rule_costs import ruled_lists, user_segments
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.warm_start import last_model
 from kdlib.config.run import RunConfig
-from kdlib.data.windows import evaluation_rows, list_matrix
+from kdlib.data.windows import list_matrix
 from kdlib.errors import ConfigError, ModelError
 from kdlib.inference.recommender import check_vocabulary
 from kdlib.metrics.beyond import beyond_table
 from kdlib.metrics.comparison import history_buckets, popularity_buckets
 from kdlib.metrics.expected import expected_metrics
-from kdlib.metrics.table import WITH_RULES, WITHOUT, metrics_table
+from kdlib.metrics.table import WITH_RULES, WITHOUT, by_event_type, event_mixes, metrics_table
 from kdlib.store.partitions import Manifest
 
 
@@ -42,7 +42,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 def build(job: Job) -> Details:
     """Rank the test users' items under all models, and write `metrics`."""
-    config = job.config
+    config, recall_k = job.config, job.config.evaluation.recall_k
     if isinstance(job.found, str):
         warn(f"evaluate: warning: {job.found}")
     found, k = _measure(job), config.evaluation.judged_k
@@ -60,7 +60,8 @@ def build(job: Job) -> Details:
             ("student", "last_night"),
             *((name, WITH_RULES) for name in found.ranks if name.startswith(WITHOUT)),
         ],
-        slices={f"ndcg@{k}": found.slices},
+        slices={f"ndcg@{k}": found.slices, f"recall@{recall_k}": by_event_type(found.target_types)},
+        mixes=event_mixes(found.target_types, config.objective.event_weights, ndcg_k=k, recall_k=recall_k),
         confidence=found.confidence,
         confidence_k=k,
         expected=found.expected,
@@ -73,12 +74,13 @@ def build(job: Job) -> Details:
 
 
 class _Measured(NamedTuple):
-    """The arguments of `metrics_table` and `beyond_table`, and `details` for the manifest."""
+    """What the tables of metrics are made from, and `details` for the manifest."""
 
     ranks: dict[str, np.ndarray]
     lists: dict[str, np.ndarray]
     slices: dict[str, np.ndarray]
     segments: dict[str, np.ndarray]
+    target_types: np.ndarray
     confidence: dict[str, np.ndarray]
     expected: dict[str, dict[str, np.ndarray]]
     details: dict[str, Any]
@@ -94,24 +96,17 @@ def _measure(job: Job) -> _Measured:
         )
     everyone = knows_the_truth(config)
     histories = histories_to_test(config, source, everyone=everyone)
-    confidence_k = config.evaluation.judged_k
     found = rank_targets(
         config,
         source,
         histories,
         compared_models(job),
         top=top,
-        confidence_k=confidence_k,
+        confidence_k=config.evaluation.judged_k,
         everyone=everyone,
         ruled=ruled_lists(config, job.inputs),
     )
-    rows = evaluation_rows(
-        histories,
-        position_column="test_position",
-        with_marks=everyone,
-        everyone=everyone,
-        seen_days=seen_days(config),
-    )
+    rows = rows_to_test(config, histories, everyone=everyone)
     assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
     details = {
         "users": int((rows.targets >= 0).sum()),
@@ -124,7 +119,10 @@ def _measure(job: Job) -> _Measured:
     expected: dict[str, dict[str, np.ndarray]] = {}
     if everyone:
         truth = truth_of(config, histories, source.item_ids(), rows, lists, top=top)
-        expected = {name: expected_metrics(of_model, (confidence_k,)) for name, of_model in truth.probabilities.items()}
+        expected = {
+            name: expected_metrics(of_model, (config.evaluation.judged_k,))
+            for name, of_model in truth.probabilities.items()
+        }
         ranks[BEST] = truth.ranks
         details["users_with_truth"] = len(rows)
     judged = np.flatnonzero(rows.targets >= 0)
@@ -138,7 +136,7 @@ def _measure(job: Job) -> _Measured:
     segments = history_buckets(np.diff(rows.offsets)[judged])
     segments |= user_segments(config, job.inputs, rows.user_ids[judged])
     slices = segments | popularity_buckets(counts, rows.targets[judged])
-    return _Measured(ranks, lists, slices, segments, confidence, expected, details)
+    return _Measured(ranks, lists, slices, segments, rows.target_types[judged], confidence, expected, details)
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

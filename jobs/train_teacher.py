@@ -73,6 +73,7 @@ def _try_function(job: Job) -> None:
         version=job.found,
         max_length=training.max_length,
         max_validation_users=training.max_validation_users,
+        event_weights=job.config.objective.event_weights,
         threads=training.threads_per_worker,
     )
 
@@ -92,6 +93,7 @@ def _count(job: Job) -> None:
         source.vocabulary_facts() | {"name": teacher.name},
         max_length=training.max_length,
         max_validation_users=training.max_validation_users,
+        event_weights=job.config.objective.event_weights,
     )
 
 
@@ -133,6 +135,7 @@ def _training_run(job: Job) -> TrainingRun:
         seed=config.seed if teacher.seed is None else teacher.seed,
         title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
         statistics=str(job.input("item_statistics")),
+        event_weights=config.objective.event_weights,
         **run_options(job.found),
     )
 

@@ -11,11 +11,11 @@ from jobs.pipeline import STAGES
 from jobs.runtime.names import FEATURES
 from jobs.runtime.oracle import BEST, knows_the_truth, truth_of
 from jobs.runtime.published import features_of
-from jobs.runtime.rank_targets import histories_to_test, rank_targets, seen_days
+from jobs.runtime.rank_targets import histories_to_test, rank_targets, rows_to_test
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Details, Job, Part, Stage
 from kdlib.config.benchmark import Benchmark
-from kdlib.data.windows import evaluation_rows, list_matrix
+from kdlib.data.windows import list_matrix
 from kdlib.inference.speed import users_per_second
 from kdlib.metrics.comparison import TEACHER, K
 from kdlib.metrics.expected import PREFIX, expected_metrics
@@ -54,13 +54,7 @@ def build(job: Job) -> Details:
     everyone = knows_the_truth(config)
     histories = histories_to_test(config, source, everyone=everyone)
     found = rank_targets(config, source, histories, compared, top=K if everyone else 0, everyone=everyone)
-    rows = evaluation_rows(
-        histories,
-        position_column="test_position",
-        with_marks=everyone,
-        everyone=everyone,
-        seen_days=seen_days(config),
-    )
+    rows = rows_to_test(config, histories, everyone=everyone)
     assert found["user_id"].to_pylist() == rows.user_ids.tolist(), "both are sorted by user"
     columns = {"user_id": found["user_id"], "target": rows.targets, "length": np.diff(rows.offsets)}
     columns |= {f"rank/{name}": found[f"rank/{name}"] for name in named(found, "rank/")}

@@ -162,7 +162,7 @@ def _part(student: Student, teachers: Teachers) -> Part:
     own, taught = student.arm.config, student.arm.teacher != "none"
     trained = student.arm.student
     values: dict[str, Any] = {"seed": student.seed, "student": trained.model_dump(mode="json", exclude={"control"})}
-    values["training"] = own.training
+    values |= {"training": own.training, "objective": own.objective}
     if taught:
         values |= {"teacher": student.arm.teacher, "distillation": own.distillation}
         values["weights"] = [weight for _, weight in teachers.models]

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 
 from jobs.runtime.console import say
 from kdlib.config.run import RunConfig
-from kdlib.errors import GateError
+from kdlib.errors import GateError, InputError
+from kdlib.metrics.table import objective_metric
 from kdlib.release import gates, promotions
 from kdlib.release.gates import Gate
 from kdlib.store import partitions
@@ -106,7 +107,14 @@ def _quality(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
         table = pq.read_table(promotions.folder_of(config.root, night, "metrics"))
         usual += [r["value"] for r in table.to_pylist() if (r["model"], r["metric"]) == ("student", coverage)]
     bounds = config.gates.model_dump(include=set(_QUALITY_BOUNDS))
-    return gates.quality_gates(metrics, usual, k=config.evaluation.judged_k, coverage_metric=coverage, **bounds)
+    k = config.evaluation.judged_k
+    judged = f"ndcg@{k}" if config.objective.event_weights is None else objective_metric(k)
+    if judged not in metrics["metric"].to_pylist():
+        raise InputError(
+            f"metrics of {config.day} are stale: the gates judge {judged}, which was not measured. Run"
+            " `distilrec evaluate` first"
+        )
+    return gates.quality_gates(metrics, usual, metric=judged, coverage_metric=coverage, **bounds)
 
 
 def _publish(config: RunConfig, judged: list[Gate], inputs: dict[str, str], reason: str) -> None:

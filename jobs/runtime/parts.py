@@ -97,9 +97,10 @@ def teacher_parts(config: RunConfig) -> Iterator[Part]:
         own = f"teachers.{teacher.name}"
         if not teacher.is_trained:
             settings = (f"{own}.rules", f"{own}.function", "training.max_length", "training.max_validation_users")
-            yield Part(teacher.models, FEATURES, settings, subject=(teacher, 0))
+            yield Part(teacher.models, FEATURES, (*settings, "objective"), subject=(teacher, 0))
             continue
         settings = (*TRAINING, "-seed", own, f"-{own}.weight", f"-{own}.train", f"-{own}.seed", "features.split")
+        settings += ("objective",)
         values = {
             "train": config.training.resolve(teacher.train),
             "seed": config.seed if teacher.seed is None else teacher.seed,
@@ -112,6 +113,7 @@ def target_parts(config: RunConfig) -> Iterator[Part]:
     """The cached targets. Hidden states are the same at any temperature and with any number of samples."""
     settings = ("distillation.weights", "seed", "teachers.*.weight", "teachers.*.folds")
     settings += ("training.max_length", "training.max_validation_users")
+    settings += ("objective",) if config.distillation.weights == "validation_ndcg" else ()
     values = {"distillation": config.distillation.cached_form}
     yield Part(("teacher_targets",), (*FEATURES, *teacher_models(config)), settings, values)
 
@@ -128,7 +130,7 @@ def student_parts(config: RunConfig) -> Iterator[Part]:
     student, joint = config.student, config.distillation.mode == "joint"
     needs = (*FEATURES, *vectors_of(student.text), *(item_codes(student.model) if student.model.codes else ()))
     needs += () if joint else ("teacher_targets", *teacher_models(config))
-    settings = (*TRAINING, "features.split", "student", "-student.train", "-student.control")
+    settings = (*TRAINING, "features.split", "objective", "student", "-student.train", "-student.control")
     taught = {"train": config.training.resolve(student.train)}
     if joint:
         teacher = config.teachers[0]

@@ -11,7 +11,7 @@ from jobs.runtime.actors import own_errors
 from jobs.runtime.published import Features, parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, start_ray
 from kdlib.config.run import RunConfig
-from kdlib.data.windows import read_evaluation_histories
+from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
 from kdlib.errors import InputError
 from kdlib.inference.baselines import count_transitions
 
@@ -33,6 +33,12 @@ def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = F
             " earlier items. Raise features.split.test_days or add more events"
         )
     return histories
+
+
+def rows_to_test(config: RunConfig, histories: pa.Table, *, everyone: bool = False) -> EvaluationRows:
+    """The rows that `rank_targets` ranks, in its order, for histories from `histories_to_test`."""
+    how = {"with_marks": everyone, "everyone": everyone, "seen_days": seen_days(config)}
+    return evaluation_rows(histories, position_column="test_position", **how)
 
 
 def seen_days(config: RunConfig) -> tuple[float, ...] | None:

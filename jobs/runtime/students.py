@@ -85,6 +85,7 @@ def student_run(
         statistics=str(statistics),
         codes=None if codes is None else (str(codes[0]), str(codes[1])),
         stored_as=config.student.export,
+        event_weights=config.objective.event_weights,
         **run_options(start),
         **(distillation if taught else {}),
     )

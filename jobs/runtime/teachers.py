@@ -129,7 +129,7 @@ def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Jud
             return Judgement(trained_NR, held_out_NR, [teacher.weight for teacher in config.teachers])
         if not held_out_NR.shape[1]:
             raise InputError(f"distillation.weights is {how}, but no user has a validation item: set it to given")
-        weights = _in_a_task(config, choose_weights, *arguments)
+        weights = _in_a_task(config, choose_weights, *arguments, event_weights=config.objective.event_weights)
     return Judgement(trained_NR, held_out_NR, np.asarray(weights).tolist())
 
 
@@ -150,7 +150,8 @@ def teachers_ndcg(config: RunConfig, source: Features, models: Sequence[tuple[st
     with start_ray(config):
         from kdlib.teachers.ensembles import validation_ndcg
 
-        return _in_a_task(config, validation_ndcg, list(models), histories)
+        event_weights = config.objective.event_weights
+        return _in_a_task(config, validation_ndcg, list(models), histories, event_weights=event_weights)
 
 
 def _validation_histories(config: RunConfig, source: Features) -> pa.Table:

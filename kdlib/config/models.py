@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Fraction, Name, Positive, Section, Seed
+from kdlib.config.data import EVENT_TYPES
 from kdlib.config.text import TextConfig
 
 
@@ -100,6 +101,9 @@ class TrainConfig(Section):
     """`sampled_softmax`: negatives of a step. All its positions share them."""
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     """`sampled_softmax`: sample items evenly, or in proportion to their training interactions."""
+    session_opener_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the items that open a session, beside the others. Lists are made before a session begins. On the simulated
+    shop, 4 helped in the student, and did not help in its teacher."""
 
 
 class RulesConfig(Section):
@@ -281,6 +285,33 @@ class WarmStartConfig(Section):
     worse than it was."""
     fresh_every: Annotated[int, Field(ge=2)] = 7
     """Every this many nightly runs a model is trained from random weights, so that no bad run has an effect for ever."""
+
+
+class ObjectiveConfig(Section):
+    """What an event is worth as the next one: the weights of the targets by their event type, in the losses of student,
+    control and trained teachers, in all validation metrics, and in the gates. Only the ratios matter. Rules and functions
+    that teach do not depend on them."""
+
+    view: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of a view."""
+    favourite: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of a favourite."""
+    cart: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of a cart."""
+    purchase: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of a purchase."""
+
+    @model_validator(mode="after")
+    def _wants_something(self) -> "ObjectiveConfig":
+        if not any(getattr(self, name) for name in EVENT_TYPES):
+            raise ValueError(f"all event types weigh 0. Give one of {', '.join(EVENT_TYPES)} a weight above 0")
+        return self
+
+    @property
+    def event_weights(self) -> tuple[float, ...] | None:
+        """The weights in the order of EVENT_TYPES; None where all are equal."""
+        weights = tuple(getattr(self, name) for name in EVENT_TYPES)
+        return None if len(set(weights)) == 1 else weights
 
 
 class TrainingConfig(Section):

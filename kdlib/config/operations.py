@@ -32,6 +32,11 @@ class EvaluationConfig(Section):
         """The list length of the NDCG that is printed and judged: 10, or the first of `k`."""
         return 10 if 10 in self.k else self.k[0]
 
+    @property
+    def recall_k(self) -> int:
+        """The list length of the recall of each event type: 20, or the largest of `k`."""
+        return 20 if 20 in self.k else max(self.k)
+
 
 class ListsConfig(Section):
     """Which further lists the run publishes, each with the number of items of a list; none by default."""

@@ -91,7 +91,7 @@ def _age(value: object) -> object:
     return value
 
 
-class RulesConfig(Section):
+class ListRulesConfig(Section):
     """What a list may hold. A rule on a feature needs the feature in `input.catalogue.features`."""
 
     include: Match = Field(default_factory=dict)
@@ -112,7 +112,7 @@ class RulesConfig(Section):
     """Pinned items obey the other rules: a pinned item that a user may not see is left out of this user's list."""
 
     @model_validator(mode="after")
-    def _pins_have_places_of_their_own(self) -> "RulesConfig":
+    def _pins_have_places_of_their_own(self) -> "ListRulesConfig":
         for place in {pin.place for pin in self.pins}:
             ours = [pin for pin in self.pins if pin.place == place]
             for one in ours:
@@ -144,42 +144,44 @@ class SegmentsConfig(Section):
 
     feature: str
     """The feature of `input.users.features`, of kind category, that names a user's segment."""
-    rules: Annotated[dict[str, RulesConfig], Field(min_length=1)]
+    rules: Annotated[dict[str, ListRulesConfig], Field(min_length=1)]
     """Segment → rules that replace those of the policy, key by key. Users of other segments have the policy's rules."""
 
 
-class PolicyConfig(RulesConfig):
+class PolicyConfig(ListRulesConfig):
     """The rules for lists: for all users, and for segments."""
 
     segments: SegmentsConfig | None = None
 
-    def rules_of(self, segment: str | None) -> RulesConfig:
+    def rules_of(self, segment: str | None) -> ListRulesConfig:
         """The rules of a segment; None: of all other users."""
-        ours = {name: getattr(self, name) for name in RulesConfig.model_fields}
+        ours = {name: getattr(self, name) for name in ListRulesConfig.model_fields}
         theirs = self.segments.rules.get(segment) if self.segments and segment is not None else None
         if theirs is not None:
             ours |= {name: getattr(theirs, name) for name in theirs.model_fields_set}
-        return RulesConfig.model_construct(**ours)
+        return ListRulesConfig.model_construct(**ours)
 
     def rules_set(self) -> list[str]:
         """The settings of the rules that all users or a segment have."""
-        plain = RulesConfig()
+        plain = ListRulesConfig()
         rules = self.all_rules().values()
         return [
-            name for name in RulesConfig.model_fields if any(getattr(r, name) != getattr(plain, name) for r in rules)
+            name
+            for name in ListRulesConfig.model_fields
+            if any(getattr(r, name) != getattr(plain, name) for r in rules)
         ]
 
     def without(self, rule: str) -> "PolicyConfig":
         """The policy without the rule of this setting, for all users and all segments."""
-        nothing, segments = {rule: getattr(RulesConfig(), rule)}, self.segments
+        nothing, segments = {rule: getattr(ListRulesConfig(), rule)}, self.segments
         if segments:
             rules = {name: one.model_copy(update=nothing) for name, one in segments.rules.items()}
             segments = segments.model_copy(update={"rules": rules})
         return self.model_copy(update=nothing | {"segments": segments})
 
-    def all_rules(self) -> dict[str, RulesConfig]:
+    def all_rules(self) -> dict[str, ListRulesConfig]:
         """Where the rules stand in the run config → rules."""
-        found: dict[str, RulesConfig] = {"recommend.policy": self}
+        found: dict[str, ListRulesConfig] = {"recommend.policy": self}
         if self.segments:
             found |= {f"recommend.policy.segments.rules.{name}": one for name, one in self.segments.rules.items()}
         return found

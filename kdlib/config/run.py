@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from kdlib.config.base import OPERATIONAL, Name, Section, Seed, first_fault
 from kdlib.config.data import DAY, FeatureKind, InputConfig
 from kdlib.config.features import FeaturesConfig, PrivacyConfig
-from kdlib.config.models import DistillationConfig, StudentConfig, TeacherConfig, TrainingConfig
+from kdlib.config.models import DistillationConfig, ObjectiveConfig, StudentConfig, TeacherConfig, TrainingConfig
 from kdlib.config.operations import (
     DeliveryConfig,
     EvaluationConfig,
@@ -62,6 +62,7 @@ class RunConfig(Section):
     teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = (TeacherConfig(name="teacher"),)
     student: StudentConfig = StudentConfig()
     distillation: DistillationConfig = DistillationConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     recommend: RecommendConfig = RecommendConfig()

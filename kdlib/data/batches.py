@@ -39,6 +39,8 @@ class Batch:
     """int8, the teachers' hidden states at the real positions, side by side."""
     scales_TN: Tensor | None = None
     """float32; the hidden state of teacher n is `int8 · scale`."""
+    weights_T: Tensor | None = None
+    """float32, the weights of the positions in the loss. None: all are 1."""
 
     @property
     def lengths_B(self) -> Tensor:
@@ -68,6 +70,10 @@ class WindowStore:
     offsets: np.ndarray
     hidden: np.ndarray | None = None
     scales: np.ndarray | None = None
+    target_types: np.ndarray | None = None
+    """int8, indices into EVENT_TYPES."""
+    weights: np.ndarray | None = None
+    """float32, the weights of the positions in the loss. None: all are 1."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -95,6 +101,7 @@ def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowSto
         offsets=offsets - np.arange(len(offsets)),
         hidden=hidden,
         scales=scales,
+        target_types=ragged(table["target_types"])[0].astype(np.int8, copy=False),
     )
 
 
@@ -126,6 +133,7 @@ def batch_of(store: WindowStore, windows: np.ndarray) -> Batch:
         targets_T=torch.from_numpy(store.targets[flat].astype(np.int64)),
         hidden_TK=None if store.hidden is None else torch.from_numpy(store.hidden[flat]),
         scales_TN=None if store.scales is None else torch.from_numpy(store.scales[flat]),
+        weights_T=None if store.weights is None else torch.from_numpy(store.weights[flat]),
     )
 
 

@@ -16,7 +16,7 @@ import pyarrow.dataset as pads
 from kdlib.store import tables
 
 WINDOWS_SCHEMA = pa.schema(
-    [tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "context")]
+    [tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "context", "target_types")]
 )
 
 
@@ -109,11 +109,11 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
       max_length: the largest number of positions of a window.
 
     Returns:
-      `user_id`, `start`, `items` (list<int32> of n + 1), `context` (list<int8> of n · columns). Users with fewer than
-      two training items have no window.
+      `user_id`, `start`, `items` (list<int32> of n + 1), `context` (list<int8> of n · columns), `target_types`
+      (list<int8> of n). Users with fewer than two training items have no window.
     """
     items, offsets = ragged(histories["item_indices"])
-    context = context_of(histories)
+    context, types = context_of(histories), ragged(histories["event_types"])[0]
     positions = np.maximum(histories["num_train"].to_numpy().astype(np.int64) - 1, 0)
     windows = -(-positions // max_length)
     row = np.repeat(np.arange(len(positions)), windows)
@@ -129,6 +129,7 @@ def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:
             "start": pa.array(start, pa.int32()),
             "items": list_array(items[take_slices(flat_start, length + 1)], length + 1, pa.int32()),
             "context": list_array(context[inputs].ravel(), length * context.shape[1], pa.int8()),
+            "target_types": list_array(types[inputs + 1], length, pa.int8()),
         },
         schema=WINDOWS_SCHEMA,
     )
@@ -149,6 +150,8 @@ class EvaluationRows:
     offsets: np.ndarray
     targets: np.ndarray
     """int64 [rows]; −1 for a row without a target (`evaluation_rows` with `everyone`)."""
+    target_types: np.ndarray
+    """int8 [rows], the types of the targets' events, indices into EVENT_TYPES; −1 for a row without a target."""
     repeats: int
     """Users without a usable target: their lists may not hold it, because it is in the prefix."""
     marks: Marks | None = None
@@ -173,6 +176,14 @@ class EvaluationRows:
         if chosen is not None:
             places, flat = places[chosen[flat]], flat[chosen[flat]]
         return places, self.items[flat]
+
+    def weights(self, event_weights: Sequence[float] | None) -> np.ndarray | None:
+        """The weight of each row's target, float64 [rows]; None without weights. All rows must have a target.
+
+        Args:
+          event_weights: the weight of each of EVENT_TYPES.
+        """
+        return None if event_weights is None else np.array(event_weights, np.float64)[self.target_types]
 
 
 def evaluation_rows(
@@ -203,7 +214,10 @@ def evaluation_rows(
     position = np.diff(offsets)
     position[has_target] = histories[position_column].drop_null().to_numpy()
     targets = np.full(len(position), -1)
-    targets[has_target] = items[(offsets[:-1] + position)[has_target]]
+    target_places = (offsets[:-1] + position)[has_target]
+    targets[has_target] = items[target_places]
+    target_types = np.full(len(position), -1, np.int8)
+    target_types[has_target] = ragged(histories["event_types"])[0][target_places]
     inputs = take_slices(offsets[:-1], position)
     owner = np.repeat(np.arange(len(position)), position)
     ages = hidden = None
@@ -213,7 +227,7 @@ def evaluation_rows(
     repeated = items[inputs] == targets[owner]
     seen = np.zeros(len(position), bool)
     np.logical_or.at(seen, owner, repeated if hidden is None else repeated & hidden)
-    targets[seen] = -1
+    targets[seen] = target_types[seen] = -1
     keep = np.flatnonzero((position > 0) & (everyone | (targets >= 0)))
     kept = np.isin(owner, keep)
     inputs = take_slices(offsets[:-1][keep], position[keep])
@@ -225,6 +239,7 @@ def evaluation_rows(
         context=context_from(marks),
         offsets=np.concatenate(([0], ends)),
         targets=targets[keep],
+        target_types=target_types[keep],
         repeats=int(seen.sum()),
         marks=marks if with_marks else None,
         hidden=None if hidden is None else hidden[kept],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdlib.config.data import EVENT_TYPES
-from kdlib.config.policy import Match, NumberRange, PolicyConfig, RulesConfig
+from kdlib.config.policy import ListRulesConfig, Match, NumberRange, PolicyConfig
 from kdlib.errors import ConfigError
 
 
@@ -95,7 +95,7 @@ def rules_of_policy(
 
 
 def _compiled(
-    rules: RulesConfig,
+    rules: ListRulesConfig,
     where: str,
     items: pa.Table,
     features: Mapping[str, "_Feature"],
@@ -135,7 +135,7 @@ def _compiled(
 
 
 def _pins(
-    rules: RulesConfig, where: str, items: pa.Table, allowed_V: NDArray, day: date
+    rules: ListRulesConfig, where: str, items: pa.Table, allowed_V: NDArray, day: date
 ) -> tuple[tuple[int, int], ...]:
     """(place, item) of the pins that hold on a day, by place, without items that are not allowed."""
     place_of = {pin.item: pin.place for pin in rules.pins if pin.holds_on(day)}

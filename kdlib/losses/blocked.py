@@ -17,10 +17,12 @@ The same passes as Triton kernels are in `kdlib.losses.triton_passes`. Neither w
 Shapes: t positions of a tile, T all of them, W scoring width, V items, I items of a block.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, with_gradient
+from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, total_of, with_gradient
 
 TILE_POSITIONS = {"cpu": 1024, "cuda": 8192}
 BLOCK_ITEMS = {"cpu": 1024, "cuda": 16384}
@@ -28,17 +30,29 @@ BLOCK_ITEMS = {"cpu": 1024, "cuda": 16384}
 
 
 def cross_entropy_and_kl(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None = None,
+    *,
+    weights_T: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> LossSums:
     """`kdlib.losses.dispatch.cross_entropy_and_kl` by tiles of positions and items. See there for the inputs.
 
     Args:
       dtype: of the factors of every matrix product. Probabilities and losses are always float32.
     """
-    return with_gradient(student, targets_T, teachers, _sum_tiles, dtype=dtype)
+    return with_gradient(student, targets_T, teachers, partial(_sum_tiles, weights_T=weights_T), dtype=dtype)
 
 
-def _sum_tiles(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients) -> Tensor:
+def _sum_tiles(
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None,
+    gradients: Gradients,
+    *,
+    weights_T: Tensor | None,
+) -> Tensor:
     """A `Compute` function: the sums over all tiles. It fills the gradients."""
     sums = torch.zeros(3, device=targets_T.device)
     size = TILE_POSITIONS.get(targets_T.device.type, 8192)
@@ -46,11 +60,13 @@ def _sum_tiles(student: Scored, targets_T: Tensor, teachers: Teachers | None, gr
         tile = slice(start, start + size)
         part = gradients._replace(hidden_TW=None if gradients.hidden_TW is None else gradients.hidden_TW[tile])
         own = None if teachers is None else teachers._replace(scored=_at(teachers.scored, tile))
-        sums += _tile(_at(student, tile), targets_T[tile], own, part)
+        sums += _tile(_at(student, tile), targets_T[tile], own, part, None if weights_T is None else weights_T[tile])
     return sums
 
 
-def _tile(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients) -> Tensor:
+def _tile(
+    student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients, weights_T: Tensor | None
+) -> Tensor:
     """Sums (ce, kl, correct) of a tile. It writes the gradient of the hidden states and adds those of matrix and bias."""
     blocks = _blocks(student)
     scales = [1.0] if teachers is None else [1.0, 1 / teachers.temperature]
@@ -71,6 +87,8 @@ def _tile(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradien
             gradient_TI.add_(log_q_TI.exp_().sub_(p_TI), alpha=teachers.kl_weight * teachers.temperature)
         inside_T, column_T = _column(targets_T, block)
         gradient_TI[torch.arange(len(targets_T), device=targets_T.device), column_T] -= inside_T.float()
+        if weights_T is not None:
+            gradient_TI.mul_(weights_T[:, None])
         if gradients.bias_V is not None:
             gradients.bias_V[block] += gradient_TI.sum(0)
         gradient_TI = gradient_TI.to(student.weight_VW.dtype)
@@ -80,8 +98,8 @@ def _tile(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradien
             add_product(gradients.weight_VW[block], gradient_TI.T, student.hidden_TW)
     if gradients.hidden_TW is not None and hidden_TW is not None:
         gradients.hidden_TW.copy_(hidden_TW)
-    kl = kl_T.sum() * (teachers.temperature**2 if teachers else 0.0)
-    return torch.stack([(logsumexps[0] - target_T).sum(), kl, (target_T >= best_T).sum().float()])
+    kl = total_of(kl_T, weights_T) * (teachers.temperature**2 if teachers else 0.0)
+    return torch.stack([total_of(logsumexps[0] - target_T, weights_T), kl, (target_T >= best_T).sum().float()])
 
 
 def _logsumexps(

@@ -44,6 +44,7 @@ def chunked(
     *,
     divergence: Divergence,
     cross_entropy: bool = True,
+    weights_T: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> LossSums:
     """`CE(student, target) + λ·divergence(student, teachers)`, summed over positions.
@@ -54,13 +55,14 @@ def chunked(
       teachers: whom to learn from, with λ and the temperature.
       divergence: it gets one chunk of positions at a time.
       cross_entropy: False leaves the first term out, and its sum is 0. For students that learn the data by another loss.
+      weights_T: float32, the weight of each position. None: all are 1.
       dtype: of the matrix products. The losses are always float32.
 
     Returns:
       Sums; `kl` is the sum of the divergence.
     """
     chunk = partial(_autograd_chunk, divergence=divergence, cross_entropy=cross_entropy)
-    return in_chunks(student, targets_T, teachers, chunk, dtype=dtype)
+    return in_chunks(student, targets_T, teachers, chunk, weights_T=weights_T, dtype=dtype)
 
 
 def _autograd_chunk(
@@ -72,15 +74,15 @@ def _autograd_chunk(
     *,
     divergence: Divergence,
     cross_entropy: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """A `kdlib.losses.next_item.Chunk` function."""
     assert teachers is not None
     logits_TV = student.logits(start, stop)
     teacher_TV = torch.log_softmax(teachers.scored.logits(start, stop).float() / teachers.temperature, 1)
     with torch.enable_grad():
         z_TV = logits_TV.detach().float().requires_grad_()
-        apart = divergence(z_TV, teacher_TV, temperature=teachers.temperature).sum()
-        ce = F.cross_entropy(z_TV, targets_T, reduction="sum") if cross_entropy else torch.zeros_like(apart)
-        (gradient_TV,) = torch.autograd.grad(ce + teachers.kl_weight * apart, z_TV)
-    correct = (z_TV.detach().gather(1, targets_T[:, None])[:, 0] >= z_TV.detach().amax(1)).sum()
-    return torch.stack([ce.detach(), apart.detach(), correct.to(ce.dtype)]), gradient_TV.to(logits_TV.dtype)
+        apart_T = divergence(z_TV, teacher_TV, temperature=teachers.temperature)
+        ce_T = F.cross_entropy(z_TV, targets_T, reduction="none") if cross_entropy else torch.zeros_like(apart_T)
+        (gradient_TV,) = torch.autograd.grad((ce_T + teachers.kl_weight * apart_T).sum(), z_TV)
+    correct_T = z_TV.detach().gather(1, targets_T[:, None])[:, 0] >= z_TV.detach().amax(1)
+    return (ce_T.detach(), apart_T.detach(), correct_T), gradient_TV.to(logits_TV.dtype)

@@ -20,7 +20,12 @@ KERNEL_SHARED_BYTES = 144 << 10
 
 
 def cross_entropy_and_kl(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None = None,
+    *,
+    weights_T: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> LossSums:
     """`CE(student, target) + λ·T²·KL(teachers_T ‖ student_T)`, in nats, over all items.
 
@@ -28,17 +33,18 @@ def cross_entropy_and_kl(
       student: what predicts. Gradients reach its hidden states, matrix and bias.
       targets_T: int64 item indices.
       teachers: whom to learn from besides the data.
+      weights_T: float32, the weight of each position in both terms. None: all are 1.
       dtype: of the factors of every matrix product; below `LARGE_CATALOGUE` also of logits, probabilities and their
         gradients. Sums over positions are always float32. bfloat16 halves the time on hardware that multiplies it
         (AVX-512 BF16, AMX, GPUs), and rounds each logit by 2⁻⁹ of its size.
     """
     if student.weight_VW.shape[0] < LARGE_CATALOGUE:
-        return next_item.cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
+        return next_item.cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
     if _kernels_suit(student, dtype):
         from kdlib.losses import triton_passes  # Triton is not installed everywhere
 
-        return triton_passes.cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
-    return blocked.cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
+        return triton_passes.cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
+    return blocked.cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
 
 
 def _kernels_suit(student: Scored, dtype: torch.dtype) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.losses.distillation import kl_divergence
-from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, with_gradient
+from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, total_of, with_gradient
 
 CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 512 << 20}
 """Size of one chunk's logits. With 16 MiB on a CPU, a loss over 12,000 items takes a quarter longer; with half of this size,
@@ -23,46 +23,67 @@ a tenth longer."""
 LEAST_POSITIONS = 64
 """Fewest positions of a chunk. With fewer, the products with the scoring matrix are slow."""
 
-Chunk = Callable[[Scored, Tensor, Teachers | None, int, int], tuple[Tensor, Tensor]]
-"""(student, the chunk's targets, teachers, the chunk's first position, its end) → sums (ce, kl, correct), gradient.
+Chunk = Callable[[Scored, Tensor, Teachers | None, int, int], tuple[tuple[Tensor, Tensor, Tensor], Tensor]]
+"""(student, the chunk's targets, teachers, the chunk's first position, its end) → (ce, kl, correct) [t] each, gradient.
 
-The gradient is that of `ce + kl_weight · kl` with respect to the chunk's logits: [t, V], in the dtype of the matrix."""
+The gradient is that of `ce + kl_weight · kl` with respect to the chunk's logits: [t, V], in the dtype of the matrix. A loss
+is a sum over positions, so the caller can multiply the rows of the gradient by weights."""
 
 
 def cross_entropy_and_kl(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.float32
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None = None,
+    *,
+    weights_T: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> LossSums:
     """`kdlib.losses.dispatch.cross_entropy_and_kl` by chunks of positions. See there for the inputs.
 
     Args:
       dtype: of logits, probabilities and their gradients.
     """
-    return in_chunks(student, targets_T, teachers, _chunk, dtype=dtype)
+    return in_chunks(student, targets_T, teachers, _chunk, weights_T=weights_T, dtype=dtype)
 
 
 def in_chunks(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None, chunk: Chunk, *, dtype: torch.dtype
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None,
+    chunk: Chunk,
+    *,
+    weights_T: Tensor | None,
+    dtype: torch.dtype,
 ) -> LossSums:
     """Any loss of the logits over all items, one chunk of positions at a time. For the arguments see `with_gradient`."""
-    return with_gradient(student, targets_T, teachers, partial(_sum_chunks, chunk=chunk), dtype=dtype)
+    compute = partial(_sum_chunks, chunk=chunk, weights_T=weights_T)
+    return with_gradient(student, targets_T, teachers, compute, dtype=dtype)
 
 
-def reference(student: Scored, targets_T: Tensor, teachers: Teachers | None = None) -> LossSums:
+def reference(
+    student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, weights_T: Tensor | None = None
+) -> LossSums:
     """The same loss from whole logits and plain functions. Tests compare with it; it needs too much memory to train."""
     logits_TV = student.to(torch.float32).logits()
-    ce = F.cross_entropy(logits_TV, targets_T, reduction="sum")
+    ce = total_of(F.cross_entropy(logits_TV, targets_T, reduction="none"), weights_T)
     kl = torch.zeros_like(ce)
     total = ce
     if teachers is not None:
         teacher_TV = torch.log_softmax(teachers.scored.to(torch.float32).logits() / teachers.temperature, 1)
-        kl = kl_divergence(logits_TV, teacher_TV, temperature=teachers.temperature).sum()
+        kl = total_of(kl_divergence(logits_TV, teacher_TV, temperature=teachers.temperature), weights_T)
         total = ce + teachers.kl_weight * kl
     correct = (logits_TV.gather(1, targets_T[:, None])[:, 0] >= logits_TV.amax(1)).sum()
     return LossSums(total, ce.detach(), kl.detach(), correct)
 
 
 def _sum_chunks(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients, *, chunk: Chunk
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None,
+    gradients: Gradients,
+    *,
+    chunk: Chunk,
+    weights_T: Tensor | None,
 ) -> Tensor:
     """A `Compute` function: the sums over all chunks. It fills the gradients."""
     sums = torch.zeros(3, device=targets_T.device)
@@ -70,8 +91,11 @@ def _sum_chunks(
     size = max(LEAST_POSITIONS, CHUNK_BYTES.get(targets_T.device.type, 256 << 20) // row_bytes)
     for start in range(0, len(targets_T), size):
         stop = min(start + size, len(targets_T))
-        part, gradient_TV = chunk(student, targets_T[start:stop], teachers, start, stop)
-        sums += part
+        (ce_T, kl_T, correct_T), gradient_TV = chunk(student, targets_T[start:stop], teachers, start, stop)
+        own_T = None if weights_T is None else weights_T[start:stop]
+        if own_T is not None:
+            gradient_TV.mul_(own_T[:, None])
+        sums += torch.stack([total_of(ce_T, own_T), total_of(kl_T, own_T), correct_T.sum().to(ce_T.dtype)])
         if gradients.hidden_TW is not None:
             gradients.hidden_TW[start:stop] = gradient_TV @ student.weight_VW
         if gradients.weight_VW is not None:
@@ -83,14 +107,14 @@ def _sum_chunks(
 
 def _chunk(
     student: Scored, targets_T: Tensor, teachers: Teachers | None, start: int, stop: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """A `Chunk` function: the gradient of cross-entropy and KL, worked out by hand."""
     z_TV = student.logits(start, stop)
     target_T = z_TV.gather(1, targets_T[:, None])[:, 0].float()
     best_T = z_TV.amax(1).float()
     gradient_TV, logsumexp_T = softmax_and_logsumexp(z_TV, best_T)
-    ce = (logsumexp_T - target_T).sum()
-    kl = torch.zeros_like(ce)
+    ce_T = logsumexp_T - target_T
+    kl_T = torch.zeros_like(ce_T)
     if teachers is not None:
         temperature, pull = teachers.temperature, teachers.kl_weight * teachers.temperature
         y_TV = teachers.scored.logits(start, stop, temperature=temperature)
@@ -100,9 +124,9 @@ def _chunk(
         q_TV, logsumexp_T = at_temperature(z_TV, best_T, temperature, (gradient_TV, logsumexp_T))
         # subtract first: bfloat16 holds the difference of nearly equal numbers exactly
         gradient_TV.add_(torch.sub(q_TV, p_TV, out=p_TV), alpha=pull)
-        kl = temperature**2 * (negative_entropy_T - agreement_T + logsumexp_T).sum()
+        kl_T = temperature**2 * (negative_entropy_T - agreement_T + logsumexp_T)
     gradient_TV[torch.arange(stop - start, device=targets_T.device), targets_T] -= 1.0
-    return torch.stack([ce, kl, (target_T >= best_T).sum().to(ce.dtype)]), gradient_TV
+    return (ce_T, kl_T, target_T >= best_T), gradient_TV
 
 
 def softmax_and_logsumexp(z_TV: Tensor, best_T: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from kdlib.losses.ranking import log_expected_counts, sampled_softmax
-from kdlib.losses.scored import LossSums, Scored
+from kdlib.losses.scored import LossSums, Scored, total_of
 from kdlib.losses.sparse import Draws, times_in
 
 GATHERED = 1 << 24
@@ -49,6 +49,7 @@ def sampled_ranking(
     *,
     item_weights_V: Tensor | None = None,
     num_items: int | None = None,
+    weights_T: Tensor | None = None,
 ) -> LossSums:
     """`kdlib.losses.ranking.sampled_softmax`, summed over positions. It reads only the rows of targets and negatives.
 
@@ -58,12 +59,13 @@ def sampled_ranking(
       negatives_N: int64 item indices. A negative that is a position's target is left out there.
       item_weights_V: the weights that the negatives were sampled by. None: uniformly.
       num_items: of how many items the negatives were sampled uniformly. None: of all.
+      weights_T: float32, the weight of each position. None: all are 1.
 
     Returns:
       Sums, with the loss in `ce` and 0 in `kl`. `correct` counts the targets that no negative outscores.
     """
     scores_TN = _shared_scores(student, negatives_N)
-    return _ranking(student, targets_T, negatives_N, scores_TN, item_weights_V, num_items)
+    return _ranking(student, targets_T, negatives_N, scores_TN, item_weights_V, num_items, weights_T)
 
 
 def _ranking(
@@ -73,6 +75,7 @@ def _ranking(
     negative_TN: Tensor,
     item_weights_V: Tensor | None,
     num_items: int | None,
+    weights_T: Tensor | None,
 ) -> LossSums:
     """`sampled_ranking` for given scores of the negatives."""
     rows_TW = F.embedding(targets_T, student.weight_VW)
@@ -81,13 +84,20 @@ def _ranking(
         positive_T = positive_T + student.bias_V[targets_T]
     hits_TN = negatives_N == targets_T[:, None]
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
-    total = sampled_softmax(positive_T, negative_TN, log_expected_counts=counts_N, hits=hits_TN).sum()
+    loss_T = sampled_softmax(positive_T, negative_TN, log_expected_counts=counts_N, hits=hits_TN)
+    total = total_of(loss_T, weights_T)
     correct = ((positive_T[:, None] >= negative_TN) | hits_TN).all(1).sum()
     return LossSums(total, total.detach(), torch.zeros_like(total.detach()), correct)
 
 
 def sampled_softmax_and_sampled_kl(
-    student: Scored, targets_T: Tensor, negatives_N: Tensor, draws: Draws, *, item_weights_V: Tensor | None = None
+    student: Scored,
+    targets_T: Tensor,
+    negatives_N: Tensor,
+    draws: Draws,
+    *,
+    item_weights_V: Tensor | None = None,
+    weights_T: Tensor | None = None,
 ) -> LossSums:
     """`CE + λ·T²·KL(teachers_T ‖ student_T)`, where neither student nor teacher scores all items.
 
@@ -101,12 +111,13 @@ def sampled_softmax_and_sampled_kl(
       negatives_N: int64 item indices, for both terms.
       draws: what to learn from besides the data.
       item_weights_V: the weights that the negatives were sampled by. None: uniformly.
+      weights_T: float32, the weight of each position in both terms. None: all are 1.
 
     Returns:
       Sums, with `correct` as in `sampled_ranking`.
     """
     negative_TN = _shared_scores(student, negatives_N)
-    data = _ranking(student, targets_T, negatives_N, negative_TN, item_weights_V, None)
+    data = _ranking(student, targets_T, negatives_N, negative_TN, item_weights_V, None, weights_T)
     temperature, items_TS = draws.temperature, draws.items_TS.long()
     num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
     with torch.autocast(
@@ -124,7 +135,7 @@ def sampled_softmax_and_sampled_kl(
     apart_TS = (drawn_TS - logsumexp_T1 - expected_TS).masked_fill(times_TS == 0, -torch.inf)
     own_TS = (times_TS * apart_TS.exp()).clamp(max=1 - 1e-6)
     loss_TS = torch.logaddexp(drawn_TS, logsumexp_T1 + torch.log1p(-own_TS)) - drawn_TS
-    kl = temperature**2 * (draws.mean_log_probs_T.float() + loss_TS.mean(1)).sum()
+    kl = temperature**2 * total_of(draws.mean_log_probs_T.float() + loss_TS.mean(1), weights_T)
     return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)
 
 

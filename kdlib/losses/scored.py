@@ -49,6 +49,11 @@ class Teachers(NamedTuple):
     """T."""
 
 
+def total_of(values_T: Tensor, weights_T: Tensor | None) -> Tensor:
+    """The sum over positions, each times its weight; None: all weights are 1, and nothing is multiplied."""
+    return values_T.sum() if weights_T is None else (values_T * weights_T).sum()
+
+
 def pool(scored: Sequence[Scored], weights: Sequence[float]) -> Scored:
     """Several teachers as one, whose logits are the weighted mean of theirs (`kdlib.losses.distillation.pooled_log_probs`).
 
@@ -70,13 +75,13 @@ def pool(scored: Sequence[Scored], weights: Sequence[float]) -> Scored:
 
 
 class LossSums(NamedTuple):
-    """Sums over positions. Only `total = ce + kl_weight · kl` carries a gradient."""
+    """Sums over positions, each times its weight. Only `total = ce + kl_weight · kl` carries a gradient."""
 
     total: Tensor
     ce: Tensor
     kl: Tensor
     correct: Tensor
-    """Number of positions whose target has the best score."""
+    """Number of positions whose target has the best score, whatever their weight."""
 
 
 class Gradients(NamedTuple):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kdlib.losses.distillation import sampled_kl_divergence
 from kdlib.losses.next_item import at_temperature, in_chunks, softmax_and_logsumexp
-from kdlib.losses.scored import LossSums, Scored, Teachers
+from kdlib.losses.scored import LossSums, Scored, Teachers, total_of
 
 
 class Draws(NamedTuple):
@@ -33,7 +33,12 @@ class Draws(NamedTuple):
 
 
 def cross_entropy_and_sampled_kl(
-    student: Scored, targets_T: Tensor, draws: Draws, *, dtype: torch.dtype = torch.float32
+    student: Scored,
+    targets_T: Tensor,
+    draws: Draws,
+    *,
+    weights_T: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> LossSums:
     """`CE(student, target) + λ·T²·(mean log p(i) − mean log q(i))`, in nats, over the sampled targets i of a position.
 
@@ -45,20 +50,22 @@ def cross_entropy_and_sampled_kl(
       student: what predicts. Gradients reach its hidden states, matrix and bias.
       targets_T: int64 item indices.
       draws: what to learn from besides the data.
+      weights_T: float32, the weight of each position. None: all are 1.
       dtype: of logits, probabilities and their gradients, see `kdlib.losses.dispatch.cross_entropy_and_kl`.
     """
     # the samples stand for the teachers' logits
     nothing = Scored(student.hidden_TW.new_zeros(0, 1), student.weight_VW.new_zeros(0, 1))
-    weights = Teachers(nothing, draws.kl_weight, draws.temperature)
-    return in_chunks(student, targets_T, weights, partial(_chunk, draws), dtype=dtype)
+    pull = Teachers(nothing, draws.kl_weight, draws.temperature)
+    return in_chunks(student, targets_T, pull, partial(_chunk, draws), weights_T=weights_T, dtype=dtype)
 
 
-def reference(student: Scored, targets_T: Tensor, draws: Draws) -> LossSums:
+def reference(student: Scored, targets_T: Tensor, draws: Draws, *, weights_T: Tensor | None = None) -> LossSums:
     """The same loss from whole logits and plain functions. Tests compare with it; it needs too much memory to train."""
     logits_TV = student.logits().float()
-    ce = F.cross_entropy(logits_TV, targets_T, reduction="sum")
+    ce = total_of(F.cross_entropy(logits_TV, targets_T, reduction="none"), weights_T)
     log_probs_TS = draws.mean_log_probs_T[:, None].expand(draws.items_TS.shape)
-    kl = sampled_kl_divergence(logits_TV, draws.items_TS.long(), log_probs_TS, temperature=draws.temperature).sum()
+    kl_T = sampled_kl_divergence(logits_TV, draws.items_TS.long(), log_probs_TS, temperature=draws.temperature)
+    kl = total_of(kl_T, weights_T)
     correct = (logits_TV.gather(1, targets_T[:, None])[:, 0] >= logits_TV.amax(1)).sum()
     return LossSums(ce + draws.kl_weight * kl, ce.detach(), kl.detach(), correct)
 
@@ -74,8 +81,8 @@ def times_in(rising: Tensor, items: Tensor) -> Tensor:
 
 
 def _chunk(
-    draws: Draws, student: Scored, targets_T: Tensor, weights: Teachers | None, start: int, stop: int
-) -> tuple[Tensor, Tensor]:
+    draws: Draws, student: Scored, targets_T: Tensor, teachers: Teachers | None, start: int, stop: int
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """A `kdlib.losses.next_item.Chunk` function, after its first argument."""
     items_TS = draws.items_TS[start:stop].long()
     temperature, pull = draws.temperature, draws.kl_weight * draws.temperature
@@ -84,14 +91,14 @@ def _chunk(
     best_T = z_TV.amax(1).float()
     drawn_T = z_TV.gather(1, items_TS).float().mean(1) / temperature
     gradient_TV, logsumexp_T = softmax_and_logsumexp(z_TV, best_T)
-    ce = (logsumexp_T - target_T).sum()
+    ce_T = logsumexp_T - target_T
     q_TV, logsumexp_T = at_temperature(z_TV, best_T, temperature, (gradient_TV, logsumexp_T))
     gradient_TV.add_(q_TV, alpha=pull)
-    kl = temperature**2 * (draws.mean_log_probs_T[start:stop].float() - drawn_T + logsumexp_T).sum()
+    kl_T = temperature**2 * (draws.mean_log_probs_T[start:stop].float() - drawn_T + logsumexp_T)
     # add all samples of an item at once: bfloat16 would round each single one away beside a large probability
     times_TS = times_in(items_TS, items_TS)
     cells_TS = torch.arange(stop - start, device=items_TS.device)[:, None] * gradient_TV.shape[1] + items_TS
     flat = gradient_TV.view(-1)
     flat[cells_TS] = (flat[cells_TS].float() - pull / items_TS.shape[1] * times_TS).to(flat.dtype)
     gradient_TV[torch.arange(stop - start, device=targets_T.device), targets_T] -= 1.0
-    return torch.stack([ce, kl, (target_T >= best_T).sum().to(ce.dtype)]), gradient_TV
+    return (ce_T, kl_T, target_T >= best_T), gradient_TV

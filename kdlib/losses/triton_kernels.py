@@ -127,6 +127,7 @@ def _logit_gradients(
     targets,
     logsumexp,
     tempered,
+    position_weights,
     teacher_hidden,
     teacher_weight,
     teacher_bias,
@@ -141,7 +142,7 @@ def _logit_gradients(
     BLOCK_V: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Gradient with respect to a tile of logits, and the terms of its KL: [positions, items].
+    """Gradient with respect to a tile of logits, times the weights, and the terms of its KL: [positions, items].
 
     The logits z are given without bias. With ITEMS_FIRST all tiles are [items, positions].
     """
@@ -174,6 +175,8 @@ def _logit_gradients(
         log_q = z * scale - _along(tempered_T, not ITEMS_FIRST)
         kl = tl.where(inside & (p > 0), p * (log_p - log_q), 0.0)  # 0 · log 0 is 0 in the limit
         gradient += pull * (tl.exp(log_q) - p)
+    if position_weights is not None:
+        gradient *= _along(tl.load(position_weights + rows_T, mask=inside_T, other=0.0), not ITEMS_FIRST)
     return tl.where(inside, gradient, 0.0), kl
 
 
@@ -185,6 +188,7 @@ def hidden_kernel(
     targets,
     logsumexp,
     tempered,
+    position_weights,
     teacher_hidden,
     teacher_weight,
     teacher_bias,
@@ -221,6 +225,7 @@ def hidden_kernel(
             targets,
             logsumexp,
             tempered,
+            position_weights,
             teacher_hidden,
             teacher_weight,
             teacher_bias,
@@ -252,6 +257,7 @@ def weight_kernel(
     targets,
     logsumexp,
     tempered,
+    position_weights,
     teacher_hidden,
     teacher_weight,
     teacher_bias,
@@ -286,6 +292,7 @@ def weight_kernel(
             targets,
             logsumexp,
             tempered,
+            position_weights,
             teacher_hidden,
             teacher_weight,
             teacher_bias,

@@ -21,13 +21,14 @@ Shapes: T real positions, W scoring width, V items.
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from kdlib.losses.scored import KERNEL_WIDTH, Gradients, LossSums, Scored, Teachers, with_gradient
+from kdlib.losses.scored import KERNEL_WIDTH, Gradients, LossSums, Scored, Teachers, total_of, with_gradient
 from kdlib.losses.triton_kernels import hidden_kernel, logsumexp_kernel, weight_kernel
 
 
@@ -65,13 +66,18 @@ class _Teacher(NamedTuple):
 
 
 def cross_entropy_and_kl(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None = None, *, dtype: torch.dtype = torch.bfloat16
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None = None,
+    *,
+    weights_T: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> LossSums:
     """`kdlib.losses.dispatch.cross_entropy_and_kl` on a CUDA device, or on any device in Triton's interpreter.
 
     Args:
       student: at most `KERNEL_WIDTH` wide.
-      targets_T, teachers: see there.
+      targets_T, teachers, weights_T: see there.
       dtype: bfloat16 or float32, of the factors of every matrix product.
 
     Raises:
@@ -82,31 +88,39 @@ def cross_entropy_and_kl(
             f"the Triton kernels take students at most {KERNEL_WIDTH} wide, found {student.hidden_TW.shape[1]}."
             " Use kdlib.losses.blocked instead"
         )
-    return with_gradient(student, targets_T, teachers, _compute, dtype=dtype)
+    return with_gradient(student, targets_T, teachers, partial(_compute, weights_T=weights_T), dtype=dtype)
 
 
-def _compute(student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients) -> Tensor:
+def _compute(
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None,
+    gradients: Gradients,
+    *,
+    weights_T: Tensor | None,
+) -> Tensor:
     """A `Compute` function: the three kernels one after the other."""
     if len(targets_T) == 0:
         return torch.zeros(3, device=targets_T.device)
     student = Scored(*(None if part is None else part.contiguous() for part in student))  # type: ignore[arg-type]
     targets_T = targets_T.contiguous()
+    weights_T = None if weights_T is None else weights_T.contiguous()
     with torch.cuda.device_of(targets_T):  # Triton launches on the current device
         scale = 1.0 if teachers is None else 1 / teachers.temperature
         best_T, target_T, logsumexp_T, tempered_T = _logsumexps(
             student, targets_T, scale, tempered=teachers is not None
         )
         teacher = None if teachers is None else _teacher(teachers)
-        kl = torch.zeros((), device=targets_T.device)
+        kl_T = torch.zeros_like(target_T)
         pull = 0.0 if teachers is None else teachers.kl_weight * teachers.temperature
-        common = (student, targets_T, logsumexp_T, tempered_T, teacher, scale, pull)
+        common = (student, targets_T, logsumexp_T, tempered_T, weights_T, teacher, scale, pull)
         if gradients.hidden_TW is not None or teacher is not None:
-            hidden_TW, kl = _hidden_gradient(*common)
+            hidden_TW, kl_T = _hidden_gradient(*common)
             if gradients.hidden_TW is not None:
                 gradients.hidden_TW.copy_(hidden_TW)
         if gradients.weight_VW is not None or gradients.bias_V is not None:
             _weight_gradient(*common, gradients)
-    ce = (logsumexp_T - target_T).sum()
+    ce, kl = total_of(logsumexp_T - target_T, weights_T), total_of(kl_T, weights_T)
     return torch.stack([ce, kl / scale**2, (target_T >= best_T).sum().float()])
 
 
@@ -162,11 +176,12 @@ def _hidden_gradient(
     targets_T: Tensor,
     logsumexp_T: Tensor,
     tempered_T: Tensor,
+    weights_T: Tensor | None,
     teacher: _Teacher | None,
     scale: float,
     pull: float,
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the hidden states, float32 [T, W], and Σ KL at the temperature, without the factor T²."""
+    """Gradient of the hidden states, float32 [T, W]; KL at the temperature, float32 [T], without weight and factor T²."""
     (positions, width), items, tile = student.hidden_TW.shape, student.weight_VW.shape[0], HIDDEN_TILE
     shares, share = _shares(tile, positions, items)
     gradient = torch.empty(shares, positions, width, device=targets_T.device)
@@ -176,6 +191,7 @@ def _hidden_gradient(
         targets_T,
         logsumexp_T,
         tempered_T,
+        weights_T,
         *_pointers(teacher),
         gradient,
         kl,
@@ -186,7 +202,7 @@ def _hidden_gradient(
         pull,
         **_sizes(student, teacher, tile),
     )
-    return gradient.sum(0), kl.sum()
+    return gradient.sum(0), kl.sum(0)
 
 
 def _weight_gradient(
@@ -194,6 +210,7 @@ def _weight_gradient(
     targets_T: Tensor,
     logsumexp_T: Tensor,
     tempered_T: Tensor,
+    weights_T: Tensor | None,
     teacher: _Teacher | None,
     scale: float,
     pull: float,
@@ -206,6 +223,7 @@ def _weight_gradient(
         targets_T,
         logsumexp_T,
         tempered_T,
+        weights_T,
         *_pointers(teacher),
         gradients.weight_VW,
         gradients.bias_V,

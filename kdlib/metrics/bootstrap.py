@@ -3,7 +3,7 @@
 Shapes: S training seeds of one recipe, M seeds of all recipes together, U users, R resamples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,11 +27,40 @@ def bootstrap_interval(values: np.ndarray, *, samples: int, seed: int, level: fl
     """
     if len(values) == 0:
         return (np.nan, np.nan)
+    return percentile_interval(_resampled_means(values, samples, np.random.default_rng(seed)), level=level)
+
+
+def mixed_bootstrap_interval(
+    groups: Sequence[np.ndarray], shares: Sequence[float], *, samples: int, seed: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a weighted sum of means, `Σ share · mean of the group`. Each resample draws the users within their group.
+
+    NaN if a group has no users.
+
+    Args:
+      groups: float [users of the group] each. For a paired comparison give the users' differences.
+      shares: the factor of each group's mean.
+      samples: number of resamples.
+      seed: of the resamples.
+      level: coverage.
+
+    Returns:
+      Lower and upper bound.
+    """
+    if not len(groups) or not all(len(group) for group in groups):
+        return (np.nan, np.nan)
     generator = np.random.default_rng(seed)
+    parts = zip(groups, shares, strict=True)
+    means = [share * _resampled_means(group, samples, generator) for group, share in parts]
+    return percentile_interval(np.sum(means, axis=0), level=level)
+
+
+def _resampled_means(values: np.ndarray, samples: int, generator: np.random.Generator) -> np.ndarray:
+    """Means over resamples of the values, float64 [samples]."""
     means = np.empty(samples)
     for number in range(samples):
         means[number] = values[generator.integers(0, len(values), len(values))].mean()
-    return percentile_interval(means, level=level)
+    return means
 
 
 def nested_bootstrap_means(values: Mapping[str, np.ndarray], *, samples: int, seed: int) -> dict[str, np.ndarray]:

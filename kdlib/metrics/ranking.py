@@ -21,6 +21,19 @@ def reciprocal_rank(ranks: np.ndarray, k: int) -> np.ndarray:
     return np.where(ranks < k, 1.0 / (ranks + 1.0), 0.0)
 
 
+def weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> float:
+    """The mean of a metric over the rows; 0 without rows, and where no row has a weight.
+
+    Args:
+      values: float [rows].
+      weights: float [rows], at least 0. None: all rows weigh the same.
+    """
+    if weights is None:
+        return float(values.mean()) if len(values) else 0.0
+    total = weights.sum()
+    return float(values @ weights / total) if total else 0.0
+
+
 def all_metrics(ranks: np.ndarray, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Every metric at every k, by its name (`ndcg@10`), and `accuracy@1`."""
     values = {"accuracy@1": hit_rate(ranks, 1)}

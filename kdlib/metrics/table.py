@@ -2,16 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from kdlib.metrics.bootstrap import bootstrap_interval, nested_bootstrap_means, percentile_interval
+from kdlib.metrics.bootstrap import (
+    bootstrap_interval,
+    mixed_bootstrap_interval,
+    nested_bootstrap_means,
+    percentile_interval,
+)
 from kdlib.metrics.calibration import calibration_error, tenths
 from kdlib.metrics.expected import PREFIX
 from kdlib.metrics.ranking import all_metrics, hit_rate
 from kdlib.store import tables
+from kdlib.store.tables import EVENT_TYPES
 
 WITH_RULES, WITHOUT = "with_rules", "without_"
 """The student under the rules for lists, and the prefix of the student without one rule (`without_at_most`), or without
@@ -32,6 +38,61 @@ def label(model: str) -> str:
     return f"student {model.replace('_', ' ', 1)}" if model.startswith(WITHOUT) else LABELS.get(model, model)
 
 
+OTTO = {"view": 0.1, "cart": 0.3, "purchase": 0.6}
+"""Share of each event type in the score of the OTTO challenge (RecSys data set of 2022), whose clicks are views."""
+
+
+class Mix(NamedTuple):
+    """A weighted sum of a metric's means over groups of users."""
+
+    metric: str
+    """A metric of `all_metrics`."""
+    groups: Mapping[str, np.ndarray]
+    """Name → bool [users]."""
+    shares: Mapping[str, float]
+    """Name → factor of the group's mean. Each name is in `groups`."""
+
+
+def event_mixes(
+    target_types: np.ndarray, event_weights: Sequence[float] | None, *, ndcg_k: int, recall_k: int
+) -> dict[str, Mix]:
+    """The metrics that weigh the users by the type of their next event, by name.
+
+    `otto@<recall_k>` is OTTO's weighted sum of recalls; it is left out where a test lacks one of its types.
+    `objective_ndcg@<ndcg_k>` is the NDCG of the objective, with its weights; it is there only with weights.
+
+    Args:
+      target_types: int8 [users], indices into EVENT_TYPES.
+      event_weights: the objective; None: all are equal.
+      ndcg_k: list length of the NDCG.
+      recall_k: list length of the recall.
+    """
+    groups = by_event_type(target_types)
+    mixes = {}
+    if OTTO.keys() <= groups.keys():
+        mixes[f"otto@{recall_k}"] = Mix(f"recall@{recall_k}", groups, OTTO)
+    if event_weights is not None:
+        worth = {
+            name: weight * groups[name].sum()
+            for name, weight in zip(EVENT_TYPES, event_weights, strict=True)
+            if weight and name in groups
+        }
+        shares = {name: one / sum(worth.values()) for name, one in worth.items()}
+        mixes[objective_metric(ndcg_k)] = Mix(f"ndcg@{ndcg_k}", groups, shares)
+    return mixes
+
+
+def objective_metric(k: int) -> str:
+    """The name of the NDCG that weighs the users by the objective."""
+    return f"objective_ndcg@{k}"
+
+
+def by_event_type(target_types: np.ndarray) -> dict[str, np.ndarray]:
+    """Users by the type of their next event: name → bool [users], without empty groups."""
+    groups = {name: target_types == number for number, name in enumerate(EVENT_TYPES)}
+    return {name: chosen for name, chosen in groups.items() if chosen.any()}
+
+
 def metrics_table(
     ranks: dict[str, np.ndarray],
     ks: tuple[int, ...],
@@ -40,6 +101,7 @@ def metrics_table(
     samples: int,
     seed: int,
     slices: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    mixes: Mapping[str, Mix] | None = None,
     confidence: Mapping[str, np.ndarray] | None = None,
     confidence_k: int = 10,
     expected: Mapping[str, Mapping[str, np.ndarray]] | None = None,
@@ -53,6 +115,7 @@ def metrics_table(
       samples: number of bootstrap resamples.
       seed: of the bootstrap.
       slices: metric → name → bool [users]. Gives `<metric>/<name>` over these users, for every model and pair.
+      mixes: name → weighted sum, for every model and pair. `num_users` counts the users of its groups.
       confidence: model → float [users], the model's probability that the next item is among its first `confidence_k`.
         Gives the rows of `kdlib.metrics.calibration`; `hr@k` of each tenth of the users has an interval.
       confidence_k: list length of `confidence`.
@@ -70,6 +133,8 @@ def metrics_table(
         for metric, per_user in (*metrics.items(), *sliced.items()):
             low, high = bootstrap_interval(per_user, samples=samples, seed=seed)
             rows.append((name, metric, _mean(per_user), low, high, len(per_user)))
+        for metric, mix in (mixes or {}).items():
+            rows.append((name, metric, *_mixed(metrics[mix.metric], mix, samples=samples, seed=seed)))
     rows += _expected_rows(_with_pairs(dict(expected or {}), pairs), samples=samples, seed=seed)
     for name, predicted in (confidence or {}).items():
         hits, metric = hit_rate(ranks[name], confidence_k), f"confidence@{confidence_k}"
@@ -90,6 +155,14 @@ def metrics_table(
 
 Values = dict[str, Mapping[str, np.ndarray]]
 """Model or pair (`a - b`) → metric → float [users]."""
+
+
+def _mixed(per_user: np.ndarray, mix: Mix, *, samples: int, seed: int) -> tuple[float, float, float, int]:
+    """Value, both ends of the interval, and number of users of a weighted sum. NaN without users."""
+    groups, shares = [per_user[mix.groups[name]] for name in mix.shares], list(mix.shares.values())
+    value = sum(share * group.mean() for group, share in zip(groups, shares, strict=True)) if groups else math.nan
+    low, high = mixed_bootstrap_interval(groups, shares, samples=samples, seed=seed)
+    return float(value), low, high, sum(len(group) for group in groups)
 
 
 def _with_pairs(values: Values, pairs: Sequence[tuple[str, str]]) -> Values:

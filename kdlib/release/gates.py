@@ -121,7 +121,7 @@ def quality_gates(
     metrics: pa.Table,
     earlier_coverage: Sequence[float],
     *,
-    k: int,
+    metric: str,
     coverage_metric: str,
     min_test_users: int,
     min_gain_over_popularity: float | None,
@@ -136,17 +136,17 @@ def quality_gates(
     Args:
       metrics: the run's table METRICS.
       earlier_coverage: the student's coverage in the last promoted runs.
-      k: list length of the NDCG that is judged.
+      metric: name of the metric that is judged, an NDCG: of all users alike, or weighted by the objective.
       coverage_metric: name of the coverage metric.
       min_test_users: least number of test users.
-      min_gain_over_popularity: bound of the NDCG of student − popularity; None switches the gate off.
-      max_loss_to_last_night: minus the bound of the NDCG of student − model in use; None switches the gate off.
+      min_gain_over_popularity: bound of the metric of student − popularity; None switches the gate off.
+      max_loss_to_last_night: minus the bound of the metric of student − model in use; None switches the gate off.
       min_coverage_ratio: least ratio of the coverage to the trailing median.
     """
     rows = {(row["model"], row["metric"]): row for row in metrics.to_pylist()}
-    ndcg = f"ndcg@{k}"
+    tested = _TESTED + (", whose event has a weight in the objective" if _is_weighted(metric) else "")
     gates = [
-        _judged("test_users", rows["student", ndcg]["num_users"], low=min_test_users, text=_TESTED, part="quality")
+        _judged("test_users", rows["student", metric]["num_users"], low=min_test_users, text=tested, part="quality")
     ]
     for gate, other, bound in (
         ("student_over_popularity", "popularity", min_gain_over_popularity),
@@ -156,13 +156,13 @@ def quality_gates(
             None if max_loss_to_last_night is None else 0.0 - max_loss_to_last_night,
         ),
     ):
-        row = rows.get((f"student - {other}", ndcg))
+        row = rows.get((f"student - {other}", metric))
         if bound is None or row is None:
             why = "switched off" if bound is None else "no promoted model of an earlier night to compare with"
             gates.append(_skipped(gate, why, part="quality"))
             continue
         text = (
-            f"upper end of the interval of NDCG@{k} student - {other.replace('_', ' ')},"
+            f"upper end of the interval of {_in_words(metric)} student - {other.replace('_', ' ')},"
             f" {row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
         )
         gates.append(_judged(gate, row["high"], low=bound, text=text, part="quality"))
@@ -172,6 +172,16 @@ def quality_gates(
     text = f"share of the catalogue in the student's lists ({coverage_metric})"
     gates.append(_against_median("coverage", coverage, usual, bounds, text, part="quality"))
     return gates
+
+
+def _is_weighted(metric: str) -> bool:
+    return metric.startswith("objective_")
+
+
+def _in_words(metric: str) -> str:
+    """`NDCG@10`, or `NDCG@10 weighted by the objective`."""
+    name = metric.removeprefix("objective_").replace("ndcg", "NDCG")
+    return f"{name} weighted by the objective" if _is_weighted(metric) else name
 
 
 def failed(gates: Iterable[Gate]) -> list[Gate]:

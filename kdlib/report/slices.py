@@ -1,10 +1,11 @@
-"""How well the student serves each kind of user: by length of history, and by popularity of the next item."""
+"""How well the student serves each kind of user: by history, by the next item's popularity, by the next event's type."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from kdlib.config.data import EVENT_TYPES
 from kdlib.report.charts import Mark, Row, interval_chart
 from kdlib.report.content import Night
 from kdlib.report.labels import count, interval, name_of, score, signed_score
@@ -16,8 +17,13 @@ ITEMS = {
     "tail": "tail (least popular)",
     "new": "new (never in training)",
 }
-"""Slices by the next item. Head, middle and tail each have a third of the training interactions. All other slices are by user."""
+"""Slices by the next item. Head, middle and tail each have a third of the training interactions. All other slices of the NDCG
+are by user."""
 BY_HISTORY = "by length of the history"
+BY_ITEM = "by popularity of the next item"
+BY_TYPE = "by type of the next event"
+KINDS = {BY_HISTORY: "History", BY_ITEM: "Next item", BY_TYPE: "Next event"}
+"""How the users are divided → the heading of the table's first column."""
 _SHOWN = {"student": "accent", "control": "second", "popularity": "neutral"}
 
 
@@ -33,15 +39,20 @@ class Family:
 
 def slices(night: Night) -> Markup | None:
     """A chart and a table for each way to divide the users. None: the run has no slices."""
-    start = f"ndcg@{night.k}/"
-    names = [
-        metric.removeprefix(start) for model, metric in night.metrics if model == "student" and metric.startswith(start)
-    ]
-    if not names:
+    ndcg = f"ndcg@{night.k}"
+    sliced = [metric.partition("/") for model, metric in night.metrics if model == "student" and "/" in metric]
+    names = [name for metric, _, name in sliced if metric == ndcg]
+    types = {name: metric for metric, _, name in sliced if name in EVENT_TYPES}
+    if not names and not types:
         return None
-    families = {how: {name: name for name in found} for how, found in families_of(names).items()}
-    families["by popularity of the next item"] = {name: label for name, label in ITEMS.items() if name in names}
-    return render("slices", families=[_family(night, how, found, start) for how, found in families.items() if found])
+    families = [
+        (how, ndcg, KINDS.get(how, "Users"), {n: n for n in found}) for how, found in families_of(names).items()
+    ]
+    families.append((BY_ITEM, ndcg, KINDS[BY_ITEM], {k: label for k, label in ITEMS.items() if k in names}))
+    if types:
+        recall = next(iter(types.values()))
+        families.append((BY_TYPE, recall, KINDS[BY_TYPE], {name: name for name in types}))
+    return render("slices", families=[_family(night, *family) for family in families if family[-1]])
 
 
 def families_of(names: Iterable[str]) -> dict[str, list[str]]:
@@ -54,7 +65,8 @@ def families_of(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Family:
+def _family(night: Night, how: str, metric: str, kind: str, labels: dict[str, str]) -> Family:
+    start = f"{metric}/"
     shown = {model: style for model, style in _SHOWN.items() if (model, start + next(iter(labels))) in night.metrics}
     charted, rows, words = [], [], []
     for name, label in labels.items():
@@ -71,7 +83,7 @@ def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Famil
             )
         rows.append(cells)
         words.append(f"{label}: student {score(student.value)} {interval(student)}")
-    title = f"NDCG@{night.k} {how}"
+    title = f"{metric.replace('ndcg', 'NDCG').replace('recall', 'Recall')} {how}"
     columns = ["", "Test users", *(name_of(model) for model in shown)]
     columns += ["difference", "95% interval"] if "control" in shown else []
     chart = interval_chart(
@@ -80,7 +92,7 @@ def _family(night: Night, how: str, labels: dict[str, str], start: str) -> Famil
         alternative=f"{title}. " + "; ".join(words),
         heading="test users",
         form=lambda value: f"{value:g}",
-        kind="History" if how == BY_HISTORY else "Next item" if set(labels) <= set(ITEMS) else "Users",
+        kind=kind,
         key=[(name_of(model), style) for model, style in shown.items()],
         zero=True,
     )

@@ -176,6 +176,7 @@ TEACHER_TARGETS = Table(
         start=pa.int32(),  # Position of the window's first item in the history.
         items=pa.list_(pa.int32()),  # Shape [n + 1]: n inputs, and the target of the last input.
         context=pa.list_(pa.int8()),  # Shape [n, columns of CONTEXT], row-major.
+        target_types=pa.list_(pa.int8()),  # Shape [n]: the type of each target's event, an index into EVENT_TYPES.
         hidden=pa.binary(),  # Shape [n, …], row-major. See below.
         scales=pa.list_(pa.float32()),  # Shape [n, …], row-major. See below.
     ),
@@ -238,7 +239,8 @@ METRICS = Table(
     key=("model", "metric"),  # The model "a - b" is the paired difference of two models.
     schema=schema_of(
         model=pa.string(),
-        metric=pa.string(),  # `ndcg@10`; `ndcg@10/<name>` is over a part of the users.
+        # `ndcg@10`, …. After a slash, the users that count: `recall@20/purchase` are those whose next event is a purchase.
+        metric=pa.string(),
         value=pa.float64(),
         low=(pa.float64(), True),  # 95% bootstrap interval over users; null if the metric is no mean over users.
         high=(pa.float64(), True),

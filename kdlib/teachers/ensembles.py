@@ -16,7 +16,7 @@ from kdlib.data.batches import store_from_tables
 from kdlib.data.folds import fold_of
 from kdlib.data.windows import EvaluationRows, evaluation_rows, take_slices, training_windows
 from kdlib.inference.ranks import ranks_of_models
-from kdlib.metrics.ranking import ndcg
+from kdlib.metrics.ranking import ndcg, weighted_mean
 from kdlib.models.encode import rows_at_a_time, scorer
 from kdlib.models.files import Predictor, load_predictor
 from kdlib.models.rules import SequentialRules
@@ -105,7 +105,7 @@ def candidates(
     return true_NR, others_NRC
 
 
-def ranking_weights(true_NR: Tensor, others_NRC: Tensor) -> np.ndarray:
+def ranking_weights(true_NR: Tensor, others_NRC: Tensor, *, weights_R: np.ndarray | None = None) -> np.ndarray:
     """Weights of the teachers' scores that rank the targets best by NDCG@10: float64 [teachers], with sum 1.
 
     NDCG has no gradient in the weights. The function therefore scales one weight at a time up and down, as long as NDCG
@@ -115,6 +115,7 @@ def ranking_weights(true_NR: Tensor, others_NRC: Tensor) -> np.ndarray:
     Args:
       true_NR: from `candidates`.
       others_NRC: from `candidates`.
+      weights_R: weights of the rows. None: all are equal.
     """
     number = len(true_NR)
 
@@ -122,7 +123,10 @@ def ranking_weights(true_NR: Tensor, others_NRC: Tensor) -> np.ndarray:
         shares = torch.tensor(weights_N / weights_N.sum(), dtype=torch.float32)
         # ≥, so that a tie counts against the target
         ahead_R = (torch.tensordot(shares, others_NRC, 1) >= (shares @ true_NR)[:, None]).sum(1)
-        return float(torch.where(ahead_R < 10, 1.0 / torch.log2(ahead_R + 2.0), 0.0).mean(dtype=torch.float64))
+        found_R = torch.where(ahead_R < 10, 1.0 / torch.log2(ahead_R + 2.0), 0.0)
+        if weights_R is not None:
+            return weighted_mean(found_R.double().numpy(), weights_R)
+        return float(found_R.mean(dtype=torch.float64))
 
     halves = np.full((number, number), 1.0 / max(number - 1, 1)) * (1 - np.eye(number)) + np.eye(number)
     best_N, best = np.ones(number), -1.0
@@ -153,28 +157,46 @@ def last_training_rows(histories: pa.Table) -> EvaluationRows:
     return evaluation_rows(histories.append_column("last", last), position_column="last")
 
 
-def choose_weights(teachers: Sequence[Sequence[str]], histories: pa.Table, *, threads: int) -> np.ndarray:
-    """`ranking_weights` on the histories' validation positions. For the arguments see `judge_teachers`."""
+def choose_weights(
+    teachers: Sequence[Sequence[str]],
+    histories: pa.Table,
+    *,
+    threads: int,
+    event_weights: Sequence[float] | None = None,
+) -> np.ndarray:
+    """`ranking_weights` on the histories' validation positions. For the arguments see `judge_teachers`.
+
+    Args:
+      event_weights: weights of the rows by the type of the target's event. None: all are equal.
+    """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [[load_predictor(Path(folder))[0].to(device) for folder in folders] for folders in teachers]
     rows = evaluation_rows(histories, position_column="validation_position")
-    return ranking_weights(*candidates(models, rows, device=device))
+    return ranking_weights(*candidates(models, rows, device=device), weights_R=rows.weights(event_weights))
 
 
-def validation_ndcg(models: Sequence[tuple[str, float]], histories: pa.Table, *, threads: int) -> float:
+def validation_ndcg(
+    models: Sequence[tuple[str, float]],
+    histories: pa.Table,
+    *,
+    threads: int,
+    event_weights: Sequence[float] | None = None,
+) -> float:
     """NDCG@10 of models together, on the histories' validation positions.
 
     Args:
       models: (folder, weight) of each.
       histories: as in `judge_teachers`.
       threads: of PyTorch.
+      event_weights: as in `choose_weights`.
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = [load_predictor(Path(folder))[0].to(device) for folder, _ in models]
     rows = evaluation_rows(histories, position_column="validation_position")
-    return float(ndcg(ranks_of_models(loaded, [weight for _, weight in models], rows, device=device).ranks, 10).mean())
+    ranks = ranks_of_models(loaded, [weight for _, weight in models], rows, device=device).ranks
+    return weighted_mean(ndcg(ranks, 10), rows.weights(event_weights))
 
 
 @torch.inference_mode()

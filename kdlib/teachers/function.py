@@ -3,6 +3,7 @@
 `kdlib.models.function` says what the function gets and returns.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def record_function(
     max_length: int,
     max_validation_users: int,
     threads: int,
+    event_weights: Sequence[float] | None = None,
 ) -> None:
     """Try a function on the validation users, and write its path with its validation metrics to a folder.
 
@@ -71,6 +73,7 @@ def record_function(
       max_length: most items of a history.
       max_validation_users: most users to validate on, as in the training of other teachers.
       threads: of PyTorch.
+      event_weights: weights of the validation rows by the type of the target's event. None: all are equal.
 
     Raises:
       ConfigError: the function cannot be imported.
@@ -81,7 +84,8 @@ def record_function(
     histories = read_evaluation_histories(files, position_column="validation_position", max_users=max_validation_users)
     rows = evaluation_rows(histories, position_column="validation_position")
     check_repeatable(model, rows)
-    own = {"seed": None, "validation": validation_metrics(model, rows), "epochs": []}
+    found = validation_metrics(model, rows, event_weights=event_weights)
+    own = {"seed": None, "validation": found, "epochs": []}
     save_function(Path(folder), model, facts | own, version=version)
 
 

@@ -1,5 +1,6 @@
 """The Ray task that makes a teacher of rules: it reads the histories file by file, counts, validates and writes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def count_and_save(
     *,
     max_length: int,
     max_validation_users: int,
+    event_weights: Sequence[float] | None = None,
 ) -> None:
     """Count rules over the training windows, and write them with their validation metrics to a folder.
 
@@ -36,11 +38,13 @@ def count_and_save(
       facts: further metadata for `model.json`.
       max_length: of a window.
       max_validation_users: most users to validate on, as in the training of other teachers.
+      event_weights: weights of the validation rows by the type of the target's event. None: all are equal.
     """
     batches = pads.dataset(files, format="parquet").to_batches(columns=COLUMNS)
     windows = (training_windows(pa.Table.from_batches([batch]), max_length=max_length) for batch in batches)
     rules = count_rules(windows, RuleSettings(**settings), num_train_V=num_train_V)
     histories = read_evaluation_histories(files, position_column="validation_position", max_users=max_validation_users)
     rows = evaluation_rows(histories, position_column="validation_position")
-    own = {"seed": None, "validation": validation_metrics(rules, rows), "epochs": []}
+    found = validation_metrics(rules, rows, event_weights=event_weights)
+    own = {"seed": None, "validation": found, "epochs": []}
     save_rules(Path(folder), rules, facts | own)

@@ -15,7 +15,7 @@ from kdlib.losses.chunked import Divergence, chunked
 from kdlib.losses.dispatch import cross_entropy_and_kl
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
 from kdlib.losses.sampled import draw_negatives, sampled_ranking, sampled_softmax_and_sampled_kl
-from kdlib.losses.scored import LossSums, Scored, Teachers, pool
+from kdlib.losses.scored import LossSums, Scored, Teachers, pool, total_of
 from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from kdlib.models.sequence import SequenceModel
 
@@ -49,7 +49,7 @@ class CachedTeachers:
 
 
 class StepLoss(NamedTuple):
-    """Sums over the real positions of a step. Only `total` carries a gradient."""
+    """Sums over the real positions of a step, each times its weight. Only `total` carries a gradient."""
 
     total: Tensor
     student_ce: Tensor
@@ -58,7 +58,7 @@ class StepLoss(NamedTuple):
     """The divergence from the teachers."""
     teacher_ce: Tensor
     correct: Tensor
-    """Number of positions whose target has the student's best score."""
+    """Number of positions whose target has the student's best score, whatever their weight."""
 
 
 class Ranking(NamedTuple):
@@ -124,13 +124,13 @@ class NextItemTraining(nn.Module):
             self.projector = nn.Linear(student.head()[0].shape[1], sum(widths), bias=False)
 
     def forward(self, batch: Batch) -> StepLoss:
-        """The loss of one batch, summed over its real positions.
+        """The loss of one batch, summed over its real positions. A position's weight scales all terms, the teachers' too.
 
         For a model that reads titles and has no teacher, only the items of the training data compete. A new item would always
         be a negative, and the model would learn that its title means "never". A student with teachers learns from them how
         likely a new item is.
         """
-        student, targets_T = _scored(self.student, batch), batch.targets_T
+        student, targets_T, weights_T = _scored(self.student, batch), batch.targets_T, batch.weights_T
         if self.restricted:
             student, targets_T = self._competing(student, targets_T)
         if self.teacher is not None:
@@ -138,21 +138,27 @@ class NextItemTraining(nn.Module):
             own, own_targets_T = whole, batch.targets_T
             if _scores_titles(self.teacher):
                 own, own_targets_T = self._competing(whole, batch.targets_T)
-            teacher_loss = cross_entropy_and_kl(own, own_targets_T, dtype=self.dtype)
+            teacher_loss = cross_entropy_and_kl(own, own_targets_T, weights_T=weights_T, dtype=self.dtype)
             detached = Scored(*(None if part is None else part.detach() for part in whole))  # type: ignore[arg-type]
-            loss = self._student_loss(student, targets_T, self._teachers(detached))
+            loss = self._student_loss(student, targets_T, self._teachers(detached), weights_T)
             return StepLoss(loss.total + teacher_loss.total, loss.ce, loss.kl, teacher_loss.ce, loss.correct)
         if self.draws:
             if self.ranking is None:
-                loss = cross_entropy_and_sampled_kl(student, batch.targets_T, self._draws(batch), dtype=self.dtype)
+                loss = cross_entropy_and_sampled_kl(
+                    student, targets_T, self._draws(batch), weights_T=weights_T, dtype=self.dtype
+                )
             else:
-                weights_V = self.ranking.item_weights_V
                 loss = sampled_softmax_and_sampled_kl(
-                    student, batch.targets_T, self._negatives(student), self._draws(batch), item_weights_V=weights_V
+                    student,
+                    targets_T,
+                    self._negatives(student),
+                    self._draws(batch),
+                    item_weights_V=self.ranking.item_weights_V,
+                    weights_T=weights_T,
                 )
             return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
         teachers = None if self.cached is None else self._teachers(self.cached.scored(batch))
-        loss = self._student_loss(student, targets_T, teachers)
+        loss = self._student_loss(student, targets_T, teachers, weights_T)
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
 
     def _restrict(self) -> None:
@@ -180,33 +186,43 @@ class NextItemTraining(nn.Module):
         bias_C = None if scored.bias_V is None else scored.bias_V[self.candidates_C]
         return Scored(scored.hidden_TW, scored.weight_VW[self.candidates_C], bias_C), self.place_V[targets_T]
 
-    def _student_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
+    def _student_loss(
+        self, student: Scored, targets_T: Tensor, teachers: Teachers | None, weights_T: Tensor | None
+    ) -> LossSums:
         """The loss on the data, with teachers also the divergence and the match of hidden states."""
         if teachers is None or (self.ranking is None and self.divergence is kl_divergence):
-            loss = self._data_loss(student, targets_T, teachers)
-        elif self.ranking is None:
-            loss = chunked(student, targets_T, teachers, divergence=self.divergence, dtype=self.dtype)
+            loss = self._data_loss(student, targets_T, teachers, weights_T)
         else:
-            followed = chunked(
-                student, targets_T, teachers, divergence=self.divergence, cross_entropy=False, dtype=self.dtype
+            loss = chunked(
+                student,
+                targets_T,
+                teachers,
+                divergence=self.divergence,
+                cross_entropy=self.ranking is None,
+                weights_T=weights_T,
+                dtype=self.dtype,
             )
-            data = self._data_loss(student, targets_T, None)
-            loss = LossSums(data.total + followed.total, data.ce, followed.kl, followed.correct)
+            if self.ranking is not None:
+                data = self._data_loss(student, targets_T, None, weights_T)
+                loss = LossSums(data.total + loss.total, data.ce, loss.kl, loss.correct)
         if self.projector is not None and teachers is not None:
-            apart = self._hidden_loss(student.hidden_TW, teachers.scored.hidden_TW)
+            apart = self._hidden_loss(student.hidden_TW, teachers.scored.hidden_TW, weights_T)
             loss = loss._replace(total=loss.total + self.hidden_weight * apart)
         return loss
 
-    def _data_loss(self, student: Scored, targets_T: Tensor, teachers: Teachers | None) -> LossSums:
+    def _data_loss(
+        self, student: Scored, targets_T: Tensor, teachers: Teachers | None, weights_T: Tensor | None
+    ) -> LossSums:
         """The loss on the data. The cross-entropy includes the KL to the teachers, the sampled softmax does not."""
         if self.ranking is None:
-            return cross_entropy_and_kl(student, targets_T, teachers, dtype=self.dtype)
+            return cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=self.dtype)
         return sampled_ranking(
             student,
             targets_T,
             self._negatives(student),
             item_weights_V=self.ranking.item_weights_V,
             num_items=self._num_drawn_from(student),
+            weights_T=weights_T,
         )
 
     def _negatives(self, student: Scored) -> Tensor:
@@ -226,13 +242,13 @@ class NextItemTraining(nn.Module):
         """Number of items that the negatives are sampled from."""
         return len(self.candidates_C) if self.spares_new and self.candidates_C is not None else len(student.weight_VW)
 
-    def _hidden_loss(self, student_TW: Tensor, teachers_TW: Tensor) -> Tensor:
+    def _hidden_loss(self, student_TW: Tensor, teachers_TW: Tensor, weights_T: Tensor | None) -> Tensor:
         """`1 − cos`, mean over the teachers, whose states lie side by side; summed over positions."""
         assert self.projector is not None
         widths = self._teacher_widths()
         both = self.projector(student_TW).split(widths, 1), teachers_TW.split(widths, 1)
         apart = [hidden_cosine(own, other) for own, other in zip(*both, strict=True)]
-        return torch.stack(apart).mean(0).sum()
+        return total_of(torch.stack(apart).mean(0), weights_T)
 
     def _teacher_widths(self) -> list[int]:
         if self.teacher is not None:

@@ -1,13 +1,15 @@
 """A worker's training windows: in memory if they fit on every worker, otherwise streamed from Ray Data in each epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch.distributed as dist
 
 from kdlib.data.batches import STREAM_ROWS, Batch, WindowStore, shuffled_batches, store_from_tables
-from kdlib.data.windows import ragged
+from kdlib.data.weights import KINDS, kind_weights, kinds_of
 from kdlib.training.stand_ins import permute_teacher_states
 
 READ_ROWS = 8_192
@@ -32,21 +34,24 @@ class Shard:
     def __init__(self, iterator: Any, *, teachers: int, resident_bytes: int, world: int) -> None:
         self._iterator, self._teachers = iterator, teachers
         held: list[pa.Table] | None = []
-        size = rows = items = 0
+        size = rows = 0
+        counts_K = np.zeros(KINDS, np.int64)
         for table in self._tables(READ_ROWS):
             held.append(table)
             size, rows = size + table.nbytes, rows + len(table)
-            items += len(ragged(table["items"])[0])
+            counts_K += np.bincount(kinds_of(store_from_tables([table])), minlength=KINDS)
             if size > resident_bytes:
                 held = None
                 break
-        measured = [(-1 if held is None else rows, size // max(rows, 1), items / max(rows, 1) - 1)] * world
+        own = (-1 if held is None else rows, size // max(rows, 1), counts_K.sum() / max(rows, 1), counts_K)
+        measured = [own] * world
         if world > 1:
-            dist.all_gather_object(measured, measured[0])
+            dist.all_gather_object(measured, own)
         counts = [count for count, *_ in measured]
-        self.positions_a_window = sum(mean for *_, mean in measured) / world
+        self.positions_a_window = sum(mean for _, _, mean, _ in measured) / world
         """The mean over all workers. Of a streamed shard only the first windows are measured."""
-        self._rows = stream_rows(resident_bytes, [size for _, size, _ in measured])
+        self._counts_K = sum((counts_K for *_, counts_K in measured), np.zeros(KINDS, np.int64))
+        self._rows = stream_rows(resident_bytes, [size for _, size, *_ in measured])
         if 0 in counts:
             raise ValueError(
                 f"a worker got no training windows (windows a worker: {counts}): fewer users have two or more training"
@@ -67,20 +72,32 @@ class Shard:
     def _tables(self, rows: int) -> Iterator[pa.Table]:
         yield from self._iterator.iter_batches(batch_size=rows, batch_format="pyarrow", prefetch_batches=1)
 
-    def batches(self, *, batch_size: int, seed: int, permute_seed: int | None = None) -> Iterator[Batch]:
+    def kind_weights(self, event_weights: Sequence[float] | None, session_opener_weight: float) -> np.ndarray | None:
+        """`kdlib.data.weights.kind_weights` of the positions of all workers. Of a streamed shard only the first windows count.
+
+        Raises:
+          ValueError: no position has a weight.
+        """
+        return kind_weights(event_weights, session_opener_weight, counts_K=self._counts_K)
+
+    def batches(
+        self, *, batch_size: int, seed: int, permute_seed: int | None = None, weights_K: np.ndarray | None = None
+    ) -> Iterator[Batch]:
         """The batches of one epoch.
 
         Args:
           batch_size: windows a batch.
           seed: of the order.
           permute_seed: if given, the teacher states of the windows in memory are permuted over their positions.
+          weights_K: from `kind_weights`.
         """
         if self._resident is not None:
-            yield from shuffled_batches(_permuted(self._resident, permute_seed), batch_size=batch_size, seed=seed)
+            store = _weighted(_permuted(self._resident, permute_seed), weights_K)
+            yield from shuffled_batches(store, batch_size=batch_size, seed=seed)
             return
         for number, table in enumerate(self._tables(self._rows)):
             store = _permuted(store_from_tables([table], teachers=self._teachers), permute_seed)
-            yield from shuffled_batches(store, batch_size=batch_size, seed=seed + number)
+            yield from shuffled_batches(_weighted(store, weights_K), batch_size=batch_size, seed=seed + number)
 
 
 def stream_rows(resident_bytes: int, window_bytes: list[int]) -> int:
@@ -97,3 +114,7 @@ def stream_rows(resident_bytes: int, window_bytes: list[int]) -> int:
 
 def _permuted(store: WindowStore, seed: int | None) -> WindowStore:
     return store if seed is None else permute_teacher_states(store, seed=seed)
+
+
+def _weighted(store: WindowStore, weights_K: np.ndarray | None) -> WindowStore:
+    return store if weights_K is None else replace(store, weights=weights_K[kinds_of(store)])

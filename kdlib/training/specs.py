@@ -50,6 +50,8 @@ class TrainingRun:
     """What replaces the cached teachers' predictions (`kdlib.training.stand_ins`); empty keeps them."""
     hidden_weight: float = 0.0
     """Weight of the match between the student's and the teachers' hidden states."""
+    event_weights: tuple[float, ...] | None = None
+    """The weight of a target of each of EVENT_TYPES, in training and validation. None: all are equal."""
     seconds: float | None = None
     """Most seconds of the training; None: no bound."""
 

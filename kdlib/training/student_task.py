@@ -1,10 +1,11 @@
 """The training of sequence models, students and teachers, as tasks of `kdlib.training.trainer`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -91,6 +92,7 @@ class StudentTask:
             workers=worker.world,
             bf16=training.bf16 and worker.device.type == "cuda",
         )
+        self._weights_K = shard.kind_weights(run.event_weights, run.train.session_opener_weight)
         self._batch_size = shard.batch_size(run.train.batch_size // worker.world, least_steps=run.train.least_steps)
         self._trained = {"student": module.student} | ({} if module.teacher is None else {"teacher": module.teacher})
         self.models = {**self._trained}
@@ -105,6 +107,7 @@ class StudentTask:
                 batch_size=self._batch_size,
                 seed=run.seed * 1_000_003 + epoch,
                 permute_seed=run.seed if run.stand_in == "permuted" else None,
+                weights_K=self._weights_K,
             ),
             device=self._worker.device,
             learning_rate=learning_rate_in(epoch, run.train, epochs=self.planned_epochs),
@@ -124,6 +127,7 @@ class StudentTask:
             self._rows,
             device=self._worker.device,
             world=self._worker.world,
+            event_weights=self._run.event_weights,
         )
         score = scores["ndcg@10"] if scores["rows"] > 0 else None
         return Validation(score, {f"{model}_{metric}": value for metric, value in scores.items()})
@@ -135,9 +139,10 @@ class StudentTask:
         text += f", accuracy {line['accuracy']:.4f}"
         if run.teacher:
             text += f", teacher CE {line['teacher_ce']:.3f}"
+        judged = "validation" if run.event_weights is None else "weighted validation"
         for model in self.models:
             scores = [f"{label} {line[f'{model}_{metric}']:.4f}" for label, metric in SHOWN.items()]
-            text += f" | {'teacher ' if model == 'teacher' else ''}validation {', '.join(scores)}"
+            text += f" | {'teacher ' if model == 'teacher' else ''}{judged} {', '.join(scores)}"
         minutes = line["seconds"] * (self.planned_epochs - line["epoch"]) / 60
         return text + f" ({line['train_seconds']:.1f} s{f'; {minutes:.0f} min left' if minutes >= 1 else ''})"
 
@@ -211,6 +216,7 @@ def validation_scores(
     *,
     device: torch.device,
     world: int,
+    event_weights: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Validation metrics over all workers' rows, of the weights as they would be exported.
 
@@ -221,23 +227,29 @@ def validation_scores(
       rows: of this worker; may be empty.
       device: where to compute.
       world: number of workers; all of them must call.
+      event_weights: weights of the rows by the type of the target's event. None: all are equal.
+
+    Returns:
+      Means over the rows, and `rows`: the number of rows that count.
     """
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
     if len(rows):
         plain = SequenceModel(**model.options)
         plain.load_state_dict(as_served(model, weights, export))
         ranks = ranks_of_models([plain.to(device).eval()], [1.0], rows, device=device).ranks
-        sums += torch.tensor(
-            [ndcg(ranks, 10).sum(), hit_rate(ranks, 10).sum(), hit_rate(ranks, 1).sum(), len(ranks)], device=device
-        )
+        found = np.stack([ndcg(ranks, 10), hit_rate(ranks, 10), hit_rate(ranks, 1), np.ones(len(ranks))])
+        worth = rows.weights(event_weights)
+        judged = len(ranks) if worth is None else np.count_nonzero(worth)
+        found = found if worth is None else found * worth
+        sums += torch.tensor([*(one.sum() for one in found), judged], device=device)
     if world > 1:
         dist.all_reduce(sums)
-    total = max(sums[3].item(), 1.0)
+    total = sums[3].item() or 1.0
     return {
         "ndcg@10": sums[0].item() / total,
         "recall@10": sums[1].item() / total,
         "accuracy@1": sums[2].item() / total,
-        "rows": sums[3].item(),
+        "rows": sums[4].item(),
     }
 
 

@@ -26,7 +26,7 @@ from kdlib.store.tables import ITEM_FEATURES, USER_FEATURES
 from tests.benchmarks.serving import histories_table, serving_actor
 
 RESULT = Path(__file__).parent / "results" / "list_rules.json"
-ITEMS, USERS, LENGTH, ROUNDS = 100_000, 4096, 12, 3
+ITEMS, USERS, LENGTH, ROUNDS = 100_000, 4096, 12, 5
 SHAPE = {"kind": "transformer", "dim": 64, "heads": 2, "max_length": 50}
 RULES: dict[str, dict[str, Any]] = {
     "include and exclude": {"include": {"price": {"min": 10}}, "exclude": {"brand": ["b0", "b1"]}},

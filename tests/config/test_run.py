@@ -257,6 +257,12 @@ def test_the_smallest_config_has_every_default(load):
             with_input("{events: {path: x, format: sequences}}") + "teachers: [{name: a, text: {}}]\n",
             "a model with text needs input.catalogue with titles",
         ),
+        (SMALLEST + "objective: {purchase: -1}\n", "objective.purchase: .*greater than or equal to 0, found -1"),
+        (SMALLEST + "objective: {buy: 1}\n", "unknown key objective.buy"),
+        (
+            SMALLEST + "objective: {view: 0, favourite: 0, cart: 0, purchase: 0}\n",
+            "objective: all event types weigh 0. Give one of view, favourite, cart, purchase a weight above 0",
+        ),
         ("", "must be a mapping of sections, found NoneType"),
         ("- a\n", "must be a mapping of sections, found list"),
         ("a: [", "is not valid YAML"),
@@ -449,6 +455,13 @@ def test_warm_nights_split_by_time(load):
     """A warm start needs a split by time. With leave-one-out, the earlier model was trained on items that are now held out."""
     with pytest.raises(ConfigError, match=r"warm_start needs features\.split\.kind time"):
         load(SMALLEST, "training.warm_start={}", "features.split.kind=leave_one_out")
+
+
+def test_equal_weights_are_no_objective(load):
+    """Only an objective with different weights reaches losses and metrics. A type that is not named weighs 1."""
+    assert load(SMALLEST).objective.event_weights is None
+    assert load(SMALLEST + "objective: {view: 2, favourite: 2, cart: 2, purchase: 2}\n").objective.event_weights is None
+    assert load(SMALLEST + "objective: {cart: 3, purchase: 10}\n").objective.event_weights == (1, 1, 3, 10)
 
 
 def test_the_control_has_settings_of_its_own(load):

@@ -70,6 +70,7 @@ def test_teacher_states_come_from_any_number_of_chunks() -> None:
     A store from several arrays, also empty and sliced ones, holds the same states.
     """
     rows = {"items": [[1, 2, 3], [4, 5], [6, 7, 8, 9]], "context": [[0] * 6, [0] * 3, [0] * 9]}
+    rows |= {"target_types": [[0] * 2, [0], [0] * 3]}
     states = [bytes(range(8)), bytes(range(8, 12)), bytes(range(12, 24))]
     table = pa.table(rows | {"hidden": pa.array(states, pa.binary()), "scales": [[1.0] * 2, [1.0], [1.0] * 3]})
     whole = store_from_tables([table], teachers=1)

@@ -38,6 +38,15 @@ def test_a_student_worse_than_popularity_is_not_published(config, capfd):
     assert "nothing is published: student_over_popularity -0.01, must be at least 0" in capfd.readouterr().err
 
 
+def test_metrics_without_the_objective_are_stale(config, capfd):
+    """Gates of an objective need metrics that were measured with it. The error names the metric and the stage to run."""
+    put_night(config, DAYS[0])
+    assert run("check-gates", config, "--ds", DAYS[0], "--set", "objective.purchase=10") == 2
+    assert (
+        "the gates judge objective_ndcg@10, which was not measured. Run `distilrec evaluate" in capfd.readouterr().err
+    )
+
+
 def test_force_publishes_and_is_on_record(config, capfd):
     """With `--force` the run is published. The promotion keeps the gate and the reason."""
     root = put_night(config, DAYS[0], day_events=0)

@@ -18,7 +18,10 @@ from tests.whole_nights import run
 
 @pytest.mark.e2e
 def test_teacher_and_student_learn_together(night_to_change: tuple[Path, Path, str]) -> None:
-    """Joint mode prints loss and accuracy of each epoch, the teacher's too, and of the control. It needs no cached targets."""
+    """Joint mode prints loss and accuracy of each epoch, the teacher's too, and of the control. It needs no cached targets.
+
+    All are trained and validated by the objective.
+    """
     config, root, _ = night_to_change
     (root / "teacher_targets" / f"ds={DS}").unlink()
     before = partitions.current(root, "models/teacher", DS)
@@ -27,6 +30,7 @@ def test_teacher_and_student_learn_together(night_to_change: tuple[Path, Path, s
         "teachers": [{"name": "teacher", "model": lstm | {"hidden": 24}}],
         "student": {"model": lstm},
         "distillation": {"mode": "joint", "kl_weight": 0.5, "temperature": 1.0},
+        "objective": {"cart": 3, "purchase": 10},
     }
     config.write_text(yaml.safe_dump(document))
     printed = run(config, command="distill")
@@ -34,6 +38,8 @@ def test_teacher_and_student_learn_together(night_to_change: tuple[Path, Path, s
         printed
     )
     assert re.search(r"control epoch  2/2: CE \S+, accuracy", printed)
+    assert printed.count("| weighted validation") == printed.count("| teacher weighted validation") + 2
+    assert "| validation" not in printed
     after = partitions.current(root, "models/teacher", DS)
     assert after != before
     assert (after / "model.safetensors").exists()

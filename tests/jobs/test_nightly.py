@@ -32,6 +32,12 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
         assert not set(row["item_ids"]) & (seen[row["user_id"]] | unavailable)
         assert row["scores"] == sorted(row["scores"], reverse=True)
     assert delivery.read(f"file://{root.parent}/shop", "recommendations").to_table().to_pylist() == rows
+    metrics = pq.read_table(partitions.current(root, "metrics", DS)).to_pylist()
+    users = {row["metric"]: row["num_users"] for row in metrics if row["model"] == "student - control"}
+    types = [name for name in ("view", "cart", "purchase") if f"recall@10/{name}" in users]
+    assert "view" in types
+    assert sum(users[f"recall@10/{name}"] for name in types) == users["recall@10"]
+    assert ("otto@10" in users) == (len(types) == 3)
     told = (root.parent / "distilrec_small.prom").read_text()
     assert 'distilrec_night_exit_status{run="small"} 0.0' in told
     assert f'distilrec_in_use_rows{{run="small",table="recommendations"}} {float(len(rows))}' in told

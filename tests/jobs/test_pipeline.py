@@ -13,6 +13,7 @@ import yaml
 
 from jobs.pipeline import STAGES, stages_table
 from kdlib.config.run import RunConfig
+from kdlib.config.settings import settings_of
 from tests.whole_nights import HOME, environment
 
 TOY = """    Stage("paint-shop", "local", "paint the simulated shop", makes=("paint",), settings=("seed",)),
@@ -57,6 +58,28 @@ def test_needs_are_made_before():
         for part in stage.parts_of(config):
             assert set(part.needs) <= there, f"{stage.name} needs {set(part.needs) - there}"
         there |= {name for part in stage.parts_of(config) for name in part.makes}
+
+
+def test_what_an_objective_makes_again():
+    """An objective changes what models, their validation and the metrics depend on, and no features and no hidden states."""
+    document = {"name": "x", "ds": "2026-11-22", "output_dir": "out", "input": {"simulate": {}}}
+    document |= {"teachers": [{"name": "a"}], "distillation": {"targets": "hidden"}}
+
+    def parts_with(objective):
+        config = RunConfig.model_validate(document | {"objective": objective})
+        found = {}
+        for stage in (stage for stage in STAGES if stage.when(config)):
+            for part in stage.parts_of(config):
+                found |= {name: (settings_of(config, part.settings), part.values) for name in part.makes}
+        return found
+
+    plain, weighted = parts_with({}), parts_with({"purchase": 10})
+    assert {name for name in plain if plain[name] != weighted[name]} == {
+        "models/a",
+        "models/student",
+        "models/control",
+        "metrics",
+    }
 
 
 def test_the_list_needs_no_engine():

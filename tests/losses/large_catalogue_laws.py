@@ -15,7 +15,12 @@ class LargeCatalogueLaws:
     device = "cpu"
 
     def loss(
-        self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None, dtype: torch.dtype = torch.float32
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        teachers: Teachers | None,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
     ) -> LossSums:
         raise NotImplementedError
 
@@ -43,8 +48,19 @@ class LargeCatalogueLaws:
         torch.manual_seed(3)
         return torch.randint(0, items, (positions,)).to(self.device)
 
-    def _assert_reference(self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None) -> None:
-        ours, plain = self.loss(student, targets_T, teachers), reference(student, targets_T, teachers)
+    def _weights(self) -> torch.Tensor:
+        """Weights of a purchase objective, one of them 0."""
+        return torch.tensor([0.3, 0.0, 0.9, 3.0]).repeat(POSITIONS)[:POSITIONS].to(self.device)
+
+    def _assert_reference(
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        teachers: Teachers | None,
+        weights_T: torch.Tensor | None = None,
+    ) -> None:
+        ours = self.loss(student, targets_T, teachers, weights_T=weights_T)
+        plain = reference(student, targets_T, teachers, weights_T=weights_T)
         for name in ("total", "ce", "kl", "correct"):
             torch.testing.assert_close(getattr(ours, name).float(), getattr(plain, name).float(), rtol=1e-5, atol=1e-4)
         for mine, theirs in zip(
@@ -58,6 +74,29 @@ class LargeCatalogueLaws:
     def test_equals_reference(self, number: int, temperature: float, bias: bool) -> None:
         """Loss parts and all gradients agree with whole logits, for no teacher, one, or two of different widths."""
         self._assert_reference(self._student(bias=bias), self._targets(), self._teachers(number, temperature))
+
+    @pytest.mark.parametrize("number", [0, 2])
+    def test_weights_of_the_positions(self, number: int) -> None:
+        """A position's weight scales its cross-entropy, its divergence and its part of all gradients."""
+        student, teachers = self._student(bias=True), self._teachers(number, 2.5)
+        self._assert_reference(student, self._targets(), teachers, self._weights())
+
+    def test_weights_of_one_change_no_bit(self) -> None:
+        """The loss and the gradients with weights of 1 are those without weights, bit for bit."""
+        student, targets, teachers = self._student(bias=True), self._targets(), self._teachers(1, 2.0)
+        ones = torch.ones(POSITIONS, device=self.device)
+        plain, weighted = self.loss(student, targets, teachers), self.loss(student, targets, teachers, weights_T=ones)
+        assert torch.equal(plain.total, weighted.total)
+        for one, other in zip(_gradients(plain.total, student), _gradients(weighted.total, student), strict=True):
+            assert torch.equal(one, other)
+
+    def test_weights_in_bfloat16_are_near(self) -> None:
+        """bfloat16 factors give the weighted float32 gradients, within their precision."""
+        student, targets, teachers = self._student(bias=True), self._targets(), self._teachers(1, 2.0)
+        low = self.loss(student, targets, teachers, torch.bfloat16, self._weights())
+        exact = reference(student, targets, teachers, weights_T=self._weights())
+        for ours, theirs in zip(_gradients(low.total, student), _gradients(exact.total, student), strict=True):
+            assert torch.linalg.norm(ours - theirs) < 3e-2 * torch.linalg.norm(theirs)
 
     @pytest.mark.parametrize("kl_weight", [0.0, 5.0])
     def test_weight_of_the_divergence(self, kl_weight: float) -> None:

@@ -15,6 +15,11 @@ class TestBlocked(LargeCatalogueLaws):
         monkeypatch.setitem(blocked.BLOCK_ITEMS, "cpu", request.param[1])
 
     def loss(
-        self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None, dtype: torch.dtype = torch.float32
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        teachers: Teachers | None,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
     ) -> LossSums:
-        return blocked.cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
+        return blocked.cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)

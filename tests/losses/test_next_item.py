@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdlib.losses import next_item
-from kdlib.losses.next_item import cross_entropy_and_kl
+from kdlib.losses.next_item import cross_entropy_and_kl, reference
 from kdlib.losses.scored import LossSums, Scored, Teachers
 from tests.losses.large_catalogue_laws import ITEMS, LargeCatalogueLaws
 
@@ -16,9 +16,31 @@ class TestChunks(LargeCatalogueLaws):
         monkeypatch.setitem(next_item.CHUNK_BYTES, "cpu", 4 * request.param)
 
     def loss(
-        self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None, dtype: torch.dtype = torch.float32
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        teachers: Teachers | None,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
     ) -> LossSums:
-        return cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
+        return cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
+
+
+def test_a_weight_counts_a_position_several_times() -> None:
+    """The reference with whole weights is the reference of positions that occur as often as their weight."""
+    torch.manual_seed(1)
+    student, targets = Scored(torch.randn(7, 12), torch.randn(ITEMS, 12)), torch.randint(0, ITEMS, (7,))
+    teacher = Scored(torch.randn(7, 5), torch.randn(ITEMS, 5))
+    times = torch.tensor([0, 1, 2, 0, 3, 1, 1])
+    rows = torch.arange(7).repeat_interleave(times)
+    repeated = reference(
+        student._replace(hidden_TW=student.hidden_TW[rows]),
+        targets[rows],
+        Teachers(teacher._replace(hidden_TW=teacher.hidden_TW[rows]), 0.7, 2.0),
+    )
+    weighted = reference(student, targets, Teachers(teacher, 0.7, 2.0), weights_T=times.float())
+    for name in ("total", "ce", "kl"):
+        torch.testing.assert_close(getattr(weighted, name), getattr(repeated, name))
 
 
 def test_sum_over_positions() -> None:

@@ -50,6 +50,18 @@ def test_every_item_once_as_a_negative_gives_the_whole_loss(
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_weights_of_the_positions() -> None:
+    """A position's weight scales both terms: with every item once as a negative, the loss is the weighted one of all items."""
+    student, draws = _student(), _draws(2.5)
+    weights = torch.tensor([0.3, 0.0, 0.9, 3.0]).repeat(POSITIONS)[:POSITIONS]
+    ours = sampled_softmax_and_sampled_kl(student, TARGETS, torch.randperm(ITEMS), draws, weights_T=weights)
+    whole = cross_entropy_and_sampled_kl(student, TARGETS, draws, weights_T=weights)
+    for name in ("total", "ce", "kl", "correct"):
+        torch.testing.assert_close(getattr(ours, name).float(), getattr(whole, name).float(), rtol=1e-5, atol=1e-4)
+    for mine, theirs in zip(_gradients(ours.total, student), _gradients(whole.total, student), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_each_draw_stands_against_the_other_negatives(weighted: bool) -> None:
     """The loss of a sampled target is log p + log(e^s + Σ of e^n / expected count over the other negatives) − s."""

@@ -29,6 +29,7 @@ def _student(*, bias: bool = True) -> Scored:
 
 TARGETS = torch.cat([_student().logits().argmax(1)[:9], torch.arange(9, POSITIONS)])
 """Some of them are the best item, so that some predictions are correct."""
+WEIGHTS = torch.tensor([0.3, 0.0, 0.9, 3.0]).repeat(POSITIONS)[:POSITIONS]
 
 
 def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
@@ -52,6 +53,23 @@ def test_fused_equals_reference(
         torch.testing.assert_close(getattr(fused, name).float(), getattr(plain, name).float(), rtol=1e-5, atol=1e-4)
     for ours, theirs in zip(_gradients(fused.total, student), _gradients(plain.total, student), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_the_positions() -> None:
+    """A position's weight scales both terms and its part of all gradients. Weights of 1 change no bit."""
+    student = _student()
+    items = torch.randint(0, 9, (POSITIONS, SAMPLES), dtype=torch.int32).sort(1).values
+    draws, weights = Draws(items, -torch.rand(POSITIONS), 0.7, 2.5), WEIGHTS
+    fused = cross_entropy_and_sampled_kl(student, TARGETS, draws, weights_T=weights)
+    plain = reference(student, TARGETS, draws, weights_T=weights)
+    for name in ("total", "ce", "kl", "correct"):
+        torch.testing.assert_close(getattr(fused, name).float(), getattr(plain, name).float(), rtol=1e-5, atol=1e-4)
+    for ours, theirs in zip(_gradients(fused.total, student), _gradients(plain.total, student), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    ones = cross_entropy_and_sampled_kl(student, TARGETS, draws, weights_T=torch.ones(POSITIONS))
+    without = cross_entropy_and_sampled_kl(student, TARGETS, draws)
+    for ours, theirs in zip(_gradients(ones.total, student), _gradients(without.total, student), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

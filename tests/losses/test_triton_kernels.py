@@ -33,9 +33,14 @@ class TestTritonKernels(LargeCatalogueLaws):
         monkeypatch.setattr(triton_passes, "PROGRAMS", 6)
 
     def loss(
-        self, student: Scored, targets_T: torch.Tensor, teachers: Teachers | None, dtype: torch.dtype = torch.float32
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        teachers: Teachers | None,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
     ) -> LossSums:
-        return triton_passes.cross_entropy_and_kl(student, targets_T, teachers, dtype=dtype)
+        return triton_passes.cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
 
     def test_too_wide_a_student(self) -> None:
         """A student that is too wide for the kernels is an error that says what to use instead."""

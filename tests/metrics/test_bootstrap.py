@@ -5,6 +5,7 @@ import pytest
 
 from kdlib.metrics.bootstrap import (
     bootstrap_interval,
+    mixed_bootstrap_interval,
     nested_bootstrap_interval,
     nested_bootstrap_means,
     percentile_interval,
@@ -26,6 +27,20 @@ def test_equal_users_leave_the_seeds() -> None:
     found, times = np.unique(means, return_counts=True)
     assert found.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert times / 20_000 == pytest.approx(np.array([1, 2, 3, 2, 1]) / 9, abs=0.015)
+
+
+def test_a_mix_of_groups_has_the_variance_of_its_groups() -> None:
+    """The interval of a weighted sum of two groups' means is that of independent means. An empty group gives NaN."""
+    generator = np.random.default_rng(0)
+    groups, shares = [generator.normal(1, 1, 400), generator.normal(5, 3, 100)], [0.25, 0.75]
+    low, high = mixed_bootstrap_interval(groups, shares, samples=4_000, seed=1)
+    value = 0.25 * groups[0].mean() + 0.75 * groups[1].mean()
+    error = np.sqrt((0.25 * groups[0].std()) ** 2 / 400 + (0.75 * groups[1].std()) ** 2 / 100)
+    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.1 * error)
+    assert mixed_bootstrap_interval([groups[0]], [1.0], samples=99, seed=1) == bootstrap_interval(
+        groups[0], samples=99, seed=1
+    )
+    assert np.isnan(mixed_bootstrap_interval([groups[0], groups[1][:0]], shares, samples=9, seed=1)).all()
 
 
 def test_one_seed_varies_by_users_only() -> None:

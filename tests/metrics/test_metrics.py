@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdlib.metrics.bootstrap import bootstrap_interval
-from kdlib.metrics.ranking import all_metrics
+from kdlib.metrics.ranking import all_metrics, weighted_mean
 
 
 def test_hand_values() -> None:
@@ -14,6 +14,14 @@ def test_hand_values() -> None:
     assert values["hr@10"].tolist() == values["recall@10"].tolist() == [1, 1, 0]
     assert values["ndcg@10"].tolist() == [1, 0.5, 0]
     assert values["mrr@10"].tolist() == pytest.approx([1, 1 / 3, 0])
+
+
+def test_a_weighted_mean_by_hand() -> None:
+    """A row counts as often as its weight. Without rows, or without any weight, the mean is 0."""
+    values = np.array([1.0, 0.0, 0.5])
+    assert weighted_mean(values, None) == 0.5
+    assert weighted_mean(values, np.array([3.0, 1.0, 0.0])) == 0.75
+    assert weighted_mean(values, np.zeros(3)) == weighted_mean(values[:0], None) == 0.0
 
 
 def test_interval_covers_the_mean() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdlib.metrics.expected import expected_metrics
-from kdlib.metrics.table import format_distillation, format_metrics, metrics_table
+from kdlib.metrics.table import by_event_type, event_mixes, format_distillation, format_metrics, metrics_table
 from kdlib.store import tables
 
 RANKS = {
@@ -49,6 +49,63 @@ def test_slices_leave_the_rest_as_it_is() -> None:
     whole = [row for row in _table(SLICES).to_pylist() if "/" not in row["metric"]]
     assert whole == _table().to_pylist()
     assert format_metrics(_table(SLICES), k=10) == format_metrics(_table(), k=10)
+
+
+TYPES = np.array([0, 0, 0, 2, 2, 3, 3, 3], np.int8)
+"""Three views, two carts and three purchases."""
+BY_TYPE = {
+    "student": np.array([0, 30, 30, 3, 30, 12, 30, 0]),
+    "control": np.array([0, 30, 30, 30, 30, 30, 30, 0]),
+}
+
+
+def _by_event_type(event_weights=None, *, ranks=BY_TYPE, types=TYPES):
+    mixes = event_mixes(types, event_weights, ndcg_k=10, recall_k=20)
+    slices = {"recall@20": by_event_type(types)}
+    options = {"pairs": [("student", "control")], "samples": 50, "seed": 0, "slices": slices, "mixes": mixes}
+    found = metrics_table(ranks, (10, 20), **options)
+    tables.check_schema(tables.METRICS, found.schema, where="test")
+    return {(row["model"], row["metric"]): row for row in found.to_pylist()}
+
+
+def test_recall_of_each_event_type() -> None:
+    """Each event type that the test has gets a recall, for every model and pair; OTTO's score is .1, .3 and .6 of them."""
+    rows = _by_event_type()
+    values = {name: rows["student", f"recall@20/{name}"]["value"] for name in ("view", "cart", "purchase")}
+    assert values == pytest.approx({"view": 1 / 3, "cart": 1 / 2, "purchase": 2 / 3})
+    assert ("student", "recall@20/favourite") not in rows
+    assert rows["student", "otto@20"]["value"] == pytest.approx(0.1 / 3 + 0.3 / 2 + 0.6 * 2 / 3)
+    pair = rows["student - control", "otto@20"]
+    assert pair["value"] == pytest.approx(0.3 / 2 + 0.6 / 3)
+    assert (pair["low"], pair["num_users"]) == (0.0, 8)
+    assert pair["low"] < pair["value"] < pair["high"] <= 0.9
+    assert ("student", "objective_ndcg@10") not in rows
+
+
+def test_otto_needs_all_its_types() -> None:
+    """A test without carts has no OTTO score, and the other types keep their recall."""
+    rows = _by_event_type(types=np.where(TYPES == 2, 0, TYPES))
+    assert ("student", "otto@20") not in rows
+    assert rows["student", "recall@20/view"]["num_users"] == 5
+
+
+def test_the_objective_weighs_the_users_of_the_ndcg() -> None:
+    """The objective's NDCG is the weighted mean over the users, and the mean of the users if all weights are equal."""
+    rows, weights = _by_event_type((1.0, 1.0, 3.0, 10.0)), np.array([1, 1, 1, 3, 3, 10, 10, 10])
+    per_user = np.array([1, 0, 0, 1 / np.log2(5), 0, 0, 0, 1])
+    assert rows["student", "objective_ndcg@10"]["value"] == pytest.approx((per_user * weights).sum() / weights.sum())
+    assert rows["student - control", "objective_ndcg@10"]["value"] == pytest.approx(3 / np.log2(5) / weights.sum())
+    equal = _by_event_type((2.0,) * 4)
+    assert equal["student", "objective_ndcg@10"]["value"] == pytest.approx(equal["student", "ndcg@10"]["value"])
+
+
+def test_users_without_a_weight_do_not_count() -> None:
+    """An objective of purchases alone counts their users only. Without such a user the value is NaN, which no gate lets pass."""
+    rows = _by_event_type((0.0, 0.0, 0.0, 1.0))
+    assert rows["student", "objective_ndcg@10"]["num_users"] == 3
+    none = _by_event_type((0.0, 0.0, 0.0, 1.0), types=np.zeros(8, np.int8))["student", "objective_ndcg@10"]
+    assert none["num_users"] == 0
+    assert all(np.isnan(none[name]) for name in ("value", "low", "high"))
 
 
 def test_a_difference_is_told_only_where_the_interval_leaves_no_doubt() -> None:

@@ -53,9 +53,26 @@ def metrics(**rows):
     return pa.Table.from_pylist(made, schema=METRICS.schema)
 
 
-def judge_quality(table, coverage=(0.4,), **bounds):
-    found = gates.quality_gates(table, coverage, k=10, coverage_metric="coverage@20", **(QUALITY | bounds))
+def judge_quality(table, coverage=(0.4,), *, metric="ndcg@10", **bounds):
+    found = gates.quality_gates(table, coverage, metric=metric, coverage_metric="coverage@20", **(QUALITY | bounds))
     return {gate.gate: gate for gate in found}
+
+
+def test_the_objective_decides_where_there_is_one():
+    """With an objective the student must win by its weights. The text says so, and only users with a weight count."""
+    plain = metrics(student=(0.2, 0.1, 0.3), **{"student__popularity": (0.1, 0.05, 0.15)}).to_pylist()
+    weighed = [
+        row | {"metric": "objective_ndcg@10", "value": -0.1, "low": -0.2, "high": -0.05, "num_users": 40}
+        for row in plain
+        if row["metric"] == "ndcg@10"
+    ]
+    table = pa.Table.from_pylist(plain + weighed, schema=METRICS.schema)
+    assert judge_quality(table)["student_over_popularity"].status == "passed"
+    found = judge_quality(table, metric="objective_ndcg@10")
+    assert found["student_over_popularity"].status == "failed"
+    assert "NDCG@10 weighted by the objective student - popularity" in found["student_over_popularity"].text
+    assert found["test_users"].value == 40
+    assert found["test_users"].text.endswith("whose event has a weight in the objective")
 
 
 def test_a_usual_night_passes_every_gate():

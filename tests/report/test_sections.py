@@ -246,6 +246,20 @@ def test_slices_are_told_apart() -> None:
     assert slices(replace(NIGHT, metrics={("student", "ndcg@10"): METRICS["student", "ndcg@10"]})) is None
 
 
+def test_event_types_have_their_recall() -> None:
+    """The recall of views and purchases has a chart and a table of its own, with the difference to the control."""
+    of_type = {
+        (model, f"recall@20/{name}"): Measure(value, value - 0.05, value + 0.05, 40)
+        for model, shift in (("student", 0.0), ("control", -0.02), ("student - control", -0.2))
+        for name, value in (("view", 0.25 + shift), ("purchase", 0.3125 + shift))
+    }
+    html = slices(replace(NIGHT, metrics={**METRICS, **of_type}))
+    assert html is not None
+    assert html.count("<table") == html.count("<figure") == 4
+    assert "Recall@20 by type of the next event" in html
+    assert re.search(r"purchase.*40.*0\.312.*\+0\.112", html, re.DOTALL)
+
+
 def test_a_function_of_the_users_own_has_a_row_without_sizes() -> None:
     """The report and the telemetry leave out the unknown sizes of a function."""
     nothing = dict.fromkeys(("parameters", "parameters_without_item_tables", "bytes"))

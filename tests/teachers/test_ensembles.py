@@ -34,6 +34,7 @@ def test_log_probs_are_the_models_own() -> None:
         context=np.arange(18).reshape(6, 3).astype(np.int8) % 4,
         offsets=np.array([0, 3, 4, 6]),
         targets=np.array([7, 8, 9]),
+        target_types=np.zeros(3, np.int8),
         repeats=0,
     )
     found = target_log_probs(models, rows, device=torch.device("cpu"), batch_size=2)
@@ -123,6 +124,16 @@ def test_ranking_weights_rank_better_than_any_teacher() -> None:
     grid = max(_ndcg(np.array([w, 1 - w]), true_NR, others_NRC) for w in np.linspace(0.005, 0.995, 199))
     assert reached >= grid - 0.002
     assert reached >= max(_ndcg(np.array(w), true_NR, others_NRC) for w in ([0.5, 0.5], [0.999, 0.001], [0.001, 0.999]))
+
+
+def test_ranking_weights_follow_the_objective() -> None:
+    """Of two teachers that are each right about one half of the rows, the one whose rows weigh more gets the larger share."""
+    true_NR = torch.tensor([[-1.0, -3.0] * 20, [-3.0, -1.0] * 20])
+    others_NRC = torch.linspace(-2.9, -1.1, 20).repeat_interleave(2)[None, :, None].expand(2, 40, 10)
+    for heavy in (0, 1):
+        weights_R = np.where(np.arange(40) % 2 == heavy, 10.0, 1.0)
+        found = ranking_weights(true_NR, others_NRC, weights_R=weights_R)
+        assert found[heavy] > 0.9
 
 
 @torch.inference_mode()

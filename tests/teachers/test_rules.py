@@ -28,6 +28,7 @@ def windows_of(sequences):
             "start": [0] * len(sequences),
             "items": sequences,
             "context": [[0] * (len(CONTEXT) * (len(items) - 1)) for items in sequences],
+            "target_types": [[0] * (len(items) - 1) for items in sequences],
         },
         schema=WINDOWS_SCHEMA,
     )

@@ -62,6 +62,8 @@ def _one_thread():
 
 TARGETS = torch.cat([_student().logits().argmax(1)[:9], torch.arange(9, POSITIONS)])
 """Some of them are the best item, so that some predictions are correct."""
+WEIGHTS = torch.tensor([0.3, 0.0, 0.9, 3.0]).repeat(POSITIONS)[:POSITIONS]
+"""Weights of a purchase objective, one of them 0."""
 
 
 def _gradients(loss: Tensor, student: Scored) -> list[Tensor]:
@@ -119,6 +121,29 @@ def test_sampled_softmax_over_all_items_is_the_cross_entropy(bias: bool) -> None
     student = _student(bias=bias)
     ours = sampled_ranking(student, TARGETS, torch.arange(ITEMS))
     _assert_same(ours, cross_entropy_and_kl(student, TARGETS), student, names=("total", "ce", "kl", "correct"))
+
+
+@pytest.mark.parametrize("with_ce", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_scale_any_divergence(name: str, with_ce: bool) -> None:
+    """A position's weight scales the divergence, the cross-entropy beside it, and its part of all gradients."""
+    student, teachers, divergence = _student(), _teachers(), DIVERGENCES[name]
+    ours = chunked(student, TARGETS, teachers, divergence=divergence, cross_entropy=with_ce, weights_T=WEIGHTS)
+    logits = student.logits()
+    teacher = pooled_log_probs([teachers.scored.logits()], [1.0], temperature=TEMPERATURE)
+    apart = (WEIGHTS * divergence(logits, teacher, temperature=TEMPERATURE)).sum()
+    ce = (WEIGHTS * cross_entropy(logits, TARGETS)).sum() * with_ce
+    correct = (logits.argmax(1) == TARGETS).sum()
+    theirs = LossSums(ce + teachers.kl_weight * apart, ce, apart, correct)
+    _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
+
+
+def test_weights_scale_the_sampled_softmax() -> None:
+    """With every item once as a negative, the weighted loss is the weighted cross-entropy."""
+    student = _student()
+    ours = sampled_ranking(student, TARGETS, torch.arange(ITEMS), weights_T=WEIGHTS)
+    theirs = cross_entropy_and_kl(student, TARGETS, weights_T=WEIGHTS)
+    _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
 
 
 def test_only_the_sampled_rows_get_a_gradient() -> None:
@@ -381,3 +406,46 @@ def test_draws_against_negatives_train_under_autocast() -> None:
         found.append((loss.total.detach(), module.student.item_embedding.grad))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=0.02, atol=0)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=0, atol=0.05 * float(found[0][1].abs().max()))
+
+
+def _modules() -> dict[str, tuple[NextItemTraining, Batch]]:
+    """A module for each way to train, with a batch that it can learn from. The models have no dropout."""
+    batch = _cycle()
+    cached, taught = _cached(batch)
+    drawn = batch.targets_T.int()[:, None].repeat(1, 4).view(torch.int8)
+    sampled = replace(batch, hidden_TK=drawn, scales_TN=torch.zeros(len(drawn), 1))
+    ranking = Ranking(10, None)
+    return {
+        "alone": (NextItemTraining(_model()), batch),
+        "ranking": (NextItemTraining(_model(), ranking=ranking), batch),
+        "joint": (NextItemTraining(_model(), teacher=_model(12), kl_weight=0.7, temperature=2.0), batch),
+        "hidden": (NextItemTraining(_model(), cached=cached, kl_weight=0.7, hidden_weight=0.5), taught),
+        "divergence": (NextItemTraining(_model(), cached=cached, kl_weight=0.7, divergence=_reverse_kl), taught),
+        "both": (
+            NextItemTraining(_model(), cached=cached, kl_weight=0.7, ranking=ranking, divergence=_reverse_kl),
+            taught,
+        ),
+        "draws": (NextItemTraining(_model(), draws=True, kl_weight=0.7), sampled),
+        "ranked_draws": (NextItemTraining(_model(), draws=True, kl_weight=0.7, ranking=ranking), sampled),
+    }
+
+
+@pytest.mark.parametrize("how", list(_modules()))
+def test_weights_reach_every_way_of_training(how: str) -> None:
+    """The gradient is linear in the weights of the positions: those of two parts add up to that of all, and 0 gives none."""
+    torch.manual_seed(3)
+    module, batch = _modules()[how]
+    module.eval()
+
+    def gradient(weights_T: Tensor | None) -> Tensor:
+        torch.manual_seed(4)  # the same negatives each time
+        module.zero_grad()
+        module(replace(batch, weights_T=weights_T)).total.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
+
+    half = (torch.arange(len(batch.targets_T)) % 2).float()
+    whole = gradient(None)
+    assert torch.equal(gradient(torch.ones_like(half)), whole)
+    torch.testing.assert_close(gradient(half) + gradient(1 - half), whole, rtol=1e-4, atol=1e-4)
+    assert (gradient(half) - whole / 2).norm() > 0.01 * whole.norm()
+    assert gradient(torch.zeros_like(half)).abs().max() == 0

@@ -5,7 +5,7 @@ import pytest
 
 from kdlib.data.windows import training_windows
 from kdlib.training.shard import Shard, stream_rows
-from tests.data.test_windows import histories
+from tests.data.test_windows import histories, timed
 
 
 class _Iterator:
@@ -38,6 +38,24 @@ def test_a_shard_that_fits_is_read_once(resident_bytes: int, passes: int) -> Non
         targets = [target for batch in shard.batches(batch_size=4, seed=epoch) for target in batch.targets_T.tolist()]
         assert sorted(targets) == sorted([user + step for user in range(35) for step in (1, 2)])
     assert iterator.passes == passes
+
+
+@pytest.mark.parametrize("resident_bytes", [1 << 20, 300])
+def test_batches_carry_the_weights_of_a_run(resident_bytes: int) -> None:
+    """Each position of a batch has the weight of its target, in memory and streamed. Without weights there is none."""
+    table = timed(*[([0, 0, 1], [0, 0, 3 if user % 5 == 0 else 0], [0, 1, 2]) for user in range(35)])
+    windows = training_windows(table.set_column(5, "num_train", [[3] * 35]).cast(table.schema), max_length=5)
+    shard = Shard(_Iterator(windows), teachers=0, resident_bytes=resident_bytes, world=1)
+    weights_K = shard.kind_weights((1.0, 1.0, 1.0, 10.0), 1.0)
+    assert weights_K is not None
+    found: dict[int, set[float]] = {0: set(), 1: set()}
+    for batch in shard.batches(batch_size=4, seed=1, weights_K=weights_K):
+        assert batch.weights_T is not None
+        for target, weight in zip(batch.targets_T.tolist(), batch.weights_T.tolist(), strict=True):
+            found[int(target % 100 == 2 and target // 100 % 5 == 0)].add(round(weight / weights_K[0].item(), 4))
+    assert found == {0: {1.0}, 1: {10.0}}
+    assert shard.kind_weights(None, 1.0) is None
+    assert all(batch.weights_T is None for batch in shard.batches(batch_size=4, seed=1))
 
 
 @pytest.mark.parametrize(("megabytes", "rows"), [(0.1, 1024), (2, 7281), (1_000, 65_536)])

@@ -15,7 +15,7 @@ from kdlib.models.sequence import SequenceModel
 from kdlib.training import student_task
 from kdlib.training.student_task import best_epoch, check_loss, learning_rate_in, validation_scores
 from kdlib.training.trainer import Best
-from tests.data.test_windows import histories
+from tests.data.test_windows import histories, timed
 
 
 def test_the_learning_rate_falls_to_its_last_share() -> None:
@@ -66,6 +66,22 @@ def test_what_is_validated_is_what_is_exported(
     )
     for name, value in load_model(tmp_path)[0].state_dict().items():
         assert torch.equal(judged[0].state_dict()[name], value)
+
+
+def test_the_objective_weighs_the_validation_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an objective the validation metrics are weighted means, and only rows with a weight count as rows."""
+    table = timed(([0, 1], [0, 0], [0, 1]), ([0, 1], [0, 3], [0, 1]), ([0, 1], [0, 2], [0, 1]))
+    rows = evaluation_rows(table, position_column="test_position")
+    assert rows.target_types.tolist() == [0, 3, 2]
+    model = SequenceModel(num_items=300, kind="gru", dim=8, max_length=5)
+    ranks = SimpleNamespace(ranks=np.array([0, 5, 20]))
+    monkeypatch.setattr(student_task, "ranks_of_models", lambda *_, **__: ranks)
+    options: dict[str, Any] = {"device": torch.device("cpu"), "world": 1}
+    scores = validation_scores(model, model.state_dict(), "float32", rows, event_weights=(1, 1, 0, 10), **options)
+    ndcg = (1 + 10 / np.log2(7)) / 11
+    assert scores == pytest.approx({"ndcg@10": ndcg, "recall@10": 1.0, "accuracy@1": 1 / 11, "rows": 2})
+    nothing = validation_scores(model, model.state_dict(), "float32", rows, event_weights=(0, 1, 0, 0), **options)
+    assert nothing == {"ndcg@10": 0.0, "recall@10": 0.0, "accuracy@1": 0.0, "rows": 0}
 
 
 @pytest.mark.parametrize(

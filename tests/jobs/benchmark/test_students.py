@@ -47,7 +47,15 @@ def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[TrainingR
             save_model(Path(run.export), model, model.state_dict(), {})
 
     def write_targets(*arguments: Any) -> None:
-        row = {"user_id": "u", "start": 0, "items": [0, 0], "context": [0], "hidden": b"0", "scales": [1.0]}
+        row = {
+            "user_id": "u",
+            "start": 0,
+            "items": [0, 0],
+            "context": [0],
+            "target_types": [0],
+            "hidden": b"0",
+            "scales": [1.0],
+        }
         table = pa.Table.from_pylist([row], schema=tables.TEACHER_TARGETS.schema)
         pq.write_table(table, arguments[-1] / "part.parquet")
 

@@ -79,5 +79,5 @@ def test_a_run_of_repeats_fails_the_gate_of_the_test_users(tmp_path: Path, monke
     metrics = pa.concat_tables([accuracy, beyond_table(lists, items, k=10, segments={}, samples=5, seed=0)])
     assert "student" in format_metrics(metrics, k=10)
     bounds = GatesConfig().model_dump(include=set(QUALITY))
-    judged = gates.quality_gates(metrics, [], k=10, coverage_metric="coverage@10", **bounds)
+    judged = gates.quality_gates(metrics, [], metric="ndcg@10", coverage_metric="coverage@10", **bounds)
     assert "test_users" in [gate.gate for gate in gates.failed(judged)]
