@@ -79,6 +79,7 @@ def shop_of(config: RunConfig, *, of_day: bool) -> Shop:
         night=night,
         pseudonym_of=None if source is None else lambda user: pseudonym(read_key(source), user.strip(BLANKS)),
         search_missing=missing,
+        made_up_times=config.input.events is not None and config.input.events.format == "sequences",
     )
 
 

@@ -13,6 +13,8 @@ from kdlib.onboarding.shop import Shop, shop_of
 
 NAME_FORM = "[a-z][a-z0-9_]*"
 """What the name of a run config looks like."""
+GENERAL = ("run", "config")
+"""Names of files that say nothing about the shop."""
 
 
 def run(files: Sequence[str], *, out: str | None, name: str | None, columns: Sequence[str] = (), force: bool) -> None:
@@ -55,9 +57,9 @@ def run(files: Sequence[str], *, out: str | None, name: str | None, columns: Seq
 
 
 def _name_in(out: str | None) -> str | None:
-    """A name for the run config from its file's name: `my-shop.yaml` → `my_shop`. None if the file has no such name."""
+    """A name for the run config from its file's name: `my-shop.yaml` → `my_shop`. None if it says nothing."""
     name = re.sub(r"\W+", "_", Path(out or "").stem.lower(), flags=re.ASCII).strip("_")
-    return name if re.fullmatch(NAME_FORM, name) else None
+    return name if re.fullmatch(NAME_FORM, name) and name not in GENERAL else None
 
 
 def _exists(path: Path) -> ConfigError:

@@ -49,7 +49,8 @@ def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), f
         status: [g for g in judged if g.status == status] for status in ("passed", "failed", "forced", "skipped")
     }
     counts = ", ".join(f"{len(found)} {status}" for status, found in by_status.items() if found)
-    say(f"check_gates: {' and '.join(parts)}: {counts}")
+    stage = "check_input" if parts == ("input",) else "check_gates"
+    say(f"{stage}: {' and '.join(parts)}: {counts}")
     for gate in by_status["forced"]:
         say(f"  forced{f', as before ({reason})' if again else ''}: {gates.in_words(gate)}")
     if broken := by_status["failed"]:

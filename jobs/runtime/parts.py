@@ -149,6 +149,19 @@ def student_parts(config: RunConfig) -> Iterator[Part]:
         yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")
 
 
+def evaluation_parts(config: RunConfig) -> Iterator[Part]:
+    """The metrics. With rules for lists, the published lists are judged too."""
+    needs = (
+        *FEATURES,
+        *models_of(config),
+        *(["teacher_targets"] if is_offline(config) else []),
+        *policy_features(config),
+    )
+    settings = ("evaluation", "features.split", "objective", "seed", "training.max_length")
+    ruled = ("recommend.k", "recommend.policy") if config.recommend.policy else ()
+    yield Part(("metrics",), needs, (*settings, *ruled))
+
+
 def has_lists(config: RunConfig) -> bool:
     """Whether the run publishes more lists than the recommendations."""
     return config.input.has_events and bool(lists_of(config))

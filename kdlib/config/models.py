@@ -102,8 +102,7 @@ class TrainConfig(Section):
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     """`sampled_softmax`: sample items evenly, or in proportion to their training interactions."""
     session_opener_weight: Annotated[float, Field(gt=0)] = 1.0
-    """Weight of the items that open a session, beside the others. Lists are made before a session begins. On the simulated
-    shop, 4 helped in the student, and did not help in its teacher."""
+    """Weight of the items that open a session, beside the others. Lists are made before a session begins."""
 
 
 class RulesConfig(Section):

@@ -17,8 +17,8 @@ def search_missing(shop: Shop, run: Run) -> str:
     """Why the run cannot be searched, in a sentence. Empty: it can."""
     if not set(NEEDED) <= set(run.versions):
         return (
-            f"The run of {run.ds} has no product search. Add `search: {{}}` to the run config and run"
-            " `distilrec nightly` again."
+            f"The run of {run.ds} has no product search. Add the section search to the run config, and run distilrec"
+            " nightly again."
         )
     return shop.search_missing
 

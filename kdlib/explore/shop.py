@@ -30,6 +30,8 @@ class Shop:
     """The shop's own user id → its pseudonym. None: the run config has no key."""
     search_missing: str = ""
     """Why product search cannot run here. Empty: it can."""
+    made_up_times: bool = False
+    """The input has no times: a run makes up one day an item."""
 
     def run(self) -> Run:
         """The run to show now; InputError if nothing is published."""

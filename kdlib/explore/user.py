@@ -61,6 +61,7 @@ def user_view(shop: Shop, run: Run, user_id: str) -> Markup:
         user_id=user_id,
         total=total,
         steps=steps,
+        made_up_times=shop.made_up_times,
         published=published,
         because=because,
         earlier=earlier[0] if earlier else None,

@@ -224,7 +224,7 @@ def format_distillation(metrics: pa.Table, parameters: Mapping[str, int], *, tea
         if "student" in parameters and teacher in parameters:
             size = f", with {parameters['student'] / parameters[teacher]:.0%} of its parameters"
         lines.append(
-            f"  the student closes {gained['value'] / gap['value']:.0%} of the gap to its {LABELS.get(teacher, 'teacher')}{size}"
+            f"  the student closes {gained['value'] / gap['value']:.0%} of the gap to its {'teachers' if teacher == 'ensemble' else 'teacher'}{size}"
         )
     return "\n".join(lines)
 

@@ -90,6 +90,13 @@ def test_an_item_s_page_names_its_neighbours(shop: Shop, run: Run) -> None:
     assert "out of stock" in _text(item_view(shop, run, "item007"))
 
 
+def test_made_up_times_are_told(shop: Shop, run: Run) -> None:
+    """Where the input has no times, the history says that its days are made up."""
+    told = "The input has no times. Days are made up"
+    assert told not in _text(user_view(shop, run, user_id(5)))
+    assert told in _text(user_view(replace(shop, made_up_times=True), run, user_id(5)))
+
+
 def test_what_a_text_means_is_opened_at_once(shop: Shop, run: Run) -> None:
     """The page opens at once if a text is an id or finds a single id."""
     assert USERS.only(shop, run, "user0007") == "user0007"
@@ -121,7 +128,7 @@ def test_search_finds_products(shop: Shop, run: Run) -> None:
 def test_a_run_without_search_says_how_to_get_it(shop: Shop, run: Run) -> None:
     """The page names the missing section of the run config, or the missing extra."""
     bare = replace(run, versions={"recommendations": "v"})
-    assert "has no product search. Add `search: {}` to the run config" in search.search_view(shop, bare, "lamp")
+    assert "has no product search. Add the section search to the run config" in search.search_view(shop, bare, "lamp")
     missing = replace(shop, search_missing="product search needs bm25s.")
     assert "product search needs bm25s." in search.search_view(missing, run, "lamp")
 

@@ -35,6 +35,8 @@ def test_the_run_config_is_named_after_its_file(tmp_path, monkeypatch):
         assert main(["init", *events, "--out", file]) == 0
         config = load_config(file)
         assert (config.name, config.output_dir) == (name, f"output/{name}")
+    assert main(["init", *events, "--out", "run.yaml"]) == 0
+    assert load_config("run.yaml").name not in ("run", "other")
     assert main(["init", *events, "--out", "2.yaml", "--name", "mine"]) == 0
     assert load_config("2.yaml").name == "mine"
 

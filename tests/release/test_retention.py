@@ -11,7 +11,7 @@ from kdlib.errors import InputError
 from kdlib.release import promotions
 from kdlib.release.retention import remove_old_nights
 from kdlib.store import partitions
-from tests.release.test_promotions import DAYS, put_and_promote, put_night
+from tests.release.test_promotions import DAYS, NAMES, put_and_promote, put_night
 
 
 @pytest.mark.parametrize("busy", DAYS[1:3])
@@ -54,11 +54,11 @@ def test_a_night_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytes
     assert remove_old_nights(tmp_path, keep=2, before=DAYS[4], warn=said.append) == DAYS[:3]
     left = sorted((tmp_path / "_staging").glob("removed.*"))
     assert [path.name.rpartition(".")[0].rpartition(".")[0] for path in left] == [
-        f"removed.{name}.{DAYS[1]}" for name in ("histories", "item_vocabulary", "models.student", "recommendations")
+        f"removed.{name.replace('/', '.')}.{DAYS[1]}" for name in sorted(NAMES)
     ]
     assert len(said) == 1
     assert str(said[0]).startswith(f"not removed: {tmp_path}/_staging/removed.")
-    assert str(said[0]).endswith(" (Directory not empty) and 3 more. The next promotion tries again")
+    assert str(said[0]).endswith(f" (Directory not empty) and {len(NAMES) - 1} more. The next promotion tries again")
     assert not list((tmp_path / partitions.VERSIONS).rglob(f"ds={DAYS[1]}.*"))
     assert promotions.last_night(tmp_path, before=DAYS[2], holding="models/student") is None
     with pytest.raises(InputError, match="is gone"):
