@@ -26,7 +26,7 @@ VIEWS = {
     "/user?id=nobody": "Unknown user",
     "/item": "Items",
     "/item?id=item000": EVIL,
-    "/item?id=item001": "item001",
+    "/item?id=item001": "Item item001 (no title)",
     "/item?id=nothing": "Unknown item",
     "/quality": "Run of Sunday, 22 November 2026",
     "/search": "Search",
