@@ -287,8 +287,10 @@ class WarmStartConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """What an event is worth as the next one: the weights of the targets by their event type, in the losses of student,
-    control and trained teachers, in all validation metrics, and in the gates. Only the ratios matter. Rules and functions
+    """What an event is worth as the next one: the weights of the targets by their event type.
+
+    They count in the losses of student, control and trained teachers, in all validation metrics, and in the gates. Only
+    the ratios matter. Rules and functions
     that teach do not depend on them."""
 
     view: Annotated[float, Field(ge=0)] = 1.0

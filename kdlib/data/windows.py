@@ -204,8 +204,8 @@ def evaluation_rows(
         list may not hold the target.
       with_marks: keep the marks, for an earlier run's model.
       everyone: these users have a row too, with target −1. Where the position is null, the row has the whole history.
-      seen_days: for each event type, for how many days an item of such an event stays out of a list; counted up to the
-        day of the target, or else the day after the last event. None: no list holds an item of the history.
+      seen_days: for each event type, for how many days an item of such an event stays out of a list. The days are counted
+        up to the day of the target, or else to the day after the last event. None: no list holds an item of the history.
     """
     if not everyone:
         histories = histories.filter(histories[position_column].is_valid())

@@ -58,8 +58,8 @@ def event_mixes(
 ) -> dict[str, Mix]:
     """The metrics that weigh the users by the type of their next event, by name.
 
-    `otto@<recall_k>` is OTTO's weighted sum of recalls; it is left out where a test lacks one of its types.
-    `objective_ndcg@<ndcg_k>` is the NDCG of the objective, with its weights; it is there only with weights.
+    `otto@<recall_k>` is OTTO's weighted sum of recalls. It is left out where a test lacks one of its types.
+    `objective_ndcg@<ndcg_k>` is the NDCG of the objective, with its weights. It is there only with weights.
 
     Args:
       target_types: int8 [users], indices into EVENT_TYPES.

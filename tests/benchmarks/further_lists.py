@@ -66,13 +66,19 @@ def between(purchases: Purchases, first: int, end: int) -> Purchases:
     return Purchases(purchases.user_ids, *(column[kept] for column in purchases[1:]))
 
 
-def companions(purchases: Purchases, methods: Mapping[str, Method], first: int, end: int) -> Iterator[Case]:
-    """Each item of a basket asks the lists of the day before for the basket's other items. The basket's mean is a case."""
+def day_by_day(
+    purchases: Purchases, methods: Mapping[str, Method], first: int, end: int
+) -> Iterator[tuple[Purchases, Purchases, dict[str, Any]]]:
+    """For each day with purchases: all purchases before it, its own, and the lists that the methods made the day before."""
     for day in range(first, end):
         before, today = between(purchases, 0, day), between(purchases, day, day + 1)
-        if not len(today.users_N):
-            continue
-        lists = {name: method(before, day - 1) for name, method in methods.items()}
+        if len(today.users_N):
+            yield before, today, {name: method(before, day - 1) for name, method in methods.items()}
+
+
+def companions(purchases: Purchases, methods: Mapping[str, Method], first: int, end: int) -> Iterator[Case]:
+    """Each item of a basket asks the lists of the day before for the basket's other items. The basket's mean is a case."""
+    for _, today, lists in day_by_day(purchases, methods, first, end):
         for user, items in baskets(today, today.sessions_N):
             if len(items) > 1:
                 ideal = IDEAL[min(K, len(items) - 1)]
@@ -84,11 +90,7 @@ def companions(purchases: Purchases, methods: Mapping[str, Method], first: int, 
 
 def repeats(purchases: Purchases, methods: Mapping[str, Method], first: int, end: int) -> Iterator[Case]:
     """Each user's list of the day before asks for what the user buys again on a day. A user's day is a case."""
-    for day in range(first, end):
-        before, today = between(purchases, 0, day), between(purchases, day, day + 1)
-        if not len(today.users_N):
-            continue
-        lists = {name: method(before, day - 1) for name, method in methods.items()}
+    for before, today, lists in day_by_day(purchases, methods, first, end):
         for user, items in baskets(today, today.days_N):
             again = np.intersect1d(items, before.items_N[before.users_N == user])
             if len(again):
@@ -98,11 +100,7 @@ def repeats(purchases: Purchases, methods: Mapping[str, Method], first: int, end
 
 def first_baskets(purchases: Purchases, methods: Mapping[str, Method], first: int, end: int) -> Iterator[Case]:
     """One list of the day before asks for the first basket of each user without a history."""
-    for day in range(first, end):
-        before, today = between(purchases, 0, day), between(purchases, day, day + 1)
-        if not len(today.users_N):
-            continue
-        lists = {name: method(before, day - 1) for name, method in methods.items()}
+    for before, today, lists in day_by_day(purchases, methods, first, end):
         for user, items in baskets(today, today.days_N):
             if not (before.users_N == user).any():
                 ideal = IDEAL[min(K, len(items))]
