@@ -95,6 +95,7 @@ def _training_run(job: Job, name: str) -> TrainingRun:
         taught=taught,
         cached=cached,
         titles=job.input(title_vectors(student.text)) if student.text else None,
+        item_features=job.input("item_features") if student.features else None,
         codes=codes,
         start=job.found,
     )
@@ -106,6 +107,8 @@ def _training_run(job: Job, name: str) -> TrainingRun:
         teacher=teacher.model,
         teacher_export=str(job.outputs[f"models/{teacher.name}"]),
         teacher_title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
+        item_features=str(job.input("item_features")) if student.features or teacher.features else None,
+        teacher_features=teacher.features,
     )
 
 

@@ -64,10 +64,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "build-side-features",
         "spark",
-        "read the features of items and users that lists use",
+        "read the features of items and users that models and lists use",
         parts=parts.side_feature_parts,
         when=lambda config: bool(side_features(config)),
-        otherwise="no rule of recommend.policy reads a feature, and popular_items has no categories and segments",
+        otherwise="no model and no rule of recommend.policy reads a feature, and popular_items has no categories and segments",
     ),
     Stage(
         "build-products",

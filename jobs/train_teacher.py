@@ -134,6 +134,8 @@ def _training_run(job: Job) -> TrainingRun:
         train=warm_training(config, config.training.resolve(teacher.train), job.found),
         seed=config.seed if teacher.seed is None else teacher.seed,
         title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
+        item_features=str(job.input("item_features")) if teacher.features else None,
+        features=teacher.features,
         statistics=str(job.input("item_statistics")),
         event_weights=config.objective.event_weights,
         **run_options(job.found),

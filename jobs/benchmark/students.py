@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jobs.pipeline import STAGES, stage_named
 from jobs.runtime.console import say
-from jobs.runtime.names import FEATURES, item_codes, teacher_models, title_vectors
+from jobs.runtime.names import FEATURES, item_codes, model_features, teacher_models, title_vectors
 from jobs.runtime.published import Features, published
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Part, Stage
@@ -166,7 +166,7 @@ def _part(student: Student, teachers: Teachers) -> Part:
     if taught:
         values |= {"teacher": student.arm.teacher, "distillation": own.distillation}
         values["weights"] = [weight for _, weight in teachers.models]
-    needs = [*FEATURES, *([title_vectors(trained.text)] if trained.text else [])]
+    needs = [*FEATURES, *([title_vectors(trained.text)] if trained.text else []), *model_features(trained)]
     needs += item_codes(trained.model) if trained.model.codes else ()
     needs += teachers.needs if taught else ()
     return Part((student.model,), tuple(needs), values=values, subject=(student, teachers))

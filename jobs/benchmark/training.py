@@ -46,6 +46,7 @@ def _training_run(job: Job) -> TrainingRun:
         taught=taught,
         cached=teachers.models if taught else [],
         titles=job.input(title_vectors(settings.text)) if settings.text else None,
+        item_features=job.input("item_features") if settings.features else None,
         codes=[job.input(table) for table in item_codes(settings.model)] if settings.model.codes else None,
     )
     stand_in = student.arm.teacher if student.arm.teacher in STAND_INS else ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from kdlib.config.models import ModelConfig
+from kdlib.config.models import ModelConfig, StudentConfig, TeacherConfig
 from kdlib.config.run import RunConfig
 from kdlib.config.text import TextConfig
 from kdlib.store.fingerprint import fingerprint_of
@@ -64,6 +64,11 @@ def policy_features(config: RunConfig) -> tuple[str, ...]:
     return (*(["item_features"] if reads_items else []), *(["user_features"] if policy.segments else []))
 
 
+def model_features(*readers: TeacherConfig | StudentConfig) -> tuple[str, ...]:
+    """The table of the item features, where one of these models reads features."""
+    return ("item_features",) if any(reader.features for reader in readers) else ()
+
+
 def group_features(config: RunConfig) -> tuple[str, ...]:
     """The tables whose categories and segments have lists of popular items of their own."""
     users = config.input.users
@@ -74,8 +79,9 @@ def group_features(config: RunConfig) -> tuple[str, ...]:
 
 
 def side_features(config: RunConfig) -> list[str]:
-    """The tables of item features and user features that a list needs."""
-    return sorted({*policy_features(config), *group_features(config)})
+    """The tables of item features and user features that a list or a model needs."""
+    needed = (*policy_features(config), *group_features(config), *model_features(*config.teachers, config.student))
+    return sorted(set(needed))
 
 
 def logged_queries(config: RunConfig) -> Iterable[str]:

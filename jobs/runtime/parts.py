@@ -10,6 +10,7 @@ from jobs.runtime.names import (
     group_features,
     item_codes,
     lists_of,
+    model_features,
     models_of,
     policy_features,
     side_features,
@@ -106,7 +107,13 @@ def teacher_parts(config: RunConfig) -> Iterator[Part]:
             "seed": config.seed if teacher.seed is None else teacher.seed,
         }
         for fold, model in enumerate(teacher.models):
-            yield Part((model,), (*FEATURES, *vectors_of(teacher.text)), settings, values, subject=(teacher, fold))
+            yield Part(
+                (model,),
+                (*FEATURES, *vectors_of(teacher.text), *model_features(teacher)),
+                settings,
+                values,
+                subject=(teacher, fold),
+            )
 
 
 def target_parts(config: RunConfig) -> Iterator[Part]:
@@ -130,6 +137,7 @@ def student_parts(config: RunConfig) -> Iterator[Part]:
     student, joint = config.student, config.distillation.mode == "joint"
     needs = (*FEATURES, *vectors_of(student.text), *(item_codes(student.model) if student.model.codes else ()))
     needs += () if joint else ("teacher_targets", *teacher_models(config))
+    needs += model_features(student, *(config.teachers if joint else ()))
     settings = (*TRAINING, "features.split", "objective", "student", "-student.train", "-student.control")
     taught = {"train": config.training.resolve(student.train)}
     if joint:

@@ -48,6 +48,7 @@ def student_run(
     taught: bool,
     cached: Sequence[tuple[str, float]] = (),
     titles: Path | None = None,
+    item_features: Path | None = None,
     codes: Sequence[Path] | None = None,
     start: Start | None = None,
 ) -> TrainingRun:
@@ -62,6 +63,7 @@ def student_run(
       taught: whether the student has teachers.
       cached: (model folder, weight) of the teachers whose hidden states lie in the training files.
       titles: folder of the title vectors, where `student.text` asks for them.
+      item_features: folder of the item features, where `student.features` names some.
       codes: folders of the item codes and of the codebooks, where `student.model.codes` asks for them.
       start: the earlier model that the student starts from.
     """
@@ -80,6 +82,8 @@ def student_run(
         train=train,
         seed=seed,
         title_vectors=None if titles is None else str(titles),
+        item_features=None if item_features is None else str(item_features),
+        features=student.features,
         cached=list(cached),
         targets=config.distillation.targets if taught else "hidden",
         statistics=str(statistics),

@@ -41,8 +41,8 @@ class ModelConfig(Section):
     dropout: Fraction = 0.2
     """Share of the values that a training step sets to 0, in embeddings and inside the layers."""
     item_dropout: Fraction = 0.0
-    """Models with `text` only: share of the items whose own embedding a training step leaves out. The model learns to use
-    the titles, which are all it has of items without training interactions."""
+    """Models with `text` or `features` only: share of the items whose own embedding a training step leaves out. The model learns
+    to use titles and features, which are all it has of items without training interactions."""
     tied: bool = True
     """true: the input embeddings also score the items. false: an output matrix and bias of their own score them."""
     session_flag: bool = False
@@ -127,17 +127,20 @@ class TeacherConfig(Section):
     name: Name
     """Name of the teacher, also of its published model."""
     rules: RulesConfig | None = None
-    """Count rules instead of training a model; needs `distillation.targets: sampled`. `model`, `text`, `train`, `seed` and
-    `folds` do not apply: at a training position, rules leave out the counts of the position's own window."""
+    """Count rules instead of training a model; needs `distillation.targets: sampled`. `model`, `text`, `features`,
+    `train`, `seed` and `folds` do not apply: at a training position, rules leave out the counts of the position's own window."""
     function: str | None = None
     """Ask a callable of your own instead of training a model: `my_shop.scores:score`, a module and a name in it
     (`kdlib.models.function` says what it gets and returns). The module must be installed, or importable from the folder where
-    distilrec is started. Needs `distillation.targets: sampled`. `model`, `text`, `train`, `seed` and `folds` do not apply. An
-    edit of the module's source makes its stages stale; a change of other files that it reads does not."""
+    distilrec is started. Needs `distillation.targets: sampled`. `model`, `text`, `features`, `train`, `seed` and `folds` do not
+    apply. An edit of the module's source makes its stages stale; a change of other files that it reads does not."""
     model: ModelConfig = ModelConfig(dim=128, layers=2, heads=2)
     """Kind and size of the model."""
     text: TextConfig | None = None
     """Read product titles: the projected title vector is added to the item embedding."""
+    features: tuple[str, ...] = ()
+    """Read these features of the items, of `input.catalogue.features`: what the model learns about their values is added to the
+    item embedding."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of this teacher in the weighted mean of the teachers' scores. The shares are scaled to sum to 1."""
     train: dict[str, Any] = Field(default_factory=dict)
@@ -164,7 +167,7 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _only_models_learn(self) -> "TeacherConfig":
-        learnt = ("model", "text", "train", "seed", "folds")
+        learnt = ("model", "text", "features", "train", "seed", "folds")
         defaults = {name: TeacherConfig.model_fields[name].get_default(call_default_factory=True) for name in learnt}
         set_too = [name for name in learnt if getattr(self, name) != defaults[name]]
         if not self.is_trained and set_too:
@@ -203,6 +206,8 @@ class StudentConfig(Section):
     text: TextConfig | None = None
     """Read product titles during training. The export folds the titles into the item table: the published student needs no
     text encoder and is no larger."""
+    features: tuple[str, ...] = ()
+    """Read these features of the items during training, as a teacher does. The export folds them in, too."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of `training.defaults` that differ for the student."""
     size: Literal["given", "small", "base", "large", "auto"] = "given"

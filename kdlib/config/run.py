@@ -5,7 +5,7 @@ Paths may hold environment variables (`${SHOP_DATA}/events`). A variable that is
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -89,13 +89,14 @@ class RunConfig(Section):
         self._size_is_of_the_recipe()
         self._size_can_be_chosen()
         self._codes_have_teachers()
-        self._item_dropout_has_titles()
+        self._item_dropout_has_content()
         self._batches_divide_among_workers()
         self._targets_fit_the_teachers()
         self._text_batches_divide_among_workers()
         self._text_has_titles()
         self._codes_stand_without_text()
         self._policy_reads_features()
+        self._models_read_features()
         return self
 
     def _teachers_have_names_of_their_own(self) -> None:
@@ -183,12 +184,32 @@ class RunConfig(Section):
         if self.student.model.codes and self.distillation.mode == "joint":
             raise ValueError("student.model.codes are learnt from trained teachers: set distillation.mode to offline")
 
-    def _item_dropout_has_titles(self) -> None:
-        for where, reader in [(teacher.name, teacher) for teacher in self.teachers] + [("student", self.student)]:
-            if reader.model.item_dropout and not reader.text:
+    def _readers(self) -> Iterator[tuple[str, TeacherConfig | StudentConfig]]:
+        """Teachers and student, each with its name."""
+        yield from ((teacher.name, teacher) for teacher in self.teachers)
+        yield "student", self.student
+
+    def _item_dropout_has_content(self) -> None:
+        for where, reader in self._readers():
+            if reader.model.item_dropout and not (reader.text or reader.features):
                 raise ValueError(
-                    f"{where}: model.item_dropout {reader.model.item_dropout:g} needs titles, because a dropped item"
-                    " is known by its title alone: add text, or leave item_dropout out"
+                    f"{where}: model.item_dropout {reader.model.item_dropout:g} needs titles or features, because a"
+                    " dropped item is known by them alone: add text or features, or leave item_dropout out"
+                )
+
+    def _models_read_features(self) -> None:
+        known = self.input.item_features
+        for where, reader in self._readers():
+            if len(set(reader.features)) < len(reader.features):
+                raise ValueError(f"{where}.features must be distinct, found {', '.join(reader.features)}")
+            if unknown := [name for name in reader.features if name not in known]:
+                raise ValueError(
+                    f"{where}.features: there is no feature {unknown[0]!r}, found {', '.join(known) or 'none'} in"
+                    " input.catalogue.features. Add the column there, with its kind"
+                )
+            if reader.features and reader.model.codes:
+                raise ValueError(
+                    f"{where}.features need an item table to be folded into, and model.codes replaces it: leave one out"
                 )
 
     def _batches_divide_among_workers(self) -> None:

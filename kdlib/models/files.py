@@ -17,7 +17,8 @@ from torch import Tensor
 
 from kdlib.errors import ModelError
 from kdlib.models.function import ScoringFunction, function_from_state, function_state
-from kdlib.models.new_items import NearestTitles, with_new_items
+from kdlib.models.item_values import ItemValues
+from kdlib.models.new_items import NearestItems, with_new_items
 from kdlib.models.rules import SequentialRules, rules_from_state, rules_state
 from kdlib.models.sequence import SequenceModel
 
@@ -32,17 +33,25 @@ ITEM_TABLES = ("item_embedding", "output_embedding", "output_bias", "code_tables
 
 
 def foldable(model: SequenceModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with projected titles folded into the item table, new items included. Serving then needs no text encoder."""
+    """The weights with what the model learnt about titles and features folded into the item table, new items included.
+
+    Serving then needs no text encoder and no features.
+    """
     state = {
         name: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous()
         for name, value in state.items()
     }
-    projection = state.pop("text_projection.weight", None)
-    if projection is not None:
-        text_VE = model.get_buffer("text_vectors_VE").float().cpu()
-        own_VD = state["item_embedding"] * model.get_buffer("trained_V").cpu()[:, None]
-        nearest = NearestTitles(*(part.cpu() for part in model.nearest_titles()))
-        state["item_embedding"] = with_new_items(own_VD + text_VE @ projection.T, nearest)
+    projection_DE, table_FD = (state.pop(name, None) for name in ("text_projection.weight", "value_embedding"))
+    if model.reads_content:
+        vectors_VD = state["item_embedding"] * model.get_buffer("trained_V").cpu()[:, None]
+        if projection_DE is not None:
+            vectors_VD = vectors_VD + model.get_buffer("text_vectors_VE").float().cpu() @ projection_DE.T
+        if table_FD is not None:
+            values = ItemValues(*(part.cpu() for part in model.item_values()))
+            vectors_VD = vectors_VD + values.sums(table_FD)
+        state["item_embedding"] = with_new_items(
+            vectors_VD, NearestItems(*(part.cpu() for part in model.nearest_items()))
+        )
     return state
 
 
@@ -71,7 +80,7 @@ def save_model(
 
     Args:
       folder: an existing folder.
-      model: for its options and its text vectors.
+      model: for its options and its content.
       state: full weights, for instance gathered from a ZeRO engine.
       facts: metadata: vocabulary hash and version, metrics, seed.
       export: how matrices are stored. Vectors (norms, biases) stay float32.

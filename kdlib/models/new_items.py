@@ -1,10 +1,11 @@
-"""Vectors for new items, which have no training interactions: the mean over the known items with the nearest titles.
+"""Vectors for new items, which have no training interactions: the mean over the known items with the nearest content.
 
-The projected title alone is a vector too. But it is less specific than the vector of a known item, so its scores are hardly
+The content of an item is its title and the values of its features. What a model learns about them is a vector too. But it is less specific than the vector of a known item, so its scores are hardly
 ever high enough for a list. The mean over neighbours consists of vectors that score high enough. It is the k-nearest-neighbour
 mapping of Gantner et al., "Learning Attribute-to-Feature Mappings for Cold-Start Recommendations", ICDM 2010.
 
-Shapes: V items, N of them new, K neighbours of each, E width of a title vector, D width of an item vector.
+Shapes: V items, N of them new, K neighbours of each, E width of a title vector, F values of features, D width of an item
+vector.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from kdlib.models.item_values import ItemValues
 
 NEIGHBOURS = 20
 """Neighbours of a new item. Chosen on validation items of Amazon Beauty, like `SHARPNESS`."""
@@ -21,8 +24,8 @@ _CELLS = 1 << 24
 """Cosines that are computed at a time: 64 MiB of float32."""
 
 
-class NearestTitles(NamedTuple):
-    """Neighbours of the new items. It leaves out items without a title, and all items if no known item has a title."""
+class NearestItems(NamedTuple):
+    """Neighbours of the new items. It leaves out items without content, and all items if no known item has content."""
 
     new_N: Tensor
     """int64 item indices."""
@@ -32,28 +35,47 @@ class NearestTitles(NamedTuple):
     """float32, weights of the neighbours. Rows sum to 1."""
 
 
-def nearest_titles(titles_VE: Tensor, known_V: Tensor) -> NearestTitles:
-    """Each new item's neighbours by the cosine of title vectors, in an exact search.
+def nearest_items(known_V: Tensor, titles_VE: Tensor | None, values: ItemValues | None = None) -> NearestItems:
+    """Each new item's neighbours by the cosine of their content, in an exact search.
+
+    The cosine is that of the title vector, scaled to length 1, beside the features' values, scaled to length 1. Rare values
+    count more than frequent ones.
 
     Args:
-      titles_VE: float. A row of zeros is an item without a title.
       known_V: bool, the items with training interactions.
+      titles_VE: float. A row of zeros is an item without a title.
+      values: of the items' features.
     """
-    titled_V = (titles_VE != 0).any(1)
-    known_K, new_N = ((titled_V & which_V).nonzero()[:, 0] for which_V in (known_V, ~known_V))
+    unit_VE = None if titles_VE is None else F.normalize(titles_VE.float(), dim=1)
+    unit_VF = None if values is None else values.rare_count_more()
+    parts_V = torch.zeros(len(known_V), device=known_V.device)
+    if unit_VE is not None:
+        parts_V += (unit_VE != 0).any(1)
+    if unit_VF is not None:
+        parts_V += torch.zeros_like(parts_V).index_fill_(0, unit_VF.indices()[0], 1.0)
+    known_K, new_N = (((parts_V > 0) & which_V).nonzero()[:, 0] for which_V in (known_V, ~known_V))
     if not len(known_K):
         new_N = new_N[:0]
-    count = min(NEIGHBOURS, len(known_K))
-    unit_KE = F.normalize(titles_VE[known_K].float(), dim=1)
     found = [
-        (F.normalize(titles_VE[part].float(), dim=1) @ unit_KE.T).topk(count, dim=1)
-        for part in new_N.split(max(1, _CELLS // max(len(known_K), 1)))
-    ]
+        (_products(part, known_K, unit_VE, unit_VF) / (parts_V[part, None] * parts_V[known_K]).sqrt())
+        .topk(min(NEIGHBOURS, len(known_K)), dim=1)
+        for part in new_N.split(max(1, _CELLS // len(known_V)))
+    ]  # fmt: skip
     cosines_NK, places_NK = (torch.cat([one[part] for one in found]) for part in range(2))
-    return NearestTitles(new_N, known_K[places_NK], torch.softmax(SHARPNESS * cosines_NK, 1))
+    return NearestItems(new_N, known_K[places_NK], torch.softmax(SHARPNESS * cosines_NK, 1))
 
 
-def with_new_items(vectors_VD: Tensor, nearest: NearestTitles) -> Tensor:
+def _products(part_N: Tensor, known_K: Tensor, unit_VE: Tensor | None, unit_VF: Tensor | None) -> Tensor:
+    """The products of the content of some items with that of the known items: float32 [N, K]."""
+    products_NK = torch.zeros(len(part_N), len(known_K), device=known_K.device)
+    if unit_VE is not None:
+        products_NK += unit_VE[part_N] @ unit_VE[known_K].T
+    if unit_VF is not None:
+        products_NK += torch.sparse.mm(unit_VF, unit_VF.index_select(0, part_N).to_dense().T)[known_K].T
+    return products_NK
+
+
+def with_new_items(vectors_VD: Tensor, nearest: NearestItems) -> Tensor:
     """The item vectors, where each new item has the weighted mean of its neighbours' vectors."""
     if not len(nearest.new_N):
         return vectors_VD

@@ -1,7 +1,7 @@
 """Next-item models over item sequences: LSTM, GRU and causal Transformer. Students and teachers differ in size only.
 
 Shapes: B sequences, L length, C columns of the context, V items. D item-embedding width, H width of the layers, W scoring
-width, E text width. M codes an item, S codewords a table, d width of a codeword, N items to look up.
+width, E text width, F values of features. M codes an item, S codewords a table, d width of a codeword, N items to look up.
 
 Sequences are right-padded. Every model is causal, so padding never reaches a real position and needs no mask. A model maps
 items to *hidden states*, and `head` gives the matrix that turns them into scores. Losses and top-k then work block by
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlib.models.codes import compose
+from kdlib.models.item_values import ItemValues
 from kdlib.models.layers import INITIAL_STANDARD_DEVIATION, Transformer
-from kdlib.models.new_items import NearestTitles, nearest_titles, with_new_items
+from kdlib.models.new_items import NearestItems, nearest_items, with_new_items
 from kdlib.store.tables import CONTEXT
 
 COLUMNS = tuple(CONTEXT)
@@ -45,20 +46,22 @@ class SequenceModel(nn.Module):
       inputs: other columns of the context that the model reads with each item: `event_type`, `time_gap`.
       block: the blocks of a Transformer, see `kdlib.models.layers`.
       max_length: longest sequence, which is the number of positions of a Transformer.
-      text_vectors_VE: float text vectors, not trained. The model adds them, projected, to the item embeddings. The export
-        folds them into the item table.
-      trained_V: with text vectors: bool, the items that occur in training. The others have no own embedding: it would only
-        learn that the item never comes. In training such an item is its projected text vector. In evaluation mode it is the
-        mean of the items with the nearest titles, see `kdlib.models.new_items`.
-      item_dropout: with text vectors: share of the items whose own embedding a training step leaves out, chosen anew in each
-        step. The text then learns to stand for an item alone ("DropoutNet", Volkovs et al. 2017, section 4.2).
+      text_vectors_VE: float vectors of the titles, and of features that are vectors, side by side; not trained. The model adds
+        them, projected, to the item embeddings. The export folds them into the item table.
+      item_values: values of the items' features. The model adds an embedding of each value to the item embeddings, and the
+        export folds them in as well. Text vectors and values together are the *content* of an item.
+      trained_V: with content: bool, the items that occur in training. The others have no own embedding: it would only learn
+        that the item never comes. In training such an item is what the model learns about its content. In evaluation mode it
+        is the mean of the items with the nearest content, see `kdlib.models.new_items`.
+      item_dropout: with content: share of the items whose own embedding a training step leaves out, chosen anew in each step.
+        The content then learns to stand for an item alone ("DropoutNet", Volkovs et al. 2017, section 4.2).
       codes: `{"kind": "residual" | "product", "count": M, "size": S}`. Item vectors are then made from code tables [M, S, d]
         and each item's codes (`kdlib.models.codes`). The width d is D, or D / M for product codes.
       codes_VM: uint8, the codes of each item. None: zeros, which loaded weights replace.
       code_tables_MSd: float, start of the code tables. None: random.
 
     Raises:
-      ValueError: an unknown input, a block of a Transformer in a recurrent model, codes together with text vectors or with
+      ValueError: an unknown input, a block of a Transformer in a recurrent model, codes together with content or with
         `tied=False`, or codes or code tables of a wrong shape.
     """
 
@@ -78,6 +81,7 @@ class SequenceModel(nn.Module):
         block: Literal["prenorm", "bsarec"] = "prenorm",
         max_length: int = 50,
         text_vectors_VE: Tensor | None = None,
+        item_values: ItemValues | None = None,
         trained_V: Tensor | None = None,
         item_dropout: float = 0.0,
         codes: dict[str, Any] | None = None,
@@ -110,13 +114,17 @@ class SequenceModel(nn.Module):
         self.code_tables: nn.Parameter | None = None
         if codes is None:
             self.item_embedding = _normal(num_items, dim)
-        elif not tied or text_vectors_VE is not None:
-            raise ValueError("codes stand for the whole tied item table: they exclude tied=False and text vectors")
+        elif not tied or text_vectors_VE is not None or item_values is not None:
+            raise ValueError(
+                "codes stand for the whole tied item table: they exclude tied=False, text vectors and values"
+            )
         else:
             self._set_codes(codes, codes_VM, code_tables_MSd)
         self.text_projection: nn.Linear | None = None
-        if text_vectors_VE is not None:
-            self._set_text(text_vectors_VE, trained_V)
+        self.value_embedding: nn.Parameter | None = None
+        self.reads_content = text_vectors_VE is not None or item_values is not None
+        if self.reads_content:
+            self._set_content(text_vectors_VE, item_values, trained_V)
         self.session_embedding = nn.Embedding(2, dim) if session_flag else None
         if self.session_embedding is not None:
             nn.init.normal_(self.session_embedding.weight, std=INITIAL_STANDARD_DEVIATION)
@@ -144,13 +152,18 @@ class SequenceModel(nn.Module):
         self.code_tables = nn.Parameter(start_MSd.clone())
         self.register_buffer("codes_VM", held_VM)
 
-    def _set_text(self, text_vectors_VE: Tensor, trained_V: Tensor | None) -> None:
-        self.register_buffer("text_vectors_VE", text_vectors_VE.float(), persistent=False)
-        self.text_projection = nn.Linear(text_vectors_VE.shape[1], self.dim, bias=False)
-        nn.init.normal_(self.text_projection.weight, std=INITIAL_STANDARD_DEVIATION)
-        known_V = torch.ones(self.num_items, dtype=torch.bool) if trained_V is None else trained_V
-        self.register_buffer("trained_V", known_V, persistent=False)
-        for name, value in nearest_titles(text_vectors_VE, known_V)._asdict().items():
+    def _set_content(self, text_VE: Tensor | None, values: ItemValues | None, trained_V: Tensor | None) -> None:
+        buffers: dict[str, Tensor] = {}
+        if text_VE is not None:
+            buffers["text_vectors_VE"] = text_VE.float()
+            self.text_projection = nn.Linear(text_VE.shape[1], self.dim, bias=False)
+            nn.init.normal_(self.text_projection.weight, std=INITIAL_STANDARD_DEVIATION)
+        if values is not None:
+            buffers |= values._asdict()
+            self.value_embedding = _normal(len(values.items_F), self.dim)
+        buffers["trained_V"] = torch.ones(self.num_items, dtype=torch.bool) if trained_V is None else trained_V
+        buffers |= nearest_items(buffers["trained_V"], text_VE, values)._asdict()
+        for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
     def _set_layers(
@@ -176,26 +189,34 @@ class SequenceModel(nn.Module):
         self.output_bias = None if self.tied else nn.Parameter(torch.zeros(self.num_items))
 
     def item_vectors(self) -> Tensor:
-        """The item vectors float [V, D], projected text included.
+        """The item vectors float [V, D], what the model learnt about the items' content included.
 
         In training mode, `item_dropout` leaves out the own embeddings of some items. In evaluation mode, an item without
-        training interactions is the mean of the items with the nearest titles.
+        training interactions is the mean of the items with the nearest content.
         """
         if self.code_tables is not None:
             return compose(self.code_tables, self.get_buffer("codes_VM"), width=self.dim)
-        if self.text_projection is None:
+        if not self.reads_content:
             return self.item_embedding
-        text_VE = self.get_buffer("text_vectors_VE")
-        text_VD = F.linear(text_VE, self.text_projection.weight.to(text_VE.dtype)).to(self.item_embedding.dtype)
         own_V = self.get_buffer("trained_V")
         if self.training and self.item_dropout:
             own_V = own_V & (torch.rand(len(own_V), device=own_V.device) >= self.item_dropout)
-        vectors_VD = self.item_embedding * own_V[:, None] + text_VD
-        return vectors_VD if self.training else with_new_items(vectors_VD, self.nearest_titles())
+        vectors_VD = self.item_embedding * own_V[:, None]
+        if self.text_projection is not None:
+            text_VE = self.get_buffer("text_vectors_VE")
+            text_VD = F.linear(text_VE, self.text_projection.weight.to(text_VE.dtype))
+            vectors_VD = vectors_VD + text_VD.to(vectors_VD.dtype)
+        if self.value_embedding is not None:
+            vectors_VD = vectors_VD + self.item_values().sums(self.value_embedding)
+        return vectors_VD if self.training else with_new_items(vectors_VD, self.nearest_items())
 
-    def nearest_titles(self) -> NearestTitles:
-        """The neighbours of items without training interactions, for a model with text vectors."""
-        return NearestTitles(*map(self.get_buffer, NearestTitles._fields))
+    def item_values(self) -> ItemValues:
+        """The values of the items' features, for a model that reads them."""
+        return ItemValues(*map(self.get_buffer, ItemValues._fields))
+
+    def nearest_items(self) -> NearestItems:
+        """The neighbours of items without training interactions, for a model with content."""
+        return NearestItems(*map(self.get_buffer, NearestItems._fields))
 
     def head(self, item_vectors_VD: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scoring matrix float [V, W] and bias float [V] or None: `scores = hidden @ matrix.T + bias`."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kdlib.data.windows import list_array
 from kdlib.models.codes import compose, encode, explained_variance, product_codes, residual_codes
-from kdlib.models.new_items import nearest_titles, with_new_items
+from kdlib.models.new_items import nearest_items, with_new_items
 from kdlib.store import tables
 from kdlib.teachers.item_space import item_space
 
@@ -70,7 +70,7 @@ def learn_item_codes(
     vectors_VD[~known_V] = 0.0  # zero is the mean of the known items
     titled_V = torch.zeros_like(known_V)
     if titles_VE is not None:
-        nearest = nearest_titles(torch.tensor(titles_VE), known_V)
+        nearest = nearest_items(known_V, torch.tensor(titles_VE))
         vectors_VD = with_new_items(vectors_VD, nearest)
         titled_V[nearest.new_N] = True
     sources_V = np.select([known_V.numpy(), titled_V.numpy()], [0, 1], 2)

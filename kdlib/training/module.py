@@ -126,8 +126,8 @@ class NextItemTraining(nn.Module):
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of one batch, summed over its real positions. A position's weight scales all terms, the teachers' too.
 
-        For a model that reads titles and has no teacher, only the items of the training data compete. A new item would always
-        be a negative, and the model would learn that its title means "never". A student with teachers learns from them how
+        For a model that reads titles or features and has no teacher, only the items of the training data compete. A new item
+        would always be a negative, and the model would learn that its title means "never". A student with teachers learns from them how
         likely a new item is.
         """
         student, targets_T, weights_T = _scored(self.student, batch), batch.targets_T, batch.weights_T
@@ -136,7 +136,7 @@ class NextItemTraining(nn.Module):
         if self.teacher is not None:
             whole = _scored(self.teacher, batch)
             own, own_targets_T = whole, batch.targets_T
-            if _scores_titles(self.teacher):
+            if _scores_content(self.teacher):
                 own, own_targets_T = self._competing(whole, batch.targets_T)
             teacher_loss = cross_entropy_and_kl(own, own_targets_T, weights_T=weights_T, dtype=self.dtype)
             detached = Scored(*(None if part is None else part.detach() for part in whole))  # type: ignore[arg-type]
@@ -162,9 +162,9 @@ class NextItemTraining(nn.Module):
         return StepLoss(loss.total, loss.ce, loss.kl, torch.zeros_like(loss.ce), loss.correct)
 
     def _restrict(self) -> None:
-        """Note which items the training data have, if a model scores items by titles and some items are new."""
+        """Note which items the training data have, if a model scores items by their content and some items are new."""
         models = [model for model in (self.student, self.teacher) if model is not None]
-        trained = [model.get_buffer("trained_V") for model in models if _scores_titles(model)]
+        trained = [model.get_buffer("trained_V") for model in models if _scores_content(model)]
         trained_V = trained[0] if trained and not trained[0].all() else None
         self.candidates_C: Tensor | None
         self.place_V: Tensor | None
@@ -264,9 +264,9 @@ class NextItemTraining(nn.Module):
         return Teachers(scored, self.kl_weight, self.temperature)
 
 
-def _scores_titles(model: SequenceModel) -> bool:
-    """Whether the title of an item is part of its scoring vector."""
-    return model.tied and model.text_projection is not None
+def _scores_content(model: SequenceModel) -> bool:
+    """Whether the title or the features of an item are part of its scoring vector."""
+    return model.tied and model.reads_content
 
 
 def _scored(model: SequenceModel, batch: Batch) -> Scored:

@@ -25,11 +25,16 @@ class TrainingRun:
     """Folder of the item statistics: which items occur in training, and how often."""
     title_vectors: str | None = None
     """Folder of the title vectors that the model adds to its item embeddings."""
+    item_features: str | None = None
+    """Folder of the item features; None where no model of this run reads any."""
+    features: tuple[str, ...] = ()
+    """The features that the model reads."""
     teacher: ModelConfig | None = None
     """Joint mode: the teacher that is trained in the same engine."""
     teacher_export: str | None = None
     """Joint mode: folder for the finished teacher."""
     teacher_title_vectors: str | None = None
+    teacher_features: tuple[str, ...] = ()
     start: str | None = None
     """Folder of an earlier model whose weights this one starts from."""
     warm_nights: int = 0

@@ -3,6 +3,7 @@
 Shapes: V items, E text width, M codes an item, S codewords a table, d their width.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kdlib.models.files import load_model, serves
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.warm import start_from
 from kdlib.teachers.item_codes import read_item_codes
+from kdlib.teachers.item_features import read_item_features
 from kdlib.teachers.item_space import start_item_table
 from kdlib.teachers.text import read_title_vectors
 from kdlib.training.engine import scoring_dtype
@@ -32,13 +34,19 @@ def training_module(
     torch.manual_seed(run.seed)
     counts_V, in_windows_V = item_counts(run.statistics) if spec.without_fold is None else _counts_outside(spec)
     trained_V = torch.from_numpy(in_windows_V > 0)
-    build = partial(build_model, trained_V=trained_V, num_items=spec.num_items, max_length=training.max_length)
-    student = build(run.model, run.title_vectors, codes=run.codes)
+    build = partial(
+        build_model,
+        item_features=run.item_features,
+        trained_V=trained_V,
+        num_items=spec.num_items,
+        max_length=training.max_length,
+    )
+    student = build(run.model, run.title_vectors, run.features, codes=run.codes)
     if run.start is not None:
         start_from(student, load_model(Path(run.start))[0])
     elif run.item_start == "teachers":
         start_item_table(student, *_heads(run, spec.num_items), trained_V, seed=run.seed)
-    teacher = None if run.teacher is None else build(run.teacher, run.teacher_title_vectors)
+    teacher = None if run.teacher is None else build(run.teacher, run.teacher_title_vectors, run.teacher_features)
     return NextItemTraining(
         student,
         teacher=teacher,
@@ -55,7 +63,9 @@ def training_module(
 def build_model(
     model: ModelConfig,
     title_vectors: str | None,
+    features: Sequence[str] = (),
     *,
+    item_features: str | None = None,
     trained_V: Tensor,
     num_items: int,
     max_length: int,
@@ -66,17 +76,27 @@ def build_model(
     Args:
       model: its settings.
       title_vectors: folder of the title vectors that it reads.
+      features: the item features that it reads.
+      item_features: their folder.
       trained_V: bool; the items with training interactions.
       num_items: V.
       max_length: longest window.
       codes: folders of the item codes and of the codebooks.
     """
-    vectors = None if title_vectors is None else torch.from_numpy(read_title_vectors(Path(title_vectors)))
+    vectors, values = [], None
+    if title_vectors is not None:
+        vectors.append(torch.from_numpy(read_title_vectors(Path(title_vectors))))
+    if features:
+        assert item_features is not None, "the job hands in the folder of the features"
+        read = read_item_features(Path(item_features), features, num_items=num_items)
+        values, more = read.values, read.vectors_VE
+        vectors += [] if more is None else [more]
     codes_VM, tables_MSd = (None, None) if codes is None else read_item_codes(Path(codes[0]), Path(codes[1]))
     return SequenceModel(
         num_items=num_items,
         max_length=max_length,
-        text_vectors_VE=vectors,
+        text_vectors_VE=torch.cat(vectors, 1) if vectors else None,
+        item_values=values,
         trained_V=trained_V,
         codes_VM=codes_VM,
         code_tables_MSd=tables_MSd,

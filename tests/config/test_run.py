@@ -160,9 +160,22 @@ def test_the_smallest_config_has_every_default(load):
         (SMALLEST + "student: {model: {dim: 10, heads: 3}}\n", "student.model: width 10 is not a multiple of heads 3"),
         (
             SMALLEST + "student: {model: {item_dropout: 0.3}}\n",
-            "student: model.item_dropout 0.3 needs titles.*: add text",
+            "student: model.item_dropout 0.3 needs titles or features.*: add text or features",
         ),
         (SMALLEST + "teachers: [{name: a, model: {item_dropout: 0.3}}]\n", "a: model.item_dropout 0.3 needs titles"),
+        (
+            SMALLEST + "student: {features: [brand, size]}\n",
+            "student.features: there is no feature 'size', found category, brand, .* in input.catalogue.features",
+        ),
+        (SMALLEST + "teachers: [{name: a, features: [brand, brand]}]\n", "a.features must be distinct, found brand, brand"),
+        (
+            SMALLEST + "student: {features: [brand], model: {codes: {}}}\n",
+            "student.features need an item table .*model.codes replaces it: leave one out",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, rules: {}, features: [brand]}]\ndistillation: {targets: sampled}\n",
+            "rules are counted, not trained. Remove features",
+        ),
         (SMALLEST + "student: {train: {epoch: 3}}\n", "student.train: unknown key epoch"),
         (SMALLEST + "student: {control: {train: {epoch: 3}}}\n", "student.control.train: unknown key epoch"),
         (SMALLEST + "student: {control: {dropout: 1}}\n", "student.control.dropout: .*less than 1"),

@@ -2,15 +2,15 @@
 
 import torch
 
-from kdlib.models.new_items import NEIGHBOURS, SHARPNESS, nearest_titles, with_new_items
+from kdlib.models.new_items import NEIGHBOURS, SHARPNESS, nearest_items, with_new_items
 
 
-def test_neighbours_are_the_nearest_titles_of_known_items() -> None:
+def test_neighbours_are_the_nearest_items_of_known_items() -> None:
     """Neighbours, their weights and the mean vector agree with a plain loop over cosines."""
     generator = torch.Generator().manual_seed(1)
     titles_VE, known_V = torch.randn(90, 6, generator=generator), torch.arange(90) % 3 > 0
     vectors_VD = torch.randn(90, 4, generator=generator)
-    nearest = nearest_titles(titles_VE, known_V)
+    nearest = nearest_items(known_V, titles_VE)
     assert nearest.new_N.tolist() == list(range(0, 90, 3))
     made_VD = with_new_items(vectors_VD, nearest)
     assert torch.equal(made_VD[known_V], vectors_VD[known_V])
@@ -30,20 +30,20 @@ def test_few_titles_or_none() -> None:
     titles_VE[4] = 0.0  # new, untitled
     known_V = torch.tensor([True, True, True, False, False])
     vectors_VD = torch.arange(10.0).view(5, 2)
-    made_VD = with_new_items(vectors_VD, nearest_titles(titles_VE, known_V))
+    made_VD = with_new_items(vectors_VD, nearest_items(known_V, titles_VE))
     torch.testing.assert_close(made_VD[3], (vectors_VD[0] + vectors_VD[2]) / 2)
     for same in (0, 1, 2, 4):
         assert torch.equal(made_VD[same], vectors_VD[same])
-    untitled_VD = with_new_items(vectors_VD, nearest_titles(titles_VE, torch.arange(5) == 1))
+    untitled_VD = with_new_items(vectors_VD, nearest_items(torch.arange(5) == 1, titles_VE))
     assert torch.equal(untitled_VD, vectors_VD)
-    everything = nearest_titles(titles_VE, torch.ones(5, dtype=torch.bool))
+    everything = nearest_items(torch.ones(5, dtype=torch.bool), titles_VE)
     assert torch.equal(with_new_items(vectors_VD, everything), vectors_VD)
 
 
 def test_blocks_do_not_show(monkeypatch) -> None:
     """Computing the cosines in parts changes nothing."""
     titles_VE, known_V = torch.randn(70, 6, generator=torch.Generator().manual_seed(2)), torch.arange(70) < 40
-    whole = nearest_titles(titles_VE, known_V)
+    whole = nearest_items(known_V, titles_VE)
     monkeypatch.setattr("kdlib.models.new_items._CELLS", 90)
-    for one, other in zip(whole, nearest_titles(titles_VE, known_V), strict=True):
+    for one, other in zip(whole, nearest_items(known_V, titles_VE), strict=True):
         torch.testing.assert_close(one, other)

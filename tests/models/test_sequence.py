@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kdlib.models.files import load_model, save_model
 from kdlib.models.layers import LowPass, Transformer
-from kdlib.models.new_items import nearest_titles, with_new_items
+from kdlib.models.new_items import nearest_items, with_new_items
 from kdlib.models.sequence import SequenceModel
 from kdlib.store.tables import CONTEXT
 
@@ -193,9 +193,9 @@ def test_codes_that_do_not_fit_say_so() -> None:
         SequenceModel(num_items=30, codes_VM=torch.zeros(29, 3, dtype=torch.uint8), **options)
     with pytest.raises(ValueError, match="below size 4, found 7"):
         SequenceModel(num_items=30, codes_VM=torch.full((30, 3), 7, dtype=torch.uint8), **options)
-    with pytest.raises(ValueError, match="exclude tied=False and text vectors"):
+    with pytest.raises(ValueError, match="exclude tied=False, text vectors and values"):
         _model(options, tied=False)
-    with pytest.raises(ValueError, match="exclude tied=False and text vectors"):
+    with pytest.raises(ValueError, match="exclude tied=False, text vectors and values"):
         _model(options, text_vectors_VE=torch.randn(30, 5))
 
 
@@ -219,7 +219,7 @@ def test_an_item_without_training_serves_as_its_neighbours(tmp_path: Path) -> No
     model = SequenceModel(num_items=60, kind="gru", dim=4, text_vectors_VE=titles_VE, trained_V=trained_V)
     assert model.text_projection is not None
     whole_VD = model.item_embedding + model.text_projection(titles_VE)
-    expected_VD = with_new_items(whole_VD, nearest_titles(titles_VE, trained_V))
+    expected_VD = with_new_items(whole_VD, nearest_items(trained_V, titles_VE))
     found_VD = model.eval().item_vectors()
     torch.testing.assert_close(found_VD, expected_VD)
     torch.testing.assert_close(found_VD[trained_V], whole_VD[trained_V])

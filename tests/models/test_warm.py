@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdlib.models.files import foldable
-from kdlib.models.new_items import nearest_titles, with_new_items
+from kdlib.models.new_items import nearest_items, with_new_items
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.warm import start_from
 
@@ -62,7 +62,7 @@ def test_titles_are_taken_apart_again(still_untrained: bool):
         grown.item_embedding.zero_()
     start_from(grown, folded)
     torch.testing.assert_close(scores(grown, [1, 8, 11])[:, :KNOWN], scores(folded, [1, 8, 11]), atol=1e-4, rtol=1e-4)
-    new_VD = with_new_items(grown.item_vectors().detach(), nearest_titles(vectors_VE, trained_now_V))[KNOWN:]
+    new_VD = with_new_items(grown.item_vectors().detach(), nearest_items(trained_now_V, vectors_VE))[KNOWN:]
     torch.testing.assert_close(grown.item_vectors()[KNOWN:].detach(), new_VD)
     known_V = trained_now_V[:KNOWN]
     best_ED = torch.linalg.lstsq(vectors_VE[:KNOWN][known_V], folded.item_vectors()[known_V]).solution
