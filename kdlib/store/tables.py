@@ -18,6 +18,7 @@ QUARANTINE = Table(
     schema=schema_of(
         reason=pa.string(),  # Why the row was rejected: a code of kdlib.features.clean.REASONS.
         # The line of text as it was read, or the mapped columns as JSON; a bot's rows have the names of CLEAN_EVENTS.
+        # A longer text than 10,000 characters is cut there and ends with `…`.
         raw=pa.string(),
         file=pa.string(),  # The input file.
     ),
