@@ -31,7 +31,7 @@ from kdlib.features.read import FILE, quoted
 from kdlib.features.splits import day_start
 from kdlib.features.times import parse_time
 from kdlib.privacy.pseudonyms import KeySource
-from kdlib.store.tables import SEARCH_QUARANTINE
+from kdlib.store.search_tables import SEARCH_QUARANTINE
 
 REASONS = (
     "forgotten_user",  # the row itself is not stored
