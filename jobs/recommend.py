@@ -14,7 +14,8 @@ from jobs.runtime.ray_cluster import check_room
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.inference.recommender import check_recommendations, check_vocabulary, read_vocabulary
+from kdlib.inference.checks import check_recommendations
+from kdlib.inference.recommender import check_vocabulary, read_vocabulary
 from kdlib.inference.shard_recommender import ShardRecommender
 from kdlib.models.files import load_model
 from kdlib.store.partitions import Manifest
