@@ -28,7 +28,7 @@ from jobs.runtime.students import student_run
 from kdlib.config.data import EVENT_TYPES
 from kdlib.config.models import ObjectiveConfig
 from kdlib.config.run import RunConfig
-from kdlib.data.folds import training_counts_outside
+from kdlib.data.folds import training_counts
 from kdlib.data.windows import EvaluationRows, evaluation_rows, training_windows
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.bootstrap import nested_bootstrap_means, percentile_interval
@@ -120,7 +120,7 @@ class _Shop:
         pq.write_table(histories, self._file)
         self._windows = training_windows(histories, max_length=config.training.max_length)
         items = source.vocabulary_facts()["vocabulary_items"]
-        counts = training_counts_outside([str(self._file)], fold=-1, folds=2, num_items=items)
+        counts = training_counts([str(self._file)], lambda rows: rows, num_items=items)
         statistics = {"item_index": np.arange(items), "num_train": counts[0], "num_in_windows": counts[1]}
         (folder / "statistics").mkdir()
         pq.write_table(pa.table(statistics), folder / "statistics" / "part.parquet")
