@@ -31,7 +31,7 @@ def training_module(
 ) -> NextItemTraining:
     """The module that the engine trains, on the device; the same weights on every worker."""
     torch.manual_seed(run.seed)
-    counts_V, in_windows_V = _counts(run, spec)
+    counts_V, in_windows_V = counts_of(run, spec)
     trained_V = torch.from_numpy(in_windows_V > 0)
     build = partial(build_model, trained_V=trained_V, num_items=spec.num_items, max_length=training.max_length)
     student = build(run.model, run.title_vectors, codes=run.codes)
@@ -103,7 +103,7 @@ def ranking_of(train: TrainConfig, counts_V: np.ndarray, device: torch.device) -
     return Ranking(train.negatives, weights)
 
 
-def _counts(run: TrainingRun, spec: StudentsSpec) -> np.ndarray:
+def counts_of(run: TrainingRun, spec: StudentsSpec) -> np.ndarray:
     """`item_counts` of what the run is trained on."""
     if spec.whole:
         return training_counts(spec.histories, whole_histories, num_items=spec.num_items)
