@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,20 +41,11 @@ from jobs.runtime.console import in_utf8, say
 from jobs.runtime.names import title_vectors
 from jobs.runtime.published import features, parquet_files, published
 from jobs.runtime.students import student_run
-from kdlib.config.features import SplitConfig
 from kdlib.config.models import TeacherConfig
 from kdlib.config.run import RunConfig
 from kdlib.config.text import TextConfig
 from kdlib.data.folds import training_counts
-from kdlib.data.windows import (
-    EvaluationRows,
-    evaluation_rows,
-    list_array,
-    ragged,
-    read_evaluation_histories,
-    training_windows,
-    whole_histories,
-)
+from kdlib.data.windows import read_evaluation_histories, training_windows, whole_histories
 from kdlib.errors import ConfigError
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.bootstrap import nested_bootstrap_means, percentile_interval
@@ -67,6 +58,7 @@ from kdlib.teachers.sparse import SampledTargetWriter
 from kdlib.teachers.targets import TargetWriter
 from kdlib.teachers.text import read_title_vectors
 from kdlib.training.specs import StudentsSpec, TrainingRun
+from tests.benchmarks.as_of import Cut, cut_at, what_follows
 from tests.benchmarks.command_line import invocation_of, run_config_parser
 from tests.benchmarks.one_worker import process_group, train_all
 from tests.whole_nights import run as run_command
@@ -76,85 +68,6 @@ STAGES = ("simulate-events", "build-features", "train-text-encoder", "encode-tit
 """What the nights are cut from."""
 METRICS = {"ndcg@10": ndcg, "recall@10": hit_rate}
 K, SAMPLES = 10, 2_000
-LISTS = ("item_indices", "event_types", "event_times", "session_numbers")
-
-
-class Cut(NamedTuple):
-    """The shop at the end of a day."""
-
-    histories: pa.Table
-    """Rows of `tables.HISTORIES` of the users with events. Items are numbered among the known ones."""
-    known: np.ndarray
-    """int64 [items], ascending: the items that occur by then, as the final vocabulary numbers them."""
-
-
-def midnight(day: date) -> np.datetime64:
-    """The start of a day."""
-    return np.datetime64(day, "us")
-
-
-def cut_at(histories: pa.Table, day: date, split: SplitConfig) -> Cut:
-    """The histories as they were at the end of a day, with the split's days counted back from it.
-
-    Args:
-      histories: rows of `tables.HISTORIES` of a later day.
-      day: the last day that counts.
-      split: of kind `time`.
-    """
-    flat = {name: ragged(histories[name]) for name in LISTS}
-    offsets, times = flat["item_indices"][1], flat["event_times"][0].astype("datetime64[us]")
-    owners = np.repeat(np.arange(len(histories)), np.diff(offsets))
-
-    def before(moment: date) -> np.ndarray:
-        return np.bincount(owners[times < midnight(moment)], minlength=len(histories))
-
-    total, kept = before(day + timedelta(days=1)), times < midnight(day + timedelta(days=1))
-    first_test = day - timedelta(days=split.test_days - 1)
-    num_train, untested = before(first_test - timedelta(days=split.validation_days)), before(first_test)
-    known, flat["item_indices"] = np.unique(flat["item_indices"][0][kept]), flat["item_indices"]
-    columns: dict[str, Any] = {"user_id": histories["user_id"].combine_chunks()}
-    for name in LISTS:
-        values = flat[name][0][kept]
-        values = np.searchsorted(known, values) if name == "item_indices" else values
-        columns[name] = list_array(values, total, tables.HISTORIES.schema.field(name).type.value_type)
-    columns["num_train"] = pa.array(num_train, pa.int32())
-    validates, tests = (num_train > 0) & (num_train < untested), (untested > 0) & (untested < total)
-    columns["validation_position"] = pa.array(num_train, pa.int32(), mask=~validates)
-    columns["test_position"] = pa.array(untested, pa.int32(), mask=~tests)
-    return Cut(pa.table(columns, schema=tables.HISTORIES.schema).filter(pa.array(total > 0)), known)
-
-
-def what_follows(histories: pa.Table, cut: Cut, day: date, days: int) -> tuple[EvaluationRows, int]:
-    """Each user's history, with the first known item that is new to the user in the days after it as the target.
-
-    Returns the rows, and the number of events of unknown items that were passed over.
-    """
-    prefixes = {row["user_id"]: row for row in cut.histories.to_pylist()}
-    start, end = (midnight(day + timedelta(days=number)) for number in (1, 1 + days))
-    index = {item: number for number, item in enumerate(cut.known.tolist())}
-    found, unknown = [], 0
-    for row in histories.to_pylist():
-        prefix = prefixes.get(row["user_id"])
-        if prefix is None:
-            continue
-        length = len(prefix["item_indices"])
-        seen = set(row["item_indices"][:length])
-        for place in range(length, len(row["item_indices"])):
-            moment, item = (
-                np.datetime64(row["event_times"][place].replace(tzinfo=None), "us"),
-                row["item_indices"][place],
-            )
-            if not start <= moment < end:
-                break
-            unknown += item not in index
-            if item in index and item not in seen:
-                own = {name: [*prefix[name], row[name][place]] for name in LISTS}
-                own["item_indices"][-1] = index[item]
-                found.append(prefix | own | {"test_position": length})
-                break
-    return evaluation_rows(
-        pa.Table.from_pylist(found, schema=tables.HISTORIES.schema), position_column="test_position"
-    ), unknown
 
 
 @dataclass(frozen=True)

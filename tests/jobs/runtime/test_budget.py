@@ -77,6 +77,23 @@ def test_teachers_leave_time_for_what_follows(shop: Path, clock: dict[str, float
     assert student.seconds + control.seconds == pytest.approx(540 - (others - budget.MARGIN * cost.targets))
 
 
+def test_a_refit_has_its_share(shop: Path, clock: dict[str, float]) -> None:
+    """Earlier trainings leave time for the refit, which then takes what is left before the lists."""
+    config = config_of(shop, budget_minutes=10, student={"refit": True})
+    cost, alone = estimate(config), estimate(config_of(shop, evaluation={"control": False}))
+    assert cost is not None
+    assert alone is not None
+    assert (cost.refit, alone.refit) == (pytest.approx(cost.targets + alone.students), 0)
+    budget.begin()
+    lists = budget.MARGIN * (cost.lists + cost.start / 2)
+    [one] = within_budget(config, [run_of("s", 64, 4)], "students")
+    share = cost.students / (cost.students + cost.refit)
+    assert one.seconds == pytest.approx((600 - lists - budget.MARGIN * cost.evaluation) * share)
+    clock["now"] += 300
+    [one] = within_budget(config, [run_of("r", 64, 4)], "refit")
+    assert one.seconds == pytest.approx(300 - lists)
+
+
 def test_a_spent_budget_leaves_no_second(
     shop: Path, clock: dict[str, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
