@@ -25,11 +25,7 @@ from kdlib.config.text import TextConfig
 
 TRAINING = ("seed", "budget_minutes", "training", "-training.defaults")
 """What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
-
-STUDENT = (
-    *(*TRAINING, "features.split", "objective"),
-    *("student", "-student.train", "-student.control", "-student.refit"),
-)
+STUDENT = (*TRAINING, "features.split", "objective", "student", "-student.train", "-student.control", "-student.refit")
 """What every training of the student depends on."""
 
 
