@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +45,7 @@ from kdlib.metrics.ranking import hit_rate, ndcg
 from kdlib.models.files import load_model
 from kdlib.teachers.sparse import SampledTargetWriter
 from kdlib.training.specs import StudentsSpec, TrainingRun
-from tests.benchmarks.alone import process_group, train_alone
+from tests.benchmarks.one_worker import process_group, train_all
 
 HOME = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -171,7 +172,7 @@ class _Shop:
     def _trained(self, run: TrainingRun, windows: pa.Table, *, states: int) -> Values:
         facts = self._source.vocabulary_facts()
         spec = StudentsSpec((run,), states, self._files(), facts["vocabulary_items"], facts)
-        train_alone(spec, self._config.training, windows)
+        train_all(spec, self._config.training, windows)
         model = load_model(Path(run.export))[0]
         ranked = ranks_of_models([model], [1.0], self._rows, device=torch.device("cpu"), top=K)
         if self._truth:
@@ -228,7 +229,8 @@ if __name__ == "__main__":
         "versions": package_versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with process_group(threads=os.cpu_count() or 1) as scratch:
+    with tempfile.TemporaryDirectory() as name, process_group(Path(name), threads=os.cpu_count() or 1):
+        scratch = Path(name)
         for shop in shops:
             (scratch / shop).mkdir()
             results[shop] = measured(shop, home.resolve(), scratch / shop)

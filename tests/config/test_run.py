@@ -167,7 +167,10 @@ def test_the_smallest_config_has_every_default(load):
             SMALLEST + "student: {features: [brand, size]}\n",
             "student.features: there is no feature 'size', found category, brand, .* in input.catalogue.features",
         ),
-        (SMALLEST + "teachers: [{name: a, features: [brand, brand]}]\n", "a.features must be distinct, found brand, brand"),
+        (
+            SMALLEST + "teachers: [{name: a, features: [brand, brand]}]\n",
+            "a.features must be distinct, found brand, brand",
+        ),
         (
             SMALLEST + "student: {features: [brand], model: {codes: {}}}\n",
             "student.features need an item table .*model.codes replaces it: leave one out",
