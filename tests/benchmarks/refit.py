@@ -270,17 +270,13 @@ def totals(users: np.ndarray, ranks: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def run(config: RunConfig, *, days: int, nights: int, alone: bool, command: str) -> None:
     """Train all nights, print and write the results."""
-    unfit = [one.name for one in config.teachers if one.function or one.folds > 1]
-    if (
-        config.features.split.kind != "time"
-        or config.distillation.mode == "joint"
-        or config.student.model.codes
-        or unfit
-    ):
+    student, split, mode = config.student, config.features.split.kind, config.distillation.mode
+    unfit = [one.name for one in config.teachers if one.function or one.folds > 1 or one.features]
+    if split != "time" or mode == "joint" or student.model.codes or student.features or unfit:
         raise ConfigError(
-            "this benchmark needs features.split.kind time, distillation.mode offline, a student without codes, and"
-            f" teachers without function and folds. Found in {config.name}: {config.features.split.kind},"
-            f" {config.distillation.mode}, codes {config.student.model.codes}, and the teachers {unfit}"
+            "this benchmark needs features.split.kind time, distillation.mode offline, a student without codes and features,"
+            f" and teachers without function, folds and features. Found in {config.name}: split {split}, mode {mode}, codes"
+            f" {student.model.codes}, features {list(student.features)}, and the teachers {unfit}"
         )
     texts = [one.text for one in (*config.teachers, config.student) if one.text]
     named = published(config, *dict.fromkeys(map(title_vectors, texts)))
