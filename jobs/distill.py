@@ -8,7 +8,7 @@ from pathlib import Path
 from jobs.runtime.budget import within_budget
 from jobs.runtime.console import say, warn
 from jobs.runtime.names import item_codes, title_vectors
-from jobs.runtime.published import describe_models, features_of, parquet_files
+from jobs.runtime.published import describe_models, features_of, parquet_files, user_columns
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.students import narrowed, sizes_of, student_run
 from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights, teachers_ndcg
@@ -23,7 +23,8 @@ from kdlib.training.specs import TrainingRun
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The earlier run's model that a warm start begins with."""
-    shape = config.student.model.model_dump(mode="json")
+    columns = user_columns(config, inputs, config.student.user_features)
+    shape = config.student.model.model_dump(mode="json") | {"user_columns": columns}
     start = earlier_model(config, part.subject, shape, features_of(inputs).item_ids)
     return Found({"start": start.version} if start else {}, start)
 
@@ -96,6 +97,7 @@ def _training_run(job: Job, name: str) -> TrainingRun:
         cached=cached,
         titles=job.input(title_vectors(student.text)) if student.text else None,
         item_features=job.input("item_features") if student.features else None,
+        user_columns=user_columns(config, job.inputs, student.user_features),
         codes=codes,
         start=job.found,
     )
@@ -109,6 +111,7 @@ def _training_run(job: Job, name: str) -> TrainingRun:
         teacher_title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
         item_features=str(job.input("item_features")) if student.features or teacher.features else None,
         teacher_features=teacher.features,
+        teacher_user_columns=user_columns(config, job.inputs, teacher.user_features),
     )
 
 

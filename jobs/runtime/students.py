@@ -49,6 +49,7 @@ def student_run(
     cached: Sequence[tuple[str, float]] = (),
     titles: Path | None = None,
     item_features: Path | None = None,
+    user_columns: dict[str, int] | None = None,
     codes: Sequence[Path] | None = None,
     start: Start | None = None,
 ) -> TrainingRun:
@@ -64,6 +65,7 @@ def student_run(
       cached: (model folder, weight) of the teachers whose hidden states lie in the training files.
       titles: folder of the title vectors, where `student.text` asks for them.
       item_features: folder of the item features, where `student.features` names some.
+      user_columns: of the features of the users that the student reads.
       codes: folders of the item codes and of the codebooks, where `student.model.codes` asks for them.
       start: the earlier model that the student starts from.
     """
@@ -84,6 +86,7 @@ def student_run(
         title_vectors=None if titles is None else str(titles),
         item_features=None if item_features is None else str(item_features),
         features=student.features,
+        user_columns=user_columns or {},
         cached=list(cached),
         targets=config.distillation.targets if taught else "hidden",
         statistics=str(statistics),
