@@ -13,8 +13,9 @@ from kdlib.features import privacy, queries, read, searches
 from kdlib.features.read_errors import reading
 from kdlib.features.write import fail_all_quarantined, write_sorted
 from kdlib.privacy import forgetting
-from kdlib.store import tables
+from kdlib.store.contract import check_files
 from kdlib.store.partitions import Manifest
+from kdlib.store.search_tables import QUERY_ITEMS
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
@@ -51,7 +52,7 @@ def build(job: Job) -> Details:
         num_queries = typed.count()
         items = queries.query_items_table(kept, typed, **settings.model_dump(exclude={"period_days"}))
         write_sorted(items, job.outputs["query_items"], by=["query", "item_id"], rows=funnel["kept"])
-        pairs = tables.check_files(tables.QUERY_ITEMS, job.outputs["query_items"])
+        pairs = check_files(QUERY_ITEMS, job.outputs["query_items"])
         judged.unpersist()
     funnel |= {"queries": num_queries, "rare_queries": num_typed - num_queries, "pairs": pairs}
     return {"queries": {"funnel": funnel, "pseudonyms": key}}

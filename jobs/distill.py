@@ -2,18 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from jobs.runtime.budget import within_budget
 from jobs.runtime.console import say, warn
-from jobs.runtime.names import item_codes, title_vectors
-from jobs.runtime.published import describe_models, features_of, parquet_files, user_columns
+from jobs.runtime.published import describe_models, features_of, parquet_files
 from jobs.runtime.stage import Details, Found, Input, Job, Part
-from jobs.runtime.students import narrowed, sizes_of, student_run
-from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights, teachers_ndcg
+from jobs.runtime.students import narrowed, run_of, sizes_of, student_start
+from jobs.runtime.teachers import teachers_ndcg
 from jobs.runtime.train_models import fit
-from jobs.runtime.warm_start import earlier_model
 from kdlib.config.run import RunConfig
 from kdlib.models.files import MODEL_FILE
 from kdlib.store.fingerprint import fingerprint_of
@@ -23,29 +20,26 @@ from kdlib.training.specs import TrainingRun
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The earlier run's model that a warm start begins with."""
-    columns = user_columns(config, inputs, config.student.user_features)
-    shape = config.student.model.model_dump(mode="json") | {"user_columns": columns}
-    start = earlier_model(config, part.subject, shape, features_of(inputs).item_ids)
-    return Found({"start": start.version} if start else {}, start)
+    return student_start(config, part.subject, inputs)
 
 
 def build(jobs: Sequence[Job]) -> Details:
     """Train student and control in the same workers. In joint mode the teacher trains with the student."""
     if jobs[0].config.student.size == "auto":
         return _train_the_smallest(jobs[0])
-    runs = [_training_run(job, job.part.subject) for job in jobs]
-    _train(jobs[0], within_budget(jobs[0].config, runs, teachers=False), [job.fingerprint for job in jobs])
+    runs = [run_of(job, job.part.subject) for job in jobs]
+    _train(jobs[0], within_budget(jobs[0].config, runs, "students"), [job.fingerprint for job in jobs])
     return {}
 
 
 def _train_the_smallest(job: Job) -> Details:
     """Train students of rising width until one keeps enough of the teachers' quality, then the control at its width."""
-    config, widest = job.config, _training_run(job, "student")
+    config, widest = job.config, run_of(job, "student")
     teachers = teachers_ndcg(config, features_of(job.inputs), widest.cached)
     runs = [narrowed(widest, model) for model in sizes_of(config.student.model)]
     if config.evaluation.control:
-        runs.append(_training_run(job, "control"))
-    runs = within_budget(config, runs, teachers=False)
+        runs.append(run_of(job, "control"))
+    runs = within_budget(config, runs, "students")
     control = runs.pop() if config.evaluation.control else None
     found: dict[str, float] = {}
     for run in runs:
@@ -76,42 +70,6 @@ def _train(job: Job, runs: list[TrainingRun], fingerprints: list[str]) -> None:
         histories=source.histories,
         from_histories=joint,
         facts=source.vocabulary_facts(),
-    )
-
-
-def _training_run(job: Job, name: str) -> TrainingRun:
-    config = job.config
-    student, joint, taught = config.student, config.distillation.mode == "joint", name == "student"
-    cached = []
-    if taught and not joint:
-        folders = teacher_folders(config, job.inputs, features_of(job.inputs).vocabulary_facts()["vocabulary_hash"])
-        cached = ensemble(folders, teacher_weights(config, job.inputs))
-    codes = [job.input(table) for table in item_codes(student.model)] if student.model.codes else None
-    run = student_run(
-        config,
-        name,
-        job.outputs[f"models/{name}"],
-        seed=config.seed,
-        statistics=job.input("item_statistics"),
-        taught=taught,
-        cached=cached,
-        titles=job.input(title_vectors(student.text)) if student.text else None,
-        item_features=job.input("item_features") if student.features else None,
-        user_columns=user_columns(config, job.inputs, student.user_features),
-        codes=codes,
-        start=job.found,
-    )
-    if not (joint and taught):
-        return run
-    [teacher] = config.teachers
-    return replace(
-        run,
-        teacher=teacher.model,
-        teacher_export=str(job.outputs[f"models/{teacher.name}"]),
-        teacher_title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
-        item_features=str(job.input("item_features")) if student.features or teacher.features else None,
-        teacher_features=teacher.features,
-        teacher_user_columns=user_columns(config, job.inputs, teacher.user_features),
     )
 
 

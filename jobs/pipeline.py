@@ -14,6 +14,7 @@ from jobs.runtime.names import (
     SEARCH_STUDENT,
     logged_queries,
     policy_features,
+    served_student,
     side_features,
     texts_of,
 )
@@ -157,10 +158,18 @@ STAGES: tuple[Stage, ...] = (
         otherwise=NO_EVENTS,
     ),
     Stage(
+        "refit",
+        "ray",
+        "train the student once more, on all days",
+        parts=parts.refit_parts,
+        when=lambda config: config.input.has_events and config.student.refit,
+        otherwise="the judged student makes the lists (student.refit is not set)",
+    ),
+    Stage(
         "recommend",
         "ray",
         "write each user's top-k",
-        needs=lambda config: (*FEATURES, "models/student", *policy_features(config)),
+        needs=lambda config: (*FEATURES, served_student(config), *policy_features(config)),
         makes=("recommendations",),
         settings=("recommend", "-recommend.lists", "-recommend.long_form"),
         when=has_events,
@@ -299,7 +308,7 @@ EVERYTHING: dict[str, Any] = {
         "users": {"path": "users.csv", "format": "csv", "features": {"country": "category"}},
     },
     "teachers": [{"name": "teacher", "text": {"adapt": {}}}],
-    "student": {"model": {"codes": {}}},
+    "student": {"model": {"codes": {}}, "refit": True},
     "recommend": {
         "lists": {"similar_items": 10, "bought_together": 10, "popular_items": 10, "buy_again": 10},
         "long_form": True,

@@ -6,7 +6,7 @@ from jobs.runtime import telemetry
 from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
 from jobs.runtime.lock import held_dates
-from jobs.runtime.names import lists_of
+from jobs.runtime.names import lists_of, models_of
 from jobs.runtime.published import versions
 from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError, GateError, InputError
@@ -112,8 +112,7 @@ def _warn(text: str) -> None:
 def _judged_parts(config: RunConfig) -> dict[str, str]:
     """Versions of the tables and models that the gates have allowed; else InputError or GateError."""
     root, day = config.root, config.day
-    parts = ["models/student", *(model for teacher in config.teachers for model in teacher.models)]
-    parts += ["models/control"] if config.evaluation.control else []
+    parts = models_of(config)
     events, histories = (partitions.read_manifest(root, name, day) for name in ("clean_events", "histories"))
     # clean events with another fingerprint are of an earlier run of this date
     if events and histories and events.fingerprint == histories.fingerprint:

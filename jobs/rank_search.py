@@ -13,8 +13,8 @@ from jobs.runtime.names import SEARCH_STUDENT
 from jobs.runtime.product_search import head_queries, product_search, read_products, typed_queries
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
-from kdlib.store import tables
 from kdlib.store.partitions import Manifest
+from kdlib.store.search_tables import SEARCH_RANKINGS
 
 QUERIES_AT_A_TIME = 256
 
@@ -64,8 +64,8 @@ def _rank(config: RunConfig, index: Path, student: Path, queries: list[str]) -> 
         )
         .iter_batches(batch_size=None, batch_format="pyarrow")
     )
-    found = list(batches) or [tables.SEARCH_RANKINGS.schema.empty_table()]  # Ray leaves out what is empty
-    return pa.concat_tables(found).sort_by("query").cast(tables.SEARCH_RANKINGS.schema)
+    found = list(batches) or [SEARCH_RANKINGS.schema.empty_table()]  # Ray leaves out what is empty
+    return pa.concat_tables(found).sort_by("query").cast(SEARCH_RANKINGS.schema)
 
 
 class _Ranker:
@@ -85,7 +85,7 @@ class _Ranker:
         self._item_ids = self._index.products["item_id"].to_pylist()
 
     def __call__(self, queries: pa.Table) -> pa.Table:
-        """Queries → rows of `tables.SEARCH_RANKINGS`. A query without an answer has no row."""
+        """Queries → rows of `SEARCH_RANKINGS`. A query without an answer has no row."""
         typed = queries["query"].to_pylist()
         answers = self._index.answer(typed, k=self._k)
         rows = [
@@ -99,4 +99,4 @@ class _Ranker:
             for query, answer in zip(typed, answers, strict=True)
             if len(answer.places)
         ]
-        return pa.Table.from_pylist(rows, schema=tables.SEARCH_RANKINGS.schema)
+        return pa.Table.from_pylist(rows, schema=SEARCH_RANKINGS.schema)

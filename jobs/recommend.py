@@ -8,13 +8,14 @@ import pyarrow as pa
 
 from jobs.runtime.actors import write_by_shards
 from jobs.runtime.console import say
-from jobs.runtime.names import policy_features
+from jobs.runtime.names import policy_features, served_student
 from jobs.runtime.published import features_of
 from jobs.runtime.ray_cluster import check_room
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
-from kdlib.inference.recommender import check_recommendations, check_vocabulary, read_vocabulary
+from kdlib.inference.checks import check_recommendations
+from kdlib.inference.recommender import check_vocabulary, read_vocabulary
 from kdlib.inference.shard_recommender import ShardRecommender
 from kdlib.models.files import load_model
 from kdlib.store.partitions import Manifest
@@ -29,7 +30,7 @@ def build(job: Job) -> Details:
       ContractError: the written rows break the table's contract. Nothing is published then.
     """
     settings, source = job.config.recommend, features_of(job.inputs)
-    facts = load_model(job.input("models/student"))[1]
+    facts = load_model(job.input(served_student(job.config)))[1]
     item_ids, available = read_vocabulary(source.vocabulary)
     check_vocabulary(facts, item_ids)
     num_available = int(available[: facts["num_items"]].sum())
@@ -65,7 +66,7 @@ def _infer(job: Job) -> None:
             "folder": str(job.output),
             "batch_size": settings.batch_size,
             "settings": {
-                "model_folder": str(job.input("models/student")),
+                "model_folder": str(job.input(served_student(config))),
                 "vocabulary_folder": str(job.input("item_vocabulary")),
                 "statistics_folder": str(job.input("item_statistics")),
                 "k": settings.k,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.runtime.console import say, warn
+from jobs.runtime.names import served_student
 from jobs.runtime.published import parquet_files
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
@@ -72,15 +73,16 @@ Made = tuple[Lists, dict[str, pa.Array | pa.ChunkedArray], dict[str, Any]]
 def _similar_items(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
     import torch
 
+    from jobs.runtime.item_facts import trained_items
     from kdlib.lists.similar import similar_items
     from kdlib.models.files import load_model
 
-    model, facts = load_model(job.input("models/student"))
+    model, facts = load_model(job.input(served_student(job.config)))
     check_vocabulary(facts, item_ids)
     known = np.ones(facts["num_items"], bool)
-    if job.config.student.text is None:  # else new items have vectors made of their titles
-        statistics = pq.read_table(job.input("item_statistics"), columns=["item_index", "num_in_windows"])
-        known = statistics.sort_by("item_index")["num_in_windows"].to_numpy()[: len(known)] > 0
+    student = job.config.student
+    if not (student.text or student.features):  # else new items have vectors made of titles and features
+        known = trained_items(job.config, job.inputs, num_items=len(item_ids))[: len(known)]
     with torch.no_grad():
         vectors_VW = model.head()[0]
     allowed_V = torch.from_numpy(available[: len(known)])

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from jobs.runtime.console import say
 from jobs.runtime.names import models_of
+from jobs.runtime.published import REFITTED
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
@@ -44,7 +45,7 @@ def build(job: Job) -> Details:
         k=config.evaluation.judged_k,
         models=models_of(config),
         found=job.found,
-        notes=[MADE_UP_TIMES] if sequences else [],
+        notes=[*([MADE_UP_TIMES] if sequences else []), *([REFITTED] if config.student.refit else [])],
     )
     (job.output / "index.html").write_text(page(run))
     return {}

@@ -44,7 +44,7 @@ def build(jobs: Sequence[Job]) -> Details:
         elif job.part.subject[0].rules:
             _count(job)
     learning = sorted((job for job in jobs if job.part.subject[0].is_trained), key=_users)
-    runs = within_budget(jobs[0].config, [_training_run(job) for job in learning], teachers=True)
+    runs = within_budget(jobs[0].config, [_training_run(job) for job in learning], "teachers")
     planned = zip(learning, runs, strict=True)
     for (folds, fold), together in groupby(planned, key=lambda one: _users(one[0])):
         _train(*zip(*together, strict=True), fold=fold, folds=folds)

@@ -10,11 +10,13 @@ from jobs.runtime.verdict import Verdict, judge, on_this_machine
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features import funnel as funnels
+from kdlib.features.columns import MOST_ID_CHARACTERS
 
 ADVICE = {
     "corrupt_row": "check delimiter, header and columns: the lines have another number of fields",
     "missing_user": "check user: a run quarantines rows without one",
     "missing_item": "check item",
+    "long_id": f"check user, session, item and event_id: an id has at most {MOST_ID_CHARACTERS} characters",
     "missing_time": "check time.column",
     "bad_time": "check time.format and time.pattern",
     "out_of_period": "check ds and features.period_start",

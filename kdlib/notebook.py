@@ -157,15 +157,21 @@ class Student:
 
     Args:
       run: see `load_run`.
-      model: `student`, or `control`, or the name of a teacher that distilrec trained.
+      model: `student`, `refit` or `control`, or the name of a teacher that distilrec trained. None: the student that made
+        the run's lists.
 
     Raises:
       InputError: the run does not have this model.
       ModelError: the model's files are damaged, or the model is not a sequence model.
     """
 
-    def __init__(self, run: Run, model: str = "student") -> None:
+    def __init__(self, run: Run, model: str | None = None) -> None:
         self.run = run
+        if model is None:
+            version, root = run.versions.get("recommendations"), run.config.root
+            lists = version and partitions.version_manifest(root, "recommendations", run.day, version)
+            model = promotions.student_of(lists or None).removeprefix("models/")
+        self.model = model
         self.recommender = Recommender(
             *(str(run.folder(name)) for name in (f"models/{model}", "item_vocabulary", "item_statistics")),
             k=10,
@@ -258,7 +264,8 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
       users. The model `a - b` is the difference of the first model and another one, user by user.
 
     Raises:
-      InputError: there is no test user, or scores have another shape, NaN or +inf. −inf rules an item out.
+      InputError: there is no test user, a student has trained on the test items (`refit`), or scores have another shape,
+        NaN or +inf. −inf rules an item out.
     """
     settings, place = run.config.evaluation, "test_position"
     if histories is None:
@@ -273,6 +280,11 @@ def evaluate(run: Run, models: Mapping[str, Student | Score], *, histories: pa.T
     ranks = {}
     for name, model in models.items():
         if isinstance(model, Student):
+            if model.model == "refit":
+                raise InputError(
+                    f"{name} is the student that was trained again on all days, so it has seen the test items. Give"
+                    " Student(run, 'student'), the student before that"
+                )
             one, cpu = [model.recommender.model], torch.device("cpu")
             found = ranks_of_models(one, [1.0], rows, device=cpu, num_items=len(counts_V), popularity_V=counts_V)
         else:

@@ -258,6 +258,24 @@ def test_the_student_is_measured_as_in_the_run(config: Path) -> None:
     assert {row["num_users"] for row in alone.to_pylist()} == {1}
 
 
+def test_a_refitted_student_makes_lists_and_is_not_measured(config: Path, tmp_path: Path) -> None:
+    """The student that made the lists is the default. One that has seen the test items cannot be evaluated."""
+    put(tmp_path / "out", DS, "models/refit", tiny_model(2))
+    run = notebook.load_run(config, ds=DS)
+    assert notebook.Student(run).model == "student"
+    lists = partitions.new_staging(tmp_path / "out", "recommendations", DS)
+    pq.write_table(notebook.read_table(run, "recommendations"), lists / "part.parquet")
+    inputs = {"models/refit": run.versions["models/refit"]}
+    partitions.publish(lists, tmp_path / "out", "recommendations", DS, fingerprint="refit", inputs=inputs)
+    run = notebook.load_run(config, ds=DS)
+    student = notebook.Student(run)
+    assert student.model == "refit"
+    assert torch.equal(student.recommender.head[0], tiny_model(2).head()[0])
+    with pytest.raises(InputError, match=r"mine is the student that .* all days.* Give Student\(run, 'student'\)"):
+        notebook.evaluate(run, {"mine": student})
+    assert notebook.evaluate(run, {"mine": notebook.Student(run, "student")}).num_rows
+
+
 def test_pseudonyms_are_made_of_the_shops_ids(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a pseudonym key, calls take the shop's own user ids, and an error names no pseudonym."""
     monkeypatch.setenv("SHOP_KEY", "0123456789abcdef")

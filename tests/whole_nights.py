@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from kdlib.store import partitions, tables
+from kdlib.store import list_tables, partitions, tables
 
 HOME = Path(__file__).parents[1]
 
@@ -98,5 +98,5 @@ def whole(root: Path, ds: str) -> partitions.Manifest:
     assert sorted(file.name for file in folder.iterdir()) == [file["path"] for file in manifest.files]
     for file in manifest.files:
         assert hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"]
-    tables.check_files(tables.RECOMMENDATIONS, folder)
+    tables.check_files(list_tables.RECOMMENDATIONS, folder)
     return manifest

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from jobs.runtime.console import say, warn
 from kdlib.config.costs import Cost, Scale, cost_of, training_seconds
@@ -46,6 +47,7 @@ def estimate(config: RunConfig) -> Cost | None:
         scale,
         teachers,
         students,
+        refit=student.refit,
         scored_items=train.negatives if train.loss == "sampled_softmax" else scale.items,
         titles=any(teacher.text for teacher in config.teachers) or student.text is not None,
         test_users=config.evaluation.max_users,
@@ -84,25 +86,33 @@ def say_spent(config: RunConfig) -> None:
         say(text)
 
 
-def within_budget(config: RunConfig, runs: Sequence[TrainingRun], *, teachers: bool) -> list[TrainingRun]:
+def within_budget(
+    config: RunConfig, runs: Sequence[TrainingRun], stage: Literal["teachers", "students", "refit"]
+) -> list[TrainingRun]:
     """The runs with the seconds that the budget leaves for each, in proportion to what they cost.
 
     Args:
       config: the run config.
       runs: all that a stage trains.
-      teachers: the runs train teachers, and the students follow.
+      stage: what the runs train. Trainings that follow keep their share.
     """
     if config.budget_minutes is None:
         return list(runs)
     scale, cost = scale_of(config), estimate(config)
     if scale is None or cost is None:
         return list(runs)
-    later = cost.evaluation + cost.lists + cost.start / 2
-    done = cost.start / 2 + cost.titles + (0.0 if teachers else cost.teachers + cost.targets)
+    done, later = cost.start / 2 + cost.titles, cost.lists + cost.start / 2
+    if stage == "teachers":
+        own, following, later = cost.teachers, cost.students + cost.refit, later + cost.targets + cost.evaluation
+    elif stage == "students":
+        own, following, later = cost.students, cost.refit, later + cost.evaluation
+        done += cost.teachers + cost.targets
+    else:
+        own, following = cost.refit, 0.0
+        done += cost.teachers + cost.targets + cost.students + cost.evaluation
     spent = done if _started is None else time.monotonic() - _started
-    left = 60 * config.budget_minutes - spent - MARGIN * (later + (cost.targets if teachers else 0.0))
-    if teachers:
-        left *= cost.teachers / max(cost.teachers + cost.students, 1.0)
+    left = 60 * config.budget_minutes - spent - MARGIN * later
+    left *= own / (own + following) if following else 1.0
     costs = [training_seconds(scale.interactions, scale.items, run.model.dim, run.train.epochs) for run in runs]
     return [replace(run, seconds=max(left, 0.0) * one / sum(costs)) for run, one in zip(runs, costs, strict=True)]
 

@@ -1,12 +1,17 @@
-"""What the metrics beyond accuracy need to know of each item."""
+"""What further lists, and the metrics beyond accuracy, need to know of each item."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from jobs.runtime.published import Features, parquet_files
+from jobs.runtime.stage import Input
 from kdlib.config.run import RunConfig
+from kdlib.data.folds import training_counts
+from kdlib.data.windows import whole_histories
 from kdlib.metrics.beyond import Items, first_seen_lately
 from kdlib.models.files import load_model
 
@@ -33,3 +38,12 @@ def items_of(config: RunConfig, source: Features, student: Path) -> Items:
         ),
         total_users=pads.dataset(parquet_files(source.histories)).count_rows(),
     )
+
+
+def trained_items(config: RunConfig, inputs: Mapping[str, Input], *, num_items: int) -> np.ndarray:
+    """Which items occur in the training windows of the student that makes the lists: bool [items]."""
+    if config.student.refit:
+        files = parquet_files(inputs["histories"].folder)
+        return training_counts(files, whole_histories, num_items=num_items)[1] > 0
+    statistics = pq.read_table(inputs["item_statistics"].folder, columns=["item_index", "num_in_windows"])
+    return statistics.sort_by("item_index")["num_in_windows"].to_numpy() > 0

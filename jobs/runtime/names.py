@@ -44,9 +44,19 @@ def teacher_models(config: RunConfig) -> list[str]:
     return [model for teacher in config.teachers for model in teacher.models]
 
 
+def judged_models(config: RunConfig) -> list[str]:
+    """The models that `evaluate` and the gates judge, teachers first."""
+    return [*teacher_models(config), "models/student", *(["models/control"] if config.evaluation.control else [])]
+
+
 def models_of(config: RunConfig) -> list[str]:
     """The models of recommendation, teachers first."""
-    return [*teacher_models(config), "models/student", *(["models/control"] if config.evaluation.control else [])]
+    return [*judged_models(config), *(["models/refit"] if config.student.refit else [])]
+
+
+def served_student(config: RunConfig) -> str:
+    """The student that makes the lists. `models/student` is the judged one, and the one that a later run starts from."""
+    return "models/refit" if config.student.refit else "models/student"
 
 
 def lists_of(config: RunConfig) -> tuple[str, ...]:

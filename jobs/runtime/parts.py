@@ -9,10 +9,12 @@ from jobs.runtime.names import (
     adapted_encoder,
     group_features,
     item_codes,
+    judged_models,
     lists_of,
     model_features,
     models_of,
     policy_features,
+    served_student,
     side_features,
     teacher_models,
     texts_of,
@@ -24,6 +26,8 @@ from kdlib.config.text import TextConfig
 
 TRAINING = ("seed", "budget_minutes", "training", "-training.defaults")
 """What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
+STUDENT = (*TRAINING, "features.split", "objective", "student", "-student.train", "-student.control", "-student.refit")
+"""What every training of the student depends on."""
 
 
 def has_events(config: RunConfig) -> bool:
@@ -139,10 +143,7 @@ def code_parts(config: RunConfig) -> Iterator[Part]:
 def student_parts(config: RunConfig) -> Iterator[Part]:
     """The student, with its teacher in joint mode, and the control: the same student without teachers."""
     student, joint = config.student, config.distillation.mode == "joint"
-    needs = (*FEATURES, *vectors_of(student.text), *(item_codes(student.model) if student.model.codes else ()))
-    needs += () if joint else ("teacher_targets", *teacher_models(config))
-    needs += model_features(student, *(config.teachers if joint else ()))
-    settings = (*TRAINING, "features.split", "objective", "student", "-student.train", "-student.control")
+    needs, settings = _student_needs(config), STUDENT
     taught = {"train": config.training.resolve(student.train)}
     if joint:
         teacher = config.teachers[0]
@@ -161,11 +162,28 @@ def student_parts(config: RunConfig) -> Iterator[Part]:
         yield Part(("models/control",), needs, (*settings, "-student.model.dropout"), values, subject="control")
 
 
+def refit_parts(config: RunConfig) -> Iterator[Part]:
+    """The student that is trained on all days, from what the judged student was trained from, and for as long."""
+    own = tuple(f"teachers.{teacher.name}" for teacher in config.teachers if config.distillation.mode == "joint")
+    texts = vectors_of(config.teachers[0].text) if own else ()
+    values = {"train": config.training.resolve(config.student.train)}
+    needs = (*_student_needs(config), *texts, "models/student")
+    yield Part(("models/refit",), needs, (*STUDENT, "distillation", *own), values)
+
+
+def _student_needs(config: RunConfig) -> tuple[str, ...]:
+    """What every training of the student reads."""
+    student, joint = config.student, config.distillation.mode == "joint"
+    needs = (*FEATURES, *vectors_of(student.text), *(item_codes(student.model) if student.model.codes else ()))
+    needs += model_features(student, *(config.teachers if joint else ()))
+    return needs if joint else (*needs, "teacher_targets", *teacher_models(config))
+
+
 def evaluation_parts(config: RunConfig) -> Iterator[Part]:
     """The metrics. With rules for lists, the published lists are judged too."""
     needs = (
         *FEATURES,
-        *models_of(config),
+        *judged_models(config),
         *(["teacher_targets"] if is_offline(config) else []),
         *policy_features(config),
     )
@@ -182,12 +200,13 @@ def has_lists(config: RunConfig) -> bool:
 def list_parts(config: RunConfig) -> Iterator[Part]:
     """A part for each further list."""
     rules = tuple(name for name in policy_features(config) if name == "item_features")
+    learnt_from = "histories" if config.student.refit else "item_statistics"
     needs = {
-        "similar_items": ("item_vocabulary", "item_statistics", "models/student", *rules),
+        "similar_items": ("item_vocabulary", learnt_from, served_student(config), *rules),
         "popular_items": ("histories", "item_vocabulary", *dict.fromkeys((*rules, *group_features(config)))),
     }
     settings = {
-        "similar_items": ("student.text",),
+        "similar_items": ("student.text", "student.features"),
         "bought_together": ("input.events.session",),
         "popular_items": ("recommend.lists.popular_half_life_days",),
     }

@@ -17,6 +17,10 @@ from kdlib.models.files import MODEL_FILE
 from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store import partitions
 
+REFITTED = (
+    "The lists are made by the student after a second training on all days. All metrics are the student's before it."
+)
+
 
 @dataclass(frozen=True)
 class Features:

@@ -1,11 +1,15 @@
-"""The student as a training run, for the stage `distill` and for benchmarks."""
+"""The student as a training run, for the stages `distill` and `refit`, and for benchmarks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.runtime.warm_start import Start, run_options, warm_training
+from jobs.runtime.names import item_codes, title_vectors
+from jobs.runtime.published import features_of, user_columns
+from jobs.runtime.stage import Found, Input, Job
+from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights
+from jobs.runtime.warm_start import Start, earlier_model, run_options, warm_training
 from kdlib.config.models import ModelConfig
 from kdlib.config.run import RunConfig
 from kdlib.training.specs import TrainingRun
@@ -36,6 +40,52 @@ def narrowed(run: TrainingRun, narrower: ModelConfig) -> TrainingRun:
     model = run.model.model_copy(update={"dim": narrower.dim, "hidden": narrower.hidden})
     rate = run.train.learning_rate * run.model.dim / narrower.dim
     return replace(run, model=model, train=run.train.model_copy(update={"learning_rate": rate}))
+
+
+def student_start(config: RunConfig, name: str, inputs: Mapping[str, Input]) -> Found:
+    """The earlier run's model that a warm start of `models/<name>` begins with."""
+    columns = user_columns(config, inputs, config.student.user_features)
+    shape = config.student.model.model_dump(mode="json") | {"user_columns": columns}
+    start = earlier_model(config, name, shape, features_of(inputs).item_ids)
+    return Found({"start": start.version} if start else {}, start)
+
+
+def run_of(job: Job, name: str) -> TrainingRun:
+    """The training run of a stage that trains students: of `student` or `refit`, or of `control`, which has no teachers."""
+    config = job.config
+    student, joint, taught = config.student, config.distillation.mode == "joint", name != "control"
+    cached = []
+    if taught and not joint:
+        folders = teacher_folders(config, job.inputs, features_of(job.inputs).vocabulary_facts()["vocabulary_hash"])
+        cached = ensemble(folders, teacher_weights(config, job.inputs))
+    codes = [job.input(table) for table in item_codes(student.model)] if student.model.codes else None
+    run = student_run(
+        config,
+        name,
+        job.outputs[f"models/{name}"],
+        seed=config.seed,
+        statistics=job.input("item_statistics"),
+        taught=taught,
+        cached=cached,
+        titles=job.input(title_vectors(student.text)) if student.text else None,
+        item_features=job.input("item_features") if student.features else None,
+        user_columns=user_columns(config, job.inputs, student.user_features),
+        codes=codes,
+        start=job.found,
+    )
+    if not (joint and taught):
+        return run
+    [teacher] = config.teachers
+    made = job.outputs.get(f"models/{teacher.name}")  # `refit` publishes no teacher
+    return replace(
+        run,
+        teacher=teacher.model,
+        teacher_export=None if made is None else str(made),
+        teacher_title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
+        item_features=str(job.input("item_features")) if student.features or teacher.features else None,
+        teacher_features=teacher.features,
+        teacher_user_columns=user_columns(config, job.inputs, teacher.user_features),
+    )
 
 
 def student_run(

@@ -1,7 +1,7 @@
 """What a run prints at its end."""
 
 from jobs.runtime.console import safe, say, warn
-from jobs.runtime.published import better_than_the_student, quality_table
+from jobs.runtime.published import REFITTED, better_than_the_student, quality_table
 from kdlib.config.run import RunConfig
 from kdlib.report.user_text import format_user
 from kdlib.report.users import sample_users
@@ -40,6 +40,8 @@ def _recommendations(config: RunConfig) -> None:
     assert histories is not None
     assert recommendations is not None
     say(quality_table(config))
+    if config.student.refit:
+        say(f"refit     {REFITTED}")
     if better := better_than_the_student(config):
         warn(
             f"warning: {' and '.join(better)} rank better than the student. With few events or little training that can"

@@ -60,7 +60,13 @@ def ensemble(folders: Sequence[Sequence[Path]], weights: Sequence[float]) -> lis
 
 
 def write_targets(
-    config: RunConfig, source: Features, folders: Sequence[Sequence[Path]], weights: Sequence[float], target: Path
+    config: RunConfig,
+    source: Features,
+    folders: Sequence[Sequence[Path]],
+    weights: Sequence[float],
+    target: Path,
+    *,
+    whole: bool = False,
 ) -> None:
     """Write what the models predict at every training position, as rows of `tables.TEACHER_TARGETS`.
 
@@ -70,6 +76,7 @@ def write_targets(
       folders: each teacher's model folders, as from `teacher_folders`.
       weights: the teachers' shares, for sampled targets.
       target: an empty folder.
+      whole: write targets at the held-out positions too. Rules must come from `recounted`.
     """
     with start_ray(config):
         from kdlib.teachers.shard_teacher import ShardTeacher
@@ -100,12 +107,51 @@ def write_targets(
                 "max_length": settings.max_length,
                 "writer": writer,
                 "options": options | {"threads": settings.threads_per_worker},
+                "whole": whole,
             },
             actors=settings.workers,
             batch_size=USERS,
             num_cpus=settings.cpus_per_worker,
             num_gpus=settings.gpus_per_worker,
         )
+
+
+def recounted(config: RunConfig, source: Features, folders: list[list[Path]], place: Path) -> list[list[Path]]:
+    """The teachers' folders, in which rules are counted anew over the whole histories, the held-out positions too.
+
+    At a position, rules leave out what they counted in its own window. Without a new count they would subtract held-out
+    positions that they have never counted.
+
+    Args:
+      config: for the teachers.
+      source: the features.
+      folders: each teacher's model folders, as from `teacher_folders`.
+      place: an empty folder for the new rules.
+    """
+    with start_ray(config):
+        import ray
+
+        from kdlib.teachers.rules_task import recount_and_save
+
+        count: Any = recount_and_save
+        task = ray.remote(num_cpus=config.training.cpus_per_worker)(count)
+        facts, found = source.vocabulary_facts(), []
+        for teacher, old in zip(config.teachers, folders, strict=True):
+            if teacher.rules:
+                check_workers_room(config, 1)
+                with own_errors():
+                    ray.get(
+                        task.remote(
+                            teacher.rules.model_dump(),
+                            parquet_files(source.histories),
+                            str(place / teacher.name),
+                            facts | {"name": teacher.name},
+                            num_items=facts["vocabulary_items"],
+                            max_length=config.training.max_length,
+                        )
+                    )
+            found.append([place / teacher.name] if teacher.rules else old)
+    return found
 
 
 class Judgement(NamedTuple):

@@ -31,6 +31,7 @@ def fit(
     from_histories: bool,
     facts: dict[str, Any],
     without_fold: tuple[int, int] | None = None,
+    whole: bool = False,
 ) -> None:
     """Train all runs and leave the models in their export folders.
 
@@ -44,6 +45,7 @@ def fit(
       from_histories: whether `train_files` are histories, which the workers' data stream cuts into windows.
       facts: metadata for the `model.json` of each model.
       without_fold: (fold, folds): leave out the users of this fold; `train_files` must be histories.
+      whole: train on the held-out positions too, and validate on nothing. Teacher targets must have these positions.
 
     Raises:
       TrainingError: the workers failed more than `training.max_failures` times; the text has the cause.
@@ -67,8 +69,11 @@ def fit(
             num_items=facts["vocabulary_items"],
             metadata=facts,
             without_fold=without_fold,
+            whole=whole,
         )
-        train = _training_data(config, train_files, from_histories=from_histories, without_fold=without_fold)
+        train = read_parquet(train_files)
+        if from_histories:
+            train = _windows(config, train, without_fold=without_fold, whole=whole)
         epochs = sum(run.train.epochs for run in runs)
         loop_config = {"spec": spec, "make_tasks": student_tasks}
         run_workers(config, train_worker, loop_config, train, name=name, stage=stage, epochs=epochs)
@@ -87,21 +92,17 @@ def checkpoints_name(config: RunConfig, stage: str, fingerprints: Sequence[str])
     return f"{config.name}.{stage}.ds={config.day}.{fingerprint_of(list(fingerprints), form)}"
 
 
-def _training_data(
-    config: RunConfig, files: list[str], *, from_histories: bool, without_fold: tuple[int, int] | None
-) -> Any:
-    """The Ray Dataset of the training windows; the arguments are those of `fit`."""
+def _windows(config: RunConfig, histories: Any, *, without_fold: tuple[int, int] | None, whole: bool) -> Any:
+    """The Ray Dataset of the training windows of a Ray Dataset of histories; see `fit`."""
     from kdlib.data.folds import outside_fold
-    from kdlib.data.windows import training_windows
+    from kdlib.data.windows import training_windows, whole_histories
 
-    train = read_parquet(files)
+    steps: list[Any] = [whole_histories] if whole else []
     if without_fold is not None:
-        left_out = partial(outside_fold, fold=without_fold[0], folds=without_fold[1])
-        train = train.map_batches(left_out, batch_format="pyarrow", batch_size=None)
-    if from_histories:
-        cut = partial(training_windows, max_length=config.training.max_length)
-        train = train.map_batches(cut, batch_format="pyarrow", batch_size=None)
-    return train
+        steps.append(partial(outside_fold, fold=without_fold[0], folds=without_fold[1]))
+    for step in (*steps, partial(training_windows, max_length=config.training.max_length)):
+        histories = histories.map_batches(step, batch_format="pyarrow", batch_size=None)
+    return histories
 
 
 def _states_a_position(runs: list[TrainingRun]) -> int:

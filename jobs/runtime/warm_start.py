@@ -31,6 +31,8 @@ def earlier_model(
 ) -> Start | None:
     """The earlier model that `models/<name>` starts from; None where it is trained from scratch.
 
+    A refitted student is never a start: it has seen the interactions that the next run may hold out.
+
     A model is trained from scratch:
     - without `training.warm_start`, on a first run, and every `fresh_every` runs
     - if its settings or the first items of the vocabulary have changed

@@ -192,8 +192,10 @@ class Benchmark:
 
 
 def _same_model(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two students have the same shape and read the same titles. Their dropout may differ, for it may be tuned."""
-    left, right = ((c.student.model.model_copy(update={"dropout": 0.0}), c.student.text) for c in (one, other))
+    """Whether two students have the same shape and read the same titles and features. Their dropout may differ, for it may be tuned."""
+    left, right = (
+        (c.student.model.model_copy(update={"dropout": 0.0}), c.student.text, c.student.features) for c in (one, other)
+    )
     return left == right
 
 

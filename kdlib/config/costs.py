@@ -42,6 +42,8 @@ class Cost(NamedTuple):
     targets: float
     students: float
     evaluation: float
+    refit: float
+    """The second training on all days, with its targets."""
     lists: float
 
     @property
@@ -55,6 +57,7 @@ def cost_of(
     teachers: Sequence[tuple[int, int]],
     students: Sequence[tuple[int, int]],
     *,
+    refit: bool = False,
     scored_items: int,
     titles: bool,
     test_users: int,
@@ -66,6 +69,7 @@ def cost_of(
       scale: size of the data.
       teachers: (width, epochs) of each trained teacher.
       students: (width, epochs) of student and control.
+      refit: whether the student is trained again, on all days.
       scored_items: items that a training step scores.
       titles: whether a teacher reads titles.
       test_users: most users that are evaluated.
@@ -73,14 +77,16 @@ def cost_of(
     """
     faster = min(cores, MOST_CORES) / 2
     judged = min(scale.users, test_users) * (BASELINES + RULES + len(teachers) + bool(teachers) + len(students))
-    pairs = scale.interactions * scale.items
+    targets = scale.interactions * scale.items * (RULES + len(teachers)) * TARGET_SECONDS / faster
+    trained = [training_seconds(scale.interactions, scored_items, *one) / faster for one in students]
     return Cost(
         start=START_SECONDS,
         titles=titles * scale.items * TITLE_SECONDS / faster,
         teachers=sum(training_seconds(scale.interactions, scored_items, *one) for one in teachers) / faster,
-        targets=pairs * (RULES + len(teachers)) * TARGET_SECONDS / faster,
-        students=sum(training_seconds(scale.interactions, scored_items, *one) for one in students) / faster,
+        targets=targets,
+        students=sum(trained),
         evaluation=judged * scale.items * RANK_SECONDS / faster,
+        refit=trained[0] + targets if refit else 0.0,
         lists=scale.users * scale.items * LIST_SECONDS / faster,
     )
 

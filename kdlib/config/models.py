@@ -228,6 +228,9 @@ class StudentConfig(Section):
     """`size: auto`: share of the teachers' validation NDCG@10 that is enough."""
     export: Literal["float32", "int8"] = "float32"
     """How the matrices of the published student are stored. `int8`, with one scale a row, takes a quarter of the bytes."""
+    refit: bool = False
+    """Train the student once more before it is published, on all days: the held-out ones too. Epochs are chosen and the run
+    is judged without these days, as always. The second training takes as many epochs, at the same learning rates."""
     control: ControlConfig = ControlConfig()
     """Settings of the student without teachers, which `evaluation.control` trains for comparison."""
 

@@ -32,6 +32,7 @@ from kdlib.errors import ConfigError
 TAKEN = (
     "student",
     "control",
+    "refit",
     "popularity",
     "markov",
     "ensemble",

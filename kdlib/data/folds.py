@@ -1,7 +1,7 @@
 """Folds of users, for cross-fitted teachers: the targets for a user come from a model that never saw this user."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -27,13 +27,13 @@ def outside_fold(rows: pa.Table, *, fold: int, folds: int) -> pa.Table:
     return rows.filter(pa.array(kept))
 
 
-def training_counts_outside(files: Sequence[str], *, fold: int, folds: int, num_items: int) -> np.ndarray:
-    """Training interactions of each item with users outside a fold: all of them, and those inside training windows.
+def training_counts(files: Sequence[str], change: Callable[[pa.Table], pa.Table], *, num_items: int) -> np.ndarray:
+    """Training interactions of each item in changed histories: all of them, and those inside training windows.
 
     Args:
       files: Parquet files of `tables.HISTORIES`.
-      fold: the fold to leave out.
-      folds: at least 2.
+      change: rows with `user_id`, `item_indices` and `num_train` → the rows to count, such as `outside_fold` with its
+        fold, or `whole_histories`.
       num_items: size of the vocabulary.
 
     Returns:
@@ -42,7 +42,7 @@ def training_counts_outside(files: Sequence[str], *, fold: int, folds: int, num_
     counts = np.zeros((2, num_items), np.int64)
     columns = ["user_id", "item_indices", "num_train"]
     for batch in pads.dataset(list(files), format="parquet").to_batches(columns=columns):
-        rows = outside_fold(pa.Table.from_batches([batch]), fold=fold, folds=folds)
+        rows = change(pa.Table.from_batches([batch]))
         items, offsets = ragged(rows["item_indices"])
         num_train = rows["num_train"].to_numpy().astype(np.int64)
         for kind, lengths in enumerate((num_train, np.where(num_train >= 2, num_train, 0))):

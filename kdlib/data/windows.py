@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from kdlib.store import tables
@@ -115,6 +116,20 @@ def context_from(marks: Marks) -> np.ndarray:
     columns["time_gap"][1:] = np.where(same_history, np.minimum(1 + bit_lengths, tables.CONTEXT["time_gap"] - 1), 0)
     columns_NC = np.stack([columns[name] for name in tables.CONTEXT], axis=1).astype(np.int8, copy=False)
     return np.concatenate([columns_NC, marks.user_values], axis=1)
+
+
+def whole_histories(histories: pa.Table) -> pa.Table:
+    """The histories with all their positions as training positions: nothing validates or tests.
+
+    Args:
+      histories: rows of `tables.HISTORIES`; `validation_position` and `test_position` may be missing.
+    """
+    lengths = pc.call_function("list_value_length", [histories["item_indices"]])
+    none = pa.nulls(len(histories), pa.int32())
+    for name, values in (("num_train", lengths), ("validation_position", none), ("test_position", none)):
+        if (place := histories.schema.get_field_index(name)) >= 0:
+            histories = histories.set_column(place, histories.schema.field(place), values)
+    return histories
 
 
 def training_windows(histories: pa.Table, *, max_length: int) -> pa.Table:

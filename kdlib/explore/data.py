@@ -86,7 +86,7 @@ def read_steps(run: Run, user_id: str) -> list[Row]:
 
 
 def read_list(folder: Path, user_id: str) -> Row | None:
-    """A user's row of `tables.RECOMMENDATIONS`. None: the table does not have the user."""
+    """A user's row of `list_tables.RECOMMENDATIONS`. None: the table does not have the user."""
     rows = query("select * from lists where user_id = $user", {"lists": folder}, user=user_id)
     return rows[0] if rows else None
 

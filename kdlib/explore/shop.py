@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdlib.explore.run import Run, find_run
+from kdlib.explore.run import LISTS, Run, find_run
+from kdlib.release.promotions import student_of
 from kdlib.report.content import Night
 
 
@@ -38,8 +39,9 @@ class Shop:
         return find_run(self.root, ds=self.ds, day=self.day)
 
     def models(self, run: Run) -> dict[str, list[Path]]:
-        """Name of each published model of recommendation → its folders; the student first, the control last."""
-        named = {"student": ["models/student"], **self.teachers, "student without teacher": ["models/control"]}
+        """Name of each published model of recommendation → its folders; the student that made the lists first, the control last."""
+        student = student_of(run.manifest(LISTS) if LISTS in run.versions else None)
+        named = {"student": [student], **self.teachers, "student without teacher": ["models/control"]}
         return {
             name: [run.folder(model) for model in models]
             for name, models in named.items()

@@ -15,6 +15,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from kdlib.config.data import DAY, EVENT_TYPES
+from kdlib.features.columns import is_long
 
 DAY_PATTERN = "????-??-??"
 """A glob that matches any day."""
@@ -191,6 +192,7 @@ def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, sour
     columns = {
         "corrupt": F.lit(False),
         "filtered": F.lit(False),
+        "long_id": is_long(*map(F.col, ("user_id", "session_id", "item_id", "event_id"))),
         "event_type": F.element_at(F.array(*map(F.lit, EVENT_TYPES)), F.col("event_type").cast("int") + 1),
         "time_given": F.lit(True),
         "file": F.lit(source),

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import NO, YES, CatalogueConfig
 from kdlib.errors import InputError
-from kdlib.features.columns import text_of
+from kdlib.features.columns import MOST_ID_CHARACTERS, id_of, is_long, text_of
 from kdlib.features.lake import LAKES
 from kdlib.features.read import quoted
 from kdlib.features.read_errors import CORRUPT
@@ -24,10 +24,11 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     CSV titles may be quoted and may hold line breaks.
 
     Returns:
-      item_id, title, description, category, available_text: text. item_id is null where the row does not parse or the
-        id is not a plain value.
+      item_id, title, description, category, available_text: text. item_id is null where the row does not parse, or the
+        id is not a plain value or too long for an event.
       available: bool; null where the text is unclear.
       corrupt: bool; the row does not parse.
+      long_id: bool; the row parses, and its id has more than `MOST_ID_CHARACTERS`.
       swallowed: the first characters of a text with too many lines, else null.
 
     Raises:
@@ -49,7 +50,7 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
     available = text_of(catalogue.available)
     in_stock = available.try_cast("double")
     return rows.select(
-        F.when(F.col(CORRUPT).isNull(), text_of(catalogue.item)).alias("item_id"),
+        F.when(F.col(CORRUPT).isNull(), id_of(catalogue.item)).alias("item_id"),
         text_of(catalogue.title).alias("title"),
         text_of(catalogue.description).alias("description"),
         text_of(catalogue.category).alias("category"),
@@ -58,14 +59,15 @@ def read_catalogue(spark: SparkSession, catalogue: CatalogueConfig) -> DataFrame
         .when(F.lower(available).isin(*NO) | (in_stock <= 0), False)
         .alias("available"),
         F.col(CORRUPT).isNotNull().alias("corrupt"),
+        (F.col(CORRUPT).isNull() & is_long(text_of(catalogue.item))).alias("long_id"),
         F.coalesce(*too_long, F.lit(None).cast("string")).alias("swallowed"),
     )
 
 
 def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
-    """Count the rows: read, without an item_id, corrupt, with a repeated item_id. Count the items.
+    """Count the rows: read, without an item_id, corrupt, with a too long or a repeated item_id. Count the items.
 
-    Rows that do not parse are also counted as rows without an item_id.
+    Rows that do not parse or have a too long item_id are also counted as rows without an item_id.
 
     Raises:
       InputError: no row has an item_id, an availability is neither yes nor no, or a quote is probably not closed.
@@ -78,9 +80,10 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
         F.count(unclear),
         F.min(unclear),
         F.count_if("corrupt"),
+        F.count_if("long_id"),
         F.min("swallowed"),
     ).collect()[0]
-    rows, with_id, items, num_unclear, example, corrupt, swallowed = counted
+    rows, with_id, items, num_unclear, example, corrupt, long_id, swallowed = counted
     if swallowed is not None:
         raise InputError(
             f"the catalogue {path}: a row has more than {MOST_LINES:,} lines, so a quote is probably not closed:"
@@ -98,23 +101,24 @@ def catalogue_counts(catalogue: DataFrame, *, path: str) -> dict[str, int]:
         "rows_read": rows,
         "without_id": rows - with_id,
         "corrupt": corrupt,
+        "long_id": long_id,
         "repeated_id": with_id - items,
         "items": items,
     }
 
 
 def catalogue_warning(counts: Mapping[str, int] | None, before: Mapping[str, int] | None = None) -> str | None:
-    """A warning where rows do not parse or more than half the items of an earlier run are gone; None: all is well.
+    """A warning where rows do not parse, ids are too long, or more than half the items of an earlier run are gone.
+
+    None: all is well.
 
     Args:
       counts: from `catalogue_counts`; None: there is no catalogue.
       before: the counts of the earlier run, if any.
     """
-    if counts and counts["corrupt"]:
-        return (
-            f"{counts['corrupt']:,} of {counts['rows_read']:,} rows of the catalogue do not parse:"
-            " their items are left out"
-        )
+    faults = {"corrupt": "do not parse", "long_id": f"have an item id of more than {MOST_ID_CHARACTERS} characters"}
+    if counts and (found := [f"{counts[name]:,} {words}" for name, words in faults.items() if counts.get(name)]):
+        return f"of {counts['rows_read']:,} rows of the catalogue, {' and '.join(found)}: their items are left out"
     if counts and before and counts["items"] < before["items"] / 2:
         return (
             f"the catalogue has {counts['items']:,} items, the run before had {before['items']:,}."

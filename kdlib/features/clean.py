@@ -18,6 +18,7 @@ REASONS = (
     "corrupt_row",  # the line does not parse, has a wrong number of fields, or has an id that is not UTF-8
     "missing_user",
     "missing_item",
+    "long_id",  # the id of the user, session, item or event has more than columns.MOST_ID_CHARACTERS
     "missing_time",
     "bad_time",  # the time cannot be parsed
     "out_of_period",  # before period_start, after the run's day, or more than a day after it arrived
@@ -53,6 +54,7 @@ def fault(*, period_start: date | None, last_day: date, late_days: int, forgotte
         .when(late, "out_of_period")  # before other faults: the run of that day judges those
         .when(F.col("user_id").isNull(), "missing_user")
         .when(F.col("item_id").isNull(), "missing_item")
+        .when(F.col("long_id"), "long_id")
         .when(~F.col("time_given"), "missing_time")
         .when(time.isNull(), "bad_time")
         .when(early | (days_to_arrival < -1), "out_of_period")
@@ -92,7 +94,7 @@ def with_outcome(
       user_id, session_id, item_id, event_type, event_time, event_id, day, raw, file, arrived, is_copy.
 
       outcome: KEPT, DUPLICATE, FILTERED or one of REASONS.
-      user_id: made up where the row is filtered or has a fault of its own.
+      user_id: made up where the row is filtered or has a fault of its own. The other ids are null there.
       event_type: int8, index into EVENT_TYPES.
       day: int32, days since 1970.
       raw: the row's text; null unless the row is quarantined.
@@ -117,7 +119,8 @@ def with_outcome(
 def _by_user(judged: DataFrame, *, num_partitions: int, hash_lines: bool) -> DataFrame:
     """The columns that later steps need, shuffled by user.
 
-    Filtered and rejected rows get a made-up user. Rejected rows also get their raw text.
+    Filtered and rejected rows get a made-up user, and lose their other ids, which may be long. Rejected rows also get
+    their raw text.
     """
     good = F.col("reason").isNull()
     # only for rejected rows: the text of good rows would be most of the shuffle
@@ -129,13 +132,13 @@ def _by_user(judged: DataFrame, *, num_partitions: int, hash_lines: bool) -> Dat
     return judged.select(
         "reason",
         F.when(good, F.col("user_id")).otherwise(salt).alias("user_id"),
-        _unfolded(F.col("session_id"), "").alias("session_id"),
-        "item_id",
+        _unfolded(F.when(good, F.col("session_id")), "").alias("session_id"),
+        F.when(good, F.col("item_id")).alias("item_id"),
         _unfolded(F.array_position(F.array(*map(F.lit, EVENT_TYPES)), F.col("event_type")) - 1, -1)
         .cast("tinyint")
         .alias("event_type"),
         "event_time",
-        _unfolded(F.col("event_id"), "").alias("event_id"),
+        _unfolded(F.when(good, F.col("event_id")), "").alias("event_id"),
         "raw",
         "file",
         "arrived",

@@ -17,6 +17,11 @@ from kdlib.privacy.pseudonyms import BLANKS
 
 MENDED = "\ufffd"
 """Replaces bytes that are not UTF-8."""
+MOST_ID_CHARACTERS = 256
+"""A longer id is a fault of the input. A UUID has 36 characters, a SHA-512 in hexadecimal digits has 128. A longer text is
+another column, or fields that run together. Every process that knows the items holds their ids in memory."""
+MOST_RAW_CHARACTERS = 10_000
+"""The quarantine cuts a row at this length."""
 _TEXT = "text of "
 """Prefix of the columns that hold the trimmed text of mapped columns."""
 
@@ -73,9 +78,19 @@ def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, C
     return corrupt, F.when(corrupt, F.coalesce(F.col(CORRUPT), _as_json(fields)))
 
 
+def is_long(*ids: Column) -> Column:
+    """Whether one of the ids has more than `MOST_ID_CHARACTERS`. Never null; a missing id is not long."""
+    return reduce(or_, (F.coalesce(F.length(one) > MOST_ID_CHARACTERS, F.lit(False)) for one in ids))
+
+
 def raw_text() -> Column:
-    """A row as the quarantine shows it, in UTF-8: the line of a corrupt row, else the mapped columns as JSON."""
-    return F.make_valid_utf8(F.coalesce(F.col("line"), _as_json(F.col("fields"))))
+    """A row as the quarantine shows it, in UTF-8: the line of a corrupt row, else the mapped columns as JSON.
+
+    A longer text than `MOST_RAW_CHARACTERS` is cut and ends with `…`.
+    """
+    text = F.make_valid_utf8(F.coalesce(F.col("line"), _as_json(F.col("fields"))))
+    cut = F.concat(F.left(text, F.lit(MOST_RAW_CHARACTERS)), F.lit("…"))
+    return F.when(F.length(text) > MOST_RAW_CHARACTERS, cut).otherwise(text)
 
 
 def _as_json(fields: Column) -> Column:
@@ -96,6 +111,12 @@ def text_of(name: str | None) -> Column:
     ends = [end(blank) for end in (text.startswith, text.endswith) for blank in BLANKS]
     trimmed = F.btrim(text, F.lit(BLANKS))
     return F.when(reduce(or_, ends), F.when(trimmed != "", trimmed)).when(text != "", text)
+
+
+def id_of(name: str) -> Column:
+    """An id as trimmed text; null where it is empty or has more than `MOST_ID_CHARACTERS`: no event has this id."""
+    text = text_of(name)
+    return F.when(F.length(text) <= MOST_ID_CHARACTERS, text)
 
 
 def our_type(column: str, event_types: Mapping[str, str]) -> Column:

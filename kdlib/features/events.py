@@ -4,6 +4,7 @@ The columns of an event before it is judged:
   corrupt      bool       the line did not parse
   filtered     bool       the line parses, and the filter of the input leaves it out
   user_id, session_id, item_id, event_id   text, trimmed, null where empty or not mapped
+  long_id      bool       one of these ids, as the shop writes it, has more than MOST_ID_CHARACTERS
   event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
   time_given   bool       the row has a time, even one that cannot be parsed
   event_time   timestamp  UTC microseconds; null where it cannot be parsed
@@ -22,7 +23,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import EVENT_TYPES, EventsConfig
 from kdlib.features.arrivals import arrived, path_of_days
-from kdlib.features.columns import MENDED, judged_line, mapped_text, our_type, read_columns, text_of
+from kdlib.features.columns import MENDED, is_long, judged_line, mapped_text, our_type, read_columns, text_of
 from kdlib.features.lake import LAKES, snapshot, spark_schema
 from kdlib.features.privacy import with_pseudonyms
 from kdlib.features.read import FILE, quoted, spark_path
@@ -83,13 +84,17 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
     given, at = parse_time(time, rows.schema, path=events.path)
     fields = F.struct(*map(quoted, columns))
     corrupt, line = judged_line(fields, ids=[events.user, events.session, events.item])
+    ids = {
+        "user_id": mapped_text(events.user or events.session),
+        "session_id": mapped_text(events.session),
+        "item_id": mapped_text(events.item),
+        "event_id": mapped_text(events.event_id),
+    }
     return rows.select(
         corrupt.alias("corrupt"),
         F.col(FILTERED).alias("filtered"),
-        mapped_text(events.user or events.session).alias("user_id"),
-        mapped_text(events.session).alias("session_id"),
-        mapped_text(events.item).alias("item_id"),
-        mapped_text(events.event_id).alias("event_id"),
+        *(text.alias(name) for name, text in ids.items()),
+        is_long(*ids.values()).alias("long_id"),
         (our_type(events.event_type, events.event_types) if events.event_type else F.lit(events.only_type)).alias(
             "event_type"
         ),
@@ -151,6 +156,7 @@ def sequence_events(lines: DataFrame, *, last_day: date, event_type: str = EVENT
         text_of(None).alias("session_id"),
         "item_id",
         text_of(None).alias("event_id"),
+        is_long(F.col("user_id"), F.col("item_id")).alias("long_id"),
         F.lit(event_type).alias("event_type"),
         F.lit(True).alias("time_given"),
         at.alias("event_time"),

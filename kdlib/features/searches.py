@@ -3,6 +3,7 @@
 The columns of a search event before it is judged:
   corrupt      bool       the line did not parse
   user_id, item_id   text, trimmed, null where empty or not mapped
+  long_id      bool       one of these ids, as the shop writes it, has more than columns.MOST_ID_CHARACTERS
   query        text       normalised by `kdlib.data.queries.normalise_query`, null where nothing is left
   event_type   text       one of SEARCH_EVENT_TYPES; null where the shop's type is not mapped
   position     int32      the rank at which the item was shown, from 1; null where missing or no whole number from 1 on
@@ -23,20 +24,21 @@ from pyspark.sql import functions as F
 from kdlib.config.data import SEARCH_EVENT_TYPES, SearchesConfig
 from kdlib.data.queries import normalise_query
 from kdlib.features.clean import DUPLICATE, KEPT
-from kdlib.features.columns import judged_line, mapped_text, our_type, raw_text, read_columns
+from kdlib.features.columns import is_long, judged_line, mapped_text, our_type, raw_text, read_columns
 from kdlib.features.funnel import rows_text
 from kdlib.features.privacy import hash_of_line, map_distinct, with_pseudonyms
 from kdlib.features.read import FILE, quoted
 from kdlib.features.splits import day_start
 from kdlib.features.times import parse_time
 from kdlib.privacy.pseudonyms import KeySource
-from kdlib.store.tables import SEARCH_QUARANTINE
+from kdlib.store.search_tables import SEARCH_QUARANTINE
 
 REASONS = (
     "forgotten_user",  # the row itself is not stored
     "corrupt_row",  # the line does not parse, has a wrong number of fields, or has an id that is not UTF-8
     "missing_user",
     "missing_query",  # nothing is left of the query after normalisation
+    "long_id",  # the id of the user or the item has more than columns.MOST_ID_CHARACTERS
     "missing_time",
     "bad_time",  # the time cannot be parsed
     "out_of_period",  # after the run's day
@@ -89,6 +91,7 @@ def read_searches(
         mapped_text(searches.user).alias("user_id"),
         _normalised(mapped_text(searches.query)).alias("query"),
         item.alias("item_id"),
+        is_long(mapped_text(searches.user), item).alias("long_id"),
         (our_type(searches.event_type, searches.event_types) if searches.event_type else untyped).alias("event_type"),
         _whole_number(rank).alias("position"),
         rank.isNotNull().alias("position_given"),
@@ -249,6 +252,7 @@ def _fault(*, first: date, last_day: date, forgotten: Sequence[str]) -> Column:
         .when(F.col("corrupt"), "corrupt_row")
         .when(F.col("user_id").isNull(), "missing_user")
         .when(F.col("query").isNull(), "missing_query")
+        .when(F.col("long_id"), "long_id")
         .when(~F.col("time_given"), "missing_time")
         .when(time.isNull(), "bad_time")
         .when(time >= day_start(last_day + timedelta(days=1)), "out_of_period")

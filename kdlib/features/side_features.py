@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import CatalogueConfig, FeatureKind, UsersConfig
 from kdlib.errors import InputError
-from kdlib.features.columns import text_of
+from kdlib.features.columns import id_of, text_of
 from kdlib.features.lake import LAKES
 from kdlib.features.privacy import with_pseudonymous_ids
 from kdlib.features.read_parquet import read_lake, read_parquet
@@ -22,7 +22,8 @@ MOST_WRONG = 0.01
 def read_features(spark: SparkSession, source: CatalogueConfig | UsersConfig, *, id_column: str) -> DataFrame:
     """The values of `source.features`: id, feature, text. A missing value has no row.
 
-    If an id has several rows, the alphabetically first value of each feature counts.
+    If an id has several rows, the alphabetically first value of each feature counts. Ids that are too long for an event
+    are left out.
 
     Raises:
       InputError: a file is missing or unreadable, or a column is missing or holds maps or structs.
@@ -39,7 +40,7 @@ def read_features(spark: SparkSession, source: CatalogueConfig | UsersConfig, *,
     else:
         rows = read_jsonl(spark, source.path, columns=columns, plain=[id_column])
     pairs = F.array(*(F.struct(F.lit(name).alias("feature"), text_of(name).alias("text")) for name in names))
-    long = rows.select(text_of(id_column).alias("id"), F.explode(pairs).alias("pair")).select("id", "pair.*")
+    long = rows.select(id_of(id_column).alias("id"), F.explode(pairs).alias("pair")).select("id", "pair.*")
     return long.dropna().groupBy("id", "feature").agg(F.min("text").alias("text"))
 
 

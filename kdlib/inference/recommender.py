@@ -1,13 +1,11 @@
-"""From histories to recommendations: a Ray Data actor on Arrow tables, and the checks of the written table.
+"""From histories to recommendations: a Ray Data actor on Arrow tables.
 
 Shapes: B users of a batch, N positions of all histories of the batch, W width of the hidden state, V items of the
 model, K list length, M reasons.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,13 @@ from kdlib.config.policy import PolicyConfig
 from kdlib.data.windows import context_from, marks_of
 from kdlib.errors import ContractError, ModelError
 from kdlib.inference.constrained import Lists, lists_under_rules
-from kdlib.inference.explain import because_of, check_reasons
+from kdlib.inference.explain import because_of
 from kdlib.inference.list_rules import ListRules, Segments, rules_of_policy
 from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
 from kdlib.models.vocabulary_hash import vocabulary_hash
-from kdlib.store.tables import RECOMMENDATIONS, TIME
+from kdlib.store.contract import TIME
+from kdlib.store.list_tables import RECOMMENDATIONS
 
 MICROSECONDS_A_DAY = 86_400_000_000
 
@@ -260,79 +259,6 @@ def check_vocabulary(facts: dict[str, Any], item_ids: pa.Array) -> None:
             f"{trained_on}, whose {num_items} items are not the first {num_items} items of this vocabulary. "
             f"Train the model again on this vocabulary, or build the features on top of the earlier vocabulary"
         )
-
-
-def check_recommendations(
-    folder: Path, histories: Path, *, k: int, because: int, unavailable: frozenset[str], item_ids: pa.Array
-) -> dict[str, int]:
-    """Check a written table row by row. Returns the number of users by source (`model`, `popular`).
-
-    Holds one batch of each table at a time.
-
-    Args:
-      folder: the RECOMMENDATIONS files, with rows in the order of the histories.
-      histories: the HISTORIES files of the same users.
-      k: longest list.
-      because: most reasons for a recommended item; 0: the table has no reasons.
-      unavailable: item ids that must not be recommended.
-      item_ids: string [items], in index order.
-
-    Raises:
-      ContractError: a user is missing, extra, repeated or out of order. Or a list is too long, repeats an item, holds an
-        unavailable item or has a score that is not finite. Or `check_reasons` finds a fault.
-    """
-    _check_users(folder, histories)
-    num_users = {"model": 0, "popular": 0}
-    columns = ["item_ids", "scores", "source", "because_item_ids"]
-    for file in sorted(folder.glob("*.parquet")):
-        for batch in pq.ParquetFile(file).iter_batches(columns=columns):
-            _check_lists(batch, k, unavailable, file)
-            if not because and batch["because_item_ids"].null_count < len(batch):
-                raise ContractError(f"table recommendations: {file} has reasons, but recommend.because is 0")
-            for count in batch["source"].value_counts().to_pylist():
-                num_users[count["values"]] += count["counts"]
-    if because:
-        check_reasons(folder, histories, because=because, item_ids=item_ids)
-    return num_users
-
-
-def _check_users(folder: Path, histories: Path) -> None:
-    """Compare the users row by row. Histories are sorted by user, so a repeated user stands in neighbouring rows."""
-    before = None
-    for row, (found, expected) in enumerate(zip_longest(_user_ids(folder), _user_ids(histories))):
-        if found != expected or found == before:
-            raise ContractError(
-                "table recommendations must have each user of the histories exactly once, in their order. In row"
-                f" {row}, after {_named(before)}, it has {_named(found)} and the histories have {_named(expected)}"
-            )
-        before = found
-
-
-def _named(user: str | None) -> str:
-    """The form in which `distilrec forget` finds a user id in a log line."""
-    return "no user" if user is None else f"user {user}"
-
-
-def _user_ids(folder: Path) -> Iterator[str]:
-    for file in sorted(folder.glob("*.parquet")):
-        for batch in pq.ParquetFile(file).iter_batches(columns=["user_id"]):
-            yield from batch["user_id"].to_pylist()
-
-
-def _check_lists(batch: pa.RecordBatch, k: int, unavailable: frozenset[str], file: Path) -> None:
-    lengths = batch["item_ids"].value_lengths().to_numpy()
-    if lengths.max(initial=0) > k or not np.array_equal(lengths, batch["scores"].value_lengths().to_numpy()):
-        raise ContractError(
-            f"table recommendations: {file} has a list of more than {k} items, or a list without one score per item"
-        )
-    codes = batch["item_ids"].flatten().dictionary_encode()
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    if len(np.unique(rows * len(codes.dictionary) + codes.indices.to_numpy())) < len(rows):
-        raise ContractError(f"table recommendations: {file} has a list with the same item twice")
-    if not np.isfinite(batch["scores"].flatten().to_numpy()).all():
-        raise ContractError(f"table recommendations: {file} has a score that is not a finite number")
-    if wrong := unavailable.intersection(codes.dictionary.to_pylist()):
-        raise ContractError(f"table recommendations: {file} recommends {min(wrong)}, which is not available")
 
 
 def _counts(folder: str | Path, num_items: int) -> tuple[NDArray, NDArray]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdlib.store.tables import RECOMMENDATIONS_LONG
+from kdlib.store.list_tables import RECOMMENDATIONS_LONG
 
 
 def write_long_form(files: Sequence[str], path: Path) -> None:

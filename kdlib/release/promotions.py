@@ -30,12 +30,21 @@ LINK = "promoted"
 RECORDS = "_promotions"
 REMOVED = "removed"
 """Name of an empty file in a record: the run was removed because it is old."""
-LINKED = ("recommendations", "models/student", "item_vocabulary")
-"""The tables and models that a record links to."""
+LINKED = ("recommendations", "models/student", "models/refit", "item_vocabulary")
+"""The tables and models that a record links to, those that the run has."""
 LISTS = (*FURTHER_LISTS, "recommendations_long")
 """The further lists that a record links to, those that the run has."""
 SEARCH = ("search_rankings", "search_index", "models/search_student")
 """The tables and models of product search that a record links to, if the run has them."""
+
+
+def student_of(lists: Manifest | None) -> str:
+    """The student that made a run's lists.
+
+    Args:
+      lists: the manifest of the run's recommendations. None: the run has none yet.
+    """
+    return "models/refit" if lists is not None and "models/refit" in lists.inputs else "models/student"
 
 
 @dataclass(frozen=True)

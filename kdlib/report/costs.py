@@ -22,7 +22,7 @@ def _row(name: str, metadata: Mapping[str, Any]) -> list[str]:
     width = options.get("hidden") or options.get("dim")
     sizes = ("parameters", "parameters_without_item_tables")
     return [
-        name_of(name) if name == "control" else name,
+        name_of(name) if name in ("control", "refit") else name,
         f"{kind}, {width} wide" if width else kind,
         str(metadata.get("version", "")),
         *(count(metadata[key]) if metadata.get(key) is not None else "" for key in sizes),

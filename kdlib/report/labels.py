@@ -9,6 +9,7 @@ NAMES = {
     "student": "student",
     "popularity": "popular items",
     **LABELS,
+    "refit": "student, trained again on all days",
 }
 """Model of the metrics → its name on the page. A teacher has the name that the run config gives it."""
 

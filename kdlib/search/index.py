@@ -174,7 +174,7 @@ def build_index(
 
     Args:
       folder: an existing, empty folder.
-      products: rows of `tables.PRODUCTS` in the order of `product_index`.
+      products: rows of `search_tables.PRODUCTS` in the order of `product_index`.
       vectors_VE: the teacher's vectors of the products.
       language: of the stemmer.
       weights: of the parts of a score.

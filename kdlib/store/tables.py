@@ -1,4 +1,5 @@
-"""Every table between two stages: columns, types, units, grain. The only place where a schema is stated.
+"""Every table between two stages: columns, types, units, grain. `list_tables` has the lists that the shop shows,
+`search_tables` the tables of product search. Schemas are stated in these three modules only.
 
 All tables are Parquet with plain types, so that Spark, DuckDB, Polars and pandas read them. Times are UTC, in
 microseconds. A comment beside a column says what it holds. `(type, True)` marks a column that may be null.
@@ -7,6 +8,7 @@ microseconds. A comment beside a column says what it holds. `(type, True)` marks
 import pyarrow as pa
 
 from kdlib.config.data import EVENT_TYPES
+from kdlib.store import list_tables, search_tables
 from kdlib.store.contract import TIME, Table, schema_of
 from kdlib.store.contract import check_files as check_files  # Callers write tables.check_files(tables.METRICS, folder).
 from kdlib.store.contract import check_schema as check_schema
@@ -18,6 +20,7 @@ QUARANTINE = Table(
     schema=schema_of(
         reason=pa.string(),  # Why the row was rejected: a code of kdlib.features.clean.REASONS.
         # The line of text as it was read, or the mapped columns as JSON; a bot's rows have the names of CLEAN_EVENTS.
+        # A longer text than 10,000 characters is cut there and ends with `…`.
         raw=pa.string(),
         file=pa.string(),  # The input file.
     ),
@@ -199,50 +202,6 @@ TEACHER_TARGETS = Table(
   The column `scales` is [n, 1], the mean log-probability of the samples.
 """
 
-QUERIES = Table(
-    "queries",
-    key=("query",),
-    may_be_empty=True,
-    schema=schema_of(
-        query=pa.string(),  # Normalised by kdlib.data.queries.normalise_query; never empty.
-        # At most one for each user and UTC day. 0 if the log has only clicks, carts and purchases for the query.
-        num_searches=pa.int64(),
-        num_users=pa.int64(),  # Distinct users with a row of any type.
-        num_clicks=pa.int64(),
-        num_carts=pa.int64(),
-        num_purchases=pa.int64(),
-    ),
-)
-"""The queries that were typed in the last `features.queries.period_days` days."""
-
-QUERY_ITEMS = Table(
-    "query_items",
-    key=("query", "item_id"),
-    may_be_empty=True,
-    schema=schema_of(
-        query=pa.string(),
-        item_id=pa.string(),
-        num_clicks=pa.int64(),
-        num_carts=pa.int64(),
-        num_purchases=pa.int64(),
-        # Relevance: sum over the events of strength / probability that a user looks at the event's rank.
-        weight=pa.float64(),
-    ),
-)
-"""One row for each query of QUERIES and each item that was clicked, put into a cart or bought after it."""
-
-SEARCH_QUARANTINE = Table(
-    "search_quarantine",
-    key=(),
-    may_be_empty=True,
-    schema=schema_of(
-        reason=pa.string(),  # Why the row was rejected: a code of kdlib.features.searches.REASONS.
-        raw=pa.string(),  # As in QUARANTINE.
-        file=pa.string(),  # The input file.
-    ),
-)
-"""Rows of the search log that were rejected."""
-
 METRICS = Table(
     "metrics",
     key=("model", "metric"),  # The model "a - b" is the paired difference of two models.
@@ -273,141 +232,6 @@ GATES = Table(
 )
 """The gates of a run, one row for each (`kdlib.release.gates`)."""
 
-RECOMMENDATIONS = Table(
-    "recommendations",
-    key=("user_id",),
-    schema=schema_of(
-        user_id=pa.string(),
-        # Best first, distinct, all available. Without rules (recommend.policy) none is in the user's history.
-        item_ids=pa.list_(pa.string()),
-        # One for each item: the model's logit, with its boost. With source `popular`: the item's share of the training interactions.
-        scores=pa.list_(pa.float32()),
-        source=pa.string(),  # `model`, or `popular`: the most popular items, for users without a usable history.
-        model_version=pa.string(),
-        generated_at=TIME,  # The end of the day ds. Not the clock, so that a rerun gives the same table.
-        # For each of item_ids: the items of the user's history that raise its score most, best first; may be empty.
-        # Null if no reasons were computed: recommend.because is 0, or the source is `popular`.
-        because_item_ids=(pa.list_(pa.list_(pa.string())), True),
-        # For each of item_ids: `model`, `popular` or `pinned`. Null without rules: all items come from `source`.
-        item_sources=(pa.list_(pa.string()), True),
-    ),
-)
-"""One row for each user: the items to show."""
-
-SIMILAR_ITEMS = Table(
-    "similar_items",
-    key=("item_id",),
-    schema=schema_of(
-        item_id=pa.string(),
-        item_ids=pa.list_(pa.string()),  # Best first, distinct, all available, not the item itself.
-        scores=pa.list_(pa.float32()),  # One for each item: the cosine of the two item vectors.
-        model_version=pa.string(),  # The student's.
-        generated_at=TIME,  # The end of the day ds.
-    ),
-)
-"""One row for each item that the student has a vector for: the items with the nearest vectors."""
-
-BOUGHT_TOGETHER = Table(
-    "bought_together",
-    key=("item_id",),
-    may_be_empty=True,
-    schema=schema_of(
-        item_id=pa.string(),
-        item_ids=pa.list_(pa.string()),  # As in SIMILAR_ITEMS.
-        scores=pa.list_(pa.float32()),  # One for each item; kdlib.lists.together says how it is made.
-        generated_at=TIME,  # The end of the day ds.
-    ),
-)
-"""One row for each item that was bought in a basket with an available item: what else is in these baskets."""
-
-POPULAR_ITEMS = Table(
-    "popular_items",
-    key=("of", "feature", "value"),
-    schema=schema_of(
-        # `all`: all items and users. `items`: the items with this value. `users`: the events of users with this value.
-        of=pa.string(),
-        feature=pa.string(),  # Of the catalogue or of the users; empty for `all`.
-        value=pa.string(),  # Of the feature; empty for `all`.
-        item_ids=pa.list_(pa.string()),  # Best first, distinct, all available.
-        scores=pa.list_(pa.float32()),  # One for each item: its events, each weighted by its age.
-        generated_at=TIME,  # The end of the day ds.
-    ),
-)
-"""One row for all items, and for each value of a feature: what is popular now."""
-
-BUY_AGAIN = Table(
-    "buy_again",
-    key=("user_id",),
-    may_be_empty=True,
-    schema=schema_of(
-        user_id=pa.string(),
-        item_ids=pa.list_(pa.string()),  # Best first, distinct, all available, all bought by the user before.
-        scores=pa.list_(pa.float32()),  # One for each item; kdlib.lists.again says how it is made.
-        generated_at=TIME,  # The end of the day ds.
-    ),
-)
-"""One row for each user who has bought an available item: what to buy again."""
-
-RECOMMENDATIONS_LONG = Table(
-    "recommendations_long",
-    key=("user_id", "rank"),
-    may_be_empty=True,
-    schema=schema_of(
-        user_id=pa.string(),
-        item_id=pa.string(),
-        rank=pa.int32(),  # The item's place in the user's list, from 1.
-        score=pa.float32(),
-    ),
-)
-"""RECOMMENDATIONS with one row for each item of a list."""
-
-PRODUCTS = Table(
-    "products",
-    key=("product_index",),
-    schema=schema_of(
-        product_index=pa.int32(),  # Dense from 0, in the order of item_id; each run numbers them again.
-        item_id=pa.string(),
-        title=(pa.string(), True),
-        description=(pa.string(), True),
-        category=(pa.string(), True),
-        available=pa.bool_(),
-    ),
-)
-"""The whole catalogue, products without events included. Search ranks these products."""
-
-PRODUCT_VECTORS = Table(
-    "product_vectors",
-    key=("product_index",),
-    schema=schema_of(
-        product_index=pa.int32(),
-        vector=pa.list_(pa.float32()),  # The search teacher's, of length 1; zeros if the product has no text.
-    ),
-)
-"""The text of each product, as a vector."""
-
-SEARCH_TARGETS = Table(
-    "search_targets",
-    key=("query",),
-    schema=schema_of(
-        query=pa.string(),
-        vector=pa.list_(pa.float32()),  # The search teacher's, of length 1.
-    ),
-)
-"""The search student's training data: queries that users typed, and queries made of the catalogue's words."""
-
-SEARCH_RANKINGS = Table(
-    "search_rankings",
-    key=("query",),
-    schema=schema_of(
-        query=pa.string(),  # Normalised by kdlib.data.queries.normalise_query.
-        item_ids=pa.list_(pa.string()),  # Best first, distinct, available; fewer than k only if no more exist.
-        scores=pa.list_(pa.float32()),  # One for each item.
-        model_version=pa.string(),  # The search student's.
-        generated_at=TIME,  # The end of the day ds.
-    ),
-)
-"""One row for each head query: the products to show."""
-
 ALL = {
     table.name: table
     for table in (
@@ -425,19 +249,19 @@ ALL = {
         TEACHER_TARGETS,
         METRICS,
         GATES,
-        RECOMMENDATIONS,
-        SIMILAR_ITEMS,
-        BOUGHT_TOGETHER,
-        POPULAR_ITEMS,
-        BUY_AGAIN,
-        RECOMMENDATIONS_LONG,
-        PRODUCTS,
-        PRODUCT_VECTORS,
-        QUERIES,
-        QUERY_ITEMS,
-        SEARCH_QUARANTINE,
-        SEARCH_TARGETS,
-        SEARCH_RANKINGS,
+        list_tables.RECOMMENDATIONS,
+        list_tables.SIMILAR_ITEMS,
+        list_tables.BOUGHT_TOGETHER,
+        list_tables.POPULAR_ITEMS,
+        list_tables.BUY_AGAIN,
+        list_tables.RECOMMENDATIONS_LONG,
+        search_tables.PRODUCTS,
+        search_tables.PRODUCT_VECTORS,
+        search_tables.QUERIES,
+        search_tables.QUERY_ITEMS,
+        search_tables.SEARCH_QUARANTINE,
+        search_tables.SEARCH_TARGETS,
+        search_tables.SEARCH_RANKINGS,
     )
 }
 """Name → table."""

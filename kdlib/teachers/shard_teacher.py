@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdlib.data.shards import HistoryShard, ShardReader
-from kdlib.data.windows import training_windows
+from kdlib.data.windows import training_windows, whole_histories
 from kdlib.store import tables
 
 
@@ -21,6 +21,7 @@ class ShardTeacher:
       max_length: positions of a window.
       writer: `TargetWriter` or `SampledTargetWriter`.
       options: arguments of the writer.
+      whole: the held-out positions get targets too.
     """
 
     def __init__(
@@ -30,10 +31,11 @@ class ShardTeacher:
         max_length: int,
         writer: Callable[..., Callable[[pa.Table], pa.Table]],
         options: dict[str, Any],
+        whole: bool = False,
     ) -> None:
         self._folder, self._batch_size, self._max_length = Path(folder), batch_size, max_length
         self._write = writer(**options)
-        self._read = ShardReader()
+        self._read, self._whole = ShardReader(), whole
 
     def __call__(self, shards: pa.Table) -> pa.Table:
         """`HistoryShard` rows → `number` of the shard and `rows`, its number of windows."""
@@ -43,6 +45,7 @@ class ShardTeacher:
 
     def _shard(self, shard: HistoryShard) -> int:
         histories, rows = self._read(shard), 0
+        histories = whole_histories(histories) if self._whole else histories
         with pq.ParquetWriter(self._folder / shard.file_name, tables.TEACHER_TARGETS.schema) as file:
             for start in range(0, len(histories), self._batch_size):
                 windows = training_windows(histories.slice(start, self._batch_size), max_length=self._max_length)

@@ -62,6 +62,8 @@ class TrainingRun:
     """The weight of a target of each of EVENT_TYPES, in training and validation. None: all are equal."""
     seconds: float | None = None
     """Most seconds of the training; None: no bound."""
+    learning_rates: tuple[float, ...] = ()
+    """The learning rate of each epoch, those of an earlier training. Empty: as `train` says."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class StudentsSpec:
     """Entries of every `model.json`."""
     without_fold: tuple[int, int] | None = None
     """(fold, folds): the training data lacks the users of this fold."""
+    whole: bool = False
+    """The training data has the held-out positions too. Nothing validates, and the last epoch's weights are kept."""
 
 
 @dataclass(frozen=True)

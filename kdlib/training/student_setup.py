@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kdlib.config.models import ModelConfig, TrainConfig, TrainingConfig
-from kdlib.data.folds import training_counts_outside
+from kdlib.data.folds import outside_fold, training_counts
+from kdlib.data.windows import whole_histories
 from kdlib.models.files import load_model, serves
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.warm import start_from
@@ -32,7 +33,7 @@ def training_module(
 ) -> NextItemTraining:
     """The module that the engine trains, on the device; the same weights on every worker."""
     torch.manual_seed(run.seed)
-    counts_V, in_windows_V = item_counts(run.statistics) if spec.without_fold is None else _counts_outside(spec)
+    counts_V, in_windows_V = counts_of(run, spec)
     trained_V = torch.from_numpy(in_windows_V > 0)
     build = partial(
         build_model,
@@ -45,7 +46,8 @@ def training_module(
     if run.start is not None:
         start_from(student, load_model(Path(run.start))[0])
     elif run.item_start == "teachers":
-        start_item_table(student, *_heads(run, spec.num_items), trained_V, seed=run.seed)
+        taught_V = torch.from_numpy(item_counts(run.statistics)[1] > 0)  # the teachers never train on what is held out
+        start_item_table(student, *_heads(run, spec.num_items), taught_V, seed=run.seed)
     teacher = None
     if run.teacher is not None:
         read = run.teacher_title_vectors, run.teacher_features
@@ -127,11 +129,14 @@ def ranking_of(train: TrainConfig, counts_V: np.ndarray, device: torch.device) -
     return Ranking(train.negatives, weights)
 
 
-def _counts_outside(spec: StudentsSpec) -> np.ndarray:
-    """`item_counts` of the users outside the fold that is left out."""
-    assert spec.without_fold is not None
+def counts_of(run: TrainingRun, spec: StudentsSpec) -> np.ndarray:
+    """`item_counts` of what the run is trained on."""
+    if spec.whole:
+        return training_counts(spec.histories, whole_histories, num_items=spec.num_items)
+    if spec.without_fold is None:
+        return item_counts(run.statistics)
     fold, folds = spec.without_fold
-    return training_counts_outside(spec.histories, fold=fold, folds=folds, num_items=spec.num_items)
+    return training_counts(spec.histories, partial(outside_fold, fold=fold, folds=folds), num_items=spec.num_items)
 
 
 def _cached(run: TrainingRun, num_items: int, device: torch.device) -> CachedTeachers | None:

@@ -16,6 +16,7 @@ from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
 from kdlib.models.files import as_served, is_whole, save_model
 from kdlib.models.sequence import SequenceModel
+from kdlib.store.tables import HISTORIES
 from kdlib.training.engine import make_engine
 from kdlib.training.loop import train_epoch
 from kdlib.training.shard import Shard
@@ -39,13 +40,15 @@ def student_tasks(spec: StudentsSpec, training: TrainingConfig, worker: Worker) 
         resident_bytes=training.resident_megabytes * 2**20,
         world=worker.world,
     )
-    held_out = read_evaluation_histories(
-        spec.histories,
-        position_column="validation_position",
-        max_users=training.max_validation_users,
-        part=worker.rank,
-        parts=worker.world,
-    )
+    held_out = HISTORIES.schema.empty_table()
+    if not spec.whole:
+        held_out = read_evaluation_histories(
+            spec.histories,
+            position_column="validation_position",
+            max_users=training.max_validation_users,
+            part=worker.rank,
+            parts=worker.world,
+        )
     rows = evaluation_rows(held_out, position_column="validation_position")
     for run in spec.runs:
         if is_whole(Path(run.export)):  # finished before a failure
@@ -101,6 +104,8 @@ class StudentTask:
     def train_epoch(self, epoch: int, first_step: int) -> dict[str, float]:
         """See `Task`. Raises FloatingPointError if the loss is not finite or has diverged."""
         run = self._run
+        rates = run.learning_rates
+        rate = rates[epoch] if rates else learning_rate_in(epoch, run.train, epochs=self.planned_epochs)
         figures = train_epoch(
             self.engine,
             self._shard.batches(
@@ -110,13 +115,13 @@ class StudentTask:
                 weights_K=self._weights_K,
             ),
             device=self._worker.device,
-            learning_rate=learning_rate_in(epoch, run.train, epochs=self.planned_epochs),
+            learning_rate=rate,
             warmup_steps=run.train.warmup_steps,
             positions_a_step=self._shard.positions_a_window * self._batch_size * self._worker.world,
             first_step=first_step,
         )
         check_loss(figures, run.name, run.train, epoch, self._spec.num_items)
-        return figures
+        return figures | {"learning_rate": rate}
 
     def validate(self, model: str, weights: Weights) -> Validation:
         """The validation metrics, under the model's name; the score is the NDCG@10."""
@@ -140,20 +145,20 @@ class StudentTask:
         if run.teacher:
             text += f", teacher CE {line['teacher_ce']:.3f}"
         judged = "validation" if run.event_weights is None else "weighted validation"
-        for model in self.models:
+        for model in (one for one in self.models if line[f"{one}_rows"]):
             scores = [f"{label} {line[f'{model}_{metric}']:.4f}" for label, metric in SHOWN.items()]
             text += f" | {'teacher ' if model == 'teacher' else ''}{judged} {', '.join(scores)}"
         minutes = line["seconds"] * (self.planned_epochs - line["epoch"]) / 60
         return text + f" ({line['train_seconds']:.1f} s{f'; {minutes:.0f} min left' if minutes >= 1 else ''})"
 
     def gauges(self, line: dict[str, Any]) -> dict[str, float]:
-        """Epoch, speed, how much of the time the steps wait for data, and the student's NDCG@10."""
-        return {
+        """Epoch, speed, how much of the time the steps wait for data, and the student's NDCG@10 if users validate."""
+        found = {
             "epoch": line["epoch"],
             "positions_per_second": line["positions"] / line["train_seconds"],
             "data_wait_share": line["data_wait_seconds"] / line["train_seconds"],
-            "ndcg": line["student_ndcg@10"],
         }
+        return found | ({"ndcg": line["student_ndcg@10"]} if line["student_rows"] else {})
 
     def export(self, weights: dict[str, Weights], log: list[dict[str, Any]]) -> None:
         """Write the models; the student comes last, because its files mark the run as finished."""
@@ -168,7 +173,7 @@ class StudentTask:
                 "kl_weight": run.kl_weight,
                 "temperature": run.temperature,
                 "warm_nights": run.warm_nights,
-                "validation": best_epoch(log, name),
+                "validation": {"epoch": log[-1]["epoch"]} if self._spec.whole else best_epoch(log, name),
                 "epochs": [{"run": run.name, **line} for line in log],
             }
             metadata = {**self._spec.metadata, **own}

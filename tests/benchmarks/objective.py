@@ -7,7 +7,6 @@ before the test days. Intervals are over users and seeds.
 """
 
 import json
-import os
 import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.distributed as dist
 
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.console import say
@@ -28,7 +26,7 @@ from jobs.runtime.students import student_run
 from kdlib.config.data import EVENT_TYPES
 from kdlib.config.models import ObjectiveConfig
 from kdlib.config.run import RunConfig
-from kdlib.data.folds import training_counts_outside
+from kdlib.data.folds import training_counts
 from kdlib.data.windows import EvaluationRows, evaluation_rows, training_windows
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.bootstrap import nested_bootstrap_means, percentile_interval
@@ -39,9 +37,8 @@ from kdlib.store import tables
 from kdlib.teachers.sparse import SampledTargetWriter
 from kdlib.teachers.targets import TargetWriter
 from kdlib.training.specs import StudentsSpec, TrainingRun
-from kdlib.training.student_task import student_tasks
-from kdlib.training.trainer import train
 from tests.benchmarks.command_line import measure
+from tests.benchmarks.one_worker import process_group, train_all
 
 RESULTS = Path(__file__).parent / "results"
 OBJECTIVE = ObjectiveConfig(cart=3, purchase=10)
@@ -88,28 +85,6 @@ def first_of_each_type(histories: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=histories.schema)
 
 
-class _Alone:
-    """The only worker; it has its windows in memory and keeps no checkpoints."""
-
-    rank, world, device = 0, 1, torch.device("cpu")
-
-    def __init__(self, windows: pa.Table) -> None:
-        self.shard = self
-        self._windows = windows
-
-    def iter_batches(self, *, batch_size: int, **_: Any) -> Any:
-        yield from (self._windows.slice(start, batch_size) for start in range(0, len(self._windows), batch_size))
-
-    def latest_checkpoint(self) -> None:
-        return None
-
-    def announce(self, model: str, text: str, gauges: dict[str, float]) -> None:
-        say(text)
-
-    def report(self, figures: dict[str, float], folder: str) -> None:
-        pass
-
-
 class _Shop:
     """The histories that were cut anew, and what is trained on them."""
 
@@ -120,7 +95,7 @@ class _Shop:
         pq.write_table(histories, self._file)
         self._windows = training_windows(histories, max_length=config.training.max_length)
         items = source.vocabulary_facts()["vocabulary_items"]
-        counts = training_counts_outside([str(self._file)], fold=-1, folds=2, num_items=items)
+        counts = training_counts([str(self._file)], lambda rows: rows, num_items=items)
         statistics = {"item_index": np.arange(items), "num_train": counts[0], "num_in_windows": counts[1]}
         (folder / "statistics").mkdir()
         pq.write_table(pa.table(statistics), folder / "statistics" / "part.parquet")
@@ -179,9 +154,7 @@ class _Shop:
     def _train(self, run: TrainingRun, windows: pa.Table, *, states: int) -> None:
         facts = self._source.vocabulary_facts()
         spec = StudentsSpec((run,), states, [str(self._file)], facts["vocabulary_items"], facts)
-        worker = _Alone(windows)
-        for task in student_tasks(spec, self._config.training, worker):
-            train(task, worker)
+        train_all(spec, self._config.training, windows)
 
 
 def hits_of(folders: list[Path], rows: EvaluationRows) -> np.ndarray:
@@ -234,16 +207,12 @@ def figures(hits: dict[str, np.ndarray], types: np.ndarray, users: np.ndarray) -
 
 def run(config: RunConfig) -> None:
     """Measure, print and write the results."""
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, process_group(Path(name)):
         folder = Path(name)
-        dist.init_process_group("gloo", init_method=f"file://{folder / 'group'}", rank=0, world_size=1)
         shop = _Shop(config, features(config), folder)
         arms = {"plain": ObjectiveConfig(), "objective": OBJECTIVE}
         hits = {arm: hits_of(shop.students(arm, objective), shop.rows) for arm, objective in arms.items()}
         found = figures(hits, shop.rows.target_types, shop.rows.user_ids)
-        dist.destroy_process_group()
     results = {
         "command": f"python -m tests.benchmarks.objective --config cluster/runs/{config.name}.yaml",
         "objective": OBJECTIVE.model_dump(),

@@ -1,14 +1,14 @@
 """What features of items bring: `python -m tests.benchmarks.side_features FOLDER [SHOP …]` → results/side_features.json.
 
 For each shop it makes the tables below FOLDER: `beauty` with brand, price and categories, and the simulated shop `laptop` with
-category, brand, colour and price. In this process it then trains, with and without features and with each of `SEEDS`:
+category, brand, colour and price. In this process it then trains, with and without features and with several seeds:
 
 - `teacher`: the run config's trained teacher, which reads titles too,
 - `student`: the run config's student without teachers,
 - `taught`: the student that learns from the teacher of the first seed. Both read the features, or neither does.
 
-The judges are the test users, and among them those whose next item has no training interaction. Intervals are over users and
-seeds.
+The judges of Beauty are the test users. The judge of the simulated shop is its true model, for all users. Intervals are over
+users and seeds.
 """
 
 import csv
@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ import yaml
 from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.console import say
 from jobs.runtime.names import title_vectors
+from jobs.runtime.oracle import knows_the_truth, truth_of
 from jobs.runtime.published import features, parquet_files, published
 from jobs.runtime.students import student_run
 from kdlib.config.load import load_config
@@ -38,11 +40,12 @@ from kdlib.config.run import RunConfig
 from kdlib.data.windows import evaluation_rows, read_evaluation_histories, training_windows
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.bootstrap import nested_bootstrap_means, percentile_interval
+from kdlib.metrics.expected import expected_metrics
 from kdlib.metrics.ranking import hit_rate, ndcg
 from kdlib.models.files import load_model
 from kdlib.teachers.sparse import SampledTargetWriter
 from kdlib.training.specs import StudentsSpec, TrainingRun
-from tests.benchmarks.alone import process_group, train_alone
+from tests.benchmarks.one_worker import process_group, train_all
 
 HOME = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -51,7 +54,7 @@ FEATURES = {
     "laptop": {"category": "category", "brand": "category", "colour": "category", "price": "number"},
 }
 STAGES = ("simulate-events", "build-features", "build-side-features", "encode-titles")
-SEEDS = (1, 2, 3)
+SEEDS = {"teacher": (1, 2), "student": (1, 2, 3), "taught": (1, 2, 3)}
 ARMS = ("plain", "features")
 K, SAMPLES = 10, 2_000
 
@@ -106,28 +109,27 @@ class _Shop:
         names = ("item_statistics", "item_features", title_vectors(text))
         self._tables = {name: found.folder for name, found in published(config, *names).items()}
         self._titles = self._tables[title_vectors(text)]
-        counts = pq.read_table(self._tables["item_statistics"]).sort_by("item_index")["num_in_windows"].to_numpy()
-        files = parquet_files(self._source.histories)
-        tested = read_evaluation_histories(files, position_column="test_position", max_users=len(self._histories))
-        self._rows = evaluation_rows(tested, position_column="test_position")
-        self._to_new_V = counts == 0
+        self._truth = knows_the_truth(config)
+        how = {"position_column": "test_position", "everyone": self._truth}
+        self._tested = read_evaluation_histories(self._files(), max_users=len(self._histories), **how)
+        self._rows = evaluation_rows(self._tested, with_marks=self._truth, **how)
+
+    def _files(self) -> list[str]:
+        return parquet_files(self._source.histories)
 
     def models(self) -> Iterator[tuple[str, str, Values]]:
         """Who is trained, with or without features, and how good it is; once for each seed."""
         windows = training_windows(self._histories, max_length=self._config.training.max_length)
         for arm in ARMS:
-            targets = None
-            for seed in SEEDS:
-                teacher = self._teacher(arm, seed)
+            teachers = [self._teacher(arm, seed) for seed in SEEDS["teacher"]]
+            for teacher in teachers:
                 yield "teacher", arm, self._trained(teacher, windows, states=0)
-                if targets is None:
-                    targets = self._targets(teacher.export, windows)
+            for seed in SEEDS["student"]:
                 yield "student", arm, self._trained(self._student(arm, seed, cached=None), windows, states=0)
-                taught = self._student(arm, seed, cached=teacher.export if seed == SEEDS[0] else self._first(arm))
+            targets = self._targets(teachers[0].export, windows)
+            for seed in SEEDS["taught"]:
+                taught = self._student(arm, seed, cached=teachers[0].export)
                 yield "taught", arm, self._trained(taught, targets, states=1)
-
-    def _first(self, arm: str) -> str:
-        return str(self._folder / f"teacher {arm} {SEEDS[0]}")
 
     def _made(self, name: str) -> str:
         (self._folder / name).mkdir()
@@ -169,21 +171,23 @@ class _Shop:
 
     def _trained(self, run: TrainingRun, windows: pa.Table, *, states: int) -> Values:
         facts = self._source.vocabulary_facts()
-        files = parquet_files(self._source.histories)
-        train_alone(
-            StudentsSpec((run,), states, files, facts["vocabulary_items"], facts), self._config.training, windows
-        )
+        spec = StudentsSpec((run,), states, self._files(), facts["vocabulary_items"], facts)
+        train_all(spec, self._config.training, windows)
         model = load_model(Path(run.export))[0]
-        ranks = ranks_of_models([model], [1.0], self._rows, device=torch.device("cpu")).ranks
-        new = self._to_new_V[self._rows.targets]
-        hits = hit_rate(ranks, K)
-        found = {f"ndcg@{K}": ndcg(ranks, K), f"recall@{K}": hits, "new": new.astype(float), "new hits": hits * new}
+        ranked = ranks_of_models([model], [1.0], self._rows, device=torch.device("cpu"), top=K)
+        if self._truth:
+            lists = {"model": ranked.best}
+            truth = truth_of(self._config, self._tested, self._source.item_ids(), self._rows, lists, top=K)
+            expected = expected_metrics(truth.probabilities["model"], (K,))
+            found = {f"ndcg@{K}": expected[f"expected_ndcg@{K}"], f"recall@{K}": expected[f"expected_hr@{K}"]}
+        else:
+            found = {f"ndcg@{K}": ndcg(ranked.ranks, K), f"recall@{K}": hit_rate(ranked.ranks, K)}
         say(f"{run.name}: " + ", ".join(f"{name} {one.mean():.4f}" for name, one in found.items()))
         return found
 
 
 def figures(found: dict[str, dict[str, list[Values]]]) -> dict[str, Any]:
-    """Means over users and seeds, and differences with intervals. `new_recall` is of users whose next item is new."""
+    """Means over users and seeds, and differences with intervals."""
     result: dict[str, Any] = {}
     for who, arms in found.items():
         flat = {
@@ -193,11 +197,10 @@ def figures(found: dict[str, dict[str, list[Values]]]) -> dict[str, Any]:
         }
         worlds = nested_bootstrap_means(flat, samples=SAMPLES, seed=1)
         means = {name: one.mean() for name, one in flat.items()}
-        both = [{name: _metrics(of, name) for name in arms} for of in (means, worlds)]
         result[who] = {}
-        for metric in both[0]["plain"]:
-            plain, with_features = (float(both[0][arm][metric]) for arm in ARMS)
-            low, high = percentile_interval(both[1]["features"][metric] - both[1]["plain"][metric])
+        for metric in arms["plain"][0]:
+            plain, with_features = (float(means[f"{arm} {metric}"]) for arm in ARMS)
+            low, high = percentile_interval(worlds[f"features {metric}"] - worlds[f"plain {metric}"])
             result[who][metric] = {
                 "plain": round(plain, 5),
                 "features": round(with_features, 5),
@@ -207,23 +210,14 @@ def figures(found: dict[str, dict[str, list[Values]]]) -> dict[str, Any]:
     return result
 
 
-def _metrics(of: Any, arm: str) -> dict[str, Any]:
-    found = {metric: of[f"{arm} {metric}"] for metric in (f"ndcg@{K}", f"recall@{K}")}
-    if np.any(of[f"{arm} new"]):
-        found[f"new_recall@{K}"] = of[f"{arm} new hits"] / of[f"{arm} new"]
-    return found
-
-
-def measured(shop: str, folder: Path) -> dict[str, Any]:
+def measured(shop: str, folder: Path, scratch: Path) -> dict[str, Any]:
     """Train and judge all models of a shop."""
     config = load_config(run_config(shop, folder))
-    with process_group(threads=os.cpu_count() or 1) as scratch:
-        found: dict[str, dict[str, list[Values]]] = {}
-        for who, arm, values in _Shop(config, scratch).models():
-            found.setdefault(who, {}).setdefault(arm, []).append(values)
-    some = found["teacher"]["plain"][0]
-    users = {"test_users": len(some["new"]), "test_users_with_a_new_next_item": int(some["new"].sum())}
-    return {"features": list(FEATURES[shop]), "hardware": hardware(config), **users, **figures(found)}
+    found: dict[str, dict[str, list[Values]]] = {}
+    for who, arm, values in _Shop(config, scratch).models():
+        found.setdefault(who, {}).setdefault(arm, []).append(values)
+    users = len(found["teacher"]["plain"][0][f"ndcg@{K}"])
+    return {"features": list(FEATURES[shop]), "hardware": hardware(config), "users": users, **figures(found)}
 
 
 if __name__ == "__main__":
@@ -231,10 +225,14 @@ if __name__ == "__main__":
     home.mkdir(parents=True, exist_ok=True)
     results = {
         "command": "python -m tests.benchmarks.side_features FOLDER",
-        "seeds": list(SEEDS),
+        "seeds": SEEDS,
         "versions": package_versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **{shop: measured(shop, home.resolve()) for shop in shops},
     }
-    (RESULTS / "side_features.json").write_text(json.dumps(results, indent=1) + "\n")
-    say(json.dumps(results, indent=1))
+    with tempfile.TemporaryDirectory() as name, process_group(Path(name), threads=os.cpu_count() or 1):
+        scratch = Path(name)
+        for shop in shops:
+            (scratch / shop).mkdir()
+            results[shop] = measured(shop, home.resolve(), scratch / shop)
+            (RESULTS / "side_features.json").write_text(json.dumps(results, indent=1) + "\n")
+            say(json.dumps(results[shop], indent=1))

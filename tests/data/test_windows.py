@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlib.data.batches import store_from_tables
-from kdlib.data.windows import context_of, evaluation_rows, ragged, read_evaluation_histories, training_windows
+from kdlib.data.windows import (
+    context_of,
+    evaluation_rows,
+    ragged,
+    read_evaluation_histories,
+    training_windows,
+    whole_histories,
+)
 from kdlib.store import tables
 
 
@@ -302,3 +309,26 @@ def test_an_item_that_may_come_back_is_a_target() -> None:
     assert every.hidden is not None
     assert every.hidden[-2:].tolist() == [False, True], "ten days and one day before the day after the last event"
     assert evaluation_rows(table, position_column="test_position").user_ids.tolist() == ["new"]
+
+
+def test_whole_histories_train_to_their_ends() -> None:
+    """All positions are in windows, the held-out ones too, and no position validates or tests."""
+    table = histories(
+        [([1, 2, 3, 4, 5, 6], [0] * 6, 3, 3, 5), ([7], [0], 1, None, None), ([8, 9], [0] * 2, 0, None, 1)]
+    )
+    whole = whole_histories(table)
+    assert whole.schema == table.schema
+    assert whole["num_train"].to_pylist() == [6, 1, 2]
+    assert whole["validation_position"].null_count == whole["test_position"].null_count == 3
+    for name in ("user_id", "item_indices", "event_times", "session_numbers"):
+        assert whole[name] == table[name]
+    windows = training_windows(whole, max_length=3)
+    assert windows["items"].to_pylist() == [[1, 2, 3], [3, 4, 5, 6], [8, 9]]
+    few = ["user_id", "item_indices", "num_train"]
+    assert whole_histories(table.select(few)) == whole.select(few)
+
+
+def test_no_history_has_no_positions() -> None:
+    """An empty block of a stream stays an empty table."""
+    assert len(training_windows(whole_histories(tables.HISTORIES.schema.empty_table()), max_length=3)) == 0
+    assert len(evaluation_rows(tables.HISTORIES.schema.empty_table(), position_column="validation_position")) == 0

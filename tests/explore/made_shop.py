@@ -22,7 +22,7 @@ from kdlib.release import promotions
 from kdlib.search.fusion import Weights
 from kdlib.search.index import build_index
 from kdlib.search.student import QueryEncoder, save_student
-from kdlib.store import partitions, tables
+from kdlib.store import partitions, search_tables, tables
 
 BEFORE, DS = "2026-11-21", "2026-11-22"
 K = 5
@@ -104,7 +104,7 @@ def put_search(root: Path, ds: str) -> None:
     save_student(student, encoder.options, encoder.state_dict(), made.to_str(), ["bright"], {"teacher": "t"})
     partitions.publish(student, root, "models/search_student", ds, fingerprint="by hand")
     index = partitions.new_staging(root, "search_index", ds)
-    table = pa.Table.from_pylist(products, schema=tables.PRODUCTS.schema)
+    table = pa.Table.from_pylist(products, schema=search_tables.PRODUCTS.schema)
     vectors = F.normalize(torch.randn(NUM_ITEMS, 6), dim=1)
     weights = Weights(0.0, 0.0)
     build_index(index, table, vectors, language="english", weights=weights, seed=1, facts={"teacher": "t"})

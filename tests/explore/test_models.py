@@ -1,5 +1,6 @@
 """What each model says, against the published lists and against full sorts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,17 @@ def test_a_model_that_is_damaged_costs_only_its_own_list(shop: Shop, run: Run) -
     assert [one.model for one in found] == ["student", "teacher", "rules", "student without teacher"]
     assert [one.note for one in found] == ["", "the model is damaged", "", ""]
     assert [len(one.items) for one in found] == [1, 0, 1, 1]
+
+
+def test_the_student_of_the_pages_made_the_lists(shop: Shop, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose lists come from a refitted student shows the lists of that student."""
+    assert shop.models(run)["student"] == [run.folder("models/student")]
+    versions = {**run.versions, "models/refit": "v"}
+    assert shop.models(replace(run, versions=versions))["student"] == [run.folder("models/student")]
+    made = replace(run.manifest("recommendations"), inputs={"models/refit": "v"})
+    monkeypatch.setattr(Run, "manifest", lambda *_: made)
+    refitted = replace(run, versions=versions)
+    assert shop.models(refitted)["student"] == [refitted.folder("models/refit")]
 
 
 def test_a_vocabulary_of_another_run_is_refused(tmp_path: Path, run: Run) -> None:

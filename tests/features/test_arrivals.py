@@ -159,6 +159,15 @@ def test_an_event_is_carried_over_or_read_again_and_not_both(spark) -> None:
     assert [(row["event_time"].date(), row["arrived"]) for row in again] == [rows[1], rows[2], rows[3], rows[4]]
 
 
+def test_an_id_that_is_carried_over_is_judged_by_its_length(spark) -> None:
+    """The earlier run may be from before ids had a limit."""
+    ids = "user_id string, session_id string, item_id string, event_id string"
+    rows = [(datetime(2024, 5, 3, 9), "u", None, item, None, 0) for item in ("a", "a" * 257)]
+    clean = spark.createDataFrame(rows, f"event_time timestamp, {ids}, event_type tinyint")
+    events = spark.createDataFrame([], f"long_id boolean, {ids}")
+    assert [row["long_id"] for row in carried_over(clean, events, before=day(5), source="s").collect()] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("path", "file"),
     [

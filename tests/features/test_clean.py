@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 
 from kdlib.errors import ContractError, InputError
 from kdlib.features import clean
+from kdlib.features.columns import MOST_ID_CHARACTERS, MOST_RAW_CHARACTERS, is_long
 from kdlib.features.funnel import check_complete, check_trainable, count_outcomes, rows_text
 
 SCHEMA = (
@@ -41,7 +42,9 @@ def arrived(row, day: date):
 def events_of(spark, rows):
     filtered = F.coalesce(~F.col("corrupt") & (F.col("item_id") == LEFT_OUT), F.lit(False))
     time = F.col("event_time").cast("timestamp")
-    return spark.createDataFrame(rows, SCHEMA).withColumns({"event_time": time, "filtered": filtered})
+    long_id = is_long(*map(F.col, ("user_id", "session_id", "item_id", "event_id")))
+    columns = {"event_time": time, "filtered": filtered, "long_id": long_id}
+    return spark.createDataFrame(rows, SCHEMA).withColumns(columns)
 
 
 def judge(spark, rows, *, late_days=0, max_events=100, partitions=2):
@@ -64,10 +67,14 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark):
 
     The period includes both its ends.
     """
+    long_id = "i" * (MOST_ID_CHARACTERS + 1)
     rows = [
         (event(corrupt=True, user=None), "corrupt_row"),
         (event(user=None, item=None), "missing_user"),
         (event(item=None), "missing_item"),
+        (event(item=None, session=long_id), "missing_item"),
+        (event(item=long_id, time=None, given=False), "long_id"),
+        (event(session=long_id), "long_id"),
         (event(time=None, given=False), "missing_time"),
         (event(time=None, item="x1"), "bad_time"),
         (event(time="2024-04-30 23:59:59.999999"), "out_of_period"),
@@ -84,6 +91,25 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark):
     assert outcomes(judged) == Counter(reason for _, reason in rows)
     raws = Counter((row["reason"], row["raw"]) for row in clean.quarantine(judged).collect())
     assert raws == Counter((reason, row[8]) for row, reason in rows if reason != "kept")
+
+
+def test_a_long_id_goes_no_further_than_the_quarantine(spark):
+    """An id of the greatest length is kept. Of a longer id the quarantine has the beginning, and other tables nothing."""
+    longest = "é" * MOST_ID_CHARACTERS
+    judged = judge(spark, [event(item=longest), event(longest), event(item="x" * 20_000), event(id_="k" * 20_000)])
+    assert outcomes(judged) == {"kept": 2, "long_id": 2}
+    assert {(row["user_id"], row["item_id"]) for row in clean.kept(judged).collect()} == {
+        ("u", longest),
+        (longest, "a"),
+    }
+    rejected = judged.filter(F.col("outcome") == "long_id").collect()
+    assert {row[name] for row in rejected for name in ("session_id", "item_id", "event_id")} == {None}
+    [cut, whole] = sorted((row["raw"] for row in clean.quarantine(judged).collect()), key=len, reverse=True)
+    assert cut == f"u|{'x' * (MOST_RAW_CHARACTERS - 2)}…"
+    assert whole == "u|a|2024-05-02 10:00:00"
+    counts = count_outcomes(judged, path="p", last_day=date(2024, 5, 3))
+    assert counts["reasons"] == {"long_id": 2}
+    assert rows_text(counts) == "4 rows read = 2 kept + 0 duplicate + 2 quarantined (long_id 2)"
 
 
 def test_an_event_may_arrive_so_many_days_late_or_a_day_early(spark):

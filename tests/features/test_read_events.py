@@ -10,9 +10,10 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import EventsConfig
 from kdlib.errors import ConfigError, InputError
-from kdlib.features.columns import raw_text
+from kdlib.features.columns import MOST_ID_CHARACTERS, raw_text
 from kdlib.features.events import input_columns, read_events
 from kdlib.features.read_errors import reading
+from kdlib.privacy.pseudonyms import KeySource
 
 LAST_DAY = date(2024, 5, 3)
 ISO = {"format": "iso", "column": "t"}
@@ -212,6 +213,24 @@ def test_ids_of_another_encoding_are_corrupt(spark, tmp_path):
         "u,i,t\nK\xe4ufer,a,2024-05-01\nb,S\xe4ge,2024-05-01\nb,a,2024-05-01\n".encode("latin-1")
     )
     assert [row[0] for row in read(spark, tmp_path / "e.csv")] == [True, True, False]
+
+
+def test_the_length_of_an_id_is_that_of_the_shops(spark, tmp_path):
+    """Characters count, without the blanks around an id. A short pseudonym does not hide a long id of a user."""
+    longest = "é" * MOST_ID_CHARACTERS
+    names = ("u", "s", "i", "k")
+    rows = [{"t": "2024-05-01"} | dict.fromkeys(names, f"  {longest} ")]
+    rows += [rows[0] | {name: longest + "x"} for name in names] + [rows[0] | {"i": "a", "s": None, "k": None}]
+    (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "key").write_text("0123456789abcdef-a-key")
+    settings = {"path": f"{tmp_path}/e.jsonl", "format": "jsonl", "user": "u", "session": "s", "item": "i"}
+    config = EventsConfig.model_validate(settings | {"event_id": "k", "time": ISO})
+    for key in (None, KeySource(f"{tmp_path}/key", None)):
+        events = read_events(spark, config, last_day=LAST_DAY, key=key)
+        assert [row["long_id"] for row in events.collect()] == [False, *[True] * 4, False]
+    (tmp_path / "s.txt").write_text(f"u {longest} {longest}x\n")
+    sequences = EventsConfig.model_validate({"path": f"{tmp_path}/s.txt", "format": "sequences"})
+    assert [row["long_id"] for row in read_events(spark, sequences, last_day=LAST_DAY).collect()] == [False, True]
 
 
 @pytest.mark.parametrize("format_", ["parquet", "csv"])

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import SearchesConfig
 from kdlib.features import searches
+from kdlib.features.columns import MOST_RAW_CHARACTERS
 from kdlib.features.queries import queries_table, query_items_table
 from kdlib.privacy.forgetting import digest
 from kdlib.privacy.pseudonyms import KeySource, pseudonym
@@ -122,11 +123,14 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
 
     The period includes both its ends; rows before it are not a fault.
     """
+    long_id = "7" * 20_000
     rows = [
         ("1,tent,a,click,1", "corrupt_row"),
         (",,a,click,1,2024-05-10", "missing_user"),
         ("1, ,a,click,x,2024-05-10", "missing_query"),
         ("1,\x01\u3000,a,click,1,2024-05-10", "missing_query"),
+        (f"{long_id},tent,a,click,1,", "long_id"),
+        (f"1,tent,{long_id},click,1,2024-05-10", "long_id"),
         ("1,tent,a,click,1,", "missing_time"),
         ("1,tent,,click,1,tomorrow", "bad_time"),
         ("1,tent,a,click,1,2024-05-11 00:00:00", "out_of_period"),
@@ -146,6 +150,7 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
     assert shown.total() == len(quarantined)
     assert shown["corrupt_row", "sha256:"] == shown["forgotten_user", "forgott"] == 1
     assert {reason for reason, _ in shown} == set(searches.REASONS)
+    assert max(len(row["raw"]) for row in searches.quarantine(judged).collect()) == MOST_RAW_CHARACTERS + 1
 
 
 def test_rows_of_a_day_that_say_the_same_are_one_event_at_its_best_rank(spark, tmp_path):

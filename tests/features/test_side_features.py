@@ -18,6 +18,7 @@ ROWS = [
     {"item_id": "b", "brand": None, "tags": [], "price": None, "image": None},
     {"item_id": "c", "brand": "b|c", "tags": ["z"], "price": 3.0, "image": [2.0, 3.0]},
     {"item_id": "a", "brand": "zeta", "tags": None, "price": 9.0, "image": None},
+    {"item_id": "x" * 257, "brand": "acme", "tags": ["x"], "price": 9.0, "image": [1.0, 2.0]},
 ]
 EXPECTED = {
     ("a", "brand"): ["acme"],
@@ -61,7 +62,10 @@ def read(spark, path: str, format_: str, kinds=KINDS):
 
 @pytest.mark.parametrize("format_", ["parquet", "jsonl", "csv"])
 def test_every_format_gives_the_same_features(spark, tmp_path, format_):
-    """Texts are trimmed, lists are sorted sets, missing values have no row, and the first value of a repeated id counts."""
+    """Texts are trimmed, lists are sorted sets, missing values have no row, and the first value of a repeated id counts.
+
+    An id that is too long for an event has no row.
+    """
     values, kinds = read(spark, written(tmp_path, format_), format_)
     counts = check_features(values, kinds, section="input.catalogue")
     found = {

@@ -205,23 +205,29 @@ def test_statistics_count_training_positions(spark, counts, previous):
 
 
 def test_a_csv_catalogue_may_quote_and_repeat(spark, tmp_path):
-    """Quoted commas, doubled quotes and line breaks belong to the title. Repeats and rows without an id are counted."""
+    """Quoted commas, doubled quotes and line breaks belong to the title. Repeats and rows without an id are counted.
+
+    An id that is too long for an event counts as none.
+    """
     text = 'item_id,title,stock\n1,"A ""big"", red\none",yes\n1,B,0\n,C,1\n2,,False\n3,D,\nbroken\n'
+    text += "".join(f"{'x' * length},E,1\n" for length in (256, 257))
     (tmp_path / "items.csv").write_text(text)
     config = CatalogueConfig(path=str(tmp_path / "items.csv"), format="csv", available="stock")
     catalogue = read_catalogue(spark, config)
     assert catalogue_counts(catalogue, path="p") == {
-        "rows_read": 6,
-        "without_id": 2,
+        "rows_read": 8,
+        "without_id": 3,
         "corrupt": 1,
+        "long_id": 1,
         "repeated_id": 1,
-        "items": 3,
+        "items": 4,
     }
     products = one_row_an_item(catalogue).withColumn("title", F.coalesce("title", F.lit("-")))
     assert rows(products, "item_id", "title", "available") == [
         ("1", 'A "big", red\none', True),
         ("2", "-", False),
         ("3", "D", True),
+        ("x" * 256, "E", True),
     ]
 
 
@@ -243,7 +249,7 @@ def test_a_quote_that_is_not_closed_swallows_no_catalogue(spark, tmp_path, more,
 
 
 def test_a_catalogue_that_lost_rows_is_told():
-    """The warning names rows that do not parse, or the loss of more than half the items of the run before."""
+    """The warning counts rows that do not parse and ids that are too long, or names the loss of half the items."""
     counts = {"rows_read": 50, "items": 49, "corrupt": 0}
     assert (
         catalogue_warning(None, counts) is catalogue_warning(counts) is catalogue_warning(counts, {"items": 98}) is None
@@ -251,8 +257,11 @@ def test_a_catalogue_that_lost_rows_is_told():
     assert catalogue_warning(counts, {"items": 99}) == (
         "the catalogue has 49 items, the run before had 99. Check that its export is complete"
     )
-    told = catalogue_warning(counts | {"corrupt": 1})
-    assert told == "1 of 50 rows of the catalogue do not parse: their items are left out"
+    told = catalogue_warning(counts | {"corrupt": 1, "long_id": 2})
+    assert told == (
+        "of 50 rows of the catalogue, 1 do not parse and 2 have an item id of more than 256 characters: their items are"
+        " left out"
+    )
 
 
 def test_a_catalogue_of_json_may_hold_lists_but_no_list_is_an_item(spark, tmp_path):

@@ -15,7 +15,7 @@ from kdlib.inference import explain
 from kdlib.inference.explain import LEAST, because_of, check_reasons
 from kdlib.models.encode import last_hidden
 from kdlib.models.sequence import SequenceModel
-from kdlib.store.tables import RECOMMENDATIONS
+from kdlib.store.list_tables import RECOMMENDATIONS
 
 NUM_ITEMS = 40
 CPU = torch.device("cpu")

@@ -45,10 +45,17 @@ NIGHT: dict[str, Any] = SMALL | {
             "first_day": "2026-11-13",
         }
     },
-    "teachers": [{"name": "teacher", "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True}}],
+    "teachers": [
+        {
+            "name": "teacher",
+            "model": {"kind": "transformer", "dim": 32, "heads": 2, "session_flag": True},
+            "features": ["brand", "price"],
+        }
+    ],
     # training and batch inference take long enough for a test to kill a node in them
     "student": {
         "model": {"kind": "gru", "dim": 16, "session_flag": True},
+        "features": ["category"],
         "train": {"epochs": EPOCHS, "patience": EPOCHS},
         "control": {"train": {"epochs": 2}},
     },

@@ -27,8 +27,8 @@ def test_teacher_and_student_learn_together(night_to_change: tuple[Path, Path, s
     before = partitions.current(root, "models/teacher", DS)
     lstm = {"kind": "lstm", "dim": 16, "hidden": 12, "tied": False, "dropout": 0.0}
     document = yaml.safe_load(config.read_text()) | {
-        "teachers": [{"name": "teacher", "model": lstm | {"hidden": 24}}],
-        "student": {"model": lstm},
+        "teachers": [{"name": "teacher", "model": lstm | {"hidden": 24}, "features": ["price"]}],
+        "student": {"model": lstm, "features": ["brand"]},
         "distillation": {"mode": "joint", "kl_weight": 0.5, "temperature": 1.0},
         "objective": {"cart": 3, "purchase": 10},
     }

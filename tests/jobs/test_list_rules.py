@@ -51,7 +51,7 @@ def test_no_published_list_breaks_a_rule(ruled: tuple[Path, Path, str, str]) -> 
     _, root, pinned, printed = ruled
     whole(root, DS)
     assert " epoch " not in printed, "the models of the night without rules are used"
-    assert "build_side_features: item_features: category " in printed
+    assert "build_side_features: user_features: country " in printed
     base = duckdb.connect()
     for name in ("recommendations", "histories", "item_vocabulary", "item_features", "user_features"):
         base.sql(f"CREATE VIEW {name} AS SELECT * FROM '{partitions.current(root, name, DS)}/*.parquet'")

@@ -41,6 +41,9 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     told = (root.parent / "distilrec_small.prom").read_text()
     assert 'distilrec_night_exit_status{run="small"} 0.0' in told
     assert f'distilrec_in_use_rows{{run="small",table="recommendations"}} {float(len(rows))}' in told
+    for model in ("teacher", "student", "control"):  # they read features of the items
+        trained = partitions.manifest_of(root, f"models/{model}", DS)
+        assert trained.inputs["item_features"] == partitions.manifest_of(root, "item_features", DS).version
     manifest = partitions.read_manifest(root, "histories", DS)
     events = partitions.read_manifest(root, "events", DS)
     assert manifest is not None

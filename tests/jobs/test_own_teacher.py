@@ -34,9 +34,9 @@ def shop(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> tuple[Path,
     """Run config, output folder, and a folder with the package `my_shop`. The trained teacher is made already."""
     config, root, _ = night_to_change
     document = yaml.safe_load(config.read_text())
-    document["teachers"].append({"name": "mine", "function": "my_shop.scores:Scores"})
+    document["teachers"] += [{"name": "mine", "function": "my_shop.scores:Scores"}, {"name": "rules", "rules": {}}]
     document["distillation"] = {"targets": "sampled", "temperature": 1.0, "samples": 8, "weights": "validation_ndcg"}
-    document["student"]["train"] = {"epochs": 1}
+    document["student"] |= {"train": {"epochs": 1}, "refit": True}
     document["student"]["control"] = {"train": {"epochs": 1}}
     config.write_text(yaml.safe_dump(document))
     folder = tmp_path / "shop"
@@ -46,10 +46,34 @@ def shop(night_to_change: tuple[Path, Path, str], tmp_path: Path) -> tuple[Path,
     return config, root, folder
 
 
+def _refitted_student_serves(root: Path, printed: str) -> None:
+    """The lists in use are of the second training, which has learnt from more positions, for the same number of epochs."""
+    judged, refit = (
+        json.loads((partitions.current(root, f"models/{name}", DS) / "model.json").read_text())
+        for name in ("student", "refit")
+    )
+    assert refit["judged"] == judged["version"]
+    assert len(refit["epochs"]) == judged["validation"]["epoch"] == 1
+    assert refit["epochs"][0]["learning_rate"] == judged["epochs"][0]["learning_rate"]
+    lengths = [len(row) for row in pq.read_table(partitions.current(root, "histories", DS))["item_indices"].to_pylist()]
+    positions = sum(max(length - 1, 0) for length in lengths)
+    assert judged["epochs"][0]["positions"] < refit["epochs"][0]["positions"] <= positions
+    for name in ("recommendations", "similar_items"):
+        made = partitions.manifest_of(root, name, DS)
+        assert made.inputs["models/refit"] == partitions.manifest_of(root, "models/refit", DS).version
+        assert set(pq.read_table(root / "promoted" / name)["model_version"].to_pylist()) == {refit["version"]}
+    assert (root / "promoted" / "models" / "refit" / "model.json").exists()
+    assert f"refit: {refit['version']}, the student {judged['version']} trained again on all days: 1 epochs" in printed
+    assert not [path for path in (root / "_staging").iterdir() if "refit" in path.name]
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_a_student_learns_from_a_function(shop: tuple[Path, Path, Path]) -> None:
-    """On real Ray a function is judged, teaches and is measured, and only it is tried again after an edit."""
+    """On real Ray a function is judged, teaches and is measured, and only it is tried again after an edit.
+
+    The student is trained once more on all days, and makes the lists.
+    """
     config, root, folder = shop
     printed = run(config, folder=folder)
     assert "models/teacher: up to date" in printed
@@ -65,6 +89,8 @@ def test_a_student_learns_from_a_function(shop: tuple[Path, Path, Path]) -> None
     page = (partitions.current(root, "reports", DS) / "index.html").read_text()
     assert facts["version"] in page
     assert ">None<" not in page
+    assert "student after a second training on all days" in page
+    _refitted_student_serves(root, printed)
 
     weights = folder / "my_shop" / "weights.py"
     weights.write_text("DECAY = 0.02\n")

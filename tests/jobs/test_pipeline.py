@@ -45,7 +45,7 @@ def test_needs_are_made_before():
         "input": {"simulate": {"search_fraction": 0.1}},
         "teachers": [{"name": "a", "text": text}, {"name": "b", "folds": 2}, {"name": "c", "rules": {}}],
         "distillation": {"targets": "sampled"},
-        "student": {"model": {"codes": {}, "dim": 16}},
+        "student": {"model": {"codes": {}, "dim": 16}, "refit": True},
         "recommend": {
             "policy": {"at_most": {"brand": 2}},
             "lists": {"similar_items": 5, "bought_together": 5, "popular_items": 5, "buy_again": 5},

@@ -30,14 +30,14 @@ HISTORIES = {  # item, event type, days before the end of the run's day
 }
 
 
-def config_for(root: Path, *, text: bool = False, **recommend: Any) -> RunConfig:
+def config_for(root: Path, *, text: bool = False, again: bool = False, **recommend: Any) -> RunConfig:
     document = {
         "name": "tiny",
         "ds": DS,
         "output_dir": str(root),
         "input": {"simulate": {}},
         "recommend": {"lists": LISTS} | recommend,
-        "student": {"text": {}} if text else {},
+        "student": ({"text": {}} if text else {}) | {"refit": again},
     }
     return RunConfig.model_validate(document)
 
@@ -91,12 +91,16 @@ def shop(tmp_path: Path) -> Path:
         for first, user in enumerate(["anna", "bert", "cleo", "dora"])
     ]
     put(tmp_path, "recommendations", recommended)
+    put_student(tmp_path, "models/student")
+    return tmp_path
+
+
+def put_student(root: Path, name: str) -> None:
     torch.manual_seed(1)
     model = SequenceModel(num_items=len(IDS), kind="gru", dim=4, max_length=5)
-    staging = partitions.new_staging(tmp_path, "models/student", DS)
+    staging = partitions.new_staging(root, name, DS)
     save_model(staging, model, model.state_dict(), {"vocabulary_hash": vocabulary_hash(IDS), "vocabulary_version": "v"})
-    partitions.publish(staging, tmp_path, "models/student", DS, fingerprint="by hand")
-    return tmp_path
+    partitions.publish(staging, root, name, DS, fingerprint="by hand")
 
 
 def read(root: Path, name: str) -> list[dict[str, Any]]:
@@ -218,3 +222,16 @@ def test_a_run_without_further_lists_has_none(shop, capsys):
     """By default the stage is skipped, and says which settings name lists."""
     assert stages.run("recommend-lists", config_for(shop, lists={})) == {}
     assert "skipped, the run config names no further lists (recommend.lists" in capsys.readouterr().out
+
+
+def test_a_refitted_student_knows_the_items_of_all_days(shop):
+    """Items that occur in a history of two and more have a list of similar items, the held-out ones too."""
+    put_student(shop, "models/refit")
+    stages.run("recommend-lists", config_for(shop, again=True, lists={"similar_items": 2}))
+    similar = [row["item_id"] for row in read(shop, "similar_items")]
+    assert similar == ["item0", "item1", "item2", "item4"], "item3 is alone in its history, and item5 has no event"
+    assert partitions.manifest_of(shop, "similar_items", DS).inputs.keys() == {
+        "histories",
+        "item_vocabulary",
+        "models/refit",
+    }

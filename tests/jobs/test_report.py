@@ -16,7 +16,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.release import promotions
 from kdlib.report.users import read_user
-from kdlib.store import partitions, tables
+from kdlib.store import list_tables, partitions, tables
 from tests import stages
 
 DS, BEFORE = "2026-11-22", "2026-11-21"
@@ -381,7 +381,7 @@ def test_reasons_are_read_where_the_table_has_them(two_nights):
     Nulls, or a table without the column, give none.
     """
     assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]
-    schema = tables.RECOMMENDATIONS.schema
+    schema = list_tables.RECOMMENDATIONS.schema
     row = {
         "user_id": "ann",
         "item_ids": ["i2", "i1"],

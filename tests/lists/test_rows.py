@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kdlib.errors import ContractError
 from kdlib.lists.rows import best_of_each, check_lists, near_the_top, rows_of
-from kdlib.store.tables import BOUGHT_TOGETHER, BUY_AGAIN
+from kdlib.store.list_tables import BOUGHT_TOGETHER, BUY_AGAIN
 from tests.lists.histories import FIRST_DAY
 
 ITEM_IDS = pa.array(["i0", "i1", "i2", "i3"])

@@ -1,20 +1,24 @@
 """The training of students and teachers: learning rate, failed losses, validation, which epoch is kept."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdlib.config.models import TrainConfig
-from kdlib.data.windows import evaluation_rows
+from kdlib.config.models import ModelConfig, TrainConfig, TrainingConfig
+from kdlib.data.windows import evaluation_rows, training_windows, whole_histories
 from kdlib.models.files import load_model, save_model
 from kdlib.models.sequence import SequenceModel
-from kdlib.training import student_task
-from kdlib.training.student_task import best_epoch, check_loss, learning_rate_in, validation_scores
-from kdlib.training.trainer import Best
+from kdlib.training import student_setup, student_task, trainer
+from kdlib.training.specs import StudentsSpec, TrainingRun
+from kdlib.training.student_task import best_epoch, check_loss, learning_rate_in, student_tasks, validation_scores
+from kdlib.training.trainer import Best, train
 from tests.data.test_windows import histories, timed
 
 
@@ -106,3 +110,107 @@ def test_a_failed_loss_ends_the_training(figures, loss: Any, says: str | None) -
     else:
         with pytest.raises(FloatingPointError, match=f"student: the loss .*{says}.* Lower learning_rate"):
             check_loss(figures, "student", train, 2, 100)
+
+
+class _Engine:
+    """Plain AdamW in DeepSpeed's place, which notes the learning rate and a weight after each step."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module, self.optimizer = module, torch.optim.AdamW(module.parameters())
+        self.rates: list[float] = []
+
+    def __call__(self, batch: object) -> Any:
+        return self.module(batch)
+
+    def train(self) -> None:
+        self.module.train()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> None:
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def save_checkpoint(self, *_: object, **__: object) -> None:
+        pass
+
+    def destroy(self) -> None:
+        pass
+
+
+class _Worker:
+    """The only worker, with all its windows in memory."""
+
+    rank, world, device = 0, 1, torch.device("cpu")
+
+    def __init__(self, windows: pa.Table) -> None:
+        self.shard, self._windows = self, windows
+        self.announced: list[tuple[str, dict[str, float]]] = []
+
+    def iter_batches(self, **_: object) -> Any:
+        yield self._windows
+
+    def latest_checkpoint(self) -> None:
+        return None
+
+    def announce(self, model: str, text: str, gauges: dict[str, float]) -> None:
+        self.announced.append((text, gauges))
+
+    def report(self, figures: dict[str, float], folder: str) -> None:
+        pass
+
+
+def test_on_whole_histories_the_last_weights_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing validates, the epochs have the given learning rates, and held-out items count as trained, but not by teachers.
+
+    Items 4 and 5 occur at held-out positions only. Item 6 never occurs.
+    """
+    table = histories([([0, 1, 2, 3, 4, 5], [0] * 6, 4, 4, 5)] * 4)
+    pq.write_table(table, tmp_path / "histories.parquet")
+    statistics = {"item_index": range(7), "num_train": [4, 4, 4, 4, 0, 0, 0], "num_in_windows": [4, 4, 4, 4, 0, 0, 0]}
+    (tmp_path / "statistics").mkdir()
+    pq.write_table(pa.table(statistics), tmp_path / "statistics" / "part.parquet")
+    engines: list[_Engine] = []
+
+    def make_engine(module: torch.nn.Module, *_: object, **__: object) -> _Engine:
+        engines.append(_Engine(module))
+        return engines[-1]
+
+    monkeypatch.setattr(student_task, "make_engine", make_engine)
+    monkeypatch.setattr(
+        trainer, "full_weights", lambda engine, model: {n: v.clone() for n, v in model.state_dict().items()}
+    )
+    known: list[list[bool]] = []
+    monkeypatch.setattr(
+        student_setup, "start_item_table", lambda model, heads, weights, known_V, seed: known.append(known_V.tolist())
+    )
+    run = TrainingRun(
+        name="refit",
+        export=str(tmp_path / "refit"),
+        model=ModelConfig(kind="gru", dim=4, dropout=0.0),
+        train=TrainConfig(epochs=2, patience=1, batch_size=4, final_learning_rate_fraction=0.1),
+        seed=1,
+        statistics=str(tmp_path / "statistics"),
+        item_start="teachers",
+        learning_rates=(0.02, 0.01),
+    )
+    (tmp_path / "refit").mkdir()
+    files = [str(tmp_path / "histories.parquet")]
+    worker = _Worker(training_windows(whole_histories(table), max_length=5))
+    spec = StudentsSpec((run,), 0, files, 7, {}, whole=True)
+    for task in student_tasks(spec, TrainingConfig(max_length=5), worker):
+        train(task, worker)
+    [engine] = engines
+    assert engine.rates == [0.02, 0.01]
+    trained = engine.module.get_submodule("student").state_dict()
+    for name, value in load_model(tmp_path / "refit")[0].state_dict().items():
+        assert torch.equal(value, trained[name]), "the last epoch's weights"
+    facts = json.loads((tmp_path / "refit" / "model.json").read_text())
+    assert facts["validation"] == {"epoch": 2}
+    assert [line["learning_rate"] for line in facts["epochs"]] == [0.02, 0.01]
+    assert [line["positions"] for line in facts["epochs"]] == [20, 20]
+    assert not [text for text, gauges in worker.announced if "validation" in text or "ndcg" in gauges]
+    assert student_setup.counts_of(run, spec).tolist() == [[4] * 6 + [0]] * 2
+    assert known == [[True] * 4 + [False] * 3]

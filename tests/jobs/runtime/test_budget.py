@@ -55,8 +55,8 @@ def test_the_size_is_that_of_the_newest_features(shop: Path) -> None:
 def test_without_a_budget_nothing_is_bounded(shop: Path) -> None:
     """Without `budget_minutes`, or before there are features, runs have no bound."""
     runs = [run_of("a", 64, 4)]
-    assert within_budget(config_of(shop), runs, teachers=True) == runs
-    assert within_budget(config_of(shop / "empty", budget_minutes=5), runs, teachers=True) == runs
+    assert within_budget(config_of(shop), runs, "teachers") == runs
+    assert within_budget(config_of(shop / "empty", budget_minutes=5), runs, "teachers") == runs
 
 
 def test_teachers_leave_time_for_what_follows(shop: Path, clock: dict[str, float]) -> None:
@@ -68,13 +68,30 @@ def test_teachers_leave_time_for_what_follows(shop: Path, clock: dict[str, float
     clock["now"] += 60
     others = budget.MARGIN * (cost.targets + cost.evaluation + cost.lists + cost.start / 2)
     share = cost.teachers / (cost.teachers + cost.students)
-    [one] = within_budget(config, [run_of("a", 64, 4)], teachers=True)
+    [one] = within_budget(config, [run_of("a", 64, 4)], "teachers")
     assert one.seconds == pytest.approx((540 - others) * share)
-    [student, control] = within_budget(config, [run_of("s", 64, 4), run_of("c", 64, 12)], teachers=False)
+    [student, control] = within_budget(config, [run_of("s", 64, 4), run_of("c", 64, 12)], "students")
     assert student.seconds is not None
     assert control.seconds is not None
     assert control.seconds == pytest.approx(3 * student.seconds)
     assert student.seconds + control.seconds == pytest.approx(540 - (others - budget.MARGIN * cost.targets))
+
+
+def test_a_refit_has_its_share(shop: Path, clock: dict[str, float]) -> None:
+    """Earlier trainings leave time for the refit, which then takes what is left before the lists."""
+    config = config_of(shop, budget_minutes=10, student={"refit": True})
+    cost, alone = estimate(config), estimate(config_of(shop, evaluation={"control": False}))
+    assert cost is not None
+    assert alone is not None
+    assert (cost.refit, alone.refit) == (pytest.approx(cost.targets + alone.students), 0)
+    budget.begin()
+    lists = budget.MARGIN * (cost.lists + cost.start / 2)
+    [one] = within_budget(config, [run_of("s", 64, 4)], "students")
+    share = cost.students / (cost.students + cost.refit)
+    assert one.seconds == pytest.approx((600 - lists - budget.MARGIN * cost.evaluation) * share)
+    clock["now"] += 300
+    [one] = within_budget(config, [run_of("r", 64, 4)], "refit")
+    assert one.seconds == pytest.approx(300 - lists)
 
 
 def test_a_spent_budget_leaves_no_second(
@@ -84,7 +101,7 @@ def test_a_spent_budget_leaves_no_second(
     config = config_of(shop, budget_minutes=1)
     budget.begin()
     clock["now"] += 300
-    [one] = within_budget(config, [run_of("a", 64, 4)], teachers=False)
+    [one] = within_budget(config, [run_of("a", 64, 4)], "students")
     assert one.seconds == 0
     budget.say_spent(config)
     assert "5.0 of 1 minutes after the features: exceeded" in capsys.readouterr().out
@@ -97,7 +114,7 @@ def test_a_stage_on_its_own_counts_the_others_as_estimated(shop: Path) -> None:
     assert cost is not None
     before = cost.start / 2 + cost.titles + cost.teachers + cost.targets
     after = budget.MARGIN * (cost.evaluation + cost.lists + cost.start / 2)
-    [one] = within_budget(config, [run_of("a", 64, 4)], teachers=False)
+    [one] = within_budget(config, [run_of("a", 64, 4)], "students")
     assert one.seconds == pytest.approx(1800 - before - after)
 
 

@@ -90,7 +90,7 @@ FRAME = ("jobs/__main__.py", "jobs/pipeline.py", "jobs/nightly.py", "jobs/runtim
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("kdlib/losses/next_item.py", {"train-teacher", "distill"}),
+        ("kdlib/losses/next_item.py", {"train-teacher", "distill", "refit"}),
         ("kdlib/search/distil.py", {"train-search"}),
         ("kdlib/inference/recommender.py", {"evaluate", "recommend", "recommend-lists"}),
         ("kdlib/report/templates/style.css", {"report"}),

@@ -15,7 +15,7 @@ from kdlib.config.load import load_config
 from kdlib.errors import ConfigError, ModelError
 from kdlib.release import promotions
 from kdlib.search.index import load_index
-from kdlib.store import partitions, tables
+from kdlib.store import partitions, search_tables, tables
 from tests.whole_nights import run
 
 DS = "2026-11-22"
@@ -87,7 +87,7 @@ def test_a_run_of_a_catalogue_alone_publishes_rankings(shop: Path) -> None:
     """The table has a row for each category, with available products only. Index and student are promoted with it."""
     root = shop.parent / "output"
     folder = partitions.current(root, "search_rankings", DS)
-    assert tables.check_files(tables.SEARCH_RANKINGS, folder) == 5
+    assert tables.check_files(search_tables.SEARCH_RANKINGS, folder) == 5
     rankings = {row["query"]: row for row in pq.read_table(folder).to_pylist()}
     assert set(rankings) == {kind.lower() for kind in KINDS}
     sold = {

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import distill, train_teacher
 from jobs.pipeline import stage_named
-from jobs.runtime import runner
+from jobs.runtime import runner, students
 from jobs.runtime.names import FEATURES, teacher_models
 from jobs.runtime.published import published, versions
 from jobs.runtime.runner import made_by
@@ -189,8 +189,8 @@ def test_the_narrowest_student_that_keeps_enough_is_published(
         _save(Path(run.export), validation=scores)
 
     monkeypatch.setattr(distill, "fit", fit)
-    monkeypatch.setattr(distill, "teacher_folders", lambda config, inputs, expected_hash: [])
-    monkeypatch.setattr(distill, "ensemble", lambda folders, weights: [])
+    monkeypatch.setattr(students, "teacher_folders", lambda config, inputs, expected_hash: [])
+    monkeypatch.setattr(students, "ensemble", lambda folders, weights: [])
     monkeypatch.setattr(distill, "teachers_ndcg", lambda config, source, models: 0.1)
     monkeypatch.setattr(runner, "start_ray", lambda config: nullcontext())
     student = {"size": "auto", "size_share": share, "model": {"dim": 32, "hidden": 64}}
