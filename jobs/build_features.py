@@ -20,13 +20,12 @@ from kdlib.features.histories import histories, interactions
 from kdlib.features.lake import LAKES
 from kdlib.features.read_errors import reading
 from kdlib.features.sessions import sessions_table, with_sessions
+from kdlib.features.side_features import warnings as feature_warnings
+from kdlib.features.user_values import add_user_values
 from kdlib.features.write import fail_all_quarantined, write_sorted
 from kdlib.privacy import forgetting
 from kdlib.store import partitions, tables
 from kdlib.store.partitions import Manifest
-
-BROADCAST_ITEMS = 500_000
-"""A vocabulary up to this size is sent to every executor, which saves a second shuffle of the events."""
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
@@ -58,10 +57,10 @@ def build(job: Job) -> Details:
         )
         counts = vocabulary.item_counts(kept).persist(StorageLevel.MEMORY_AND_DISK)
         items, about_items = _write_vocabulary(job, source, spark, counts)
-        people = _write_histories(job, spark, sessions, items, about_items["items"])
+        people, codings = _write_histories(job, sessions, items, about_items["items"])
         statistics = vocabulary.item_statistics(items, counts, people)
         write_sorted(statistics, job.outputs["item_statistics"], by=["item_index"], rows=about_items["items"])
-        catalogue = about_items.pop("catalogue")
+        about_vocabulary = codings | {name: about_items.pop(name) for name in ("catalogue", "previous")}
         funnel |= vocabulary.count_left_out(counts, items, about_items.pop("listed"))
         funnel["sessions"] = tables.check_files(tables.SESSIONS, job.outputs["sessions"])
         funnel |= funnels.count_histories(people, last_day=config.last_day)
@@ -70,10 +69,9 @@ def build(job: Job) -> Details:
         funnels.check_trainable(funnel, last_day=config.last_day, **config.features.split.model_dump())
         judged.unpersist()
         counts.unpersist()
-    earlier = earlier_vocabulary(config)
     return {
         "histories": {"funnel": funnel, "pseudonyms": key},
-        "item_vocabulary": {"catalogue": catalogue, "previous": earlier and earlier.ds},
+        "item_vocabulary": about_vocabulary,
         "clean_events": source.details(),
     }
 
@@ -125,18 +123,20 @@ def _write_vocabulary(
         items = vocabulary.hide_rare(items, counts, min_users=config.privacy.min_item_users)
     write_sorted(items, job.outputs["item_vocabulary"], by=["item_index"], rows=num_known + counts.count())
     items = spark.read.parquet(read.spark_path(job.outputs["item_vocabulary"]))
-    num_items = items.count()
-    return items, {"items": num_items, "new_items": num_items - num_known, "catalogue": products_read, "listed": listed}
+    num_items, known = items.count(), {"catalogue": products_read, "listed": listed, "previous": earlier and earlier.ds}
+    return items, {"items": num_items, "new_items": num_items - num_known, **known}
 
 
-def _write_histories(job: Job, spark: SparkSession, sessions: DataFrame, items: DataFrame, num_items: int) -> DataFrame:
-    """Write the histories of all users with their splits, and return them."""
-    features, folder = job.config.features, job.outputs["histories"]
-    steps = interactions(sessions, collapse_repeats=features.collapse_repeats)
-    known = F.broadcast(items.select("item_id", "item_index")) if num_items <= BROADCAST_ITEMS else items
-    people = splits.with_splits(histories(steps, known), last_day=job.config.last_day, **features.split.model_dump())
+def _write_histories(job: Job, sessions: DataFrame, items: DataFrame, num_items: int) -> tuple[DataFrame, dict]:
+    """Write the histories of all users with splits and values. Returns them, and what the codes of the values mean."""
+    config, folder, spark = job.config, job.outputs["histories"], items.sparkSession
+    steps = interactions(sessions, collapse_repeats=config.features.collapse_repeats)
+    people = histories(steps, vocabulary.to_join(items, num_items=num_items))
+    people = splits.with_splits(people, last_day=config.last_day, **config.features.split.model_dump())
+    users, earlier = spark.read.parquet(read.spark_path(job.outputs["sessions"])), earlier_vocabulary(config)
+    people, codings = add_user_values(people, config, users=users, earlier=earlier.details if earlier else {})
     people.sortWithinPartitions("user_id").write.mode("append").parquet(read.spark_path(folder))
-    return spark.read.parquet(read.spark_path(folder))
+    return spark.read.parquet(read.spark_path(folder)), codings
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
@@ -145,5 +145,6 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     say(f"build_features: {funnels.funnel_text(funnel)}")
     vocabularies = manifests["item_vocabulary"], earlier_vocabulary(config)
     catalogues = [one and one.details.get("catalogue") for one in vocabularies]
-    for warning in filter(None, (*funnels.warnings(funnel), catalogue_warning(*catalogues))):
+    users = feature_warnings(manifests["item_vocabulary"].details["user_features"], section="input.users")
+    for warning in filter(None, (*funnels.warnings(funnel), catalogue_warning(*catalogues), *users)):
         warn(f"build_features: warning: {warning}")

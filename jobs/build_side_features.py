@@ -14,7 +14,7 @@ from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.data import CatalogueConfig, UsersConfig
 from kdlib.config.run import RunConfig
 from kdlib.features import side_features
-from kdlib.features.privacy import with_pseudonymous_ids, workers_keys
+from kdlib.features.privacy import workers_keys
 from kdlib.features.read import spark_path
 from kdlib.features.read_errors import reading
 from kdlib.features.write import write_sorted
@@ -56,13 +56,11 @@ def _write(job: Job, spark: SparkSession, source: CatalogueConfig | UsersConfig,
         values, ours = side_features.read_features(spark, source, id_column=source.item), ["item_index", "item_id"]
         known = _table(job, spark, "item_vocabulary").select(*ours)
         values, key = values.withColumnRenamed("id", "item_id").join(known, "item_id"), "item_index"
+        typed = side_features.typed(values, source.features, key=key)
     else:
-        values, key = side_features.read_features(spark, source, id_column=source.user), "user_id"
-        if job.config.privacy.key:
-            values = with_pseudonymous_ids(values, job.config.privacy.key, column="id")
-        known = _table(job, spark, "histories").select("user_id")
-        values = values.withColumnRenamed("id", "user_id").join(known, "user_id", "left_semi")
-    typed = side_features.typed(values, source.features, key=key).persist(StorageLevel.MEMORY_AND_DISK)
+        users, key = _table(job, spark, "histories"), "user_id"
+        typed = side_features.values_of_users(source, users, key=job.config.privacy.key)
+    typed = typed.persist(StorageLevel.MEMORY_AND_DISK)
     counts = side_features.check_features(typed, source.features, section=section)
     rows = sum(one["found"] for one in counts.values())
     write_sorted(side_features.with_value(typed), job.output, by=[key, "feature"], rows=rows)

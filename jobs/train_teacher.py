@@ -9,7 +9,7 @@ from jobs.runtime.budget import within_budget
 from jobs.runtime.console import say
 from jobs.runtime.names import title_vectors
 from jobs.runtime.own_teachers import source_of, source_version
-from jobs.runtime.published import describe_models, features_of, parquet_files
+from jobs.runtime.published import describe_models, features_of, parquet_files, user_columns
 from jobs.runtime.rank_targets import training_counts
 from jobs.runtime.ray_cluster import check_room
 from jobs.runtime.stage import Details, Found, Input, Job, Part
@@ -29,7 +29,8 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     if teacher.rules:
         return Found()
     [model] = part.makes
-    options = teacher.model.model_dump(mode="json")
+    columns = user_columns(config, inputs, teacher.user_features)
+    options = teacher.model.model_dump(mode="json") | {"user_columns": columns}
     name, item_ids = model.removeprefix("models/"), features_of(inputs).item_ids
     start = earlier_model(config, name, options, item_ids, folds=teacher.folds)
     return Found({"start": start.version} if start else {}, start)
@@ -136,6 +137,7 @@ def _training_run(job: Job) -> TrainingRun:
         title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
         item_features=str(job.input("item_features")) if teacher.features else None,
         features=teacher.features,
+        user_columns=user_columns(config, job.inputs, teacher.user_features),
         statistics=str(job.input("item_statistics")),
         event_weights=config.objective.event_weights,
         **run_options(job.found),

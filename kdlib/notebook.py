@@ -186,8 +186,9 @@ class Student:
         """The k items with the highest scores for each history, of all items that are available and not in the history.
 
         Args:
-          histories: item ids, oldest first, one list a user. The model takes them as views of one session. Or rows of the
-            table `histories`, which have the type, time and session of each event.
+          histories: item ids, oldest first, one list a user. The model takes them as views of one session, and knows no
+            features of the users. Or rows of the table `histories`, which have the type, time and session of each event and
+            the users' features.
           k: length of the lists; a list is shorter if fewer items are left.
 
         Returns:

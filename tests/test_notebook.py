@@ -62,6 +62,7 @@ def histories() -> pa.Table:
             "num_train": [len(one) for one in lists],
             "validation_position": [None] * len(lists),
             "test_position": [len(one) - 1 if one else None for one in lists],
+            "user_values": [[]] * len(lists),
         },
         schema=tables.HISTORIES.schema,
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jobs.runtime.names import item_codes, title_vectors
-from jobs.runtime.published import features_of, parquet_files
+from jobs.runtime.published import features_of, parquet_files, user_columns
 from jobs.runtime.stage import Details, Job
 from jobs.runtime.students import student_run
 from jobs.runtime.train_models import fit
@@ -47,6 +47,7 @@ def _training_run(job: Job) -> TrainingRun:
         cached=teachers.models if taught else [],
         titles=job.input(title_vectors(settings.text)) if settings.text else None,
         item_features=job.input("item_features") if settings.features else None,
+        user_columns=user_columns(own, job.inputs, settings.user_features),
         codes=[job.input(table) for table in item_codes(settings.model)] if settings.model.codes else None,
     )
     stand_in = student.arm.teacher if student.arm.teacher in STAND_INS else ""

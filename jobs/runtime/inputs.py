@@ -129,6 +129,8 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
         versions["events"] = partitions.manifest_of(config.root, "events", config.day).version
     if catalogue is not None:
         versions["catalogue"] = version_of(catalogue.path, catalogue.format, config.root)
+    if (users := config.input.users) and config.user_features:
+        versions["users"] = version_of(users.path, users.format, config.root)
     if gone := forgetting.forgotten(config.root):
         versions["forgotten"] = fingerprint_of(gone)
     if earlier := earlier_vocabulary(config):

@@ -75,7 +75,7 @@ def policy_features(config: RunConfig) -> tuple[str, ...]:
 
 
 def model_features(*readers: TeacherConfig | StudentConfig) -> tuple[str, ...]:
-    """The table of the item features, where one of these models reads features."""
+    """The table of the item features, where one of these models reads them. Features of users lie in the histories."""
     return ("item_features",) if any(reader.features for reader in readers) else ()
 
 

@@ -61,10 +61,14 @@ def simulated_parts(config: RunConfig) -> Iterator[Part]:
         yield Part(("searches",), settings=("input.simulate", without[1]), values=first_day)
 
 
-def feature_tables(config: RunConfig) -> tuple[str, ...]:
-    """All tables of build-features."""
-    tables = ("quarantine", "sessions", *FEATURES)
-    return (*tables, "clean_events") if config.arrives_by_day else tables
+def feature_parts(config: RunConfig) -> Iterator[Part]:
+    """All tables of build-features. The list of users counts where a model reads it."""
+    makes = ("quarantine", "sessions", *FEATURES, *(("clean_events",) if config.arrives_by_day else ()))
+    settings = ("features", "-features.queries", "input", "-input.searches", "-input.users")
+    settings += ("-input.catalogue.features", "-input.simulate.search_fraction", "privacy.min_item_users")
+    users = config.input.users if config.user_features else None
+    values = {"input.users": users.model_copy(update={"features": config.user_features})} if users else {}
+    yield Part(makes, ("events", "catalogue") if config.input.simulate else (), settings, values)
 
 
 def side_feature_parts(config: RunConfig) -> Iterator[Part]:

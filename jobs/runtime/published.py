@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from jobs.runtime.names import FEATURES
 from jobs.runtime.stage import Input
 from kdlib.config.run import RunConfig
+from kdlib.errors import InputError
 from kdlib.metrics.table import LABELS, format_distillation, format_metrics
 from kdlib.models.files import MODEL_FILE
 from kdlib.models.vocabulary_hash import vocabulary_hash
@@ -49,6 +50,24 @@ def features_of(inputs: Mapping[str, Input]) -> Features:
     """The feature tables among a stage's inputs."""
     folders = [inputs[name].folder for name in FEATURES]
     return Features(*folders, versions={name: inputs[name].version for name in FEATURES})
+
+
+def user_columns(config: RunConfig, inputs: Mapping[str, Input], names: Iterable[str]) -> dict[str, int]:
+    """Features of the users → their columns in `user_values` of the histories, as the vocabulary's manifest tells.
+
+    Raises:
+      InputError: the histories lack a feature, because they were made under another run config.
+    """
+    codings = inputs["item_vocabulary"].manifest.details.get("user_values", [])
+    columns = [(one["feature"], one["kind"]) for one in codings]
+    wanted = {name: (name, config.user_features[name]) for name in names}
+    if missing := [name for name, column in wanted.items() if column not in columns]:
+        raise InputError(
+            f"a model reads the user feature {missing[0]}, but no model of the run config that made the histories of"
+            f" {inputs['histories'].manifest.ds} reads it, so they lack its values. Name it in student.user_features of that"
+            " run config too, and run build-features again"
+        )
+    return {name: columns.index(column) for name, column in wanted.items()}
 
 
 def features(config: RunConfig) -> Features:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.names import item_codes, title_vectors
-from jobs.runtime.published import features_of
+from jobs.runtime.published import features_of, user_columns
 from jobs.runtime.stage import Found, Input, Job
 from jobs.runtime.teachers import ensemble, teacher_folders, teacher_weights
 from jobs.runtime.warm_start import Start, earlier_model, run_options, warm_training
@@ -44,7 +44,8 @@ def narrowed(run: TrainingRun, narrower: ModelConfig) -> TrainingRun:
 
 def student_start(config: RunConfig, name: str, inputs: Mapping[str, Input]) -> Found:
     """The earlier run's model that a warm start of `models/<name>` begins with."""
-    shape = config.student.model.model_dump(mode="json")
+    columns = user_columns(config, inputs, config.student.user_features)
+    shape = config.student.model.model_dump(mode="json") | {"user_columns": columns}
     start = earlier_model(config, name, shape, features_of(inputs).item_ids)
     return Found({"start": start.version} if start else {}, start)
 
@@ -68,6 +69,7 @@ def run_of(job: Job, name: str) -> TrainingRun:
         cached=cached,
         titles=job.input(title_vectors(student.text)) if student.text else None,
         item_features=job.input("item_features") if student.features else None,
+        user_columns=user_columns(config, job.inputs, student.user_features),
         codes=codes,
         start=job.found,
     )
@@ -82,6 +84,7 @@ def run_of(job: Job, name: str) -> TrainingRun:
         teacher_title_vectors=str(job.input(title_vectors(teacher.text))) if teacher.text else None,
         item_features=str(job.input("item_features")) if student.features or teacher.features else None,
         teacher_features=teacher.features,
+        teacher_user_columns=user_columns(config, job.inputs, teacher.user_features),
     )
 
 
@@ -96,6 +99,7 @@ def student_run(
     cached: Sequence[tuple[str, float]] = (),
     titles: Path | None = None,
     item_features: Path | None = None,
+    user_columns: dict[str, int] | None = None,
     codes: Sequence[Path] | None = None,
     start: Start | None = None,
 ) -> TrainingRun:
@@ -111,6 +115,7 @@ def student_run(
       cached: (model folder, weight) of the teachers whose hidden states lie in the training files.
       titles: folder of the title vectors, where `student.text` asks for them.
       item_features: folder of the item features, where `student.features` names some.
+      user_columns: of the features of the users that the student reads.
       codes: folders of the item codes and of the codebooks, where `student.model.codes` asks for them.
       start: the earlier model that the student starts from.
     """
@@ -131,6 +136,7 @@ def student_run(
         title_vectors=None if titles is None else str(titles),
         item_features=None if item_features is None else str(item_features),
         features=student.features,
+        user_columns=user_columns or {},
         cached=list(cached),
         targets=config.distillation.targets if taught else "hidden",
         statistics=str(statistics),

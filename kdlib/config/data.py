@@ -317,7 +317,7 @@ class InputConfig(Section):
     searches: SearchesConfig | None = None
     """The shop's search log; needs `events`."""
     users: UsersConfig | None = None
-    """The shop's list of users, for rules that depend on the user."""
+    """The shop's list of users, for rules that depend on the user, and for models with `user_features`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "InputConfig":

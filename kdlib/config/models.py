@@ -128,12 +128,14 @@ class TeacherConfig(Section):
     """Name of the teacher, also of its published model."""
     rules: RulesConfig | None = None
     """Count rules instead of training a model; needs `distillation.targets: sampled`. `model`, `text`, `features`,
-    `train`, `seed` and `folds` do not apply: at a training position, rules leave out the counts of the position's own window."""
+    `user_features`, `train`, `seed` and `folds` do not apply: at a training position, rules leave out the counts of the
+    position's own window."""
     function: str | None = None
     """Ask a callable of your own instead of training a model: `my_shop.scores:score`, a module and a name in it
     (`kdlib.models.function` says what it gets and returns). The module must be installed, or importable from the folder where
-    distilrec is started. Needs `distillation.targets: sampled`. `model`, `text`, `features`, `train`, `seed` and `folds` do not
-    apply. An edit of the module's source makes its stages stale; a change of other files that it reads does not."""
+    distilrec is started. Needs `distillation.targets: sampled`. `model`, `text`, `features`, `user_features`, `train`,
+    `seed` and `folds` do not apply. An edit of the module's source makes its stages stale; a change of other files that it reads
+    does not."""
     model: ModelConfig = ModelConfig(dim=128, layers=2, heads=2)
     """Kind and size of the model."""
     text: TextConfig | None = None
@@ -141,6 +143,9 @@ class TeacherConfig(Section):
     features: tuple[str, ...] = ()
     """Read these features of the items, of `input.catalogue.features`: what the model learns about their values is added to the
     item embedding."""
+    user_features: tuple[str, ...] = ()
+    """Read these features of the users, of `input.users.features` and of the kinds category and number: what the model learns
+    about their values is added at each position."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Share of this teacher in the weighted mean of the teachers' scores. The shares are scaled to sum to 1."""
     train: dict[str, Any] = Field(default_factory=dict)
@@ -167,7 +172,7 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _only_models_learn(self) -> "TeacherConfig":
-        learnt = ("model", "text", "features", "train", "seed", "folds")
+        learnt = ("model", "text", "features", "user_features", "train", "seed", "folds")
         defaults = {name: TeacherConfig.model_fields[name].get_default(call_default_factory=True) for name in learnt}
         set_too = [name for name in learnt if getattr(self, name) != defaults[name]]
         if not self.is_trained and set_too:
@@ -208,6 +213,8 @@ class StudentConfig(Section):
     text encoder and is no larger."""
     features: tuple[str, ...] = ()
     """Read these features of the items during training, as a teacher does. The export folds them in, too."""
+    user_features: tuple[str, ...] = ()
+    """Read these features of the users, as a teacher does. The published student reads them, too."""
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of `training.defaults` that differ for the student."""
     size: Literal["given", "small", "base", "large", "auto"] = "given"

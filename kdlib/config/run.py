@@ -98,6 +98,7 @@ class RunConfig(Section):
         self._codes_stand_without_text()
         self._policy_reads_features()
         self._models_read_features()
+        self._models_read_user_features()
         return self
 
     def _teachers_have_names_of_their_own(self) -> None:
@@ -213,6 +214,14 @@ class RunConfig(Section):
                     f"{where}.features need an item table to be folded into, and model.codes replaces it: leave one out"
                 )
 
+    def _models_read_user_features(self) -> None:
+        known = self.input.users.features if self.input.users else {}
+        for where, reader in self._readers():
+            if len(set(reader.user_features)) < len(reader.user_features):
+                raise ValueError(f"{where}.user_features must be distinct, found {', '.join(reader.user_features)}")
+            for name in reader.user_features:
+                self._is_a_feature(f"{where}.user_features", name, "code", known, "input.users.features")
+
     def _batches_divide_among_workers(self) -> None:
         trained = [(teacher.name, teacher.train) for teacher in self.teachers]
         trained += [("student", self.student.train), ("student.control", self.student.without_teachers().train)]
@@ -294,7 +303,12 @@ class RunConfig(Section):
 
     @staticmethod
     def _is_a_feature(setting: str, feature: str, wanted: str, known: Mapping[str, FeatureKind], where: str) -> None:
-        kinds = {"number": ("number",), "values": ("category", "categories"), "value": ("category",)}[wanted]
+        kinds = {
+            "number": ("number",),
+            "values": ("category", "categories"),
+            "value": ("category",),
+            "code": ("category", "number"),
+        }[wanted]
         if feature not in known:
             raise ValueError(
                 f"{setting}: there is no feature {feature!r}, found {', '.join(known) or 'none'} in {where}."
@@ -319,6 +333,12 @@ class RunConfig(Section):
                 f"output_dir is {folder}: Spark reads {signs} in a path as a pattern. Give a path without them"
             )
         return folder
+
+    @property
+    def user_features(self) -> dict[str, FeatureKind]:
+        """Feature of the users that a model reads → kind, in the order of the names."""
+        read = {name for _, reader in self._readers() for name in reader.user_features}
+        return {name: self.input.users.features[name] for name in sorted(read)} if self.input.users else {}
 
     @property
     def arrives_by_day(self) -> bool:

@@ -30,7 +30,7 @@ class Batch:
     items_BL: Tensor
     """int64, right-padded with 0."""
     context_BLC: Tensor
-    """int8, the columns of `tables.CONTEXT`; right-padded with 0."""
+    """int8, see `kdlib.data.windows.context_of`; right-padded with 0."""
     positions_T: Tensor
     """int64, places of the real positions in the flattened [B · L]."""
     targets_T: Tensor
@@ -66,7 +66,7 @@ class WindowStore:
     inputs: np.ndarray
     targets: np.ndarray
     context: np.ndarray
-    """int8 [positions, columns of `tables.CONTEXT`]."""
+    """int8 [positions, C], see `kdlib.data.windows.context_of`."""
     offsets: np.ndarray
     hidden: np.ndarray | None = None
     scales: np.ndarray | None = None
@@ -87,6 +87,7 @@ def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowSto
     """A store from rows of training windows or, with `teachers` > 0, of `tables.TEACHER_TARGETS`."""
     table = pa.concat_tables(chunks)
     items, offsets = ragged(table["items"])
+    context = ragged(table["context"])[0].astype(np.int8, copy=False)
     is_input, is_target = np.ones((2, len(items)), bool)  # in a window all items but the last, all but the first
     is_input[offsets[1:] - 1] = is_target[offsets[:-1]] = False
     positions = len(items) - len(table)
@@ -97,7 +98,7 @@ def store_from_tables(chunks: list[pa.Table], *, teachers: int = 0) -> WindowSto
     return WindowStore(
         inputs=items[is_input].astype(np.int32, copy=False),
         targets=items[is_target].astype(np.int32, copy=False),
-        context=ragged(table["context"])[0].reshape(positions, len(CONTEXT)).astype(np.int8, copy=False),
+        context=context.reshape(positions, -1 if positions else len(CONTEXT)),
         offsets=offsets - np.arange(len(offsets)),
         hidden=hidden,
         scales=scales,

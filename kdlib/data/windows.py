@@ -1,5 +1,7 @@
 """Histories → training windows: slices of a user's training positions, as ragged arrays.
 
+Shapes: N positions, U features of the users, C columns of the context and of the users' values.
+
 A window has n + 1 items and n positions: each of the first n items predicts the item after it. A window holds at most
 `max_length` positions. The last window of a user ends with the last training item. Together the windows cover each
 training position once.
@@ -59,27 +61,40 @@ class Marks:
     sessions: np.ndarray
     event_types: np.ndarray
     event_times: np.ndarray
+    user_values: np.ndarray
+    """int8 [N, U], the values of the position's user."""
 
     def take(self, places: np.ndarray, owners: np.ndarray) -> "Marks":
         """The marks at the given places, as positions of other histories with the rows `owners`."""
-        return Marks(owners, self.sessions[places], self.event_types[places], self.event_times[places])
+        kept = (self.sessions, self.event_types, self.event_times, self.user_values)
+        return Marks(owners, *(values[places] for values in kept))
 
 
 def marks_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> Marks:
     """The marks of the positions of the histories; arguments as in `context_of`."""
     sessions, offsets = ragged(histories["session_numbers"])
     types, times = ragged(histories["event_types"])[0], ragged(histories["event_times"])[0]
-    marks = Marks(np.repeat(np.arange(len(histories)), np.diff(offsets)), sessions, types, times)
+    owners = np.repeat(np.arange(len(histories)), np.diff(offsets))
+    marks = Marks(owners, sessions, types, times, _user_values(histories)[owners])
     return marks if keep_N is None else marks.take(keep_N, marks.owners[keep_N])
 
 
-def context_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> np.ndarray:
-    """The context of each position, one history after another: int8 [N, columns of `tables.CONTEXT`].
+def _user_values(histories: pa.Table) -> np.ndarray:
+    """The values of each user, int8 [rows, U]; without columns for a table of an earlier release, which has none."""
+    if "user_values" not in histories.column_names or not len(histories):
+        return np.zeros((len(histories), 0), np.int8)
+    return ragged(histories["user_values"])[0].astype(np.int8, copy=False).reshape(len(histories), -1)
 
-    The position after the last one of a history is assumed to open a session.
+
+def context_of(histories: pa.Table, *, keep_N: np.ndarray | None = None) -> np.ndarray:
+    """The context of each position, one history after another: int8 [N, C].
+
+    The columns are those of `tables.CONTEXT`, then the user's values. The position after the last one of a history is
+    assumed to open a session.
 
     Args:
-      histories: rows with the columns session_numbers, event_types and event_times of `tables.HISTORIES`.
+      histories: rows with the columns session_numbers, event_types, event_times and user_values of `tables.HISTORIES`.
+        Without user_values, no value is known.
       keep_N: bool, the positions to read; None: all. Other positions are ignored: they are neither neighbours nor in
         the result.
     """
@@ -99,7 +114,8 @@ def context_from(marks: Marks) -> np.ndarray:
     }
     columns["new_session"][:-1] = (marks.sessions[1:] != marks.sessions[:-1]) | ~same_history
     columns["time_gap"][1:] = np.where(same_history, np.minimum(1 + bit_lengths, tables.CONTEXT["time_gap"] - 1), 0)
-    return np.stack([columns[name] for name in tables.CONTEXT], axis=1).astype(np.int8, copy=False)
+    columns_NC = np.stack([columns[name] for name in tables.CONTEXT], axis=1).astype(np.int8, copy=False)
+    return np.concatenate([columns_NC, marks.user_values], axis=1)
 
 
 def whole_histories(histories: pa.Table) -> pa.Table:
@@ -160,8 +176,7 @@ class EvaluationRows:
     user_ids: np.ndarray
     items: np.ndarray
     context: np.ndarray
-    """int8 [positions, columns of `tables.CONTEXT`], see `context_of`. The last new_session of a row is the
-    target's."""
+    """int8 [positions, C], see `context_of`. The last new_session of a row is the target's."""
     offsets: np.ndarray
     targets: np.ndarray
     """int64 [rows]; −1 for a row without a target (`evaluation_rows` with `everyone`)."""
@@ -297,7 +312,8 @@ def read_evaluation_histories(
     """
     dataset = pads.dataset(list(files), format="parquet")
     kept_rows = None if everyone else pads.field(position_column).is_valid()
-    kept = tables.HISTORIES.schema.empty_table()
+    known = [name for name in tables.HISTORIES.schema.names if name in dataset.schema.names]
+    kept = tables.HISTORIES.schema.empty_table().select(known)
     keys = np.zeros(0, np.int64)
     for batch in dataset.to_batches(columns=kept.column_names, filter=kept_rows):
         new_keys = np.array([zlib.crc32(user.encode()) for user in batch["user_id"].to_pylist()], np.int64)

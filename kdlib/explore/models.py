@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as pads
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
@@ -27,7 +27,7 @@ from kdlib.models.files import Predictor, load_predictor
 from kdlib.models.rules import SequentialRules
 from kdlib.models.sequence import SequenceModel
 
-COLUMNS = ["item_indices", "event_types", "event_times", "session_numbers"]
+COLUMNS = ["item_indices", "event_types", "event_times", "session_numbers", "user_values"]
 CPU = torch.device("cpu")
 KEPT = 16
 """How many models stay in memory."""
@@ -65,7 +65,9 @@ def ask_models(shop: Shop, run: Run, ask: Callable[[list[Path]], Scored | str]) 
 
 def read_history(histories: Path, user_id: str) -> pa.Table:
     """A user's whole history, as the models read it: one row of `tables.HISTORIES`, or none."""
-    return pq.read_table(histories, columns=COLUMNS, filters=[("user_id", "=", user_id)])
+    there = pads.dataset(histories, format="parquet")
+    columns = [name for name in COLUMNS if name in there.schema.names]  # earlier releases have no user_values
+    return there.to_table(columns=columns, filter=pads.field("user_id") == user_id)
 
 
 @torch.inference_mode()

@@ -10,8 +10,10 @@ from kdlib.config.data import CatalogueConfig, FeatureKind, UsersConfig
 from kdlib.errors import InputError
 from kdlib.features.columns import id_of, text_of
 from kdlib.features.lake import LAKES
+from kdlib.features.privacy import with_pseudonymous_ids
 from kdlib.features.read_parquet import read_lake, read_parquet
 from kdlib.features.read_text import read_csv, read_jsonl
+from kdlib.privacy.pseudonyms import KeySource
 
 MOST_WRONG = 0.01
 """Up to this share of a feature's values may be of a wrong kind. They count as missing."""
@@ -40,6 +42,24 @@ def read_features(spark: SparkSession, source: CatalogueConfig | UsersConfig, *,
     pairs = F.array(*(F.struct(F.lit(name).alias("feature"), text_of(name).alias("text")) for name in names))
     long = rows.select(id_of(id_column).alias("id"), F.explode(pairs).alias("pair")).select("id", "pair.*")
     return long.dropna().groupBy("id", "feature").agg(F.min("text").alias("text"))
+
+
+def values_of_users(source: UsersConfig, users: DataFrame, *, key: KeySource | None) -> DataFrame:
+    """The values of `source.features` in the form of `typed`, with user_id, of users that the data has.
+
+    Args:
+      source: the list of users.
+      users: user_id, may repeat.
+      key: for pseudonyms; None: the tables have the shop's own ids.
+
+    Raises:
+      InputError: as `read_features`.
+    """
+    values = read_features(users.sparkSession, source, id_column=source.user)
+    if key:
+        values = with_pseudonymous_ids(values, key, column="id")
+    known = values.withColumnRenamed("id", "user_id").join(users.select("user_id"), "user_id", "left_semi")
+    return typed(known, source.features, key="user_id")
 
 
 def typed(values: DataFrame, kinds: Mapping[str, FeatureKind], *, key: str) -> DataFrame:

@@ -7,6 +7,9 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import EVENT_TYPES
 
+BROADCAST_ITEMS = 500_000
+"""A vocabulary up to this size is sent to every executor, which saves a second shuffle of the events."""
+
 
 def item_counts(events: DataFrame) -> DataFrame:
     """One row an item of the kept events: item_id, num_interactions, num_users, num_purchases (int64)."""
@@ -49,6 +52,12 @@ def extend_vocabulary(
         return fresh
     in_stock = F.col("in_stock") if "in_stock" in previous.columns else F.lit(True).alias("in_stock")
     return previous.select("item_index", "item_id", "title", in_stock, "first_seen").unionByName(fresh)
+
+
+def to_join(vocabulary: DataFrame, *, num_items: int) -> DataFrame:
+    """item_id and item_index, with a broadcast mark if the vocabulary is small enough."""
+    known = vocabulary.select("item_id", "item_index")
+    return F.broadcast(known) if num_items <= BROADCAST_ITEMS else known
 
 
 def with_catalogue(vocabulary: DataFrame, catalogue: DataFrame | None, *, says_stock: bool = False) -> DataFrame:

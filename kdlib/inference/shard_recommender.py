@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from kdlib.data.shards import HistoryShard, ShardReader
 from kdlib.inference.recommender import Recommender
 
-COLUMNS = ["user_id", "item_indices", "event_types", "event_times", "session_numbers"]
+COLUMNS = ["user_id", "item_indices", "event_types", "event_times", "session_numbers", "user_values"]
 
 
 class ShardRecommender:

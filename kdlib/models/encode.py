@@ -32,7 +32,7 @@ def last_hidden(
     Args:
       model: in evaluation mode, on the device.
       items_N: int64, all histories one after the other. The model reads the last `model.max_length` items of each.
-      context_NC: int8, rows like `items_N`, the columns of `kdlib.store.tables.CONTEXT`.
+      context_NC: int8, rows like `items_N`, see `kdlib.data.windows.context_of`.
       lengths: int64 [users], at least 1 each.
       device: where to compute.
     """

@@ -35,7 +35,7 @@ ITEM_TABLES = ("item_embedding", "output_embedding", "output_bias", "code_tables
 def foldable(model: SequenceModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights with what the model learnt about titles and features folded into the item table, new items included.
 
-    Serving then needs no text encoder and no features.
+    Serving then needs no text encoder and no features of items.
     """
     state = {
         name: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous()

@@ -1,7 +1,8 @@
 """Next-item models over item sequences: LSTM, GRU and causal Transformer. Students and teachers differ in size only.
 
-Shapes: B sequences, L length, C columns of the context, V items. D item-embedding width, H width of the layers, W scoring
-width, E text width, F values of features. M codes an item, S codewords a table, d width of a codeword, N items to look up.
+Shapes: B sequences, L length, C columns of the context and of the user's values, V items. D item-embedding width, H width of
+the layers, W scoring width, E text width, F values of features. M codes an item, S codewords a table, d width of a codeword, N
+items to look up.
 
 Sequences are right-padded. Every model is causal, so padding never reaches a real position and needs no mask. A model maps
 items to *hidden states*, and `head` gives the matrix that turns them into scores. Losses and top-k then work block by
@@ -12,7 +13,7 @@ McAuley does the same). Vectors that also score items start small. Without the f
 positions in the first steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ from kdlib.models.codes import compose
 from kdlib.models.item_values import ItemValues
 from kdlib.models.layers import INITIAL_STANDARD_DEVIATION, Transformer
 from kdlib.models.new_items import NearestItems, nearest_items, with_new_items
-from kdlib.store.tables import CONTEXT
+from kdlib.store.tables import CONTEXT, USER_CODES
 
 COLUMNS = tuple(CONTEXT)
 NEW_SESSION = COLUMNS.index("new_session")
@@ -44,6 +45,8 @@ class SequenceModel(nn.Module):
         with a separate output matrix and bias (W = H).
       session_flag: whether the model reads, at each position, if the item to predict opens a session.
       inputs: other columns of the context that the model reads with each item: `event_type`, `time_gap`.
+      user_columns: features of the users that the model reads with each item, each with the number of its column among the
+        user's values. A context that lacks the column has the code 0.
       block: the blocks of a Transformer, see `kdlib.models.layers`.
       max_length: longest sequence, which is the number of positions of a Transformer.
       text_vectors_VE: float vectors of the titles, and of features that are vectors, side by side; not trained. The model adds
@@ -78,6 +81,7 @@ class SequenceModel(nn.Module):
         tied: bool = True,
         session_flag: bool = False,
         inputs: Sequence[str] = (),
+        user_columns: Mapping[str, int] | None = None,
         block: Literal["prenorm", "bsarec"] = "prenorm",
         max_length: int = 50,
         text_vectors_VE: Tensor | None = None,
@@ -104,6 +108,7 @@ class SequenceModel(nn.Module):
             "tied": tied,
             "session_flag": session_flag,
             "inputs": list(inputs),
+            "user_columns": dict(user_columns or {}),
             "block": block,
             "max_length": max_length,
             "item_dropout": item_dropout,
@@ -133,6 +138,11 @@ class SequenceModel(nn.Module):
         # last, so that the other weights of a seed are those of a model without inputs; all are made before one is filled
         self.context_embeddings = nn.ModuleDict({name: nn.Embedding(CONTEXT[name], dim) for name in inputs})
         for parameter in self.context_embeddings.parameters():
+            nn.init.normal_(parameter, std=INITIAL_STANDARD_DEVIATION)
+        # a list, because a shop's column may have a name that PyTorch's dictionary of modules does not take
+        self.user_places = [len(COLUMNS) + column for column in self.options["user_columns"].values()]
+        self.user_embeddings = nn.ModuleList(nn.Embedding(USER_CODES, dim) for _ in self.user_places)
+        for parameter in self.user_embeddings.parameters():
             nn.init.normal_(parameter, std=INITIAL_STANDARD_DEVIATION)
 
     def _set_codes(self, codes: dict[str, Any], codes_VM: Tensor | None, tables_MSd: Tensor | None) -> None:
@@ -236,7 +246,8 @@ class SequenceModel(nn.Module):
 
         Args:
           items_BL: int64 item indices, right-padded with any valid index.
-          context_BLC: int8, the columns of `kdlib.store.tables.CONTEXT`, read with `session_flag` and `inputs`.
+          context_BLC: int8, the columns of `kdlib.store.tables.CONTEXT`, read with `session_flag` and `inputs`; then the
+            user's values, read with `user_columns`.
           lengths_B: int64, number of real items of each row. None: all are real.
           item_vectors_VD: the result of `item_vectors()`, if the caller has it already.
         """
@@ -249,6 +260,9 @@ class SequenceModel(nn.Module):
             x_BLD = x_BLD + self.session_embedding(context_BLC[..., NEW_SESSION].long())
         for name, embedding in self.context_embeddings.items():
             x_BLD = x_BLD + embedding(context_BLC[..., COLUMNS.index(name)].long())
+        for place, embedding in zip(self.user_places, self.user_embeddings, strict=True):
+            known = place < context_BLC.shape[-1]
+            x_BLD = x_BLD + embedding(context_BLC[..., place].long() if known else torch.zeros_like(items_BL))
         x_BLD = self.dropout(x_BLD * self.dim**0.5)
         if isinstance(self.layers, Transformer):
             if lengths_B is None:

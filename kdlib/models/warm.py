@@ -63,8 +63,9 @@ def _own_rows(model: SequenceModel, table_PD: Tensor) -> Tensor:
 
 
 def shape_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that must be equal for a warm start."""
-    return {name: value for name, value in options.items() if name not in ("num_items", "dropout", "item_dropout")}
+    """The options that must be equal for a warm start. Models of earlier releases lack `user_columns`."""
+    every = {"user_columns": {}} | options
+    return {name: value for name, value in every.items() if name not in ("num_items", "dropout", "item_dropout")}
 
 
 def least_squares(vectors_PE: Tensor, table_PD: Tensor) -> Tensor:

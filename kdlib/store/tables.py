@@ -71,9 +71,16 @@ HISTORIES = Table(
         num_train=pa.int32(),  # Models may be trained on positions [0, num_train).
         validation_position=(pa.int32(), True),  # Position of the item to predict from the items before it; null: none.
         test_position=(pa.int32(), True),  # The same for the test.
+        # The user's features as codes below USER_CODES, 0 for a missing, unseen or rare value. The list has one entry for
+        # each of `user_values` in the manifest of the item vocabulary, or is empty if no model reads features of users.
+        user_values=pa.list_(pa.int8()),
     ),
 )
-"""One row for each user. The lists have one entry for each interaction; a position counts the interactions from 0."""
+"""One row for each user. Lists but `user_values` have one entry for each interaction; a position counts the interactions
+from 0. Tables of earlier releases lack `user_values`."""
+
+USER_CODES = 128
+"""Number of codes of a user's feature, which count from 0."""
 
 ITEM_VOCABULARY = Table(
     "item_vocabulary",
@@ -169,6 +176,8 @@ CONTEXT = {"new_session": 2, "event_type": len(EVENT_TYPES), "time_gap": 28}
   second. From 2^b seconds on it is b + 2. The greatest value is 27, from 2^25 seconds (388 days) on.
 
 The time from the last interaction to the one to predict is no column, because a run does not know it.
+
+The codes of `user_values` in HISTORIES are more columns, after these. They are the same at all positions of a user.
 """
 
 TEACHER_TARGETS = Table(
@@ -178,7 +187,7 @@ TEACHER_TARGETS = Table(
         user_id=pa.string(),
         start=pa.int32(),  # Position of the window's first item in the history.
         items=pa.list_(pa.int32()),  # Shape [n + 1]: n inputs, and the target of the last input.
-        context=pa.list_(pa.int8()),  # Shape [n, columns of CONTEXT], row-major.
+        context=pa.list_(pa.int8()),  # Shape [n, columns of CONTEXT and of the user's values], row-major.
         target_types=pa.list_(pa.int8()),  # Shape [n]: the type of each target's event, an index into EVENT_TYPES.
         hidden=pa.binary(),  # Shape [n, …], row-major. See below.
         scales=pa.list_(pa.float32()),  # Shape [n, …], row-major. See below.

@@ -29,12 +29,15 @@ class TrainingRun:
     """Folder of the item features; None where no model of this run reads any."""
     features: tuple[str, ...] = ()
     """The features that the model reads."""
+    user_columns: dict[str, int] = field(default_factory=dict)
+    """The features of the users that the model reads, see `SequenceModel`."""
     teacher: ModelConfig | None = None
     """Joint mode: the teacher that is trained in the same engine."""
     teacher_export: str | None = None
     """Joint mode: folder for the finished teacher."""
     teacher_title_vectors: str | None = None
     teacher_features: tuple[str, ...] = ()
+    teacher_user_columns: dict[str, int] = field(default_factory=dict)
     start: str | None = None
     """Folder of an earlier model whose weights this one starts from."""
     warm_nights: int = 0

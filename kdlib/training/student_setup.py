@@ -3,7 +3,7 @@
 Shapes: V items, E text width, M codes an item, S codewords a table, d their width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,13 +42,16 @@ def training_module(
         num_items=spec.num_items,
         max_length=training.max_length,
     )
-    student = build(run.model, run.title_vectors, run.features, codes=run.codes)
+    student = build(run.model, run.title_vectors, run.features, user_columns=run.user_columns, codes=run.codes)
     if run.start is not None:
         start_from(student, load_model(Path(run.start))[0])
     elif run.item_start == "teachers":
         taught_V = torch.from_numpy(item_counts(run.statistics)[1] > 0)  # the teachers never train on what is held out
         start_item_table(student, *_heads(run, spec.num_items), taught_V, seed=run.seed)
-    teacher = None if run.teacher is None else build(run.teacher, run.teacher_title_vectors, run.teacher_features)
+    teacher = None
+    if run.teacher is not None:
+        read = run.teacher_title_vectors, run.teacher_features
+        teacher = build(run.teacher, *read, user_columns=run.teacher_user_columns)
     return NextItemTraining(
         student,
         teacher=teacher,
@@ -71,6 +74,7 @@ def build_model(
     trained_V: Tensor,
     num_items: int,
     max_length: int,
+    user_columns: Mapping[str, int] | None = None,
     codes: tuple[str, str] | None = None,
 ) -> SequenceModel:
     """An untrained model.
@@ -83,6 +87,7 @@ def build_model(
       trained_V: bool; the items with training interactions.
       num_items: V.
       max_length: longest window.
+      user_columns: the features of the users that it reads, see `SequenceModel`.
       codes: folders of the item codes and of the codebooks.
     """
     vectors, values = [], None
@@ -100,6 +105,7 @@ def build_model(
         text_vectors_VE=torch.cat(vectors, 1) if vectors else None,
         item_values=values,
         trained_V=trained_V,
+        user_columns=user_columns,
         codes_VM=codes_VM,
         code_tables_MSd=tables_MSd,
         **model.model_dump(mode="json"),

@@ -47,7 +47,7 @@ def cut_at(histories: pa.Table, day: date, split: SplitConfig) -> Cut:
     first_test = day - timedelta(days=split.test_days - 1)
     num_train, untested = before(first_test - timedelta(days=split.validation_days)), before(first_test)
     known, flat["item_indices"] = np.unique(flat["item_indices"][0][kept]), flat["item_indices"]
-    columns: dict[str, Any] = {"user_id": histories["user_id"].combine_chunks()}
+    columns: dict[str, Any] = {name: histories[name].combine_chunks() for name in ("user_id", "user_values")}
     for name in LISTS:
         values = flat[name][0][kept]
         values = np.searchsorted(known, values) if name == "item_indices" else values

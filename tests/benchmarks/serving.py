@@ -42,6 +42,7 @@ def histories_table(items: np.ndarray, offsets: np.ndarray, user_ids: list[str])
         "num_train": lengths - 1,
         "validation_position": lengths - 1,
         "test_position": pa.nulls(len(lengths)),
+        "user_values": [[]] * len(lengths),
     }
     return pa.table({name: columns[name] for name in HISTORIES.schema.names}).cast(HISTORIES.schema)
 

@@ -13,6 +13,7 @@ from kdlib.errors import ConfigError
 RUNS = sorted(path for path in (Path(__file__).parents[2] / "cluster" / "runs").glob("*.yaml"))
 BENCHMARKS = [path for path in RUNS if "arms" in yaml.safe_load(path.read_text())]
 SMALLEST = "name: tiny\noutput_dir: out\ninput: {simulate: {}}\n"
+OF_USERS = "name: tiny\noutput_dir: out\ninput: {simulate: {}, users: {path: u.csv, format: csv, features: {age: number, tags: categories}}}\n"
 EVENTS = "format: csv, path: e.csv, item: i, user: u"
 
 
@@ -170,6 +171,23 @@ def test_the_smallest_config_has_every_default(load):
         (
             SMALLEST + "teachers: [{name: a, features: [brand, brand]}]\n",
             "a.features must be distinct, found brand, brand",
+        ),
+        (
+            SMALLEST + "student: {user_features: [country]}\n",
+            "student.user_features: there is no feature 'country', found none in input.users.features. Add the column"
+            r" there, with its kind \(category or number\)",
+        ),
+        (
+            OF_USERS + "student: {user_features: [tags]}\n",
+            "student.user_features needs a feature of kind category or number, but tags is categories",
+        ),
+        (
+            OF_USERS + "teachers: [{name: a, user_features: [age, age]}]\n",
+            "a.user_features must be distinct, found age, age",
+        ),
+        (
+            OF_USERS + "teachers: [{name: a, rules: {}, user_features: [age]}]\ndistillation: {targets: sampled}\n",
+            "rules are counted, not trained. Remove user_features",
         ),
         (
             SMALLEST + "student: {features: [brand], model: {codes: {}}}\n",

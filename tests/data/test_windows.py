@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdlib.data.batches import store_from_tables
 from kdlib.data.windows import (
     context_of,
     evaluation_rows,
@@ -34,6 +36,7 @@ def histories(rows: Sequence[tuple[list[int], list[int], int, int | None, int | 
             "num_train": train,
             "validation_position": pa.array(validation, pa.int32()),
             "test_position": pa.array(test, pa.int32()),
+            "user_values": [[]] * len(rows),
         }
     ).cast(tables.HISTORIES.schema)
 
@@ -52,6 +55,12 @@ def timed(*rows: tuple[list[int], list[int], list[int]]) -> pa.Table:
     return (
         plain.set_column(2, "event_types", [types]).set_column(3, "event_times", stamps).cast(tables.HISTORIES.schema)
     )
+
+
+def with_values(table: pa.Table, values: list[list[int]]) -> pa.Table:
+    """The histories with other `user_values`."""
+    place = table.column_names.index("user_values")
+    return table.set_column(place, "user_values", [values]).cast(tables.HISTORIES.schema)
 
 
 def test_context_by_hand() -> None:
@@ -121,6 +130,32 @@ def test_windows_and_prefixes_have_the_history_s_context() -> None:
     assert rows.context.tolist() == [*context[:4], [1, *context[4][1:]]]
     later = timed(([0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 0, 2], [0, 1, 3, 7, 15, 99_000]))
     assert evaluation_rows(later, position_column="test_position").context.tolist() == rows.context.tolist()
+
+
+def test_the_values_of_a_user_stand_at_each_position() -> None:
+    """They are columns after the context, in windows and prefixes too, whatever positions are read."""
+    plain = timed(([0, 0, 1, 1], [0] * 4, [1, 2, 3, 4]), ([3], [1], [5]), ([0, 1, 2], [0] * 3, [1, 2, 3]))
+    table = with_values(plain, [[5, 0], [7, 7], [0, 127]])
+    expected = [[5, 0]] * 4 + [[7, 7]] + [[0, 127]] * 3
+    assert context_of(table)[:, :3].tolist() == context_of(plain).tolist()
+    assert context_of(table)[:, 3:].tolist() == expected
+    keep = np.array([True, False, True, False, False, False, False, True])
+    assert context_of(table, keep_N=keep)[:, 3:].tolist() == [[5, 0], [5, 0], [0, 127]]
+    windows = training_windows(table, max_length=1)
+    assert [row[3:] for row in windows["context"].to_pylist()] == [[5, 0], [5, 0], [0, 127]]
+    assert store_from_tables([windows]).context[:, 3:].tolist() == [[5, 0], [5, 0], [0, 127]]
+    assert store_from_tables([windows.slice(0, 0)]).context.shape == (0, 3)
+    rows = evaluation_rows(table, position_column="test_position")
+    assert rows.context[:, 3:].tolist() == [[5, 0]] * 3 + [[0, 127]] * 2
+
+
+def test_a_table_of_an_earlier_release_has_no_values(tmp_path: Path) -> None:
+    """A file that lacks the column is read as one with empty lists."""
+    table = timed(([0, 0, 1], [0] * 3, [1, 2, 3]), ([0, 1], [1] * 2, [1, 2]))
+    pq.write_table(table.drop_columns(["user_values"]), tmp_path / "old.parquet")
+    old = read_evaluation_histories([str(tmp_path / "old.parquet")], position_column="test_position", max_users=9)
+    assert context_of(old).tolist() == context_of(table).tolist()
+    assert context_of(old).shape == (5, 3)
 
 
 def test_windows_end_align_and_overlap_by_one_item() -> None:

@@ -50,6 +50,7 @@ def history(number: int) -> dict[str, Any]:
         "event_times": [start + timedelta(days=step) for step in range(length)],
         "session_numbers": list(range(length)),
         "num_train": length,
+        "user_values": [],
     }
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional as F
@@ -45,6 +47,13 @@ def test_a_list_holds_neither_the_history_nor_what_is_not_sold(run: Run) -> None
     for name in ("teacher", "rules"):
         found = {item for item, _ in _best(run, 5, name, k=len(ITEM_IDS))}
         assert found == set(ITEM_IDS) - seen - {ITEM_IDS[UNAVAILABLE]}
+
+
+def test_a_history_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    """Its table lacks the values of the users."""
+    rows = [{name: value for name, value in history(number).items() if name != "user_values"} for number in (4, 5)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000.parquet")
+    assert models.read_history(tmp_path, user_id(5))["item_indices"].to_pylist() == [history(5)["item_indices"]]
 
 
 def test_rules_predict_what_follows(run: Run) -> None:

@@ -56,7 +56,8 @@ def explained(model, users, lists, *, because=2):
     items = np.concatenate([items for items, _ in users]).astype(np.int64)
     sessions = np.concatenate([sessions for _, sessions in users])
     times = (seconds_of(places) * 1_000_000).astype("datetime64[us]")
-    marks = Marks(np.repeat(np.arange(len(users)), lengths), sessions, (places % 4).astype(np.int8), times)
+    types, values = (places % 4).astype(np.int8), np.zeros((len(places), 0), np.int8)
+    marks = Marks(np.repeat(np.arange(len(users)), lengths), sessions, types, times, values)
     hidden = last_hidden(model, items, context_from(marks), lengths, device=CPU)
     found = because_of(model, items, marks, lengths, hidden, np.array(lists), because=because)
     return [[[item for item in row if item >= 0] for row in user] for user in found.tolist()]

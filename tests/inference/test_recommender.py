@@ -140,6 +140,21 @@ def test_lists_are_those_of_one_user_at_a_time(store, kind, tied, monkeypatch):
         assert row["source"] == "model"
 
 
+def test_users_with_other_values_get_other_lists(store):
+    """Users with the same history have the list of their own value; reasons too are those of the user's value."""
+    table = histories(*((f"u{n}", [1, 2, 4], [0, 0, 1]) for n in range(3)))
+    model = tiny_model(user_columns={"country": 1})
+
+    def with_codes(*codes):
+        return store(model, because=2)(table.append_column("user_values", pa.array(codes, pa.list_(pa.int8()))))
+
+    found = with_codes([7, 1], [7, 2], [0, 2])
+    assert found["scores"][0] != found["scores"][1]
+    lists = found.drop_columns(["user_id"]).to_pylist()
+    assert lists[1] == lists[2]
+    assert lists[0] == with_codes([0, 1], [0, 1], [0, 1]).drop_columns(["user_id"]).to_pylist()[0]
+
+
 def test_rows_keep_the_contract(store):
     """The columns are plain lists of the contract's types, with model version and end of day in every row."""
     made = store(tiny_model())

@@ -36,6 +36,7 @@ def _with_targets(people: pa.Table) -> pa.Table:
             "session_numbers": [*row["session_numbers"], len(row["item_indices"])],
             "num_train": len(row["item_indices"]),
             "test_position": len(row["item_indices"]),
+            "user_values": [],
         }
         for row in people.to_pylist()
     ]

@@ -15,6 +15,8 @@ from jobs.__main__ import main
 from jobs.runtime.input_files import version_of
 from jobs.runtime.inputs import checked_key, night_input
 from jobs.runtime.names import FEATURES
+from jobs.runtime.published import published, user_columns
+from kdlib.config.data import UsersConfig
 from kdlib.config.features import PrivacyConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
@@ -153,6 +155,42 @@ def test_the_next_night_appends_to_the_vocabulary(first_night):
     assert found == [("b", "2024-05-03"), ("a", "2024-05-03"), ("c", "2024-05-03"), ("new", "2024-05-04")]
     assert made["histories"].inputs["item_vocabulary"].startswith("2024-05-03.")
     assert made["histories"].details["funnel"]["out_of_vocabulary"] == 1
+
+
+def reading_users(config: RunConfig, lines: str) -> RunConfig:
+    """The run config with a student that reads the country of the users, from a list with these lines."""
+    path = Path(config.output_dir).parent / "users.csv"
+    path.write_text("u,country\n" + lines)
+    users = UsersConfig.model_validate(
+        {"path": str(path), "format": "csv", "user": "u", "features": {"country": "category"}}
+    )
+    student = config.student.model_copy(update={"user_features": ("country",)})
+    return config.model_copy(update={"input": config.input.model_copy(update={"users": users}), "student": student})
+
+
+def test_the_next_night_appends_to_the_codes_of_users(tiny):
+    """A value keeps its code for as long as runs follow each other. Models find the column by the vocabulary's manifest."""
+    first = reading_users(config_for(tiny), "1,de\n2,de\n")
+    made = run(first)
+    assert [row["user_values"] for row in table(first, "histories")] == [[1], [1]]
+    inputs = published(first, *FEATURES)
+    assert user_columns(first, inputs, ["country"]) == {"country": 0}
+    second = reading_users(config_for(tiny, ds="2024-05-04"), "1,fr\n2,fr\n")
+    then = run(second)
+    assert [row["user_values"] for row in table(second, "histories")] == [[2], [2]]
+    [coding] = then["item_vocabulary"].details["user_values"]
+    assert coding == {"feature": "country", "kind": "category", "codes": ["de", "fr"]}
+    assert made["histories"].inputs["users"] != then["histories"].inputs["users"]
+
+
+def test_a_model_that_reads_a_feature_which_the_histories_lack_is_an_error(first_night):
+    """The error names the feature and what to do."""
+    _, config, _ = first_night
+    wanting = reading_users(config, "1,de\n")
+    with pytest.raises(
+        InputError, match=r"user feature country, but no model .* 2024-05-03 reads it.*run build-features"
+    ):
+        user_columns(wanting, published(config, *FEATURES), ["country"])
 
 
 def test_the_same_input_gives_the_same_files(spark, first_night):
@@ -429,9 +467,10 @@ def test_with_a_key_no_output_tells_who_a_user_is(spark, tmp_path):
     (folder / "events" / "1.csv").write_text(
         "\n".join([*rows, "carla.z,e,view,2024-05-02,surplus", "bruno.w,a,view,yesterday"]) + "\n"
     )
-    config = private(folder)
+    config = reading_users(private(folder), "anna.k,de\nbruno.w,de\nzoe.q,fr\nyuri.r,fr\n")
     run(config)
     written = everything_written(config.root)
+    assert [row["user_values"] for row in table(config, "histories")] == [[1], [1]]
     assert not [word for word in (*names.values(), KEY, "surplus") if word in written]
     plain = config_for(folder)
     run(plain)

@@ -22,13 +22,19 @@ def test_the_next_night_is_killed_and_goes_on(night_to_change: tuple[Path, Path,
     """One more day of the shop. The run is killed in training. The same command goes on later.
 
     Readers keep the old table until the new one is promoted. Training goes on from its last checkpoint. There are new
-    users and items, models that start warm, and gates that compare.
+    users and items, a teacher that starts warm, a student that now reads a feature of the users, and gates that compare.
     """
     config, root, _ = night_to_change
     tomorrow = "2026-11-23"
     document = yaml.safe_load(config.read_text())
     document["training"]["warm_start"] = {"epochs": 20}
     document["student"]["train"] = {"epochs": 20, "patience": 20}
+    people = pq.read_table(partitions.current(root, "histories", DS))["user_id"].to_pylist()
+    users = config.parent / "users.csv"
+    lines = [f"{user},{('de', 'fr', '')[number % 3]}" for number, user in enumerate(people)]
+    users.write_text("\n".join(["user_id,country", *lines]) + "\n")
+    document["input"]["users"] = {"path": str(users), "format": "csv", "features": {"country": "category"}}
+    document["student"]["user_features"] = ["country"]
     config.write_text(yaml.safe_dump(document))
     before, promoted = whole(root, DS), root / "promoted" / "recommendations"
     old = promoted.resolve()
@@ -59,8 +65,16 @@ def test_the_next_night_is_killed_and_goes_on(night_to_change: tuple[Path, Path,
     facts = json.loads((partitions.current(root, "models/student", tomorrow) / "model.json").read_text())
     earlier = json.loads((partitions.current(root, "models/student", DS) / "model.json").read_text())
     assert [line["epoch"] for line in facts["epochs"]] == list(range(1, 21))
-    assert (earlier["warm_nights"], facts["warm_nights"]) == (0, 1)
     assert facts["num_items"] > earlier["num_items"]
+    assert (earlier["options"]["user_columns"], facts["options"]["user_columns"]) == ({}, {"country": 0})
+    histories = pq.read_table(partitions.current(root, "histories", tomorrow))
+    codes = dict(zip(*histories.select(["user_id", "user_values"]).to_pydict().values(), strict=True))
+    assert [codes[user] for user in people[:3]] == [[1], [2], [0]]
+    assert {tuple(codes[user]) for user in codes.keys() - set(people)} == {(0,)}, "the list lacks the new users"
+    nights = (
+        json.loads((partitions.current(root, "models/teacher", ds) / "model.json").read_text()) for ds in (DS, tomorrow)
+    )
+    assert [night["warm_nights"] for night in nights] == [0, 1]
     in_use = promotions.current(root)
     assert in_use is not None
     assert (in_use.ds, [n.ds for n in promotions.history(root)]) == (tomorrow, [DS, tomorrow])

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 import yaml
 
-from jobs.pipeline import STAGES, stages_table
+from jobs.pipeline import STAGES, stage_named, stages_table
 from kdlib.config.run import RunConfig
 from kdlib.config.settings import settings_of
 from tests.whole_nights import HOME, environment
@@ -80,6 +80,22 @@ def test_what_an_objective_makes_again():
         "models/control",
         "metrics",
     }
+
+
+def test_the_list_of_users_counts_for_the_features_where_a_model_reads_it():
+    """Without such a model, neither the list nor its features are among what `build-features` depends on."""
+    document = {"name": "x", "ds": "2026-11-22", "output_dir": "out"}
+    users = {"path": "u.csv", "format": "csv", "features": {"age": "number", "tags": "categories", "plan": "category"}}
+
+    def depends_on(**more):
+        config = RunConfig.model_validate(document | {"input": {"simulate": {}}} | more)
+        [part] = stage_named("build-features").parts_of(config)
+        return settings_of(config, part.settings), dict(part.values)
+
+    listed = {"input": {"simulate": {}, "users": users}}
+    assert depends_on(**listed) == depends_on()
+    read = depends_on(**listed, teachers=[{"name": "a", "user_features": ["plan"]}], student={"user_features": ["age"]})
+    assert list(read[1]["input.users"].features) == ["age", "plan"]
 
 
 def test_the_list_needs_no_engine():

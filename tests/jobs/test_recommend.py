@@ -60,6 +60,7 @@ def history(number):
         "event_times": [start + timedelta(days=step) for step in range(length)],
         "session_numbers": list(range(length)),
         "num_train": length,
+        "user_values": [],
     }
 
 

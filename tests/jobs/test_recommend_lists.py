@@ -58,6 +58,7 @@ def put_histories(root: Path, histories: dict[str, list[tuple[int, str, float]]]
             "event_times": [end - timedelta(days=days, hours=-1) for _, _, days in events],
             "session_numbers": list(range(len(events))),
             "num_train": len(events),
+            "user_values": [],
         }
         for user, events in histories.items()
     ]

@@ -61,6 +61,7 @@ def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
                 "event_types": [0, 1, 2],
                 "session_numbers": [0, 0, 1],
                 "num_train": 3,
+                "user_values": [],
                 "event_times": [datetime(2026, 11, 20, tzinfo=UTC) + timedelta(hours=step) for step in range(3)],
             }
             for user in ("ann", "bob")

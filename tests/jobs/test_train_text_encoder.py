@@ -65,6 +65,7 @@ def _world(root: Path) -> None:
             "num_train": [5] * 120,
             "validation_position": [5 if n % 2 else None for n in range(120)],
             "test_position": [None] * 120,
+            "user_values": [[]] * 120,
         },
     )
     counts = np.bincount([item for walk in walks for item in walk[:5]], minlength=len(ITEMS)).tolist()

@@ -32,6 +32,7 @@ def write(folder: Path, users: Mapping[str, Sequence[Event]], *, rows_of_a_file:
                 "event_times": [FIRST_DAY + timedelta(days=day) for day in days],
                 "session_numbers": list(sessions),
                 "num_train": 0,
+                "user_values": [],
             }
         )
     files = []

@@ -43,12 +43,12 @@ def test_inputs_and_blocks_round_trip(
 ) -> None:
     """A model of any kind that reads a context is the same after loading. With int8 it is the same within the rounding."""
     torch.manual_seed(0)
-    options |= {"session_flag": True, "inputs": ["event_type", "time_gap"]}
+    options |= {"session_flag": True, "inputs": ["event_type", "time_gap"], "user_columns": {"age": 1}}
     model = SequenceModel(num_items=20, dim=8, **options).eval()
     save_model(tmp_path, model, model.state_dict(), {}, export=export)
     loaded, facts = load_model(tmp_path)
     assert facts["options"] == loaded.options == model.options
-    items, context = torch.randint(0, 20, (3, 5)), torch.tensor([1, 3, 27], dtype=torch.int8).expand(3, 5, 3)
+    items, context = torch.randint(0, 20, (3, 5)), torch.tensor([1, 3, 27, 0, 9], dtype=torch.int8).expand(3, 5, 5)
     tolerance = 1e-6 if export == "float32" else 0.05
     torch.testing.assert_close(loaded(items, context), model(items, context), rtol=0, atol=tolerance)
 

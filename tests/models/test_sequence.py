@@ -12,7 +12,7 @@ from kdlib.models.files import load_model, save_model
 from kdlib.models.layers import LowPass, Transformer
 from kdlib.models.new_items import nearest_items, with_new_items
 from kdlib.models.sequence import SequenceModel
-from kdlib.store.tables import CONTEXT
+from kdlib.store.tables import CONTEXT, USER_CODES
 
 KINDS: list[dict[str, Any]] = [
     {"kind": "lstm", "dim": 8, "hidden": 12, "tied": False},
@@ -115,6 +115,42 @@ def test_inputs_leave_a_seed_s_other_weights_as_they_are() -> None:
             "context_embeddings.time_gap.weight": 28,
             "context_embeddings.event_type.weight": 4,
         }
+
+
+def test_the_values_of_a_user_matter_where_the_model_reads_them() -> None:
+    """Two users with the same history have different predictions. A model that does not read the column has equal ones."""
+    items, context = torch.randint(0, 30, (1, 4)).repeat(2, 1), _context(1, 4).repeat(2, 1, 1)
+    values = torch.tensor([[3, 1], [3, 2]], dtype=torch.int8)[:, None].expand(2, 4, 2)
+    wide = torch.cat([context, values], -1)
+    for user_columns, differs in (({"type": 1}, True), ({"type": 0}, False), ({}, False)):
+        hidden = _model({"kind": "gru", "dim": 8}, user_columns=user_columns)(items, wide)
+        assert torch.allclose(hidden[0], hidden[1]) != differs
+
+
+def test_a_value_that_the_context_lacks_is_unknown() -> None:
+    """A history of an earlier release, or an own list of items, is read with the code 0."""
+    model = _model({"kind": "gru", "dim": 8}, user_columns={"country": 1, "age": 0})
+    items, context = torch.randint(0, 30, (3, 4)), _context(3, 4)
+    unknown = torch.cat([context, torch.zeros(3, 4, 2, dtype=torch.int8)], -1)
+    assert torch.equal(model(items, context), model(items, unknown))
+    known = torch.cat([context, torch.ones(3, 4, 2, dtype=torch.int8)], -1)
+    assert not torch.allclose(model(items, context), model(items, known))
+
+
+def test_a_model_without_features_of_users_is_as_it_was() -> None:
+    """A feature adds weights after all others of the seed. Without one, wide contexts change no bit of the result."""
+    plain = _model({"kind": "transformer", "dim": 8, "session_flag": True, "inputs": ["time_gap"]})
+    richer = _model(
+        {"kind": "transformer", "dim": 8, "session_flag": True, "inputs": ["time_gap"]}, user_columns={"age": 0}
+    )
+    assert not [name for name in plain.state_dict() if name.startswith("user_")]
+    assert {name: len(value) for name, value in richer.state_dict().items() if name not in plain.state_dict()} == {
+        "user_embeddings.0.weight": USER_CODES
+    }
+    assert all(torch.equal(richer.state_dict()[name], value) for name, value in plain.state_dict().items())
+    items, context = torch.randint(0, 30, (3, 4)), _context(3, 4)
+    wide = torch.cat([context, torch.ones(3, 4, 1, dtype=torch.int8)], -1)
+    assert torch.equal(plain(items, context), plain(items, wide))
 
 
 @pytest.mark.parametrize("most", [2, 3, 4, 5, 10])

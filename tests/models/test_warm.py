@@ -13,6 +13,7 @@ SHAPES = [
     {"kind": "gru", "dim": 8},
     {"kind": "lstm", "dim": 8, "hidden": 6, "tied": False},
     {"kind": "transformer", "dim": 8, "heads": 2, "session_flag": True, "inputs": ["event_type"]},
+    {"kind": "gru", "dim": 8, "user_columns": {"age": 0}},
 ]
 
 

@@ -24,8 +24,9 @@ def _put(root, name, *rows):
 
 def _store(root):
     """Ann has one interaction and an empty list. Bob has no interactions and one item."""
-    one = {"item_indices": [0], "event_types": [0], "event_times": [NOW], "session_numbers": [0], "num_train": 0}
-    none = {name: [] for name in one} | {"num_train": 0}
+    one = {"item_indices": [0], "event_types": [0], "event_times": [NOW], "session_numbers": [0]}
+    none = {name: [] for name in one}
+    one, none = (row | {"num_train": 0, "user_values": []} for row in (one, none))
     _put(root, "histories", {"user_id": "ann", **one}, {"user_id": "bob", **none})
     title = "Red\x1b[2J\r\nlamp\u202e\u2066 no. 1"
     _put(

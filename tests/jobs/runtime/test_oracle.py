@@ -40,6 +40,7 @@ def histories(rows: list[tuple[list[int], list[int], list[str], list[int], int |
             "num_train": [len(row) for row in items],
             "validation_position": pa.nulls(len(rows), pa.int32()),
             "test_position": pa.array(test, pa.int32()),
+            "user_values": [[]] * len(rows),
         }
     ).cast(tables.HISTORIES.schema)
 
