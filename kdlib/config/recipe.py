@@ -1,6 +1,7 @@
 """The default recipe: teachers, student and training of a run config without them.
 
-It is the recipe of `cluster/runs/beauty.yaml`, measured on Amazon Beauty and Video Games, and scaled to the data.
+It is the recipe of `cluster/runs/beauty.yaml`, measured on Amazon Beauty and Video Games, and scaled to the data. Where the
+run config names features of the items, teacher and student read them.
 """
 
 import math
@@ -115,6 +116,11 @@ def _has_titles(document: dict[str, Any]) -> bool:
     return listed or "simulate" in sources
 
 
+def _item_features(document: dict[str, Any]) -> list[str]:
+    """The columns of the catalogue that the run config names as features. Teacher and student read them all."""
+    return list(_section(_section(_section(document, "input"), "catalogue"), "features"))
+
+
 def _recipe(document: dict[str, Any], effort: Effort, scale: Scale | None) -> dict[str, Any]:
     items, width = scale.items if scale else 0, _width(document)
     automatic = _section(document, "student").get("size") == "auto"
@@ -133,6 +139,8 @@ def _recipe(document: dict[str, Any], effort: Effort, scale: Scale | None) -> di
     }
     if _has_titles(document):
         filter_["text"] = {"whiten": True}
+    if features := _item_features(document):
+        filter_["features"] = features
     defaults: dict[str, Any] = {
         "epochs": effort.student_epochs,
         "patience": effort.student_epochs,
@@ -151,6 +159,7 @@ def _recipe(document: dict[str, Any], effort: Effort, scale: Scale | None) -> di
         "student": {
             "model": {"kind": "transformer", "block": "bsarec", "dim": width, "dropout": 0.1},
             "size": "auto" if automatic else "given",
+            "features": features,
             # the control needs more dropout and more epochs; both were chosen on validation
             "control": {"dropout": 0.4, "train": {"epochs": control, "patience": control}},
         },

@@ -66,6 +66,15 @@ def test_given_keys_win() -> None:
     assert recipe_of({"training": {"workers": 3}}).training.defaults.batch_size == 258, "a multiple of the workers"
 
 
+def test_teacher_and_student_read_the_features_that_are_named() -> None:
+    """All features of the catalogue, unless the run config says which ones the student reads."""
+    listed = {"path": "c.csv", "format": "csv", "features": {"brand": "category", "price": "number"}}
+    document = {"input": SHOP["input"] | {"catalogue": listed}}
+    config = recipe_of(document)
+    assert [one.features for one in (*config.teachers, config.student)] == [(), ("brand", "price"), ("brand", "price")]
+    assert recipe_of(document | {"student": {"features": []}}).student.features == ()
+
+
 @pytest.mark.parametrize(
     ("size", "dim", "rate"), [("small", 32, 0.006), ("base", 64, 0.003), ("large", 128, 0.0015), ("auto", 64, 0.003)]
 )
