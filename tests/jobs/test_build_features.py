@@ -140,7 +140,14 @@ def test_ten_rows_become_five_tables(first_night, capsys):
         '{"u":"3","i":"d","b":"zap","t":"2024-05-01 10:00:00"}',
     ]
     details = manifests["item_vocabulary"].details
-    assert details["catalogue"] == {"rows_read": 3, "without_id": 0, "corrupt": 0, "repeated_id": 1, "items": 2}
+    assert details["catalogue"] == {
+        "rows_read": 3,
+        "without_id": 0,
+        "corrupt": 0,
+        "long_id": 0,
+        "repeated_id": 1,
+        "items": 2,
+    }
 
 
 def test_the_next_night_appends_to_the_vocabulary(first_night):
