@@ -291,7 +291,9 @@ def run(config: RunConfig, *, days: int, nights: int, alone: bool, command: str)
         )
         for number in range(nights)
     ]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+    # a process for each night, because DeepSpeed keeps the process group of the first training
+    workers = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), **workers) as pool:
         found = list(pool.map(train_night, tasks))
     users = np.concatenate([of_night for _, of_night, _ in found])
     ranks = {name: np.concatenate([one[name] for _, _, one in found]) for name in ("student", "refit")}
