@@ -41,7 +41,7 @@ class ItemValues(NamedTuple):
     def rare_count_more(self) -> Tensor:
         """The matrix with rare values raised and rows of length 1, sparse float32 [V, F]; zeros for an item without values.
 
-        A value's factor is its inverse document frequency: the logarithm of the share of items that have it.
+        A value's factor is its inverse document frequency: the logarithm of V over the number of items that have it.
         """
         raised = self.matrix(torch.log(len(self.offsets_V) / self.items_F) + 1e-3)
         rows_N, values_N = raised.indices()

@@ -1,8 +1,9 @@
 """Vectors for new items, which have no training interactions: the mean over the known items with the nearest content.
 
-The content of an item is its title and the values of its features. What a model learns about them is a vector too. But it is less specific than the vector of a known item, so its scores are hardly
-ever high enough for a list. The mean over neighbours consists of vectors that score high enough. It is the k-nearest-neighbour
-mapping of Gantner et al., "Learning Attribute-to-Feature Mappings for Cold-Start Recommendations", ICDM 2010.
+The content of an item is its title and the values of its features. What a model learns about them is a vector too. But it is
+less specific than the vector of a known item, so its scores are hardly ever high enough for a list. The mean over neighbours
+consists of vectors that score high enough. It is the k-nearest-neighbour mapping of Gantner et al., "Learning
+Attribute-to-Feature Mappings for Cold-Start Recommendations", ICDM 2010.
 
 Shapes: V items, N of them new, K neighbours of each, E width of a title vector, F values of features, D width of an item
 vector.
@@ -56,23 +57,18 @@ def nearest_items(known_V: Tensor, titles_VE: Tensor | None, values: ItemValues 
     known_K, new_N = (((parts_V > 0) & which_V).nonzero()[:, 0] for which_V in (known_V, ~known_V))
     if not len(known_K):
         new_N = new_N[:0]
-    found = [
-        (_products(part, known_K, unit_VE, unit_VF) / (parts_V[part, None] * parts_V[known_K]).sqrt())
-        .topk(min(NEIGHBOURS, len(known_K)), dim=1)
-        for part in new_N.split(max(1, _CELLS // len(known_V)))
-    ]  # fmt: skip
+    known_KE, known_KF = (None if unit is None else unit.index_select(0, known_K) for unit in (unit_VE, unit_VF))
+    found = []
+    for part_N in new_N.split(max(1, _CELLS // len(known_V))):
+        products_NK = torch.zeros(len(part_N), len(known_K), device=known_K.device)
+        if unit_VE is not None and known_KE is not None:
+            products_NK += unit_VE[part_N] @ known_KE.T
+        if unit_VF is not None and known_KF is not None:
+            products_NK += torch.sparse.mm(known_KF, unit_VF.index_select(0, part_N).to_dense().T).T
+        cosines_NK = products_NK / (parts_V[part_N, None] * parts_V[known_K]).sqrt()
+        found.append(cosines_NK.topk(min(NEIGHBOURS, len(known_K)), dim=1))
     cosines_NK, places_NK = (torch.cat([one[part] for one in found]) for part in range(2))
     return NearestItems(new_N, known_K[places_NK], torch.softmax(SHARPNESS * cosines_NK, 1))
-
-
-def _products(part_N: Tensor, known_K: Tensor, unit_VE: Tensor | None, unit_VF: Tensor | None) -> Tensor:
-    """The products of the content of some items with that of the known items: float32 [N, K]."""
-    products_NK = torch.zeros(len(part_N), len(known_K), device=known_K.device)
-    if unit_VE is not None:
-        products_NK += unit_VE[part_N] @ unit_VE[known_K].T
-    if unit_VF is not None:
-        products_NK += torch.sparse.mm(unit_VF, unit_VF.index_select(0, part_N).to_dense().T)[known_K].T
-    return products_NK
 
 
 def with_new_items(vectors_VD: Tensor, nearest: NearestItems) -> Tensor:

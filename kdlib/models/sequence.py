@@ -135,7 +135,12 @@ class SequenceModel(nn.Module):
             nn.init.normal_(self.session_embedding.weight, std=INITIAL_STANDARD_DEVIATION)
         self.dropout = nn.Dropout(dropout)
         self._set_layers(kind, hidden or dim, layers, heads, dropout, block)
-        # last, so that the other weights of a seed are those of a model without inputs; all are made before one is filled
+        # last, so that the other weights of a seed are those of a model without inputs
+        self._set_context(inputs)
+
+    def _set_context(self, inputs: Sequence[str]) -> None:
+        """The embeddings of the context. All of a kind are made before one is filled."""
+        dim = self.dim
         self.context_embeddings = nn.ModuleDict({name: nn.Embedding(CONTEXT[name], dim) for name in inputs})
         for parameter in self.context_embeddings.parameters():
             nn.init.normal_(parameter, std=INITIAL_STANDARD_DEVIATION)

@@ -16,6 +16,7 @@ GROWING = ("item_embedding", "output_embedding", "output_bias")
 CONTENT = ("text_projection.weight", "value_embedding")
 """What a model knows about titles and features; the export folds it into the item table."""
 ROUNDS = 20
+"""Of `iterated_means`."""
 
 
 @torch.no_grad()

@@ -49,9 +49,11 @@ def read_item_features(folder: Path, names: Sequence[str], *, num_items: int) ->
         if rows["vector"].null_count < len(rows):
             vectors.append(_unit_vectors(items, rows["vector"].combine_chunks(), num_items))
             continue
-        whole = rows["number"].null_count < len(rows)
+        numbers = rows["number"].null_count < len(rows)
         one = (
-            _numbers(items, rows["number"].to_numpy()) if whole else _categories(items, rows["values"].combine_chunks())
+            _numbers(items, rows["number"].to_numpy())
+            if numbers
+            else _categories(items, rows["values"].combine_chunks())
         )
         entries.append((one[0], one[1] + num_values, one[2]))
         num_values += 1 + one[1].max(initial=-1)
@@ -86,8 +88,9 @@ def _numbers(items: np.ndarray, numbers: np.ndarray) -> Entries:
         return items, np.zeros(len(items), np.int64), np.ones(len(items))
     below = np.clip(np.searchsorted(knots, numbers, side="right") - 1, 0, len(knots) - 2)
     share = (numbers - knots[below]) / (knots[below + 1] - knots[below])
-    both = np.concatenate([items, items]), np.concatenate([below, below + 1]), np.concatenate([1 - share, share])
-    return both[0][both[2] > 0], both[1][both[2] > 0], both[2][both[2] > 0]
+    weights = np.concatenate([1 - share, share])
+    kept = weights > 0
+    return np.tile(items, 2)[kept], np.concatenate([below, below + 1])[kept], weights[kept]
 
 
 def _unit_vectors(items: np.ndarray, lists: pa.ListArray, num_items: int) -> Tensor:
