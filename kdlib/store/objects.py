@@ -1,0 +1,158 @@
+"""A folder in an object store, through the package `obstore`: `s3://`, `gs://` and `abfss://`.
+
+Each call has a deadline, and a signal ends it. Credentials and the endpoint come from the environment, as for every client of
+the store. For S3 they also come from the files of the AWS command line, if `boto3` is installed.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kdlib.store.folders import ConflictError, Found, StoreError
+
+Result = TypeVar("Result")
+
+REQUEST_SECONDS = 30
+"""How long one request may take. It moves `CHUNK_BYTES` at most."""
+RETRY_SECONDS = 60
+"""How long a failed request is tried again."""
+RETRIES = 5
+CHUNK_BYTES = 8 * 2**20
+
+
+class ObjectFolder:
+    """A folder in an object store (`kdlib.store.folders.Folder`)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def __reduce__(self) -> tuple[type["ObjectFolder"], tuple[str]]:
+        return ObjectFolder, (self.url,)
+
+    @cached_property
+    def store(self) -> Any:
+        """The store of `obstore`."""
+        from obstore.store import from_url
+
+        options = {
+            "client_options": {
+                "timeout": timedelta(seconds=REQUEST_SECONDS),
+                "connect_timeout": timedelta(seconds=10),
+                "allow_http": True,  # for an endpoint that begins with http://
+            },
+            "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+        }
+        return from_url(self.url, **options, **(_s3_options(self.url) if self.url.startswith("s3:") else {}))
+
+    def read(self, path: str) -> Found | None:
+        from obstore.exceptions import NotFoundError
+
+        def get() -> Found | None:
+            try:
+                found = self.store.get(path)
+                return Found(bytes(found.bytes()), found.meta["e_tag"], found.meta["version"])
+            except (NotFoundError, FileNotFoundError):
+                return None
+
+        return self._within_time(get)
+
+    def write(self, path: str, data: bytes, *, over: Found | None) -> Found:
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create"
+        if over is not None:
+            mode = {name: value for name, value in (("e_tag", over.tag), ("version", over.version)) if value}
+
+        def put() -> Found:
+            try:
+                done = self.store.put(path, data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                raise ConflictError(f"{self.url}/{path} holds something else than before") from None
+            return Found(data, done["e_tag"], done["version"])
+
+        try:
+            return self._within_time(put)
+        except StoreError:
+            now = self.read(path)  # it may be written, and the answer is lost
+            if now is None or now.data != data:
+                raise
+            return now
+
+    def files(self, prefix: str = "") -> dict[str, int]:
+        pages = self._within_time(lambda: list(self.store.list(prefix or None)))
+        return {one["path"]: one["size"] for page in pages for one in page}
+
+    def upload(self, file: Path, path: str) -> None:
+        requests = 1 + file.stat().st_size // CHUNK_BYTES
+        how = {"use_multipart": requests > 1, "chunk_size": CHUNK_BYTES, "max_concurrency": 4}
+        self._within_time(lambda: self.store.put(path, file, **how), requests=requests)
+
+    def download(self, path: str, file: Path) -> None:
+        size = self._within_time(lambda: self.store.head(path))["size"]
+        with file.open("xb") as stream:
+            for start in range(0, size, CHUNK_BYTES):
+                end = min(start + CHUNK_BYTES, size)
+                stream.write(self._within_time(lambda a=start, b=end: self.store.get_range(path, start=a, end=b)))
+
+    def remove(self, paths: Iterable[str]) -> None:
+        from obstore.exceptions import NotFoundError
+
+        def delete(path: str) -> None:
+            try:
+                self.store.delete(path)
+            except (NotFoundError, FileNotFoundError):
+                pass
+
+        for path in paths:
+            self._within_time(lambda one=path: delete(one))
+
+    def _within_time(self, request: Callable[[], Result], *, requests: int = 1) -> Result:
+        """The result of a request; StoreError after the deadline, or where the store refuses.
+
+        `obstore` does not look at signals while it waits. So the request has a thread of its own, and this one waits.
+        """
+        from obstore.exceptions import BaseError
+
+        results: list[Result] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(request())
+            except BaseException as error:
+                errors.append(error)
+
+        seconds = RETRY_SECONDS + REQUEST_SECONDS * requests
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if results:
+            return results[0]
+        if not errors:
+            raise StoreError(f"{self.url} has not answered within {seconds} s")
+        if isinstance(errors[0], BaseError):
+            raise StoreError((str(errors[0]).splitlines() or [type(errors[0]).__name__])[0]) from None
+        raise errors[0]
+
+
+def _s3_options(url: str) -> dict[str, Any]:
+    """What the environment leaves open: keys from the files of the AWS command line, and the bucket's region."""
+    options: dict[str, Any] = {}
+    known = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+    known = (*known, "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE")
+    if not any(name in os.environ for name in known):
+        try:
+            from obstore.auth.boto3 import Boto3CredentialProvider
+
+            options["credential_provider"] = Boto3CredentialProvider()
+        except (ImportError, ValueError):  # no boto3, or no keys in its files: `obstore` asks the machine's own service
+            pass
+    if not {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} & os.environ.keys():
+        from pyarrow.fs import resolve_s3_region
+
+        options["region"] = resolve_s3_region(url.removeprefix("s3://").partition("/")[0])
+    return options
