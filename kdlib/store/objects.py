@@ -7,6 +7,7 @@ the store. For S3 they also come from the files of the AWS command line, if `bot
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,7 @@ class ObjectFolder:
         """The store of `obstore`."""
         from obstore.store import from_url
 
-        options = {
+        options: dict[str, Any] = {
             "client_options": {
                 "timeout": timedelta(seconds=REQUEST_SECONDS),
                 "connect_timeout": timedelta(seconds=10),
@@ -102,10 +103,8 @@ class ObjectFolder:
         from obstore.exceptions import NotFoundError
 
         def delete(path: str) -> None:
-            try:
+            with suppress(NotFoundError, FileNotFoundError):
                 self.store.delete(path)
-            except (NotFoundError, FileNotFoundError):
-                pass
 
         for path in paths:
             self._within_time(lambda one=path: delete(one))

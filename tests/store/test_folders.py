@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
@@ -25,9 +26,9 @@ def test_of_two_writers_that_have_read_the_same_object_one_is_told(folder):
     first = folder.write("pointer.json", b"1", over=None)
     assert folder.read("pointer.json") == first
     folder.write("pointer.json", b"2", over=first)
-    with pytest.raises(ConflictError, match="pointer.json holds something else than before"):
+    with pytest.raises(ConflictError, match=r"pointer.json holds something else than before"):
         folder.write("pointer.json", b"3", over=first)
-    with pytest.raises(ConflictError, match="pointer.json holds something else"):
+    with pytest.raises(ConflictError, match=r"pointer.json holds something else"):
         folder.write("pointer.json", b"3", over=None)
     assert folder.read("pointer.json").data == b"2"
 
@@ -40,10 +41,8 @@ def test_of_many_writers_at_once_one_wins_each_round(folder):
     def add():
         for _ in range(5):
             seen = folder.read("number")
-            try:
+            with suppress(ConflictError):
                 wins.append(folder.write("number", f"{int(seen.data.split()[0]) + 1} {uuid4()}".encode(), over=seen))
-            except ConflictError:
-                pass
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for one in threads:
