@@ -47,7 +47,9 @@ class ObjectFolder:
             },
             "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
         }
-        return from_url(self.url, **options, **(_s3_options(self.url) if self.url.startswith("s3:") else {}))
+        if self.url.startswith("s3:"):
+            options |= _s3_options(self.url)
+        return from_url(self.url, **options)
 
     def read(self, path: str) -> Found | None:
         from obstore.exceptions import NotFoundError
