@@ -1,6 +1,7 @@
 """Find a run's raw input and its version."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -272,6 +273,15 @@ def _earlier_events(config: RunConfig) -> Manifest | None:
     there = [partitions.read_manifest(config.root, name, promoted.ds)] if promoted else _published(config, name)
     passed = (found for found in there if found and _have_passed(config, found))
     return _checked_whole(config, next(passed, promoted))
+
+
+def dates_continued_from(config: RunConfig) -> set[str]:
+    """The dates of the earlier runs that this run reads, promoted or not. A damaged one counts for nothing: the run fails."""
+    found = set()
+    for earlier in (earlier_vocabulary, _earlier_events):
+        with suppress(InputError):
+            found |= {one.ds for one in [earlier(config)] if one}
+    return found
 
 
 def _have_passed(config: RunConfig, clean_events: Manifest) -> bool:

@@ -42,7 +42,7 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
 
 def _of_parent(config: RunConfig) -> Lease | None:
     """The lease of the date, if the process that started this one holds it."""
-    folder, path = DiskFolder(config.root), _path(config)
+    folder, path = DiskFolder(config.root, durable=False), _path(config)
     inherited = json.loads(os.environ.get(INHERITED, "{}"))
     if inherited.get("path") != f"{folder.url}/{path}":
         return None
@@ -54,7 +54,10 @@ def _own(config: RunConfig, stage: str) -> Iterator[Lease]:
     with ExitStack() as stack:
         try:
             how = leases.held(
-                DiskFolder(config.root), _path(config), stage, told=lambda text: warn(f"distilrec: {text}")
+                DiskFolder(config.root, durable=False),
+                _path(config),
+                stage,
+                told=lambda text: warn(f"distilrec: {text}"),
             )
             lease = stack.enter_context(how)
         except BusyError as error:
@@ -76,7 +79,7 @@ def _path(config: RunConfig) -> str:
 
 def held_dates(config: RunConfig) -> set[str]:
     """The dates that any run works on, this run too."""
-    folder = DiskFolder(config.root)
+    folder = DiskFolder(config.root, durable=False)
     names = [path.name for path in (config.root / LOCKS).glob("ds=*.json")]
     return {
         name.removeprefix("ds=").removesuffix(".json") for name in names if leases.holder_of(folder, f"{LOCKS}/{name}")

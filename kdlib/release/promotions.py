@@ -226,7 +226,7 @@ def switching(root: Path, action: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(leases.held(DiskFolder(root), SWITCHING, action, seconds=WAIT_SECONDS))
+            stack.enter_context(leases.held(DiskFolder(root, durable=False), SWITCHING, action, seconds=WAIT_SECONDS))
         except BusyError as error:
             raise BusyError(
                 f"another process has been switching runs in {root} for {WAIT_SECONDS} s: {error}. Try again later"

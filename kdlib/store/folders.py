@@ -84,10 +84,15 @@ class Folder(Protocol):
 
 
 class DiskFolder:
-    """A folder on a disk. What is written is on the disk when the method returns."""
+    """A folder on a disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """
+        Args:
+          path: of the folder; it need not exist.
+          durable: what `write` has written survives a power cut.
+        """
+        self.path, self._durable = path.absolute(), durable
         self.url = self.path.as_uri()
 
     def read(self, path: str) -> Found | None:
@@ -102,7 +107,7 @@ class DiskFolder:
         with created_once(target.with_name(f".{target.name}.lock")):
             if self.read(path) != over:
                 raise ConflictError(f"{target} holds something else than before")
-            replace_file(target, data)
+            replace_file(target, data, durable=self._durable)
         return Found(data)
 
     def files(self, prefix: str = "") -> dict[str, int]:
