@@ -23,7 +23,7 @@ from pathlib import Path
 from kdlib.config.operations import FURTHER_LISTS
 from kdlib.errors import BusyError, GateError, InputError
 from kdlib.store import leases, partitions
-from kdlib.store.files import replace_file, sync
+from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.folders import DiskFolder
 from kdlib.store.partitions import Manifest
 
@@ -252,7 +252,7 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
             link = staging / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(data, (record / name).parent), target_is_directory=True)
-        record.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(record.parent)
         for folder, _, _ in os.walk(staging):
             sync(Path(folder))
         leases.check_held()

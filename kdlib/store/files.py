@@ -21,6 +21,14 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync(path.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; their names are on the disk then."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync(one.parent)
+
+
 def sync(path: Path) -> None:
     """Bring a file's content, or the names in a folder, to the disk."""
     opened = os.open(path, os.O_RDONLY)

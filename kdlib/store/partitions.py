@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
-from kdlib.store.files import replace_file, sync
+from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.leases import check_held
 
 STAGING = "_staging"
@@ -137,7 +137,7 @@ def publish(
         replace_file(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
         for folder, _, _ in os.walk(wrapper):
             sync(Path(folder))
-        home.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(home.parent)
         check_held()
         if home.exists():  # a killed run left it without a manifest, or it is damaged
             shutil.rmtree(home)
@@ -262,7 +262,7 @@ def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
     Raises:
       BusyError: another run has taken over from this one.
     """
-    link.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(link.parent)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     check_held()
     scratch.replace(link)

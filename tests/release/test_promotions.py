@@ -1,6 +1,7 @@
 """The switch of the run in use, its record, and the removal of old runs."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdlib.errors import InputError
+from kdlib.errors import GateError, InputError
 from kdlib.release import promotions
 from kdlib.release.retention import remove_old_nights
 from kdlib.store import partitions
@@ -302,3 +303,66 @@ def test_replaced_versions_go_a_night_later(tmp_path):
     assert len(list(home.iterdir())) == 3
     remove_old_nights(tmp_path, keep=5, before=DAYS[2])
     assert len(list(home.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", None])
+def test_a_damaged_old_record_is_left_out(tmp_path, damage):
+    """History, the runs and a rollback work without it, and its number is not used again."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    record = tmp_path / promotions.RECORDS / f"00002.ds={DAYS[1]}"
+    (record / "promotion.json").unlink()
+    if damage is not None:
+        (record / "promotion.json").write_text(damage)
+    assert [switch.number for switch in promotions.history(tmp_path)] == [1, 3]
+    assert promotions.damaged_records(tmp_path) == [record]
+    assert [night.ds for night in promotions.nights(tmp_path)] == [DAYS[0], DAYS[2]]
+    assert promotions.rollback(tmp_path, DAYS[0]).number == 4
+    assert promotions.promote(tmp_path, DAYS[3], put_night(tmp_path, DAYS[3])).number == 5
+
+
+def test_nothing_of_a_published_and_promoted_night_is_lost_in_a_power_cut(tmp_path, monkeypatch):
+    """Each file and each folder was synced after its last change."""
+    synced, fsync = dict[int, int](), os.fsync
+
+    def noted(opened: int) -> None:
+        fsync(opened)
+        synced[os.fstat(opened).st_ino] = os.fstat(opened).st_mtime_ns
+
+    monkeypatch.setattr(os, "fsync", noted)
+    put_and_promote(tmp_path, *DAYS[:2])
+    promotions.rollback(tmp_path, DAYS[0])
+    lost = []
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        kept = path.relative_to(tmp_path).parts[:1] not in [("_staging",), ("_locks",)]
+        if kept and not path.is_symlink() and synced.get(path.stat().st_ino) != path.stat().st_mtime_ns:
+            lost.append(path)
+    assert lost == []
+
+
+def test_a_night_built_on_a_withdrawn_one_is_not_promoted(tmp_path):
+    """The day before was rolled back while the run was at work. Made again from the run in use, it is promoted."""
+    put_and_promote(tmp_path, *DAYS[:2])
+    before = promotions.current(tmp_path)
+    assert before is not None
+    versions = put_night(tmp_path, DAYS[2])
+    for name, start in (("histories", "item_vocabulary"), ("models/student", "start")):
+        table = "models/student" if start == "start" else start
+        staging = partitions.new_staging(tmp_path, name, DAYS[2])
+        pq.write_table(pa.table({"ds": [DAYS[2]]}), staging / "0.parquet")
+        inputs = {start: f"{DAYS[1]}.{before.versions[table]}"}
+        built = versions | {
+            name: partitions.publish(staging, tmp_path, name, DAYS[2], fingerprint=name, inputs=inputs).version
+        }
+        promotions.check_not_withdrawn(tmp_path, DAYS[2], built)
+        promotions.rollback(tmp_path, DAYS[0], reason="bad prices")
+        with pytest.raises(
+            GateError,
+            match=rf"{DAYS[2]} is not promoted: its {name} was made from the run of {DAYS[1]}, which a rollback to"
+            rf" {DAYS[0]} \(bad prices\) has withdrawn since\. Run `distilrec nightly --ds {DAYS[2]}` again",
+        ):
+            promotions.promote(tmp_path, DAYS[2], built)
+        assert in_use(tmp_path) == {DAYS[0]}
+        promotions.rollback(tmp_path, DAYS[1])
+        promotions.check_not_withdrawn(tmp_path, DAYS[2], built)
+    promotions.rollback(tmp_path, DAYS[0])
+    assert promotions.promote(tmp_path, DAYS[2], versions).ds == DAYS[2]

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,41 @@ def test_a_night_that_cannot_go_aside_stays_whole(tmp_path: Path, monkeypatch: p
     assert not [
         name for name in night.versions if partitions.damaged(tmp_path, promotions.manifest_of(tmp_path, night, name))
     ]
+
+
+@pytest.mark.parametrize("starts", [set(), {DAYS[1]}])
+def test_an_unpromoted_night_that_a_backfill_goes_on_from_stays(tmp_path: Path, starts: set[str]) -> None:
+    """A backfill of a date before the oldest promoted run continues from a run that was never promoted."""
+    before = put_night(tmp_path, DAYS[1])
+    put_and_promote(tmp_path, *DAYS[3:])
+    remove_old_nights(tmp_path, keep=2, before=DAYS[4], busy={DAYS[2]}, starts=starts)
+    for name in before:
+        assert (partitions.read_manifest(tmp_path, name, DAYS[1]) is not None) == bool(starts)
+
+
+def test_a_rollback_and_the_removal_of_old_nights_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The removal cannot take away what a rollback is about to put in use."""
+    put_and_promote(tmp_path, *DAYS)
+    inside, go_on, switch = threading.Event(), threading.Event(), partitions.switch_link
+
+    def slowly(link: Path, target: Path, **more: Any) -> None:
+        inside.set()
+        assert go_on.wait(30)
+        switch(link, target, **more)
+
+    monkeypatch.setattr(partitions, "switch_link", slowly)
+    back = threading.Thread(target=promotions.rollback, args=(tmp_path, DAYS[0]))
+    back.start()
+    assert inside.wait(30)
+    removal = threading.Thread(target=remove_old_nights, args=(tmp_path,), kwargs={"keep": 2, "before": DAYS[4]})
+    removal.start()
+    removal.join(0.5)
+    assert removal.is_alive()
+    go_on.set()
+    back.join()
+    removal.join()
+    for name in NAMES:
+        if name in (*promotions.LINKED, *promotions.LISTS):
+            assert (tmp_path / promotions.LINK / name).is_dir()
