@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.runtime.ray_jobs import CONNECT_SECONDS
+from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError, UnreachableError
 
@@ -61,7 +62,8 @@ def start_ray(config: RunConfig) -> Iterator[None]:
 
     Raises:
       UnreachableError: the cluster does not answer.
-      DistilrecError: the cluster cannot be joined, for example because it runs another version of Ray.
+      DistilrecError: the cluster cannot be joined, for example because it runs another version of Ray, or a node of it
+        runs other code than this process.
     """
     address = cluster_address(config)
     for name, value in _QUIET.items():
@@ -84,6 +86,8 @@ def start_ray(config: RunConfig) -> Iterator[None]:
     context.raise_original_map_exception = True  # our own errors reach the person as they are
     context.execution_options.preserve_order = True  # the same input gives the same batches and the same files
     try:
+        if address is not None:
+            check_nodes(installed())
         yield
     finally:
         ray.shutdown()

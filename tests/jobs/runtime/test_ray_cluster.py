@@ -12,6 +12,7 @@ import pytest
 
 from jobs.runtime import ray_cluster
 from jobs.runtime.ray_cluster import KEEPS_MEMORY, check_room, ray_ahead, read_parquet
+from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 
@@ -22,7 +23,9 @@ from pathlib import Path
 import psutil
 from jobs.runtime.ray_train import run_workers
 from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
+from kdlib.errors import DistilrecError
 
 def listening(processes):
     return [s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]
@@ -44,6 +47,11 @@ config = RunConfig.model_validate({
 })
 with start_ray(config):
     import ray
+    check_nodes(installed())
+    try:
+        check_nodes(installed() | {"torch": "1.0"})
+    except DistilrecError as error:
+        print(error)
     print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))
     print(json.dumps(listening([psutil.Process(), *psutil.Process().children(recursive=True)])))
     run_workers(config, train, {"folder": sys.argv[1]}, ray.data.range(2), name="t", stage="t", epochs=0)
@@ -53,7 +61,7 @@ with start_ray(config):
 @pytest.mark.e2e
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     """No process of local mode listens on an address that another machine reaches, also while workers train. The workers keep
-    freed memory, and have no runtime environment of their own."""
+    freed memory, and have no runtime environment of their own. Their node says what it runs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
@@ -63,7 +71,9 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
         capture_output=True,
         check=True,
     ).stdout
-    of_a_worker, addresses = map(json.loads, printed.splitlines()[:2])
+    difference, *lines = printed.splitlines()
+    assert f"The node 127.0.0.1 has torch {installed()['torch']} in place of 1.0. Start all nodes from" in difference
+    of_a_worker, addresses = map(json.loads, lines[:2])
     assert of_a_worker.items() >= KEEPS_MEMORY.items()
     assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
     for rank in range(2):
