@@ -232,6 +232,20 @@ def test_nothing_evicts_a_pod_of_a_run() -> None:
     assert _object("PriorityClass")["preemptionPolicy"] == "Never"
 
 
+def test_prometheus_finds_and_reaches_what_serves_the_figures() -> None:
+    """The monitor selects the pod and names its port. Prometheus may connect, and runs write where the pod looks."""
+    pod = _object("Deployment", "distilrec-metrics")["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    monitor = _documents(CLUSTER / "monitoring" / "pod_monitor.yaml")[0]["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    [port] = container["ports"]
+    assert monitor["podMetricsEndpoints"] == [{"port": port["name"]}]
+    rules = _object("NetworkPolicy")["spec"]["ingress"]
+    prometheus = next(one for one in rules if "prometheus" in str(one["from"]))
+    assert port["containerPort"] in [one["port"] for one in prometheus["ports"]]
+    assert "--collector.textfile.directory=/lake/telemetry" in container["args"]
+
+
 def test_a_pod_that_ends_leaves_ray_s_logs(tmp_path: Path) -> None:
     """The hook of each Ray pod copies its logs into a folder of its name. It has time for that."""
     logs = tmp_path / "ray" / "session_1" / "logs"
@@ -324,7 +338,7 @@ def test_kustomize_builds_an_overlay(overlay: str) -> None:
 def test_the_run_configs_of_the_overlays_are_shipped_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """An overlay's run config has models and engines of a shipped run config, with output and figures on the lake.
 
-    The Spark application names a shipped file.
+    The Spark application names the file of production.
     """
     monkeypatch.setenv("DISTILREC_LAKE", "/lake")
     own = ("name", "ds", "output_dir", "telemetry", "input")
@@ -336,8 +350,7 @@ def test_the_run_configs_of_the_overlays_are_shipped_ones(monkeypatch: pytest.Mo
         assert config.root.is_relative_to("/lake")
         assert config.telemetry is not None
         assert Path(config.telemetry.textfile).parent == Path("/lake/telemetry")  # where metrics.yaml looks
-    argument = _object("SparkApplication")["spec"]["arguments"][0].removeprefix("--config=/opt/distilrec/")
-    assert (CLUSTER.parent / argument).exists()
+    assert _object("SparkApplication")["spec"]["arguments"][0] == f"--config=/etc/distilrec/{listed}"
 
 
 def _shop(name: str = "toys", output_dir: str = "${DISTILREC_LAKE}/toys") -> RunConfig:
