@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from jobs.runtime import ray_cluster
-from jobs.runtime.ray_cluster import KEEPS_MEMORY, check_room, ray_ahead, read_parquet
+from jobs.runtime.ray_cluster import KEEPS_MEMORY, check_room, ray_ahead, read_parquet, start_ray
 from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.errors import ConfigError, DistilrecError
 
 HOME = Path(__file__).parents[3]
 LISTENERS = """
@@ -105,6 +106,26 @@ def test_only_a_local_ray_starts_ahead(
     with ExitStack() as block, ray_ahead(RunConfig.model_validate(document), block):
         told.append("meanwhile")
     assert told == started
+
+
+@pytest.mark.parametrize(("address", "seconds"), [(None, None), ("auto", "3600")])
+def test_training_waits_for_the_nodes_of_a_cluster_that_grows(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, seconds: str | None
+) -> None:
+    """An autoscaler or a queue needs longer than Ray's minute to bring a GPU node. A local Ray does not grow."""
+    name, found = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", list[str | None]()
+
+    def init(*_: object) -> None:
+        found.append(os.environ.get(name))
+        raise DistilrecError("no Ray in this test")
+
+    monkeypatch.setattr(ray_cluster, "_init", init)
+    document = {"name": "x", "output_dir": "out", "input": {"simulate": {}}, "ray": {"address": address}}
+    with patch.dict(os.environ):
+        os.environ.pop(name, None)
+        with pytest.raises(DistilrecError, match="no Ray"), start_ray(RunConfig.model_validate(document)):
+            pass
+    assert found == [seconds]
 
 
 @pytest.mark.parametrize(
