@@ -10,6 +10,7 @@ from typing import Any
 from jobs.runtime.console import say
 from jobs.runtime.epoch_lines import EpochLines
 from jobs.runtime.ray_cluster import check_workers_room, cluster_address, own_signal_handlers
+from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
@@ -30,7 +31,8 @@ def run_workers(
     Args:
       config: the run config; Ray must run.
       worker: Ray Train's training function.
-      spec: its argument. `training` (the config's section) and `report` (file for the epoch lines) are added.
+      spec: its argument. Added are `training` (the config's section), `report` (file for the epoch lines) and, on a cluster,
+        `driver` (what the driver runs).
       train: a Ray Dataset. Each worker gets a shard of it.
       name: of the checkpoints' folder. Other data or settings need another name.
       stage: for the progress bar.
@@ -44,7 +46,8 @@ def run_workers(
     check_workers_room(config, settings.workers)
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
-    loop_config = spec | {"training": settings, "report": str(report)}
+    driver = None if cluster_address(config) is None else installed()
+    loop_config = spec | {"training": settings, "report": str(report), "driver": driver}
     make_trainer = _trainer_of(config, worker, loop_config, train, home, name)
     with EpochLines(report, total=epochs, stage=stage) as lines, own_signal_handlers():
         resumes = (home / name).exists()
