@@ -20,7 +20,8 @@ from kdlib.errors import ConfigError, DistilrecError
 GROUPS = {
     "Begin": ("init", "validate", "doctor"),
     "Run": ("nightly", "plan", "benchmark"),
-    "What is in use": ("show", "explore", "search", "rollback", "deliver", "telemetry", "forget"),
+    "What is in use": ("show", "explore", "search", "rollback", "freeze", "unfreeze", "deliver", "telemetry"),
+    "The output folder": ("forget",),
     "On a Ray cluster": ("submit", "status"),
     "Stages, in order": tuple(stage.name for stage in STAGES),
 }
@@ -230,6 +231,25 @@ def _rollback(invocation: Invocation, to: str, reason: str) -> int:
 
 
 cli.command("rollback")(configured(_rollback, ds=None))
+
+
+@click.option("--reason", required=True, metavar="TEXT", help="why; each run that stays out of use prints it")
+def _freeze(invocation: Invocation, reason: str) -> int:
+    """Keep the run in use in use: later runs are made and judged, not promoted."""
+    from jobs import freeze
+
+    return execute("freeze", invocation, lambda config: freeze.freeze(config, reason), all_dates=True)
+
+
+def _unfreeze(invocation: Invocation) -> int:
+    """End a freeze: later runs are promoted again."""
+    from jobs import freeze
+
+    return execute("unfreeze", invocation, freeze.unfreeze, all_dates=True)
+
+
+cli.command("freeze")(configured(_freeze, ds=None))
+cli.command("unfreeze")(configured(_unfreeze, ds=None))
 
 
 def _deliver(invocation: Invocation) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from kdlib.config.operations import FURTHER_LISTS
 from kdlib.errors import BusyError, GateError, InputError
+from kdlib.release.freezing import check_not_frozen
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.folders import DiskFolder
@@ -166,6 +167,7 @@ def promote(
 
     Raises:
       GateError: the run was built on one that a rollback has withdrawn.
+      FrozenError: another run is in use, or none, and this is frozen.
       BusyError: another switch has not ended within `WAIT_SECONDS`.
     """
     with switching(root, "promote"):
@@ -173,6 +175,7 @@ def promote(
         if now is not None and (now.ds > ds or (now.ds, now.versions) == (ds, dict(versions))):
             return now
         check_not_withdrawn(root, ds, versions)
+        check_not_frozen(root, ds)
         return _switch(root, ds, "promote", dict(versions), forced or [], reason)
 
 
@@ -286,6 +289,6 @@ def _read(folder: Path) -> Promotion:
         return Promotion(**json.loads((folder / "promotion.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable record of a promotion at {folder}: {error}. Remove that folder, then choose the run to use with"
-            " `distilrec rollback --to DS`"
+            f"no usable record of a promotion at {folder}: {error}. `distilrec repair` shows what it"
+            " would put in use in its place"
         ) from None
