@@ -21,7 +21,7 @@ GROUPS = {
     "Begin": ("init", "validate", "doctor"),
     "Run": ("nightly", "plan", "benchmark"),
     "What is in use": ("show", "explore", "search", "rollback", "freeze", "unfreeze", "deliver", "telemetry"),
-    "The output folder": ("forget",),
+    "The output folder": ("forget", "prune"),
     "On a Ray cluster": ("submit", "status"),
     "Stages, in order": tuple(stage.name for stage in STAGES),
 }
@@ -288,6 +288,27 @@ def _forget(invocation: Invocation, user: str) -> int:
 
 
 cli.command("forget")(configured(_forget, ds=f"{LOCKED_DAY}; all dates are searched"))
+
+
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="how many promoted runs stay; before the first promotion, how many dates (default: retention.nights)",
+)
+@click.option("--dry-run", is_flag=True, help="print what would go, remove nothing")
+def _prune(invocation: Invocation, keep: int | None, dry_run: bool) -> int:
+    """Remove old runs now, also on a full disk.
+
+    The run in use stays, and so does what runs that are at work start from. With --keep 1 there is nothing to roll back
+    to.
+    """
+    from jobs import prune
+
+    return execute("prune", invocation, lambda config: prune.run(config, keep=keep, dry_run=dry_run), all_dates=True)
+
+
+cli.command("prune")(configured(_prune, ds=None))
 
 
 @click.argument(

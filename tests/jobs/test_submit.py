@@ -93,6 +93,7 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
         "forget",
         "freeze",
         "plan",
+        "prune",
         "rollback",
         "search",
         "show",

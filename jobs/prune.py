@@ -1,0 +1,110 @@
+"""Remove old runs by hand: `distilrec prune`. It also works on a full disk, and where no run was ever promoted."""
+
+import errno
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from jobs.runtime.console import say, warn
+from jobs.runtime.inputs import starts_of
+from jobs.runtime.lock import held_dates
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
+from kdlib.release import promotions, retention
+from kdlib.store import partitions
+
+
+def run(config: RunConfig, *, keep: int | None, dry_run: bool) -> None:
+    """Remove all but the newest runs, and say how many bytes that frees.
+
+    What ended runs have left goes first: its removal needs no byte on the disk.
+
+    Args:
+      config: the run config.
+      keep: number of promoted runs that stay; before the first promotion, of dates. None: `retention.nights`.
+      dry_run: only print what would go.
+
+    Raises:
+      ConfigError: the disk is so full that the lease cannot be written.
+      InputError: nobody can say which run is in use.
+      BusyError: another process switches runs.
+    """
+    root, left = config.root, list[str]()
+    spare = retention.leftovers(root, lambda: held_dates(config))
+    total = _removed(spare, "unfinished tables of runs that have ended", left, dry_run=dry_run)
+    days, sizes = {ds for _, ds in partitions.links(root)}, Counter[str]()
+    with nullcontext() if dry_run else _switching(config):
+        busy = held_dates(config)
+        old = retention.old_versions(
+            root,
+            keep=keep or config.retention.nights,
+            before=max(days, default=partitions.EVER),
+            busy=busy,
+            starts=starts_of(config, busy),
+        )
+        for one in old.versions if old else ():
+            sizes[one.ds if old and one.ds < old.oldest else f"replaced tables of {one.ds}"] += retention.bytes_of(
+                one.folder
+            )
+        if old and not dry_run:
+            retention.move_aside(root, old, left)
+    for what, size in sorted(sizes.items()):
+        say(f"  {what}: {in_words(size)}")
+    total += sizes.total()
+    if old:
+        if not dry_run:
+            for path in (root / partitions.STAGING).glob(f"{retention.ASIDE}*"):
+                retention.remove(path, left)
+        logs = [path for path in retention.leftovers_before(root, old.oldest, busy) if path not in spare]
+        total += _removed(logs, f"logs and checkpoints of before {old.oldest}", left, dry_run=dry_run)
+    stay = sorted(days - set(sizes))
+    kept = f"; {len(stay)} dates stay, {stay[0]} to {stay[-1]}" if stay else ""
+    if dry_run:
+        say(f"prune: would remove {in_words(total)} from {root}{kept}. Nothing is removed yet, because of --dry-run")
+    else:
+        say(f"prune: removed {in_words(total)} from {root}{kept}")
+    if busy:
+        say(f"prune: runs work on {', '.join(sorted(busy))}; these dates and what they start from stay")
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        warn(f"prune: warning: not removed: {left[0]}{more}. Run `distilrec prune` again")
+
+
+def _removed(paths: Collection[Path], what: str, left: list[str], *, dry_run: bool) -> int:
+    """Remove paths, and print what they are; returns their bytes."""
+    size = sum(map(retention.bytes_of, paths))
+    if paths:
+        say(f"  {what}: {in_words(size)}")
+    for path in () if dry_run else paths:
+        retention.remove(path, left)
+    return size
+
+
+@contextmanager
+def _switching(config: RunConfig) -> Iterator[None]:
+    """Hold the lease of all switches; ConfigError where the disk has no room for it."""
+    root = config.root
+    try:
+        with promotions.switching(root, "prune"):
+            yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        places = ("logs", partitions.CHECKPOINTS, "quarantine_failed", "search_quarantine_failed")
+        busy = held_dates(config)
+        spare = [
+            path for place in places for path in (root / place).glob("*ds=*") if not any(ds in path.name for ds in busy)
+        ]
+        largest = max(spare, key=retention.bytes_of, default=None)
+        what = f", for example {largest} ({in_words(retention.bytes_of(largest))})" if largest else ""
+        raise ConfigError(
+            f"the disk of {root} is full: {error.strerror}, {error.filename}. Not even a lease of a few bytes can be"
+            f" written, so no run is removed. Free a little there: old logs, or checkpoints of runs that need not"
+            f" resume{what}. Then run `distilrec prune` again"
+        ) from None
+
+
+def in_words(size: int) -> str:
+    """Bytes as a text in MiB."""
+    return f"{size / 2**20:,.1f} MiB"
