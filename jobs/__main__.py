@@ -21,7 +21,7 @@ GROUPS = {
     "Begin": ("init", "validate", "doctor"),
     "Run": ("nightly", "plan", "benchmark"),
     "What is in use": ("show", "explore", "search", "rollback", "freeze", "unfreeze", "deliver", "telemetry"),
-    "The output folder": ("forget", "prune"),
+    "The output folder": ("forget", "prune", "repair"),
     "On a Ray cluster": ("submit", "status"),
     "Stages, in order": tuple(stage.name for stage in STAGES),
 }
@@ -309,6 +309,20 @@ def _prune(invocation: Invocation, keep: int | None, dry_run: bool) -> int:
 
 
 cli.command("prune")(configured(_prune, ds=None))
+
+
+@click.option("--yes", is_flag=True, help="do it")
+def _repair(invocation: Invocation, yes: bool) -> int:
+    """Find what is damaged in the output folder, say what would mend it.
+
+    Without --yes nothing is changed. The exit status is 0 if no fault is found, or left after --yes; else 1.
+    """
+    from jobs import repair
+
+    return repair.repair(invocation, yes=yes)
+
+
+cli.command("repair")(configured(_repair, ds=None))
 
 
 @click.argument(

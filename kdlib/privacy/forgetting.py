@@ -254,15 +254,36 @@ def _read_list(root: Path) -> dict[str, Any]:
     """
     if not (root / LIST).exists():
         return {"key": None, "users": []}
-    for name in (LIST, COPY):
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            found = json.loads((root / name).read_text())
-            found = {"key": None, "users": found} if isinstance(found, list) else found
-            return {"key": found["key"], "users": [str(user) for user in found["users"]]}
+    if found := _parsed(root / LIST) or _parsed(root / COPY):
+        return found
     raise ConfigError(
         f"the list of forgotten users, {root / LIST}, is empty or damaged: without it, their events would come back. Put it"
         " back from a copy; or remove it and, before the next run, `distilrec forget` each user again"
     )
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    """The list in a file; None where the file is damaged or missing."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads(path.read_text())
+        found = {"key": None, "users": found} if isinstance(found, list) else found
+        return {"key": found["key"], "users": [str(user) for user in found["users"]]}
+    return None
+
+
+def list_is_damaged(root: Path) -> bool:
+    """Whether the list of forgotten users is there and cannot be read."""
+    return (root / LIST).exists() and _parsed(root / LIST) is None
+
+
+def has_copy(root: Path) -> bool:
+    """Whether the copy of the list of forgotten users can be read."""
+    return _parsed(root / COPY) is not None
+
+
+def put_back(root: Path) -> None:
+    """Replace the list of forgotten users by its copy."""
+    replace_file(root / LIST, (root / COPY).read_bytes())
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -82,7 +82,7 @@ def history(root: Path) -> list[Promotion]:
 
 def damaged_records(root: Path) -> list[Path]:
     """The records that cannot be read, as after a power cut."""
-    readable = {_record(root, switch.number, switch.ds) for switch in history(root)}
+    readable = {record_of(root, switch) for switch in history(root)}
     return [folder for folder in _folders(root) if folder not in readable]
 
 
@@ -266,6 +266,22 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
         raise
     partitions.switch_link(root / LINK, record, scratch=staging)
     return switch
+
+
+def missing_from(root: Path, night: Promotion) -> list[str]:
+    """Files of a promoted run that are missing or cut off, as `table/file`; the table alone where all of it is gone."""
+    found = []
+    for name in sorted(night.versions):
+        try:
+            found += [f"{name}/{file}" for file in partitions.damaged(root, manifest_of(root, night, name))]
+        except InputError:
+            found.append(name)
+    return found
+
+
+def record_of(root: Path, switch: Promotion) -> Path:
+    """The folder of a record."""
+    return _record(root, switch.number, switch.ds)
 
 
 def mark_removed(root: Path, *, before: str, busy: Collection[str] = ()) -> None:

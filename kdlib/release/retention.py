@@ -114,7 +114,7 @@ def old_versions(
     kept = [*nights, *promoted, *([in_use] if in_use else [])]
     needed = {(name, night.ds, version) for night in kept for name, version in night.versions.items()}
     found = []
-    for table, folder in _version_folders(root / partitions.VERSIONS):
+    for table, folder in version_folders(root / partitions.VERSIONS):
         ds, _, version = folder.name.removeprefix("ds=").partition(".")
         if ds in busy or (table, ds, version) in needed:
             continue
@@ -200,7 +200,7 @@ def _or_left(path: Path, left: list[str]) -> Iterator[None]:
         left.append(f"{path} ({error.strerror or error})")
 
 
-def _version_folders(home: Path) -> Iterator[tuple[str, Path]]:
+def version_folders(home: Path) -> Iterator[tuple[str, Path]]:
     """(table, version folder) of all versions. A table's name may hold a slash."""
     for place, folders, _ in os.walk(home):
         for name in [name for name in folders if name.startswith("ds=")]:

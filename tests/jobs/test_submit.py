@@ -94,6 +94,7 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
         "freeze",
         "plan",
         "prune",
+        "repair",
         "rollback",
         "search",
         "show",
