@@ -281,6 +281,6 @@ def _read(file: Path) -> Manifest:
         return Manifest(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable manifest at {file}: {error}. Remove this partition and run its stage again; if the output"
+            f"no usable manifest at {file}: {error}. Run `distilrec repair`, then its stage again; if the output"
             f" folder was copied, copy it with its links, which lead into {VERSIONS}"
         ) from None
