@@ -4,7 +4,7 @@ import logging
 import sys
 from datetime import date
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -273,15 +273,22 @@ def _telemetry(invocation: Invocation, status: int | None) -> int:
 cli.command("telemetry")(configured(_telemetry))
 
 
-@click.option("--user", required=True, metavar="ID", help="the user, by the shop's own id")
-def _forget(invocation: Invocation, user: str) -> int:
-    """Remove a user from every output."""
+@click.option("--user", metavar="ID", help="the user, by the shop's own id")
+@click.option(
+    "--users-file",
+    type=click.File(encoding="utf-8-sig"),
+    metavar="FILE",
+    help="many users: one id a line; - reads standard input",
+)
+def _forget(invocation: Invocation, user: str | None, users_file: TextIO | None) -> int:
+    """Remove users from every output."""
     from jobs import forget
 
+    users = forget.users_of(user, users_file)
     return execute(
         "forget",
         invocation,
-        lambda config: forget.run(config, user),
+        lambda config: forget.run(config, users),
         load=lambda: forget.load(invocation),
         in_use=True,
     )

@@ -1,6 +1,7 @@
 """What is a trace of a user, what only looks like one and stays, and the list of forgotten users."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,27 @@ def page_of(*user_ids: str) -> str:
     return people(replace(NIGHT, users=tuple(replace(USER, user_id=one) for one in user_ids)))
 
 
+ABSENT = [form.format(n) for n in range(20) for form in ("absent{}", "absent {}", "a{}@absent.example", "ab{:030}")]
+"""Ids that stand nowhere; the last ones have no ASCII letter or digit."""
+ABSENT += ["日本", "—", "ü", "ab\u00fcb"]
+
+
+@pytest.fixture(autouse=True, params=[[], ABSENT], ids=["alone", "among_many"])
+def others(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test holds for one user and for many at once."""
+    also_forgotten.extend(request.param)
+    yield
+    also_forgotten.clear()
+
+
+also_forgotten: list[str] = []
+
+
 def erase(root: Path, user: str) -> tuple[dict[str, int], list[Path]]:
     """What was removed, and the traces that are left."""
-    removed = forgetting.erase(root, user, user_columns=("user",))
-    return removed, forgetting.traces(root, user, user_columns=("user",))
+    users = [user, *also_forgotten]
+    removed = forgetting.erase(root, users, user_columns=("user",))
+    return removed, forgetting.traces(root, users, user_columns=("user",))
 
 
 @pytest.mark.parametrize("user", [*LIKE_ANYTHING, *UNMISTAKABLE])
@@ -215,8 +233,8 @@ def test_text_that_is_no_utf8_hinders_no_search(tmp_path):
 def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
     """With another key a list is an error that says what to do; an empty list fits every key."""
     forgetting.check_key(tmp_path, now)
-    forgetting.remember_to_forget(tmp_path, "a", before)
-    forgetting.remember_to_forget(tmp_path, "b", before)
+    forgetting.remember_to_forget(tmp_path, ["a"], before)
+    forgetting.remember_to_forget(tmp_path, ["b"], before)
     forgetting.check_key(tmp_path, before)
     assert len(forgetting.forgotten(tmp_path)) == 2
     made = "under another pseudonym key than" if before else "without a pseudonym key, unlike"
@@ -224,7 +242,7 @@ def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
     with pytest.raises(ConfigError, match=message):
         forgetting.check_key(tmp_path, now)
     with pytest.raises(ConfigError, match=message):
-        forgetting.remember_to_forget(tmp_path, "c", now)
+        forgetting.remember_to_forget(tmp_path, ["c"], now)
     assert len(forgetting.forgotten(tmp_path)) == 2
     written = (tmp_path / forgetting.LIST).read_text()
     assert not before or before.decode() not in written
@@ -233,7 +251,7 @@ def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
 def test_a_list_of_before_there_was_a_key_in_it_is_one_without(tmp_path):
     """A list in the old format, without a key, still works without a key."""
     (tmp_path / forgetting.LIST).write_text(json.dumps([forgetting.digest("a")]))
-    forgetting.remember_to_forget(tmp_path, "b")
+    forgetting.remember_to_forget(tmp_path, ["b"])
     assert forgetting.forgotten(tmp_path) == sorted(map(forgetting.digest, "ab"))
     with pytest.raises(ConfigError, match="without a pseudonym key"):
         forgetting.check_key(tmp_path, KEY)
@@ -254,13 +272,13 @@ def test_a_killed_forget_leaves_a_whole_table(tmp_path, killed_before, monkeypat
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        forgetting.erase(tmp_path, USER_ID)
+        erase(tmp_path, USER_ID)
     monkeypatch.undo()
     manifest = partitions.manifest_of(tmp_path, "histories", DS)
     assert partitions.damaged(tmp_path, manifest) == []
     erase(tmp_path, USER_ID)
     manifest = partitions.manifest_of(tmp_path, "histories", DS)
-    assert partitions.damaged(tmp_path, manifest) == forgetting.traces(tmp_path, USER_ID) == []
+    assert partitions.damaged(tmp_path, manifest) == forgetting.traces(tmp_path, [USER_ID]) == []
     data = partitions.current(tmp_path, "histories", DS)
     assert [path.suffix for path in data.iterdir()] == [".parquet"]
     if killed_before != "manifest.json":
@@ -271,7 +289,7 @@ def test_a_killed_forget_leaves_a_whole_table(tmp_path, killed_before, monkeypat
 @pytest.mark.parametrize("damage", ["", "{", "3", '{"users": 3}'])
 def test_a_damaged_list_is_read_from_its_copy(tmp_path, damage):
     """Without the copy it is an error that says what to do: the users' events would come back."""
-    forgetting.remember_to_forget(tmp_path, "a")
+    forgetting.remember_to_forget(tmp_path, ["a"])
     (tmp_path / forgetting.LIST).write_text(damage)
     assert forgetting.forgotten(tmp_path) == [forgetting.digest("a")]
     (tmp_path / forgetting.COPY).unlink()

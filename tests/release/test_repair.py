@@ -41,7 +41,7 @@ def test_a_whole_folder_has_no_fault(tmp_path):
     assert found(tmp_path) == []
     put_and_promote(tmp_path, *DAYS[:3])
     promotions.rollback(tmp_path, DAYS[1])
-    forgetting.remember_to_forget(tmp_path, "a")
+    forgetting.remember_to_forget(tmp_path, ["a"])
     assert found(tmp_path) == []
 
 
@@ -157,7 +157,7 @@ def test_the_run_in_use_is_left_alone_and_the_way_back_is_named(tmp_path, lost):
 def test_the_list_of_forgotten_users_comes_back_from_its_copy(tmp_path, damage):
     """Without a copy a person decides. A list that somebody has removed stays away."""
     put_night(tmp_path, DAYS[0])
-    forgetting.remember_to_forget(tmp_path, "a")
+    forgetting.remember_to_forget(tmp_path, ["a"])
     (tmp_path / forgetting.LIST).write_text(damage)
     assert mend(tmp_path) == []
     assert json.loads((tmp_path / forgetting.LIST).read_text())["users"] == [forgetting.digest("a")]
