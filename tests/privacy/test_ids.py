@@ -61,3 +61,9 @@ def test_an_id_is_found_in_a_file_that_is_no_text(num_others: int) -> None:
         assert not many.are_in_file(b"x" + name)
         assert not many.are_in_file(name + b"0\xff")
         assert not many.are_in_file(name[:-1])
+
+
+@pytest.mark.parametrize("escape", [r"\u00fc", r"\u00FC"])
+def test_a_json_escape_counts_in_either_case(escape: str) -> None:
+    """Each program writes its own."""
+    assert Ids(["über", "other"]).stand_in(f'{{"user": "{escape}ber", "item'.encode())
