@@ -39,6 +39,8 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
       held: the dates that runs work on. What is of these dates is left alone.
       alone: the caller holds `promotions.switching`.
     """
+    if copied := _without_links(root):
+        return [copied]
     busy = set(held())
     in_use, found = _in_use(root)
     found += _damaged_run(root, in_use)
@@ -58,6 +60,18 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
         what = f"{partitions.STAGING}/{path.name} was left by a run that has ended"
         found.append(Fault(f"{what} ({retention.bytes_of(path):,} bytes)", "remove it", partial(_remove, path)))
     return found
+
+
+def _without_links(root: Path) -> Fault | None:
+    """The fault of an output folder that was copied without its links: nothing in it can be switched."""
+    names = [f"{table}/{folder.name[:13]}" for table, folder in retention.version_folders(root / partitions.VERSIONS)]
+    found = [
+        name for name in (promotions.LINK, *sorted(names)) if (root / name).is_dir() and not (root / name).is_symlink()
+    ]
+    if not found:
+        return None
+    what = f"{found[0]} is a folder, and should be a link: the output folder was copied without its links"
+    return Fault(what, "copy it again from the original, with `cp -a` or `rsync -a`")
 
 
 def _in_use(root: Path) -> tuple[Promotion | None, list[Fault]]:

@@ -49,9 +49,7 @@ def remove_old_nights(
     """
     if promotions.current(root) is None:
         return []
-    staging = root / partitions.STAGING
-    staging.mkdir(exist_ok=True)
-    left = list[str]()
+    staging, left = root / partitions.STAGING, list[str]()
     with promotions.switching(root, "removal of old runs"):
         old = old_versions(root, keep=keep, before=before, busy=busy, starts=starts)
         if old is None:
@@ -135,6 +133,7 @@ def move_aside(root: Path, old: Old, left: list[str]) -> list[Version]:
     run that is moved.
     """
     promotions.mark_removed(root, before=old.oldest, busy=old.marked)
+    (root / partitions.STAGING).mkdir(exist_ok=True)
     moved = []
     for one in old.versions:
         with _or_left(one.folder, left):
