@@ -235,7 +235,7 @@ cli.command("rollback")(configured(_rollback, ds=None))
 
 @click.option("--reason", required=True, metavar="TEXT", help="why; each run that stays out of use prints it")
 def _freeze(invocation: Invocation, reason: str) -> int:
-    """Keep the run in use in use: later runs are made and judged, not promoted."""
+    """Keep the run in use: later runs are made, but not promoted."""
     from jobs import freeze
 
     return execute("freeze", invocation, lambda config: freeze.freeze(config, reason), all_dates=True)
@@ -318,9 +318,9 @@ def _prune(invocation: Invocation, keep: int | None, dry_run: bool) -> int:
 cli.command("prune")(configured(_prune, ds=None))
 
 
-@click.option("--yes", is_flag=True, help="do it")
+@click.option("--yes", is_flag=True, help="mend what can be mended")
 def _repair(invocation: Invocation, yes: bool) -> int:
-    """Find what is damaged in the output folder, say what would mend it.
+    """Find what is damaged in the output folder, and mend it with --yes.
 
     Without --yes nothing is changed. The exit status is 0 if no fault is found, or left after --yes; else 1.
     """

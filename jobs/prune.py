@@ -43,23 +43,18 @@ def run(config: RunConfig, *, keep: int | None, dry_run: bool) -> None:
             busy=busy,
             starts=starts_of(config, busy),
         )
-        for one in old.versions if old else ():
-            sizes[one.ds if old and one.ds < old.oldest else f"replaced tables of {one.ds}"] += retention.bytes_of(
-                one.folder
-            )
-        if old and not dry_run:
+        for one in old.versions:
+            what = one.ds if one.ds < old.oldest else f"replaced tables of {one.ds}"
+            sizes[what] += retention.bytes_of(one.folder)
+        if not dry_run:
             retention.move_aside(root, old, left)
     for what, size in sorted(sizes.items()):
         say(f"  {what}: {in_words(size)}")
-    total += sizes.total()
-    if old:
-        if not dry_run:
-            for path in (root / partitions.STAGING).glob(f"{retention.ASIDE}*"):
-                retention.remove(path, left)
-        logs = [path for path in retention.leftovers_before(root, old.oldest, busy) if path not in spare]
-        total += _removed(logs, f"logs and checkpoints of before {old.oldest}", left, dry_run=dry_run)
-    stay = sorted(days - set(sizes))
-    kept = f"; {len(stay)} dates stay, {stay[0]} to {stay[-1]}" if stay else ""
+    for path in () if dry_run else (root / partitions.STAGING).glob(f"{retention.ASIDE}*"):
+        retention.remove(path, left)
+    logs = [path for path in retention.leftovers_before(root, old.oldest, busy) if path not in spare]
+    total += sizes.total() + _removed(logs, f"logs and checkpoints of dates before {old.oldest}", left, dry_run=dry_run)
+    kept = _stay(sorted(days - set(sizes)))
     if dry_run:
         say(f"prune: would remove {in_words(total)} from {root}{kept}. Nothing is removed yet, because of --dry-run")
     else:
@@ -69,6 +64,12 @@ def run(config: RunConfig, *, keep: int | None, dry_run: bool) -> None:
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         warn(f"prune: warning: not removed: {left[0]}{more}. Run `distilrec prune` again")
+
+
+def _stay(days: list[str]) -> str:
+    if not days:
+        return ""
+    return f"; {days[0]} stays" if len(days) == 1 else f"; {len(days)} dates stay, {days[0]} to {days[-1]}"
 
 
 def _removed(paths: Collection[Path], what: str, left: list[str], *, dry_run: bool) -> int:
@@ -99,12 +100,12 @@ def _switching(config: RunConfig) -> Iterator[None]:
         largest = max(spare, key=retention.bytes_of, default=None)
         what = f", for example {largest} ({in_words(retention.bytes_of(largest))})" if largest else ""
         raise ConfigError(
-            f"the disk of {root} is full: {error.strerror}, {error.filename}. Not even a lease of a few bytes can be"
+            f"the disk of {root} is full ({error.strerror}). Not even a lease of a few bytes can be"
             f" written, so no run is removed. Free a little there: old logs, or checkpoints of runs that need not"
             f" resume{what}. Then run `distilrec prune` again"
         ) from None
 
 
 def in_words(size: int) -> str:
-    """Bytes as a text in MiB."""
-    return f"{size / 2**20:,.1f} MiB"
+    """Bytes as a text."""
+    return f"{size:,} bytes" if size < 2**20 else f"{size / 2**20:,.1f} MiB"

@@ -52,8 +52,6 @@ def remove_old_nights(
     staging, left = root / partitions.STAGING, list[str]()
     with promotions.switching(root, "removal of old runs"):
         old = old_versions(root, keep=keep, before=before, busy=busy, starts=starts)
-        if old is None:
-            return []
         moved = move_aside(root, old, left)
     for path in [*staging.glob(f"{ASIDE}*"), *leftovers_before(root, old.oldest, busy)]:
         remove(path, left)
@@ -78,7 +76,7 @@ class Old:
     """What may be removed."""
 
     oldest: str
-    """The oldest date that stays."""
+    """The oldest date that stays; empty if there is none."""
     versions: list[Version]
     marked: Collection[str]
     """Dates before `oldest` that are not marked as removed."""
@@ -86,8 +84,8 @@ class Old:
 
 def old_versions(
     root: Path, *, keep: int, before: str, busy: Collection[str] = (), starts: Collection[str] = ()
-) -> Old | None:
-    """What `remove_old_nights` removes. None: nothing.
+) -> Old:
+    """What `remove_old_nights` removes.
 
     Before the first promotion the newest `keep` dates with a partition stay.
 
@@ -104,9 +102,7 @@ def old_versions(
         )
     else:
         days = sorted({ds for _, ds in partitions.links(root)})[-keep:]
-    if not days:
-        return None
-    oldest = min(days)
+    oldest = min(days, default="")
     promoted = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
     start_days = {*starts, *(night.ds for night in promoted)}
     kept = [*nights, *promoted, *([in_use] if in_use else [])]
@@ -120,7 +116,7 @@ def old_versions(
         linked = link.is_symlink() and link.resolve() == (folder / "data").resolve()
         if linked and ds in start_days:  # a busy run continues from it, even if it was made again after its promotion
             continue
-        if ds >= oldest and (linked or ds >= before):
+        if not oldest or (ds >= oldest and (linked or ds >= before)):
             continue
         found.append(Version(table, ds, folder, linked))
     return Old(oldest, found, {*busy, *start_days})

@@ -39,12 +39,12 @@ def test_the_newest_promoted_runs_stay(config, capfd):
     capfd.readouterr()
     assert run("prune", config, "--keep", "1", "--dry-run") == 0
     printed = capfd.readouterr().out
-    assert f"  {DAYS[0]}: {size / 2**20:,.1f} MiB" in printed
-    assert f"prune: would remove {size / 2**20:,.1f} MiB from {root}; 1 dates stay, {DAYS[1]} to {DAYS[1]}" in printed
+    assert f"  {DAYS[0]}: {size:,} bytes" in printed
+    assert f"prune: would remove {size:,} bytes from {root}; {DAYS[1]} stays" in printed
     assert everything(root) == before
     shutil.rmtree(root / partitions.STAGING)  # as in a copy without it
     assert run("prune", config, "--keep", "1") == 0
-    assert f"prune: removed {size / 2**20:,.1f} MiB from {root}" in capfd.readouterr().out
+    assert f"prune: removed {size:,} bytes from {root}" in capfd.readouterr().out
     assert dates(root) == dates(root, "models/student") == [DAYS[1]]
     now = promotions.current(root)
     assert now is not None
@@ -132,7 +132,7 @@ def test_on_a_full_disk_the_leftovers_go_before_anything_is_written(config, help
         assert dates(root) == [DAYS[2]]
         return
     error = capfd.readouterr().err
-    assert f"the disk of {root} is full: No space left on device, " in error
+    assert f"the disk of {root} is full (No space left on device). Not even a lease" in error
     assert f"for example {root}/logs/ds={DAYS[0]} (2.0 MiB). Then run `distilrec prune" in error
     assert dates(root) == kept
 
