@@ -28,6 +28,8 @@ from kdlib.store.folders import ConflictError, DiskFolder, Folder, Found
 
 TERM_SECONDS = 60.0
 BEATS_PER_TERM = 4
+JOIN_SECONDS = 5.0
+"""How long to wait for a beat that is being written. A later one finds another token, and changes nothing."""
 LOOK_SECONDS = 1.0
 """How long to wait for a kernel lock in any case: `holder_of` of another process takes it for a moment."""
 
@@ -76,7 +78,7 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         _held.remove(self)
         self._stop.set()
-        self._thread.join()
+        self._thread.join(JOIN_SECONDS)
 
     def release(self) -> None:
         """Let the next one in without a wait. Nothing happens if another one has it already."""
@@ -129,10 +131,12 @@ def held(
     with ExitStack() as stack:
         kernel = stack.enter_context(_kernel_lock(folder, path))
         lease = _taken(folder, path, stage, kernel, seconds, told)
-        with lease:
-            yield lease
-        with suppress(OSError):  # then others wait for `TERM_SECONDS`
-            lease.release()
+        try:
+            with lease:
+                yield lease
+        finally:
+            with suppress(OSError):  # then others wait for `TERM_SECONDS`
+                lease.release()
 
 
 def joined(folder: Folder, path: str, token: str) -> Lease:
@@ -151,10 +155,11 @@ def state_of(found: Found | None) -> State:
     """The content of a lease. A damaged one counts as held by an unknown process, so that its change is waited for."""
     if found is None:
         return State()
-    try:
-        return State(**json.loads(found.data))
-    except (ValueError, TypeError):
-        return State(token="damaged")
+    with suppress(ValueError, TypeError):
+        state = State(**json.loads(found.data))
+        if isinstance(state.token, str) and isinstance(state.beat, int) and isinstance(state.holder, dict):
+            return state
+    return State(token="damaged")
 
 
 class _Kernel:

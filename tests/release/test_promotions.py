@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -366,3 +367,20 @@ def test_a_night_built_on_a_withdrawn_one_is_not_promoted(tmp_path):
         promotions.check_not_withdrawn(tmp_path, DAYS[2], built)
     promotions.rollback(tmp_path, DAYS[0])
     assert promotions.promote(tmp_path, DAYS[2], versions).ds == DAYS[2]
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_off_by_a_day_changes_nothing(tmp_path, monkeypatch, days):
+    """Switches are in the order of their numbers, and dates are those of the runs: no clock decides."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+    put_and_promote(tmp_path, DAYS[3])
+    assert in_use(tmp_path) == {DAYS[3]}
+    promotions.rollback(tmp_path, DAYS[1])
+    assert in_use(tmp_path) == {DAYS[1]}
+    monkeypatch.undo()
+    put_and_promote(tmp_path, DAYS[4])
+    assert [switch.ds for switch in promotions.history(tmp_path)] == [*DAYS[:4], DAYS[1], DAYS[4]]
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == [DAYS[0]]
+    assert in_use(tmp_path) == {DAYS[4]}

@@ -156,8 +156,18 @@ def test_of_many_that_start_at_once_one_holds_the_lease(folder):
     assert most == [1] * 8
 
 
+@pytest.mark.usefixtures("without_locks")
+def test_a_run_that_fails_lets_the_next_one_in_at_once(folder):
+    """Its lease is released like that of a run that ends well."""
+    with pytest.raises(KeyboardInterrupt), held(folder, PATH, "nightly"):
+        raise KeyboardInterrupt
+    assert holder_of(folder, PATH) is None
+
+
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"token": "x", "holder": {"pid": 1}}'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"token": "x", "holder": 3}', b'{"token": "x", "holder": {"pid": 1}}']
+)
 def test_a_damaged_lease_ends_after_the_term(folder, damage):
     """An empty or cut file blocks nobody for longer than a dead holder would."""
     folder.write(PATH, damage, over=None)
