@@ -107,7 +107,7 @@ def _remove_old_nights(config: RunConfig) -> None:
         removed = retention.remove_old_nights(
             config.root, keep=config.retention.nights, before=config.day, busy=busy, starts=starts, warn=_warn
         )
-    except (BusyError, OSError) as error:
+    except (BusyError, OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
         _warn(f"old runs are not removed: {error}. The next promotion tries again")
         return
     if removed:

@@ -19,7 +19,7 @@ MOST_BATCHES = 64
 
 
 STALL_SECONDS = 3600.0
-"""How long all actors may be silent. A shard takes minutes."""
+"""How long to wait for the next shard. It takes minutes."""
 
 
 def write_by_shards(
@@ -45,7 +45,7 @@ def write_by_shards(
 
     Raises:
       InputError: there is no user.
-      UnreachableError: no actor has finished a shard for `STALL_SECONDS`.
+      UnreachableError: the next shard has not come for `STALL_SECONDS`.
       DistilrecError: what an actor raised.
     """
     import ray.data
@@ -86,7 +86,7 @@ def _wait_for(written: Any) -> None:
             step = steps.get(timeout=STALL_SECONDS)
         except Empty:
             raise UnreachableError(
-                f"no actor has finished a part of its work for {STALL_SECONDS / 60:.0f} minutes, and none has failed: a worker"
+                f"the next part of the work has not come for {STALL_SECONDS / 60:.0f} minutes, and no actor has failed: a worker"
                 " may hang. Run the same command again; `ray status` and the logs of the nodes say which one"
             ) from None
         if isinstance(step, StopIteration):

@@ -220,7 +220,7 @@ def test_actors_that_never_answer_end_the_run(store, monkeypatch):
     """The text says what to do, and the exit status is that of a retry."""
     monkeypatch.setattr(actors, "STALL_SECONDS", 2.0)
     histories = partitions.current(store, "histories", DS)
-    with pytest.raises(UnreachableError, match=r"no actor has finished .* Run the same command again"):
+    with pytest.raises(UnreachableError, match=r"has not come for .* Run the same command again"):
         actors.write_by_shards(histories, _Silent, {}, actors=1, batch_size=NUM_USERS)
     next(thread for thread in threading.enumerate() if thread.name == "shards").join()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -384,3 +385,27 @@ def test_a_clock_that_is_off_by_a_day_changes_nothing(tmp_path, monkeypatch, day
     assert [switch.ds for switch in promotions.history(tmp_path)] == [*DAYS[:4], DAYS[1], DAYS[4]]
     assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == [DAYS[0]]
     assert in_use(tmp_path) == {DAYS[4]}
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+def test_a_switch_that_was_killed_before_its_end_does_not_count(tmp_path, monkeypatch, action):
+    """Its record is written and readers have the run before. The next switch takes the record away."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    versions = put_night(tmp_path, DAYS[3])
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    switch = partial(promotions.promote, tmp_path, DAYS[3], versions)
+    if action == "rollback":
+        switch = partial(promotions.rollback, tmp_path, DAYS[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "switch_link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            switch()
+    assert in_use(tmp_path) == {DAYS[2]}
+    assert [switch.ds for switch in promotions.history(tmp_path)] == DAYS[:3]
+    assert [night.ds for night in promotions.nights(tmp_path)] == DAYS[:3]
+    assert promotions.promote(tmp_path, DAYS[4], put_night(tmp_path, DAYS[4])).number == 4
+    assert [switch.ds for switch in promotions.history(tmp_path)] == [*DAYS[:3], DAYS[4]]
+    assert not promotions.damaged_records(tmp_path)
