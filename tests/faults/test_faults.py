@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -218,11 +219,18 @@ def _stop_one(name: str) -> Callable[[Shop, psutil.Process], None]:
 
 
 def _fill_the_disk(shop: Shop, process: psutil.Process) -> None:
-    with (shop.root / BALLAST).open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(size))
+    """Fill the disk, and keep it full until the run ends."""
+
+    def fill() -> None:
+        with (shop.root / BALLAST).open("wb", buffering=0) as file:
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                for size in (1 << 20, 1 << 12, 1):
+                    with suppress(OSError):
+                        while True:
+                            file.write(bytes(size))
+                time.sleep(0.02)
+
+    threading.Thread(target=fill, daemon=True).start()
 
 
 def _fill_at_work(shop: Shop, process: psutil.Process) -> None:
@@ -237,9 +245,9 @@ def _kill_java_at_work(shop: Shop, process: psutil.Process) -> None:
 
 
 def _wait_for_spark_to_write(shop: Shop) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not any((shop.root / partitions.STAGING).rglob("_temporary")):
-        assert time.monotonic() < until, "Spark did not begin to write within a minute"
+        assert time.monotonic() < until, "Spark did not begin to write within four minutes"
         time.sleep(0.05)
 
 
@@ -342,7 +350,7 @@ BREAKS = [
         "disk full while Spark writes", 1, "No space left", at="nightly: faults", disturb=_fill_at_work, small_disk=True
     ),
     Break(
-        "disk full in training", 1, "No space left", at="student epoch  1/4", disturb=_fill_the_disk, small_disk=True
+        "disk full in training", 1, "No space left", at="teacher epoch  1/4", disturb=_fill_the_disk, small_disk=True
     ),
     Break("disk full at the promotion", 1, "No space left", at="recommend:", disturb=_fill_the_disk, small_disk=True),
     # a published output is damaged: the run makes it again, or names the date that must be run
