@@ -76,9 +76,9 @@ def history(root: Path) -> list[Promotion]:
     Records that cannot be read are left out (`damaged_records`). So is a later one: it was written, and then its process was
     killed before the switch.
     """
-    found = []
+    found, last = [], _last(root)
     for folder in _folders(root):
-        if folder.name <= _last(root):
+        if folder.name <= last:
             with suppress(InputError):
                 found.append(_read(folder))
     return found
@@ -253,8 +253,9 @@ def switching(root: Path, action: str) -> Iterator[None]:
 def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:
     staging = root / partitions.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
     staging.mkdir(parents=True)
+    last = _last(root)
     for folder in _folders(root):
-        if folder.name > _last(root):  # its process was killed before the switch
+        if folder.name > last:  # its process was killed before the switch
             folder.rename(staging.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}"))
     number = 1 + max((int(folder.name.partition(".")[0]) for folder in _folders(root)), default=0)
     switch = Promotion(number, ds, action, versions, forced, reason, time.time())
