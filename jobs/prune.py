@@ -31,28 +31,31 @@ def run(config: RunConfig, *, keep: int | None, dry_run: bool) -> None:
       BusyError: another process switches runs.
     """
     root, left = config.root, list[str]()
-    spare = retention.leftovers(root, lambda: held_dates(config))
-    total = _removed(spare, "unfinished tables of runs that have ended", left, dry_run=dry_run)
-    days, sizes = {ds for _, ds in partitions.links(root)}, Counter[str]()
-    with nullcontext() if dry_run else _switching(config):
+    staging, days, sizes = root / partitions.STAGING, {ds for _, ds in partitions.links(root)}, Counter[str]()
+    aside = sorted(staging.glob(f"{retention.ASIDE}*"))
+    total = _removed(aside, "tables that an earlier removal has left", left, dry_run=dry_run)
+    with _room_for_leases(root):
+        spare = [path for path in retention.leftovers(root, lambda: held_dates(config)) if path not in aside]
+        total += _removed(spare, "unfinished tables of runs that have ended", left, dry_run=dry_run)
         busy = held_dates(config)
-        old = retention.old_versions(
-            root,
-            keep=keep or config.retention.nights,
-            before=max(days, default=partitions.EVER),
-            busy=busy,
-            starts=starts_of(config, busy),
-        )
-        for one in old.versions:
-            what = one.ds if one.ds < old.oldest else f"replaced tables of {one.ds}"
-            sizes[what] += retention.bytes_of(one.folder)
-        if not dry_run:
-            retention.move_aside(root, old, left)
+        with nullcontext() if dry_run else promotions.switching(root, "prune"):
+            old = retention.old_versions(
+                root,
+                keep=keep or config.retention.nights,
+                before=max(days, default=partitions.EVER),
+                busy=busy,
+                starts=starts_of(config, busy),
+            )
+            for one in old.versions:
+                what = one.ds if one.ds < old.oldest else f"replaced tables of {one.ds}"
+                sizes[what] += retention.bytes_of(one.folder)
+            if not dry_run:
+                retention.move_aside(root, old, left)
     for what, size in sorted(sizes.items()):
         say(f"  {what}: {in_words(size)}")
-    for path in () if dry_run else (root / partitions.STAGING).glob(f"{retention.ASIDE}*"):
+    for path in () if dry_run else staging.glob(f"{retention.ASIDE}*"):
         retention.remove(path, left)
-    logs = [path for path in retention.leftovers_before(root, old.oldest, busy) if path not in spare]
+    logs = [path for path in retention.leftovers_before(root, old.oldest, busy) if path not in (*aside, *spare)]
     total += sizes.total() + _removed(logs, f"logs and checkpoints of dates before {old.oldest}", left, dry_run=dry_run)
     kept = _stay(sorted(days - set(sizes)))
     if dry_run:
@@ -83,26 +86,19 @@ def _removed(paths: Collection[Path], what: str, left: list[str], *, dry_run: bo
 
 
 @contextmanager
-def _switching(config: RunConfig) -> Iterator[None]:
-    """Hold the lease of all switches; ConfigError where the disk has no room for it."""
-    root = config.root
+def _room_for_leases(root: Path) -> Iterator[None]:
+    """ConfigError where the disk has no room for the lease of a date or of all switches."""
     try:
-        with promotions.switching(root, "prune"):
-            yield
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        places = ("logs", partitions.CHECKPOINTS, "quarantine_failed", "search_quarantine_failed")
-        busy = held_dates(config)
-        spare = [
-            path for place in places for path in (root / place).glob("*ds=*") if not any(ds in path.name for ds in busy)
-        ]
-        largest = max(spare, key=retention.bytes_of, default=None)
+        largest = max((root / "logs").glob("ds=*"), key=retention.bytes_of, default=None)
         what = f", for example {largest} ({in_words(retention.bytes_of(largest))})" if largest else ""
         raise ConfigError(
-            f"the disk of {root} is full ({error.strerror}). Not even a lease of a few bytes can be"
-            f" written, so no run is removed. Free a little there: old logs, or checkpoints of runs that need not"
-            f" resume{what}. Then run `distilrec prune` again"
+            f"the disk of {root} is full ({error.strerror}). Not even a lease of a few bytes can be written, so no run is"
+            f" removed. Free a little there: old logs, or checkpoints of runs that need not resume{what}. Then run"
+            " `distilrec prune` again"
         ) from None
 
 

@@ -20,7 +20,7 @@ def remove_old_runs(config: RunConfig) -> None:
             starts=starts_of(config, busy),
             warn=_warn,
         )
-    except (BusyError, OSError) as error:
+    except (BusyError, OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
         _warn(f"old runs are not removed: {error}. The next promotion tries again")
         return
     if removed:

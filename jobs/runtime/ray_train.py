@@ -14,6 +14,7 @@ from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
+from kdlib.store.leases import check_held
 
 
 def run_workers(
@@ -58,6 +59,7 @@ def run_workers(
                 if not resumes or lines.any() or _no_workers(error):
                     raise
                 # a machine that crashed can leave incomplete files, and every further attempt would fail on them
+                check_held()
                 aside = home / f"{name}.given_up"
                 say(
                     f"{stage}: training cannot go on from the checkpoints of an earlier run"
@@ -74,7 +76,12 @@ def run_workers(
 
 
 def remove_checkpoints(config: RunConfig, name: str) -> None:
-    """Remove the files of a finished `run_workers`, and those of killed runs of the same stage and date."""
+    """Remove the files of a finished `run_workers`, and those of killed runs of the same stage and date.
+
+    Raises:
+      BusyError: another run has taken over from this one, and the files may be its own.
+    """
+    check_held()
     stem = name.rpartition(".")[0]
     for path in (config.root / partitions.CHECKPOINTS).glob(f"{glob.escape(stem)}.*"):
         if path.is_dir():

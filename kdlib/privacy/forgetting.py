@@ -32,8 +32,10 @@ import pyarrow.parquet as pq
 from kdlib.errors import ConfigError
 from kdlib.privacy.ids import Ids
 from kdlib.privacy.pseudonyms import BLANKS, key_check
-from kdlib.store import partitions
+from kdlib.store import leases, partitions
 from kdlib.store.files import replace_file, sync
+from kdlib.store.folders import DiskFolder
+from kdlib.store.leases import check_held
 
 LIST = "_forgotten.json"
 """File in the output folder: SHA-256 of each forgotten id, and the check value of the pseudonym key. Input rows of
@@ -44,6 +46,8 @@ key a reader of the list can try out ids.
 """
 COPY = "_forgotten.copy.json"
 """The same list once more: without it, the events of forgotten users would come back."""
+WAIT_SECONDS = 60
+"""How long to wait for another process that adds to the list."""
 FRESH = ".forgetting"
 """End of the name of a file that takes another one's place. A killed process may leave one."""
 _USER = "user_id"
@@ -85,13 +89,15 @@ def remember_to_forget(root: Path, user_ids: Iterable[str], key: bytes | None = 
 
     Raises:
       ConfigError: the list belongs to another key.
+      BusyError: another process has been adding to it for a minute.
     """
     check_key(root, key)
     root.mkdir(parents=True, exist_ok=True)
-    users = sorted({*forgotten(root), *map(digest, user_ids)})
-    text = json.dumps({"key": key_check(key) if key else None, "users": users}).encode()
-    for name in (COPY, LIST):
-        replace_file(root / name, text)
+    with leases.held(DiskFolder(root, durable=False), f"{leases.LOCKS}/forgotten.json", "forget", seconds=WAIT_SECONDS):
+        users = sorted({*forgotten(root), *map(digest, user_ids)})
+        text = json.dumps({"key": key_check(key) if key else None, "users": users}).encode()
+        for name in (COPY, LIST):
+            replace_file(root / name, text)
 
 
 def erase(root: Path, user_ids: Iterable[str], *, user_columns: Collection[str] = ()) -> dict[str, int]:
@@ -166,6 +172,7 @@ def _erase_rows(path: Path, root: Path, users: Ids, user_columns: Collection[str
     home = _version_of(path, root)
     if home:
         _mend_manifest(home, path, fresh, keep_before=True)
+    check_held()
     fresh.replace(path)
     sync(path.parent)
     if home:
@@ -277,7 +284,9 @@ def _mend_manifest(home: Path, path: Path, fresh: Path, *, keep_before: bool) ->
     mended = partitions.describe(fresh, fresh.parent) | {"path": name, "rows": pq.read_metadata(fresh).num_rows}
     for number, file in enumerate(manifest["files"]):
         if file["path"] == name:
-            before = {"before": {"bytes": file["bytes"], "sha256": file["sha256"]}} if keep_before else {}
+            before = (
+                {"before": partitions.describe(path, path.parent)} if keep_before else {}
+            )  # not what a killed call noted
             manifest["files"][number] = mended | before
     manifest["rows"] = partitions.rows_in(manifest["files"])
     replace_file(home / "manifest.json", json.dumps(manifest, indent=1).encode())

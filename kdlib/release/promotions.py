@@ -72,18 +72,34 @@ class Promotion:
 
 
 def history(root: Path) -> list[Promotion]:
-    """All switches, oldest first. Records that cannot be read are left out: see `damaged_records`."""
-    found = []
+    """The switches up to the one in force, oldest first.
+
+    Records that cannot be read are left out (`damaged_records`). So is a later one: it was written, and then its process was
+    killed before the switch.
+    """
+    found, last = [], _last(root)
     for folder in _folders(root):
-        with suppress(InputError):
-            found.append(_read(folder))
+        if folder.name <= last:
+            with suppress(InputError):
+                found.append(_read(folder))
     return found
 
 
+def _last(root: Path) -> str:
+    """Name of the record in force, or a name above all of them."""
+    link = root / LINK
+    return Path(os.readlink(link)).name if link.is_symlink() else "~"
+
+
 def damaged_records(root: Path) -> list[Path]:
-    """The records that cannot be read, as after a power cut."""
-    readable = {record_of(root, switch) for switch in history(root)}
-    return [folder for folder in _folders(root) if folder not in readable]
+    """The records that cannot be read."""
+    found = []
+    for folder in _folders(root):
+        try:
+            _read(folder)
+        except InputError:
+            found.append(folder)
+    return found
 
 
 def _folders(root: Path) -> list[Path]:
@@ -238,11 +254,15 @@ def switching(root: Path, action: str) -> Iterator[None]:
 
 
 def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:
+    staging = root / partitions.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
+    staging.mkdir(parents=True)
+    last = _last(root)
+    for folder in _folders(root):
+        if folder.name > last:  # its process was killed before the switch
+            folder.rename(staging.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}"))
     number = 1 + max((int(folder.name.partition(".")[0]) for folder in _folders(root)), default=0)
     switch = Promotion(number, ds, action, versions, forced, reason, time.time())
     record = _record(root, number, ds)
-    staging = root / partitions.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
-    staging.mkdir(parents=True)
     try:
         replace_file(staging / "promotion.json", json.dumps(asdict(switch), indent=1).encode())
         for name in (one for one in (*LINKED, *LISTS, *SEARCH) if one in versions):

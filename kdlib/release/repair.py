@@ -54,7 +54,7 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
             found += _damaged_version(root, table, ds, version)
     found += _forgotten(root)
     left = retention.leftovers(root, held)
-    if alone or leases.holder_of(DiskFolder(root, durable=False), promotions.SWITCHING) is None:
+    if alone or not leases.alive(DiskFolder(root, durable=False), [promotions.SWITCHING]):
         left += sorted((root / partitions.STAGING).glob("promotion.*"))
     for path in left:
         what = f"{partitions.STAGING}/{path.name} was left by a run that has ended"

@@ -8,15 +8,16 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from kdlib.errors import InputError
+from kdlib.errors import BusyError, InputError
 from kdlib.release import promotions
-from kdlib.store import partitions
+from kdlib.store import leases, partitions
+from kdlib.store.folders import DiskFolder
 
 ASIDE = "removed."
 """Prefix of a version that was moved aside, in the staging folder."""
@@ -46,15 +47,19 @@ def remove_old_nights(
 
     Returns:
       The removed dates, in order, each once.
+
+    Raises:
+      BusyError: another process switches runs, or has taken over from this one.
     """
     if promotions.current(root) is None:
         return []
     staging, left = root / partitions.STAGING, list[str]()
     with promotions.switching(root, "removal of old runs"):
         old = old_versions(root, keep=keep, before=before, busy=busy, starts=starts)
-        moved = move_aside(root, old, left)
-    for path in [*staging.glob(f"{ASIDE}*"), *leftovers_before(root, old.oldest, busy)]:
+        moved = move_aside(root, old, left, own=before)
+    for path in staging.glob(f"{ASIDE}*"):
         remove(path, left)
+    remove_idle(root, leftovers_before(root, old.oldest, busy), left, own=before)
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         warn(f"not removed: {left[0]}{more}. The next promotion tries again")
@@ -112,8 +117,7 @@ def old_versions(
         ds, _, version = folder.name.removeprefix("ds=").partition(".")
         if ds in busy or (table, ds, version) in needed:
             continue
-        link = root / table / f"ds={ds}"
-        linked = link.is_symlink() and link.resolve() == (folder / "data").resolve()
+        linked = _is_linked(root, table, folder)
         if linked and ds in start_days:  # a busy run continues from it, even if it was made again after its promotion
             continue
         if not oldest or (ds >= oldest and (linked or ds >= before)):
@@ -122,23 +126,68 @@ def old_versions(
     return Old(oldest, found, {*busy, *start_days})
 
 
-def move_aside(root: Path, old: Old, left: list[str]) -> list[Version]:
+def move_aside(root: Path, old: Old, left: list[str], *, own: str = "") -> list[Version]:
     """Move versions to the staging folder; returns those that were moved. What cannot be moved is added to `left`.
 
     The caller holds `switching`, since before `old_versions`: between the choice and the move, no rollback may go to a
-    run that is moved.
+    run that is moved. The lease of a date keeps a run of that date from beginning meanwhile.
+
+    Args:
+      root: the output folder.
+      old: from `old_versions`.
+      left: see above.
+      own: the date whose lease the caller holds.
     """
     promotions.mark_removed(root, before=old.oldest, busy=old.marked)
     (root / partitions.STAGING).mkdir(exist_ok=True)
-    moved = []
+    going, moved = dict[str, list[Version]](), list[Version]()
     for one in old.versions:
-        with _or_left(one.folder, left):
-            if one.linked:
-                (root / one.table / f"ds={one.ds}").unlink()
-            name = f"{ASIDE}{one.table.replace('/', '.')}.{one.folder.name.removeprefix('ds=')}.{uuid.uuid4().hex[:8]}"
-            one.folder.rename(root / partitions.STAGING / name)
-            moved.append(one)
+        going.setdefault(one.ds, []).append(one)
+    for ds, versions in going.items():
+        with _idle(root, ds, own=own) as idle:
+            for one in versions if idle else []:
+                with _or_left(one.folder, left):
+                    if _is_linked(root, one.table, one.folder) != one.linked:  # a run of this date has just ended
+                        continue
+                    leases.check_held()
+                    if one.linked:
+                        (root / one.table / f"ds={ds}").unlink()
+                    version = one.folder.name.removeprefix("ds=")
+                    name = f"{ASIDE}{one.table.replace('/', '.')}.{version}.{uuid.uuid4().hex[:8]}"
+                    one.folder.rename(root / partitions.STAGING / name)
+                    moved.append(one)
     return moved
+
+
+def _is_linked(root: Path, table: str, folder: Path) -> bool:
+    """Whether a version is the one that its partition points to."""
+    link = root / table / folder.name.partition(".")[0]
+    return link.is_symlink() and link.resolve() == (folder / "data").resolve()
+
+
+@contextmanager
+def _idle(root: Path, ds: str, *, own: str) -> Iterator[bool]:
+    """Whether no other run works on a date; then none begins in the block. The date `own` is that of this run."""
+    with ExitStack() as stack:
+        idle = True
+        if ds != own:
+            try:
+                lease = leases.held(DiskFolder(root, durable=False), leases.of_date(ds), "removal of old runs")
+                stack.enter_context(lease)
+            except BusyError:
+                idle = False
+        yield idle
+
+
+def remove_idle(root: Path, paths: Iterable[Path], left: list[str], *, own: str = "") -> None:
+    """Remove what runs have left beside their tables, except of dates that another run works on now."""
+    going = dict[str, list[Path]]()
+    for path in paths:
+        going.setdefault(_date_in(path), []).append(path)
+    for ds, of_date in going.items():
+        with _idle(root, ds, own=own) as idle:
+            for path in of_date if idle else []:
+                remove(path, left)
 
 
 def leftovers(root: Path, held: Callable[[], Collection[str]]) -> list[Path]:

@@ -4,6 +4,7 @@
 the same object, one gets `ConflictError`. A reader finds the old object or the new one, each whole.
 """
 
+import errno
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from kdlib.errors import ConfigError
-from kdlib.store.files import replace_file, sync
+from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.locks import created_once
 
 EXPECTED = (
@@ -44,7 +45,7 @@ class Found:
 class Folder(Protocol):
     """A folder on a disk or in an object store. Paths are relative to it, with slashes.
 
-    All methods raise `OSError` (as `StoreError`) where the store cannot be reached or refuses.
+    All methods raise `OSError` where the store cannot be reached or refuses.
     """
 
     url: str
@@ -96,16 +97,21 @@ class DiskFolder:
         self.url = self.path.as_uri()
 
     def read(self, path: str) -> Found | None:
-        try:
-            return Found((self.path / path).read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        for attempt in range(3):
+            try:
+                return Found((self.path / path).read_bytes())
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:  # on NFS, another machine has just replaced the file
+                if error.errno != errno.ESTALE or attempt == 2:
+                    raise
+        return None
 
     def write(self, path: str, data: bytes, *, over: Found | None) -> Found:
         target = self.path / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with created_once(target.with_name(f".{target.name}.lock")):
-            if self.read(path) != over:
+        make_folder(target.parent)
+        with created_once(target.with_name(f".{target.name}.lock")) as still_held:
+            if self.read(path) != over or not still_held():
                 raise ConflictError(f"{target} holds something else than before")
             replace_file(target, data, durable=self._durable)
         return Found(data)

@@ -60,12 +60,13 @@ def new_staging(root: Path, table: str, ds: str) -> Path:
     """A new empty folder on the file system of the tables. Leftovers of killed runs for this partition are removed.
 
     Raises:
-      BusyError: another run has taken over, so that the leftovers may be its own.
+      BusyError: another run has taken over from this one.
     """
-    check_held()
     parent = root / STAGING
     parent.mkdir(parents=True, exist_ok=True)
-    for left_over in parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"):
+    left_overs = list(parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"))
+    check_held()  # so all of them are older than this run's lease
+    for left_over in left_overs:
         if left_over.is_symlink():
             left_over.unlink()
         else:
@@ -140,11 +141,12 @@ def publish(
         make_folder(home.parent)
         check_held()
         if home.exists():  # a killed run left it without a manifest, or it is damaged
-            shutil.rmtree(home)
+            home.rename(staging.with_name(staging.name + ".replaced"))
         wrapper.rename(home)
         sync(home.parent)
         if lost := damaged(root, manifest):
             raise InputError(f"{home}: {lost[0]} was removed while it was published. Run this stage again")
+        shutil.rmtree(staging.with_name(staging.name + ".replaced"), ignore_errors=True)
     else:  # published before: its manifest stays
         shutil.rmtree(staging)
         manifest = before

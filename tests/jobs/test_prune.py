@@ -104,7 +104,9 @@ def test_what_ended_runs_left_goes_whatever_its_date(config, capfd):
     put_leftovers(root)
     with run_lock(load_config(config, ds=DAYS[2]), "nightly"):
         assert run("prune", config) == 0
-    assert "  unfinished tables of runs that have ended: 2.0 MiB" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "  unfinished tables of runs that have ended: 1.0 MiB" in printed
+    assert "  tables that an earlier removal has left: 1.0 MiB" in printed
     assert [path.name for path in (root / partitions.STAGING).iterdir()] == [f"models.student.ds={DAYS[2]}.abc"]
 
 
@@ -114,7 +116,6 @@ def test_on_a_full_disk_the_leftovers_go_before_anything_is_written(config, help
     promote(config, *DAYS)
     root = root_of(config)
     capfd.readouterr()
-    put_leftovers(root)
     (root / "logs" / f"ds={DAYS[0]}").mkdir(parents=True, exist_ok=True)
     (root / "logs" / f"ds={DAYS[0]}" / "x.log").write_bytes(b"x" * 2**21)
     write = folders.replace_file
@@ -124,7 +125,9 @@ def test_on_a_full_disk_the_leftovers_go_before_anything_is_written(config, help
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, data, **more)
 
-    monkeypatch.setattr(folders, "replace_file", full)
+    with run_lock(load_config(config, ds=DAYS[2]), "nightly"):
+        put_leftovers(root)
+        monkeypatch.setattr(folders, "replace_file", full)  # the run ends, and cannot even release its lease
     kept = dates(root)
     assert run("prune", config, "--keep", "1") == (0 if helps else 2)
     assert not list((root / partitions.STAGING).iterdir())

@@ -1,6 +1,7 @@
 """What is a trace of a user, what only looks like one and stays, and the list of forgotten users."""
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -299,3 +300,35 @@ def test_a_damaged_list_is_read_from_its_copy(tmp_path, damage):
         forgetting.forgotten(tmp_path)
     (tmp_path / forgetting.LIST).unlink()
     assert forgetting.forgotten(tmp_path) == []
+
+
+def test_two_killed_forgets_leave_a_whole_table(tmp_path, monkeypatch):
+    """The second one is killed at the same place, and its user is another one."""
+    put(tmp_path, "histories", {"part.parquet": pa.table({"user_id": [USER_ID, "1" * 50, OTHER], "n": [1, 2, 3]})})
+    replace_by = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target).suffix == ".parquet":
+            raise KeyboardInterrupt
+        return replace_by(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        for user in (USER_ID, "1" * 50):
+            with pytest.raises(KeyboardInterrupt):
+                forgetting.erase(tmp_path, [user])
+            manifest = partitions.manifest_of(tmp_path, "histories", DS)
+            assert partitions.damaged(tmp_path, manifest) == []
+
+
+def test_two_forgets_at_once_both_keep_their_users(tmp_path):
+    """Neither replaces the list of the other."""
+    threads = [
+        threading.Thread(target=forgetting.remember_to_forget, args=(tmp_path, [f"user{number}"]))
+        for number in range(4)
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(forgetting.forgotten(tmp_path)) == 4

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,7 +59,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from kdlib.release import promotions
+from kdlib.store import locks
 
+locks.STALE_SECONDS = 0.2
 root, ds, versions = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 for step in range(100):
     child = os.fork()
@@ -240,7 +244,7 @@ def test_readers_beside_promotions_see_one_night_at_a_time(tmp_path):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for number in range(1, 200):
+    for number in range(1, 100):
         ds = DAYS[number % len(DAYS)]
         if ds == DAYS[0]:
             promotions.rollback(tmp_path, ds)
@@ -366,3 +370,44 @@ def test_a_night_built_on_a_withdrawn_one_is_not_promoted(tmp_path):
         promotions.check_not_withdrawn(tmp_path, DAYS[2], built)
     promotions.rollback(tmp_path, DAYS[0])
     assert promotions.promote(tmp_path, DAYS[2], versions).ds == DAYS[2]
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_off_by_a_day_changes_nothing(tmp_path, monkeypatch, days):
+    """Switches are in the order of their numbers, and dates are those of the runs: no clock decides."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+    put_and_promote(tmp_path, DAYS[3])
+    assert in_use(tmp_path) == {DAYS[3]}
+    promotions.rollback(tmp_path, DAYS[1])
+    assert in_use(tmp_path) == {DAYS[1]}
+    monkeypatch.undo()
+    put_and_promote(tmp_path, DAYS[4])
+    assert [switch.ds for switch in promotions.history(tmp_path)] == [*DAYS[:4], DAYS[1], DAYS[4]]
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == [DAYS[0]]
+    assert in_use(tmp_path) == {DAYS[4]}
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+def test_a_switch_that_was_killed_before_its_end_does_not_count(tmp_path, monkeypatch, action):
+    """Its record is written and readers have the run before. The next switch takes the record away."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    versions = put_night(tmp_path, DAYS[3])
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    switch = partial(promotions.promote, tmp_path, DAYS[3], versions)
+    if action == "rollback":
+        switch = partial(promotions.rollback, tmp_path, DAYS[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "switch_link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            switch()
+    assert in_use(tmp_path) == {DAYS[2]}
+    assert [switch.ds for switch in promotions.history(tmp_path)] == DAYS[:3]
+    assert [night.ds for night in promotions.nights(tmp_path)] == DAYS[:3]
+    assert promotions.promote(tmp_path, DAYS[4], put_night(tmp_path, DAYS[4])).number == 4
+    assert [switch.ds for switch in promotions.history(tmp_path)] == [*DAYS[:3], DAYS[4]]
+    assert not promotions.damaged_records(tmp_path)
