@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from kdlib.config import recipe
-from kdlib.config.base import first_fault
+from kdlib.config.base import first_fault, without_credentials
 from kdlib.config.costs import Scale
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
@@ -88,12 +88,18 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
     except UnicodeDecodeError as error:
         raise ConfigError(f"the run config {path} is not UTF-8 text: {error}. Save it as UTF-8") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"the run config {path} is not valid YAML: {error}") from None
+        raise ConfigError(f"the run config {path} is not valid YAML: {_fault(error)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"the run config {path} must be a mapping of sections, found {type(data).__name__}")
     for override in overrides:
         _apply(data, override)
     return data
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """What is wrong and where. PyYAML's own text shows the line, which may hold keys."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}" if mark else str(error)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -113,8 +119,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _apply(data: dict, override: str) -> None:
     key, equals, text = override.partition("=")
+    shown = without_credentials(override)
     if not equals or not key:
-        raise ConfigError(f"--set takes section.key=value, found {override!r}")
+        raise ConfigError(f"--set takes section.key=value, found {shown!r}")
     *parents, last = key.split(".")
     node: Any = data
     try:
@@ -127,9 +134,9 @@ def _apply(data: dict, override: str) -> None:
                 node = node[part]
         node[int(last) if isinstance(node, list) else last] = yaml.load(text, _UniqueKeys)
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise ConfigError(f"--set {override!r}: no such place in the run config. Check the keys before the =") from None
+        raise ConfigError(f"--set {shown!r}: no such place in the run config. Check the keys before the =") from None
     except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
+        raise ConfigError(f"--set {shown!r}: the text after the = is not a YAML value") from None
 
 
 def expanded(value: Any) -> Any:
@@ -146,7 +153,7 @@ def expanded(value: Any) -> Any:
         text = os.path.expandvars(value)
         if missing := re.findall(r"\$\{?(\w+)\}?", text):
             raise ConfigError(
-                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set."
+                f"the run config uses ${{{missing[0]}}} in {without_credentials(value)!r}, but that environment variable is not set."
                 " Set it, or write the value itself"
             )
         return text

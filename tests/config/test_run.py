@@ -370,8 +370,8 @@ def test_overrides_reach_any_place(load):
         ("=3", "--set takes section.key=value, found '=3'"),
         ("name.x=1", "'name.x=1': no such place"),
         ("teachers.7.weight=1", "'teachers.7.weight=1': no such place"),
-        ("recommend.k=[", r"'\[' is not a YAML value"),
-        ("recommend={k: 3, k: 4}", r"'\{k: 3, k: 4\}' is not a YAML value"),
+        ("recommend.k=[", r"'recommend.k=\[': the text after the = is not a YAML value"),
+        ("recommend={k: 3, k: 4}", r"k: 4\}': the text after the = is not a YAML value"),
         ("recommend.kk=1", "unknown key recommend.kk"),
     ],
 )
