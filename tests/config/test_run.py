@@ -305,6 +305,9 @@ def test_the_smallest_config_has_every_default(load):
             "run.yaml is not valid YAML: the key privacy stands in line 4 and again in line 6$",
         ),
         (SMALLEST + "teachers:\n- name: a\n  model:\n    dim: 8\n    dim: 8\n", "the key dim stands in line 7 and"),
+        (SMALLEST + "ds: 2026-13-01\n", "run.yaml is not valid YAML: month must be in 1..12"),
+        (SMALLEST + "student: &me {model: *me}\n", "the value in line 4 holds an alias of itself. Remove the alias$"),
+        (SMALLEST + f"student: {'[' * 9_000}{']' * 9_000}\n", "it is nested too deeply. Write it flat$"),
     ],
 )
 def test_a_wrong_config_names_the_field_and_what_was_expected(load, text, message):
@@ -327,6 +330,15 @@ def test_a_section_may_be_taken_from_another_one(load):
         (16, 2),
         (32, 2),
     ]
+
+
+@pytest.mark.parametrize("form", ["&{} [{}]", "&{} {{<<: [{}]}}"], ids=["lists", "merged keys"])
+def test_a_few_lines_of_aliases_do_not_stand_for_billions(load, form):
+    """Aliases of aliases that stand for more values than any run config has are refused before they are filled in."""
+    lines = ["l0: &l0 {a: 1}"]
+    lines += [f"l{n}: " + form.format(f"l{n}", ", ".join([f"*l{n - 1}"] * 9)) for n in range(1, 20)]
+    with pytest.raises(ConfigError, match=r"the value in line \d+ has more than 20,000 values once its aliases"):
+        load(SMALLEST + "\n".join(lines))
 
 
 @pytest.mark.parametrize("path", ["no.yaml", "cluster/runs/no.yaml", "other/laptop.yaml"])
