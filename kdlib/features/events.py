@@ -8,7 +8,7 @@ The columns of an event before it is judged:
   event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
   time_given   bool       the row has a time, even one that cannot be parsed
   event_time   timestamp  UTC microseconds; null where it cannot be parsed
-  line         text       the line of a corrupt row, else null
+  line         text       what the quarantine says of a corrupt row, else null
   fields       struct     the mapped columns as in the input
   file         text       the input file
   arrived      date       the day in the file's name; null where the input's path has no `{day}`
