@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from jobs.runtime.console import log_file, say, warn
 from jobs.runtime.inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
+from jobs.runtime.ready import wait_for_input as wait_for_input
 from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
@@ -38,10 +39,9 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 def build(job: Job) -> Details:
     """Judge the events, then write sessions, vocabulary, histories and statistics of the kept events."""
-    config, (source, key) = job.config, job.found
+    config, (source, key), log = job.config, job.found, log_file(job.config, "build_features")
     for line in source.notes():
         say(f"build_features: {line}")
-    log = log_file(config, "build_features")
     with running_spark(config, log) as spark, reading(source.events.path), privacy.workers_keys():
         judged, funnel = _judge(job, source, spark)
         kept = clean.kept(judged)

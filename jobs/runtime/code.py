@@ -19,6 +19,7 @@ OPERATIONAL = (
     "jobs.runtime.console",
     "jobs.runtime.lock",
     "jobs.runtime.ray_jobs",
+    "jobs.runtime.ready",
     "jobs.runtime.stage",
     "kdlib.errors",
     "kdlib.store.locks",

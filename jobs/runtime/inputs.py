@@ -97,7 +97,14 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
     events, catalogue = _events_and_catalogue(config)
     settings = fingerprint_of(
         config.input.model_dump(
-            mode="json", exclude={"catalogue": True, "searches": True, "users": True, "simulate": {"search_fraction"}}
+            mode="json",
+            exclude={
+                "catalogue": True,
+                "searches": True,
+                "users": True,
+                "simulate": {"search_fraction"},
+                "events": {"ready"},
+            },
         ),
         str(config.features.period_start),
         key,

@@ -101,10 +101,9 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
 
 def _fault(error: Exception) -> str:
     """What is wrong and where. PyYAML's own text shows the line, which may hold keys."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply. Write it flat"
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}" if mark else str(error)
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return "it is nested too deeply. Write it flat" if isinstance(error, RecursionError) else str(error)
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -19,8 +19,8 @@ from jobs.runtime.published import published, user_columns
 from kdlib.config.data import UsersConfig
 from kdlib.config.features import PrivacyConfig
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError, InputError
-from kdlib.features import clean, privacy, splits
+from kdlib.errors import ConfigError, InputError, LateInputError
+from kdlib.features import clean, funnel, privacy, splits
 from kdlib.features.events import read_events
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
@@ -214,16 +214,28 @@ def test_the_same_input_gives_the_same_files(spark, first_night):
     assert files[0] == files[1]
 
 
-def test_only_changed_bytes_make_the_tables_again(first_night):
-    """Files with a new time and equal bytes remake nothing. One changed value remakes every table."""
+def test_only_changed_bytes_make_the_tables_again(first_night, monkeypatch):
+    """Files with a new time and equal bytes remake nothing. One changed value remakes every table.
+
+    A file that is replaced while Spark reads it remakes nothing either: the run ends, to be run again.
+    """
     folder, config, manifests = first_night
     copied, events = config_for(folder, output="copied"), folder / "events" / "1.csv"
     shutil.copytree(config.root, copied.root, symlinks=True)
     for file in (events, folder / "items.csv"):
         os.utime(file, (1_000, 1_000))
     assert run(copied) == manifests
-    events.write_text(ROWS.replace("2,c,view", "2,c,cart"))
     try:
+        events.write_text(ROWS.replace("2,c,view", "2,c,favourite"))
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                funnel, "check_listed", lambda _: events.write_text(ROWS.replace("2,c,view", "2,c,cart")) and None
+            )
+            with pytest.raises(
+                LateInputError, match=r"the input changed while build-features read it: events\. Nothing"
+            ):
+                run(copied)
+        assert partitions.read_manifest(copied.root, "histories", copied.day) == manifests["histories"]
         again = run(copied)
     finally:
         events.write_text(ROWS)

@@ -1,6 +1,7 @@
 """The runner: what it does for every stage, whatever the stage makes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Part, Stage
 from kdlib.config.run import RunConfig
-from kdlib.errors import InputError
+from kdlib.errors import InputError, LateInputError
 from kdlib.store import partitions
 from tests.jobs.runtime import toy_stage
 
@@ -68,6 +69,28 @@ def test_what_is_found_outside_decides(run, tmp_path):
     assert run(FIRST) == []
     (tmp_path / toy_stage.OUTSIDE).write_text("v2")
     assert run(FIRST) == ["one"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_input_that_changes_while_it_is_read_is_late(run, tmp_path, lost):
+    """A Spark stage whose files are replaced while it reads them publishes nothing, and asks to be run again.
+
+    The same holds where reading fails because of that. A file that fails without any change is an input error.
+    """
+    stage = replace(FIRST, engine="spark")
+    (tmp_path / toy_stage.OUTSIDE).write_text("v1")
+    (tmp_path / "change").write_text("v2")
+    if lost:
+        (tmp_path / "lost").touch()
+    with pytest.raises(LateInputError, match=r"the input changed while first read it: outside\. Nothing is published"):
+        run(stage)
+    assert partitions.read_manifest(tmp_path, "one", DS) is None
+    assert not [*(tmp_path / "_staging").rglob("made.txt")]
+    if lost:
+        with pytest.raises(InputError, match="a file is gone"):
+            run(stage)
+    else:
+        assert run(stage) == ["one"]
 
 
 def test_a_new_version_of_an_input_decides(run):
