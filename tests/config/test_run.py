@@ -293,6 +293,17 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (SMALLEST + "objective: {purchase: -1}\n", "objective.purchase: .*greater than or equal to 0, found -1"),
         (SMALLEST + "objective: {buy: 1}\n", "unknown key objective.buy"),
+        *(
+            (
+                with_input(f"{{events: {{{EVENTS}, time: {{column: t}}}}}}") + f"features: {{time_zone: {zone}}}\n",
+                f"features.time_zone: there is no such time zone. Give an IANA name.*, found '{zone}'",
+            )
+            for zone in ("Berlin", "Europe/", "../etc/passwd")
+        ),
+        (
+            SMALLEST + "features: {time_zone: Europe/Berlin}\n",
+            "features.time_zone Europe/Berlin needs input.events, because the simulated shop has days in UTC",
+        ),
         (
             SMALLEST + "objective: {view: 0, favourite: 0, cart: 0, purchase: 0}\n",
             "objective: all event types weigh 0. Give one of view, favourite, cart, purchase a weight above 0",

@@ -20,11 +20,11 @@ LAST_DAY = date(2024, 5, 3)
 ISO = {"format": "iso", "column": "t"}
 
 
-def read(spark, path, **settings):
+def read(spark, path, time_zone="UTC", **settings):
     """Events as (corrupt, user, session, item, type, id, time given, time, raw) tuples, in file order."""
     settings = {"format": "csv", "user": "u", "item": "i", "time": ISO, **settings}
     config = EventsConfig.model_validate({"path": str(path), **settings})
-    events = read_events(spark, config, last_day=LAST_DAY)
+    events = read_events(spark, config, last_day=LAST_DAY, time_zone=time_zone)
     time = F.date_format("event_time", "yyyy-MM-dd HH:mm:ss.SSSSSS")
     names = ("corrupt", "user_id", "session_id", "item_id", "event_type", "event_id", "time_given")
     with reading(str(path)):
@@ -462,6 +462,40 @@ def test_a_number_of_days_and_milliseconds_give_an_order(spark, tmp_path):
     found = [row[7] for row in read(spark, tmp_path / "e.csv", time=time | {"order_unit": "milliseconds"})]
     assert found == ["1970-01-08 00:01:26.400000", "1970-01-09 00:00:00.000000", None, None, None]
     assert [row[7] for row in read(spark, tmp_path / "e.csv", time=time)][:2] == [None, "1970-01-09 00:00:00.000000"]
+
+
+def test_dates_without_a_time_are_local(spark, tmp_path):
+    """A date is midnight in the time zone, and made-up times stay on it. A time without an offset is UTC in any zone."""
+    (tmp_path / "e.csv").write_text(
+        "u,i,t,n\n1,a,2024-03-10,7200\n1,a,2024-03-10 00:00:00,86399\n1,a,2024-03-10T09:30,0\n"
+    )
+    berlin, york = ({"time_zone": zone} for zone in ("Europe/Berlin", "America/New_York"))
+
+    def found(zone, file="e.csv", **settings):
+        return [row[7] and row[7][:19] for row in read(spark, tmp_path / file, **zone, **settings)]
+
+    assert found(york) == ["2024-03-10 05:00:00", "2024-03-10 00:00:00", "2024-03-10 09:30:00"]
+    assert found(berlin)[0] == "2024-03-09 23:00:00"
+    pattern = {"format": "pattern", "column": "t", "pattern": "yyyy-MM-dd"}
+    assert found(york, time=pattern) == ["2024-03-10 05:00:00", None, None]
+    pattern["pattern"] = "yyyy-MM-dd HH:mm:ss"
+    assert found(york, time=pattern) == [None, "2024-03-10 00:00:00", None]
+    (tmp_path / "d.csv").write_text(
+        "u,i,d,n\n1,a,2024-03-10,0\n1,a,2024-03-10,7200\n1,a,2024-03-10,86399\n1,a,19792,1\n"
+    )
+    order = {"format": "day_and_order", "day_columns": ["d"], "order_column": "n"}
+    assert found(york, "d.csv", time=order) == [
+        "2024-03-10 05:00:00",
+        "2024-03-10 07:00:00",
+        "2024-03-11 03:59:59",  # the day has 23 hours
+        "2024-03-10 05:00:01",
+    ]
+    days = pa.table({"u": ["1"], "i": ["a"], "t": [date(2024, 3, 10)]})
+    pq.write_table(days, tmp_path / "e.parquet")
+    assert found(york, "e.parquet", format="parquet") == ["2024-03-10 05:00:00"]
+    (tmp_path / "s.txt").write_text("1 a b\n")
+    sequences = {"format": "sequences", "user": None, "item": None, "time": None}
+    assert found(york, "s.txt", **sequences) == ["2024-05-02 04:00:00", "2024-05-03 04:00:00"]
 
 
 def test_epoch_micros(spark, tmp_path):
