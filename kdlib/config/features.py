@@ -44,7 +44,8 @@ class FeaturesConfig(Section):
     time_zone: str = "UTC"
     """The time zone of the days, by its IANA name: `Europe/Berlin`. `ds`, the split, the period, baskets and all else that
     is counted by days go by the local date. Tables hold times in UTC all the same, and a time without an offset is UTC.
-    Dates without a time are local. A run starts after the end of the local day, which west of Greenwich is later."""
+    Dates without a time are local, and so is `{day}` in a path. A run starts after the end of the local day, which west
+    of Greenwich is later."""
     session_gap_seconds: Positive = 1800
     """A longer gap between two events of a user starts a new session. Unused with `input.events.session`."""
     period_start: date | None = None
