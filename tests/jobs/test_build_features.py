@@ -136,7 +136,7 @@ def test_ten_rows_become_five_tables(first_night, capsys):
     ]
     assert statistics == [(3, 2, 0, 2), (2, 1, 1, 1), (2, 2, 0, 0)]
     assert sorted(row["raw"] for row in table(config, "quarantine")) == [
-        "3,d,view",
+        "line of 8 characters with 3 fields, expected 4",
         '{"u":"3","i":"d","b":"zap","t":"2024-05-01 10:00:00"}',
     ]
     details = manifests["item_vocabulary"].details
@@ -273,7 +273,7 @@ def test_rows_that_the_filter_leaves_out_are_counted(tiny, capsys):
         "build_features: 10 rows read = 7 kept + 1 duplicate + 1 filtered + 1 quarantined (corrupt_row 1); 2 users"
         in capsys.readouterr().out
     )
-    assert [row["raw"] for row in table(config, "quarantine")] == ["3,d,view"]
+    assert [row["raw"] for row in table(config, "quarantine")] == ["line of 8 characters with 3 fields, expected 4"]
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(tiny):
