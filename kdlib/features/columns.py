@@ -23,7 +23,7 @@ another column, or fields that run together. Every process that knows the items 
 MOST_RAW_CHARACTERS = 10_000
 """The quarantine cuts a row at this length."""
 _ONE_OBJECT = "one JSON object with plain values"
-ACCOUNT = rf"^line of \d+ characters(?: with \d+ fields, expected \d+|, expected {_ONE_OBJECT})$"
+ACCOUNT = rf'^\{{"found":"\d+ characters(?:, \d+ fields)?","expected":"(?:\d+ fields|{_ONE_OBJECT})"\}}$'
 """A regular expression of what the quarantine says of a line that does not parse: its length, and what was expected."""
 _TEXT = "text of "
 """Prefix of the columns that hold the trimmed text of mapped columns."""
@@ -72,14 +72,15 @@ def read_columns(
 
 def _account(rows: DataFrame, format_: str, delimiter: str) -> Column:
     """What the quarantine says of a line that does not parse (`ACCOUNT`)."""
-    line, expected = F.col(CORRUPT), F.lit(f", expected {_ONE_OBJECT}")
+    line = F.col(CORRUPT)
+    found, expected = F.format_string("%d characters", F.length(line)), F.lit(_ONE_OBJECT)
     if format_ == "csv":
         delimiter = delimiter.replace("\\t", "\t")
         outside = F.regexp_replace(line, '"[^"]*"', "")  # a delimiter inside quotes is part of a field
         breaks = (F.length(outside) - F.length(F.replace(outside, F.lit(delimiter), F.lit("")))) / len(delimiter)
-        wanted = rows.schema[CORRUPT].metadata[NUM_FIELDS]
-        expected = F.format_string(f" with %d fields, expected {wanted}", (breaks + 1).cast("int"))
-    return F.concat(F.format_string("line of %d characters", F.length(line)), expected)
+        found = F.concat(found, F.format_string(", %d fields", (breaks + 1).cast("int")))
+        expected = F.lit(f"{rows.schema[CORRUPT].metadata[NUM_FIELDS]} fields")
+    return F.to_json(F.struct(found.alias("found"), expected.alias("expected")))
 
 
 def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, Column]:

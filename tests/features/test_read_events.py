@@ -53,11 +53,11 @@ def test_of_csv_lines_with_a_wrong_number_of_fields_only_the_counts_are_kept(spa
     rows = read(spark, tmp_path / "e.csv", delimiter=";")
     corrupt = [row[8] for row in rows if row[0]]
     assert corrupt == [
-        "line of 12 characters with 3 fields, expected 4",
-        "line of 25 characters with 5 fields, expected 4",
-        "line of 19 characters with 3 fields, expected 4",
-        "line of 22 characters with 3 fields, expected 4",
-        "line of 60011 characters with 2 fields, expected 4",
+        '{"found":"12 characters, 3 fields","expected":"4 fields"}',
+        '{"found":"25 characters, 5 fields","expected":"4 fields"}',
+        '{"found":"19 characters, 3 fields","expected":"4 fields"}',
+        '{"found":"22 characters, 3 fields","expected":"4 fields"}',
+        '{"found":"60011 characters, 2 fields","expected":"4 fields"}',
     ]
     assert all(re.fullmatch(ACCOUNT, text) for text in corrupt)
     assert rows[0][:8] == (False, "1", None, "a", "view", None, True, "2024-05-01 00:00:00.000000")
@@ -95,7 +95,7 @@ def test_json_values_are_read_as_text_and_lines_that_do_not_parse_are_corrupt(sp
     assert rows[1][1] is None
     assert rows[1][6] is False
     texts = [row[8] for row in rows[2:]]
-    assert texts == [f"line of {n} characters, expected one JSON object with plain values" for n in (5, 1)]
+    assert texts == [f'{{"found":"{n} characters","expected":"one JSON object with plain values"}}' for n in (5, 1)]
     assert all(re.fullmatch(ACCOUNT, text) for text in texts)
 
 
@@ -141,7 +141,7 @@ def test_a_json_line_is_one_object_and_nothing_besides(spark, tmp_path):
     rows = read(spark, tmp_path / "e.jsonl", format="jsonl")
     ids = ["2", "[deleted]", "{3F}", "true", "[1]", "{}", "3"]
     assert [(row[0], row[1]) for row in rows[: len(ids)]] == [(False, name) for name in ids]
-    kept = [f"line of {len(line)} characters, expected one JSON object with plain values" for line in broken]
+    kept = [f'{{"found":"{len(line)} characters","expected":"one JSON object with plain values"}}' for line in broken]
     assert [(row[0], row[1], row[8]) for row in rows[len(ids) :]] == [(True, None, text) for text in kept]
 
 
@@ -299,7 +299,7 @@ def test_parts_of_a_day_that_are_too_long_are_no_day(spark, tmp_path):
 def test_bytes_that_are_no_utf8_are_quarantined_as_text(spark, tmp_path):
     """So the quarantine can be read later. The same holds for ids of sequences."""
     (tmp_path / "e.jsonl").write_bytes(b'{"u": 1, "i": "a", "t": "2024-05-01"}\n{"u\xff\n')
-    assert read(spark, tmp_path / "e.jsonl", format="jsonl")[1][8].startswith("line of 4 characters")
+    assert read(spark, tmp_path / "e.jsonl", format="jsonl")[1][8].startswith('{"found":"4 characters",')
     (tmp_path / "s.txt").write_bytes(b"\xff1 a\n")
     assert read(spark, tmp_path / "s.txt", format="sequences", user=None, item=None, time=None)[0][1] == "\ufffd1"
 

@@ -110,7 +110,8 @@ def test_a_broken_line_of_a_forgotten_user_is_not_kept(spark, tmp_path):
         for gone in ((), [digest("anna")])
     )
     counts = {
-        f"line of {len(line)} characters with {line.count(',') + 1} fields, expected 6": "corrupt_row" for line in lines
+        f'{{"found":"{len(line)} characters, {line.count(",") + 1} fields","expected":"6 fields"}}': "corrupt_row"
+        for line in lines
     }
     assert before == counts
     assert after == {"forgotten": "forgotten_user"} | dict(list(counts.items())[1:])
@@ -146,7 +147,7 @@ def test_each_fault_has_its_reason_and_the_first_one_counts(spark, tmp_path):
     shown = Counter((row["reason"], row["raw"][:7]) for row in searches.quarantine(judged).collect())
     quarantined = [(line, outcome) for line, outcome in rows if outcome not in ("kept", "earlier")]
     assert shown.total() == len(quarantined)
-    assert shown["corrupt_row", "line of"] == shown["forgotten_user", "forgott"] == 1
+    assert shown["corrupt_row", '{"found'] == shown["forgotten_user", "forgott"] == 1
     assert {reason for reason, _ in shown} == set(searches.REASONS)
     assert max(len(row["raw"]) for row in searches.quarantine(judged).collect()) == MOST_RAW_CHARACTERS + 1
 
@@ -236,7 +237,7 @@ def test_pseudonyms_are_those_of_the_events(spark, tmp_path):
     assert [row["user_id"] for row in searches.kept(judged).collect()] == [name]
     shown = {row["reason"]: row["raw"] for row in searches.quarantine(judged).collect()}
     assert name in shown["unknown_event_type"]
-    assert shown["corrupt_row"] == "line of 8 characters with 2 fields, expected 6"
+    assert shown["corrupt_row"] == '{"found":"8 characters, 2 fields","expected":"6 fields"}'
     assert "anna" not in str(shown)
 
 

@@ -136,7 +136,7 @@ def test_ten_rows_become_five_tables(first_night, capsys):
     ]
     assert statistics == [(3, 2, 0, 2), (2, 1, 1, 1), (2, 2, 0, 0)]
     assert sorted(row["raw"] for row in table(config, "quarantine")) == [
-        "line of 8 characters with 3 fields, expected 4",
+        '{"found":"8 characters, 3 fields","expected":"4 fields"}',
         '{"u":"3","i":"d","b":"zap","t":"2024-05-01 10:00:00"}',
     ]
     details = manifests["item_vocabulary"].details
@@ -273,7 +273,9 @@ def test_rows_that_the_filter_leaves_out_are_counted(tiny, capsys):
         "build_features: 10 rows read = 7 kept + 1 duplicate + 1 filtered + 1 quarantined (corrupt_row 1); 2 users"
         in capsys.readouterr().out
     )
-    assert [row["raw"] for row in table(config, "quarantine")] == ["line of 8 characters with 3 fields, expected 4"]
+    assert [row["raw"] for row in table(config, "quarantine")] == [
+        '{"found":"8 characters, 3 fields","expected":"4 fields"}'
+    ]
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(tiny):
@@ -506,8 +508,8 @@ def test_with_a_key_no_output_tells_who_a_user_is(spark, tmp_path):
         "t": "yesterday",
     }
     assert [raw for reason, raw in reasons if reason == "corrupt_row"] == [
-        "line of 14 characters with 3 fields, expected 4",
-        "line of 33 characters with 5 fields, expected 4",
+        '{"found":"14 characters, 3 fields","expected":"4 fields"}',
+        '{"found":"33 characters, 5 fields","expected":"4 fields"}',
     ]
 
 

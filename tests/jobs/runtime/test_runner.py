@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.plan import plan
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Part, Stage
 from kdlib.config.run import RunConfig
@@ -20,14 +21,18 @@ SECOND = Stage("second", "local", "make two and three", needs=("one",), makes=("
 PIPELINE = (FIRST, SECOND)
 
 
+def config_of(tmp_path: Path, **settings) -> RunConfig:
+    document = {"name": "x", "ds": DS, "output_dir": str(tmp_path), "input": {"simulate": {}}} | settings
+    return RunConfig.model_validate(document)
+
+
 @pytest.fixture
 def run(tmp_path: Path):
     """Runs a stage with some settings; returns what was built."""
 
     def once(stage: Stage, **settings) -> list[str]:
         toy_stage.built.clear()
-        document = {"name": "x", "ds": DS, "output_dir": str(tmp_path), "input": {"simulate": {}}} | settings
-        run_stage(RunConfig.model_validate(document), stage, pipeline=PIPELINE)
+        run_stage(config_of(tmp_path, **settings), stage, pipeline=PIPELINE)
         return list(toy_stage.built)
 
     return once
@@ -69,6 +74,16 @@ def test_what_is_found_outside_decides(run, tmp_path):
     assert run(FIRST) == []
     (tmp_path / toy_stage.OUTSIDE).write_text("v2")
     assert run(FIRST) == ["one"]
+
+
+def test_a_stage_waits_before_it_looks(run, tmp_path):
+    """What arrives while the stage waits is its input. A plan does not wait."""
+    (tmp_path / "coming").write_text("v1")
+    (step,) = plan(config_of(tmp_path), (FIRST,))
+    assert step.runs
+    assert (tmp_path / "coming").exists()
+    assert run(FIRST) == ["one"]
+    assert partitions.manifest_of(tmp_path, "one", DS).inputs == {"outside": "v1"}
 
 
 @pytest.mark.parametrize("lost", [False, True])

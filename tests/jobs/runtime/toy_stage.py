@@ -15,6 +15,12 @@ built: list[str] = []
 told: list[str] = []
 
 
+def wait_for_input(config: RunConfig) -> None:
+    """The shop's file arrives during the wait, where it is on its way."""
+    if (coming := config.root / "coming").exists():
+        coming.replace(config.root / OUTSIDE)
+
+
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The file, if it is there."""
     file = config.root / OUTSIDE
