@@ -95,8 +95,8 @@ def with_outcome(
       max_events_per_user_day: a user with more events is a bot.
       num_partitions: partitions of the result.
       time_zone: of the days.
-      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
-        that does not parse becomes a hash, because it may be theirs.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a
+        corrupt row becomes a hash, because it may be theirs.
 
     Returns:
       The events, partitioned by user_id and sorted by user_id and ORDER; later steps rely on both. Columns: outcome,

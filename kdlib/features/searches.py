@@ -137,8 +137,8 @@ def with_outcome(
       last_day: last day that counts.
       num_partitions: partitions of the result.
       time_zone: of the days.
-      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
-        that does not parse becomes a hash, because it may be theirs.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a
+        corrupt row becomes a hash, because it may be theirs.
 
     Returns:
       outcome: KEPT, DUPLICATE, EARLIER or one of REASONS.
