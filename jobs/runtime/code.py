@@ -20,8 +20,12 @@ OPERATIONAL = (
     "jobs.runtime.lock",
     "jobs.runtime.ray_jobs",
     "jobs.runtime.ray_nodes",
+    "jobs.runtime.ready",
     "jobs.runtime.stage",
     "kdlib.errors",
+    "kdlib.store.files",
+    "kdlib.store.folders",
+    "kdlib.store.leases",
     "kdlib.store.locks",
 )
 """Modules that cannot change a result: they print, lock, check or declare."""
