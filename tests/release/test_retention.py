@@ -166,3 +166,11 @@ def test_a_removal_that_was_paused_for_too_long_takes_nothing_away(
         remove_old_nights(tmp_path, keep=2, before=DAYS[4])
     for name in NAMES:
         assert partitions.read_manifest(tmp_path, name, DAYS[0]) is not None
+
+
+def test_without_a_partition_and_a_promotion_nothing_is_old(tmp_path: Path) -> None:
+    """A version that no partition points to may be the next one to be published."""
+    put_night(tmp_path, DAYS[0])
+    for link in partitions.links(tmp_path).values():
+        link.unlink()
+    assert retention.old_versions(tmp_path, keep=1, before=partitions.EVER).versions == []
