@@ -1,6 +1,6 @@
 """Find a run's raw input and its version."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -295,6 +295,12 @@ def dates_continued_from(config: RunConfig) -> set[str]:
         with suppress(InputError):
             found |= {one.ds for one in [earlier(config)] if one}
     return found
+
+
+def starts_of(config: RunConfig, days: Collection[str]) -> set[str]:
+    """The dates of the earlier runs that the runs of these dates read."""
+    runs = [config.model_copy(update={"ds": date.fromisoformat(ds)}) for ds in days]
+    return set().union(*map(dates_continued_from, runs))
 
 
 def _have_passed(config: RunConfig, clean_events: Manifest) -> bool:

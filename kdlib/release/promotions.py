@@ -22,6 +22,7 @@ from pathlib import Path
 
 from kdlib.config.operations import FURTHER_LISTS
 from kdlib.errors import BusyError, GateError, InputError
+from kdlib.release.freezing import check_not_frozen
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.folders import DiskFolder
@@ -182,6 +183,7 @@ def promote(
 
     Raises:
       GateError: the run was built on one that a rollback has withdrawn.
+      FrozenError: another run is in use, or none, and this is frozen.
       BusyError: another switch has not ended within `WAIT_SECONDS`.
     """
     with switching(root, "promote"):
@@ -189,6 +191,7 @@ def promote(
         if now is not None and (now.ds > ds or (now.ds, now.versions) == (ds, dict(versions))):
             return now
         check_not_withdrawn(root, ds, versions)
+        check_not_frozen(root, ds)
         return _switch(root, ds, "promote", dict(versions), forced or [], reason)
 
 
@@ -285,6 +288,22 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
     return switch
 
 
+def missing_from(root: Path, night: Promotion) -> list[str]:
+    """Files of a promoted run that are missing or cut off, as `table/file`; the table alone where all of it is gone."""
+    found = []
+    for name in sorted(night.versions):
+        try:
+            found += [f"{name}/{file}" for file in partitions.damaged(root, manifest_of(root, night, name))]
+        except InputError:
+            found.append(name)
+    return found
+
+
+def record_of(root: Path, switch: Promotion) -> Path:
+    """The folder of a record."""
+    return _record(root, switch.number, switch.ds)
+
+
 def mark_removed(root: Path, *, before: str, busy: Collection[str] = ()) -> None:
     """Mark the runs before a date as removed because they are old, except dates that another run works on."""
     for switch in history(root):
@@ -306,6 +325,6 @@ def _read(folder: Path) -> Promotion:
         return Promotion(**json.loads((folder / "promotion.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable record of a promotion at {folder}: {error}. Remove that folder, then choose the run to use with"
-            " `distilrec rollback --to DS`"
+            f"no usable record of a promotion at {folder}: {error}. `distilrec repair` shows what it"
+            " would put in use in its place"
         ) from None

@@ -189,13 +189,17 @@ def alive(folder: Folder, paths: Iterable[str]) -> set[str]:
                 found.add(path)
             elif state.token:
                 with _kernel_lock(folder, path, shared=True) as kernel:
-                    ended = kernel.shows_end_of(state) or time.monotonic() - began >= TERM_SECONDS
+                    dead = kernel.shows_end_of(state)
+                ended = dead or time.monotonic() - began >= TERM_SECONDS
                 if not ended or now is None:
                     continue
                 try:
                     folder.write(path, _bytes(State()), over=now)
                 except ConflictError:  # it has just beaten, or another one has taken over
                     found.add(path)
+                except OSError:  # a full disk, say; a dead process does not wake up, even if its lease names it
+                    if not dead:
+                        raise
             del waiting[path]
         if waiting:
             time.sleep(min(0.2, TERM_SECONDS / 20))

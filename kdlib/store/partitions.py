@@ -223,6 +223,13 @@ def published_on(root: Path, ds: str) -> list[str]:
     return sorted(name for name in names if not name.startswith("_") and (root / name / f"ds={ds}").is_symlink())
 
 
+def links(root: Path) -> dict[tuple[str, str], Path]:
+    """(table or model, date) → link of the partition. Links that lead nowhere are among them."""
+    found = sorted(path for depth in ("*", "*/*") for path in root.glob(f"{depth}/ds=*") if path.is_symlink())
+    named = ((path.parent.relative_to(root).as_posix(), path.name.removeprefix("ds="), path) for path in found)
+    return {(table, ds): path for table, ds, path in named if VERSIONS in path.readlink().parts and table[0] != "_"}
+
+
 def latest(root: Path, table: str, *, before: str = EVER) -> str | None:
     """The date of the newest partition before a date (exclusive); None if there is none."""
     days = sorted(path.name.removeprefix("ds=") for path in (root / table).glob("ds=*") if path.exists())
@@ -276,6 +283,6 @@ def _read(file: Path) -> Manifest:
         return Manifest(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable manifest at {file}: {error}. Remove this partition and run its stage again; if the output"
+            f"no usable manifest at {file}: {error}. Run `distilrec repair`, then its stage again; if the output"
             f" folder was copied, copy it with its links, which lead into {VERSIONS}"
         ) from None

@@ -152,7 +152,7 @@ def test_a_log_without_a_query_to_go_on_with_is_a_warning(spark, shop, tmp_path,
 def test_a_forgotten_user_is_taken_in_no_more(night, shop):
     """The next run sees another input, and does not read the user's rows."""
     config = config_for(shop, output="forgetful")
-    forgetting.remember_to_forget(config.root, "2")
+    forgetting.remember_to_forget(config.root, ["2"])
     made = run(config)
     assert made["queries"].details["funnel"]["reasons"]["forgotten_user"] == 3
     assert made["queries"].fingerprint != night[1]["queries"].fingerprint

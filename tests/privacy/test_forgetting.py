@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,27 @@ def page_of(*user_ids: str) -> str:
     return people(replace(NIGHT, users=tuple(replace(USER, user_id=one) for one in user_ids)))
 
 
+ABSENT = [form.format(n) for n in range(20) for form in ("absent{}", "absent {}", "a{}@absent.example", "ab{:030}")]
+"""Ids that stand nowhere; the last ones have no ASCII letter or digit."""
+ABSENT += ["日本", "—", "ü", "ab\u00fcb"]
+
+
+@pytest.fixture(autouse=True, params=[[], ABSENT], ids=["alone", "among_many"])
+def others(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test holds for one user and for many at once."""
+    also_forgotten.extend(request.param)
+    yield
+    also_forgotten.clear()
+
+
+also_forgotten: list[str] = []
+
+
 def erase(root: Path, user: str) -> tuple[dict[str, int], list[Path]]:
     """What was removed, and the traces that are left."""
-    removed = forgetting.erase(root, user, user_columns=("user",))
-    return removed, forgetting.traces(root, user, user_columns=("user",))
+    users = [user, *also_forgotten]
+    removed = forgetting.erase(root, users, user_columns=("user",))
+    return removed, forgetting.traces(root, users, user_columns=("user",))
 
 
 @pytest.mark.parametrize("user", [*LIKE_ANYTHING, *UNMISTAKABLE])
@@ -217,8 +235,8 @@ def test_text_that_is_no_utf8_hinders_no_search(tmp_path):
 def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
     """With another key a list is an error that says what to do; an empty list fits every key."""
     forgetting.check_key(tmp_path, now)
-    forgetting.remember_to_forget(tmp_path, "a", before)
-    forgetting.remember_to_forget(tmp_path, "b", before)
+    forgetting.remember_to_forget(tmp_path, ["a"], before)
+    forgetting.remember_to_forget(tmp_path, ["b"], before)
     forgetting.check_key(tmp_path, before)
     assert len(forgetting.forgotten(tmp_path)) == 2
     made = "under another pseudonym key than" if before else "without a pseudonym key, unlike"
@@ -226,7 +244,7 @@ def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
     with pytest.raises(ConfigError, match=message):
         forgetting.check_key(tmp_path, now)
     with pytest.raises(ConfigError, match=message):
-        forgetting.remember_to_forget(tmp_path, "c", now)
+        forgetting.remember_to_forget(tmp_path, ["c"], now)
     assert len(forgetting.forgotten(tmp_path)) == 2
     written = (tmp_path / forgetting.LIST).read_text()
     assert not before or before.decode() not in written
@@ -235,7 +253,7 @@ def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
 def test_a_list_of_before_there_was_a_key_in_it_is_one_without(tmp_path):
     """A list in the old format, without a key, still works without a key."""
     (tmp_path / forgetting.LIST).write_text(json.dumps([forgetting.digest("a")]))
-    forgetting.remember_to_forget(tmp_path, "b")
+    forgetting.remember_to_forget(tmp_path, ["b"])
     assert forgetting.forgotten(tmp_path) == sorted(map(forgetting.digest, "ab"))
     with pytest.raises(ConfigError, match="without a pseudonym key"):
         forgetting.check_key(tmp_path, KEY)
@@ -256,13 +274,13 @@ def test_a_killed_forget_leaves_a_whole_table(tmp_path, killed_before, monkeypat
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        forgetting.erase(tmp_path, USER_ID)
+        erase(tmp_path, USER_ID)
     monkeypatch.undo()
     manifest = partitions.manifest_of(tmp_path, "histories", DS)
     assert partitions.damaged(tmp_path, manifest) == []
     erase(tmp_path, USER_ID)
     manifest = partitions.manifest_of(tmp_path, "histories", DS)
-    assert partitions.damaged(tmp_path, manifest) == forgetting.traces(tmp_path, USER_ID) == []
+    assert partitions.damaged(tmp_path, manifest) == forgetting.traces(tmp_path, [USER_ID]) == []
     data = partitions.current(tmp_path, "histories", DS)
     assert [path.suffix for path in data.iterdir()] == [".parquet"]
     if killed_before != "manifest.json":
@@ -273,7 +291,7 @@ def test_a_killed_forget_leaves_a_whole_table(tmp_path, killed_before, monkeypat
 @pytest.mark.parametrize("damage", ["", "{", "3", '{"users": 3}'])
 def test_a_damaged_list_is_read_from_its_copy(tmp_path, damage):
     """Without the copy it is an error that says what to do: the users' events would come back."""
-    forgetting.remember_to_forget(tmp_path, "a")
+    forgetting.remember_to_forget(tmp_path, ["a"])
     (tmp_path / forgetting.LIST).write_text(damage)
     assert forgetting.forgotten(tmp_path) == [forgetting.digest("a")]
     (tmp_path / forgetting.COPY).unlink()
@@ -299,7 +317,7 @@ def test_two_killed_forgets_leave_a_whole_table(tmp_path, monkeypatch):
         patch.setattr(Path, "replace", killed)
         for user in (USER_ID, "1" * 50):
             with pytest.raises(KeyboardInterrupt):
-                forgetting.erase(tmp_path, user)
+                forgetting.erase(tmp_path, [user])
             manifest = partitions.manifest_of(tmp_path, "histories", DS)
             assert partitions.damaged(tmp_path, manifest) == []
 
@@ -307,7 +325,8 @@ def test_two_killed_forgets_leave_a_whole_table(tmp_path, monkeypatch):
 def test_two_forgets_at_once_both_keep_their_users(tmp_path):
     """Neither replaces the list of the other."""
     threads = [
-        threading.Thread(target=forgetting.remember_to_forget, args=(tmp_path, f"user{number}")) for number in range(4)
+        threading.Thread(target=forgetting.remember_to_forget, args=(tmp_path, [f"user{number}"]))
+        for number in range(4)
     ]
     for one in threads:
         one.start()

@@ -113,7 +113,7 @@ def test_old_files_that_stay_are_said(home, url, send, monkeypatch):
     [text] = said
     assert f"2026-11-02 is in use at {url}" in text
     assert "AWS Error ACCESS_DENIED. The next delivery tries again" in text
-    forgetting.erase(home, "u7")
+    forgetting.erase(home, ["u7"])
     for keep in (0, 5, 5):
         with pytest.raises(DeliveryError, match=r"2026-11-02 is in use at .*older files.*name a forgotten user"):
             send(home, url, keep=keep)

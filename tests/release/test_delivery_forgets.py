@@ -17,7 +17,7 @@ def _deliver_two_nights_and_forget(home, url, send):
     for day in (1, 2):
         put(home, f"2026-11-0{day}", day)
         send(home, url, keep=5)
-    forgetting.erase(home, "u7")
+    forgetting.erase(home, ["u7"])
     send(home, url, keep=0)
 
 
@@ -34,8 +34,8 @@ def test_a_forgotten_user_leaves_the_files_of_another_format(home, url, first, t
     """Files of the earlier format go at once, or the delivery is an error and the pointer says so."""
     put(home, "2026-11-01", 1)
     first(home, url, keep=5)
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     step = "remove_folders" if then is delivery.deliver_delta else "remove_delta_tables"
     monkeypatch.setattr(delivery, step, refuse)
     with pytest.raises(DeliveryError, match="name a forgotten user"):
@@ -57,8 +57,8 @@ def test_a_forgotten_user_leaves_with_the_next_delivery(home, url, send, later):
         put(home, f"2026-11-0{day}", day)
         send(home, url, keep=5)
     assert files_naming(url, "u7")
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     if later == "the next night":
         put(home, "2026-11-03", 3, users=5)
     elif later == "rollback":
@@ -73,7 +73,7 @@ def test_files_that_have_changed_at_home_leave(home, url, send):
     """Files that changed in the output folder are replaced, even if the list of forgotten users did not change."""
     put(home, "2026-11-01", 1)
     send(home, url, keep=5)
-    forgetting.erase(home, "u7")
+    forgetting.erase(home, ["u7"])
     send(home, url, keep=5)
     assert not files_naming(url, "u7")
 
@@ -86,8 +86,8 @@ def test_a_user_in_an_earlier_night_alone_is_forgotten_too(home, url, send):
     put(home, "2026-11-02", 2, users=5)
     send(home, url, keep=5)
     assert files_naming(url, "u7")
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     send(home, url, keep=5)
     assert not files_naming(url, "u7")
 
@@ -96,8 +96,8 @@ def test_a_user_in_an_earlier_night_alone_is_forgotten_too(home, url, send):
 def test_nothing_leaves_while_nobody_is_forgotten_anew(home, url, send):
     """Users who were forgotten before the last delivery do not remove earlier runs."""
     put(home, "2026-11-01", 1)
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     for day in (1, 2, 3):
         put(home, f"2026-11-0{day}", day)
         send(home, url, keep=5)
@@ -117,8 +117,8 @@ def test_a_place_of_an_earlier_version_is_taken_over(home, tmp_path, send):
     pointer.unlink()
     if send is delivery.deliver:
         pointer.write_text(json.dumps({key: before[key] for key in ("ds", "number", "versions", "files")}))
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     put(home, "2026-11-02", 2, users=5)
     assert send(home, url, keep=5).ds == "2026-11-02"
     assert not files_naming(url, "u7")

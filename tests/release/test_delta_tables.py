@@ -92,7 +92,7 @@ def test_a_delta_table_that_the_night_does_not_have_is_emptied(home, tmp_path, k
     delivery.deliver_delta(home, url, keep=5)
     put(home, "2026-11-02", 2, table="search_rankings")
     if not keep:
-        forgetting.erase(home, "u7")
+        forgetting.erase(home, ["u7"])
     assert list(delivery.deliver_delta(home, url, keep=keep).versions) == ["search_rankings"]
     assert DeltaTable(f"{url}/recommendations").to_pyarrow_table().num_rows == 0
     assert bool(files_naming(url, "u7")) == bool(keep)

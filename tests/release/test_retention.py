@@ -155,14 +155,22 @@ def test_a_removal_that_was_paused_for_too_long_takes_nothing_away(
 ) -> None:
     """A rollback has taken over from it, and may use what was about to go."""
     put_and_promote(tmp_path, *DAYS)
-    lease, folders = tmp_path / promotions.SWITCHING, retention._version_folders
+    lease, folders = tmp_path / promotions.SWITCHING, retention.version_folders
 
     def paused(home: Path) -> Any:
         lease.write_text(lease.read_text().replace('"token": "', '"token": "x'))
         yield from folders(home)
 
-    monkeypatch.setattr(retention, "_version_folders", paused)
+    monkeypatch.setattr(retention, "version_folders", paused)
     with pytest.raises(BusyError, match="has gone to removal of old runs"):
         remove_old_nights(tmp_path, keep=2, before=DAYS[4])
     for name in NAMES:
         assert partitions.read_manifest(tmp_path, name, DAYS[0]) is not None
+
+
+def test_without_a_partition_and_a_promotion_nothing_is_old(tmp_path: Path) -> None:
+    """A version that no partition points to may be the next one to be published."""
+    put_night(tmp_path, DAYS[0])
+    for link in partitions.links(tmp_path).values():
+        link.unlink()
+    assert retention.old_versions(tmp_path, keep=1, before=partitions.EVER).versions == []
