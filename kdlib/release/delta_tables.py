@@ -3,35 +3,59 @@
 Each commit holds the name of the run's folder (`Delivered.folders`). So the last commit says what the table holds.
 """
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
-from pyarrow import fs
 
 from kdlib.errors import ConfigError, extra_hint
 from kdlib.release import promotions
-from kdlib.release.places import TABLES, read_bytes
+from kdlib.release.places import TABLES
 from kdlib.release.promotions import Promotion
+from kdlib.store import objects
+from kdlib.store.folders import Folder
+from kdlib.store.waiting import wait_for
 
 PROPERTY = "distilrec.files"
 """Key of a commit's metadata; its value is the name of the run's folder (`Delivered.folders`)."""
 
 
-def delta_error() -> type[Exception]:
-    """The exception class of `deltalake`.
+REQUESTS = 20
+"""How many slow requests a step may make beside the transfer of the rows."""
+DATA_FILE = re.compile(r"ds=\d{4}-\d\d-\d\d/part-[^/]+\.parquet")
 
-    Raises:
-      ConfigError: the package is not installed.
-    """
+
+def check_delta() -> None:
+    """Raise ConfigError where the package `deltalake` is not installed."""
     try:
-        from deltalake.exceptions import DeltaError
+        import deltalake.exceptions  # noqa: F401
     except ImportError:
         raise ConfigError(
             f"delivery.format delta needs deltalake, which is not installed here: install {extra_hint('delta')}"
         ) from None
-    return DeltaError
+
+
+def foreign_tables(there: Folder) -> list[str]:
+    """The tables at a place that distilrec has not written: without our property in the log, or with other files.
+
+    A first commit that was killed leaves data files without a log.
+    """
+    foreign = []
+    for table in TABLES:
+        files = [path.removeprefix(f"{table}/") for path in there.files(table)]
+        has_log = any(path.startswith("_delta_log/") for path in files)
+        if not (_has_our_commit(there, table, files) if has_log else all(map(DATA_FILE.fullmatch, files))):
+            foreign.append(table)
+    return foreign
+
+
+def _has_our_commit(there: Folder, table: str, files: list[str]) -> bool:
+    commits = sorted((path for path in files if re.fullmatch(r"_delta_log/\d+\.json", path)), reverse=True)
+    found = (there.read(f"{table}/{path}") for path in commits)  # the last one is ours, as a rule
+    return any(PROPERTY.encode() in one.data for one in found if one is not None)
 
 
 def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[str], name: str, rewrite: bool) -> None:
@@ -48,15 +72,28 @@ def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[
       kept: dates that stay, `YYYY-MM-DD`.
       name: the run's folder, from `parquet_files.folder_of`.
       rewrite: write the run even if the last commit says that the table holds it.
+
+    Raises:
+      OSError: the table cannot be reached or written.
     """
+    files = promotions.manifest_of(root, night, table).files if table in night.versions else []
+    _within_time(
+        lambda: _commit(root, night, table, target, kept, name, rewrite),
+        target,
+        size=sum(file["bytes"] for file in files),
+    )
+
+
+def _commit(root: Path, night: Promotion, table: str, target: str, kept: list[str], name: str, rewrite: bool) -> None:
     from deltalake import DeltaTable, write_deltalake
 
-    exists = DeltaTable.is_deltatable(target)
+    options = _options(target)
+    exists = DeltaTable.is_deltatable(target, options)
     if table not in night.versions:
         if exists:
-            DeltaTable(target).delete()
+            DeltaTable(target, storage_options=options).delete(commit_properties=_properties(name))
         return
-    if exists and not rewrite and DeltaTable(target).history(1)[0].get(PROPERTY) == name:
+    if exists and not rewrite and DeltaTable(target, storage_options=options).history(1)[0].get(PROPERTY) == name:
         return
     data = pads.dataset(promotions.folder_of(root, night, table), format="parquet")
     batches = (batch.append_column("ds", pa.repeat(night.ds, len(batch))) for batch in data.to_batches())
@@ -64,6 +101,7 @@ def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[
     write_deltalake(
         target,
         reader,
+        storage_options=options,
         mode="overwrite",
         schema_mode="merge",
         partition_by=["ds"],
@@ -75,13 +113,42 @@ def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[
 
 
 def vacuum(target: str, *, name: str, all_now: bool) -> None:
-    """Remove files that the Delta table no longer uses: files older than a week, or all of them with `all_now`."""
+    """Remove files that the Delta table no longer uses: files older than a week, or all of them with `all_now`.
+
+    Raises:
+      OSError: the table cannot be reached or written.
+    """
+    _within_time(lambda: _vacuum(target, name, all_now), target)
+
+
+def _vacuum(target: str, name: str, all_now: bool) -> None:
     from deltalake import DeltaTable
 
-    if not DeltaTable.is_deltatable(target):
+    options = _options(target)
+    if not DeltaTable.is_deltatable(target, options):
         return
     how: dict[str, Any] = {"retention_hours": 0, "enforce_retention_duration": False, "full": True} if all_now else {}
-    DeltaTable(target).vacuum(dry_run=False, commit_properties=_properties(name), **how)
+    table = DeltaTable(target, storage_options=options)
+    table.vacuum(dry_run=False, commit_properties=_properties(name), **how)
+
+
+def _within_time(call: Callable[[], None], target: str, *, size: int = 0) -> None:
+    """Each request has a deadline (`_options`). This one is for all requests of a step, and a signal ends it."""
+    requests = REQUESTS + size // objects.CHUNK_BYTES
+    wait_for(call, seconds=objects.RETRY_SECONDS + objects.REQUEST_SECONDS * requests, where=target)
+
+
+def _options(target: str) -> dict[str, str]:
+    """Deadlines as for all other requests, and the bucket's region."""
+    options = {
+        "timeout": f"{objects.REQUEST_SECONDS}s",
+        "connect_timeout": f"{min(10, objects.REQUEST_SECONDS)}s",
+        "max_retries": str(objects.RETRIES),
+        "retry_timeout": f"{objects.RETRY_SECONDS}s",
+        "allow_http": "true",
+    }
+    region = objects.s3_region(target) if target.startswith("s3:") else None
+    return options | ({"region": region} if region else {})
 
 
 def _properties(name: str) -> Any:
@@ -90,14 +157,11 @@ def _properties(name: str) -> Any:
     return CommitProperties(custom_metadata={PROPERTY: name})
 
 
-def remove_delta_tables(system: fs.FileSystem, base: str) -> None:
+def remove_delta_tables(there: Folder) -> None:
     """Remove the Delta tables that distilrec has written. A table without our property belongs to somebody else."""
     for table in TABLES:
-        log = system.get_file_info(fs.FileSelector(f"{base}/{table}/_delta_log", allow_not_found=True))
-        commits = [info.path for info in log if info.extension == "json"]
-        if any(PROPERTY.encode() in read_bytes(system, path) for path in commits):
-            for info in system.get_file_info(fs.FileSelector(f"{base}/{table}")):
-                # the log goes last: it says that the table is ours, which a second attempt needs to know
-                if not info.is_file and info.base_name != "_delta_log":
-                    system.delete_dir(info.path)
-            system.delete_dir(f"{base}/{table}")
+        files = [path.removeprefix(f"{table}/") for path in there.files(table)]
+        if _has_our_commit(there, table, files):
+            log = [path for path in files if path.startswith("_delta_log/")]
+            # the log goes last, and its first commit at the very end: a second attempt needs to know whose the table is
+            there.remove(f"{table}/{path}" for path in [*sorted(set(files) - set(log)), *sorted(log, reverse=True)])

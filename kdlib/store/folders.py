@@ -14,7 +14,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from kdlib.errors import ConfigError
-from kdlib.store.files import replace_file, sync
+from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.locks import lock
 
 EXPECTED = (
@@ -98,7 +98,7 @@ class DiskFolder:
 
     def write(self, path: str, data: bytes, *, over: Found | None) -> Found:
         target = self.path / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with target.with_name(f".{target.name}.lock").open("a") as file:
             lock(file, seconds=30)
             if self.read(path) != over:
@@ -113,7 +113,7 @@ class DiskFolder:
 
     def upload(self, file: Path, path: str) -> None:
         target = self.path / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             shutil.copyfile(file, fresh)

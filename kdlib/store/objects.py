@@ -5,7 +5,6 @@ the store. For S3 they also come from the files of the AWS command line, if `bot
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdlib.store.folders import ConflictError, Found, StoreError
+from kdlib.store.waiting import wait_for
 
 Result = TypeVar("Result")
 
@@ -112,32 +112,20 @@ class ObjectFolder:
             self._within_time(lambda one=path: delete(one))
 
     def _within_time(self, request: Callable[[], Result], *, requests: int = 1) -> Result:
-        """The result of a request; StoreError after the deadline, or where the store refuses.
+        return wait_for(request, seconds=RETRY_SECONDS + REQUEST_SECONDS * requests, where=self.url)
 
-        `obstore` does not look at signals while it waits. So the request has a thread of its own, and this one waits.
-        """
-        from obstore.exceptions import BaseError
 
-        results: list[Result] = []
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                results.append(request())
-            except BaseException as error:
-                errors.append(error)
-
-        seconds = RETRY_SECONDS + REQUEST_SECONDS * requests
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(seconds)
-        if results:
-            return results[0]
-        if not errors:
-            raise StoreError(f"{self.url} has not answered within {seconds} s")
-        if isinstance(errors[0], BaseError):
-            raise StoreError((str(errors[0]).splitlines() or [type(errors[0]).__name__])[0]) from None
-        raise errors[0]
+def _options(url: str) -> dict[str, Any]:
+    """How the clients of `obstore` connect."""
+    options = {
+        "client_options": {
+            "timeout": timedelta(seconds=REQUEST_SECONDS),
+            "connect_timeout": timedelta(seconds=min(10, REQUEST_SECONDS)),
+            "allow_http": True,  # for an endpoint that begins with http://
+        },
+        "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+    }
+    return options | (_s3_options(url) if url.startswith("s3:") else {})
 
 
 def _s3_options(url: str) -> dict[str, Any]:
@@ -152,8 +140,15 @@ def _s3_options(url: str) -> dict[str, Any]:
             options["credential_provider"] = Boto3CredentialProvider()
         except (ImportError, ValueError):  # no boto3, or no keys in its files: `obstore` asks the machine's own service
             pass
-    if not {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} & os.environ.keys():
-        from pyarrow.fs import resolve_s3_region
-
-        options["region"] = resolve_s3_region(url.removeprefix("s3://").partition("/")[0])
+    if region := s3_region(url):
+        options["region"] = region
     return options
+
+
+def s3_region(url: str) -> str | None:
+    """The region of a bucket, which S3 is asked for; None where the environment says it."""
+    if {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} & os.environ.keys():
+        return None
+    from pyarrow.fs import resolve_s3_region
+
+    return resolve_s3_region(url.removeprefix("s3://").partition("/")[0])
