@@ -39,17 +39,14 @@ class ObjectFolder:
         """The store of `obstore`."""
         from obstore.store import from_url
 
-        options: dict[str, Any] = {
-            "client_options": {
-                "timeout": timedelta(seconds=REQUEST_SECONDS),
-                "connect_timeout": timedelta(seconds=10),
-                "allow_http": True,  # for an endpoint that begins with http://
-            },
-            "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
-        }
-        if self.url.startswith("s3:"):
-            options |= _s3_options(self.url)
-        return from_url(self.url, **options)
+        return from_url(self.url, **_options(self.url))
+
+    def file_system(self) -> Any:
+        """A file system for datasets of Arrow. Its paths begin with the bucket."""
+        from obstore.fsspec import FsspecStore
+
+        options = self._within_time(lambda: _options(self.url))
+        return FsspecStore(self.url.partition(":")[0], **options)
 
     def read(self, path: str) -> Found | None:
         from obstore.exceptions import NotFoundError
@@ -117,7 +114,7 @@ class ObjectFolder:
 
 def _options(url: str) -> dict[str, Any]:
     """How the clients of `obstore` connect."""
-    options = {
+    options: dict[str, Any] = {
         "client_options": {
             "timeout": timedelta(seconds=REQUEST_SECONDS),
             "connect_timeout": timedelta(seconds=min(10, REQUEST_SECONDS)),
