@@ -10,24 +10,28 @@ A reader of `root/promoted/recommendations` finds the last run that passed its g
 earlier run.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdlib.config.operations import FURTHER_LISTS
-from kdlib.errors import InputError
-from kdlib.store import partitions
+from kdlib.errors import BusyError, GateError, InputError
+from kdlib.store import leases, partitions
+from kdlib.store.files import replace_file, sync
+from kdlib.store.folders import DiskFolder
 from kdlib.store.partitions import Manifest
 
 LINK = "promoted"
 RECORDS = "_promotions"
+SWITCHING = "_locks/promotions.json"
+WAIT_SECONDS = 300
+"""How long a switch waits for another one, or for the removal of old runs."""
 REMOVED = "removed"
 """Name of an empty file in a record: the run was removed because it is old."""
 LINKED = ("recommendations", "models/student", "models/refit", "item_vocabulary")
@@ -67,8 +71,22 @@ class Promotion:
 
 
 def history(root: Path) -> list[Promotion]:
-    """All switches, oldest first."""
-    return [_read(folder) for folder in sorted((root / RECORDS).glob("*.ds=*"))]
+    """All switches, oldest first. Records that cannot be read are left out: see `damaged_records`."""
+    found = []
+    for folder in _folders(root):
+        with suppress(InputError):
+            found.append(_read(folder))
+    return found
+
+
+def damaged_records(root: Path) -> list[Path]:
+    """The records that cannot be read, as after a power cut."""
+    readable = {_record(root, switch.number, switch.ds) for switch in history(root)}
+    return [folder for folder in _folders(root) if folder not in readable]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted((root / RECORDS).glob("*.ds=*"))
 
 
 def current(root: Path) -> Promotion | None:
@@ -145,11 +163,16 @@ def promote(
 
     Returns:
       The switch that is in force now.
+
+    Raises:
+      GateError: the run was built on one that a rollback has withdrawn.
+      BusyError: another switch has not ended within `WAIT_SECONDS`.
     """
-    with _one_at_a_time(root):
+    with switching(root, "promote"):
         now = current(root)
         if now is not None and (now.ds > ds or (now.ds, now.versions) == (ds, dict(versions))):
             return now
+        check_not_withdrawn(root, ds, versions)
         return _switch(root, ds, "promote", dict(versions), forced or [], reason)
 
 
@@ -169,28 +192,56 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
             " promoted, roll back to a run before it, then `distilrec promote` it"
         )
     last = earlier[-1]
-    with _one_at_a_time(root):
+    with switching(root, "rollback"):
         return _switch(root, ds, "rollback", last.versions, last.forced, reason)
 
 
+def check_not_withdrawn(root: Path, ds: str, versions: Mapping[str, str]) -> None:
+    """Raise GateError if a run was built on a table or model of another one that a rollback has withdrawn since.
+
+    Args:
+      root: the output folder.
+      ds: the run's date.
+      versions: table or model → version, of the run.
+    """
+    for table, version in versions.items():
+        inputs = partitions.version_manifest(root, table, ds, version).inputs
+        for name in (one for one in ("clean_events", "item_vocabulary", "start") if one in inputs):
+            day, dot, before = inputs[name].partition(".")
+            withdrawn = dot and last_use(root, day, {table if name == "start" else name: before})[1]
+            if withdrawn:
+                why = f" ({withdrawn.reason})" if withdrawn.reason else ""
+                raise GateError(
+                    f"{ds} is not promoted: its {table} was made from the run of {day}, which a rollback to {withdrawn.ds}{why}"
+                    f" has withdrawn since. Run `distilrec nightly --ds {ds}` again: it then starts from {withdrawn.ds}"
+                )
+
+
 @contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Hold the lock of all switches: runs of different dates may switch at the same moment."""
-    (root / RECORDS).mkdir(parents=True, exist_ok=True)
-    with (root / RECORDS / "lock").open("a") as file:
-        with suppress(OSError):  # the file system has no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+def switching(root: Path, action: str) -> Iterator[None]:
+    """Hold the lease of all switches: runs of different dates may switch at the same moment.
+
+    Raises:
+      BusyError: another process has held it for `WAIT_SECONDS`.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(leases.held(DiskFolder(root), SWITCHING, action, seconds=WAIT_SECONDS))
+        except BusyError as error:
+            raise BusyError(
+                f"another process has been switching runs in {root} for {WAIT_SECONDS} s: {error}. Try again later"
+            ) from None
         yield
 
 
 def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:
-    number = 1 + max((switch.number for switch in history(root)), default=0)
+    number = 1 + max((int(folder.name.partition(".")[0]) for folder in _folders(root)), default=0)
     switch = Promotion(number, ds, action, versions, forced, reason, time.time())
     record = _record(root, number, ds)
     staging = root / partitions.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
     staging.mkdir(parents=True)
     try:
-        (staging / "promotion.json").write_text(json.dumps(asdict(switch), indent=1))
+        replace_file(staging / "promotion.json", json.dumps(asdict(switch), indent=1).encode())
         for name in (one for one in (*LINKED, *LISTS, *SEARCH) if one in versions):
             data = partitions.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
@@ -202,7 +253,11 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(data, (record / name).parent), target_is_directory=True)
         record.parent.mkdir(parents=True, exist_ok=True)
+        for folder, _, _ in os.walk(staging):
+            sync(Path(folder))
+        leases.check_held()
         staging.rename(record)
+        sync(record.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

@@ -20,7 +20,13 @@ ASIDE = "removed."
 
 
 def remove_old_nights(
-    root: Path, *, keep: int, before: str, busy: Collection[str] = (), warn: Callable[[str], object] = warnings.warn
+    root: Path,
+    *,
+    keep: int,
+    before: str,
+    busy: Collection[str] = (),
+    starts: Collection[str] = (),
+    warn: Callable[[str], object] = warnings.warn,
 ) -> list[str]:
     """Remove runs older than the newest `keep` promoted ones.
 
@@ -30,25 +36,45 @@ def remove_old_nights(
       root: the output folder.
       keep: number of promoted runs that stay, to roll back to.
       before: the run's date. Replaced versions of this date or a later one stay, because somebody may read them.
-      busy: dates that another run works on, as a backfill. Their files stay, and so do the runs that they continue
-        from.
+      busy: dates that another run works on, as a backfill. Their files stay, and so do the promoted runs before them,
+        which they continue from.
+      starts: dates of further runs that a busy run continues from, promoted or not. What their partitions point to stays.
       warn: called with a text when something could not be removed. Everything else is still removed.
 
     Returns:
       The removed dates, in order, each once.
     """
-    nights = promotions.nights(root)[-keep:]
-    in_use = promotions.current(root)
-    if in_use is None or not nights:
-        return []
-    oldest = min(nights[0].ds, in_use.ds)
-    starts = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
-    start_days = {night.ds for night in starts}
-    needed = {(name, n.ds, version) for n in (*nights, in_use, *starts) for name, version in n.versions.items()}
-    removed, left = set[str](), list[str]()
-    promotions.mark_removed(root, before=oldest, busy={*busy, *start_days})
     staging = root / partitions.STAGING
     staging.mkdir(exist_ok=True)
+    left = list[str]()
+    with promotions.switching(root, "removal of old runs"):
+        oldest, removed = _move_aside(root, keep=keep, before=before, busy=busy, starts=starts, left=left)
+    if oldest is None:
+        return []
+    for path in staging.glob(f"{ASIDE}*"):
+        _remove(path, left)
+    _remove_leftovers(root, oldest, busy, left)
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        warn(f"not removed: {left[0]}{more}. The next promotion tries again")
+    return sorted(removed)
+
+
+def _move_aside(
+    root: Path, *, keep: int, before: str, busy: Collection[str], starts: Collection[str], left: list[str]
+) -> tuple[str | None, set[str]]:
+    """Move what may go to the staging folder; returns the oldest date that stays, and the dates that are removed.
+
+    The caller holds `switching`: between the choice and the move, no rollback may go to a run that is moved.
+    """
+    nights, in_use = promotions.nights(root)[-keep:], promotions.current(root)
+    if in_use is None or not nights:
+        return None, set()
+    oldest, removed = min(nights[0].ds, in_use.ds), set[str]()
+    promoted = [night for ds in busy if (night := promotions.last_night(root, before=ds))]
+    start_days = {*starts, *(night.ds for night in promoted)}
+    needed = {(name, n.ds, version) for n in (*nights, in_use, *promoted) for name, version in n.versions.items()}
+    promotions.mark_removed(root, before=oldest, busy={*busy, *start_days})
     for table, folder in _version_folders(root / partitions.VERSIONS):
         ds, _, version = folder.name.removeprefix("ds=").partition(".")
         if ds in busy or (table, ds, version) in needed:
@@ -62,17 +88,11 @@ def remove_old_nights(
         with _or_left(folder, left):
             if linked:
                 link.unlink()
-            name = f"{ASIDE}{table.replace('/', '.')}.{ds}.{version}"
-            folder.rename(staging / f"{name}.{uuid.uuid4().hex[:8]}")
+            name = f"{ASIDE}{table.replace('/', '.')}.{ds}.{version}.{uuid.uuid4().hex[:8]}"
+            folder.rename(root / partitions.STAGING / name)
             if ds < oldest:
                 removed.add(ds)
-    for path in staging.glob(f"{ASIDE}*"):
-        _remove(path, left)
-    _remove_leftovers(root, oldest, busy, left)
-    if left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        warn(f"not removed: {left[0]}{more}. The next promotion tries again")
-    return sorted(removed)
+    return oldest, removed
 
 
 def _remove_leftovers(root: Path, oldest: str, busy: Collection[str], left: list[str]) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from kdlib.errors import ConfigError
 from kdlib.store.files import make_folder, replace_file, sync
-from kdlib.store.locks import lock
+from kdlib.store.locks import created_once
 
 EXPECTED = (
     "s3://bucket/folder, gs://bucket/folder, abfss://container@account.dfs.core.windows.net/folder or file:///folder"
@@ -99,8 +99,7 @@ class DiskFolder:
     def write(self, path: str, data: bytes, *, over: Found | None) -> Found:
         target = self.path / path
         make_folder(target.parent)
-        with target.with_name(f".{target.name}.lock").open("a") as file:
-            lock(file, seconds=30)
+        with created_once(target.with_name(f".{target.name}.lock")):
             if self.read(path) != over:
                 raise ConflictError(f"{target} holds something else than before")
             replace_file(target, data)

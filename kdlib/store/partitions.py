@@ -25,6 +25,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
+from kdlib.store.files import replace_file, sync
+from kdlib.store.leases import check_held
 
 STAGING = "_staging"
 CHECKPOINTS = "_checkpoints"
@@ -55,7 +57,12 @@ class Manifest:
 
 
 def new_staging(root: Path, table: str, ds: str) -> Path:
-    """A new empty folder on the file system of the tables. Leftovers of killed runs for this partition are removed."""
+    """A new empty folder on the file system of the tables. Leftovers of killed runs for this partition are removed.
+
+    Raises:
+      BusyError: another run has taken over, so that the leftovers may be its own.
+    """
+    check_held()
     parent = root / STAGING
     parent.mkdir(parents=True, exist_ok=True)
     for left_over in parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"):
@@ -93,6 +100,10 @@ def publish(
 
     Returns:
       The manifest. If the same version was published before, the manifest of then.
+
+    Raises:
+      BusyError: another run has taken over from this one. Readers keep what they have.
+      InputError: files were removed while they were published.
     """
     _tidy(staging)
     files = [describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
@@ -123,11 +134,17 @@ def publish(
         wrapper = staging.with_name(staging.name + ".whole")
         wrapper.mkdir()
         staging.rename(wrapper / "data")
-        _write_synced(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1))
+        replace_file(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+        for folder, _, _ in os.walk(wrapper):
+            sync(Path(folder))
         home.parent.mkdir(parents=True, exist_ok=True)
+        check_held()
         if home.exists():  # a killed run left it without a manifest, or it is damaged
             shutil.rmtree(home)
         wrapper.rename(home)
+        sync(home.parent)
+        if lost := damaged(root, manifest):
+            raise InputError(f"{home}: {lost[0]} was removed while it was published. Run this stage again")
     else:  # published before: its manifest stays
         shutil.rmtree(staging)
         manifest = before
@@ -237,18 +254,17 @@ def describe(path: Path, base: Path) -> dict[str, Any]:
     return entry
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
 def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
-    """Point the link to the target in one rename. The new link is made at `scratch`; a killed run leaves it there."""
+    """Point the link to the target in one rename. The new link is made at `scratch`; a killed run leaves it there.
+
+    Raises:
+      BusyError: another run has taken over from this one.
+    """
     link.parent.mkdir(parents=True, exist_ok=True)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    check_held()
     scratch.replace(link)
+    sync(link.parent)
 
 
 def _read(file: Path) -> Manifest:
