@@ -4,6 +4,7 @@
 the same object, one gets `ConflictError`. A reader finds the old object or the new one, each whole.
 """
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -144,7 +145,7 @@ def folder_at(url: str) -> Folder:
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc:
         return DiskFolder(Path(unquote(parts.path)))
-    if parts.scheme in ("s3", "gs", "abfss") and parts.netloc:
+    if parts.scheme in ("s3", "gs", "abfss") and re.fullmatch(r"[\w.@-]+", parts.netloc):
         from kdlib.store.objects import ObjectFolder
 
         return ObjectFolder(url)

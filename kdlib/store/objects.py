@@ -45,8 +45,8 @@ class ObjectFolder:
         """A file system for datasets of Arrow. Its paths begin with the bucket."""
         from obstore.fsspec import FsspecStore
 
-        options = self._within_time(lambda: _options(self.url))
-        return FsspecStore(self.url.partition(":")[0], **options)
+        kind: Any = self.url.partition(":")[0]
+        return FsspecStore(kind, **self._within_time(lambda: _options(self.url)))
 
     def read(self, path: str) -> Found | None:
         from obstore.exceptions import NotFoundError

@@ -1,5 +1,6 @@
 """Wait for a call to a store. The call has a deadline, and a signal ends the wait."""
 
+import re
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -40,4 +41,12 @@ def wait_for(call: Callable[[], Result], *, seconds: float, where: str) -> Resul
         raise StoreError(f"{where} has not answered within {seconds:g} s")
     if isinstance(errors[0], StoreError):
         raise errors[0]
-    raise StoreError((str(errors[0]).splitlines() or [type(errors[0]).__name__])[0]) from errors[0]
+    raise StoreError(_text_of(errors[0])) from errors[0]
+
+
+def _text_of(error: BaseException) -> str:
+    """The first line of an error, after the code that the store has answered (`AccessDenied`)."""
+    text = str(error)
+    line = (text.splitlines() or [type(error).__name__])[0]
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    return f"{code[1]}: {line}" if code else line
