@@ -23,14 +23,13 @@ from kdlib.errors import DeliveryError, InputError
 from kdlib.privacy import forgetting
 from kdlib.release import promotions
 from kdlib.release.delta_tables import check_delta, commit, foreign_tables, remove_delta_tables, vacuum
-from kdlib.release.parquet_files import folder_of, folders_of, remove_folders, send
+from kdlib.release.parquet_files import dataset_of, folder_of, folders_of, remove_folders, send
 from kdlib.release.places import (
     POINTER,
     TABLES,
     Delivered,
     cannot_deliver,
     delivered,
-    file_system,
     first_line,
     place,
     place_outside,
@@ -69,8 +68,7 @@ def read(url: str, table: str) -> pads.Dataset:
     found = delivered(url)
     if found is None or table not in found.files:
         raise InputError(f"no {table} was delivered to {url} as Parquet: run `distilrec deliver` first")
-    base, system = file_system(place(url))
-    return pads.dataset([f"{base}/{file['path']}" for file in found.files[table]], filesystem=system, format="parquet")
+    return dataset_of(place(url), [file["path"] for file in found.files[table]])
 
 
 def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = warnings.warn) -> Delivered:

@@ -4,9 +4,12 @@
 """
 
 import hashlib
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import pyarrow.dataset as pads
 
 from kdlib.errors import InputError
 from kdlib.release import promotions
@@ -14,6 +17,7 @@ from kdlib.release.places import TABLES, Delivered
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
 from kdlib.store.folders import DiskFolder, Folder
+from kdlib.store.objects import ObjectFolder
 
 
 def folder_of(root: Path, night: Promotion | Delivered, table: str) -> str:
@@ -67,10 +71,18 @@ def remove_folders(there: Folder, *, kept: set[str]) -> None:
       there: the place.
       kept: folders relative to the place.
     """
-    for table in TABLES:
-        home = f"{partitions.VERSIONS}/{table}"
-        files = [(path.removeprefix(f"{home}/").partition("/")[0], path) for path in there.files(home)]
-        there.remove([path for name, path in files if name.startswith("ds=") and f"{home}/{name}" not in kept])
-        if isinstance(there, DiskFolder):  # copies that a killed delivery has not finished
-            parts = (there.path / home).glob("ds=*/.*.part")
-            there.remove([one.relative_to(there.path).as_posix() for one in parts])
+    versions = re.compile(rf"{partitions.VERSIONS}/({'|'.join(TABLES)})/ds=[^/]+")
+    found = ((path, versions.match(path)) for path in there.files(partitions.VERSIONS))
+    there.remove([path for path, folder in found if folder and folder[0] not in kept])
+    if isinstance(there, DiskFolder):  # copies that a killed delivery has not finished
+        parts = (there.path / partitions.VERSIONS).glob("*/ds=*/.*.part")
+        there.remove([one.relative_to(there.path).as_posix() for one in parts])
+
+
+def dataset_of(there: Folder, paths: list[str]) -> pads.Dataset:
+    """Parquet files at a place as one dataset."""
+    if isinstance(there, DiskFolder):
+        return pads.dataset([str(there.path / path) for path in paths], format="parquet")
+    assert isinstance(there, ObjectFolder)
+    base = there.url.partition("://")[2]
+    return pads.dataset([f"{base}/{path}" for path in paths], filesystem=there.file_system(), format="parquet")

@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pyarrow.fs import LocalFileSystem
-
 from kdlib.config.operations import refuse_credentials
 from kdlib.errors import ConfigError, DeliveryError
 from kdlib.release.promotions import LISTS
 from kdlib.store.folders import DiskFolder, Folder, Found, folder_at
-from kdlib.store.objects import ObjectFolder
 
 POINTER = "promoted.json"
 TABLES = ("recommendations", *LISTS, "search_rankings")
@@ -133,14 +130,6 @@ def write_pointer(there: Folder, now: Delivered, *, over: Found | None) -> Found
       OSError: the place cannot be reached or written.
     """
     return there.write(POINTER, json.dumps(asdict(now), indent=1).encode(), over=over)
-
-
-def file_system(there: Folder) -> tuple[str, Any]:
-    """A place's path in a file system, and the file system, for datasets of Arrow."""
-    if isinstance(there, DiskFolder):
-        return str(there.path), LocalFileSystem()
-    assert isinstance(there, ObjectFolder)
-    return there.url.partition("://")[2], there.file_system()
 
 
 def write_and_remove(there: Folder) -> None:

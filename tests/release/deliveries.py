@@ -8,7 +8,7 @@ import pytest
 from deltalake import DeltaTable
 
 from kdlib.release import delivery, promotions
-from kdlib.release.places import file_system
+from kdlib.release.parquet_files import dataset_of
 from kdlib.store import partitions
 
 USERS = 300
@@ -63,9 +63,9 @@ def files_naming(url, user):
 
 def users_at(url):
     """Parquet file at a place, used or not → its users."""
-    base, system = file_system(delivery.place(url))
-    found = [path for path in delivery.place(url).files() if path.endswith(".parquet") and "_delta_log" not in path]
-    return {path: pq.read_table(f"{base}/{path}", filesystem=system)["user_id"].to_pylist() for path in found}
+    there = delivery.place(url)
+    found = [path for path in there.files() if path.endswith(".parquet") and "_delta_log" not in path]
+    return {path: dataset_of(there, [path]).to_table(columns=["user_id"])["user_id"].to_pylist() for path in found}
 
 
 def newest_of_delta(url):
