@@ -133,20 +133,19 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
       DeliveryError: a table of the run is there, and distilrec has not written it.
     """
     check_delta()
-    targets = {table: f"{url.rstrip('/')}/{table}" for table in TABLES}
 
     def commit_all(step: _Step) -> Delivered:
         kept = sorted({one.ds for one in _kept(root, step.night, 0 if step.erases else keep)})
         for table in _own_tables(step):
             name = step.now.folders.get(table, "")
-            commit(root, step.night, table, targets[table], kept=kept, name=name, rewrite=step.erases)
+            commit(root, step.night, table, step.there, kept=kept, name=name, rewrite=step.erases)
         return step.now
 
     def tidy(step: _Step) -> None:
         if step.now == step.before and not step.erases:
             return
         for table in _own_tables(step):
-            vacuum(targets[table], name=step.now.folders.get(table, ""), all_now=step.erases)
+            vacuum(step.there, table, name=step.now.folders.get(table, ""), all_now=step.erases)
         if step.erases or not (step.before and step.before.files):  # else somebody may still read the Parquet files
             remove_folders(step.there, kept=set())
 

@@ -3,8 +3,9 @@
 Each commit holds the name of the run's folder (`Delivered.folders`). So the last commit says what the table holds.
 """
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,30 @@ def foreign_tables(there: Folder) -> list[str]:
     for table in TABLES:
         files = [path.removeprefix(f"{table}/") for path in there.files(table)]
         has_log = any(path.startswith("_delta_log/") for path in files)
-        if not (_has_our_commit(there, table, files) if has_log else all(map(DATA_FILE.fullmatch, files))):
+        if not (_has_our_commit(there, table) if has_log else all(map(DATA_FILE.fullmatch, files))):
             foreign.append(table)
     return foreign
 
 
-def _has_our_commit(there: Folder, table: str, files: list[str]) -> bool:
-    commits = sorted((path for path in files if re.fullmatch(r"_delta_log/\d+\.json", path)), reverse=True)
-    found = (there.read(f"{table}/{path}") for path in commits)  # the last one is ours, as a rule
-    return any(PROPERTY.encode() in one.data for one in found if one is not None)
+def _has_our_commit(there: Folder, table: str) -> bool:
+    return any(PROPERTY in commit for commit in _commits(there, table))
 
 
-def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[str], name: str, rewrite: bool) -> None:
+def _commits(there: Folder, table: str) -> Iterator[dict[str, Any]]:
+    """What the log says of the commits, newest first. Nothing where the place has no Delta table.
+
+    `DeltaTable.is_deltatable` and `history` say the same, but hold Python's interpreter lock while they wait.
+    """
+    log = sorted(there.files(f"{table}/_delta_log"), reverse=True)
+    for path in (one for one in log if re.fullmatch(rf"{table}/_delta_log/\d+\.json", one)):
+        if found := there.read(path):
+            actions = (json.loads(line) for line in found.data.splitlines() if line)
+            yield next((one["commitInfo"] for one in actions if "commitInfo" in one), {})
+
+
+def commit(
+    root: Path, night: Promotion, table: str, there: Folder, *, kept: list[str], name: str, rewrite: bool
+) -> None:
     """Write a run into a Delta table and delete the dates that are not kept, in one commit.
 
     Dates after the run are deleted even if they are kept: a rollback has taken them out of use. A table that the run
@@ -68,67 +81,67 @@ def commit(root: Path, night: Promotion, table: str, target: str, *, kept: list[
       root: the output folder.
       night: the run in use.
       table: name of the table.
-      target: URL of the Delta table.
+      there: the place.
       kept: dates that stay, `YYYY-MM-DD`.
-      name: the run's folder, from `parquet_files.folder_of`.
+      name: the run's folder, from `parquet_files.folder_of`; empty if the run does not have the table.
       rewrite: write the run even if the last commit says that the table holds it.
 
     Raises:
       OSError: the table cannot be reached or written.
     """
-    files = promotions.manifest_of(root, night, table).files if table in night.versions else []
-    _within_time(
-        lambda: _commit(root, night, table, target, kept, name, rewrite),
-        target,
-        size=sum(file["bytes"] for file in files),
-    )
+    target, last = f"{there.url}/{table}", next(_commits(there, table), None)
+    if table in night.versions:
+        if last is None or rewrite or last.get(PROPERTY) != name:
+            size = sum(file["bytes"] for file in promotions.manifest_of(root, night, table).files)
+            predicate = f"ds >= '{night.ds}' OR ds NOT IN ({', '.join(map(repr, kept))})" if last is not None else None
+            source = promotions.folder_of(root, night, table)
+            _within_time(lambda: _write(source, night.ds, target, predicate, name), target, size=size)
+    elif last is not None:
+        _within_time(lambda: _empty(target, name), target)
 
 
-def _commit(root: Path, night: Promotion, table: str, target: str, kept: list[str], name: str, rewrite: bool) -> None:
-    from deltalake import DeltaTable, write_deltalake
+def _write(source: Path, ds: str, target: str, predicate: str | None, name: str) -> None:
+    from deltalake import write_deltalake
 
-    options = _options(target)
-    exists = DeltaTable.is_deltatable(target, options)
-    if table not in night.versions:
-        if exists:
-            DeltaTable(target, storage_options=options).delete(commit_properties=_properties(name))
-        return
-    if exists and not rewrite and DeltaTable(target, storage_options=options).history(1)[0].get(PROPERTY) == name:
-        return
-    data = pads.dataset(promotions.folder_of(root, night, table), format="parquet")
-    batches = (batch.append_column("ds", pa.repeat(night.ds, len(batch))) for batch in data.to_batches())
+    data = pads.dataset(source, format="parquet")
+    batches = (batch.append_column("ds", pa.repeat(ds, len(batch))) for batch in data.to_batches())
     reader = pa.RecordBatchReader.from_batches(data.schema.append(pa.field("ds", pa.string())), batches)
     write_deltalake(
         target,
         reader,
-        storage_options=options,
+        storage_options=_options(target),
         mode="overwrite",
         schema_mode="merge",
         partition_by=["ds"],
         commit_properties=_properties(name),
-        predicate=f"ds >= '{night.ds}' OR ds NOT IN ({', '.join(map(repr, kept))})" if exists else None,
+        predicate=predicate,
         # no statistics in the log: they are values, and the id of a forgotten user would stay there
-        configuration=None if exists else {"delta.dataSkippingNumIndexedCols": "0"},
+        configuration={"delta.dataSkippingNumIndexedCols": "0"} if predicate is None else None,
     )
 
 
-def vacuum(target: str, *, name: str, all_now: bool) -> None:
+def _empty(target: str, name: str) -> None:
+    from deltalake import DeltaTable
+
+    DeltaTable(target, storage_options=_options(target)).delete(commit_properties=_properties(name))
+
+
+def vacuum(there: Folder, table: str, *, name: str, all_now: bool) -> None:
     """Remove files that the Delta table no longer uses: files older than a week, or all of them with `all_now`.
 
     Raises:
       OSError: the table cannot be reached or written.
     """
-    _within_time(lambda: _vacuum(target, name, all_now), target)
+    target = f"{there.url}/{table}"
+    if next(_commits(there, table), None) is not None:
+        _within_time(lambda: _vacuum(target, name, all_now), target)
 
 
 def _vacuum(target: str, name: str, all_now: bool) -> None:
     from deltalake import DeltaTable
 
-    options = _options(target)
-    if not DeltaTable.is_deltatable(target, options):
-        return
     how: dict[str, Any] = {"retention_hours": 0, "enforce_retention_duration": False, "full": True} if all_now else {}
-    table = DeltaTable(target, storage_options=options)
+    table = DeltaTable(target, storage_options=_options(target))
     table.vacuum(dry_run=False, commit_properties=_properties(name), **how)
 
 
@@ -142,7 +155,7 @@ def _options(target: str) -> dict[str, str]:
     """Deadlines as for all other requests, and the bucket's region."""
     options = {
         "timeout": f"{objects.REQUEST_SECONDS}s",
-        "connect_timeout": f"{min(10, objects.REQUEST_SECONDS)}s",
+        "connect_timeout": f"{objects.CONNECT_SECONDS}s",
         "max_retries": str(objects.RETRIES),
         "retry_timeout": f"{objects.RETRY_SECONDS}s",
         "allow_http": "true",
@@ -161,7 +174,7 @@ def remove_delta_tables(there: Folder) -> None:
     """Remove the Delta tables that distilrec has written. A table without our property belongs to somebody else."""
     for table in TABLES:
         files = [path.removeprefix(f"{table}/") for path in there.files(table)]
-        if _has_our_commit(there, table, files):
+        if _has_our_commit(there, table):
             log = [path for path in files if path.startswith("_delta_log/")]
             # the log goes last, and its first commit at the very end: a second attempt needs to know whose the table is
             there.remove(f"{table}/{path}" for path in [*sorted(set(files) - set(log)), *sorted(log, reverse=True)])

@@ -11,6 +11,8 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from kdlib.store.folders import ConflictError, Found, StoreError
 from kdlib.store.waiting import wait_for
@@ -23,6 +25,8 @@ RETRY_SECONDS = 60
 """How long a failed request is tried again."""
 RETRIES = 5
 CHUNK_BYTES = 8 * 2**20
+CONNECT_SECONDS = 10
+S3 = "https://s3.amazonaws.com"
 
 
 class ObjectFolder:
@@ -116,7 +120,7 @@ class ObjectFolder:
         options: dict[str, Any] = {
             "client_options": {
                 "timeout": timedelta(seconds=REQUEST_SECONDS),
-                "connect_timeout": timedelta(seconds=10),
+                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
                 "allow_http": True,  # for an endpoint that begins with http://
             },
             "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
@@ -147,9 +151,13 @@ def _s3_options(url: str) -> dict[str, Any]:
 
 
 def s3_region(url: str) -> str | None:
-    """The region of a bucket, which S3 is asked for; None where the environment says it."""
+    """The region of a bucket, which S3 tells everybody; None where the environment says it, or there is no such bucket."""
     if {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} & os.environ.keys():
         return None
-    from pyarrow.fs import resolve_s3_region
-
-    return resolve_s3_region(url.removeprefix("s3://").partition("/")[0])
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    try:
+        answer = urlopen(Request(f"{S3}/{bucket}", method="HEAD"), timeout=CONNECT_SECONDS)
+    except HTTPError as error:  # the bucket is elsewhere, or not for everybody
+        answer = error
+    with answer:
+        return answer.headers["x-amz-bucket-region"]

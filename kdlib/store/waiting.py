@@ -45,8 +45,8 @@ def wait_for(call: Callable[[], Result], *, seconds: float, where: str) -> Resul
 
 
 def _text_of(error: BaseException) -> str:
-    """The first line of an error, after the code that the store has answered (`AccessDenied`)."""
-    text = str(error)
-    line = (text.splitlines() or [type(error).__name__])[0]
+    """An error in one line, after the code that the store has answered (`AccessDenied`)."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error))  # colours
     code = re.search(r"<Code>(\w+)</Code>", text)
+    line = " ".join(re.split(r"<\?xml|<Error>|\n\n", text)[0].split()) or type(error).__name__
     return f"{code[1]}: {line}" if code else line

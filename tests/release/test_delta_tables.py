@@ -1,5 +1,9 @@
 """Delivered Delta Lake tables hold the promoted runs, and their last commit says which run is in use."""
 
+import signal
+import socket
+import time
+
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,8 +13,8 @@ from deltalake import DeltaTable, write_deltalake
 from kdlib.errors import DeliveryError
 from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
-from kdlib.release.delta_tables import PROPERTY
-from kdlib.store import partitions
+from kdlib.release.delta_tables import PROPERTY, _within_time, _write
+from kdlib.store import objects, partitions
 from tests.release.deliveries import USERS, files_naming, newest_of_delta, put, put_both, refuse
 
 
@@ -160,3 +164,41 @@ def test_an_emptied_table_stays_ours(home, url):
     history = DeltaTable(f"{url}/recommendations").history()
     assert len(history) > 1
     assert all(PROPERTY in commit for commit in history)
+
+
+@pytest.fixture
+def silent_write(home, monkeypatch):
+    """Writes a Delta table of a run, in a store that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "x")
+        night = put(home, "2026-11-01", 1)
+        files = promotions.folder_of(home, night, "recommendations")
+        target = "s3://shop/there/recommendations"
+        yield lambda: _within_time(lambda: _write(files, night.ds, target, None, "name"), target)
+
+
+def test_a_delta_table_that_never_answers_is_an_error_after_the_deadline(silent_write, monkeypatch):
+    """The package's own requests have the deadline of all others."""
+    monkeypatch.setattr(objects, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(objects, "RETRY_SECONDS", 1)
+    started = time.monotonic()
+    with pytest.raises(OSError, match="Error performing GET .*_last_checkpoint .*operation timed out"):
+        silent_write()
+    assert time.monotonic() - started < 15
+
+
+def test_a_signal_ends_a_commit_at_once(silent_write):
+    """The package itself would wait on."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            silent_write()
+        assert time.monotonic() - started < 5
+    finally:
+        signal.signal(signal.SIGALRM, before)

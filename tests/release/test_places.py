@@ -64,7 +64,7 @@ def test_a_bucket_whose_region_is_unknown_is_said(home, monkeypatch, send):
     put(home, "2026-11-01", 1)
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pyarrow.fs.resolve_s3_region", refuse)
+    monkeypatch.setattr(objects, "urlopen", refuse)
     with pytest.raises(DeliveryError, match=r"cannot deliver to s3://shop/x: AWS Error.*`distilrec deliver`"):
         send(home, "s3://shop/x", keep=5)
 
