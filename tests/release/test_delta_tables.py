@@ -186,7 +186,7 @@ def test_a_delta_table_that_never_answers_is_an_error_after_the_deadline(silent_
     monkeypatch.setattr(objects, "REQUEST_SECONDS", 1)
     monkeypatch.setattr(objects, "RETRY_SECONDS", 1)
     started = time.monotonic()
-    with pytest.raises(OSError, match="Error performing GET .*_last_checkpoint .*operation timed out"):
+    with pytest.raises(OSError, match=r"Error performing GET .*_last_checkpoint .*operation timed out"):
         silent_write()
     assert time.monotonic() - started < 15
 
