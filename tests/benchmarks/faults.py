@@ -3,10 +3,10 @@
     python -m tests.benchmarks.faults
 
 A proxy between the delivery and the server injects the fault (`tests.faults.proxy`): every fault at every write of the pointer,
-before the request reaches the server and after the server has done it, and a random fault at each other request. A round does
-so for the first delivery to a place, for a next run, and for a run after a user was erased. After each fault a second delivery
-must finish, and the place must equal that of a delivery without a fault. A reader polls the pointer and reads the files that it
-names, all the while.
+before the request reaches the server and after the server has done it, and random faults at each other request. It does so for
+the first delivery to a place, for a next run, and for a run after a user was erased. After each fault a second delivery must
+finish, and the place must equal that of a delivery without a fault. A reader polls the pointer and reads the files that it names,
+all the while.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from tests.faults.publish import DEADLINES
 from tests.s3 import s3_server
 
 RESULTS = Path(__file__).parent / "results"
-STATUSES = {0: "done", 74: "delivery error", 143: "SIGTERM", -9: "SIGKILL"}
+STATUSES: dict[int | None, str] = {0: "done", 74: "delivery error", 143: "SIGTERM", -9: "SIGKILL"}
 
 
 def results_of(seed: int, rounds: int) -> Iterator[tuple[str, Fault, bool, Outcome]]:
@@ -40,7 +40,8 @@ def results_of(seed: int, rounds: int) -> Iterator[tuple[str, Fault, bool, Outco
     chance = random.Random(seed)
     with s3_server() as endpoint, proxy_before(endpoint) as proxy, tempfile.TemporaryDirectory() as folder:
         scenes = [Scene(name, Path(folder), proxy) for name in SCENES]
-        cases = [(scene, fault) for _ in range(rounds) for scene in scenes for fault in scene.faults(chance)]
+        cases = [(scene, fault) for scene in scenes for fault in scene.pointer_faults()]
+        cases += [(scene, fault) for _ in range(rounds) for scene in scenes for fault in scene.other_faults(chance)]
         for scene, fault in tqdm(cases, unit=" faults"):
             yield scene.name, fault, fault.request in scene.pointer_writes(), scene.run(fault)
 
@@ -52,7 +53,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="of the random faults (default: %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=2, help="how often to go through all requests (default: %(default)s)"
+        "--rounds", type=int, default=3, help="random faults at each request but the pointer's (default: %(default)s)"
     )
     arguments, started = parser.parse_args(), time.monotonic()
     counts: dict[str, Counter[str]] = {}
@@ -61,7 +62,7 @@ def main() -> int:
     for scene, fault, is_pointer, outcome in results_of(arguments.seed, arguments.rounds):
         when = "after the server has done the request" if fault.done else "before the server has it"
         name = f"{fault.kind}{', and at every later request' if fault.lasting else ''}, {when}"
-        counts.setdefault(name, Counter())[STATUSES.get(outcome.status or 0, str(outcome.status))] += 1
+        counts.setdefault(name, Counter())[STATUSES.get(outcome.status, str(outcome.status))] += 1
         at[f"{scene}, {'a write of the pointer' if is_pointer else 'another request'}"] += 1
         seen += outcome.seen
         seconds.append(outcome.seconds)

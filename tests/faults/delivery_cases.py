@@ -82,16 +82,18 @@ class Scene:
         """Numbers of the requests that replace the pointer."""
         return [number for number, one in enumerate(self.requests, 1) if one.startswith("PUT /shop/PLACE/promoted")]
 
-    def faults(self, chance: random.Random) -> Iterator[Fault]:
-        """Every fault at every write of the pointer, and one at each other request."""
-        pointers = self.pointer_writes()
-        for number in pointers:
+    def pointer_faults(self) -> Iterator[Fault]:
+        """Every fault at every write of the pointer."""
+        for number in self.pointer_writes():
             for kind in KINDS:
                 for done in (True,) if kind == "cut within the answer" else (False, True):
                     yield Fault(kind, number, done)
                     if kind in LASTING:
                         yield Fault(kind, number, done, lasting=True)
-        for number in set(range(1, len(self.requests) + 1)) - set(pointers):
+
+    def other_faults(self, chance: random.Random) -> Iterator[Fault]:
+        """A random fault at each other request."""
+        for number in sorted(set(range(1, len(self.requests) + 1)) - set(self.pointer_writes())):
             kind = chance.choice(KINDS)
             yield Fault(kind, number, chance.random() < 0.5, lasting=kind in LASTING and chance.random() < 0.5)
 
