@@ -37,7 +37,7 @@ from kdlib.release.places import (
     write_pointer,
 )
 from kdlib.release.promotions import Promotion
-from kdlib.store.folders import ConflictError, Folder, Found
+from kdlib.store.folders import ConflictError, Folder
 from kdlib.store.locks import lock
 
 WAIT_SECONDS = 300
@@ -159,10 +159,8 @@ class _Step:
     there: Folder
     night: Promotion
     """The run in use."""
-    found: Found | None
-    """The pointer when the attempt began."""
     before: Delivered | None
-    """What `found` says."""
+    """What the pointer says when the attempt begins."""
     now: Delivered
     """What the pointer is to say. `files` is empty until they are sent."""
     erases: bool
@@ -186,7 +184,7 @@ def _deliver(
             if lost and before and before.owner == _owner(root) and before.number > night.number:
                 return before
             now = _next(root, url, night, before)
-            step = _Step(there, night, found, before, now, keep == 0 or _has_erased(root, before, now))
+            step = _Step(there, night, before, now, keep == 0 or _has_erased(root, before, now))
             try:
                 step = replace(step, now=bring(step))
                 if _in_use(root) != night:  # another run was promoted meanwhile

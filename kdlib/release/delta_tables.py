@@ -22,8 +22,6 @@ from kdlib.store.waiting import wait_for
 
 PROPERTY = "distilrec.files"
 """Key of a commit's metadata; its value is the name of the run's folder (`Delivered.folders`)."""
-
-
 REQUESTS = 20
 """How many slow requests a step may make beside the transfer of the rows."""
 DATA_FILE = re.compile(r"ds=\d{4}-\d\d-\d\d/part-[^/]+\.parquet")
@@ -46,11 +44,17 @@ def foreign_tables(there: Folder) -> list[str]:
     """
     foreign = []
     for table in TABLES:
-        files = [path.removeprefix(f"{table}/") for path in there.files(table)]
-        has_log = any(path.startswith("_delta_log/") for path in files)
-        if not (_has_our_commit(there, table) if has_log else all(map(DATA_FILE.fullmatch, files))):
+        files, log = _files_of(there, table)
+        if not (_has_our_commit(there, table) if log else all(map(DATA_FILE.fullmatch, files))):
             foreign.append(table)
     return foreign
+
+
+def _files_of(there: Folder, table: str) -> tuple[list[str], list[str]]:
+    """The files of a Delta table, in order and relative to the table: data, log."""
+    found = sorted(path.removeprefix(f"{table}/") for path in there.files(table) if path != table)  # a folder's marker
+    log = [path for path in found if path.startswith("_delta_log/")]
+    return [path for path in found if not path.startswith("_delta_log/")], log
 
 
 def _has_our_commit(there: Folder, table: str) -> bool:
@@ -65,8 +69,11 @@ def _commits(there: Folder, table: str) -> Iterator[dict[str, Any]]:
     log = sorted(there.files(f"{table}/_delta_log"), reverse=True)
     for path in (one for one in log if re.fullmatch(rf"{table}/_delta_log/\d+\.json", one)):
         if found := there.read(path):
-            actions = (json.loads(line) for line in found.data.splitlines() if line)
-            yield next((one["commitInfo"] for one in actions if "commitInfo" in one), {})
+            try:
+                actions = [json.loads(line) for line in found.data.splitlines()]
+                yield next((one["commitInfo"] for one in actions if "commitInfo" in one), {})
+            except (ValueError, TypeError):  # somebody else's
+                yield {}
 
 
 def commit(
@@ -173,8 +180,7 @@ def _properties(name: str) -> Any:
 def remove_delta_tables(there: Folder) -> None:
     """Remove the Delta tables that distilrec has written. A table without our property belongs to somebody else."""
     for table in TABLES:
-        files = [path.removeprefix(f"{table}/") for path in there.files(table)]
-        if _has_our_commit(there, table):
-            log = [path for path in files if path.startswith("_delta_log/")]
+        files, log = _files_of(there, table)
+        if log and _has_our_commit(there, table):
             # the log goes last, and its first commit at the very end: a second attempt needs to know whose the table is
-            there.remove(f"{table}/{path}" for path in [*sorted(set(files) - set(log)), *sorted(log, reverse=True)])
+            there.remove(f"{table}/{path}" for path in [*files, *reversed(log)])
