@@ -159,7 +159,7 @@ def _within_time(call: Callable[[], None], target: str, *, size: int = 0) -> Non
 
 
 def _options(target: str) -> dict[str, str]:
-    """Deadlines as for all other requests, and the bucket's region."""
+    """Deadlines, keys and region as for all other requests."""
     options = {
         "timeout": f"{objects.REQUEST_SECONDS}s",
         "connect_timeout": f"{objects.CONNECT_SECONDS}s",
@@ -167,8 +167,12 @@ def _options(target: str) -> dict[str, str]:
         "retry_timeout": f"{objects.RETRY_SECONDS}s",
         "allow_http": "true",
     }
-    region = objects.s3_region(target) if target.startswith("s3:") else None
-    return options | ({"region": region} if region else {})
+    if target.startswith("s3:"):
+        keys = provider() if (provider := objects.s3_provider()) else {}
+        found = {f"aws_{name}": keys.get(name) for name in ("access_key_id", "secret_access_key")}
+        found |= {"aws_session_token": keys.get("token"), "region": objects.s3_region(target)}
+        options |= {name: value for name, value in found.items() if value}
+    return options
 
 
 def _properties(name: str) -> Any:

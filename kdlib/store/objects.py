@@ -126,33 +126,31 @@ class ObjectFolder:
             "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
         }
         if self.url.startswith("s3:"):
-            options |= _s3_options(self.url)
+            found = {"region": s3_region(self.url), "credential_provider": s3_provider()}
+            options |= {name: value for name, value in found.items() if value}
         return options
 
     def _within_time(self, request: Callable[[], Result], *, requests: int = 1) -> Result:
         return wait_for(request, seconds=RETRY_SECONDS + REQUEST_SECONDS * requests, where=self.url)
 
 
-def _s3_options(url: str) -> dict[str, Any]:
-    """What the environment leaves open: keys from the files of the AWS command line, and the bucket's region."""
-    options: dict[str, Any] = {}
+def s3_provider() -> Any:
+    """What reads keys as the AWS command line does, for `obstore`; None where the environment has keys, or nothing has."""
     known = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
     known = (*known, "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE")
-    if not any(name in os.environ for name in known):
-        try:
-            from obstore.auth.boto3 import Boto3CredentialProvider
+    if any(name in os.environ for name in known):
+        return None
+    with suppress(ImportError, ValueError):  # no boto3, or it finds no keys: `obstore` then asks the machine's service
+        from obstore.auth.boto3 import Boto3CredentialProvider
 
-            options["credential_provider"] = Boto3CredentialProvider()
-        except (ImportError, ValueError):  # no boto3, or no keys in its files: `obstore` asks the machine's own service
-            pass
-    if region := s3_region(url):
-        options["region"] = region
-    return options
+        return Boto3CredentialProvider()
+    return None
 
 
 def s3_region(url: str) -> str | None:
     """The region of a bucket, which S3 tells everybody; None where the environment says it, or there is no such bucket."""
-    if {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} & os.environ.keys():
+    known = {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"}
+    if known & os.environ.keys():
         return None
     bucket = url.removeprefix("s3://").partition("/")[0]
     try:

@@ -11,6 +11,7 @@ all the while.
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -72,7 +73,7 @@ def main() -> int:
     results = {
         "command": f"python -m tests.benchmarks.faults {' '.join(sys.argv[1:])}".rstrip(),
         "seeds": [arguments.seed],
-        "hardware": processor(),
+        "hardware": f"{processor()}, {os.cpu_count()} cores",
         "versions": package_versions() | {name: version(name) for name in ("obstore", "moto")},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "deadlines": DEADLINES | {"DELAY_SECONDS": DELAY_SECONDS},

@@ -69,6 +69,19 @@ def test_a_bucket_whose_region_is_unknown_is_said(home, monkeypatch, send):
         send(home, "s3://shop/x", keep=5)
 
 
+@both
+def test_keys_come_from_a_profile_too(home, s3, tmp_path, monkeypatch, send):
+    """Both formats read the files of the AWS command line."""
+    put(home, "2026-11-01", 1)
+    (tmp_path / "keys").write_text("[shop]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_PROFILE", "shop")
+    url = f"{s3}/{tmp_path.name}"
+    assert send(home, url, keep=5) == delivery.delivered(url)
+
+
 def test_keys_in_a_url_are_refused_and_not_shown(tmp_path):
     """Keys in a URL are refused and never printed; the container name that Azure writes before an @ is no key."""
     config = tmp_path / "run.yaml"
