@@ -126,7 +126,7 @@ class ObjectFolder:
             "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
         }
         if self.url.startswith("s3:"):
-            found = {"region": s3_region(self.url), "credential_provider": s3_provider()}
+            found = {"credential_provider": s3_provider(), "region": s3_region(self.url)}
             options |= {name: value for name, value in found.items() if value}
         return options
 

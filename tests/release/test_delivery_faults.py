@@ -191,6 +191,7 @@ def test_wrong_credentials_are_a_delivery_error(home, monkeypatch):
     put(home, "2026-11-01", 1)
     for name in [one for one in os.environ if one.startswith("AWS_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_PROFILE", "nope")
     with pytest.raises(DeliveryError, match=r"cannot deliver to s3://shop/x: .*profile \(nope\) could not be found"):
         delivery.deliver(home, "s3://shop/x", keep=5)
