@@ -1,15 +1,18 @@
 """Put a run in use, deliver it, and remove old runs. One switch of `promoted` covers all tables and models."""
 
+from datetime import date
+
 import pyarrow.parquet as pq
 
 from jobs.runtime import telemetry
 from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
+from jobs.runtime.inputs import dates_continued_from
 from jobs.runtime.lock import held_dates
 from jobs.runtime.names import lists_of, models_of
 from jobs.runtime.published import versions
 from kdlib.config.run import RunConfig
-from kdlib.errors import DeliveryError, GateError, InputError
+from kdlib.errors import BusyError, DeliveryError, GateError, InputError
 from kdlib.release import gates, promotions, retention
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
@@ -38,7 +41,7 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     Raises:
       ConfigError: nothing can be delivered to the place in `delivery`.
       InputError: a part of the run is not published, or the gates have judged other tables than the published ones.
-      GateError: a gate has failed.
+      GateError: a gate has failed, or a rollback has withdrawn what the run was built on.
       DeliveryError: the run is in use here, but others cannot read it yet.
     """
     check(config)
@@ -60,6 +63,8 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
         )
         _deliver(config)
         return None
+    if damaged := promotions.damaged_records(root):
+        _warn(f"{len(damaged)} records of earlier switches cannot be read and are left out, {damaged[0]} first")
     forced = []
     if config.input.has_events:
         judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
@@ -94,11 +99,15 @@ def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
 
 def _remove_old_nights(config: RunConfig) -> None:
     """Remove old runs. A failure is a warning, because the new run is in use already."""
+    busy = held_dates(config)
+    starts = set().union(
+        *(dates_continued_from(config.model_copy(update={"ds": date.fromisoformat(ds)})) for ds in busy)
+    )
     try:
         removed = retention.remove_old_nights(
-            config.root, keep=config.retention.nights, before=config.day, busy=held_dates(config), warn=_warn
+            config.root, keep=config.retention.nights, before=config.day, busy=busy, starts=starts, warn=_warn
         )
-    except OSError as error:
+    except (BusyError, OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
         _warn(f"old runs are not removed: {error}. The next promotion tries again")
         return
     if removed:

@@ -1,5 +1,6 @@
 """The frame of every command: read the run config, take the date's lock, run, turn errors into exit statuses."""
 
+import errno
 import logging
 import os
 import signal
@@ -98,12 +99,23 @@ def execute(
     return 0
 
 
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
 def _unexpected(error: Exception, name: str, log: Path | None, *, reads_only: bool) -> int:
     """Print an unexpected error and return its exit status. The traceback goes to the log file."""
     if reads_only and isinstance(error, BrokenPipeError):  # `| head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    if log is not None and _log_traceback(log):
+    logged = log is not None and _log_traceback(log)
+    if full := next((text for text in _FULL if text in str(error)), None):  # Spark and Ray wrap the error in theirs
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        say(
+            f"distilrec: {name} failed: {full}{where}. Nothing is half-published, and the run in use stays. Free"
+            " space on the disks of output_dir and of the temporary files; `distilrec prune` removes old runs",
+            level=logging.ERROR,
+        )
+    elif logged:
         say(
             f"distilrec: {name} failed: {type(error).__name__}: {one_line(error)}\nfull text: {log}",
             level=logging.ERROR,

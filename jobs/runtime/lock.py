@@ -5,6 +5,7 @@ A stage that runs in a process of its own holds the lease of its parent, and kee
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,7 +19,6 @@ from kdlib.store.leases import Lease
 
 INHERITED = "DISTILREC_LEASE"
 """Environment variable: path and token of the lease that this process holds through its parent."""
-LOCKS = "_locks"
 _held: list[Lease] = []
 """The leases of this process on dates."""
 
@@ -42,20 +42,19 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
 
 def _of_parent(config: RunConfig) -> Lease | None:
     """The lease of the date, if the process that started this one holds it."""
-    folder, path = DiskFolder(config.root), _path(config)
+    folder, path = DiskFolder(config.root, durable=False), leases.of_date(config.day)
     inherited = json.loads(os.environ.get(INHERITED, "{}"))
     if inherited.get("path") != f"{folder.url}/{path}":
         return None
-    return leases.joined(folder, path, inherited["token"])
+    return leases.joined(folder, path, inherited["token"], lost=_stop)
 
 
 @contextmanager
 def _own(config: RunConfig, stage: str) -> Iterator[Lease]:
     with ExitStack() as stack:
         try:
-            how = leases.held(
-                DiskFolder(config.root), _path(config), stage, told=lambda text: warn(f"distilrec: {text}")
-            )
+            folder, path = DiskFolder(config.root, durable=False), leases.of_date(config.day)
+            how = leases.held(folder, path, stage, told=lambda text: warn(f"distilrec: {text}"), lost=_stop)
             lease = stack.enter_context(how)
         except BusyError as error:
             raise BusyError(
@@ -70,17 +69,18 @@ def _own(config: RunConfig, stage: str) -> Iterator[Lease]:
         yield lease
 
 
-def _path(config: RunConfig) -> str:
-    return f"{LOCKS}/ds={config.day}.json"
+def _stop() -> None:
+    """End this process: another run has its date, and all that it still makes would be for nothing."""
+    warn("distilrec: this run was paused for too long, and another one has taken over its date. It stops")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def held_dates(config: RunConfig) -> set[str]:
-    """The dates that any run works on, this run too."""
-    folder = DiskFolder(config.root)
-    names = [path.name for path in (config.root / LOCKS).glob("ds=*.json")]
-    return {
-        name.removeprefix("ds=").removesuffix(".json") for name in names if leases.holder_of(folder, f"{LOCKS}/{name}")
-    }
+    """The dates that any run works on, this run too. It takes a few seconds if there is another one."""
+    folder = DiskFolder(config.root, durable=False)
+    days = [path.stem.removeprefix("ds=") for path in (config.root / leases.LOCKS).glob("ds=*.json")]
+    found = leases.alive(folder, map(leases.of_date, days))
+    return {day for day in days if leases.of_date(day) in found}
 
 
 def inherited_lock() -> dict[str, Any]:

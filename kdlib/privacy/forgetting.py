@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 from html import unescape
@@ -32,7 +33,10 @@ import pyarrow.parquet as pq
 
 from kdlib.errors import ConfigError
 from kdlib.privacy.pseudonyms import BLANKS, key_check
-from kdlib.store import partitions
+from kdlib.store import leases, partitions
+from kdlib.store.files import replace_file, sync
+from kdlib.store.folders import DiskFolder
+from kdlib.store.leases import check_held
 
 LIST = "_forgotten.json"
 """File in the output folder: SHA-256 of each forgotten id, and the check value of the pseudonym key. Input rows of
@@ -41,6 +45,12 @@ these users are rejected.
 The ids are those of the tables. With a key they are pseudonyms, and the list reveals nothing without the key. Without a
 key a reader of the list can try out ids.
 """
+COPY = "_forgotten.copy.json"
+"""The same list once more: without it, the events of forgotten users would come back."""
+WAIT_SECONDS = 60
+"""How long to wait for another process that adds to the list."""
+FRESH = ".forgetting"
+"""End of the name of a file that takes another one's place. A killed process may leave one."""
 _USER = "user_id"
 _ALONE = r"(?<!\w)(?<!\w[.@-])"
 _AFTER_USER = r"""\b(?:[Uu]ser |user_id[^\w\r\n]{1,6})['"]?"""
@@ -83,11 +93,15 @@ def remember_to_forget(root: Path, user_id: str, key: bytes | None = None) -> No
 
     Raises:
       ConfigError: the list belongs to another key.
+      BusyError: another process has been adding to it for a minute.
     """
     check_key(root, key)
     root.mkdir(parents=True, exist_ok=True)
-    users = sorted({*forgotten(root), digest(user_id)})
-    _replace(root / LIST, json.dumps({"key": key_check(key) if key else None, "users": users}).encode())
+    with leases.held(DiskFolder(root, durable=False), f"{leases.LOCKS}/forgotten.json", "forget", seconds=WAIT_SECONDS):
+        users = sorted({*forgotten(root), digest(user_id)})
+        text = json.dumps({"key": key_check(key) if key else None, "users": users}).encode()
+        for name in (COPY, LIST):
+            replace_file(root / name, text)
 
 
 def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> dict[str, int]:
@@ -105,6 +119,9 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
     root = root.resolve()
     for path in list(_files(root)):
         count = 0
+        if path.name.endswith(FRESH):
+            path.unlink()
+            continue
         if path.suffix == ".parquet":
             count = _erase_rows(path, root, user_id, user_columns)
         elif path.suffix == ".log":
@@ -112,7 +129,7 @@ def erase(root: Path, user_id: str, *, user_columns: Collection[str] = ()) -> di
             kept = [line for line in lines if not _is_named(line, user_id)]
             count = len(lines) - len(kept)
             if count:
-                _replace(path, b"".join(kept))
+                replace_file(path, b"".join(kept))
         elif path.suffix == ".html" and _is_shown(path.read_bytes(), user_id):
             count = 1  # `distilrec report` makes the report again
             home = _version_of(path, root)
@@ -158,11 +175,19 @@ def _erase_rows(path: Path, root: Path, user_id: str, user_columns: Collection[s
     gone = _rows_of(path, user_id, user_columns)
     if gone is None or not gone.any():
         return 0
-    fresh = path.with_name(f".{path.name}.forgetting")
+    fresh = path.with_name(f".{path.name}{FRESH}")
     pq.write_table(pq.ParquetFile(path).read().filter(pa.array(~gone)), fresh, compression="zstd")
-    # The manifest first: if the process is killed in between, the rows remain and the next call does both again.
-    _mend_manifest(path, fresh, root)
+    sync(fresh)
+    # The manifest first, with both forms: a process that is killed in between leaves a table that reads as whole, and
+    # rows that the next call removes.
+    home = _version_of(path, root)
+    if home:
+        _mend_manifest(home, path, fresh, keep_before=True)
+    check_held()
     fresh.replace(path)
+    sync(path.parent)
+    if home:
+        _mend_manifest(home, path, path, keep_before=False)
     return int(gone.sum())
 
 
@@ -229,9 +254,22 @@ def _word(user_id: str, before: str = _ALONE) -> re.Pattern[str]:
 
 
 def _read_list(root: Path) -> dict[str, Any]:
-    path = root / LIST
-    found = json.loads(path.read_text()) if path.exists() else []
-    return {"key": None, "users": found} if isinstance(found, list) else found
+    """The list, or its copy where the list is damaged. Without a list nobody is forgotten.
+
+    Raises:
+      ConfigError: both are damaged.
+    """
+    if not (root / LIST).exists():
+        return {"key": None, "users": []}
+    for name in (LIST, COPY):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads((root / name).read_text())
+            found = {"key": None, "users": found} if isinstance(found, list) else found
+            return {"key": found["key"], "users": [str(user) for user in found["users"]]}
+    raise ConfigError(
+        f"the list of forgotten users, {root / LIST}, is empty or damaged: without it, their events would come back. Put it"
+        " back from a copy; or remove it and, before the next run, `distilrec forget` each user again"
+    )
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -253,26 +291,29 @@ def _files(root: Path) -> Iterator[Path]:
             yield from (Path(place, name) for name in sorted(names) if Path(place, name) not in links)
 
 
-def _mend_manifest(path: Path, fresh: Path, root: Path) -> None:
-    """Write size, rows and hash of the file that will replace `path` into the version's manifest."""
-    home = _version_of(path, root)
-    if home is None:
-        return
+def _mend_manifest(home: Path, path: Path, fresh: Path, *, keep_before: bool) -> None:
+    """Write size, rows and hash of a file's new form into the manifest of its version.
+
+    Args:
+      home: the version's folder.
+      path: the file.
+      fresh: a file with the new form.
+      keep_before: the old form is right too, until the new one is in its place.
+    """
     manifest: dict[str, Any] = json.loads((home / "manifest.json").read_text())
     name = str(path.relative_to(home / "data"))
     mended = partitions.describe(fresh, fresh.parent) | {"path": name, "rows": pq.read_metadata(fresh).num_rows}
-    manifest["files"] = [mended if file["path"] == name else file for file in manifest["files"]]
+    for number, file in enumerate(manifest["files"]):
+        if file["path"] == name:
+            before = (
+                {"before": partitions.describe(path, path.parent)} if keep_before else {}
+            )  # not what a killed call noted
+            manifest["files"][number] = mended | before
     manifest["rows"] = partitions.rows_in(manifest["files"])
-    _replace(home / "manifest.json", json.dumps(manifest, indent=1).encode())
+    replace_file(home / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def _version_of(path: Path, root: Path) -> Path | None:
     """The version folder of a data file; None for a file of an unfinished table."""
     versions = root / partitions.VERSIONS
     return next((p for p in path.parents if versions in p.parents and (p / "manifest.json").exists()), None)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.forgetting")
-    fresh.write_bytes(data)
-    fresh.replace(path)

@@ -23,7 +23,7 @@ from pathlib import Path
 from kdlib.config.operations import FURTHER_LISTS
 from kdlib.errors import BusyError, GateError, InputError
 from kdlib.store import leases, partitions
-from kdlib.store.files import replace_file, sync
+from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.folders import DiskFolder
 from kdlib.store.partitions import Manifest
 
@@ -71,18 +71,34 @@ class Promotion:
 
 
 def history(root: Path) -> list[Promotion]:
-    """All switches, oldest first. Records that cannot be read are left out: see `damaged_records`."""
-    found = []
+    """The switches up to the one in force, oldest first.
+
+    Records that cannot be read are left out (`damaged_records`). So is a later one: it was written, and then its process was
+    killed before the switch.
+    """
+    found, last = [], _last(root)
     for folder in _folders(root):
-        with suppress(InputError):
-            found.append(_read(folder))
+        if folder.name <= last:
+            with suppress(InputError):
+                found.append(_read(folder))
     return found
 
 
+def _last(root: Path) -> str:
+    """Name of the record in force, or a name above all of them."""
+    link = root / LINK
+    return Path(os.readlink(link)).name if link.is_symlink() else "~"
+
+
 def damaged_records(root: Path) -> list[Path]:
-    """The records that cannot be read, as after a power cut."""
-    readable = {_record(root, switch.number, switch.ds) for switch in history(root)}
-    return [folder for folder in _folders(root) if folder not in readable]
+    """The records that cannot be read."""
+    found = []
+    for folder in _folders(root):
+        try:
+            _read(folder)
+        except InputError:
+            found.append(folder)
+    return found
 
 
 def _folders(root: Path) -> list[Path]:
@@ -226,7 +242,7 @@ def switching(root: Path, action: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(leases.held(DiskFolder(root), SWITCHING, action, seconds=WAIT_SECONDS))
+            stack.enter_context(leases.held(DiskFolder(root, durable=False), SWITCHING, action, seconds=WAIT_SECONDS))
         except BusyError as error:
             raise BusyError(
                 f"another process has been switching runs in {root} for {WAIT_SECONDS} s: {error}. Try again later"
@@ -235,11 +251,15 @@ def switching(root: Path, action: str) -> Iterator[None]:
 
 
 def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:
+    staging = root / partitions.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
+    staging.mkdir(parents=True)
+    last = _last(root)
+    for folder in _folders(root):
+        if folder.name > last:  # its process was killed before the switch
+            folder.rename(staging.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}"))
     number = 1 + max((int(folder.name.partition(".")[0]) for folder in _folders(root)), default=0)
     switch = Promotion(number, ds, action, versions, forced, reason, time.time())
     record = _record(root, number, ds)
-    staging = root / partitions.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
-    staging.mkdir(parents=True)
     try:
         replace_file(staging / "promotion.json", json.dumps(asdict(switch), indent=1).encode())
         for name in (one for one in (*LINKED, *LISTS, *SEARCH) if one in versions):
@@ -252,7 +272,7 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
             link = staging / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(data, (record / name).parent), target_is_directory=True)
-        record.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(record.parent)
         for folder, _, _ in os.walk(staging):
             sync(Path(folder))
         leases.check_held()

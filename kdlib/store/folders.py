@@ -4,6 +4,7 @@
 the same object, one gets `ConflictError`. A reader finds the old object or the new one, each whole.
 """
 
+import errno
 import re
 import shutil
 import uuid
@@ -45,7 +46,7 @@ class Found:
 class Folder(Protocol):
     """A folder on a disk or in an object store. Paths are relative to it, with slashes.
 
-    All methods raise `OSError` (as `StoreError`) where the store cannot be reached or refuses.
+    All methods raise `OSError` where the store cannot be reached or refuses.
     """
 
     url: str
@@ -85,25 +86,35 @@ class Folder(Protocol):
 
 
 class DiskFolder:
-    """A folder on a disk. What is written is on the disk when the method returns."""
+    """A folder on a disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """
+        Args:
+          path: of the folder; it need not exist.
+          durable: what `write` has written survives a power cut.
+        """
+        self.path, self._durable = path.absolute(), durable
         self.url = self.path.as_uri()
 
     def read(self, path: str) -> Found | None:
-        try:
-            return Found((self.path / path).read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        for attempt in range(3):
+            try:
+                return Found((self.path / path).read_bytes())
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:  # on NFS, another machine has just replaced the file
+                if error.errno != errno.ESTALE or attempt == 2:
+                    raise
+        return None
 
     def write(self, path: str, data: bytes, *, over: Found | None) -> Found:
         target = self.path / path
         make_folder(target.parent)
-        with created_once(target.with_name(f".{target.name}.lock")):
-            if self.read(path) != over:
+        with created_once(target.with_name(f".{target.name}.lock")) as still_held:
+            if self.read(path) != over or not still_held():
                 raise ConflictError(f"{target} holds something else than before")
-            replace_file(target, data)
+            replace_file(target, data, durable=self._durable)
         return Found(data)
 
     def files(self, prefix: str = "") -> dict[str, int]:

@@ -3,10 +3,10 @@
     _locks/ds=2026-11-22.json    who holds it, under a token that nobody else has, and a beat that grows while the holder lives
 
 The holder writes the beat anew every few seconds. Another process takes the lease over if it has not changed for
-`TERM_SECONDS`, by the clock of that process: no two clocks are compared. A holder that was paused, and wakes up later, finds
-another token: `check_held` raises before it switches a table.
+`TERM_SECONDS`, by the clock of that process: no two clocks are compared. A holder that was paused finds another token when it
+wakes up: `check_held` raises, and it is called right before each switch.
 
-A kernel lock on a disk is a shortcut: it tells at once that a holder on the same machine is dead.
+A kernel lock on a disk is a shortcut, and no more: it can show at once that a holder on the same machine is dead.
 """
 
 import fcntl
@@ -16,8 +16,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +25,16 @@ from typing import IO, Any
 
 from kdlib.errors import BusyError
 from kdlib.store.folders import ConflictError, DiskFolder, Folder, Found
-from kdlib.store.locks import protects
+from kdlib.store.locks import lock
 
+LOCKS = "_locks"
+"""Folder of the leases in an output folder."""
 TERM_SECONDS = 60.0
-BEATS_PER_TERM = 4
-LOOK_SECONDS = 1.0
-"""How long to wait for a kernel lock in any case: `holder_of` of another process takes it for a moment."""
+BEATS_PER_TERM = 12
+LOOK_SECONDS = 0.5
+"""How long to wait for a kernel lock: another process takes it for a moment to see whether it can be had."""
+JOIN_SECONDS = 5.0
+"""How long to wait for a beat that is being written. A later one finds another token, and changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class State:
     """Name of this holding; empty: nobody holds the lease."""
     beat: int = 0
     holder: dict[str, Any] = field(default_factory=dict)
-    """`stage`, `pid`, `host`, `boot` and `since`."""
+    """`stage`, `pid`, `host`, `machine` and `since`."""
     written: str = ""
     """A name of this very content: two processes never write the same."""
 
@@ -55,18 +59,22 @@ class State:
 class Lease:
     """A lease that this process holds, alone or with the process that started it."""
 
-    def __init__(self, folder: Folder, path: str, token: str, descriptor: int | None) -> None:
+    def __init__(
+        self, folder: Folder, path: str, token: str, *, descriptor: int | None, lost: Callable[[], object] | None
+    ) -> None:
         self.folder, self.path, self.token, self.descriptor = folder, path, token, descriptor
-        self._stop = threading.Event()
+        self._lost, self._stop, self._renewed = lost, threading.Event(), time.monotonic()
         self._thread = threading.Thread(target=self._renew, daemon=True, name=f"lease {path}")
 
     def check(self) -> None:
-        """Raise BusyError if another process has taken over."""
+        """Raise BusyError if the lease is no longer this process's. OSError: that cannot be told."""
+        if time.monotonic() - self._renewed > TERM_SECONDS / 2:  # a pause, or a store that did not answer
+            self._beat()
         now = state_of(self.folder.read(self.path))
         if now.token != self.token:
             raise BusyError(
-                f"this run was paused for more than {TERM_SECONDS:.0f} s, or could not reach {self.folder.url}, and another"
-                f" one has taken over ({now}). Nothing of this run is published from here on. Run it again if it is missing"
+                f"this run was paused for more than {TERM_SECONDS:.0f} s, or could not reach {self.folder.url}, and its lease"
+                f" {self.path} has gone to {now}. Nothing of this run is published from here on. Run it again if it is missing"
             )
 
     def __enter__(self) -> "Lease":
@@ -77,7 +85,7 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         _held.remove(self)
         self._stop.set()
-        self._thread.join()
+        self._thread.join(JOIN_SECONDS)
 
     def release(self) -> None:
         """Let the next one in without a wait. Nothing happens if another one has it already."""
@@ -85,19 +93,29 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(TERM_SECONDS / BEATS_PER_TERM):
-            with suppress(OSError):  # the store may answer the next time
-                self._change(lambda state: State(state.token, state.beat + 1, state.holder))
+            with suppress(Exception):  # the store may answer the next time
+                if not self._beat():
+                    if self._lost:
+                        self._lost()
+                    return
 
-    def _change(self, change: Callable[[State], State]) -> None:
+    def _beat(self) -> bool:
+        """Renew the lease; whether it is still ours."""
+        ours = self._change(lambda state: State(state.token, state.beat + 1, state.holder))
+        self._renewed = time.monotonic() if ours else self._renewed
+        return ours
+
+    def _change(self, change: Callable[[State], State]) -> bool:
         """Write the lease anew while the token is ours. Parent and child process may do so at the same moment."""
         for _ in range(5):
             found = self.folder.read(self.path)
             state = state_of(found)
             if found is None or state.token != self.token:
-                return
+                return False
             with suppress(ConflictError):
                 self.folder.write(self.path, _bytes(change(state)), over=found)
-                return
+                break
+        return True
 
 
 _held: list[Lease] = []
@@ -110,9 +128,20 @@ def check_held() -> None:
         lease.check()
 
 
+def of_date(ds: str) -> str:
+    """The path of the lease of a date, in an output folder."""
+    return f"{LOCKS}/ds={ds}.json"
+
+
 @contextmanager
 def held(
-    folder: Folder, path: str, stage: str, *, seconds: float = 0.0, told: Callable[[str], object] | None = None
+    folder: Folder,
+    path: str,
+    stage: str,
+    *,
+    seconds: float = 0.0,
+    told: Callable[[str], object] | None = None,
+    lost: Callable[[], object] | None = None,
 ) -> Iterator[Lease]:
     """Take a lease, hold it in the block and release it.
 
@@ -122,125 +151,147 @@ def held(
       stage: what the holder does, for others to read.
       seconds: how long to wait for a holder that is alive.
       told: called with a text before a wait to see whether the holder is alive.
+      lost: called on a thread of its own when another process has taken over.
 
     Raises:
       BusyError: another process holds the lease. The text is only about that process.
       OSError: the store cannot be reached or written.
     """
-    with ExitStack() as stack:
-        kernel = stack.enter_context(_kernel_lock(folder, path))
-        lease = _taken(folder, path, stage, kernel, seconds, told)
-        with lease:
-            yield lease
-        with suppress(OSError):  # then others wait for `TERM_SECONDS`
-            lease.release()
+    with _kernel_lock(folder, path) as kernel:
+        token = _taken(folder, path, stage, kernel, seconds, told)
+        lease = Lease(folder, path, token, descriptor=kernel.descriptor, lost=lost)
+        try:
+            with lease:
+                yield lease
+        finally:
+            with suppress(OSError):  # then others wait for `TERM_SECONDS`
+                lease.release()
 
 
-def joined(folder: Folder, path: str, token: str) -> Lease:
+def joined(folder: Folder, path: str, token: str, *, lost: Callable[[], object] | None = None) -> Lease:
     """The lease that the parent of this process holds. Both keep it alive."""
-    return Lease(folder, path, token, None)
+    return Lease(folder, path, token, descriptor=None, lost=lost)
 
 
-def holder_of(folder: Folder, path: str) -> State | None:
-    """Who holds a lease; None: nobody, as far as can be told from here."""
-    with _kernel_lock(folder, path, shared=True) as kernel:
-        state = state_of(folder.read(path))
-        return state if state.token and not kernel.shows_end_of(state) else None
+def alive(folder: Folder, paths: Iterable[str]) -> set[str]:
+    """Which of some leases are held by a process that is alive. The others are free afterwards.
+
+    It takes as long as the slowest beat, at most `TERM_SECONDS`.
+    """
+    found, ours = set[str](), {(lease.folder.url, lease.path) for lease in _held}
+    waiting = {path: folder.read(path) for path in paths}
+    began = time.monotonic()
+    while waiting:
+        for path, first in list(waiting.items()):
+            now = folder.read(path)
+            state = state_of(now)
+            if (folder.url, path) in ours or (state.token and now != first):
+                found.add(path)
+            elif state.token:
+                with _kernel_lock(folder, path, shared=True) as kernel:
+                    ended = kernel.shows_end_of(state) or time.monotonic() - began >= TERM_SECONDS
+                if not ended or now is None:
+                    continue
+                try:
+                    folder.write(path, _bytes(State()), over=now)
+                except ConflictError:  # it has just beaten, or another one has taken over
+                    found.add(path)
+            del waiting[path]
+        if waiting:
+            time.sleep(min(0.2, TERM_SECONDS / 20))
+    return found
 
 
 def state_of(found: Found | None) -> State:
     """The content of a lease. A damaged one counts as held by an unknown process, so that its change is waited for."""
     if found is None:
         return State()
-    try:
-        return State(**json.loads(found.data))
-    except (ValueError, TypeError):
-        return State(token="damaged")
+    with suppress(ValueError, TypeError):
+        state = State(**json.loads(found.data))
+        if isinstance(state.token, str) and isinstance(state.beat, int) and isinstance(state.holder, dict):
+            return state
+    return State(token="damaged")
 
 
 class _Kernel:
     """A kernel lock beside a lease, as far as there is one."""
 
     def __init__(self, file: IO[str] | None, *, shared: bool) -> None:
-        self._file, self._how = file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
-        self.holds = self.blocked = False
+        self._file, self._shared, self._holds = file, shared, False
 
-    def attempt(self) -> None:
-        """Try to take the lock."""
-        if self._file is None or self.holds:
-            return
-        try:
-            fcntl.flock(self._file, self._how)
-            self.holds, self.blocked = True, False
-        except BlockingIOError:
-            self.blocked = True
-        except OSError:  # no locks here
-            self._file = None
+    def attempt(self, *, seconds: float = 0.0) -> None:
+        """Try to take the lock, if there is one."""
+        if self._file is not None and not self._holds:
+            with suppress(OSError):  # another process holds it, or the file system has no locks
+                lock(self._file, seconds=seconds, shared=self._shared)
+                self._holds = True
 
     def shows_end_of(self, state: State) -> bool:
-        """Whether the holder was a process of this machine, and has ended."""
-        if not self.holds or state.holder.get("boot") != _boot():
+        """Whether the holder had the lock on this machine, and has ended: then it can be had."""
+        self.attempt()
+        if self._file is None or not self._holds or state.holder.get("machine") != self.machine:
             return False
-        assert self._file is not None
-        return protects(Path(self._file.name))
+        with open(self._file.name, "a+") as second:  # a file system that grants the lock twice shows nothing
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+        return False
+
+    @property
+    def machine(self) -> str | None:
+        """Where the lock that this process holds is known: this machine since its last start, and the mount."""
+        if not self._file or not self._holds:
+            return None
+        boot = socket.gethostname()
+        with suppress(OSError):
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.fstat(self._file.fileno()).st_dev}"
 
     @property
     def descriptor(self) -> int | None:
         """For a child process, which holds the lock too if it inherits this."""
-        return self._file.fileno() if self._file and self.holds else None
+        return self._file.fileno() if self._file and self._holds else None
 
 
 @contextmanager
 def _kernel_lock(folder: Folder, path: str, *, shared: bool = False) -> Iterator[_Kernel]:
-    with ExitStack() as stack:
-        file = None
-        if isinstance(folder, DiskFolder):
-            beside = (folder.path / path).with_suffix(".lock")
-            if not shared:
-                beside.parent.mkdir(parents=True, exist_ok=True)
-            if not shared or beside.exists():
-                file = stack.enter_context(beside.open("a"))
-        kernel = _Kernel(file, shared=shared)
-        kernel.attempt()
-        yield kernel
+    if not isinstance(folder, DiskFolder):
+        yield _Kernel(None, shared=shared)
+        return
+    beside = (folder.path / path).with_suffix(".lock")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with beside.open("a+") as file:  # NFS grants a shared lock to a reader only
+        yield _Kernel(file, shared=shared)
 
 
 def _taken(
     folder: Folder, path: str, stage: str, kernel: _Kernel, seconds: float, told: Callable[[str], object] | None
-) -> Lease:
-    """The lease, once this process is written into it."""
-    began, changed, changes, seen = time.monotonic(), 0.0, -1, None
+) -> str:
+    """Write this process into the lease, once it is free; returns the token."""
+    first = seen = folder.read(path)
+    began = changed = time.monotonic()
     while True:
-        kernel.attempt()
-        found, now = folder.read(path), time.monotonic()
-        state = state_of(found)
-        if changes < 0 or found != seen:
-            seen, changed, changes = found, now, changes + 1
-        ended = not state.token or now - changed >= TERM_SECONDS or kernel.shows_end_of(state)
-        if ended and not kernel.blocked:
+        now = time.monotonic()
+        state = state_of(seen)
+        if not state.token or now - changed >= TERM_SECONDS or kernel.shows_end_of(state):
+            kernel.attempt(seconds=LOOK_SECONDS)  # before the lease is written: until then nobody judges this process
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            holder = {"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "machine": kernel.machine}
             token = uuid.uuid4().hex
             with suppress(ConflictError):
-                folder.write(path, _bytes(State(token, 0, _holder(stage))), over=found)
-                return Lease(folder, path, token, kernel.descriptor)
-            continue
-        if (kernel.blocked or changes) and now - began >= max(seconds, LOOK_SECONDS):
-            raise BusyError(str(state) if state.token else "just started")
-        if not kernel.blocked and told:
+                folder.write(path, _bytes(State(token, 0, holder | {"since": since})), over=seen)
+                return token
+        elif seen != first and now - began >= seconds:
+            raise BusyError(str(state))
+        elif told:
             told(f"waiting up to {TERM_SECONDS:.0f} s to see whether the other run is alive: {state}")
             told = None
         time.sleep(min(0.2, TERM_SECONDS / 20))
-
-
-def _holder(stage: str) -> dict[str, Any]:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "since": since}
-
-
-def _boot() -> str:
-    """A name of this machine since its last start."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return socket.gethostname()
+        if (found := folder.read(path)) != seen:
+            seen, changed = found, time.monotonic()
 
 
 def _bytes(state: State) -> bytes:

@@ -1,7 +1,7 @@
 """Locks on files: those of the kernel, and those that need no more than a file that is created once.
 
 The kernel releases a lock when the last process that holds it ends. Some mounts grant its locks to everybody
-(`protects`), and others know them on one machine only. So no table depends on them: see `kdlib.store.leases`.
+(`protects`), and others know them on one machine only. `kdlib.store.leases` works without them.
 """
 
 import fcntl
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -28,12 +28,13 @@ with open(sys.argv[1], "a") as file:
 """Program of a second process. It ends with 75 if the lock keeps it out, and with 0 if it gets the lock too."""
 
 
-def lock(file: IO[str], *, seconds: float) -> None:
+def lock(file: IO[str], *, seconds: float, shared: bool = False) -> None:
     """Wait for the kernel's lock of an open file and take it. The lock is held until the file is closed.
 
     Args:
       file: the open lock file.
       seconds: how long to wait for another holder.
+      shared: with others that take it shared.
 
     Raises:
       BlockingIOError: another process still holds the lock after that time.
@@ -42,7 +43,7 @@ def lock(file: IO[str], *, seconds: float) -> None:
     until = time.monotonic() + seconds
     while True:
         try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
                 raise
@@ -58,33 +59,64 @@ def protects(path: Path) -> bool:
 
 
 @contextmanager
-def created_once(path: Path, *, seconds: float = 60.0) -> Iterator[None]:
-    """Hold a file that only one process can create, for a step that takes milliseconds. It works on every file system.
+def created_once(path: Path, *, seconds: float = 60.0) -> Iterator[Callable[[], bool]]:
+    """Hold a file that only one process can create, for a step that takes milliseconds.
+
+    Yields whether this process still holds it: another one takes over after `STALE_SECONDS`. Ask right before the step.
+
+    Args:
+      path: the file.
+      seconds: how long to wait for others.
 
     Raises:
       TimeoutError: others have held it for that time.
+      OSError: the file cannot be written.
     """
-    seen, since, until = b"", time.monotonic(), time.monotonic() + seconds
-    name = uuid.uuid4().hex.encode()
-    while True:
-        with suppress(FileExistsError):
-            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            break
-        now = b""
-        with suppress(FileNotFoundError):
-            now = path.read_bytes() or b"empty"
+    name, seen, since, until = uuid.uuid4().hex.encode(), b"", time.monotonic(), time.monotonic() + seconds
+    while not _created(path, name):
+        now = _content(path)
         if now != seen:
             seen, since = now, time.monotonic()
         elif now and time.monotonic() - since > STALE_SECONDS:
-            path.unlink(missing_ok=True)
+            _remove_stale(path, seen)
         if time.monotonic() > until:
-            raise TimeoutError(f"{path} is held by others since {seconds:.0f} s")
+            raise TimeoutError(f"{path} has been held by others for {seconds:.0f} s")
         time.sleep(0.01)
     try:
-        os.write(opened, name)
-        os.close(opened)
-        yield
+        yield lambda: _content(path) == name
     finally:
-        with suppress(FileNotFoundError):
-            if path.read_bytes() == name:  # else this process was paused, and another one has taken over
-                path.unlink()
+        if _content(path) == name:
+            path.unlink(missing_ok=True)
+
+
+def _created(path: Path, name: bytes) -> bool:
+    try:
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return False
+    try:
+        os.write(opened, name)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(opened)
+    return True
+
+
+def _content(path: Path) -> bytes:
+    """What the file holds; empty if there is none."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes() or b"nothing"
+    return b""
+
+
+def _remove_stale(path: Path, seen: bytes) -> None:
+    """Take the file away, if it still is the one that was judged. Else another process has just created it: put it back."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if _content(aside) != seen:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink(missing_ok=True)

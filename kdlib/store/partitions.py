@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
-from kdlib.store.files import replace_file, sync
+from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.leases import check_held
 
 STAGING = "_staging"
@@ -60,12 +60,13 @@ def new_staging(root: Path, table: str, ds: str) -> Path:
     """A new empty folder on the file system of the tables. Leftovers of killed runs for this partition are removed.
 
     Raises:
-      BusyError: another run has taken over, so that the leftovers may be its own.
+      BusyError: another run has taken over from this one.
     """
-    check_held()
     parent = root / STAGING
     parent.mkdir(parents=True, exist_ok=True)
-    for left_over in parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"):
+    left_overs = list(parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"))
+    check_held()  # so all of them are older than this run's lease
+    for left_over in left_overs:
         if left_over.is_symlink():
             left_over.unlink()
         else:
@@ -137,14 +138,15 @@ def publish(
         replace_file(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
         for folder, _, _ in os.walk(wrapper):
             sync(Path(folder))
-        home.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(home.parent)
         check_held()
         if home.exists():  # a killed run left it without a manifest, or it is damaged
-            shutil.rmtree(home)
+            home.rename(staging.with_name(staging.name + ".replaced"))
         wrapper.rename(home)
         sync(home.parent)
         if lost := damaged(root, manifest):
             raise InputError(f"{home}: {lost[0]} was removed while it was published. Run this stage again")
+        shutil.rmtree(staging.with_name(staging.name + ".replaced"), ignore_errors=True)
     else:  # published before: its manifest stays
         shutil.rmtree(staging)
         manifest = before
@@ -204,7 +206,9 @@ def damaged(root: Path, manifest: Manifest) -> list[str]:
     found = []
     for file in manifest.files:
         try:
-            whole = (data / file["path"]).stat().st_size == file["bytes"]
+            size = (data / file["path"]).stat().st_size
+            # `forget` replaces a file, and notes its size before: a killed one may have left either form
+            whole = size in (file["bytes"], file.get("before", file)["bytes"])
         except FileNotFoundError:
             whole = False
         found += [] if whole else [file["path"]]
@@ -260,7 +264,7 @@ def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
     Raises:
       BusyError: another run has taken over from this one.
     """
-    link.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(link.parent)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     check_held()
     scratch.replace(link)

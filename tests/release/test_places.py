@@ -98,7 +98,7 @@ def test_keys_in_a_url_are_refused_and_not_shown(tmp_path):
     ):
         config.write_text(text % url)
         for refused in (lambda: load_config(config), lambda url=url: delivery.read(url, "recommendations")):
-            with pytest.raises(ConfigError, match=r"url must not contain \? or @.*in the environment") as error:
+            with pytest.raises(ConfigError, match="in the environment") as error:
                 refused()
             assert not re.search("s3cr3t|r3t@", str(error.value))
     config.write_text(text % "nowhere")

@@ -71,20 +71,20 @@ def check_file_system(folder: Path) -> Finding:
 
 
 def check_locks(folder: Path) -> Finding:
-    """Whether a lock that this process holds keeps another process out."""
+    """Whether a kernel lock that this process holds keeps another process out. Leases work without it, but slower."""
     try:
         with scratch(folder):
             pass
     except OSError:
         return not_needed(f"not tried, because {existing(folder)} cannot be written")
-    advice = f"{OTHER_FOLDER}, or make sure that no second run of a date starts"
+    advice = "Runs are kept apart by leases. After a killed run, the next one of its date waits a minute"
     with scratch(folder) as place, (place / "lock").open("a") as file:
         try:
             locks.lock(file, seconds=0)
         except OSError as error:
-            return missing(f"no locks at {existing(folder)}: {error.strerror or error}", advice)
+            return ok(f"no kernel locks at {existing(folder)}: {error.strerror or error}", advice)
         if not locks.protects(place / "lock"):
-            return missing(f"locks at {existing(folder)} protect nothing: a second process got the lock too", advice)
+            return ok(f"kernel locks at {existing(folder)} protect nothing: a second process got the lock too", advice)
     return ok("a lock keeps a second process out")
 
 
