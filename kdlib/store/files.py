@@ -29,14 +29,6 @@ def make_folder(path: Path) -> None:
         sync(one.parent)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder with those above it, each on the disk when the function returns."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        sync(path.parent)
-
-
 def sync(path: Path) -> None:
     """Bring a file's content, or the names in a folder, to the disk."""
     opened = os.open(path, os.O_RDONLY)

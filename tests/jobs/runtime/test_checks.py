@@ -456,7 +456,7 @@ def test_a_place_of_delivery_that_refuses_is_missing(tmp_path):
     refused = places.check_delivery(config(tmp_path / "out", delivery={"url": f"file://{tmp_path}/file/below"}))
     assert refused.state == "missing"
     assert refused.found.startswith(f"file://{tmp_path}/file/below: ")
-    assert "File exists" in refused.found
+    assert "Not a directory" in refused.found
     taken = places.check_delivery(config(tmp_path / "out", delivery={"url": f"file://{tmp_path}/there"}))
     assert taken.state == "ok"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
