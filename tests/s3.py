@@ -4,15 +4,17 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import boto3
 import pytest
 from botocore.config import Config
 
 
-@pytest.fixture(scope="package")
-def s3():
-    """A bucket of an S3 server that runs in a process of its own. The environment holds its address and keys."""
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server with the bucket `shop`, in a process of its own. The environment has address and keys."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -29,11 +31,20 @@ def s3():
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     boto3.client("s3", config=Config(retries={"max_attempts": 60, "mode": "standard"})).create_bucket(Bucket="shop")
-    yield "s3://shop"
-    server.terminate()
-    server.wait()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    try:
+        yield settings["AWS_ENDPOINT_URL"]
+    finally:
+        server.terminate()
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="package")
+def s3():
+    """A bucket of an S3 server."""
+    with s3_server():
+        yield "s3://shop"
 
 
 @pytest.fixture(params=["s3", "folder"])

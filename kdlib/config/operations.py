@@ -186,8 +186,8 @@ class DeliveryConfig(Section):
     """
 
     url: str
-    """The place: `s3://bucket/folder`, `gs://bucket/folder` or `file:///folder`. Two output folders cannot share
-    one."""
+    """The place: `s3://bucket/folder`, `gs://bucket/folder`, `abfss://container@account.dfs.core.windows.net/folder` or
+    `file:///folder`. Two output folders cannot share one."""
     format: Literal["parquet", "delta"] = "parquet"
     """`parquet`: Parquet files; `promoted.json` names those in use. `delta`: Delta Lake tables; needs the extra
     `delta`."""

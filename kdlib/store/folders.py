@@ -5,6 +5,7 @@ the same object, one gets `ConflictError`. A reader finds the old object or the 
 """
 
 import errno
+import re
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -123,7 +124,7 @@ class DiskFolder:
 
     def upload(self, file: Path, path: str) -> None:
         target = self.path / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             shutil.copyfile(file, fresh)
@@ -155,7 +156,7 @@ def folder_at(url: str) -> Folder:
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc:
         return DiskFolder(Path(unquote(parts.path)))
-    if parts.scheme in ("s3", "gs", "abfss") and parts.netloc:
+    if parts.scheme in ("s3", "gs", "abfss") and re.fullmatch(r"[\w.@-]+", parts.netloc):
         from kdlib.store.objects import ObjectFolder
 
         return ObjectFolder(url)

@@ -5,15 +5,17 @@ the store. For S3 they also come from the files of the AWS command line, if `bot
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from kdlib.store.folders import ConflictError, Found, StoreError
+from kdlib.store.waiting import wait_for
 
 Result = TypeVar("Result")
 
@@ -23,6 +25,8 @@ RETRY_SECONDS = 60
 """How long a failed request is tried again."""
 RETRIES = 5
 CHUNK_BYTES = 8 * 2**20
+CONNECT_SECONDS = 10
+S3 = "https://s3.amazonaws.com"
 
 
 class ObjectFolder:
@@ -39,17 +43,14 @@ class ObjectFolder:
         """The store of `obstore`."""
         from obstore.store import from_url
 
-        options: dict[str, Any] = {
-            "client_options": {
-                "timeout": timedelta(seconds=REQUEST_SECONDS),
-                "connect_timeout": timedelta(seconds=10),
-                "allow_http": True,  # for an endpoint that begins with http://
-            },
-            "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
-        }
-        if self.url.startswith("s3:"):
-            options |= _s3_options(self.url)
-        return from_url(self.url, **options)
+        return from_url(self.url, **self._options())
+
+    def file_system(self) -> Any:
+        """A file system for datasets of Arrow. Its paths begin with the bucket."""
+        from obstore.fsspec import FsspecStore
+
+        kind: Any = self.url.partition(":")[0]
+        return FsspecStore(kind, **self._within_time(self._options))
 
     def read(self, path: str) -> Found | None:
         from obstore.exceptions import NotFoundError
@@ -77,13 +78,16 @@ class ObjectFolder:
                 raise ConflictError(f"{self.url}/{path} holds something else than before") from None
             return Found(data, done["e_tag"], done["version"])
 
-        try:
-            return self._within_time(put)
-        except StoreError:
-            now = self.read(path)  # it may be written, and the answer is lost
-            if now is None or now.data != data:
-                raise
-            return now
+        for is_last in (False, True):
+            try:
+                return self._within_time(put)
+            except StoreError:
+                now = self.read(path)  # it may be written, and the answer is lost
+                if now is not None and now.data == data:
+                    return now
+                if is_last or now != over:  # the client itself does not repeat a write
+                    raise
+        raise AssertionError
 
     def files(self, prefix: str = "") -> dict[str, int]:
         pages = self._within_time(lambda: list(self.store.list(prefix or None)))
@@ -111,49 +115,47 @@ class ObjectFolder:
         for path in paths:
             self._within_time(lambda one=path: delete(one))
 
+    def _options(self) -> dict[str, Any]:
+        """How to connect."""
+        options: dict[str, Any] = {
+            "client_options": {
+                "timeout": timedelta(seconds=REQUEST_SECONDS),
+                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+                "allow_http": True,  # for an endpoint that begins with http://
+            },
+            "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+        }
+        if self.url.startswith("s3:"):
+            found = {"credential_provider": s3_provider(), "region": s3_region(self.url)}
+            options |= {name: value for name, value in found.items() if value}
+        return options
+
     def _within_time(self, request: Callable[[], Result], *, requests: int = 1) -> Result:
-        """The result of a request; StoreError after the deadline, or where the store refuses.
-
-        `obstore` does not look at signals while it waits. So the request has a thread of its own, and this one waits.
-        """
-        from obstore.exceptions import BaseError
-
-        results: list[Result] = []
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                results.append(request())
-            except BaseException as error:
-                errors.append(error)
-
-        seconds = RETRY_SECONDS + REQUEST_SECONDS * requests
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(seconds)
-        if results:
-            return results[0]
-        if not errors:
-            raise StoreError(f"{self.url} has not answered within {seconds} s")
-        if isinstance(errors[0], BaseError):
-            raise StoreError((str(errors[0]).splitlines() or [type(errors[0]).__name__])[0]) from None
-        raise errors[0]
+        return wait_for(request, seconds=RETRY_SECONDS + REQUEST_SECONDS * requests, where=self.url)
 
 
-def _s3_options(url: str) -> dict[str, Any]:
-    """What the environment leaves open: keys from the files of the AWS command line, and the bucket's region."""
-    options: dict[str, Any] = {}
+def s3_provider() -> Any:
+    """What reads keys as the AWS command line does, for `obstore`; None where the environment has keys, or nothing has."""
     known = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
     known = (*known, "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE")
-    if not any(name in os.environ for name in known):
-        try:
-            from obstore.auth.boto3 import Boto3CredentialProvider
+    if any(name in os.environ for name in known):
+        return None
+    with suppress(ImportError, ValueError):  # no boto3, or it finds no keys: `obstore` then asks the machine's service
+        from obstore.auth.boto3 import Boto3CredentialProvider
 
-            options["credential_provider"] = Boto3CredentialProvider()
-        except (ImportError, ValueError):  # no boto3, or no keys in its files: `obstore` asks the machine's own service
-            pass
-    if not {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} & os.environ.keys():
-        from pyarrow.fs import resolve_s3_region
+        return Boto3CredentialProvider()
+    return None
 
-        options["region"] = resolve_s3_region(url.removeprefix("s3://").partition("/")[0])
-    return options
+
+def s3_region(url: str) -> str | None:
+    """The region of a bucket, which S3 tells everybody; None where the environment says it, or there is no such bucket."""
+    known = {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"}
+    if known & os.environ.keys():
+        return None
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    try:
+        answer = urlopen(Request(f"{S3}/{bucket}", method="HEAD"), timeout=CONNECT_SECONDS)
+    except HTTPError as error:  # the bucket is elsewhere, or not for everybody
+        answer = error
+    with answer:
+        return answer.headers["x-amz-bucket-region"]

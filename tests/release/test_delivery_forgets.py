@@ -2,14 +2,12 @@
 
 import json
 
-import pyarrow.parquet as pq
 import pytest
-from pyarrow import fs
 
 from kdlib.errors import DeliveryError
 from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
-from tests.release.deliveries import USERS, both, files_naming, folders_at, formats, put, refuse
+from tests.release.deliveries import USERS, both, files_naming, folders_at, formats, put, refuse, users_at
 
 
 def _deliver_two_nights_and_forget(home, url, send):
@@ -101,9 +99,7 @@ def test_nothing_leaves_while_nobody_is_forgotten_anew(home, url, send):
     for day in (1, 2, 3):
         put(home, f"2026-11-0{day}", day)
         send(home, url, keep=5)
-    system, base = delivery.place(url)
-    found = system.get_file_info(fs.FileSelector(base, recursive=True))
-    assert len({info.path.split("ds=")[1][:10] for info in found if "/ds=" in info.path}) == 3
+    assert len({path.split("ds=")[1][:10] for path in delivery.place(url).files() if "/ds=" in path}) == 3
 
 
 @both
@@ -127,9 +123,6 @@ def test_a_place_of_an_earlier_version_is_taken_over(home, tmp_path, send):
 def test_delta_tables_forget(home, url):
     """No file of a Delta table names the user: the run in use has lost the row, older runs are gone."""
     _deliver_two_nights_and_forget(home, url, delivery.deliver_delta)
-    system, base = delivery.place(url)
-    files = system.get_file_info(fs.FileSelector(f"{base}/recommendations", recursive=True))
-    parquet = [info.path for info in files if info.path.endswith(".parquet") and "_delta_log" not in info.path]
-    users = [user for path in parquet for user in pq.read_table(path, filesystem=system)["user_id"].to_pylist()]
+    users = [user for users in users_at(url).values() for user in users]
     assert "u7" not in users
     assert sorted(users) == sorted([f"u{one}" for one in range(USERS) if one != 7])

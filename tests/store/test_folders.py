@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from uuid import uuid4
 
 import pytest
@@ -117,3 +118,30 @@ def test_a_signal_ends_the_wait_for_a_store(silent):
         assert time.monotonic() - started < 5
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("status", "region"), [(200, "eu-west-1"), (301, "eu-west-1"), (403, "eu-west-1"), (404, None)]
+)
+def test_a_bucket_tells_its_region_to_everybody(monkeypatch, status, region):
+    """The header is in every answer for a bucket that is there, also in a refusal."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            assert self.path == "/shop"
+            self.send_response(status)
+            if region:
+                self.send_header("x-amz-bucket-region", region)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr(objects, "S3", f"http://127.0.0.1:{server.server_port}")
+        assert objects.s3_region("s3://shop/there") == region
+    monkeypatch.setenv("AWS_REGION", "us-east-2")
+    assert objects.s3_region("s3://shop/there") is None
