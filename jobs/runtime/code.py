@@ -27,6 +27,8 @@ OPERATIONAL = (
     "kdlib.store.folders",
     "kdlib.store.leases",
     "kdlib.store.locks",
+    "kdlib.store.objects",
+    "kdlib.store.waiting",
 )
 """Modules that cannot change a result: they print, lock, check or declare."""
 SETTINGS = "kdlib.config"

@@ -13,13 +13,13 @@ import hashlib
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.dataset as pads
 
-from kdlib.errors import DeliveryError, InputError
+from kdlib.errors import BusyError, DeliveryError, InputError
 from kdlib.privacy import forgetting
 from kdlib.release import promotions
 from kdlib.release.delta_tables import check_delta, commit, foreign_tables, remove_delta_tables, vacuum
@@ -37,9 +37,10 @@ from kdlib.release.places import (
     write_pointer,
 )
 from kdlib.release.promotions import Promotion
-from kdlib.store.folders import ConflictError, Folder
-from kdlib.store.locks import lock
+from kdlib.store import leases
+from kdlib.store.folders import ConflictError, DiskFolder, Folder
 
+LEASE = f"{leases.LOCKS}/deliver.json"
 WAIT_SECONDS = 300
 """How long a delivery waits for another delivery from the same output folder."""
 
@@ -177,7 +178,7 @@ def _deliver(
 ) -> Delivered:
     """Bring the run in use to a place, replace the pointer, and remove old files."""
     there = place_outside(root, url)
-    with _one_at_a_time(root):
+    with _one_at_a_time(root, url):
         lost = 0
         while True:
             night, (found, before) = _in_use(root), read_pointer(there)
@@ -209,24 +210,22 @@ def _deliver(
 
 
 @contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Hold the lock of all deliveries from an output folder, of whatever date.
+def _one_at_a_time(root: Path, url: str) -> Iterator[None]:
+    """Hold the lease of all deliveries from an output folder, of whatever date.
 
     Raises:
-      DeliveryError: another delivery holds the lock for more than `WAIT_SECONDS`.
+      DeliveryError: another delivery holds it for more than `WAIT_SECONDS`, or it cannot be written.
     """
-    path = root / "_locks" / "deliver.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with ExitStack() as stack:
         try:
-            lock(file, seconds=WAIT_SECONDS)
-        except BlockingIOError:
+            stack.enter_context(leases.held(DiskFolder(root, durable=False), LEASE, "deliver", seconds=WAIT_SECONDS))
+        except BusyError as error:
             raise DeliveryError(
-                f"another delivery from {root} has not ended within {WAIT_SECONDS} s. The run is in use there, but was"
-                " not sent: run `distilrec deliver` when the other delivery has ended"
+                f"another delivery from {root} has not ended within {WAIT_SECONDS} s ({error}). The run is in use there, but"
+                " was not sent: run `distilrec deliver` when the other delivery has ended"
             ) from None
-        except OSError:  # the file system has no locks
-            pass
+        except OSError as error:
+            raise cannot_deliver(url, error) from error
         yield
 
 

@@ -65,7 +65,7 @@ class ObjectFolder:
         return self._within_time(get)
 
     def write(self, path: str, data: bytes, *, over: Found | None) -> Found:
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
+        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 
         mode: Any = "create"
         if over is not None:
@@ -76,6 +76,10 @@ class ObjectFolder:
                 done = self.store.put(path, data, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
                 raise ConflictError(f"{self.url}/{path} holds something else than before") from None
+            except (NotFoundError, FileNotFoundError):
+                if over is None:  # there is no such bucket
+                    raise
+                raise ConflictError(f"{self.url}/{path} is gone") from None
             return Found(data, done["e_tag"], done["version"])
 
         for is_last in (False, True):
@@ -99,11 +103,13 @@ class ObjectFolder:
         self._within_time(lambda: self.store.put(path, file, **how), requests=requests)
 
     def download(self, path: str, file: Path) -> None:
-        size = self._within_time(lambda: self.store.head(path))["size"]
+        found = self._within_time(lambda: self.store.head(path))
         with file.open("xb") as stream:
-            for start in range(0, size, CHUNK_BYTES):
-                end = min(start + CHUNK_BYTES, size)
+            for start in range(0, found["size"], CHUNK_BYTES):
+                end = min(start + CHUNK_BYTES, found["size"])
                 stream.write(self._within_time(lambda a=start, b=end: self.store.get_range(path, start=a, end=b)))
+        if self._within_time(lambda: self.store.head(path))["e_tag"] != found["e_tag"]:
+            raise ConflictError(f"{self.url}/{path} was replaced while it was read")
 
     def remove(self, paths: Iterable[str]) -> None:
         from obstore.exceptions import NotFoundError

@@ -68,8 +68,8 @@ class Scene:
         else:
             put(self.root, "2026-11-01", 1, users=100, files=2)
         if name == "forget":
-            forgetting.remember_to_forget(self.root, "u7")
-            forgetting.erase(self.root, "u7")
+            forgetting.remember_to_forget(self.root, ["u7"])
+            forgetting.erase(self.root, ["u7"])
             self._nights[119, 2] = self._nights.pop((120, 2))
         place = self._new_place()
         self._proxy.begin(None)

@@ -4,6 +4,7 @@
 - A `Break` happens later. The test runs the same date again, which must give the table of an undisturbed run.
 """
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from kdlib.store import partitions
+from kdlib.store import leases, partitions
+from kdlib.store.folders import DiskFolder
 from tests.faults.shop import TODAY, YESTERDAY, Shop
 from tests.whole_nights import child, follow, kill_all, run, start
 
@@ -139,17 +141,23 @@ REFUSALS = [
     Refusal("the key's variable is not set", r"NO_SUCH_KEY", settings={"privacy__key_environment": "NO_SUCH_KEY"}),
     Refusal("Spark gets too little memory", r"Spark did not start|driver", settings={"spark__driver_memory": "16m"}),
     Refusal("the output folder is a file", r"cannot write below output_dir", settings={"output_dir": "pyproject.toml"}),
-    Refusal("another night's lock", r"another run writes", before=lambda shop: _hold_lock(shop), status=75),
+    Refusal("another night's lease", r"another run writes", before=lambda shop: _hold_lease(shop), status=75),
 ]
 
 
-def _hold_lock(shop: Shop) -> None:
-    import fcntl
+def _hold_lease(shop: Shop) -> None:
+    shop.held = ExitStack()  # pyright: ignore[reportAttributeAccessIssue]
+    shop.held.enter_context(  # pyright: ignore[reportAttributeAccessIssue]
+        leases.held(DiskFolder(shop.root, durable=False), leases.of_date(TODAY), "nightly")
+    )
 
-    path = shop.root / "_locks" / f"ds={TODAY}.lock"
+
+def _leave_lease(shop: Shop) -> None:
+    """As of a run whose machine has died."""
+    state = {"token": "x", "holder": {"stage": "nightly", "pid": 1, "host": "far", "machine": "far", "since": "now"}}
+    path = shop.root / leases.of_date(TODAY)
     path.parent.mkdir(exist_ok=True)
-    shop.held = path.open("a+")  # pyright: ignore[reportAttributeAccessIssue]
-    fcntl.flock(shop.held, fcntl.LOCK_EX)  # pyright: ignore[reportAttributeAccessIssue]
+    path.write_text(json.dumps(state))
 
 
 @pytest.mark.parametrize("fault", REFUSALS, ids=lambda fault: fault.name)
@@ -380,11 +388,7 @@ BREAKS = [
             partitions.new_staging(shop.root, name, TODAY) for name in ("histories", "recommendations")
         ],
     ),
-    Break(
-        "the lock file of a dead run",
-        0,
-        before=lambda shop: (shop.root / "_locks" / f"ds={TODAY}.lock").write_text('{"pid": 1}'),
-    ),
+    Break("the lease of a dead run", 0, before=_leave_lease),
 ]
 
 

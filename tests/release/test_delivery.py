@@ -1,6 +1,5 @@
 """The tables of the run in use are copied to a place, and its readers find one whole run at any moment."""
 
-import fcntl
 import json
 import threading
 
@@ -10,6 +9,8 @@ import pytest
 from kdlib.errors import DeliveryError
 from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
+from kdlib.store import leases
+from kdlib.store.folders import DiskFolder
 from tests.release.deliveries import USERS, both, files_naming, folders_at, formats, marks, newest_of_delta, put, refuse
 
 
@@ -21,7 +22,7 @@ def test_what_is_in_use_is_what_others_read(home, url, monkeypatch):
     assert done == delivery.delivered(url)
     assert (done.ds, done.versions) == ("2026-11-22", night.versions)
     monkeypatch.setattr(type(delivery.place(url)), "upload", refuse)
-    monkeypatch.setattr(type(delivery.place(url)), "write", refuse)
+    monkeypatch.setattr(delivery, "write_pointer", refuse)
     assert delivery.deliver(home, url, keep=5) == done
 
 
@@ -133,16 +134,34 @@ def test_deliveries_wait_for_each_other(home, tmp_path, send, monkeypatch):
     """The second delivery begins when the first has ended; if the first never ends, the second is an error."""
     put(home, "2026-11-01", 1)
     url = f"file://{tmp_path}/there"
-    (home / "_locks").mkdir(exist_ok=True)
-    with (home / "_locks" / "deliver.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        monkeypatch.setattr(delivery, "WAIT_SECONDS", 0.3)
-        with pytest.raises(DeliveryError, match=r"another delivery .* 0\.3 s\..*distilrec deliver"):
-            send(home, url, keep=5)
-        assert not (tmp_path / "there").exists()
-        monkeypatch.setattr(delivery, "WAIT_SECONDS", 30)
-        threading.Timer(0.5, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
-        assert send(home, url, keep=5).ds == "2026-11-01"
+    begun, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with leases.held(DiskFolder(home, durable=False), delivery.LEASE, "deliver"):
+            begun.set()
+            ended.wait(60)
+
+    monkeypatch.setattr(leases, "TERM_SECONDS", 2.0)
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(30)
+    monkeypatch.setattr(delivery, "WAIT_SECONDS", 0.3)
+    with pytest.raises(DeliveryError, match=r"another delivery .* 0\.3 s \(deliver, process .*distilrec deliver"):
+        send(home, url, keep=5)
+    assert not (tmp_path / "there").exists()
+    monkeypatch.setattr(delivery, "WAIT_SECONDS", 30)
+    threading.Timer(0.5, ended.set).start()
+    assert send(home, url, keep=5).ds == "2026-11-01"
+    thread.join()
+
+
+@both
+def test_without_a_lease_nothing_is_delivered(home, tmp_path, send, monkeypatch):
+    """An output folder that cannot be written is a DeliveryError: the run is in use, and its report is still made."""
+    put(home, "2026-11-01", 1)
+    monkeypatch.setattr(leases, "held", refuse)
+    with pytest.raises(DeliveryError, match=r"cannot deliver to .*ACCESS_DENIED"):
+        send(home, f"file://{tmp_path}/there", keep=5)
 
 
 @both

@@ -50,6 +50,7 @@ def other(url, request):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, url, "1", locks], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
