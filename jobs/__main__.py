@@ -4,7 +4,7 @@ import logging
 import sys
 from datetime import date
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -20,7 +20,8 @@ from kdlib.errors import ConfigError, DistilrecError
 GROUPS = {
     "Begin": ("init", "validate", "doctor"),
     "Run": ("nightly", "plan", "benchmark"),
-    "What is in use": ("show", "explore", "search", "rollback", "deliver", "telemetry", "forget"),
+    "What is in use": ("show", "explore", "search", "rollback", "freeze", "unfreeze", "deliver", "telemetry"),
+    "The output folder": ("forget", "prune", "repair"),
     "On a Ray cluster": ("submit", "status"),
     "Stages, in order": tuple(stage.name for stage in STAGES),
 }
@@ -232,6 +233,25 @@ def _rollback(invocation: Invocation, to: str, reason: str) -> int:
 cli.command("rollback")(configured(_rollback, ds=None))
 
 
+@click.option("--reason", required=True, metavar="TEXT", help="why; each run that stays out of use prints it")
+def _freeze(invocation: Invocation, reason: str) -> int:
+    """Keep the run in use: later runs are made, but not promoted."""
+    from jobs import freeze
+
+    return execute("freeze", invocation, lambda config: freeze.freeze(config, reason), all_dates=True)
+
+
+def _unfreeze(invocation: Invocation) -> int:
+    """End a freeze: later runs are promoted again."""
+    from jobs import freeze
+
+    return execute("unfreeze", invocation, freeze.unfreeze, all_dates=True)
+
+
+cli.command("freeze")(configured(_freeze, ds=None))
+cli.command("unfreeze")(configured(_unfreeze, ds=None))
+
+
 def _deliver(invocation: Invocation) -> int:
     """Bring the run in use to where others read it."""
     from jobs import deliver
@@ -253,21 +273,63 @@ def _telemetry(invocation: Invocation, status: int | None) -> int:
 cli.command("telemetry")(configured(_telemetry))
 
 
-@click.option("--user", required=True, metavar="ID", help="the user, by the shop's own id")
-def _forget(invocation: Invocation, user: str) -> int:
-    """Remove a user from every output."""
+@click.option("--user", metavar="ID", help="the user, by the shop's own id")
+@click.option(
+    "--users-file",
+    type=click.File(encoding="utf-8-sig"),
+    metavar="FILE",
+    help="many users: one id a line; - reads standard input",
+)
+def _forget(invocation: Invocation, user: str | None, users_file: TextIO | None) -> int:
+    """Remove users from every output."""
     from jobs import forget
 
+    users = forget.users_of(user, users_file)
     return execute(
         "forget",
         invocation,
-        lambda config: forget.run(config, user),
+        lambda config: forget.run(config, users),
         load=lambda: forget.load(invocation),
         in_use=True,
     )
 
 
 cli.command("forget")(configured(_forget, ds=f"{LOCKED_DAY}; all dates are searched"))
+
+
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="how many promoted runs stay; before the first promotion, how many dates (default: retention.nights)",
+)
+@click.option("--dry-run", is_flag=True, help="print what would go, remove nothing")
+def _prune(invocation: Invocation, keep: int | None, dry_run: bool) -> int:
+    """Remove old runs now, also on a full disk.
+
+    The run in use stays, and so does what runs that are at work start from. With --keep 1 there is nothing to roll back
+    to.
+    """
+    from jobs import prune
+
+    return execute("prune", invocation, lambda config: prune.run(config, keep=keep, dry_run=dry_run), all_dates=True)
+
+
+cli.command("prune")(configured(_prune, ds=None))
+
+
+@click.option("--yes", is_flag=True, help="mend what can be mended")
+def _repair(invocation: Invocation, yes: bool) -> int:
+    """Find what is damaged in the output folder, and mend it with --yes.
+
+    Without --yes nothing is changed. The exit status is 0 if no fault is found, or left after --yes; else 1.
+    """
+    from jobs import repair
+
+    return repair.repair(invocation, yes=yes)
+
+
+cli.command("repair")(configured(_repair, ds=None))
 
 
 @click.argument(

@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from jobs.runtime.console import log_file, say, warn
 from jobs.runtime.inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
+from jobs.runtime.ready import wait_for_input as wait_for_input
 from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
@@ -38,10 +39,9 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 def build(job: Job) -> Details:
     """Judge the events, then write sessions, vocabulary, histories and statistics of the kept events."""
-    config, (source, key) = job.config, job.found
+    config, (source, key), log = job.config, job.found, log_file(job.config, "build_features")
     for line in source.notes():
         say(f"build_features: {line}")
-    log = log_file(config, "build_features")
     with running_spark(config, log) as spark, reading(source.events.path), privacy.workers_keys():
         judged, funnel = _judge(job, source, spark)
         kept = clean.kept(judged)
@@ -63,7 +63,7 @@ def build(job: Job) -> Details:
         about_vocabulary = codings | {name: about_items.pop(name) for name in ("catalogue", "previous")}
         funnel |= vocabulary.count_left_out(counts, items, about_items.pop("listed"))
         funnel["sessions"] = tables.check_files(tables.SESSIONS, job.outputs["sessions"])
-        funnel |= funnels.count_histories(people, last_day=config.last_day)
+        funnel |= funnels.count_histories(people, last_day=config.last_day, time_zone=config.features.time_zone)
         funnel |= about_items | {"columns": input_columns(spark, source.events, last_day=config.last_day)}
         funnels.check_listed(funnel)
         funnels.check_trainable(funnel, last_day=config.last_day, **config.features.split.model_dump())
@@ -80,7 +80,7 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
     """Judge the events, write quarantine and clean events, return all and the funnel. InputError: none is kept."""
     config, features, path = job.config, job.config.features, source.events.path
     events = read_input(config, source, spark)
-    period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day}
+    period: dict[str, Any] = {"last_day": config.last_day, **features.model_dump(include={"period_start", "time_zone"})}
     judged = clean.with_outcome(
         events,
         **period,
@@ -89,9 +89,8 @@ def _judge(job: Job, source: NightInput, spark: SparkSession) -> tuple[DataFrame
         num_partitions=config.spark.shuffle_partitions,
         forgotten=forgetting.forgotten(config.root),
     ).persist(StorageLevel.MEMORY_AND_DISK)
-    carried = source.versions.get("clean_events")
+    carried, quarantine = source.versions.get("clean_events"), job.outputs["quarantine"]
     funnel = funnels.count_outcomes(judged, path=path, carried=carried, where=source.events.where, **period)
-    quarantine = job.outputs["quarantine"]
     write_sorted(clean.quarantine(judged), quarantine, by=["reason", "file", "raw"], rows=funnel["quarantined"])
     if funnel["kept"] == 0:
         fail_all_quarantined(config, "quarantine", quarantine, path=path, funnel=funnel)
@@ -130,9 +129,10 @@ def _write_vocabulary(
 def _write_histories(job: Job, sessions: DataFrame, items: DataFrame, num_items: int) -> tuple[DataFrame, dict]:
     """Write the histories of all users with splits and values. Returns them, and what the codes of the values mean."""
     config, folder, spark = job.config, job.outputs["histories"], items.sparkSession
+    zone, split = config.features.time_zone, config.features.split.model_dump()
     steps = interactions(sessions, collapse_repeats=config.features.collapse_repeats)
     people = histories(steps, vocabulary.to_join(items, num_items=num_items))
-    people = splits.with_splits(people, last_day=config.last_day, **config.features.split.model_dump())
+    people = splits.with_splits(people, last_day=config.last_day, time_zone=zone, **split)
     users, earlier = spark.read.parquet(read.spark_path(job.outputs["sessions"])), earlier_vocabulary(config)
     people, codings = add_user_values(people, config, users=users, earlier=earlier.details if earlier else {})
     people.sortWithinPartitions("user_id").write.mode("append").parquet(read.spark_path(folder))

@@ -33,9 +33,12 @@ def build(job: Job) -> Details:
     chatter = log_file(config, "build_queries")
     with running_spark(config, chatter) as spark, reading(log.path), privacy.workers_keys():
         judged = searches.with_outcome(
-            searches.read_searches(spark, log, key=config.privacy.key, hide_queries=min_users > 1),
+            searches.read_searches(
+                spark, log, key=config.privacy.key, hide_queries=min_users > 1, time_zone=config.features.time_zone
+            ),
             period_days=settings.period_days,
             last_day=last_day,
+            time_zone=config.features.time_zone,
             num_partitions=config.spark.shuffle_partitions,
             forgotten=forgetting.forgotten(config.root),
         ).persist(StorageLevel.MEMORY_AND_DISK)

@@ -16,12 +16,14 @@ from jobs.runtime.delivery import check
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.own_teachers import check_functions
 from jobs.runtime.process import run_in_own_process
+from jobs.runtime.published import versions
 from jobs.runtime.ray_cluster import ray_ahead, start_ray
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Stage
 from jobs.runtime.summary import print_summary
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DeliveryError, GateError
+from kdlib.release import promotions
 
 
 def night(invocation: Invocation, *, force: str = "") -> int:
@@ -55,7 +57,12 @@ def backfill(invocation: Invocation, first: date, last: date, *, force: str = ""
 
 
 def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") -> None:
-    """Run all stages that apply, in order. Each Spark stage has its own process. All Ray stages share a cluster."""
+    """Run all stages that apply, in order. Each Spark stage has its own process. All Ray stages share a cluster.
+
+    Raises:
+      GateError: a gate has failed, or a rollback has withdrawn the run that this one starts from.
+      DistilrecError: a stage failed.
+    """
     if config.search:
         check_search_extra()
     check(config)
@@ -72,6 +79,8 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
             started = time.monotonic()
             if stage.last:
                 continue
+            if "build-features" in seconds:  # a rollback meanwhile may have withdrawn what this run starts from
+                promotions.check_not_withdrawn(config.root, config.day, versions(config, "histories"))
             if stage.engine == "spark":
                 ahead = _ray_ahead(config, ray_block) if stage in last_spark else None
                 run_in_own_process(stage.name, invocation, meanwhile=ahead)

@@ -5,12 +5,13 @@ import pyarrow.parquet as pq
 from jobs.runtime import telemetry
 from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
-from jobs.runtime.lock import held_dates
 from jobs.runtime.names import lists_of, models_of
+from jobs.runtime.old_runs import remove_old_runs
 from jobs.runtime.published import versions
 from kdlib.config.run import RunConfig
 from kdlib.errors import DeliveryError, GateError, InputError
-from kdlib.release import gates, promotions, retention
+from kdlib.release import gates, promotions
+from kdlib.release.freezing import FrozenError
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
 
@@ -31,14 +32,14 @@ def run(config: RunConfig, *, reason: str = "") -> None:
 def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     """Put the run's date in use, deliver it and remove old runs. Returns None where the run stays out of use.
 
-    It stays out of use if a later run is in use: a backfill does not take the shop back in time. It also stays out if a
-    rollback has withdrawn these very tables: a rerun does not undo a rollback. The run in use is then delivered, in case
-    the rollback could not deliver it.
+    It stays out of use if a later run is in use: a backfill does not take the shop back in time. It also stays out if the
+    run in use is frozen, or if a rollback has withdrawn these very tables: a rerun does not undo a rollback. The run in
+    use is then delivered, in case the rollback could not deliver it.
 
     Raises:
       ConfigError: nothing can be delivered to the place in `delivery`.
       InputError: a part of the run is not published, or the gates have judged other tables than the published ones.
-      GateError: a gate has failed.
+      GateError: a gate has failed, or a rollback has withdrawn what the run was built on.
       DeliveryError: the run is in use here, but others cannot read it yet.
     """
     check(config)
@@ -60,28 +61,42 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
         )
         _deliver(config)
         return None
+    if damaged := promotions.damaged_records(root):
+        warn(
+            f"promote: warning: {len(damaged)} records of earlier switches cannot be read and are left out, {damaged[0]} first."
+            " `distilrec repair` shows what it would do about them"
+        )
     forced = []
     if config.input.has_events:
         judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
         forced = [gate.gate for gate in judged if gate.status == "forced"]
         reason = reason or partitions.manifest_of(root, "gates", day).details.get("reason", "")
-    promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
+    try:
+        promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
+    except FrozenError as error:
+        say(f"promote: {error}")
+        _deliver_and_remove_old_runs(config)
+        return None
     if _later_in_use(config, promoted):  # a later run was promoted at the same time
         return None
     table = "recommendations" if config.input.has_events else "search_rankings"
     say(f"promote: {day} is in use: {root / promotions.LINK / table}")
-    try:
-        _deliver(config)
-    except DeliveryError:  # old runs go too: a place that is down for weeks must not fill the disk here
-        _remove_old_nights(config)
-        raise
-    _remove_old_nights(config)
+    _deliver_and_remove_old_runs(config)
     return promoted
 
 
 def _deliver(config: RunConfig) -> None:
-    if config.delivery:
+    if config.delivery and promotions.current(config.root):
         deliver(config)
+
+
+def _deliver_and_remove_old_runs(config: RunConfig) -> None:
+    try:
+        _deliver(config)
+    except DeliveryError:  # old runs go too: a place that is down for weeks must not fill the disk here
+        remove_old_runs(config)
+        raise
+    remove_old_runs(config)
 
 
 def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
@@ -90,23 +105,6 @@ def _later_in_use(config: RunConfig, now: Promotion | None) -> bool:
         return False
     say(f"promote: {now.ds} stays in use, because it is later than {config.day}")
     return True
-
-
-def _remove_old_nights(config: RunConfig) -> None:
-    """Remove old runs. A failure is a warning, because the new run is in use already."""
-    try:
-        removed = retention.remove_old_nights(
-            config.root, keep=config.retention.nights, before=config.day, busy=held_dates(config), warn=_warn
-        )
-    except OSError as error:
-        _warn(f"old runs are not removed: {error}. The next promotion tries again")
-        return
-    if removed:
-        say(f"promote: removed {len(removed)} old runs, {min(removed)} to {max(removed)}")
-
-
-def _warn(text: str) -> None:
-    warn(f"promote: warning: {text}")
 
 
 def _judged_parts(config: RunConfig) -> dict[str, str]:

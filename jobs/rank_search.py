@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from jobs.runtime.names import SEARCH_STUDENT
 from jobs.runtime.product_search import head_queries, product_search, read_products, typed_queries
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
+from kdlib.store.days import day_end
 from kdlib.store.partitions import Manifest
 from kdlib.store.search_tables import SEARCH_RANKINGS
 
@@ -47,7 +48,7 @@ def _rank(config: RunConfig, index: Path, student: Path, queries: list[str]) -> 
     import ray.data
 
     settings, training = product_search(config), config.training
-    end_of_day = datetime.fromisoformat(config.day).replace(tzinfo=UTC) + timedelta(days=1)
+    end_of_day = day_end(config.last_day, config.features.time_zone)
     parts = [
         pa.table({"query": pa.array(queries[start : start + QUERIES_AT_A_TIME])})
         for start in range(0, len(queries), QUERIES_AT_A_TIME)

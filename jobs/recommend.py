@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
@@ -18,6 +17,7 @@ from kdlib.inference.checks import check_recommendations
 from kdlib.inference.recommender import check_vocabulary, read_vocabulary
 from kdlib.inference.shard_recommender import ShardRecommender
 from kdlib.models.files import load_model
+from kdlib.store.days import day_end
 from kdlib.store.partitions import Manifest
 
 
@@ -58,7 +58,6 @@ def _infer(job: Job) -> None:
     """Give the histories to the actors, shard by shard. The actors write into the staging folder."""
     config, settings = job.config, job.config.recommend
     check_room(config, "recommend.actors", settings.actors)
-    end_of_day = datetime.fromisoformat(config.day).replace(tzinfo=UTC) + timedelta(days=1)
     write_by_shards(
         job.input("histories"),
         ShardRecommender,
@@ -72,7 +71,7 @@ def _infer(job: Job) -> None:
                 "k": settings.k,
                 "because": settings.because,
                 "item_block": settings.item_block,
-                "generated_at": end_of_day,
+                "generated_at": day_end(config.last_day, config.features.time_zone),
                 "threads": 1,
                 "policy": settings.policy,
                 **{f"{name}_folder": str(job.input(name)) for name in policy_features(config)},

@@ -4,7 +4,7 @@ Of `recommend.policy`, `include` and `exclude` hold for these lists too. The oth
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from kdlib.inference.recommender import check_vocabulary, read_vocabulary
 from kdlib.lists.long_form import write_long_form
 from kdlib.lists.rows import Lists, check_lists, rows_of
 from kdlib.store import tables
+from kdlib.store.days import day_end, day_number
 from kdlib.store.partitions import Manifest
 
 EMPTY = {
@@ -44,14 +45,14 @@ def build(job: Job) -> Details:
         write_long_form(parquet_files(job.input("recommendations")), job.output / "part-00000.parquet")
         return {}
     k, table = getattr(job.config.recommend.lists, name), tables.ALL[name]
-    end_of_day = datetime.fromisoformat(job.config.day).replace(tzinfo=UTC) + timedelta(days=1)
+    end_of_day = day_end(job.config.last_day, job.config.features.time_zone)
     item_ids = read_vocabulary(job.input("item_vocabulary"))[0]
     available = rules_of_policy(
         job.config.recommend.policy,
         vocabulary=job.input("item_vocabulary"),
         item_features=job.input("item_features") if "item_features" in job.inputs else None,
         num_items=len(item_ids),
-        day=end_of_day.date(),
+        day=job.config.last_day + timedelta(days=1),
         k=k,
     )[None].allowed_V.numpy()
     if k > available.sum():
@@ -96,21 +97,23 @@ def _bought_together(job: Job, item_ids: pa.Array, available: np.ndarray, k: int
 
     events = job.config.input.events
     by_session = events is not None and events.session is not None
-    purchases = read_purchases(parquet_files(job.input("histories")))
+    purchases = read_purchases(parquet_files(job.input("histories")), time_zone=job.config.features.time_zone)
     baskets = baskets_of(purchases, by_session=by_session, num_items=len(item_ids))
-    return bought_together(baskets, today=_today(job), allowed_V=available, k=k), {"item_id": item_ids}, {}
+    lists = bought_together(baskets, today=day_number(job.config.last_day), allowed_V=available, k=k)
+    return lists, {"item_id": item_ids}, {}
 
 
 def _buy_again(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
     from kdlib.lists.again import buy_again
     from kdlib.lists.purchases import read_purchases
 
-    purchases = read_purchases(parquet_files(job.input("histories")))
-    return buy_again(purchases, today=_today(job), allowed_V=available, k=k), {"user_id": purchases.user_ids}, {}
+    purchases = read_purchases(parquet_files(job.input("histories")), time_zone=job.config.features.time_zone)
+    lists = buy_again(purchases, today=day_number(job.config.last_day), allowed_V=available, k=k)
+    return lists, {"user_id": purchases.user_ids}, {}
 
 
 def _popular_items(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) -> Made:
-    from kdlib.lists.popular import DAY_MICROSECONDS, groups_of, owners_of, popular_items, recent_events
+    from kdlib.lists.popular import groups_of, owners_of, popular_items, recent_events
 
     groups = [
         groups_of(pq.read_table(job.input(name), columns=[key, "feature", "values"]), key=key)
@@ -121,7 +124,7 @@ def _popular_items(job: Job, item_ids: pa.Array, available: np.ndarray, k: int) 
     categories, segments = groups
     counts = recent_events(
         parquet_files(job.input("histories")),
-        until=(_today(job) + 1) * DAY_MICROSECONDS,
+        until=int(day_end(job.config.last_day, job.config.features.time_zone).timestamp()) * 1_000_000,
         half_life_days=job.config.recommend.lists.popular_half_life_days,
         num_items=len(item_ids),
         segments=segments,
@@ -135,11 +138,6 @@ MAKERS: dict[str, Callable[[Job, pa.Array, np.ndarray, int], Made]] = {
     "popular_items": _popular_items,
     "buy_again": _buy_again,
 }
-
-
-def _today(job: Job) -> int:
-    """The run's day, in days since 1970."""
-    return (datetime.fromisoformat(job.config.day) - datetime(1970, 1, 1)).days
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

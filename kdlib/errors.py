@@ -49,6 +49,12 @@ class BusyError(DistilrecError):
     exit_status = 75
 
 
+class LateInputError(DistilrecError):
+    """The input is not whole yet: its marker is missing, or its files still change. Retry later (`EX_NOINPUT`)."""
+
+    exit_status = 66
+
+
 class UnreachableError(DistilrecError):
     """A cluster does not answer. Retry later (`EX_TEMPFAIL` of sysexits.h)."""
 

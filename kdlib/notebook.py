@@ -12,7 +12,7 @@ No call starts Spark or Ray, and no call changes a run. Tables are Arrow tables.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from kdlib.metrics.table import metrics_table
 from kdlib.privacy.pseudonyms import pseudonym, read_key
 from kdlib.release import promotions
 from kdlib.store import partitions
+from kdlib.store.days import day_end
 from kdlib.store.format import check_format
 from kdlib.store.tables import HISTORIES, TIME
 
@@ -177,7 +178,7 @@ class Student:
             k=10,
             because=0,
             item_block=run.config.recommend.item_block,
-            generated_at=datetime.fromisoformat(run.day).replace(tzinfo=UTC) + timedelta(days=1),
+            generated_at=day_end(date.fromisoformat(run.day), run.config.features.time_zone),
             threads=torch.get_num_threads(),
         )
         self._index = {item: index for index, item in enumerate(self.recommender.item_ids.to_pylist())}

@@ -29,8 +29,8 @@ FINAL = {
     2: "fix the cause first; see the message above",
     3: "a gate has failed and the run in use stays; the message and the report say which",
 }
-"""Exit statuses that no retry mends. All others are retried: 74 (not delivered), 75 (the date's lock is held, or the
-cluster does not answer) and crashes."""
+"""Exit statuses that no retry mends. All others are retried: 66 (the input is late), 74 (not delivered), 75 (the date's
+lock is held, or the cluster does not answer) and crashes."""
 
 
 def run(stage: str, day: str) -> None:  # not `ds`: Airflow uses that name

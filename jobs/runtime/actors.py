@@ -4,16 +4,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from jobs.runtime.published import parquet_files
 from kdlib.data.shards import history_shards
-from kdlib.errors import DistilrecError, InputError
+from kdlib.errors import DistilrecError, InputError, UnreachableError
 
 MOST_BATCHES = 64
 """Most batches in a shard. A shard is one task of an actor and one file of the table."""
+
+
+STALL_SECONDS = 3600.0
+"""How long to wait for the next shard. It takes minutes."""
 
 
 def write_by_shards(
@@ -39,6 +45,7 @@ def write_by_shards(
 
     Raises:
       InputError: there is no user.
+      UnreachableError: the next shard has not come for `STALL_SECONDS`.
       DistilrecError: what an actor raised.
     """
     import ray.data
@@ -58,7 +65,34 @@ def write_by_shards(
         batch_format="pyarrow",
     )
     with own_errors():
-        written.materialize()
+        _wait_for(written)
+
+
+def _wait_for(written: Any) -> None:
+    """Run a Ray Dataset to its end. Ray itself would wait for ever for an actor that lives and never answers."""
+    steps: Queue[BaseException | None] = Queue()
+
+    def run() -> None:
+        try:
+            for _ in written.iter_batches(batch_size=None, batch_format="pyarrow"):
+                steps.put(None)
+            steps.put(StopIteration())
+        except BaseException as error:
+            steps.put(error)
+
+    Thread(target=run, daemon=True, name="shards").start()
+    while True:
+        try:
+            step = steps.get(timeout=STALL_SECONDS)
+        except Empty:
+            raise UnreachableError(
+                f"the next part of the work has not come for {STALL_SECONDS / 60:.0f} minutes, and no actor has failed: a worker"
+                " may hang. Run the same command again; `ray status` and the logs of the nodes say which one"
+            ) from None
+        if isinstance(step, StopIteration):
+            return
+        if step is not None:
+            raise step
 
 
 @contextmanager

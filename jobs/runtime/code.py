@@ -19,11 +19,18 @@ OPERATIONAL = (
     "jobs.runtime.console",
     "jobs.runtime.lock",
     "jobs.runtime.ray_jobs",
+    "jobs.runtime.ray_nodes",
+    "jobs.runtime.ready",
     "jobs.runtime.stage",
     "kdlib.errors",
+    "kdlib.store.files",
+    "kdlib.store.folders",
+    "kdlib.store.leases",
     "kdlib.store.locks",
+    "kdlib.store.objects",
+    "kdlib.store.waiting",
 )
-"""Modules that cannot change a result: they print, lock or declare."""
+"""Modules that cannot change a result: they print, lock, check or declare."""
 SETTINGS = "kdlib.config"
 """Of this package only functions that compute count. The values of the settings are in a fingerprint anyway."""
 VALIDATORS = {"field_validator", "model_validator"}

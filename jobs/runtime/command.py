@@ -1,5 +1,6 @@
 """The frame of every command: read the run config, take the date's lock, run, turn errors into exit statuses."""
 
+import errno
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from jobs.runtime.budget import scale_of
@@ -18,9 +19,10 @@ from jobs.runtime.console import engine_output_to, hints_name, log_file, one_lin
 from jobs.runtime.lock import run_lock
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
-from kdlib.errors import DistilrecError
+from kdlib.errors import ConfigError, DistilrecError
 from kdlib.release import promotions
 from kdlib.store.format import check_format, write_format
+from kdlib.store.partitions import STAGING, VERSIONS
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,23 @@ class Invocation:
         return found + [word for override in self.overrides for word in ("--set", override)]
 
 
+def of_all_dates(invocation: Invocation) -> RunConfig:
+    """The run config for a command about an output folder as a whole. Only its log has a date: today.
+
+    Raises:
+      ConfigError: a date is given, or no run has been made in the output folder.
+    """
+    if invocation.ds is not None:
+        raise ConfigError(f"--ds {invocation.ds}: this command is about all runs and takes no date")
+    config = load_config(invocation.config, overrides=invocation.overrides)
+    if not any((config.root / name).exists() for name in (VERSIONS, STAGING)):
+        raise ConfigError(
+            f"no run has been made in {config.root}, the output_dir of the run config {invocation.config}. Give the"
+            " shop's own run config with --config"
+        )
+    return config.model_copy(update={"ds": datetime.now(UTC).date()})
+
+
 def execute(
     name: str,
     invocation: Invocation,
@@ -52,6 +71,7 @@ def execute(
     *,
     load: Callable[[], RunConfig] | None = None,
     reads_only: bool = False,
+    all_dates: bool = False,
     in_use: bool = False,
     quiet_engines: bool = False,
 ) -> int:
@@ -65,19 +85,22 @@ def execute(
       run: does the work.
       load: reads the run config, where `invocation.load` does not fit.
       reads_only: the command takes no lock, so that no run can block it.
+      all_dates: the command is about the output folder as a whole. It gets the run config of `of_all_dates`, and takes no
+        date's lock.
       in_use: without a date, the command takes the date of the run in use.
       quiet_engines: the engines write to a log file. A line at the end gives the seconds.
     """
     started, log, stopped = time.monotonic(), None, list[int]()
+    unlocked = reads_only or all_dates
     with hints_name(invocation.config, invocation.overrides):
         try:
-            config = load() if load else invocation.load()
+            config = load() if load else of_all_dates(invocation) if all_dates else invocation.load()
             check_format(config.root)
             if in_use and config.ds is None and (now := promotions.current(config.root)):
                 config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
             log = log_file(config, name)
-            with interrupted_by_sigterm(stopped), nullcontext() if reads_only else run_lock(config, name):
-                if not reads_only:
+            with interrupted_by_sigterm(stopped), nullcontext() if unlocked else run_lock(config, name):
+                if not unlocked:
                     write_format(config.root)
                 with engine_output_to(log) if quiet_engines else nullcontext():
                     run(config)
@@ -98,12 +121,23 @@ def execute(
     return 0
 
 
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
 def _unexpected(error: Exception, name: str, log: Path | None, *, reads_only: bool) -> int:
     """Print an unexpected error and return its exit status. The traceback goes to the log file."""
     if reads_only and isinstance(error, BrokenPipeError):  # `| head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    if log is not None and _log_traceback(log):
+    logged = log is not None and _log_traceback(log)
+    if full := next((text for text in _FULL if text in str(error)), None):  # Spark and Ray wrap the error in theirs
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        say(
+            f"distilrec: {name} failed: {full}{where}. Nothing is half-published, and the run in use stays. Free"
+            " space on the disks of output_dir and of the temporary files; `distilrec prune` removes old runs",
+            level=logging.ERROR,
+        )
+    elif logged:
         say(
             f"distilrec: {name} failed: {type(error).__name__}: {one_line(error)}\nfull text: {log}",
             level=logging.ERROR,

@@ -17,6 +17,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from kdlib.config.base import without_credentials
 from kdlib.config.run import RunConfig
 
 JSON_LOGS = "DISTILREC_JSON_LOGS"
@@ -37,8 +38,11 @@ LOG = logging.getLogger("distilrec")
 
 
 def say(text: str = "", *, level: int = logging.INFO) -> None:
-    """Print a line for the person: an error to standard error, anything else to standard output."""
-    LOG.log(level, "%s", with_config(text))
+    """Print a line for the person: an error to standard error, anything else to standard output.
+
+    Keys in URLs are not shown: a hint repeats `--set`.
+    """
+    LOG.log(level, "%s", without_credentials(with_config(text)))
 
 
 def warn(text: str) -> None:

@@ -111,7 +111,9 @@ def files_by_day(path: str, *, needed: date) -> dict[date, list[File]]:
             found.setdefault(day, []).append(file)
     if needed not in found:
         there = f"There are files of {min(found)} to {max(found)}" if found else "There is no file of any day"
-        raise InputError(f"no file of {needed} matches {path}: has the day's export run? {there}")
+        raise InputError(
+            f"no file of {needed} matches {path}: has the day's export run? {there}. With input.events.ready a run waits"
+        )
     return found
 
 

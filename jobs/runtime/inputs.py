@@ -1,6 +1,7 @@
 """Find a run's raw input and its version."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -32,6 +33,7 @@ from kdlib.privacy import forgetting
 from kdlib.privacy.pseudonyms import key_check, read_key
 from kdlib.release import gates, promotions
 from kdlib.store import partitions
+from kdlib.store.days import UTC
 from kdlib.store.fingerprint import fingerprint_of
 from kdlib.store.partitions import Manifest
 
@@ -97,11 +99,19 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
     events, catalogue = _events_and_catalogue(config)
     settings = fingerprint_of(
         config.input.model_dump(
-            mode="json", exclude={"catalogue": True, "searches": True, "users": True, "simulate": {"search_fraction"}}
+            mode="json",
+            exclude={
+                "catalogue": True,
+                "searches": True,
+                "users": True,
+                "simulate": {"search_fraction"},
+                "events": {"ready"},
+            },
         ),
         str(config.features.period_start),
         key,
         ID_FORM,
+        *([config.features.time_zone] if config.features.time_zone != UTC else []),
     )
     versions, days, carried, before, not_carried = {}, None, None, None, None
     if DAY in events.path:
@@ -145,7 +155,7 @@ def _check_all_there(config: RunConfig, not_carried: Manifest, *, first_there: d
     if first < first_there:
         raise InputError(
             f"the events of {not_carried.ds} cannot be carried over, because settings have changed since (section input,"
-            f" features.period_start, privacy.key). They begin on {first}, but the files at {path} begin on {first_there}."
+            f" features.period_start, features.time_zone, privacy.key). They begin on {first}, but the files at {path} begin on {first_there}."
             " Put back the files or the settings, or set"
             f" features.period_start: {first_there} to go on without the earlier events"
         )
@@ -154,7 +164,10 @@ def _check_all_there(config: RunConfig, not_carried: Manifest, *, first_there: d
 def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> DataFrame:
     """The events to judge: from the files, and carried over from an earlier run."""
     days = source.days.to_read if source.days else ()
-    events = read_events(spark, source.events, last_day=config.last_day, days=days, key=config.privacy.key)
+    zone = config.features.time_zone
+    events = read_events(
+        spark, source.events, last_day=config.last_day, days=days, key=config.privacy.key, time_zone=zone
+    )
     if source.days is None or source.carried is None or source.carried_before is None:
         return events
     events = with_late_files(events, source.days.late)
@@ -164,8 +177,9 @@ def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> Da
         events,
         before=source.carried_before,
         source=source.versions["clean_events"],
+        time_zone=zone,
     )
-    return not_yet_read(events, before=source.carried_before).unionByName(earlier)
+    return not_yet_read(events, before=source.carried_before, time_zone=zone).unionByName(earlier)
 
 
 def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueConfig | None]:
@@ -272,6 +286,21 @@ def _earlier_events(config: RunConfig) -> Manifest | None:
     there = [partitions.read_manifest(config.root, name, promoted.ds)] if promoted else _published(config, name)
     passed = (found for found in there if found and _have_passed(config, found))
     return _checked_whole(config, next(passed, promoted))
+
+
+def dates_continued_from(config: RunConfig) -> set[str]:
+    """The dates of the earlier runs that this run reads, promoted or not. A damaged one counts for nothing: the run fails."""
+    found = set()
+    for earlier in (earlier_vocabulary, _earlier_events):
+        with suppress(InputError):
+            found |= {one.ds for one in [earlier(config)] if one}
+    return found
+
+
+def starts_of(config: RunConfig, days: Collection[str]) -> set[str]:
+    """The dates of the earlier runs that the runs of these dates read."""
+    runs = [config.model_copy(update={"ds": date.fromisoformat(ds)}) for ds in days]
+    return set().union(*map(dates_continued_from, runs))
 
 
 def _have_passed(config: RunConfig, clean_events: Manifest) -> bool:

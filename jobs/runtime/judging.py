@@ -3,6 +3,8 @@
 A failed gate ends the run with exit status 3 and keeps what is in use. `--force REASON` overrules it, on record.
 """
 
+from datetime import date
+
 import pyarrow.parquet as pq
 
 from jobs.runtime.console import say
@@ -14,6 +16,8 @@ from kdlib.release.gates import Gate
 from kdlib.store import partitions
 from kdlib.store.fingerprint import fingerprint_of
 
+WEEKS = 4
+"""How many runs of the same weekday are the measure of a day's volume. `retention.nights` bounds it, too."""
 JUDGED = {"input": "histories", "quality": "metrics"}
 """Part of the gates → the table that it judges."""
 
@@ -73,19 +77,28 @@ def _on_record(config: RunConfig) -> tuple[list[Gate], dict[str, str], str]:
     return gates.gates_of(table), manifest.inputs, manifest.details.get("reason", "")
 
 
-def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:
-    """The last promoted runs before this one that still have the table `name`."""
+def _earlier(config: RunConfig, name: str) -> list[promotions.Promotion]:
+    """The promoted runs before this one that still have the table `name`."""
     nights = promotions.nights(config.root, before=config.day, holding=name)
-    there = [night for night in nights if promotions.folder_of(config.root, night, name).is_dir()]
-    return there[-config.gates.trailing_nights :]
+    return [night for night in nights if promotions.folder_of(config.root, night, name).is_dir()]
+
+
+def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:
+    """The last of these runs."""
+    return _earlier(config, name)[-config.gates.trailing_nights :]
 
 
 def _input(config: RunConfig, inputs: dict[str, str]) -> list[Gate]:
     tonight = partitions.manifest_of(config.root, "histories", config.day)
     inputs["histories"] = tonight.version
-    earlier = [promotions.manifest_of(config.root, night, "histories") for night in _trailing(config, "histories")]
+    weekday = config.last_day.weekday()
+    alike = [night for night in _earlier(config, "histories") if date.fromisoformat(night.ds).weekday() == weekday]
+    earlier, same_weekday = (
+        [promotions.manifest_of(config.root, night, "histories").details["funnel"] for night in nights]
+        for nights in (_trailing(config, "histories"), alike[-WEEKS:])
+    )
     bounds = config.gates.model_dump(include=set(_INPUT_BOUNDS))
-    return gates.input_gates(tonight.details["funnel"], [night.details["funnel"] for night in earlier], **bounds)
+    return gates.input_gates(tonight.details["funnel"], earlier, same_weekday=same_weekday, **bounds)
 
 
 _INPUT_BOUNDS = (

@@ -1,100 +1,93 @@
-"""One run at a time for a date and an output folder.
+"""One run at a time for a date and an output folder: a lease (`kdlib.store.leases`).
 
-The kernel holds the lock on a file, and frees it when the last process that holds it ends. So no lock is ever stale.
-A stage that runs in a process of its own inherits the lock, and keeps it if its parent is killed.
+A stage that runs in a process of its own holds the lease of its parent, and keeps it alive if the parent is killed.
 """
 
-import fcntl
 import json
 import os
-import socket
-import sys
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from jobs.runtime.console import warn
 from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, ConfigError
-from kdlib.store.locks import lock
+from kdlib.store import leases
+from kdlib.store.folders import DiskFolder
+from kdlib.store.leases import Lease
 
-INHERITED = "DISTILREC_LOCK"
-"""Environment variable: the lock file that this process holds through its parent."""
-LOOK_SECONDS = 1.0
-"""How long to wait for a lock, because `held_dates` of another run takes it for a moment."""
-_held: dict[str, int] = {}
-"""Lock file → file descriptor, of the locks that this process holds."""
+INHERITED = "DISTILREC_LEASE"
+"""Environment variable: path and token of the lease that this process holds through its parent."""
+_held: list[Lease] = []
+"""The leases of this process on dates."""
 
 
 @contextmanager
 def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
-    """Hold the lock of the run's date.
+    """Hold the lease of the run's date.
 
     Raises:
-      BusyError: another run holds the lock; the text names that run.
+      BusyError: another run holds it, and the text names that run. Or another run has taken over from this one.
       ConfigError: the output folder cannot be written to.
     """
-    path = (config.root / "_locks" / f"ds={config.day}.lock").absolute()
-    if os.environ.get(INHERITED) == str(path):
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a+")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write below output_dir, {config.root}: {error.strerror} ({error.filename})."
-            " Set output_dir to a folder that you may write to"
-        ) from None
-    with opened as file:
-        try:
-            lock(file, seconds=LOOK_SECONDS)
-        except BlockingIOError:
-            file.seek(0)
-            raise BusyError(
-                f"another run writes {config.day} in {config.root}: {_text(file.read())}. Wait for its end or stop it"
-            ) from None
-        except OSError as error:  # a file system without locks
-            print(f"distilrec: warning: no lock on {path} ({error}). Start no second run of this date", file=sys.stderr)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        holder = {"stage": stage, "pid": os.getpid(), "host": socket.gethostname(), "since": now}
-        file.truncate(0)
-        try:
-            os.write(file.fileno(), json.dumps(holder).encode())
-        except OSError as error:
-            raise ConfigError(f"cannot write below output_dir, {config.root}: {error.strerror} ({path})") from None
-        _held[str(path)] = file.fileno()
+    with ExitStack() as stack:
+        lease = stack.enter_context(_of_parent(config) or _own(config, stage))
+        _held.append(lease)
         try:
             yield
         finally:
-            del _held[str(path)]
+            _held.remove(lease)
+
+
+def _of_parent(config: RunConfig) -> Lease | None:
+    """The lease of the date, if the process that started this one holds it."""
+    folder, path = DiskFolder(config.root, durable=False), leases.of_date(config.day)
+    inherited = json.loads(os.environ.get(INHERITED, "{}"))
+    if inherited.get("path") != f"{folder.url}/{path}":
+        return None
+    return leases.joined(folder, path, inherited["token"], lost=_stop)
+
+
+@contextmanager
+def _own(config: RunConfig, stage: str) -> Iterator[Lease]:
+    with ExitStack() as stack:
+        try:
+            folder, path = DiskFolder(config.root, durable=False), leases.of_date(config.day)
+            how = leases.held(folder, path, stage, told=lambda text: warn(f"distilrec: {text}"), lost=_stop)
+            lease = stack.enter_context(how)
+        except BusyError as error:
+            raise BusyError(
+                f"another run writes {config.day} in {config.root}: {error}. Wait for its end or stop it"
+            ) from None
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise ConfigError(
+                f"cannot write below output_dir, {config.root}: {error.strerror or error}{where}."
+                " Set output_dir to a folder that you may write to"
+            ) from None
+        yield lease
+
+
+def _stop() -> None:
+    """End this process: another run has its date, and all that it still makes would be for nothing."""
+    warn("distilrec: this run was paused for too long, and another one has taken over its date. It stops")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def held_dates(config: RunConfig) -> set[str]:
-    """The dates that any run works on, this run too."""
-    found = set()
-    for path in (config.root / "_locks").glob("ds=*.lock"):
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found.add(path.name.removeprefix("ds=").removesuffix(".lock"))
-            except OSError:  # a file system without locks
-                pass
-    return found
+    """The dates that any run works on, this run too. It takes a few seconds if there is another one."""
+    folder = DiskFolder(config.root, durable=False)
+    days = [path.stem.removeprefix("ds=") for path in (config.root / leases.LOCKS).glob("ds=*.json")]
+    found = leases.alive(folder, map(leases.of_date, days))
+    return {day for day in days if leases.of_date(day) in found}
 
 
 def inherited_lock() -> dict[str, Any]:
-    """Arguments for `subprocess` that hand this process's lock to a child."""
+    """Arguments for `subprocess` that hand this process's lease to a child."""
     if not _held:
         return {}
-    path, descriptor = next(iter(_held.items()))
-    return {"pass_fds": (descriptor,), "env": os.environ | {INHERITED: path}}
-
-
-def _text(holder: str) -> str:
-    try:
-        found = json.loads(holder)
-        return f"{found['stage']}, process {found['pid']} on {found['host']}, since {found['since']}"
-    except (ValueError, KeyError, TypeError):  # the other run has just begun and has not written its name yet
-        return "just started"
+    lease = _held[0]
+    told = json.dumps({"path": f"{lease.folder.url}/{lease.path}", "token": lease.token})
+    descriptors = () if lease.descriptor is None else (lease.descriptor,)
+    return {"pass_fds": descriptors, "env": os.environ | {INHERITED: told}}

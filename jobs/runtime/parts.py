@@ -188,7 +188,7 @@ def evaluation_parts(config: RunConfig) -> Iterator[Part]:
         *policy_features(config),
     )
     settings = ("evaluation", "features.split", "objective", "seed", "training.max_length")
-    ruled = ("recommend.k", "recommend.policy") if config.recommend.policy else ()
+    ruled = ("recommend.k", "recommend.policy", "features.time_zone") if config.recommend.policy else ()
     yield Part(("metrics",), needs, (*settings, *ruled))
 
 
@@ -211,7 +211,7 @@ def list_parts(config: RunConfig) -> Iterator[Part]:
         "popular_items": ("recommend.lists.popular_half_life_days",),
     }
     for name in config.recommend.lists.names:
-        own = ("recommend.policy", f"recommend.lists.{name}", *settings.get(name, ()))
+        own = ("recommend.policy", f"recommend.lists.{name}", "features.time_zone", *settings.get(name, ()))
         yield Part((name,), needs.get(name, ("histories", "item_vocabulary", *rules)), own)
     if config.recommend.long_form:
         yield Part(("recommendations_long",), ("recommendations",))

@@ -38,6 +38,7 @@ def histories_to_test(config: RunConfig, source: Features, *, everyone: bool = F
 def rows_to_test(config: RunConfig, histories: pa.Table, *, everyone: bool = False) -> EvaluationRows:
     """The rows that `rank_targets` ranks, in its order, for histories from `histories_to_test`."""
     how = {"with_marks": everyone, "everyone": everyone, "seen_days": seen_days(config)}
+    how["time_zone"] = config.features.time_zone
     return evaluation_rows(histories, position_column="test_position", **how)
 
 
@@ -94,6 +95,7 @@ def rank_targets(
                     everyone,
                     seen_days(config),
                     ruled,
+                    config.features.time_zone,
                 ),
                 compute=ray.data.ActorPoolStrategy(size=actors),
                 num_cpus=settings.cpus_per_worker,

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.runtime.ray_jobs import CONNECT_SECONDS
+from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError, UnreachableError
 
@@ -42,6 +43,10 @@ _LOCAL = {
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller blocks, and this is harmless.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # It is also the delay at the end of a training.
 }
+_ON_A_CLUSTER = {
+    # seconds that training waits for nodes that an autoscaler or a queue brings; Ray's default is a minute
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",
+}
 _FOOTER_READERS = "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"
 FILES_A_READER, MOST_READERS = 10, 32
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -61,15 +66,14 @@ def start_ray(config: RunConfig) -> Iterator[None]:
 
     Raises:
       UnreachableError: the cluster does not answer.
-      DistilrecError: the cluster cannot be joined, for example because it runs another version of Ray.
+      DistilrecError: the cluster cannot be joined, for example because it runs another version of Ray, or a node of it
+        runs other code than this process.
     """
     address = cluster_address(config)
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    if address is None:  # Ray reads these when it is imported
+    if address is None:
         set_token()
-        for name, value in _LOCAL.items():
-            os.environ.setdefault(name, value)
+    for name, value in (_QUIET | (_LOCAL if address is None else _ON_A_CLUSTER)).items():
+        os.environ.setdefault(name, value)  # Ray reads these when it is imported
     import ray
     import ray.data
 
@@ -84,6 +88,8 @@ def start_ray(config: RunConfig) -> Iterator[None]:
     context.raise_original_map_exception = True  # our own errors reach the person as they are
     context.execution_options.preserve_order = True  # the same input gives the same batches and the same files
     try:
+        if address is not None:
+            check_nodes(installed())
         yield
     finally:
         ray.shutdown()

@@ -10,9 +10,11 @@ from typing import Any
 from jobs.runtime.console import say
 from jobs.runtime.epoch_lines import EpochLines
 from jobs.runtime.ray_cluster import check_workers_room, cluster_address, own_signal_handlers
+from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
+from kdlib.store.leases import check_held
 
 
 def run_workers(
@@ -30,7 +32,8 @@ def run_workers(
     Args:
       config: the run config; Ray must run.
       worker: Ray Train's training function.
-      spec: its argument. `training` (the config's section) and `report` (file for the epoch lines) are added.
+      spec: its argument. Added are `training` (the config's section), `report` (file for the epoch lines) and, on a cluster,
+        `driver` (what the driver runs).
       train: a Ray Dataset. Each worker gets a shard of it.
       name: of the checkpoints' folder. Other data or settings need another name.
       stage: for the progress bar.
@@ -44,7 +47,8 @@ def run_workers(
     check_workers_room(config, settings.workers)
     home.mkdir(parents=True, exist_ok=True)
     report = home / f"{name}.jsonl"
-    loop_config = spec | {"training": settings, "report": str(report)}
+    driver = None if cluster_address(config) is None else installed()
+    loop_config = spec | {"training": settings, "report": str(report), "driver": driver}
     make_trainer = _trainer_of(config, worker, loop_config, train, home, name)
     with EpochLines(report, total=epochs, stage=stage) as lines, own_signal_handlers():
         resumes = (home / name).exists()
@@ -55,6 +59,7 @@ def run_workers(
                 if not resumes or lines.any() or _no_workers(error):
                     raise
                 # a machine that crashed can leave incomplete files, and every further attempt would fail on them
+                check_held()
                 aside = home / f"{name}.given_up"
                 say(
                     f"{stage}: training cannot go on from the checkpoints of an earlier run"
@@ -71,7 +76,12 @@ def run_workers(
 
 
 def remove_checkpoints(config: RunConfig, name: str) -> None:
-    """Remove the files of a finished `run_workers`, and those of killed runs of the same stage and date."""
+    """Remove the files of a finished `run_workers`, and those of killed runs of the same stage and date.
+
+    Raises:
+      BusyError: another run has taken over from this one, and the files may be its own.
+    """
+    check_held()
     stem = name.rpartition(".")[0]
     for path in (config.root / partitions.CHECKPOINTS).glob(f"{glob.escape(stem)}.*"):
         if path.is_dir():

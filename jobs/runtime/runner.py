@@ -4,6 +4,7 @@ This is the common work of all stages. A stage's own module has:
 
     build(job) -> details        fill `job.outputs`; with `Stage.together`, build(jobs)
     find(config, part, inputs) -> Found  optional: inputs from outside the run
+    wait_for_input(config)       optional: return once the inputs from outside the run are whole
     tell(config, manifests)      optional: print a summary, after building or skipping
     run(config, **options)       in place of these, for a stage that acts
 """
@@ -23,7 +24,7 @@ from jobs.runtime.ray_cluster import start_ray
 from jobs.runtime.stage import Found, Input, Job, Part, Stage
 from kdlib.config.run import RunConfig
 from kdlib.config.settings import flat, settings_of
-from kdlib.errors import InputError
+from kdlib.errors import InputError, LateInputError
 from kdlib.store import partitions, tables
 from kdlib.store.partitions import Manifest
 
@@ -47,6 +48,7 @@ def run_stage(
 
     Raises:
       InputError: an input is not published, or is stale.
+      LateInputError: an input from outside the run is not whole, or changed while a Spark stage read it.
     """
     if not stage.when(config):
         say(f"{stage.name}: skipped, {stage.otherwise}")
@@ -57,6 +59,8 @@ def run_stage(
             _inputs_of(config, stage, part, pipeline)
         module.run(config, **(options or {}))
         return {}
+    if hasattr(module, "wait_for_input"):
+        module.wait_for_input(config)
     made: dict[str, Manifest] = {}
     stale: list[Job] = []
     for part in stage.parts_of(config):
@@ -180,6 +184,34 @@ def _missing(config: RunConfig, stage: Stage, name: str, pipeline: Sequence[Stag
     return f"{stage.name} needs {name} of {config.day}, and none is published under {config.root}. {advice}"
 
 
+def _filled(stage: Stage, module: ModuleType, staged: list[Job]) -> Any:
+    """The details of what the stage's `build` makes. LateInputError: the input of a Spark stage changed meanwhile."""
+    try:
+        details = module.build(staged) if stage.together else module.build(staged[0])
+    except InputError:  # maybe a file that was replaced while it was read
+        _check_unchanged(stage, module, staged)
+        raise
+    _check_unchanged(stage, module, staged)
+    return details
+
+
+def _check_unchanged(stage: Stage, module: ModuleType, jobs: list[Job]) -> None:
+    """Raise LateInputError where the shop's files are no longer those of the fingerprint. Only Spark stages read them."""
+    if stage.engine != "spark" or not hasattr(module, "find"):
+        return
+    for job in jobs:
+        try:
+            now = module.find(job.config, job.part, job.inputs).versions
+            changed = [name for name, version in now.items() if version != job.versions.get(name)]
+        except InputError as error:
+            changed = [str(error)]
+        if changed:
+            raise LateInputError(
+                f"the input changed while {stage.name} read it: {', '.join(changed)}. Nothing is published. Run the same"
+                " command again once the export is whole; with input.events.ready a run waits for the export's marker"
+            )
+
+
 def _build(stage: Stage, module: ModuleType, jobs: list[Job]) -> dict[str, Manifest]:
     """Build jobs in staging folders, check each table against its contract, publish all."""
     config, started = jobs[0].config, time.monotonic()
@@ -188,7 +220,7 @@ def _build(stage: Stage, module: ModuleType, jobs: list[Job]) -> dict[str, Manif
         for job in jobs
     ]
     try:
-        details = module.build(staged) if stage.together else module.build(staged[0])
+        details = _filled(stage, module, staged)
         for job in staged:
             for name, folder in job.outputs.items():
                 if table := tables.ALL.get(name.partition("/")[0]):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from jobs.runtime.ray_nodes import check_here
 from kdlib.config.models import TrainingConfig
 from kdlib.training.trainer import Checkpoint, Task, Worker, train
 
@@ -51,11 +52,16 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 
     Args:
       loop_config: `spec` and `make_tasks`, a `MakeTasks` for this spec. A stage hands in its own, so that it depends on no other
-        task's code. `run_workers` adds `training` and `report`.
+        task's code. `run_workers` adds `training`, `report` and `driver`.
+
+    Raises:
+      DistilrecError: this node does not run what the driver runs.
     """
     import ray.train
     import ray.train.torch
 
+    if loop_config["driver"]:
+        check_here(loop_config["driver"])
     training: TrainingConfig = loop_config["training"]
     torch.set_num_threads(training.threads_per_worker)
     context = ray.train.get_context()

@@ -69,7 +69,8 @@ def judge(config: RunConfig, folder: Path, log: Path, *, rows: int) -> Verdict:
     source, part = _sampled_input(config, folder, rows=rows)
     with running_spark(config, log) as spark, reading(events.path), privacy.workers_keys(), _own_names(part):
         features = config.features
-        period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day}
+        zone = {"time_zone": features.time_zone}
+        period: dict[str, Any] = {"period_start": features.period_start, "last_day": config.last_day, **zone}
         found = read_input(config, source, spark)
         judged = clean.with_outcome(
             found.limit(rows) if events.format in LAKES else found,
@@ -90,7 +91,7 @@ def judge(config: RunConfig, folder: Path, log: Path, *, rows: int) -> Verdict:
             products, warning = _products(spark, config.input.catalogue, folder, funnel)
             funnel |= vocabulary.count_left_out(counts, items, products)
             funnel |= {"items": counts.count(), "days": kept.select(F.size(F.collect_set("day"))).collect()[0][0]}
-            funnel |= funnels.count_histories(_people(config, kept, items), last_day=config.last_day)
+            funnel |= funnels.count_histories(_people(config, kept, items), last_day=config.last_day, **zone)
             counts.unpersist()
         judged.unpersist()
     return Verdict(funnel, rejected, part.whole and (part.num_files > 0 or funnel["rows_read"] < rows), warning)
@@ -148,7 +149,8 @@ def _people(config: RunConfig, kept: DataFrame, items: DataFrame) -> DataFrame:
     gap_seconds = None if config.input.events.session else features.session_gap_seconds
     steps = interactions(with_sessions(kept, gap_seconds=gap_seconds), collapse_repeats=features.collapse_repeats)
     known = histories(steps, F.broadcast(items.select("item_id", "item_index")))
-    return splits.with_splits(known, last_day=config.last_day, **features.split.model_dump())
+    split = features.split.model_dump()
+    return splits.with_splits(known, last_day=config.last_day, time_zone=features.time_zone, **split)
 
 
 def _examples(judged: DataFrame, part: Excerpt) -> dict[str, list[tuple[str, str]]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from kdlib.config.base import Fraction, Section, Seed
+from kdlib.config.base import OPERATIONAL, Fraction, Section, Seed
 from kdlib.errors import ConfigError
 
 DAY = "{day}"
@@ -142,6 +142,31 @@ def _check_pattern(pattern: str) -> None:
         )
 
 
+class ReadyConfig(Section):
+    """The sign that the export of the run's day is whole. `build-features` waits for it.
+
+    Without it, a run takes what is there when it starts.
+    """
+
+    marker: Annotated[str, Field(pattern=r"[^/\s]$")]
+    """The file that the export writes last, such as `_SUCCESS`. A name without a slash lies in the folder of `path`: in
+    `path` itself, or, where its last part has a dot or a pattern, in the folder above. A text with a slash is a path or
+    a URL. Marker and path may hold `{day}`, and one of them must."""
+    wait_minutes: Annotated[float, Field(ge=0)] = 60
+    """How long to wait. The run then ends with status 66, which means: retry later."""
+
+    def of_day(self, events_path: str, day: str) -> str:
+        """The path or URL of the marker of a day, YYYY-MM-DD."""
+        marker, folder = (text.replace(DAY, day) for text in (self.marker, events_path.rstrip("/")))
+        if "/" in marker:
+            return marker
+        if pattern := re.search(r"[*?\[{]", folder):
+            folder = folder[: pattern.start()].rpartition("/")[0]
+        elif "." in folder.rpartition("/")[2]:
+            folder = folder.rpartition("/")[0]
+        return f"{folder or '.'}/{marker}"
+
+
 class EventsConfig(Section):
     """The raw clickstream and how its columns are named."""
 
@@ -149,6 +174,8 @@ class EventsConfig(Section):
     """A file, a folder or a glob. The ending `.gz` means gzip. The path may hold `{day}` where the files' names have
     the day on which their events arrived: `events/day={day}`. A run then reads only the files of the last days and
     takes over older events from an earlier run."""
+    ready: Annotated[ReadyConfig | None, OPERATIONAL] = None
+    """If given, `build-features` waits for the marker of the day's export."""
     late_days: Annotated[int, Field(ge=1)] = 3
     """With `{day}`: an event may arrive this many days after it happened. Later events are quarantined."""
     format: Literal["parquet", "csv", "jsonl", "delta", "iceberg", "sequences"]
@@ -189,6 +216,11 @@ class EventsConfig(Section):
         if self.path.count(DAY) > (self.format in ("parquet", "csv", "jsonl")):
             raise ValueError(
                 f"path may hold {DAY} once, and never with format sequences, delta or iceberg, found {self.path}"
+            )
+        if self.ready and DAY not in self.path + self.ready.marker:
+            raise ValueError(
+                f"ready.marker needs {DAY}, in itself or in path, because the marker of an earlier day would count, too;"
+                f" found {self.ready.marker}. Write it like done/{DAY}"
             )
         if self.event_type and self.only_type != "view":
             raise ValueError(f"only_type {self.only_type} is for events without event_type: leave out one of the two")

@@ -2,8 +2,9 @@
 
 from datetime import date
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kdlib.config.base import Positive, Section
 from kdlib.privacy.pseudonyms import KeySource
@@ -40,6 +41,11 @@ class QueriesConfig(Section):
 class FeaturesConfig(Section):
     """How events become sessions, histories and splits."""
 
+    time_zone: str = "UTC"
+    """The time zone of the days, by its IANA name: `Europe/Berlin`. `ds`, the split, the period, baskets and all else that
+    is counted by days go by the local date. Tables hold times in UTC all the same, and a time without an offset is UTC.
+    Dates without a time are local, and so is `{day}` in a path. A run starts after the end of the local day, which west
+    of Greenwich is later."""
     session_gap_seconds: Positive = 1800
     """A longer gap between two events of a user starts a new session. Unused with `input.events.session`."""
     period_start: date | None = None
@@ -54,6 +60,15 @@ class FeaturesConfig(Section):
     """Which interactions train, validate and test."""
     queries: QueriesConfig = QueriesConfig()
     """How to read the search log."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_time_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (OSError, ValueError, KeyError):
+            raise ValueError("there is no such time zone. Give an IANA name, such as Europe/Berlin or UTC") from None
+        return name
 
 
 class PrivacyConfig(Section):

@@ -10,10 +10,13 @@ import yaml
 from pydantic import ValidationError
 
 from kdlib.config import recipe
-from kdlib.config.base import first_fault
+from kdlib.config.base import first_fault, without_credentials
 from kdlib.config.costs import Scale
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
+
+MOST_VALUES = 20_000
+"""How many values a run config may have once its aliases are filled in. A few lines of aliases can stand for billions."""
 
 SHIPPED = Path(__file__).parents[2] / "cluster" / "runs"
 """The run configs that distilrec brings, in the source folder and in the wheel alike."""
@@ -87,8 +90,8 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"the run config {path} is not UTF-8 text: {error}. Save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the run config {path} is not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the run config {path} is not valid YAML: {_fault(error)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"the run config {path} must be a mapping of sections, found {type(data).__name__}")
     for override in overrides:
@@ -96,8 +99,23 @@ def read_mapping(path: str | Path, *, overrides: tuple[str, ...] = ()) -> dict[s
     return data
 
 
+def _fault(error: Exception) -> str:
+    """What is wrong and where. PyYAML's own text shows the line, which may hold keys."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return "it is nested too deeply. Write it flat" if isinstance(error, RecursionError) else str(error)
+
+
 class _UniqueKeys(yaml.SafeLoader):
-    """A key that stands twice in a mapping is an error, as YAML demands. PyYAML alone silently takes the last one."""
+    """A key that stands twice in a mapping is an error, as YAML demands. PyYAML alone silently takes the last one.
+
+    Aliases that stand for more than `MOST_VALUES` values, or for themselves, are an error, too.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        _count_values(node, {})
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here a mapping has only the keys that are written in it. Keys from `<<` come later and may repeat them.
@@ -111,10 +129,35 @@ class _UniqueKeys(yaml.SafeLoader):
         return node
 
 
+def _count_values(node: yaml.Node | None, counts: dict[yaml.Node, int | None]) -> int:
+    """How many values a node stands for, with its aliases filled in. YAMLError for too many.
+
+    Args:
+      node: a scalar, a sequence or a mapping; an alias is the node that it names.
+      counts: the counts of other nodes; None while the node is being counted.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if node not in counts:
+        counts[node] = None
+        inner = (one for item in node.value for one in (item if isinstance(item, tuple) else (item,)))
+        counts[node] = 1 + sum(_count_values(one, counts) for one in inner)
+    count, line = counts[node], node.start_mark.line + 1
+    if count is None:
+        raise yaml.YAMLError(f"the value in line {line} holds an alias of itself. Remove the alias")
+    if count > MOST_VALUES:
+        raise yaml.YAMLError(
+            f"the value in line {line} has more than {MOST_VALUES:,} values once its aliases are filled in. Use fewer"
+            " aliases"
+        )
+    return count
+
+
 def _apply(data: dict, override: str) -> None:
     key, equals, text = override.partition("=")
+    shown = without_credentials(override)
     if not equals or not key:
-        raise ConfigError(f"--set takes section.key=value, found {override!r}")
+        raise ConfigError(f"--set takes section.key=value, found {shown!r}")
     *parents, last = key.split(".")
     node: Any = data
     try:
@@ -127,9 +170,9 @@ def _apply(data: dict, override: str) -> None:
                 node = node[part]
         node[int(last) if isinstance(node, list) else last] = yaml.load(text, _UniqueKeys)
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise ConfigError(f"--set {override!r}: no such place in the run config. Check the keys before the =") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value") from None
+        raise ConfigError(f"--set {shown!r}: no such place in the run config. Check the keys before the =") from None
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(f"--set {shown!r}: the text after the = is not a YAML value") from None
 
 
 def expanded(value: Any) -> Any:
@@ -146,7 +189,7 @@ def expanded(value: Any) -> Any:
         text = os.path.expandvars(value)
         if missing := re.findall(r"\$\{?(\w+)\}?", text):
             raise ConfigError(
-                f"the run config uses ${{{missing[0]}}} in {value!r}, but that environment variable is not set."
+                f"the run config uses ${{{missing[0]}}} in {without_credentials(value)!r}, but that environment variable is not set."
                 " Set it, or write the value itself"
             )
         return text

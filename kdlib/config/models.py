@@ -230,7 +230,8 @@ class StudentConfig(Section):
     """How the matrices of the published student are stored. `int8`, with one scale a row, takes a quarter of the bytes."""
     refit: bool = False
     """Train the student once more before it is published, on all days: the held-out ones too. Epochs are chosen and the run
-    is judged without these days, as always. The second training takes as many epochs, at the same learning rates."""
+    is judged without these days, as always. The second training takes as many epochs, at the same learning rates. Set it where
+    the held-out days are many, or what users want changes within them."""
     control: ControlConfig = ControlConfig()
     """Settings of the student without teachers, which `evaluation.control` trains for comparison."""
 

@@ -145,9 +145,11 @@ class GatesConfig(Section):
     trailing_nights: Positive = 7
     """Number of promoted runs behind the trailing median."""
     min_volume_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Least ratio to the trailing median, for events of the day, users of the day, and all users."""
+    """Least ratio to the trailing median, for events of the day, users of the day, and all users. Events and users of the
+    day are compared with the median of the same weekday, once a run of that weekday is promoted."""
     max_volume_ratio: Annotated[float, Field(ge=1)] = 3.0
-    """Greatest ratio to the trailing median, for events and users of the day."""
+    """Greatest ratio to the same median, for events and users of the day, and for the number of new items. Up to 1,000
+    new items, or 5% of the items, always pass."""
     max_share_rise: Annotated[float, Field(ge=0, le=1)] = 0.1
     """How far a share may lie above the trailing median: of quarantined, duplicate or incomplete rows, and of users
     without a usable history."""
@@ -184,8 +186,8 @@ class DeliveryConfig(Section):
     """
 
     url: str
-    """The place: `s3://bucket/folder`, `gs://bucket/folder` or `file:///folder`. Two output folders cannot share
-    one."""
+    """The place: `s3://bucket/folder`, `gs://bucket/folder`, `abfss://container@account.dfs.core.windows.net/folder` or
+    `file:///folder`. Two output folders cannot share one."""
     format: Literal["parquet", "delta"] = "parquet"
     """`parquet`: Parquet files; `promoted.json` names those in use. `delta`: Delta Lake tables; needs the extra
     `delta`."""

@@ -83,6 +83,7 @@ class RunConfig(Section):
         """Settings of different sections fit together. The first check that fails is the error."""
         self._teachers_have_names_of_their_own()
         self._input_serves_something()
+        self._simulated_days_are_utc()
         self._joint_training_is_possible()
         self._teachers_have_no_codes()
         self._warm_start_is_possible()
@@ -110,6 +111,13 @@ class RunConfig(Section):
         if not self.input.has_events and self.search is None:
             raise ValueError(
                 "input has only a catalogue, which is enough for search alone: add events, or the section search"
+            )
+
+    def _simulated_days_are_utc(self) -> None:
+        if self.input.simulate and self.features.time_zone != "UTC":
+            raise ValueError(
+                f"features.time_zone {self.features.time_zone} needs input.events, because the simulated shop has days in"
+                " UTC: leave time_zone out"
             )
 
     def _joint_training_is_possible(self) -> None:

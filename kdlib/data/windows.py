@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from kdlib.store import tables
+from kdlib.store.days import UTC, days_of, starts_of
 
 WINDOWS_SCHEMA = pa.schema(
     [tables.TEACHER_TARGETS.schema.field(name) for name in ("user_id", "start", "items", "context", "target_types")]
@@ -223,6 +224,7 @@ def evaluation_rows(
     with_marks: bool = False,
     everyone: bool = False,
     seen_days: Sequence[float] | None = None,
+    time_zone: str = UTC,
 ) -> EvaluationRows:
     """Rows to validate or test on: each history before the position in a column, with the item there as target.
 
@@ -236,6 +238,7 @@ def evaluation_rows(
       everyone: these users have a row too, with target −1. Where the position is null, the row has the whole history.
       seen_days: for each event type, for how many days an item of such an event stays out of a list. The days are counted
         up to the day of the target, or else to the day after the last event. None: no list holds an item of the history.
+      time_zone: of these days.
     """
     if not everyone:
         histories = histories.filter(histories[position_column].is_valid())
@@ -252,7 +255,7 @@ def evaluation_rows(
     owner = np.repeat(np.arange(len(position)), position)
     ages = hidden = None
     if seen_days is not None:
-        ages = _ages(histories, inputs, owner, offsets, position, has_target)
+        ages = _ages(histories, inputs, owner, offsets, position, has_target, time_zone)
         hidden = ages < np.array(seen_days)[ragged(histories["event_types"])[0][inputs]]
     repeated = items[inputs] == targets[owner]
     seen = np.zeros(len(position), bool)
@@ -284,15 +287,16 @@ def _ages(
     offsets: np.ndarray,
     position: np.ndarray,
     has_target: np.ndarray,
+    time_zone: str,
 ) -> np.ndarray:
     """`EvaluationRows.ages` of the positions `inputs`."""
     times = ragged(histories["event_times"])[0].astype("datetime64[us]")
-    days = times.astype("datetime64[D]")
+    days = days_of(times, time_zone)
     there = np.flatnonzero(np.diff(offsets) > 0)
     shown = np.zeros(len(position), "datetime64[D]")
     shown[there] = days[offsets[1:][there] - 1] + np.timedelta64(1, "D")
     shown[has_target] = days[(offsets[:-1] + position)[has_target]]
-    return (shown[owner].astype("datetime64[us]") - times[inputs]) / np.timedelta64(1, "D")
+    return (starts_of(shown, time_zone)[owner] - times[inputs]) / np.timedelta64(1, "D")
 
 
 def read_evaluation_histories(

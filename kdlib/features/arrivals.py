@@ -16,6 +16,8 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import DAY, EVENT_TYPES
 from kdlib.features.columns import is_long
+from kdlib.features.times import local_date
+from kdlib.store.days import UTC
 
 DAY_PATTERN = "????-??-??"
 """A glob that matches any day."""
@@ -160,20 +162,23 @@ def with_late_files(events: DataFrame, late: Sequence[date]) -> DataFrame:
     return events.withColumn("arrived", F.when(by_name.isin(*late), F.lit(date.max)).otherwise(by_name))
 
 
-def not_yet_read(events: DataFrame, *, before: date) -> DataFrame:
+def not_yet_read(events: DataFrame, *, before: date, time_zone: str = UTC) -> DataFrame:
     """Drop the events that the earlier run has judged: events from before a date that also arrived before it.
 
     Args:
       events: from `with_late_files`. Events in late files stay: no earlier run has seen them.
       before: from `carried_until`.
+      time_zone: of the days.
     """
     first = F.lit(before.isoformat()).cast("date")
     # a file without a day in its name is read whole: reading an event twice is harmless, missing it is not
     new = F.coalesce(F.col("arrived") >= first, F.lit(True))
-    return events.filter(new | (F.to_date("event_time") >= first))
+    return events.filter(new | (local_date(F.col("event_time"), time_zone) >= first))
 
 
-def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, source: str) -> DataFrame:
+def carried_over(
+    clean_events: DataFrame, like: DataFrame, *, before: date, source: str, time_zone: str = UTC
+) -> DataFrame:
     """An earlier run's clean events of the days before a date, with the columns of this run's events.
 
     Events that arrived on that date or later are left out, because `not_yet_read` keeps them among this run's events.
@@ -184,9 +189,10 @@ def carried_over(clean_events: DataFrame, like: DataFrame, *, before: date, sour
       like: this run's events, columns as in `kdlib.features.events`.
       before: from `carried_until`.
       source: value of `file` for these events.
+      time_zone: of the days.
     """
     first = F.lit(before.isoformat()).cast("date")
-    kept = clean_events.filter(F.to_date("event_time") < first)
+    kept = clean_events.filter(local_date(F.col("event_time"), time_zone) < first)
     if "arrived" in kept.columns:
         kept = kept.filter(F.coalesce(F.col("arrived") < first, F.lit(True)))
     columns = {

@@ -9,8 +9,8 @@ from pyspark.sql import functions as F
 from kdlib.config.data import EVENT_TYPES
 from kdlib.features.columns import raw_text
 from kdlib.features.privacy import hash_of_line
-from kdlib.features.splits import day_start
-from kdlib.features.times import SECONDS_A_DAY
+from kdlib.features.times import day_start, local_date
+from kdlib.store.days import UTC
 from kdlib.store.tables import CLEAN_EVENTS
 
 REASONS = (
@@ -41,12 +41,19 @@ _SALTS = 1_024
 """Filtered and rejected rows are spread over this many made-up users, because these rows may have no user."""
 
 
-def fault(*, period_start: date | None, last_day: date, late_days: int, forgotten: Sequence[str] = ()) -> Column:
+def fault(
+    *,
+    period_start: date | None,
+    last_day: date,
+    late_days: int,
+    time_zone: str = UTC,
+    forgotten: Sequence[str] = (),
+) -> Column:
     """FILTERED, or the first fault that an event (columns: `kdlib.features.events`) has on its own; null for none."""
     time = F.col("event_time")
-    late = time >= day_start(last_day + timedelta(days=1))
-    early = time < day_start(period_start) if period_start else F.lit(False)
-    days_to_arrival = F.date_diff("arrived", F.to_date(time))  # null where the arrival is unknown
+    late = time >= day_start(last_day + timedelta(days=1), time_zone)
+    early = time < day_start(period_start, time_zone) if period_start else F.lit(False)
+    days_to_arrival = F.date_diff("arrived", local_date(time, time_zone))  # null where the arrival is unknown
     return (
         F.when(F.col("filtered"), FILTERED)
         .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
@@ -71,13 +78,14 @@ def with_outcome(
     late_days: int = 0,
     max_events_per_user_day: int,
     num_partitions: int,
+    time_zone: str = UTC,
     forgotten: Sequence[str] = (),
 ) -> DataFrame:
     """Judge the events and shuffle them by user. Later steps need no other shuffle.
 
     Events of one user with the same event_id are copies, and so are events without one that agree in time, item, type
-    and session. The first copy is kept. A user with more than `max_events_per_user_day` events on one UTC day, copies
-    not counted, is a bot, and all its rows are quarantined.
+    and session. The first copy is kept. A user with more than `max_events_per_user_day` events on one day, copies not
+    counted, is a bot, and all its rows are quarantined.
 
     Args:
       events: columns as in `kdlib.features.events`.
@@ -86,8 +94,9 @@ def with_outcome(
       late_days: how many days after it happened an event may arrive; checked where the arrival is known.
       max_events_per_user_day: a user with more events is a bot.
       num_partitions: partitions of the result.
-      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
-        that does not parse becomes a hash, because it may be theirs.
+      time_zone: of the days.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a
+        corrupt row becomes a hash, because it may be theirs.
 
     Returns:
       The events, partitioned by user_id and sorted by user_id and ORDER; later steps rely on both. Columns: outcome,
@@ -96,14 +105,22 @@ def with_outcome(
       outcome: KEPT, DUPLICATE, FILTERED or one of REASONS.
       user_id: made up where the row is filtered or has a fault of its own. The other ids are null there.
       event_type: int8, index into EVENT_TYPES.
-      day: int32, days since 1970.
+      day: int32, the local date in days since 1970.
       raw: the row's text; null unless the row is quarantined.
       is_copy: the row repeats an earlier row; a bot's row may be a copy too.
     """
     judged = events.withColumn(
-        "reason", fault(period_start=period_start, last_day=last_day, late_days=late_days, forgotten=forgotten)
+        "reason",
+        fault(
+            period_start=period_start,
+            last_day=last_day,
+            late_days=late_days,
+            time_zone=time_zone,
+            forgotten=forgotten,
+        ),
     )
-    flagged = _with_flags(_by_user(judged, num_partitions=num_partitions, hash_lines=bool(forgotten)))
+    by_user = _by_user(judged, num_partitions=num_partitions, hash_lines=bool(forgotten))
+    flagged = _with_flags(by_user, time_zone=time_zone)
     outcome = F.coalesce(
         F.col("reason"),
         F.when(F.col("busiest_day") > max_events_per_user_day, "bot_user"),
@@ -145,7 +162,7 @@ def _by_user(judged: DataFrame, *, num_partitions: int, hash_lines: bool) -> Dat
     ).repartition(num_partitions, "user_id")
 
 
-def _with_flags(by_user: DataFrame) -> DataFrame:
+def _with_flags(by_user: DataFrame, *, time_zone: str) -> DataFrame:
     """Add is_copy, day, and busiest_day: the largest number of the user's events on one day, copies not counted."""
     itself = F.when(F.col("event_id").isNull(), F.struct("session_id", "item_id", "event_type", "event_time"))
     copies = Window.partitionBy("user_id", "event_id", itself).orderBy(
@@ -154,7 +171,7 @@ def _with_flags(by_user: DataFrame) -> DataFrame:
     counted = F.when(F.col("reason").isNull() & ~F.col("is_copy"), 1).otherwise(0)
     return (
         by_user.withColumn("is_copy", F.row_number().over(copies) > 1)
-        .withColumn("day", F.floor(F.unix_seconds("event_time") / SECONDS_A_DAY).cast("int"))
+        .withColumn("day", F.unix_date(local_date(F.col("event_time"), time_zone)))
         .sortWithinPartitions("user_id", *ORDER)  # for the windows below and for all later ones
         .withColumn("day_events", F.sum(counted).over(Window.partitionBy("user_id", "day")))
         .withColumn("busiest_day", F.max("day_events").over(Window.partitionBy("user_id")))

@@ -12,7 +12,7 @@ from kdlib.features.lake import LAKES
 from kdlib.features.read import quoted
 from kdlib.features.read_errors import CORRUPT
 from kdlib.features.read_parquet import read_lake, read_parquet
-from kdlib.features.read_text import read_csv, read_jsonl
+from kdlib.features.read_text import NUM_FIELDS, read_csv, read_jsonl
 from kdlib.privacy.pseudonyms import BLANKS
 
 MENDED = "\ufffd"
@@ -22,6 +22,9 @@ MOST_ID_CHARACTERS = 256
 another column, or fields that run together. Every process that knows the items holds their ids in memory."""
 MOST_RAW_CHARACTERS = 10_000
 """The quarantine cuts a row at this length."""
+_ONE_OBJECT = "one JSON object with plain values"
+ACCOUNT = rf'^\{{"found":"\d+ characters(?:, \d+ fields)?","expected":"(?:\d+ fields|{_ONE_OBJECT})"\}}$'
+"""A regular expression of what the quarantine says of a line that does not parse: its length, and what was expected."""
 _TEXT = "text of "
 """Prefix of the columns that hold the trimmed text of mapped columns."""
 
@@ -37,6 +40,9 @@ def read_columns(
     where: str | None = None,
 ) -> DataFrame:
     """The mapped columns as written, and the trimmed text of each (see `mapped_text`); `CORRUPT`, `FILE`, `FILTERED`.
+
+    `CORRUPT` has none of the line's characters. Where the fields are not told apart, columns that the run config does
+    not map would be kept.
 
     Args:
       spark: the session.
@@ -59,12 +65,26 @@ def read_columns(
         rows = read_csv(spark, path, columns=columns, delimiter=delimiter, names=names, where=where)
     else:
         rows = read_jsonl(spark, path, columns=columns, plain=columns, where=where)
+    rows = rows.withColumn(CORRUPT, F.when(F.col(CORRUPT).isNotNull(), _account(rows, format_, delimiter)))
     # a separate step, so that Spark trims each value once, however often it is used
     return rows.select("*", *(text_of(name).alias(_TEXT + name) for name in columns))
 
 
+def _account(rows: DataFrame, format_: str, delimiter: str) -> Column:
+    """What the quarantine says of a line that does not parse (`ACCOUNT`)."""
+    line = F.col(CORRUPT)
+    found, expected = F.format_string("%d characters", F.length(line)), F.lit(_ONE_OBJECT)
+    if format_ == "csv":
+        delimiter = delimiter.replace("\\t", "\t")
+        outside = F.regexp_replace(line, '"[^"]*"', "")  # a delimiter inside quotes is part of a field
+        breaks = (F.length(outside) - F.length(F.replace(outside, F.lit(delimiter), F.lit("")))) / len(delimiter)
+        found = F.concat(found, F.format_string(", %d fields", (breaks + 1).cast("int")))
+        expected = F.lit(f"{rows.schema[CORRUPT].metadata[NUM_FIELDS]} fields")
+    return F.to_json(F.struct(found.alias("found"), expected.alias("expected")))
+
+
 def judged_line(fields: Column, *, ids: Sequence[str | None]) -> tuple[Column, Column]:
-    """Two columns: whether a row of `read_columns` is corrupt, and the text of a corrupt row (else null).
+    """Two columns: whether a row of `read_columns` is corrupt, and what is kept of a corrupt row (else null).
 
     A row is corrupt if it does not parse or if an id has bytes that are not UTF-8. With the replacement character in
     ids, two users could become one, and one user of two files could become two.
@@ -84,7 +104,7 @@ def is_long(*ids: Column) -> Column:
 
 
 def raw_text() -> Column:
-    """A row as the quarantine shows it, in UTF-8: the line of a corrupt row, else the mapped columns as JSON.
+    """A row as the quarantine shows it, in UTF-8: `ACCOUNT` of a line that does not parse, else the mapped columns as JSON.
 
     A longer text than `MOST_RAW_CHARACTERS` is cut and ends with `…`.
     """

@@ -8,7 +8,7 @@ The columns of an event before it is judged:
   event_type   text       one of EVENT_TYPES; null where the shop's type is not mapped
   time_given   bool       the row has a time, even one that cannot be parsed
   event_time   timestamp  UTC microseconds; null where it cannot be parsed
-  line         text       the line of a corrupt row, else null
+  line         text       what the quarantine says of a corrupt row, else null
   fields       struct     the mapped columns as in the input
   file         text       the input file
   arrived      date       the day in the file's name; null where the input's path has no `{day}`
@@ -28,9 +28,10 @@ from kdlib.features.lake import LAKES, snapshot, spark_schema
 from kdlib.features.privacy import with_pseudonyms
 from kdlib.features.read import FILE, quoted, spark_path
 from kdlib.features.read_text import read_lines
-from kdlib.features.times import SECONDS_A_DAY, parse_time
+from kdlib.features.times import midnight, parse_time
 from kdlib.features.where import FILTERED
 from kdlib.privacy.pseudonyms import BLANKS, KeySource
+from kdlib.store.days import UTC
 
 
 def read_events(
@@ -40,6 +41,7 @@ def read_events(
     last_day: date,
     days: Sequence[date] = (),
     key: KeySource | None = None,
+    time_zone: str = UTC,
 ) -> DataFrame:
     """The input as events (columns above). Without a user column, each session counts as a user.
 
@@ -49,13 +51,14 @@ def read_events(
       last_day: the run's day.
       days: the arrival days to read, where the path has `{day}`.
       key: key of the pseudonyms for user and session ids; None: the shop's own ids stay.
+      time_zone: of dates without a time.
 
     Raises:
       InputError: a file is missing or unreadable, or a mapped column is missing or has an unusable type.
       ConfigError: the filter is wrong.
     """
     path = path_of_days(events.path, days) if days else events.path
-    rows = _read(spark, events.model_copy(update={"path": path}), last_day=last_day)
+    rows = _read(spark, events.model_copy(update={"path": path}), last_day=last_day, time_zone=time_zone)
     rows = rows.withColumn("arrived", arrived(events.path, F.col("file")) if days else F.lit(None).cast("date"))
     if key is None:
         return rows
@@ -63,9 +66,10 @@ def read_events(
     return with_pseudonyms(rows, key, id_columns=named or ["user_id"])
 
 
-def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataFrame:
+def _read(spark: SparkSession, events: EventsConfig, *, last_day: date, time_zone: str) -> DataFrame:
     if events.format == "sequences":
-        return sequence_events(read_lines(spark, events.path), last_day=last_day, event_type=events.only_type)
+        lines = read_lines(spark, events.path)
+        return sequence_events(lines, last_day=last_day, event_type=events.only_type, time_zone=time_zone)
     assert events.item
     assert events.time
     time = events.time
@@ -81,7 +85,7 @@ def _read(spark: SparkSession, events: EventsConfig, *, last_day: date) -> DataF
         names=() if events.header else events.columns,
         where=events.where,
     )
-    given, at = parse_time(time, rows.schema, path=events.path)
+    given, at = parse_time(time, rows.schema, path=events.path, time_zone=time_zone)
     fields = F.struct(*map(quoted, columns))
     corrupt, line = judged_line(fields, ids=[events.user, events.session, events.item])
     ids = {
@@ -132,10 +136,12 @@ def input_columns(spark: SparkSession, events: EventsConfig, *, last_day: date) 
         return columns(True)
 
 
-def sequence_events(lines: DataFrame, *, last_day: date, event_type: str = EVENT_TYPES[0]) -> DataFrame:
+def sequence_events(
+    lines: DataFrame, *, last_day: date, event_type: str = EVENT_TYPES[0], time_zone: str = UTC
+) -> DataFrame:
     """Lines `user item item …`, oldest first → one event an item, one item a day.
 
-    The times are made up: midnight UTC, the last item on `last_day`. A line is corrupt if it has no item or an id that
+    The times are made up: midnight, the last item on `last_day`. A line is corrupt if it has no item or an id that
     is not UTF-8.
     """
     words = lines.select("value", FILE, F.split(F.btrim("value", F.lit(BLANKS)), r"\s+").alias("words"))
@@ -147,7 +153,7 @@ def sequence_events(lines: DataFrame, *, last_day: date, event_type: str = EVENT
         F.posexplode_outer(F.slice("words", 2, F.greatest(F.size("words") - 1, F.lit(0)))).alias("place", "item_id"),
     )
     day = F.date_sub(F.lit(last_day.isoformat()).cast("date"), F.col("num_words") - 2 - F.col("place"))
-    at = F.timestamp_seconds(F.unix_date(day).cast("bigint") * SECONDS_A_DAY)
+    at = midnight(day, time_zone)
     corrupt = F.col("item_id").isNull() | F.contains(F.concat("user_id", "item_id"), F.lit(MENDED))
     return items.select(
         corrupt.alias("corrupt"),

@@ -8,7 +8,9 @@ from pyspark.sql import functions as F
 
 from kdlib.errors import ContractError, InputError
 from kdlib.features import clean
-from kdlib.features.splits import day_start, window_starts
+from kdlib.features.splits import window_starts
+from kdlib.features.times import day_start
+from kdlib.store.days import UTC
 
 _CLOCK_IS_WRONG = 3_660
 """From this many days after the run's day, or before the period, a time is a fault. Nearer times are other days of a
@@ -23,6 +25,7 @@ def count_outcomes(
     period_start: date | None = None,
     carried: str | None = None,
     where: str | None = None,
+    time_zone: str = UTC,
 ) -> dict[str, Any]:
     """Rows by outcome, and the time span of the kept events.
 
@@ -33,6 +36,7 @@ def count_outcomes(
       period_start: the first day that counts.
       carried: value of `file` for events taken over from an earlier run.
       where: the filter of the input.
+      time_zone: of the days.
 
     Returns:
       rows_read, kept, duplicate, quarantined: numbers of rows.
@@ -48,12 +52,12 @@ def count_outcomes(
       InputError: there are no rows.
     """
     span = [F.date_format(extreme("event_time"), "yyyy-MM-dd HH:mm:ss") for extreme in (F.min, F.max)]
-    of_the_day = F.count_if(F.col("event_time") >= day_start(last_day))
+    of_the_day = F.count_if(F.col("event_time") >= day_start(last_day, time_zone))
     handed_on = F.col("file") == (carried or "")
-    tomorrow, far = (day_start(last_day + timedelta(days=days)) for days in (1, _CLOCK_IS_WRONG))
+    tomorrow, far = (day_start(last_day + timedelta(days=days), time_zone) for days in (1, _CLOCK_IS_WRONG))
     other = (F.col("event_time") >= tomorrow) & (F.col("event_time") < far) & F.col("arrived").isNull()
     if period_start is not None:
-        begin, long_ago = (day_start(period_start - timedelta(days=days)) for days in (0, _CLOCK_IS_WRONG))
+        begin, long_ago = (day_start(period_start - timedelta(days=days), time_zone) for days in (0, _CLOCK_IS_WRONG))
         other |= (F.col("event_time") >= long_ago) & (F.col("event_time") < begin) & ~handed_on
     counts = judged.groupBy("outcome").agg(F.count("*"), *span, of_the_day, F.count_if(handed_on), F.count_if(other))
     rows = {row[0]: row for row in counts.collect()}
@@ -81,7 +85,7 @@ def count_outcomes(
     }
 
 
-def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
+def count_histories(histories: DataFrame, *, last_day: date, time_zone: str = UTC) -> dict[str, int]:
     """Counts of users and interactions.
 
     Returns:
@@ -95,7 +99,7 @@ def count_histories(histories: DataFrame, *, last_day: date) -> dict[str, int]:
         F.count("*").alias("users"),
         F.coalesce(F.sum(F.size("item_indices")), F.lit(0)).alias("interactions"),
         F.count_if(F.size("item_indices") == 0).alias("users_without_history"),
-        F.count_if(F.try_element_at("event_times", F.lit(-1)) >= day_start(last_day)).alias("day_users"),
+        F.count_if(F.try_element_at("event_times", F.lit(-1)) >= day_start(last_day, time_zone)).alias("day_users"),
         F.count_if(F.col("num_train") >= 2).alias("trainable_users"),
         F.count("validation_position").alias("validation_users"),
         F.count("test_position").alias("test_users"),

@@ -14,11 +14,12 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from kdlib.errors import ConfigError
+from kdlib.features.columns import ACCOUNT
 from kdlib.privacy.pseudonyms import KeySource, key_check, pseudonym, read_key
 
 
 def with_pseudonyms(events: DataFrame, source: KeySource, *, id_columns: Sequence[str]) -> DataFrame:
-    """The events with pseudonyms in user_id, session_id and `fields`. A line that does not parse becomes a hash.
+    """The events with pseudonyms in user_id, session_id and `fields`. A corrupt row becomes a hash.
 
     Args:
       events: columns as in `kdlib.features.events` or `kdlib.features.searches`, which have no session_id.
@@ -38,9 +39,10 @@ def with_pseudonymous_ids(rows: DataFrame, source: KeySource, *, column: str) ->
 
 
 def hash_of_line() -> Column:
-    """A hash of a line that does not parse, since the line may hold personal data. A hash stays as it is."""
+    """A hash of a corrupt row, since the row may hold personal data. A hash and an `ACCOUNT` stay as they are."""
     hashed = F.concat(F.lit("sha256:"), F.sha2("line", 256))
-    return F.when(F.col("line").rlike("^sha256:[0-9a-f]{64}$"), F.col("line")).otherwise(hashed)
+    without_data = F.col("line").rlike(f"^sha256:[0-9a-f]{{64}}$|{ACCOUNT}")
+    return F.when(without_data, F.col("line")).otherwise(hashed)
 
 
 def map_distinct(texts: pd.Series, function: Callable[[str], str | None]) -> pd.Series:

@@ -11,7 +11,7 @@ _SEARCH = SEARCH_EVENT_TYPES[0]
 
 
 def queries_table(searches: DataFrame, *, min_users: int = 0) -> DataFrame:
-    """The QUERIES table. One event is one user, UTC day, type and item: `searches.with_outcome` has merged repeats.
+    """The QUERIES table. One event is one user, day, type and item: `searches.with_outcome` has merged repeats.
 
     Args:
       searches: from `searches.kept`.

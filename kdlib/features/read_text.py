@@ -16,6 +16,8 @@ from kdlib.features.read import FILE, file_column, in_folder_names, quoted, spar
 from kdlib.features.read_errors import CORRUPT, MOST_CHARACTERS, check_columns, reading
 from kdlib.features.where import FILTERED, filter_columns, with_filtered
 
+NUM_FIELDS = "num_fields"
+"""Key in the metadata of `CORRUPT` of CSV files: how many fields a line has."""
 _BLANK = "".join(map(chr, range(33)))
 """Blanks and control characters. A line with nothing else is not a row."""
 _SAMPLE_LINES = 1_000
@@ -35,6 +37,8 @@ def read_csv(
     where: str | None = None,
 ) -> DataFrame:
     """The named columns as text, `CORRUPT`, `FILE` and `FILTERED`. A line with too few or too many fields is corrupt.
+
+    `CORRUPT` has the metadata `NUM_FIELDS`.
 
     Args:
       spark: the session.
@@ -85,7 +89,8 @@ def read_csv(
         rows = strict.schema(_text_schema([*found, CORRUPT])).csv(spark_path(path))
     rows = rows.select("*", file_column(rows))
     rows = with_filtered(rows, where, found=found, path=path, parsed=F.col(CORRUPT).isNull())
-    return rows.select(*map(quoted, columns), CORRUPT, FILE, FILTERED)
+    corrupt = F.col(CORRUPT).alias(CORRUPT, metadata={NUM_FIELDS: len(found)})
+    return rows.select(*map(quoted, columns), corrupt, FILE, FILTERED)
 
 
 def read_jsonl(

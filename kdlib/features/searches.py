@@ -28,9 +28,9 @@ from kdlib.features.columns import is_long, judged_line, mapped_text, our_type, 
 from kdlib.features.funnel import rows_text
 from kdlib.features.privacy import hash_of_line, map_distinct, with_pseudonyms
 from kdlib.features.read import FILE, quoted
-from kdlib.features.splits import day_start
-from kdlib.features.times import parse_time
+from kdlib.features.times import day_start, local_date, parse_time
 from kdlib.privacy.pseudonyms import KeySource
+from kdlib.store.days import UTC
 from kdlib.store.search_tables import SEARCH_QUARANTINE
 
 REASONS = (
@@ -57,7 +57,12 @@ _SALTS = 1_024
 
 
 def read_searches(
-    spark: SparkSession, searches: SearchesConfig, *, key: KeySource | None = None, hide_queries: bool = False
+    spark: SparkSession,
+    searches: SearchesConfig,
+    *,
+    key: KeySource | None = None,
+    hide_queries: bool = False,
+    time_zone: str = UTC,
 ) -> DataFrame:
     """The search log as search events (columns above).
 
@@ -66,6 +71,7 @@ def read_searches(
       searches: where the files are and how their columns are named.
       key: key of the pseudonyms for user ids; None: the shop's own ids stay.
       hide_queries: leave the queries out of `fields` and `line`, so that no quarantine shows them.
+      time_zone: of dates without a time.
 
     Raises:
       InputError: a file is missing or unreadable, or a mapped column is missing or has an unusable type.
@@ -75,7 +81,7 @@ def read_searches(
     mapped += [*time.day_columns, time.order_column] if time.format == "day_and_order" else [time.column]
     columns = list(dict.fromkeys(name for name in mapped if name))
     rows = read_columns(spark, searches.path, format_=searches.format, columns=columns, delimiter=searches.delimiter)
-    given, at = parse_time(time, rows.schema, path=searches.path)
+    given, at = parse_time(time, rows.schema, path=searches.path, time_zone=time_zone)
     item = mapped_text(searches.item)
     untyped = F.when(item.isNull(), _SEARCH).otherwise("click")
     rank = mapped_text(searches.position)
@@ -112,11 +118,17 @@ def first_day(last_day: date, *, period_days: int) -> date:
 
 
 def with_outcome(
-    searches: DataFrame, *, period_days: int, last_day: date, num_partitions: int, forgotten: Sequence[str] = ()
+    searches: DataFrame,
+    *,
+    period_days: int,
+    last_day: date,
+    num_partitions: int,
+    time_zone: str = UTC,
+    forgotten: Sequence[str] = (),
 ) -> DataFrame:
     """Judge the search events.
 
-    Rows of one user, UTC day, query, type and item are one event; the row with the best rank is kept. Otherwise a
+    Rows of one user, day, query, type and item are one event; the row with the best rank is kept. Otherwise a
     single crawler could decide what a query means.
 
     Args:
@@ -124,8 +136,9 @@ def with_outcome(
       period_days: length of the period that ends with `last_day`.
       last_day: last day that counts.
       num_partitions: partitions of the result.
-      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a line
-        that does not parse becomes a hash, because it may be theirs.
+      time_zone: of the days.
+      forgotten: SHA-256, in hexadecimal, of the ids of forgotten users (`kdlib.privacy.forgetting`). With any, a
+        corrupt row becomes a hash, because it may be theirs.
 
     Returns:
       outcome: KEPT, DUPLICATE, EARLIER or one of REASONS.
@@ -135,7 +148,8 @@ def with_outcome(
       raw: the row's text; null unless the row is quarantined.
       event_time, file: as in `searches`.
     """
-    reason = _fault(first=first_day(last_day, period_days=period_days), last_day=last_day, forgotten=forgotten)
+    first = first_day(last_day, period_days=period_days)
+    reason = _fault(first=first, last_day=last_day, time_zone=time_zone, forgotten=forgotten)
     judged = searches.withColumn("reason", reason)
     good, shown = F.col("reason").isNull(), F.col("event_type") != _SEARCH
     raw = F.when(F.col("reason") == "forgotten_user", "forgotten")
@@ -154,7 +168,7 @@ def with_outcome(
         "raw",
         "file",
     ).repartition(num_partitions, "user_id")
-    same = Window.partitionBy("user_id", F.to_date("event_time"), "query", "event_type", "item_id")
+    same = Window.partitionBy("user_id", local_date(F.col("event_time"), time_zone), "query", "event_type", "item_id")
     is_copy = F.row_number().over(same.orderBy(F.asc_nulls_last("position"), "event_time", "file")) > 1
     outcome = F.coalesce("reason", F.when(is_copy, DUPLICATE), F.lit(KEPT))
     return slim.select(outcome.alias("outcome"), *(name for name in slim.columns if name != "reason"))
@@ -243,11 +257,11 @@ def funnel_text(funnel: dict[str, Any]) -> str:
     )
 
 
-def _fault(*, first: date, last_day: date, forgotten: Sequence[str]) -> Column:
+def _fault(*, first: date, last_day: date, time_zone: str, forgotten: Sequence[str]) -> Column:
     """EARLIER, or the first fault of a search event as a reason; null for none."""
     time, shown = F.col("event_time"), F.col("event_type") != _SEARCH
     return (
-        F.when(~F.col("corrupt") & (time < day_start(first)), EARLIER)
+        F.when(~F.col("corrupt") & (time < day_start(first, time_zone)), EARLIER)
         .when(F.sha2("user_id", 256).isin(*forgotten) if forgotten else F.lit(False), "forgotten_user")
         .when(F.col("corrupt"), "corrupt_row")
         .when(F.col("user_id").isNull(), "missing_user")
@@ -255,7 +269,7 @@ def _fault(*, first: date, last_day: date, forgotten: Sequence[str]) -> Column:
         .when(F.col("long_id"), "long_id")
         .when(~F.col("time_given"), "missing_time")
         .when(time.isNull(), "bad_time")
-        .when(time >= day_start(last_day + timedelta(days=1)), "out_of_period")
+        .when(time >= day_start(last_day + timedelta(days=1), time_zone), "out_of_period")
         .when(F.col("event_type").isNull(), "unknown_event_type")
         .when(shown & F.col("item_id").isNull(), "missing_item")
         .when(shown & F.col("position_given") & F.col("position").isNull(), "bad_position")

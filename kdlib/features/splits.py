@@ -6,10 +6,8 @@ from typing import Literal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-
-def day_start(day: date) -> Column:
-    """Midnight UTC, independent of the time zones of the machine and the session."""
-    return F.timestamp_seconds(F.lit((day - date(1970, 1, 1)).days * 86_400))
+from kdlib.features.times import day_start
+from kdlib.store.days import UTC
 
 
 def window_starts(*, last_day: date, validation_days: int, test_days: int) -> tuple[date, date]:
@@ -25,6 +23,7 @@ def with_splits(
     last_day: date,
     validation_days: int,
     test_days: int,
+    time_zone: str = UTC,
 ) -> DataFrame:
     """Add num_train, validation_position and test_position (int32) to rows with event_times (ascending).
 
@@ -32,7 +31,8 @@ def with_splits(
     only train.
 
     `time`: interactions before the validation window train. The first interaction inside the validation window
-    validates and the first inside the test window tests, if another interaction precedes it.
+    validates and the first inside the test window tests, if another interaction precedes it. The windows begin at
+    midnight in the time zone.
     """
     total = F.size("event_times")
     if kind == "leave_one_out":
@@ -43,8 +43,8 @@ def with_splits(
         first_validation, first_test = window_starts(
             last_day=last_day, validation_days=validation_days, test_days=test_days
         )
-        num_train = _num_before(day_start(first_validation))
-        num_before_test = _num_before(day_start(first_test))
+        num_train = _num_before(day_start(first_validation, time_zone))
+        num_before_test = _num_before(day_start(first_test, time_zone))
         validation = F.when((num_train >= 1) & (num_train < num_before_test), num_train)
         test = F.when((num_before_test >= 1) & (num_before_test < total), num_before_test)
     return histories.withColumns({"num_train": num_train, "validation_position": validation, "test_position": test})

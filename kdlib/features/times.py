@@ -1,4 +1,7 @@
-"""The time of an event, from the columns that hold it. The session's time zone must be UTC."""
+"""The time of an event, from the columns that hold it, and the day of a time. The session's time zone must be UTC."""
+
+import re
+from datetime import date
 
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, SparkSession
@@ -10,14 +13,37 @@ from kdlib.errors import ConfigError, InputError
 from kdlib.features.columns import mapped_text
 from kdlib.features.read import quoted
 from kdlib.features.read_parquet import WRITTEN
+from kdlib.store import days
+from kdlib.store.days import SECONDS_A_DAY, UTC
 
-SECONDS_A_DAY = 86_400
 _MICROS = {"epoch_seconds": 1_000_000, "epoch_millis": 1_000, "epoch_micros": 1}
 """Time format → microseconds in its unit."""
 
 
-def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Column, Column]:
+def day_start(day: date, time_zone: str = UTC) -> Column:
+    """The first moment of a day, independent of the time zones of the machine and the session."""
+    return F.timestamp_seconds(F.lit(int(days.day_start(day, time_zone).timestamp())))
+
+
+def local_date(time: Column, time_zone: str = UTC) -> Column:
+    """The local date of a time."""
+    return F.to_date(time if time_zone == UTC else F.from_utc_timestamp(time, time_zone))
+
+
+def midnight(day: Column, time_zone: str = UTC) -> Column:
+    """The first moment of a local date."""
+    return _local(F.timestamp_seconds(F.unix_date(day).cast("bigint") * SECONDS_A_DAY), time_zone)
+
+
+def _local(time: Column, time_zone: str) -> Column:
+    """A local time that was read as if it were UTC, as the moment that it means."""
+    return time if time_zone == UTC else F.to_utc_timestamp(time, time_zone)
+
+
+def parse_time(time: TimeConfig, schema: StructType, *, path: str, time_zone: str = UTC) -> tuple[Column, Column]:
     """Two columns for rows of `read_columns`: whether a row has a time, and the time (null where it cannot be parsed).
+
+    A date without a time is midnight in the time zone. Another time without an offset is UTC.
 
     Raises:
       InputError: the format is iso and the column is neither text, date nor timestamp, or the format is pattern and the
@@ -25,12 +51,14 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
       ConfigError: Spark does not know the pattern.
     """
     if time.format == "day_and_order":
-        return _day_and_order(time)
+        return _day_and_order(time, time_zone)
     assert time.column
     column = F.col(quoted(time.column))
     if time.format == "iso":
         type_ = schema[time.column].dataType
-        if isinstance(type_, TimestampType | TimestampNTZType | DateType):
+        if isinstance(type_, DateType):
+            return column.isNotNull(), _local(column.cast("timestamp"), time_zone)
+        if isinstance(type_, TimestampType | TimestampNTZType):
             return column.isNotNull(), column.cast("timestamp")
         written = schema[time.column].metadata.get(WRITTEN, type_.simpleString())
         if written != "string":
@@ -43,17 +71,25 @@ def parse_time(time: TimeConfig, schema: StructType, *, path: str) -> tuple[Colu
         whole = F.when(text.rlike(r"^.{4}-.{2}-.{2}(?:[T ].|\z)"), text)
         # Spark reads a time with an offset only if it has seconds
         with_seconds = F.regexp_replace(whole, r"^(.{4}-.{2}-.{2}[T ]\d{2}:\d{2})(?=[Z+-])", "$1:00")
-        return text.isNotNull(), F.coalesce(whole.try_cast("timestamp"), with_seconds.try_cast("timestamp"))
+        at = F.coalesce(whole.try_cast("timestamp"), with_seconds.try_cast("timestamp"))
+        if time_zone != UTC:
+            at = F.when(F.length(whole) == len("2026-11-22"), _local(at, time_zone)).otherwise(at)
+        return text.isNotNull(), at
     text = mapped_text(time.column)
     if time.format == "pattern":
         assert time.pattern
-        return text.isNotNull(), _parsed_by_pattern(text, time, schema, path=path)
+        at = _parsed_by_pattern(text, time, schema, path=path)
+        has_hours = re.search("[HhKk]", re.sub(r"'[^']*'", "", time.pattern))
+        return text.isNotNull(), at if has_hours else _local(at, time_zone)
     micros = text.try_cast("decimal(24,6)") * _MICROS[time.format]
     return text.isNotNull(), F.timestamp_micros(micros.try_cast("bigint"))
 
 
-def _day_and_order(time: TimeConfig) -> tuple[Column, Column]:
-    """`parse_time` for a day and a running number. The number becomes a time after midnight: only the order matters."""
+def _day_and_order(time: TimeConfig, time_zone: str) -> tuple[Column, Column]:
+    """`parse_time` for a day and a running number. The number becomes a time after midnight: only the order matters.
+
+    Where the clocks go forward, the numbers of the 24th hour share the day's last moment.
+    """
     parts = [mapped_text(name) for name in time.day_columns]
     order = mapped_text(time.order_column)
     given = F.lit(True)
@@ -70,9 +106,10 @@ def _day_and_order(time: TimeConfig) -> tuple[Column, Column]:
         number = F.regexp_replace(day_text, r"\.0+$", "")
         day = F.coalesce(day, F.when(number.rlike(r"^\d{1,5}$"), number.try_cast("int")))
     units = 1 if time.order_unit == "seconds" else 1_000
-    running, midnight = order.try_cast("bigint"), day.cast("bigint") * SECONDS_A_DAY * units
-    at = F.timestamp_seconds if units == 1 else F.timestamp_millis
-    return given, F.when(running.between(0, SECONDS_A_DAY * units - 1), at(midnight + running))
+    running = order.try_cast("bigint")
+    start, end = (F.unix_micros(midnight(F.date_from_unix_date(one), time_zone)) for one in (day, day + 1))
+    at = F.timestamp_micros(F.least(start + running * (1_000_000 // units), end - 1))
+    return given, F.when(running.between(0, SECONDS_A_DAY * units - 1), at)
 
 
 def _parsed_by_pattern(text: Column, time: TimeConfig, schema: StructType, *, path: str) -> Column:

@@ -18,6 +18,7 @@ from kdlib.inference.baselines import Markov
 from kdlib.inference.ranks import ranked_lists, ranks_of_models, ranks_of_scores
 from kdlib.inference.ruled_lists import RuledLists
 from kdlib.models.files import load_predictor
+from kdlib.store.days import UTC
 
 
 class Evaluator:
@@ -36,6 +37,7 @@ class Evaluator:
       seen_days: see `evaluation_rows`.
       ruled: arguments of `RuledLists`. Its lists are ranked like a model, and an item that is not in a list counts as
         the last of all. None: no rules.
+      time_zone: see `evaluation_rows`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Evaluator:
         everyone: bool = False,
         seen_days: Sequence[float] | None = None,
         ruled: dict[str, Any] | None = None,
+        time_zone: str = UTC,
     ) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,6 +60,7 @@ class Evaluator:
         self._models = {name: ([loaded[f] for f, _ in parts], [w for _, w in parts]) for name, parts in models.items()}
         self._markov, self._top, self._confidence_k, self._everyone = markov, top, confidence_k, everyone
         self._seen_days = seen_days or ((math.inf,) * len(EVENT_TYPES) if ruled else None)
+        self._time_zone = time_zone
         self._ruled = RuledLists(**ruled) if ruled else None
 
     def __call__(self, histories: pa.Table) -> pa.Table:
@@ -66,6 +70,7 @@ class Evaluator:
             with_marks=True,
             everyone=self._everyone,
             seen_days=self._seen_days,
+            time_zone=self._time_zone,
         )
         cpu = torch.device("cpu")
         num_items = len(self._markov.popularity)

@@ -26,9 +26,8 @@ from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
 from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store.contract import TIME
+from kdlib.store.days import MICROSECONDS_A_DAY
 from kdlib.store.list_tables import RECOMMENDATIONS
-
-MICROSECONDS_A_DAY = 86_400_000_000
 
 
 class Recommender:

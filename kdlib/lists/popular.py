@@ -17,9 +17,9 @@ from scipy.sparse import coo_array, csr_array
 
 from kdlib.data.windows import ragged
 from kdlib.lists.rows import Lists, best_of_each
+from kdlib.store.days import MICROSECONDS_A_DAY
 
 COLUMNS = ["user_id", "item_indices", "event_times"]
-DAY_MICROSECONDS = 86_400_000_000
 
 
 class Groups(NamedTuple):
@@ -69,7 +69,7 @@ def recent_events(
     for batch in pads.dataset(list(files), format="parquet").to_batches(columns=COLUMNS):
         items, offsets = ragged(batch["item_indices"])
         ages = until - ragged(batch["event_times"])[0].astype("datetime64[us]").astype(np.int64)
-        weights = 0.5 ** (ages / (half_life_days * DAY_MICROSECONDS))
+        weights = 0.5 ** (ages / (half_life_days * MICROSECONDS_A_DAY))
         all_V += np.bincount(items, weights, minlength=num_items)
         if segments:
             by_user = csr_array((weights, items, offsets), shape=(len(batch), num_items))

@@ -12,11 +12,11 @@ import pyarrow.dataset as pads
 from scipy.sparse import csr_array
 
 from kdlib.data.windows import ragged
+from kdlib.store.days import UTC, days_of
 from kdlib.store.tables import EVENT_TYPES
 
 COLUMNS = ["user_id", "item_indices", "event_types", "event_times", "session_numbers"]
 PURCHASE = EVENT_TYPES.index("purchase")
-DAY_SECONDS = 86_400
 
 
 class Purchases(NamedTuple):
@@ -29,16 +29,17 @@ class Purchases(NamedTuple):
     items_N: np.ndarray
     """int64 item indices."""
     days_N: np.ndarray
-    """int64, days since 1970 (UTC)."""
+    """int64, the local dates in days since 1970."""
     sessions_N: np.ndarray
     """int64, the user's session."""
 
 
-def read_purchases(files: Sequence[str]) -> Purchases:
+def read_purchases(files: Sequence[str], *, time_zone: str = UTC) -> Purchases:
     """The purchases of all users.
 
     Args:
       files: Parquet files of `tables.HISTORIES`.
+      time_zone: of the days.
     """
     ids, parts, num_users = [], [np.zeros((4, 0), np.int64)], 0
     for batch in pads.dataset(list(files), format="parquet").to_batches(columns=COLUMNS):
@@ -46,7 +47,7 @@ def read_purchases(files: Sequence[str]) -> Purchases:
         bought = np.flatnonzero(types == PURCHASE)
         rows, users = np.unique(np.repeat(np.arange(len(batch)), np.diff(offsets))[bought], return_inverse=True)
         times, sessions = (ragged(batch[name])[0][bought] for name in ("event_times", "session_numbers"))
-        days = times.astype("datetime64[D]").astype(np.int64)
+        days = days_of(times, time_zone).astype(np.int64)
         parts.append(np.stack([users + num_users, ragged(batch["item_indices"])[0][bought], days, sessions]))
         ids.append(batch["user_id"].take(pa.array(rows)))
         num_users += len(rows)
@@ -59,7 +60,7 @@ class Baskets(NamedTuple):
     items_BV: csr_array
     """float32 [baskets, items]: 1 where the basket holds the item."""
     days_B: np.ndarray
-    """int64: the day of the basket's last purchase, in days since 1970 (UTC)."""
+    """int64: the day of the basket's last purchase, in days since 1970."""
 
 
 def baskets_of(purchases: Purchases, *, by_session: bool, num_items: int) -> Baskets:

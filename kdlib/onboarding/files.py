@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from kdlib.config.base import NO_CREDENTIALS, holds_credentials, without_credentials
 from kdlib.errors import InputError
 
 MOST_FILES = 10_000
@@ -59,8 +60,10 @@ def listing(path: str) -> Listing:
     """The files of a path: a file, a folder, a glob or a URL.
 
     Raises:
-      InputError: the path names no file, or it cannot be listed.
+      InputError: the path names no file, or it cannot be listed, or it is a URL with credentials.
     """
+    if holds_credentials(path):
+        raise InputError(f"{without_credentials(path)} holds credentials: {NO_CREDENTIALS}")
     full = path if "://" in path else os.path.abspath(os.path.expanduser(path))
     found = _remote(full) if "://" in full else _local(full)
     try:

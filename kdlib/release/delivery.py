@@ -13,17 +13,17 @@ import hashlib
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.dataset as pads
 
-from kdlib.errors import DeliveryError, InputError
+from kdlib.errors import BusyError, DeliveryError, InputError
 from kdlib.privacy import forgetting
 from kdlib.release import promotions
-from kdlib.release.delta_tables import commit, delta_error, remove_delta_tables, vacuum
-from kdlib.release.parquet_files import folder_of, folders_of, remove_folders, send
+from kdlib.release.delta_tables import check_delta, commit, foreign_tables, remove_delta_tables, vacuum
+from kdlib.release.parquet_files import dataset_of, folder_of, folders_of, remove_folders, send
 from kdlib.release.places import (
     POINTER,
     TABLES,
@@ -33,13 +33,20 @@ from kdlib.release.places import (
     first_line,
     place,
     place_outside,
+    read_pointer,
     write_pointer,
 )
 from kdlib.release.promotions import Promotion
-from kdlib.store.locks import lock
+from kdlib.store import leases
+from kdlib.store.folders import ConflictError, DiskFolder, Folder
 
+LEASE = f"{leases.LOCKS}/deliver.json"
 WAIT_SECONDS = 300
 """How long a delivery waits for another delivery from the same output folder."""
+
+
+ATTEMPTS = 5
+"""How often another delivery may replace the pointer before a delivery gives up."""
 
 
 def check_place(root: Path, url: str, *, delta: bool) -> None:
@@ -49,10 +56,8 @@ def check_place(root: Path, url: str, *, delta: bool) -> None:
       ConfigError: as `deliver`; for Delta Lake as `deliver_delta`.
     """
     if delta:
-        delta_error()
-    if not url.startswith(("hdfs:", "viewfs:")):  # these connect as soon as the file system is made
-        with suppress(DeliveryError):  # whether the place answers matters only at delivery
-            place_outside(root, url, ask=False)
+        check_delta()
+    place_outside(root, url)
 
 
 def read(url: str, table: str) -> pads.Dataset:
@@ -64,8 +69,7 @@ def read(url: str, table: str) -> pads.Dataset:
     found = delivered(url)
     if found is None or table not in found.files:
         raise InputError(f"no {table} was delivered to {url} as Parquet: run `distilrec deliver` first")
-    system, base = place(url)
-    return pads.dataset([f"{base}/{file['path']}" for file in found.files[table]], filesystem=system, format="parquet")
+    return dataset_of(place(url), [file["path"] for file in found.files[table]])
 
 
 def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = warnings.warn) -> Delivered:
@@ -82,7 +86,10 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
       root: the output folder.
       url: the place. Credentials come from the environment, as for every client of that store.
       keep: number of promoted runs that stay at the place.
-      warn: called with a text when old files could not be removed.
+      warn: called with a text when old files could not be removed, or a broken pointer is replaced.
+
+    Returns:
+      What is in use at the place. This is a later run where another delivery has brought one meanwhile.
 
     Raises:
       ConfigError: as `place_outside`.
@@ -91,33 +98,21 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
       DeliveryError: another output folder delivers to the place, or another delivery does not end.
       DeliveryError: files that may name a forgotten user could not be removed.
     """
-    system, base = place_outside(root, url)
-    with _one_at_a_time(root):
-        try:
-            while True:
-                night, before, now = _begin(root, url)
-                files = {table: send(root, night, table, system, base) for table in now.folders}
-                if _in_use(root) == night:  # else another run was promoted while the files were sent
-                    break
-            now = replace(now, files=files)
-            erases = keep == 0 or _has_erased(root, before, now)
-            first = replace(now, erased=None) if erases else now  # until the old files are removed
-            if first != before:
-                write_pointer(system, base, first)
-        except OSError as error:
-            raise cannot_deliver(url, error) from None
-        with _after_the_switch(url, night, erases, warn, OSError):
-            nights = _kept(root, night, 0 if erases else keep)
-            kept = {folder for one in nights for folder in folders_of(root, one).values()}
-            kept |= _folders_in(now)
-            if before and not erases:  # somebody may still read these
-                kept |= _folders_in(before)
-            remove_folders(system, base, kept=kept)
-            if erases or not before or before.files:  # else somebody may still read the Delta tables
-                remove_delta_tables(system, base)
-            if erases:
-                write_pointer(system, base, now)
-    return now
+
+    def send_all(step: _Step) -> Delivered:
+        return replace(step.now, files={table: send(root, step.night, table, step.there) for table in step.now.folders})
+
+    def tidy(step: _Step) -> None:
+        nights = _kept(root, step.night, 0 if step.erases else keep)
+        kept = {folder for one in nights for folder in folders_of(root, one).values()}
+        kept |= _folders_in(step.now)
+        if step.before and not step.erases:  # somebody may still read these
+            kept |= _folders_in(step.before)
+        remove_folders(step.there, kept=kept)
+        if step.erases or not step.before or step.before.files:  # else somebody may still read the Delta tables
+            remove_delta_tables(step.there)
+
+    return _deliver(root, url, keep, warn, send_all, tidy)
 
 
 def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = warnings.warn) -> Delivered:
@@ -126,73 +121,121 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
     The commit also deletes later dates, which a rollback has taken out of use, and dates older than the newest `keep`
     promoted runs. It empties a table that the run in use does not have. A run that the table already holds is not
     written again. Files that the table no longer uses stay a week for readers. Parquet files of an earlier
-    `delivery.format` are removed by the second delivery.
+    `delivery.format` are removed by the second delivery. A table that distilrec has not written stays as it is.
 
     With `keep` 0 everything but the run in use is removed at once. The same happens when a user was erased from the
     output folder since the last delivery.
 
-    Args: as `deliver`.
+    Args and returns: as `deliver`.
 
     Raises:
       ConfigError: as `deliver`; or the package `deltalake` is not installed.
       DeliveryError: as `deliver`. The first of two tables may then hold the new run, and the second the run before.
+      DeliveryError: a table of the run is there, and distilrec has not written it.
     """
-    DeltaError = delta_error()
-    system, base = place_outside(root, url)
-    targets = {table: f"{url.rstrip('/')}/{table}" for table in TABLES}
-    with _one_at_a_time(root):
+    check_delta()
+
+    def commit_all(step: _Step) -> Delivered:
+        kept = sorted({one.ds for one in _kept(root, step.night, 0 if step.erases else keep)})
+        for table in _own_tables(step):
+            name = step.now.folders.get(table, "")
+            commit(root, step.night, table, step.there, kept=kept, name=name, rewrite=step.erases)
+        return step.now
+
+    def tidy(step: _Step) -> None:
+        if step.now == step.before and not step.erases:
+            return
+        for table in _own_tables(step):
+            vacuum(step.there, table, name=step.now.folders.get(table, ""), all_now=step.erases)
+        if step.erases or not (step.before and step.before.files):  # else somebody may still read the Parquet files
+            remove_folders(step.there, kept=set())
+
+    return _deliver(root, url, keep, warn, commit_all, tidy)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One attempt of a delivery."""
+
+    there: Folder
+    night: Promotion
+    """The run in use."""
+    before: Delivered | None
+    """What the pointer says when the attempt begins."""
+    now: Delivered
+    """What the pointer is to say. `files` is empty until they are sent."""
+    erases: bool
+    """The place may name forgotten users, so that all other files are removed."""
+
+
+def _deliver(
+    root: Path,
+    url: str,
+    keep: int,
+    warn: Callable[[str], object],
+    bring: Callable[[_Step], Delivered],
+    tidy: Callable[[_Step], None],
+) -> Delivered:
+    """Bring the run in use to a place, replace the pointer, and remove old files."""
+    there = place_outside(root, url)
+    with _one_at_a_time(root, url):
+        lost = 0
         while True:
-            night, before, now = _begin(root, url)
-            erases = keep == 0 or _has_erased(root, before, now)
-            kept = sorted({one.ds for one in _kept(root, night, 0 if erases else keep)})
-            for table, target in targets.items():
-                try:
-                    commit(root, night, table, target, kept=kept, name=now.folders.get(table, ""), rewrite=erases)
-                except (DeltaError, OSError) as error:
-                    raise cannot_deliver(target, error) from None
-            if _in_use(root) == night:  # else another run was promoted meanwhile
+            night, (found, before) = _in_use(root), read_pointer(there)
+            if lost and before and before.owner == _owner(root) and before.number > night.number:
+                return before
+            now = _next(root, url, night, before)
+            step = _Step(there, night, before, now, keep == 0 or _has_erased(root, before, now))
+            try:
+                step = replace(step, now=bring(step))
+                if _in_use(root) != night:  # another run was promoted meanwhile
+                    continue
+                first = replace(step.now, erased=None) if step.erases else step.now  # until the old files are removed
+                if first != before:
+                    if found and not before:
+                        warn(f"{url}/{POINTER} has {len(found.data)} bytes of an unfinished delivery. It is replaced")
+                    found = write_pointer(there, first, over=found)
                 break
-        with _after_the_switch(url, night, erases, warn, (DeltaError, OSError)):
-            if now != before or erases:
-                for table, target in targets.items():
-                    vacuum(target, name=now.folders.get(table, ""), all_now=erases)
-                if erases:
-                    write_pointer(system, base, replace(now, erased=None))
-                if erases or not (before and before.files):  # else somebody may still read the Parquet files
-                    remove_folders(system, base, kept=set())
-                write_pointer(system, base, now)
-    return now
+            except ConflictError as error:  # another delivery was faster
+                lost += 1
+                if lost == ATTEMPTS:
+                    raise cannot_deliver(url, error) from error
+            except OSError as error:
+                raise cannot_deliver(url, error) from error
+        with _after_the_switch(url, step, warn):
+            tidy(step)
+            if step.erases:
+                write_pointer(there, step.now, over=found)
+    return step.now
 
 
 @contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Hold the lock of all deliveries from an output folder, of whatever date.
+def _one_at_a_time(root: Path, url: str) -> Iterator[None]:
+    """Hold the lease of all deliveries from an output folder, of whatever date.
 
     Raises:
-      DeliveryError: another delivery holds the lock for more than `WAIT_SECONDS`.
+      DeliveryError: another delivery holds it for more than `WAIT_SECONDS`, or it cannot be written.
     """
-    path = root / "_locks" / "deliver.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with ExitStack() as stack:
         try:
-            lock(file, seconds=WAIT_SECONDS)
-        except BlockingIOError:
+            stack.enter_context(leases.held(DiskFolder(root, durable=False), LEASE, "deliver", seconds=WAIT_SECONDS))
+        except BusyError as error:
             raise DeliveryError(
-                f"another delivery from {root} has not ended within {WAIT_SECONDS} s. The run is in use there, but was"
-                " not sent: run `distilrec deliver` when the other delivery has ended"
+                f"another delivery from {root} has not ended within {WAIT_SECONDS} s ({error}). The run is in use there, but"
+                " was not sent: run `distilrec deliver` when the other delivery has ended"
             ) from None
-        except OSError:  # the file system has no locks
-            pass
+        except OSError as error:
+            raise cannot_deliver(url, error) from error
         yield
 
 
-def _begin(root: Path, url: str) -> tuple[Promotion, Delivered | None, Delivered]:
-    """The run in use, the last delivery to the place, and the new delivery (without its files).
+def _next(root: Path, url: str, night: Promotion, before: Delivered | None) -> Delivered:
+    """What the pointer is to say, without its files.
 
     Raises:
       DeliveryError: another output folder delivers to the place, or the place has a later switch of this one.
     """
-    night, before, owner = _in_use(root), delivered(url), _owner(root)
+    owner = _owner(root)
     if before and before.owner not in ("", owner):
         raise DeliveryError(
             f"{url}/{POINTER} was delivered by the output folder {before.owner}, and {root} is {owner}: two output"
@@ -207,7 +250,23 @@ def _begin(root: Path, url: str) -> tuple[Promotion, Delivered | None, Delivered
         )
     versions = {table: night.versions[table] for table in TABLES if table in night.versions}
     folders = {table: folder_of(root, night, table) for table in versions}
-    return night, before, Delivered(night.ds, night.number, versions, {}, folders, owner, _forgotten(root))
+    return Delivered(night.ds, night.number, versions, {}, folders, owner, _forgotten(root))
+
+
+def _own_tables(step: _Step) -> list[str]:
+    """The Delta tables that a delivery may write.
+
+    Raises:
+      DeliveryError: somebody else's table has the name of a table of the run.
+    """
+    foreign = foreign_tables(step.there)
+    if taken := [table for table in foreign if table in step.night.versions]:
+        raise DeliveryError(
+            f"{step.there.url}/{taken[0]} has files that distilrec has not written, and nothing was written there."
+            " Readers still find the run before: give another delivery.url or move that folder away, then run"
+            " `distilrec deliver`"
+        )
+    return [table for table in TABLES if table not in foreign]
 
 
 def _owner(root: Path) -> str:
@@ -233,13 +292,7 @@ def _has_erased(root: Path, before: Delivered | None, now: Delivered) -> bool:
 
 
 @contextmanager
-def _after_the_switch(
-    url: str,
-    night: Promotion,
-    erases: bool,
-    warn: Callable[[str], object],
-    errors: type[Exception] | tuple[type[Exception], ...],
-) -> Iterator[None]:
+def _after_the_switch(url: str, step: _Step, warn: Callable[[str], object]) -> Iterator[None]:
     """Around the removal of old files. If it fails, the run is in use at the place all the same: warn.
 
     Raises:
@@ -247,9 +300,9 @@ def _after_the_switch(
     """
     try:
         yield
-    except errors as error:
-        text = f"{night.ds} is in use at {url}, but older files may still be there: {first_line(error)}."
-        if erases:
+    except OSError as error:
+        text = f"{step.night.ds} is in use at {url}, but older files may still be there: {first_line(error)}."
+        if step.erases:
             raise DeliveryError(
                 f"{text} They may name a forgotten user: run `distilrec deliver` when they can be removed"
             ) from None

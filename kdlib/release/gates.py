@@ -16,7 +16,12 @@ from kdlib.store.tables import GATES
 Funnel = Mapping[str, Any]
 """Counts of a run's input: `details.funnel` in the manifest of `histories`."""
 
+FEW_NEW_ITEMS = 1_000
+FEW_NEW_ITEMS_SHARE = 0.05
+"""New items up to this number, or up to this share of the items, pass the gate on their number."""
+
 _TESTED = "users who come back in the test days, and first to an item that is new to them"
+TRAILING = "trailing nights' median"
 _QUARANTINED = "share of the rows read that is quarantined"
 _MISSING = ("missing_user", "missing_item", "missing_time", "bad_time", "corrupt_row")
 
@@ -38,6 +43,7 @@ def input_gates(
     tonight: Funnel,
     earlier: Sequence[Funnel],
     *,
+    same_weekday: Sequence[Funnel] = (),
     min_volume_ratio: float,
     max_volume_ratio: float,
     max_share_rise: float,
@@ -50,16 +56,18 @@ def input_gates(
     Args:
       tonight: the run's funnel.
       earlier: the funnels of the last promoted runs, the newest last.
-      min_volume_ratio: least ratio to the trailing median, for events of the day, users of the day, and all users.
-      max_volume_ratio: greatest ratio to the trailing median, for events and users of the day.
+      same_weekday: the funnels of the promoted runs of the same day of the week. With any, they are the measure of the
+        events and users of the day in place of `earlier`: half a Saturday may be a whole Monday.
+      min_volume_ratio: least ratio to the median, for events of the day, users of the day, and all users.
+      max_volume_ratio: greatest ratio to the median, for events, users and new items of the day.
       max_share_rise: how far a share may lie above the trailing median.
       max_quarantined_share: greatest share of quarantined rows, whatever earlier runs had.
       max_new_item_share: greatest share of new items among all items.
       max_history_length_change: greatest change of the mean history length, relative to the trailing median.
     """
 
-    def before(what: str) -> float | None:
-        found = [night[what] for night in earlier if what in night]
+    def before(what: str, nights: Sequence[Funnel] = earlier) -> float | None:
+        found = [night[what] for night in nights if what in night]
         return float(median(found)) if found else None
 
     gates = [
@@ -67,9 +75,10 @@ def input_gates(
         _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the run's own day"),
     ]
     for what, text in (("day_events", "events of the day"), ("day_users", "users of the day")):
-        usual = before(what)
+        usual = before(what, same_weekday or earlier)
         bounds = {} if usual is None else {"low": min_volume_ratio * usual, "high": max_volume_ratio * usual}
-        gates.append(_against_median(f"{what}_volume", tonight[what], usual, bounds, text))
+        measure = "median of the same weekday" if same_weekday else TRAILING
+        gates.append(_against_median(f"{what}_volume", tonight[what], usual, bounds, text, measure=measure))
     usual = before("users")
     bounds = {} if usual is None else {"low": min_volume_ratio * usual}
     gates.append(_against_median("users_volume", tonight["users"], usual, bounds, "users with a history"))
@@ -88,6 +97,13 @@ def input_gates(
         if earlier
         else _skipped("new_item_share", "all items are new in a first run")
     )
+    usual = before(
+        "new_items", [night for night in earlier if night.get("new_items", 0) < night.get("items", 0)]
+    )  # no first run
+    few = max(FEW_NEW_ITEMS, FEW_NEW_ITEMS_SHARE * tonight["items"])
+    bounds = {} if usual is None else {"high": max(max_volume_ratio * usual, few)}
+    text = "items that are new tonight; bots can make up ids, and the vocabulary never forgets one"
+    gates.append(_against_median("new_items_volume", tonight["new_items"], usual, bounds, text))
     lengths = [_mean_length(night) for night in earlier]
     usual = median(lengths) if lengths else None
     change = max_history_length_change
@@ -221,11 +237,17 @@ def _judged(
 
 
 def _against_median(
-    gate: str, value: float, usual: float | None, bounds: dict[str, float], text: str, part: str = "input"
+    gate: str,
+    value: float,
+    usual: float | None,
+    bounds: dict[str, float],
+    text: str,
+    part: str = "input",
+    measure: str = TRAILING,
 ) -> Gate:
     if usual is None:
         return _skipped(gate, f"{text}: no earlier promoted run to compare with", part=part)
-    return _judged(gate, value, **bounds, text=f"{text}; the trailing nights' median is {usual:,.4g}", part=part)
+    return _judged(gate, value, **bounds, text=f"{text}; the {measure} is {usual:,.4g}", part=part)
 
 
 def _skipped(gate: str, text: str, part: str = "input") -> Gate:

@@ -4,17 +4,20 @@
 """
 
 import hashlib
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
+import pyarrow.dataset as pads
 
 from kdlib.errors import InputError
 from kdlib.release import promotions
 from kdlib.release.places import TABLES, Delivered
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
+from kdlib.store.folders import DiskFolder, Folder
+from kdlib.store.objects import ObjectFolder
 
 
 def folder_of(root: Path, night: Promotion | Delivered, table: str) -> str:
@@ -36,8 +39,8 @@ def folders_of(root: Path, night: Promotion | Delivered) -> dict[str, str]:
     return found
 
 
-def send(root: Path, night: Promotion, table: str, system: fs.FileSystem, base: str) -> list[dict[str, Any]]:
-    """Copy a table's files, unless the place has all of them with the right sizes.
+def send(root: Path, night: Promotion, table: str, there: Folder) -> list[dict[str, Any]]:
+    """Copy a table's files, except those that the place has with the right size.
 
     Returns:
       The files as in `Delivered.files`.
@@ -45,31 +48,41 @@ def send(root: Path, night: Promotion, table: str, system: fs.FileSystem, base: 
     Raises:
       OSError: the copy failed, or a file has a wrong size after it.
     """
-    source = promotions.folder_of(root, night, table)
-    folder = folder_of(root, night, table)
-    files = [file | {"path": f"{folder}/{file['path']}"} for file in promotions.manifest_of(root, night, table).files]
-    paths = [f"{base}/{file['path']}" for file in files]
-    sizes = [file["bytes"] for file in files]
-    if [info.size for info in system.get_file_info(paths)] != sizes:
-        system.create_dir(f"{base}/{folder}", recursive=True)
-        fs.copy_files(
-            str(source), f"{base}/{folder}", source_filesystem=fs.LocalFileSystem(), destination_filesystem=system
-        )
-        if (found := [info.size for info in system.get_file_info(paths)]) != sizes:
-            raise OSError(f"{folder} should hold files of {sizes} bytes, and holds {found}")
-    return files
+    source, folder = promotions.folder_of(root, night, table), folder_of(root, night, table)
+    files = promotions.manifest_of(root, night, table).files
+    sizes = {f"{folder}/{file['path']}": file["bytes"] for file in files}
+    if missing := _differ(sizes, there.files(folder)):
+        for path in missing:
+            there.upload(source / path.removeprefix(f"{folder}/"), path)
+        if missing := _differ(sizes, found := there.files(folder)):
+            path = missing[0]
+            raise OSError(f"{path} should have {sizes[path]} bytes, and has {found.get(path, 'none')}")
+    return [file | {"path": f"{folder}/{file['path']}"} for file in files]
 
 
-def remove_folders(system: fs.FileSystem, base: str, *, kept: set[str]) -> None:
+def _differ(expected: dict[str, int], found: dict[str, int]) -> list[str]:
+    return [path for path, size in expected.items() if found.get(path) != size]
+
+
+def remove_folders(there: Folder, *, kept: set[str]) -> None:
     """Remove the folders of all versions, except the kept ones.
 
     Args:
-      system: the place's file system.
-      base: the place's path.
+      there: the place.
       kept: folders relative to the place.
     """
-    for table in TABLES:
-        home = fs.FileSelector(f"{base}/{partitions.VERSIONS}/{table}", allow_not_found=True)
-        for info in system.get_file_info(home):
-            if f"{partitions.VERSIONS}/{table}/{info.base_name}" not in kept and info.base_name.startswith("ds="):
-                system.delete_dir(info.path)
+    versions = re.compile(rf"{partitions.VERSIONS}/({'|'.join(TABLES)})/ds=[^/]+")
+    found = ((path, versions.match(path)) for path in there.files(partitions.VERSIONS))
+    there.remove([path for path, folder in found if folder and folder[0] not in kept])
+    if isinstance(there, DiskFolder):  # copies that a killed delivery has not finished
+        parts = (there.path / partitions.VERSIONS).glob("*/ds=*/.*.part")
+        there.remove([one.relative_to(there.path).as_posix() for one in parts])
+
+
+def dataset_of(there: Folder, paths: list[str]) -> pads.Dataset:
+    """Parquet files at a place as one dataset."""
+    if isinstance(there, DiskFolder):
+        return pads.dataset([str(there.path / path) for path in paths], format="parquet")
+    assert isinstance(there, ObjectFolder)
+    base = there.url.partition("://")[2]
+    return pads.dataset([f"{base}/{path}" for path in paths], filesystem=there.file_system(), format="parquet")

@@ -10,24 +10,29 @@ A reader of `root/promoted/recommendations` finds the last run that passed its g
 earlier run.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdlib.config.operations import FURTHER_LISTS
-from kdlib.errors import InputError
-from kdlib.store import partitions
+from kdlib.errors import BusyError, GateError, InputError
+from kdlib.release.freezing import check_not_frozen
+from kdlib.store import leases, partitions
+from kdlib.store.files import make_folder, replace_file, sync
+from kdlib.store.folders import DiskFolder
 from kdlib.store.partitions import Manifest
 
 LINK = "promoted"
 RECORDS = "_promotions"
+SWITCHING = "_locks/promotions.json"
+WAIT_SECONDS = 300
+"""How long a switch waits for another one, or for the removal of old runs."""
 REMOVED = "removed"
 """Name of an empty file in a record: the run was removed because it is old."""
 LINKED = ("recommendations", "models/student", "models/refit", "item_vocabulary")
@@ -67,8 +72,38 @@ class Promotion:
 
 
 def history(root: Path) -> list[Promotion]:
-    """All switches, oldest first."""
-    return [_read(folder) for folder in sorted((root / RECORDS).glob("*.ds=*"))]
+    """The switches up to the one in force, oldest first.
+
+    Records that cannot be read are left out (`damaged_records`). So is a later one: it was written, and then its process was
+    killed before the switch.
+    """
+    found, last = [], _last(root)
+    for folder in _folders(root):
+        if folder.name <= last:
+            with suppress(InputError):
+                found.append(_read(folder))
+    return found
+
+
+def _last(root: Path) -> str:
+    """Name of the record in force, or a name above all of them."""
+    link = root / LINK
+    return Path(os.readlink(link)).name if link.is_symlink() else "~"
+
+
+def damaged_records(root: Path) -> list[Path]:
+    """The records that cannot be read."""
+    found = []
+    for folder in _folders(root):
+        try:
+            _read(folder)
+        except InputError:
+            found.append(folder)
+    return found
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted((root / RECORDS).glob("*.ds=*"))
 
 
 def current(root: Path) -> Promotion | None:
@@ -145,11 +180,18 @@ def promote(
 
     Returns:
       The switch that is in force now.
+
+    Raises:
+      GateError: the run was built on one that a rollback has withdrawn.
+      FrozenError: another run is in use, or none, and this is frozen.
+      BusyError: another switch has not ended within `WAIT_SECONDS`.
     """
-    with _one_at_a_time(root):
+    with switching(root, "promote"):
         now = current(root)
         if now is not None and (now.ds > ds or (now.ds, now.versions) == (ds, dict(versions))):
             return now
+        check_not_withdrawn(root, ds, versions)
+        check_not_frozen(root, ds)
         return _switch(root, ds, "promote", dict(versions), forced or [], reason)
 
 
@@ -169,28 +211,60 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
             " promoted, roll back to a run before it, then `distilrec promote` it"
         )
     last = earlier[-1]
-    with _one_at_a_time(root):
+    with switching(root, "rollback"):
         return _switch(root, ds, "rollback", last.versions, last.forced, reason)
 
 
+def check_not_withdrawn(root: Path, ds: str, versions: Mapping[str, str]) -> None:
+    """Raise GateError if a run was built on a table or model of another one that a rollback has withdrawn since.
+
+    Args:
+      root: the output folder.
+      ds: the run's date.
+      versions: table or model → version, of the run.
+    """
+    for table, version in versions.items():
+        inputs = partitions.version_manifest(root, table, ds, version).inputs
+        for name in (one for one in ("clean_events", "item_vocabulary", "start") if one in inputs):
+            day, dot, before = inputs[name].partition(".")
+            withdrawn = dot and last_use(root, day, {table if name == "start" else name: before})[1]
+            if withdrawn:
+                why = f" ({withdrawn.reason})" if withdrawn.reason else ""
+                raise GateError(
+                    f"{ds} is not promoted: its {table} was made from the run of {day}, which a rollback to {withdrawn.ds}{why}"
+                    f" has withdrawn since. Run `distilrec nightly --ds {ds}` again: it then starts from {withdrawn.ds}"
+                )
+
+
 @contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Hold the lock of all switches: runs of different dates may switch at the same moment."""
-    (root / RECORDS).mkdir(parents=True, exist_ok=True)
-    with (root / RECORDS / "lock").open("a") as file:
-        with suppress(OSError):  # the file system has no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+def switching(root: Path, action: str) -> Iterator[None]:
+    """Hold the lease of all switches: runs of different dates may switch at the same moment.
+
+    Raises:
+      BusyError: another process has held it for `WAIT_SECONDS`.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(leases.held(DiskFolder(root, durable=False), SWITCHING, action, seconds=WAIT_SECONDS))
+        except BusyError as error:
+            raise BusyError(
+                f"another process has been switching runs in {root} for {WAIT_SECONDS} s: {error}. Try again later"
+            ) from None
         yield
 
 
 def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: list[str], reason: str) -> Promotion:
-    number = 1 + max((switch.number for switch in history(root)), default=0)
-    switch = Promotion(number, ds, action, versions, forced, reason, time.time())
-    record = _record(root, number, ds)
     staging = root / partitions.STAGING / f"promotion.{uuid.uuid4().hex[:8]}"
     staging.mkdir(parents=True)
+    last = _last(root)
+    for folder in _folders(root):
+        if folder.name > last:  # its process was killed before the switch
+            folder.rename(staging.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}"))
+    number = 1 + max((int(folder.name.partition(".")[0]) for folder in _folders(root)), default=0)
+    switch = Promotion(number, ds, action, versions, forced, reason, time.time())
+    record = _record(root, number, ds)
     try:
-        (staging / "promotion.json").write_text(json.dumps(asdict(switch), indent=1))
+        replace_file(staging / "promotion.json", json.dumps(asdict(switch), indent=1).encode())
         for name in (one for one in (*LINKED, *LISTS, *SEARCH) if one in versions):
             data = partitions.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
@@ -201,13 +275,33 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
             link = staging / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(data, (record / name).parent), target_is_directory=True)
-        record.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(record.parent)
+        for folder, _, _ in os.walk(staging):
+            sync(Path(folder))
+        leases.check_held()
         staging.rename(record)
+        sync(record.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     partitions.switch_link(root / LINK, record, scratch=staging)
     return switch
+
+
+def missing_from(root: Path, night: Promotion) -> list[str]:
+    """Files of a promoted run that are missing or cut off, as `table/file`; the table alone where all of it is gone."""
+    found = []
+    for name in sorted(night.versions):
+        try:
+            found += [f"{name}/{file}" for file in partitions.damaged(root, manifest_of(root, night, name))]
+        except InputError:
+            found.append(name)
+    return found
+
+
+def record_of(root: Path, switch: Promotion) -> Path:
+    """The folder of a record."""
+    return _record(root, switch.number, switch.ds)
 
 
 def mark_removed(root: Path, *, before: str, busy: Collection[str] = ()) -> None:
@@ -231,6 +325,6 @@ def _read(folder: Path) -> Promotion:
         return Promotion(**json.loads((folder / "promotion.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable record of a promotion at {folder}: {error}. Remove that folder, then choose the run to use with"
-            " `distilrec rollback --to DS`"
+            f"no usable record of a promotion at {folder}: {error}. `distilrec repair` shows what it"
+            " would put in use in its place"
         ) from None

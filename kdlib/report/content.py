@@ -131,6 +131,8 @@ class Use:
     """The day of the earlier run that a rollback put in use instead."""
     reason: str = ""
     """The reason for the rollback, if one was given."""
+    frozen: str = ""
+    """Why the run in use is frozen, if that keeps this run out of use."""
 
 
 @dataclass(frozen=True)

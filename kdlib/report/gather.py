@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdlib.release import promotions
+from kdlib.release import freezing, promotions
 from kdlib.report.content import Drift, Gate, Lists, Measure, Mover, Night, Use
 from kdlib.report.drift import movers, popularity_drift
 from kdlib.report.search import read_search
@@ -64,7 +64,10 @@ def use_of(root: Path, ds: str, found: Found) -> Use:
     used, withdrawn = promotions.last_use(root, ds, versions)
     replaced = now is not None and now.ds == ds and not versions.items() <= now.versions.items()
     promoted = used is not None and not replaced
-    return Use(in_use, promoted, withdrawn.ds, withdrawn.reason) if withdrawn else Use(in_use, promoted)
+    if withdrawn:
+        return Use(in_use, promoted, withdrawn.ds, withdrawn.reason)
+    freeze = None if promoted or (in_use or "") > ds else freezing.frozen(root)
+    return Use(in_use, promoted, frozen=freeze.reason if freeze else "")
 
 
 def gather(

@@ -58,7 +58,9 @@ def decision(night: Night) -> tuple[str, str]:
         return "warn", f"! Withdrawn: {users}, but {back}. {_in_use(night)}"
     if not use.promoted:
         why = f"the run is not promoted. {_in_use(night)}"
-        if use.in_use is not None and use.in_use > night.ds:
+        if use.frozen:
+            why = f"the run in use is frozen ({use.frozen}). {_in_use(night)}"
+        elif use.in_use is not None and use.in_use > night.ds:
             why = f"the later run of {short_day(use.in_use)} stays in use."
         return "warn", f"! Not in use: {users}, but {why}"
     if forced:

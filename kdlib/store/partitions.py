@@ -25,6 +25,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
+from kdlib.store.files import make_folder, replace_file, sync
+from kdlib.store.leases import check_held
 
 STAGING = "_staging"
 CHECKPOINTS = "_checkpoints"
@@ -55,10 +57,16 @@ class Manifest:
 
 
 def new_staging(root: Path, table: str, ds: str) -> Path:
-    """A new empty folder on the file system of the tables. Leftovers of killed runs for this partition are removed."""
+    """A new empty folder on the file system of the tables. Leftovers of killed runs for this partition are removed.
+
+    Raises:
+      BusyError: another run has taken over from this one.
+    """
     parent = root / STAGING
     parent.mkdir(parents=True, exist_ok=True)
-    for left_over in parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"):
+    left_overs = list(parent.glob(f"{table.replace('/', '.')}.ds={ds}.*"))
+    check_held()  # so all of them are older than this run's lease
+    for left_over in left_overs:
         if left_over.is_symlink():
             left_over.unlink()
         else:
@@ -93,6 +101,10 @@ def publish(
 
     Returns:
       The manifest. If the same version was published before, the manifest of then.
+
+    Raises:
+      BusyError: another run has taken over from this one. Readers keep what they have.
+      InputError: files were removed while they were published.
     """
     _tidy(staging)
     files = [describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
@@ -123,11 +135,18 @@ def publish(
         wrapper = staging.with_name(staging.name + ".whole")
         wrapper.mkdir()
         staging.rename(wrapper / "data")
-        _write_synced(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1))
-        home.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+        for folder, _, _ in os.walk(wrapper):
+            sync(Path(folder))
+        make_folder(home.parent)
+        check_held()
         if home.exists():  # a killed run left it without a manifest, or it is damaged
-            shutil.rmtree(home)
+            home.rename(staging.with_name(staging.name + ".replaced"))
         wrapper.rename(home)
+        sync(home.parent)
+        if lost := damaged(root, manifest):
+            raise InputError(f"{home}: {lost[0]} was removed while it was published. Run this stage again")
+        shutil.rmtree(staging.with_name(staging.name + ".replaced"), ignore_errors=True)
     else:  # published before: its manifest stays
         shutil.rmtree(staging)
         manifest = before
@@ -187,7 +206,9 @@ def damaged(root: Path, manifest: Manifest) -> list[str]:
     found = []
     for file in manifest.files:
         try:
-            whole = (data / file["path"]).stat().st_size == file["bytes"]
+            size = (data / file["path"]).stat().st_size
+            # `forget` replaces a file, and notes its size before: a killed one may have left either form
+            whole = size in (file["bytes"], file.get("before", file)["bytes"])
         except FileNotFoundError:
             whole = False
         found += [] if whole else [file["path"]]
@@ -200,6 +221,13 @@ def published_on(root: Path, ds: str) -> list[str]:
         path.parent.relative_to(root).as_posix() for depth in ("*", "*/*") for path in root.glob(f"{depth}/ds={ds}")
     }
     return sorted(name for name in names if not name.startswith("_") and (root / name / f"ds={ds}").is_symlink())
+
+
+def links(root: Path) -> dict[tuple[str, str], Path]:
+    """(table or model, date) → link of the partition. Links that lead nowhere are among them."""
+    found = sorted(path for depth in ("*", "*/*") for path in root.glob(f"{depth}/ds=*") if path.is_symlink())
+    named = ((path.parent.relative_to(root).as_posix(), path.name.removeprefix("ds="), path) for path in found)
+    return {(table, ds): path for table, ds, path in named if VERSIONS in path.readlink().parts and table[0] != "_"}
 
 
 def latest(root: Path, table: str, *, before: str = EVER) -> str | None:
@@ -237,18 +265,17 @@ def describe(path: Path, base: Path) -> dict[str, Any]:
     return entry
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
 def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
-    """Point the link to the target in one rename. The new link is made at `scratch`; a killed run leaves it there."""
-    link.parent.mkdir(parents=True, exist_ok=True)
+    """Point the link to the target in one rename. The new link is made at `scratch`; a killed run leaves it there.
+
+    Raises:
+      BusyError: another run has taken over from this one.
+    """
+    make_folder(link.parent)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    check_held()
     scratch.replace(link)
+    sync(link.parent)
 
 
 def _read(file: Path) -> Manifest:
@@ -256,6 +283,6 @@ def _read(file: Path) -> Manifest:
         return Manifest(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"no usable manifest at {file}: {error}. Remove this partition and run its stage again; if the output"
+            f"no usable manifest at {file}: {error}. Run `distilrec repair`, then its stage again; if the output"
             f" folder was copied, copy it with its links, which lead into {VERSIONS}"
         ) from None

@@ -10,7 +10,7 @@ QUERIES = Table(
     may_be_empty=True,
     schema=schema_of(
         query=pa.string(),  # Normalised by kdlib.data.queries.normalise_query; never empty.
-        # At most one for each user and UTC day. 0 if the log has only clicks, carts and purchases for the query.
+        # At most one for each user and day. 0 if the log has only clicks, carts and purchases for the query.
         num_searches=pa.int64(),
         num_users=pa.int64(),  # Distinct users with a row of any type.
         num_clicks=pa.int64(),

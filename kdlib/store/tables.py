@@ -19,8 +19,9 @@ QUARANTINE = Table(
     may_be_empty=True,
     schema=schema_of(
         reason=pa.string(),  # Why the row was rejected: a code of kdlib.features.clean.REASONS.
-        # The line of text as it was read, or the mapped columns as JSON; a bot's rows have the names of CLEAN_EVENTS.
-        # A longer text than 10,000 characters is cut there and ends with `…`.
+        # The mapped columns as JSON; a bot's rows have the names of CLEAN_EVENTS. A longer text than 10,000 characters is
+        # cut there and ends with `…`. Of a line that does not parse only its length and the number of its fields: the
+        # line may hold columns that are not mapped.
         raw=pa.string(),
         file=pa.string(),  # The input file.
     ),

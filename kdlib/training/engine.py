@@ -52,6 +52,28 @@ def make_engine(module: nn.Module, train: TrainConfig, *, zero_stage: int, worke
     return engine
 
 
+def load_state(engine: Any, folder: str, tag: str) -> dict[str, Any]:
+    """Load the engine's state from a checkpoint; returns its `client_state`. All workers must call it.
+
+    DeepSpeed's own loader runs whatever code its files hold, and a checkpoint lies where others may write. This one reads
+    tensors, plain values and three classes of DeepSpeed.
+
+    Raises:
+      pickle.UnpicklingError: a file holds something else.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    def load(path: str, map_location: Any = None) -> Any:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+    engine.checkpoint_engine.load = load
+    _, client_state = engine.load_checkpoint(folder, tag=tag)
+    return client_state
+
+
 def scoring_dtype(device: torch.device, *, bf16: bool) -> torch.dtype:
     """bfloat16 if it is asked for and faster on this processor, otherwise float32.
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdlib.training.engine import full_weights
+from kdlib.training.engine import full_weights, load_state
 
 Weights = dict[str, Tensor]
 
@@ -232,8 +232,7 @@ def _resume(task: Task, progress: Progress, best: dict[str, Best], checkpoint: C
         stored = json.loads(Path(folder, "best.json").read_text())
         if stored["run"] != progress.run:
             return
-        _, client_state = task.engine.load_checkpoint(folder, tag="state")
-        for name, value in client_state["distilrec"].items():
+        for name, value in load_state(task.engine, folder, "state")["distilrec"].items():
             setattr(progress, name, value)
         for name, record in best.items():
             record.score, record.stale = stored["best"][name]["score"], stored["best"][name]["stale"]

@@ -29,12 +29,13 @@ class FinalFailure(Exception):
 
 
 @pytest.mark.parametrize(
-    ("status", "raised"), [(2, FinalFailure), (3, FinalFailure), (75, RuntimeError), (74, RuntimeError)]
+    ("status", "raised"),
+    [(2, FinalFailure), (3, FinalFailure), (66, RuntimeError), (75, RuntimeError), (74, RuntimeError)],
 )
 def test_a_night_is_retried_only_where_that_may_mend_it(
     monkeypatch: pytest.MonkeyPatch, status: int, raised: type[Exception]
 ) -> None:
-    """Statuses 74 and 75 are retried, 2 and 3 are not.
+    """Statuses 66, 74 and 75 are retried, 2 and 3 are not.
 
     One task a stage; switching the DAG on queues no runs of the past.
     """

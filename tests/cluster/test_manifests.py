@@ -2,9 +2,14 @@
 
 import copy
 import importlib.util
+import io
+import os
 import re
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+import urllib.error
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +18,22 @@ import pytest
 import yaml
 
 from jobs.runtime.ray_jobs import SUBMISSION
-from kdlib.config.load import load_config
+from kdlib.config.load import load_config, read_mapping
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 KUBERAY = CLUSTER / "kuberay"
 BASE, SPARK = KUBERAY / "base", CLUSTER / "spark" / "features.yaml"
-FILES = sorted(path for folder in ("kuberay", "spark") for path in (CLUSTER / folder).rglob("*.yaml"))
+OVERLAYS = KUBERAY / "overlays"
+RUNS = sorted(OVERLAYS.glob("*/runs/*.yaml"))
+FILES = sorted({path for folder in ("kuberay", "spark") for path in (CLUSTER / folder).rglob("*.yaml")} - set(RUNS))
 OWN_IMAGES = {"distilrec-cpu", "distilrec-cuda"}
+IMAGES = OWN_IMAGES | {"node-exporter"}
 """Names that the overlays replace by a registry's; nothing else may be in the base."""
 
-OPERATORS = {"RayCluster", "RayJob", "SparkApplication"}
+OPERATORS = {"RayCluster", "RayJob", "RayCronJob", "SparkApplication"}
+OF_A_RUN = {"head", "cpu", "gpu", "submitter"}
 
 
 def _documents(path: Path) -> list[dict[str, Any]]:
@@ -49,11 +60,24 @@ def _pods(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 PODS = [(f"{document['kind']}{where}", pod) for document in _objects() for where, pod in _pods(document)]
-CORE = [o for o in _objects() if o["kind"] not in OPERATORS] + [
-    {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": where.lower()}, "template": pod}
-    for where, pod in PODS
-    if where.startswith(tuple(OPERATORS))
-]
+
+
+def _core(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Kubernetes' own objects, and the pods of the operators' objects."""
+    return [o for o in objects if o["kind"] not in OPERATORS] + [
+        {
+            "apiVersion": "v1",
+            "kind": "PodTemplate",
+            "metadata": {"name": f"{o['kind']}{where}".lower()},
+            "template": pod,
+        }
+        for o in objects
+        if o["kind"] in OPERATORS
+        for where, pod in _pods(o)
+    ]
+
+
+CORE = _core(_objects())
 
 
 def _object(kind: str, name: str | None = None) -> dict[str, Any]:
@@ -89,14 +113,14 @@ def test_kubernetes_own_objects_fit_their_schemas(thing: dict[str, Any]) -> None
 
 
 def test_there_is_a_pod_of_every_part() -> None:
-    """Head, CPU and GPU workers, submitter, scheduler and shell are found, so the tests below check something."""
+    """The pods of a run, scheduler, metrics and shell are found, so the tests below check something."""
     parts = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for _, pod in PODS}
-    assert parts == {"head", "cpu", "gpu", "submitter", "scheduler", "shell"}
+    assert parts == OF_A_RUN | {"scheduler", "metrics", "shell"}
 
 
 @pytest.mark.parametrize(("where", "pod"), PODS, ids=[where for where, _ in PODS])
 def test_a_pod_is_confined(where: str, pod: dict[str, Any]) -> None:
-    """No root, no writable root file system, no new privileges, no capabilities. CPU and memory are limited."""
+    """No root, no writable root file system, no new privileges, no capabilities. CPU, memory and disk are limited."""
     spec = pod["spec"]
     assert pod["metadata"]["labels"]["app.kubernetes.io/name"] == "distilrec", where
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -104,13 +128,13 @@ def test_a_pod_is_confined(where: str, pod: dict[str, Any]) -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     volumes = {volume["name"] for volume in spec["volumes"]}
     for container in spec["containers"]:
-        assert container["image"] in OWN_IMAGES
+        assert container["image"] in IMAGES
         rights = container["securityContext"]
         assert rights["allowPrivilegeEscalation"] is False
         assert rights["readOnlyRootFilesystem"] is True
         assert rights["capabilities"] == {"drop": ["ALL"]}
-        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
-        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["limits"])
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["requests"])
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
 
 
@@ -137,16 +161,22 @@ def test_only_those_that_ask_kubernetes_have_its_token() -> None:
         pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["spec"].get("automountServiceAccountToken")
         for _, pod in PODS
     }
-    assert tokens == {"head": None, "cpu": False, "gpu": False, "submitter": False, "scheduler": True, "shell": False}
+    asking = {"head": None, "scheduler": True}
+    assert tokens == dict.fromkeys(OF_A_RUN | {"metrics", "shell"}, False) | asking
 
 
 def test_what_is_referred_to_exists() -> None:
-    """Service accounts, claims, config maps and roles that pods and bindings name exist, or kustomize makes them."""
+    """Accounts, claims, config maps, priorities and roles that others name exist, or kustomize makes them."""
     made = {(o["kind"], o["metadata"].get("name")) for o in _objects()}
-    maps = {generated["name"] for generated in _documents(BASE / "kustomization.yaml")[0]["configMapGenerator"]}
+    makers = [BASE, OVERLAYS / "test", OVERLAYS / "production"]
+    generated = [_documents(maker / "kustomization.yaml")[0]["configMapGenerator"][0]["name"] for maker in makers]
+    maps = set(generated)
+    assert generated == ["distilrec-night", "distilrec-runs", "distilrec-runs"]
     for _, pod in PODS:
         if account := pod["spec"].get("serviceAccountName"):
             assert ("ServiceAccount", account) in made
+        if priority := pod["spec"].get("priorityClassName"):
+            assert ("PriorityClass", priority) in made
         for volume in pod["spec"]["volumes"]:
             if claim := volume.get("persistentVolumeClaim"):
                 assert ("PersistentVolumeClaim", claim["claimName"]) in made
@@ -159,11 +189,11 @@ def test_what_is_referred_to_exists() -> None:
 
 
 def test_no_role_may_do_everything() -> None:
-    """No verb, resource or API group is a star. The scheduler may read one cluster and create jobs."""
+    """No verb, resource or API group is a star. The scheduler may read one cluster, and create and read jobs."""
     for role in (o for o in _objects() if o["kind"] == "Role"):
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
-    assert [rule["verbs"] for rule in _object("Role", "distilrec-scheduler")["rules"]] == [["get"], ["create"]]
+    assert [rule["verbs"] for rule in _object("Role", "distilrec-scheduler")["rules"]] == [["get"], ["create", "get"]]
 
 
 def test_the_network_policy_covers_every_pod() -> None:
@@ -173,6 +203,63 @@ def test_the_network_policy_covers_every_pod() -> None:
     assert all(selected.items() <= pod["metadata"]["labels"].items() for _, pod in PODS)
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert all(rule["from"] for rule in spec["ingress"])
+
+
+def test_pods_reach_name_servers_and_the_servers_that_give_keys() -> None:
+    """NodeLocal DNS, the clouds' metadata servers and EKS Pod Identity have addresses of their own on the node."""
+    out = {
+        (peer["ipBlock"]["cidr"], port["port"])
+        for rule in _object("NetworkPolicy")["spec"]["egress"]
+        for peer in rule.get("to", ())
+        if "ipBlock" in peer
+        for port in rule["ports"]
+    }
+    keys = {("169.254.169.254/32", 80), ("169.254.170.23/32", 80), ("169.254.169.252/32", 988)}
+    assert out == {("169.254.20.10/32", 53)} | keys
+
+
+def test_nothing_evicts_a_pod_of_a_run() -> None:
+    """Karpenter, the cluster autoscaler and a drain leave the pods of a run alone, and a run displaces nobody."""
+    keep = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    for _, pod in PODS:
+        part = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert pod["metadata"].get("annotations", {}) == (keep if part in OF_A_RUN else {}), part
+        assert (pod["spec"].get("priorityClassName") == "distilrec") == (part in OF_A_RUN | {"scheduler"}), part
+    budget = _object("PodDisruptionBudget")["spec"]
+    most = sum(group["maxReplicas"] for group in _object("RayCluster")["spec"]["workerGroupSpecs"])
+    assert budget["minAvailable"] > 10 * most
+    assert set(budget["selector"]["matchExpressions"][0]["values"]) == OF_A_RUN
+    assert _object("PriorityClass")["preemptionPolicy"] == "Never"
+
+
+def test_prometheus_finds_and_reaches_what_serves_the_figures() -> None:
+    """The monitor selects the pod and names its port. Prometheus may connect, and runs write where the pod looks."""
+    pod = _object("Deployment", "distilrec-metrics")["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    monitor = _documents(CLUSTER / "monitoring" / "pod_monitor.yaml")[0]["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    [port] = container["ports"]
+    assert monitor["podMetricsEndpoints"] == [{"port": port["name"]}]
+    rules = _object("NetworkPolicy")["spec"]["ingress"]
+    prometheus = next(one for one in rules if "prometheus" in str(one["from"]))
+    assert port["containerPort"] in [one["port"] for one in prometheus["ports"]]
+    assert "--collector.textfile.directory=/lake/telemetry" in container["args"]
+
+
+def test_a_pod_that_ends_leaves_ray_s_logs(tmp_path: Path) -> None:
+    """The hook of each Ray pod copies its logs into a folder of its name. It has time for that."""
+    logs = tmp_path / "ray" / "session_1" / "logs"
+    (logs / "old").mkdir(parents=True)
+    (logs / "raylet.out").write_text("it ends")
+    (tmp_path / "ray" / "session_latest").symlink_to("session_1")
+    for _, pod in PODS:
+        part = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        if part in OF_A_RUN - {"submitter"}:
+            assert pod["spec"]["terminationGracePeriodSeconds"] >= 60
+            *shell, script = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+            environment = os.environ | {"DISTILREC_RAY_LOGS": str(tmp_path / "kept"), "HOSTNAME": part}
+            subprocess.run([*shell, script.replace("/tmp/ray", str(tmp_path / "ray"))], env=environment, check=True)
+            assert (tmp_path / "kept" / part / "raylet.out").read_text() == "it ends"
 
 
 def test_token_authentication_is_on_and_nothing_waits_for_ever() -> None:
@@ -215,101 +302,169 @@ def test_the_ray_versions_agree() -> None:
 
 @pytest.mark.parametrize("overlay", ["test", "production"])
 def test_an_overlay_names_a_version_for_every_image(overlay: str) -> None:
-    """Each image of the base gets a registry's name with a tag. The overlay makes the namespace that it uses."""
-    kustomization = _documents(KUBERAY / "overlays" / overlay / "kustomization.yaml")[0]
-    assert {image["name"] for image in kustomization["images"]} == OWN_IMAGES
-    assert all(image["newTag"] not in ("", "latest") for image in kustomization["images"])
-    namespace = _documents(KUBERAY / "overlays" / overlay / "namespace.yaml")[0]["metadata"]
+    """Each image of the base gets a registry's name. In production our own images have digests, which nobody can move."""
+    kustomization = _documents(OVERLAYS / overlay / "kustomization.yaml")[0]
+    assert {image["name"] for image in kustomization["images"]} == IMAGES
+    for image in kustomization["images"]:
+        if overlay == "production" and image["name"] in OWN_IMAGES:
+            assert re.fullmatch("sha256:[0-9a-f]{64}", image["digest"])
+            assert "newTag" not in image
+        else:
+            assert image["newTag"] not in ("", "latest")
+    namespace = _documents(OVERLAYS / overlay / "namespace.yaml")[0]["metadata"]
     assert namespace["name"] == kustomization["namespace"]
     assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for resource in kustomization["resources"]:
-        assert (KUBERAY / "overlays" / overlay / resource).exists()
+        assert (OVERLAYS / overlay / resource).exists()
+
+
+@pytest.mark.skipif(not shutil.which("kustomize"), reason="no kustomize (Debian's package kustomize)")
+@pytest.mark.parametrize("overlay", ["test", "production", "raycronjob"])
+def test_kustomize_builds_an_overlay(overlay: str) -> None:
+    """The built objects fit Kubernetes' schemas. The nodes of KubeRay's own schedule are those of the RayCluster."""
+    built = subprocess.run(["kustomize", "build", str(OVERLAYS / overlay)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    objects = list(yaml.safe_load_all(built.stdout))
+    for thing in _core(objects):
+        kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
+    by_kind = {thing["kind"]: thing for thing in objects}
+    assert ("CronJob" in by_kind, "RayCronJob" in by_kind) == (overlay != "raycronjob", overlay == "raycronjob")
+    if overlay == "raycronjob":
+        nodes = by_kind["RayCronJob"]["spec"]["jobTemplate"]["rayClusterSpec"]
+        assert nodes | {"suspend": True} == by_kind["RayCluster"]["spec"]
+        assert "Role" not in by_kind
+
+
+def test_the_run_configs_of_the_overlays_are_shipped_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overlay's run config has models and engines of a shipped run config, with output and figures on the lake.
+
+    The Spark application names the file of production.
+    """
+    monkeypatch.setenv("DISTILREC_LAKE", "/lake")
+    own = ("name", "ds", "output_dir", "telemetry", "input")
+    for overlay, shipped in (("test", "laptop"), ("production", "multi_node")):
+        [listed] = _documents(OVERLAYS / overlay / "kustomization.yaml")[0]["configMapGenerator"][0]["files"]
+        found, there = read_mapping(OVERLAYS / overlay / listed), read_mapping(CLUSTER / "runs" / f"{shipped}.yaml")
+        assert {k: v for k, v in found.items() if k not in own} == {k: v for k, v in there.items() if k not in own}
+        config = load_config(OVERLAYS / overlay / listed, ds="2026-11-22")
+        assert config.root.is_relative_to("/lake")
+        assert config.telemetry is not None
+        assert Path(config.telemetry.textfile).parent == Path("/lake/telemetry")  # where metrics.yaml looks
+    assert _object("SparkApplication")["spec"]["arguments"][0] == f"--config=/etc/distilrec/{listed}"
+
+
+def _shop(name: str = "toys", output_dir: str = "${DISTILREC_LAKE}/toys") -> RunConfig:
+    document = {"name": name, "ds": "2026-11-22", "output_dir": output_dir, "input": {"simulate": {}}}
+    return RunConfig.model_validate(document)
 
 
 @pytest.mark.parametrize("queue", ["", "shop"])
-def test_a_night_is_the_cluster_s_description_and_the_day_s_command(queue: str) -> None:
-    """The RayJob has the date in name and command, an id that `distilrec status` knows, and the head's image.
+def test_a_night_is_the_cluster_s_description_and_the_day_s_command(
+    monkeypatch: pytest.MonkeyPatch, queue: str
+) -> None:
+    """The RayJob has run and date in name and command, an id that `distilrec status` knows, and the head's image.
 
-    A queue starts it.
+    With or without a queue it starts as a head alone, and grows: no GPU is held while Spark works.
     """
-    cluster = _object("RayCluster")
-    before = copy.deepcopy(cluster)
+    monkeypatch.setenv("DISTILREC_LAKE", "/lake")
+    cluster, template = _object("RayCluster"), _object("RayJob")
     woken = {"replicas": 3, "scaleStrategy": {"workersToDelete": ["distilrec-cpu-worker-x"]}}  # an autoscaler at work
     cluster["spec"]["workerGroupSpecs"][0] |= woken
-    job = _create_night().night(
-        _object("RayJob"),
-        cluster,
-        ds="2026-11-22",
-        run="multi_node",
-        options="--config run.yaml --set a.b='x y'",
-        queue=queue,
-    )
-    assert job["metadata"]["name"] == "distilrec-2026-11-22"
-    assert job["spec"]["entrypoint"] == "python -m jobs nightly --ds 2026-11-22 --config run.yaml --set 'a.b=x y'"
+    before = copy.deepcopy((cluster, template))
+    job = _create_night().night(template, cluster, _shop("toy_shop"), Path("/etc/toys.yaml"), queue=queue)
+    assert (cluster, template) == before
+    assert job["metadata"]["name"] == "distilrec-toy-shop-2026-11-22"
+    assert job["spec"]["entrypoint"] == "python -m jobs nightly --config /etc/toys.yaml --ds 2026-11-22"
     found = SUBMISSION.fullmatch(job["spec"]["jobId"])
     assert found is not None
-    assert found["ds"] == "2026-11-22"
-    assert "suspend" not in job["spec"]["rayClusterSpec"]
-    groups, made = before["spec"]["workerGroupSpecs"], job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert cluster["spec"]["headGroupSpec"] == before["spec"]["headGroupSpec"]
-    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-    sizes = [(group["minReplicas"], group["replicas"], group["maxReplicas"]) for group in made]
-    if queue:  # Kueue takes no cluster that grows: all its nodes at once
-        assert sizes == [(group["maxReplicas"],) * 3 for group in groups]
-        assert not any("scaleStrategy" in group for group in made)
-        assert (head["serviceAccountName"], head["automountServiceAccountToken"]) == ("distilrec-worker", False)
-        assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
-        assert "autoscalerOptions" not in job["spec"]["rayClusterSpec"]
-    else:
-        assert made == groups
-        assert "serviceAccountName" not in head  # KubeRay makes one that may scale the cluster, and none other
+    assert (found["name"], found["ds"]) == ("toy_shop", "2026-11-22")
+    nodes = job["spec"]["rayClusterSpec"]
+    assert "suspend" not in nodes
+    assert nodes["enableInTreeAutoscaling"] is True
+    assert [(group["minReplicas"], group["replicas"]) for group in nodes["workerGroupSpecs"]] == [(0, 0), (0, 0)]
+    assert not any("scaleStrategy" in group for group in nodes["workerGroupSpecs"])
+    for group in (nodes["headGroupSpec"], *nodes["workerGroupSpecs"]):
+        variables = {one["name"]: one["value"] for one in group["template"]["spec"]["containers"][0]["env"]}
+        assert variables["DISTILREC_RAY_LOGS"] == "/lake/toys/logs/ds=2026-11-22/ray"
     assert job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"] == "distilrec-cpu"
     assert job["spec"]["suspend"] is bool(queue)
     assert job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", "") == queue
+    assert job["metadata"]["annotations"].get("kueue.x-k8s.io/elastic-job") == ("true" if queue else None)
 
 
-def test_the_scheduled_command_lines_name_run_configs_that_ship(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Schedule, overlay and Spark application name files of `cluster/runs`. The name of the run is the file's."""
-    monkeypatch.setenv("DISTILREC_LAKE", "/lake")
-    production = _documents(KUBERAY / "overlays" / "production" / "schedule.yaml")[0]
-    for schedule in (_object("CronJob"), production):
-        container = schedule["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-        values = {variable["name"]: variable["value"] for variable in container["env"]}
-        words = values["OPTIONS"].split()
-        path = CLUSTER.parent / words[words.index("--config") + 1]
-        config = load_config(
-            path, overrides=tuple(w for w, flag in zip(words[1:], words, strict=False) if flag == "--set")
-        )
-        assert config.name == values["RUN"]
-        assert config.root.is_relative_to("/lake")
-    config = _object("SparkApplication")["spec"]["arguments"][0].removeprefix("--config=/opt/distilrec/")
-    assert (CLUSTER.parent / config).exists()
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        (_shop(name="a" * 27), "name is a{27}, 27 letters. On Kubernetes it has at most 26, .* Shorten the name"),
+        (_shop(output_dir="output/toys"), "output_dir is output/toys. It must be an absolute path on the lake"),
+        (_shop(output_dir="${NOT_SET}/toys"), r"output_dir is \${NOT_SET}/toys. It must be an absolute path"),
+    ],
+)
+def test_a_run_config_that_cannot_run_there_is_an_error(config: RunConfig, error: str) -> None:
+    """KubeRay refuses long names. Pods share the lake only."""
+    with pytest.raises(ConfigError, match=rf"toys.yaml: {error}"):
+        _create_night().night(_object("RayJob"), _object("RayCluster"), config, Path("toys.yaml"), queue="")
 
 
-def test_the_schedule_can_create_a_night_that_exists(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A RayJob of that name is left alone: nothing starts twice, and the schedule does not fail."""
-    import io
-    import urllib.error
-
-    module = _create_night()
-    created: list[dict[str, Any]] = []
+@pytest.fixture
+def schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, list[str]]]:
+    """Runs create_night.py for run configs {file's name: text}; returns its status and the RayJobs that there are."""
+    module, there = _create_night(), dict[str, dict[str, Any]]()
 
     def answer(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        if method == "GET":
+        if path == "rayclusters/distilrec":
             return _object("RayCluster")
+        if method == "GET":
+            return there[path.removeprefix("rayjobs/")]
         assert path == "rayjobs?fieldValidation=Strict"
         assert body is not None
-        if created:
+        if body["metadata"]["name"] in there:
             raise urllib.error.HTTPError("", 409, "Conflict", {}, io.BytesIO(b"exists"))  # type: ignore[arg-type]
-        created.append(body)
+        there[body["metadata"]["name"]] = body
         return body
 
+    def run(**configs: str) -> tuple[int, list[str]]:
+        for file, text in configs.items():
+            (tmp_path / f"{file}.yaml").write_text(text)
+        return module.main(), sorted(there)
+
     monkeypatch.setattr(module, "call", answer)
-    monkeypatch.setattr(sys, "argv", ["create_night.py", "--ds", "2026-11-22"])
-    monkeypatch.setenv("RUN", "laptop")
-    monkeypatch.setenv("OPTIONS", "--config cluster/runs/laptop.yaml")
-    assert [module.main(), module.main()] == [0, 0]
-    assert "exists already" in capsys.readouterr().out
-    assert len(created) == 1
+    monkeypatch.setattr(sys, "argv", ["create_night.py", "--ds", "2026-11-22", "--runs", str(tmp_path)])
+    monkeypatch.setenv("DISTILREC_LAKE", "/lake")
+    return run
+
+
+SHOP = "name: {0}\noutput_dir: ${{DISTILREC_LAKE}}/{0}\ninput: {{simulate: {{}}}}\n"
+
+
+def test_each_shop_of_a_namespace_has_a_night_of_its_own(
+    schedule: Callable[..., tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One RayJob for each run config. A wrong run config does not keep the others from running.
+
+    A second start for the day creates nothing and does not fail.
+    """
+    nights = ["distilrec-books-2026-11-22", "distilrec-toys-2026-11-22"]
+    assert schedule(toys=SHOP.format("toys"), books=SHOP.format("books"), broken="name: broken\n") == (2, nights)
+    assert "broken.yaml: the run config" in capsys.readouterr().err
+    assert schedule(broken=SHOP.format("broken")) == (0, [nights[0], "distilrec-broken-2026-11-22", nights[1]])
+    assert capsys.readouterr().out.count("exists already: nothing to do") == 2
+
+
+def test_another_shop_s_night_is_not_taken_for_ours(
+    schedule: Callable[..., tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A RayJob of the same name with another output_dir or file is an error that says what to do."""
+    assert schedule(toys=SHOP.format("toys"))[0] == 0
+    assert schedule(toys=SHOP.format("toys").replace("}/toys", "}/other"))[0] == 2
+    error = capsys.readouterr().err
+    assert "toys.yaml: distilrec-toys-2026-11-22 exists, but is another run" in error
+    assert "kubectl delete rayjob distilrec-toys-2026-11-22" in error
+
+
+def test_a_schedule_without_run_configs_says_so(
+    schedule: Callable[..., tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty ConfigMap would otherwise run nothing, night after night."""
+    assert schedule() == (2, [])
+    assert "the ConfigMap distilrec-runs needs one NAME.yaml" in capsys.readouterr().err

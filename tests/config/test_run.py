@@ -293,6 +293,17 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (SMALLEST + "objective: {purchase: -1}\n", "objective.purchase: .*greater than or equal to 0, found -1"),
         (SMALLEST + "objective: {buy: 1}\n", "unknown key objective.buy"),
+        *(
+            (
+                with_input(f"{{events: {{{EVENTS}, time: {{column: t}}}}}}") + f"features: {{time_zone: {zone}}}\n",
+                f"features.time_zone: there is no such time zone. Give an IANA name.*, found '{zone}'",
+            )
+            for zone in ("Berlin", "Europe/", "../etc/passwd")
+        ),
+        (
+            SMALLEST + "features: {time_zone: Europe/Berlin}\n",
+            "features.time_zone Europe/Berlin needs input.events, because the simulated shop has days in UTC",
+        ),
         (
             SMALLEST + "objective: {view: 0, favourite: 0, cart: 0, purchase: 0}\n",
             "objective: all event types weigh 0. Give one of view, favourite, cart, purchase a weight above 0",
@@ -305,6 +316,9 @@ def test_the_smallest_config_has_every_default(load):
             "run.yaml is not valid YAML: the key privacy stands in line 4 and again in line 6$",
         ),
         (SMALLEST + "teachers:\n- name: a\n  model:\n    dim: 8\n    dim: 8\n", "the key dim stands in line 7 and"),
+        (SMALLEST + "ds: 2026-13-01\n", "run.yaml is not valid YAML: month must be in 1..12"),
+        (SMALLEST + "student: &me {model: *me}\n", "the value in line 4 holds an alias of itself. Remove the alias$"),
+        (SMALLEST + f"student: {'[' * 9_000}{']' * 9_000}\n", "it is nested too deeply. Write it flat$"),
     ],
 )
 def test_a_wrong_config_names_the_field_and_what_was_expected(load, text, message):
@@ -327,6 +341,15 @@ def test_a_section_may_be_taken_from_another_one(load):
         (16, 2),
         (32, 2),
     ]
+
+
+@pytest.mark.parametrize("form", ["&{} [{}]", "&{} {{<<: [{}]}}"], ids=["lists", "merged keys"])
+def test_a_few_lines_of_aliases_do_not_stand_for_billions(load, form):
+    """Aliases of aliases that stand for more values than any run config has are refused before they are filled in."""
+    lines = ["l0: &l0 {a: 1}"]
+    lines += [f"l{n}: " + form.format(f"l{n}", ", ".join([f"*l{n - 1}"] * 9)) for n in range(1, 20)]
+    with pytest.raises(ConfigError, match=r"the value in line \d+ has more than 20,000 values once its aliases"):
+        load(SMALLEST + "\n".join(lines))
 
 
 @pytest.mark.parametrize("path", ["no.yaml", "cluster/runs/no.yaml", "other/laptop.yaml"])
@@ -370,8 +393,8 @@ def test_overrides_reach_any_place(load):
         ("=3", "--set takes section.key=value, found '=3'"),
         ("name.x=1", "'name.x=1': no such place"),
         ("teachers.7.weight=1", "'teachers.7.weight=1': no such place"),
-        ("recommend.k=[", r"'\[' is not a YAML value"),
-        ("recommend={k: 3, k: 4}", r"'\{k: 3, k: 4\}' is not a YAML value"),
+        ("recommend.k=[", r"'recommend.k=\[': the text after the = is not a YAML value"),
+        ("recommend={k: 3, k: 4}", r"k: 4\}': the text after the = is not a YAML value"),
         ("recommend.kk=1", "unknown key recommend.kk"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -309,6 +310,25 @@ def test_an_item_that_may_come_back_is_a_target() -> None:
     assert every.hidden is not None
     assert every.hidden[-2:].tolist() == [False, True], "ten days and one day before the day after the last event"
     assert evaluation_rows(table, position_column="test_position").user_ids.tolist() == ["new"]
+
+
+@pytest.mark.parametrize(("zone", "hidden"), [("UTC", [True]), ("Europe/Berlin", [False])])
+def test_the_age_counts_from_local_midnight(zone: str, hidden: list[bool]) -> None:
+    """A target at 00:30 in Berlin is of the next day there: an item of the day before has come back by then."""
+    seen, target = datetime(2026, 11, 1, 22, 45, tzinfo=UTC), datetime(2026, 11, 3, 23, 30, tzinfo=UTC)
+    table = pa.table(
+        {
+            "user_id": ["a"],
+            "item_indices": pa.array([[2, 1]], pa.list_(pa.int32())),
+            "event_types": pa.array([[0, 0]], pa.list_(pa.int8())),
+            "event_times": pa.array([[seen, target]], pa.list_(tables.TIME)),
+            "session_numbers": pa.array([[0, 1]], pa.list_(pa.int32())),
+            "test_position": pa.array([1], pa.int32()),
+        }
+    )
+    found = evaluation_rows(table, position_column="test_position", seen_days=(2.0, 0.0, 0.0, 0.0), time_zone=zone)
+    assert found.hidden is not None
+    assert found.hidden.tolist() == hidden
 
 
 def test_whole_histories_train_to_their_ends() -> None:

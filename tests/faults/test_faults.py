@@ -4,13 +4,16 @@
 - A `Break` happens later. The test runs the same date again, which must give the table of an undisturbed run.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
+import subprocess
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,13 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from kdlib.store import partitions
+from kdlib.store import leases, partitions
+from kdlib.store.folders import DiskFolder
 from tests.faults.shop import TODAY, YESTERDAY, Shop
 from tests.whole_nights import child, follow, kill_all, run, start
 
+BALLAST = "ballast"
+"""A file that fills a disk."""
 pytestmark = [pytest.mark.faults, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
@@ -135,17 +141,23 @@ REFUSALS = [
     Refusal("the key's variable is not set", r"NO_SUCH_KEY", settings={"privacy__key_environment": "NO_SUCH_KEY"}),
     Refusal("Spark gets too little memory", r"Spark did not start|driver", settings={"spark__driver_memory": "16m"}),
     Refusal("the output folder is a file", r"cannot write below output_dir", settings={"output_dir": "pyproject.toml"}),
-    Refusal("another night's lock", r"another run writes", before=lambda shop: _hold_lock(shop), status=75),
+    Refusal("another night's lease", r"another run writes", before=lambda shop: _hold_lease(shop), status=75),
 ]
 
 
-def _hold_lock(shop: Shop) -> None:
-    import fcntl
+def _hold_lease(shop: Shop) -> None:
+    shop.held = ExitStack()  # pyright: ignore[reportAttributeAccessIssue]
+    shop.held.enter_context(  # pyright: ignore[reportAttributeAccessIssue]
+        leases.held(DiskFolder(shop.root, durable=False), leases.of_date(TODAY), "nightly")
+    )
 
-    path = shop.root / "_locks" / f"ds={TODAY}.lock"
+
+def _leave_lease(shop: Shop) -> None:
+    """As of a run whose machine has died."""
+    state = {"token": "x", "holder": {"stage": "nightly", "pid": 1, "host": "far", "machine": "far", "since": "now"}}
+    path = shop.root / leases.of_date(TODAY)
     path.parent.mkdir(exist_ok=True)
-    shop.held = path.open("a+")  # pyright: ignore[reportAttributeAccessIssue]
-    fcntl.flock(shop.held, fcntl.LOCK_EX)  # pyright: ignore[reportAttributeAccessIssue]
+    path.write_text(json.dumps(state))
 
 
 @pytest.mark.parametrize("fault", REFUSALS, ids=lambda fault: fault.name)
@@ -184,6 +196,9 @@ class Break:
     state: str = "first"
     readable: bool = True
     """Whether a reader must find a complete table during the run: before the run the table is complete."""
+    environment: dict[str, str] = field(default_factory=dict)
+    small_disk: bool = False
+    """Whether the output lies on a small disk of its own, which `_fill_the_disk` fills and the test empties again."""
 
 
 def _kill_all(shop: Shop, process: psutil.Process) -> None:
@@ -206,13 +221,42 @@ def _kill_one(name: str) -> Callable[[Shop, psutil.Process], None]:
     return lambda shop, process: child(process, name).kill()
 
 
+def _stop_one(name: str) -> Callable[[Shop, psutil.Process], None]:
+    """The process lives on, and never answers."""
+    return lambda shop, process: child(process, name).suspend()
+
+
+def _fill_the_disk(shop: Shop, process: psutil.Process) -> None:
+    """Fill the disk, and keep it full until the run ends."""
+
+    def fill() -> None:
+        with (shop.root / BALLAST).open("wb", buffering=0) as file:
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                for size in (1 << 20, 1 << 12, 1):
+                    with suppress(OSError):
+                        while True:
+                            file.write(bytes(size))
+                time.sleep(0.02)
+
+    threading.Thread(target=fill, daemon=True).start()
+
+
+def _fill_at_work(shop: Shop, process: psutil.Process) -> None:
+    _wait_for_spark_to_write(shop)
+    _fill_the_disk(shop, process)
+
+
 def _kill_java_at_work(shop: Shop, process: psutil.Process) -> None:
     java = child(process, "deploy.SparkSubmit")
-    until = time.monotonic() + 60
-    while not any((shop.root / partitions.STAGING).rglob("_temporary")):
-        assert time.monotonic() < until, "Spark did not begin to write within a minute"
-        time.sleep(0.05)
+    _wait_for_spark_to_write(shop)
     java.kill()
+
+
+def _wait_for_spark_to_write(shop: Shop) -> None:
+    until = time.monotonic() + 240
+    while not any((shop.root / partitions.STAGING).rglob("_temporary")):
+        assert time.monotonic() < until, "Spark did not begin to write within four minutes"
+        time.sleep(0.05)
 
 
 def _version(shop: Shop, name: str, ds: str = TODAY) -> Path:
@@ -301,6 +345,22 @@ BREAKS = [
     Break("an inference actor killed", 0, at="check_gates: input and quality", disturb=_kill_one("ShardRecommender")),
     Break("Ray's raylet killed", 1, at="student epoch  1/4", disturb=_kill_one("raylet/raylet")),
     Break("Ray's control store killed", 1, at="student epoch  1/4", disturb=_kill_one("gcs_server")),
+    # a part of the run lives on and never answers
+    Break(
+        "a training worker that never answers",
+        0,
+        at="student epoch  1/4",
+        disturb=_stop_one("RayTrainWorker"),
+        environment={"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "15"},
+    ),
+    # a full disk
+    Break(
+        "disk full while Spark writes", 1, "No space left", at="nightly: faults", disturb=_fill_at_work, small_disk=True
+    ),
+    Break(
+        "disk full in training", 1, "No space left", at="teacher epoch  1/4", disturb=_fill_the_disk, small_disk=True
+    ),
+    Break("disk full at the promotion", 1, "No space left", at="recommend:", disturb=_fill_the_disk, small_disk=True),
     # a published output is damaged: the run makes it again, or names the date that must be run
     Break("half a file of the histories", 0, before=_damage("histories", _cut), state="second"),
     Break("the teacher's weights are cut", 0, before=_damage("models/teacher", _cut, ".safetensors"), state="second"),
@@ -328,11 +388,7 @@ BREAKS = [
             partitions.new_staging(shop.root, name, TODAY) for name in ("histories", "recommendations")
         ],
     ),
-    Break(
-        "the lock file of a dead run",
-        0,
-        before=lambda shop: (shop.root / "_locks" / f"ds={TODAY}.lock").write_text('{"pid": 1}'),
-    ),
+    Break("the lease of a dead run", 0, before=_leave_lease),
 ]
 
 
@@ -343,8 +399,32 @@ def test_a_broken_night_is_made_whole(reference: tuple[Shop, pa.Table], fault: B
     shop.restore(fault.state)
     shop.write_config(**fault.settings)
     fault.before(shop)
+    with small_disk(shop.root) if fault.small_disk else nullcontext():
+        _break_and_rerun(shop, table, fault)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Put a folder on a disk of 256 MiB in memory."""
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], capture_output=True).returncode:
+        folder.rmdir()
+        aside.rename(folder)
+        pytest.skip("file systems cannot be mounted here")
+    shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
+        aside.rename(folder)
+
+
+def _break_and_rerun(shop: Shop, table: pa.Table, fault: Break) -> None:
     with shop.reader() if fault.readable else nullcontext():
-        process = start(shop.config)
+        process = start(shop.config, more_environment=fault.environment)
         printed = follow(process, fault.at, lambda: fault.disturb(shop, psutil.Process(process.pid)))
     assert process.returncode == fault.status, printed
     assert re.search(fault.says, _end(printed)), printed
@@ -356,6 +436,7 @@ def test_a_broken_night_is_made_whole(reference: tuple[Shop, pa.Table], fault: B
     assert shop.in_use() in (YESTERDAY, TODAY)
     if fault.state == "first" and fault.name != "killed between table and promotion":
         assert shop.in_use() == YESTERDAY
+    (shop.root / BALLAST).unlink(missing_ok=True)
     shop.restore(fault.state, output=False)
     if "is damaged" in fault.says:
         run(shop.config, "--ds", YESTERDAY)  # as the error says

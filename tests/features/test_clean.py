@@ -10,6 +10,8 @@ from kdlib.errors import ContractError, InputError
 from kdlib.features import clean
 from kdlib.features.columns import MOST_ID_CHARACTERS, MOST_RAW_CHARACTERS, is_long
 from kdlib.features.funnel import check_complete, check_trainable, count_outcomes, rows_text
+from kdlib.features.histories import interactions
+from kdlib.features.sessions import with_sessions
 
 SCHEMA = (
     "corrupt boolean, user_id string, session_id string, item_id string, event_id string, event_type string, "
@@ -156,6 +158,42 @@ def test_a_bot_is_a_user_with_more_events_on_a_utc_day_than_allowed(spark):
         '{"user_id":"bot","session_id":null,"item_id":"z","event_type":0,"event_time":"2024-05-01T00:00:00.000Z",'
         '"event_id":null}'
     ]
+
+
+def test_days_are_those_of_the_time_zone(spark):
+    """Period, day, bots and arrival go by the local date. The day on which the clocks change has 23 hours.
+
+    A user's sessions and interactions are cut at the same midnight.
+    """
+    inside = ("2024-03-29 23:00:00", "2024-03-30 22:59:59", "2024-03-30 23:00:00", "2024-03-31 21:59:59")
+    rows = [event("u", time=time) for time in inside]
+    rows += [event("u", time=time) for time in ("2024-03-29 22:59:59", "2024-03-31 22:00:00")]
+    rows += [event("bot", f"i{n}", f"2024-03-31 2{n}:00:00") for n in range(2)]
+    rows += [event("bot", f"i{n}", "2024-03-30 23:30:00") for n in range(2)]
+    rows += [event("two days", f"i{n}", "2024-03-30 22:30:00") for n in range(3)]
+    rows += [event("two days", f"i{n}", "2024-03-30 23:30:00") for n in range(3)]
+    rows += [arrived(event("post", time="2024-03-29 23:30:00"), date(2024, 3, day)) for day in (31, 30)]
+    judged = clean.with_outcome(
+        events_of(spark, rows),
+        period_start=date(2024, 3, 30),
+        last_day=date(2024, 3, 31),
+        late_days=0,
+        max_events_per_user_day=3,
+        num_partitions=2,
+        time_zone="Europe/Berlin",
+    )
+    assert outcomes(judged) == {"kept": 11, "out_of_period": 2, "bot_user": 4, "late": 1}
+    kept = clean.kept(judged)
+    days = {row["event_time"].isoformat(" "): row["day"] for row in kept.filter("user_id = 'u'").collect()}
+    thirtieth = (date(2024, 3, 30) - date(1970, 1, 1)).days
+    assert days == dict(zip(inside, [thirtieth, thirtieth, thirtieth + 1, thirtieth + 1], strict=True))
+    funnel = count_outcomes(judged, path="p", last_day=date(2024, 3, 31), time_zone="Europe/Berlin")
+    assert funnel["day_events"] == 5
+    of_shop = with_sessions(kept.filter("user_id = 'u'"), gap_seconds=None)
+    names = {row["session_id"] for row in of_shop.collect()}
+    assert names == {"none-2024-03-30", "none-2024-03-31"}
+    steps = interactions(with_sessions(kept, gap_seconds=86_400), collapse_repeats=True)
+    assert steps.filter("user_id = 'u'").count() == 2, "one item, one session, two days"
 
 
 @pytest.mark.parametrize("seed", range(3))

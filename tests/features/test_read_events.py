@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 from datetime import date, datetime
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from pyspark.sql import functions as F
 
 from kdlib.config.data import EventsConfig
 from kdlib.errors import ConfigError, InputError
-from kdlib.features.columns import MOST_ID_CHARACTERS, raw_text
+from kdlib.features.columns import ACCOUNT, MOST_ID_CHARACTERS, raw_text
 from kdlib.features.events import input_columns, read_events
 from kdlib.features.read_errors import reading
 from kdlib.privacy.pseudonyms import KeySource
@@ -19,11 +20,11 @@ LAST_DAY = date(2024, 5, 3)
 ISO = {"format": "iso", "column": "t"}
 
 
-def read(spark, path, **settings):
+def read(spark, path, time_zone="UTC", **settings):
     """Events as (corrupt, user, session, item, type, id, time given, time, raw) tuples, in file order."""
     settings = {"format": "csv", "user": "u", "item": "i", "time": ISO, **settings}
     config = EventsConfig.model_validate({"path": str(path), **settings})
-    events = read_events(spark, config, last_day=LAST_DAY)
+    events = read_events(spark, config, last_day=LAST_DAY, time_zone=time_zone)
     time = F.date_format("event_time", "yyyy-MM-dd HH:mm:ss.SSSSSS")
     names = ("corrupt", "user_id", "session_id", "item_id", "event_type", "event_id", "time_given")
     with reading(str(path)):
@@ -34,12 +35,31 @@ def times(spark, path, **time):
     return [row[7] for row in read(spark, path, time={"column": "t", **time})]
 
 
-def test_csv_lines_with_a_wrong_number_of_fields_are_corrupt_and_kept_as_text(spark, tmp_path):
-    """A CSV line with too few or too many fields is corrupt, and its raw text is the line."""
-    lines = ["u;i;t;ip", "1;a;2024-05-01;0", "1;b;2024-05-01", "", "1;b;2024-05-01;0;9", ' 2 ;"x;""y""";2024-05-02;0']
+def test_of_csv_lines_with_a_wrong_number_of_fields_only_the_counts_are_kept(spark, tmp_path):
+    """A CSV line with too few or too many fields is corrupt. The quarantine counts its fields and shows none of them.
+
+    The fields of such a line cannot be told apart, so an address could stand in any of them.
+    """
+    lines = [
+        "u;i;t;ip",
+        "1;a;2024-05-01;0",
+        "1;b;10.0.0.1",
+        "",
+        "1;b;2024-05-01;10.0.0.1;9",
+        ' 2 ;"x;""y""";2024-05-02;0',
+    ]
+    lines += ['1;"b;""c;";10.0.0.1', '1;"10.0.0.1;2024-05-01', f'"{"x;" * 30_000}";10.0.0.1']
     (tmp_path / "e.csv").write_text("\n".join(lines))
     rows = read(spark, tmp_path / "e.csv", delimiter=";")
-    assert [(row[0], row[8]) for row in rows[1:3]] == [(True, lines[2]), (True, lines[4])]
+    corrupt = [row[8] for row in rows if row[0]]
+    assert corrupt == [
+        '{"found":"12 characters, 3 fields","expected":"4 fields"}',
+        '{"found":"25 characters, 5 fields","expected":"4 fields"}',
+        '{"found":"19 characters, 3 fields","expected":"4 fields"}',
+        '{"found":"22 characters, 3 fields","expected":"4 fields"}',
+        '{"found":"60011 characters, 2 fields","expected":"4 fields"}',
+    ]
+    assert all(re.fullmatch(ACCOUNT, text) for text in corrupt)
     assert rows[0][:8] == (False, "1", None, "a", "view", None, True, "2024-05-01 00:00:00.000000")
     assert rows[3][1] == "2"
     assert rows[3][3] == 'x;"y"'
@@ -74,7 +94,9 @@ def test_json_values_are_read_as_text_and_lines_that_do_not_parse_are_corrupt(sp
     assert rows[0][8] == '{"u":"12","i":"a","t":"2024-05-01"}'
     assert rows[1][1] is None
     assert rows[1][6] is False
-    assert [row[8] for row in rows[2:]] == ["{oops", "7"]
+    texts = [row[8] for row in rows[2:]]
+    assert texts == [f'{{"found":"{n} characters","expected":"one JSON object with plain values"}}' for n in (5, 1)]
+    assert all(re.fullmatch(ACCOUNT, text) for text in texts)
 
 
 def test_parquet_types_are_cast(spark, tmp_path):
@@ -119,7 +141,8 @@ def test_a_json_line_is_one_object_and_nothing_besides(spark, tmp_path):
     rows = read(spark, tmp_path / "e.jsonl", format="jsonl")
     ids = ["2", "[deleted]", "{3F}", "true", "[1]", "{}", "3"]
     assert [(row[0], row[1]) for row in rows[: len(ids)]] == [(False, name) for name in ids]
-    assert [(row[0], row[1], row[8]) for row in rows[len(ids) :]] == [(True, None, line) for line in broken]
+    kept = [f'{{"found":"{len(line)} characters","expected":"one JSON object with plain values"}}' for line in broken]
+    assert [(row[0], row[1], row[8]) for row in rows[len(ids) :]] == [(True, None, text) for text in kept]
 
 
 @pytest.mark.parametrize("format_", ["csv", "jsonl", "parquet"])
@@ -276,7 +299,7 @@ def test_parts_of_a_day_that_are_too_long_are_no_day(spark, tmp_path):
 def test_bytes_that_are_no_utf8_are_quarantined_as_text(spark, tmp_path):
     """So the quarantine can be read later. The same holds for ids of sequences."""
     (tmp_path / "e.jsonl").write_bytes(b'{"u": 1, "i": "a", "t": "2024-05-01"}\n{"u\xff\n')
-    assert read(spark, tmp_path / "e.jsonl", format="jsonl")[1][8] == '{"u\ufffd'
+    assert read(spark, tmp_path / "e.jsonl", format="jsonl")[1][8].startswith('{"found":"4 characters",')
     (tmp_path / "s.txt").write_bytes(b"\xff1 a\n")
     assert read(spark, tmp_path / "s.txt", format="sequences", user=None, item=None, time=None)[0][1] == "\ufffd1"
 
@@ -439,6 +462,40 @@ def test_a_number_of_days_and_milliseconds_give_an_order(spark, tmp_path):
     found = [row[7] for row in read(spark, tmp_path / "e.csv", time=time | {"order_unit": "milliseconds"})]
     assert found == ["1970-01-08 00:01:26.400000", "1970-01-09 00:00:00.000000", None, None, None]
     assert [row[7] for row in read(spark, tmp_path / "e.csv", time=time)][:2] == [None, "1970-01-09 00:00:00.000000"]
+
+
+def test_dates_without_a_time_are_local(spark, tmp_path):
+    """A date is midnight in the time zone, and made-up times stay on it. A time without an offset is UTC in any zone."""
+    (tmp_path / "e.csv").write_text(
+        "u,i,t,n\n1,a,2024-03-10,7200\n1,a,2024-03-10 00:00:00,86399\n1,a,2024-03-10T09:30,0\n"
+    )
+    berlin, york = ({"time_zone": zone} for zone in ("Europe/Berlin", "America/New_York"))
+
+    def found(zone, file="e.csv", **settings):
+        return [row[7] and row[7][:19] for row in read(spark, tmp_path / file, **zone, **settings)]
+
+    assert found(york) == ["2024-03-10 05:00:00", "2024-03-10 00:00:00", "2024-03-10 09:30:00"]
+    assert found(berlin)[0] == "2024-03-09 23:00:00"
+    pattern = {"format": "pattern", "column": "t", "pattern": "yyyy-MM-dd"}
+    assert found(york, time=pattern) == ["2024-03-10 05:00:00", None, None]
+    pattern["pattern"] = "yyyy-MM-dd HH:mm:ss"
+    assert found(york, time=pattern) == [None, "2024-03-10 00:00:00", None]
+    (tmp_path / "d.csv").write_text(
+        "u,i,d,n\n1,a,2024-03-10,0\n1,a,2024-03-10,7200\n1,a,2024-03-10,86399\n1,a,19792,1\n"
+    )
+    order = {"format": "day_and_order", "day_columns": ["d"], "order_column": "n"}
+    assert found(york, "d.csv", time=order) == [
+        "2024-03-10 05:00:00",
+        "2024-03-10 07:00:00",
+        "2024-03-11 03:59:59",  # the day has 23 hours
+        "2024-03-10 05:00:01",
+    ]
+    days = pa.table({"u": ["1"], "i": ["a"], "t": [date(2024, 3, 10)]})
+    pq.write_table(days, tmp_path / "e.parquet")
+    assert found(york, "e.parquet", format="parquet") == ["2024-03-10 05:00:00"]
+    (tmp_path / "s.txt").write_text("1 a b\n")
+    sequences = {"format": "sequences", "user": None, "item": None, "time": None}
+    assert found(york, "s.txt", **sequences) == ["2024-05-02 04:00:00", "2024-05-03 04:00:00"]
 
 
 def test_epoch_micros(spark, tmp_path):

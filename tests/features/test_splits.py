@@ -38,6 +38,27 @@ def test_time_split_cuts_at_midnight(spark):
     ]
 
 
+@pytest.mark.parametrize(
+    ("last_day", "hours", "utc"),
+    [
+        # the clocks go forward on 31 March: validation is 30 March, test the 23 hours of the 31st
+        (date(2024, 3, 31), [-50, -25, -24.001, -24, -0.001, 0, 22.999], "2024-03-30 23:00:00"),
+        # the clocks go back on 27 October: test is its 25 hours
+        (date(2024, 10, 27), [-50, -25, -24.001, -24, -0.001, 0, 24.999], "2024-10-26 22:00:00"),
+    ],
+)
+def test_the_windows_begin_at_local_midnight(spark, last_day, hours, utc):
+    """In a time zone a window begins where the local day begins, also where the clocks change."""
+    frame = spark.range(1).withColumn("start", F.lit(utc).cast("timestamp"))
+    seconds = F.array(*(F.lit(hour * 3600) for hour in hours))
+    times = F.transform(seconds, lambda one: F.timestamp_seconds(F.unix_seconds("start") + one))
+    how = {"kind": "time", "validation_days": 1, "test_days": 1}
+    made = with_splits(
+        frame.withColumn("event_times", times), last_day=last_day, time_zone="Europe/Berlin", **how
+    ).collect()[0]
+    assert (made["num_train"], made["validation_position"], made["test_position"]) == (3, 3, 5)
+
+
 @pytest.mark.parametrize(("validation", "test", "starts"), [(1, 1, (8, 9)), (3, 2, (5, 8))])
 def test_the_test_window_ends_with_the_last_day(validation, test, starts):
     """The test window includes the last day, and the validation window lies just before it."""

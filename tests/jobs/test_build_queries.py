@@ -101,7 +101,7 @@ def test_nine_rows_become_three_tables(night, capsys):
         ("tent", "a", 1, 0, 1, 2.0 + 5 * 4),
     ]
     assert [(row["reason"], row["raw"]) for row in table(config, "search_quarantine")] == [
-        ("corrupt_row", "3,mug"),
+        ("corrupt_row", '{"found":"5 characters, 2 fields","expected":"6 fields"}'),
         ("missing_item", '{"u":"3","q":"mug","i":null,"b":"click","p":"1","t":"2024-05-03 10:00:00"}'),
     ]
 
@@ -152,12 +152,12 @@ def test_a_log_without_a_query_to_go_on_with_is_a_warning(spark, shop, tmp_path,
 def test_a_forgotten_user_is_taken_in_no_more(night, shop):
     """The next run sees another input, and does not read the user's rows."""
     config = config_for(shop, output="forgetful")
-    forgetting.remember_to_forget(config.root, "2")
+    forgetting.remember_to_forget(config.root, ["2"])
     made = run(config)
     assert made["queries"].details["funnel"]["reasons"]["forgotten_user"] == 3
     assert made["queries"].fingerprint != night[1]["queries"].fingerprint
     assert [tuple(row.values()) for row in table(config, "queries")] == [("tent", 1, 1, 1, 0, 0)]
-    assert {row["raw"][:7] for row in table(config, "search_quarantine")} == {"forgott", "sha256:", '{"u":"3'}
+    assert {row["raw"][:7] for row in table(config, "search_quarantine")} == {"forgott", '{"found', '{"u":"3'}
 
 
 def test_when_all_rows_are_quarantined_they_can_be_looked_at(spark, shop):

@@ -107,3 +107,17 @@ def test_nights_whose_files_are_gone_are_no_measure(config, capfd):
     assert run("rollback", config, "--to", days[-2]) == 0
     put_night(config, DAYS[2])
     assert run("check-gates", config, "--ds", DAYS[2]) == run("promote", config, "--ds", DAYS[2]) == 0
+
+
+def test_a_day_is_compared_with_its_weekday(config, capfd):
+    """Half of a Saturday is refused, although a usual day of the week has no more events."""
+    week = [f"2024-11-{day:02}" for day in range(9, 16)]  # Saturday to Friday
+    for ds in week:
+        put_night(config, ds, day_events=300 if ds == week[0] else 100)
+        status = run("check-gates", config, "--ds", ds, "--force", "a weekend")
+        assert status == run("promote", config, "--ds", ds, "--set", "retention.nights=14") == 0
+    put_night(config, "2024-11-16", day_events=140)
+    assert run("check-input", config, "--ds", "2024-11-16") == 3
+    assert "day_events_volume 140, must be at least 150 and at most 900: events of the day; the median of the same" in (
+        capfd.readouterr().err
+    )

@@ -1,5 +1,6 @@
 """The command line: what it prints for a person who makes a mistake, and the exit status."""
 
+import errno
 import json
 import os
 import re
@@ -185,6 +186,31 @@ def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
     assert printed.startswith("distilrec: evaluate failed: RuntimeError: boom\n")
     log = Path(printed.splitlines()[1].removeprefix("full text: "))
     assert "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/out/_locks/a.json"), " (/out/_locks/a.json)"),
+        (RuntimeError("java.io.IOException: No space left on device\n\tat org.apache.spark"), ""),
+    ],
+    ids=["own", "Spark's"],
+)
+def test_a_full_disk_gives_a_line_that_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    """There is no traceback, although the log cannot be written either."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("jobs.__main__.run_stage", fail)
+    monkeypatch.setattr("jobs.runtime.command._log_traceback", lambda log: False)
+    assert main(["evaluate", "--config", str(_config(tmp_path))]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"distilrec: evaluate failed: No space left on device{where}. Nothing is half-published")
+    assert re.search(r"`distilrec prune .*` removes old runs", printed)
+    assert "Traceback" not in printed
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:

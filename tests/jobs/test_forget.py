@@ -1,5 +1,6 @@
 """A forgotten user leaves no trace, the others lose nothing, and what is published stays whole."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_no_trace_is_left_and_others_keep_their_rows(tmp_path, capfd, private):
     config = config_for(tmp_path, **({"key_file": str(tmp_path / "key")} if private else {}))
     stored = pseudonym(KEY.encode(), USER) if private else USER
     put_store(root, stored)
-    assert len(forgetting.traces(root, stored)) == 7
+    assert len(forgetting.traces(root, [stored])) == 7
     assert main(["forget", "--config", str(config), "--user", USER]) == 0
     assert "no trace is left" in capfd.readouterr().out
     files = [path for path in root.rglob("*") if path.is_file() and "quarantine" not in str(path)]
@@ -197,7 +198,7 @@ def test_what_was_delivered_forgets_too(tmp_path, capfd, form):
     table = pa.table({"user_id": [OTHER, USER], "item_ids": [["a"], ["b"]]})
     promotions.promote(root, DS, {"recommendations": put(root, "recommendations", table).version})
     assert main(["deliver", "--config", str(config)]) == 0
-    assert [path for path in forgetting.traces(tmp_path / "there", USER) if path.suffix == ".parquet"]
+    assert [path for path in forgetting.traces(tmp_path / "there", [USER]) if path.suffix == ".parquet"]
     assert main(["forget", "--config", str(config), "--user", USER]) == 0
     assert f"{DS}, recommendations, is in use at {url}" in capfd.readouterr().out
     files = [path for path in (tmp_path / "there").rglob("*.parquet") if "_delta_log" not in str(path)]
@@ -269,7 +270,7 @@ def test_killed_between_manifest_and_rows_the_next_run_does_both(tmp_path, monke
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        forgetting.erase(root, USER)
+        forgetting.erase(root, [USER])
     monkeypatch.undo()
     assert main(["forget", "--config", str(config), "--user", USER]) == 0
     for name in ("recommendations", "teacher_targets", "quarantine"):
@@ -284,6 +285,59 @@ def test_a_folder_above_the_outputs_is_no_version(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     staged = partitions.new_staging(tmp_path / "out", "reports", DS) / "index.html"
     staged.write_text(f"<h3>User {USER}</h3>")
-    forgetting.erase(tmp_path / "out", USER)
+    forgetting.erase(tmp_path / "out", [USER])
     assert not staged.exists()
     assert (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_many_users_are_forgotten_at_once(tmp_path, monkeypatch, capfd, private):
+    """One id a line, from a file or standard input; blank lines, blanks and a second mention do not count."""
+    root = tmp_path / "out"
+    (tmp_path / "key").write_text(KEY)
+    config = config_for(tmp_path, **({"key_file": str(tmp_path / "key")} if private else {}))
+    users = [f"u{number}" for number in range(50)]
+    stored = [pseudonym(KEY.encode(), user) if private else user for user in users]
+    put(root, "recommendations", pa.table({"user_id": [*stored, OTHER], "item_ids": [["a"]] * 51}))
+    (root / "logs").mkdir()
+    (root / "logs" / "evaluate.log").write_text(f"started\nuser {stored[7]} has a score\nuser {OTHER}\n")
+    file = tmp_path / "users.txt"
+    file.write_text("\ufeff" + "\r\n".join(users[:25]) + f"\n\n  \n {users[3]} \n" + "\n".join(users[25:]))
+    words = [str(file)] if not private else ["-"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    assert main(["forget", "--config", str(config), "--users-file", *words]) == 0
+    printed = capfd.readouterr().out
+    assert f"forget: 51 rows, lines and pages removed; {root} searched: no trace is left of the 50 users" in printed
+    assert pq.read_table(partitions.current(root, "recommendations", DS))["user_id"].to_pylist() == [OTHER]
+    assert (root / "logs" / "evaluate.log").read_text() == f"started\nuser {OTHER}\n"
+    assert forgetting.forgotten(root) == sorted(map(forgetting.digest, stored))
+    file.write_text("\n".join([*users, "u50"]))
+    assert main(["forget", "--config", str(config), "--users-file", str(file)]) == 0
+    assert "no output has named the 51 users: 1 are on the list from now on. Are the ids" in capfd.readouterr().out
+    assert main(["forget", "--config", str(config), "--users-file", str(file)]) == 0
+    assert "no output has named the 51 users, who were on the list before" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected --user ID or --users-file FILE, one of the two"),
+        (["--user", USER, "--users-file", "users.txt"], "expected --user ID or --users-file FILE, one of the two"),
+        (
+            ["--users-file", "users.txt"],
+            "--users-file: expected one user's id a line, as the shop writes it, and found",
+        ),
+        (["--users-file", "latin.txt"], "--users-file: expected UTF-8, one user's id a line, found something else"),
+        (["--users-file", "none.txt"], "none.txt"),
+    ],
+)
+def test_a_wrong_list_of_users_is_an_error(tmp_path, monkeypatch, capfd, words, message):
+    """Status 2, and nobody is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    config, root = config_for(tmp_path), tmp_path / "out"
+    put_store(root, USER)
+    Path("users.txt").write_text("\n \n")
+    Path("latin.txt").write_bytes("anna\nrené\n".encode("latin-1"))
+    assert main(["forget", "--config", str(config), *words]) == 2
+    assert message in capfd.readouterr().err
+    assert forgetting.forgotten(root) == []

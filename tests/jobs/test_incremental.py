@@ -102,12 +102,15 @@ def _quarantine(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def test_nights_that_carry_events_over_give_what_reading_everything_gives(spark, tmp_path: Path) -> None:
-    """Nights in a row, one of them left out, late, early and repeated events, a bot and a filter: the same tables."""
+    """Nights in a row, one of them left out, late, early and repeated events, a bot and a filter: the same tables.
+
+    So it is with days of another time zone.
+    """
     _write_days(tmp_path, 7)
-    where = "i != 'i3'"
-    reasons = {*_night(_config(tmp_path, 3, "chain", where))["reasons"]}  # which carries nothing over
+    where, zone = "i != 'i3'", {"time_zone": "America/New_York"}
+    reasons = {*_night(_config(tmp_path, 3, "chain", where, **zone))["reasons"]}  # which carries nothing over
     for day in (4, 6):
-        chain, whole = _config(tmp_path, day, "chain", where), _config(tmp_path, day, f"whole{day}", where)
+        chain, whole = (_config(tmp_path, day, name, where, **zone) for name in ("chain", f"whole{day}"))
         funnels = [_night(config) for config in (chain, whole)]
         assert _tables(chain) == _tables(whole)
         assert [funnel["kept"] for funnel in funnels] == [

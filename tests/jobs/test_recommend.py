@@ -1,6 +1,8 @@
 """`recommend` on a handmade store and a real Ray with two actors, its readers, and `show`."""
 
 import shutil
+import threading
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
@@ -10,10 +12,10 @@ import pytest
 import torch
 
 from jobs import show
-from jobs.runtime import runner
+from jobs.runtime import actors, runner
 from jobs.runtime.ray_cluster import start_ray
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError, InputError, ModelError
+from kdlib.errors import ConfigError, InputError, ModelError, UnreachableError
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary_hash import vocabulary_hash
@@ -203,6 +205,24 @@ def test_a_table_that_matches_its_inputs_is_not_made_again(store, capsys):
     assert stages.run("recommend", config_for(store, actors=1)) == {"recommendations": before}
     assert partitions.read_manifest(store, "recommendations", DS) == before
     assert capsys.readouterr().out.startswith("recommendations: up to date\n")
+
+
+class _Silent:
+    """An actor that lives and does not answer."""
+
+    def __call__(self, shards: pa.Table) -> pa.Table:
+        time.sleep(8)
+        return shards
+
+
+@pytest.mark.e2e
+def test_actors_that_never_answer_end_the_run(store, monkeypatch):
+    """The text says what to do, and the exit status is that of a retry."""
+    monkeypatch.setattr(actors, "STALL_SECONDS", 2.0)
+    histories = partitions.current(store, "histories", DS)
+    with pytest.raises(UnreachableError, match=r"has not come for .* Run the same command again"):
+        actors.write_by_shards(histories, _Silent, {}, actors=1, batch_size=NUM_USERS)
+    next(thread for thread in threading.enumerate() if thread.name == "shards").join()
 
 
 @pytest.mark.e2e

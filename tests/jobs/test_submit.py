@@ -80,7 +80,7 @@ def _submit(monkeypatch: pytest.MonkeyPatch, client: Client, config: Path, *more
 
 
 def test_every_stage_of_a_night_can_be_submitted() -> None:
-    """All commands can be submitted but those that look, print, compare, go back or forget."""
+    """All commands can be submitted but those that look, print and compare, and those that a person decides on."""
     [choice] = [one.type for one in cli.commands["submit"].params if one.name == "command"]
     assert isinstance(choice, click.Choice)
     assert {stage.name for stage in STAGES} < set(choice.choices) <= set(cli.commands)
@@ -91,12 +91,16 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
         "doctor",
         "explore",
         "forget",
+        "freeze",
         "plan",
+        "prune",
+        "repair",
         "rollback",
         "search",
         "show",
         "status",
         "submit",
+        "unfreeze",
     }
 
 

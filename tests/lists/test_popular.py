@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdlib.lists.popular import DAY_MICROSECONDS, groups_of, owners_of, popular_items, recent_events
+from kdlib.lists.popular import groups_of, owners_of, popular_items, recent_events
+from kdlib.store.days import MICROSECONDS_A_DAY
 from tests.lists.histories import FIRST, random_users, write
 from tests.lists.test_together import as_lists
 
 NUM_ITEMS, K, HALF_LIFE = 12, 4, 3.0
-UNTIL = (FIRST + 30) * DAY_MICROSECONDS
+UNTIL = (FIRST + 30) * MICROSECONDS_A_DAY
 ITEM_FEATURES = pa.table(
     {
         "item_index": pa.array([0, 1, 2, 3, 4, 5], pa.int32()),

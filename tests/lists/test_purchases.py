@@ -49,6 +49,14 @@ def test_a_basket_is_a_day(purchases):
     assert held(baskets) == [([0], 2), ([1], 2), ([2, 4], 0), ([3], 1)]
 
 
+def test_days_are_those_of_the_time_zone(tmp_path):
+    """A purchase belongs to the local date: half an hour before midnight UTC is the next day in Berlin."""
+    purchases = read_purchases(
+        write(tmp_path, {"a": [(1, "purchase", 0.95, 0), (2, "purchase", 0.96, 0)]}), time_zone="Europe/Berlin"
+    )
+    assert (purchases.days_N - FIRST).tolist() == [0, 1]
+
+
 def test_nobody_buys(tmp_path):
     """Without purchases there are no users and no baskets."""
     purchases = read_purchases(write(tmp_path, {"a": [(0, "view", 0, 0)], "b": []}))

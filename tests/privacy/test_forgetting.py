@@ -1,6 +1,8 @@
 """What is a trace of a user, what only looks like one and stays, and the list of forgotten users."""
 
 import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +49,27 @@ def page_of(*user_ids: str) -> str:
     return people(replace(NIGHT, users=tuple(replace(USER, user_id=one) for one in user_ids)))
 
 
+ABSENT = [form.format(n) for n in range(20) for form in ("absent{}", "absent {}", "a{}@absent.example", "ab{:030}")]
+"""Ids that stand nowhere; the last ones have no ASCII letter or digit."""
+ABSENT += ["日本", "—", "ü", "ab\u00fcb"]
+
+
+@pytest.fixture(autouse=True, params=[[], ABSENT], ids=["alone", "among_many"])
+def others(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test holds for one user and for many at once."""
+    also_forgotten.extend(request.param)
+    yield
+    also_forgotten.clear()
+
+
+also_forgotten: list[str] = []
+
+
 def erase(root: Path, user: str) -> tuple[dict[str, int], list[Path]]:
     """What was removed, and the traces that are left."""
-    removed = forgetting.erase(root, user, user_columns=("user",))
-    return removed, forgetting.traces(root, user, user_columns=("user",))
+    users = [user, *also_forgotten]
+    removed = forgetting.erase(root, users, user_columns=("user",))
+    return removed, forgetting.traces(root, users, user_columns=("user",))
 
 
 @pytest.mark.parametrize("user", [*LIKE_ANYTHING, *UNMISTAKABLE])
@@ -113,6 +132,7 @@ def test_quarantined_rows_go_by_their_user_alone(tmp_path, user):
         f"{user}-2,i",
         f"{OTHER},i",
         "sha256:0a1b",
+        *([f'{{"found":"{user} characters, {user} fields","expected":"{user} fields"}}'] if user.isdigit() else []),
         "[" * 100_000,
         None,
     ]
@@ -215,8 +235,8 @@ def test_text_that_is_no_utf8_hinders_no_search(tmp_path):
 def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
     """With another key a list is an error that says what to do; an empty list fits every key."""
     forgetting.check_key(tmp_path, now)
-    forgetting.remember_to_forget(tmp_path, "a", before)
-    forgetting.remember_to_forget(tmp_path, "b", before)
+    forgetting.remember_to_forget(tmp_path, ["a"], before)
+    forgetting.remember_to_forget(tmp_path, ["b"], before)
     forgetting.check_key(tmp_path, before)
     assert len(forgetting.forgotten(tmp_path)) == 2
     made = "under another pseudonym key than" if before else "without a pseudonym key, unlike"
@@ -224,7 +244,7 @@ def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
     with pytest.raises(ConfigError, match=message):
         forgetting.check_key(tmp_path, now)
     with pytest.raises(ConfigError, match=message):
-        forgetting.remember_to_forget(tmp_path, "c", now)
+        forgetting.remember_to_forget(tmp_path, ["c"], now)
     assert len(forgetting.forgotten(tmp_path)) == 2
     written = (tmp_path / forgetting.LIST).read_text()
     assert not before or before.decode() not in written
@@ -233,7 +253,83 @@ def test_the_list_holds_under_its_own_key_alone(tmp_path, before, now):
 def test_a_list_of_before_there_was_a_key_in_it_is_one_without(tmp_path):
     """A list in the old format, without a key, still works without a key."""
     (tmp_path / forgetting.LIST).write_text(json.dumps([forgetting.digest("a")]))
-    forgetting.remember_to_forget(tmp_path, "b")
+    forgetting.remember_to_forget(tmp_path, ["b"])
     assert forgetting.forgotten(tmp_path) == sorted(map(forgetting.digest, "ab"))
     with pytest.raises(ConfigError, match="without a pseudonym key"):
         forgetting.check_key(tmp_path, KEY)
+
+
+@pytest.mark.parametrize("killed_before", ["part.parquet", "manifest.json", "anything"])
+def test_a_killed_forget_leaves_a_whole_table(tmp_path, killed_before, monkeypatch):
+    """Killed before a file or the last form of the manifest is in its place, readers find a whole table; a rerun ends it."""
+    put(tmp_path, "histories", {"part.parquet": pa.table({"user_id": [USER_ID, OTHER], "n": [1, 2]})})
+    replace_by, seen = Path.replace, []
+
+    def killed(self: Path, target: Path) -> Path:
+        seen.append(Path(target).name)
+        last = killed_before == "manifest.json" and seen.count("manifest.json") == 2
+        if last or (killed_before != "manifest.json" and len(seen) == (2 if killed_before == "part.parquet" else 1)):
+            raise KeyboardInterrupt
+        return replace_by(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        erase(tmp_path, USER_ID)
+    monkeypatch.undo()
+    manifest = partitions.manifest_of(tmp_path, "histories", DS)
+    assert partitions.damaged(tmp_path, manifest) == []
+    erase(tmp_path, USER_ID)
+    manifest = partitions.manifest_of(tmp_path, "histories", DS)
+    assert partitions.damaged(tmp_path, manifest) == forgetting.traces(tmp_path, [USER_ID]) == []
+    data = partitions.current(tmp_path, "histories", DS)
+    assert [path.suffix for path in data.iterdir()] == [".parquet"]
+    if killed_before != "manifest.json":
+        assert manifest.rows == 1
+        assert "before" not in manifest.files[0]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "3", '{"users": 3}'])
+def test_a_damaged_list_is_read_from_its_copy(tmp_path, damage):
+    """Without the copy it is an error that says what to do: the users' events would come back."""
+    forgetting.remember_to_forget(tmp_path, ["a"])
+    (tmp_path / forgetting.LIST).write_text(damage)
+    assert forgetting.forgotten(tmp_path) == [forgetting.digest("a")]
+    (tmp_path / forgetting.COPY).unlink()
+    with pytest.raises(
+        ConfigError, match=r"_forgotten\.json, is empty or damaged: .* come back\. Put it back from a copy"
+    ):
+        forgetting.forgotten(tmp_path)
+    (tmp_path / forgetting.LIST).unlink()
+    assert forgetting.forgotten(tmp_path) == []
+
+
+def test_two_killed_forgets_leave_a_whole_table(tmp_path, monkeypatch):
+    """The second one is killed at the same place, and its user is another one."""
+    put(tmp_path, "histories", {"part.parquet": pa.table({"user_id": [USER_ID, "1" * 50, OTHER], "n": [1, 2, 3]})})
+    replace_by = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target).suffix == ".parquet":
+            raise KeyboardInterrupt
+        return replace_by(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        for user in (USER_ID, "1" * 50):
+            with pytest.raises(KeyboardInterrupt):
+                forgetting.erase(tmp_path, [user])
+            manifest = partitions.manifest_of(tmp_path, "histories", DS)
+            assert partitions.damaged(tmp_path, manifest) == []
+
+
+def test_two_forgets_at_once_both_keep_their_users(tmp_path):
+    """Neither replaces the list of the other."""
+    threads = [
+        threading.Thread(target=forgetting.remember_to_forget, args=(tmp_path, [f"user{number}"]))
+        for number in range(4)
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(forgetting.forgotten(tmp_path)) == 4

@@ -1,50 +1,13 @@
-"""A real S3 server and folders, as places to deliver to."""
+"""An output folder, and places to deliver to."""
 
-import os
-import socket
-import subprocess
-import sys
-
-import boto3
 import pytest
-from botocore.config import Config
 
+from tests.s3 import s3, url
 
-@pytest.fixture(scope="module")
-def s3():
-    """A bucket of an S3 server that runs in a process of its own. The environment holds its address and keys."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    boto3.client("s3", config=Config(retries={"max_attempts": 60, "mode": "standard"})).create_bucket(Bucket="shop")
-    yield "s3://shop"
-    server.terminate()
-    server.wait()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+__all__ = ["s3", "url"]
 
 
 @pytest.fixture
 def home(tmp_path):
     """The output folder."""
     return tmp_path / "output"
-
-
-@pytest.fixture(params=["s3", "folder"])
-def url(request, tmp_path):
-    """A place of its own for each test."""
-    if request.param == "folder":
-        return f"file://{tmp_path}/there"
-    return f"{request.getfixturevalue('s3')}/{tmp_path.name}"

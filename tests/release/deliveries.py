@@ -6,9 +6,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from pyarrow import fs
 
 from kdlib.release import delivery, promotions
+from kdlib.release.parquet_files import dataset_of
 from kdlib.store import partitions
 
 USERS = 300
@@ -17,7 +17,7 @@ both = pytest.mark.parametrize("send", [delivery.deliver, delivery.deliver_delta
 formats = pytest.mark.parametrize(
     ("first", "then", "left"),
     [
-        (delivery.deliver, delivery.deliver_delta, "_versions/recommendations/ds="),
+        (delivery.deliver, delivery.deliver_delta, "/_versions/recommendations/ds="),
         (delivery.deliver_delta, delivery.deliver, "/recommendations/_delta_log"),
     ],
 )
@@ -48,9 +48,7 @@ def marks(url):
 
 def folders_at(url):
     """Names of the version folders of `recommendations` at a place."""
-    system, base = delivery.place(url)
-    found = system.get_file_info(fs.FileSelector(f"{base}/_versions/recommendations"))
-    return sorted(info.base_name for info in found)
+    return sorted({path.split("/")[2] for path in delivery.place(url).files("_versions/recommendations")})
 
 
 def refuse(*_, **__):
@@ -60,10 +58,14 @@ def refuse(*_, **__):
 
 def files_naming(url, user):
     """All Parquet files at a place that name the user, used or not."""
-    system, base = delivery.place(url)
-    found = system.get_file_info(fs.FileSelector(base, recursive=True))
-    paths = [info.path for info in found if info.path.endswith(".parquet") and "_delta_log" not in info.path]
-    return [path for path in paths if user in pq.read_table(path, filesystem=system)["user_id"].to_pylist()]
+    return [path for path, users in users_at(url).items() if user in users]
+
+
+def users_at(url):
+    """Parquet file at a place, used or not → its users."""
+    there = delivery.place(url)
+    found = [path for path in there.files() if path.endswith(".parquet") and "_delta_log" not in path]
+    return {path: dataset_of(there, [path]).to_table(columns=["user_id"])["user_id"].to_pylist() for path in found}
 
 
 def newest_of_delta(url):

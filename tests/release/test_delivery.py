@@ -1,40 +1,29 @@
 """The tables of the run in use are copied to a place, and its readers find one whole run at any moment."""
 
-import fcntl
 import json
-import os
 import threading
-import time
 
 import numpy as np
 import pytest
-from pyarrow import fs
 
 from kdlib.errors import DeliveryError
 from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
+from kdlib.store import leases
+from kdlib.store.folders import DiskFolder
 from tests.release.deliveries import USERS, both, files_naming, folders_at, formats, marks, newest_of_delta, put, refuse
 
 
-def test_what_is_in_use_is_what_others_read(home, url):
+def test_what_is_in_use_is_what_others_read(home, url, monkeypatch):
     """A reader finds exactly the run's rows, the pointer holds its version, and a second delivery sends nothing."""
     night = put(home, "2026-11-22", 1)
     done = delivery.deliver(home, url, keep=5)
     assert marks(url) == (USERS, {1})
     assert done == delivery.delivered(url)
     assert (done.ds, done.versions) == ("2026-11-22", night.versions)
-    system, base = delivery.place(url)
-    times = [
-        info.mtime
-        for info in system.get_file_info([f"{base}/{file['path']}" for file in done.files["recommendations"]])
-    ]
-    time.sleep(1.1)
+    monkeypatch.setattr(type(delivery.place(url)), "upload", refuse)
+    monkeypatch.setattr(delivery, "write_pointer", refuse)
     assert delivery.deliver(home, url, keep=5) == done
-    again = [
-        info.mtime
-        for info in system.get_file_info([f"{base}/{file['path']}" for file in done.files["recommendations"]])
-    ]
-    assert again == times
 
 
 @pytest.mark.parametrize("deliveries", [20, pytest.param(200, marks=pytest.mark.faults)])
@@ -81,13 +70,11 @@ def test_what_another_format_left_goes_with_the_second_delivery(home, url, first
     """The files of the first format stay for one more delivery; somebody else's table of the same name stays."""
     put(home, "2026-11-01", 1)
     first(home, url, keep=5)
-    system, base = delivery.place(url)
-    system.create_dir(f"{base}/search_rankings/_delta_log")
-    with system.open_output_stream(f"{base}/search_rankings/_delta_log/00000.json") as stream:
-        stream.write(b"{}")
+    place = delivery.place(url)
+    place.write("search_rankings/_delta_log/00000.json", b"{}", over=None)
 
     def there():
-        return " ".join(info.path for info in system.get_file_info(fs.FileSelector(base, recursive=True)))
+        return " ".join(f"/{path}" for path in place.files())
 
     put(home, "2026-11-02", 2)
     then(home, url, keep=5)
@@ -113,7 +100,7 @@ def test_old_files_that_stay_are_said(home, url, send, monkeypatch):
     [text] = said
     assert f"2026-11-02 is in use at {url}" in text
     assert "AWS Error ACCESS_DENIED. The next delivery tries again" in text
-    forgetting.erase(home, "u7")
+    forgetting.erase(home, ["u7"])
     for keep in (0, 5, 5):
         with pytest.raises(DeliveryError, match=r"2026-11-02 is in use at .*older files.*name a forgotten user"):
             send(home, url, keep=keep)
@@ -126,15 +113,15 @@ def test_old_files_that_stay_are_said(home, url, send, monkeypatch):
 def test_the_night_that_came_into_use_meanwhile_is_delivered(home, url, send, monkeypatch):
     """If another run is promoted while files are sent, that run is in use at the place in the end."""
     put(home, "2026-11-01", 1)
-    first, steps = delivery.pads.dataset if send is delivery.deliver_delta else fs.copy_files, []
-    where, step = (delivery.pads, "dataset") if send is delivery.deliver_delta else (fs, "copy_files")
+    step, steps = "commit" if send is delivery.deliver_delta else "send", []
+    first = getattr(delivery, step)
 
     def slow(*arguments, **settings):
         if not steps:
             steps.append(put(home, "2026-11-02", 2))
         return first(*arguments, **settings)
 
-    monkeypatch.setattr(where, step, slow)
+    monkeypatch.setattr(delivery, step, slow)
     done = send(home, url, keep=5)
     monkeypatch.undo()
     assert done == delivery.delivered(url)
@@ -147,16 +134,34 @@ def test_deliveries_wait_for_each_other(home, tmp_path, send, monkeypatch):
     """The second delivery begins when the first has ended; if the first never ends, the second is an error."""
     put(home, "2026-11-01", 1)
     url = f"file://{tmp_path}/there"
-    (home / "_locks").mkdir(exist_ok=True)
-    with (home / "_locks" / "deliver.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        monkeypatch.setattr(delivery, "WAIT_SECONDS", 0.3)
-        with pytest.raises(DeliveryError, match=r"another delivery .* 0\.3 s\..*distilrec deliver"):
-            send(home, url, keep=5)
-        assert not (tmp_path / "there").exists()
-        monkeypatch.setattr(delivery, "WAIT_SECONDS", 30)
-        threading.Timer(0.5, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
-        assert send(home, url, keep=5).ds == "2026-11-01"
+    begun, ended = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with leases.held(DiskFolder(home, durable=False), delivery.LEASE, "deliver"):
+            begun.set()
+            ended.wait(60)
+
+    monkeypatch.setattr(leases, "TERM_SECONDS", 2.0)
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(30)
+    monkeypatch.setattr(delivery, "WAIT_SECONDS", 0.3)
+    with pytest.raises(DeliveryError, match=r"another delivery .* 0\.3 s \(deliver, process .*distilrec deliver"):
+        send(home, url, keep=5)
+    assert not (tmp_path / "there").exists()
+    monkeypatch.setattr(delivery, "WAIT_SECONDS", 30)
+    threading.Timer(0.5, ended.set).start()
+    assert send(home, url, keep=5).ds == "2026-11-01"
+    thread.join()
+
+
+@both
+def test_without_a_lease_nothing_is_delivered(home, tmp_path, send, monkeypatch):
+    """An output folder that cannot be written is a DeliveryError: the run is in use, and its report is still made."""
+    put(home, "2026-11-01", 1)
+    monkeypatch.setattr(leases, "held", refuse)
+    with pytest.raises(DeliveryError, match=r"cannot deliver to .*ACCESS_DENIED"):
+        send(home, f"file://{tmp_path}/there", keep=5)
 
 
 @both
@@ -197,19 +202,17 @@ def test_an_upload_that_ended_early_is_done_again(home, url, monkeypatch):
     put(home, "2026-11-01", 1)
     delivery.deliver(home, url, keep=5)
     put(home, "2026-11-02", 2)
-    system, _ = delivery.place(url)
-    first = fs.copy_files
+    kind = type(delivery.place(url))
+    first = kind.upload
 
-    def breaks(*arguments, **settings):
-        first(*arguments, **settings)
-        path = f"{arguments[1]}/{sorted(os.listdir(arguments[0]))[0]}"
-        with system.open_output_stream(path) as stream:
-            stream.write(b"half")
+    def breaks(there, file, path):
+        (home / "half").write_bytes(file.read_bytes()[:100])
+        first(there, home / "half", path)
 
-    monkeypatch.setattr(fs, "copy_files", breaks)
-    with pytest.raises(DeliveryError, match="should hold files of"):
+    monkeypatch.setattr(kind, "upload", breaks)
+    with pytest.raises(DeliveryError, match=r"part-00000-\w+\.parquet should have \d+ bytes, and has 100"):
         delivery.deliver(home, url, keep=5)
     assert marks(url) == (USERS, {1})
-    monkeypatch.setattr(fs, "copy_files", first)
+    monkeypatch.setattr(kind, "upload", first)
     delivery.deliver(home, url, keep=5)
     assert marks(url) == (USERS, {2})

@@ -2,14 +2,12 @@
 
 import json
 
-import pyarrow.parquet as pq
 import pytest
-from pyarrow import fs
 
 from kdlib.errors import DeliveryError
 from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
-from tests.release.deliveries import USERS, both, files_naming, folders_at, formats, put, refuse
+from tests.release.deliveries import USERS, both, files_naming, folders_at, formats, put, refuse, users_at
 
 
 def _deliver_two_nights_and_forget(home, url, send):
@@ -17,7 +15,7 @@ def _deliver_two_nights_and_forget(home, url, send):
     for day in (1, 2):
         put(home, f"2026-11-0{day}", day)
         send(home, url, keep=5)
-    forgetting.erase(home, "u7")
+    forgetting.erase(home, ["u7"])
     send(home, url, keep=0)
 
 
@@ -34,8 +32,8 @@ def test_a_forgotten_user_leaves_the_files_of_another_format(home, url, first, t
     """Files of the earlier format go at once, or the delivery is an error and the pointer says so."""
     put(home, "2026-11-01", 1)
     first(home, url, keep=5)
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     step = "remove_folders" if then is delivery.deliver_delta else "remove_delta_tables"
     monkeypatch.setattr(delivery, step, refuse)
     with pytest.raises(DeliveryError, match="name a forgotten user"):
@@ -57,8 +55,8 @@ def test_a_forgotten_user_leaves_with_the_next_delivery(home, url, send, later):
         put(home, f"2026-11-0{day}", day)
         send(home, url, keep=5)
     assert files_naming(url, "u7")
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     if later == "the next night":
         put(home, "2026-11-03", 3, users=5)
     elif later == "rollback":
@@ -73,7 +71,7 @@ def test_files_that_have_changed_at_home_leave(home, url, send):
     """Files that changed in the output folder are replaced, even if the list of forgotten users did not change."""
     put(home, "2026-11-01", 1)
     send(home, url, keep=5)
-    forgetting.erase(home, "u7")
+    forgetting.erase(home, ["u7"])
     send(home, url, keep=5)
     assert not files_naming(url, "u7")
 
@@ -86,8 +84,8 @@ def test_a_user_in_an_earlier_night_alone_is_forgotten_too(home, url, send):
     put(home, "2026-11-02", 2, users=5)
     send(home, url, keep=5)
     assert files_naming(url, "u7")
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     send(home, url, keep=5)
     assert not files_naming(url, "u7")
 
@@ -96,14 +94,12 @@ def test_a_user_in_an_earlier_night_alone_is_forgotten_too(home, url, send):
 def test_nothing_leaves_while_nobody_is_forgotten_anew(home, url, send):
     """Users who were forgotten before the last delivery do not remove earlier runs."""
     put(home, "2026-11-01", 1)
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     for day in (1, 2, 3):
         put(home, f"2026-11-0{day}", day)
         send(home, url, keep=5)
-    system, base = delivery.place(url)
-    found = system.get_file_info(fs.FileSelector(base, recursive=True))
-    assert len({info.path.split("ds=")[1][:10] for info in found if "/ds=" in info.path}) == 3
+    assert len({path.split("ds=")[1][:10] for path in delivery.place(url).files() if "/ds=" in path}) == 3
 
 
 @both
@@ -117,8 +113,8 @@ def test_a_place_of_an_earlier_version_is_taken_over(home, tmp_path, send):
     pointer.unlink()
     if send is delivery.deliver:
         pointer.write_text(json.dumps({key: before[key] for key in ("ds", "number", "versions", "files")}))
-    forgetting.remember_to_forget(home, "u7")
-    forgetting.erase(home, "u7")
+    forgetting.remember_to_forget(home, ["u7"])
+    forgetting.erase(home, ["u7"])
     put(home, "2026-11-02", 2, users=5)
     assert send(home, url, keep=5).ds == "2026-11-02"
     assert not files_naming(url, "u7")
@@ -127,9 +123,6 @@ def test_a_place_of_an_earlier_version_is_taken_over(home, tmp_path, send):
 def test_delta_tables_forget(home, url):
     """No file of a Delta table names the user: the run in use has lost the row, older runs are gone."""
     _deliver_two_nights_and_forget(home, url, delivery.deliver_delta)
-    system, base = delivery.place(url)
-    files = system.get_file_info(fs.FileSelector(f"{base}/recommendations", recursive=True))
-    parquet = [info.path for info in files if info.path.endswith(".parquet") and "_delta_log" not in info.path]
-    users = [user for path in parquet for user in pq.read_table(path, filesystem=system)["user_id"].to_pylist()]
+    users = [user for users in users_at(url).values() for user in users]
     assert "u7" not in users
     assert sorted(users) == sorted([f"u{one}" for one in range(USERS) if one != 7])

@@ -1,14 +1,20 @@
 """Delivered Delta Lake tables hold the promoted runs, and their last commit says which run is in use."""
 
+import signal
+import socket
+import time
+
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
+from kdlib.errors import DeliveryError
 from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
-from kdlib.store import partitions
+from kdlib.release.delta_tables import PROPERTY, _within_time, _write
+from kdlib.store import objects, partitions
 from tests.release.deliveries import USERS, files_naming, newest_of_delta, put, put_both, refuse
 
 
@@ -92,7 +98,7 @@ def test_a_delta_table_that_the_night_does_not_have_is_emptied(home, tmp_path, k
     delivery.deliver_delta(home, url, keep=5)
     put(home, "2026-11-02", 2, table="search_rankings")
     if not keep:
-        forgetting.erase(home, "u7")
+        forgetting.erase(home, ["u7"])
     assert list(delivery.deliver_delta(home, url, keep=keep).versions) == ["search_rankings"]
     assert DeltaTable(f"{url}/recommendations").to_pyarrow_table().num_rows == 0
     assert bool(files_naming(url, "u7")) == bool(keep)
@@ -108,9 +114,91 @@ def test_a_delta_table_itself_says_what_it_holds(home, url, monkeypatch):
     delivery.deliver_delta(home, url, keep=5)
     promotions.rollback(home, "2026-11-01")
     monkeypatch.setattr(delivery, "write_pointer", refuse)
-    delivery.deliver_delta(home, url, keep=5, warn=str)
+    with pytest.raises(DeliveryError, match="ACCESS_DENIED"):
+        delivery.deliver_delta(home, url, keep=5)
     monkeypatch.undo()
     assert newest_of_delta(url) == ("2026-11-01", USERS, {1})
     promotions.rollback(home, "2026-11-02")
     delivery.deliver_delta(home, url, keep=5)
     assert newest_of_delta(url) == ("2026-11-02", USERS, {2})
+
+
+@pytest.mark.parametrize("files", ["a Delta table", "Parquet files"])
+def test_a_table_of_somebody_else_stays_as_it_is(home, url, files):
+    """A table without our commits in its log, and files without a log, are an error before anything is written."""
+    theirs = pa.table({"user_id": ["u1"], "mark": [9], "item_ids": [["a"]], "ds": ["2026-10-01"]})
+    place, target = delivery.place(url), f"{url}/recommendations"
+    if files == "a Delta table":
+        write_deltalake(target, theirs, partition_by=["ds"])
+    else:
+        pq.write_table(theirs, home.parent / "their.parquet")
+        place.upload(home.parent / "their.parquet", "recommendations/their.parquet")
+    before = place.files()
+    put_both(home, "2026-11-01", 1)
+    for keep in (5, 0):
+        with pytest.raises(
+            DeliveryError, match=r"/recommendations has files that distilrec has not .*another delivery.url"
+        ):
+            delivery.deliver_delta(home, url, keep=keep)
+    assert place.files() == before
+    put(home, "2026-11-02", 2, table="search_rankings")
+    delivery.deliver_delta(home, url, keep=0)
+    assert {path: size for path, size in place.files().items() if path.startswith("recommendations/")} == before
+
+
+def test_a_first_commit_that_was_killed_is_made_again(home, url):
+    """Data files without a log are what a killed first commit leaves, and block nobody."""
+    put(home, "2026-11-01", 1)
+    pq.write_table(pa.table({"user_id": ["u"]}), home / "part.parquet")
+    delivery.place(url).upload(home / "part.parquet", "recommendations/ds=2026-11-01/part-00000-x-c000.snappy.parquet")
+    delivery.deliver_delta(home, url, keep=5)
+    assert newest_of_delta(url) == ("2026-11-01", USERS, {1})
+
+
+def test_an_emptied_table_stays_ours(home, url):
+    """Every commit has our property, so that a log without its first commits still says whose the table is."""
+    put_both(home, "2026-11-01", 1)
+    delivery.deliver_delta(home, url, keep=5)
+    put(home, "2026-11-02", 2, table="search_rankings")
+    delivery.deliver_delta(home, url, keep=5)
+    history = DeltaTable(f"{url}/recommendations").history()
+    assert len(history) > 1
+    assert all(PROPERTY in commit for commit in history)
+
+
+@pytest.fixture
+def silent_write(home, monkeypatch):
+    """Writes a Delta table of a run, in a store that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "x")
+        night = put(home, "2026-11-01", 1)
+        files = promotions.folder_of(home, night, "recommendations")
+        target = "s3://shop/there/recommendations"
+        yield lambda: _within_time(lambda: _write(files, night.ds, target, None, "name"), target)
+
+
+def test_a_delta_table_that_never_answers_is_an_error_after_the_deadline(silent_write, monkeypatch):
+    """The package's own requests have the deadline of all others."""
+    monkeypatch.setattr(objects, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(objects, "RETRY_SECONDS", 1)
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"Error performing GET .*_last_checkpoint .*operation timed out"):
+        silent_write()
+    assert time.monotonic() - started < 15
+
+
+def test_a_signal_ends_a_commit_at_once(silent_write):
+    """The package itself would wait on."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            silent_write()
+        assert time.monotonic() - started < 5
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -37,8 +37,9 @@ USUAL = {
 }
 
 
-def judge(earlier=(USUAL, USUAL, USUAL), **changes):
-    return {gate.gate: gate for gate in gates.input_gates(USUAL | changes, earlier, **INPUT)}
+def judge(earlier=(USUAL, USUAL, USUAL), same_weekday=(), **changes):
+    found = gates.input_gates(USUAL | changes, earlier, same_weekday=same_weekday, **INPUT)
+    return {gate.gate: gate for gate in found}
 
 
 def metrics(**rows):
@@ -185,6 +186,48 @@ def test_the_median_keeps_one_odd_night_from_setting_the_bounds():
     """One earlier run of ten times the volume does not make a usual run fail."""
     odd = USUAL | {"day_events": 1000, "day_users": 400}
     assert not gates.failed(judge(earlier=(USUAL, odd, USUAL)).values())
+
+
+@pytest.mark.parametrize(
+    ("day_events", "same_weekday", "status"),
+    [
+        (100, [200, 210, 5], "passed"),
+        (99, [200, 210, 5], "failed"),
+        (20, [30], "passed"),
+        (20, [], "failed"),
+        (600, [201], "passed"),
+        (600, [], "failed"),
+    ],
+)
+def test_a_day_is_compared_with_the_same_weekday(day_events, same_weekday, status):
+    """The volume of a day is measured by the same weekday of earlier weeks. Without one, the trailing runs are the measure."""
+    found = judge(same_weekday=[USUAL | {"day_events": events} for events in same_weekday], day_events=day_events)
+    assert found["day_events_volume"].status == status
+    measure = "median of the same weekday" if same_weekday else "trailing nights' median"
+    assert f"events of the day; the {measure} is " in found["day_events_volume"].text
+
+
+def test_a_million_ids_that_bots_made_up_are_refused():
+    """Many more new items than usual fail, even where they are a small share of a large vocabulary.
+
+    The run is then not promoted, and the next run extends the vocabulary of the last promoted one.
+    """
+    large = {"items": 3_000_000, "new_items": 4_000}
+    first = USUAL | {"items": 2_992_000, "new_items": 2_992_000}
+    earlier = (first, USUAL | large, USUAL | large)
+
+    def status(**changes):
+        found = judge(earlier, **(large | changes))
+        assert found["new_item_share"].status == "passed"
+        return found["new_items_volume"].status
+
+    assert status(items=4_000_000, new_items=1_000_000) == "failed"
+    assert status(new_items=150_001) == "failed"
+    assert status(new_items=150_000) == "passed"
+    assert status(items=8_000, new_items=1_000) == "passed"
+    assert status(items=80_000, new_items=12_001) == "failed"
+    assert status(items=80_000, new_items=12_000) == "passed"
+    assert judge((first,), **large)["new_items_volume"].status == "skipped"
 
 
 def test_a_significant_loss_fails_and_a_noisy_one_does_not():

@@ -1,18 +1,21 @@
 """The switch of the run in use, its record, and the removal of old runs."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdlib.errors import InputError
+from kdlib.errors import GateError, InputError
 from kdlib.release import promotions
 from kdlib.release.retention import remove_old_nights
 from kdlib.store import partitions
@@ -56,7 +59,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from kdlib.release import promotions
+from kdlib.store import locks
 
+locks.STALE_SECONDS = 0.2
 root, ds, versions = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 for step in range(100):
     child = os.fork()
@@ -239,7 +244,7 @@ def test_readers_beside_promotions_see_one_night_at_a_time(tmp_path):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for number in range(1, 200):
+    for number in range(1, 100):
         ds = DAYS[number % len(DAYS)]
         if ds == DAYS[0]:
             promotions.rollback(tmp_path, ds)
@@ -302,3 +307,107 @@ def test_replaced_versions_go_a_night_later(tmp_path):
     assert len(list(home.iterdir())) == 3
     remove_old_nights(tmp_path, keep=5, before=DAYS[2])
     assert len(list(home.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", None])
+def test_a_damaged_old_record_is_left_out(tmp_path, damage):
+    """History, the runs and a rollback work without it, and its number is not used again."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    record = tmp_path / promotions.RECORDS / f"00002.ds={DAYS[1]}"
+    (record / "promotion.json").unlink()
+    if damage is not None:
+        (record / "promotion.json").write_text(damage)
+    assert [switch.number for switch in promotions.history(tmp_path)] == [1, 3]
+    assert promotions.damaged_records(tmp_path) == [record]
+    assert [night.ds for night in promotions.nights(tmp_path)] == [DAYS[0], DAYS[2]]
+    assert promotions.rollback(tmp_path, DAYS[0]).number == 4
+    assert promotions.promote(tmp_path, DAYS[3], put_night(tmp_path, DAYS[3])).number == 5
+
+
+def test_nothing_of_a_published_and_promoted_night_is_lost_in_a_power_cut(tmp_path, monkeypatch):
+    """Each file and each folder was synced after its last change."""
+    synced, fsync = dict[int, int](), os.fsync
+
+    def noted(opened: int) -> None:
+        fsync(opened)
+        synced[os.fstat(opened).st_ino] = os.fstat(opened).st_mtime_ns
+
+    monkeypatch.setattr(os, "fsync", noted)
+    put_and_promote(tmp_path, *DAYS[:2])
+    promotions.rollback(tmp_path, DAYS[0])
+    lost = []
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        kept = path.relative_to(tmp_path).parts[:1] not in [("_staging",), ("_locks",)]
+        if kept and not path.is_symlink() and synced.get(path.stat().st_ino) != path.stat().st_mtime_ns:
+            lost.append(path)
+    assert lost == []
+
+
+def test_a_night_built_on_a_withdrawn_one_is_not_promoted(tmp_path):
+    """The day before was rolled back while the run was at work. Made again from the run in use, it is promoted."""
+    put_and_promote(tmp_path, *DAYS[:2])
+    before = promotions.current(tmp_path)
+    assert before is not None
+    versions = put_night(tmp_path, DAYS[2])
+    for name, start in (("histories", "item_vocabulary"), ("models/student", "start")):
+        table = "models/student" if start == "start" else start
+        staging = partitions.new_staging(tmp_path, name, DAYS[2])
+        pq.write_table(pa.table({"ds": [DAYS[2]]}), staging / "0.parquet")
+        inputs = {start: f"{DAYS[1]}.{before.versions[table]}"}
+        built = versions | {
+            name: partitions.publish(staging, tmp_path, name, DAYS[2], fingerprint=name, inputs=inputs).version
+        }
+        promotions.check_not_withdrawn(tmp_path, DAYS[2], built)
+        promotions.rollback(tmp_path, DAYS[0], reason="bad prices")
+        with pytest.raises(
+            GateError,
+            match=rf"{DAYS[2]} is not promoted: its {name} was made from the run of {DAYS[1]}, which a rollback to"
+            rf" {DAYS[0]} \(bad prices\) has withdrawn since\. Run `distilrec nightly --ds {DAYS[2]}` again",
+        ):
+            promotions.promote(tmp_path, DAYS[2], built)
+        assert in_use(tmp_path) == {DAYS[0]}
+        promotions.rollback(tmp_path, DAYS[1])
+        promotions.check_not_withdrawn(tmp_path, DAYS[2], built)
+    promotions.rollback(tmp_path, DAYS[0])
+    assert promotions.promote(tmp_path, DAYS[2], versions).ds == DAYS[2]
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_off_by_a_day_changes_nothing(tmp_path, monkeypatch, days):
+    """Switches are in the order of their numbers, and dates are those of the runs: no clock decides."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + days * 86_400)
+    put_and_promote(tmp_path, DAYS[3])
+    assert in_use(tmp_path) == {DAYS[3]}
+    promotions.rollback(tmp_path, DAYS[1])
+    assert in_use(tmp_path) == {DAYS[1]}
+    monkeypatch.undo()
+    put_and_promote(tmp_path, DAYS[4])
+    assert [switch.ds for switch in promotions.history(tmp_path)] == [*DAYS[:4], DAYS[1], DAYS[4]]
+    assert remove_old_nights(tmp_path, keep=2, before=DAYS[4]) == [DAYS[0]]
+    assert in_use(tmp_path) == {DAYS[4]}
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback"])
+def test_a_switch_that_was_killed_before_its_end_does_not_count(tmp_path, monkeypatch, action):
+    """Its record is written and readers have the run before. The next switch takes the record away."""
+    put_and_promote(tmp_path, *DAYS[:3])
+    versions = put_night(tmp_path, DAYS[3])
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    switch = partial(promotions.promote, tmp_path, DAYS[3], versions)
+    if action == "rollback":
+        switch = partial(promotions.rollback, tmp_path, DAYS[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(partitions, "switch_link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            switch()
+    assert in_use(tmp_path) == {DAYS[2]}
+    assert [switch.ds for switch in promotions.history(tmp_path)] == DAYS[:3]
+    assert [night.ds for night in promotions.nights(tmp_path)] == DAYS[:3]
+    assert promotions.promote(tmp_path, DAYS[4], put_night(tmp_path, DAYS[4])).number == 4
+    assert [switch.ds for switch in promotions.history(tmp_path)] == [*DAYS[:3], DAYS[4]]
+    assert not promotions.damaged_records(tmp_path)

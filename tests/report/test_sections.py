@@ -57,6 +57,10 @@ def test_the_verdict_is_one_sentence() -> None:
             Use(DS),
             ("warn", "! Not in use: {}, but the run is not promoted. Another table of the same day is in use."),
         ),
+        (
+            Use(BEFORE, frozen="sale"),
+            ("warn", "! Not in use: {}, but the run in use is frozen (sale). The run of 21\u00a0Nov is in use."),
+        ),
         (Use("2026-11-23"), ("warn", "! Not in use: {}, but the later run of 23\u00a0Nov stays in use.")),
         (
             Use(BEFORE, promoted=True, rolled_back_to=BEFORE, reason="bad prices"),

@@ -1,5 +1,7 @@
 """The DeepSpeed engine under ZeRO 0 to 3 on two processes, against plain PyTorch on the union of their data."""
 
+import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from kdlib.config.models import TrainConfig
 from kdlib.data.batches import Batch, WindowStore, batch_of
@@ -48,25 +51,63 @@ def _module() -> NextItemTraining:
     return NextItemTraining(student, teacher=teacher, kl_weight=0.5, temperature=2.0)
 
 
+class _Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(self.file),)
+
+
+def _equal(some: dict[str, dict[str, torch.Tensor]], others: dict[str, dict[str, torch.Tensor]]) -> bool:
+    return all(some[name][key].equal(value) for name, one in others.items() for key, value in one.items())
+
+
+def _poisoned_checkpoint_is_refused(engine: Any, checkpoint: str, rank: int) -> bool:
+    """Replace each file of a checkpoint by one that runs code; whether loading it fails, and the code does not run."""
+    from kdlib.training.engine import load_state
+
+    ran, saved = Path(checkpoint, "ran"), list(Path(checkpoint, "state").glob("*.pt"))
+    dist.barrier()
+    if rank == 0:
+        for file in saved:
+            torch.save(_Evil(str(ran)), file)
+    dist.barrier()
+    try:
+        load_state(engine, checkpoint, "state")
+    except pickle.UnpicklingError:
+        return bool(saved) and not ran.exists()
+    return False
+
+
 def _worker(rank: int, folder: str) -> None:
-    from kdlib.training.engine import full_weights, make_engine
+    from kdlib.training.engine import full_weights, load_state, make_engine
     from kdlib.training.loop import train_epoch
 
     for stage in range(4):
         module = _module()
         engine = make_engine(module, TRAIN, zero_stage=stage, workers=2, bf16=False)
-        figures = train_epoch(
-            engine,
-            (_batch(step, rank) for step in range(STEPS)),
-            device=torch.device("cpu"),
-            learning_rate=LEARNING_RATE,
-            warmup_steps=0,
-            positions_a_step=POSITIONS,
-            first_step=0,
-        )
-        weights = {name: full_weights(engine, getattr(module, name)) for name in ("student", "teacher")}
+        how: dict[str, Any] = {"learning_rate": LEARNING_RATE, "warmup_steps": 0, "positions_a_step": POSITIONS}
+
+        def epoch(engine: Any = engine, how: dict[str, Any] = how) -> dict[str, float]:
+            batches = (_batch(step, rank) for step in range(STEPS))
+            return train_epoch(engine, batches, device=torch.device("cpu"), first_step=0, **how)
+
+        def now(engine: Any = engine, module: NextItemTraining = module) -> dict[str, dict[str, torch.Tensor]]:
+            return {name: full_weights(engine, getattr(module, name)) for name in ("student", "teacher")}
+
+        figures, weights = epoch(), now()
+        checkpoint = f"{folder}/checkpoint{stage}"
+        engine.save_checkpoint(checkpoint, tag="state", client_state={"epoch": 3})
+        epoch()
+        changed, state = not _equal(now(), weights), load_state(engine, checkpoint, "state")
+        resumes = changed and _equal(now(), weights) and state == state | {"epoch": 3}
+        refuses = _poisoned_checkpoint_is_refused(engine, checkpoint, rank)
         if rank == 0:
             torch.save((weights, figures), Path(folder, f"stage{stage}.pt"))
+            Path(folder, f"checkpoint{stage}.json").write_text(json.dumps([resumes, refuses]))
         engine.destroy()
 
 
@@ -131,6 +172,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
     run_workers(_worker, str(folder), workers=2)
     return folder
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("stage", range(4))
+def test_a_checkpoint_is_resumed_and_runs_no_code(trained: Path, stage: int) -> None:
+    """Two workers get their weights back. A checkpoint that would run code is refused."""
+    assert json.loads((trained / f"checkpoint{stage}.json").read_text()) == [True, True]
 
 
 @pytest.mark.engine

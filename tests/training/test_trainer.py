@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ class _Engine:
     """Stands for DeepSpeed's around one number."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self.model, self.checkpoint_engine = model, SimpleNamespace()
 
     def zero_optimization_stage(self) -> int:
         return 0

@@ -1,11 +1,13 @@
-"""Create the RayJob of one run: night.yaml with a name, a command line and the nodes of the RayCluster `distilrec`.
+"""Create the RayJobs of a day: one for each run config in a folder.
 
-It runs in the CronJob's pod, which may only read this RayCluster and create RayJobs. The date is in the RayJob's name:
-if the RayJob exists, nothing happens. Needs only PyYAML.
+A RayJob is night.yaml with a name, a command line and the nodes of the RayCluster `distilrec`. The script runs in the
+CronJob's pod, which may read this RayCluster, and create and read RayJobs. Run and date are in the RayJob's name, so no
+run is created twice.
 """
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 import shlex
@@ -18,57 +20,104 @@ from typing import Any
 
 import yaml
 
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
+from kdlib.errors import ConfigError, DistilrecError
+
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+MOST_LETTERS = 47
+"""KubeRay refuses a RayJob with a longer name."""
 SUSPEND = "suspend"
+RAY_LOGS = "DISTILREC_RAY_LOGS"
+CREATED_AS = "distilrec/created-as"
+"""Annotation: hash of what a RayJob was created with. It tells our RayJob from another one of the same name."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+ELASTIC = "kueue.x-k8s.io/elastic-job"
+"""Annotation: Kueue admits the head first, and later each node that the autoscaler asks for."""
 
 
 def night(
-    template: dict[str, Any], cluster: dict[str, Any], *, ds: str, run: str, options: str, queue: str
+    template: dict[str, Any], cluster: dict[str, Any], config: RunConfig, path: Path, *, queue: str
 ) -> dict[str, Any]:
-    """The RayJob of a run.
+    """The RayJob of a run. It starts with a head alone: no GPU is held while Spark builds the features.
 
     Args:
       template: night.yaml.
       cluster: the RayCluster whose nodes the run gets.
-      ds: the run's day, YYYY-MM-DD.
-      run: the run config's name, for the submission id that `distilrec status` looks for.
-      options: of the command line, as `--config … --set …`.
-      queue: a Kueue LocalQueue, which starts the run when there is room; empty: the run starts at once.
+      config: the run config, with the run's day.
+      path: the run config's file on the head.
+      queue: a Kueue LocalQueue, which starts nodes when there is room; empty: nodes start at once.
+
+    Raises:
+      ConfigError: the run config's name is too long, or its output_dir is no folder of the lake.
     """
-    spec = dict(template["spec"])
-    nodes = {key: value for key, value in cluster["spec"].items() if key != SUSPEND}
-    if queue or nodes.get("enableInTreeAutoscaling"):
-        nodes["workerGroupSpecs"] = [_fresh(group, whole=bool(queue)) for group in nodes["workerGroupSpecs"]]
-    if queue:  # Kueue gives a run all its nodes at once and refuses clusters that grow
-        nodes["enableInTreeAutoscaling"] = False
-        nodes.pop("autoscalerOptions", None)
-        nodes["headGroupSpec"] = _without_token(nodes["headGroupSpec"], nodes["workerGroupSpecs"])
+    name = f"distilrec-{config.name.replace('_', '-')}-{config.day}"
+    if len(name) > MOST_LETTERS:
+        most = MOST_LETTERS - len(name) + len(config.name)
+        raise ConfigError(
+            f"{path}: name is {config.name}, {len(config.name)} letters. On Kubernetes it has at most {most}, because it"
+            f" is part of the RayJob's name, {name}. Shorten the name"
+        )
+    output = os.path.expandvars(config.output_dir)
+    if not output.startswith("/") or "$" in output:
+        raise ConfigError(
+            f"{path}: output_dir is {config.output_dir}. It must be an absolute path on the lake, such as"
+            " ${DISTILREC_LAKE}/distilrec"
+        )
+    spec = copy.deepcopy(template["spec"])
+    nodes = {key: value for key, value in copy.deepcopy(cluster["spec"]).items() if key != SUSPEND}
+    nodes["workerGroupSpecs"] = [_fresh(group) for group in nodes["workerGroupSpecs"]]
+    for group in (nodes["headGroupSpec"], *nodes["workerGroupSpecs"]):
+        _set(group["template"]["spec"]["containers"][0], RAY_LOGS, f"{output}/logs/ds={config.day}/ray")
     spec["rayClusterSpec"] = nodes
-    image = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
-    submitter = spec["submitterPodTemplate"]["spec"]["containers"][0]
-    spec["submitterPodTemplate"]["spec"]["containers"] = [submitter | {"image": image}]
-    spec["jobId"] = f"distilrec-{run}-nightly-{ds}"
-    spec["entrypoint"] = shlex.join(["python", "-m", "jobs", "nightly", "--ds", ds, *shlex.split(options)])
+    image = nodes["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    spec["submitterPodTemplate"]["spec"]["containers"][0]["image"] = image
+    spec["jobId"] = f"distilrec-{config.name}-nightly-{config.day}"
+    spec["entrypoint"] = shlex.join(["python", "-m", "jobs", "nightly", "--config", str(path), "--ds", config.day])
     spec[SUSPEND] = bool(queue)
-    labels = template["metadata"]["labels"] | {"distilrec/ds": ds} | ({QUEUE_LABEL: queue} if queue else {})
-    return template | {"metadata": {"name": f"distilrec-{ds}", "labels": labels}, "spec": spec}
+    labels = template["metadata"]["labels"] | {"distilrec/run": config.name, "distilrec/ds": config.day}
+    metadata: dict[str, Any] = {"name": name, "labels": labels, "annotations": {}}
+    if queue:
+        metadata["labels"][QUEUE_LABEL] = queue
+        metadata["annotations"][ELASTIC] = "true"
+    job = template | {"metadata": metadata, "spec": spec}
+    metadata["annotations"][CREATED_AS] = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
+    return job
 
 
-def _fresh(group: dict[str, Any], *, whole: bool) -> dict[str, Any]:
-    """The worker group at its least size (`whole`: at its full size), without an autoscaler's requests."""
-    size = group["maxReplicas"] if whole else group.get("minReplicas", 0)
-    return {k: v for k, v in group.items() if k != "scaleStrategy"} | {"replicas": size, "minReplicas": size}
+def _fresh(group: dict[str, Any]) -> dict[str, Any]:
+    """The worker group at its least size, without what an autoscaler has asked for."""
+    return {k: v for k, v in group.items() if k != "scaleStrategy"} | {"replicas": group.get("minReplicas", 0)}
 
 
-def _without_token(head: dict[str, Any], workers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The head with the workers' account: KubeRay makes an account for a head only if it has an autoscaler."""
-    head = copy.deepcopy(head)
-    accounts = [group["template"]["spec"].get("serviceAccountName") for group in workers]
-    head["template"]["spec"] |= {"automountServiceAccountToken": False} | (
-        {"serviceAccountName": accounts[0]} if any(accounts) else {}
-    )
-    return head
+def _set(container: dict[str, Any], variable: str, value: str) -> None:
+    """Set an environment variable of a container."""
+    others = [one for one in container.get("env", []) if one["name"] != variable]
+    container["env"] = [*others, {"name": variable, "value": value}]
+
+
+def create(job: dict[str, Any]) -> str:
+    """Create a RayJob, unless it exists; returns what was done.
+
+    Raises:
+      DistilrecError: a RayJob of this name is another run.
+    """
+    name = job["metadata"]["name"]
+    try:
+        # Strict: otherwise an old KubeRay silently drops fields that it does not know
+        call("POST", "rayjobs?fieldValidation=Strict", job)
+    except urllib.error.HTTPError as error:
+        if error.code != 409:
+            raise
+        there = call("GET", f"rayjobs/{name}")["metadata"].get("annotations", {}).get(CREATED_AS)
+        if there != job["metadata"]["annotations"][CREATED_AS]:
+            raise DistilrecError(
+                f"{name} exists, but is another run: its nodes, its run config's file or its output_dir are not those of"
+                " today's schedule. Give each run config a name of its own. To replace the RayJob, delete it first:"
+                f" kubectl delete rayjob {name}"
+            ) from None
+        return f"{name} exists already: nothing to do"
+    return f"created {name}: {job['spec']['entrypoint']}"
 
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -91,31 +140,27 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ds", required=True, help="the run's day, YYYY-MM-DD")
-    ds = parser.parse_args().ds
+    parser.add_argument("--ds", required=True, help="the runs' day, YYYY-MM-DD")
+    parser.add_argument("--runs", required=True, type=Path, help="folder of the run configs, *.yaml")
+    options = parser.parse_args()
     template = yaml.safe_load(Path(__file__).with_name("night.yaml").read_text())
-    try:
-        job = night(
-            template,
-            call("GET", "rayclusters/distilrec"),
-            ds=ds,
-            run=os.environ["RUN"],
-            options=os.environ["OPTIONS"],
-            queue=os.environ.get("QUEUE", ""),
-        )
-        # Strict: otherwise an old KubeRay silently drops fields that it does not know
-        call("POST", "rayjobs?fieldValidation=Strict", job)
-    except urllib.error.HTTPError as error:
-        if error.code == 409:
-            print(f"distilrec-{ds} exists already: nothing to do")
-            return 0
-        print(
-            f"cannot create distilrec-{ds}: Kubernetes answers {error.code}: {error.read().decode()[:500]}",
-            file=sys.stderr,
-        )
-        return 1
-    print(f"created distilrec-{ds}: {job['spec']['entrypoint']}")
-    return 0
+    queue, status = os.environ.get("QUEUE", ""), 0
+    paths = sorted(options.runs.glob("*.yaml"))
+    if not paths:
+        print(f"no run config in {options.runs}: the ConfigMap distilrec-runs needs one NAME.yaml", file=sys.stderr)
+        return 2
+    for path in paths:  # a fault of one shop does not keep the others from running
+        try:
+            config = load_config(path, ds=options.ds, expand=False)
+            print(create(night(template, call("GET", "rayclusters/distilrec"), config, path, queue=queue)))
+        except DistilrecError as error:
+            print(f"{path.name}: {error}", file=sys.stderr)
+            status = 2
+        except urllib.error.HTTPError as error:
+            said = error.read().decode()[:500]
+            print(f"{path.name}: no RayJob created: Kubernetes answers {error.code}: {said}", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def not_needed(found: str, advice: str = "") -> Finding:
 def run_check(check: Callable[[], Finding], *, seconds: float = SECONDS) -> Finding:
     """The finding of a check. A check that raises, crashes or takes longer than `seconds` gives `missing`.
 
-    The check runs in a fork of this process. Its output is dropped.
+    The check runs in a fork of this process, which must not have used an object store: its client cannot be forked. Output
+    is dropped.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)

@@ -5,7 +5,7 @@ from jobs.runtime.delivery import check as check_delivery_settings
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.names import texts_of
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError, DeliveryError
+from kdlib.errors import ConfigError
 from kdlib.release.places import first_line, place_outside, write_and_remove
 
 
@@ -16,15 +16,12 @@ def check_delivery(config: RunConfig) -> Finding:
     url = config.delivery.url
     try:
         check_delivery_settings(config)
-        system, base = place_outside(config.root, url)
-        write_and_remove(system, base)
+        write_and_remove(place_outside(config.root, url))
     except ConfigError as error:
         return missing(first_line(error), "Correct delivery.url")
-    except (DeliveryError, OSError) as error:
-        # a DeliveryError advises what to do after a run; its cause alone fits here
-        cause = error.__context__ if isinstance(error, DeliveryError) else error
+    except OSError as error:
         return missing(
-            f"{url}: {first_line(cause or error)}",
+            f"{url}: {first_line(error)}",
             "Check delivery.url, the rights there, the credentials in the environment, and the network",
         )
     return ok(f"{url} can be written and read")

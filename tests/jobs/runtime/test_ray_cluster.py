@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from jobs.runtime import ray_cluster
-from jobs.runtime.ray_cluster import KEEPS_MEMORY, check_room, ray_ahead, read_parquet
+from jobs.runtime.ray_cluster import KEEPS_MEMORY, check_room, ray_ahead, read_parquet, start_ray
+from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.errors import ConfigError, DistilrecError
 
 HOME = Path(__file__).parents[3]
 LISTENERS = """
@@ -22,7 +24,9 @@ from pathlib import Path
 import psutil
 from jobs.runtime.ray_train import run_workers
 from jobs.runtime.ray_cluster import start_ray
+from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
+from kdlib.errors import DistilrecError
 
 def listening(processes):
     return [s.laddr.ip for p in processes for s in p.net_connections("inet") if s.status == "LISTEN"]
@@ -44,6 +48,11 @@ config = RunConfig.model_validate({
 })
 with start_ray(config):
     import ray
+    check_nodes(installed())
+    try:
+        check_nodes(installed() | {"torch": "1.0"})
+    except DistilrecError as error:
+        print(error)
     print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))
     print(json.dumps(listening([psutil.Process(), *psutil.Process().children(recursive=True)])))
     run_workers(config, train, {"folder": sys.argv[1]}, ray.data.range(2), name="t", stage="t", epochs=0)
@@ -53,7 +62,7 @@ with start_ray(config):
 @pytest.mark.e2e
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     """No process of local mode listens on an address that another machine reaches, also while workers train. The workers keep
-    freed memory, and have no runtime environment of their own."""
+    freed memory, and have no runtime environment of their own. Their node says what it runs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
@@ -63,7 +72,9 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
         capture_output=True,
         check=True,
     ).stdout
-    of_a_worker, addresses = map(json.loads, printed.splitlines()[:2])
+    difference, *lines = printed.splitlines()
+    assert f"The node 127.0.0.1 has torch {installed()['torch']} in place of 1.0. Start all nodes from" in difference
+    of_a_worker, addresses = map(json.loads, lines[:2])
     assert of_a_worker.items() >= KEEPS_MEMORY.items()
     assert len(addresses) >= 4  # Ray's servers, its agent, the driver, a worker
     for rank in range(2):
@@ -95,6 +106,26 @@ def test_only_a_local_ray_starts_ahead(
     with ExitStack() as block, ray_ahead(RunConfig.model_validate(document), block):
         told.append("meanwhile")
     assert told == started
+
+
+@pytest.mark.parametrize(("address", "seconds"), [(None, None), ("auto", "3600")])
+def test_training_waits_for_the_nodes_of_a_cluster_that_grows(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, seconds: str | None
+) -> None:
+    """An autoscaler or a queue needs longer than Ray's minute to bring a GPU node. A local Ray does not grow."""
+    name, found = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", list[str | None]()
+
+    def init(*_: object) -> None:
+        found.append(os.environ.get(name))
+        raise DistilrecError("no Ray in this test")
+
+    monkeypatch.setattr(ray_cluster, "_init", init)
+    document = {"name": "x", "output_dir": "out", "input": {"simulate": {}}, "ray": {"address": address}}
+    with patch.dict(os.environ):
+        os.environ.pop(name, None)
+        with pytest.raises(DistilrecError, match="no Ray"), start_ray(RunConfig.model_validate(document)):
+            pass
+    assert found == [seconds]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """The runner: what it does for every stage, whatever the stage makes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jobs.plan import plan
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Part, Stage
 from kdlib.config.run import RunConfig
-from kdlib.errors import InputError
+from kdlib.errors import InputError, LateInputError
 from kdlib.store import partitions
 from tests.jobs.runtime import toy_stage
 
@@ -19,14 +21,18 @@ SECOND = Stage("second", "local", "make two and three", needs=("one",), makes=("
 PIPELINE = (FIRST, SECOND)
 
 
+def config_of(tmp_path: Path, **settings) -> RunConfig:
+    document = {"name": "x", "ds": DS, "output_dir": str(tmp_path), "input": {"simulate": {}}} | settings
+    return RunConfig.model_validate(document)
+
+
 @pytest.fixture
 def run(tmp_path: Path):
     """Runs a stage with some settings; returns what was built."""
 
     def once(stage: Stage, **settings) -> list[str]:
         toy_stage.built.clear()
-        document = {"name": "x", "ds": DS, "output_dir": str(tmp_path), "input": {"simulate": {}}} | settings
-        run_stage(RunConfig.model_validate(document), stage, pipeline=PIPELINE)
+        run_stage(config_of(tmp_path, **settings), stage, pipeline=PIPELINE)
         return list(toy_stage.built)
 
     return once
@@ -68,6 +74,38 @@ def test_what_is_found_outside_decides(run, tmp_path):
     assert run(FIRST) == []
     (tmp_path / toy_stage.OUTSIDE).write_text("v2")
     assert run(FIRST) == ["one"]
+
+
+def test_a_stage_waits_before_it_looks(run, tmp_path):
+    """What arrives while the stage waits is its input. A plan does not wait."""
+    (tmp_path / "coming").write_text("v1")
+    (step,) = plan(config_of(tmp_path), (FIRST,))
+    assert step.runs
+    assert (tmp_path / "coming").exists()
+    assert run(FIRST) == ["one"]
+    assert partitions.manifest_of(tmp_path, "one", DS).inputs == {"outside": "v1"}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_input_that_changes_while_it_is_read_is_late(run, tmp_path, lost):
+    """A Spark stage whose files are replaced while it reads them publishes nothing, and asks to be run again.
+
+    The same holds where reading fails because of that. A file that fails without any change is an input error.
+    """
+    stage = replace(FIRST, engine="spark")
+    (tmp_path / toy_stage.OUTSIDE).write_text("v1")
+    (tmp_path / "change").write_text("v2")
+    if lost:
+        (tmp_path / "lost").touch()
+    with pytest.raises(LateInputError, match=r"the input changed while first read it: outside\. Nothing is published"):
+        run(stage)
+    assert partitions.read_manifest(tmp_path, "one", DS) is None
+    assert not [*(tmp_path / "_staging").rglob("made.txt")]
+    if lost:
+        with pytest.raises(InputError, match="a file is gone"):
+            run(stage)
+    else:
+        assert run(stage) == ["one"]
 
 
 def test_a_new_version_of_an_input_decides(run):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
+from kdlib.errors import InputError
 from kdlib.store.partitions import Manifest
 
 OUTSIDE = Path("outside.txt")
@@ -12,6 +13,12 @@ OUTSIDE = Path("outside.txt")
 built: list[str] = []
 """What was built, in order."""
 told: list[str] = []
+
+
+def wait_for_input(config: RunConfig) -> None:
+    """The shop's file arrives during the wait, where it is on its way."""
+    if (coming := config.root / "coming").exists():
+        coming.replace(config.root / OUTSIDE)
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
@@ -24,6 +31,10 @@ def build(job: Job) -> Details:
     """Write a file into each output."""
     if (job.config.root / "fail").exists():
         raise RuntimeError("the stage broke")
+    if (change := job.config.root / "change").exists():  # the shop replaces its file while the stage reads it
+        change.replace(job.config.root / OUTSIDE)
+    if (job.config.root / "lost").exists():
+        raise InputError("a file is gone")
     for name, folder in job.outputs.items():
         built.append(name)
         (folder / "made.txt").write_text(f"{sorted(job.inputs)} {job.found}")
