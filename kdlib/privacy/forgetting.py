@@ -130,7 +130,7 @@ def erase(root: Path, user_ids: Iterable[str], *, user_columns: Collection[str] 
         elif path.suffix == ".html" and users.are_shown_in(path.read_bytes()):
             count = 1  # `distilrec report` makes the report again
             home = _version_of(path, root)
-            shutil.rmtree(home) if home else path.unlink()
+            _remove_version(root, home) if home else path.unlink()
         if count:
             place = str(path.parent.relative_to(root) if path.is_relative_to(root) else path.parent)
             removed[place] = removed.get(place, 0) + count
@@ -290,6 +290,14 @@ def _mend_manifest(home: Path, path: Path, fresh: Path, *, keep_before: bool) ->
             manifest["files"][number] = mended | before
     manifest["rows"] = partitions.rows_in(manifest["files"])
     replace_file(home / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _remove_version(root: Path, home: Path) -> None:
+    """Remove a version, and first the link of its partition if it leads there."""
+    for link in partitions.links(root).values():
+        if link.resolve() == (home / "data").resolve():
+            link.unlink()
+    shutil.rmtree(home)
 
 
 def _version_of(path: Path, root: Path) -> Path | None:

@@ -175,6 +175,7 @@ def test_a_report_that_shows_the_user_goes(tmp_path, user):
     folder = put(tmp_path, "reports", {"index.html": page_of(OTHER, user)})
     assert erase(tmp_path, user) == ({str(folder.relative_to(tmp_path)): 1}, [])
     assert partitions.read_manifest(tmp_path, "reports", DS) is None
+    assert not (tmp_path / "reports" / f"ds={DS}").is_symlink(), "the link leads to nothing"
 
 
 @pytest.mark.parametrize("user", UNMISTAKABLE)
