@@ -1,9 +1,11 @@
 """A real S3 server and folders: fixtures for tests of places that may be either."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,3 +55,33 @@ def url(request, tmp_path):
     if request.param == "folder":
         return f"file://{tmp_path}/there"
     return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+
+@pytest.fixture
+def silent_s3(monkeypatch):
+    """The environment names a store that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+def assert_a_signal_ends(call, *, after):
+    """A signal interrupts the call at once.
+
+    Args:
+      call: it would wait for longer.
+      after: seconds until the signal.
+    """
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, after)
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        assert time.monotonic() - started < 5
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -14,7 +14,6 @@ from jobs.runtime.console import warn
 from kdlib.config.run import RunConfig
 from kdlib.errors import BusyError, ConfigError
 from kdlib.store import leases
-from kdlib.store.folders import DiskFolder
 from kdlib.store.leases import Lease
 
 INHERITED = "DISTILREC_LEASE"
@@ -42,7 +41,7 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
 
 def _of_parent(config: RunConfig) -> Lease | None:
     """The lease of the date, if the process that started this one holds it."""
-    folder, path = DiskFolder(config.root, durable=False), leases.of_date(config.day)
+    folder, path = leases.folder_of(config.root), leases.of_date(config.day)
     inherited = json.loads(os.environ.get(INHERITED, "{}"))
     if inherited.get("path") != f"{folder.url}/{path}":
         return None
@@ -53,7 +52,7 @@ def _of_parent(config: RunConfig) -> Lease | None:
 def _own(config: RunConfig, stage: str) -> Iterator[Lease]:
     with ExitStack() as stack:
         try:
-            folder, path = DiskFolder(config.root, durable=False), leases.of_date(config.day)
+            folder, path = leases.folder_of(config.root), leases.of_date(config.day)
             how = leases.held(folder, path, stage, told=lambda text: warn(f"distilrec: {text}"), lost=_stop)
             lease = stack.enter_context(how)
         except BusyError as error:
@@ -77,7 +76,7 @@ def _stop() -> None:
 
 def held_dates(config: RunConfig) -> set[str]:
     """The dates that any run works on, this run too. It takes a few seconds if there is another one."""
-    folder = DiskFolder(config.root, durable=False)
+    folder = leases.folder_of(config.root)
     days = [path.stem.removeprefix("ds=") for path in (config.root / leases.LOCKS).glob("ds=*.json")]
     found = leases.alive(folder, map(leases.of_date, days))
     return {day for day in days if leases.of_date(day) in found}

@@ -10,8 +10,8 @@ from kdlib.release import retention
 
 def remove_old_runs(config: RunConfig) -> None:
     """Remove old runs. A failure is a warning, because the new run is in use already."""
-    busy = held_dates(config)
     try:
+        busy = held_dates(config)
         removed = retention.remove_old_nights(
             config.root,
             keep=config.retention.nights,

@@ -34,7 +34,6 @@ from kdlib.privacy.ids import Ids
 from kdlib.privacy.pseudonyms import BLANKS, key_check
 from kdlib.store import leases, partitions
 from kdlib.store.files import replace_file, sync
-from kdlib.store.folders import DiskFolder
 from kdlib.store.leases import check_held
 
 LIST = "_forgotten.json"
@@ -93,7 +92,7 @@ def remember_to_forget(root: Path, user_ids: Iterable[str], key: bytes | None = 
     """
     check_key(root, key)
     root.mkdir(parents=True, exist_ok=True)
-    with leases.held(DiskFolder(root, durable=False), f"{leases.LOCKS}/forgotten.json", "forget", seconds=WAIT_SECONDS):
+    with leases.held(leases.folder_of(root), f"{leases.LOCKS}/forgotten.json", "forget", seconds=WAIT_SECONDS):
         users = sorted({*forgotten(root), *map(digest, user_ids)})
         text = json.dumps({"key": key_check(key) if key else None, "users": users}).encode()
         for name in (COPY, LIST):

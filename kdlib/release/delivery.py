@@ -38,7 +38,7 @@ from kdlib.release.places import (
 )
 from kdlib.release.promotions import Promotion
 from kdlib.store import leases
-from kdlib.store.folders import ConflictError, DiskFolder, Folder
+from kdlib.store.folders import ConflictError, Folder
 
 LEASE = f"{leases.LOCKS}/deliver.json"
 WAIT_SECONDS = 300
@@ -218,7 +218,7 @@ def _one_at_a_time(root: Path, url: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(leases.held(DiskFolder(root, durable=False), LEASE, "deliver", seconds=WAIT_SECONDS))
+            stack.enter_context(leases.held(leases.folder_of(root), LEASE, "deliver", seconds=WAIT_SECONDS))
         except BusyError as error:
             raise DeliveryError(
                 f"another delivery from {root} has not ended within {WAIT_SECONDS} s ({error}). The run is in use there, but"

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from kdlib.config.operations import refuse_credentials
 from kdlib.errors import ConfigError, DeliveryError
 from kdlib.release.promotions import LISTS
-from kdlib.store.folders import DiskFolder, Folder, Found, folder_at
+from kdlib.store.folders import DiskFolder, Folder, Found
+from kdlib.store.objects import folder_at
 
 POINTER = "promoted.json"
 TABLES = ("recommendations", *LISTS, "search_rankings")

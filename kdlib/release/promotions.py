@@ -25,7 +25,6 @@ from kdlib.errors import BusyError, GateError, InputError
 from kdlib.release.freezing import check_not_frozen
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, replace_file, sync
-from kdlib.store.folders import DiskFolder
 from kdlib.store.partitions import Manifest
 
 LINK = "promoted"
@@ -245,7 +244,7 @@ def switching(root: Path, action: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(leases.held(DiskFolder(root, durable=False), SWITCHING, action, seconds=WAIT_SECONDS))
+            stack.enter_context(leases.held(leases.folder_of(root), SWITCHING, action, seconds=WAIT_SECONDS))
         except BusyError as error:
             raise BusyError(
                 f"another process has been switching runs in {root} for {WAIT_SECONDS} s: {error}. Try again later"

@@ -13,7 +13,6 @@ from kdlib.release import promotions, retention
 from kdlib.release.promotions import Promotion
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, sync
-from kdlib.store.folders import DiskFolder
 
 DAMAGED = "_damaged"
 """Folder beside the records of switches, for those that cannot be read."""
@@ -54,7 +53,7 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
             found += _damaged_version(root, table, ds, version)
     found += _forgotten(root)
     left = retention.leftovers(root, held)
-    if alone or not leases.alive(DiskFolder(root, durable=False), [promotions.SWITCHING]):
+    if alone or not leases.alive(leases.folder_of(root), [promotions.SWITCHING]):
         left += sorted((root / partitions.STAGING).glob("promotion.*"))
     for path in left:
         what = f"{partitions.STAGING}/{path.name} was left by a run that has ended"

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from kdlib.errors import BusyError, InputError
 from kdlib.release import promotions
 from kdlib.store import leases, partitions
-from kdlib.store.folders import DiskFolder
 
 ASIDE = "removed."
 """Prefix of a version that was moved aside, in the staging folder."""
@@ -172,7 +171,7 @@ def _idle(root: Path, ds: str, *, own: str) -> Iterator[bool]:
         idle = True
         if ds != own:
             try:
-                lease = leases.held(DiskFolder(root, durable=False), leases.of_date(ds), "removal of old runs")
+                lease = leases.held(leases.folder_of(root), leases.of_date(ds), "removal of old runs")
                 stack.enter_context(lease)
             except BusyError:
                 idle = False

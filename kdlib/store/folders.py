@@ -1,11 +1,10 @@
 """A folder on a disk or in an object store, with the few steps that a trustworthy table needs.
 
-`folder_at` opens one. A small object is replaced on condition that nobody else has replaced it: of two writers that have read
+`kdlib.store.objects.folder_at` opens one. A small object is replaced on condition that nobody else has replaced it: of two writers that have read
 the same object, one gets `ConflictError`. A reader finds the old object or the new one, each whole.
 """
 
 import errno
-import re
 import shutil
 import uuid
 from collections.abc import Iterable
@@ -13,15 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
-from kdlib.errors import ConfigError
 from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.locks import created_once
-
-EXPECTED = (
-    "s3://bucket/folder, gs://bucket/folder, abfss://container@account.dfs.core.windows.net/folder or file:///folder"
-)
 
 
 class StoreError(OSError):
@@ -145,19 +138,3 @@ class DiskFolder:
                     break
                 with suppress(OSError):  # not empty, or gone
                     folder.rmdir()
-
-
-def folder_at(url: str) -> Folder:
-    """The folder of a URL. No connection is opened.
-
-    Raises:
-      ConfigError: the URL is malformed, or of another kind.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "file" and not parts.netloc:
-        return DiskFolder(Path(unquote(parts.path)))
-    if parts.scheme in ("s3", "gs", "abfss") and re.fullmatch(r"[\w.@-]+", parts.netloc):
-        from kdlib.store.objects import ObjectFolder
-
-        return ObjectFolder(url)
-    raise ConfigError(f"{url!r}: expected {EXPECTED}")

@@ -1,10 +1,11 @@
-"""A folder in an object store, through the package `obstore`: `s3://`, `gs://` and `abfss://`.
+"""The folder of any URL, and a folder in an object store, through the package `obstore`: `s3://`, `gs://` and `abfss://`.
 
 Each call has a deadline, and a signal ends it. Credentials and the endpoint come from the environment, as for every client of
 the store. For S3 they also come from the files of the AWS command line, if `boto3` is installed.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
@@ -12,9 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
-from kdlib.store.folders import ConflictError, Found, StoreError
+from kdlib.errors import ConfigError
+from kdlib.store.folders import ConflictError, DiskFolder, Folder, Found, StoreError
 from kdlib.store.waiting import wait_for
 
 Result = TypeVar("Result")
@@ -27,6 +30,25 @@ RETRIES = 5
 CHUNK_BYTES = 8 * 2**20
 CONNECT_SECONDS = 10
 S3 = "https://s3.amazonaws.com"
+
+
+EXPECTED = (
+    "s3://bucket/folder, gs://bucket/folder, abfss://container@account.dfs.core.windows.net/folder or file:///folder"
+)
+
+
+def folder_at(url: str) -> Folder:
+    """The folder of a URL. No connection is opened.
+
+    Raises:
+      ConfigError: the URL is malformed, or of another kind.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and not parts.netloc:
+        return DiskFolder(Path(unquote(parts.path)))
+    if parts.scheme in ("s3", "gs", "abfss") and re.fullmatch(r"[\w.@-]+", parts.netloc):
+        return ObjectFolder(url)
+    raise ConfigError(f"{url!r}: expected {EXPECTED}")
 
 
 class ObjectFolder:

@@ -132,26 +132,31 @@ def publish(
     home = version_folder(root, table, ds, version).parent
     before = _read(home / "manifest.json") if (home / "manifest.json").exists() else None
     if before is None or damaged(root, before):
-        wrapper = staging.with_name(staging.name + ".whole")
-        wrapper.mkdir()
-        staging.rename(wrapper / "data")
-        replace_file(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
-        for folder, _, _ in os.walk(wrapper):
-            sync(Path(folder))
-        make_folder(home.parent)
-        check_held()
-        if home.exists():  # a killed run left it without a manifest, or it is damaged
-            home.rename(staging.with_name(staging.name + ".replaced"))
-        wrapper.rename(home)
-        sync(home.parent)
+        _move_into_place(staging, home, manifest)
         if lost := damaged(root, manifest):
             raise InputError(f"{home}: {lost[0]} was removed while it was published. Run this stage again")
-        shutil.rmtree(staging.with_name(staging.name + ".replaced"), ignore_errors=True)
     else:  # published before: its manifest stays
         shutil.rmtree(staging)
         manifest = before
     switch_link(root / table / f"ds={ds}", home / "data", scratch=staging.with_name(staging.name + ".link"))
     return manifest
+
+
+def _move_into_place(staging: Path, home: Path, manifest: Manifest) -> None:
+    """Make the staged files with their manifest the version folder `home`, in one rename that survives a power cut."""
+    wrapper, replaced = (staging.with_name(f"{staging.name}.{end}") for end in ("whole", "replaced"))
+    wrapper.mkdir()
+    staging.rename(wrapper / "data")
+    replace_file(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+    for folder, _, _ in os.walk(wrapper):
+        sync(Path(folder))
+    make_folder(home.parent)
+    check_held()
+    if home.exists():  # a killed run left it without a manifest, or it is damaged
+        home.rename(replaced)
+    wrapper.rename(home)
+    sync(home.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def current(root: Path, table: str, ds: str) -> Path:

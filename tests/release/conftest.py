@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.s3 import s3, url
+from tests.s3 import s3, silent_s3, url
 
-__all__ = ["s3", "url"]
+__all__ = ["s3", "silent_s3", "url"]
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Delivered Delta Lake tables hold the promoted runs, and their last commit says which run is in use."""
 
-import signal
-import socket
 import time
 
 import duckdb
@@ -16,6 +14,7 @@ from kdlib.release import delivery, promotions
 from kdlib.release.delta_tables import PROPERTY, _within_time, _write
 from kdlib.store import objects, partitions
 from tests.release.deliveries import USERS, files_naming, newest_of_delta, put, put_both, refuse
+from tests.s3 import assert_a_signal_ends
 
 
 def test_delta_tables_hold_the_nights(home, url):
@@ -167,18 +166,12 @@ def test_an_emptied_table_stays_ours(home, url):
 
 
 @pytest.fixture
-def silent_write(home, monkeypatch):
+def silent_write(home, silent_s3):
     """Writes a Delta table of a run, in a store that takes connections and never answers."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(50)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "x")
-        night = put(home, "2026-11-01", 1)
-        files = promotions.folder_of(home, night, "recommendations")
-        target = "s3://shop/there/recommendations"
-        yield lambda: _within_time(lambda: _write(files, night.ds, target, None, "name"), target)
+    night = put(home, "2026-11-01", 1)
+    files = promotions.folder_of(home, night, "recommendations")
+    target = "s3://shop/there/recommendations"
+    return lambda: _within_time(lambda: _write(files, night.ds, target, None, "name"), target)
 
 
 def test_a_delta_table_that_never_answers_is_an_error_after_the_deadline(silent_write, monkeypatch):
@@ -193,12 +186,4 @@ def test_a_delta_table_that_never_answers_is_an_error_after_the_deadline(silent_
 
 def test_a_signal_ends_a_commit_at_once(silent_write):
     """The package itself would wait on."""
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
-        started = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            silent_write()
-        assert time.monotonic() - started < 5
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    assert_a_signal_ends(silent_write, after=0.5)

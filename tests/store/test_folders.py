@@ -2,10 +2,7 @@
 
 import os
 import pickle
-import signal
-import socket
 import threading
-import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from uuid import uuid4
@@ -14,7 +11,9 @@ import pytest
 
 from kdlib.errors import ConfigError
 from kdlib.store import objects
-from kdlib.store.folders import ConflictError, StoreError, folder_at
+from kdlib.store.folders import ConflictError, StoreError
+from kdlib.store.objects import folder_at
+from tests.s3 import assert_a_signal_ends
 
 
 @pytest.fixture
@@ -84,19 +83,9 @@ def test_another_kind_of_url_is_an_error(url):
 
 
 @pytest.fixture
-def silent(monkeypatch):
-    """A store that takes connections and never answers."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(50)
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
-            "AWS_ACCESS_KEY_ID": "a",
-            "AWS_SECRET_ACCESS_KEY": "b",
-            "AWS_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        yield folder_at("s3://bucket/there")
+def silent(silent_s3):
+    """A folder in a store that takes connections and never answers."""
+    return folder_at("s3://bucket/there")
 
 
 def test_a_store_that_never_answers_is_an_error_after_the_deadline(silent, monkeypatch):
@@ -109,15 +98,7 @@ def test_a_store_that_never_answers_is_an_error_after_the_deadline(silent, monke
 
 def test_a_signal_ends_the_wait_for_a_store(silent):
     """The package itself would wait on."""
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        started = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            silent.read("pointer.json")
-        assert time.monotonic() - started < 5
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    assert_a_signal_ends(lambda: silent.read("pointer.json"), after=0.3)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import pytest
 
 from kdlib.errors import BusyError
 from kdlib.store import leases
-from kdlib.store.folders import folder_at
 from kdlib.store.leases import State, alive, check_held, held, state_of
+from kdlib.store.objects import folder_at
 
 HOLD = """
 import sys, time
 from kdlib.store import leases
-from kdlib.store.folders import folder_at
+from kdlib.store.objects import folder_at
 leases.TERM_SECONDS = float(sys.argv[2])
 if sys.argv[3] == "without":
     leases.fcntl.flock = lambda *_: None
