@@ -87,23 +87,7 @@ def input_gates(
         usual = median(found) if found else None
         bounds = {} if usual is None else {"high": usual + max_share_rise}
         gates.append(_against_median(name, share(tonight), usual, bounds, text))
-    gates.append(
-        _judged(
-            "new_item_share",
-            _share(tonight["new_items"], tonight["items"]),
-            high=max_new_item_share,
-            text="share of the items that is new tonight",
-        )
-        if earlier
-        else _skipped("new_item_share", "all items are new in a first run")
-    )
-    usual = before(
-        "new_items", [night for night in earlier if night.get("new_items", 0) < night.get("items", 0)]
-    )  # no first run
-    few = max(FEW_NEW_ITEMS, FEW_NEW_ITEMS_SHARE * tonight["items"])
-    bounds = {} if usual is None else {"high": max(max_volume_ratio * usual, few)}
-    text = "items that are new tonight; bots can make up ids, and the vocabulary never forgets one"
-    gates.append(_against_median("new_items_volume", tonight["new_items"], usual, bounds, text))
+    gates += _new_items(tonight, earlier, max_share=max_new_item_share, max_ratio=max_volume_ratio)
     lengths = [_mean_length(night) for night in earlier]
     usual = median(lengths) if lengths else None
     change = max_history_length_change
@@ -111,6 +95,22 @@ def input_gates(
     gates.append(_against_median("history_length", _mean_length(tonight), usual, bounds, "mean items of a history"))
     gates.append(_schema_gate(tonight.get("columns"), earlier[-1].get("columns") if earlier else None))
     return gates
+
+
+def _new_items(tonight: Funnel, earlier: Sequence[Funnel], *, max_share: float, max_ratio: float) -> list[Gate]:
+    """Judge how many items are new tonight: as a share of all items, and against the usual number."""
+    if earlier:
+        share = _share(tonight["new_items"], tonight["items"])
+        of_all = _judged("new_item_share", share, high=max_share, text="share of the items that is new tonight")
+    else:
+        of_all = _skipped("new_item_share", "all items are new in a first run")
+    no_first_run = (night for night in earlier if night.get("new_items", 0) < night.get("items", 0))
+    found = [night["new_items"] for night in no_first_run if "new_items" in night]
+    usual = float(median(found)) if found else None
+    few = max(FEW_NEW_ITEMS, FEW_NEW_ITEMS_SHARE * tonight["items"])
+    bounds = {} if usual is None else {"high": max(max_ratio * usual, few)}
+    text = "items that are new tonight; bots can make up ids, and the vocabulary never forgets one"
+    return [of_all, _against_median("new_items_volume", tonight["new_items"], usual, bounds, text)]
 
 
 _SHARES = (
