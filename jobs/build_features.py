@@ -107,7 +107,7 @@ def _write_vocabulary(
     """Extend an earlier run's vocabulary and write it with the catalogue's titles. Returns it with its counts."""
     config, earlier, previous = job.config, earlier_vocabulary(job.config), None
     if earlier is not None:
-        folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
+        folder = partitions.version_data(config.root, "item_vocabulary", earlier.ds, earlier.version)
         previous = spark.read.parquet(read.spark_path(folder))
     num_known = previous.count() if previous else 0
     items = vocabulary.extend_vocabulary(

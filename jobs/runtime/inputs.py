@@ -171,7 +171,7 @@ def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> Da
     if source.days is None or source.carried is None or source.carried_before is None:
         return events
     events = with_late_files(events, source.days.late)
-    folder = partitions.version_folder(config.root, "clean_events", source.carried.ds, source.carried.version)
+    folder = partitions.version_data(config.root, "clean_events", source.carried.ds, source.carried.version)
     earlier = carried_over(
         spark.read.parquet(spark_path(folder)),
         events,
@@ -370,7 +370,7 @@ def _made_under_a_key(config: RunConfig) -> list[Manifest]:
     """
     root = config.root
     nights = promotions.nights(root, holding="histories")
-    there = [night for night in nights if promotions.folder_of(root, night, "histories").is_dir()]
+    there = [night for night in nights if promotions.has(root, night, "histories")]
     found = [promotions.manifest_of(root, night, "histories") for night in there[-1:]]
     found += [one] if (one := partitions.read_manifest(root, "histories", config.day)) else []
     if not config.input.has_events and (newest := partitions.latest(root, "queries")):

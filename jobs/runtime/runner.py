@@ -141,7 +141,7 @@ def _inputs_of(config: RunConfig, stage: Stage, part: Part, pipeline: Sequence[S
             raise InputError(_missing(config, stage, name, pipeline))
         if not stage.optional:
             _check_fresh(config, manifest, pipeline)
-        inputs[name] = Input(partitions.current(config.root, name, config.day), manifest)
+        inputs[name] = Input(partitions.linked(config.root, name, config.day), manifest)
     return inputs
 
 

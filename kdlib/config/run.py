@@ -4,6 +4,8 @@ Each default of the project is stated once, in this package. Library functions t
 Paths may hold environment variables (`${SHOP_DATA}/events`). A variable that is not set is an error that names it.
 """
 
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import date
@@ -52,7 +54,9 @@ class RunConfig(Section):
     ds: date | None = None
     """The run's day, `YYYY-MM-DD`; `--ds` overrides it. No job reads the clock."""
     output_dir: Annotated[str, Field(min_length=1)]
-    """The output folder: all tables, models, reports and logs. It must lie on storage that all nodes share."""
+    """The output folder: all tables, models, reports and logs. A folder on storage that all nodes share, or a folder of an
+    object store: `s3://bucket/folder`, `gs://…`, `abfss://…`. Of a store, each machine keeps a working copy below
+    `$DISTILREC_CACHE` (`~/.cache/distilrec` if that is not set)."""
     seed: Seed = 1
     """Seed of all random choices except the simulator's, which has a seed of its own."""
     budget_minutes: Annotated[float, Field(gt=0)] | None = None
@@ -81,6 +85,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
         """Settings of different sections fit together. The first check that fails is the error."""
+        self._output_is_a_folder_or_a_store()
         self._teachers_have_names_of_their_own()
         self._input_serves_something()
         self._simulated_days_are_utc()
@@ -101,6 +106,13 @@ class RunConfig(Section):
         self._models_read_features()
         self._models_read_user_features()
         return self
+
+    def _output_is_a_folder_or_a_store(self) -> None:
+        if self.store and not re.match(r"(s3|gs|abfss)://[\w.@-]+/.|\$", self.store):
+            raise ValueError(
+                f"output_dir {self.output_dir} is neither a folder nor a folder of an object store: expected /folder,"
+                " s3://bucket/folder, gs://bucket/folder or abfss://container@account.dfs.core.windows.net/folder"
+            )
 
     def _teachers_have_names_of_their_own(self) -> None:
         names = [teacher.name for teacher in self.teachers]
@@ -328,13 +340,24 @@ class RunConfig(Section):
             )
 
     @property
+    def store(self) -> str | None:
+        """The URL of an output folder in an object store; None for a folder on a disk."""
+        return self.output_dir.rstrip("/") if "://" in self.output_dir else None
+
+    @property
     def root(self) -> Path:
-        """The output folder as an absolute path, because workers have working folders of their own.
+        """The output folder, or its working copy if it is in an object store (`kdlib.store.mirror`).
+
+        The path is absolute, because workers have working folders of their own. It is the same on every machine.
 
         Raises:
           ConfigError: Spark would read a character of the path as a pattern.
         """
         folder = Path(self.output_dir).expanduser().absolute()
+        if self.store:
+            place = Path(os.environ.get("DISTILREC_CACHE", "~/.cache/distilrec")).expanduser().absolute()
+            plain = re.sub(r"[^\w.-]+", "_", self.store.partition("://")[2])[-60:]
+            folder = place / f"{plain}.{hashlib.sha256(self.store.encode()).hexdigest()[:8]}"
         named = re.sub(r"\$\{\w+\}", "", str(folder))  # variables that another machine will fill in
         if signs := "".join(sorted({*named} & {*"*?[]{}"})):
             raise ConfigError(

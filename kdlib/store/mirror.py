@@ -113,25 +113,35 @@ def alone(root: Path) -> Iterator[None]:
     Raises:
       BusyError: another one has done so for `WAIT_SECONDS`.
     """
-    if mirror_of(root) is None or root in _alone:
+    mirror = mirror_of(root.resolve())
+    if mirror is None or mirror.root in _alone:
         yield
         return
-    with (root / ".store.lock").open("a") as file:
+    with (mirror.root / ".store.lock").open("a") as file:
         try:
             lock(file, seconds=WAIT_SECONDS)
         except BlockingIOError:
             raise BusyError(
-                f"another command has been changing {root} for {WAIT_SECONDS:.0f} s. Try again later"
+                f"another command has been changing {mirror.root} for {WAIT_SECONDS:.0f} s. Try again later"
             ) from None
-        _alone.add(root)
+        _alone.add(mirror.root)
         try:
             yield
         finally:
-            _alone.remove(root)
+            _alone.remove(mirror.root)
 
 
 _alone: set[Path] = set()
 """The working copies that only this process changes now."""
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a small object. The caller writes the file.
+
+    Raises: as `Mirror.put`.
+    """
+    if mirror := mirror_of(path):
+        mirror.put(path, data)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -139,8 +149,7 @@ def write_file(path: Path, data: bytes) -> None:
 
     Raises: as `Mirror.put`.
     """
-    if mirror := mirror_of(path):
-        mirror.put(path, data)
+    put(path, data)
     make_folder(path.parent)
     replace_file(path, data)
 
@@ -154,11 +163,11 @@ def point(link: Path, target: Path) -> None:
         mirror.put(link, json.dumps({"target": target.relative_to(mirror.root).as_posix()}).encode())
 
 
-def send(path: Path) -> None:
-    """Copy a file, or all files of a folder, to the store."""
+def send(path: Path, *, content: Path | None = None) -> None:
+    """Copy a file, or all files of a folder, to the store. `content`: the file whose bytes the object gets."""
     if mirror := mirror_of(path):
-        files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
-        in_parallel(lambda one: mirror.folder.upload(one, mirror.name(one)), files)
+        files = [path] if content or path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+        in_parallel(lambda one: mirror.folder.upload(content or one, mirror.name(one)), files)
 
 
 def send_version(home: Path) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,6 @@ from typing import Any
 from kdlib.errors import InputError
 from kdlib.store import leases
 from kdlib.store.files import replace_file
-from kdlib.store.folders import DiskFolder
 from kdlib.store.leases import Lease
 from kdlib.store.mirror import (
     LOCAL,
@@ -44,15 +44,19 @@ def held(root: Path, path: str, stage: str, **how: Any) -> Iterator[Lease]:
         yield lease
 
 
-def refresh(root: Path) -> None:
+def refresh(root: Path, *, older_than: float = 0.0) -> None:
     """Make the working copy equal to the store, without the data of versions.
+
+    Args:
+      root: the output folder.
+      older_than: do nothing if this process has done so within this many seconds.
 
     Raises:
       BusyError: as `alone`.
       OSError: the store cannot be reached.
     """
     mirror = mirror_of(root)
-    if mirror is None:
+    if mirror is None or time.monotonic() - _refreshed.get(root, -older_than) < older_than:
         return
     with alone(root):
         there = mirror.folder.tags()
@@ -75,6 +79,11 @@ def refresh(root: Path) -> None:
         _remove_gone(root, set(small), homes)
         tags = {name: there[name] for name in small}
         replace_file(root / SEEN, json.dumps(tags).encode(), durable=False)
+    _refreshed[root] = time.monotonic()
+
+
+_refreshed: dict[Path, float] = {}
+"""Working copy → when this process made it equal to the store, on the monotonic clock."""
 
 
 def fetch(path: Path) -> Path:
@@ -94,6 +103,16 @@ def fetch(path: Path) -> Path:
     return path
 
 
+def others(root: Path, *places: str) -> set[Path]:
+    """The files and folders that other machines have written to some folders of the store, named as here."""
+    mirror = mirror_of(root)
+    if mirror is None:
+        return set()
+    depth = {place: place.count("/") + 2 for place in places}
+    found = ((place, name) for place in places for name in mirror.folder.files(place))
+    return {root.joinpath(*name.split("/")[: depth[place]]) for place, name in found}
+
+
 def fetch_everything(root: Path) -> None:
     """Bring every file of an output folder to this machine, unfinished ones and logs too."""
     if mirror := mirror_of(root):
@@ -104,11 +123,11 @@ def fetch_everything(root: Path) -> None:
         _fetch_objects(mirror, {name: found[name] for name in left})
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """The files of a version's data → bytes, here or in the store."""
+def remote_sizes(folder: Path) -> dict[str, int] | None:
+    """The files of a version's data in the store → bytes; None where the data are on this machine."""
     mirror = mirror_of(folder) if (folder.parent / REMOTE).exists() else None
     if mirror is None:
-        return DiskFolder(folder).files()
+        return None
     start = f"{mirror.name(folder)}/"
     return {name.removeprefix(start): size for name, size in mirror.below(folder).items()}
 
