@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs.runtime.ray_jobs import CONNECT_SECONDS
 from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError, UnreachableError
+from kdlib.store.mirror import Mirror, mirror_of, send, version_of
 
 if TYPE_CHECKING:
     import ray.data
@@ -108,21 +110,41 @@ def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
     yield
 
 
-def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
-    """A Ray Dataset of these files' rows.
+def read_parquet(config: RunConfig, files: Sequence[str]) -> "ray.data.Dataset":
+    """A Ray Dataset of the rows of these files of the output folder.
 
     Ray reads the files' footers with 32 processes, even for few files. Starting them takes seconds on a small machine.
     Here one process reads ten files, as many as Ray gives a process at a time.
+
+    The nodes of a cluster read from the store, if the output folder is in one, because they do not have this machine's disk.
     """
     import ray.data
+
+    places, how = list(files), dict[str, Any]()
+    if cluster_address(config) and (mirror := mirror_of(config.root)):
+        for file in [Path(one) for one in files if version_of(Path(one)) is None]:
+            send(file)
+        places, how = [store_path(mirror, Path(file)) for file in files], {"filesystem": store_system(mirror)}
 
     asked = os.environ.get(_FOOTER_READERS)
     os.environ[_FOOTER_READERS] = asked or str(min(-(-len(files) // FILES_A_READER), MOST_READERS))
     try:
-        return ray.data.read_parquet(list(files))
+        return ray.data.read_parquet(places, **how)
     finally:
         if asked is None:
             del os.environ[_FOOTER_READERS]
+
+
+def store_path(mirror: Mirror, path: Path) -> str:
+    """Where a file or folder of the output folder lies in `store_system`."""
+    return f"{mirror.folder.url.partition('://')[2]}/{mirror.name(path)}"
+
+
+def store_system(mirror: Mirror) -> Any:
+    """The store of an output folder as a file system of Arrow. It pickles without credentials: each process has its own."""
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(mirror.folder.file_system()))
 
 
 def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1, gpus: float = 0) -> None:
