@@ -41,7 +41,7 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     made = manifests["search_rankings"].details
     say(
         f"rank_search: {made['answered']:,} of {made['queries']:,} queries answered in {made['ranking_seconds']:.1f} s →"
-        f" {config.root / 'search_rankings' / f'ds={config.day}'}"
+        f" {config.place('search_rankings')}"
     )
 
 

@@ -89,5 +89,5 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     seconds = made["inference_seconds"]
     say(
         f"recommend: {made['users']:,} users ({made['model']:,} model, {made['popular']:,} popular) in {seconds:.1f} s,"
-        f" {made['users'] / seconds:,.0f} users/s → {config.root / 'recommendations' / f'ds={config.day}'}"
+        f" {made['users'] / seconds:,.0f} users/s → {config.place('recommendations')}"
     )

@@ -60,7 +60,7 @@ def of_all_dates(invocation: Invocation) -> RunConfig:
     open_output(config)
     if not any((config.root / name).exists() for name in (VERSIONS, STAGING)):
         raise ConfigError(
-            f"no run has been made in {config.root}, the output_dir of the run config {invocation.config}. Give the"
+            f"no run has been made in {config.place()}, the output_dir of the run config {invocation.config}. Give the"
             " shop's own run config with --config"
         )
     return config.model_copy(update={"ds": datetime.now(UTC).date()})

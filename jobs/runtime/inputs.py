@@ -198,6 +198,7 @@ def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueCon
     from kdlib.simulation.input import simulated_input
 
     events, catalogue, _ = simulated_input(config)
+    partitions.current(config.root, "catalogue", config.day)
     return events.model_copy(update={"path": _in_version(config, "events", events.path)}), catalogue
 
 

@@ -61,7 +61,7 @@ def _own(config: RunConfig, stage: str) -> Iterator[Lease]:
             lease = stack.enter_context(how)
         except BusyError as error:
             raise BusyError(
-                f"another run writes {config.day} in {config.root}: {error}. Wait for its end or stop it"
+                f"another run writes {config.day} in {config.place()}: {error}. Wait for its end or stop it"
             ) from None
         except StoreError as error:
             raise UnreachableError(f"cannot write to output_dir, {config.output_dir}: {error}") from None

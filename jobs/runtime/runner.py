@@ -181,7 +181,7 @@ def _missing(config: RunConfig, stage: Stage, name: str, pipeline: Sequence[Stag
         if made
         else "Run `distilrec nightly`"
     )
-    return f"{stage.name} needs {name} of {config.day}, and none is published under {config.root}. {advice}"
+    return f"{stage.name} needs {name} of {config.day}, and none is published under {config.place()}. {advice}"
 
 
 def _filled(stage: Stage, module: ModuleType, staged: list[Job]) -> Any:

@@ -344,6 +344,11 @@ class RunConfig(Section):
         """The URL of an output folder in an object store; None for a folder on a disk."""
         return self.output_dir.rstrip("/") if "://" in self.output_dir else None
 
+    def place(self, *names: str) -> str:
+        """The output folder, or a partition of the run's date in it, for a person: a path or a URL."""
+        home = self.store or str(self.root)
+        return "/".join([home, *names, f"ds={self.day}"]) if names else home
+
     @property
     def root(self) -> Path:
         """The output folder, or its working copy if it is in an object store (`kdlib.store.mirror`).
