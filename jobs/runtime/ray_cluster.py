@@ -17,7 +17,8 @@ from jobs.runtime.ray_jobs import CONNECT_SECONDS
 from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError, UnreachableError
-from kdlib.store.mirror import Mirror, mirror_of, send, version_of
+from kdlib.store.arrow_files import arrow_files, arrow_path
+from kdlib.store.mirror import mirror_of, send, version_of
 
 if TYPE_CHECKING:
     import ray.data
@@ -124,7 +125,7 @@ def read_parquet(config: RunConfig, files: Sequence[str]) -> "ray.data.Dataset":
     if cluster_address(config) and (mirror := mirror_of(config.root)):
         for file in [Path(one) for one in files if version_of(Path(one)) is None]:
             send(file)
-        places, how = [store_path(mirror, Path(file)) for file in files], {"filesystem": store_system(mirror)}
+        places, how = [arrow_path(mirror, Path(file)) for file in files], {"filesystem": arrow_files(mirror)}
 
     asked = os.environ.get(_FOOTER_READERS)
     os.environ[_FOOTER_READERS] = asked or str(min(-(-len(files) // FILES_A_READER), MOST_READERS))
@@ -133,18 +134,6 @@ def read_parquet(config: RunConfig, files: Sequence[str]) -> "ray.data.Dataset":
     finally:
         if asked is None:
             del os.environ[_FOOTER_READERS]
-
-
-def store_path(mirror: Mirror, path: Path) -> str:
-    """Where a file or folder of the output folder lies in `store_system`."""
-    return f"{mirror.folder.url.partition('://')[2]}/{mirror.name(path)}"
-
-
-def store_system(mirror: Mirror) -> Any:
-    """The store of an output folder as a file system of Arrow. It pickles without credentials: each process has its own."""
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    return PyFileSystem(FSSpecHandler(mirror.folder.file_system()))
 
 
 def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1, gpus: float = 0) -> None:

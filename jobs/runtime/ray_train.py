@@ -9,17 +9,12 @@ from typing import Any
 from jobs.runtime.console import say
 from jobs.runtime.epoch_lines import EpochLines
 from jobs.runtime.node_files import node_files
-from jobs.runtime.ray_cluster import (
-    check_workers_room,
-    cluster_address,
-    own_signal_handlers,
-    store_path,
-    store_system,
-)
+from jobs.runtime.ray_cluster import check_workers_room, cluster_address, own_signal_handlers
 from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
+from kdlib.store.arrow_files import arrow_files, arrow_path
 from kdlib.store.leases import check_held
 from kdlib.store.mirror import drop, mirror_of
 from kdlib.store.working_copy import others
@@ -138,7 +133,7 @@ def _trainer_of(
         resources["GPU"] = settings.gpus_per_worker
     storage: dict[str, Any] = {"storage_path": str(home.resolve())}
     if mirror := mirror_of(home):
-        storage = {"storage_path": store_path(mirror, home), "storage_filesystem": store_system(mirror)}
+        storage = {"storage_path": arrow_path(mirror, home), "storage_filesystem": arrow_files(mirror)}
     make_torch_config = LoopbackConfig if local else TorchConfig
     return partial(
         LocalTrainer if local else TorchTrainer,
