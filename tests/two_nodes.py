@@ -62,7 +62,9 @@ def two_nodes(*hidden: Path, cpus: int = 3) -> Iterator[TwoNodes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= token | {"PYTHONPATH": str(HOME)}
     port = free_port()
-    ray = f"exec {sys.executable} -m ray.scripts.scripts start --block --num-cpus={cpus} --object-store-memory=200000000"
+    ray = (
+        f"exec {sys.executable} -m ray.scripts.scripts start --block --num-cpus={cpus} --object-store-memory=200000000"
+    )
     mounts = "".join(f"mount -t tmpfs none {folder} && " for folder in hidden)
     nodes = {
         HEAD: ["sh", "-c", f"{ray} --head --port={port} --include-dashboard=false"],
@@ -92,5 +94,6 @@ def two_nodes(*hidden: Path, cpus: int = 3) -> Iterator[TwoNodes]:
 def _wait_until_up(node: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 120
     while "Ray runtime started" not in log.read_text():
-        assert node.poll() is None and time.monotonic() < deadline, log.read_text()
+        assert node.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)

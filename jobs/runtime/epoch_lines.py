@@ -74,7 +74,7 @@ class EpochLines:
 
         self._stop.set()
         self._thread.join()
-        with suppress(Exception):  # Ray has ended
+        if ray.is_initialized():  # else `kill` would start Ray
             ray.kill(self.lines.kept)
 
     def _follow(self) -> None:
