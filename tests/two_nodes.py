@@ -1,9 +1,8 @@
-"""A Ray cluster of two nodes on this machine that share no folder for outputs: each sees its own files at the same paths."""
+"""A Ray cluster of two nodes on this machine that share no folder for outputs, neither with each other nor with a driver."""
 
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -42,52 +41,58 @@ class TwoNodes:
     """For `ray.address`."""
     environment: dict[str, str]
     """What a process needs to join, as further variables."""
-    second: int
-    """Process id of the second node."""
+    pids: tuple[int, int]
+    """Process ids of the head and the other node."""
 
-    def files_of_second(self, folder: Path) -> set[str]:
-        """The files below a folder as the second node sees it, relative to the folder."""
-        inside = ["nsenter", "-t", str(self.second), "-m", "find", str(folder), "-type", "f", "-printf", "%P\\n"]
-        return set(subprocess.run(inside, check=True, capture_output=True, text=True).stdout.split())
+    def files(self, folder: Path) -> list[set[str]]:
+        """The files below a folder as each node sees it, relative to the folder."""
+        find = ["find", str(folder), "-type", "f", "-printf", "%P\n"]
+        inside = [["nsenter", "-t", str(pid), "-m", *find] for pid in self.pids]
+        return [set(subprocess.run(one, check=True, capture_output=True, text=True).stdout.split()) for one in inside]
 
 
 @contextmanager
 def two_nodes(*hidden: Path, cpus: int = 3) -> Iterator[TwoNodes]:
-    """A cluster whose second node has an empty file system of its own at each of the folders, which must exist.
+    """A cluster in which each node has an empty file system of its own at each of the folders, which must exist.
 
-    The nodes inherit the environment, so they have the credentials of a store that a fixture has started before.
+    The nodes inherit the environment, so they have the credentials of a store that a fixture has started before. Ray starts
+    two processes that need two CPUs on both nodes.
     """
     home = Path(tempfile.mkdtemp(prefix="dr"))  # short: it holds sockets
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= token | {"PYTHONPATH": str(HOME)}
-    port = free_port()
-    ray = (
-        f"exec {sys.executable} -m ray.scripts.scripts start --block --num-cpus={cpus} --object-store-memory=200000000"
-    )
+    port, started = free_port(), list[subprocess.Popen[bytes]]()
     mounts = "".join(f"mount -t tmpfs none {folder} && " for folder in hidden)
-    nodes = {
-        HEAD: ["sh", "-c", f"{ray} --head --port={port} --include-dashboard=false"],
-        SECOND: ["unshare", "-m", "sh", "-c", f"{mounts}{ray} --address={HEAD}:{port}"],
-    }
-    started: list[subprocess.Popen[bytes]] = []
     try:
-        for node, command in nodes.items():
-            command[-1] += f" --node-ip-address={node} --temp-dir={home}/{node}"
-            command[-1] += f" --dashboard-agent-listen-port={free_port()} --metrics-export-port={free_port()}"
+        for node in (HEAD, SECOND):
+            joining = f"--head --port={port} --include-dashboard=false" if node == HEAD else f"--address={HEAD}:{port}"
+            command = (
+                f"{mounts}exec {sys.executable} -m ray.scripts.scripts start --block {joining} --num-cpus={cpus}"
+                f" --node-ip-address={node} --temp-dir={home}/{node} --object-store-memory=200000000"
+                f" --dashboard-agent-listen-port={free_port()} --metrics-export-port={free_port()}"
+            )
             log = home / f"{node}.log"
             with log.open("wb") as stream:
-                how = {"cwd": home, "env": environment, "stdout": stream, "stderr": stream}
-                started.append(subprocess.Popen(command, start_new_session=True, **how))
+                started.append(
+                    subprocess.Popen(
+                        ["unshare", "-m", "sh", "-c", command],
+                        cwd=home,
+                        env=environment,
+                        stdout=stream,
+                        stderr=stream,
+                        start_new_session=True,
+                    )
+                )
             _wait_until_up(started[-1], log)
-        yield TwoNodes(f"{HEAD}:{port}", token, started[-1].pid)
+        yield TwoNodes(f"{HEAD}:{port}", token, (started[0].pid, started[1].pid))
     finally:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.environ().get("RAY_AUTH_TOKEN") == token["RAY_AUTH_TOKEN"] and process.pid != os.getpid():
-                    process.send_signal(signal.SIGKILL)
-        for node in started:
-            node.wait()
+                    process.kill()
+        for one in started:
+            one.wait()
         shutil.rmtree(home, ignore_errors=True)
 
 

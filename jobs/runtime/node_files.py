@@ -6,7 +6,10 @@ every machine. For an output folder on a disk, which all nodes share, nothing he
 """
 
 import dataclasses
+import shutil
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.store.mirror import VERSIONS, attach, drop, send, version_of
 from kdlib.store.partitions import CHECKPOINTS, STAGING
-from kdlib.store.working_copy import fetch, refresh
+from kdlib.store.working_copy import fetch, others, refresh
+
+LEFT_OVER_SECONDS = 7 * 86_400.0
+"""How old unfinished files of a node must be to be removed, if the store does not have them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class NodeFiles:
             return
         attach(self.root, self.store)
         refresh(self.root)
+        self._remove_left_overs()
         for home in {home for path in self._named_in(value) if (home := version_of(path))}:
             fetch(home)
         for path in self._unfinished(value):
@@ -71,6 +78,15 @@ class NodeFiles:
         if self.store is not None:
             fetch(folder)
             drop(folder)
+
+    def _remove_left_overs(self) -> None:
+        """Remove from this node what ended runs have left unfinished. The driver removes that from the store alone."""
+        folders = [self.root / name for name in (STAGING, CHECKPOINTS)]
+        here = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+        for path in here - others(self.root, STAGING, CHECKPOINTS):
+            with suppress(FileNotFoundError):  # another process of the node has removed it
+                if time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _unfinished(self, value: Any) -> set[Path]:
         return {path for path in self._named_in(value) if version_of(path) is None}
