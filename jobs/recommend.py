@@ -59,10 +59,11 @@ def _infer(job: Job) -> None:
     config, settings = job.config, job.config.recommend
     check_room(config, "recommend.actors", settings.actors)
     write_by_shards(
+        config,
         job.input("histories"),
         ShardRecommender,
+        job.output,
         {
-            "folder": str(job.output),
             "batch_size": settings.batch_size,
             "settings": {
                 "model_folder": str(job.input(served_student(config))),

@@ -10,12 +10,15 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs.runtime.ray_jobs import CONNECT_SECONDS
 from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError, UnreachableError
+from kdlib.store.arrow_files import arrow_files, arrow_path
+from kdlib.store.mirror import mirror_of, send, version_of
 
 if TYPE_CHECKING:
     import ray.data
@@ -108,18 +111,26 @@ def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
     yield
 
 
-def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
-    """A Ray Dataset of these files' rows.
+def read_parquet(config: RunConfig, files: Sequence[str]) -> "ray.data.Dataset":
+    """A Ray Dataset of the rows of these files of the output folder.
 
     Ray reads the files' footers with 32 processes, even for few files. Starting them takes seconds on a small machine.
     Here one process reads ten files, as many as Ray gives a process at a time.
+
+    The nodes of a cluster read from the store, if the output folder is in one, because they do not have this machine's disk.
     """
     import ray.data
+
+    places, how = list(files), dict[str, Any]()
+    if cluster_address(config) and (mirror := mirror_of(config.root)):
+        for file in [Path(one) for one in files if version_of(Path(one)) is None]:
+            send(file)
+        places, how = [arrow_path(mirror, Path(file)) for file in files], {"filesystem": arrow_files(mirror)}
 
     asked = os.environ.get(_FOOTER_READERS)
     os.environ[_FOOTER_READERS] = asked or str(min(-(-len(files) // FILES_A_READER), MOST_READERS))
     try:
-        return ray.data.read_parquet(list(files))
+        return ray.data.read_parquet(places, **how)
     finally:
         if asked is None:
             del os.environ[_FOOTER_READERS]

@@ -360,7 +360,7 @@ class RunConfig(Section):
         """
         folder = Path(self.output_dir).expanduser().absolute()
         if self.store:
-            place = Path(os.environ.get("DISTILREC_CACHE", "~/.cache/distilrec")).expanduser().absolute()
+            place = Path(os.environ.get("DISTILREC_CACHE", "~/.cache/distilrec")).expanduser().resolve()
             plain = re.sub(r"[^\w.-]+", "_", self.store.partition("://")[2])[-60:]
             folder = place / f"{plain}.{hashlib.sha256(self.store.encode()).hexdigest()[:8]}"
         named = re.sub(r"\$\{\w+\}", "", str(folder))  # variables that another machine will fill in

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.runtime import ray_train
+from jobs.runtime import epoch_lines, ray_train
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
@@ -17,6 +17,14 @@ def _config(folder: Path, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(
         {"name": "n", "ds": "2026-11-22", "output_dir": str(folder), "input": simulated, **changes}
     )
+
+
+def _without_actors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a training are those of the list."""
+    ended: list[str] = []
+    monkeypatch.setattr(epoch_lines, "_started", lambda: None)
+    monkeypatch.setattr(epoch_lines.Lines, "all", lambda _: ended)
+    return ended
 
 
 def test_checkpoints_that_cannot_be_read_are_given_up(
@@ -37,6 +45,7 @@ def test_checkpoints_that_cannot_be_read_are_given_up(
 
     monkeypatch.setattr("jobs.runtime.ray_local.LocalTrainer", Trainer)
     monkeypatch.setattr("jobs.runtime.ray_train.check_workers_room", lambda *_, **__: None)
+    ended = _without_actors(monkeypatch)
     config = _config(tmp_path)
     broken = tmp_path / "_checkpoints" / "n.distill.ds=2026-11-22.a"
     broken.mkdir(parents=True)
@@ -48,8 +57,7 @@ def test_checkpoints_that_cannot_be_read_are_given_up(
 
     def diverge(self: Trainer) -> None:
         attempts.append("again")
-        with (tmp_path / "_checkpoints" / f"{broken.name}.jsonl").open("a") as stream:
-            stream.write('{"text": "an epoch"}\n')
+        ended.append("an epoch")
         raise FloatingPointError("diverged")
 
     broken.mkdir()
@@ -72,6 +80,7 @@ def cause_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Excep
 
         monkeypatch.setattr("jobs.runtime.ray_local.LocalTrainer", Trainer)
         monkeypatch.setattr(ray_train, "check_workers_room", lambda *_, **__: None)
+        _without_actors(monkeypatch)
         config = _config(tmp_path, training={"max_failures": max_failures})
         with pytest.raises(TrainingError) as caught:
             run_workers(config, lambda _: None, {}, None, name="n", stage="distill", epochs=1)
