@@ -90,7 +90,8 @@ def test_a_night_a_rollback_and_a_forget_on_nodes_that_share_no_folder(
         user = pq.read_table(partitions.current(night[1], "recommendations", DS))["user_id"][0].as_py()
         for command, *more in (("rollback", "--to", BEFORE), ("forget", "--user", user)):
             process = start(path, *more, command=command)
-            assert follow(process) and process.returncode == 0, command
+            printed = follow(process)
+            assert process.returncode == 0, printed
         refresh(root)
         in_use = promotions.current(root)
         assert in_use is not None
