@@ -8,8 +8,8 @@ from pathlib import Path
 from kdlib.errors import InputError
 from kdlib.onboarding.kinds import kind_of
 
-File = tuple[str, int, int]
-"""Path or URL, bytes, time of the last change in nanoseconds."""
+File = tuple[str, int, int | str]
+"""Path or URL, bytes, time of the last change in nanoseconds; of a file in an object store its tag."""
 
 _HEAD_BYTES = 4096
 _MOST_HEADS = 10_000
