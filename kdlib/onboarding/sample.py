@@ -270,9 +270,7 @@ def _parquet(file: File, *, most: int) -> _Rows:
         batches, rows = [], 0
         for group in wanted:
             taken = 0
-            for batch in found.iter_batches(
-                50_000, row_groups=[group], columns=plain, use_threads=not file.is_remote
-            ):
+            for batch in found.iter_batches(50_000, row_groups=[group], columns=plain, use_threads=not file.is_remote):
                 batches.append(batch)
                 taken += batch.num_rows
                 if taken >= most // max(1, len(wanted)):

@@ -122,9 +122,11 @@ def test_an_object_that_is_not_there_is_an_error(shop):
 
 def test_a_missing_bucket_is_named(s3):
     """The error of a bucket that does not exist says so, and what to check."""
-    with pytest.raises(OSError) as error:
+    with pytest.raises(OSError, match="NoSuchBucket") as error:
         list(remote_files("s3://nobody/in"))
-    assert why(error.value, "s3://nobody/in").startswith("there is no bucket nobody at the store. Check the URL, and AWS_")
+    assert why(error.value, "s3://nobody/in").startswith(
+        "there is no bucket nobody at the store. Check the URL, and AWS_"
+    )
 
 
 def test_a_refusal_names_the_credentials():
@@ -147,6 +149,7 @@ def test_a_signal_ends_listing_and_reading(silent_s3):
     """Ctrl-C is not held up by a silent store."""
     assert_a_signal_ends(lambda: list(remote_files("s3://shop/in")), after=0.3)
     assert_a_signal_ends(lambda: open_remote("s3://shop/in/a.csv", 100).read(10), after=0.3)
+    assert_a_signal_ends(lambda: pq.ParquetFile(open_remote("s3://shop/in/a.parquet", 100)), after=0.3)
 
 
 def test_names_are_hidden_as_for_spark():
