@@ -13,7 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.runtime.input_content import check_files
-from jobs.runtime.inputs import NightInput, checked_key, read_input
+from jobs.runtime.inputs import NightInput, read_input
+from jobs.runtime.pseudonym_key import checked_key
 from jobs.runtime.spark_session import running_spark
 from kdlib.config.data import DAY, CatalogueConfig
 from kdlib.config.run import RunConfig

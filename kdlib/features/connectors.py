@@ -4,6 +4,7 @@ The settings are those that the other clients of the store read (`kdlib.store.ob
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
@@ -26,7 +27,7 @@ def connected(spark: SparkSession, scheme: str, environ: Mapping[str, str]) -> s
     """
     for name in NAMES.get(scheme, (scheme,)):
         if has_connector(spark, name):
-            hadoop, given = spark._jsc.hadoopConfiguration(), spark.sparkContext.getConf()
+            hadoop, given = _hadoop(spark), spark.sparkContext.getConf()
             for key, value in connector_settings(name, environ).items():
                 owned = key == CREDENTIALS and given.contains("spark.hadoop.fs.s3a.access.key")
                 if not owned and not given.contains(f"spark.hadoop.{key}"):
@@ -37,9 +38,9 @@ def connected(spark: SparkSession, scheme: str, environ: Mapping[str, str]) -> s
 
 def has_connector(spark: SparkSession, scheme: str) -> bool:
     """Whether Spark's classes can read URLs of a scheme."""
-    java = spark._jvm
+    java: Any = spark._jvm
     try:
-        java.org.apache.hadoop.fs.FileSystem.getFileSystemClass(scheme, spark._jsc.hadoopConfiguration())
+        java.org.apache.hadoop.fs.FileSystem.getFileSystemClass(scheme, _hadoop(spark))
     except Py4JJavaError:
         return False
     return True
@@ -47,7 +48,8 @@ def has_connector(spark: SparkSession, scheme: str) -> bool:
 
 def package_for(spark: SparkSession, scheme: str) -> str:
     """The package with the connector for URLs of a scheme, of Spark's version of Hadoop."""
-    hadoop = spark._jvm.org.apache.hadoop.util.VersionInfo.getVersion()
+    java: Any = spark._jvm
+    hadoop = java.org.apache.hadoop.util.VersionInfo.getVersion()
     return PACKAGES[scheme.replace("s3a", "s3")].format(hadoop=hadoop)
 
 
@@ -106,6 +108,12 @@ def abfss_settings(environ: Mapping[str, str]) -> dict[str, str]:
             "fs.azure.account.oauth2.client.secret": secret,
         }
     return {}
+
+
+def _hadoop(spark: SparkSession) -> Any:
+    """Hadoop's configuration. Spark passes it on to the workers, and prints none of it."""
+    context: Any = spark.sparkContext
+    return context._jsc.hadoopConfiguration()
 
 
 def _true(text: str | None) -> bool:

@@ -47,7 +47,7 @@ class Stores:
             self.schemes[scheme] = connected(self.spark, scheme, os.environ)
         if name := self.schemes[scheme]:
             return [f"{name}://{url.partition('://')[2]}" for url in urls]
-        master = self.spark.sparkContext.master
+        master = self.spark.sparkContext.master or ""
         if not master.startswith("local"):
             raise ConfigError(
                 f"Spark at {master} has no connector for {scheme}://, so it cannot read {urls[0]}. Set spark.conf"
