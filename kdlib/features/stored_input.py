@@ -58,7 +58,7 @@ class Stores:
     def _copies(self, urls: Sequence[str]) -> list[str]:
         """Copy the files that are not yet copied; returns the paths of the copies, with the patterns of the URLs."""
         if self.folder is None:
-            self.folder = self.new_folder()
+            self.folder = self.new_folder().absolute()
         found, paths, tops = dict[RemoteFile, Path](), [], dict[str, None]()
         for url in urls:
             files, top = self._files_of(url)

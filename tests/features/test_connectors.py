@@ -1,7 +1,11 @@
 """Settings of Spark's connectors to object stores, from the environment."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from kdlib.features import connectors
 from kdlib.features.connectors import abfss_settings, connector_settings, gs_settings, s3a_settings
 
 CHAIN = "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider"
@@ -64,6 +68,30 @@ def test_azure_s_key_or_application():
     assert found["fs.azure.account.oauth2.client.endpoint"] == "https://login.microsoftonline.com/t/oauth2/token"
     assert (found["fs.azure.account.oauth2.client.id"], found["fs.azure.account.oauth2.client.secret"]) == ("c", "s")
     assert abfss_settings({"AZURE_TENANT_ID": "t"}) == {}
+
+
+def test_settings_of_the_run_config_win(monkeypatch):
+    """Only what `spark.conf` leaves open is set from the environment. Its keys keep their own provider."""
+    monkeypatch.setattr(connectors, "has_connector", lambda spark, scheme: scheme == "s3a")
+    environ = {"AWS_ENDPOINT_URL": "http://minio:9000", "AWS_REGION": "eu-west-1"}
+
+    def set_by(**given: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        hadoop = SimpleNamespace(set=found.__setitem__)
+        conf = {f"spark.hadoop.fs.s3a.{name.replace('_', '.')}": value for name, value in given.items()}
+        context = SimpleNamespace(
+            _jsc=SimpleNamespace(hadoopConfiguration=lambda: hadoop),
+            getConf=lambda: SimpleNamespace(contains=conf.__contains__),
+        )
+        spark: Any = SimpleNamespace(sparkContext=context)
+        assert connectors.connected(spark, "s3", environ) == "s3a"
+        assert connectors.connected(spark, "gs", environ) is None
+        return found
+
+    assert set_by() == s3a_settings(environ)
+    assert "fs.s3a.endpoint.region" not in (found := set_by(endpoint_region="here"))
+    assert found["fs.s3a.endpoint"] == "http://minio:9000"
+    assert connectors.CREDENTIALS not in set_by(access_key="mine")
 
 
 def test_amazon_emr_s_own_connector_has_its_own_settings():

@@ -24,6 +24,7 @@ from kdlib.config.features import PrivacyConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError, LateInputError
 from kdlib.features import clean, funnel, privacy, splits, stored_input
+from kdlib.features.connectors import has_connector, package_for
 from kdlib.features.events import read_events
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
@@ -296,6 +297,9 @@ def test_files_in_a_store_are_read_from_copies(spark, s3, tmp_path, monkeypatch,
     assert main(command) == 0
     assert "copied" not in capfd.readouterr().out
 
+    assert has_connector(spark, "file")
+    assert not any(has_connector(spark, scheme) for scheme in ("s3", "s3a", "gs", "abfss"))
+    assert package_for(spark, "s3").startswith("org.apache.hadoop:hadoop-aws:3.")
     put("in/2024-05-02.csv", "u,b,i,t\n1,cart,a,2024-05-02 09:00:00\n")
     assert main(command) == 2
     printed = capfd.readouterr().err
