@@ -11,7 +11,7 @@ import yaml
 from kdlib.config.load import load_config
 from kdlib.store import partitions
 from kdlib.store.mirror import attach, mirror_of, point, send
-from tests.jobs.conftest import DS, EPOCHS
+from tests.jobs.conftest import DS, EPOCHS, NIGHT
 from tests.s3 import s3_server
 from tests.two_nodes import needs_two_nodes, two_nodes
 from tests.whole_nights import follow, start
@@ -40,8 +40,8 @@ def test_another_machine_goes_on_with_a_run_on_nodes_that_share_no_folder(
     for machine in machines:
         machine.mkdir()
     with s3_server(), two_nodes(*machines) as cluster:
-        document = yaml.safe_load(night[0].read_text()) | {"output_dir": URL, "ray": {"address": cluster.address}}
-        document["training"]["cpus_per_worker"] = 2  # so that each node has a worker
+        document = NIGHT | {"output_dir": URL, "ray": {"address": cluster.address}}
+        document["training"] = NIGHT["training"] | {"cpus_per_worker": 2}  # so that each node has a worker
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(document))
 
@@ -57,7 +57,7 @@ def test_another_machine_goes_on_with_a_run_on_nodes_that_share_no_folder(
         printed = follow(resumed)
         assert resumed.returncode == 0, printed
         assert f"student epoch {EPOCHS}/{EPOCHS}" in printed
-        assert "student epoch  3/" not in printed, "it began anew"
+        assert "student epoch  1/" not in printed, "it began anew"
 
         tables = [partitions.current(folder, "recommendations", DS) for folder in (root, night[1])]
         files, expected = [[file.read_bytes() for file in sorted(table.iterdir())] for table in tables]
