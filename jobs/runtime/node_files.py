@@ -21,6 +21,8 @@ from kdlib.store.mirror import VERSIONS, attach, drop, send, version_of
 from kdlib.store.partitions import CHECKPOINTS, STAGING
 from kdlib.store.working_copy import fetch, others, refresh
 
+FRESH_SECONDS = 600.0
+"""How long a process trusts its node's working copy. While a run works, only that run changes what it reads."""
 LEFT_OVER_SECONDS = 7 * 86_400.0
 """How old unfinished files of a node must be to be removed, if the store does not have them."""
 
@@ -55,7 +57,7 @@ class NodeFiles:
         if self.store is None:
             return
         attach(self.root, self.store)
-        refresh(self.root)
+        refresh(self.root, older_than=FRESH_SECONDS)
         self._remove_left_overs()
         for home in {home for path in self._named_in(value) if (home := version_of(path))}:
             fetch(home)

@@ -207,18 +207,17 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
     Raises:
       InputError: the run was never promoted, or its files are gone. The text names the promoted runs.
     """
-    earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
-    if not earlier:
-        known = ", ".join(sorted({night.ds for night in history(root)}))
-        if not known:
-            raise InputError(f"no run was ever promoted under {root}: expected {ds}. Run `distilrec nightly` first")
-        raise InputError(
-            f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not"
-            " promoted, roll back to a run before it, then `distilrec promote` it"
-        )
-    last = earlier[-1]
     with switching(root, "rollback"):
-        return _switch(root, ds, "rollback", last.versions, last.forced, reason)
+        earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
+        if not earlier:
+            known = ", ".join(sorted({night.ds for night in history(root)}))
+            if not known:
+                raise InputError(f"no run was ever promoted under {root}: expected {ds}. Run `distilrec nightly` first")
+            raise InputError(
+                f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not"
+                " promoted, roll back to a run before it, then `distilrec promote` it"
+            )
+        return _switch(root, ds, "rollback", earlier[-1].versions, earlier[-1].forced, reason)
 
 
 def check_not_withdrawn(root: Path, ds: str, versions: Mapping[str, str]) -> None:

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from kdlib.errors import BusyError
+from kdlib.errors import BusyError, InputError
 from kdlib.store.files import make_folder, replace_file
 from kdlib.store.folders import DiskFolder, Folder
 from kdlib.store.leases import check_held
@@ -81,10 +81,19 @@ class Mirror:
 
 
 def attach(root: Path, url: str) -> None:
-    """Make a folder the working copy of an output folder in a store. No connection is opened."""
+    """Make a folder the working copy of an output folder in a store. No connection is opened.
+
+    Raises:
+      InputError: it is that of another one.
+    """
     if not (root / MARK).exists():
         make_folder(root)
         replace_file(root / MARK, json.dumps({"url": url}).encode())
+    found = json.loads((root / MARK).read_text())["url"]
+    if found != url:
+        raise InputError(
+            f"{root} is the working copy of {found}, expected {url}: remove it, or set DISTILREC_CACHE to another folder"
+        )
 
 
 def mirror_of(path: Path) -> Mirror | None:

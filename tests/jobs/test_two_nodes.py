@@ -1,42 +1,53 @@
 """A run on a Ray cluster whose nodes share no folder. The output folder is in an object store."""
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from kdlib.config.load import load_config
-from kdlib.store import partitions
-from kdlib.store.mirror import attach, mirror_of, point, send
+from kdlib.release import promotions
+from kdlib.store import partitions, tables
+from kdlib.store.mirror import attach, mirror_of
+from kdlib.store.working_copy import refresh
 from tests.jobs.conftest import DS, EPOCHS, NIGHT
 from tests.s3 import s3_server
 from tests.two_nodes import needs_two_nodes, two_nodes
 from tests.whole_nights import follow, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), needs_two_nodes]
-URL = "s3://shop/two"
-MADE_ON_RAY = ("models", "teacher_targets", "metrics", "recommendations")
+URL, BEFORE = "s3://shop/two", "2026-11-12"
 
 
-def _features_in_store(night: Path, root: Path) -> None:
-    """Copy an output folder without its models and lists to a store, and make `root` its working copy."""
-    shutil.copytree(night, root, symlinks=True, ignore=shutil.ignore_patterns("_promotions", "promoted", *MADE_ON_RAY))
+def _put_an_earlier_run(root: Path) -> None:
+    """Publish and promote a table of one list, to roll back to."""
     attach(root, URL)
-    for name in ("_versions", "_format.json"):
-        send(root / name)
-    for link in partitions.links(root).values():
-        point(link, link.resolve())
+    staging = partitions.new_staging(root, "recommendations_long", BEFORE)
+    pq.write_table(pa.table({"user_id": ["u"]}), staging / "part.parquet")
+    version = partitions.publish(staging, root, "recommendations_long", BEFORE, fingerprint="earlier").version
+    promotions.promote(root, BEFORE, {"recommendations_long": version})
 
 
-def test_another_machine_goes_on_with_a_run_on_nodes_that_share_no_folder(
+def _rows(root: Path, table: str, *, without: str | None = None) -> pa.Table:
+    found = pq.read_table(partitions.current(root, table, DS))
+    keeps = pc.not_equal(found["user_id"], without) if without and "user_id" in found.column_names else None
+    return found if keeps is None else found.filter(keeps)
+
+
+def test_a_night_a_rollback_and_a_forget_on_nodes_that_share_no_folder(
     night: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run is killed while the student trains. The same command on a machine without any file goes on from the checkpoint,
-    and ends with the bytes of the table that a laptop made on its disk. Each node has fetched what it worked on."""
-    machines = [tmp_path / "a", tmp_path / "b"]
+    """A night is killed while the student trains. The same command on a machine without any file goes on from the checkpoint.
+
+    It ends with the tables that a laptop has made on its disk. Each node has fetched what it worked on. A third machine rolls back
+    and forgets a user. The other tables' rows stay as they are.
+    """
+    machines = [tmp_path / name for name in "abc"]
     for machine in machines:
         machine.mkdir()
     with s3_server(), two_nodes(*machines) as cluster:
@@ -45,23 +56,26 @@ def test_another_machine_goes_on_with_a_run_on_nodes_that_share_no_folder(
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(document))
 
-        monkeypatch.setenv("DISTILREC_CACHE", str(machines[0]))
-        _features_in_store(night[1], load_config(path).root)
+        def on(machine: Path) -> Path:
+            monkeypatch.setenv("DISTILREC_CACHE", str(machine))
+            return load_config(path).root
+
+        _put_an_earlier_run(on(machines[0]))
         killed = start(path, more_environment=cluster.environment)
         printed = follow(killed, f"student epoch  4/{EPOCHS}", lambda: os.killpg(killed.pid, signal.SIGKILL))
         assert "train_teacher:\n" in printed
 
-        monkeypatch.setenv("DISTILREC_CACHE", str(machines[1]))
-        root = load_config(path).root
+        root = on(machines[1])
         resumed = start(path, more_environment=cluster.environment)
         printed = follow(resumed)
         assert resumed.returncode == 0, printed
         assert f"student epoch {EPOCHS}/{EPOCHS}" in printed
         assert "student epoch  1/" not in printed, "it began anew"
-
-        tables = [partitions.current(folder, "recommendations", DS) for folder in (root, night[1])]
-        files, expected = [[file.read_bytes() for file in sorted(table.iterdir())] for table in tables]
-        assert files == expected
+        here, there = (
+            [file.read_bytes() for file in sorted(partitions.current(one, "recommendations", DS).iterdir())]
+            for one in (root, night[1])
+        )
+        assert here == there
         for found in cluster.files(root):
             for name in ("histories", "models/teacher", "models/student"):
                 assert any(one.startswith(f"_versions/{name}/") and "/data/" in one for one in found), (name, found)
@@ -71,3 +85,16 @@ def test_another_machine_goes_on_with_a_run_on_nodes_that_share_no_folder(
             "_staging": {},
             "_checkpoints": {},
         }
+
+        root = on(machines[2])
+        user = pq.read_table(partitions.current(night[1], "recommendations", DS))["user_id"][0].as_py()
+        for command, *more in (("rollback", "--to", BEFORE), ("forget", "--user", user)):
+            process = start(path, *more, command=command)
+            printed = follow(process)
+            assert process.returncode == 0, printed
+        refresh(root)
+        in_use = promotions.current(root)
+        assert in_use is not None
+        assert (in_use.ds, in_use.action) == (BEFORE, "rollback")
+        for table in set(partitions.published_on(night[1], DS)) & set(tables.ALL) - {"gates", "quarantine"}:
+            assert _rows(root, table).equals(_rows(night[1], table, without=user)), table
