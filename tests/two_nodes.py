@@ -66,7 +66,9 @@ def two_nodes(*hidden: Path, cpus: int = 3) -> Iterator[TwoNodes]:
     mounts = "".join(f"mount -t tmpfs none {folder} && " for folder in hidden)
     try:
         for node in (HEAD, SECOND):
-            joining = f"--head --port={port} --include-dashboard=false" if node == HEAD else f"--address={HEAD}:{port}"
+            # without a dashboard, each finished training waits for its answer
+            head = f"--head --port={port} --dashboard-host={HEAD} --dashboard-port={free_port()}"
+            joining = head if node == HEAD else f"--address={HEAD}:{port}"
             command = (
                 f"{mounts}exec {sys.executable} -m ray.scripts.scripts start --block {joining} --num-cpus={cpus}"
                 f" --node-ip-address={node} --temp-dir={home}/{node} --object-store-memory=200000000"

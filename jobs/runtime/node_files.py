@@ -17,7 +17,7 @@ from typing import Any
 from jobs.runtime.ray_cluster import cluster_address
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
-from kdlib.store.mirror import VERSIONS, attach, drop, send, version_of
+from kdlib.store.mirror import VERSIONS, attach, drop, mirror_of, send, version_of
 from kdlib.store.partitions import CHECKPOINTS, STAGING
 from kdlib.store.working_copy import fetch, others, refresh
 
@@ -66,6 +66,8 @@ class NodeFiles:
                 fetch(path)
             except InputError:
                 path.mkdir(parents=True, exist_ok=True)
+            if CHECKPOINTS in path.parts:
+                _keep_what_is_in_the_store(path)
 
     def give(self, path: Path) -> None:
         """Move a file, or the files of a folder, from this node to the store."""
@@ -106,6 +108,17 @@ class NodeFiles:
         elif isinstance(value, list | tuple):
             for one in value:
                 yield from self._named_in(one)
+
+
+def _keep_what_is_in_the_store(folder: Path) -> None:
+    """Remove what an earlier run has left on this node. A worker that finds a finished model would leave the others alone."""
+    mirror = mirror_of(folder)
+    assert mirror is not None
+    there = mirror.below(folder)
+    for file in folder.rglob("*"):
+        # another process of the node may be fetching a `.part`
+        if file.is_file() and file.suffix != ".part" and mirror.name(file) not in there:
+            file.unlink(missing_ok=True)
 
 
 def node_files(config: RunConfig) -> NodeFiles:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.runtime import node_files as runtime_files
 from jobs.runtime.node_files import LEFT_OVER_SECONDS, NodeFiles, node_files
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
@@ -88,8 +89,12 @@ def test_a_node_gets_what_its_arguments_name_and_the_driver_what_it_makes(
     assert _in_store(files, f"_staging/{made.name}") == []
 
 
-def test_a_node_follows_what_was_removed_and_tidies_up(machines: tuple[NodeFiles, Callable[[str], None]]) -> None:
-    """A version that is gone is an error, and no node keeps it. Old unfinished files go, except those that the store has."""
+def test_a_node_follows_what_was_removed_and_tidies_up(
+    machines: tuple[NodeFiles, Callable[[str], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that is gone is an error, and no node keeps it. Old unfinished files go, except those that the store has. A node
+    does not take a model that an earlier run has left there for a finished one."""
+    monkeypatch.setattr(runtime_files, "FRESH_SECONDS", 0.0)  # each step stands for another process
     files, to = machines
     staging = partitions.new_staging(files.root, "histories", DS)
     (staging / "a.json").write_text("a")
@@ -101,7 +106,11 @@ def test_a_node_follows_what_was_removed_and_tidies_up(machines: tuple[NodeFiles
     files.offer(kept)
 
     to("node")
+    (kept / "student").mkdir(parents=True)
+    (kept / "student" / "model.json").write_text("of an earlier run")
     files.bring((histories, kept))
+    assert [path.name for path in kept.rglob("*") if path.is_file()] == ["model.json"]
+    assert (kept / "model.json").exists()
     left = [files.root / "_checkpoints" / name for name in ("old.model", "new.model")]
     for path in left:
         path.mkdir()
