@@ -1,4 +1,4 @@
-"""What Spark reads in an object store: through Spark's connector, else from copies on this machine.
+"""What Spark reads and writes in an object store: through Spark's connector, else from copies on this machine.
 
 `reading_stores` opens the way for a block of code. Inside, `kdlib.features.read.spark_path` gives paths that Spark can
 read, rows name the shop's files (`shop_names`), and so do errors.
@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 from kdlib.errors import ConfigError, DistilrecError, InputError
 from kdlib.features.connectors import connected, package_for
 from kdlib.store.copies import copy_files
+from kdlib.store.mirror import mirror_of
 from kdlib.store.remote_files import RemoteFile, fixed_part, is_hidden, is_object, remote_files, why
 
 
@@ -40,6 +41,11 @@ class Stores:
     copied: dict[str, RemoteFile] = field(default_factory=dict)
     """URL → the file as it was copied."""
 
+    @property
+    def has_this_disk(self) -> bool:
+        """Whether all of Spark runs on this machine."""
+        return (self.spark.sparkContext.master or "").startswith("local")
+
     def paths(self, urls: Sequence[str]) -> list[str]:
         """The paths that Spark can read, in the same order."""
         scheme = urls[0].partition("://")[0]
@@ -47,10 +53,9 @@ class Stores:
             self.schemes[scheme] = connected(self.spark, scheme, os.environ)
         if name := self.schemes[scheme]:
             return [f"{name}://{url.partition('://')[2]}" for url in urls]
-        master = self.spark.sparkContext.master or ""
-        if not master.startswith("local"):
+        if not self.has_this_disk:
             raise ConfigError(
-                f"Spark at {master} has no connector for {scheme}://, so it cannot read {urls[0]}. Set spark.conf"
+                f"Spark at {self.spark.sparkContext.master} has no connector for {scheme}://, so it cannot read {urls[0]}. Set spark.conf"
                 f" spark.jars.packages to {package_for(self.spark, scheme)}; or set spark.master: local[*], which reads copies"
             )
         return self._copies(urls)
@@ -146,7 +151,15 @@ def readable_paths(paths: Sequence[str]) -> list[str]:
       ConfigError: Spark runs on a cluster and has no connector for the store. Or the disk has no room for copies.
     """
     stores = _OPEN.get()
+    if stores and not stores.has_this_disk:
+        paths = [_in_store(path) for path in paths]
     return stores.paths(paths) if stores and paths and is_object(paths[0]) else list(paths)
+
+
+def _in_store(path: str) -> str:
+    """The URL of a `file:` path in the working copy of an output folder in a store; other paths as they are."""
+    mirror = mirror_of(Path(path.removeprefix("file:"))) if path.startswith("file:") else None
+    return f"{mirror.folder.url}/{mirror.name(Path(path.removeprefix('file:')))}" if mirror else path
 
 
 def shop_names(file: Column) -> Column:

@@ -112,6 +112,8 @@ def publish(
       BusyError: another run has taken over from this one. Readers keep what they have.
       InputError: files were removed while they were published.
     """
+    fetch(staging)  # what other machines have made of it
+    drop(staging)
     _tidy(staging)
     files = [describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
     digest = hashlib.sha256(json.dumps([(f["path"], f["sha256"]) for f in files]).encode())

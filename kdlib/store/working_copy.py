@@ -13,6 +13,7 @@ from typing import Any
 
 from kdlib.errors import InputError
 from kdlib.store import leases
+from kdlib.store.conditions import check_conditions
 from kdlib.store.files import replace_file
 from kdlib.store.leases import Lease
 from kdlib.store.mirror import (
@@ -38,7 +39,13 @@ from kdlib.store.mirror import (
 
 @contextmanager
 def held(root: Path, path: str, stage: str, **how: Any) -> Iterator[Lease]:
-    """Take a lease of an output folder, as `kdlib.store.leases.held`. The working copy is up to date then."""
+    """Take a lease of an output folder, as `kdlib.store.leases.held`. The working copy is up to date then.
+
+    Raises:
+      ConfigError: the store ignores the conditions of a write.
+    """
+    if mirror := mirror_of(root):
+        check_conditions(mirror.folder)
     with leases.held(folder_of(root), path, stage, **how) as lease:
         refresh(root)
         yield lease

@@ -9,6 +9,7 @@ from kdlib.errors import ConfigError, InputError
 from kdlib.features import stored_input
 from kdlib.features.read import spark_path, spark_paths
 from kdlib.features.stored_input import Stores, reading_stores, shop_name
+from kdlib.store.mirror import attach
 from kdlib.store.remote_files import RemoteFile
 
 FILES = {
@@ -111,3 +112,22 @@ def test_a_connector_reads_in_place(monkeypatch):
     stores = Stores(_spark(), lambda: pytest.fail("copied"), print)
     assert stores.paths(["s3://shop/in/*.csv"]) == ["s3a://shop/in/*.csv"]
     assert stores.paths(["gs://shop/in"]) == ["gs://shop/in"]
+
+
+def test_spark_on_a_cluster_reaches_an_output_folder_in_a_store_through_its_connector(tmp_path, monkeypatch):
+    """It does not have the driver's disk. A Spark on this machine works in the working copy."""
+    attach(tmp_path, "s3://shop/out")
+    monkeypatch.setattr(stored_input, "connected", lambda *_: "s3a")
+    staged, table = tmp_path / "_staging" / "x", tmp_path / "_versions" / "sessions" / "ds=2026-11-22.v" / "data"
+    for master, start in (("spark://host:7077", "s3a://shop/out"), ("local[2]", f"file:{tmp_path}")):
+        with reading_stores(_spark(master), new_folder=lambda: tmp_path, tell=print):
+            assert spark_path(staged) == f"{start}/_staging/x"
+            assert spark_path(table) == f"{start}/_versions/sessions/ds=2026-11-22.v/data"
+            assert spark_path("/elsewhere/in") == "file:/elsewhere/in"
+    monkeypatch.setattr(stored_input, "connected", lambda *_: None)
+    monkeypatch.setattr(stored_input, "package_for", lambda *_: "org.apache.hadoop:hadoop-aws:3.4.2")
+    with (
+        reading_stores(_spark("spark://host:7077"), new_folder=lambda: tmp_path, tell=print),
+        pytest.raises(ConfigError, match=r"spark://host:7077 has no connector for s3://.*hadoop-aws"),
+    ):
+        spark_path(staged)
