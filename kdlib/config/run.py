@@ -108,7 +108,7 @@ class RunConfig(Section):
         return self
 
     def _output_is_a_folder_or_a_store(self) -> None:
-        if self.store and not re.match(r"(s3|gs|abfss)://[\w.@-]+/.|\$", self.store):
+        if self.store and not re.match(r"(s3|gs|abfss)://([\w.@-]|\$\{\w+\})+/.", self.store):
             raise ValueError(
                 f"output_dir {self.output_dir} is neither a folder nor a folder of an object store: expected /folder,"
                 " s3://bucket/folder, gs://bucket/folder or abfss://container@account.dfs.core.windows.net/folder"

@@ -118,7 +118,8 @@ def fetch_everything(root: Path) -> None:
     if mirror := mirror_of(root):
         found = mirror.folder.files()
         for home in sorted({one for name in found if (one := version_of(root / name))}):
-            fetch(home)
+            with suppress(InputError):  # it has lost its data
+                fetch(home)
         left = [name for name in found if not is_small(name) and not name.startswith((VERSIONS, leases.LOCKS))]
         _fetch_objects(mirror, {name: found[name] for name in left})
 
