@@ -1,19 +1,22 @@
 """Stores that heed the conditions of a write, and stores that do not."""
 
+from collections.abc import Collection
+
 import pytest
 
 from kdlib.errors import ConfigError
 from kdlib.store import conditions
 from kdlib.store.conditions import check_conditions
-from kdlib.store.folders import ConflictError, Found, StoreError
+from kdlib.store.folders import ConflictError, Folder, Found, StoreError
 from kdlib.store.objects import folder_at
 
 
-class Careless:
+class Careless(Folder):
     """A store in memory that heeds some conditions only, or answers a write with an error."""
 
-    def __init__(self, *, heeds=(), error=None):
-        self.url, self.objects, self.heeds, self.error, self.writes = "s3://careless/out", {}, heeds, error, 0
+    def __init__(self, *, heeds: Collection[str] = (), error: Exception | None = None) -> None:
+        self.url, self.heeds, self.error, self.writes = "s3://careless/out", heeds, error, 0
+        self.objects: dict[str, Found] = {}
 
     def write(self, path, data, *, over):
         self.writes += 1
