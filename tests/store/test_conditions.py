@@ -1,5 +1,8 @@
 """Stores that heed the conditions of a write, and stores that do not."""
 
+from collections.abc import Collection
+from typing import Any
+
 import pytest
 
 from kdlib.errors import ConfigError
@@ -12,8 +15,9 @@ from kdlib.store.objects import folder_at
 class Careless:
     """A store in memory that heeds some conditions only, or answers a write with an error."""
 
-    def __init__(self, *, heeds=(), error=None):
-        self.url, self.objects, self.heeds, self.error, self.writes = "s3://careless/out", {}, heeds, error, 0
+    def __init__(self, *, heeds: Collection[str] = (), error: Exception | None = None) -> None:
+        self.url, self.heeds, self.error, self.writes = "s3://careless/out", heeds, error, 0
+        self.objects: dict[str, Found] = {}
 
     def write(self, path, data, *, over):
         self.writes += 1
@@ -28,6 +32,11 @@ class Careless:
     def remove(self, paths):
         for path in paths:
             self.objects.pop(path, None)
+
+
+def careless(**how: Any) -> Any:
+    """A store with the methods of a folder that the check needs."""
+    return Careless(**how)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +62,7 @@ def test_a_store_that_heeds_conditions_passes(url):
 )
 def test_a_store_that_ignores_a_condition_is_refused(heeds, words):
     """The error names the folder, the condition and what to do, and the probe is removed."""
-    store = Careless(heeds=heeds)
+    store = careless(heeds=heeds)
     with pytest.raises(ConfigError, match=words):
         check_conditions(store)
     assert store.objects == {}
@@ -62,18 +71,18 @@ def test_a_store_that_ignores_a_condition_is_refused(heeds, words):
 def test_a_store_without_conditional_writes_is_refused():
     """A store that answers "not implemented" is refused in the same way; other errors pass."""
     with pytest.raises(ConfigError, match=r"knows no conditional writes: NotImplemented: A header\. Two runs"):
-        check_conditions(Careless(error=StoreError("NotImplemented: A header")))
+        check_conditions(careless(error=StoreError("NotImplemented: A header")))
     with pytest.raises(StoreError, match=r"^AccessDenied$"):
-        check_conditions(Careless(error=StoreError("AccessDenied")))
+        check_conditions(careless(error=StoreError("AccessDenied")))
 
 
 def test_a_folder_is_checked_once():
     """A second check in the same process asks nothing. A store that failed is asked again."""
-    store = Careless(heeds=["new", "same"])
+    store = careless(heeds=["new", "same"])
     check_conditions(store)
     check_conditions(store)
     assert store.writes == 4
-    other = Careless()
+    other = careless()
     other.url = "s3://other/out"
     for _ in range(2):
         with pytest.raises(ConfigError):

@@ -59,8 +59,8 @@ def test_the_first_error_ends_the_calls():
 
     with pytest.raises(OSError, match="refused"):
         in_parallel([lambda n=n: call(n) for n in range(100)], threads=2)
-    time.sleep(0.2)
-    assert len(made) < 10
+    time.sleep(0.5)
+    assert len(made) < 8
 
 
 def test_a_signal_ends_the_wait():

@@ -63,6 +63,11 @@ def test_the_scheme_of_spark_names_the_same_files(shop):
     assert open_remote(f"{spark}/inside.csv").read() == b"inside.csv"
 
 
+def test_the_scheme_of_spark_has_the_same_client():
+    """Credentials and region are found as for `s3://`."""
+    assert remote.in_bucket("s3a://shop/in/1.csv")[0].url == "s3://shop"
+
+
 def test_pages_are_fetched_as_needed(shop, monkeypatch):
     """A listing of many objects that stops early asks for no more pages, and all pages together have all files."""
     monkeypatch.setattr(remote, "PAGE", 2)
