@@ -72,7 +72,7 @@ class ObjectFolder:
         from obstore.fsspec import FsspecStore
 
         kind: Any = self.url.partition(":")[0]
-        return FsspecStore(kind, skip_instance_cache=True, **self._within_time(self._options))
+        return FsspecStore(kind, **self._within_time(self._options) | {"skip_instance_cache": True})
 
     def read(self, path: str) -> Found | None:
         from obstore.exceptions import NotFoundError
