@@ -72,7 +72,8 @@ class ObjectFolder:
         from obstore.fsspec import FsspecStore
 
         kind: Any = self.url.partition(":")[0]
-        return FsspecStore(kind, **self._within_time(self._options) | {"skip_instance_cache": True})
+        options: Any = self._within_time(self._options) | {"skip_instance_cache": True}
+        return FsspecStore(kind, **options)
 
     def read(self, path: str) -> Found | None:
         from obstore.exceptions import NotFoundError
