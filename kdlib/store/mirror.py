@@ -15,13 +15,11 @@ On a disk, the output folder is its own working copy, and every function here bu
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from kdlib.errors import BusyError, InputError
 from kdlib.store.files import make_folder, replace_file
@@ -29,6 +27,7 @@ from kdlib.store.folders import DiskFolder, Folder
 from kdlib.store.leases import check_held
 from kdlib.store.locks import lock
 from kdlib.store.objects import ObjectFolder
+from kdlib.store.waiting import in_parallel
 
 MARK = ".store.json"
 """File of a working copy: the URL of the output folder."""
@@ -41,12 +40,8 @@ SENDING = ".sending"
 VERSIONS, STAGING, RECORDS, MANIFEST = "_versions", "_staging", "_promotions", "manifest.json"
 LOCAL = (MARK, SEEN, "_input_hashes.json")
 """Files that are of this machine only."""
-PARALLEL = 16
-"""How many objects are read or written at a time."""
 WAIT_SECONDS = 600.0
 """How long a command waits for another one on this machine that changes the working copy."""
-One = TypeVar("One")
-Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -202,12 +197,6 @@ def drop(path: Path) -> None:
         found = sorted([*mirror.below(path), mirror.name(path)], key=lambda name: not name.endswith(f"/{MANIFEST}"))
         mirror.folder.remove(found[:1])  # a version without its manifest counts as unfinished
         in_parallel(lambda name: mirror.folder.remove([name]), found[1:])
-
-
-def in_parallel(step: Callable[[One], Other], items: Iterable[One]) -> list[Other]:
-    """The results of a step for all items, in their order."""
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        return list(pool.map(step, items))
 
 
 def is_small(name: str) -> bool:

@@ -28,13 +28,13 @@ from kdlib.store.mirror import (
     Mirror,
     alone,
     folder_of,
-    in_parallel,
     is_link,
     is_small,
     mirror_of,
     pointer_of,
     version_of,
 )
+from kdlib.store.waiting import in_parallel
 
 
 @contextmanager
