@@ -76,6 +76,6 @@ def test_the_first_error_ends_the_calls():
     assert len(made) < 8
 
 
-def test_a_signal_ends_the_wait():
+def test_a_signal_ends_the_wait_for_many_calls():
     """Ctrl-C is not held up by calls that wait."""
     assert_a_signal_ends(lambda: in_parallel(time.sleep, [10.0] * 3), after=0.2)
