@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from kdlib.errors import InputError
 from kdlib.store.folders import StoreError
 from kdlib.store.objects import CHUNK_BYTES, REQUEST_SECONDS, RETRY_SECONDS, ObjectFolder
 from kdlib.store.waiting import wait_for
@@ -55,6 +56,7 @@ def remote_files(path: str) -> Iterator[RemoteFile]:
 
     Raises:
       OSError: the place cannot be reached or refuses. A place that does not exist may have no files instead.
+      InputError: the URL is of no known store.
     """
     for top, patterns in _tops(path).items():
         start = len(top) + 1
@@ -226,12 +228,20 @@ def _mark(found: Any) -> int | str:
 
 
 def _arrow_files(top: str) -> Iterator[RemoteFile]:
-    """Files in a file system that Arrow knows, such as HDFS, which names files as this machine does."""
+    """Files in a file system that Arrow knows, such as HDFS, which names files as this machine does.
+
+    Raises:
+      InputError: Arrow knows no such file system.
+    """
     try:
         system, base = pafs.FileSystem.from_uri(top)
         info = system.get_file_info(base)
         infos = [info] if info.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
-    except (ValueError, pa.ArrowException) as error:
+    except ValueError as error:
+        raise InputError(
+            f"{top} is of no known store: {error}. Give s3://…, gs://…, abfss://…, hdfs://… or a path"
+        ) from None
+    except pa.ArrowException as error:
         raise StoreError(str(error)) from None
     for one in infos:
         if one.is_file:
