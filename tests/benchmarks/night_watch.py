@@ -123,7 +123,7 @@ def _read_on(root: Path, k: int, log: Path, reads, wrong, erasing, ended) -> Non
             before = erasing.is_set()
             folder = link.resolve(strict=True)
             name = folder.parent.name
-            fault = _fault_of(folder, root, k, compare_rows=not before)
+            fault = fault_of(folder, root, k, compare_rows=not before)
             if fault and erasing.is_set():
                 fault = ""
         except BaseException as error:
@@ -136,7 +136,7 @@ def _read_on(root: Path, k: int, log: Path, reads, wrong, erasing, ended) -> Non
             seen = name
 
 
-def _fault_of(folder: Path, root: Path, k: int, *, compare_rows: bool) -> str:
+def fault_of(folder: Path, root: Path, k: int, *, compare_rows: bool) -> str:
     """What is not whole in a table; empty if nothing."""
     ds, _, version = folder.parent.name.removeprefix("ds=").partition(".")
     parts = [pq.ParquetFile(file).read(["user_id", "item_ids"]) for file in sorted(folder.iterdir())]

@@ -15,8 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -46,6 +45,7 @@ from tests.benchmarks.night_faults import (
     reverse,
     when_spark_writes,
 )
+from tests.benchmarks.night_figures import figures
 from tests.benchmarks.night_watch import PeakMemory, Reader, megabytes_on_disk
 from tests.benchmarks.plot_sixty_nights import draw as plot
 from tests.benchmarks.shop_nights import MARKER, count_faults, in_use, simulate
@@ -66,18 +66,6 @@ LONGEST_SECONDS = 600
 """A run that takes longer is killed."""
 MODELS = ("student", "last_night", "popularity")
 LISTS = ["user_id", "item_ids"]
-OVER_TIME = (
-    "seconds",
-    "peak_gigabytes",
-    "output_megabytes",
-    "delivered_megabytes",
-    "temporary_megabytes",
-    "carried",
-    "users",
-    "items",
-    "ndcg@10",
-)
-"""What the figures show of some nights."""
 SETTINGS: dict[str, Any] = {
     "name": "small_shop",
     "features": {"split": {"kind": "time", "validation_days": 2, "test_days": 1}},
@@ -302,65 +290,16 @@ class Row:
         return int(found)
 
 
-def _num_wrong(found: dict[str, int]) -> int:
-    return int(any(value for name, value in found.items() if name != "users"))
-
-
-def summary(row: Row) -> dict[str, Any]:
-    """The figures of the row so far."""
-    nights = row.nights
-    tries = [one for night in nights for one in night["tries"]]
-    quiet = [night for night in nights if not night["faults"]]
-    checks = [night["wrong"] for night in nights] + [one["wrong"] for one in tries if "wrong" in one]
-    unknown = row.reader.versions() - set(row.checked)
-
-    def median(name: str, some: Sequence[dict[str, Any]]) -> float:
-        return round(float(np.median([night[name] for night in some])), 3)
-
-    def rise(name: str) -> float:
-        """Least-squares slope over the nights without a fault, after the first week."""
-        some = [number for number, night in enumerate(nights) if not night["faults"] and number >= 7]
-        values = [nights[number][name] for number in some]
-        return round(float(np.polyfit(some, values, 1)[0]), 4) if len(some) > 1 else 0.0
-
-    return {
-        "nights": len(nights),
-        "nights_with_faults": len(nights) - len(quiet),
-        "faults": dict(sorted(Counter(name for night in nights for name in night["faults"]).items())),
-        "faults_that_came_too_late": sum(night.get("fault_after_seconds", 0) is None for night in nights),
-        "nights_not_published": sum(not night["published"] for night in nights),
-        "tries": len(tries),
-        "tries_with_an_unexpected_status": sum("expected" in one for one in tries),
-        "tables_checked": len(checks),
-        "wrong_tables": sum(map(_num_wrong, checks)),
-        "reads": row.reader.reads,
-        "wrong_reads": row.reader.wrong,
-        "versions_read": len(row.reader.versions()),
-        "versions_read_but_not_checked": sorted(unknown),
-        "forgotten_users": len(row.forgotten),
-        "nights_with_processes_left": sum(bool(night["left_processes"]) for night in nights),
-        "seconds_median_without_faults": median("seconds", quiet),
-        "seconds_median_with_faults": median("seconds", [n for n in nights if n["faults"]])
-        if len(quiet) < len(nights)
-        else None,
-        "peak_gigabytes_median": median("peak_gigabytes", nights),
-        "peak_gigabytes_most": max(night["peak_gigabytes"] for night in nights),
-        "rise_a_night": {name: rise(name) for name in ("seconds", "peak_gigabytes", "output_megabytes")},
-        **{
-            f"night_{number}": {name: nights[number - 1][name] for name in OVER_TIME}
-            for number in (1, 20, 40, 60)
-            if number <= len(nights)
-        },
-        "ndcg@10_mean": {
-            name: round(float(np.mean([night["ndcg@10"][name] for night in nights])), 4)
-            for name in ("student", "popularity")
-        },
-    }
-
-
 def write(row: Row, path: Path) -> dict[str, Any]:
     """Write the results so far; returns the figures."""
-    settings, figures = load_config(row.config, ds=row.nights[-1]["ds"]), summary(row)
+    settings, versions = load_config(row.config, ds=row.nights[-1]["ds"]), row.reader.versions()
+    found = figures(row.nights) | {
+        "forgotten_users": len(row.forgotten),
+        "reads": row.reader.reads,
+        "wrong_reads": row.reader.wrong,
+        "versions_read": len(versions),
+        "versions_read_but_never_checked": len(versions - set(row.checked)),
+    }
     results = {
         "command": "python -m tests.benchmarks.sixty_nights FOLDER",
         "date": datetime.now(UTC).date().isoformat(),
@@ -368,11 +307,11 @@ def write(row: Row, path: Path) -> dict[str, Any]:
         "versions": package_versions(),
         "seed": SEED,
         "memory": "sum of the proportional set sizes (PSS) of the run's processes, the greatest of one look a second",
-        "figures": figures,
+        "figures": found,
         "nights": row.nights,
     }
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    return figures
+    return found
 
 
 def main() -> int:
@@ -389,13 +328,13 @@ def main() -> int:
         if (folder / "stop").exists():
             break
         row.nights.append(row.night(FIRST + timedelta(days=number), drawn))
-        figures = write(row, folder / "sixty_nights.json")
+        write(row, folder / "sixty_nights.json")
         print(json.dumps(row.nights[-1], ensure_ascii=False), flush=True)
     row.reader.end()
-    figures = write(row, RESULTS / "sixty_nights.json")
+    found = write(row, RESULTS / "sixty_nights.json")
     plot(json.loads((RESULTS / "sixty_nights.json").read_text()), RESULTS / "sixty_nights.svg")
-    print(json.dumps(figures, indent=1))
-    return int(figures["wrong_tables"] + figures["wrong_reads"] > 0)
+    print(json.dumps(found, indent=1))
+    return int(found["wrong_tables"] + found["wrong_reads"] > 0)
 
 
 if __name__ == "__main__":
