@@ -76,12 +76,13 @@ class Reader:
       root: the output folder.
       k: items of a list.
       log: a file that gets a line for each version that the reader finds, and for each fault.
+      counts: reads and wrong reads of before.
     """
 
-    def __init__(self, root: Path, *, k: int, log: Path) -> None:
+    def __init__(self, root: Path, *, k: int, log: Path, counts: tuple[int, int] = (0, 0)) -> None:
         processes = get_context("spawn")
         self.log = log
-        self._reads, self._wrong = processes.Value("q", 0), processes.Value("q", 0)
+        self._reads, self._wrong = (processes.Value("q", count) for count in counts)
         self._erasing, self._ended = processes.Event(), processes.Event()
         counts = (self._reads, self._wrong, self._erasing, self._ended)
         self._process = processes.Process(target=_read_on, args=(root, k, log, *counts), daemon=True)
@@ -114,8 +115,8 @@ class Reader:
 
 
 def _read_on(root: Path, k: int, log: Path, reads, wrong, erasing, ended) -> None:
-    link, seen = root / promotions.LINK / "recommendations", ""
-    while not ended.wait(READ_SECONDS):
+    link, seen, parent = root / promotions.LINK / "recommendations", "", os.getppid()
+    while os.getppid() == parent and not ended.wait(READ_SECONDS):
         if not link.exists() and not seen:  # before the first promotion
             continue
         fault = ""

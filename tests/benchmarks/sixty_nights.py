@@ -7,8 +7,8 @@ Every day brings new users and items. About half of the nights have a fault, or 
 run the same command is started again, as a scheduler does it. Then DuckDB checks the published table against the raw
 files. A reader in a process of its own reads the table in use all the while, and must always find a whole one.
 
-FOLDER must be empty and keeps all outputs. The results are written after each night. A file FOLDER/stop ends the row
-after the night at work.
+FOLDER keeps all outputs. The results are written after each night. A file FOLDER/stop ends the row after the night at
+work. The same command then goes on with the next night.
 """
 
 import argparse
@@ -64,6 +64,7 @@ TRIES = 5
 """How many commands a night may take."""
 LONGEST_SECONDS = 600
 """A run that takes longer is killed."""
+STATE = "state.json"
 MODELS = ("student", "last_night", "popularity")
 LISTS = ["user_id", "item_ids"]
 SETTINGS: dict[str, Any] = {
@@ -111,13 +112,17 @@ class Row:
     def __init__(self, folder: Path, num_nights: int) -> None:
         self.folder, self.root, self.config = folder, folder / "output", folder / "run.yaml"
         self.there = f"file://{folder / 'delivered'}"
-        # engines leave files in temporary folders, and put sockets there, which need a short path
-        self.temporary = Path(tempfile.mkdtemp(prefix="nights-"))
-        self.nights: list[dict[str, Any]] = []
-        self.forgotten: list[str] = []
-        self.checked: list[str] = []
-        self.generator = np.random.default_rng([SEED, 1])
         self.shop = simulate(folder, WORLD, FIRST + timedelta(days=num_nights - 1))
+        state = json.loads((folder / STATE).read_text()) if (folder / STATE).exists() else self._begin()
+        self.temporary = Path(state["temporary"])
+        self.nights: list[dict[str, Any]] = state["nights"]
+        self.forgotten: list[str] = state["forgotten"]
+        self.checked: list[str] = state["checked"]
+        counts = state["reads"], state["wrong_reads"]
+        self.reader = Reader(self.root, k=K, log=folder / "reader.log", counts=counts)
+
+    def _begin(self) -> dict[str, Any]:
+        """Deliver the days before the first night, and write the run config."""
         for day in self.shop.days():
             if day < FIRST:
                 self.shop.deliver(day, num_files=FILES)
@@ -125,7 +130,23 @@ class Row:
         source["events"]["ready"] = {"marker": MARKER, "wait_minutes": 0.1}
         place = {"output_dir": str(self.root), "input": source, "delivery": {"url": self.there}}
         self.config.write_text(yaml.safe_dump(SETTINGS | place))
-        self.reader = Reader(self.root, k=K, log=folder / "reader.log")
+        # engines leave files in temporary folders, and put sockets there, which need a short path
+        temporary = tempfile.mkdtemp(prefix="nights-")
+        return {"temporary": temporary, "nights": [], "forgotten": [], "checked": [], "reads": 0, "wrong_reads": 0}
+
+    def save(self) -> None:
+        """Write what is known so far, for a later start."""
+        state = {
+            "temporary": str(self.temporary),
+            "nights": self.nights,
+            "forgotten": self.forgotten,
+            "checked": self.checked,
+            "reads": self.reader.reads,
+            "wrong_reads": self.reader.wrong,
+        }
+        fresh = self.folder / f"{STATE}.fresh"
+        fresh.write_text(json.dumps(state))
+        fresh.replace(self.folder / STATE)
 
     def run(
         self,
@@ -208,7 +229,7 @@ class Row:
         """Forget some of the users who have lists."""
         table = partitions.current(self.root, "recommendations", yesterday.isoformat())
         users = pq.read_table(table, columns=["user_id"])["user_id"].to_pylist()
-        gone = self.generator.choice(users, FORGOTTEN, replace=False).tolist()
+        gone = np.random.default_rng([SEED, len(self.nights)]).choice(users, FORGOTTEN, replace=False).tolist()
         file = self.folder / "forget.txt"
         file.write_text("\n".join(gone))
         self.reader.erasing(True)
@@ -316,20 +337,23 @@ def write(row: Row, path: Path) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps all outputs; must be empty")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps all outputs")
     parser.add_argument("--nights", type=int, default=60, metavar="N", help="number of nights (default: %(default)s)")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise SystemExit(f"{folder} is not empty. Name a new or an empty folder")
+    if any(folder.iterdir()) and not (folder / STATE).exists():
+        raise SystemExit(f"{folder} is not empty. Name a new or an empty folder, or one in which a row has begun")
+    (folder / "stop").unlink(missing_ok=True)
     row = Row(folder, arguments.nights)
-    for number, drawn in enumerate(draw(SEED, arguments.nights)):
+    row.save()
+    for drawn in draw(SEED, arguments.nights)[len(row.nights) :]:
+        row.nights.append(row.night(FIRST + timedelta(days=len(row.nights)), drawn))
+        row.save()
+        write(row, RESULTS / "sixty_nights.json")
+        print(json.dumps(row.nights[-1], ensure_ascii=False), flush=True)
         if (folder / "stop").exists():
             break
-        row.nights.append(row.night(FIRST + timedelta(days=number), drawn))
-        write(row, folder / "sixty_nights.json")
-        print(json.dumps(row.nights[-1], ensure_ascii=False), flush=True)
     row.reader.end()
     found = write(row, RESULTS / "sixty_nights.json")
     plot(json.loads((RESULTS / "sixty_nights.json").read_text()), RESULTS / "sixty_nights.svg")
