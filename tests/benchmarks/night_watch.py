@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,18 +19,25 @@ LOOK_SECONDS, READ_SECONDS = 1.0, 0.2
 GIGABYTE = 10**9
 
 
-class PeakMemory:
-    """The greatest memory of a process with its descendants during a block, in `gigabytes`.
+class Use:
+    """What a process and its descendants use during a block: `gigabytes` and `cpu_seconds`.
 
-    It is the sum of the proportional set sizes (PSS): memory that processes share counts once.
+    The memory is the greatest sum of the proportional set sizes (PSS): memory that processes share counts once. CPU time
+    does not depend on what else runs on the machine. The last second of each process is not seen.
     """
 
     def __init__(self, process: psutil.Process) -> None:
         self.gigabytes = 0.0
         self._process, self._ended = process, threading.Event()
+        self._seconds: dict[tuple[int, float], float] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "PeakMemory":
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU seconds of all processes that were seen."""
+        return round(sum(self._seconds.values()), 1)
+
+    def __enter__(self) -> "Use":
         self._thread.start()
         return self
 
@@ -39,21 +47,21 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
-            self.gigabytes = max(self.gigabytes, round(_proportional_bytes(self._process) / GIGABYTE, 3))
+            self.gigabytes = max(self.gigabytes, round(self._look() / GIGABYTE, 3))
 
-
-def _proportional_bytes(process: psutil.Process) -> int:
-    try:
-        processes = [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return 0
-    found = 0
-    for one in processes:
+    def _look(self) -> int:
+        """Note the CPU seconds of each process; returns the bytes of all."""
         try:
-            found += one.memory_full_info().pss
+            processes = [self._process, *self._process.children(recursive=True)]
         except psutil.Error:
-            continue
-    return found
+            return 0
+        found = 0
+        for one in processes:
+            with suppress(psutil.Error):
+                found += one.memory_full_info().pss
+                used = one.cpu_times()
+                self._seconds[one.pid, one.create_time()] = used.user + used.system
+        return found
 
 
 def megabytes_on_disk(folder: Path) -> float:

@@ -46,7 +46,7 @@ from tests.benchmarks.night_faults import (
     when_spark_writes,
 )
 from tests.benchmarks.night_figures import figures
-from tests.benchmarks.night_watch import PeakMemory, Reader, megabytes_on_disk
+from tests.benchmarks.night_watch import Reader, Use, megabytes_on_disk
 from tests.benchmarks.plot_sixty_nights import draw as plot
 from tests.benchmarks.shop_nights import MARKER, count_faults, in_use, simulate
 from tests.whole_nights import follow, kill_all, start
@@ -174,14 +174,20 @@ class Row:
         )
         running, timer = psutil.Process(process.pid), Timer(LONGEST_SECONDS, kill_all, (self.root, process.pid))
         timer.start()
-        with PeakMemory(running) as memory:
+        with Use(running) as use:
             meanwhile(running)
             printed = follow(process)
         timer.cancel()
         seconds = round(monotonic() - started, 1)
         with (self.folder / f"{day}.log").open("a") as log:
             log.write(f"$ {command} {' '.join(more)}: {process.returncode} after {seconds} s\n{printed}")
-        tried = {"command": command, "status": process.returncode, "seconds": seconds, "gigabytes": memory.gigabytes}
+        tried = {
+            "command": command,
+            "status": process.returncode,
+            "seconds": seconds,
+            "cpu_seconds": use.cpu_seconds,
+            "gigabytes": use.gigabytes,
+        }
         if process.returncode:
             tried["said"] = (printed.rstrip().splitlines() or [""])[-1][:300]
         if process.returncode not in expected:
@@ -271,6 +277,7 @@ class Row:
         return {
             "in_use": ds,
             "seconds": round(sum(one["seconds"] for one in tries), 1),
+            "cpu_seconds": round(sum(one["cpu_seconds"] for one in tries), 1),
             "peak_gigabytes": max(one.pop("gigabytes") for one in tries),
             "output_megabytes": megabytes_on_disk(self.root),
             "delivered_megabytes": megabytes_on_disk(self.folder / "delivered"),
