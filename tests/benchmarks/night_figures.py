@@ -12,6 +12,7 @@ SHOWN = (1, 20, 40, 60)
 """Numbers of the nights whose values the figures repeat."""
 OVER_TIME = (
     "seconds",
+    "cpu_seconds",
     "peak_gigabytes",
     "output_megabytes",
     "delivered_megabytes",
@@ -49,14 +50,17 @@ def figures(nights: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "tables_checked": len(checks),
         "wrong_tables": sum(map(is_wrong, checks)),
         "nights_with_processes_left": sum(bool(night["left_processes"]) for night in nights),
-        "median_seconds": {"without_faults": _median(quiet, "seconds"), "with_faults": _median(faulty, "seconds")},
+        **{
+            f"median_{name}": {"without_faults": _median(quiet, name), "with_faults": _median(faulty, name)}
+            for name in ("seconds", "cpu_seconds")
+        },
         "peak_gigabytes": {
             "median": _median(nights, "peak_gigabytes"),
             "most": max(night["peak_gigabytes"] for night in nights),
         },
         "rise_a_night": {
             name: _rise(nights, name)
-            for name in ("seconds", "peak_gigabytes", "output_megabytes", "temporary_megabytes", "carried")
+            for name in ("cpu_seconds", "peak_gigabytes", "output_megabytes", "temporary_megabytes", "carried")
         },
         "mean_ndcg@10": {
             name: round(float(np.mean([night["ndcg@10"][name] for night in nights])), 4)
@@ -71,11 +75,18 @@ def figures(nights: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _median(nights: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    return round(float(np.median([night[name] for night in nights])), 3) if nights else None
+    values = [night[name] for night in nights if night[name] is not None]
+    return round(float(np.median(values)), 3) if values else None
 
 
 def _rise(nights: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Least-squares slope over the nights without a fault, after the first week; None with fewer than two."""
-    numbers = [number for number, night in enumerate(nights) if not night["faults"] and number >= FIRST_WEEK]
-    values = [nights[number][name] for number in numbers]
-    return round(float(np.polyfit(numbers, values, 1)[0]), 4) if len(numbers) > 1 else None
+    known = [
+        (number, night[name])
+        for number, night in enumerate(nights)
+        if not night["faults"] and number >= FIRST_WEEK and night[name] is not None
+    ]
+    if len(known) < 2:
+        return None
+    numbers, values = zip(*known, strict=True)
+    return round(float(np.polyfit(numbers, values, 1)[0]), 4)

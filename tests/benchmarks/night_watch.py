@@ -92,8 +92,8 @@ class Reader:
         self.log = log
         self._reads, self._wrong = (processes.Value("q", count) for count in counts)
         self._erasing, self._ended = processes.Event(), processes.Event()
-        counts = (self._reads, self._wrong, self._erasing, self._ended)
-        self._process = processes.Process(target=_read_on, args=(root, k, log, *counts), daemon=True)
+        shared = (self._reads, self._wrong, self._erasing, self._ended)
+        self._process = processes.Process(target=_read_on, args=(root, k, log, *shared), daemon=True)
         self._process.start()
 
     @property

@@ -23,7 +23,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     numbers = range(1, len(nights) + 1)
 
     def values(name: str) -> list[float]:
-        return [night[name] for night in nights]
+        return [float("nan") if night[name] is None else night[name] for night in nights]
 
     def quality(model: str) -> list[float]:
         return [night["ndcg@10"][model] for night in nights]
@@ -32,13 +32,18 @@ def draw(results: dict[str, Any], path: Path) -> None:
         "disk, MB": [
             ("output folder", values("output_megabytes"), GREEN),
             ("delivered", values("delivered_megabytes"), BROWN),
+            ("temporary folder", values("temporary_megabytes"), BLUE),
         ],
         "peak memory, GB": [("all processes of the run", values("peak_gigabytes"), GREEN)],
-        "thousands": [
-            ("events", [(night["carried"] + night["rows_read"]) / 1000 for night in nights], BLUE),
-        ],
         "items": [("vocabulary", values("items"), GREEN)],
-        "seconds a night": [("all tries together", values("seconds"), GREEN)],
+        "thousands": [
+            ("events", [night["carried"] / 1000 for night in nights], BLUE),
+            ("users", [night["users"] / 1000 for night in nights], GREEN),
+        ],
+        "seconds a night, all tries": [
+            ("by the clock", values("seconds"), BROWN),
+            ("of the processors", values("cpu_seconds"), GREEN),
+        ],
         "NDCG@10": [("student", quality("student"), GREEN), ("popularity", quality("popularity"), BROWN)],
     }
     figure, panels = plt.subplots(3, 2, figsize=(8.4, 6.6), sharex=True, layout="constrained")

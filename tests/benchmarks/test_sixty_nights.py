@@ -114,6 +114,7 @@ def test_a_wrong_table_counts_in_the_figures() -> None:
             "faults": ["rollback"] if number == 8 else [],
             "published": True,
             "seconds": 60.0 + number,
+            "cpu_seconds": 70.0 if number else None,
             "peak_gigabytes": 2.5,
             "output_megabytes": 10.0 * number,
             "delivered_megabytes": 1.0,
@@ -132,4 +133,5 @@ def test_a_wrong_table_counts_in_the_figures() -> None:
     assert (found["tables_checked"], found["wrong_tables"]) == (13, 2)
     assert found["faults"] == {"rollback": 1}
     assert found["rise_a_night"]["output_megabytes"] == 10.0
+    assert found["median_cpu_seconds"] == {"without_faults": 70.0, "with_faults": 70.0}
     assert found["median_seconds"] == {"without_faults": 65.0, "with_faults": 68.0}
