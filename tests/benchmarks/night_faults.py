@@ -20,7 +20,6 @@ BEFORE = (
     "bad export",
     "late export",
     "export twice",
-    "file twice",
     "export replaced while Spark reads",
     "yesterday again",
     "rollback",
