@@ -17,7 +17,7 @@ OVER_TIME = (
     "output_megabytes",
     "delivered_megabytes",
     "temporary_megabytes",
-    "carried",
+    "events",
     "users",
     "items",
     "ndcg@10",
@@ -60,7 +60,7 @@ def figures(nights: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "rise_a_night": {
             name: _rise(nights, name)
-            for name in ("cpu_seconds", "peak_gigabytes", "output_megabytes", "temporary_megabytes", "carried")
+            for name in ("cpu_seconds", "peak_gigabytes", "output_megabytes", "temporary_megabytes", "events")
         },
         "mean_ndcg@10": {
             name: round(float(np.mean([night["ndcg@10"][name] for night in nights])), 4)

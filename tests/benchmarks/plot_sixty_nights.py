@@ -37,7 +37,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         "peak memory, GB": [("all processes of the run", values("peak_gigabytes"), GREEN)],
         "items": [("vocabulary", values("items"), GREEN)],
         "thousands": [
-            ("events", [night["carried"] / 1000 for night in nights], BLUE),
+            ("events", [night["events"] / 1000 for night in nights], BLUE),
             ("users", [night["users"] / 1000 for night in nights], GREEN),
         ],
         "seconds a night, all tries": [
@@ -53,6 +53,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 panel.axvspan(number - 0.5, number + 0.5, color=FAULT, lw=0, alpha=0.6)
         for name, line, colour in lines:
             panel.plot(numbers, line, color=colour, marker="o", ms=2, lw=1, label=name)
+        panel.margins(y=0.15)
         panel.set(ylabel=label, xlim=(0.5, len(nights) + 0.5), ylim=(0, None))
         panel.legend(loc="best", frameon=False)
         panel.spines[["top", "right"]].set_visible(False)

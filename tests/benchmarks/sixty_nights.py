@@ -266,11 +266,8 @@ class Row:
                 tries[-1].pop("expected", None)
         while not done and len(tries) < TRIES:
             tries.append(self.run(day))
-            done = tries[-1]["status"] in (
-                0,
-                ConfigError.exit_status,
-                GateError.exit_status,
-            )  # no scheduler tries again
+            # a scheduler does not try again after 2 and 3
+            done = tries[-1]["status"] in (0, ConfigError.exit_status, GateError.exit_status)
         return night | {"published": in_use(self.root) == night["ds"]} | self._about(tries)
 
     def _about(self, tries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -290,6 +287,7 @@ class Row:
             "temporary_megabytes": megabytes_on_disk(self.temporary),
             "rows_read": funnel["rows_read"] - funnel["carried"],
             "carried": funnel["carried"],
+            "events": funnel["kept"],
             "users": wrong.pop("users"),
             "items": funnel["items"],
             "kept_nights": len(list((self.root / "recommendations").glob("ds=*"))),

@@ -119,7 +119,7 @@ def test_a_wrong_table_counts_in_the_figures() -> None:
             "output_megabytes": 10.0 * number,
             "delivered_megabytes": 1.0,
             "temporary_megabytes": 0.0,
-            "carried": 100,
+            "events": 100,
             "users": 2,
             "items": 5,
             "ndcg@10": {"student": 0.2, "popularity": 0.1},
