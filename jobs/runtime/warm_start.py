@@ -71,9 +71,12 @@ def earlier_model(
 
 def _fresh_since(config: RunConfig, name: str, ds: str) -> bool:
     """Whether a run after the date `ds` and before this one has trained the model from scratch."""
-    links = (config.root / f"models/{name}").glob("ds=*")
-    later = (link / MODEL_FILE for link in links if ds < link.name.removeprefix("ds=") < config.day)
-    return any(not json.loads(facts.read_text()).get("warm_nights", 0) for facts in later if facts.exists())
+    table, day = f"models/{name}", config.day
+    while (day := partitions.latest(config.root, table, before=day)) and day > ds:
+        facts = partitions.current(config.root, table, day) / MODEL_FILE
+        if facts.exists() and not json.loads(facts.read_text()).get("warm_nights", 0):
+            return True
+    return False
 
 
 def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str, Any]] | None:
