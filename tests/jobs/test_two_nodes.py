@@ -20,7 +20,7 @@ from tests.s3 import s3_server
 from tests.two_nodes import needs_two_nodes, two_nodes
 from tests.whole_nights import follow, start
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), needs_two_nodes]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800), needs_two_nodes]
 URL, BEFORE = "s3://shop/two", "2026-11-12"
 
 
