@@ -242,6 +242,7 @@ class Row:
         tried = self.run(yesterday, "--users-file", str(file), command="forget")
         self.reader.erasing(False)
         self.forgotten += gone
+        self.save()
         return tried
 
     def night(self, day: date, drawn: Drawn) -> dict[str, Any]:
