@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -84,7 +85,7 @@ def start_ray(config: RunConfig) -> Iterator[None]:
         yield
         return
     with own_signal_handlers():
-        _init(config, address)
+        session = _init(config, address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
@@ -96,6 +97,8 @@ def start_ray(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+    if session:  # after an error, Ray's own logs may say more
+        shutil.rmtree(session, ignore_errors=True)
 
 
 @contextmanager
@@ -183,11 +186,12 @@ def own_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _init(config: RunConfig, address: str | None) -> None:
+def _init(config: RunConfig, address: str | None) -> str | None:
+    """Start or join Ray. Returns the folder of a local Ray's logs and sockets."""
     import ray
 
     if address is None:
-        ray.init(
+        started: Any = ray.init(
             address="local",  # RAY_ADDRESS does not count: only `ray.address` asks for a cluster
             num_cpus=config.ray.num_cpus or max(4, os.cpu_count() or 1),
             object_store_memory=config.ray.object_store_megabytes * 2**20,
@@ -196,13 +200,14 @@ def _init(config: RunConfig, address: str | None) -> None:
             logging_level=logging.WARNING,
             _node_ip_address="127.0.0.1",
         )
-    else:
-        _check_reachable(address)
-        try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            kind = UnreachableError if isinstance(error, ConnectionError) else DistilrecError
-            raise kind(f"cannot join the Ray cluster at {address}: {error}") from None
+        return started.address_info["session_dir"]
+    _check_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        kind = UnreachableError if isinstance(error, ConnectionError) else DistilrecError
+        raise kind(f"cannot join the Ray cluster at {address}: {error}") from None
+    return None
 
 
 def _check_reachable(address: str) -> None:

@@ -65,6 +65,8 @@ with start_ray(config):
     print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))
     print(json.dumps(listening([psutil.Process(), *psutil.Process().children(recursive=True)])))
     run_workers(config, train, {"folder": sys.argv[1]}, ray.data.range(2), name="t", stage="t", epochs=2)
+    session = ray._private.worker._global_node.get_session_dir_path()
+print("session", os.path.exists(session))
 """
 
 
@@ -72,7 +74,7 @@ with start_ray(config):
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     """No process of local mode listens on an address that another machine reaches, also while workers train. The workers keep
     freed memory, and have no runtime environment of their own. Their node says what it runs. The lines that they add are
-    printed, each once; a lost line fails no worker."""
+    printed, each once; a lost line fails no worker. Ray's folder in /tmp goes with it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
@@ -94,7 +96,8 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
         assert of_training  # gloo's
         addresses += of_training
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
-    assert sorted(lines[2:]) == ["  epoch of worker 0", "  epoch of worker 1"]
+    assert sorted(lines[2:-1]) == ["  epoch of worker 0", "  epoch of worker 1"]
+    assert lines[-1] == "session False"
 
 
 @pytest.mark.parametrize(
