@@ -93,6 +93,7 @@ def execute(
       quiet_engines: the engines write to a log file. A line at the end gives the seconds.
     """
     started, config, log, stopped = time.monotonic(), None, None, list[int]()
+    begun = False
     unlocked = reads_only or all_dates
     with hints_name(invocation.config, invocation.overrides):
         try:
@@ -104,6 +105,7 @@ def execute(
             log = log_file(config, name)
             locked = nullcontext() if unlocked else run_lock(config, name)
             with interrupted_by_sigterm(stopped), store_errors(config), locked:
+                begun = True
                 if not unlocked:
                     write_format(config.root)
                 with engine_output_to(log) if quiet_engines else nullcontext():
@@ -123,7 +125,7 @@ def execute(
         except Exception as error:
             return _unexpected(error, name, log, reads_only=reads_only)
         finally:
-            if config and not reads_only:
+            if config and begun and not reads_only:
                 send_logs(config)
     return 0
 

@@ -53,7 +53,9 @@ def check_fit(config: "RunConfig") -> None:
 
 
 def _output_is_a_folder_or_a_store(config: "RunConfig") -> None:
-    if config.store and not re.match(r"(s3|gs|abfss)://([\w.@-]|\$\{\w+\})+/.", config.store):
+    name = r"([\w.=+@-]|\$\{\w+\})+"
+    plain = config.store and re.fullmatch(rf"(s3|gs|abfss)://{name}(/{name})+", config.store)
+    if config.store and (not plain or ".." in config.store.split("/")):
         raise ValueError(
             f"output_dir {config.output_dir} is neither a folder nor a folder of an object store: expected /folder,"
             " s3://bucket/folder, gs://bucket/folder or abfss://container@account.dfs.core.windows.net/folder"

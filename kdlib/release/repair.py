@@ -14,6 +14,7 @@ from kdlib.release.promotions import Promotion
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, sync
 from kdlib.store.mirror import drop, folder_of, send
+from kdlib.store.working_copy import refresh
 
 DAMAGED = "_damaged"
 """Folder beside the records of switches, for those that cannot be read."""
@@ -39,6 +40,7 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
       held: the dates that runs work on. What is of these dates is left alone.
       alone: the caller holds `promotions.switching`.
     """
+    refresh(root)  # in a store, nothing on this machine is evidence
     if copied := _without_links(root):
         return [copied]
     busy = set(held())

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from kdlib.errors import BusyError, InputError
 from kdlib.release import promotions
 from kdlib.store import leases, partitions
-from kdlib.store.mirror import drop
-from kdlib.store.working_copy import held, others
+from kdlib.store.mirror import drop, folder_of
+from kdlib.store.working_copy import others
 
 ASIDE = "removed."
 """Prefix of a version that was moved aside, in the staging folder."""
@@ -175,7 +175,7 @@ def _idle(root: Path, ds: str, *, own: str) -> Iterator[bool]:
         idle = True
         if ds != own:
             try:
-                stack.enter_context(held(root, leases.of_date(ds), "removal of old runs"))
+                stack.enter_context(leases.held(folder_of(root), leases.of_date(ds), "removal of old runs"))
             except BusyError:
                 idle = False
         yield idle

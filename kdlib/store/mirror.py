@@ -40,6 +40,8 @@ SENDING = ".sending"
 VERSIONS, STAGING, RECORDS, MANIFEST = "_versions", "_staging", "_promotions", "manifest.json"
 LOCAL = (MARK, SEEN, "_input_hashes.json")
 """Files that are of this machine only."""
+AT_A_TIME = 100
+"""How many objects are removed between two looks at the lease."""
 WAIT_SECONDS = 600.0
 """How long a command waits for another one on this machine that changes the working copy."""
 
@@ -81,11 +83,13 @@ def attach(root: Path, url: str) -> None:
     Raises:
       InputError: it is that of another one.
     """
-    if not (root / MARK).exists():
+    found = None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((root / MARK).read_text())["url"]
+    if found is None:
         make_folder(root)
         replace_file(root / MARK, json.dumps({"url": url}).encode())
-    found = json.loads((root / MARK).read_text())["url"]
-    if found != url:
+    elif found != url:
         raise InputError(
             f"{root} is the working copy of {found}, expected {url}: remove it, or set DISTILREC_CACHE to another folder"
         )
@@ -94,8 +98,14 @@ def attach(root: Path, url: str) -> None:
 def mirror_of(path: Path) -> Mirror | None:
     """The working copy that a path lies in; None for a path on a disk."""
     for root in (path, *path.parents):
-        with suppress(FileNotFoundError, NotADirectoryError):
+        try:
             return Mirror(root, _folder_at(json.loads((root / MARK).read_text())["url"]))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{root / MARK} is damaged: remove {root}. Nothing is lost, because the store has all of it"
+            ) from None
     return None
 
 
@@ -153,9 +163,10 @@ def write_file(path: Path, data: bytes) -> None:
 
     Raises: as `Mirror.put`.
     """
-    put(path, data)
-    make_folder(path.parent)
-    replace_file(path, data)
+    with alone(path.parent):
+        put(path, data)
+        make_folder(path.parent)
+        replace_file(path, data)
 
 
 def point(link: Path, target: Path) -> None:
@@ -168,10 +179,19 @@ def point(link: Path, target: Path) -> None:
 
 
 def send(path: Path, *, content: Path | None = None) -> None:
-    """Copy a file, or all files of a folder, to the store. `content`: the file whose bytes the object gets."""
+    """Copy a file, or all files of a folder, to the store. `content`: the file whose bytes the object gets.
+
+    Raises:
+      BusyError: another run has taken over from this one.
+      OSError: the store cannot be reached or written.
+    """
     if mirror := mirror_of(path):
-        files = [path] if content or path.is_file() else [one for one in path.rglob("*") if one.is_file()]
-        in_parallel(lambda one: mirror.folder.upload(content or one, mirror.name(one)), files)
+
+        def upload(file: Path) -> None:
+            check_held()  # else a paused run could bring back what was removed
+            mirror.folder.upload(content or file, mirror.name(file))
+
+        in_parallel(upload, [path] if content or path.is_file() else [one for one in path.rglob("*") if one.is_file()])
 
 
 def send_version(home: Path) -> None:
@@ -192,11 +212,18 @@ def begin_version(folder: Path) -> None:
 
 
 def drop(path: Path) -> None:
-    """Remove from the store what is at a path: a link's pointer, a file, or a folder. The caller removes it here."""
+    """Remove from the store what is at a path: a link's pointer, a file, or a folder. The caller removes it here.
+
+    Raises:
+      BusyError: another run has taken over from this one.
+      OSError: the store cannot be reached or written.
+    """
     if mirror := mirror_of(path):
+        # the manifest first: a version without it counts as unfinished
         found = sorted([*mirror.below(path), mirror.name(path)], key=lambda name: not name.endswith(f"/{MANIFEST}"))
-        mirror.folder.remove(found[:1])  # a version without its manifest counts as unfinished
-        in_parallel(lambda name: mirror.folder.remove([name]), found[1:])
+        for first, last in [(0, 1), *((start, start + AT_A_TIME) for start in range(1, len(found), AT_A_TIME))]:
+            check_held()
+            in_parallel(lambda name: mirror.folder.remove([name]), found[first:last])
 
 
 def is_small(name: str) -> bool:
@@ -209,8 +236,13 @@ def is_small(name: str) -> bool:
 
 def is_link(name: str) -> bool:
     """Whether a path in an output folder is that of a link: `promoted`, or a partition."""
-    return name == "promoted" or (
-        not name.startswith("_") and name.rpartition("/")[2].startswith("ds=") and "/" in name
+    table, slash, last = name.rpartition("/")
+    return name == "promoted" or bool(
+        slash
+        and last.startswith("ds=")
+        and not table.startswith("_")
+        and table != "logs"
+        and not table.endswith("_failed")
     )
 
 

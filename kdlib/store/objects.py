@@ -124,7 +124,7 @@ class ObjectFolder:
         return {one["path"]: one["e_tag"] for one in self._list("")}
 
     def _list(self, prefix: str) -> list[dict[str, Any]]:
-        pages: Iterator[Any] = self._within_time(lambda: iter(self.store.list(prefix or None)))
+        pages: Iterator[Any] = self._within_time(lambda: iter(self.store.list(prefix or None, chunk_size=1000)))
         found = list[dict[str, Any]]()
         while (page := self._within_time(lambda: next(pages, None))) is not None:
             found += page

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from kdlib.errors import InputError
 from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.leases import check_held
-from kdlib.store.mirror import alone, begin_version, drop, point, send_version
-from kdlib.store.working_copy import fetch, remote_sizes
+from kdlib.store.mirror import SENDING, alone, begin_version, drop, point, send_version
+from kdlib.store.working_copy import fetch, give_up, remote_sizes
 
 STAGING = "_staging"
 CHECKPOINTS = "_checkpoints"
@@ -139,7 +139,7 @@ def publish(
     )
     home = version_folder(root, table, ds, version).parent
     before = _read(home / "manifest.json") if (home / "manifest.json").exists() else None
-    if before is None or damaged(root, before):
+    if before is None or (home / SENDING).exists() or damaged(root, before):
         _move_into_place(staging, home, manifest)
         if lost := damaged(root, manifest):
             raise InputError(f"{home}: {lost[0]} was removed while it was published. Run this stage again")
@@ -229,7 +229,16 @@ def manifest_of(root: Path, table: str, ds: str) -> Manifest:
 def damaged(root: Path, manifest: Manifest) -> list[str]:
     """Files of a version that are missing or have another size than in the manifest. Contents are not read."""
     data = version_folder(root, manifest.table, manifest.ds, manifest.version)
-    remote, found = remote_sizes(data), []
+    remote = remote_sizes(data)
+    found = _damaged(manifest, data, remote)
+    if found and remote is None and give_up(data):  # the store may have them whole
+        found = _damaged(manifest, data, remote_sizes(data))
+    return found
+
+
+def _damaged(manifest: Manifest, data: Path, remote: Mapping[str, int] | None) -> list[str]:
+    """As `damaged`. `remote`: the files in the store → bytes; None: the files are on this machine."""
+    found = []
     for file in manifest.files:
         try:
             size = (data / file["path"]).stat().st_size if remote is None else remote.get(file["path"])

@@ -36,6 +36,9 @@ from kdlib.store.mirror import (
 )
 from kdlib.store.waiting import in_parallel
 
+OLD_LOG_SECONDS = 3600.0
+"""A log that has not changed for this time is not being written."""
+
 
 @contextmanager
 def held(root: Path, path: str, stage: str, **how: Any) -> Iterator[Lease]:
@@ -66,25 +69,35 @@ def refresh(root: Path, *, older_than: float = 0.0) -> None:
     if mirror is None or time.monotonic() - _refreshed.get(root, -older_than) < older_than:
         return
     with alone(root):
+        here = _sent_homes(root)  # before the listing: what is sent meanwhile is not in it
         there = mirror.folder.tags()
         small = {name: tag for name, tag in there.items() if is_small(name)}
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             seen = json.loads((root / SEEN).read_text())
-            small = small | {
-                name: None for name, tag in small.items() if seen.get(name) == tag and _is_here(root, name)
-            }
+            small = small | {name: None for name, tag in small.items() if seen.get(name) == [tag, _stamp(root, name)]}
         changed = [name for name, tag in small.items() if tag is not None]
         found = dict(zip(changed, in_parallel(mirror.folder.read, changed), strict=True))
+        if "_forgotten.json" in changed:
+            _remove_old_logs(root)
         homes = {home for name in there if (home := version_of(root / name))}
         for home in homes:
-            if not home.exists():
-                (home / "data").mkdir(parents=True)
-                (home / REMOTE).touch()
+            manifest = home / MANIFEST
+            if (
+                manifest.exists()
+                and not (home / SENDING).exists()
+                and manifest.relative_to(root).as_posix() not in small
+            ):
+                (home / REMOTE).touch()  # its removal, or its sending, was cut off
+                manifest.unlink()
+            if not (home / "data").exists():
+                home.mkdir(parents=True, exist_ok=True)
+                (home / REMOTE).touch()  # first: an empty `data` without this mark reads as whole
+                (home / "data").mkdir()
         for name in sorted(changed, key=lambda name: (pointer_of(name) is not None, name == "promoted.json")):
             if (object_ := found[name]) is not None:  # else it was removed just now
                 _place(root, name, object_.data)
-        _remove_gone(root, set(small), homes)
-        tags = {name: there[name] for name in small}
+        _remove_gone(root, set(small), here - homes)
+        tags = {name: [there[name], _stamp(root, name)] for name in small}
         replace_file(root / SEEN, json.dumps(tags).encode(), durable=False)
     _refreshed[root] = time.monotonic()
 
@@ -110,14 +123,20 @@ def fetch(path: Path) -> Path:
     return path
 
 
+def give_up(data: Path) -> bool:
+    """Do not trust the data of a version on this machine any more; False where there is no store to fetch them from."""
+    if mirror_of(data) is None or not data.parent.exists() or (data.parent / SENDING).exists():
+        return False
+    (data.parent / REMOTE).touch()
+    return True
+
+
 def others(root: Path, *places: str) -> set[Path]:
     """The files and folders that other machines have written to some folders of the store, named as here."""
     mirror = mirror_of(root)
     if mirror is None:
         return set()
-    depth = {place: place.count("/") + 2 for place in places}
-    found = ((place, name) for place in places for name in mirror.folder.files(place))
-    return {root.joinpath(*name.split("/")[: depth[place]]) for place, name in found}
+    return {root.joinpath(*name.split("/")[:2]) for place in places for name in mirror.folder.files(place)}
 
 
 def fetch_everything(root: Path) -> None:
@@ -128,7 +147,7 @@ def fetch_everything(root: Path) -> None:
             with suppress(InputError):  # it has lost its data
                 fetch(home)
         left = [name for name in found if not is_small(name) and not name.startswith((VERSIONS, leases.LOCKS))]
-        _fetch_objects(mirror, {name: found[name] for name in left})
+        _fetch_objects(mirror, dict.fromkeys(left, -1))  # an equal size says nothing about a log
 
 
 def remote_sizes(folder: Path) -> dict[str, int] | None:
@@ -145,10 +164,16 @@ def _place(root: Path, name: str, data: bytes) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if link := pointer_of(name):
-        _link(root / link, root / json.loads(data)["target"])
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # somebody else's object
+            target = json.loads(data)["target"]
+            if target.startswith((f"{VERSIONS}/", f"{RECORDS}/")):
+                _link(root / link, root / target)
         return
     if path.name == MANIFEST and path.exists() and path.read_bytes() != data:  # another machine has changed its files
         (path.parent / REMOTE).touch()
+        for file in (path.parent / "data").rglob("*"):  # a forgotten user's rows may be in it
+            if file.is_file():
+                file.unlink(missing_ok=True)
     replace_file(path, data, durable=False)
     if path.parent.parent == root / RECORDS and path.name == "promotion.json":
         with suppress(ValueError, KeyError, AttributeError):  # a damaged record is shown by its reader
@@ -189,17 +214,36 @@ def _remove_gone(root: Path, small: set[str], homes: set[Path]) -> None:
     for record in (root / RECORDS).glob("*.ds=*"):
         if not any(name.startswith(f"{RECORDS}/{record.name}/") for name in small):
             shutil.rmtree(record, ignore_errors=True)
+    for home in homes:
+        if not (home / SENDING).exists():
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _remove_old_logs(root: Path) -> None:
+    """Remove logs and failed quarantines that no run writes any more: another machine may have taken a user out of them."""
+    for folder in ("logs", "quarantine_failed", "search_quarantine_failed"):
+        for path in (root / folder).rglob("*"):
+            with suppress(FileNotFoundError):
+                if path.is_file() and time.time() - path.stat().st_mtime > OLD_LOG_SECONDS:
+                    path.unlink()
+
+
+def _sent_homes(root: Path) -> set[Path]:
+    """The folders of versions that are here, and have been sent whole or come from the store."""
+    found = set[Path]()
     for place, folders, _ in os.walk(root / VERSIONS):
         for name in [name for name in folders if name.startswith("ds=")]:
             folders.remove(name)
-            home = Path(place, name)
-            if home not in homes and not (home / SENDING).exists():
-                shutil.rmtree(home, ignore_errors=True)
+            found |= set() if Path(place, name, SENDING).exists() else {Path(place, name)}
+    return found
 
 
-def _is_here(root: Path, name: str) -> bool:
-    link = pointer_of(name)
-    return os.path.lexists(root / (link or name))
+def _stamp(root: Path, name: str) -> list[int] | None:
+    """What changes if a file or link here changes."""
+    with suppress(FileNotFoundError):
+        found = (root / (pointer_of(name) or name)).lstat()
+        return [found.st_ino, found.st_size, found.st_mtime_ns]
+    return None
 
 
 def _fetch_version(mirror: Mirror, home: Path) -> None:
@@ -209,21 +253,35 @@ def _fetch_version(mirror: Mirror, home: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         if home.exists() and not (home / REMOTE).exists():
             return
+        for left_over in (mirror.root / STAGING).glob("fetched.*"):  # of killed processes
+            shutil.rmtree(left_over, ignore_errors=True)
+        said = _said(home)
         data, fresh = home / "data", mirror.root / STAGING / f"fetched.{uuid.uuid4().hex[:8]}"
         found, start = mirror.below(data), f"{mirror.name(data)}/"
-        if not found:
+        if not found and (said is None or json.loads(said)["files"]):
             raise InputError(f"{mirror.folder.url}/{start} has no files: the version was removed")
         try:
+            fresh.mkdir(parents=True)
             pairs = [(name, fresh / name.removeprefix(start)) for name in found]
             for parent in {path.parent for _, path in pairs}:
                 parent.mkdir(parents=True, exist_ok=True)
             in_parallel(lambda pair: mirror.folder.download(*pair), pairs)
             home.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(data, ignore_errors=True)
+            old = fresh.with_name(f"{fresh.name}.old")
+            with suppress(FileNotFoundError):
+                data.rename(old)
             fresh.rename(data)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        (home / REMOTE).unlink(missing_ok=True)
+        if _said(home) == said:  # else the store has changed it meanwhile
+            (home / REMOTE).unlink(missing_ok=True)
+
+
+def _said(home: Path) -> bytes | None:
+    with suppress(FileNotFoundError):
+        return (home / MANIFEST).read_bytes()
+    return None
 
 
 def _fetch_files(mirror: Mirror, path: Path) -> None:

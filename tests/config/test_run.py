@@ -575,7 +575,10 @@ def test_an_output_folder_in_a_store_has_a_working_copy_of_its_own(monkeypatch, 
     assert config.place("recommendations") == f"{url.rstrip('/')}/recommendations/ds=2026-11-22"
 
 
-@pytest.mark.parametrize("url", ["hdfs://shop/x", "s3a://shop/x", "s3://shop", "file:///x"])
+@pytest.mark.parametrize(
+    "url",
+    ["hdfs://shop/x", "s3a://shop/x", "s3://shop", "file:///x", "s3://shop/x#2", "s3://shop/a/../x", "s3://shop/a b"],
+)
 def test_an_output_folder_of_another_kind_is_refused(url):
     """The text names what is possible."""
     with pytest.raises(

@@ -222,3 +222,126 @@ def test_attach_refuses_another_store(shop):
     """A working copy belongs to one output folder."""
     with pytest.raises(InputError, match="is the working copy of s3://"):
         mirror.attach(shop.a, "s3://other/folder")
+
+
+@pytest.mark.parametrize("killed_at", [0, 1])
+def test_a_version_whose_sending_was_cut_off_is_sent_again(shop, monkeypatch, killed_at):
+    """A rerun on the same machine finds the files here, and does not take them for published."""
+
+    class Killed(BaseException):
+        pass
+
+    works, left = ObjectFolder.upload, [killed_at]
+
+    def upload(self, file, path):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        works(self, file, path)
+
+    def attempt():
+        staging = partitions.new_staging(shop.a, LISTS, DAYS[0])
+        for number in range(2):
+            pq.write_table(pa.table({"user_id": USERS, "part": [number] * 2}), staging / f"{number}.parquet")
+        partitions.publish(staging, shop.a, LISTS, DAYS[0], fingerprint="one")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "in_parallel", lambda step, items: [step(one) for one in items])
+        patch.setattr(ObjectFolder, "upload", upload)
+        with pytest.raises(Killed):
+            attempt()
+    refresh(shop.a)
+    attempt()
+    refresh(shop.b)
+    assert users_of(shop.b, DAYS[0]) == USERS * 2
+    assert faults(shop.b, lambda: ()) == []
+
+
+def test_a_pointer_that_goes_back_is_noticed(shop):
+    """It then holds the very bytes that this machine has read before."""
+    first, second = put(shop.a, DAYS[0]), put(shop.a, DAYS[0], users=["cleo"])
+    assert first != second
+    put(shop.b, DAYS[0])
+    refresh(shop.a)
+    assert users_of(shop.a, DAYS[0]) == USERS
+
+
+def test_what_is_damaged_here_is_fetched_again_and_no_fault_of_the_store(shop):
+    """A record, a manifest and a data file that are cut on this machine, and an unreadable list of what was read."""
+    put_and_promote(shop.a, *DAYS[:2])
+    manifest = partitions.manifest_of(shop.a, LISTS, DAYS[1])
+    data = partitions.current(shop.a, LISTS, DAYS[1]) / manifest.files[0]["path"]
+    for path in (
+        data,
+        data.parent.parent / "manifest.json",
+        promotions.record_of(shop.a, promotions.current(shop.a)) / "promotion.json",
+    ):
+        path.write_bytes(b"")
+    (shop.a / ".store_seen.json").write_text("[]")
+    assert faults(shop.a, lambda: ()) == []
+    assert users_of(shop.a, DAYS[1]) == USERS
+    assert promotions.current(shop.a).ds == DAYS[1]
+
+
+def test_old_logs_go_from_the_store(shop):
+    """Also those of another machine, and failed quarantines."""
+    put_and_promote(shop.a, *DAYS[:3])
+    for place in ("logs", "quarantine_failed"):
+        for ds in DAYS[:3]:
+            file = shop.a / place / f"ds={ds}" / "x.log"
+            file.parent.mkdir(parents=True)
+            file.write_text("x")
+            mirror.send(file)
+    refresh(shop.b)
+    remove_old_nights(shop.b, keep=1, before=DAYS[2])
+    assert [*shop.store.files("logs"), *shop.store.files("quarantine_failed")] == [
+        f"{place}/ds={DAYS[2]}/x.log" for place in ("logs", "quarantine_failed")
+    ]
+
+
+def test_forget_trusts_no_log_of_this_machine(shop):
+    """One of the same name and size may be another one in the store."""
+    put(shop.a, DAYS[0])
+    for root, user in ((shop.a, "4711"), (shop.b, "4712")):
+        log = root / "logs" / f"ds={DAYS[0]}" / "nightly.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(f"user {user}.\n")
+    mirror.send(shop.a / "logs")
+    assert forgetting.erase(shop.b, ["4711"]) == {f"logs/ds={DAYS[0]}": 1}
+    assert shop.store.read(f"logs/ds={DAYS[0]}/nightly.log").data == b""
+
+
+def test_a_listing_that_is_older_than_a_version_removes_nothing(shop, monkeypatch):
+    """A command lists the store, and a run ends before the listing is used."""
+    works = ObjectFolder.tags
+
+    def tags(self):
+        found = works(self)
+        monkeypatch.setattr(ObjectFolder, "tags", works)
+        put(shop.a, DAYS[0])
+        return found
+
+    monkeypatch.setattr(ObjectFolder, "tags", tags)
+    monkeypatch.setattr(mirror, "_alone", {shop.a})  # the run is another process
+    refresh(shop.a)
+    refresh(shop.a)
+    assert users_of(shop.a, DAYS[0]) == USERS
+
+
+def test_objects_of_others_are_left_alone(shop):
+    """They look like pointers, and are none."""
+    put(shop.a, DAYS[0])
+    for name, data in (("exports/ds=2026-11-19.json", b"not JSON"), ("exports/ds=2026-11-20.json", b"[1]")):
+        shop.store.write(name, data, over=None)
+    refresh(shop.b)
+    assert partitions.published_on(shop.b, DAYS[0]) == [LISTS]
+    assert len(shop.store.files("exports")) == 2
+
+
+def test_a_damaged_mark_says_what_to_do(shop):
+    """The next command that knows the URL writes it again."""
+    (shop.a / ".store.json").write_text("")
+    with pytest.raises(InputError, match=r"store.json is damaged: remove .* Nothing is lost"):
+        mirror.mirror_of(shop.a)
+    mirror.attach(shop.a, shop.store.url)
+    assert mirror.mirror_of(shop.a).folder.url == shop.store.url
