@@ -73,6 +73,9 @@ class OutputScene(Scene):
         return [one.key.removeprefix(f"{place}/") for one in found]
 
     def _content(self, place: str) -> dict[str, str]:
-        """Object → hash of its content; records, manifests and leases hold times, so only their names count."""
-        found = super()._content(place)
+        """Object → hash of its content; records, manifests and leases hold times, so only their names count.
+
+        A process that is killed while it tries the store's conditions leaves an empty probe.
+        """
+        found = {name: tag for name, tag in super()._content(place).items() if "/_locks/probe." not in name}
         return {name: "" if re.search("manifest|promotion.json|_locks", name) else tag for name, tag in found.items()}
