@@ -46,6 +46,12 @@ def put_and_promote(root: Path, *days: str) -> None:
         promotions.promote(root, ds, {table: put(root, ds, table=table) for table in TABLES})
 
 
+def in_use(root: Path) -> promotions.Promotion:
+    found = promotions.current(root)
+    assert found is not None
+    return found
+
+
 def users_of(root: Path, ds: str) -> list[str]:
     return pq.read_table(partitions.current(root, LISTS, ds))["user_id"].to_pylist()
 
@@ -89,7 +95,7 @@ def test_a_rollback_on_one_machine_is_in_force_on_the_other(shop):
     promotions.rollback(shop.b, DAYS[0])
     refresh(shop.a)
     assert promotions.history(shop.a) == promotions.history(shop.b)
-    assert promotions.current(shop.a).ds == DAYS[0]
+    assert in_use(shop.a).ds == DAYS[0]
     for root in (shop.a, shop.b):
         fetch((root / "promoted" / LISTS).resolve())
         assert set(pq.read_table((root / "promoted" / LISTS).resolve())["ds"].to_pylist()) == {DAYS[0]}
@@ -148,7 +154,7 @@ def test_a_working_copy_may_be_lost(shop):
     shutil.rmtree(shop.a)
     mirror.attach(shop.a, url)
     refresh(shop.a)
-    assert promotions.current(shop.a).ds == DAYS[1]
+    assert in_use(shop.a).ds == DAYS[1]
     assert users_of(shop.a, DAYS[1]) == USERS
 
 
@@ -196,6 +202,7 @@ def test_a_version_without_a_manifest_is_a_fault_that_can_be_mended(shop):
     refresh(shop.b)
     [fault] = faults(shop.b, lambda: ())
     assert "has no usable manifest" in fault.what
+    assert fault.mend is not None
     fault.mend()
     assert not shop.store.files(f"_versions/{LISTS}/ds={DAYS[1]}.x")
 
@@ -274,13 +281,13 @@ def test_what_is_damaged_here_is_fetched_again_and_no_fault_of_the_store(shop):
     for path in (
         data,
         data.parent.parent / "manifest.json",
-        promotions.record_of(shop.a, promotions.current(shop.a)) / "promotion.json",
+        promotions.record_of(shop.a, in_use(shop.a)) / "promotion.json",
     ):
         path.write_bytes(b"")
     (shop.a / ".store_seen.json").write_text("[]")
     assert faults(shop.a, lambda: ()) == []
     assert users_of(shop.a, DAYS[1]) == USERS
-    assert promotions.current(shop.a).ds == DAYS[1]
+    assert in_use(shop.a).ds == DAYS[1]
 
 
 def test_old_logs_go_from_the_store(shop):
@@ -344,4 +351,4 @@ def test_a_damaged_mark_says_what_to_do(shop):
     with pytest.raises(InputError, match=r"store.json is damaged: remove .* Nothing is lost"):
         mirror.mirror_of(shop.a)
     mirror.attach(shop.a, shop.store.url)
-    assert mirror.mirror_of(shop.a).folder.url == shop.store.url
+    assert mirror.folder_of(shop.a).url == shop.store.url

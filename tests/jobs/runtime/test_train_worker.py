@@ -25,7 +25,8 @@ def test_an_epoch_reaches_the_person_and_the_monitoring(monkeypatch: pytest.Monk
             gauges.append((self.name, value, tags))
 
     monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
-    worker = RayWorker(0, 1, torch.device("cpu"), None, SimpleNamespace(add=lines.append))
+    there: Any = SimpleNamespace(add=lines.append)
+    worker = RayWorker(0, 1, torch.device("cpu"), None, there)
     worker.announce("student", "epoch 1: é", {"ndcg": 0.5, "epoch": 1})
     worker.announce("student", "epoch 2", {})
     assert lines == ["epoch 1: é", "epoch 2"]
