@@ -8,7 +8,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.runtime.console import log_file, say, warn
-from jobs.runtime.inputs import NightInput, checked_key, earlier_vocabulary, night_input, read_input
+from jobs.runtime.inputs import NightInput, earlier_vocabulary, night_input, read_input
+from jobs.runtime.pseudonym_key import checked_key
 from jobs.runtime.ready import wait_for_input as wait_for_input
 from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
@@ -26,7 +27,6 @@ from kdlib.features.user_values import add_user_values
 from kdlib.features.write import fail_all_quarantined, write_sorted
 from kdlib.privacy import forgetting
 from kdlib.store import partitions, tables
-from kdlib.store.partitions import Manifest
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
@@ -107,7 +107,7 @@ def _write_vocabulary(
     """Extend an earlier run's vocabulary and write it with the catalogue's titles. Returns it with its counts."""
     config, earlier, previous = job.config, earlier_vocabulary(job.config), None
     if earlier is not None:
-        folder = partitions.version_folder(config.root, "item_vocabulary", earlier.ds, earlier.version)
+        folder = partitions.version_data(config.root, "item_vocabulary", earlier.ds, earlier.version)
         previous = spark.read.parquet(read.spark_path(folder))
     num_known = previous.count() if previous else 0
     items = vocabulary.extend_vocabulary(
@@ -139,7 +139,7 @@ def _write_histories(job: Job, sessions: DataFrame, items: DataFrame, num_items:
     return spark.read.parquet(read.spark_path(folder)), codings
 
 
-def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+def tell(config: RunConfig, manifests: Mapping[str, partitions.Manifest]) -> None:
     """Say how many rows were kept, and warn of what looks wrong."""
     funnel = manifests["histories"].details["funnel"]
     say(f"build_features: {funnels.funnel_text(funnel)}")

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pyspark import StorageLevel
 
 from jobs.runtime.console import log_file, say, warn
-from jobs.runtime.inputs import checked_key, search_input
+from jobs.runtime.inputs import search_input
+from jobs.runtime.pseudonym_key import checked_key
 from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig

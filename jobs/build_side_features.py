@@ -8,7 +8,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.runtime.console import log_file, say, warn
 from jobs.runtime.input_files import version_of
-from jobs.runtime.inputs import catalogue_input, checked_key
+from jobs.runtime.inputs import catalogue_input
+from jobs.runtime.pseudonym_key import checked_key
 from jobs.runtime.spark_session import running_spark
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.data import CatalogueConfig, UsersConfig

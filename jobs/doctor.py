@@ -8,7 +8,7 @@ from jobs.runtime.checks.finding import Finding, missing, ok, run_check
 from jobs.runtime.command import Invocation
 from jobs.runtime.console import hints_name, say
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.errors import ConfigError, UnreachableError
 
 MARKS = {"ok": "✓", "missing": "✗", "not needed": "–"}
 Check = Callable[[], Finding]
@@ -48,7 +48,7 @@ def checks_of(config: RunConfig) -> dict[str, Check]:
         "disk of output_dir": lambda: folders.check_room(config.root),
         "disk of /tmp": lambda: folders.check_room(Path("/tmp")),
         "libraries": lambda: folders.check_libraries(Path("/tmp")),
-        "output_dir": lambda: folders.check_file_system(config.root),
+        "output_dir": lambda: places.check_output(config),
         "locks": lambda: folders.check_locks(config.root),
         "loopback": machine.check_loopback,
         "Ray cluster": lambda: machine.check_cluster(config),
@@ -65,6 +65,6 @@ def _config(invocation: Invocation) -> tuple[RunConfig, Finding]:
     """The run config, and its row of the table. If it cannot be read: a default with `output_dir: output`."""
     try:
         return invocation.load(), ok(invocation.config)
-    except ConfigError as error:
+    except (ConfigError, UnreachableError) as error:
         default = RunConfig.model_validate({"name": "doctor", "output_dir": "output", "input": {"simulate": {}}})
         return default, missing(str(error), "Correct it; the checks below are for a default run config")

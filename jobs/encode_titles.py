@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pyarrow.parquet as pq
 
+from jobs.runtime.actors import map_by_actors
 from jobs.runtime.names import adapted_encoder
 from jobs.runtime.published import parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, read_parquet
@@ -23,25 +24,26 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 def build(job: Job) -> Details:
     """Encode all titles with Ray Data actors, and whiten the vectors if `text.whiten` is set."""
-    import ray.data
-
     from kdlib.teachers.text import TitleEncoder, whiten_files
 
     text, training = job.part.subject, job.config.training
     check_workers_room(job.config, training.workers)
-    items = read_parquet(parquet_files(job.input("item_vocabulary"))).select_columns(["item_index", "title"])
-    vectors = items.repartition(4 * training.workers).map_batches(
+    items = read_parquet(job.config, parquet_files(job.input("item_vocabulary"))).select_columns(
+        ["item_index", "title"]
+    )
+    vectors = map_by_actors(
+        job.config,
+        items.repartition(4 * training.workers),
         TitleEncoder,
-        fn_constructor_kwargs={
+        {
             "encoder": job.found,
             "max_tokens": text.max_tokens,
             "batch_size": text.batch_size,
             "threads": training.threads_per_worker,
         },
-        compute=ray.data.ActorPoolStrategy(size=training.workers),
+        actors=training.workers,
         num_cpus=training.cpus_per_worker,
         num_gpus=training.gpus_per_worker,
-        batch_format="pyarrow",
         batch_size=text.batch_size * 8,
     )
     # Ray's own write_parquet may write the batches of a block in another order

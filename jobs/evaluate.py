@@ -144,4 +144,4 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     details = manifests["metrics"].details
     everyone = details.get("users_with_truth")
     more = f", {everyone:,} users by the true model" if everyone else ""
-    say(f"evaluate: {details['users']:,} test users{more} → {config.root / 'metrics' / f'ds={config.day}'}")
+    say(f"evaluate: {details['users']:,} test users{more} → {config.place('metrics')}")

@@ -73,13 +73,14 @@ def run(config: RunConfig, user_ids: Sequence[str]) -> None:
     forgetting.remember_to_forget(config.root, stored, key)
     if others := sorted(held_dates(config) - {config.day}):
         raise BusyError(
-            f"another run is at work on {', '.join(others)} in {config.root}, and may have read the events of {who} before."
+            f"another run is at work on {', '.join(others)} in {config.place()}, and may have read the events of {who} before."
             f" {who[0].upper()}{who[1:]} {are} on the list of forgotten users, and nothing is erased yet."
             " Run the same command again when that run has ended"
         )
     ids = {*stored, *user_ids}  # runs from before there was a key have the shop's own ids
     columns = _user_columns(config)
-    removed = Counter(forgetting.erase(config.root, ids, user_columns=columns))
+    with promotions.switching(config.root, "forget"):  # meanwhile nobody removes old runs
+        removed = Counter(forgetting.erase(config.root, ids, user_columns=columns))
     for place, count in sorted(removed.items()):
         say(f"  {place}: {count:,} removed")
     if config.delivery and promotions.current(config.root):
@@ -91,7 +92,9 @@ def run(config: RunConfig, user_ids: Sequence[str]) -> None:
         )
     if not removed:
         say(f"forget: no output has named {who}{_are_listed(num_listed, len(stored))}")
-    say(f"forget: {removed.total():,} rows, lines and pages removed; {config.root} searched: no trace is left of {who}")
+    say(
+        f"forget: {removed.total():,} rows, lines and pages removed; {config.place()} searched: no trace is left of {who}"
+    )
     if others := _nights_of_other_keys(config.root, key):
         warn(
             f"forget: warning: {', '.join(others)} were made with another pseudonym key, so {who} cannot be found in"
@@ -140,7 +143,7 @@ def load(invocation: Invocation) -> RunConfig:
     config = invocation.load()
     if not any((config.root / name).exists() for name in (partitions.VERSIONS, partitions.STAGING)):
         raise ConfigError(
-            f"no run has been made in {config.root}, the output_dir of the run config {invocation.config}, so nobody can"
+            f"no run has been made in {config.place()}, the output_dir of the run config {invocation.config}, so nobody can"
             " be forgotten there. Give the shop's own run config with --config"
         )
     return config

@@ -27,7 +27,7 @@ def freeze(config: RunConfig, reason: str) -> None:
         freezing.freeze(root, reason.strip())
     stays = f"{now.ds} stays in use" if now else "no run is in use, and none comes into use"
     say(
-        f"freeze: {stays} in {root} until `distilrec unfreeze`. Runs are still made and judged. `distilrec rollback` works"
+        f"freeze: {stays} in {config.place()} until `distilrec unfreeze`. Runs are still made and judged. `distilrec rollback` works"
     )
 
 
@@ -40,7 +40,7 @@ def unfreeze(config: RunConfig) -> None:
             say(f"unfreeze: nothing changed: {root} is not frozen")
             return
         freezing.unfreeze(root)
-    say(f"unfreeze: runs in {root} are promoted again. It was {before}")
+    say(f"unfreeze: runs in {config.place()} are promoted again. It was {before}")
     made = [day for table in ("recommendations", "search_rankings") if (day := partitions.latest(root, table))]
     if made and (now is None or max(made) > now.ds):
         say(f"unfreeze: `distilrec promote --ds {max(made)}` puts the newest run in use, if its gates allow it")

@@ -72,7 +72,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
     stages = [stage for stage in STAGES if stage.when(config)]
     last_spark = [stage for stage in stages if stage.engine == "spark"][-1:]
     with engine_output_to(log):
-        say(f"nightly: {config.name}, {config.day}, output in {config.root}, engine logs in {log.parent}")
+        say(f"nightly: {config.name}, {config.day}, output in {config.place()}, engine logs in {log.parent}")
     ray_block = ExitStack()
     try:
         for number, stage in enumerate(stages):

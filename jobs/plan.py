@@ -41,7 +41,7 @@ def run(config: RunConfig) -> None:
     """Print the plan of the config's date. Nothing is written."""
     steps = plan(config)
     width = max(len(step.stage.name) for step in steps)
-    say(f"plan of {config.name} for {config.day}, in {config.root}; times and sizes are those of the last run")
+    say(f"plan of {config.name} for {config.day}, in {config.place()}; times and sizes are those of the last run")
     for step in steps:
         status = "acts each time" if step.stage.acts else "runs" if step.runs else "up to date"
         size = "" if step.seconds is None else f"{step.seconds:>7,.0f} s {step.num_bytes / 2**20:>9,.1f} MiB"

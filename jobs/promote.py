@@ -80,7 +80,8 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     if _later_in_use(config, promoted):  # a later run was promoted at the same time
         return None
     table = "recommendations" if config.input.has_events else "search_rankings"
-    say(f"promote: {day} is in use: {root / promotions.LINK / table}")
+    place = f"{config.store}/{promotions.LINK}.json" if config.store else root / promotions.LINK / table
+    say(f"promote: {day} is in use: {place}")
     _deliver_and_remove_old_runs(config)
     return promoted
 

@@ -59,9 +59,11 @@ def run(config: RunConfig, *, keep: int | None, dry_run: bool) -> None:
     total += sizes.total() + _removed(logs, f"logs and checkpoints of dates before {old.oldest}", left, dry_run=dry_run)
     kept = _stay(sorted(days - set(sizes)))
     if dry_run:
-        say(f"prune: would remove {in_words(total)} from {root}{kept}. Nothing is removed yet, because of --dry-run")
+        say(
+            f"prune: would remove {in_words(total)} from {config.place()}{kept}. Nothing is removed yet, because of --dry-run"
+        )
     else:
-        say(f"prune: removed {in_words(total)} from {root}{kept}")
+        say(f"prune: removed {in_words(total)} from {config.place()}{kept}")
     if busy:
         say(f"prune: runs work on {', '.join(sorted(busy))}; these dates and what they start from stay")
     if left:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.actors import map_by_actors
 from jobs.runtime.console import say
 from jobs.runtime.names import SEARCH_STUDENT
 from jobs.runtime.product_search import head_queries, product_search, read_products, typed_queries
@@ -40,7 +41,7 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     made = manifests["search_rankings"].details
     say(
         f"rank_search: {made['answered']:,} of {made['queries']:,} queries answered in {made['ranking_seconds']:.1f} s →"
-        f" {config.root / 'search_rankings' / f'ds={config.day}'}"
+        f" {config.place('search_rankings')}"
     )
 
 
@@ -53,18 +54,21 @@ def _rank(config: RunConfig, index: Path, student: Path, queries: list[str]) -> 
         pa.table({"query": pa.array(queries[start : start + QUERIES_AT_A_TIME])})
         for start in range(0, len(queries), QUERIES_AT_A_TIME)
     ]
-    batches = (
-        ray.data.from_arrow(parts)
-        .map_batches(
-            _Ranker,
-            fn_constructor_args=(str(index), str(student), settings.k, end_of_day, training.threads_per_worker),
-            compute=ray.data.ActorPoolStrategy(size=min(training.workers, len(parts))),
-            num_cpus=training.cpus_per_worker,
-            batch_format="pyarrow",
-            batch_size=QUERIES_AT_A_TIME,
-        )
-        .iter_batches(batch_size=None, batch_format="pyarrow")
-    )
+    batches = map_by_actors(
+        config,
+        ray.data.from_arrow(parts),
+        _Ranker,
+        {
+            "index": str(index),
+            "student": str(student),
+            "k": settings.k,
+            "generated_at": end_of_day,
+            "threads": training.threads_per_worker,
+        },
+        actors=min(training.workers, len(parts)),
+        num_cpus=training.cpus_per_worker,
+        batch_size=QUERIES_AT_A_TIME,
+    ).iter_batches(batch_size=None, batch_format="pyarrow")
     found = list(batches) or [SEARCH_RANKINGS.schema.empty_table()]  # Ray leaves out what is empty
     return pa.concat_tables(found).sort_by("query").cast(SEARCH_RANKINGS.schema)
 

@@ -59,10 +59,11 @@ def _infer(job: Job) -> None:
     config, settings = job.config, job.config.recommend
     check_room(config, "recommend.actors", settings.actors)
     write_by_shards(
+        config,
         job.input("histories"),
         ShardRecommender,
+        job.output,
         {
-            "folder": str(job.output),
             "batch_size": settings.batch_size,
             "settings": {
                 "model_folder": str(job.input(served_student(config))),
@@ -88,5 +89,5 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     seconds = made["inference_seconds"]
     say(
         f"recommend: {made['users']:,} users ({made['model']:,} model, {made['popular']:,} popular) in {seconds:.1f} s,"
-        f" {made['users'] / seconds:,.0f} users/s → {config.root / 'recommendations' / f'ds={config.day}'}"
+        f" {made['users'] / seconds:,.0f} users/s → {config.place('recommendations')}"
     )

@@ -143,6 +143,6 @@ MAKERS: dict[str, Callable[[Job, pa.Array, np.ndarray, int], Made]] = {
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     """Say how many rows each list has; warn of a list without rows."""
     for name, manifest in manifests.items():
-        say(f"recommend_lists: {name}: {manifest.rows:,} rows → {config.root / name / f'ds={config.day}'}")
+        say(f"recommend_lists: {name}: {manifest.rows:,} rows → {config.place(name)}")
         if not manifest.rows and name in EMPTY:
             warn(f"recommend_lists: warning: {name} has no rows, because {EMPTY[name]}")

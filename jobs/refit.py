@@ -19,6 +19,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ModelError
 from kdlib.models.files import MODEL_FILE
 from kdlib.store import partitions
+from kdlib.store.mirror import drop
 from kdlib.store.partitions import Manifest
 from kdlib.training.specs import TrainingRun
 
@@ -82,6 +83,7 @@ def _targets(job: Job) -> Path:
         made = partitions.new_staging(config.root, "refit_targets", config.day)
         teachers = recounted(config, source, folders, rules)
         write_targets(config, source, teachers, teacher_weights(config, job.inputs), made, whole=True)
+        drop(rules)
         shutil.rmtree(rules)
         kept.parent.mkdir(parents=True, exist_ok=True)
         made.rename(kept)

@@ -23,13 +23,13 @@ def show(config: RunConfig) -> list[Fault]:
         say(f"  {fault.what}\n    {'with --yes' if fault.mend else 'by hand'}: {fault.remedy}")
     _say_busy(config)
     if not found:
-        say(f"repair: no fault found in {config.root}")
+        say(f"repair: no fault found in {config.place()}")
     elif num_mended := sum(fault.mend is not None for fault in found):
         say(
-            f"repair: {len(found)} found in {config.root}; `distilrec repair --yes` mends {num_mended}. Nothing is changed yet"
+            f"repair: {len(found)} found in {config.place()}; `distilrec repair --yes` mends {num_mended}. Nothing is changed yet"
         )
     else:
-        say(f"repair: {len(found)} found in {config.root}; each needs your decision")
+        say(f"repair: {len(found)} found in {config.place()}; each needs your decision")
     return found
 
 
@@ -56,9 +56,9 @@ def mend(config: RunConfig) -> list[Fault]:
         say(f"  {fault.what}\n    {'not done' if fault.mend else 'by hand'}: {fault.remedy}")
     _say_busy(config)
     say(
-        f"repair: {num_mended} mended in {root}, {len(left)} left"
+        f"repair: {num_mended} mended in {config.place()}, {len(left)} left"
         if num_mended or left
-        else f"repair: no fault found in {root}"
+        else f"repair: no fault found in {config.place()}"
     )
     return left
 

@@ -26,7 +26,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     found = find_partitions(config.root, config.day)
     if all(day != config.day for _, day in found):
         raise InputError(
-            f"nothing is published for {config.day} under {config.root}, so there is nothing to report:"
+            f"nothing is published for {config.day} under {config.place()}, so there is nothing to report:"
             " run `distilrec nightly` first"
         )
     versions = {f"{table}/ds={day}": manifest.version for (table, day), manifest in found.items()}

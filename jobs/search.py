@@ -26,7 +26,7 @@ def run(config: RunConfig, queries: Sequence[str], *, k: int, category: str | No
     for folder in (index, student):
         if not folder.exists():
             raise InputError(
-                f"no search of {day} under {config.root}: run `distilrec nightly` or `distilrec train-search`"
+                f"no search of {day} under {config.place()}: run `distilrec nightly` or `distilrec train-search`"
             )
     loaded = load_index(index, student)
     ready = time.monotonic()

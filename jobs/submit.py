@@ -31,10 +31,11 @@ def run(
       own_code: the job runs the code of this process. False: it runs the code in the cluster's image.
     """
     config = load_config(invocation.config, overrides=invocation.overrides, ds=invocation.ds, expand=False)
-    if not config.output_dir.startswith(("/", "$")):
+    if config.store is None and not config.output_dir.startswith(("/", "$")):
         raise ConfigError(
             f"output_dir is {config.output_dir!r}, a folder of one machine. On a cluster it must be an absolute path on"
-            " storage that all nodes share: set it in the run config or with --set output_dir=/shared/distilrec"
+            " storage that all nodes share, or a folder of an object store: set it in the run config or with --set"
+            " output_dir=/shared/distilrec"
         )
     if any(word.partition("=")[0] in ("--from", "--to") for word in more):
         raise ConfigError("submit takes one day, found --from or --to. Submit each day with --ds, in order")

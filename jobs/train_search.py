@@ -55,7 +55,7 @@ def build(job: Job) -> Details:
         export=str(finished),
         metadata={"teacher": teacher, "inputs": inputs, "seed": config.seed, "search": chosen},
     )
-    train, epochs = read_parquet(targets), settings.epochs
+    train, epochs = read_parquet(config, targets), settings.epochs
     loop_config = {"spec": spec, "make_tasks": search_tasks}
     run_workers(config, train_worker, loop_config, train, name=name, stage="train_search", epochs=epochs)
     if not (finished / STUDENT_FILE).exists():

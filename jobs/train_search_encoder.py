@@ -19,6 +19,7 @@ from kdlib.search.adaptation import adaptation_pairs
 from kdlib.search.index import product_texts
 from kdlib.search.words import teaches
 from kdlib.store import partitions
+from kdlib.store.mirror import drop
 from kdlib.store.partitions import Manifest
 from kdlib.teachers.contrastive import PAIRS_SCHEMA
 from kdlib.teachers.text import encoder_folder, encoder_version
@@ -34,7 +35,9 @@ def build(job: Job) -> Details:
     config = job.config
     folder = config.root / partitions.CHECKPOINTS / f"{config.name}.search_pairs.ds={config.day}"
     data = _write_pairs(job, folder)
-    fit_encoder(job, product_search(config).text, read_parquet(parquet_files(folder / "pairs")), data)
+    pairs = read_parquet(config, parquet_files(folder / "pairs"))
+    fit_encoder(job, product_search(config).text, pairs, data)
+    drop(folder)
     shutil.rmtree(folder)
     return {}
 

@@ -1,17 +1,15 @@
 """Make the teachers: count the rules of some, try the functions of others, train the rest (Ray Train, DeepSpeed)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
-from jobs.runtime.actors import own_errors
+from jobs.runtime.actors import in_a_task
 from jobs.runtime.budget import within_budget
 from jobs.runtime.console import say
 from jobs.runtime.names import title_vectors
 from jobs.runtime.own_teachers import source_of, source_version
 from jobs.runtime.published import describe_models, features_of, parquet_files, user_columns
 from jobs.runtime.rank_targets import training_counts
-from jobs.runtime.ray_cluster import check_room
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from jobs.runtime.train_models import fit
 from jobs.runtime.warm_start import earlier_model, run_options, warm_training
@@ -62,15 +60,16 @@ def _try_function(job: Job) -> None:
     from kdlib.teachers.function import record_function
 
     (teacher, _), training, source = job.part.subject, job.config.training, features_of(job.inputs)
-    _in_a_task(
-        job,
+    in_a_task(
+        job.config,
         record_function,
         teacher.function,
         source.item_ids(),
         parquet_files(source.histories),
         str(job.output),
         source.vocabulary_facts() | {"name": teacher.name},
-        gpus=training.gpus_per_worker,
+        num_gpus=training.gpus_per_worker,
+        gives=job.output,
         version=job.found,
         max_length=training.max_length,
         max_validation_users=training.max_validation_users,
@@ -84,29 +83,19 @@ def _count(job: Job) -> None:
     from kdlib.teachers.rules_task import count_and_save
 
     (teacher, _), training, source = job.part.subject, job.config.training, features_of(job.inputs)
-    _in_a_task(
-        job,
+    in_a_task(
+        job.config,
         count_and_save,
         teacher.rules.model_dump(),
         parquet_files(source.histories),
         training_counts(source),
         str(job.output),
         source.vocabulary_facts() | {"name": teacher.name},
+        gives=job.output,
         max_length=training.max_length,
         max_validation_users=training.max_validation_users,
         event_weights=job.config.objective.event_weights,
     )
-
-
-def _in_a_task(job: Job, function: Callable[..., None], *arguments: Any, gpus: float = 0, **options: Any) -> None:
-    """Run a function in a process of the cluster. Ray must run."""
-    import ray
-
-    cpus = job.config.training.cpus_per_worker
-    check_room(job.config, "training.workers", 1, cpus=cpus, gpus=gpus)
-    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
-    with own_errors():
-        ray.get(task.remote(*arguments, **options))
 
 
 def _train(jobs: Sequence[Job], runs: Sequence[TrainingRun], *, fold: int, folds: int) -> None:

@@ -23,7 +23,7 @@ def build(job: Job) -> Details:
     """Train one encoder on pairs of neighbouring training items."""
     source = features_of(job.inputs)
     histories = parquet_files(source.histories)
-    pairs = read_parquet(histories).select_columns(["item_indices", "num_train"])
+    pairs = read_parquet(job.config, histories).select_columns(["item_indices", "num_train"])
     data = EncoderData(texts=str(source.vocabulary), statistics=str(source.statistics), histories=histories)
     pairs = pairs.map_batches(training_pairs, batch_format="pyarrow", batch_size=None)
     fit_encoder(job, job.part.subject, pairs, data)

@@ -11,6 +11,7 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
 from kdlib.features import funnel as funnels
 from kdlib.features.columns import MOST_ID_CHARACTERS
+from kdlib.store.remote_files import is_object
 
 ADVICE = {
     "corrupt_row": "check delimiter, header and columns: the lines have another number of fields",
@@ -57,6 +58,8 @@ def _tell(config: RunConfig, verdict: Verdict, *, seconds: float) -> None:
     assert events
     read_ = funnel["rows_read"]
     sample = "all of them" if verdict.whole else "a sample; --rows N reads more"
+    if is_object(events.path):
+        sample += "; copied from the store, and removed again"
     say(f"rows         {read_:>11,}   {sample}")
     outcomes = ("kept", "filtered", "duplicate", "quarantined")
     for name in (one for one in outcomes if one in funnel):

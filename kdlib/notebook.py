@@ -44,7 +44,9 @@ from kdlib.release import promotions
 from kdlib.store import partitions
 from kdlib.store.days import day_end
 from kdlib.store.format import check_format
+from kdlib.store.mirror import attach
 from kdlib.store.tables import HISTORIES, TIME
+from kdlib.store.working_copy import refresh
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Run:
         place = f"the run of {self.day} in {self.config.root}"
         if name not in self.versions:
             raise InputError(f"{place} has no {name!r}. It has {', '.join(sorted(self.versions))}")
-        folder = partitions.version_folder(self.config.root, name, self.day, self.versions[name])
+        folder = partitions.version_data(self.config.root, name, self.day, self.versions[name])
         if not folder.is_dir():
             raise InputError(f"the files of {name} of {place} were removed. Load a newer run with load_run(…)")
         return folder
@@ -85,6 +87,9 @@ def load_run(path: str | Path, *, ds: str | date | None = None, overrides: Seque
       InputError: no run is in use, or the date has no tables.
     """
     config = load_config(path, overrides=tuple(overrides), ds=None if ds is None else str(ds))
+    if config.store:
+        attach(config.root, config.store)
+        refresh(config.root)
     check_format(config.root)
     again = f"Run `distilrec nightly --config {path}` first"
     used = promotions.current(config.root) if ds is None else None

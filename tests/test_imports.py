@@ -66,7 +66,7 @@ ALLOWED_ROOMS = {
     "training": {"config", "data", "inference", "losses", "metrics", "models", "store", "teachers"},
     "search": {"config", "data", "losses", "teachers", "training"},
     "report": {"config", "metrics", "release", "store"},
-    "onboarding": {"config"},
+    "onboarding": {"config", "store"},
     "explore": {"config", "data", "inference", "models", "release", "report", "search", "store"},
     "notebook": {"config", "data", "inference", "losses", "metrics", "privacy", "release", "store"},
     "errors": set(),

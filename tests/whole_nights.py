@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from kdlib.store import list_tables, partitions, tables
+from kdlib.store import partitions, tables
 
 HOME = Path(__file__).parents[1]
 
@@ -91,12 +91,15 @@ def child(process: psutil.Process, name: str) -> psutil.Process:
     raise AssertionError(f"expected a process with {name!r} in its command line, found none in two minutes")
 
 
-def whole(root: Path, ds: str) -> partitions.Manifest:
-    """The manifest of the published table, after every file was found as the manifest says."""
-    folder = partitions.current(root, "recommendations", ds)
-    manifest = partitions.manifest_of(root, "recommendations", ds)
-    assert sorted(file.name for file in folder.iterdir()) == [file["path"] for file in manifest.files]
+def whole(root: Path, ds: str, name: str = "recommendations") -> partitions.Manifest:
+    """The manifest of a published table or model, after every file, row and column was found as the manifest says."""
+    folder = partitions.current(root, name, ds)
+    manifest = partitions.manifest_of(root, name, ds)
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    assert sorted(files) == sorted(file["path"] for file in manifest.files)
     for file in manifest.files:
-        assert hashlib.sha256((folder / file["path"]).read_bytes()).hexdigest() == file["sha256"]
-    tables.check_files(list_tables.RECOMMENDATIONS, folder)
+        found = files[file["path"]].read_bytes()
+        assert (len(found), hashlib.sha256(found).hexdigest()) == (file["bytes"], file["sha256"])
+    if table := tables.ALL.get(name):
+        assert tables.check_files(table, folder) == manifest.rows == sum(file["rows"] for file in manifest.files)
     return manifest

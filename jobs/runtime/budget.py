@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from jobs.runtime.console import say, warn
+from jobs.runtime.output import open_output
 from kdlib.config.costs import Cost, Scale, cost_of, training_seconds
 from kdlib.config.run import RunConfig
 from kdlib.store import partitions
@@ -21,6 +22,7 @@ def scale_of(config: RunConfig) -> Scale | None:
     """Size of the data of the run's date, or of the newest earlier date with features; None without any."""
     if config.ds is None:
         return None
+    open_output(config)
     manifest = partitions.read_manifest(config.root, "histories", config.day)
     if manifest is None:
         before = partitions.latest(config.root, "histories", before=config.day)

@@ -17,6 +17,7 @@ from pathlib import Path
 from jobs.runtime.budget import scale_of
 from jobs.runtime.console import engine_output_to, hints_name, log_file, one_line, say
 from jobs.runtime.lock import run_lock
+from jobs.runtime.output import open_output, send_logs, store_errors
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError
@@ -56,9 +57,10 @@ def of_all_dates(invocation: Invocation) -> RunConfig:
     if invocation.ds is not None:
         raise ConfigError(f"--ds {invocation.ds}: this command is about all runs and takes no date")
     config = load_config(invocation.config, overrides=invocation.overrides)
+    open_output(config)
     if not any((config.root / name).exists() for name in (VERSIONS, STAGING)):
         raise ConfigError(
-            f"no run has been made in {config.root}, the output_dir of the run config {invocation.config}. Give the"
+            f"no run has been made in {config.place()}, the output_dir of the run config {invocation.config}. Give the"
             " shop's own run config with --config"
         )
     return config.model_copy(update={"ds": datetime.now(UTC).date()})
@@ -90,16 +92,20 @@ def execute(
       in_use: without a date, the command takes the date of the run in use.
       quiet_engines: the engines write to a log file. A line at the end gives the seconds.
     """
-    started, log, stopped = time.monotonic(), None, list[int]()
+    started, config, log, stopped = time.monotonic(), None, None, list[int]()
+    begun = False
     unlocked = reads_only or all_dates
     with hints_name(invocation.config, invocation.overrides):
         try:
             config = load() if load else of_all_dates(invocation) if all_dates else invocation.load()
+            open_output(config)
             check_format(config.root)
             if in_use and config.ds is None and (now := promotions.current(config.root)):
                 config = config.model_copy(update={"ds": date.fromisoformat(now.ds)})
             log = log_file(config, name)
-            with interrupted_by_sigterm(stopped), nullcontext() if unlocked else run_lock(config, name):
+            locked = nullcontext() if unlocked else run_lock(config, name)
+            with interrupted_by_sigterm(stopped), store_errors(config), locked:
+                begun = True
                 if not unlocked:
                     write_format(config.root)
                 with engine_output_to(log) if quiet_engines else nullcontext():
@@ -118,6 +124,9 @@ def execute(
             return status
         except Exception as error:
             return _unexpected(error, name, log, reads_only=reads_only)
+        finally:
+            if config and begun and not reads_only:
+                send_logs(config)
     return 0
 
 

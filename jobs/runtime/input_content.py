@@ -7,20 +7,23 @@ from pathlib import Path
 
 from kdlib.errors import InputError
 from kdlib.onboarding.kinds import kind_of
+from kdlib.store.remote_files import is_object, open_remote
 
-File = tuple[str, int, int]
-"""Path or URL, bytes, time of the last change in nanoseconds."""
+File = tuple[str, int, int | str]
+"""Path or URL, bytes, time of the last change in nanoseconds; of a file in an object store its tag."""
 
 _HEAD_BYTES = 4096
 _MOST_HEADS = 10_000
-"""How many files are opened."""
+"""How many files are opened on this machine."""
+_MOST_REMOTE_HEADS = 20
+"""How many files are opened in an object store, where each takes a request."""
 _GZIP = b"\x1f\x8b"
 _OTHER_COMPRESSION = (".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz")
 _EXPECTED = {"csv": "CSV text", "jsonl": "a JSON object on each line", "sequences": "lines of ids"}
 
 
 def check_files(files: list[File], format_: str, *, path: str) -> None:
-    """Check sizes, and the first bytes of local files.
+    """Check sizes, and the first bytes of local files and of some files in an object store.
 
     Args:
       files: the files to read.
@@ -38,14 +41,17 @@ def check_files(files: list[File], format_: str, *, path: str) -> None:
         raise InputError(
             f"{path} is empty: no file has any bytes. Check that it is the right file and that the export has run"
         )
-    for name, size, _ in files[:_MOST_HEADS]:
-        if size and Path(name).is_absolute() and not name.endswith(_OTHER_COMPRESSION):
-            _check_content(name, format_)
+    plain = [(name, size) for name, size, _ in files if size and not name.endswith(_OTHER_COMPRESSION)]
+    local = [one for one in plain if Path(one[0]).is_absolute()]
+    remote = [one for one in plain if is_object(one[0])]
+    step = -(-len(remote) // _MOST_REMOTE_HEADS) or 1
+    for name, size in local[:_MOST_HEADS] + remote[::-1][::step]:
+        _check_content(name, size, format_)
 
 
-def _check_content(name: str, format_: str) -> None:
+def _check_content(name: str, size: int, format_: str) -> None:
     try:
-        with open(name, "rb") as stream:
+        with open_remote(name, size) if is_object(name) else open(name, "rb") as stream:
             head = stream.read(_HEAD_BYTES)
     except OSError as error:
         raise unreadable(name, error) from None
@@ -92,4 +98,6 @@ def check_no_table(path: str, files: list[File]) -> None:
 
 def unreadable(name: str, error: OSError) -> InputError:
     """The error for a file that this machine cannot read."""
-    return InputError(f"cannot read {name}: {error.strerror}. Check its permissions, or take it out of the input")
+    return InputError(
+        f"cannot read {name}: {error.strerror or error}. Check its permissions, or take it out of the input"
+    )

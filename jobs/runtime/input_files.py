@@ -3,13 +3,10 @@
 import hashlib
 import json
 import os
-import re
 from contextlib import suppress
 from datetime import date
 from glob import glob
 from pathlib import Path
-
-import pyarrow.fs as pafs
 
 from jobs.runtime.input_content import File, check_files, check_no_table, unreadable
 from kdlib.config.data import DAY
@@ -17,9 +14,8 @@ from kdlib.errors import InputError
 from kdlib.features.arrivals import DAY_PATTERN, day_of
 from kdlib.features.lake import LAKES, snapshot
 from kdlib.store.fingerprint import fingerprint_of
+from kdlib.store.remote_files import HIDDEN, alternatives, fixed_part, is_hidden, remote_files, why
 
-HIDDEN = ("_", ".")
-"""Spark ignores files and folders whose names begin with these, except folders `_name=value`."""
 HASHES = "_input_hashes.json"
 """In the output folder: size, time and hash of each local input file that was read, so that no file is hashed twice."""
 
@@ -31,8 +27,8 @@ MOST_BYTES, MOST_FILES = 50 * 2**30, 100_000
 def version_of_files(files: list[File], root: Path) -> str:
     """A hash of names and contents.
 
-    For files at a URL, size and time of the last change count in place of the content, because nothing is fetched. The same
-    holds for local files of more than MOST_BYTES or MOST_FILES in total. A copy with new times then counts as a change.
+    For files at a URL, size and the store's tag count in place of the content, because nothing is fetched. Without a tag,
+    and for local files of more than MOST_BYTES or MOST_FILES in total, the time of the last change counts.
 
     Args:
       files: the files to hash.
@@ -53,7 +49,7 @@ def version_of_files(files: list[File], root: Path) -> str:
     )
 
 
-def _hash_of(name: str, size: int, time: int, kept: dict[str, list]) -> str:
+def _hash_of(name: str, size: int, time: int | str, kept: dict[str, list]) -> str:
     before = kept.get(name)
     if before is not None and before[:2] == [size, time]:
         return before[2]
@@ -82,9 +78,6 @@ def _keep_hashes(root: Path, hashes: dict[str, list]) -> None:
 def version_of(path: str, format_: str, root: Path) -> str:
     """A hash of the files at a path: a file, a folder or a glob, local or a URL. Of a table: its id and version.
 
-    For a glob in a URL, all files of the folder above the glob count. A change in a file that does not match costs a
-    rerun. A missed change would give a wrong table.
-
     Raises:
       InputError: there are no files, or a file is not of the format (`check_files`). Or the path holds a Delta Lake or
         Iceberg table, whose folder also has files that the table no longer uses.
@@ -100,6 +93,7 @@ def version_of(path: str, format_: str, root: Path) -> str:
 
 
 def _files(path: str) -> list[File]:
+    path = path.removeprefix("file://")
     return _remote_files(path) if "://" in path else _local_files(path)
 
 
@@ -118,7 +112,7 @@ def files_by_day(path: str, *, needed: date) -> dict[date, list[File]]:
 
 
 def _local_files(path: str) -> list[File]:
-    tops = [Path(top).absolute() for one in _alternatives(path) for top in (glob(one) if _is_glob(one) else [one])]
+    tops = [Path(top).absolute() for one in alternatives(path) for top in (glob(one) if _is_glob(one) else [one])]
     found = {file for top in tops for file in ([top] if top.is_file() else _files_below(top))}
     return [
         (str(file), file.stat().st_size, file.stat().st_mtime_ns)
@@ -136,31 +130,14 @@ def _files_below(folder: Path) -> list[Path]:
     return found
 
 
-def _alternatives(path: str) -> list[str]:
-    """The paths that `{a,b}` stands for."""
-    braces = re.search(r"\{([^{}]*)\}", path)
-    if braces is None:
-        return [path]
-    before, after = path[: braces.start()], path[braces.end() :]
-    return [one for option in braces[1].split(",") for one in _alternatives(before + option + after)]
-
-
 def _remote_files(path: str) -> list[File]:
-    if _is_glob(path):
-        path = path[: min(path.find(sign) for sign in "*?[{" if sign in path)].rpartition("/")[0]
     try:
-        system, base = pafs.FileSystem.from_uri(path)
-        top = system.get_file_info(base)
-        infos = [top] if top.is_file else system.get_file_info(pafs.FileSelector(base, recursive=True))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
-    # HDFS names files as this machine does, and they are not this machine's
-    start = "" if isinstance(system, pafs.LocalFileSystem) or base[:1] != "/" else path.partition("/")[0]
-    return sorted(
-        (start + info.path, info.size, info.mtime_ns or 0)
-        for info in infos
-        if info.is_file and not info.base_name.startswith(HIDDEN)
-    )
+        found = [(file.url, file.size, file.mark) for file in remote_files(path)]
+    except OSError as error:
+        raise InputError(f"cannot list {path}: {why(error, path)}") from None
+    start = len(fixed_part(path)) + 1
+    # the log of a Delta Lake table is hidden, too, and tells that the folder holds one
+    return sorted(file for file in found if "/_delta_log/" in file[0] or not is_hidden(file[0][start:]))
 
 
 def _is_glob(path: str) -> bool:

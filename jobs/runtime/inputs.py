@@ -30,7 +30,6 @@ from kdlib.features.events import read_events
 from kdlib.features.read import spark_path
 from kdlib.features.searches import first_day
 from kdlib.privacy import forgetting
-from kdlib.privacy.pseudonyms import key_check, read_key
 from kdlib.release import gates, promotions
 from kdlib.store import partitions
 from kdlib.store.days import UTC
@@ -90,7 +89,7 @@ def night_input(config: RunConfig, key: dict[str, Any] | None) -> NightInput:
 
     Args:
       config: the run config.
-      key: from `checked_key`.
+      key: from `jobs.runtime.pseudonym_key.checked_key`.
 
     Raises:
       InputError: the simulator has not run. A path has no files, no file of the run's day, or an empty file. An earlier
@@ -171,7 +170,7 @@ def read_input(config: RunConfig, source: NightInput, spark: SparkSession) -> Da
     if source.days is None or source.carried is None or source.carried_before is None:
         return events
     events = with_late_files(events, source.days.late)
-    folder = partitions.version_folder(config.root, "clean_events", source.carried.ds, source.carried.version)
+    folder = partitions.version_data(config.root, "clean_events", source.carried.ds, source.carried.version)
     earlier = carried_over(
         spark.read.parquet(spark_path(folder)),
         events,
@@ -192,12 +191,13 @@ def _events_and_catalogue(config: RunConfig) -> tuple[EventsConfig, CatalogueCon
         return config.input.events, config.input.catalogue
     if partitions.read_manifest(config.root, "events", config.day) is None:
         raise InputError(
-            f"no simulated events for {config.day} under {config.root}: run `distilrec simulate-events` first, "
+            f"no simulated events for {config.day} under {config.place()}: run `distilrec simulate-events` first, "
             "or set input.events to read your own"
         )
     from kdlib.simulation.input import simulated_input
 
     events, catalogue, _ = simulated_input(config)
+    partitions.current(config.root, "catalogue", config.day)
     return events.model_copy(update={"path": _in_version(config, "events", events.path)}), catalogue
 
 
@@ -234,7 +234,7 @@ def search_input(config: RunConfig) -> tuple[SearchesConfig, dict[str, str]]:
         manifest = partitions.read_manifest(config.root, "searches", config.day)
         if manifest is None:
             raise InputError(
-                f"no simulated searches for {config.day} under {config.root}: run `distilrec simulate-events` first"
+                f"no simulated searches for {config.day} under {config.place()}: run `distilrec simulate-events` first"
             )
         searches = searches.model_copy(update={"path": _in_version(config, "searches", searches.path)})
         versions["searches"] = manifest.version
@@ -337,42 +337,3 @@ def _checked_whole(config: RunConfig, found: Manifest | None) -> Manifest | None
             f" Put it back from a copy, or make it again: `distilrec nightly --ds {found.ds}` with the same run config"
         )
     return found
-
-
-def checked_key(config: RunConfig) -> dict[str, Any] | None:
-    """Version and check value of the pseudonym key, for the manifest; None without pseudonyms.
-
-    Raises:
-      ConfigError: the key does not exist, or differs from the key of the list of forgotten users. Or it differs from the
-        key of earlier runs, and `privacy.key_version` is not raised.
-    """
-    key, version = read_key(config.privacy.key) if config.privacy.key else None, config.privacy.key_version
-    check = key_check(key) if key else None
-    for made in _made_under_a_key(config):
-        then = made.details["pseudonyms"]
-        if check != then["check"] and version <= then["key_version"]:
-            raise ConfigError(
-                f"the pseudonym key has changed: expected that of {made.table} of {made.ds} in {config.root}"
-                f" (check value {then['check']}, privacy.key_version {then['key_version']}), found {check or 'none'}"
-                f" (privacy.key_version {version}). Every user would be {'new' if check else 'stored under its own id'}."
-                " Set the earlier key (section privacy). If the change is intended,"
-                f" set privacy.key_version to {then['key_version'] + 1}"
-            )
-    forgetting.check_key(config.root, key)
-    return {"key_version": version, "check": check} if key else None
-
-
-def _made_under_a_key(config: RunConfig) -> list[Manifest]:
-    """The manifests of tables with pseudonyms that must have the same key as this run.
-
-    These are the histories of the run's date and of the last promoted run, which is a later run in a backfill. A shop
-    with search alone promotes no table of users: its newest `queries` count.
-    """
-    root = config.root
-    nights = promotions.nights(root, holding="histories")
-    there = [night for night in nights if promotions.folder_of(root, night, "histories").is_dir()]
-    found = [promotions.manifest_of(root, night, "histories") for night in there[-1:]]
-    found += [one] if (one := partitions.read_manifest(root, "histories", config.day)) else []
-    if not config.input.has_events and (newest := partitions.latest(root, "queries")):
-        found.append(partitions.manifest_of(root, "queries", newest))
-    return [one for one in found if one.details.get("pseudonyms")]

@@ -80,7 +80,7 @@ def _on_record(config: RunConfig) -> tuple[list[Gate], dict[str, str], str]:
 def _earlier(config: RunConfig, name: str) -> list[promotions.Promotion]:
     """The promoted runs before this one that still have the table `name`."""
     nights = promotions.nights(config.root, before=config.day, holding=name)
-    return [night for night in nights if promotions.folder_of(config.root, night, name).is_dir()]
+    return [night for night in nights if promotions.has(config.root, night, name)]
 
 
 def _trailing(config: RunConfig, name: str) -> list[promotions.Promotion]:

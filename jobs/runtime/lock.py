@@ -8,13 +8,17 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
 from typing import Any
 
 from jobs.runtime.console import warn
 from kdlib.config.run import RunConfig
-from kdlib.errors import BusyError, ConfigError
+from kdlib.errors import BusyError, ConfigError, UnreachableError
 from kdlib.store import leases
+from kdlib.store.folders import StoreError
 from kdlib.store.leases import Lease
+from kdlib.store.mirror import folder_of
+from kdlib.store.working_copy import held
 
 INHERITED = "DISTILREC_LEASE"
 """Environment variable: path and token of the lease that this process holds through its parent."""
@@ -41,7 +45,7 @@ def run_lock(config: RunConfig, stage: str) -> Iterator[None]:
 
 def _of_parent(config: RunConfig) -> Lease | None:
     """The lease of the date, if the process that started this one holds it."""
-    folder, path = leases.folder_of(config.root), leases.of_date(config.day)
+    folder, path = folder_of(config.root), leases.of_date(config.day)
     inherited = json.loads(os.environ.get(INHERITED, "{}"))
     if inherited.get("path") != f"{folder.url}/{path}":
         return None
@@ -52,13 +56,15 @@ def _of_parent(config: RunConfig) -> Lease | None:
 def _own(config: RunConfig, stage: str) -> Iterator[Lease]:
     with ExitStack() as stack:
         try:
-            folder, path = leases.folder_of(config.root), leases.of_date(config.day)
-            how = leases.held(folder, path, stage, told=lambda text: warn(f"distilrec: {text}"), lost=_stop)
+            path = leases.of_date(config.day)
+            how = held(config.root, path, stage, told=lambda text: warn(f"distilrec: {text}"), lost=_stop)
             lease = stack.enter_context(how)
         except BusyError as error:
             raise BusyError(
-                f"another run writes {config.day} in {config.root}: {error}. Wait for its end or stop it"
+                f"another run writes {config.day} in {config.place()}: {error}. Wait for its end or stop it"
             ) from None
+        except StoreError as error:
+            raise UnreachableError(f"cannot write to output_dir, {config.output_dir}: {error}") from None
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             raise ConfigError(
@@ -76,10 +82,9 @@ def _stop() -> None:
 
 def held_dates(config: RunConfig) -> set[str]:
     """The dates that any run works on, this run too. It takes a few seconds if there is another one."""
-    folder = leases.folder_of(config.root)
-    days = [path.stem.removeprefix("ds=") for path in (config.root / leases.LOCKS).glob("ds=*.json")]
-    found = leases.alive(folder, map(leases.of_date, days))
-    return {day for day in days if leases.of_date(day) in found}
+    folder = folder_of(config.root)
+    found = leases.alive(folder, (path for path in folder.files(leases.LOCKS) if fnmatch(path, leases.of_date("*"))))
+    return {path.removeprefix(f"{leases.LOCKS}/ds=").removesuffix(".json") for path in found}
 
 
 def inherited_lock() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from jobs.runtime.actors import map_by_actors
 from jobs.runtime.names import SEARCH_ENCODER
 from jobs.runtime.published import parquet_files
 from jobs.runtime.ray_cluster import check_workers_room
@@ -83,26 +84,22 @@ def encode_texts(config: RunConfig, encoder: Path, texts: list[str], max_tokens:
     table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
     device = torch.device("cuda" if training.gpus_per_worker else "cpu")
     place = from_anywhere(settings.encoder) if settings.adapt is None else str(encoder)
-    found = (
-        ray.data.from_arrow(table)
-        .repartition(4 * training.workers)
-        .map_batches(
-            TitleEncoder,
-            fn_constructor_kwargs={
-                "encoder": place,
-                "max_tokens": max_tokens,
-                "batch_size": settings.batch_size,
-                "threads": training.threads_per_worker,
-                "bf16": scoring_dtype(device, bf16=training.bf16) == torch.bfloat16,
-            },
-            compute=ray.data.ActorPoolStrategy(size=training.workers),
-            num_cpus=training.cpus_per_worker,
-            num_gpus=training.gpus_per_worker,
-            batch_format="pyarrow",
-            batch_size=settings.batch_size * 8,
-        )
-        .iter_batches(batch_size=None, batch_format="pyarrow")
-    )
+    found = map_by_actors(
+        config,
+        ray.data.from_arrow(table).repartition(4 * training.workers),
+        TitleEncoder,
+        {
+            "encoder": place,
+            "max_tokens": max_tokens,
+            "batch_size": settings.batch_size,
+            "threads": training.threads_per_worker,
+            "bf16": scoring_dtype(device, bf16=training.bf16) == torch.bfloat16,
+        },
+        actors=training.workers,
+        num_cpus=training.cpus_per_worker,
+        num_gpus=training.gpus_per_worker,
+        batch_size=settings.batch_size * 8,
+    ).iter_batches(batch_size=None, batch_format="pyarrow")
     return pa.concat_tables(list(found)).sort_by("item_index")["vector"].combine_chunks()
 
 

@@ -79,7 +79,7 @@ def published(config: RunConfig, *names: str) -> dict[str, Input]:
     """Name → folder and manifest of what is published for the run's date; InputError where one is missing."""
     return {
         name: Input(
-            partitions.current(config.root, name, config.day), partitions.manifest_of(config.root, name, config.day)
+            partitions.linked(config.root, name, config.day), partitions.manifest_of(config.root, name, config.day)
         )
         for name in names
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.runtime.actors import own_errors
+from jobs.runtime.actors import map_by_actors, own_errors
 from jobs.runtime.published import Features, parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, start_ray
 from kdlib.config.run import RunConfig
@@ -81,30 +81,27 @@ def rank_targets(
         parts = [histories.slice(start, ROWS).combine_chunks() for start in range(0, len(histories), ROWS)]
         actors = min(settings.workers, len(parts))
         check_workers_room(config, actors)
-        batches = (
-            ray.data.from_arrow(parts)
-            .map_batches(
-                _Evaluation,
-                fn_constructor_args=(
-                    Evaluator,
-                    compared,
-                    markov,
-                    top,
-                    confidence_k,
-                    settings.threads_per_worker,
-                    everyone,
-                    seen_days(config),
-                    ruled,
-                    config.features.time_zone,
-                ),
-                compute=ray.data.ActorPoolStrategy(size=actors),
-                num_cpus=settings.cpus_per_worker,
-                num_gpus=settings.gpus_per_worker,
-                batch_format="pyarrow",
-                batch_size=ROWS,
-            )
-            .iter_batches(batch_size=None, batch_format="pyarrow")
-        )
+        batches = map_by_actors(
+            config,
+            ray.data.from_arrow(parts),
+            _Evaluation,
+            {
+                "evaluator": Evaluator,
+                "markov": markov,
+                "models": compared,
+                "top": top,
+                "confidence_k": confidence_k,
+                "threads": settings.threads_per_worker,
+                "everyone": everyone,
+                "seen_days": seen_days(config),
+                "ruled": ruled,
+                "time_zone": config.features.time_zone,
+            },
+            actors=actors,
+            num_cpus=settings.cpus_per_worker,
+            num_gpus=settings.gpus_per_worker,
+            batch_size=ROWS,
+        ).iter_batches(batch_size=None, batch_format="pyarrow")
         with own_errors():
             tables = list(batches)
         tables = tables or [_no_ranks(compared, ruled["policies"] if ruled else ())]  # Ray leaves out what is empty
@@ -124,10 +121,11 @@ def _no_ranks(models: Collection[str], policies: Collection[str]) -> pa.Table:
 class _Evaluation:
     """The evaluator as an actor, which fetches the shared transitions once."""
 
-    def __init__(self, evaluator: Any, models: Any, markov: Any, *settings: Any) -> None:
+    def __init__(self, evaluator: Any, markov: Any, **settings: Any) -> None:
         import ray
 
-        self._evaluate = evaluator(models, ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov, *settings)
+        shared = ray.get(markov) if isinstance(markov, ray.ObjectRef) else markov
+        self._evaluate = evaluator(markov=shared, **settings)
 
     def __call__(self, histories: pa.Table) -> pa.Table:
         return self._evaluate(histories)

@@ -4,18 +4,22 @@ import importlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jobs.runtime.ray_jobs import CONNECT_SECONDS
 from jobs.runtime.ray_nodes import check_nodes, installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError, UnreachableError
+from kdlib.store.arrow_files import arrow_files, arrow_path
+from kdlib.store.mirror import mirror_of, send, version_of
 
 if TYPE_CHECKING:
     import ray.data
@@ -81,7 +85,7 @@ def start_ray(config: RunConfig) -> Iterator[None]:
         yield
         return
     with own_signal_handlers():
-        _init(config, address)
+        session = _init(config, address)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
@@ -93,6 +97,8 @@ def start_ray(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+    if session:  # after an error, Ray's own logs may say more
+        shutil.rmtree(session, ignore_errors=True)
 
 
 @contextmanager
@@ -108,18 +114,26 @@ def ray_ahead(config: RunConfig, block: ExitStack) -> Iterator[None]:
     yield
 
 
-def read_parquet(files: Sequence[str]) -> "ray.data.Dataset":
-    """A Ray Dataset of these files' rows.
+def read_parquet(config: RunConfig, files: Sequence[str]) -> "ray.data.Dataset":
+    """A Ray Dataset of the rows of these files of the output folder.
 
     Ray reads the files' footers with 32 processes, even for few files. Starting them takes seconds on a small machine.
     Here one process reads ten files, as many as Ray gives a process at a time.
+
+    The nodes of a cluster read from the store, if the output folder is in one, because they do not have this machine's disk.
     """
     import ray.data
+
+    places, how = list(files), dict[str, Any]()
+    if cluster_address(config) and (mirror := mirror_of(config.root)):
+        for file in [Path(one) for one in files if version_of(Path(one)) is None]:
+            send(file)
+        places, how = [arrow_path(mirror, Path(file)) for file in files], {"filesystem": arrow_files(mirror)}
 
     asked = os.environ.get(_FOOTER_READERS)
     os.environ[_FOOTER_READERS] = asked or str(min(-(-len(files) // FILES_A_READER), MOST_READERS))
     try:
-        return ray.data.read_parquet(list(files))
+        return ray.data.read_parquet(places, **how)
     finally:
         if asked is None:
             del os.environ[_FOOTER_READERS]
@@ -172,11 +186,12 @@ def own_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _init(config: RunConfig, address: str | None) -> None:
+def _init(config: RunConfig, address: str | None) -> str | None:
+    """Start or join Ray. Returns the folder of a local Ray's logs and sockets."""
     import ray
 
     if address is None:
-        ray.init(
+        started: Any = ray.init(
             address="local",  # RAY_ADDRESS does not count: only `ray.address` asks for a cluster
             num_cpus=config.ray.num_cpus or max(4, os.cpu_count() or 1),
             object_store_memory=config.ray.object_store_megabytes * 2**20,
@@ -185,13 +200,14 @@ def _init(config: RunConfig, address: str | None) -> None:
             logging_level=logging.WARNING,
             _node_ip_address="127.0.0.1",
         )
-    else:
-        _check_reachable(address)
-        try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            kind = UnreachableError if isinstance(error, ConnectionError) else DistilrecError
-            raise kind(f"cannot join the Ray cluster at {address}: {error}") from None
+        return started.address_info["session_dir"]
+    _check_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        kind = UnreachableError if isinstance(error, ConnectionError) else DistilrecError
+        raise kind(f"cannot join the Ray cluster at {address}: {error}") from None
+    return None
 
 
 def _check_reachable(address: str) -> None:

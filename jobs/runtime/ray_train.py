@@ -1,6 +1,5 @@
 """Run training on Ray Train: Ray Data feeds the workers, each a rank of a DeepSpeed engine."""
 
-import glob
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -9,12 +8,16 @@ from typing import Any
 
 from jobs.runtime.console import say
 from jobs.runtime.epoch_lines import EpochLines
+from jobs.runtime.node_files import node_files
 from jobs.runtime.ray_cluster import check_workers_room, cluster_address, own_signal_handlers
 from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
+from kdlib.store.arrow_files import arrow_files, arrow_path
 from kdlib.store.leases import check_held
+from kdlib.store.mirror import drop, mirror_of
+from kdlib.store.working_copy import others
 
 
 def run_workers(
@@ -32,8 +35,8 @@ def run_workers(
     Args:
       config: the run config; Ray must run.
       worker: Ray Train's training function.
-      spec: its argument. Added are `training` (the config's section), `report` (file for the epoch lines) and, on a cluster,
-        `driver` (what the driver runs).
+      spec: its argument. Added are `training` (the config's section), `lines` (for the epochs), `files` (`NodeFiles`) and, on a
+        cluster, `driver` (what the driver runs). The finished models that it names are on this machine afterwards.
       train: a Ray Dataset. Each worker gets a shard of it.
       name: of the checkpoints' folder. Other data or settings need another name.
       stage: for the progress bar.
@@ -46,33 +49,33 @@ def run_workers(
     settings, home = config.training, config.root / partitions.CHECKPOINTS
     check_workers_room(config, settings.workers)
     home.mkdir(parents=True, exist_ok=True)
-    report = home / f"{name}.jsonl"
-    driver = None if cluster_address(config) is None else installed()
-    loop_config = spec | {"training": settings, "report": str(report), "driver": driver}
-    make_trainer = _trainer_of(config, worker, loop_config, train, home, name)
-    with EpochLines(report, total=epochs, stage=stage) as lines, own_signal_handlers():
-        resumes = (home / name).exists()
+    files, driver = node_files(config), None if cluster_address(config) is None else installed()
+    files.gather(spec)  # models that a killed run has finished, maybe on another machine
+    files.offer(spec)
+    loop_config = spec | {"training": settings, "files": files, "driver": driver}
+    with EpochLines(total=epochs, stage=stage) as epoch_lines, own_signal_handlers():
+        loop_config["lines"] = epoch_lines.lines
+        make_trainer = _trainer_of(config, worker, loop_config, train, home, name)
+        resumes = home / name in _checkpoints(config)
         try:
             try:
                 make_trainer().fit()
             except Exception as error:
-                if not resumes or lines.any() or _no_workers(error):
+                if not resumes or epoch_lines.any() or _no_workers(error):
                     raise
                 # a machine that crashed can leave incomplete files, and every further attempt would fail on them
                 check_held()
-                aside = home / f"{name}.given_up"
                 say(
                     f"{stage}: training cannot go on from the checkpoints of an earlier run"
-                    f" ({_cause(error, settings.max_failures)}). They are moved to {aside} until the stage is done,"
+                    f" ({_cause(error, settings.max_failures)}). They are {_give_up(home / name)},"
                     " and training starts from scratch"
                 )
-                shutil.rmtree(aside, ignore_errors=True)
-                (home / name).rename(aside)
                 make_trainer().fit()
         except SystemExit:  # Ray raises this on Ctrl-C, once the workers have ended
             raise KeyboardInterrupt from None
         except Exception as error:
             raise TrainingError(_cause(error, settings.max_failures)) from error
+    files.gather(spec)
 
 
 def remove_checkpoints(config: RunConfig, name: str) -> None:
@@ -83,11 +86,30 @@ def remove_checkpoints(config: RunConfig, name: str) -> None:
     """
     check_held()
     stem = name.rpartition(".")[0]
-    for path in (config.root / partitions.CHECKPOINTS).glob(f"{glob.escape(stem)}.*"):
+    for path in _checkpoints(config):
+        if not path.name.startswith(f"{stem}."):
+            continue
+        drop(path)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _checkpoints(config: RunConfig) -> set[Path]:
+    """Files and folders of killed runs and of this one, on this machine and in the store."""
+    return {*(config.root / partitions.CHECKPOINTS).iterdir(), *others(config.root, partitions.CHECKPOINTS)}
+
+
+def _give_up(checkpoints: Path) -> str:
+    """Put checkpoints out of the way; returns what is done with them. A store renames no folder, so they are removed there."""
+    if mirror_of(checkpoints):
+        drop(checkpoints)
+        return "removed"
+    aside = checkpoints.with_name(f"{checkpoints.name}.given_up")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoints.rename(aside)
+    return f"moved to {aside} until the stage is done"
 
 
 def _trainer_of(
@@ -109,6 +131,9 @@ def _trainer_of(
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
         resources["GPU"] = settings.gpus_per_worker
+    storage: dict[str, Any] = {"storage_path": str(home.resolve())}
+    if mirror := mirror_of(home):
+        storage = {"storage_path": arrow_path(mirror, home), "storage_filesystem": arrow_files(mirror)}
     make_torch_config = LoopbackConfig if local else TorchConfig
     return partial(
         LocalTrainer if local else TorchTrainer,
@@ -121,7 +146,7 @@ def _trainer_of(
         ),
         run_config=RayRunConfig(
             name=name,
-            storage_path=str(home.resolve()),
+            **storage,
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(
                 max_failures=settings.max_failures,

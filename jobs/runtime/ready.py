@@ -3,11 +3,10 @@
 import time
 from pathlib import Path
 
-import pyarrow.fs as pafs
-
 from jobs.runtime.console import say
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, LateInputError
+from kdlib.store.remote_files import remote_files
 
 LOOK_SECONDS = 30
 """Time between two looks."""
@@ -47,12 +46,8 @@ def _missing(marker: str) -> str | None:
     try:
         if "://" not in marker:
             return None if Path(marker).exists() else "is not there"
-        system, path = pafs.FileSystem.from_uri(marker)
-        found = system.get_file_info(path).type
+        return None if next(remote_files(marker), None) else "is not there"
     except OSError as error:  # a store that does not answer may answer at the next look
         return f"cannot be looked for ({error})"
-    except ValueError as error:
-        raise InputError(
-            f"cannot look for {marker}: {error}. Check the marker (input.events.ready) and its URL"
-        ) from None
-    return "is not there" if found == pafs.FileType.NotFound else None
+    except InputError as error:
+        raise InputError(f"cannot look for {marker}: {error} (input.events.ready)") from None

@@ -141,7 +141,7 @@ def _inputs_of(config: RunConfig, stage: Stage, part: Part, pipeline: Sequence[S
             raise InputError(_missing(config, stage, name, pipeline))
         if not stage.optional:
             _check_fresh(config, manifest, pipeline)
-        inputs[name] = Input(partitions.current(config.root, name, config.day), manifest)
+        inputs[name] = Input(partitions.linked(config.root, name, config.day), manifest)
     return inputs
 
 
@@ -181,7 +181,7 @@ def _missing(config: RunConfig, stage: Stage, name: str, pipeline: Sequence[Stag
         if made
         else "Run `distilrec nightly`"
     )
-    return f"{stage.name} needs {name} of {config.day}, and none is published under {config.root}. {advice}"
+    return f"{stage.name} needs {name} of {config.day}, and none is published under {config.place()}. {advice}"
 
 
 def _filled(stage: Stage, module: ModuleType, staged: list[Job]) -> Any:

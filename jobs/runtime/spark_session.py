@@ -9,7 +9,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
@@ -17,9 +17,11 @@ from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.runtime.console import engine_output_to
+from jobs.runtime.console import engine_output_to, say
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
+from kdlib.features.stored_input import reading_stores
+from kdlib.store import partitions
 
 OLDEST_JAVA = 17
 """The oldest Java that Spark 4 runs on."""
@@ -37,6 +39,8 @@ TABLE_SETTINGS = {
 def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
     """The active Spark session of this process, else a new one. A new session and its Java end with the block.
 
+    Inside, Spark reads the shop's files in object stores (`kdlib.features.stored_input`).
+
     Raises:
       RuntimeError: Java failed inside the block. The first line of the text is the innermost cause.
     """
@@ -44,15 +48,25 @@ def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
     if active is not None:
         for key, value in TABLE_SETTINGS.items():
             active.conf.set(key, value)
-        yield active
+        with _reading_stores(active, config, log):
+            yield active
         return
     spark = start_spark(config, log)
     try:
-        yield spark
+        with _reading_stores(spark, config, log):
+            yield spark
     except Py4JJavaError as error:  # read the text now: it is gone when Java ends below
         raise RuntimeError(_java_text(error)) from None
     finally:
         stop_spark(spark)
+
+
+def _reading_stores(spark: SparkSession, config: RunConfig, log: Path) -> AbstractContextManager[None]:
+    return reading_stores(
+        spark,
+        new_folder=lambda: partitions.new_staging(config.root, "input_copies", config.day),
+        tell=lambda line: say(f"{log.stem}: {line}"),
+    )
 
 
 def _java_text(error: Py4JJavaError) -> str:

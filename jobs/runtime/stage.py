@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kdlib.config.run import RunConfig
 from kdlib.store.fingerprint import fingerprint_of
+from kdlib.store.working_copy import fetch
 
 if TYPE_CHECKING:
     from kdlib.store.partitions import Manifest
@@ -87,8 +88,14 @@ class Found:
 class Input:
     """A published table or model that a part needs."""
 
-    folder: Path
+    place: Path
+    """The folder of its data, on this machine or still in the store."""
     manifest: "Manifest"
+
+    @property
+    def folder(self) -> Path:
+        """The folder, with its data on this machine."""
+        return fetch(self.place)
 
     @property
     def version(self) -> str:

@@ -19,7 +19,7 @@ def print_summary(config: RunConfig, seconds: dict[str, float]) -> None:
     if config.search:
         rankings = partitions.manifest_of(config.root, "search_rankings", config.day)
         say(
-            f"search    {config.root / 'search_rankings' / f'ds={config.day}'}: {rankings.details['answered']:,} of"
+            f"search    {config.place('search_rankings')}: {rankings.details['answered']:,} of"
             f" {rankings.details['queries']:,} queries, version {rankings.version}"
         )
     say(
@@ -60,7 +60,7 @@ def _recommendations(config: RunConfig) -> None:
             " one day before"
         )
     say(
-        f"table     {config.root / 'recommendations' / f'ds={config.day}'}: {recommendations.rows:,} users,"
+        f"table     {config.place('recommendations')}: {recommendations.rows:,} users,"
         f" version {recommendations.version}"
     )
-    say(f"quarantine {config.root / 'quarantine' / f'ds={config.day}'}")
+    say(f"quarantine {config.place('quarantine')}")

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from jobs.runtime.actors import own_errors, write_by_shards
+from jobs.runtime.actors import in_a_task, write_by_shards
 from jobs.runtime.published import Features, parquet_files
 from jobs.runtime.ray_cluster import check_workers_room, start_ray
 from jobs.runtime.stage import Input
@@ -99,10 +99,11 @@ def write_targets(
                 },
             )
         write_by_shards(
+            config,
             source.histories,
             ShardTeacher,
+            target,
             {
-                "folder": str(target),
                 "batch_size": USERS,
                 "max_length": settings.max_length,
                 "writer": writer,
@@ -129,27 +130,22 @@ def recounted(config: RunConfig, source: Features, folders: list[list[Path]], pl
       place: an empty folder for the new rules.
     """
     with start_ray(config):
-        import ray
-
         from kdlib.teachers.rules_task import recount_and_save
 
-        count: Any = recount_and_save
-        task = ray.remote(num_cpus=config.training.cpus_per_worker)(count)
         facts, found = source.vocabulary_facts(), []
         for teacher, old in zip(config.teachers, folders, strict=True):
             if teacher.rules:
-                check_workers_room(config, 1)
-                with own_errors():
-                    ray.get(
-                        task.remote(
-                            teacher.rules.model_dump(),
-                            parquet_files(source.histories),
-                            str(place / teacher.name),
-                            facts | {"name": teacher.name},
-                            num_items=facts["vocabulary_items"],
-                            max_length=config.training.max_length,
-                        )
-                    )
+                in_a_task(
+                    config,
+                    recount_and_save,
+                    teacher.rules.model_dump(),
+                    parquet_files(source.histories),
+                    str(place / teacher.name),
+                    facts | {"name": teacher.name},
+                    gives=place / teacher.name,
+                    num_items=facts["vocabulary_items"],
+                    max_length=config.training.max_length,
+                )
             found.append([place / teacher.name] if teacher.rules else old)
     return found
 
@@ -170,12 +166,16 @@ def judge(config: RunConfig, source: Features, folders: list[list[Path]]) -> Jud
 
         how = config.distillation.weights
         arguments = [[str(folder) for folder in of_teacher] for of_teacher in folders], histories
-        trained_NR, held_out_NR = _in_a_task(config, judge_teachers, *arguments, max_length=config.training.max_length)
+        options = {"num_gpus": config.training.gpus_per_worker, "threads": config.training.threads_per_worker}
+        trained_NR, held_out_NR = in_a_task(
+            config, judge_teachers, *arguments, max_length=config.training.max_length, **options
+        )
         if how == "given":
             return Judgement(trained_NR, held_out_NR, [teacher.weight for teacher in config.teachers])
         if not held_out_NR.shape[1]:
             raise InputError(f"distillation.weights is {how}, but no user has a validation item: set it to given")
-        weights = _in_a_task(config, choose_weights, *arguments, event_weights=config.objective.event_weights)
+        event_weights = config.objective.event_weights
+        weights = in_a_task(config, choose_weights, *arguments, event_weights=event_weights, **options)
     return Judgement(trained_NR, held_out_NR, np.asarray(weights).tolist())
 
 
@@ -196,8 +196,15 @@ def teachers_ndcg(config: RunConfig, source: Features, models: Sequence[tuple[st
     with start_ray(config):
         from kdlib.teachers.ensembles import validation_ndcg
 
-        event_weights = config.objective.event_weights
-        return _in_a_task(config, validation_ndcg, list(models), histories, event_weights=event_weights)
+        return in_a_task(
+            config,
+            validation_ndcg,
+            list(models),
+            histories,
+            event_weights=config.objective.event_weights,
+            num_gpus=config.training.gpus_per_worker,
+            threads=config.training.threads_per_worker,
+        )
 
 
 def _validation_histories(config: RunConfig, source: Features) -> pa.Table:
@@ -208,14 +215,3 @@ def _validation_histories(config: RunConfig, source: Features) -> pa.Table:
         position_column="validation_position",
         max_users=config.training.max_validation_users,
     )
-
-
-def _in_a_task(config: RunConfig, function: Any, *arguments: Any, **options: Any) -> Any:
-    """The result of a function that runs where a training worker would. Ray must run."""
-    import ray
-
-    settings = config.training
-    check_workers_room(config, 1)
-    task: Any = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker)(function)
-    with own_errors():
-        return ray.get(task.remote(*arguments, **options, threads=settings.threads_per_worker))

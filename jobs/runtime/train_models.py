@@ -71,7 +71,7 @@ def fit(
             without_fold=without_fold,
             whole=whole,
         )
-        train = read_parquet(train_files)
+        train = read_parquet(config, train_files)
         if from_histories:
             train = _windows(config, train, without_fold=without_fold, whole=whole)
         epochs = sum(run.train.epochs for run in runs)

@@ -1,13 +1,13 @@
 """What Ray Train runs in each training worker. It connects Ray with `kdlib.training.trainer`."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from jobs.runtime.epoch_lines import Lines
+from jobs.runtime.node_files import NodeFiles
 from jobs.runtime.ray_nodes import check_here
 from kdlib.config.models import TrainingConfig
 from kdlib.training.trainer import Checkpoint, Task, Worker, train
@@ -24,8 +24,8 @@ class RayWorker:
     world: int
     device: torch.device
     shard: Any
-    lines: Path
-    """The file for the lines about the epochs."""
+    lines: Lines
+    """For the lines about the epochs."""
 
     def latest_checkpoint(self) -> Checkpoint | None:
         import ray.train
@@ -33,11 +33,10 @@ class RayWorker:
         return ray.train.get_checkpoint()
 
     def announce(self, model: str, text: str, gauges: dict[str, float]) -> None:
-        """Append the text to the file that `run_workers` follows, and set Ray's metrics `ray_distilrec_training_…`."""
+        """Add the text to the lines that `run_workers` follows, and set Ray's metrics `ray_distilrec_training_…`."""
         from ray.util.metrics import Gauge
 
-        with self.lines.open("a") as stream:
-            stream.write(json.dumps({"text": text}) + "\n")
+        self.lines.add(text)
         for name, value in gauges.items():
             Gauge(f"distilrec_training_{name}", tag_keys=("model",)).set(value, tags={"model": model})
 
@@ -52,7 +51,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 
     Args:
       loop_config: `spec` and `make_tasks`, a `MakeTasks` for this spec. A stage hands in its own, so that it depends on no other
-        task's code. `run_workers` adds `training`, `report` and `driver`.
+        task's code. `run_workers` adds `training`, `lines`, `files` and `driver`.
 
     Raises:
       DistilrecError: this node does not run what the driver runs.
@@ -62,7 +61,10 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 
     if loop_config["driver"]:
         check_here(loop_config["driver"])
+    spec: Any = loop_config["spec"]
     training: TrainingConfig = loop_config["training"]
+    files: NodeFiles = loop_config["files"]
+    files.bring(spec)
     torch.set_num_threads(training.threads_per_worker)
     context = ray.train.get_context()
     worker = RayWorker(
@@ -70,9 +72,11 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         world=context.get_world_size(),
         device=ray.train.torch.get_device(),
         shard=ray.train.get_dataset_shard("train"),
-        lines=Path(loop_config["report"]),
+        lines=loop_config["lines"],
     )
     make_tasks: MakeTasks = loop_config["make_tasks"]
-    for task in make_tasks(loop_config["spec"], training, worker):
+    for task in make_tasks(spec, training, worker):
         train(task, worker)
+        if worker.rank == 0:
+            files.offer(spec)  # the finished model
         del task  # free its engine before the next one is made

@@ -13,11 +13,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.runtime.input_content import check_files
-from jobs.runtime.inputs import NightInput, checked_key, read_input
+from jobs.runtime.inputs import NightInput, read_input
+from jobs.runtime.pseudonym_key import checked_key
 from jobs.runtime.spark_session import running_spark
 from kdlib.config.data import DAY, CatalogueConfig
 from kdlib.config.run import RunConfig
-from kdlib.errors import DistilrecError
+from kdlib.errors import DistilrecError, InputError
 from kdlib.features import clean, privacy, splits, vocabulary
 from kdlib.features import funnel as funnels
 from kdlib.features.arrivals import Days
@@ -28,6 +29,7 @@ from kdlib.features.read_errors import reading
 from kdlib.features.sessions import with_sessions
 from kdlib.onboarding.excerpt import Excerpt, excerpt, files_to_read
 from kdlib.privacy import forgetting
+from kdlib.store.remote_files import is_object
 
 CATALOGUE_ROWS = 2_000_000
 """How many rows of the catalogue are read."""
@@ -119,9 +121,14 @@ def _sample(path: str, format_: str, folder: Path, *, rows: int, last_day: date 
     """A sample of files in a folder; for a Delta Lake or Iceberg table, the table itself.
 
     Raises:
-      InputError: a file is missing, or is of another kind than the format says.
+      InputError: a file is missing, or is of another kind than the format says. The table lies in an object store.
     """
     if format_ in LAKES:
+        if is_object(path):
+            raise InputError(
+                f"no sample can be taken of the {format_} table {path}, because it lies in an object store. Look at a copy on"
+                " this machine's disk, or run `distilrec build-features`, which reads the whole table"
+            )
         return Excerpt(path, True, 0)
     files, _, _ = files_to_read(path, last_day=last_day)
     check_files([(file.path, file.size, 0) for file in files], format_, path=path)

@@ -34,7 +34,8 @@ def earlier_model(
     A refitted student is never a start: it has seen the interactions that the next run may hold out.
 
     A model is trained from scratch:
-    - without `training.warm_start`, on a first run, and every `fresh_every` runs
+    - without `training.warm_start`, on a first run, and every `fresh_every` runs. If gates keep that model back, or a
+      rollback withdraws it, the next one comes `fresh_every` runs later: most likely it would be kept back, too.
     - if its settings or the first items of the vocabulary have changed
     - if the split or the folds have changed, because the earlier model may have seen what is held out now
     - if it is a student with codes, which starts from its teachers' item vectors anyway
@@ -62,9 +63,20 @@ def earlier_model(
     same = same and vocabulary_hash(item_ids()[:known]) == facts["vocabulary_hash"]
     same = same and facts.get("split") == config.features.split.model_dump(mode="json")
     same = same and facts.get("folds", 1) == folds
-    if not same or warm_nights >= settings.fresh_every:
+    due = warm_nights % settings.fresh_every == 0 and not _fresh_since(config, name, night.ds)
+    if not same or due:
         return None
     return Start(folder, f"{night.ds}.{night.versions[f'models/{name}']}", warm_nights)
+
+
+def _fresh_since(config: RunConfig, name: str, ds: str) -> bool:
+    """Whether a run after the date `ds` and before this one has trained the model from scratch."""
+    table, day = f"models/{name}", config.day
+    while (day := partitions.latest(config.root, table, before=day)) and day > ds:
+        facts = partitions.current(config.root, table, day) / MODEL_FILE
+        if facts.exists() and not json.loads(facts.read_text()).get("warm_nights", 0):
+            return True
+    return False
 
 
 def last_model(config: RunConfig, name: str) -> tuple[Promotion, Path, dict[str, Any]] | None:

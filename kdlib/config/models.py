@@ -299,7 +299,8 @@ class WarmStartConfig(Section):
     """Learning rate as a share of the model's own. A rate far above that at the end of the earlier training makes the model
     worse than it was."""
     fresh_every: Annotated[int, Field(ge=2)] = 7
-    """Every this many nightly runs a model is trained from random weights, so that no bad run has an effect for ever."""
+    """Every this many nightly runs a model is trained from random weights, so that no bad run has an effect for ever. If gates
+    keep it back, the next one comes as many runs later."""
 
 
 class ObjectiveConfig(Section):

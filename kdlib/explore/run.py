@@ -33,7 +33,7 @@ class Run:
             raise InputError(
                 f"the run of {self.ds} under {self.root} has no {name}: run `distilrec nightly` for this date"
             )
-        return partitions.version_folder(self.root, name, self.ds, self.versions[name])
+        return partitions.version_data(self.root, name, self.ds, self.versions[name])
 
     def manifest(self, name: str) -> Manifest:
         """The manifest of a table or model that the run has."""

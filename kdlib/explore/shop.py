@@ -7,6 +7,10 @@ from pathlib import Path
 from kdlib.explore.run import LISTS, Run, find_run
 from kdlib.release.promotions import student_of
 from kdlib.report.content import Night
+from kdlib.store.working_copy import refresh
+
+FRESH_SECONDS = 30.0
+"""How old the working copy of an output folder in an object store may be."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Shop:
 
     def run(self) -> Run:
         """The run to show now; InputError if nothing is published."""
+        refresh(self.root, older_than=FRESH_SECONDS)
         return find_run(self.root, ds=self.ds, day=self.day)
 
     def models(self, run: Run) -> dict[str, list[Path]]:

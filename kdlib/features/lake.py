@@ -18,7 +18,8 @@ from kdlib.errors import InputError
 from kdlib.features.lake_delta import delta_snapshot
 from kdlib.features.lake_iceberg import iceberg_snapshot
 from kdlib.features.lake_snapshot import Snapshot
-from kdlib.features.read import FILE, file_column, quoted, spark_path
+from kdlib.features.read import FILE, file_column, quoted, spark_paths
+from kdlib.features.stored_input import shop_name
 
 LAKES = ("delta", "iceberg")
 _PARTITION = "_partition "
@@ -62,7 +63,7 @@ def spark_schema(table: Snapshot) -> StructType:
 def read_files(spark: SparkSession, table: Snapshot) -> DataFrame:
     """All columns of the table that Spark can read, and `FILE`."""
     schema = spark_schema(table)
-    paths = [re.sub(r"([\[\]{}*?\\])", r"\\\1", spark_path(file)) for file in table.files]  # no pattern
+    paths = [re.sub(r"([\[\]{}*?\\])", r"\\\1", file) for file in spark_paths(table.files)]  # no pattern
     rows = spark.read.schema(schema).parquet(*paths, recursiveFileLookup=True)
     rows = rows.select("*", file_column(rows))
     fields = [field for field in schema if any(field.name in values for values in table.files.values())]
@@ -71,7 +72,7 @@ def read_files(spark: SparkSession, table: Snapshot) -> DataFrame:
     by_file = {re.sub(_LOCAL, "/", file): values for file, values in table.files.items()}
     values = []
     for name in rows.inputFiles():
-        file = re.sub(_LOCAL, "/", name)
+        file = re.sub(_LOCAL, "/", shop_name(name))
         values.append((file, *(by_file[unquote(file)].get(field.name) for field in fields)))
     named = {field.name: f"{_PARTITION}{field.name}" for field in fields}
     columns = [StructField(_PARTITION, StringType()), *(StructField(named[one.name], one.dataType) for one in fields)]

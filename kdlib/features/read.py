@@ -5,13 +5,14 @@ below it, in all subfolders.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
 from pyspark.sql import Column, DataFrame
 
 from kdlib.errors import InputError
+from kdlib.features.stored_input import readable_paths, shop_names
 
 FILE = "_input_file"
 """Column with the file that a row came from."""
@@ -25,17 +26,25 @@ def quoted(name: str) -> str:
 def spark_path(path: str | Path) -> str:
     """The path for Spark.
 
-    A path without a scheme is local or on a shared mount, whatever the cluster's default file system.
+    A path without a scheme is local or on a shared mount, whatever the cluster's default file system. Of a URL in an object
+    store, see `kdlib.features.stored_input`.
     """
-    return path if isinstance(path, str) and "://" in path else f"file:{os.path.abspath(path)}"
+    return spark_paths([path])[0]
+
+
+def spark_paths(paths: Iterable[str | Path]) -> list[str]:
+    """The paths for Spark, of one place."""
+    return readable_paths(
+        [path if isinstance(path, str) and "://" in path else f"file:{os.path.abspath(path)}" for path in paths]
+    )
 
 
 def file_column(rows: DataFrame) -> Column:
-    """The file that a row came from.
+    """The file that a row came from, as the shop names it.
 
     It is right even if the input has a column `_metadata`, the name of Spark's own column.
     """
-    return rows.metadataColumn("_metadata")["file_path"].alias(FILE)
+    return shop_names(rows.metadataColumn("_metadata")["file_path"]).alias(FILE)
 
 
 def in_folder_names(missing: Collection[str], rows: DataFrame, *, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from kdlib.features.lake import Lake, read_files, snapshot, spark_schema
 from kdlib.features.read import FILE, file_column, in_folder_names, quoted, spark_path
 from kdlib.features.read_errors import CORRUPT, check_columns, reading
 from kdlib.features.where import FILTERED, filter_columns, with_filtered
+from kdlib.store.remote_files import is_object, open_remote
 
 WRITTEN = "written"
 """Key in the metadata of a Parquet column: its type in the file. `_value` turns some types into text."""
@@ -153,8 +155,11 @@ def _nanoseconds_of(file: str) -> set[str]:
     Spark reads INT96 as times.
     """
     try:
-        system, name = pafs.FileSystem.from_uri(file)
-        schema = pq.read_metadata(name, filesystem=system).schema
+        if is_object(file):  # with a connector
+            schema = pq.read_metadata(open_remote(unquote(file))).schema
+        else:
+            system, name = pafs.FileSystem.from_uri(file)
+            schema = pq.read_metadata(name, filesystem=system).schema
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read {file}: {error}. Check that it is complete, or take it out of the input"

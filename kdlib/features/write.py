@@ -10,6 +10,8 @@ from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.features.funnel import reasons_text
 from kdlib.features.read import spark_path
+from kdlib.store.mirror import send
+from kdlib.store.working_copy import fetch
 
 ROWS_A_FILE = 2_000_000
 """About how many rows a file holds."""
@@ -50,7 +52,8 @@ def fail_all_quarantined(config: RunConfig, table: str, staged: Path, *, path: s
         )
     copy = config.root / f"{table}_failed" / f"ds={config.day}"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(staged, copy, ignore=shutil.ignore_patterns("_*", ".*"))
+    shutil.copytree(fetch(staged), copy, ignore=shutil.ignore_patterns("_*", ".*"))
+    send(copy)
     passed = " that the filter lets pass" if filtered else ""
     raise InputError(
         f"all {funnel['rows_read'] - filtered:,} rows of {path}{passed} are quarantined ({reasons_text(funnel['reasons'])}). Look at them "

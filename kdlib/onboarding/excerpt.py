@@ -1,11 +1,8 @@
 """A bounded excerpt of input files under another folder, with the same names: real steps can judge it quickly."""
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from glob import has_magic
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +10,8 @@ import pyarrow.parquet as pq
 
 from kdlib.config.data import DAY
 from kdlib.errors import InputError
-from kdlib.onboarding.files import File, listing, open_file, open_stream, spread
+from kdlib.onboarding.files import BUFFER_BYTES, File, full_path, listing, open_file, open_stream, spread
+from kdlib.store.remote_files import fixed_part
 
 MOST_FILES = 400
 """An excerpt takes rows of at most this many files, evenly spaced."""
@@ -52,7 +50,7 @@ def excerpt(path: str, *, format_: str, folder: Path, rows: int, last_day: date 
       InputError: the path names no file, or a file cannot be read.
     """
     files, complete, days = files_to_read(path, last_day=last_day)
-    full = path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    full = full_path(path)
     begin = _begin(full, files)
     chosen = spread(files, MOST_FILES)
     whole = complete and len(chosen) == len(files)
@@ -90,10 +88,7 @@ def _begin(path: str, files: tuple[File, ...]) -> str:
     """The part of the path that the excerpt replaces: folders without a pattern, with a `/` at the end."""
     if len(files) == 1 and files[0].path == path:
         return path.rpartition("/")[0] + "/"
-    if has_magic(path) or "{" in path:
-        first = min(path.find(sign) for sign in "*?[{" if sign in path)
-        return path[:first].rpartition("/")[0] + "/"
-    return path.rstrip("/") + "/"
+    return fixed_part(path) + "/"
 
 
 def _day_of(file: File) -> date | None:
@@ -109,18 +104,15 @@ def _put(file: File, place: Path, format_: str, *, rows: int) -> bool:
     if format_ == "parquet":
         return _put_parquet(file, place, rows=rows)
     lines = rows // _WORDS_A_LINE if format_ == "sequences" else rows
-    if _is_short(file, lines + lines // 10):
-        if "://" not in file.path:
-            place.symlink_to(file.path)
-            return True
-        lines = 1 << 60
+    most = lines + lines // 10
+    if not file.is_remote and _is_short(file, most):
+        place.symlink_to(file.path)
+        return True
     with pa.output_stream(str(place), compression=file.compression) as out:
-        if file.compression or "://" in file.path:
-            for block in _lines(file, lines):
-                out.write(block)
-        else:
-            _copy_stretches(file, out, lines=lines)
-    return lines == 1 << 60
+        if file.compression or (file.is_remote and _seems_short(file, most)):
+            return _copy_begin(file, out, lines=most)
+        _copy_stretches(file, out, lines=lines)
+    return False
 
 
 def _is_short(file: File, lines: int) -> bool:
@@ -134,12 +126,23 @@ def _is_short(file: File, lines: int) -> bool:
     return True
 
 
-def _lines(file: File, lines: int) -> Iterator[bytes]:
-    """About so many lines from the start of a file."""
+def _seems_short(file: File, lines: int) -> bool:
+    """Whether the file has at most this many lines, if all lines are as long as the first ones."""
+    with open_file(file) as stream:
+        block = stream.read(_BLOCK)
+    return len(block) == file.size or file.size / len(block) * block.count(b"\n") <= lines
+
+
+def _copy_begin(file: File, out: pa.NativeFile, *, lines: int) -> bool:
+    """Copy at most about so many whole lines from the start of a file; returns whether these are all."""
     with open_stream(file) as stream:
-        while lines > 0 and (block := stream.read(_BLOCK)):
+        while block := stream.read(_BLOCK):
             lines -= block.count(b"\n")
-            yield block if lines > 0 else block[: block.rfind(b"\n") + 1]
+            if lines < 0:
+                out.write(block[: block.rfind(b"\n") + 1])
+                return False
+            out.write(block)
+    return True
 
 
 def _copy_stretches(file: File, out: pa.NativeFile, *, lines: int) -> None:
@@ -171,9 +174,9 @@ def _rest_of_line(stream: pa.NativeFile) -> bytes:
 
 def _put_parquet(file: File, place: Path, *, rows: int) -> bool:
     with open_file(file) as stream:
-        found = pq.ParquetFile(stream)
+        found = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
         whole = found.metadata.num_rows <= rows
-        if whole and "://" not in file.path:
+        if whole and not file.is_remote:
             place.symlink_to(file.path)
             return True
         groups = found.metadata.num_row_groups
@@ -182,7 +185,8 @@ def _put_parquet(file: File, place: Path, *, rows: int) -> bool:
         with pq.ParquetWriter(place, found.schema_arrow) as out:
             for group in wanted:
                 left = found.metadata.num_rows if whole else rows // len(wanted)
-                for batch in found.iter_batches(min(65_536, max(1, left)), row_groups=[group]):
+                size = min(65_536, max(1, left))
+                for batch in found.iter_batches(size, row_groups=[group], use_threads=not file.is_remote):
                     out.write_batch(batch.slice(0, left))
                     left -= batch.num_rows
                     if left <= 0:

@@ -1,7 +1,6 @@
 """The files that a path names. The listing is bounded, so that a huge folder costs no more than a large one."""
 
 import os
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import has_magic, iglob
@@ -9,15 +8,15 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
 from kdlib.config.base import NO_CREDENTIALS, holds_credentials, without_credentials
 from kdlib.errors import InputError
+from kdlib.store.remote_files import HIDDEN, fixed_part, is_hidden, is_object, open_remote, remote_files, why
 
 MOST_FILES = 10_000
 """A listing ends after this many files."""
-HIDDEN = ("_", ".")
-"""Spark ignores files and folders whose names begin with these."""
+BUFFER_BYTES = 1 << 20
+"""How much of a compressed file, or of a column of a Parquet file, is fetched at once."""
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2"}
 """Ending of a file's name → how it is compressed."""
 
@@ -35,6 +34,11 @@ class File:
     def compression(self) -> str | None:
         """`gzip`, `bz2`, or None for a file that is not compressed."""
         return COMPRESSION.get(Path(self.path).suffix.lower())
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the path is a URL."""
+        return "://" in self.path
 
     @property
     def name(self) -> str:
@@ -64,16 +68,23 @@ def listing(path: str) -> Listing:
     """
     if holds_credentials(path):
         raise InputError(f"{without_credentials(path)} holds credentials: {NO_CREDENTIALS}")
-    full = path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    full = full_path(path)
     found = _remote(full) if "://" in full else _local(full)
     try:
         files = list(islice(found, MOST_FILES + 1))
+        format_ = _table_format(full)
     except OSError as error:
-        raise InputError(f"cannot list {path}: {error}. Check the path and this machine's access to it") from None
+        raise InputError(f"cannot list {path}: {why(error, path)}") from None
     if not files:
         raise InputError(f"no file matches {path}. Check the path; names that begin with . or _ do not count")
     files = sorted(files, key=lambda file: file.path)
-    return Listing(full, tuple(files[:MOST_FILES]), len(files) <= MOST_FILES, _table_format(full))
+    return Listing(full, tuple(files[:MOST_FILES]), len(files) <= MOST_FILES, format_)
+
+
+def full_path(path: str) -> str:
+    """The path as a URL, or absolute on this machine's disk."""
+    path = path.removeprefix("file://")
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def open_stream(file: File) -> pa.NativeFile:
@@ -82,24 +93,22 @@ def open_stream(file: File) -> pa.NativeFile:
     Raises:
       InputError: the file cannot be opened.
     """
-    try:
-        system, name = pafs.FileSystem.from_uri(file.path)
-        return system.open_input_stream(name, compression=file.compression)
-    except OSError as error:
-        raise _unreadable(file, error) from None
+    stored = open_file(file)
+    if not file.compression:
+        return stored
+    return pa.CompressedInputStream(pa.BufferedInputStream(stored, BUFFER_BYTES), file.compression)
 
 
 def open_file(file: File) -> pa.NativeFile:
-    """The file for reading at any place, as stored.
+    """The file for reading at any place, as stored. Of a file at a URL, only what is read is fetched.
 
     Raises:
       InputError: the file cannot be opened.
     """
     try:
-        system, name = pafs.FileSystem.from_uri(file.path)
-        return system.open_input_file(name)
-    except OSError as error:
-        raise _unreadable(file, error) from None
+        return open_remote(file.path, file.size) if file.is_remote else pa.OSFile(file.path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {file.path}: {error}. Check the file and this machine's access to it") from None
 
 
 def spread(files: tuple[File, ...], most: int) -> list[File]:
@@ -107,10 +116,6 @@ def spread(files: tuple[File, ...], most: int) -> list[File]:
     if len(files) <= most:
         return list(files)
     return [files[round(place * (len(files) - 1) / (most - 1))] for place in range(most)]
-
-
-def _unreadable(file: File, error: OSError) -> InputError:
-    return InputError(f"cannot read {file.path}: {error}. Check the file and this machine's access to it")
 
 
 def _local(path: str) -> Iterator[File]:
@@ -132,29 +137,19 @@ def _below(folder: str) -> Iterator[File]:
 
 
 def _remote(url: str) -> Iterator[File]:
-    if has_magic(url):
-        raise InputError(f"init cannot follow the pattern in the URL {url}. Give the folder or one file")
-    try:
-        system, base = pafs.FileSystem.from_uri(url)
-        start = url.removesuffix(base) if url.endswith(base) else url.partition("/")[0] + "//"
-        todo = deque([base])
-        while todo:
-            top = system.get_file_info(todo[0])
-            for info in [top] if top.is_file else system.get_file_info(pafs.FileSelector(todo[0])):
-                if info.base_name.startswith(HIDDEN):
-                    continue
-                if info.is_file:
-                    yield File(start + info.path, info.size)
-                else:
-                    todo.append(info.path)
-            todo.popleft()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot list {url}: {error}. Check the path and this machine's access to it") from None
+    top = len(fixed_part(url)) + 1
+    for file in remote_files(url):
+        if not is_hidden(file.url[top:]):
+            yield File(file.url, file.size)
 
 
 def _table_format(path: str) -> str | None:
     if "://" in path:
-        return None
+        if not is_object(path) or has_magic(path):
+            return None
+        if next(remote_files(f"{path.rstrip('/')}/_delta_log"), None):
+            return "delta"
+        return "iceberg" if next(remote_files(f"{path.rstrip('/')}/metadata/*.metadata.json"), None) else None
     if os.path.isdir(os.path.join(path, "_delta_log")):
         return "delta"
     metadata = os.path.join(path, "metadata")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
 from kdlib.onboarding.arrow import pc
-from kdlib.onboarding.files import File, open_file, open_stream, spread
+from kdlib.onboarding.files import BUFFER_BYTES, File, open_file, open_stream, spread
 from kdlib.onboarding.forms import Form
 
 SAMPLE_BYTES = 16 * 1024 * 1024
@@ -261,7 +261,7 @@ def _sequences(text: str, *, whole: bool) -> _Rows:
 
 def _parquet(file: File, *, most: int) -> _Rows:
     with open_file(file) as stream:
-        found = pq.ParquetFile(stream)
+        found = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
         schema = found.schema_arrow
         plain = [name for name in schema.names if is_plain(schema.field(name).type)]
         # evenly over the file, so that a file sorted by time is seen from its begin to its end
@@ -270,7 +270,7 @@ def _parquet(file: File, *, most: int) -> _Rows:
         batches, rows = [], 0
         for group in wanted:
             taken = 0
-            for batch in found.iter_batches(50_000, row_groups=[group], columns=plain):
+            for batch in found.iter_batches(50_000, row_groups=[group], columns=plain, use_threads=not file.is_remote):
                 batches.append(batch)
                 taken += batch.num_rows
                 if taken >= most // max(1, len(wanted)):

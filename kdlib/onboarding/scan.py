@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
-from kdlib.onboarding.files import File, open_file, open_stream, spread
+from kdlib.onboarding.files import BUFFER_BYTES, File, open_file, open_stream, spread
 from kdlib.onboarding.forms import Form
 from kdlib.onboarding.sample import Source, csv_table, text_of_column, trimmed
 
@@ -15,6 +15,8 @@ MOST_BYTES = 1 << 30
 """Text to read, over all files."""
 MOST_ROWS = 20_000_000
 """Rows of Parquet files to read, over all files."""
+REMOTE_SHARE = 16
+"""Of files at a URL, a scan reads this part of the bytes and rows above."""
 MOST_FILES = 200
 TAIL_BYTES = 4 << 20
 """Read from the end of a text file that is too long to be read whole."""
@@ -34,6 +36,7 @@ class Scan:
         self.num_rows = 0
         self.files = spread(source.files, MOST_FILES)
         self.whole = len(self.files) == len(source.files)
+        self.share = len(self.files) * (REMOTE_SHARE if self.files[0].is_remote else 1)
 
     def __iter__(self) -> Iterator[Columns]:
         for file in self.files:
@@ -53,7 +56,7 @@ class Scan:
             yield from self._parquet(file)
             return
         first = True
-        for text in self._texts(file, most=MOST_BYTES // len(self.files)):
+        for text in self._texts(file, most=MOST_BYTES // self.share):
             if form.format == "csv":
                 yield self._csv(text, form, first=first and form.first_line_names)
             else:
@@ -97,10 +100,12 @@ class Scan:
 
     def _parquet(self, file: File) -> Iterator[Columns]:
         with open_file(file) as stream:
-            found = pq.ParquetFile(stream)
-            groups, most = found.metadata.num_row_groups, MOST_ROWS // len(self.files)
+            found = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES)
+            groups, most = found.metadata.num_row_groups, max(1, MOST_ROWS // self.share)
             step = max(1, -(-found.metadata.num_rows // most))
             chosen = sorted({*range(0, groups, step), groups - 1}) if groups else []
             self.whole = self.whole and step == 1
-            for batch in found.iter_batches(1 << 18, row_groups=chosen, columns=self.names):
+            for batch in found.iter_batches(
+                1 << 18, row_groups=chosen, columns=self.names, use_threads=not file.is_remote
+            ):
                 yield {name: text_of_column(batch.column(name)) for name in self.names}

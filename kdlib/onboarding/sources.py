@@ -142,7 +142,9 @@ def _path_of(own: Sequence[File], everything: Sequence[File]) -> str | None:
     """A path that names these files and no other: a file, a folder, or a folder with an ending; None without one."""
     if len(own) == 1:
         return own[0].path
-    folder = os.path.commonpath([os.path.dirname(file.path) for file in own])
+    scheme, slashes, _ = own[0].path.rpartition("://")
+    folders = [os.path.dirname(file.path).removeprefix(scheme + slashes) for file in own]
+    folder = scheme + slashes + os.path.commonpath(folders)
     start = re.match(r"[^\W\d]*", own[0].name)
     end = os.path.splitext(own[0].name)[1]
     for path in (folder, f"{folder}/*{end}", f"{folder}/{start[0] if start else ''}*"):

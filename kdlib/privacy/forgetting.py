@@ -18,6 +18,7 @@ An id that cannot be anything else (`kdlib.privacy.ids.is_unmistakable`) is also
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
@@ -33,8 +34,10 @@ from kdlib.errors import ConfigError
 from kdlib.privacy.ids import Ids
 from kdlib.privacy.pseudonyms import BLANKS, key_check
 from kdlib.store import leases, partitions
-from kdlib.store.files import replace_file, sync
+from kdlib.store.files import sync
 from kdlib.store.leases import check_held
+from kdlib.store.mirror import alone, drop, send, write_file
+from kdlib.store.working_copy import fetch_everything, held
 
 LIST = "_forgotten.json"
 """File in the output folder: SHA-256 of each forgotten id, and the check value of the pseudonym key. Input rows of
@@ -92,11 +95,11 @@ def remember_to_forget(root: Path, user_ids: Iterable[str], key: bytes | None = 
     """
     check_key(root, key)
     root.mkdir(parents=True, exist_ok=True)
-    with leases.held(leases.folder_of(root), f"{leases.LOCKS}/forgotten.json", "forget", seconds=WAIT_SECONDS):
+    with held(root, f"{leases.LOCKS}/forgotten.json", "forget", seconds=WAIT_SECONDS):
         users = sorted({*forgotten(root), *map(digest, user_ids)})
         text = json.dumps({"key": key_check(key) if key else None, "users": users}).encode()
         for name in (COPY, LIST):
-            replace_file(root / name, text)
+            write_file(root / name, text)
 
 
 def erase(root: Path, user_ids: Iterable[str], *, user_columns: Collection[str] = ()) -> dict[str, int]:
@@ -110,30 +113,15 @@ def erase(root: Path, user_ids: Iterable[str], *, user_columns: Collection[str] 
     Returns:
       Folder → number of rows, lines or pages removed.
     """
-    removed: dict[str, int] = {}
-    root, users = root.resolve(), Ids(user_ids)
-    for path in list(_files(root)):
-        count = 0
-        if path.name.endswith(FRESH):
-            path.unlink()
-            continue
-        if path.suffix == ".parquet":
-            count = _erase_rows(path, root, users, user_columns)
-        elif path.suffix == ".log":
-            data = path.read_bytes()
-            lines = data.splitlines(keepends=True) if users.may_stand_in(data) else []
-            kept = [line for line in lines if not users.are_named_in(line)]
-            count = len(lines) - len(kept)
-            if count:
-                replace_file(path, b"".join(kept))
-        elif path.suffix == ".html" and users.are_shown_in(path.read_bytes()):
-            count = 1  # `distilrec report` makes the report again
-            home = _version_of(path, root)
-            _remove_version(root, home) if home else path.unlink()
-        if count:
-            place = str(path.parent.relative_to(root) if path.is_relative_to(root) else path.parent)
-            removed[place] = removed.get(place, 0) + count
-    return removed
+    root, users, removed = root.resolve(), Ids(user_ids), Counter[str]()
+    with alone(root):
+        fetch_everything(root)
+        for path in list(_files(root)):
+            if path.name.endswith(FRESH):
+                path.unlink()
+            elif count := _erase_from(path, root, users, user_columns):
+                removed[str(path.parent.relative_to(root) if path.is_relative_to(root) else path.parent)] += count
+    return dict(removed)
 
 
 def traces(root: Path, user_ids: Iterable[str], *, user_columns: Collection[str] = ()) -> list[Path]:
@@ -159,6 +147,23 @@ def traces(root: Path, user_ids: Iterable[str], *, user_columns: Collection[str]
     return found
 
 
+def _erase_from(path: Path, root: Path, users: Ids, user_columns: Collection[str]) -> int:
+    """Remove users from a file. Returns the number of rows, lines or pages removed."""
+    if path.suffix == ".parquet":
+        return _erase_rows(path, root, users, user_columns)
+    if path.suffix == ".log":
+        data = path.read_bytes()
+        lines = data.splitlines(keepends=True) if users.may_stand_in(data) else []
+        kept = [line for line in lines if not users.are_named_in(line)]
+        if len(kept) < len(lines):
+            write_file(path, b"".join(kept))
+        return len(lines) - len(kept)
+    if path.suffix == ".html" and users.are_shown_in(path.read_bytes()):
+        _remove(root, _version_of(path, root) or path)  # `distilrec report` makes the report again
+        return 1
+    return 0
+
+
 def _erase_rows(path: Path, root: Path, users: Ids, user_columns: Collection[str]) -> int:
     gone = _rows_of(path, users, user_columns)
     if gone is None or not gone.any():
@@ -172,6 +177,7 @@ def _erase_rows(path: Path, root: Path, users: Ids, user_columns: Collection[str
     if home:
         _mend_manifest(home, path, fresh, keep_before=True)
     check_held()
+    send(path, content=fresh)
     fresh.replace(path)
     sync(path.parent)
     if home:
@@ -247,7 +253,7 @@ def has_copy(root: Path) -> bool:
 
 def put_back(root: Path) -> None:
     """Replace the list of forgotten users by its copy."""
-    replace_file(root / LIST, (root / COPY).read_bytes())
+    write_file(root / LIST, (root / COPY).read_bytes())
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -288,15 +294,17 @@ def _mend_manifest(home: Path, path: Path, fresh: Path, *, keep_before: bool) ->
             )  # not what a killed call noted
             manifest["files"][number] = mended | before
     manifest["rows"] = partitions.rows_in(manifest["files"])
-    replace_file(home / "manifest.json", json.dumps(manifest, indent=1).encode())
+    write_file(home / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
-def _remove_version(root: Path, home: Path) -> None:
-    """Remove a version, and first the link of its partition if it leads there."""
+def _remove(root: Path, path: Path) -> None:
+    """Remove a version or a file. The link of a version's partition goes first if it leads there."""
     for link in partitions.links(root).values():
-        if link.resolve() == (home / "data").resolve():
+        if link.resolve() == path / "data":
+            drop(link)
             link.unlink()
-    shutil.rmtree(home)
+    drop(path)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _version_of(path: Path, root: Path) -> Path | None:

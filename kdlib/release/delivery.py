@@ -39,6 +39,8 @@ from kdlib.release.places import (
 from kdlib.release.promotions import Promotion
 from kdlib.store import leases
 from kdlib.store.folders import ConflictError, Folder
+from kdlib.store.mirror import write_file
+from kdlib.store.working_copy import held
 
 LEASE = f"{leases.LOCKS}/deliver.json"
 WAIT_SECONDS = 300
@@ -218,7 +220,7 @@ def _one_at_a_time(root: Path, url: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(leases.held(leases.folder_of(root), LEASE, "deliver", seconds=WAIT_SECONDS))
+            stack.enter_context(held(root, LEASE, "deliver", seconds=WAIT_SECONDS))
         except BusyError as error:
             raise DeliveryError(
                 f"another delivery from {root} has not ended within {WAIT_SECONDS} s ({error}). The run is in use there, but"
@@ -273,7 +275,7 @@ def _owner(root: Path) -> str:
     """A name that no other output folder has. It stays the same when the folder is moved."""
     path = root / promotions.RECORDS / "owner"
     if not path.exists():
-        path.write_text(f"{root.name}.{uuid.uuid4().hex[:8]}")
+        write_file(path, f"{root.name}.{uuid.uuid4().hex[:8]}".encode())
     return path.read_text()
 
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kdlib.errors import DistilrecError
-from kdlib.store.files import make_folder, replace_file, sync
+from kdlib.store.files import sync
+from kdlib.store.mirror import drop, write_file
 
 FILE = "_promotions/frozen.json"
 
@@ -49,12 +50,12 @@ def check_not_frozen(root: Path, ds: str) -> None:
 def freeze(root: Path, reason: str) -> Freeze:
     """Freeze the run in use. The caller holds `promotions.switching`."""
     now = Freeze(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", reason)
-    make_folder((root / FILE).parent)
-    replace_file(root / FILE, json.dumps(asdict(now)).encode())
+    write_file(root / FILE, json.dumps(asdict(now)).encode())
     return now
 
 
 def unfreeze(root: Path) -> None:
     """End the freeze. The caller holds `promotions.switching`."""
+    drop(root / FILE)
     (root / FILE).unlink()
     sync((root / FILE).parent)

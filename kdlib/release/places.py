@@ -16,6 +16,7 @@ from kdlib.config.operations import refuse_credentials
 from kdlib.errors import ConfigError, DeliveryError
 from kdlib.release.promotions import LISTS
 from kdlib.store.folders import DiskFolder, Folder, Found
+from kdlib.store.mirror import mirror_of
 from kdlib.store.objects import folder_at
 
 POINTER = "promoted.json"
@@ -73,6 +74,13 @@ def place_outside(root: Path, url: str) -> Folder:
       ConfigError: one contains the other; or as `place`.
     """
     there = place(url)
+    if mirror := mirror_of(root):
+        here, path = f"{mirror.folder.url}/", f"{there.url}/"
+        if path.startswith(here) or here.startswith(path):
+            raise ConfigError(
+                f"delivery.url {url!r} and output_dir {mirror.folder.url} overlap: one lies inside the other."
+                " Deliver to a separate folder"
+            )
     if isinstance(there, DiskFolder):
         here, path = root.resolve(), there.path.resolve()
         if path.is_relative_to(here) or here.is_relative_to(path):

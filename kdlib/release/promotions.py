@@ -1,6 +1,6 @@
 """Which run is in use: one link, switched by one rename for tables and models together, and a record of each switch.
 
-    root/promoted                              a link to the current record
+    root/promoted                              a link to the current record; in an object store, `promoted.json` stands in for it
     root/_promotions/00003.ds=2026-11-22/      written once; later only the mark `removed` may be added
         promotion.json
         recommendations -> ../../_versions/recommendations/ds=2026-11-22.<version>/data
@@ -25,7 +25,9 @@ from kdlib.errors import BusyError, GateError, InputError
 from kdlib.release.freezing import check_not_frozen
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, replace_file, sync
+from kdlib.store.mirror import alone, drop, put, write_file
 from kdlib.store.partitions import Manifest
+from kdlib.store.working_copy import held
 
 LINK = "promoted"
 RECORDS = "_promotions"
@@ -152,8 +154,13 @@ def last_use(root: Path, ds: str, versions: Mapping[str, str]) -> tuple[Promotio
 
 
 def folder_of(root: Path, night: Promotion, name: str) -> Path:
-    """The data folder of a table or model of a promoted run."""
-    return partitions.version_folder(root, name, night.ds, night.versions[name])
+    """The data folder of a table or model of a promoted run, with its data if the version has not been removed."""
+    return partitions.version_data(root, name, night.ds, night.versions[name])
+
+
+def has(root: Path, night: Promotion, name: str) -> bool:
+    """Whether the version of a table or model of a promoted run has not been removed."""
+    return partitions.version_folder(root, name, night.ds, night.versions[name]).is_dir()
 
 
 def manifest_of(root: Path, night: Promotion, name: str) -> Manifest:
@@ -200,18 +207,17 @@ def rollback(root: Path, ds: str, *, reason: str = "") -> Promotion:
     Raises:
       InputError: the run was never promoted, or its files are gone. The text names the promoted runs.
     """
-    earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
-    if not earlier:
-        known = ", ".join(sorted({night.ds for night in history(root)}))
-        if not known:
-            raise InputError(f"no run was ever promoted under {root}: expected {ds}. Run `distilrec nightly` first")
-        raise InputError(
-            f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not"
-            " promoted, roll back to a run before it, then `distilrec promote` it"
-        )
-    last = earlier[-1]
     with switching(root, "rollback"):
-        return _switch(root, ds, "rollback", last.versions, last.forced, reason)
+        earlier = [night for night in history(root) if night.ds == ds and night.action == "promote"]
+        if not earlier:
+            known = ", ".join(sorted({night.ds for night in history(root)}))
+            if not known:
+                raise InputError(f"no run was ever promoted under {root}: expected {ds}. Run `distilrec nightly` first")
+            raise InputError(
+                f"{ds} was never promoted under {root}; promoted runs: {known}. To use a run that was made but not"
+                " promoted, roll back to a run before it, then `distilrec promote` it"
+            )
+        return _switch(root, ds, "rollback", earlier[-1].versions, earlier[-1].forced, reason)
 
 
 def check_not_withdrawn(root: Path, ds: str, versions: Mapping[str, str]) -> None:
@@ -244,7 +250,8 @@ def switching(root: Path, action: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(leases.held(leases.folder_of(root), SWITCHING, action, seconds=WAIT_SECONDS))
+            stack.enter_context(held(root, SWITCHING, action, seconds=WAIT_SECONDS))
+            stack.enter_context(alone(root))
         except BusyError as error:
             raise BusyError(
                 f"another process has been switching runs in {root} for {WAIT_SECONDS} s: {error}. Try again later"
@@ -258,12 +265,14 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
     last = _last(root)
     for folder in _folders(root):
         if folder.name > last:  # its process was killed before the switch
+            drop(folder)
             folder.rename(staging.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}"))
     number = 1 + max((int(folder.name.partition(".")[0]) for folder in _folders(root)), default=0)
     switch = Promotion(number, ds, action, versions, forced, reason, time.time())
     record = _record(root, number, ds)
     try:
-        replace_file(staging / "promotion.json", json.dumps(asdict(switch), indent=1).encode())
+        text = json.dumps(asdict(switch), indent=1).encode()
+        replace_file(staging / "promotion.json", text)
         for name in (one for one in (*LINKED, *LISTS, *SEARCH) if one in versions):
             data = partitions.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
@@ -278,6 +287,7 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
         for folder, _, _ in os.walk(staging):
             sync(Path(folder))
         leases.check_held()
+        put(record / "promotion.json", text)
         staging.rename(record)
         sync(record.parent)
     except BaseException:
@@ -307,12 +317,12 @@ def mark_removed(root: Path, *, before: str, busy: Collection[str] = ()) -> None
     """Mark the runs before a date as removed because they are old, except dates that another run works on."""
     for switch in history(root):
         if switch.ds < before and switch.ds not in busy:
-            (_record(root, switch.number, switch.ds) / REMOVED).touch()
+            write_file(_record(root, switch.number, switch.ds) / REMOVED, b"")
 
 
 def _holds(root: Path, night: Promotion, name: str) -> bool:
     removed = (_record(root, night.number, night.ds) / REMOVED).exists()
-    return name in night.versions and (not removed or folder_of(root, night, name).is_dir())
+    return name in night.versions and (not removed or has(root, night, name))
 
 
 def _record(root: Path, number: int, ds: str) -> Path:

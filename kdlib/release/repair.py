@@ -13,6 +13,8 @@ from kdlib.release import promotions, retention
 from kdlib.release.promotions import Promotion
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, sync
+from kdlib.store.mirror import drop, folder_of, send
+from kdlib.store.working_copy import refresh
 
 DAMAGED = "_damaged"
 """Folder beside the records of switches, for those that cannot be read."""
@@ -38,6 +40,7 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
       held: the dates that runs work on. What is of these dates is left alone.
       alone: the caller holds `promotions.switching`.
     """
+    refresh(root)  # in a store, nothing on this machine is evidence
     if copied := _without_links(root):
         return [copied]
     busy = set(held())
@@ -45,7 +48,7 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
     found += _damaged_run(root, in_use)
     for (table, ds), link in partitions.links(root).items():
         if ds not in busy and not link.exists():
-            found.append(Fault(f"{table}/ds={ds} leads to nothing", "remove this link", link.unlink))
+            found.append(Fault(f"{table}/ds={ds} leads to nothing", "remove this link", partial(_remove, link)))
     used = {(name, in_use.ds, version) for name, version in in_use.versions.items()} if in_use else set()
     for table, folder in retention.version_folders(root / partitions.VERSIONS):
         ds, _, version = folder.name.removeprefix("ds=").partition(".")
@@ -53,7 +56,7 @@ def faults(root: Path, held: Callable[[], Collection[str]], *, alone: bool = Fal
             found += _damaged_version(root, table, ds, version)
     found += _forgotten(root)
     left = retention.leftovers(root, held)
-    if alone or not leases.alive(leases.folder_of(root), [promotions.SWITCHING]):
+    if alone or not leases.alive(folder_of(root), [promotions.SWITCHING]):
         left += sorted((root / partitions.STAGING).glob("promotion.*"))
     for path in left:
         what = f"{partitions.STAGING}/{path.name} was left by a run that has ended"
@@ -129,7 +132,7 @@ def _damaged_version(root: Path, table: str, ds: str, version: str) -> Iterator[
     if linked and lost and data.is_dir():
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         remedy = f"remove the link {table}/ds={ds}, so that the next run of {ds} makes it again"
-        yield Fault(f"{name} has missing or cut files: {lost[0]}{more}", remedy, link.unlink)
+        yield Fault(f"{name} has missing or cut files: {lost[0]}{more}", remedy, partial(_remove, link))
 
 
 def _forgotten(root: Path) -> Iterator[Fault]:
@@ -148,6 +151,8 @@ def _put_aside(record: Path) -> None:
     make_folder(folder)
     name = f"{record.name}.{uuid.uuid4().hex[:8]}" if (folder / record.name).exists() else record.name
     record.rename(folder / name)
+    send(folder / name)
+    drop(record)
     sync(folder)
     sync(record.parent)
 
@@ -159,6 +164,7 @@ def _point_to(root: Path, record: Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    drop(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

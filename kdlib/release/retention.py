@@ -17,6 +17,8 @@ from typing import NamedTuple
 from kdlib.errors import BusyError, InputError
 from kdlib.release import promotions
 from kdlib.store import leases, partitions
+from kdlib.store.mirror import drop, folder_of
+from kdlib.store.working_copy import others
 
 ASIDE = "removed."
 """Prefix of a version that was moved aside, in the staging folder."""
@@ -150,7 +152,9 @@ def move_aside(root: Path, old: Old, left: list[str], *, own: str = "") -> list[
                         continue
                     leases.check_held()
                     if one.linked:
+                        drop(root / one.table / f"ds={ds}")
                         (root / one.table / f"ds={ds}").unlink()
+                    drop(one.folder)
                     version = one.folder.name.removeprefix("ds=")
                     name = f"{ASIDE}{one.table.replace('/', '.')}.{version}.{uuid.uuid4().hex[:8]}"
                     one.folder.rename(root / partitions.STAGING / name)
@@ -171,8 +175,7 @@ def _idle(root: Path, ds: str, *, own: str) -> Iterator[bool]:
         idle = True
         if ds != own:
             try:
-                lease = leases.held(leases.folder_of(root), leases.of_date(ds), "removal of old runs")
-                stack.enter_context(lease)
+                stack.enter_context(leases.held(folder_of(root), leases.of_date(ds), "removal of old runs"))
             except BusyError:
                 idle = False
         yield idle
@@ -197,16 +200,19 @@ def leftovers(root: Path, held: Callable[[], Collection[str]]) -> list[Path]:
       held: the dates that runs work on. It is called last: a run that starts meanwhile makes files of its own.
     """
     staging = root / partitions.STAGING
-    found, dated = sorted(staging.glob(f"{ASIDE}*")), sorted(staging.glob("*.ds=*"))
+    found, dated = (
+        sorted(staging.glob(f"{ASIDE}*")),
+        sorted({*staging.glob("*.ds=*"), *others(root, partitions.STAGING)}),
+    )
     busy = held()
-    return found + [path for path in dated if path not in found and _date_in(path) not in busy]
+    return found + [path for path in dated if path not in found and _date_in(path) not in {"", *busy}]
 
 
 def leftovers_before(root: Path, oldest: str, busy: Collection[str]) -> list[Path]:
     """What runs of dates before `oldest` have left beside their tables."""
     places = ("logs", "quarantine_failed", "search_quarantine_failed", partitions.CHECKPOINTS, partitions.STAGING)
-    found = [path for place in places for path in sorted((root / place).glob("*ds=*"))]
-    return [path for path in found if _date_in(path) < oldest and _date_in(path) not in busy]
+    found = sorted({*(path for place in places for path in (root / place).glob("*ds=*")), *others(root, *places)})
+    return [path for path in found if "" < _date_in(path) < oldest and _date_in(path) not in busy]
 
 
 def _date_in(path: Path) -> str:
@@ -226,6 +232,7 @@ def bytes_of(path: Path) -> int:
 def remove(path: Path, left: list[str]) -> None:
     """Remove a folder or a file. What cannot be removed is added to `left`, with the reason."""
     with _or_left(path, left):
+        drop(path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

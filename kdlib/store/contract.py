@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdlib.errors import ContractError
+from kdlib.store.working_copy import fetch
 
 TIME = pa.timestamp("us", tz="UTC")
 
@@ -83,7 +84,7 @@ def check_files(table: Table, folder: Path) -> int:
     Raises:
       ContractError: no files, an unreadable file, a wrong schema, nulls where none may be, or no rows.
     """
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(fetch(folder).glob("*.parquet"))
     if not files:
         raise ContractError(f"table {table.name}: no Parquet files in {folder}. {_AGAIN}")
     rows = 0

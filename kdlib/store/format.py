@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdlib.errors import ConfigError
+from kdlib.store.mirror import write_file
 
 FORMAT = 2
 """1: manifests without `made_by`, no file `_format.json`. This program reads both, and makes tables of format 1 again."""
@@ -41,6 +42,4 @@ def write_format(root: Path) -> None:
     """Note the format of what is written from now on."""
     if format_of(root) != FORMAT:
         with suppress(OSError):  # whatever is wrong with the disk is said where a table is written
-            fresh = root / f"{FILE}.new"
-            fresh.write_text(json.dumps({"format": FORMAT}) + "\n")
-            fresh.replace(root / FILE)
+            write_file(root / FILE, (json.dumps({"format": FORMAT}) + "\n").encode())

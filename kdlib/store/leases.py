@@ -128,11 +128,6 @@ def check_held() -> None:
         lease.check()
 
 
-def folder_of(root: Path) -> DiskFolder:
-    """Where the leases of an output folder lie. They need not survive a power cut."""
-    return DiskFolder(root, durable=False)
-
-
 def of_date(ds: str) -> str:
     """The path of the lease of a date, in an output folder."""
     return f"{LOCKS}/ds={ds}.json"

@@ -6,7 +6,7 @@ the store. For S3 they also come from the files of the AWS command line, if `bot
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
@@ -72,7 +72,8 @@ class ObjectFolder:
         from obstore.fsspec import FsspecStore
 
         kind: Any = self.url.partition(":")[0]
-        return FsspecStore(kind, **self._within_time(self._options))
+        options: Any = self._within_time(self._options) | {"skip_instance_cache": True}
+        return FsspecStore(kind, **options)
 
     def read(self, path: str) -> Found | None:
         from obstore.exceptions import NotFoundError
@@ -116,8 +117,18 @@ class ObjectFolder:
         raise AssertionError
 
     def files(self, prefix: str = "") -> dict[str, int]:
-        pages = self._within_time(lambda: list(self.store.list(prefix or None)))
-        return {one["path"]: one["size"] for page in pages for one in page}
+        return {one["path"]: one["size"] for one in self._list(prefix)}
+
+    def tags(self) -> dict[str, str]:
+        """All objects → the store's name for their content."""
+        return {one["path"]: one["e_tag"] for one in self._list("")}
+
+    def _list(self, prefix: str) -> list[dict[str, Any]]:
+        pages: Iterator[Any] = self._within_time(lambda: iter(self.store.list(prefix or None, chunk_size=1000)))
+        found = list[dict[str, Any]]()
+        while (page := self._within_time(lambda: next(pages, None))) is not None:
+            found += page
+        return found
 
     def upload(self, file: Path, path: str) -> None:
         requests = 1 + file.stat().st_size // CHUNK_BYTES

@@ -7,6 +7,9 @@
 A reader of `root/recommendations` finds the old files or the new files, never a mix. File names hold the version: a
 reader that lists the old files and opens them after the switch finds none of them. The folder holds data files only.
 
+In an object store, `recommendations/ds=2026-11-22.json` stands in for the link, and `root` is the working copy on this machine
+(`kdlib.store.mirror`).
+
 Version folders are written once. The one exception is a user who is to be forgotten (`kdlib.privacy.forgetting`). Model
 folders are published in the same way.
 """
@@ -27,6 +30,8 @@ import pyarrow.parquet as pq
 from kdlib.errors import InputError
 from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.leases import check_held
+from kdlib.store.mirror import SENDING, alone, begin_version, drop, point, send_version
+from kdlib.store.working_copy import fetch, give_up, remote_sizes
 
 STAGING = "_staging"
 CHECKPOINTS = "_checkpoints"
@@ -71,6 +76,7 @@ def new_staging(root: Path, table: str, ds: str) -> Path:
             left_over.unlink()
         else:
             shutil.rmtree(left_over, ignore_errors=True)
+        drop(left_over)
     folder = parent / f"{table.replace('/', '.')}.ds={ds}.{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     return folder
@@ -106,6 +112,8 @@ def publish(
       BusyError: another run has taken over from this one. Readers keep what they have.
       InputError: files were removed while they were published.
     """
+    fetch(staging)  # what other machines have made of it
+    drop(staging)
     _tidy(staging)
     files = [describe(path, staging) for path in sorted(staging.rglob("*")) if path.is_file()]
     digest = hashlib.sha256(json.dumps([(f["path"], f["sha256"]) for f in files]).encode())
@@ -131,7 +139,7 @@ def publish(
     )
     home = version_folder(root, table, ds, version).parent
     before = _read(home / "manifest.json") if (home / "manifest.json").exists() else None
-    if before is None or damaged(root, before):
+    if before is None or (home / SENDING).exists() or damaged(root, before):
         _move_into_place(staging, home, manifest)
         if lost := damaged(root, manifest):
             raise InputError(f"{home}: {lost[0]} was removed while it was published. Run this stage again")
@@ -148,6 +156,7 @@ def _move_into_place(staging: Path, home: Path, manifest: Manifest) -> None:
     wrapper.mkdir()
     staging.rename(wrapper / "data")
     replace_file(wrapper / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+    begin_version(wrapper)
     for folder, _, _ in os.walk(wrapper):
         sync(Path(folder))
     make_folder(home.parent)
@@ -156,6 +165,7 @@ def _move_into_place(staging: Path, home: Path, manifest: Manifest) -> None:
         home.rename(replaced)
     wrapper.rename(home)
     sync(home.parent)
+    send_version(home)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -165,6 +175,11 @@ def current(root: Path, table: str, ds: str) -> Path:
     Raises:
       InputError: the partition does not exist.
     """
+    return fetch(linked(root, table, ds))
+
+
+def linked(root: Path, table: str, ds: str) -> Path:
+    """As `current`, and the data need not be on this machine."""
     link = root / table / f"ds={ds}"
     if not link.exists():
         raise InputError(
@@ -175,8 +190,14 @@ def current(root: Path, table: str, ds: str) -> Path:
 
 
 def version_folder(root: Path, table: str, ds: str, version: str) -> Path:
-    """The data folder of a version, whether or not the partition points to it."""
+    """The data folder of a version, whether or not the partition points to it, and whether or not the data are here."""
     return root / VERSIONS / table / f"ds={ds}.{version}" / "data"
+
+
+def version_data(root: Path, table: str, ds: str, version: str) -> Path:
+    """As `version_folder`, with the data on this machine if the version has not been removed."""
+    folder = version_folder(root, table, ds, version)
+    return fetch(folder) if folder.exists() else folder
 
 
 def version_manifest(root: Path, table: str, ds: str, version: str) -> Manifest:
@@ -202,16 +223,25 @@ def manifest_of(root: Path, table: str, ds: str) -> Manifest:
     Raises:
       InputError: the partition does not exist.
     """
-    return _read(current(root, table, ds).parent / "manifest.json")
+    return _read(linked(root, table, ds).parent / "manifest.json")
 
 
 def damaged(root: Path, manifest: Manifest) -> list[str]:
     """Files of a version that are missing or have another size than in the manifest. Contents are not read."""
     data = version_folder(root, manifest.table, manifest.ds, manifest.version)
+    remote = remote_sizes(data)
+    found = _damaged(manifest, data, remote)
+    if found and remote is None and give_up(data):  # the store may have them whole
+        found = _damaged(manifest, data, remote_sizes(data))
+    return found
+
+
+def _damaged(manifest: Manifest, data: Path, remote: Mapping[str, int] | None) -> list[str]:
+    """As `damaged`. `remote`: the files in the store → bytes; None: the files are on this machine."""
     found = []
     for file in manifest.files:
         try:
-            size = (data / file["path"]).stat().st_size
+            size = (data / file["path"]).stat().st_size if remote is None else remote.get(file["path"])
             # `forget` replaces a file, and notes its size before: a killed one may have left either form
             whole = size in (file["bytes"], file.get("before", file)["bytes"])
         except FileNotFoundError:
@@ -271,7 +301,7 @@ def describe(path: Path, base: Path) -> dict[str, Any]:
 
 
 def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
-    """Point the link to the target in one rename. The new link is made at `scratch`; a killed run leaves it there.
+    """Point the link to the target in one rename, or in one conditional write in a store. The new link is made at `scratch`; a killed run leaves it there.
 
     Raises:
       BusyError: another run has taken over from this one.
@@ -279,7 +309,9 @@ def switch_link(link: Path, target: Path, *, scratch: Path) -> None:
     make_folder(link.parent)
     scratch.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     check_held()
-    scratch.replace(link)
+    with alone(link.parent):
+        point(link, target)
+        scratch.replace(link)
     sync(link.parent)
 
 

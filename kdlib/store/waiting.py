@@ -1,13 +1,19 @@
-"""Wait for a call to a store. The call has a deadline, and a signal ends the wait."""
+"""Wait for calls to a store. A call has a deadline, and a signal ends the wait."""
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from kdlib.store.folders import StoreError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+PARALLEL = 16
+"""How many calls are made at a time."""
 
 
 def wait_for(call: Callable[[], Result], *, seconds: float, where: str) -> Result:
@@ -42,6 +48,41 @@ def wait_for(call: Callable[[], Result], *, seconds: float, where: str) -> Resul
     if isinstance(errors[0], StoreError):
         raise errors[0]
     raise StoreError(_text_of(errors[0])) from errors[0]
+
+
+def in_parallel(call: Callable[[Item], Result], items: Iterable[Item], *, at_a_time: int = PARALLEL) -> list[Result]:
+    """The results of a call for all items, in their order.
+
+    The first error, or a signal, ends the wait. Calls that have begun may then go on until the process ends.
+    """
+    given = list(items)
+    todo: SimpleQueue[int] = SimpleQueue()
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    results: dict[int, Result] = {}
+    for number in range(len(given)):
+        todo.put(number)
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                number = todo.get_nowait()
+                try:
+                    results[number] = call(given[number])
+                    ended.put(None)
+                except BaseException as error:
+                    ended.put(error)
+
+    for _ in range(min(at_a_time, len(given))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for _ in given:
+            if (error := ended.get()) is not None:
+                raise error
+    finally:
+        with suppress(Empty):
+            while True:
+                todo.get_nowait()
+    return [results[number] for number in range(len(given))]
 
 
 def _text_of(error: BaseException) -> str:

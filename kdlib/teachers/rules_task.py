@@ -65,7 +65,7 @@ def recount_and_save(
     """
     counts_V = training_counts(files, whole_histories, num_items=num_items)[0]
     windows = (training_windows(whole_histories(rows), max_length=max_length) for rows in _histories(files))
-    Path(folder).mkdir(parents=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     save_rules(Path(folder), count_rules(windows, RuleSettings(**settings), num_train_V=counts_V), facts)
 
 

@@ -1,11 +1,12 @@
-"""Deliveries to an S3 server, each hit by one fault, while a reader looks → results/faults.json.
+"""Runs that are published to an S3 server, each hit by one fault, while a reader looks → results/faults.json.
 
     python -m tests.benchmarks.faults
 
-A proxy between the delivery and the server injects the fault (`tests.faults.proxy`): every fault at every write of the pointer,
+A proxy between distilrec and the server injects the fault (`tests.faults.proxy`): every fault at every write of the pointer,
 before the request reaches the server and after the server has done it, and random faults at each other request. It does so for
-the first delivery to a place, for a next run, and for a run after a user was erased. After each fault a second delivery must
-finish, and the place must equal that of a delivery without a fault. A reader polls the pointer and reads the files that it names,
+the first delivery to a place, for a next run, for a run after a user was erased, and for a run that is published and promoted in an
+output folder in the store. After each fault a second attempt must finish, that of an output folder with an empty working copy. The
+place must then equal that of an attempt without a fault. A reader polls the pointer and reads the files that it names,
 all the while.
 """
 
@@ -28,12 +29,13 @@ from tqdm import tqdm
 from jobs.benchmark.provenance import package_versions, processor
 from jobs.runtime.console import in_utf8, say
 from tests.faults.delivery_cases import SCENES, Outcome, Scene
+from tests.faults.output_cases import OutputScene
 from tests.faults.proxy import DELAY_SECONDS, Fault, proxy_before
 from tests.faults.publish import DEADLINES
 from tests.s3 import s3_server
 
 RESULTS = Path(__file__).parent / "results"
-STATUSES: dict[int | None, str] = {0: "done", 74: "delivery error", 143: "SIGTERM", -9: "SIGKILL"}
+STATUSES: dict[int | None, str] = {0: "done", 74: "delivery error", 75: "store error", 143: "SIGTERM", -9: "SIGKILL"}
 
 
 def results_of(seed: int, rounds: int) -> Iterator[tuple[str, Fault, bool, Outcome]]:
@@ -41,6 +43,7 @@ def results_of(seed: int, rounds: int) -> Iterator[tuple[str, Fault, bool, Outco
     chance = random.Random(seed)
     with s3_server() as endpoint, proxy_before(endpoint) as proxy, tempfile.TemporaryDirectory() as folder:
         scenes = [Scene(name, Path(folder), proxy) for name in SCENES]
+        scenes.append(OutputScene("output", Path(folder), proxy))
         cases = [(scene, fault) for scene in scenes for fault in scene.pointer_faults()]
         cases += [(scene, fault) for _ in range(rounds) for scene in scenes for fault in scene.other_faults(chance)]
         for scene, fault in tqdm(cases, unit=" faults"):

@@ -22,10 +22,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
@@ -33,13 +30,12 @@ from jobs.benchmark.provenance import hardware, package_versions
 from jobs.runtime.published import features
 from jobs.runtime.rank_targets import histories_to_test, rank_targets
 from kdlib.config.load import load_config
-from kdlib.config.run import RunConfig
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import ndcg
-from kdlib.release import promotions
 from kdlib.store import partitions
-from tests import stages
-from tests.whole_nights import HOME, child, follow, kill_all, start, whole
+from tests.benchmarks.night_faults import lose_users
+from tests.benchmarks.shop_nights import Shop, count_faults, in_use, simulate, unchanged
+from tests.whole_nights import HOME, child, follow, kill_all, start
 
 RESULTS = Path(__file__).parent / "results"
 NIGHTS = [date(2026, 11, 20) + timedelta(days=number) for number in range(10)]
@@ -49,106 +45,34 @@ K, SAMPLES = 10, 10_000
 WARM_EPOCHS = 1
 
 
-def _write_config(folder: Path, output: Path, *, warm: bool) -> Path:
+def _write_config(shop: Shop, output: Path, *, warm: bool) -> Path:
     """Write the default run config, with the shop's own files as input."""
     settings = yaml.safe_load((HOME / "cluster/runs/laptop.yaml").read_text())
-    settings |= {
-        "output_dir": str(output),
-        "input": {
-            "events": {
-                "path": str(folder / "inbox/day={day}"),
-                "late_days": 2,
-                "format": "parquet",
-                "user": "user_id",
-                "item": "item_id",
-                "event_type": "event_type",
-                "event_id": "event_id",
-                "time": {"column": "event_time"},
-            },
-            "catalogue": {
-                "path": str(folder / "catalogue"),
-                "format": "parquet",
-                "item": "item_id",
-                "title": "title",
-                "available": "available",
-            },
-        },
-    }
+    settings |= {"output_dir": str(output), "input": shop.input}
     settings["training"]["warm_start"] = {"epochs": WARM_EPOCHS} if warm else None
-    path = folder / f"{output.name}.yaml"
+    path = shop.folder / f"{output.name}.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
 
 
-def _simulate(folder: Path, larger: int) -> Path:
-    """Simulate all days of the shop. Returns the folder of the days, and puts the catalogue into `folder`."""
+def _simulate(folder: Path, larger: int) -> Shop:
+    """Simulate all days of the shop, and deliver the catalogue."""
     laptop = yaml.safe_load((HOME / "cluster/runs/laptop.yaml").read_text())
     for size in ("num_events", "num_items"):
         laptop["input"]["simulate"][size] *= larger
-    world = {**laptop, "output_dir": str(folder / "world"), "ds": NIGHTS[-1]}
-    config = RunConfig.model_validate(world)
-    stages.run("simulate-events", config)
-    shutil.copytree(partitions.current(config.root, "catalogue", config.day), folder / "catalogue")
-    return partitions.current(config.root, "events", config.day)
+    shop = simulate(folder, laptop, NIGHTS[-1])
+    shop.deliver_catalogue(NIGHTS[-1])
+    return shop
 
 
-def _deliver(days: Path, inbox: Path, day: date, *, bad: bool = False) -> None:
-    """Put the files of a day into the inbox, and replace earlier files of this day. `bad` removes most users."""
-    target = inbox / f"day={day}"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for file in (days / target.name).iterdir():
-        table = pq.ParquetFile(file).read()
-        if bad:
-            lost = np.random.default_rng(1).random(len(table)) < 0.6
-            users = pa.array(table["user_id"].to_pylist(), pa.string(), mask=lost)
-            table = table.set_column(table.schema.get_field_index("user_id"), "user_id", users)
-        pq.write_table(table, target / file.name)
-
-
-def _check(folder: Path, root: Path, night: date) -> dict[str, Any]:
-    """Check the published table against the raw files with DuckDB. Returns counts and NDCG of the night."""
-    manifest = whole(root, night.isoformat())
+def _check(shop: Shop, root: Path, night: date) -> dict[str, Any]:
+    """Check the published table, which must be in use, against the raw files. Returns counts and NDCG of the night."""
     funnel = partitions.manifest_of(root, "histories", night.isoformat()).details["funnel"]
     assert funnel["rows_read"] == funnel["kept"] + funnel["duplicate"] + funnel["quarantined"]
-    in_use = promotions.current(root)
-    assert in_use is not None
-    assert in_use.ds == night.isoformat()
-    table = partitions.current(root, "recommendations", night.isoformat())
-    connection = duckdb.connect()
-    connection.execute(f"""
-        SET TimeZone = 'UTC';
-        CREATE TABLE listed AS SELECT user_id, unnest(item_ids) AS item_id FROM read_parquet('{table}/*.parquet');
-        CREATE TABLE good AS
-          SELECT user_id, item_id, event_id, try_cast(event_time AS TIMESTAMPTZ) AS moment
-          FROM read_parquet('{folder}/inbox/*/*.parquet')
-          WHERE user_id <> '' AND item_id <> '' AND event_type IN ('view', 'favourite', 'cart', 'purchase')
-            AND moment < TIMESTAMPTZ '{night} 00:00:00+00' + INTERVAL 1 DAY;
-        CREATE TABLE bots AS
-          SELECT DISTINCT user_id FROM (SELECT DISTINCT user_id, event_id, moment FROM good)
-          GROUP BY user_id, CAST(moment AS DATE) HAVING count(DISTINCT event_id) > 2000;
-        CREATE TABLE people AS SELECT DISTINCT user_id, item_id FROM good WHERE user_id NOT IN (FROM bots);
-    """)
-
-    def count(query: str) -> int:
-        row = connection.execute(query).fetchone()
-        assert row is not None
-        return row[0]
-
-    users = count("SELECT count(DISTINCT user_id) FROM people")
-    faults = {
-        "users_missing": count("SELECT count(*) FROM (SELECT user_id FROM people EXCEPT SELECT user_id FROM listed)"),
-        "users_too_many": count("SELECT count(*) FROM (SELECT user_id FROM listed EXCEPT SELECT user_id FROM people)"),
-        "users_without_ten_items": count(
-            f"SELECT count(*) FROM (SELECT user_id FROM listed GROUP BY user_id HAVING count(DISTINCT item_id) <> {K})"
-        ),
-        "items_seen_before": count("SELECT count(*) FROM listed SEMI JOIN people USING (user_id, item_id)"),
-        "items_not_sold": count(
-            f"SELECT count(*) FROM listed WHERE item_id NOT IN (SELECT item_id FROM read_parquet('{folder}/catalogue/*.parquet') WHERE available)"
-        ),
-    }
-    assert not any(faults.values()), f"{night}: {faults}"
-    assert users == manifest.rows
+    assert in_use(root) == night.isoformat()
+    found = count_faults(shop, root, night, k=K)
+    users = found.pop("users")
+    assert not any(found.values()), f"{night}: {found}"
     metrics = pq.read_table(partitions.current(root, "metrics", night.isoformat())).to_pylist()
     quality = {row["model"]: row["value"] for row in metrics if row["metric"] == f"ndcg@{K}"}
     return {
@@ -192,13 +116,13 @@ def _night(config: Path, root: Path, number: int) -> dict[str, Any]:
     )
 
 
-def _beside_a_cold_night(folder: Path, root: Path, last: date) -> dict[str, Any]:
+def _beside_a_cold_night(shop: Shop, root: Path, last: date) -> dict[str, Any]:
     """Train the last night from nothing on a copy of the output, and compare both students on the same test users."""
-    cold = folder / "cold"
+    cold = shop.folder / "cold"
     shutil.copytree(root, cold, symlinks=True)
     for name in ("models/teacher", "teacher_targets", "models/student", "models/control", "metrics", "recommendations"):
         (cold / name / f"ds={last}").unlink()
-    config_path = _write_config(folder, cold, warm=False)
+    config_path = _write_config(shop, cold, warm=False)
     process = start(config_path, "--ds", last.isoformat())
     printed = follow(process)
     assert process.returncode == 0, printed
@@ -232,25 +156,25 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise SystemExit(f"{folder} is not empty. Name a new or an empty folder")
-    days, root = _simulate(folder, larger), folder / "output"
-    config = _write_config(folder, root, warm=True)
-    for path in sorted(days.iterdir()):
-        if path.name < f"day={NIGHTS[0]}":
-            _deliver(days, folder / "inbox", date.fromisoformat(path.name.removeprefix("day=")))
+    shop, root = _simulate(folder, larger), folder / "output"
+    config = _write_config(shop, root, warm=True)
+    for day in shop.days():
+        if day < NIGHTS[0]:
+            shop.deliver(day)
     nights: list[dict[str, Any]] = []
     planned = NIGHTS if larger == 1 else NIGHTS[:2]
     for number, night in enumerate(planned):
-        _deliver(days, folder / "inbox", night, bad=number == BAD)
+        shop.deliver(night, change=lose_users if number == BAD else unchanged)
         if number == BAD + 1:
-            _deliver(days, folder / "inbox", NIGHTS[BAD])
+            shop.deliver(NIGHTS[BAD])
         one = _night(config, root, number)
         if number == BAD:
-            _check(folder, root, NIGHTS[BAD - 1])  # the table in use is still that of the night before
+            _check(shop, root, NIGHTS[BAD - 1])  # the table in use is still that of the night before
         else:
-            one |= _check(folder, root, night) | {"training_seconds": round(_training_seconds(root, night), 1)}
+            one |= _check(shop, root, night) | {"training_seconds": round(_training_seconds(root, night), 1)}
         print(json.dumps(one), flush=True)
         nights.append(one)
-    figures = _beside_a_cold_night(folder, root, planned[-1])
+    figures = _beside_a_cold_night(shop, root, planned[-1])
     print(json.dumps(figures), flush=True)
     settings = load_config(config, ds=planned[-1].isoformat())
     option = f" --larger {larger}" if larger > 1 else ""

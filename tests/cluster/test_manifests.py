@@ -392,6 +392,20 @@ def test_a_night_is_the_cluster_s_description_and_the_day_s_command(
     assert job["metadata"]["annotations"].get("kueue.x-k8s.io/elastic-job") == ("true" if queue else None)
 
 
+def test_a_run_into_a_store_keeps_the_logs_of_ray_on_the_lake() -> None:
+    """A pod's hook can copy to a folder only. The working copy lies where the pods may write."""
+    job = _create_night().night(
+        _object("RayJob"), _object("RayCluster"), _shop(output_dir="s3://shop/toys"), Path("toys.yaml"), queue=""
+    )
+    nodes = job["spec"]["rayClusterSpec"]
+    for group in (nodes["headGroupSpec"], *nodes["workerGroupSpecs"]):
+        container = group["template"]["spec"]["containers"][0]
+        variables = {one["name"]: one["value"] for one in container["env"]}
+        assert variables["DISTILREC_RAY_LOGS"] == "/lake/ray_logs"
+        assert variables["DISTILREC_CACHE"].startswith("/tmp/")
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+
+
 @pytest.mark.parametrize(
     ("config", "error"),
     [
@@ -401,7 +415,7 @@ def test_a_night_is_the_cluster_s_description_and_the_day_s_command(
     ],
 )
 def test_a_run_config_that_cannot_run_there_is_an_error(config: RunConfig, error: str) -> None:
-    """KubeRay refuses long names. Pods share the lake only."""
+    """KubeRay refuses long names. Pods share the lake and the store only."""
     with pytest.raises(ConfigError, match=rf"toys.yaml: {error}"):
         _create_night().night(_object("RayJob"), _object("RayCluster"), config, Path("toys.yaml"), queue="")
 

@@ -559,3 +559,29 @@ def test_other_language_models_change_nothing_else(name):
 
 def _documents(*names):
     return [yaml.safe_load((RUNS[0].parent / f"{name}.yaml").read_text()) for name in names]
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://shop/recommender", "gs://shop/a/b/", "abfss://c@account.dfs.core.windows.net/x", "s3://${BUCKET}/x"]
+)
+def test_an_output_folder_in_a_store_has_a_working_copy_of_its_own(monkeypatch, url):
+    """It lies below DISTILREC_CACHE, and a slash at the end names the same folder."""
+    monkeypatch.setenv("DISTILREC_CACHE", "/cache")
+    config = RunConfig.model_validate({"name": "a", "output_dir": url, "input": {"simulate": {}}, "ds": "2026-11-22"})
+    same = config.model_copy(update={"output_dir": url.rstrip("/")})
+    other = config.model_copy(update={"output_dir": f"{url.rstrip('/')}_2"})
+    assert config.root.parent == Path("/cache")
+    assert config.root == same.root != other.root
+    assert config.place("recommendations") == f"{url.rstrip('/')}/recommendations/ds=2026-11-22"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["hdfs://shop/x", "s3a://shop/x", "s3://shop", "file:///x", "s3://shop/x#2", "s3://shop/a/../x", "s3://shop/a b"],
+)
+def test_an_output_folder_of_another_kind_is_refused(url):
+    """The text names what is possible."""
+    with pytest.raises(
+        ValueError, match="neither a folder nor a folder of an object store: expected /folder, s3://bucket/folder"
+    ):
+        RunConfig.model_validate({"name": "a", "output_dir": url, "input": {"simulate": {}}})

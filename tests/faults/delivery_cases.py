@@ -2,12 +2,14 @@
 
 import json
 import random
+import re
 import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,9 @@ from tests.release.deliveries import put
 BUCKET = "shop"
 SCENES = ("first", "next", "forget")
 """The first delivery to a place; the next night; and one after a user was erased, which switches the pointer twice."""
+NEVER = Fault("cut", request=10**9)
 LASTING = ("cut", "503", "no answer")
 """Faults that may also hit every later request. 403 is never tried again."""
-STATUSES = {0, 74, 143, -9}
-"""How a process may end that a fault has hit: done, DeliveryError, SIGTERM, SIGKILL."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +55,50 @@ class Scene:
       proxy: stands before the S3 server, which `AWS_ENDPOINT_URL` names.
     """
 
+    statuses = frozenset({0, 74, 143, -9})
+    """How a process may end that a fault has hit: done, DeliveryError, SIGTERM, SIGKILL."""
+    pointers = re.compile("PUT /shop/PLACE/promoted")
+    """The requests that replace a pointer."""
+
     def __init__(self, name: str, folder: Path, proxy: Proxy) -> None:
         self.name, self.root, self._proxy, self._cases = name, folder / name, proxy, 0
         store: Any = boto3.resource("s3")
         self._bucket = store.Bucket(BUCKET)
         self._start = f"start-{name}-{folder.name}"
         self._nights = {(100, 1): "the new run"}
-        if name != "first":
+        self._prepare()
+        place = self._new_place()
+        self._proxy.begin(NEVER)
+        assert status_of(self._started(place, self._proxy.url)) == 0
+        self.requests = [one.replace(place, "PLACE") for one in self._proxy.requests]
+        """The requests of a delivery without a fault."""
+        self._whole = self._content(place)
+
+    def _prepare(self) -> None:
+        """Make the output folder, and what the place holds before the delivery."""
+        if self.name != "first":
             put(self.root, "2026-11-01", 1, users=100, files=2)
             delivery.deliver(self.root, f"s3://{BUCKET}/{self._start}", keep=5)
             put(self.root, "2026-11-02", 2, users=120, files=2)
             self._nights = {(100, 1): "the run before", (120, 2): "the new run"}
         else:
             put(self.root, "2026-11-01", 1, users=100, files=2)
-        if name == "forget":
+        if self.name == "forget":
             forgetting.remember_to_forget(self.root, ["u7"])
             forgetting.erase(self.root, ["u7"])
             self._nights[119, 2] = self._nights.pop((120, 2))
-        place = self._new_place()
-        self._proxy.begin(None)
-        assert status_of(start(self.root, f"s3://{BUCKET}/{place}", self._proxy.url)) == 0
-        self.requests = [one.replace(place, "PLACE") for one in self._proxy.requests]
-        """The requests of a delivery without a fault."""
-        self._whole = self._content(place)
+
+    def _started(self, place: str, endpoint: str) -> BaseProcess:
+        """Start a process that delivers through an endpoint."""
+        return start(self.root, f"s3://{BUCKET}/{place}", endpoint)
+
+    def _files_in_use(self, pointer: bytes, place: str) -> list[str]:
+        """The files of the lists that a pointer names, relative to the place."""
+        return [file["path"] for file in json.loads(pointer)["files"]["recommendations"]]
 
     def pointer_writes(self) -> list[int]:
         """Numbers of the requests that replace the pointer."""
-        return [number for number, one in enumerate(self.requests, 1) if one.startswith("PUT /shop/PLACE/promoted")]
+        return [number for number, one in enumerate(self.requests, 1) if self.pointers.match(one)]
 
     def pointer_faults(self) -> Iterator[Fault]:
         """Every fault at every write of the pointer."""
@@ -100,20 +118,19 @@ class Scene:
     def run(self, fault: Fault) -> Outcome:
         """Deliver to a new place with a fault, then once more without."""
         place, wrong = self._new_place(), list[str]()
-        url = f"s3://{BUCKET}/{place}"
-        with _Reader(self._bucket, place, self._nights) as reader:
+        with _Reader(self._bucket, place, self._nights, self._files_in_use) as reader:
             self._proxy.begin(fault)
             started = time.monotonic()
-            process = start(self.root, url, self._proxy.url)
+            process = self._started(place, self._proxy.url)
             self._proxy.client = process.pid
             status = status_of(process)
             seconds = time.monotonic() - started
-            if status not in STATUSES:
+            if status not in self.statuses:
                 wrong.append(f"the delivery ended with {status}")
             if not self._proxy.hits:
                 wrong.append("the fault did not happen")
             self._proxy.begin(None)
-            if again := status_of(start(self.root, url, self._proxy.url)):
+            if again := status_of(self._started(place, self._proxy.url)):
                 wrong.append(f"the second delivery ended with {again}")
             reader.look()
         if reader.seen[-1] != "the new run":
@@ -147,8 +164,15 @@ class Scene:
 class _Reader:
     """Reads `promoted.json` and the files that it names, again and again, past the proxy and with another client."""
 
-    def __init__(self, bucket: Any, place: str, nights: dict[tuple[int, int], str]) -> None:
+    def __init__(
+        self,
+        bucket: Any,
+        place: str,
+        nights: dict[tuple[int, int], str],
+        files_in_use: Callable[[bytes, str], list[str]],
+    ) -> None:
         self._bucket, self._place, self._nights, self._ended = bucket, place, nights, threading.Event()
+        self._files_in_use = files_in_use
         self.seen: list[str] = []
         self._thread = threading.Thread(target=self._loop)
 
@@ -173,8 +197,7 @@ class _Reader:
             while True:
                 pointer, found = self._content("promoted.json"), "nothing"
                 if pointer is not None:
-                    files = [file["path"] for file in json.loads(pointer)["files"]["recommendations"]]
-                    found = self._run_in([self._content(path) for path in files])
+                    found = self._run_in([self._content(path) for path in self._files_in_use(pointer, self._place)])
                 if found != "missing files" or pointer == self._content("promoted.json"):
                     break
         except Exception as error:

@@ -16,6 +16,7 @@ from kdlib.features.vocabulary import (
     item_statistics,
     with_catalogue,
 )
+from tests.release.test_gates import judge
 
 
 def rows(frame, *names):
@@ -75,6 +76,26 @@ def test_max_items_drops_the_rarest_new_items_only(counts, previous, max_items, 
     """The limit cuts new items, the rarest first, and never a known one."""
     made = extend_vocabulary(previous, counts, first_new_index=2, first_seen="2024-05-03", max_items=max_items)
     assert [item for _, item in rows(made, "item_index", "item_id")] == expected
+
+
+def test_a_million_ids_that_bots_made_up_are_bounded_and_judged(spark, counts, previous):
+    """`max_items` bounds the vocabulary: the most frequent items come first, and bots' items touch no known one.
+
+    Without it, each made-up id gets a place, in a Spark of 1 GB, and the gate of new items refuses the run.
+    """
+    bots = spark.range(1_000_000, numPartitions=4).select(F.concat(F.lit("bot-"), "id").alias("item_id"))
+    poisoned = counts.unionByName(bots.select("item_id", *(F.lit(1).cast("long").alias(n) for n in counts.columns[1:])))
+    how = {"first_new_index": 2, "first_seen": "2024-05-03"}
+    made = extend_vocabulary(previous, poisoned, max_items=1_000, **how)
+    found = sorted((row["item_index"], row["item_id"]) for row in made.select("item_index", "item_id").collect())
+    assert [place for place, _ in found] == list(range(1_000))
+    assert [item for _, item in found[:6]] == ["x", "d", "c", "a", "b", "bot-0"]
+    unbounded = extend_vocabulary(previous, poisoned, max_items=None, **how)
+    items, last = unbounded.agg(F.count("*"), F.max("item_index")).collect()[0]
+    assert (items, last) == (1_000_005, 1_000_004)
+    gate = judge(items=items, new_items=items - previous.count())["new_items_volume"]
+    assert gate.status == "failed"
+    assert "bots can make up ids, and the vocabulary never forgets one" in gate.text
 
 
 def test_titles_and_availability_come_from_the_catalogue(spark, previous):

@@ -21,6 +21,7 @@ from kdlib.release import delivery
 from kdlib.report.content import Night
 from tests.jobs import handmade
 from tests.jobs.handmade import DAYS
+from tests.s3 import s3 as s3
 from tests.whole_nights import run
 
 DS = "2026-11-22"

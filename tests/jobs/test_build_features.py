@@ -5,22 +5,26 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from deltalake import write_deltalake
 from pyiceberg.catalog.sql import SqlCatalog
 
 from jobs.__main__ import main
 from jobs.runtime.input_files import version_of
-from jobs.runtime.inputs import checked_key, night_input
+from jobs.runtime.inputs import night_input
 from jobs.runtime.names import FEATURES
+from jobs.runtime.pseudonym_key import checked_key
 from jobs.runtime.published import published, user_columns
 from kdlib.config.data import UsersConfig
 from kdlib.config.features import PrivacyConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError, LateInputError
-from kdlib.features import clean, funnel, privacy, splits
+from kdlib.features import clean, funnel, privacy, splits, stored_input
+from kdlib.features.connectors import has_connector, package_for
 from kdlib.features.events import read_events
 from kdlib.features.histories import histories, interactions
 from kdlib.features.sessions import sessions_table, with_sessions
@@ -247,6 +251,63 @@ def test_only_changed_bytes_make_the_tables_again(first_night, monkeypatch):
     assert two["event_types"] == [0, 2]
 
 
+def test_files_in_a_store_are_read_from_copies(spark, s3, tmp_path, monkeypatch, capfd):
+    """Without a connector, Spark reads copies. Tables, errors and versions name the files of the store.
+
+    An export that is replaced after its fingerprint ends the run with 66. Nothing is published, and the same command works.
+    """
+    client, lines = boto3.client("s3"), ROWS.splitlines(keepends=True)
+
+    def put(name: str, body: str) -> None:
+        client.put_object(Bucket="shop", Key=f"copies/{name}", Body=body.encode())
+
+    for day in (1, 2, 3):
+        put(f"in/2024-05-0{day}.csv", lines[0] + "".join(line for line in lines[1:9] if f"-0{day} " in line))
+    put("in/2024-05-03.csv", lines[0] + lines[5] + lines[8] + "".join(lines[9:]))
+    put("items.csv", "item_id,title\na,The A\nd,The D\n")
+    settings = config_for(tmp_path).model_dump(mode="json")
+    settings["input"]["events"]["path"] = f"{s3}/copies/in/{{day}}.csv"
+    settings["input"]["catalogue"]["path"] = f"{s3}/copies/items.csv"
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    config, command = RunConfig.model_validate(settings), ["build-features", "--config", str(tmp_path / "run.yaml")]
+    copies = config.root / "_staging"
+
+    with monkeypatch.context() as patch:
+        usual = stored_input.copy_files
+        patch.setattr(
+            stored_input,
+            "copy_files",
+            lambda places: put("in/2024-05-02.csv", lines[0] + "1,a,cart,2024-05-02 09:00:00\n") or usual(places),
+        )
+        assert main(command) == 66
+    printed = capfd.readouterr()
+    assert "the input changed while build-features read it: events. Nothing is published" in printed.err
+    assert not any(partitions.read_manifest(config.root, name, config.day) for name in TABLES)
+    assert not list(copies.iterdir())
+
+    assert main(command) == 0
+    said = capfd.readouterr().out
+    assert f"so 3 files of {s3}/copies/in (0.1 MB) are copied to {copies}/input_copies" in said
+    assert f"so {s3}/copies/items.csv (0.1 MB) is copied to" in said
+    assert "10 rows read = 7 kept + 1 duplicate + 2 quarantined" in said
+    assert {row["file"] for row in table(config, "quarantine")} == {f"{s3}/copies/in/2024-05-03.csv"}
+    one = next(row for row in table(config, "histories") if row["user_id"] == "1")
+    assert one["event_types"] == [0, 2, 2, 0]  # the cart of the new export, not the purchase before
+    assert not list(copies.iterdir())
+    assert main(command) == 0
+    assert "copied" not in capfd.readouterr().out
+
+    assert has_connector(spark, "file")
+    assert not any(has_connector(spark, scheme) for scheme in ("s3", "s3a", "gs", "abfss"))
+    assert package_for(spark, "s3").startswith("org.apache.hadoop:hadoop-aws:3.")
+    put("in/2024-05-02.csv", "u,b,i,t\n1,cart,a,2024-05-02 09:00:00\n")
+    assert main(command) == 2
+    printed = capfd.readouterr().err
+    assert f"{s3}/copies/in/" in printed
+    assert "do not all have the same header" in printed
+    assert "_staging" not in printed
+
+
 def test_when_all_rows_are_quarantined_they_can_be_looked_at(tiny):
     """The error counts the reasons, the quarantine lies where it says, and nothing is published."""
     config = config_for(tiny, period_start="2025-01-01")
@@ -288,13 +349,14 @@ def test_a_filter_that_leaves_nothing_is_an_error(tiny):
         run(filtered_by("b = 'zap'", tiny))
 
 
-@pytest.mark.parametrize("format_", ["delta", "iceberg"])
-def test_a_table_is_read_again_when_it_has_a_new_version(spark, tmp_path, capsys, format_):
+@pytest.mark.parametrize(("format_", "place"), [("delta", "disk"), ("delta", "store"), ("iceberg", "disk")])
+def test_a_table_is_read_again_when_it_has_a_new_version(spark, tmp_path, capsys, request, format_, place):
     """The table's version makes the stage stale, and all rows add up."""
     names, *lines = (line.split(",") for line in ROWS.splitlines()[:-1])
     rows = pa.table(dict(zip(names, zip(*lines, strict=True), strict=True)))
     if format_ == "delta":
-        write_deltalake(path := str(tmp_path / "events"), rows, partition_by=["b"])
+        path = str(tmp_path / "events") if place == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+        write_deltalake(path, rows, partition_by=["b"])
         more = partial(write_deltalake, path, rows.slice(8), mode="append")
     else:
         catalog = SqlCatalog("shop", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}")
@@ -361,7 +423,7 @@ def test_input_versions_follow_the_files(tiny):
     assert version(f"{tiny}/events/{{1,2}}.csv", "csv") == version(f"{tiny}/events", "csv")
     with pytest.raises(InputError, match=r"no file matches .*/3\.csv"):
         version(f"{tiny}/events/3.csv", "csv")
-    with pytest.raises(InputError, match=r"cannot list file:.*/nowhere"):
+    with pytest.raises(InputError, match=r"no file matches file:.*/nowhere"):
         version(f"file://{tiny}/nowhere", "csv")
     (tiny / "part.parquet").touch()
     with pytest.raises(InputError, match=r"part\.parquet has no bytes: is the export whole"):

@@ -13,8 +13,8 @@ import yaml
 
 from jobs.__main__ import main
 from jobs.runtime import telemetry
-from jobs.runtime.inputs import checked_key
 from jobs.runtime.lock import run_lock
+from jobs.runtime.pseudonym_key import checked_key
 from kdlib.config.load import load_config
 from kdlib.errors import ConfigError
 from kdlib.privacy import forgetting

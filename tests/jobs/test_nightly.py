@@ -66,6 +66,20 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     assert not re.search(r"\(pid=|WARN|Traceback", printed), printed
 
 
+def test_every_table_and_model_of_a_night_is_as_its_manifest_says(night: tuple[Path, Path, str]) -> None:
+    """Files, bytes, hashes, rows and columns are those of the manifests, and each input is the version in use."""
+    _, root, _ = night
+    made = {name: whole(root, DS, name) for name in partitions.published_on(root, DS)}
+    assert {"events", "models/student", "quarantine", "histories", "metrics", "gates", "recommendations"} <= set(made)
+    for table, manifest in made.items():
+        assert (manifest.table, manifest.ds) == (table, DS)
+        assert partitions.current(root, table, DS).samefile(
+            partitions.version_folder(root, table, DS, manifest.version)
+        )
+        inputs = {name: version for name, version in manifest.inputs.items() if name in made}
+        assert inputs == {name: made[name].version for name in inputs}
+
+
 def test_a_night_publishes_the_further_lists(night: tuple[Path, Path, str]) -> None:
     """Each list is in use and delivered, keeps its contract, and holds available items only, as DuckDB finds them."""
     duckdb = pytest.importorskip("duckdb")

@@ -210,18 +210,20 @@ def test_a_table_that_matches_its_inputs_is_not_made_again(store, capsys):
 class _Silent:
     """An actor that lives and does not answer."""
 
+    def __init__(self, folder: str) -> None: ...
+
     def __call__(self, shards: pa.Table) -> pa.Table:
         time.sleep(8)
         return shards
 
 
 @pytest.mark.e2e
-def test_actors_that_never_answer_end_the_run(store, monkeypatch):
+def test_actors_that_never_answer_end_the_run(store, tmp_path, monkeypatch):
     """The text says what to do, and the exit status is that of a retry."""
     monkeypatch.setattr(actors, "STALL_SECONDS", 2.0)
     histories = partitions.current(store, "histories", DS)
     with pytest.raises(UnreachableError, match=r"has not come for .* Run the same command again"):
-        actors.write_by_shards(histories, _Silent, {}, actors=1, batch_size=NUM_USERS)
+        actors.write_by_shards(config_for(store), histories, _Silent, tmp_path, {}, actors=1, batch_size=NUM_USERS)
     next(thread for thread in threading.enumerate() if thread.name == "shards").join()
 
 

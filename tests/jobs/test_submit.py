@@ -284,11 +284,14 @@ def closed() -> Iterator[str]:
 def test_a_cluster_that_does_not_answer_may_do_later(
     closed: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit status 75 if the job server or the cluster that a stage joins does not answer, at the start or later."""
-    assert main(["submit", "--address", f"http://{closed}", "nightly", "--config", str(config), "--ds", DS]) == 75
-    printed = capsys.readouterr().err
-    assert re.search(r"no Ray job server answers at http://127.0.0.1:.*refused", printed), printed
-    assert "Traceback" not in printed
+    """Exit status 75 if the job server or the cluster that a stage joins does not answer, at the start or later. The output
+    folder may be on shared storage or in a store."""
+    for more in ([], ["--set", "output_dir=s3://shop/x"]):
+        words = ["submit", "--address", f"http://{closed}", "nightly", "--config", str(config), "--ds", DS, *more]
+        assert main(words) == 75
+        printed = capsys.readouterr().err
+        assert re.search(r"no Ray job server answers at http://127.0.0.1:.*refused", printed), printed
+        assert "Traceback" not in printed
     document = {"name": "x", "output_dir": "/x", "input": {"simulate": {}}, "ray": {"address": closed}}
     with (
         pytest.raises(UnreachableError, match=r"cannot join the Ray cluster at 127\.0\.0\.1"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pytest
 import yaml
@@ -159,17 +160,23 @@ def test_a_simulated_input_needs_no_check(tmp_path, capsys):
     assert "names no files with events (input.events)" in capsys.readouterr().err
 
 
-def test_days_of_arrival_are_read_by_their_files(spark, tmp_path, capsys):
+@pytest.mark.parametrize("place", ["disk", "store"])
+def test_days_of_arrival_are_read_by_their_files(spark, tmp_path, capsys, request, place):
     """With `{day}` in the path, the files up to the run's day are judged, and late events are told."""
     folder = tmp_path / "in"
     folder.mkdir()
+    path = f"{folder}" if place == "disk" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
     for day in range(1, 13):
         name = f"2025-11-{day:02d}"
         rows = [row for row in _rows() if f"{name}T" in row] + (["u9,i1,2025-11-02T01:00:00Z,view\n"] * (day == 10))
-        (folder / f"{name}.csv").write_text(HEADER + "".join(rows))
-    config = _config(tmp_path, _rows(), events={"path": str(folder / "{day}.csv")})
+        (folder / f"{name}.csv").write_text(text := HEADER + "".join(rows))
+        if place == "store":
+            boto3.client("s3").put_object(Bucket="shop", Key=f"{tmp_path.name}/{name}.csv", Body=text.encode())
+    config = _config(tmp_path, _rows(), events={"path": f"{path}/{{day}}.csv"})
     assert main(["validate", "--config", config]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "rows 481 all of them kept 480" in printed
+    assert "rows 481 all of them" in printed
+    assert "kept 480" in printed
     assert "late: 1 (check late_days, and {day} in the path)" in printed
-    assert f"[{folder}/2025-11-10.csv]" in printed
+    assert f"[{path}/2025-11-10.csv]" in printed
+    assert ("all of them; copied from the store, and removed again" in printed) == (place == "store")

@@ -1,12 +1,14 @@
 """Waiting for a call to a store."""
 
 import signal
+import threading
 import time
 
 import pytest
 
 from kdlib.store.folders import ConflictError, StoreError
-from kdlib.store.waiting import wait_for
+from kdlib.store.waiting import in_parallel, wait_for
+from tests.s3 import assert_a_signal_ends
 
 
 def test_a_call_returns_or_raises_what_it_does():
@@ -49,3 +51,31 @@ def test_a_signal_ends_the_wait():
         assert time.monotonic() - started < 3
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_calls_are_made_together_and_all_of_them():
+    """As many calls as are allowed wait at a time, and the results have the order of the items."""
+    together = threading.Barrier(4, timeout=5)
+    found = in_parallel(lambda n: (together.wait(), n)[1], range(8), at_a_time=4)
+    assert found == list(range(8))
+
+
+def test_the_first_error_ends_the_calls():
+    """Calls that have not begun are not made after an error."""
+    made = []
+
+    def call(n):
+        made.append(n)
+        if n == 0:
+            raise OSError("refused")
+        time.sleep(0.05)
+
+    with pytest.raises(OSError, match="refused"):
+        in_parallel(call, range(100), at_a_time=2)
+    time.sleep(0.5)
+    assert len(made) < 8
+
+
+def test_a_signal_ends_the_wait_for_many_calls():
+    """Ctrl-C is not held up by calls that wait."""
+    assert_a_signal_ends(lambda: in_parallel(time.sleep, [10.0] * 3), after=0.2)

@@ -49,7 +49,7 @@ def night(
       queue: a Kueue LocalQueue, which starts nodes when there is room; empty: nodes start at once.
 
     Raises:
-      ConfigError: the run config's name is too long, or its output_dir is no folder of the lake.
+      ConfigError: the run config's name is too long, or its output_dir is neither a folder of the lake nor of a store.
     """
     name = f"distilrec-{config.name.replace('_', '-')}-{config.day}"
     if len(name) > MOST_LETTERS:
@@ -59,16 +59,17 @@ def night(
             f" is part of the RayJob's name, {name}. Shorten the name"
         )
     output = os.path.expandvars(config.output_dir)
-    if not output.startswith("/") or "$" in output:
+    if "$" in output or not (config.store or output.startswith("/")):
         raise ConfigError(
             f"{path}: output_dir is {config.output_dir}. It must be an absolute path on the lake, such as"
-            " ${DISTILREC_LAKE}/distilrec"
+            " ${DISTILREC_LAKE}/distilrec, or a folder of an object store, such as s3://bucket/distilrec"
         )
     spec = copy.deepcopy(template["spec"])
     nodes = {key: value for key, value in copy.deepcopy(cluster["spec"]).items() if key != SUSPEND}
     nodes["workerGroupSpecs"] = [_fresh(group) for group in nodes["workerGroupSpecs"]]
     for group in (nodes["headGroupSpec"], *nodes["workerGroupSpecs"]):
-        _set(group["template"]["spec"]["containers"][0], RAY_LOGS, f"{output}/logs/ds={config.day}/ray")
+        if not config.store:
+            _set(group["template"]["spec"]["containers"][0], RAY_LOGS, f"{output}/logs/ds={config.day}/ray")
     spec["rayClusterSpec"] = nodes
     image = nodes["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
     spec["submitterPodTemplate"]["spec"]["containers"][0]["image"] = image

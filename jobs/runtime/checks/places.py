@@ -1,12 +1,28 @@
 """Checks of what the run config names: the place of delivery, text encoders, packages of extras."""
 
 from jobs.runtime.checks.finding import Finding, missing, not_needed, ok
+from jobs.runtime.checks.folders import check_file_system
 from jobs.runtime.delivery import check as check_delivery_settings
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.names import texts_of
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.release.places import first_line, place_outside, write_and_remove
+from kdlib.store.objects import folder_at
+
+
+def check_output(config: RunConfig) -> Finding:
+    """Whether the output folder's file system, or its store, can do what a switch of tables and models needs."""
+    if config.store is None:
+        return check_file_system(config.root)
+    try:
+        write_and_remove(folder_at(config.store))
+    except OSError as error:
+        return missing(
+            f"{config.store}: {first_line(error)}",
+            "Check output_dir, the rights there, the credentials in the environment, and the network",
+        )
+    return ok(f"{config.store} can be written and read; its working copy is {config.root}")
 
 
 def check_delivery(config: RunConfig) -> Finding:

@@ -19,9 +19,10 @@ from kdlib.errors import ConfigError, DistilrecError
 
 HOME = Path(__file__).parents[3]
 LISTENERS = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 import psutil
+from jobs.runtime import epoch_lines
 from jobs.runtime.ray_train import run_workers
 from jobs.runtime.ray_cluster import start_ray
 from jobs.runtime.ray_nodes import check_nodes, installed
@@ -40,7 +41,15 @@ def train(spec):
     of_its_own = ray.get_runtime_context().runtime_env
     found = [int(seen), listening([psutil.Process()]), dict(of_its_own)]
     Path(spec["folder"], f"{rank}.json").write_text(json.dumps(found))
+    spec["lines"].add(f"epoch of worker {rank}")
+    group.allreduce([seen]).wait()
+    if rank == 1:
+        time.sleep(1)  # the driver asks three times a second
+        ray.kill(spec["lines"].kept)
+        spec["lines"].add("a line that nobody keeps")
     report({})
+
+epoch_lines.say = print
 
 config = RunConfig.model_validate({
     "name": "x", "output_dir": sys.argv[1], "input": {"simulate": {}},
@@ -55,14 +64,17 @@ with start_ray(config):
         print(error)
     print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))
     print(json.dumps(listening([psutil.Process(), *psutil.Process().children(recursive=True)])))
-    run_workers(config, train, {"folder": sys.argv[1]}, ray.data.range(2), name="t", stage="t", epochs=0)
+    run_workers(config, train, {"folder": sys.argv[1]}, ray.data.range(2), name="t", stage="t", epochs=2)
+    session = ray._private.worker._global_node.get_session_dir_path()
+print("session", os.path.exists(session))
 """
 
 
 @pytest.mark.e2e
 def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     """No process of local mode listens on an address that another machine reaches, also while workers train. The workers keep
-    freed memory, and have no runtime environment of their own. Their node says what it runs."""
+    freed memory, and have no runtime environment of their own. Their node says what it runs. The lines that they add are
+    printed, each once; a lost line fails no worker. Ray's folder in /tmp goes with it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MALLOC_"))}
     printed = subprocess.run(
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
@@ -84,6 +96,8 @@ def test_local_ray_listens_on_loopback_only(tmp_path: Path) -> None:
         assert of_training  # gloo's
         addresses += of_training
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+    assert sorted(lines[2:-1]) == ["  epoch of worker 0", "  epoch of worker 1"]
+    assert lines[-1] == "session False"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +156,8 @@ def test_few_files_are_read_by_few_processes(
     if own:
         monkeypatch.setenv(name, own)
     monkeypatch.setattr(ray.data, "read_parquet", lambda paths: (os.environ[name], len(paths)))
-    assert read_parquet([f"{number}.parquet" for number in range(files)]) == (readers, files)
+    config = RunConfig.model_validate({"name": "x", "output_dir": "out", "input": {"simulate": {}}})
+    assert read_parquet(config, [f"{number}.parquet" for number in range(files)]) == (readers, files)
     assert os.environ.get(name) == own
 
 

@@ -1,15 +1,16 @@
 """A run waits for the marker of the day's export."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import fsspec
-import pyarrow.fs as pafs
+import boto3
 import pytest
 
 from jobs.runtime import ready
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError, LateInputError
+from kdlib.store.remote_files import RemoteFile
 
 
 def config_for(path: str, marker: str = "_SUCCESS", wait_minutes: float = 90) -> RunConfig:
@@ -101,20 +102,19 @@ def test_a_late_export_ends_the_run_for_a_retry(tmp_path: Path, clock: SimpleNam
     assert error.value.exit_status == 66
 
 
-def test_a_marker_in_a_store(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run waits for a file in an object store, also while the store does not answer."""
-    memory = fsspec.filesystem("memory")
-    system = pafs.PyFileSystem(pafs.FSSpecHandler(memory))
-    answers = iter([OSError("busy")])
+def test_a_marker_in_a_store(clock: SimpleNamespace, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run waits for an object without bytes in a store, also while the store does not answer."""
+    look, answers = ready.remote_files, iter([OSError("busy")])
 
-    def from_uri(url: str) -> tuple[pafs.FileSystem, str]:
+    def looked_for(url: str) -> Iterator[RemoteFile]:
         if fault := next(answers, None):
             raise fault
-        return system, url.partition("://")[2]
+        return look(url)
 
-    monkeypatch.setattr(pafs, "FileSystem", SimpleNamespace(from_uri=from_uri))
-    clock.at[60] = lambda: memory.pipe("/lake/day=2024-05-03/_SUCCESS", b"")
-    ready.wait_for_input(config_for("s3://lake/day={day}"))
+    monkeypatch.setattr(ready, "remote_files", looked_for)
+    key = f"{tmp_path.name}/day=2024-05-03/_SUCCESS"
+    clock.at[60] = lambda: boto3.client("s3").put_object(Bucket="shop", Key=key, Body=b"")
+    ready.wait_for_input(config_for(f"{s3}/{tmp_path.name}/day={{day}}"))
     assert clock.seconds == 60
 
 

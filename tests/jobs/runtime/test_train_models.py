@@ -49,7 +49,7 @@ def test_sampled_targets_are_one_state_a_position(tmp_path: Path, monkeypatch: p
             save_model(Path(run.export), model, model.state_dict(), {})
 
     monkeypatch.setattr(train_models, "start_ray", lambda _: nullcontext())
-    monkeypatch.setattr(train_models, "read_parquet", lambda _: None)
+    monkeypatch.setattr(train_models, "read_parquet", lambda *_: None)
     monkeypatch.setattr(train_models, "run_workers", train)
 
     def states(**taught: Any) -> int:

@@ -22,11 +22,11 @@ IDS = [f"i{number}" for number in range(6)]
 SHAPE = {"kind": "gru", "dim": 8}
 
 
-def config_for(root: Path, **warm_start) -> RunConfig:
+def config_for(root: Path, ds: str = "2026-11-22", **warm_start) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "small",
-            "ds": "2026-11-22",
+            "ds": ds,
             "output_dir": str(root),
             "input": {"simulate": {}},
             "student": {"model": SHAPE},
@@ -35,17 +35,19 @@ def config_for(root: Path, **warm_start) -> RunConfig:
     )
 
 
+def put_student(root: Path, ds: str, *, warm_nights: int = 0) -> str:
+    staging, model = partitions.new_staging(root, "models/student", ds), SequenceModel(num_items=4, **SHAPE)
+    split = SplitConfig().model_dump(mode="json")
+    facts = {"vocabulary_hash": vocabulary_hash(IDS[:4]), "warm_nights": warm_nights, "split": split}
+    save_model(staging, model, model.state_dict(), facts)
+    return partitions.publish(staging, root, "models/student", ds, fingerprint="f").version
+
+
 def put_promoted(root: Path, *, warm_nights: int = 0) -> str:
-    versions = {}
-    for name in promotions.LINKED:
+    versions = {"models/student": put_student(root, "2026-11-21", warm_nights=warm_nights)}
+    for name in {*promotions.LINKED} - {"models/student"}:
         staging = partitions.new_staging(root, name, "2026-11-21")
-        if name == "models/student":
-            model = SequenceModel(num_items=4, **SHAPE)
-            split = SplitConfig().model_dump(mode="json")
-            facts = {"vocabulary_hash": vocabulary_hash(IDS[:4]), "warm_nights": warm_nights, "split": split}
-            save_model(staging, model, model.state_dict(), facts)
-        else:
-            (staging / "x").touch()
+        (staging / "x").touch()
         versions[name] = partitions.publish(staging, root, name, "2026-11-21", fingerprint="f").version
     promotions.promote(root, "2026-11-21", versions)
     return versions["models/student"]
@@ -97,6 +99,23 @@ def test_what_does_not_fit_is_trained_from_scratch(tmp_path, monkeypatch, why):
         "other items": lambda: start_of(config, ids=IDS[::-1]),
     }.get(why, lambda: start_of(config))()
     assert found is None
+
+
+@pytest.mark.parametrize("kept_back", [False, True])
+def test_a_fresh_model_that_was_kept_back_is_not_tried_the_next_day_again(tmp_path, kept_back):
+    """After a fresh model that was not promoted, runs start warm again until `fresh_every` further runs are over."""
+    put_promoted(tmp_path, warm_nights=6)
+    put_student(tmp_path, "2026-11-22", warm_nights=0 if kept_back else 7)
+    start = start_of(config_for(tmp_path, "2026-11-23"))
+    assert (start and start.warm_nights) == (7 if kept_back else None)
+    assert start_of(config_for(tmp_path, "2026-11-22")) is None  # its own date again: fresh as before
+
+
+@pytest.mark.parametrize(("warm_nights", "fresh"), [(7, False), (12, False), (13, True)])
+def test_the_next_fresh_model_comes_as_many_runs_later(tmp_path, warm_nights, fresh):
+    """If gates kept the seventh run's fresh model back, the fourteenth run tries again."""
+    put_promoted(tmp_path, warm_nights=warm_nights)
+    assert (start_of(config_for(tmp_path)) is None) == fresh
 
 
 @pytest.mark.parametrize("gone", ["a file", "all"])
