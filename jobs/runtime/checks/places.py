@@ -8,6 +8,7 @@ from jobs.runtime.names import texts_of
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.release.places import first_line, place_outside, write_and_remove
+from kdlib.store.conditions import check_conditions
 from kdlib.store.objects import folder_at
 
 
@@ -17,6 +18,9 @@ def check_output(config: RunConfig) -> Finding:
         return check_file_system(config.root)
     try:
         write_and_remove(folder_at(config.store))
+        check_conditions(folder_at(config.store))
+    except ConfigError as error:
+        return missing(first_line(error), "Choose another store for output_dir, or a folder on a disk")
     except OSError as error:
         return missing(
             f"{config.store}: {first_line(error)}",

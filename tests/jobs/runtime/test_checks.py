@@ -15,6 +15,7 @@ from jobs.runtime.checks import devices, folders, machine, places, python_packag
 from jobs.runtime.checks.finding import Finding, ok, run_check
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
+from kdlib.store.objects import ObjectFolder
 from tests.ports import free_port
 from tests.release.deliveries import refuse
 
@@ -22,7 +23,7 @@ GIB = 2**30
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
 
 
-def config(folder: Path = Path("output"), **more: object) -> RunConfig:
+def config(folder: Path | str = "output", **more: object) -> RunConfig:
     document = {"name": "checked", "output_dir": str(folder), "input": {"simulate": {}}}
     return RunConfig.model_validate(document | more)
 
@@ -461,6 +462,22 @@ def test_a_place_of_delivery_that_refuses_is_missing(tmp_path):
     assert taken.state == "ok"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
     assert places.check_delivery(config(tmp_path)).state == "not needed"
+
+
+def test_an_output_folder_in_a_store_needs_conditional_writes(s3, monkeypatch):
+    """A store that can be written, and one that ignores the condition of a write."""
+    found = places.check_output(config(f"{s3}/checked"))
+    assert (found.state, found.found) == (
+        "ok",
+        f"{s3}/checked can be written and read; its working copy is {config(f'{s3}/checked').root}",
+    )
+    works = ObjectFolder.write
+    monkeypatch.setattr(
+        ObjectFolder, "write", lambda self, path, data, over: works(self, path, data, over=self.read(path))
+    )
+    found = places.check_output(config(f"{s3}/another"))
+    assert found.state == "missing"
+    assert "ignores the condition that an object is new" in found.found
 
 
 def test_an_object_store_that_does_not_answer_is_missing(tmp_path, monkeypatch):
