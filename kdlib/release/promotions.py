@@ -25,12 +25,12 @@ from kdlib.errors import BusyError, GateError, InputError
 from kdlib.release.freezing import check_not_frozen
 from kdlib.store import leases, partitions
 from kdlib.store.files import make_folder, replace_file, sync
+from kdlib.store.mirror import RECORDS as RECORDS  # Callers write promotions.RECORDS.
 from kdlib.store.mirror import alone, drop, put, write_file
 from kdlib.store.partitions import Manifest
 from kdlib.store.working_copy import held
 
 LINK = "promoted"
-RECORDS = "_promotions"
 SWITCHING = "_locks/promotions.json"
 WAIT_SECONDS = 300
 """How long a switch waits for another one, or for the removal of old runs."""

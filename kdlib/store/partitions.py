@@ -31,11 +31,11 @@ from kdlib.errors import InputError
 from kdlib.store.files import make_folder, replace_file, sync
 from kdlib.store.leases import check_held
 from kdlib.store.mirror import SENDING, alone, begin_version, drop, point, send_version
+from kdlib.store.mirror import STAGING as STAGING  # Callers write partitions.STAGING.
+from kdlib.store.mirror import VERSIONS as VERSIONS
 from kdlib.store.working_copy import fetch, give_up, remote_sizes
 
-STAGING = "_staging"
 CHECKPOINTS = "_checkpoints"
-VERSIONS = "_versions"
 EVER = "9999-12-31"
 """A date after every run."""
 

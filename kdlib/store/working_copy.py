@@ -82,11 +82,8 @@ def refresh(root: Path, *, older_than: float = 0.0) -> None:
         homes = {home for name in there if (home := version_of(root / name))}
         for home in homes:
             manifest = home / MANIFEST
-            if (
-                manifest.exists()
-                and not (home / SENDING).exists()
-                and manifest.relative_to(root).as_posix() not in small
-            ):
+            is_sent = manifest.exists() and not (home / SENDING).exists()
+            if is_sent and manifest.relative_to(root).as_posix() not in small:
                 (home / REMOTE).touch()  # its removal, or its sending, was cut off
                 manifest.unlink()
             if not (home / "data").exists():
@@ -234,7 +231,8 @@ def _sent_homes(root: Path) -> set[Path]:
     for place, folders, _ in os.walk(root / VERSIONS):
         for name in [name for name in folders if name.startswith("ds=")]:
             folders.remove(name)
-            found |= set() if Path(place, name, SENDING).exists() else {Path(place, name)}
+            if not Path(place, name, SENDING).exists():
+                found.add(Path(place, name))
     return found
 
 

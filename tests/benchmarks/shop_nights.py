@@ -23,6 +23,7 @@ from kdlib.simulation.catalogue import catalogue
 from kdlib.simulation.input import plan_of
 from kdlib.store import partitions
 from tests import stages
+from tests.faults.shop import own_files
 from tests.whole_nights import whole
 
 MARKER = "_SUCCESS"
@@ -51,25 +52,7 @@ class Shop:
     @property
     def input(self) -> dict[str, Any]:
         """The section `input` of a run config that reads the delivered files."""
-        return {
-            "events": {
-                "path": str(self.inbox / "day={day}"),
-                "late_days": 2,
-                "format": "parquet",
-                "user": "user_id",
-                "item": "item_id",
-                "event_type": "event_type",
-                "event_id": "event_id",
-                "time": {"column": "event_time"},
-            },
-            "catalogue": {
-                "path": str(self.folder / "catalogue"),
-                "format": "parquet",
-                "item": "item_id",
-                "title": "title",
-                "available": "available",
-            },
-        }
+        return own_files(str(self.inbox / "day={day}"), self.folder / "catalogue", late_days=2)
 
     def days(self) -> list[date]:
         """All simulated days, in order."""

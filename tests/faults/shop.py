@@ -43,6 +43,29 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def own_files(events: str, catalogue: Path, *, late_days: int) -> dict[str, Any]:
+    """The section `input` of a run config that reads the simulator's days and catalogue as a shop's own files."""
+    return {
+        "events": {
+            "path": events,
+            "late_days": late_days,
+            "format": "parquet",
+            "user": "user_id",
+            "item": "item_id",
+            "event_type": "event_type",
+            "event_id": "event_id",
+            "time": {"column": "event_time"},
+        },
+        "catalogue": {
+            "path": str(catalogue),
+            "format": "parquet",
+            "item": "item_id",
+            "title": "title",
+            "available": "available",
+        },
+    }
+
+
 class Shop:
     """A folder with input, run config and output. `restore` puts all three back.
 
@@ -91,25 +114,7 @@ class Shop:
                 shutil.copytree(self._folder / "saved" / name / part.name, part, symlinks=True)
         self.settings = copy.deepcopy(SETTINGS) | {
             "output_dir": str(self.root),
-            "input": {
-                "events": {
-                    "path": str(self.input / "events/day={day}"),
-                    "late_days": 1,
-                    "format": "parquet",
-                    "user": "user_id",
-                    "item": "item_id",
-                    "event_type": "event_type",
-                    "event_id": "event_id",
-                    "time": {"column": "event_time"},
-                },
-                "catalogue": {
-                    "path": str(self.input / "catalogue"),
-                    "format": "parquet",
-                    "item": "item_id",
-                    "title": "title",
-                    "available": "available",
-                },
-            },
+            "input": own_files(str(self.input / "events/day={day}"), self.input / "catalogue", late_days=1),
         }
         self.write_config()
 

@@ -22,10 +22,7 @@ def check_output(config: RunConfig) -> Finding:
     except ConfigError as error:
         return missing(first_line(error), "Choose another store for output_dir, or a folder on a disk")
     except OSError as error:
-        return missing(
-            f"{config.store}: {first_line(error)}",
-            "Check output_dir, the rights there, the credentials in the environment, and the network",
-        )
+        return _unreachable("output_dir", config.store, error)
     return ok(f"{config.store} can be written and read; its working copy is {config.root}")
 
 
@@ -40,11 +37,13 @@ def check_delivery(config: RunConfig) -> Finding:
     except ConfigError as error:
         return missing(first_line(error), "Correct delivery.url")
     except OSError as error:
-        return missing(
-            f"{url}: {first_line(error)}",
-            "Check delivery.url, the rights there, the credentials in the environment, and the network",
-        )
+        return _unreachable("delivery.url", url, error)
     return ok(f"{url} can be written and read")
+
+
+def _unreachable(setting: str, url: str, error: OSError) -> Finding:
+    advice = f"Check {setting}, the rights there, the credentials in the environment, and the network"
+    return missing(f"{url}: {first_line(error)}", advice)
 
 
 def check_encoders(config: RunConfig) -> Finding:
