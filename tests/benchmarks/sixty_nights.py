@@ -49,15 +49,13 @@ from tests.benchmarks.night_figures import figures
 from tests.benchmarks.night_watch import Reader, Use, megabytes_on_disk
 from tests.benchmarks.plot_sixty_nights import draw as plot
 from tests.benchmarks.shop_nights import MARKER, count_faults, in_use, simulate
+from tests.benchmarks.small_shop import FIRST, SETTINGS, WORLD, K
 from tests.whole_nights import follow, kill_all, start
 
 RESULTS = Path(__file__).parent / "results"
-FIRST = date(2026, 10, 2)
-HISTORY_DAYS = 30
-"""Days of the shop before the first night."""
 SEED = 2415
 """With this seed every kind of fault comes within 14 nights."""
-K, FILES = 10, 5
+FILES = 5
 FORGOTTEN = 5
 """Users who are forgotten at once."""
 TRIES = 5
@@ -67,45 +65,6 @@ LONGEST_SECONDS = 600
 STATE = "state.json"
 MODELS = ("student", "last_night", "popularity")
 LISTS = ["user_id", "item_ids"]
-SETTINGS: dict[str, Any] = {
-    "name": "small_shop",
-    "features": {"split": {"kind": "time", "validation_days": 2, "test_days": 1}},
-    # rules are counted within seconds, so that a night trains one model only
-    "teachers": [{"name": "rules", "rules": {}}],
-    "student": {
-        "model": {"kind": "gru", "dim": 16, "hidden": 32, "dropout": 0.0, "session_flag": True},
-        "train": {"epochs": 12, "learning_rate": 0.014},
-    },
-    "distillation": {"targets": "sampled", "temperature": 1.0, "kl_weight": 2.0},
-    "training": {
-        "workers": 1,
-        "warm_start": {"epochs": 1, "learning_rate_fraction": 0.3},
-        "defaults": {"patience": 12, "batch_size": 64, "final_learning_rate_fraction": 0.05, "warmup_steps": 20},
-    },
-    "evaluation": {"k": [K], "control": False, "bootstrap_samples": 200},
-    "recommend": {"k": K, "actors": 1},
-    # one crawler is a large share of so small a shop's rows, and 400 test users are few
-    "gates": {"max_share_rise": 0.35, "max_loss_to_last_night": 0.01},
-    "retention": {"nights": 7},
-    "ray": {"num_cpus": 2},
-    "spark": {
-        "shuffle_partitions": 1,
-        "conf": {"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"},
-    },
-}
-WORLD = {
-    "name": "world",
-    "input": {
-        "simulate": {
-            "num_events": 480_000,
-            "num_items": 500,
-            "events_per_user": 20,
-            "num_days": 120,  # the row ends before the period does, so that users join on all its days
-            "first_day": FIRST - timedelta(days=HISTORY_DAYS),
-            "new_items_per_day": 3,
-        }
-    },
-}
 
 
 class Row:
@@ -170,7 +129,8 @@ class Row:
         started = monotonic()
         process = start(
             self.config,
-            *("--ds", day.isoformat(), *more),
+            *([] if command == "rollback" else ["--ds", day.isoformat()]),  # --to is its date
+            *more,
             command=command,
             more_environment={"TMPDIR": str(self.temporary), "SPARK_LOCAL_DIRS": str(self.temporary)},
         )
