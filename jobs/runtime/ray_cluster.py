@@ -150,12 +150,18 @@ def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1,
 
     Raises:
       ConfigError: there is no room. Ray would wait for ever.
+      UnreachableError: the local Ray has died.
     """
     import ray
 
     if cluster_address(config) is not None:
         return
     resources = ray.cluster_resources()
+    if not resources.get("CPU"):
+        raise UnreachableError(
+            "the local Ray has no CPU any more, so its raylet has died. The machine may lack memory: the kernel's log says"
+            " whether it killed the process. Start the same command again"
+        )
     for name, each, reading in (("CPU", cpus, 1), ("GPU", gpus, 0)):
         there = resources.get(name, 0.0)
         if each and number * each + reading > there + 1e-6:

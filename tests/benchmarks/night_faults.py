@@ -32,7 +32,7 @@ DURING = {
     "training worker killed": {0},
     "inference actor killed": {0},
     "Java killed": {1, 2},
-    "raylet killed": {1},
+    "raylet killed": {1, 75},
 }
 """What happens to the processes of the run → exit statuses that the run may then have."""
 PROCESSES = {

@@ -15,7 +15,7 @@ from jobs.runtime import ray_cluster
 from jobs.runtime.ray_cluster import KEEPS_MEMORY, check_room, ray_ahead, read_parquet, start_ray
 from jobs.runtime.ray_nodes import installed
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError, DistilrecError
+from kdlib.errors import ConfigError, DistilrecError, UnreachableError
 
 HOME = Path(__file__).parents[3]
 LISTENERS = """
@@ -178,3 +178,14 @@ def test_a_local_ray_without_room_for_the_workers_is_an_error(monkeypatch: pytes
     with pytest.raises(ConfigError, match=r"is 1, 1 GPU each, but the local Ray has 0. Lower .* training.gpus_per"):
         check_room(local, "training.workers", 1, cpus=0.5, gpus=1)
     check_room(RunConfig.model_validate(document | {"ray": {"address": "auto"}}), "training.workers", 8)
+
+
+def test_a_local_ray_that_has_died_is_no_wrong_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without its raylet Ray has no CPU. A scheduler tries again after status 75, and not after a wrong config."""
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    local = RunConfig.model_validate({"name": "x", "output_dir": str(tmp_path), "input": {"simulate": {}}})
+    with pytest.raises(UnreachableError, match=r"its raylet has died.* Start the same command again") as caught:
+        check_room(local, "training.workers", 1, cpus=0.5)
+    assert caught.value.exit_status == 75
