@@ -35,7 +35,9 @@ class ExperimentConfig(Section):
         total = sum(self.variants.values()) + self.holdout
         if abs(total - 1) > 1e-9:
             named = " + ".join(f"{name} {share:g}" for name, share in self.shares.items())
-            raise ValueError(f"the shares of the variants and of the holdout must add up to 1, found {named} = {total:g}")
+            raise ValueError(
+                f"the shares of the variants and of the holdout must add up to 1, found {named} = {total:g}"
+            )
         return self
 
     @property

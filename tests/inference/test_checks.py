@@ -54,7 +54,9 @@ def test_the_written_table_is_checked(tmp_path, row, message):
 @pytest.mark.parametrize("wrong", [None, "c"])
 def test_each_user_of_an_ab_test_has_one_of_its_variants(tmp_path, wrong):
     """A user without a variant, or with another test's, is an error that names the variants."""
-    schema = pa.schema([field for field in RECOMMENDATIONS.schema if field.name not in ("model_version", "generated_at")])
+    schema = pa.schema(
+        [field for field in RECOMMENDATIONS.schema if field.name not in ("model_version", "generated_at")]
+    )
     for name, variant in (("good", "b"), ("bad", wrong)):
         (tmp_path / name).mkdir()
         rows = [
