@@ -10,9 +10,9 @@ from jobs.runtime.command import Invocation
 from jobs.runtime.console import safe, say, warn
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, GateError, InputError
-from kdlib.experiments.analysis import LEAST_USERS, Comparison, Groups, compare, control_of, groups_of
+from kdlib.experiments.analysis import Comparison, Groups, compare, control_of, groups_of
 from kdlib.experiments.exposures import Columns, Log, Metric, names_of, read_log
-from kdlib.experiments.lift import ALARM, Estimate, sample_ratio
+from kdlib.experiments.lift import ALARM, MOST_SKEWNESS, Estimate, sample_ratio
 from kdlib.experiments.off_policy import judged, overlap, warnings_of
 from kdlib.experiments.variants import assigned
 from kdlib.privacy.pseudonyms import pseudonym, read_key
@@ -71,9 +71,11 @@ def run(
 
 def _columns(config: RunConfig, exposures: str, given: Sequence[str]) -> Columns:
     """The log's columns: those that are named, and those with a usual name."""
-    named = dict(text.partition("=")[::2] for text in given)
-    if wrong := [role for role, name in named.items() if role not in ROLES or not name]:
-        raise ConfigError(f"--column takes ROLE=NAME, with the role {', '.join(ROLES)}; found {wrong[0]}")
+    named = {}
+    for text in given:
+        role, _, named[role] = text.partition("=")
+        if role not in ROLES or not named[role]:
+            raise ConfigError(f"--column takes ROLE=NAME, with the role {', '.join(ROLES)}; found {text}")
     there = names_of(exposures)
     found = {role: name for role, name in USUAL.items() if name in there or role == "user"} | named
     if len({"propensity", "target"} & named.keys()) == 1 and not {"propensity", "target"} <= found.keys():
@@ -118,11 +120,6 @@ def _tell_users(config: RunConfig, groups: Groups) -> float:
     for (name, number), share in zip(counts.items(), shares, strict=True):
         say(f"  {safe(name):<12} {number:>12,} users   {number / total:.2%}, expected {share / sum(shares):.2%}")
     say(f"  shares of the users: chi-square, p = {p_value:.3g}")
-    if few := [name for name, number in counts.items() if number < LEAST_USERS]:
-        warn(
-            f"warning: fewer than {LEAST_USERS:,} users in {', '.join(map(safe, few))}: the intervals of metrics with rare"
-            " large values, such as revenue, are too short"
-        )
     if groups.mixed:
         named = ", ".join(map(safe, groups.mixed[:FEW])) + (", …" if len(groups.mixed) > FEW else "")
         warn(f"warning: {len(groups.mixed):,} users are in several variants and are left out: {named}")
@@ -142,6 +139,11 @@ def _tell_lifts(found: Sequence[Comparison], control: str, *, before: str | None
             f"  {safe(one.variant):<12} {one.mean:>12.6g}   {_interval(lift.difference, '+.4g')}   {told}   p ="
             f" {lift.p_value:.3g}{f', {one.p_among_all:.3g} among all' if len(found) > 1 else ''}"
         )
+        if abs(lift.skewness) > MOST_SKEWNESS:
+            warn(
+                f"warning: {safe(one.variant)} has too few users for the large values of {safe(one.metric.outcome)}: its"
+                " intervals are too short. Wait for more users, or cap the values in the log"
+            )
     if len(found) > 1:
         say(
             f"{len(found)} comparisons: judge by the p among all (Holm), since the intervals are of one comparison each"

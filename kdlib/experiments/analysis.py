@@ -15,9 +15,6 @@ from kdlib.onboarding.arrow import pc
 CONTROL = "control"
 MOST_VARIANTS = 20
 """A column with more values does not hold variants."""
-LEAST_USERS = 1_000
-"""With fewer users in a variant, intervals of heavy-tailed metrics are too short: at 100 users 90% of them held the truth, in
-place of 95% (`tests/benchmarks/results/abtest_coverage.json`)."""
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,16 @@ def add_up(table: pa.Table, columns: Columns, metrics: Sequence[Metric]) -> Log:
 
 
 def _needed(columns: Columns, metrics: Sequence[Metric]) -> dict[str, pa.DataType]:
-    """Column → the type in which it is read."""
+    """Column → the type in which it is read.
+
+    Raises:
+      InputError: a column is to be text and a number.
+    """
     texts = [columns.user, *([columns.variant] if columns.variant else [])]
     numbers = [name for metric in metrics for name in (metric.outcome, metric.size)]
     numbers += [columns.before, columns.propensity, columns.target]
+    if both := set(texts) & set(numbers):
+        raise InputError(f"column {both.pop()} is named as a user or a variant, and as a number. Name another column")
     return dict.fromkeys(texts, pa.string()) | {name: pa.float64() for name in numbers if name}
 
 

@@ -9,16 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
-from kdlib.experiments.lift import LEVEL, Estimate, per_user
+from kdlib.experiments.lift import LEVEL, MOST_SKEWNESS, Estimate, per_user, skewness
 
-LEAST_EFFECTIVE_USERS = 1_000
-"""With fewer, at an overlap below `LEAST_OVERLAP`, intervals are too short: 91% of them held the truth, in place of 95%
-(`tests/benchmarks/results/abtest_coverage.json`)."""
-LEAST_OVERLAP = 0.5
-FARTHEST = 4
-"""So many standard errors may the mean weight lie from 1."""
+FARTHEST = 2
+"""So many times the half of its interval may the mean weight lie from 1."""
 
 
 class Judged(NamedTuple):
@@ -41,6 +37,8 @@ class Overlap(NamedTuple):
     """(Σ users' weights)² / Σ (users' weights)²: so many users of equal weight are worth the same (Kish 1965)."""
     logged_users: float
     """The same without weights. It is below the number of users, since some have more exposures than others."""
+    skewness: float
+    """Of the mean weight (`kdlib.experiments.lift.skewness`)."""
 
 
 def judged(outcomes: NDArray, weighted: NDArray, weights: NDArray, rows: NDArray) -> Judged:
@@ -59,28 +57,28 @@ def judged(outcomes: NDArray, weighted: NDArray, weights: NDArray, rows: NDArray
 def overlap(weights: NDArray, rows: NDArray) -> Overlap:
     """How far the log covers the policy. Arguments as for `judged`."""
     effective, logged = (float(one.sum() ** 2 / (one**2).sum()) for one in (weights, rows))
-    return Overlap(_mean(per_user(weights, rows)), effective, logged)
+    values = per_user(weights, rows)
+    return Overlap(_mean(values), effective, logged, skewness(values))
 
 
 def warnings_of(found: Overlap) -> list[str]:
     """Why the estimates may be wrong, in sentences; empty where nothing speaks against them."""
     texts = []
     mean, low, high = found.mean_weight
-    if abs(mean - 1) > FARTHEST * (high - low) / (2 * stats.norm.ppf((1 + LEVEL) / 2)):
+    if abs(mean - 1) > FARTHEST * (high - low) / 2:
         texts.append(
             f"the mean weight is {mean:.3f}, expected 1: the propensities are wrong, or the log lacks what the policy would"
             " show. IPS and SNIPS are biased then"
         )
-    if found.effective_users < min(LEAST_EFFECTIVE_USERS, LEAST_OVERLAP * found.logged_users):
+    if found.skewness > MOST_SKEWNESS:
         texts.append(
-            f"the exposures are worth {found.effective_users:,.0f} users of {found.logged_users:,.0f}: the policy to judge"
-            " shows what was rarely logged, and the intervals are too short. Log more, or judge a policy that is nearer to"
-            " the logged one"
+            "a few users have most of the weights, because the policy to judge shows what was rarely logged: the intervals are"
+            " too short. Log more, or judge a policy that is nearer to the logged one"
         )
     return texts
 
 
 def _mean(values: NDArray) -> Estimate:
     error = values.std(ddof=1) / np.sqrt(len(values))
-    mean, half = values.mean(), stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * error
+    mean, half = values.mean(), stdtrit(len(values) - 1, (1 + LEVEL) / 2) * error
     return Estimate(float(mean), float(mean - half), float(mean + half))

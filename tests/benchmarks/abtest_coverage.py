@@ -8,6 +8,7 @@ thread. The result is written to results/abtest_coverage.json.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -27,7 +28,7 @@ from jobs.benchmark.provenance import package_versions, processor
 from jobs.runtime.console import say
 from kdlib.experiments.analysis import compare, groups_of
 from kdlib.experiments.exposures import Columns, Log, Metric, add_up
-from kdlib.experiments.lift import ALARM, Estimate, lift_of, sample_ratio
+from kdlib.experiments.lift import ALARM, MOST_SKEWNESS, Estimate, lift_of, sample_ratio
 from kdlib.experiments.off_policy import judged, overlap, warnings_of
 
 RESULT = Path(__file__).parent / "results" / "abtest_coverage.json"
@@ -41,7 +42,7 @@ COLUMNS = Columns("user_id", "variant", before="before", propensity="propensity"
 
 ACTIVITY, EXPOSURES = 0.5, 4.0
 """Shape of the users' activity, a gamma distribution of mean 1; exposures beside the first, for a user of activity 1."""
-CLICKS, ORDERS, PRICE, SPREAD = 0.1, 0.3, np.exp(3.5), 1.0
+CLICKS, ORDERS, PRICE, SPREAD = 0.1, 0.3, math.exp(3.5), 1.0
 """Mean click rate; orders of a click; mean price of an order, and the spread of its logarithm."""
 TYPES, LISTS = 3, 10
 STEPS = {"near": 0.5, "far": 2.0, "very far": 8.0}
@@ -76,14 +77,13 @@ def _softmax(scores: NDArray) -> NDArray:
 
 def truth() -> dict[str, dict[str, float]]:
     """Expected metrics: metric → variant or policy → value."""
-    active = stats.gamma.sf(1, ACTIVITY, scale=1 / ACTIVITY)
-    their_activity = stats.gamma.sf(1, ACTIVITY + 1, scale=1 / ACTIVITY)
+    active, their_activity = (float(stats.gamma.sf(1, shape, scale=1 / ACTIVITY)) for shape in (ACTIVITY, ACTIVITY + 1))
     exposures, of_active = 1 + EXPOSURES, active + EXPOSURES * their_activity
     clicks = CLICKS * (exposures + of_active) / 2
     by_variant = {name: clicks * effect for name, effect in EFFECTS.items()}
     made = policies()
     logged = sum(SHARES[name] * by_variant[name] for name in SHARES) / exposures
-    values = {name: (of_lists * made.worth).sum(1).mean() for name, of_lists in made.targets.items()}
+    values = {name: float((of_lists * made.worth).sum(1).mean()) for name, of_lists in made.targets.items()}
     return {
         "revenue / user": {name: one * ORDERS * PRICE for name, one in by_variant.items()},
         "clicks / exposures": {name: one / exposures for name, one in by_variant.items()},
@@ -131,6 +131,7 @@ def repetition(
             found[f"difference: {name}"] = holds(one.lift.difference, difference)
             found[f"relative lift: {name}"] = holds(one.lift.relative, difference / values["control"])
             found[f"width: {name}"] = one.lift.difference.high - one.lift.difference.low
+            found[f"warned: {name}"] = float(abs(one.lift.skewness) > MOST_SKEWNESS)
     found |= dict(_policies_of(table, log, known["clicks / exposure"]))
     clicks, variant = table["clicks"].to_numpy(), table["variant"].to_numpy()
     naive = lift_of(clicks[variant == "treatment"], clicks[variant == "control"])
@@ -175,7 +176,7 @@ def means(users: int, repetitions: int, seed: int) -> dict[str, float]:
 
 def alarms(users: int, *, kept: float, checks: int, seed: int) -> float:
     """Share of alarms of the check of shares, if the log has this part of one variant's users."""
-    rng, shares = np.random.default_rng(seed), np.array(list(SHARES.values()))
+    rng, shares = np.random.default_rng(seed), list(SHARES.values())
     drawn = rng.multinomial(users, shares, checks)
     drawn[:, -1] = rng.binomial(drawn[:, -1], kept)
     return float(np.mean([sample_ratio(counts, shares) < ALARM for counts in drawn]))
@@ -186,7 +187,9 @@ def run() -> None:
     pa.set_cpu_count(1)
     started = time.process_time()
     coverage = {str(users): means(users, REPETITIONS, SEED + users) for users in SIZES}
-    found = {f"no loss, {users} users": alarms(users, kept=1, checks=CHECKS, seed=SEED) for users in (1_000, 1_000_000)}
+    found = {
+        f"no loss, {users} users": alarms(users, kept=1, checks=CHECKS, seed=SEED) for users in (*SIZES, 1_000_000)
+    }
     found |= {
         f"1% of treatment lost, {users} users": alarms(users, kept=0.99, checks=1_000, seed=SEED)
         for users in (100_000, 1_000_000, 3_000_000)
