@@ -62,9 +62,12 @@ def run(
     if found.target:
         _tell_policy(log, wanted)
     if p_value < ALARM:
+        shares = (
+            "shares of the variants" if config.experiment else "equal shares of a run config without section experiment"
+        )
         raise GateError(
-            f"do not trust the lift: the numbers of users do not fit the shares of the variants (chi-square, p ="
-            f" {p_value:.1g} < {ALARM:g}). Users of a variant are missing in the log, or came in on another way. Look at"
+            f"do not trust the lift: the numbers of users do not fit the {shares} (chi-square, p = {p_value:.1g} <"
+            f" {ALARM:g}). Users of a variant are missing in the log, or came in on another way. Look at"
             " redirects, bots, errors and slow pages of each variant, and at what filters the log"
         )
 
@@ -78,13 +81,14 @@ def _columns(config: RunConfig, exposures: str, given: Sequence[str]) -> Columns
             raise ConfigError(f"--column takes ROLE=NAME, with the role {', '.join(ROLES)}; found {text}")
     there = names_of(exposures)
     found = {role: name for role, name in USUAL.items() if name in there or role == "user"} | named
-    if len({"propensity", "target"} & named.keys()) == 1 and not {"propensity", "target"} <= found.keys():
-        raise ConfigError(
-            "a policy is judged with two columns: --column propensity=NAME, how likely what was shown was for the logged"
-            " policy, and --column target=NAME, for the policy to judge. Found one"
-        )
-    if not {"propensity", "target"} <= found.keys():
-        found = {role: name for role, name in found.items() if role not in ("propensity", "target")}
+    pair = {"propensity", "target"}
+    if not pair <= found.keys():
+        if pair & named.keys():
+            raise ConfigError(
+                "a policy is judged with two columns: --column propensity=NAME, how likely what was shown was for the logged"
+                " policy, and --column target=NAME, how likely it is for the policy to judge. Found one"
+            )
+        found = {role: name for role, name in found.items() if role not in pair}
     if not (config.experiment or {"variant", "target"} & found.keys()):
         raise ConfigError(
             f"{exposures} has no column {USUAL['variant']}, found {', '.join(map(safe, there))}; and the run config"
@@ -134,10 +138,14 @@ def _tell_lifts(found: Sequence[Comparison], control: str, *, before: str | None
             say(f"{safe(one.metric.name)}{f', adjusted by {safe(before)}' if before else ''}")
             say(f"  {safe(control):<12} {one.control_mean:>12.6g}")
         lift, relative = one.lift, one.lift.relative
-        told = "no relative lift: the control may be 0" if relative is None else f"lift {_interval(relative, '+.2%')}"
+        told = (
+            "no relative lift: the control's mean may be 0"
+            if relative is None
+            else f"lift {_interval(relative, '+.2%')}"
+        )
         say(
             f"  {safe(one.variant):<12} {one.mean:>12.6g}   {_interval(lift.difference, '+.4g')}   {told}   p ="
-            f" {lift.p_value:.3g}{f', {one.p_among_all:.3g} among all' if len(found) > 1 else ''}"
+            f" {lift.p_value:.3g}{f', Holm {one.holm_p:.3g}' if len(found) > 1 else ''}"
         )
         if abs(lift.skewness) > MOST_SKEWNESS:
             warn(
@@ -145,9 +153,7 @@ def _tell_lifts(found: Sequence[Comparison], control: str, *, before: str | None
                 " intervals are too short. Wait for more users, or cap the values in the log"
             )
     if len(found) > 1:
-        say(
-            f"{len(found)} comparisons: judge by the p among all (Holm), since the intervals are of one comparison each"
-        )
+        say(f"{len(found)} comparisons: judge by Holm's p-values. Each interval is that of its comparison alone")
 
 
 def _tell_policy(log: Log, metrics: Sequence[Metric]) -> None:

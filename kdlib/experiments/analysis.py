@@ -43,7 +43,7 @@ class Comparison:
     mean: float
     control_mean: float
     lift: Lift
-    p_among_all: float
+    holm_p: float
     """The p-value among all comparisons of the analysis (`kdlib.experiments.lift.holm`)."""
 
 
@@ -105,8 +105,8 @@ def compare(log: Log, columns: Columns, metrics: Sequence[Metric], groups: Group
             if not (np.ptp(mine) or np.ptp(other)):
                 raise InputError(f"all users of {name} and {control} have the same {metric.name}: nothing to compare")
             found.append((metric, name, float(mine.mean()), float(other.mean()), lift_of(mine, other)))
-    among_all = holm([lift.p_value for *_, lift in found])
-    return [Comparison(*one, p) for one, p in zip(found, among_all, strict=True)]
+    raised = holm([lift.p_value for *_, lift in found])
+    return [Comparison(*one, p) for one, p in zip(found, raised, strict=True)]
 
 
 def _values(log: Log, columns: Columns, metric: Metric, groups: Groups) -> dict[str, NDArray]:

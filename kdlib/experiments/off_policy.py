@@ -45,9 +45,9 @@ def judged(outcomes: NDArray, weighted: NDArray, weights: NDArray, rows: NDArray
     """Judge the policy by an outcome. All arguments are users' sums, float [users].
 
     Args:
-      outcomes: of the outcome.
-      weighted: of the outcome times the weight.
-      weights: of the weights. They are not all 0.
+      outcomes: the outcome.
+      weighted: the outcome times the weight.
+      weights: the weight, which is not 0 everywhere.
       rows: number of exposures.
     """
     logged, snips = per_user(outcomes, rows), per_user(weighted, weights)

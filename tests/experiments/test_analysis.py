@@ -90,8 +90,8 @@ def test_each_variant_is_compared_in_each_metric():
     assert found[3].mean == pytest.approx(np.mean(clicks["c"]))
     for one in found:
         assert one.lift.difference.value == pytest.approx(one.mean - one.control_mean)
-        assert one.p_among_all >= one.lift.p_value
-    assert found[0].p_among_all == pytest.approx(3 * found[0].lift.p_value)
+        assert one.holm_p >= one.lift.p_value
+    assert found[0].holm_p == pytest.approx(3 * found[0].lift.p_value)
 
 
 def test_the_past_explains_away_what_it_knows():

@@ -64,13 +64,13 @@ def test_lifts_are_printed_with_what_they_rest_on(abtest: Command) -> None:
     assert lines[3] == "  shares of the users: chi-square, p = 1"
     assert lines[4:6] == ["clicks / user", "  control                 0"]
     assert re.fullmatch(
-        r"  treatment             0\.2   \+0\.2 \[\+0\.1825, \+0\.2175\]   no relative lift: the control may be 0   p = \S+, \S+"
-        r" among all",
+        r"  treatment             0\.2   \+0\.2 \[\+0\.1825, \+0\.2175\]   no relative lift: the control's mean may be 0   p = \S+, Holm"
+        r" \S+",
         lines[6],
     )
     assert lines[7] == "clicks / exposures"
     assert lines[9].split()[:2] == ["treatment", "0.0666667"]
-    assert lines[10].startswith("2 comparisons: judge by the p among all (Holm)")
+    assert lines[10].startswith("2 comparisons: judge by Holm's p-values")
 
 
 def test_a_log_without_variants_gets_those_of_the_run_config(abtest: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +99,8 @@ def test_lost_users_are_an_alarm_with_status_3(abtest: Command) -> None:
     assert re.search(r"do not trust the lift: the numbers of users do not fit the shares .* p = \de-\d+ < 0.001", err)
     assert "redirects, bots, errors and slow pages" in err
     assert abtest(log_of(variants), "--metric", "clicks", experiment=EXPERIMENT)[0] == 0
+    status, _, err = abtest(log_of(variants), "--metric", "clicks")
+    assert (status, "the equal shares of a run config without section experiment" in err) == (3, True)
 
 
 def test_users_of_two_variants_and_of_none_are_named(abtest: Command) -> None:
