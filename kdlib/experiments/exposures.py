@@ -145,7 +145,7 @@ def _batches(file: File, needed: Mapping[str, pa.DataType]) -> Iterator[pa.Table
     try:
         for batch in READERS[form.format](file, form, list(found)):
             yield pa.table({name: pc.cast(batch[name], type_) for name, type_ in found.items()})
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         texts = [name for name, type_ in found.items() if type_ == pa.string()]
         raise InputError(
             f"cannot read {', '.join(found)} of {file.path}: {str(error).splitlines()[0]}. Expected text in"

@@ -141,6 +141,13 @@ def test_text_in_a_column_of_numbers_is_an_error(tmp_path, name):
         read_log(path, COLUMNS, METRICS)
 
 
+def test_a_delimiter_of_two_signs_is_an_error(tmp_path):
+    """The error has the reader's reason."""
+    (tmp_path / "log.csv").write_text("".join(f"u{user}::a::1::2\n" for user in range(50)))
+    with pytest.raises(InputError, match=r"cannot read column_1, .* of .*log.csv: only single character"):
+        read_log(str(tmp_path / "log.csv"), Columns("column_1", "column_2"), [Metric("column_3")])
+
+
 def test_files_that_are_no_log_are_an_error(tmp_path):
     """So is a Delta table, whose folder also holds files of old versions."""
     lines = [f"{user} {' '.join(str(item) for item in range(user % 7 + 1))}\n" for user in range(50)]

@@ -87,9 +87,11 @@ def test_what_was_known_before_shortens_the_interval():
     rng = np.random.default_rng(4)
     before = {name: rng.normal(3, 2, 4_000) for name in ("control", "treatment")}
     values = {name: one + rng.normal(0.1 * (name == "treatment"), 1, 4_000) for name, one in before.items()}
-    plain, found = (lift_of(one["treatment"], one["control"]).difference for one in (values, adjusted(values, before)))
+    after = adjusted(values, before)
+    plain, found = (lift_of(one["treatment"], one["control"]).difference for one in (values, after))
     assert (found.high - found.low) / (plain.high - plain.low) == pytest.approx(np.sqrt(0.2), rel=0.03)
     assert found.low < 0.1 < found.high
+    assert sum(one.sum() for one in after.values()) == pytest.approx(sum(one.sum() for one in values.values()))
     flat = adjusted(values, {name: np.ones(4_000) for name in values})
     assert all((flat[name] == values[name]).all() for name in values)
 
