@@ -20,7 +20,7 @@ from kdlib.errors import ConfigError, DistilrecError
 GROUPS = {
     "Begin": ("init", "validate", "doctor"),
     "Run": ("nightly", "plan", "benchmark"),
-    "What is in use": ("show", "explore", "search", "rollback", "freeze", "unfreeze", "deliver", "telemetry"),
+    "What is in use": ("show", "explore", "search", "rollback", "freeze", "unfreeze", "deliver", "telemetry", "abtest"),
     "The output folder": ("forget", "prune", "repair"),
     "On a Ray cluster": ("submit", "status"),
     "Stages, in order": tuple(stage.name for stage in STAGES),
@@ -260,6 +260,45 @@ def _deliver(invocation: Invocation) -> int:
 
 
 cli.command("deliver")(configured(_deliver, ds=f"{LOCKED_DAY}; the run in use is delivered"))
+
+
+@click.option("--control", metavar="NAME", help="the variant to compare with (default: control, or the largest)")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="ROLE=NAME",
+    help="the log's column for user, variant, propensity, target (propensity of a policy to judge), or before (what is"
+    " known of a user from before the test: shortens the intervals); may be repeated",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    default=["outcome"],
+    show_default=True,
+    metavar="COLUMN",
+    help="what to compare: revenue (by user), clicks/exposures (a ratio); may be repeated",
+)
+@click.argument("exposures")
+def _abtest(invocation: Invocation, exposures: str, metrics: tuple[str, ...], **more: Any) -> int:
+    """Print what an A/B test has shown, from a log of EXPOSURES.
+
+    EXPOSURES is a file, a folder, a glob or a URL: Parquet, CSV or JSON lines with one row for each exposure, or for each
+    user.
+    """
+    from jobs import abtest
+
+    return execute(
+        "abtest",
+        invocation,
+        lambda config: abtest.run(config, exposures, metrics=metrics, **more),
+        load=lambda: abtest.load(invocation),
+        reads_only=True,
+    )
+
+
+cli.command("abtest")(configured(_abtest, ds=None))
 
 
 @click.option("--status", type=int, help="the run's exit status (default: the last one written)")

@@ -177,7 +177,7 @@ STAGES: tuple[Stage, ...] = (
         "write each user's top-k",
         needs=lambda config: (*FEATURES, served_student(config), *policy_features(config)),
         makes=("recommendations",),
-        settings=("recommend", "-recommend.lists", "-recommend.long_form", "features.time_zone"),
+        settings=("recommend", "-recommend.lists", "-recommend.long_form", "experiment", "features.time_zone"),
         when=has_events,
         otherwise=NO_EVENTS,
     ),

@@ -47,6 +47,7 @@ def build(job: Job) -> Details:
         source.histories,
         k=settings.k,
         because=settings.because,
+        variants=frozenset(job.config.experiment.shares if job.config.experiment else ()),
         item_ids=item_ids,
         unavailable=frozenset(item_ids.filter(pa.array(~available)).to_pylist()),
     )
@@ -75,6 +76,7 @@ def _infer(job: Job) -> None:
                 "generated_at": day_end(config.last_day, config.features.time_zone),
                 "threads": 1,
                 "policy": settings.policy,
+                "experiment": config.experiment,
                 **{f"{name}_folder": str(job.input(name)) for name in policy_features(config)},
             },
         },

@@ -38,7 +38,8 @@ class TrainingError(DistilrecError):
 
 
 class GateError(DistilrecError):
-    """A gate forbids publishing the run. The run in use stays in use."""
+    """A gate forbids publishing the run, and the run in use stays in use. Or an A/B test fails its check, so that no lift of it
+    can be trusted."""
 
     exit_status = 3
 

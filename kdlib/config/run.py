@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Name, Section, Seed
 from kdlib.config.data import DAY, FeatureKind, InputConfig
+from kdlib.config.experiment import ExperimentConfig
 from kdlib.config.features import FeaturesConfig, PrivacyConfig
 from kdlib.config.fit import check_fit, readers
 from kdlib.config.models import DistillationConfig, ObjectiveConfig, StudentConfig, TeacherConfig, TrainingConfig
@@ -57,6 +58,8 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     recommend: RecommendConfig = RecommendConfig()
+    experiment: ExperimentConfig | None = None
+    """If given, the recommendations name each user's variant of an A/B test."""
     search: SearchConfig | None = None
     """If given, the run also publishes `search_rankings`."""
     privacy: PrivacyConfig = PrivacyConfig()

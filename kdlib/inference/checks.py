@@ -13,7 +13,14 @@ from kdlib.inference.explain import check_reasons
 
 
 def check_recommendations(
-    folder: Path, histories: Path, *, k: int, because: int, unavailable: frozenset[str], item_ids: pa.Array
+    folder: Path,
+    histories: Path,
+    *,
+    k: int,
+    because: int,
+    unavailable: frozenset[str],
+    item_ids: pa.Array,
+    variants: frozenset[str] = frozenset(),
 ) -> dict[str, int]:
     """Check a written table row by row. Returns the number of users by source (`model`, `popular`).
 
@@ -26,19 +33,26 @@ def check_recommendations(
       because: most reasons for a recommended item; 0: the table has no reasons.
       unavailable: item ids that must not be recommended.
       item_ids: string [items], in index order.
+      variants: the variants of the A/B test; none: the column must be null.
 
     Raises:
       ContractError: a user is missing, extra, repeated or out of order. Or a list is too long, repeats an item, holds an
-        unavailable item or has a score that is not finite. Or `check_reasons` finds a fault.
+        unavailable item or has a score that is not finite. Or a user has no variant, or an unknown one. Or `check_reasons`
+        finds a fault.
     """
     _check_users(folder, histories)
     num_users = {"model": 0, "popular": 0}
-    columns = ["item_ids", "scores", "source", "because_item_ids"]
+    columns = ["item_ids", "scores", "source", "because_item_ids", "variant"]
     for file in sorted(folder.glob("*.parquet")):
         for batch in pq.ParquetFile(file).iter_batches(columns=columns):
             _check_lists(batch, k, unavailable, file)
             if not because and batch["because_item_ids"].null_count < len(batch):
                 raise ContractError(f"table recommendations: {file} has reasons, but recommend.because is 0")
+            if wrong := set(batch["variant"].unique().to_pylist()) - (variants or {None}):
+                raise ContractError(
+                    f"table recommendations: {file} has the variant {wrong.pop()}, expected"
+                    f" {', '.join(sorted(variants)) or 'none, because the run config has no section experiment'}"
+                )
             for count in batch["source"].value_counts().to_pylist():
                 num_users[count["values"]] += count["counts"]
     if because:

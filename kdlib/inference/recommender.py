@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdlib.config.experiment import ExperimentConfig
 from kdlib.config.policy import PolicyConfig
 from kdlib.data.windows import context_from, marks_of
 from kdlib.errors import ContractError, ModelError
+from kdlib.experiments.variants import assigned
 from kdlib.inference.constrained import Lists, lists_under_rules
 from kdlib.inference.explain import because_of
 from kdlib.inference.list_rules import ListRules, Segments, rules_of_policy
@@ -48,6 +50,7 @@ class Recommender:
       generated_at: end of the data's last day, with time zone. The lists are shown on the day that begins then.
       threads: CPU threads.
       policy: the rules for the lists. None: no rules.
+      experiment: the A/B test whose variants the rows name. It changes no list. None: the column is null.
       item_features_folder: ITEM_FEATURES. None where no rule reads a feature.
       user_features_folder: USER_FEATURES. None where the policy has no segments.
 
@@ -69,6 +72,7 @@ class Recommender:
         generated_at: datetime,
         threads: int,
         policy: PolicyConfig | None = None,
+        experiment: ExperimentConfig | None = None,
         item_features_folder: str | None = None,
         user_features_folder: str | None = None,
     ) -> None:
@@ -96,7 +100,7 @@ class Recommender:
             name: _popularity_rank(*counts, rules.boosts_V) for name, rules in self.rules.items()
         }
         self.k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
-        self._because = because
+        self._because, self._experiment = because, experiment
         self._num_items, self._version = num_items, facts["version"]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -197,8 +201,15 @@ class Recommender:
             "generated_at": pa.repeat(self._generated_at, len(real)),
             "because_item_ids": self._because_column(reasons_BKM, real, readable),
             "item_sources": self._sources_column(pinned_BK, real, readable),
+            "variant": self._variant_column(user_ids),
         }
         return pa.table(columns).cast(RECOMMENDATIONS.schema)
+
+    def _variant_column(self, user_ids: pa.ChunkedArray) -> pa.Array:
+        """Each user's variant; null for all users without an A/B test."""
+        if self._experiment is None:
+            return pa.nulls(len(user_ids), pa.string())
+        return assigned(user_ids.to_pylist(), salt=self._experiment.salt, shares=self._experiment.shares)
 
     def _sources_column(self, pinned_BK: NDArray, real_BK: NDArray, readable: NDArray) -> pa.Array:
         """Where each item comes from; null for all users without a policy."""

@@ -20,9 +20,10 @@ def write_long_form(files: Sequence[str], path: Path) -> None:
     schema = RECOMMENDATIONS_LONG.schema
     with pq.ParquetWriter(path, schema) as writer:
         for file in files:
-            for batch in pq.ParquetFile(file).iter_batches(columns=["user_id", "item_ids", "scores"]):
+            for batch in pq.ParquetFile(file).iter_batches(columns=["user_id", "item_ids", "scores", "variant"]):
                 items, scores = batch["item_ids"].flatten(), batch["scores"].flatten()
                 owners, lengths = batch["item_ids"].value_parent_indices(), batch["item_ids"].value_lengths().to_numpy()
                 ranks = np.arange(len(items)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
-                columns = [batch["user_id"].take(owners), items, pa.array(ranks), scores]
+                users, variants = batch["user_id"].take(owners), batch["variant"].take(owners)
+                columns = [users, items, pa.array(ranks), scores, variants]
                 writer.write_table(pa.table(columns, names=schema.names).cast(schema))

@@ -98,6 +98,8 @@ class User:
     generated_at: datetime
     recommended: tuple[Recommended, ...]
     """Best first."""
+    variant: str | None = None
+    """Of the A/B test, if there is one."""
 
 
 @dataclass(frozen=True)

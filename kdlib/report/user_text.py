@@ -22,9 +22,10 @@ def format_user(root: Path, ds: str, user_id: str, *, safe: Callable[[str], str]
     last = f", the last {len(user.history)}" if len(user.history) < user.num_interactions else ""
     lines = [f"user {safe(user_id)}: {user.num_interactions} interactions{last}:"]
     lines += [f"  {time:%Y-%m-%d %H:%M}  {event:<9}  {safe(title)}" for time, event, title in user.history]
+    variant = f", variant {user.variant}" if user.variant else ""
     lines.append(
         f"recommended on {ds} (source {user.source}, model version {user.model_version}, "
-        f"data until {user.generated_at:%Y-%m-%d %H:%M} UTC):"
+        f"data until {user.generated_at:%Y-%m-%d %H:%M} UTC{variant}):"
     )
     for rank, item in enumerate(user.recommended, start=1):
         pinned = " (pinned)" if item.pinned else ""

@@ -47,6 +47,7 @@ def read_user(root: Path, ds: str, user_id: str) -> User:
             Recommended(title(item), score, tuple(map(title, reasons)), source == "pinned")
             for item, score, reasons, source in zip(lists["item_ids"], lists["scores"], because, sources, strict=True)
         ),
+        lists.get("variant"),
     )
 
 

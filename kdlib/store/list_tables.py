@@ -21,6 +21,8 @@ RECOMMENDATIONS = Table(
         because_item_ids=(pa.list_(pa.list_(pa.string())), True),
         # For each of item_ids: `model`, `popular` or `pinned`. Null without rules: all items come from `source`.
         item_sources=(pa.list_(pa.string()), True),
+        # The user's variant of the A/B test (kdlib.experiments.variants), or `holdout`. Null without a section `experiment`.
+        variant=(pa.string(), True),
     ),
 )
 """One row for each user: the items to show."""
@@ -88,6 +90,7 @@ RECOMMENDATIONS_LONG = Table(
         item_id=pa.string(),
         rank=pa.int32(),  # The item's place in the user's list, from 1.
         score=pa.float32(),
+        variant=(pa.string(), True),  # As in RECOMMENDATIONS.
     ),
 )
 """RECOMMENDATIONS with one row for each item of a list."""

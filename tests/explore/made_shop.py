@@ -12,6 +12,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
+from kdlib.config.experiment import ExperimentConfig
 from kdlib.inference.recommender import Recommender
 from kdlib.models.files import save_model, save_rules
 from kdlib.models.rules import RuleSettings, SequentialRules
@@ -116,7 +117,13 @@ def put_lists(root: Path, ds: str) -> None:
     folders = (str(partitions.current(root, f"{name}", ds)) for name in ("models/student", *_FEATURES))
     histories = pq.read_table(partitions.current(root, "histories", ds))
     recommend = Recommender(
-        *folders, k=K, because=1, item_block=32, generated_at=datetime.fromisoformat(f"{ds}T23:00:00Z"), threads=1
+        *folders,
+        k=K,
+        because=1,
+        item_block=32,
+        generated_at=datetime.fromisoformat(f"{ds}T23:00:00Z"),
+        threads=1,
+        experiment=ExperimentConfig(salt="s", variants={"blue": 0.5, "green": 0.5}),
     )
     rows = recommend(histories).to_pylist()
     counts = {source: sum(row["source"] == source for row in rows) for source in ("model", "popular")}

@@ -62,6 +62,7 @@ def test_a_list_is_the_published_row(run: Run) -> None:
         "generated_at",
         "because_item_ids",
         "item_sources",
+        "variant",
     }
     assert (len(row["item_ids"]), len(row["scores"]), row["source"]) == (K, K, "model")
     assert data.read_list(run.folder(LISTS), "nobody") is None

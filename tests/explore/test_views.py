@@ -51,6 +51,7 @@ def test_a_user_s_page_has_every_part(shop: Shop, run: Run) -> None:
         "User user0005",
         "5 interactions, newest first",
         "Made by the model (version ",
+        "UTC. Variant of the A/B test: green. The list",
         "because of Red lamp 27",
         "how each item has moved since 21\u00a0Nov",
         "Gone since 21",

@@ -29,6 +29,7 @@ def test_a_user_twice_in_histories_and_lists_is_found(tmp_path):
         ({"user_id": "a"}, "each user of the histories exactly once.* In row 1, .* has user a and .* user b"),
         ({"user_id": "c"}, "each user of the histories exactly once.* In row 1, .* has user c and .* user b"),
         ({"because_item_ids": [["x"], []]}, "has reasons, but recommend.because is 0"),
+        ({"variant": "b"}, "has the variant b, expected none, because the run config has no section experiment"),
         (None, "In row 1, after user a, it has no user and the histories have user b"),
     ],
 )
@@ -39,7 +40,7 @@ def test_the_written_table_is_checked(tmp_path, row, message):
     pq.write_table(pa.table({"user_id": ["a", "b"]}), tmp_path / "histories" / "part-00000.parquet")
     first = {"user_id": "a", "item_ids": ["x", "y"], "scores": [2.0, 1.0], "source": "model"}
     second = {"user_id": "b", "item_ids": ["y", "z"], "scores": [2.0, 1.0], "source": "popular"}
-    schema = pa.schema([RECOMMENDATIONS.schema.field(name) for name in [*first, "because_item_ids"]])
+    schema = pa.schema([RECOMMENDATIONS.schema.field(name) for name in [*first, "because_item_ids", "variant"]])
     rows = [first] if row is None else [first, second | row]
     files = {"good/part-00000": [first], "good/part-00001": [second], "bad/part-00000": rows}
     for name, part in files.items():
@@ -50,12 +51,32 @@ def test_the_written_table_is_checked(tmp_path, row, message):
         check_recommendations(tmp_path / "bad", tmp_path / "histories", **limits)
 
 
+@pytest.mark.parametrize("wrong", [None, "c"])
+def test_each_user_of_an_ab_test_has_one_of_its_variants(tmp_path, wrong):
+    """A user without a variant, or with another test's, is an error that names the variants."""
+    schema = pa.schema(
+        [field for field in RECOMMENDATIONS.schema if field.name not in ("model_version", "generated_at")]
+    )
+    for name, variant in (("good", "b"), ("bad", wrong)):
+        (tmp_path / name).mkdir()
+        rows = [
+            {"user_id": user, "item_ids": ["x"], "scores": [1.0], "source": "model", "variant": of_user}
+            for user, of_user in (("a", "a"), ("b", variant))
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / name / "part-00000.parquet")
+    limits = {"k": 2, "because": 0, "unavailable": frozenset(), "item_ids": pa.array(["x"])}
+    limits["variants"] = frozenset({"a", "b"})
+    assert check_recommendations(tmp_path / "good", tmp_path / "good", **limits) == {"model": 2, "popular": 0}
+    with pytest.raises(ContractError, match=f"has the variant {wrong}, expected a, b"):
+        check_recommendations(tmp_path / "bad", tmp_path / "good", **limits)
+
+
 def test_the_users_are_compared_a_batch_at_a_time(tmp_path, monkeypatch):
     """Files and batches may be cut at other places. An extra user is found, and no column is read as a whole."""
     monkeypatch.setattr(pq, "read_table", lambda *_, **__: pytest.fail("a column of ids is read whole"))
     users = [f"u{number:06}" for number in range(70_000)]
     lists = pa.table({"user_id": users}).append_column("source", pa.array(["model"] * len(users)))
-    for name in ("item_ids", "scores", "because_item_ids"):
+    for name in ("item_ids", "scores", "because_item_ids", "variant"):
         field = RECOMMENDATIONS.schema.field(name)
         empty = pa.array([None if field.nullable else []] * len(users), field.type)
         lists = lists.append_column(field, empty)

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from kdlib.config.experiment import ExperimentConfig
 from kdlib.errors import ContractError, ModelError
 from kdlib.inference import recommender
 from kdlib.inference.checks import check_recommendations
@@ -86,7 +87,7 @@ def store(tmp_path):
         tmp_path / "statistics" / "part-00000.parquet",
     )
 
-    def with_model(model, *, k=5, because=0):
+    def with_model(model, *, k=5, because=0, experiment=None):
         facts = {"vocabulary_hash": vocabulary_hash(ids[: model.num_items]), "vocabulary_version": "v1"}
         save_model(tmp_path / "model", model, model.state_dict(), facts)
         return Recommender(
@@ -98,6 +99,7 @@ def store(tmp_path):
             item_block=32,
             generated_at=END_OF_DAY,
             threads=1,
+            experiment=experiment,
         )
 
     return with_model
@@ -177,6 +179,31 @@ def test_reasons_are_a_column_that_changes_no_other(store):
     assert (len(a), b, c, len(d)) == (5, None, [["item005"]] * 5, 3)
     assert {name for reasons in a for name in reasons} <= {"item001", "item002", "item004"}
     assert all(len(reasons) <= 2 for reasons in a + d)
+
+
+def test_an_experiment_is_a_column_that_changes_no_other(store):
+    """Each user has a variant of the test. Lists, scores and sources are those of a run without a test, where it is null."""
+    rows = [(f"user{number}", [1, 2, 4], [0, 0, 1]) for number in range(40)]
+    model, experiment = tiny_model(), ExperimentConfig(salt="s", variants={"a": 0.4, "b": 0.4}, holdout=0.2)
+    plain, found = store(model)(histories(*rows)), store(model, experiment=experiment)(histories(*rows))
+    assert found.schema.equals(RECOMMENDATIONS.schema)
+    assert found.drop_columns(["variant"]).equals(plain.drop_columns(["variant"]))
+    assert plain["variant"].null_count == len(rows)
+    assert set(found["variant"].to_pylist()) == {"a", "b", "holdout"}
+
+
+def test_users_keep_their_variant_over_ten_nights_and_two_recipes(store):
+    """Users, histories and models change from night to night; another run config with the same test has other lists."""
+    experiment = ExperimentConfig(salt="s", variants={"a": 0.4, "b": 0.4}, holdout=0.2)
+    seen = {}
+    for night in range(1, 11):
+        rows = [(f"user{number}", [number % 7, night], [0, 1]) for number in range(night // 2, 20 * night)]
+        for recipe in (tiny_model(kind="gru"), tiny_model(num_items=40 + night)):
+            found = store(recipe, k=3, experiment=experiment)(histories(*rows))
+            tonight = dict(zip(found["user_id"].to_pylist(), found["variant"].to_pylist(), strict=True))
+            assert {user: seen.get(user, variant) for user, variant in tonight.items()} == tonight
+            seen |= tonight
+    assert len(seen) == 200
 
 
 def test_reasons_are_items_without_which_the_score_is_lower(store):

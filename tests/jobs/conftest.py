@@ -67,6 +67,7 @@ NIGHT: dict[str, Any] = SMALL | {
         "lists": {"similar_items": 5, "bought_together": 5, "popular_items": 8, "buy_again": 5},
         "long_form": True,
     },
+    "experiment": {"salt": "spring-2026", "variants": {"control": 0.45, "treatment": 0.45}, "holdout": 0.1},
 }
 """Run config of the fixture `night`. `runtime/test_ray_jobs.py` runs it on a cluster."""
 

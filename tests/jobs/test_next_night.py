@@ -71,6 +71,10 @@ def test_the_next_night_is_killed_and_goes_on(night_to_change: tuple[Path, Path,
     codes = dict(zip(*histories.select(["user_id", "user_values"]).to_pydict().values(), strict=True))
     assert [codes[user] for user in people[:3]] == [[1], [2], [0]]
     assert {tuple(codes[user]) for user in codes.keys() - set(people)} == {(0,)}, "the list lacks the new users"
+    tables = (pq.read_table(partitions.current(root, "recommendations", ds)) for ds in (DS, tomorrow))
+    first, second = (dict(zip(one["user_id"].to_pylist(), one["variant"].to_pylist(), strict=True)) for one in tables)
+    assert first.keys() & second.keys()
+    assert {user: second.get(user, variant) for user, variant in first.items()} == first, "a user has another variant"
     nights = (
         json.loads((partitions.current(root, "models/teacher", ds) / "model.json").read_text()) for ds in (DS, tomorrow)
     )

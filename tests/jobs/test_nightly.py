@@ -99,10 +99,10 @@ def test_a_night_publishes_the_further_lists(night: tuple[Path, Path, str]) -> N
         ).fetchall()
         assert (1 <= longest <= k, repeats, only_available) == (True, 0, True), name
     long, wide = (f"'{folders[name]}/*.parquet'" for name in ("recommendations_long", "recommendations"))
-    back = f"select user_id, list(item_id order by rank), list(score order by rank) from {long} group by 1 order by 1"
-    assert (
-        duckdb.sql(back).fetchall() == duckdb.sql(f"select user_id, item_ids, scores from {wide} order by 1").fetchall()
-    )
+    ranked = "list(item_id order by rank), list(score order by rank)"
+    back = duckdb.sql(f"select user_id, any_value(variant), {ranked} from {long} group by 1 order by 1").fetchall()
+    assert back == duckdb.sql(f"select user_id, variant, item_ids, scores from {wide} order by 1").fetchall()
+    assert {variant for _, variant, *_ in back} == {"holdout", "control", "treatment"}
 
 
 def test_a_night_measures_what_its_lists_are_like(night: tuple[Path, Path, str]) -> None:

@@ -16,6 +16,7 @@ from jobs.runtime import actors, runner
 from jobs.runtime.ray_cluster import start_ray
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError, ModelError, UnreachableError
+from kdlib.experiments import variants
 from kdlib.models.files import save_model
 from kdlib.models.sequence import SequenceModel
 from kdlib.models.vocabulary_hash import vocabulary_hash
@@ -37,6 +38,7 @@ def config_for(root, **recommend_settings):
             "output_dir": str(root),
             "input": {"simulate": {}},
             "recommend": {"k": 4, "because": 2, "actors": 2, "batch_size": 64, **recommend_settings},
+            "experiment": {"salt": "spring-2026", "variants": {"control": 0.45, "treatment": 0.45}, "holdout": 0.1},
             "ray": {"num_cpus": 3, "object_store_megabytes": 100},
         }
     )
@@ -248,7 +250,10 @@ def test_more_actors_than_cpus_are_refused(copy):
 
 @pytest.mark.e2e
 def test_other_engines_read_the_same_rows(store, spark):
-    """pyarrow, pandas, DuckDB, Polars and Spark read the same lists, reasons and nulls through the link, `ds` as a partition."""
+    """pyarrow, pandas, DuckDB, Polars and Spark read the same lists, reasons and nulls through the link, `ds` as a partition.
+
+    The documented SQL gives the users' variants.
+    """
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
     folder = store / "recommendations"
     names = ("user_id", "item_ids", "scores", "because_item_ids")
@@ -272,8 +277,11 @@ def test_other_engines_read_the_same_rows(store, spark):
     assert lazy.select(names).rows() == want
     assert lazy["ds"].cast(str).unique().to_list() == [DS]
 
-    rows = spark.read.parquet(str(folder)).orderBy("user_id").collect()
+    expression = (variants.__doc__ or "").partition("    case")[2].partition("\n\n")[0]
+    rows = spark.read.parquet(str(folder)).selectExpr("*", f"case{expression} as by_sql").orderBy("user_id").collect()
     assert [tuple(row[name] for name in names) for row in rows] == want
+    assert [row.by_sql for row in rows] == [row.variant for row in rows]
+    assert {row.by_sql for row in rows} == {"holdout", "control", "treatment"}
     assert {str(row.ds) for row in rows} == {DS}
 
 
@@ -311,8 +319,8 @@ def test_show_prints_history_and_list(store, shown):
         "  2026-11-12 12:00  cart       Title 47",
     ]
     assert text[4].startswith("recommended on 2026-11-22 (source model, model version ")
-    assert text[4].endswith(", data until 2026-11-23 00:00 UTC):")
     best = read_rows(store)[3]
+    assert text[4].endswith(f", data until 2026-11-23 00:00 UTC, variant {best['variant']}):")
     index = int(best["item_ids"][0].removeprefix("item"))
     title = f"Title {index}" if index % 2 else best["item_ids"][0]
     assert text[5].split(maxsplit=2) == ["1", f"{best['scores'][0]:.4f}", title]

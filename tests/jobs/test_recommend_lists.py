@@ -87,6 +87,7 @@ def shop(tmp_path: Path) -> Path:
             "source": "model",
             "model_version": "m",
             "generated_at": datetime(2026, 11, 23, tzinfo=UTC),
+            "variant": f"v{first}",
         }
         for first, user in enumerate(["anna", "bert", "cleo", "dora"])
     ]
@@ -126,12 +127,12 @@ def test_each_list_is_a_table(shop, capsys):
     assert all(len(items) == 2 and not {item, NEW, UNAVAILABLE} & set(items) for item, items in similar.items())
     long = [tuple(row.values()) for row in read(shop, "recommendations_long")]
     assert long == [
-        ("anna", "item0", 1, 1.5),
-        ("anna", "item1", 2, 1.0),
-        ("anna", "item2", 3, 0.5),
-        ("bert", "item1", 1, 1.0),
-        ("bert", "item2", 2, 0.5),
-        ("cleo", "item2", 1, 0.5),
+        ("anna", "item0", 1, 1.5, "v0"),
+        ("anna", "item1", 2, 1.0, "v0"),
+        ("anna", "item2", 3, 0.5, "v0"),
+        ("bert", "item1", 1, 1.0, "v1"),
+        ("bert", "item2", 2, 0.5, "v1"),
+        ("cleo", "item2", 1, 0.5, "v2"),
     ]
     assert "recommend_lists: buy_again: 2 rows → " in capsys.readouterr().out
 

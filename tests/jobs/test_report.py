@@ -15,6 +15,7 @@ from jobs.runtime import summary
 from kdlib.config.run import RunConfig
 from kdlib.errors import InputError
 from kdlib.release import promotions
+from kdlib.report.user_text import format_user
 from kdlib.report.users import read_user
 from kdlib.store import list_tables, partitions, tables
 from tests import stages
@@ -375,10 +376,10 @@ def test_a_failing_report_does_not_fail_the_night(two_nights, capsys, monkeypatc
     assert not list((two_nights / "_staging").iterdir())
 
 
-def test_reasons_are_read_where_the_table_has_them(two_nights):
-    """`because_item_ids` gives the titles behind each recommendation.
+def test_reasons_and_variant_are_read_where_the_table_has_them(two_nights):
+    """`because_item_ids` gives the titles behind each recommendation, `variant` the user's place in an A/B test.
 
-    Nulls, or a table without the column, give none.
+    Nulls, or a table of an earlier version without the columns, give none.
     """
     assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]
     schema = list_tables.RECOMMENDATIONS.schema
@@ -390,11 +391,16 @@ def test_reasons_are_read_where_the_table_has_them(two_nights):
         "model_version": "m",
         "generated_at": datetime(2026, 11, 23, tzinfo=UTC),
         "because_item_ids": [["i0", "i3"], []],
+        "variant": "treatment",
     }
     put(two_nights, "recommendations", [row], schema=schema)
     user = read_user(two_nights, DS, "ann")
     assert [item.title for item in user.recommended] == ["i2", "<b>blue</b> lamp"]
     assert [item.because for item in user.recommended] == [("red lamp", "boots"), ()]
-    del row["because_item_ids"]
-    put(two_nights, "recommendations", [row], schema=schema.remove(schema.get_field_index("because_item_ids")))
+    assert "2026-11-23 00:00 UTC, variant treatment):" in format_user(two_nights, DS, "ann")
+    for name in ("because_item_ids", "variant"):
+        del row[name]
+        schema = schema.remove(schema.get_field_index(name))
+    put(two_nights, "recommendations", [row], schema=schema)
     assert [item.because for item in read_user(two_nights, DS, "ann").recommended] == [(), ()]
+    assert "2026-11-23 00:00 UTC):" in format_user(two_nights, DS, "ann")

@@ -85,6 +85,7 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
     assert isinstance(choice, click.Choice)
     assert {stage.name for stage in STAGES} < set(choice.choices) <= set(cli.commands)
     assert set(cli.commands) - set(choice.choices) == {
+        "abtest",
         "benchmark",
         "init",
         "validate",
