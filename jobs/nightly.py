@@ -49,7 +49,7 @@ def night(invocation: Invocation, *, force: str = "") -> int:
     for config in begun or (telemetry.readable(invocation) if status == ConfigError.exit_status else []):
         telemetry.write_or_warn(config, status)
     for config in begun:
-        tracking.end(config, invocation, status, *reasons)
+        tracking.end(config, status, *reasons, reload=invocation.load)
     return status
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from jobs.runtime.command import Invocation
 from jobs.runtime.console import engine_output_to, log_file, one_line, warn
 from jobs.runtime.extras import check_tracking_extras
 from jobs.runtime.names import models_of
@@ -58,18 +57,19 @@ def begin(config: RunConfig) -> None:
         _tell(config, lambda: _run(config, "RUNNING", begun), what=config.day)
 
 
-def end(config: RunConfig, invocation: Invocation, status: int, reason: str = "") -> None:
+def end(config: RunConfig, status: int, reason: str = "", *, reload: Callable[[], RunConfig] | None = None) -> None:
     """Record how a run has ended and all that is published of it; the alias then follows the run in use.
 
     Args:
-      config: the run config as it was at the start.
-      invocation: to read it again, because now the default recipe knows the size of the data.
+      config: the run config.
       status: the exit status of the run.
       reason: why it has not ended well; may be empty.
+      reload: reads the run config again, if it is from before the features: only then does the default recipe know the
+        size of the data.
     """
 
     def run() -> dict[str, Any]:
-        now = invocation.load()
+        now = reload() if reload else config
         outcome = {"outcome": OUTCOMES.get(status, "failed"), "exit_status": str(status), "reason": reason}
         try:
             made = _made(now)

@@ -176,6 +176,16 @@ def test_a_night_outlives_the_server_and_is_recorded_later(tracked, last_steps, 
     assert "warning" not in capfd.readouterr().out
 
 
+def test_stages_that_run_one_by_one_are_recorded(tracked, server, monkeypatch):
+    """A scheduler tells the exit status with `telemetry --status`. That needs no text file for Prometheus."""
+    monkeypatch.setattr(tracking, "ask", lambda config, asked: track(asked))
+    put_night(tracked, "2024-12-04")
+    assert run("telemetry", tracked, "--ds", "2024-12-04", "--status", "143") == 0
+    [ended] = runs(server, "2024-12-04")
+    assert (ended.info.status, ended.data.tags["outcome"]) == ("KILLED", "stopped")
+    assert ended.data.metrics["gate/history_length"] == 12.5
+
+
 def test_a_damaged_table_does_not_hide_how_a_night_ended(tracked, last_steps, server, monkeypatch):
     """The outcome is recorded without figures, and a tag says what could not be read."""
 
