@@ -11,8 +11,6 @@ from typing import Any
 NIGHT = "distilrec.night"
 """Tag of an MLflow run: the same for all attempts at a date."""
 ALIAS = "in-use"
-MOST = {"metrics": 1000, "params": 100, "tags": 100}
-"""How many of each MLflow takes in one call."""
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 """Characters of a value."""
 
@@ -69,14 +67,12 @@ def _record(client: Any, experiment: str, run: dict[str, Any]) -> None:
 
     settings = {name: _text(value)[:LONGEST_PARAM] for name, value in run["settings"].items()}
     run_id = _run_of(client, experiment, run, settings)
-    new = {
-        "metrics": [Metric(name, value, run["time"], step) for name, value, step in run["figures"]],
-        "params": [] if run["status"] == "RUNNING" else [Param(name, value) for name, value in settings.items()],
-        "tags": [RunTag(name, value[:LONGEST_TAG]) for name, value in run["tags"].items()],
-    }
-    for kind, rows in new.items():
-        for first in range(0, len(rows), MOST[kind]):
-            client.log_batch(run_id, **{kind: rows[first : first + MOST[kind]]})
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, run["time"], step) for name, value, step in run["figures"]],
+        params=[] if run["status"] == "RUNNING" else [Param(name, value) for name, value in settings.items()],
+        tags=[RunTag(name, value[:LONGEST_TAG]) for name, value in run["tags"].items()],
+    )
     if run["status"] == "RUNNING":
         client.update_run(run_id, status="RUNNING")
     else:

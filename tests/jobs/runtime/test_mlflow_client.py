@@ -64,7 +64,7 @@ def test_other_settings_are_another_run(asked):
 
 
 def test_figures_count_once(asked):
-    """Many figures go in several calls. Each epoch is a step; the same figures again change nothing."""
+    """Each epoch is a step, of any number of epochs. The same figures again change nothing."""
     figures = [("student/epoch/kl", 1 / epoch, epoch) for epoch in range(1, 1_203)]
     asked["run"] |= {"status": "FINISHED", "figures": [*figures, ("student/ndcg_at_10/low", 0.2, 0)]}
     track(asked)
