@@ -9,7 +9,7 @@ from datetime import date, timedelta
 
 from jobs.pipeline import STAGES
 from jobs.plan import plan
-from jobs.runtime import budget, telemetry
+from jobs.runtime import budget, telemetry, tracking
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, log_file, one_line, say, warn
 from jobs.runtime.delivery import check
@@ -27,22 +27,29 @@ from kdlib.release import promotions
 
 
 def night(invocation: Invocation, *, force: str = "") -> int:
-    """Run one date, and give monitoring the exit status; returns the exit status.
+    """Run one date, and give monitoring and the tracker the outcome; returns the exit status.
 
     Args:
       invocation: run config, date and overrides.
       force: why failed gates are overruled. Empty: they are not.
     """
-    begun = list[RunConfig]()
+    begun, reasons = list[RunConfig](), list[str]()
 
     def run(config: RunConfig) -> None:
+        tracking.check(config)
         begun.append(config)
-        run_stages(config, invocation, force=force)
+        try:
+            run_stages(config, invocation, force=force)
+        except BaseException as error:
+            reasons.append(one_line(error))
+            raise
 
     status = execute("nightly", invocation, run)
     # a run that did not begin tells monitoring nothing, unless its run config is wrong
     for config in begun or (telemetry.readable(invocation) if status == ConfigError.exit_status else []):
         telemetry.write_or_warn(config, status)
+    for config in begun:
+        tracking.end(config, status, *reasons, reload=invocation.load)
     return status
 
 
@@ -73,6 +80,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
     last_spark = [stage for stage in stages if stage.engine == "spark"][-1:]
     with engine_output_to(log):
         say(f"nightly: {config.name}, {config.day}, output in {config.place()}, engine logs in {log.parent}")
+    tracking.begin(config)
     ray_block = ExitStack()
     try:
         for number, stage in enumerate(stages):

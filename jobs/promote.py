@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from jobs.runtime import telemetry
+from jobs.runtime import telemetry, tracking
 from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
 from jobs.runtime.names import lists_of, models_of
@@ -17,12 +17,14 @@ from kdlib.store import partitions
 
 
 def run(config: RunConfig, *, reason: str = "") -> None:
-    """Promote the run's date, and give monitoring the outcome."""
+    """Promote the run's date, and give monitoring and the tracker the outcome."""
     try:
         promoted = promote(config, reason=reason)
     except DeliveryError:  # the run is in use nevertheless
         telemetry.write_or_warn(config, DeliveryError.exit_status)
+        tracking.follow(config)
         raise
+    tracking.follow(config)
     if promoted:  # 0 replaces the exit status of an earlier attempt
         telemetry.write_or_warn(config, 0)
     else:

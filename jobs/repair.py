@@ -1,5 +1,6 @@
 """Find what is damaged in an output folder, and mend it: `distilrec repair`, then `distilrec repair --yes`."""
 
+from jobs.runtime import tracking
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import say, warn
 from jobs.runtime.lock import held_dates
@@ -52,6 +53,8 @@ def mend(config: RunConfig) -> list[Fault]:
             say(f"  {fault.what}\n    done: {fault.remedy}")
             num_mended += 1
         left = faults(root, lambda: held_dates(config), alone=True)
+    if num_mended:
+        tracking.follow(config)
     for fault in left:
         say(f"  {fault.what}\n    {'not done' if fault.mend else 'by hand'}: {fault.remedy}")
     _say_busy(config)

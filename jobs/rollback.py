@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from datetime import date
 
 from jobs.pipeline import STAGES, stage_named
-from jobs.runtime import telemetry
+from jobs.runtime import telemetry, tracking
 from jobs.runtime.console import one_line, say, warn
 from jobs.runtime.delivery import check, deliver_and_tell
 from jobs.runtime.lock import run_lock
@@ -33,6 +33,7 @@ def run(config: RunConfig, to: str, reason: str) -> None:
         else:
             telemetry.tell(config)
     finally:
+        tracking.follow(config)
         _remake_pages(config, to)
 
 

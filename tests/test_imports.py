@@ -25,6 +25,8 @@ ENGINES = {
     "triton",
     "nicegui",
     "duckdb",
+    "mlflow",
+    "openlineage",
 }
 ALLOWED_ENGINES = {
     "features": {"pyspark", "pyarrow"},

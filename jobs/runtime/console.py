@@ -152,7 +152,7 @@ def log_file(config: RunConfig, stage: str) -> Path:
     return config.root / "logs" / f"ds={config.day}" / f"{stage}.log"
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The first line of an error's text that is not blank."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0][:500] if lines else ""

@@ -2,10 +2,13 @@
 
 from importlib.util import find_spec
 
+from kdlib.config.operations import TrackingConfig
 from kdlib.errors import ConfigError, extra_hint
 
 SEARCH = ("bm25s", "Stemmer", "rapidfuzz", "transformers")
 EXPLORE = ("nicegui", "duckdb")
+MLFLOW = ("mlflow", "sqlalchemy", "alembic")
+OPENLINEAGE = ("openlineage",)
 
 
 def check_search_extra() -> None:
@@ -16,6 +19,14 @@ def check_search_extra() -> None:
 def check_explore_extra() -> None:
     """Raise ConfigError where a package of the extra `explore` is missing."""
     _check("`distilrec explore`", "explore", EXPLORE)
+
+
+def check_tracking_extras(tracking: TrackingConfig) -> None:
+    """Raise ConfigError where a package of an extra is missing that the section needs."""
+    if tracking.mlflow:
+        _check("tracking.mlflow", "mlflow", MLFLOW)
+    if tracking.openlineage:
+        _check("tracking.openlineage", "openlineage", OPENLINEAGE)
 
 
 def _check(what: str, extra: str, packages: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from jobs.runtime.code import code_of
 from jobs.runtime.console import say
+from jobs.runtime.lineage import lineage
 from jobs.runtime.ray_cluster import start_ray
 from jobs.runtime.stage import Found, Input, Job, Part, Stage
 from kdlib.config.run import RunConfig
@@ -55,9 +56,9 @@ def run_stage(
         return {}
     module = importlib.import_module(stage.module)
     if stage.acts:
-        for part in stage.parts_of(config):
-            _inputs_of(config, stage, part, pipeline)
-        module.run(config, **(options or {}))
+        needed = [_inputs_of(config, stage, part, pipeline) for part in stage.parts_of(config)]
+        with lineage(config, stage.name, needed):
+            module.run(config, **(options or {}))
         return {}
     if hasattr(module, "wait_for_input"):
         module.wait_for_input(config)
@@ -76,7 +77,10 @@ def run_stage(
     if stale:
         with start_ray(config) if stage.engine == "ray" else nullcontext():
             for jobs in [stale] if stage.together else [[job] for job in stale]:
-                made |= _build(stage, module, jobs)
+                makes = [name for job in jobs for name in job.part.makes]
+                with lineage(config, stage.name, [job.inputs for job in jobs], makes) as built:
+                    built |= _build(stage, module, jobs)
+                made |= built
     if hasattr(module, "tell"):
         module.tell(config, made)
     return made

@@ -223,6 +223,34 @@ class TelemetryConfig(Section):
     folder of the node exporter's textfile collector, which Prometheus scrapes."""
 
 
+class MlflowConfig(Section):
+    """An MLflow tracker: each run of a date is one MLflow run, and the alias `in-use` of the registered model follows the
+    run in use. Needs the extra `mlflow`. Credentials come from the environment (`MLFLOW_TRACKING_TOKEN`, …)."""
+
+    uri: str | None = None
+    """A server (`http://mlflow:5000`) or a database (`sqlite:////shared/mlflow.db`). null: `MLFLOW_TRACKING_URI` names
+    it."""
+    experiment: str | None = None
+    """The experiment of the runs. null: the name of the run config."""
+    model: Annotated[str, Field(pattern=r"^[\w. -]+$")] | None = None
+    """The registered model of the student. null: the name of the run config. Two output folders cannot share one."""
+
+
+class OpenLineageConfig(Section):
+    """A receiver of OpenLineage events, one at the start and one at the end of each stage. Needs the extra
+    `openlineage`."""
+
+    url: Annotated[str, Field(pattern=r"^https?://.|^\$")]
+    """The receiver, such as `http://marquez:5000`. Its key comes from the environment (`OPENLINEAGE_API_KEY`)."""
+
+
+class TrackingConfig(Section):
+    """Where runs, models in use and lineage are recorded. A tracker that fails is a warning, and the run goes on."""
+
+    mlflow: MlflowConfig | None = None
+    openlineage: OpenLineageConfig | None = None
+
+
 class SparkConfig(Section):
     """The Spark that builds the features."""
 

@@ -29,6 +29,7 @@ from kdlib.config.operations import (
     SearchConfig,
     SparkConfig,
     TelemetryConfig,
+    TrackingConfig,
 )
 from kdlib.errors import ConfigError
 
@@ -68,6 +69,7 @@ class RunConfig(Section):
     delivery: Annotated[DeliveryConfig | None, OPERATIONAL] = None
     """If given, the tables in use are copied to a place where others read them."""
     telemetry: Annotated[TelemetryConfig | None, OPERATIONAL] = None
+    tracking: Annotated[TrackingConfig, OPERATIONAL] = TrackingConfig()
     spark: Annotated[SparkConfig, OPERATIONAL] = SparkConfig()
     ray: Annotated[RayConfig, OPERATIONAL] = RayConfig()
 
