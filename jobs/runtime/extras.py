@@ -5,12 +5,18 @@ from importlib.util import find_spec
 from kdlib.errors import ConfigError, extra_hint
 
 SEARCH = ("bm25s", "Stemmer", "rapidfuzz", "transformers")
+EXPORT = ("onnx", "onnxscript", "onnxruntime")
 EXPLORE = ("nicegui", "duckdb")
 
 
 def check_search_extra() -> None:
     """Raise ConfigError where a package of the extra `search` is missing."""
     _check("product search", "search", SEARCH)
+
+
+def check_export_extra() -> None:
+    """Raise ConfigError where a package of the extra `onnx` is missing."""
+    _check("the section export", "onnx", EXPORT)
 
 
 def check_explore_extra() -> None:

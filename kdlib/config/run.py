@@ -21,6 +21,7 @@ from kdlib.config.models import DistillationConfig, ObjectiveConfig, StudentConf
 from kdlib.config.operations import (
     DeliveryConfig,
     EvaluationConfig,
+    ExportConfig,
     GatesConfig,
     RayConfig,
     RecommendConfig,
@@ -57,6 +58,8 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     recommend: RecommendConfig = RecommendConfig()
+    export: ExportConfig | None = None
+    """If given, the run also publishes `export`, the student for other systems."""
     search: SearchConfig | None = None
     """If given, the run also publishes `search_rankings`."""
     privacy: PrivacyConfig = PrivacyConfig()
