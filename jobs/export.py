@@ -89,7 +89,8 @@ def _write_card(job: Job, statistics: Path, check: Mapping[str, Any]) -> None:
 
     config, student = job.config, job.config.student
     histories = job.inputs["histories"].manifest.details
-    untrained = pc.call_function("equal", [pq.read_table(statistics, columns=["num_train"])["num_train"], 0])
+    learnt_from = "num_interactions" if student.refit else "num_train"
+    untrained = pc.call_function("equal", [pq.read_table(statistics, columns=[learnt_from])[learnt_from], 0])
     write_card(
         job.output,
         CardSources(
@@ -116,18 +117,18 @@ def _recipe(config: RunConfig) -> dict[str, Any]:
     distillation = config.distillation
     return {
         "teachers": [_teacher(one) for one in config.teachers],
-        "loss": "CE + kl_weight · temperature² · KL(teachers ‖ student), over all items",
+        "loss": "CE + kl_weight · temperature² · KL(teachers ‖ student)",
         **distillation.model_dump(include={"mode", "kl_weight", "temperature", "targets", "hidden_weight"}),
         "training_loss": config.training.resolve(config.student.train).loss,
     }
 
 
 def _teacher(teacher: TeacherConfig) -> dict[str, Any]:
-    reads = {"titles": teacher.text is not None, "features": bool(teacher.features)}
-    read = {"reads": " and ".join(name for name, does in reads.items() if does)} if any(reads.values()) else {}
     if not teacher.is_trained:
-        return {"name": teacher.name, "kind": "rules" if teacher.rules else "function"} | read
-    return {"name": teacher.name, "kind": teacher.model.kind, "width": teacher.model.dim} | read
+        return {"name": teacher.name, "kind": "rules that count" if teacher.rules else "a function of the shop's own"}
+    read = [name for name, does in (("titles", teacher.text), ("features", teacher.features)) if does]
+    reads = {"reads": f"reads {' and '.join(read)}"} if read else {}
+    return {"name": teacher.name, "kind": teacher.model.kind, "width": f"width {teacher.model.dim}"} | reads
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
@@ -135,7 +136,9 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     made = manifests["export"]
     sizes = {file["path"]: file["bytes"] for file in made.files}
     check = made.details["check"]
-    equal = [f"{form} {check[form]['equal_lists']:.1%}" for form in ("float32", "int8") if form in check]
+    equal = [
+        f"{form} {check[form]['equal_lists']:.1%}" for form in ("float32", "int8") if form in check and check["users"]
+    ]
     compared = f"lists equal to the table's: {', '.join(equal)}" if equal else "no lists compared, because of the rules"
     graphs = sum(size for name, size in sizes.items() if name in ("encoder.onnx", "topk.onnx"))
     say(

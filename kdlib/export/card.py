@@ -33,7 +33,7 @@ class CardSources:
     funnel: Mapping[str, Any]
     """From the manifest of the histories."""
     untrained_items: int
-    """Items without training interactions."""
+    """Items without interactions that the student was trained on."""
     reads_content: bool
     """The student learnt from titles, features or item codes, too."""
     pseudonyms: bool
@@ -117,8 +117,7 @@ def _limits(one: CardSources) -> Iterator[str]:
             f"{refused:,} of the users compared have rules that choose items together (at_most, new_items, pins). The graphs"
             " cannot apply these rules, and the reference reader refuses such users."
         )
-    if "int8" in one.check:
-        found = one.check["int8"]
+    if (found := one.check.get("int8")) and found["equal_lists"] is not None:
         yield (
             f"With the int8 graphs {found['equal_lists']:.1%} of the lists equal the table's, and"
             f" {found['shared_items']:.1%} of the table's items are in them."
@@ -130,7 +129,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"# Model card: the student of {facts['name']}, {facts['ds']}"
     yield ""
     yield (
-        f"Version {student['version']}: {_kind(student)} of width {student['dim']} with {student['parameters']:,} parameters,"
+        f"Version {student['version']}: {_kind(student)}, item vectors of width {student['dim']}, {student['parameters']:,} parameters,"
         f" {student['parameters_without_item_tables']:,} of them outside the item tables. It recommends the next item."
     )
     yield from _section("Data")
@@ -139,9 +138,11 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if reasons := data["quarantined_by_reason"]:
         yield "- Quarantined: " + ", ".join(f"{name} {count:,}" for name, count in sorted(reasons.items())) + "."
     yield from _section("Recipe")
-    yield from (f"- {name.replace('_', ' ')}: {_in_words(value)}" for name, value in recipe.items())
+    yield from (f"- {name.replace('_', ' ')}: {value}" for name, value in recipe.items() if name != "teachers")
+    yield from (f"- teacher {one['name']}: {', '.join(map(str, list(one.values())[1:]))}" for one in recipe["teachers"])
     yield from _section("Quality")
     yield "Test users have one next item each, and all items are ranked. Intervals are 95%, by bootstrap over users."
+    yield ""
     yield from _table(facts["quality"])
     if facts["quality_by_segment"]:
         yield from _section("Quality by segment")
@@ -150,10 +151,11 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"- {gate['gate']}: {gate['status']}. {gate['text']}" for gate in facts["gates"])
     yield from _section("Files")
     yield from (f"- `{name}`: {size:,} bytes" for name, size in facts["files"].items())
-    if "float32" in (check := facts["lists_equal_to_the_table"]):
+    if (check := facts["lists_equal_to_the_table"])["users"]:
+        yield ""
         yield (
-            f"\nONNX Runtime made the lists of {check['users']:,} users from these files: {check['float32']['equal_lists']:.1%}"
-            " equal the table `recommendations`."
+            f"ONNX Runtime made the lists of {check['users']:,} users from these files: {check['float32']['equal_lists']:.1%} of them"
+            " equal the lists of the table `recommendations`."
         )
     yield from _section("Limits")
     yield from (f"- {line}" for line in facts["limits"])
@@ -172,18 +174,11 @@ def _section(title: str) -> tuple[str, ...]:
 
 def _kind(student: Mapping[str, Any]) -> str:
     if student["kind"] != "transformer":
-        return f"{student['kind'].upper()} ({student['layers']} layers)"
-    return f"Transformer ({student['block']}, {student['layers']} layers)"
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {inner}" for name, inner in value.items())
-    return "; ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
+        return f"{student['kind'].upper()} with {student['layers']} layer(s)"
+    return f"Transformer ({student['block']}) with {student['layers']} layer(s)"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield ""
     yield "| model | metric | value | interval | users |"
     yield "| --- | --- | --- | --- | --- |"
     for row in rows:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from kdlib.inference.list_rules import ListRules
 from kdlib.models.sequence import SequenceModel
@@ -66,4 +66,4 @@ def write_vectors(folder: Path, model: SequenceModel) -> None:
     with torch.no_grad():
         head_VW, bias_V = model.head()
     tensors = {"item_vectors": head_VW.contiguous()} | ({} if bias_V is None else {"bias": bias_V.contiguous()})
-    save_file(tensors, folder / VECTORS)
+    (folder / VECTORS).write_bytes(save(tensors))

@@ -28,8 +28,8 @@ HOW_TO_READ = (
     " are not available or that include and exclude leave out.",
     "A history without a known item gets the items with the most num_train × exp(bias), then num_interactions, then the"
     " smaller item_index. Their score is their share of all num_train.",
-    "Rules in not_in_onnx (at_most, new_items, pins) choose items together. The graphs score items one by one, so the reference"
-    " reader refuses users with these rules. `distilrec serve` and the table apply them.",
+    "Rules in not_in_onnx (at_most, new_items, pins) choose items together. The graphs score items one by one. A list without"
+    " these rules would break them unnoticed, so the reference reader refuses it. It gives candidates instead.",
 )
 
 

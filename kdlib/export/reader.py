@@ -93,23 +93,33 @@ class Reader:
     def list_of(
         self, history: History, *, user_values: Sequence[int] = (), segment: str | None = None, k: int | None = None
     ) -> TopItems:
-        """The list of a user.
+        """The list of a user, as in the table.
 
         Args:
           history: as `history_of_events` makes it.
-          user_values: [U], the user's codes, in the order of `policy["user_values"]`. None: all are unknown.
+          user_values: [U], the user's codes, in the order of `policy["user_values"]`. Missing codes are unknown values.
           segment: the user's value of `policy["segment_feature"]`.
           k: length of the list; None: as in the table.
 
         Raises:
           ValueError: the user's rules choose items together, which the graphs cannot do.
         """
-        rules = self.policy["segments"].get(segment, self.policy["default"])
-        if rules["not_in_onnx"]:
+        if rules := self.rules_of(segment)["not_in_onnx"]:
             raise ValueError(
-                f"the rules {', '.join(rules['not_in_onnx'])} choose items together, and the graphs score items one by one:"
-                " read the table `recommendations`, or ask `distilrec serve`"
+                f"the rules {', '.join(rules)} choose items together, and the graphs score items one by one: read the table"
+                " recommendations, or apply the rules to `candidates`"
             )
+        return self.candidates(history, user_values=user_values, segment=segment, k=k)
+
+    def rules_of(self, segment: str | None) -> dict[str, Any]:
+        """The rules of a segment of users, as in `policy.json`."""
+        return self.policy["segments"].get(segment, self.policy["default"])
+
+    def candidates(
+        self, history: History, *, user_values: Sequence[int] = (), segment: str | None = None, k: int | None = None
+    ) -> TopItems:
+        """The best items under all rules but those that choose items together. Arguments as in `list_of`."""
+        rules = self.rules_of(segment)
         items = np.array([self._index_of.get(item, -1) for item in history.item_ids], np.int64)
         known = items >= 0
         items, types, sessions = (
