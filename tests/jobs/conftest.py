@@ -67,6 +67,7 @@ NIGHT: dict[str, Any] = SMALL | {
         "lists": {"similar_items": 5, "bought_together": 5, "popular_items": 8, "buy_again": 5},
         "long_form": True,
     },
+    "export": {},
 }
 """Run config of the fixture `night`. `runtime/test_ray_jobs.py` runs it on a cluster."""
 
