@@ -213,16 +213,24 @@ def test_events_become_the_history_that_the_run_makes() -> None:
         history_of_events(policy | {"session_gap_seconds": None}, events)
 
 
-def test_an_export_that_makes_other_lists_is_an_error(shop: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """The error has the share of equal lists, the bound, and what to do."""
+@pytest.mark.parametrize(
+    ("segment", "change"),
+    [
+        ("default", {"seen_days": [0, 0, 0, 0]}),  # other lists
+        ("de", {"item_bias": "bias/fr"}),  # other scores, of users whose lists are not compared
+    ],
+)
+def test_an_export_that_makes_other_lists_is_an_error(
+    shop: tuple[Path, dict[str, Any]], tmp_path: Path, segment: str, change: dict[str, Any]
+) -> None:
+    """The error has the share of equal lists, the difference of scores, their bounds, and what to do."""
     export, places = shop
     wrong = tmp_path / "export"
     shutil.copytree(export, wrong)
     policy = json.loads((wrong / POLICY).read_text())
-    policy["default"]["seen_days"] = [0, 0, 0, 0]
+    (policy if segment == "default" else policy["segments"])[segment].update(change)
     (wrong / POLICY).write_text(json.dumps(policy))
-    with pytest.raises(
-        ModelError,
-        match=r"not make the published lists.*% of the lists of .* \(expected at least 99%\).*section export",
-    ):
+    share = r"100\.0%" if segment == "de" else r"\d+\.\d%"
+    said = rf"not make the published lists.* {share} of the lists of .* \(expected at least 99%\), and scores differ by up to .*"
+    with pytest.raises(ModelError, match=rf"{said}section export"):
         compare(wrong, **places)
