@@ -20,7 +20,8 @@ LEAST_EQUAL = 0.99
 """Least share of equal lists of the float32 graphs. Scores that are equal up to rounding may change places."""
 MOST_DIFFERENCE = 1e-3
 """Of scores of the float32 graphs. Other processors round otherwise."""
-MANY = 1 << 62
+CANDIDATES = 1000
+"""Most items whose scores are compared for a user whose rules the graphs cannot apply."""
 HISTORY = ("user_id", "item_indices", "event_types", "event_times", "session_numbers", "user_values")
 
 
@@ -59,7 +60,7 @@ def compare(
         reader, equal, shared, differences = Reader(folder, int8=form == "int8"), [], [], []
         for listed, history, segment in rows:
             refused = bool(reader.rules_of(segment)["not_in_onnx"])
-            k = MANY if refused else None  # the table's list is among all items
+            k = CANDIDATES if refused else None
             made = reader.candidates(history, user_values=listed["user_values"], segment=segment, k=k)
             score_of = dict(zip(made.item_ids, made.scores, strict=True))
             both = [
