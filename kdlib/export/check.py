@@ -81,13 +81,16 @@ def compare(
 
 
 def _judge(found: dict[str, Any]) -> None:
+    """Raise ModelError where the float32 graphs do not make the table's lists."""
     share, difference = (found["float32"][name] for name in ("equal_lists", "largest_score_difference"))
     if difference > MOST_DIFFERENCE or (share is not None and share < LEAST_EQUAL):
+        lists = (
+            "" if share is None else f"{share:.1%} of the lists are equal, expected at least {LEAST_EQUAL:.0%}, and "
+        )
         raise ModelError(
-            f"the export does not make the published lists: with ONNX Runtime {'no' if share is None else f'{share:.1%} of the'} lists"
-            f" of {found['users']:,} users equal the table recommendations (expected at least {LEAST_EQUAL:.0%}), and scores differ by up to"
-            f" {difference:g} (at most {MOST_DIFFERENCE:g}). Install the versions of torch, onnx and onnxruntime that distilrec's"
-            " constraints.txt names, or remove the section export"
+            f"with ONNX Runtime the export does not make the lists of recommendations: {lists}scores differ by up to"
+            f" {difference:g}, expected at most {MOST_DIFFERENCE:g}. Install the versions of torch, onnx and onnxruntime that"
+            " distilrec's constraints.txt names, or remove the section export"
         )
 
 

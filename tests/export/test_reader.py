@@ -231,6 +231,6 @@ def test_an_export_that_makes_other_lists_is_an_error(
     (policy if segment == "default" else policy["segments"])[segment].update(change)
     (wrong / POLICY).write_text(json.dumps(policy))
     share = r"100\.0%" if segment == "de" else r"\d+\.\d%"
-    said = rf"not make the published lists.* {share} of the lists of .* \(expected at least 99%\), and scores differ by up to .*"
-    with pytest.raises(ModelError, match=rf"{said}section export"):
+    said = rf"{share} of the lists are equal, expected at least 99%, and scores differ by up to .*, expected at most 0\.001"
+    with pytest.raises(ModelError, match=rf"not make the lists of recommendations: {said}.*section export"):
         compare(wrong, **places)
