@@ -25,11 +25,11 @@ class History(NamedTuple):
 
     item_ids: Sequence[str]
     event_types: ArrayLike
-    """[N], indices into `policy["event_types"]`."""
+    """N indices into `policy["event_types"]`."""
     times: ArrayLike
-    """datetime64[us] [N], UTC."""
+    """N times in UTC, as datetime64 or as text without an offset."""
     sessions: ArrayLike
-    """[N]: another number than before means another session."""
+    """N numbers: another number than before means another session."""
 
 
 class TopItems(NamedTuple):
@@ -97,7 +97,7 @@ class Reader:
 
         Args:
           history: as `history_of_events` makes it.
-          user_values: [U], the user's codes, in the order of `policy["user_values"]`. Missing codes are unknown values.
+          user_values: the user's codes, U of them, in the order of `policy["user_values"]`. Missing codes are unknown values.
           segment: the user's value of `policy["segment_feature"]`.
           k: length of the list; None: as in the table.
 

@@ -326,8 +326,7 @@ def _kept_folders(root: Path, step: _Step, keep: int, names: Collection[str]) ->
 
 def _folders_in(delivery: Delivered, names: Collection[str]) -> set[str]:
     """The folders of a delivery's files, relative to the place."""
-    paths = (file["path"] for name in names for file in delivery.files.get(name, []))
-    return {"/".join(path.split("/")[:3]) for path in paths}  # _versions/<table>/ds=…
+    return {file["path"].rpartition("/")[0] for name in names for file in delivery.files.get(name, [])}
 
 
 def _in_use(root: Path) -> Promotion:
