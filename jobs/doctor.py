@@ -57,6 +57,7 @@ def checks_of(config: RunConfig) -> dict[str, Check]:
         "C compiler": devices.check_compiler,
         "text encoder": lambda: places.check_encoders(config),
         "product search": lambda: places.check_search(config),
+        "export": lambda: places.check_export(config),
         "delivery": lambda: places.check_delivery(config),
     }
 

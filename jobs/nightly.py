@@ -13,7 +13,7 @@ from jobs.runtime import budget, telemetry, tracking
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, log_file, one_line, say, warn
 from jobs.runtime.delivery import check
-from jobs.runtime.extras import check_search_extra
+from jobs.runtime.extras import check_export_extra, check_search_extra
 from jobs.runtime.own_teachers import check_functions
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.published import versions
@@ -72,6 +72,8 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
     """
     if config.search:
         check_search_extra()
+    if config.export:
+        check_export_extra()
     check(config)
     check_functions(config)
     log, seconds = log_file(config, "nightly"), dict[str, float]()

@@ -190,6 +190,14 @@ STAGES: tuple[Stage, ...] = (
         otherwise="the run config names no further lists (recommend.lists, recommend.long_form)",
     ),
     Stage(
+        "export",
+        "local",
+        "write the student for other systems: ONNX graphs, item ids and vectors, rules for lists, a model card",
+        parts=parts.export_parts,
+        when=parts.has_export,
+        otherwise="the run config has no section export, or no events",
+    ),
+    Stage(
         "train-search-encoder",
         "ray",
         "train the search teacher on the shop's own language",
@@ -318,11 +326,9 @@ EVERYTHING: dict[str, Any] = {
     "recommend": {
         "lists": {"similar_items": 10, "bought_together": 10, "popular_items": 10, "buy_again": 10},
         "long_form": True,
-        "policy": {
-            "at_most": {"brand": 3},
-            "segments": {"feature": "country", "rules": {"de": {"exclude": {"brand": ["acme"]}}}},
-        },
+        "policy": {"segments": {"feature": "country", "rules": {"de": {"exclude": {"brand": ["acme"]}}}}},
     },
+    "export": {},
     "search": {"text": {"adapt": {}}},
 }
 """A run config to which every stage applies, for the documents."""

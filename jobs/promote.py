@@ -51,7 +51,7 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
     root, day = config.root, config.day
     if _later_in_use(config, promotions.current(root)):
         return None
-    # without gates and metrics, which depend on the runs that are in use
+    # without gates and metrics, which depend on the runs that are in use, and without the export, whose card has both
     linked = (*promotions.LINKED, *promotions.LISTS, *promotions.SEARCH)
     served = {name: found[name] for name in linked if name in found}
     if withdrawn := promotions.last_use(root, day, served)[1]:
@@ -127,6 +127,7 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
         "item_statistics",
         "metrics",
         "gates",
+        *([promotions.EXPORT] if config.export else []),
         *parts,
     )
     judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))

@@ -27,6 +27,9 @@ ENGINES = {
     "duckdb",
     "mlflow",
     "openlineage",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
 }
 ALLOWED_ENGINES = {
     "features": {"pyspark", "pyarrow"},
@@ -41,6 +44,7 @@ ALLOWED_ENGINES = {
     "experiments": {"pyarrow"},
     "lists": {"torch", "pyarrow"},
     "search": {"torch", "pyarrow", "safetensors"},
+    "export": {"torch", "pyarrow", "safetensors", "onnx", "onnxruntime"},
     "report": {"pyarrow"},
     "explore": {"torch", "pyarrow", "nicegui", "duckdb"},
     "config": set(),
@@ -69,6 +73,7 @@ ALLOWED_ROOMS = {
     "teachers": {"data", "inference", "losses", "metrics", "models", "store"},
     "training": {"config", "data", "inference", "losses", "metrics", "models", "store", "teachers"},
     "search": {"config", "data", "losses", "teachers", "training"},
+    "export": {"config", "inference", "metrics", "models", "store"},
     "report": {"config", "metrics", "release", "store"},
     "onboarding": {"config", "store"},
     "explore": {"config", "data", "inference", "models", "release", "report", "search", "store"},

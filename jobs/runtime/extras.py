@@ -6,6 +6,7 @@ from kdlib.config.operations import TrackingConfig
 from kdlib.errors import ConfigError, extra_hint
 
 SEARCH = ("bm25s", "Stemmer", "rapidfuzz", "transformers")
+EXPORT = ("onnx", "onnxscript", "onnxruntime")
 EXPLORE = ("nicegui", "duckdb")
 MLFLOW = ("mlflow", "sqlalchemy", "alembic")
 OPENLINEAGE = ("openlineage",)
@@ -14,6 +15,11 @@ OPENLINEAGE = ("openlineage",)
 def check_search_extra() -> None:
     """Raise ConfigError where a package of the extra `search` is missing."""
     _check("product search", "search", SEARCH)
+
+
+def check_export_extra() -> None:
+    """Raise ConfigError where a package of the extra `onnx` is missing."""
+    _check("the section export", "onnx", EXPORT)
 
 
 def check_explore_extra() -> None:

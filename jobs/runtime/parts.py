@@ -21,6 +21,7 @@ from jobs.runtime.names import (
     title_vectors,
 )
 from jobs.runtime.stage import Part
+from kdlib.config.operations import EXPORT
 from kdlib.config.run import RunConfig
 from kdlib.config.text import TextConfig
 
@@ -217,10 +218,26 @@ def list_parts(config: RunConfig) -> Iterator[Part]:
         yield Part(("recommendations_long",), ("recommendations",))
 
 
+def has_export(config: RunConfig) -> bool:
+    """Whether the run writes the student for other systems."""
+    return config.input.has_events and config.export is not None
+
+
+def export_parts(config: RunConfig) -> Iterator[Part]:
+    """The student for other systems, with its model card."""
+    needs = (*FEATURES, served_student(config), "recommendations", "metrics", "gates", *policy_features(config))
+    settings = ("name", "export", "recommend.k", "recommend.policy", "features", "-features.queries")
+    settings += ("input.events.session", "privacy.min_item_users", "evaluation.k")
+    settings += ("teachers", "distillation", "student", "training.defaults")
+    yield Part((EXPORT,), needs, settings)
+
+
 def served(config: RunConfig) -> Iterator[str]:
     """All that goes into use together."""
     if config.input.has_events:
         yield from ("recommendations", *lists_of(config), *FEATURES, "metrics", *models_of(config))
+        if config.export:
+            yield EXPORT
     if config.search:
         yield from ("products", "search_index", SEARCH_STUDENT, "search_rankings")
 

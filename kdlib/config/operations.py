@@ -11,6 +11,8 @@ from kdlib.config.text import TextConfig
 
 FURTHER_LISTS = ("similar_items", "bought_together", "popular_items", "buy_again")
 """The lists that a run can publish beside `recommendations`: tables, and settings of `recommend.lists`."""
+EXPORT = "export"
+"""What a run with a section `export` also publishes: the student as files for other systems."""
 
 
 class EvaluationConfig(Section):
@@ -134,6 +136,14 @@ class SearchConfig(Section):
                 "search.text takes no whiten: the student learns the cosines of the encoder itself. Leave whiten out"
             )
         return self
+
+
+class ExportConfig(Section):
+    """The student for other systems: ONNX graphs with item ids, rules for lists and a model card. Needs the extra
+    `onnx`."""
+
+    int8: bool = True
+    """Also write small graphs, which hold the item table as int8 with one scale a row."""
 
 
 class GatesConfig(Section):

@@ -22,6 +22,7 @@ from kdlib.config.models import DistillationConfig, ObjectiveConfig, StudentConf
 from kdlib.config.operations import (
     DeliveryConfig,
     EvaluationConfig,
+    ExportConfig,
     GatesConfig,
     RayConfig,
     RecommendConfig,
@@ -61,6 +62,8 @@ class RunConfig(Section):
     recommend: RecommendConfig = RecommendConfig()
     experiment: ExperimentConfig | None = None
     """If given, the recommendations name each user's variant of an A/B test."""
+    export: ExportConfig | None = None
+    """If given, the run also publishes `export`, the student for other systems."""
     search: SearchConfig | None = None
     """If given, the run also publishes `search_rankings`."""
     privacy: PrivacyConfig = PrivacyConfig()

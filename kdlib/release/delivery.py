@@ -6,25 +6,27 @@ An object store has no rename and no links. So the switch is the write of one sm
     s3://shop/recommender/_versions/recommendations/ds=2026-11-22.<digest>/part-00000-<version>.parquet
 
 With Delta Lake the switch is the table's own commit. The newest `ds` in the table is then the run in use, and
-`promoted.json` only records the last delivery.
+`promoted.json` only records the last delivery. The export of a run is delivered as files in both formats.
 """
 
 import hashlib
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.dataset as pads
 
+from kdlib.config.operations import EXPORT
 from kdlib.errors import BusyError, DeliveryError, InputError
 from kdlib.privacy import forgetting
 from kdlib.release import promotions
 from kdlib.release.delta_tables import check_delta, commit, foreign_tables, remove_delta_tables, vacuum
 from kdlib.release.parquet_files import dataset_of, folder_of, folders_of, remove_folders, send
 from kdlib.release.places import (
+    DELIVERED,
     POINTER,
     TABLES,
     Delivered,
@@ -105,13 +107,8 @@ def deliver(root: Path, url: str, *, keep: int, warn: Callable[[str], object] = 
         return replace(step.now, files={table: send(root, step.night, table, step.there) for table in step.now.folders})
 
     def tidy(step: _Step) -> None:
-        nights = _kept(root, step.night, 0 if step.erases else keep)
-        kept = {folder for one in nights for folder in folders_of(root, one).values()}
-        kept |= _folders_in(step.now)
-        if step.before and not step.erases:  # somebody may still read these
-            kept |= _folders_in(step.before)
-        remove_folders(step.there, kept=kept)
-        if step.erases or not step.before or step.before.files:  # else somebody may still read the Delta tables
+        remove_folders(step.there, kept=_kept_folders(root, step, keep, DELIVERED))
+        if step.erases or not step.before or _has_parquet(step.before):  # else somebody may still read the Delta tables
             remove_delta_tables(step.there)
 
     return _deliver(root, url, keep, warn, send_all, tidy)
@@ -142,15 +139,16 @@ def deliver_delta(root: Path, url: str, *, keep: int, warn: Callable[[str], obje
         for table in _own_tables(step):
             name = step.now.folders.get(table, "")
             commit(root, step.night, table, step.there, kept=kept, name=name, rewrite=step.erases)
-        return step.now
+        files = {EXPORT: send(root, step.night, EXPORT, step.there)} if EXPORT in step.now.folders else {}
+        return replace(step.now, files=files)
 
     def tidy(step: _Step) -> None:
         if step.now == step.before and not step.erases:
             return
         for table in _own_tables(step):
             vacuum(step.there, table, name=step.now.folders.get(table, ""), all_now=step.erases)
-        if step.erases or not (step.before and step.before.files):  # else somebody may still read the Parquet files
-            remove_folders(step.there, kept=set())
+        if step.erases or not _has_parquet(step.before):  # else somebody may still read the Parquet files
+            remove_folders(step.there, kept=_kept_folders(root, step, keep, (EXPORT,)))
 
     return _deliver(root, url, keep, warn, commit_all, tidy)
 
@@ -250,8 +248,8 @@ def _next(root: Path, url: str, night: Promotion, before: Delivered | None) -> D
             f" {night.number} (to {night.ds}): this looks like an older copy of the output folder. To deliver from it"
             f" anyway, remove {POINTER} and run `distilrec deliver`"
         )
-    versions = {table: night.versions[table] for table in TABLES if table in night.versions}
-    folders = {table: folder_of(root, night, table) for table in versions}
+    versions = {name: night.versions[name] for name in DELIVERED if name in night.versions}
+    folders = {name: folder_of(root, night, name) for name in versions}
     return Delivered(night.ds, night.number, versions, {}, folders, owner, _forgotten(root))
 
 
@@ -311,9 +309,24 @@ def _after_the_switch(url: str, step: _Step, warn: Callable[[str], object]) -> I
         warn(f"{text} The next delivery tries again")
 
 
-def _folders_in(delivery: Delivered) -> set[str]:
+def _has_parquet(delivery: Delivered | None) -> bool:
+    """Whether a delivery has brought tables as Parquet files."""
+    return delivery is not None and any(table in delivery.files for table in TABLES)
+
+
+def _kept_folders(root: Path, step: _Step, keep: int, names: Collection[str]) -> set[str]:
+    """The folders of these tables, or of the export, that stay at the place."""
+    nights = _kept(root, step.night, 0 if step.erases else keep)
+    kept = {folder for one in nights for name, folder in folders_of(root, one).items() if name in names}
+    kept |= _folders_in(step.now, names)
+    if step.before and not step.erases:  # somebody may still read these
+        kept |= _folders_in(step.before, names)
+    return kept
+
+
+def _folders_in(delivery: Delivered, names: Collection[str]) -> set[str]:
     """The folders of a delivery's files, relative to the place."""
-    return {file["path"].rpartition("/")[0] for files in delivery.files.values() for file in files}
+    return {file["path"].rpartition("/")[0] for name in names for file in delivery.files.get(name, [])}
 
 
 def _in_use(root: Path) -> Promotion:

@@ -1,6 +1,7 @@
-"""Delivered tables as Parquet files: each version in a folder of its own that is written once.
+"""Delivered files: each version of a table or of an export lies in a folder of its own that is written once.
 
 <place>/_versions/recommendations/ds=2026-11-22.<digest>/part-00000-<version>.parquet
+<place>/_versions/export/ds=2026-11-22.<digest>/encoder.onnx
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import pyarrow.dataset as pads
 
 from kdlib.errors import InputError
 from kdlib.release import promotions
-from kdlib.release.places import TABLES, Delivered
+from kdlib.release.places import DELIVERED, Delivered
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
 from kdlib.store.folders import DiskFolder, Folder
@@ -33,7 +34,7 @@ def folder_of(root: Path, night: Promotion | Delivered, table: str) -> str:
 def folders_of(root: Path, night: Promotion | Delivered) -> dict[str, str]:
     """Table → folder, for the tables of a run that the output folder still holds."""
     found = {}
-    for table in (one for one in TABLES if one in night.versions):
+    for table in (one for one in DELIVERED if one in night.versions):
         with suppress(InputError):
             found[table] = folder_of(root, night, table)
     return found
@@ -71,7 +72,7 @@ def remove_folders(there: Folder, *, kept: set[str]) -> None:
       there: the place.
       kept: folders relative to the place.
     """
-    versions = re.compile(rf"{partitions.VERSIONS}/({'|'.join(TABLES)})/ds=[^/]+")
+    versions = re.compile(rf"{partitions.VERSIONS}/({'|'.join(DELIVERED)})/ds=[^/]+")
     found = ((path, versions.match(path)) for path in there.files(partitions.VERSIONS))
     there.remove([path for path, folder in found if folder and folder[0] not in kept])
     if isinstance(there, DiskFolder):  # copies that a killed delivery has not finished

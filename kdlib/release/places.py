@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from kdlib.config.operations import refuse_credentials
+from kdlib.config.operations import EXPORT, refuse_credentials
 from kdlib.errors import ConfigError, DeliveryError
 from kdlib.release.promotions import LISTS
 from kdlib.store.folders import DiskFolder, Folder, Found
@@ -22,6 +22,8 @@ from kdlib.store.objects import folder_at
 POINTER = "promoted.json"
 TABLES = ("recommendations", *LISTS, "search_rankings")
 """The tables that are delivered. Models and intermediate tables stay in the output folder."""
+DELIVERED = (*TABLES, EXPORT)
+"""All that is delivered. The export is delivered as files, in every format."""
 BEGINNING = b'{\n "ds": "'
 """How a pointer begins. Earlier versions of distilrec could leave an empty one, or only its first bytes."""
 OTHER_KINDS = {
@@ -40,7 +42,7 @@ class Delivered:
     versions: dict[str, str]
     """Table → version of its partition."""
     files: dict[str, list[dict[str, Any]]]
-    """Table → its files: `path` relative to the place, `bytes`, `sha256`, `rows`. Empty for Delta Lake."""
+    """Table → its files: `path` relative to the place, `bytes`, `sha256`, `rows`. For Delta Lake only those of the export."""
     folders: dict[str, str] = field(default_factory=dict)
     """Table → name of its folder. Erasing a user in the output folder changes the name."""
     owner: str = ""

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kdlib.config.operations import EXPORT as EXPORT  # Callers write promotions.EXPORT.
 from kdlib.config.operations import FURTHER_LISTS
 from kdlib.errors import BusyError, GateError, InputError
 from kdlib.release.freezing import check_not_frozen
@@ -273,7 +274,7 @@ def _switch(root: Path, ds: str, action: str, versions: dict[str, str], forced: 
     try:
         text = json.dumps(asdict(switch), indent=1).encode()
         replace_file(staging / "promotion.json", text)
-        for name in (one for one in (*LINKED, *LISTS, *SEARCH) if one in versions):
+        for name in (one for one in (*LINKED, *LISTS, EXPORT, *SEARCH) if one in versions):
             data = partitions.version_folder(root, name, ds, versions[name])
             if not data.is_dir():
                 raise InputError(

@@ -68,6 +68,7 @@ NIGHT: dict[str, Any] = SMALL | {
         "long_form": True,
     },
     "experiment": {"salt": "spring-2026", "variants": {"control": 0.45, "treatment": 0.45}, "holdout": 0.1},
+    "export": {},
 }
 """Run config of the fixture `night`. `runtime/test_ray_jobs.py` runs it on a cluster."""
 

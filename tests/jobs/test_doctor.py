@@ -20,9 +20,9 @@ def test_a_machine_that_has_everything_passes(tmp_path, monkeypatch, capfd):
     lines = capfd.readouterr().out.splitlines()
     rows = [found.groups() for line in lines if (found := ROW.match(line))]
     assert [name for _, name, _ in rows][:5] == ["run config", "Python", "packages", "tested versions", "Java"]
-    assert len(rows) == 22
+    assert len(rows) == 23
     assert "✗" not in {mark for mark, _, _ in rows}
-    assert lines[-1] == "doctor: 0 of 22 are missing"
+    assert lines[-1] == "doctor: 0 of 23 are missing"
     assert list(tmp_path.iterdir()) == []
 
 

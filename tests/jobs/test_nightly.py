@@ -3,7 +3,9 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -103,6 +105,41 @@ def test_a_night_publishes_the_further_lists(night: tuple[Path, Path, str]) -> N
     back = duckdb.sql(f"select user_id, any_value(variant), {ranked} from {long} group by 1 order by 1").fetchall()
     assert back == duckdb.sql(f"select user_id, variant, item_ids, scores from {wide} order by 1").fetchall()
     assert {variant for _, variant, *_ in back} == {"holdout", "control", "treatment"}
+
+
+def test_the_export_of_a_night_makes_its_lists(night: tuple[Path, Path, str]) -> None:
+    """From the clean events alone, the reader makes each user's published list; the delivered files are the same."""
+    reader_of = pytest.importorskip("kdlib.export.reader")
+    _, root, printed = night
+    assert "lists equal to the table's: float32 100.0%, int8 " in printed
+    in_use = (root / "promoted" / "export").resolve()
+    reader = reader_of.Reader(in_use)
+    columns = ["user_id", "item_id", "event_type", "event_time", "event_id"]
+    events = pq.read_table(partitions.current(root, "clean_events", DS), columns=columns)
+    order = ["user_id", "event_time", "event_id", "item_id", "event_type"]
+    events_of: dict[str, list[dict[str, Any]]] = {}
+    for row in events.sort_by([(name, "ascending") for name in order]).to_pylist():
+        events_of.setdefault(row["user_id"], []).append(row)
+    lists = pq.read_table(partitions.current(root, "recommendations", DS)).to_pylist()
+    assert len(lists) > 700
+    for row in lists:
+        own = events_of.get(row["user_id"], [])
+        times = np.array([one["event_time"].replace(tzinfo=None) for one in own], "datetime64[us]")
+        raw = reader_of.History(
+            [one["item_id"] for one in own], [one["event_type"] for one in own], times, [0] * len(own)
+        )
+        made = reader.list_of(reader_of.history_of_events(reader.policy, raw))
+        assert (made.item_ids, made.source) == (row["item_ids"], row["source"])
+        np.testing.assert_allclose(made.scores, row["scores"], atol=1e-4)
+    sent = delivery.delivered(f"file://{root.parent}/shop")
+    assert sent is not None
+    assert {Path(file["path"]).name for file in sent.files["export"]} >= {"encoder.onnx", "topk.int8.onnx", "card.md"}
+    for file in sent.files["export"]:
+        [here] = in_use.rglob(Path(file["path"]).name)
+        assert (root.parent / "shop" / file["path"]).read_bytes() == here.read_bytes()
+    card = (in_use / "card.md").read_text()
+    assert "## Quality by segment" in card
+    assert str(root) not in card
 
 
 def test_a_night_measures_what_its_lists_are_like(night: tuple[Path, Path, str]) -> None:

@@ -11,6 +11,18 @@ from kdlib.errors import ConfigError, DeliveryError, GateError, InputError
 from tests.jobs.handmade import DAYS, of_telemetry, put_night, run
 
 
+def test_a_package_that_the_export_lacks_ends_the_run_before_its_first_stage(config, last_steps, monkeypatch, capfd):
+    """The exit status is 2, and the error names the package and the extra."""
+    put_night(config, DAYS[0])
+    monkeypatch.setattr("jobs.runtime.extras.EXPORT", ("no_such_package",))
+    monkeypatch.setattr(nightly, "run_stage", lambda *_, **__: pytest.fail("a stage ran"))
+    assert run("nightly", config, "--ds", DAYS[0], "--set", "export={}") == 2
+    assert (
+        "the section export needs no_such_package, not installed here: install the extra `onnx`"
+        in capfd.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("failing", [None, "build-features"])
 def test_ray_that_started_beside_spark_ends_with_the_night(config, last_steps, failing, monkeypatch):
     """Ray starts while Spark works, and ends with the run, also if the Spark stage fails."""

@@ -50,6 +50,7 @@ def test_needs_are_made_before():
             "policy": {"at_most": {"brand": 2}},
             "lists": {"similar_items": 5, "bought_together": 5, "popular_items": 5, "buy_again": 5},
         },
+        "export": {},
         "search": {"text": {"adapt": {}}},
     }
     config, there = RunConfig.model_validate(document), {"gates"}

@@ -98,3 +98,56 @@ def test_further_lists_are_promoted_with_the_run(config, capfd):
     for name in lists:
         assert pq.read_table((root / "promoted" / name).resolve())["ds"].to_pylist() == [DAYS[0]]
         assert delivery.read(f"file://{config.parent}/there", name).to_table()["ds"].to_pylist() == [DAYS[0]]
+
+
+def test_the_export_is_promoted_with_the_run_and_a_rollback_switches_it(config, capfd):
+    """With a section export, the run needs one. It goes into use and to the delivery with the tables, and back with them."""
+    more = {"export": {}, "delivery": {"url": f"file://{config.parent}/there"}}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | more))
+    place = delivery.place(more["delivery"]["url"])
+
+    def in_use():
+        found = delivery.delivered(more["delivery"]["url"])
+        assert found is not None
+        [file] = found.files["export"]
+        sent = place.read(file["path"])
+        assert sent is not None
+        return (root / "promoted" / "export" / "encoder.onnx").read_text(), sent.data.decode()
+
+    for ds in DAYS[:2]:
+        root = put_night(config, ds)
+        assert run("check-gates", config, "--ds", ds) == 0
+        assert run("promote", config, "--ds", ds) == 2
+        error = capfd.readouterr().err
+        assert f"promote needs export of {ds}, and none is published" in error
+        assert f"Run `distilrec export --config {config}` first" in error
+        staging = partitions.new_staging(root, "export", ds)
+        (staging / "encoder.onnx").write_text(ds)
+        partitions.publish(staging, root, "export", ds, fingerprint=ds)
+        assert run("promote", config, "--ds", ds) == 0
+        assert in_use() == (ds, ds)
+    assert run("rollback", config, "--to", DAYS[0]) == 0
+    assert in_use() == (DAYS[0], DAYS[0])
+
+
+def test_an_export_made_again_does_not_undo_a_rollback(config, capfd):
+    """A run whose tables a rollback has withdrawn stays out of use, although its model card, and so its export, is new."""
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"export": {}}))
+
+    def put_export(ds, text):
+        staging = partitions.new_staging(root, "export", ds)
+        (staging / "card.md").write_text(text)
+        partitions.publish(staging, root, "export", ds, fingerprint=text)
+
+    for ds in DAYS[:2]:
+        root = put_night(config, ds)
+        put_export(ds, "card")
+        assert run("check-gates", config, "--ds", ds) == 0
+        assert run("promote", config, "--ds", ds) == 0
+    assert run("rollback", config, "--to", DAYS[0]) == 0
+    put_export(DAYS[1], "another card")
+    assert run("promote", config, "--ds", DAYS[1]) == 0
+    assert f"{DAYS[1]} stays out of use" in capfd.readouterr().out
+    now = promotions.current(root)
+    assert now is not None
+    assert now.ds == DAYS[0]

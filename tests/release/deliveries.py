@@ -40,6 +40,17 @@ def put_both(root, ds, mark):
     return promotions.promote(root, ds, parts[0] | parts[1])
 
 
+def put_with_export(root, ds, mark):
+    """Publish a run of a table and an export, and promote both in one switch."""
+    parts = put(root, ds, mark).versions
+    staging = partitions.new_staging(root, "export", ds)
+    (staging / "items").mkdir()
+    (staging / "encoder.onnx").write_text(f"graph {mark}")
+    pq.write_table(pa.table({"item_id": [f"i{mark}"]}), staging / "items" / "items.parquet")
+    version = partitions.publish(staging, root, "export", ds, fingerprint=str(mark)).version
+    return promotions.promote(root, ds, parts | {"export": version})
+
+
 def marks(url):
     """(number of rows, the different marks) that a reader finds."""
     table = delivery.read(url, "recommendations").to_table()

@@ -11,7 +11,18 @@ from kdlib.privacy import forgetting
 from kdlib.release import delivery, promotions
 from kdlib.store import leases
 from kdlib.store.folders import DiskFolder
-from tests.release.deliveries import USERS, both, files_naming, folders_at, formats, marks, newest_of_delta, put, refuse
+from tests.release.deliveries import (
+    USERS,
+    both,
+    files_naming,
+    folders_at,
+    formats,
+    marks,
+    newest_of_delta,
+    put,
+    put_with_export,
+    refuse,
+)
 
 
 def test_what_is_in_use_is_what_others_read(home, url, monkeypatch):
@@ -84,6 +95,38 @@ def test_what_another_format_left_goes_with_the_second_delivery(home, url, first
     assert left not in there()
     assert "search_rankings/_delta_log/00000.json" in there()
     assert (marks(url) if then is delivery.deliver else newest_of_delta(url))[-1] == {3}
+
+
+@both
+def test_the_export_is_delivered_as_files(home, tmp_path, send):
+    """With both formats the pointer names the export's files. Old ones go, a rollback brings its own, none is left in the end."""
+    url = f"file://{tmp_path}/there"
+    place = delivery.place(url)
+
+    def there():
+        return sorted({path.split("/")[2][:13] for path in place.files("_versions/export")})
+
+    def content(file):
+        found = place.read(file["path"])
+        assert found is not None
+        return found.data
+
+    for day in range(1, 5):
+        put_with_export(home, f"2026-11-0{day}", day)
+        done = send(home, url, keep=2)
+        files = {file["path"].partition(".")[2].partition("/")[2]: file for file in done.files["export"]}
+        assert set(files) == {"encoder.onnx", "items/items.parquet"}
+        for name, file in files.items():
+            assert content(file) == (home / "promoted" / "export" / name).read_bytes()
+            assert len(content(file)) == file["bytes"]
+    assert (list(done.files) == ["export"]) == (send is delivery.deliver_delta)
+    assert there() == ["ds=2026-11-03", "ds=2026-11-04"]
+    promotions.rollback(home, "2026-11-03")
+    assert content(send(home, url, keep=2).files["export"][0]) == b"graph 3"
+    for day in range(5, 8):
+        put(home, f"2026-11-0{day}", day)
+        assert "export" not in send(home, url, keep=1).files
+    assert there() == []
 
 
 @both

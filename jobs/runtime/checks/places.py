@@ -3,7 +3,7 @@
 from jobs.runtime.checks.finding import Finding, missing, not_needed, ok
 from jobs.runtime.checks.folders import check_file_system
 from jobs.runtime.delivery import check as check_delivery_settings
-from jobs.runtime.extras import check_search_extra
+from jobs.runtime.extras import check_export_extra, check_search_extra
 from jobs.runtime.names import texts_of
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
@@ -62,3 +62,11 @@ def check_search(config: RunConfig) -> Finding:
         return not_needed("the run config has no search")
     check_search_extra()
     return ok("the packages of the extra `search`")
+
+
+def check_export(config: RunConfig) -> Finding:
+    """Whether the packages of the export are installed, where the run config has a section `export`."""
+    if config.export is None:
+        return not_needed("the run config has no export")
+    check_export_extra()
+    return ok("the packages of the extra `onnx`")

@@ -520,3 +520,12 @@ def test_product_search_needs_its_packages(monkeypatch):
     monkeypatch.setattr("jobs.runtime.extras.SEARCH", ("no_such_package",))
     assert places.check_search(config()).state == "not needed"
     assert "product search needs no_such_package" in run_check(lambda: places.check_search(config(search={}))).found
+
+
+def test_the_export_needs_its_packages(monkeypatch):
+    """The packages of the extra `onnx` are needed only with a section `export`."""
+    monkeypatch.setattr("jobs.runtime.extras.EXPORT", ("no_such_package",))
+    assert places.check_export(config()).state == "not needed"
+    found = run_check(lambda: places.check_export(config(export={}))).found
+    assert "the section export needs no_such_package" in found
+    assert "pip install 'distilrec[onnx]'" in found
