@@ -6,6 +6,7 @@ from kdlib.errors import ConfigError, extra_hint
 
 SEARCH = ("bm25s", "Stemmer", "rapidfuzz", "transformers")
 EXPLORE = ("nicegui", "duckdb")
+SERVE = ("starlette", "uvicorn")
 
 
 def check_search_extra() -> None:
@@ -16,6 +17,11 @@ def check_search_extra() -> None:
 def check_explore_extra() -> None:
     """Raise ConfigError where a package of the extra `explore` is missing."""
     _check("`distilrec explore`", "explore", EXPLORE)
+
+
+def check_serve_extra() -> None:
+    """Raise ConfigError where a package of the extra `serve` is missing."""
+    _check("`distilrec serve`", "serve", SERVE)
 
 
 def _check(what: str, extra: str, packages: tuple[str, ...]) -> None:

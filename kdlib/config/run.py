@@ -26,6 +26,7 @@ from kdlib.config.operations import (
     RecommendConfig,
     RetentionConfig,
     SearchConfig,
+    ServeConfig,
     SparkConfig,
     TelemetryConfig,
 )
@@ -65,6 +66,7 @@ class RunConfig(Section):
     delivery: Annotated[DeliveryConfig | None, OPERATIONAL] = None
     """If given, the tables in use are copied to a place where others read them."""
     telemetry: Annotated[TelemetryConfig | None, OPERATIONAL] = None
+    serve: Annotated[ServeConfig, OPERATIONAL] = ServeConfig()
     spark: Annotated[SparkConfig, OPERATIONAL] = SparkConfig()
     ray: Annotated[RayConfig, OPERATIONAL] = RayConfig()
 
