@@ -45,6 +45,7 @@ def start(config: RunConfig, *, host: str, port: int) -> None:
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
     )(serve.ingress(build)())
     quiet = {"enable_access_log": False, "log_level": logging.WARNING}
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with own_signal_handlers():
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
         serve.run(deployment.bind(), name=NAME, route_prefix="/", logging_config=quiet)

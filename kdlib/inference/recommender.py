@@ -103,8 +103,8 @@ class Recommender:
 
     def leave_out(self, item_ids: Iterable[str]) -> None:
         """From now on no list holds these items; unknown ids are ignored. A call replaces the items of the call before."""
-        found = pc.call_function("index_in", [self.item_ids, pc.SetLookupOptions(pa.array(item_ids, pa.string()))])
-        out_V = torch.from_numpy(found.is_valid().to_numpy(zero_copy_only=False)[: self._num_items])
+        found = pc.call_function("is_in", [self.item_ids], pc.SetLookupOptions(pa.array(item_ids, pa.string())))
+        out_V = torch.from_numpy(found.to_numpy(zero_copy_only=False)[: self._num_items])
         self.rules = {segment: rules.without(out_V) for segment, rules in self._all_rules.items()}
 
     def __call__(self, batch: pa.Table, segments: Sequence[str | None] | None = None) -> pa.Table:

@@ -84,7 +84,7 @@ class SearchIndex:
     def leave_out(self, item_ids: Iterable[str]) -> None:
         """From now on no answer holds these items. A call replaces the items of the call before."""
         found = pc.call_function(
-            "is_in", [self.products["item_id"], pc.SetLookupOptions(pa.array(item_ids, pa.string()))]
+            "is_in", [self.products["item_id"]], pc.SetLookupOptions(pa.array(item_ids, pa.string()))
         )
         self._available_V = self.products["available"].to_numpy() & ~found.to_numpy()
 

@@ -4,7 +4,7 @@ import os
 import time
 from datetime import date
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from kdlib.store.days import day_start
 
@@ -16,6 +16,7 @@ class Figures:
     """The series of one process."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         self._registry, self._replica = CollectorRegistry(), str(os.getpid())
         self._requests = self._of(Counter, "requests", "Answered requests", "path", "status")
         self._seconds = self._of(Histogram, "seconds", "Time from request to answer", "path", buckets=BUCKETS)

@@ -27,7 +27,7 @@ from kdlib.store.days import day_end
 from tests.explore.made_shop import put
 
 DS = "2026-11-22"
-NUM_ITEMS, NUM_USERS = 60, 40
+NUM_USERS = 40
 UNAVAILABLE = 7
 COUNTRIES = ("de", "fr", None)
 
@@ -41,6 +41,8 @@ class Made:
     kind: Any = "gru"
     items: str = "item"
     """The beginning of the items' ids."""
+    num_items: int = 60
+    dim: int = 8
     settings: dict[str, Any] = field(default_factory=dict)
     """More sections of the run config."""
     recommend: dict[str, Any] = field(default_factory=dict)
@@ -54,21 +56,21 @@ class Made:
 
     @property
     def item_ids(self) -> list[str]:
-        return [f"{self.items}{index:03}" for index in range(NUM_ITEMS)]
+        return [f"{self.items}{index:03}" for index in range(self.num_items)]
 
 
 def user_id(number: int) -> str:
     return f"user{number:04}"
 
 
-def history(number: int) -> dict[str, Any]:
+def history(number: int, num_items: int = 60) -> dict[str, Any]:
     """User n has n mod 8 interactions, two in each session. Every eighth user has none."""
     length = number % 8
     start = datetime(2026, 11, 10, 12, 30, tzinfo=UTC)
     times = [start + timedelta(days=step // 2, minutes=10 * (step % 2)) for step in range(length)]
     return {
         "user_id": user_id(number),
-        "item_indices": [(number * 7 + step * 13) % NUM_ITEMS for step in range(length)],
+        "item_indices": [(number * 7 + step * 13) % num_items for step in range(length)],
         "event_types": [(number + step) % 4 for step in range(length)],
         "event_times": times,
         "session_numbers": [step // 2 for step in range(length)],
@@ -80,7 +82,7 @@ def history(number: int) -> dict[str, Any]:
 def publish(made: Made) -> dict[str, str]:
     """Publish the tables and the student of a run; returns their versions. The run is not in use yet."""
     root, ds, config = made.root, made.ds, made.config
-    histories = [history(number) for number in range(NUM_USERS)]
+    histories = [history(number, made.num_items) for number in range(NUM_USERS)]
     if made.user_columns:
         histories = [row | {"user_values": [n % 3]} for n, row in enumerate(histories)]
     put(root, "histories", ds, histories)
@@ -92,8 +94,8 @@ def publish(made: Made) -> dict[str, str]:
     codings = [{"feature": "country", "kind": "category", "codes": ["de", "fr"]}] if made.user_columns else []
     put(root, "item_vocabulary", ds, vocabulary, user_values=codings)
     counts = ("num_interactions", "num_users", "num_purchases", "num_train", "num_in_windows")
-    put(root, "item_statistics", ds, [{"item_index": n} | dict.fromkeys(counts, 1000 - n) for n in range(NUM_ITEMS)])
-    brands = [{"item_index": n, "feature": "brand", "values": [f"b{n % 4}"]} for n in range(NUM_ITEMS)]
+    put(root, "item_statistics", ds, [{"item_index": n} | dict.fromkeys(counts, 10**6 - n) for n in range(made.num_items)])
+    brands = [{"item_index": n, "feature": "brand", "values": [f"b{n % 4}"]} for n in range(made.num_items)]
     put(root, "item_features", ds, brands)
     people = [{"user_id": user_id(n), "feature": "country", "values": [COUNTRIES[n % 3]]} for n in range(NUM_USERS)]
     put(root, "user_features", ds, [one for one in people if one["values"] != [None]])
@@ -107,9 +109,10 @@ def _put_student(made: Made) -> None:
     torch.manual_seed(date.fromisoformat(made.ds).toordinal())
     columns = {"country": 0} if made.user_columns else None
     model = SequenceModel(
-        num_items=NUM_ITEMS,
+        num_items=made.num_items,
         kind=made.kind,
-        dim=8,
+        dim=made.dim,
+        heads=2 if made.kind == "transformer" else 1,
         session_flag=True,
         inputs=["event_type", "time_gap"],
         user_columns=columns,
