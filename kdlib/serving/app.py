@@ -45,12 +45,12 @@ class Server:
     """
 
     def __init__(self, follower: Follower, figures: Figures, *, max_requests: int) -> None:
-        self._follower, self._figures, self._max_requests = follower, figures, max_requests
+        self.follower, self._figures, self._max_requests = follower, figures, max_requests
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._batches: Batches[Request, Answer | RequestError] = Batches(
             self._recommend_batch, most=BATCH, thread=self._thread
         )
-        self._in_work = 0
+        self.in_work = 0
 
     def app(self) -> Starlette:
         """The application. It follows the run in use from its start to its end."""
@@ -72,13 +72,13 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        await asyncio.to_thread(self._follower.start)
+        await asyncio.to_thread(self.follower.start)
         yield
-        self._follower.stop()
+        self.follower.stop()
         self._thread.shutdown()
 
     def _night(self) -> Night:
-        if (night := self._follower.night) is None:
+        if (night := self.follower.night) is None:
             raise RequestError(503, "no run is loaded yet. Run `distilrec nightly`; see the server's log", _HEADERS)
         return night
 
@@ -108,7 +108,7 @@ class Server:
 
     async def _in_turn(self, answer: Any) -> Any:
         """Wait for an answer, if not too many wait already."""
-        if self._in_work >= self._max_requests:
+        if self.in_work >= self._max_requests:
             answer.close() if asyncio.iscoroutine(answer) else answer.cancel()
             raise RequestError(
                 429,
@@ -116,13 +116,13 @@ class Server:
                 " more replicas",
                 _HEADERS,
             )
-        self._in_work += 1
+        self.in_work += 1
         try:
             return await asyncio.wait_for(answer, SECONDS)
         except TimeoutError:
             raise RequestError(503, f"not answered within {SECONDS:g} s. Ask again", _HEADERS) from None
         finally:
-            self._in_work -= 1
+            self.in_work -= 1
 
     async def _health(self, http: HttpRequest) -> Response:
         night = self._night()

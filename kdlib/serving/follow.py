@@ -41,7 +41,7 @@ class Follower:
         warn: Callable[[str], None],
     ) -> None:
         self.night: Night | None = None
-        self._root, self._load, self._stock, self._figures, self._warn = root, load, stock, figures, warn
+        self._root, self._load, self._stock, self.figures, self._warn = root, load, stock, figures, warn
         self._pointer: bytes | None = None
         self._out: frozenset[str] = frozenset()
         self._failed: tuple[Promotion | None, float] = (None, 0.0)
@@ -72,7 +72,7 @@ class Follower:
             look()
             self._said.pop(what, None)
         except Exception as error:
-            self._figures.failed(what)
+            self.figures.failed(what)
             text = f"serve: warning: {error}; {consequence}"
             if self._said.get(what) != text:
                 self._said[what] = text
@@ -83,7 +83,7 @@ class Follower:
         if items is None:
             return
         self._out = items
-        self._figures.out_of_stock(len(items))
+        self.figures.out_of_stock(len(items))
         if self.night is not None:
             self.night.leave_out(items)
 
@@ -102,7 +102,7 @@ class Follower:
             raise
         night.leave_out(self._out)
         self.night = night
-        self._figures.switched(used.ds, night.model_version)
+        self.figures.switched(used.ds, night.model_version)
 
     def _refresh(self) -> None:
         """Bring the working copy of a store up to date, if another run is in use there. Usually this reads one object."""

@@ -1,7 +1,6 @@
 """A shop with one run in use, and a server of it without Ray."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -1,11 +1,11 @@
 """Promoted runs of small shops, made without an engine, for the tests of the server."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -21,6 +21,7 @@ from kdlib.serving.figures import Figures
 from kdlib.serving.follow import Follower
 from kdlib.serving.made_with import made_with
 from kdlib.serving.night import Night
+from kdlib.serving.requests import Request, parse
 from kdlib.serving.stock import StockFile
 from kdlib.store import partitions
 from kdlib.store.days import day_end
@@ -94,7 +95,12 @@ def publish(made: Made) -> dict[str, str]:
     codings = [{"feature": "country", "kind": "category", "codes": ["de", "fr"]}] if made.user_columns else []
     put(root, "item_vocabulary", ds, vocabulary, user_values=codings)
     counts = ("num_interactions", "num_users", "num_purchases", "num_train", "num_in_windows")
-    put(root, "item_statistics", ds, [{"item_index": n} | dict.fromkeys(counts, 10**6 - n) for n in range(made.num_items)])
+    put(
+        root,
+        "item_statistics",
+        ds,
+        [{"item_index": n} | dict.fromkeys(counts, 10**6 - n) for n in range(made.num_items)],
+    )
     brands = [{"item_index": n, "feature": "brand", "values": [f"b{n % 4}"]} for n in range(made.num_items)]
     put(root, "item_features", ds, brands)
     people = [{"user_id": user_id(n), "feature": "country", "values": [COUNTRIES[n % 3]]} for n in range(NUM_USERS)]
@@ -173,21 +179,17 @@ def server(root: Path, *, stock: Path | None = None, max_requests: int = 64, war
     return Server(follower, figures, max_requests=max_requests)
 
 
-def client(app: Any) -> httpx.AsyncClient:
-    """A client of an application in this process."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop")
+def asked(items: list[str], **more: Any) -> Request:
+    """A request with views of some items."""
+    return parse(json.dumps({"session": [{"item": item} for item in items]} | more).encode(), now=0)
 
 
 def events_of(row: dict[str, Any], item_ids: list[str], types: tuple[str, ...]) -> list[dict[str, Any]]:
     """A history as the events of a request."""
     steps = zip(row["item_indices"], row["event_types"], row["event_times"], strict=True)
-    return [
-        {"item": item_ids[item], "event_type": types[number], "time": at.isoformat()} for item, number, at in steps
-    ]
+    return [{"item": item_ids[item], "event_type": types[number], "time": at.isoformat()} for item, number, at in steps]
 
 
 def table(made: Made) -> list[dict[str, Any]]:
     """The published lists."""
     return pa.Table.to_pylist(pq.read_table(partitions.current(made.root, "recommendations", made.ds)))
-
-

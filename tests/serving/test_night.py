@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdlib.config.data import EVENT_TYPES
-from kdlib.serving.made_with import MadeWith, made_with
 from kdlib.serving.requests import parse
 from kdlib.store import partitions
 from tests.serving import nights
@@ -24,7 +23,9 @@ POLICY: dict[str, Any] = {
     "pins": [{"item": "item010", "place": 2}],
 }
 SEGMENTS = {"segments": {"feature": "country", "rules": {"de": {"exclude": {"brand": ["b0"]}, "pins": []}}}}
-USERS = {"input": {"simulate": {}, "users": {"path": "users.csv", "format": "csv", "features": {"country": "category"}}}}
+USERS = {
+    "input": {"simulate": {}, "users": {"path": "users.csv", "format": "csv", "features": {"country": "category"}}}
+}
 CASES: dict[str, dict[str, Any]] = {
     "gru": {"kind": "gru"},
     "lstm": {"kind": "lstm"},
