@@ -45,7 +45,7 @@ def run(config: RunConfig, *, host: str, port: int) -> None:
     with start_ray(config):
         from jobs.runtime import serving
 
-        check_room(config, "serve.replicas", config.serve.replicas)
+        check_room(config, "serve.replicas", config.serve.replicas, reading=0)
         serving.start(config, host=host, port=port)
         try:
             say(
