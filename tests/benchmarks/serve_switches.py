@@ -174,18 +174,19 @@ async def _one(client: httpx.AsyncClient, session: list[dict[str, str]], version
         return Answered(asked_at, time.monotonic() - started, 0, "", False)
     seconds, body = time.monotonic() - started, answer.json()
     ds = body.get("ds", "")
-    return Answered(asked_at, seconds, answer.status_code, ds, answer.status_code == 200 and _is_whole(body, versions))
+    return Answered(
+        asked_at, seconds, answer.status_code, ds, answer.status_code == 200 and _is_whole(body, session, versions)
+    )
 
 
-def _is_whole(body: dict[str, Any], versions: dict[str, str]) -> bool:
+def _is_whole(body: dict[str, Any], session: list[dict[str, str]], versions: dict[str, str]) -> bool:
     """Whether student, items and unknown items are of the run that the answer names."""
     start = f"{body['ds']}-"
     return (
         body["model_version"] == versions[body["ds"]]
         and len(body["items"]) == K
         and all(one["item_id"].startswith(start) for one in body["items"])
-        and len(body["unknown_items"]) == 8
-        and not any(item.startswith(start) for item in body["unknown_items"])
+        and set(body["unknown_items"]) == {one["item"] for one in session if not one["item"].startswith(start)}
     )
 
 

@@ -232,7 +232,9 @@ MOSTLY_RIGHT = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(body=MOSTLY_RIGHT | JSON_VALUES)
 def test_any_json_is_answered(post: Callable[..., Any], body: Any) -> None:
     """Any JSON value gets a list, or status 400 with a text."""
@@ -241,7 +243,9 @@ def test_any_json_is_answered(post: Callable[..., Any], body: Any) -> None:
     assert ("items" if answer.status_code == 200 else "error") in answer.json()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(start=st.binary(max_size=30), end=st.integers(0, 80))
 def test_any_bytes_are_answered(post: Callable[..., Any], start: bytes, end: int) -> None:
     """Bytes of any kind, and a good body that is cut off or has bytes before it, get status 200 or 400."""

@@ -16,7 +16,7 @@ from kdlib.serving.requests import Event, Request, RequestError
 
 HOUR, MINUTE = 3_600_000_000, 60_000_000
 NOW = 500_000 * HOUR
-NAMES: dict[str, Any] = {name: name for name in EVENT_TYPES}
+NAMES: Any = {name: name for name in EVENT_TYPES} | {"buy": "purchase"}
 MADE = MadeWith(
     k=5,
     because=0,
@@ -24,7 +24,7 @@ MADE = MadeWith(
     time_zone="UTC",
     session_gap_seconds=1800,
     collapse_repeats=True,
-    event_types=NAMES | {"buy": "purchase"},
+    event_types=NAMES,
     usual_type="view",
 )
 
