@@ -1,14 +1,12 @@
 """Answer requests from the run in use, on Ray Serve: `distilrec serve`. It only reads."""
 
-import os
 import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 from jobs.runtime.command import Invocation
-from jobs.runtime.console import engine_output_to, say, warn
+from jobs.runtime.console import say, warn
 from jobs.runtime.ray_cluster import check_room, cluster_address, start_ray
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
@@ -55,8 +53,7 @@ def run(config: RunConfig, *, host: str, port: int) -> None:
                 while True:
                     time.sleep(3_600)
         finally:
-            with engine_output_to(Path(os.devnull)):  # Ray's processes complain of each other's end
-                serving.stop()
+            serving.stop()
     say("serve: ended")
 
 

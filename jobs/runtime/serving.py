@@ -52,8 +52,11 @@ def start(config: RunConfig, *, host: str, port: int) -> None:
 
 
 def stop() -> None:
-    """Answer what is in work, then end the replicas and the proxies."""
-    serve.shutdown()
+    """Answer what is in work, then end the replicas. New requests get status 404 meanwhile.
+
+    The proxies end with a local Ray. Those of a cluster may be others', too.
+    """
+    serve.delete(NAME)
 
 
 def server(config: RunConfig) -> Server:
