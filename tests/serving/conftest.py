@@ -1,11 +1,13 @@
 """A shop with one run in use, and a server of it without Ray."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from tests.s3 import s3 as s3
 from tests.serving import nights
 from tests.serving.nights import Made
 
@@ -28,7 +30,6 @@ def client(made: Made) -> Any:
 @pytest.fixture(scope="session")
 def post(client: TestClient) -> Callable[..., Any]:
     """Asks for a list with a body of JSON text, of bytes, or of a value."""
-    import json
 
     def ask(body: Any, **headers: str) -> Any:
         data = body if isinstance(body, str | bytes) else json.dumps(body)

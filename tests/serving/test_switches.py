@@ -20,6 +20,8 @@ from kdlib.serving import follow
 from kdlib.serving.follow import Follower
 from kdlib.serving.stock import StockFile
 from kdlib.store import partitions
+from kdlib.store.mirror import attach
+from kdlib.store.working_copy import refresh
 from tests.serving import nights
 from tests.serving.nights import Made
 
@@ -126,6 +128,29 @@ def test_the_same_run_is_loaded_once(shop: list[Made], follower: Follower) -> No
     promotions.rollback(shop[0].root, DAYS[2])
     follower.look()
     assert follower.night is before
+
+
+def test_a_switch_in_a_store_is_followed(s3: str, tmp_path: Path, warnings: list[str], monkeypatch: Any) -> None:
+    """The server's working copy follows what another machine switches. While nothing changes, a look reads one object."""
+    writer, reader, url = tmp_path / "writer", tmp_path / "reader", f"{s3}/{tmp_path.name}/out"
+    for root in (writer, reader):
+        attach(root, url)
+    nights.promote(Made(writer, ds=DAYS[0], items="old"))
+    follower = nights.server(reader, warn=warnings.append).follower
+    follower.look()
+    assert _ds(follower) == DAYS[0]
+    listings = []
+    monkeypatch.setattr(follow, "refresh", lambda root: (listings.append(root), refresh(root)))
+    follower.look()
+    assert not listings
+    nights.promote(Made(writer, ds=DAYS[1], items="new"))
+    follower.look()
+    assert _ds(follower) == DAYS[1]
+    assert len(listings) == 1
+    promotions.rollback(writer, DAYS[0])
+    follower.look()
+    assert _ds(follower) == DAYS[0]
+    assert not warnings
 
 
 @pytest.mark.parametrize("damage", ["model", "gone", "record"])
