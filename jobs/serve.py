@@ -1,12 +1,12 @@
 """Answer requests from the run in use, on Ray Serve: `distilrec serve`. It only reads."""
 
-import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from jobs.runtime.command import Invocation
 from jobs.runtime.console import say, warn
+from jobs.runtime.listening import in_url, is_local, listen
 from jobs.runtime.ray_cluster import check_room, cluster_address, start_ray
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
@@ -35,37 +35,27 @@ def run(config: RunConfig, *, host: str, port: int) -> None:
 
     Raises:
       ConfigError: nothing can listen there, there is no room for the replicas, or the pseudonym key is missing.
+      DistilrecError: a replica does not start.
     """
+    if not is_local(host):
+        warn(f"serve: warning: other machines reach {host}. The server has no login and no TLS: put a proxy before it")
     if config.privacy.key:
         read_key(config.privacy.key)
     if cluster_address(config) is None:
-        check_listens(host, port)
+        listen(host, port).close()  # fail now, not in a process of Ray
     with start_ray(config):
         from jobs.runtime import serving
 
         check_room(config, "serve.replicas", config.serve.replicas, reading=0)
-        serving.start(config, host=host, port=port)
         try:
-            say(
-                f"serve: {config.name}, http://{f'[{host}]' if ':' in host else host}:{port}, {_in_use(config)}; Ctrl-C ends it"
-            )
+            serving.start(config, host=host, port=port)
+            say(f"serve: {config.name}, http://{in_url(host)}:{port}, {_in_use(config)}; Ctrl-C ends it")
             with suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(3_600)
         finally:
             serving.stop()
     say("serve: ended")
-
-
-def check_listens(host: str, port: int) -> None:
-    """Raise ConfigError where nothing can listen on an address and a port."""
-    try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on port {port} of {host}: {error}. Give a free port with --port, or an address of this machine"
-            " with --host"
-        ) from None
 
 
 def _in_use(config: RunConfig) -> str:

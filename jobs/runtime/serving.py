@@ -13,7 +13,7 @@ from jobs.runtime.extras import check_search_extra
 from jobs.runtime.output import open_output
 from jobs.runtime.ray_cluster import own_signal_handlers
 from kdlib.config.run import RunConfig
-from kdlib.errors import ConfigError
+from kdlib.errors import ConfigError, DistilrecError
 from kdlib.privacy.pseudonyms import pseudonym, read_key
 from kdlib.serving.app import Server
 from kdlib.serving.figures import Figures
@@ -48,7 +48,10 @@ def start(config: RunConfig, *, host: str, port: int) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with own_signal_handlers():
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
-        serve.run(deployment.bind(), name=NAME, route_prefix="/", logging_config=quiet)
+        try:
+            serve.run(deployment.bind(), name=NAME, route_prefix="/", logging_config=quiet)
+        except RuntimeError as error:
+            raise DistilrecError(f"the server does not start: {error}") from None
 
 
 def stop() -> None:

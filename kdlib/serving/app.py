@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -95,7 +95,7 @@ class Server:
             raise RequestError(400, "/recommend takes no parameters in its address. Put them into the JSON body")
         request = parse(await _body(http), now=_now())
         self._night()
-        answer = await self._in_turn(self._batches.ask(request))
+        answer = await self._in_turn(partial(self._batches.ask, request))
         if isinstance(answer, RequestError):
             raise answer
         return JSONResponse(answer)
@@ -103,13 +103,14 @@ class Server:
     async def _search(self, http: HttpRequest) -> Response:
         query, k = _query(http)
         night = self._night()
-        loop = asyncio.get_running_loop()
-        return JSONResponse(await self._in_turn(loop.run_in_executor(self._thread, partial(night.search, query, k=k))))
+        found = partial(night.search, query, k=k)
+        return JSONResponse(
+            await self._in_turn(partial(asyncio.get_running_loop().run_in_executor, self._thread, found))
+        )
 
-    async def _in_turn(self, answer: Any) -> Any:
-        """Wait for an answer, if not too many wait already."""
+    async def _in_turn(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask and wait for the answer, if not too many wait already."""
         if self.in_work >= self._max_requests:
-            answer.close() if asyncio.iscoroutine(answer) else answer.cancel()
             raise RequestError(
                 429,
                 f"{self._max_requests} requests wait already (serve.max_requests). Ask again after a second, or serve with"
@@ -118,7 +119,7 @@ class Server:
             )
         self.in_work += 1
         try:
-            return await asyncio.wait_for(answer, SECONDS)
+            return await asyncio.wait_for(ask(), SECONDS)
         except TimeoutError:
             raise RequestError(503, f"not answered within {SECONDS:g} s. Ask again", _HEADERS) from None
         finally:

@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,12 @@ def _ds(follower: Follower) -> str:
 
 
 def test_a_rollback_is_followed(shop: list[Made], follower: Follower) -> None:
-    """The server answers from an earlier run after a rollback to it, and from the later one after its promotion."""
+    """The server answers from an earlier run after a rollback, and from the later one after its promotion. No other is kept."""
+    before = weakref.ref(follower.night)
     promotions.rollback(shop[0].root, DAYS[0])
     follower.look()
     assert _ds(follower) == DAYS[0]
+    assert before() is None
     promotions.promote(shop[0].root, DAYS[2], _promoted(shop[0].root, DAYS[2]))
     follower.look()
     assert _ds(follower) == DAYS[2]
