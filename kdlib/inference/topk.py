@@ -124,7 +124,8 @@ def _blocks(
     bias = weight_VW.new_zeros(num_items) if bias_V is None else bias_V
     if allowed_V is not None:
         bias = bias.masked_fill(~allowed_V, -torch.inf)
-    whole = num_items - num_items % GROUP  # only the last few items are padded: a copy of more would cost a request a third
+    # only the last few items are padded: a copy of a whole block would cost a server's request a third of its time
+    whole = num_items - num_items % GROUP
     for start, end in pairwise(dict.fromkeys([*range(0, whole, item_block or 1), whole, num_items])):
         weight_block, bias_block = weight_VW[start:end], bias[start:end]
         if missing := -len(weight_block) % GROUP:
