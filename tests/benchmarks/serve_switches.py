@@ -54,6 +54,8 @@ class Answered:
     ds: str
     whole: bool
     """All of the answer is of the run that it names."""
+    error: str = ""
+    """The text of an answer that is no list."""
 
 
 def run(items: int, rate: float, switches: int) -> None:
@@ -170,13 +172,13 @@ async def _one(client: httpx.AsyncClient, session: list[dict[str, str]], version
     asked_at, started = time.time(), time.monotonic()
     try:
         answer = await client.post("/recommend", json={"session": session})
-    except httpx.HTTPError:
-        return Answered(asked_at, time.monotonic() - started, 0, "", False)
-    seconds, body = time.monotonic() - started, answer.json()
-    ds = body.get("ds", "")
-    return Answered(
-        asked_at, seconds, answer.status_code, ds, answer.status_code == 200 and _is_whole(body, session, versions)
-    )
+    except httpx.HTTPError as error:
+        return Answered(asked_at, time.monotonic() - started, 0, "", False, type(error).__name__)
+    seconds = time.monotonic() - started
+    if answer.status_code != 200:
+        return Answered(asked_at, seconds, answer.status_code, "", False, answer.text)
+    body = answer.json()
+    return Answered(asked_at, seconds, 200, body["ds"], _is_whole(body, session, versions))
 
 
 def _is_whole(body: dict[str, Any], session: list[dict[str, str]], versions: dict[str, str]) -> bool:
@@ -206,6 +208,7 @@ def _figures(answers: list[Answered], times: list[tuple[float, str]]) -> dict[st
         "requests": len(answers),
         "statuses": dict(Counter(str(one.status) for one in answers)),
         "failed": sum(one.status != 200 for one in answers),
+        "errors": dict(Counter(one.error for one in answers if one.error)),
         "not_of_one_run": sum(one.status == 200 and not one.whole for one in answers),
         "answers_of_each_run": dict(sorted(Counter(one.ds for one in answers).items())),
         "ms_p50": round(float(np.median(ms)), 1),
