@@ -11,7 +11,7 @@ import click
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import in_utf8, say
-from jobs.runtime.extras import check_explore_extra, check_search_extra
+from jobs.runtime.extras import check_explore_extra, check_search_extra, check_serve_extra
 from jobs.runtime.options import ADDRESS, FORCE, REASON, configured
 from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Stage
@@ -20,7 +20,18 @@ from kdlib.errors import ConfigError, DistilrecError
 GROUPS = {
     "Begin": ("init", "validate", "doctor"),
     "Run": ("nightly", "plan", "benchmark"),
-    "What is in use": ("show", "explore", "search", "rollback", "freeze", "unfreeze", "deliver", "telemetry", "abtest"),
+    "What is in use": (
+        "show",
+        "explore",
+        "search",
+        "serve",
+        "rollback",
+        "freeze",
+        "unfreeze",
+        "deliver",
+        "telemetry",
+        "abtest",
+    ),
     "The output folder": ("forget", "prune", "repair"),
     "On a Ray cluster": ("submit", "status"),
     "Stages, in order": tuple(stage.name for stage in STAGES),
@@ -217,6 +228,25 @@ def _search(invocation: Invocation, query: tuple[str, ...], k: int, category: st
 
 
 cli.command("search")(configured(_search, ds="the run's date (default: the one in use)"))
+
+
+@click.option("--host", default="127.0.0.1", show_default=True, help="the address to listen on")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8000, show_default=True, help="the port to listen on")
+def _serve(invocation: Invocation, host: str, port: int) -> int:
+    """Answer requests for lists and searches from the run in use, over HTTP."""
+    check_serve_extra()
+    from jobs import serve
+
+    return execute(
+        "serve",
+        invocation,
+        lambda config: serve.run(config, host=host, port=port),
+        load=lambda: serve.load(invocation),
+        reads_only=True,
+    )
+
+
+cli.command("serve")(configured(_serve, ds=None))
 
 
 @click.option("--to", required=True, metavar="YYYY-MM-DD", help="the date of the promoted run to go back to")

@@ -1,7 +1,5 @@
 """Serve the published tables as pages in a browser: `distilrec explore`. It only reads, and starts no engine."""
 
-import ipaddress
-import socket
 import threading
 import warnings
 import webbrowser
@@ -15,6 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from jobs.runtime.console import say, warn
 from jobs.runtime.extras import check_search_extra
+from jobs.runtime.listening import LOCAL, in_url, is_local, listen
 from jobs.runtime.names import models_of
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
@@ -23,8 +22,6 @@ from kdlib.explore.shop import Shop
 from kdlib.privacy.pseudonyms import BLANKS, pseudonym, read_key
 from kdlib.report.content import Night
 from kdlib.report.gather import find_partitions, gather
-
-LOCAL = ("localhost", "127.0.0.1")
 
 
 def run(config: RunConfig, *, host: str, port: int, browser: bool, of_day: bool) -> None:
@@ -44,8 +41,8 @@ def run(config: RunConfig, *, host: str, port: int, browser: bool, of_day: bool)
     shop = shop_of(config, of_day=of_day)
     shop.run()
     listener = listen(host, port)
-    url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
-    if not _is_local(host):
+    url = f"http://{in_url(host)}:{listener.getsockname()[1]}"
+    if not is_local(host):
         warn(f"explore: warning: other machines reach {host}. The pages have no login and show what users did")
     # NiceGUI inspects every object of the process, and some objects of PyTorch then warn
     warnings.filterwarnings("ignore", category=FutureWarning, module="nicegui")
@@ -83,32 +80,11 @@ def shop_of(config: RunConfig, *, of_day: bool) -> Shop:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; ConfigError where none can."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"cannot listen on port {port} of {host}: {error}. Give a free port with --port (0: any), or an address of"
-            " this machine with --host"
-        ) from None
-
-
 def _application(shop: Shop, host: str) -> FastAPI:
     """The pages as an application. A local one answers only to local names, so that no other web page can read it."""
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_pages(shop)
     ui.run_with(application, language="en-US", tailwind=False, show_welcome_message=False, reconnect_timeout=10.0)
-    if _is_local(host):
-        application.add_middleware(TrustedHostMiddleware, allowed_hosts=[_in_url(host), *LOCAL])
+    if is_local(host):
+        application.add_middleware(TrustedHostMiddleware, allowed_hosts=[in_url(host), *LOCAL])
     return application
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _is_local(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host in LOCAL

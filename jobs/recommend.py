@@ -17,6 +17,7 @@ from kdlib.inference.checks import check_recommendations
 from kdlib.inference.recommender import check_vocabulary, read_vocabulary
 from kdlib.inference.shard_recommender import ShardRecommender
 from kdlib.models.files import load_model
+from kdlib.serving.made_with import made_with
 from kdlib.store.days import day_end
 from kdlib.store.partitions import Manifest
 
@@ -52,7 +53,7 @@ def build(job: Job) -> Details:
         unavailable=frozenset(item_ids.filter(pa.array(~available)).to_pylist()),
     )
     own = {"k": settings.k, "model_version": facts["version"], "inference_seconds": round(seconds, 3)}
-    return {"recommendations": {"users": sum(counts.values()), **counts, **own}}
+    return {"recommendations": {"users": sum(counts.values()), **counts, **own, "made_with": made_with(job.config)}}
 
 
 def _infer(job: Job) -> None:

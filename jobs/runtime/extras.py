@@ -8,6 +8,7 @@ from kdlib.errors import ConfigError, extra_hint
 SEARCH = ("bm25s", "Stemmer", "rapidfuzz", "transformers")
 EXPORT = ("onnx", "onnxscript", "onnxruntime")
 EXPLORE = ("nicegui", "duckdb")
+SERVE = ("starlette", "uvicorn")
 MLFLOW = ("mlflow", "sqlalchemy", "alembic")
 OPENLINEAGE = ("openlineage",)
 
@@ -33,6 +34,11 @@ def check_tracking_extras(tracking: TrackingConfig) -> None:
         _check("tracking.mlflow", "mlflow", MLFLOW)
     if tracking.openlineage:
         _check("tracking.openlineage", "openlineage", OPENLINEAGE)
+
+
+def check_serve_extra() -> None:
+    """Raise ConfigError where a package of the extra `serve` is missing."""
+    _check("`distilrec serve`", "serve", SERVE)
 
 
 def _check(what: str, extra: str, packages: tuple[str, ...]) -> None:

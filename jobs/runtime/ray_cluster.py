@@ -139,7 +139,9 @@ def read_parquet(config: RunConfig, files: Sequence[str]) -> "ray.data.Dataset":
             del os.environ[_FOOTER_READERS]
 
 
-def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1, gpus: float = 0) -> None:
+def check_room(
+    config: RunConfig, setting: str, number: int, *, cpus: float = 1, gpus: float = 0, reading: int = 1
+) -> None:
     """Check that a local Ray has room for the workers and for reading their data. A cluster at an address may grow.
 
     Args:
@@ -147,6 +149,7 @@ def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1,
       setting: the setting that gives the number of workers, such as `training.workers`.
       number: of the workers.
       cpus, gpus: of each worker.
+      reading: CPUs for reading their data.
 
     Raises:
       ConfigError: there is no room. Ray would wait for ever.
@@ -162,13 +165,13 @@ def check_room(config: RunConfig, setting: str, number: int, *, cpus: float = 1,
             "the local Ray has no CPU any more, so its raylet has died. The machine may lack memory: the kernel's log says"
             " whether it killed the process. Start the same command again"
         )
-    for name, each, reading in (("CPU", cpus, 1), ("GPU", gpus, 0)):
+    for name, each, more in (("CPU", cpus, reading), ("GPU", gpus, 0)):
         there = resources.get(name, 0.0)
-        if each and number * each + reading > there + 1e-6:
+        if each and number * each + more > there + 1e-6:
             raise ConfigError(
-                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if reading else ''},"
+                f"{setting} is {number}, {each:g} {name} each{', and reading needs one more' if more else ''},"
                 f" but the local Ray has {there:g}."
-                f" Lower {setting} or {'raise ray.num_cpus' if reading else 'training.gpus_per_worker'}"
+                f" Lower {setting} or {'raise ray.num_cpus' if name == 'CPU' else 'training.gpus_per_worker'}"
             )
 
 

@@ -261,6 +261,18 @@ class TrackingConfig(Section):
     openlineage: OpenLineageConfig | None = None
 
 
+class ServeConfig(Section):
+    """`distilrec serve`. Needs the extra `serve`."""
+
+    replicas: Positive = 1
+    """Number of processes that answer. Each holds the whole item table, and for a moment that of the next run."""
+    max_requests: Positive = 64
+    """Requests that may wait or be in work in a replica. More get status 429."""
+    out_of_stock: str | None = None
+    """A file or a URL with the items that went out of stock since the run: one id a line, or a column `item_id` in a file
+    `.csv` or `.parquet`. The server reads the file again when it changes."""
+
+
 class SparkConfig(Section):
     """The Spark that builds the features."""
 

@@ -28,6 +28,7 @@ from kdlib.config.operations import (
     RecommendConfig,
     RetentionConfig,
     SearchConfig,
+    ServeConfig,
     SparkConfig,
     TelemetryConfig,
     TrackingConfig,
@@ -72,6 +73,7 @@ class RunConfig(Section):
     delivery: Annotated[DeliveryConfig | None, OPERATIONAL] = None
     """If given, the tables in use are copied to a place where others read them."""
     telemetry: Annotated[TelemetryConfig | None, OPERATIONAL] = None
+    serve: Annotated[ServeConfig, OPERATIONAL] = ServeConfig()
     tracking: Annotated[TrackingConfig, OPERATIONAL] = TrackingConfig()
     spark: Annotated[SparkConfig, OPERATIONAL] = SparkConfig()
     ray: Annotated[RayConfig, OPERATIONAL] = RayConfig()

@@ -5,7 +5,7 @@ Shapes: V items of the model, M values of an item.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -46,6 +46,16 @@ class ListRules:
     def is_plain(self) -> bool:
         """Whether the list is simply the items with the best scores."""
         return not (self.caps or self.least_new or self.pins)
+
+    def without(self, out_V: Tensor) -> "ListRules":
+        """The rules for lists that also leave out some items, bool [V]. A pinned item among them is not shown."""
+        out = out_V.numpy()
+        return replace(
+            self,
+            allowed_V=self.allowed_V & ~out_V,
+            new_items=None if self.new_items is None else self.new_items[~out[self.new_items]],
+            pins=tuple((place, item) for place, item in self.pins if not out[item]),
+        )
 
     def hides(self, event_types_N: NDArray, ages_N: NDArray) -> NDArray:
         """Which interactions keep their item out of the user's list: bool [N].

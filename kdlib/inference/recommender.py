@@ -4,6 +4,7 @@ Shapes: B users of a batch, N positions of all histories of the batch, W width o
 model, K list length, M reasons.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -91,7 +93,7 @@ class Recommender:
             day=generated_at.date(),
             k=k,
         )
-        self._has_policy, self._segments = policy is not None, None
+        self._all_rules, self._has_policy, self._segments = self.rules, policy is not None, None
         if policy and policy.segments and user_features_folder:
             self._segments = Segments(Path(user_features_folder), policy.segments.feature)
         counts = _counts(statistics_folder, num_items)
@@ -101,11 +103,23 @@ class Recommender:
         }
         self.k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
         self._because, self._experiment = because, experiment
-        self._num_items, self._version = num_items, facts["version"]
+        self._num_items, self.version = num_items, facts["version"]
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row of RECOMMENDATIONS for each row of HISTORIES. The columns of the split are not read."""
-        segments = self._segments.of(batch["user_id"]) if self._segments else [None] * len(batch)
+    def leave_out(self, item_ids: Iterable[str]) -> None:
+        """From now on no list holds these items; unknown ids are ignored. A call replaces the items of the call before."""
+        found = pc.call_function("is_in", [self.item_ids], pc.SetLookupOptions(pa.array(item_ids, pa.string())))
+        out_V = torch.from_numpy(found.to_numpy(zero_copy_only=False)[: self._num_items])
+        self.rules = {segment: rules.without(out_V) for segment, rules in self._all_rules.items()}
+
+    def __call__(self, batch: pa.Table, segments: Sequence[str | None] | None = None) -> pa.Table:
+        """One row of RECOMMENDATIONS for each row of HISTORIES. The columns of the split are not read.
+
+        Args:
+          batch: the histories.
+          segments: the segment of each row. None: as USER_FEATURES says.
+        """
+        if segments is None:
+            segments = self._segments.of(batch["user_id"]) if self._segments else [None] * len(batch)
         known = np.array([one if one in self.rules else None for one in segments], object)
         found = []
         for segment in dict.fromkeys(known.tolist()) or [None]:
@@ -158,7 +172,7 @@ class Recommender:
         times = batch["event_times"].combine_chunks().flatten().cast(pa.int64()).to_numpy()
         types = batch["event_types"].combine_chunks().flatten().to_numpy()
         now = self._generated_at.cast(pa.int64()).as_py()
-        return rules.hides(types, (now - times) / MICROSECONDS_A_DAY)
+        return rules.hides(types, np.maximum(now - times, 0) / MICROSECONDS_A_DAY)  # a server knows events of today
 
     def _topk(
         self,
@@ -197,7 +211,7 @@ class Recommender:
             "item_ids": pa.ListArray.from_arrays(offsets, item_ids),
             "scores": pa.ListArray.from_arrays(offsets, pa.array(scores_BK[real])),
             "source": pa.array(["popular", "model"]).take(pa.array(readable.astype(np.int8))),
-            "model_version": pa.repeat(self._version, len(real)),
+            "model_version": pa.repeat(self.version, len(real)),
             "generated_at": pa.repeat(self._generated_at, len(real)),
             "because_item_ids": self._because_column(reasons_BKM, real, readable),
             "item_sources": self._sources_column(pinned_BK, real, readable),

@@ -8,6 +8,7 @@ Shapes: B rows, W width of the hidden state, V items, K list length, N seen item
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -123,8 +124,10 @@ def _blocks(
     bias = weight_VW.new_zeros(num_items) if bias_V is None else bias_V
     if allowed_V is not None:
         bias = bias.masked_fill(~allowed_V, -torch.inf)
-    for start in range(0, num_items, item_block or 1):
-        weight_block, bias_block = weight_VW[start : start + item_block], bias[start : start + item_block]
+    # only the last few items are padded: a copy of a whole block would cost a server's request a third of its time
+    whole = num_items - num_items % GROUP
+    for start, end in pairwise(dict.fromkeys([*range(0, whole, item_block or 1), whole, num_items])):
+        weight_block, bias_block = weight_VW[start:end], bias[start:end]
         if missing := -len(weight_block) % GROUP:
             weight_block = functional.pad(weight_block, (0, 0, 0, missing))
             bias_block = functional.pad(bias_block, (0, missing), value=-torch.inf)

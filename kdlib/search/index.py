@@ -9,13 +9,14 @@ Shapes: Q queries, V products, E text-vector width, R clusterings.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
@@ -79,6 +80,13 @@ class SearchIndex:
         self.products, self._vectors_VE, self._clusters_RV = products, vectors_VE.float(), clusters_RV
         self._lexical, self.weights, (self._model, self._tokens) = lexical, weights, student
         self._available_V = products["available"].to_numpy()
+
+    def leave_out(self, item_ids: Iterable[str]) -> None:
+        """From now on no answer holds these items. A call replaces the items of the call before."""
+        found = pc.call_function(
+            "is_in", [self.products["item_id"]], pc.SetLookupOptions(pa.array(item_ids, pa.string()))
+        )
+        self._available_V = self.products["available"].to_numpy() & ~found.to_numpy()
 
     def answer(
         self, queries: Sequence[str], *, k: int, category: str | None = None, weights: Weights | None = None

@@ -285,3 +285,38 @@ def test_dated_pins_may_share_a_place():
     days = [{"last_day": "2026-11-30"}, {"first_day": "2026-12-01"}]
     policy = {"pins": [{"item": item, "place": 1, **when} for item, when in zip("ab", days, strict=True)]}
     assert len(PolicyConfig.model_validate(policy).pins) == 2
+
+
+def test_items_that_are_left_out_give_way_to_others(shop):
+    """Lists without some items are those of a vocabulary where these are unavailable; pins and new items give way, too."""
+    policy = {
+        "new_items": {"days": 10, "share": 0.3},
+        "pins": [{"item": "i50", "place": 2}, {"item": "i20", "place": 3}],
+    }
+    made = recommender(shop, policy)
+    people, before = histories(), made(histories())
+    out = {50, 1, 8, *(items[0] for items in lists_of(before).values())}
+    made.leave_out([*(f"i{item}" for item in out), f"i{NUM_ITEMS - 1}", "unknown"])
+    for row in made(people).to_pylist():
+        items = [int(item[1:]) for item in row["item_ids"]]
+        assert len(items) == K
+        assert not set(items) & out
+        assert sum(item <= 10 for item in items) >= min(3, len(set(range(11)) - out - UNAVAILABLE))
+        assert "pinned" not in row["item_sources"] or items[row["item_sources"].index("pinned")] == 20
+    made.leave_out([])
+    assert made(people).equals(before)
+
+
+def test_an_event_after_the_run_hides_as_one_of_its_last_moment(shop):
+    """A server knows events of today: a type with `0d` does not hide their items, and `1d` does."""
+    people = histories()
+    late = people.set_column(
+        3, "event_times", pa.array([[END_OF_DAY + timedelta(hours=5)] * len(one) for one in people["event_types"]])
+    )
+    late = late.cast(people.schema)
+    types = ("view", "favourite", "cart", "purchase")
+    shown = lists_of(recommender(shop, {"exclude_recent": dict.fromkeys(types, "0d")})(late))
+    hidden = lists_of(recommender(shop, {"exclude_recent": dict.fromkeys(types, "1d")})(late))
+    seen = {row["user_id"]: set(row["item_indices"]) for row in late.to_pylist()}
+    assert any(seen[user] & set(items) for user, items in shown.items())
+    assert not any(seen[user] & set(items) for user, items in hidden.items())

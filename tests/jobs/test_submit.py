@@ -98,6 +98,7 @@ def test_every_stage_of_a_night_can_be_submitted() -> None:
         "repair",
         "rollback",
         "search",
+        "serve",
         "show",
         "status",
         "submit",

@@ -1,0 +1,125 @@
+"""Requests → rows of HISTORIES, by the rules by which Spark makes them from the same events (`kdlib.features`).
+
+Sessions come first, then repeats become one interaction, then items that are not in the vocabulary are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+
+from kdlib.config.data import EVENT_TYPES
+from kdlib.data.windows import list_array
+from kdlib.serving.made_with import MadeWith
+from kdlib.serving.requests import Event, Request, RequestError
+from kdlib.store.days import SECONDS_A_DAY
+from kdlib.store.tables import HISTORIES
+
+COLUMNS = ("item_indices", "event_types", "event_times", "session_numbers")
+_TYPE_INDEX = {name: number for number, name in enumerate(EVENT_TYPES)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """An interaction, before the vocabulary is looked at."""
+
+    item: str
+    event_type: int
+    """Index into EVENT_TYPES."""
+    time: int
+    """Microseconds since 1970."""
+    session: int
+
+
+def steps_of(request: Request, made: MadeWith, *, now: int) -> list[Step]:
+    """The interactions of a request, oldest first.
+
+    Events with times are put into the order of a run, and copies are dropped. Events without times keep their order, and
+    happen now.
+
+    Args:
+      request: what a client asks.
+      made: the settings of the run.
+      now: microseconds since 1970.
+
+    Raises:
+      RequestError: the run does not know an event type.
+    """
+    rows = [_row(event, number, made) for number, event in enumerate(request.events)]
+    if rows and rows[0][0] is not None:
+        rows = sorted(set(rows))
+    moments = [now if time is None else time for time, *_ in rows]
+    days = [_day(moment, made.time_zone) for moment in moments]
+    if made.session_gap_seconds is None:
+        names = [session or f"none-{day}" for (*_, session), day in zip(rows, days, strict=True)]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        sessions = [numbers[name] for name in names]
+    else:
+        opens = np.diff(moments, prepend=moments[:1]) > made.session_gap_seconds * 1_000_000
+        sessions = np.cumsum(opens).tolist()
+    found: list[Step] = []
+    last = None
+    for (_, item, event_type, _), moment, day, session in zip(rows, moments, days, sessions, strict=True):
+        if made.collapse_repeats and last == (item, session, day):
+            event_type = max(found[-1].event_type, event_type)
+            found[-1] = Step(item, event_type, found[-1].time, session)
+        else:
+            found.append(Step(item, event_type, moment, session))
+        last = (item, session, day)
+    return found
+
+
+def _row(event: Event, number: int, made: MadeWith) -> tuple[int | None, str, int, str]:
+    """An event as a row that sorts as the events of a user do in a run: time, item, type, session id."""
+    name = made.usual_type if event.event_type is None else made.event_types.get(event.event_type)
+    if name is None:
+        raise RequestError(
+            400,
+            f"session.{number}.event_type must be one of {', '.join(made.event_types)}, found {event.event_type!r}."
+            " Leave it out for an event of the usual type",
+        )
+    return event.time, event.item, _TYPE_INDEX[name], event.session or ""
+
+
+def _day(moment: int, time_zone: str) -> int:
+    """The local date of a moment, in days since 1970 or any other first day."""
+    seconds = moment // 1_000_000
+    if time_zone == "UTC":
+        return seconds // SECONDS_A_DAY
+    return datetime.fromtimestamp(seconds, UTC).astimezone(ZoneInfo(time_zone)).toordinal()
+
+
+def rows_of(
+    people: Sequence[Sequence[Step]],
+    index_of: Mapping[str, int],
+    *,
+    user_ids: Sequence[str],
+    user_values: np.ndarray,
+) -> tuple[pa.Table, list[list[str]]]:
+    """Rows of HISTORIES without the columns of the split, and the items of each row that the vocabulary lacks.
+
+    Args:
+      people: the interactions of each row.
+      index_of: item id → index in the vocabulary.
+      user_ids: of the rows.
+      user_values: int8 [rows, features].
+    """
+    known = [[step for step in steps if step.item in index_of] for steps in people]
+    unknown = [list(dict.fromkeys(step.item for step in steps if step.item not in index_of)) for steps in people]
+    lengths = np.array([len(steps) for steps in known], np.int64)
+    values = zip(
+        *((index_of[one.item], one.event_type, one.time, one.session) for one in chain.from_iterable(known)),
+        strict=True,
+    )
+    flat = dict(zip(COLUMNS, values, strict=False)) or dict.fromkeys(COLUMNS, ())
+    columns = {
+        name: list_array(np.array(flat[name], np.int64), lengths, HISTORIES.schema.field(name).type.value_type)
+        for name in COLUMNS
+    }
+    width = np.full(len(people), user_values.shape[1])
+    columns["user_values"] = list_array(user_values.ravel(), width, pa.int8())
+    return pa.table({"user_id": pa.array(user_ids, pa.string()), **columns}), unknown
