@@ -1,6 +1,7 @@
 """The settings behind a run's lists. The manifest keeps them, so that a server makes the same lists for any run."""
 
 from kdlib.config.base import Positive, Section
+from kdlib.config.experiment import ExperimentConfig
 from kdlib.config.policy import EventType, PolicyConfig
 from kdlib.config.run import RunConfig
 
@@ -11,6 +12,7 @@ class MadeWith(Section):
     k: Positive
     because: int
     policy: PolicyConfig | None
+    experiment: ExperimentConfig | None
     time_zone: str
     session_gap_seconds: Positive | None
     """None: the shop's own session ids separate the sessions."""
@@ -30,6 +32,7 @@ def made_with(config: RunConfig) -> dict[str, object]:
         k=config.recommend.k,
         because=config.recommend.because,
         policy=config.recommend.policy,
+        experiment=config.experiment,
         time_zone=features.time_zone,
         session_gap_seconds=None if events and events.session else features.session_gap_seconds,
         collapse_repeats=features.collapse_repeats,

@@ -88,6 +88,7 @@ class Night:
             generated_at=day_end(date.fromisoformat(used.ds), made.time_zone),
             threads=1,
             policy=made.policy,
+            experiment=made.experiment,
             **{f"{name}_folder": str(folder) for name, folder in folders.items()},
         )
         self.model_version = self._recommender.version
@@ -164,7 +165,7 @@ class Night:
             for item, score, source, because in zip(row["item_ids"], row["scores"], sources, reasons, strict=True)
         ]
         answer = {"ds": self.used.ds, "model_version": self.model_version, "source": row["source"]}
-        if request.user is not None and "variant" in row:
+        if request.user is not None and row["variant"] is not None:
             answer["variant"] = row["variant"]
         return answer | {"items": items[: request.k], "unknown_items": unknown}
 

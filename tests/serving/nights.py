@@ -146,6 +146,7 @@ def _lists(made: Made, histories: list[dict[str, Any]]) -> list[dict[str, Any]]:
         generated_at=day_end(config.last_day, config.features.time_zone),
         threads=1,
         policy=settings.policy,
+        experiment=config.experiment,
         item_features_folder=folder["item_features"] if settings.policy else None,
         user_features_folder=folder["user_features"] if settings.policy else None,
     )

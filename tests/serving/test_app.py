@@ -233,19 +233,3 @@ def test_requests_that_wait_together_are_one_batch() -> None:
 
     assert asyncio.run(run()) == [0, 4, 6, 8, 10, 12]
     assert sizes == [1, 3, 2]  # one of the first four was cancelled
-
-
-def test_a_variant_is_passed_on(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where lists have a variant, the answer for a user names it, and the answer without a user does not."""
-    night = nights.load(made.root)
-    recommend = night._recommender.__call__
-
-    def with_variant(rows: Any, segments: Any) -> Any:
-        return recommend(rows, segments).append_column("variant", [["treatment"] * len(rows)])
-
-    monkeypatch.setattr(night, "_recommender", with_variant)
-    named, unnamed = night.recommend([nights.asked([], user="u1"), nights.asked([])], now=1)
-    assert isinstance(named, dict)
-    assert isinstance(unnamed, dict)
-    assert named["variant"] == "treatment"
-    assert "variant" not in unnamed

@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "user values": {"kind": "transformer", "user_columns": True},
     "no reasons": {"recommend": {"because": 0}},
     "policy": {"recommend": {"policy": POLICY}},
+    "experiment": {"settings": {"experiment": {"salt": "s", "variants": {"control": 0.5, "treatment": 0.5}}}},
     "segments": {"recommend": {"policy": POLICY | SEGMENTS}, "settings": USERS, "user_columns": True},
 }
 
@@ -57,6 +58,7 @@ def test_a_request_with_the_history_gets_the_list_of_the_table(tmp_path: Path, c
             assert answer["ds"] == made.ds
             assert answer["model_version"] == row["model_version"]
             assert answer["source"] == row["source"]
+            assert answer.get("variant") == row["variant"]
             assert [one["item_id"] for one in answer["items"]] == row["item_ids"]
             assert [one["score"] for one in answer["items"]] == pytest.approx(row["scores"], abs=1e-5)
             assert [one["source"] for one in answer["items"]] == (
@@ -66,6 +68,14 @@ def test_a_request_with_the_history_gets_the_list_of_the_table(tmp_path: Path, c
                 row["because_item_ids"] or [[]] * len(row["item_ids"])
             )
     assert {row["source"] for row in wanted} == {"model", "popular"}
+    assert {row["variant"] for row in wanted} == ({"control", "treatment"} if case == "experiment" else {None})
+
+
+def test_without_a_user_an_answer_names_no_variant(tmp_path: Path) -> None:
+    """A visitor who is not known is in no variant of the A/B test."""
+    nights.promote(Made(tmp_path, **CASES["experiment"]))
+    [answer] = nights.load(tmp_path).recommend([parse(_body([]), now=NOW)], now=NOW)
+    assert "variant" not in answer
 
 
 def _body(events: list[dict[str, Any]], **more: Any) -> bytes:
