@@ -28,7 +28,11 @@ from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.ranking import hit_rate, ndcg
 
 HERE = Path(__file__).parent
-REQUIREMENTS = {"rectools": "rectools[torch]==0.19.0", "replay": "replay-rec[torch]==0.22.0"}
+REQUIREMENTS = {
+    "rectools": "rectools[torch]==0.19.0",
+    "replay": "replay-rec[torch]==0.22.0",
+    "replay_server": "replay-rec[torch]==0.22.0 openvino==2026.4.1 onnx==1.23.2 starlette uvicorn",
+}
 SCRIPTS = {"rectools": "rectools_sasrec.py", "replay": "replay_sasrec.py"}
 K = 10
 BOOTSTRAP_SAMPLES = 2000
@@ -154,7 +158,10 @@ def prepare_environment(peer: str, envs: Path) -> Path:
     if ready.is_file() and ready.read_text() == REQUIREMENTS[peer]:
         return python
     print(f"installing {REQUIREMENTS[peer]} into {home} (once; some minutes)", flush=True)
-    for step in (["-m", "venv", "--clear", str(home)], ["-m", "pip", "install", "--quiet", REQUIREMENTS[peer]]):
+    for step in (
+        ["-m", "venv", "--clear", str(home)],
+        ["-m", "pip", "install", "--quiet", *REQUIREMENTS[peer].split()],
+    ):
         program = sys.executable if step[1] == "venv" else str(python)
         if subprocess.run([program, *step], check=False).returncode:
             raise TrainingError(f"{shlex.join([program, *step])} failed; see above, or give a prepared one as --python")
