@@ -44,6 +44,8 @@ class Made:
     """The beginning of the items' ids."""
     num_items: int = 60
     dim: int = 8
+    shape: dict[str, Any] = field(default_factory=dict)
+    """More arguments of the student, over those of `_put_student`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """More sections of the run config."""
     recommend: dict[str, Any] = field(default_factory=dict)
@@ -114,16 +116,16 @@ def _put_student(made: Made) -> None:
     """An untrained model with large weights, whose scores differ clearly. Each date has other weights."""
     torch.manual_seed(date.fromisoformat(made.ds).toordinal())
     columns = {"country": 0} if made.user_columns else None
-    model = SequenceModel(
-        num_items=made.num_items,
-        kind=made.kind,
-        dim=made.dim,
-        heads=2 if made.kind == "transformer" else 1,
-        session_flag=True,
-        inputs=["event_type", "time_gap"],
-        user_columns=columns,
-        max_length=6,
-    )
+    shape: dict[str, Any] = {
+        "kind": made.kind,
+        "dim": made.dim,
+        "heads": 2 if made.kind == "transformer" else 1,
+        "session_flag": True,
+        "inputs": ["event_type", "time_gap"],
+        "user_columns": columns,
+        "max_length": 6,
+    }
+    model = SequenceModel(num_items=made.num_items, **shape | made.shape)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     facts = {"vocabulary_hash": vocabulary_hash(made.item_ids), "vocabulary_version": "v1"}
