@@ -1,7 +1,9 @@
 """The DeepSpeed engine under ZeRO 0 to 3 on two processes, against plain PyTorch on the union of their data."""
 
+import importlib
 import json
 import pickle
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +88,7 @@ def _worker(rank: int, folder: str) -> None:
     from kdlib.training.engine import full_weights, load_state, make_engine
     from kdlib.training.loop import train_epoch
 
+    sys.path.insert(0, folder)  # there is a module `mlflow`
     for stage in range(4):
         module = _module()
         engine = make_engine(module, TRAIN, zero_stage=stage, workers=2, bf16=False)
@@ -109,6 +112,9 @@ def _worker(rank: int, folder: str) -> None:
             torch.save((weights, figures), Path(folder, f"stage{stage}.pt"))
             Path(folder, f"checkpoint{stage}.json").write_text(json.dumps([resumes, refuses]))
         engine.destroy()
+    if rank == 0:
+        before = "mlflow" in sys.modules
+        Path(folder, "mlflow.json").write_text(json.dumps([before, importlib.import_module("mlflow").__file__]))
 
 
 class _Engine:
@@ -170,6 +176,7 @@ def test_the_learning_rate_rises_over_the_first_steps() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
+    (folder / "mlflow.py").touch()
     run_workers(_worker, str(folder), workers=2)
     return folder
 
@@ -179,6 +186,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_is_resumed_and_runs_no_code(trained: Path, stage: int) -> None:
     """Two workers get their weights back. A checkpoint that would run code is refused."""
     assert json.loads((trained / f"checkpoint{stage}.json").read_text()) == [True, True]
+
+
+@pytest.mark.engine
+def test_deepspeed_brings_no_mlflow(trained: Path) -> None:
+    """A worker with an engine has not imported the `mlflow` on its path. It can do so afterwards."""
+    assert json.loads((trained / "mlflow.json").read_text()) == [False, str(trained / "mlflow.py")]
 
 
 @pytest.mark.engine
