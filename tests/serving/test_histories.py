@@ -21,6 +21,7 @@ MADE = MadeWith(
     k=5,
     because=0,
     policy=None,
+    experiment=None,
     time_zone="UTC",
     session_gap_seconds=1800,
     collapse_repeats=True,

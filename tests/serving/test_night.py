@@ -75,6 +75,7 @@ def test_without_a_user_an_answer_names_no_variant(tmp_path: Path) -> None:
     """A visitor who is not known is in no variant of the A/B test."""
     nights.promote(Made(tmp_path, **CASES["experiment"]))
     [answer] = nights.load(tmp_path).recommend([parse(_body([]), now=NOW)], now=NOW)
+    assert isinstance(answer, dict)
     assert "variant" not in answer
 
 
