@@ -17,8 +17,8 @@ LEVEL = 0.95
 ALARM = 0.001
 """Below this p-value of `sample_ratio`, no lift of the test can be trusted (Fabijan et al. 2019)."""
 MOST_SKEWNESS = 0.2
-"""With a skewness of the estimate beyond this, the users are too few for its interval (n < 25 · skewness², Cochran 1977, section
-2.15): too few intervals hold the truth (`tests/benchmarks/results/abtest_coverage.json`)."""
+"""If the skewness of an estimate is above this, its users are too few (n < 25 · skewness², Cochran 1977, section 2.15). Less than
+95% of such intervals hold the truth (`tests/benchmarks/results/abtest_coverage.json`)."""
 
 
 class Estimate(NamedTuple):

@@ -45,9 +45,10 @@ def compare(
       int8: compare the small graphs, too.
 
     Returns:
-      `users`: how many lists were compared. `refused`: users whose rules the graphs cannot apply; only their scores are
-      compared. `float32` and `int8`: the shares of `equal_lists` and of the table's items that are in both lists
-      (`shared_items`), None if no list was compared; and the `largest_score_difference` of an item of the table.
+      `users`: how many lists were compared. `refused`: users whose rules the graphs cannot apply. Only their scores are
+      compared. `float32` and `int8` have three figures each. `equal_lists` is the share of equal lists. `shared_items` is the
+      share of the table's items that are in both lists. Both are None if no list was compared. The third is the
+      `largest_score_difference` of an item of the table.
 
     Raises:
       ModelError: fewer than 99% of the float32 lists are equal, or their scores differ.
