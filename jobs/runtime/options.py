@@ -59,3 +59,5 @@ ADDRESS = click.option(
     metavar="URL",
     help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
 )
+IN_USE_DAY = "the date that the run stands for (default: the run config's, or the one in use)"
+LOCKED_DAY = "the date to lock against other runs (default: the run config's, or the one in use)"

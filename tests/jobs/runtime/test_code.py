@@ -92,7 +92,7 @@ FRAME = ("jobs/__main__.py", "jobs/pipeline.py", "jobs/nightly.py", "jobs/runtim
     [
         ("kdlib/losses/next_item.py", {"train-teacher", "distill", "refit"}),
         ("kdlib/search/distil.py", {"train-search"}),
-        ("kdlib/inference/recommender.py", {"evaluate", "recommend", "recommend-lists"}),
+        ("kdlib/inference/recommender.py", {"evaluate", "recommend", "recommend-lists", "export"}),
         ("kdlib/report/templates/style.css", {"report"}),
     ],
 )
