@@ -209,8 +209,9 @@ def test_the_plan_of_a_finished_night(
     assert printed.endswith("everything is up to date\n"), printed
     assert main([*command, "--config", str(config), "--set", "recommend.k=6"]) == 0
     changed = re.findall(r"^  (\S+) +runs +.* MiB +(\S.*)$", capsys.readouterr().out, re.MULTILINE)
-    assert [name for name, _ in changed] == ["recommend", "recommend-lists", "report"], changed
+    assert [name for name, _ in changed] == ["recommend", "recommend-lists", "export", "report"], changed
     assert "setting recommend.k: 7 → 6" in changed[0][1]
     assert "after recommend" in changed[1][1]
-    assert "after recommend" in changed[2][1]
+    assert "setting recommend.k: 7 → 6" in changed[2][1]
+    assert "after recommend" in changed[3][1]
     assert whole(root, DS) == before
