@@ -93,10 +93,13 @@ class EpochLines:
 
 
 def _started() -> Any:
-    """A `_Kept` on this process's node, so that no other node can take it along."""
+    """A `_Kept` on this process's node, so that no other node can take it along.
+
+    Ray places half of such actors elsewhere if the affinity is soft.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kept: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Kept)
     return kept.remote()
