@@ -95,7 +95,7 @@ class EpochLines:
 def _started() -> Any:
     """A `_Kept` on this process's node, so that no other node can take it along.
 
-    Ray places half of such actors elsewhere if the affinity is soft.
+    If the affinity is soft, Ray also places such an actor on other nodes.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
