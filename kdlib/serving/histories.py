@@ -86,7 +86,10 @@ def _row(event: Event, number: int, made: MadeWith) -> tuple[int | None, str, in
 
 
 def _day(moment: int, time_zone: str) -> int:
-    """The local date of a moment, in days since 1970 or any other first day."""
+    """The local date of a moment, as a number of days since a day that depends on the time zone.
+
+    `days_of` would list all days from the first event to the last, and a client chooses these.
+    """
     seconds = moment // 1_000_000
     if time_zone == "UTC":
         return seconds // SECONDS_A_DAY
