@@ -8,6 +8,7 @@ Shapes: B rows, W width of the hidden state, V items, K list length, N seen item
 """
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -187,6 +188,7 @@ def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
     return scores, index.masked_fill(scores == -torch.inf, -1)
 
 
+@cache
 def _key_of_nothing() -> int:
     """Key of an empty place in a list: it sorts behind every item."""
     return int(_pack(torch.tensor(-torch.inf), torch.tensor(_LOW)))

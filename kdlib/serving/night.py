@@ -23,6 +23,8 @@ from kdlib.store.days import day_end
 
 LISTS = "recommendations"
 SEARCH = ("search_index", "models/search_student")
+ALL_ITEMS = 1 << 62
+"""A batch of requests is small, so the scores of all items fit into memory at a time."""
 Answer = dict[str, Any]
 """JSON-ready."""
 
@@ -33,7 +35,6 @@ class Night:
     Args:
       root: the output folder.
       used: the switch that put the run in use.
-      item_block: most items scored at a time.
       pseudonym_of: the shop's own user id → its pseudonym. None: the run has the shop's ids.
       search_missing: why product search cannot run here. Empty: it can.
 
@@ -47,7 +48,6 @@ class Night:
         root: Path,
         used: Promotion,
         *,
-        item_block: int,
         pseudonym_of: Callable[[str], str] | None = None,
         search_missing: str = "",
     ) -> None:
@@ -56,7 +56,7 @@ class Night:
         self.model_version = ""
         """Of the student that answers; of the search student, where the run has product search alone."""
         if LISTS in used.versions:
-            self._load_lists(item_block)
+            self._load_lists()
         self._search, self._search_missing = None, search_missing or f"the run of {used.ds} has no product search"
         if set(SEARCH) <= set(used.versions) and not search_missing:
             from kdlib.search.index import load_index  # its packages are of the extra `search`
@@ -70,7 +70,7 @@ class Night:
             raise InputError(f"{name} of {self.used.ds}, version {self.used.versions[name]}, is gone ({folder})")
         return folder
 
-    def _load_lists(self, item_block: int) -> None:
+    def _load_lists(self) -> None:
         root, used = self._root, self.used
         lists = promotions.manifest_of(root, used, LISTS)
         if "made_with" not in lists.details:
@@ -84,7 +84,7 @@ class Night:
             *(str(self._folder(name)) for name in (promotions.student_of(lists), "item_vocabulary", "item_statistics")),
             k=made.k,
             because=made.because,
-            item_block=item_block,
+            item_block=ALL_ITEMS,
             generated_at=day_end(date.fromisoformat(used.ds), made.time_zone),
             threads=1,
             policy=made.policy,

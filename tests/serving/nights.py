@@ -166,7 +166,7 @@ def load(root: Path) -> Night:
     """The run in use."""
     used = promotions.current(root)
     assert used is not None
-    return Night(root, used, item_block=65_536)
+    return Night(root, used)
 
 
 def server(root: Path, *, stock: Path | None = None, max_requests: int = 64, warn: Any = print) -> Server:
@@ -174,7 +174,7 @@ def server(root: Path, *, stock: Path | None = None, max_requests: int = 64, war
     figures = Figures()
     follower = Follower(
         root,
-        lambda used: Night(root, used, item_block=65_536),
+        lambda used: Night(root, used),
         stock=StockFile(str(stock)) if stock else None,
         figures=figures,
         warn=warn,

@@ -67,7 +67,7 @@ def test_pseudonyms_are_looked_up(tmp_path: Path) -> None:
     )
     nights.promote(made)
     used = nights.load(tmp_path).used
-    night = Night(tmp_path, used, item_block=65_536, pseudonym_of=lambda user: {"Ann": "user0000"}[user])
+    night = Night(tmp_path, used, pseudonym_of=lambda user: {"Ann": "user0000"}[user])
     [ann] = night.recommend([nights.asked([], user=" Ann ")], now=1)
     [other] = night.recommend([nights.asked([], user=None)], now=1)
     assert isinstance(ann, dict)
@@ -102,7 +102,7 @@ def test_without_the_extra_a_search_says_so(searched: Path) -> None:
     """The text is that of the missing extra."""
     used = nights.load(searched).used
     with pytest.raises(RequestError, match="needs bm25s") as error:
-        Night(searched, used, item_block=1_024, search_missing="product search needs bm25s").search("lamp", k=1)
+        Night(searched, used, search_missing="product search needs bm25s").search("lamp", k=1)
     assert error.value.status == 404
 
 
