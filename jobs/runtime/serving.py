@@ -4,6 +4,7 @@ Ray Serve places the replicas, looks after them and starts a dead one again. Eac
 of a machine share the port. Ray Serve's own proxy would take as much time for a request as the answer takes.
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -43,6 +44,7 @@ class Replica:
     """
 
     def __init__(self, config: RunConfig, host: str, port: int) -> None:
+        gc.freeze()  # what is imported stays: the collector need not look at it while requests wait
         open_socket = listen(host, port, shared=True)
         self._listener = Listener(server(config).app(), open_socket, drain_seconds=DRAIN_SECONDS)
 

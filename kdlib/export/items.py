@@ -6,11 +6,9 @@ Shapes: V items, W width of a vector.
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
 
 from kdlib.inference.list_rules import ListRules
@@ -47,15 +45,9 @@ def write_items(
     items, counts = items.slice(0, num_items), counts.slice(0, num_items)
     columns = {name: items[name] for name in items.column_names}
     columns |= {name: counts[name] for name in ("num_train", "num_interactions")}
-    columns |= {bias_column(segment): pa.array(_bias(one)) for segment, one in rules.items()}
+    columns |= {bias_column(segment): pa.array(one.bias_V.numpy()) for segment, one in rules.items()}
     (folder / ITEMS).parent.mkdir()
     pq.write_table(pa.table(columns), folder / ITEMS)
-
-
-def _bias(rules: ListRules) -> NDArray:
-    """float32 [V]."""
-    boosts_V = torch.zeros(len(rules.allowed_V)) if rules.boosts_V is None else rules.boosts_V
-    return np.where(rules.allowed_V.numpy(), boosts_V.numpy(), -np.inf).astype(np.float32)
 
 
 def write_vectors(folder: Path, model: SequenceModel) -> None:

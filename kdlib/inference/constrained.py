@@ -50,14 +50,14 @@ def lists_under_rules(
     excluded: tuple[Tensor, Tensor],
 ) -> Lists:
     """The lists of the rows under the rules. For the other arguments and the errors see `exact_topk`."""
-    bias_V = _boosted(bias_V, rules.boosts_V, weight_VW)
+    of_rules_V = rules.bias_V.to(weight_VW)
+    bias_V = of_rules_V if bias_V is None else bias_V + of_rules_V
     if rules.is_plain:
-        limits = {"k": k, "item_block": item_block, "excluded": excluded, "allowed_V": rules.allowed_V}
-        scores, items = exact_topk(hidden_BW, weight_VW, bias_V, **limits)
+        scores, items = exact_topk(hidden_BW, weight_VW, bias_V, k=k, item_block=item_block, excluded=excluded)
         return Lists(scores, items, np.zeros(items.shape, bool))
     lists = _Growing(len(hidden_BW), k, rules)
     lists.add_pins(*_with_scores(hidden_BW, weight_VW, bias_V, [item for _, item in rules.pins], excluded))
-    search = _Search(hidden_BW, weight_VW, bias_V, item_block, excluded, rules.allowed_V)
+    search = _Search(hidden_BW, weight_VW, bias_V, item_block, excluded)
     if rules.new_items is not None and len(rules.new_items):
         is_new_V = np.zeros(len(weight_VW), bool)
         is_new_V[rules.new_items] = True
@@ -66,19 +66,12 @@ def lists_under_rules(
     return lists.ordered()
 
 
-def _boosted(bias_V: Tensor | None, boosts_V: Tensor | None, weight_VW: Tensor) -> Tensor | None:
-    if boosts_V is None:
-        return bias_V
-    boosts_V = boosts_V.to(weight_VW)
-    return boosts_V if bias_V is None else bias_V + boosts_V
-
-
 def _with_scores(
-    hidden_BW: Tensor, weight_VW: Tensor, bias_V: Tensor | None, items: list[int], excluded: tuple[Tensor, Tensor]
+    hidden_BW: Tensor, weight_VW: Tensor, bias_V: Tensor, items: list[int], excluded: tuple[Tensor, Tensor]
 ) -> tuple[NDArray, NDArray]:
     """The same items for all rows, and their scores: int64 and float32 [B, items]. Excluded items are −1."""
     chosen = torch.tensor(items, dtype=torch.int64)
-    scores = hidden_BW @ weight_VW[chosen].T + (0.0 if bias_V is None else bias_V[chosen])
+    scores = hidden_BW @ weight_VW[chosen].T + bias_V[chosen]
     values, offsets = excluded
     owners = np.repeat(np.arange(len(hidden_BW)), np.diff(offsets.numpy()))
     items_BP = np.tile(np.array(items, np.int64), (len(hidden_BW), 1))
@@ -93,10 +86,9 @@ class _Search:
 
     hidden_BW: Tensor
     weight_VW: Tensor
-    bias_V: Tensor | None
+    bias_V: Tensor
     item_block: int
     excluded: tuple[Tensor, Tensor]
-    allowed_V: Tensor | None
     items: NDArray | None = None
     """The items that the rows of `weight_VW` stand for, ascending. None: all items."""
 
@@ -106,7 +98,7 @@ class _Search:
         return len(self.weight_VW)
 
     def among(self, items: NDArray) -> "_Search":
-        """A search among a few items, given in ascending order. All of them are allowed."""
+        """A search among a few items, given in ascending order."""
         chosen, num_items = torch.from_numpy(items), len(self.weight_VW)
         place_V = torch.full((num_items + 1,), len(items))  # the last place is for items that the model does not know
         place_V[chosen] = torch.arange(len(items))
@@ -114,9 +106,8 @@ class _Search:
         return replace(
             self,
             weight_VW=self.weight_VW[chosen],
-            bias_V=None if self.bias_V is None else self.bias_V[chosen],
+            bias_V=self.bias_V[chosen],
             excluded=(place_V[values.clamp(max=num_items)], offsets),
-            allowed_V=None,
             items=items,
         )
 
@@ -136,7 +127,6 @@ class _Search:
             k=number,
             item_block=self.item_block,
             excluded=excluded,
-            allowed_V=self.allowed_V,
         )
         items = found.numpy()
         return (items if self.items is None else np.where(items < 0, -1, self.items[items])), scores.numpy()

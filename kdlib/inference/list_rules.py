@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ class ListRules:
     """(place from 1, item), by place. All are allowed."""
     seen_days: tuple[float, ...] = (math.inf,) * len(EVENT_TYPES)
     """For each event type: how many days an item of such an event stays out of the user's list."""
+
+    @cached_property
+    def bias_V(self) -> Tensor:
+        """float32, added to the logits: the boosts, and −inf for items that are not allowed."""
+        boosts_V = torch.zeros(len(self.allowed_V)) if self.boosts_V is None else self.boosts_V
+        return boosts_V.masked_fill(~self.allowed_V, -torch.inf)
 
     @property
     def is_plain(self) -> bool:

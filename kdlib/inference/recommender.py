@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kdlib.config.experiment import ExperimentConfig
 from kdlib.config.policy import PolicyConfig
-from kdlib.data.windows import context_from, marks_of
+from kdlib.data.histories import Histories
+from kdlib.data.windows import Marks, context_from
 from kdlib.errors import ContractError, ModelError
 from kdlib.experiments.variants import assigned
 from kdlib.inference.constrained import Lists, lists_under_rules
@@ -32,6 +33,28 @@ from kdlib.models.vocabulary_hash import vocabulary_hash
 from kdlib.store.contract import TIME
 from kdlib.store.days import MICROSECONDS_A_DAY
 from kdlib.store.list_tables import RECOMMENDATIONS
+
+SOURCES = ("popular", "model", "pinned")
+"""Where an item of a list may come from."""
+
+
+class UserLists(NamedTuple):
+    """The lists of some users, best item first. A shorter list is filled up with items −1."""
+
+    scores_BK: NDArray
+    """float32."""
+    items_BK: NDArray
+    """int64."""
+    pinned_BK: NDArray
+    """bool."""
+    from_model_B: NDArray
+    """bool. The other lists are of popular items."""
+    reasons_BKM: NDArray
+    """int64, items of the user's history, filled up with −1."""
+
+    def sources_BK(self) -> NDArray:
+        """Where each item comes from, as a place in `SOURCES`: int64 [B, K]."""
+        return np.where(self.pinned_BK, 2, self.from_model_B[:, None])
 
 
 class Recommender:
@@ -102,6 +125,7 @@ class Recommender:
             name: _popularity_rank(*counts, rules.boosts_V) for name, rules in self.rules.items()
         }
         self.k, self._item_block, self._generated_at = k, item_block, pa.scalar(generated_at, TIME)
+        self._now = self._generated_at.cast(pa.int64()).as_py()
         self._because, self._experiment = because, experiment
         self._num_items, self.version = num_items, facts["version"]
 
@@ -111,43 +135,53 @@ class Recommender:
         out_V = torch.from_numpy(found.to_numpy(zero_copy_only=False)[: self._num_items])
         self.rules = {segment: rules.without(out_V) for segment, rules in self._all_rules.items()}
 
-    def __call__(self, batch: pa.Table, segments: Sequence[str | None] | None = None) -> pa.Table:
-        """One row of RECOMMENDATIONS for each row of HISTORIES. The columns of the split are not read.
+    @torch.inference_mode()
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One row of RECOMMENDATIONS for each row of HISTORIES. The columns of the split are not read."""
+        user_ids = batch["user_id"]
+        segments = self._segments.of(user_ids) if self._segments else [None] * len(batch)
+        return self._as_table(user_ids, self.lists(Histories.of(batch), segments))
+
+    @torch.inference_mode()
+    def lists(self, histories: Histories, segments: Sequence[str | None]) -> UserLists:
+        """The list of each user.
 
         Args:
-          batch: the histories.
-          segments: the segment of each row. None: as USER_FEATURES says.
+          histories: of B users.
+          segments: of each user.
         """
-        if segments is None:
-            segments = self._segments.of(batch["user_id"]) if self._segments else [None] * len(batch)
         known = np.array([one if one in self.rules else None for one in segments], object)
-        found = []
+        found, rows = [], []
         for segment in dict.fromkeys(known.tolist()) or [None]:
-            rows = np.flatnonzero(known == segment)
-            part = batch if len(rows) == len(batch) else batch.take(pa.array(rows))
-            found.append((rows, self._lists(part, segment)))
+            rows.append(np.flatnonzero(known == segment))
+            part = histories if len(rows[-1]) == len(histories) else histories.take(rows[-1])
+            found.append(self._lists(part, segment))
         if len(found) == 1:
-            return found[0][1]
-        order = np.argsort(np.concatenate([rows for rows, _ in found]), kind="stable")
-        return pa.concat_tables([table for _, table in found]).take(pa.array(order))
+            return found[0]
+        order = np.argsort(np.concatenate(rows), kind="stable")
+        return UserLists(*(np.concatenate(parts)[order] for parts in zip(*found, strict=True)))
 
-    def _lists(self, batch: pa.Table, segment: str | None) -> pa.Table:
+    def variants(self, user_ids: Iterable[str]) -> pa.Array | None:
+        """Each user's variant of the A/B test; None without one."""
+        if self._experiment is None:
+            return None
+        return assigned(user_ids, salt=self._experiment.salt, shares=self._experiment.shares)
+
+    def _lists(self, histories: Histories, segment: str | None) -> UserLists:
         """The lists of users of one segment."""
-        histories, rules = batch["item_indices"].combine_chunks(), self.rules[segment]
-        lengths = histories.value_lengths().to_numpy().astype(np.int64)
-        items = histories.flatten().to_numpy().astype(np.int64)
-        users = np.repeat(np.arange(len(lengths)), lengths)
-        hidden = self._hides(batch, rules)
+        rules, items, marks, count = self.rules[segment], histories.items_N, histories.marks, len(histories)
+        users = marks.owners
+        hidden = self._hides(marks, rules)
         known = items < self._num_items
-        known_lengths = np.bincount(users[known], minlength=len(lengths))
+        known_lengths = np.bincount(users[known], minlength=count)
         readable = known_lengths > 0
         with_model = torch.from_numpy(readable)
-        scores_BK = torch.empty(len(lengths), self.k)
-        indices_BK = torch.empty(len(lengths), self.k, dtype=torch.int64)
-        pinned_BK = np.zeros((len(lengths), self.k), bool)
-        reasons_BKM = np.full((len(lengths), self.k, self._because), -1)
-        if with_model.any():
-            marks, read = marks_of(batch, keep_N=known), known_lengths[readable]
+        scores_BK = torch.empty(count, self.k)
+        indices_BK = torch.empty(count, self.k, dtype=torch.int64)
+        pinned_BK = np.zeros((count, self.k), bool)
+        reasons_BKM = np.full((count, self.k, self._because), -1)
+        if readable.any():
+            marks, read = marks.take(known, users[known]), known_lengths[readable]
             hidden_BW = last_hidden(self.model, items[known], context_from(marks), read, device=torch.device("cpu"))
             found = self._topk(hidden_BW, *self.head, rules, _items_of(readable, items, users, hidden))
             scores_BK[with_model], indices_BK[with_model], pinned_BK[readable] = found
@@ -155,7 +189,7 @@ class Recommender:
                 reasons_BKM[readable] = because_of(
                     self.model, items[known], marks, read, hidden_BW, found.items.numpy(), because=self._because
                 )
-        if not with_model.all():
+        if not readable.all():
             seen = _items_of(~readable, items, users, hidden)
             ones = torch.ones(int((~readable).sum()), 1)
             by_rank = replace(rules, boosts_V=None)  # the rank has the boosts already
@@ -164,15 +198,14 @@ class Recommender:
             )
             shares = self._popularity_share_V[found.clamp(min=0)]
             scores_BK[~with_model], indices_BK[~with_model] = torch.where(found < 0, ranks, shares), found
-        self._check_unseen(batch, indices_BK.numpy(), users[hidden], items[hidden])
-        return self._as_table(batch["user_id"], scores_BK.numpy(), indices_BK.numpy(), readable, reasons_BKM, pinned_BK)
+        self._check_unseen(histories, indices_BK.numpy(), hidden)
+        return UserLists(scores_BK.numpy(), indices_BK.numpy(), pinned_BK, readable, reasons_BKM)
 
-    def _hides(self, batch: pa.Table, rules: ListRules) -> NDArray:
+    def _hides(self, marks: Marks, rules: ListRules) -> NDArray:
         """Which interactions keep their item out of the user's list: bool [N]."""
-        times = batch["event_times"].combine_chunks().flatten().cast(pa.int64()).to_numpy()
-        types = batch["event_types"].combine_chunks().flatten().to_numpy()
-        now = self._generated_at.cast(pa.int64()).as_py()
-        return rules.hides(types, np.maximum(now - times, 0) / MICROSECONDS_A_DAY)  # a server knows events of today
+        times = marks.event_times.astype("datetime64[us]").astype(np.int64)
+        ages = np.maximum(self._now - times, 0) / MICROSECONDS_A_DAY  # a server knows events of today
+        return rules.hides(marks.event_types, ages)
 
     def _topk(
         self,
@@ -185,65 +218,52 @@ class Recommender:
         limits = {"k": self.k, "item_block": self._item_block, "excluded": seen}
         return lists_under_rules(hidden_BW, weight_VW, bias_V, rules, **limits)
 
-    def _check_unseen(self, batch: pa.Table, indices_BK: NDArray, users: NDArray, items: NDArray) -> None:
+    def _check_unseen(self, histories: Histories, indices_BK: NDArray, hidden: NDArray) -> None:
         """Check that no list holds an item that the user's history keeps out: users notice this mistake first."""
+        users, items = histories.marks.owners[hidden], histories.items_N[hidden]
         rows, places = np.nonzero(indices_BK >= 0)
         num_items = len(self.item_ids)
         again = np.isin(rows * num_items + indices_BK[rows, places], users * num_items + items)
         if again.any():
-            user = batch["user_id"][int(rows[again][0])]
+            user = histories.user_ids[int(rows[again][0])]
             raise ContractError(f"user {user} would be recommended an item of its own history")
 
-    def _as_table(
-        self,
-        user_ids: pa.ChunkedArray,
-        scores_BK: NDArray,
-        indices_BK: NDArray,
-        readable: NDArray,
-        reasons_BKM: NDArray,
-        pinned_BK: NDArray,
-    ) -> pa.Table:
-        real = indices_BK >= 0
+    def _as_table(self, user_ids: pa.ChunkedArray, lists: UserLists) -> pa.Table:
+        real = lists.items_BK >= 0
         offsets = _offsets(real.sum(axis=1))
-        item_ids = self.item_ids.take(pa.array(indices_BK[real]))
+        item_ids = self.item_ids.take(pa.array(lists.items_BK[real]))
+        variants = self.variants(user_ids.to_pylist())
         columns = {
             "user_id": user_ids,
             "item_ids": pa.ListArray.from_arrays(offsets, item_ids),
-            "scores": pa.ListArray.from_arrays(offsets, pa.array(scores_BK[real])),
-            "source": pa.array(["popular", "model"]).take(pa.array(readable.astype(np.int8))),
+            "scores": pa.ListArray.from_arrays(offsets, pa.array(lists.scores_BK[real])),
+            "source": pa.array(SOURCES).take(pa.array(lists.from_model_B.astype(np.int8))),
             "model_version": pa.repeat(self.version, len(real)),
             "generated_at": pa.repeat(self._generated_at, len(real)),
-            "because_item_ids": self._because_column(reasons_BKM, real, readable),
-            "item_sources": self._sources_column(pinned_BK, real, readable),
-            "variant": self._variant_column(user_ids),
+            "because_item_ids": self._because_column(lists, real),
+            "item_sources": self._sources_column(lists, real),
+            "variant": pa.nulls(len(real), pa.string()) if variants is None else variants,
         }
         return pa.table(columns).cast(RECOMMENDATIONS.schema)
 
-    def _variant_column(self, user_ids: pa.ChunkedArray) -> pa.Array:
-        """Each user's variant; null for all users without an A/B test."""
-        if self._experiment is None:
-            return pa.nulls(len(user_ids), pa.string())
-        return assigned(user_ids.to_pylist(), salt=self._experiment.salt, shares=self._experiment.shares)
-
-    def _sources_column(self, pinned_BK: NDArray, real_BK: NDArray, readable: NDArray) -> pa.Array:
+    def _sources_column(self, lists: UserLists, real_BK: NDArray) -> pa.Array:
         """Where each item comes from; null for all users without a policy."""
         type_ = RECOMMENDATIONS.schema.field("item_sources").type
         if not self._has_policy:
-            return pa.nulls(len(readable), type_)
-        codes = np.where(pinned_BK, 2, np.broadcast_to(readable[:, None], pinned_BK.shape))
-        sources = pa.array(["popular", "model", "pinned"]).take(pa.array(codes[real_BK]))
+            return pa.nulls(len(real_BK), type_)
+        sources = pa.array(SOURCES).take(pa.array(lists.sources_BK()[real_BK]))
         return pa.ListArray.from_arrays(_offsets(real_BK.sum(axis=1)), sources)
 
-    def _because_column(self, reasons_BKM: NDArray, real_BK: NDArray, readable: NDArray) -> pa.Array:
+    def _because_column(self, lists: UserLists, real_BK: NDArray) -> pa.Array:
         """One list of reasons for each real item of a list of source model; null for the other users."""
         type_ = RECOMMENDATIONS.schema.field("because_item_ids").type
         if not self._because:
-            return pa.nulls(len(readable), type_)
-        told = real_BK & readable[:, None]
-        reasons = reasons_BKM[told]
+            return pa.nulls(len(real_BK), type_)
+        told = real_BK & lists.from_model_B[:, None]
+        reasons = lists.reasons_BKM[told]
         ids = self.item_ids.take(pa.array(reasons[reasons >= 0]))
         inner = pa.ListArray.from_arrays(_offsets((reasons >= 0).sum(axis=1)), ids)
-        return pa.ListArray.from_arrays(_offsets(told.sum(axis=1)), inner, mask=pa.array(~readable))
+        return pa.ListArray.from_arrays(_offsets(told.sum(axis=1)), inner, mask=pa.array(~lists.from_model_B))
 
 
 def read_vocabulary(folder: str | Path) -> tuple[pa.Array, NDArray]:

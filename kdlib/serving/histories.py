@@ -1,4 +1,4 @@
-"""Requests → rows of HISTORIES, by the rules by which Spark makes them from the same events (`kdlib.features`).
+"""Requests → histories, by the rules by which Spark makes them from the same events (`kdlib.features`).
 
 Sessions come first, then repeats become one interaction, then items that are not in the vocabulary are left out.
 """
@@ -6,20 +6,17 @@ Sessions come first, then repeats become one interaction, then items that are no
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import pyarrow as pa
 
 from kdlib.config.data import EVENT_TYPES
-from kdlib.data.windows import list_array
+from kdlib.data.histories import Histories
+from kdlib.data.windows import Marks
 from kdlib.serving.made_with import MadeWith
 from kdlib.serving.requests import Event, Request, RequestError
 from kdlib.store.days import SECONDS_A_DAY
-from kdlib.store.tables import HISTORIES
 
-COLUMNS = ("item_indices", "event_types", "event_times", "session_numbers")
 _TYPE_INDEX = {name: number for number, name in enumerate(EVENT_TYPES)}
 
 
@@ -96,33 +93,27 @@ def _day(moment: int, time_zone: str) -> int:
     return datetime.fromtimestamp(seconds, UTC).astimezone(ZoneInfo(time_zone)).toordinal()
 
 
-def rows_of(
+def histories_of(
     people: Sequence[Sequence[Step]],
     index_of: Mapping[str, int],
     *,
-    user_ids: Sequence[str],
+    user_ids: Sequence[str | None],
     user_values: np.ndarray,
-) -> tuple[pa.Table, list[list[str]]]:
-    """Rows of HISTORIES without the columns of the split, and the items of each row that the vocabulary lacks.
+) -> tuple[Histories, list[list[str]]]:
+    """The histories of some people, and the items of each that the vocabulary lacks.
 
     Args:
-      people: the interactions of each row.
+      people: the interactions of each person.
       index_of: item id → index in the vocabulary.
-      user_ids: of the rows.
-      user_values: int8 [rows, features].
+      user_ids: of the people.
+      user_values: int8 [people, features].
     """
-    known = [[step for step in steps if step.item in index_of] for steps in people]
     unknown = [list(dict.fromkeys(step.item for step in steps if step.item not in index_of)) for steps in people]
-    lengths = np.array([len(steps) for steps in known], np.int64)
-    values = zip(
-        *((index_of[one.item], one.event_type, one.time, one.session) for one in chain.from_iterable(known)),
-        strict=True,
-    )
-    flat = dict(zip(COLUMNS, values, strict=False)) or dict.fromkeys(COLUMNS, ())
-    columns = {
-        name: list_array(np.array(flat[name], np.int64), lengths, HISTORIES.schema.field(name).type.value_type)
-        for name in COLUMNS
-    }
-    width = np.full(len(people), user_values.shape[1])
-    columns["user_values"] = list_array(user_values.ravel(), width, pa.int8())
-    return pa.table({"user_id": pa.array(user_ids, pa.string()), **columns}), unknown
+    known = [
+        (owner, index_of[step.item], step.event_type, step.time, step.session)
+        for owner, steps in enumerate(people)
+        for step in steps
+        if step.item in index_of
+    ]
+    owners, items, types, times, sessions = np.array(known, np.int64).reshape(-1, 5).T
+    return Histories(user_ids, items, Marks(owners, sessions, types, times, user_values[owners])), unknown

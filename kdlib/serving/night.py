@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from kdlib.errors import InputError
-from kdlib.inference.recommender import Recommender
+from kdlib.inference.recommender import SOURCES, Recommender
 from kdlib.privacy.pseudonyms import BLANKS
 from kdlib.release import promotions
 from kdlib.release.promotions import Promotion
-from kdlib.serving.histories import Step, rows_of, steps_of
+from kdlib.serving.histories import Step, histories_of, steps_of
 from kdlib.serving.made_with import MadeWith
 from kdlib.serving.requests import Request, RequestError
 from kdlib.serving.users import Users
@@ -92,7 +92,8 @@ class Night:
             **{f"{name}_folder": str(folder) for name, folder in folders.items()},
         )
         self.model_version = self._recommender.version
-        self._index_of = {item: index for index, item in enumerate(self._recommender.item_ids.to_pylist())}
+        self._item_ids = self._recommender.item_ids.to_pylist()
+        self._index_of = {item: index for index, item in enumerate(self._item_ids)}
         codings = promotions.manifest_of(root, used, "item_vocabulary").details.get("user_values", [])
         segments = made.policy.segments if made.policy else None
         self._users = Users(
@@ -142,14 +143,18 @@ class Night:
     def _answers(self, requests: Sequence[Request], people: Sequence[Sequence[Step]]) -> list[Answer]:
         assert self.made is not None
         users = [self._named(request.user) for request in requests]
-        rows, unknown = rows_of(
+        histories, unknown = histories_of(
             people,
             self._index_of,
-            user_ids=[user or "" for user in users],
+            user_ids=users,
             user_values=np.stack([self._users.values(user) for user in users]),
         )
-        found = self._recommender(rows, [self._users.segment(user) for user in users]).to_pylist()
-        return [self._answer(row, request, items) for row, request, items in zip(found, requests, unknown, strict=True)]
+        lists = self._recommender.lists(histories, [self._users.segment(user) for user in users])
+        rows = zip(*(part.tolist() for part in (*lists, lists.sources_BK())), strict=True)
+        return [
+            self._answer(row, request, user, items)
+            for row, request, user, items in zip(rows, requests, users, unknown, strict=True)
+        ]
 
     def _named(self, user: str | None) -> str | None:
         """The user's id in the run's tables."""
@@ -157,16 +162,22 @@ class Night:
             return user if user is None else user.strip(BLANKS)
         return self._pseudonym_of(user.strip(BLANKS))
 
-    def _answer(self, row: dict[str, Any], request: Request, unknown: list[str]) -> Answer:
-        sources = row["item_sources"] or [row["source"]] * len(row["item_ids"])
-        reasons = row["because_item_ids"] or [[]] * len(row["item_ids"])
+    def _answer(self, row: tuple[Any, ...], request: Request, user: str | None, unknown: list[str]) -> Answer:
+        """The answer to a request, from a row of `UserLists` and the sources of its items."""
+        scores, indices, _, from_model, reasons, sources = row
         items = [
-            {"item_id": item, "score": score, "source": source, "because": because}
-            for item, score, source, because in zip(row["item_ids"], row["scores"], sources, reasons, strict=True)
+            {
+                "item_id": self._item_ids[index],
+                "score": score,
+                "source": SOURCES[source],
+                "because": [self._item_ids[reason] for reason in because if reason >= 0],
+            }
+            for index, score, source, because in zip(indices, scores, sources, reasons, strict=True)
+            if index >= 0
         ]
-        answer = {"ds": self.used.ds, "model_version": self.model_version, "source": row["source"]}
-        if request.user is not None and row["variant"] is not None:
-            answer["variant"] = row["variant"]
+        answer = {"ds": self.used.ds, "model_version": self.model_version, "source": SOURCES[from_model]}
+        if user is not None and (variants := self._recommender.variants([user])) is not None:
+            answer["variant"] = variants[0].as_py()
         return answer | {"items": items[: request.k], "unknown_items": unknown}
 
     def search(self, query: str, *, k: int) -> Answer:

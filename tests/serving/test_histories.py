@@ -10,7 +10,7 @@ from kdlib.config.data import EVENT_TYPES
 from kdlib.features import clean
 from kdlib.features.histories import interactions
 from kdlib.features.sessions import with_sessions
-from kdlib.serving.histories import Step, rows_of, steps_of
+from kdlib.serving.histories import Step, histories_of, steps_of
 from kdlib.serving.made_with import MadeWith
 from kdlib.serving.requests import Event, Request, RequestError
 
@@ -87,11 +87,11 @@ def test_types_are_the_shops_or_ours() -> None:
 def test_unknown_items_separate_repeats_and_are_named() -> None:
     """An item outside the vocabulary is left out after repeats were joined, as in a run; each is named once."""
     people = [steps_of(Request((event("a"), event("x"), event("a"), event("x")), "u", None), MADE, now=NOW), []]
-    rows, unknown = rows_of(people, {"a": 7}, user_ids=["u", ""], user_values=np.array([[3], [0]], np.int8))
+    values = np.array([[3], [0]], np.int8)
+    found, unknown = histories_of(people, {"a": 7}, user_ids=["u", None], user_values=values)
     assert unknown == [["x"], []]
-    assert rows.to_pylist()[0]["item_indices"] == [7, 7]
-    assert rows["user_values"].to_pylist() == [[3], [0]]
-    assert rows.to_pylist()[1]["item_indices"] == []
+    assert (found.items_N.tolist(), found.lengths_B.tolist()) == ([7, 7], [2, 0])
+    assert found.marks.user_values.tolist() == [[3], [3]]
 
 
 @pytest.mark.parametrize(("shop_sessions", "zone"), [(False, "America/New_York"), (True, "UTC")])
