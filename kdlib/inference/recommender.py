@@ -223,9 +223,11 @@ class Recommender:
         users, items = histories.marks.owners[hidden], histories.items_N[hidden]
         rows, places = np.nonzero(indices_BK >= 0)
         num_items = len(self.item_ids)
-        again = np.isin(rows * num_items + indices_BK[rows, places], users * num_items + items)
-        if again.any():
-            user = histories.user_ids[int(rows[again][0])]
+        again = set((rows * num_items + indices_BK[rows, places]).tolist()).intersection(
+            (users * num_items + items).tolist()
+        )
+        if again:
+            user = histories.user_ids[min(again) // num_items]
             raise ContractError(f"user {user} would be recommended an item of its own history")
 
     def _as_table(self, user_ids: pa.ChunkedArray, lists: UserLists) -> pa.Table:
