@@ -29,7 +29,8 @@ def build(job: Job) -> Details:
     made_up = catalogue_queries(*parts, limit=limit, seed=config.seed)
     known = known_words(words_file(job.found))
     queries = list(dict.fromkeys([*typed, *made_up, *known[: limit // 5]]))
-    vectors = encode(config, settings.text, job.found, queries, "queries", max_tokens=QUERY_TOKENS)
+    [name] = job.outputs
+    vectors = encode(config, settings.text, job.found, queries, "queries", table=name, max_tokens=QUERY_TOKENS)
     table = pa.table({"query": pa.array(queries), "vector": vectors})
     pq.write_table(table, job.output / "part-00000.parquet")
     return {"search_targets": {"typed": len(typed), "made_up": len(queries) - len(typed)}}
