@@ -1,5 +1,7 @@
 """Put a run in use, deliver it, and remove old runs. One switch of `promoted` covers all tables and models."""
 
+from collections.abc import Mapping
+
 import pyarrow.parquet as pq
 
 from jobs.runtime import telemetry, tracking
@@ -14,6 +16,12 @@ from kdlib.release import gates, promotions
 from kdlib.release.freezing import FrozenError
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
+
+GATES = {
+    "gates": (("histories", "metrics"), "check-gates"),
+    "search_gates": (("search_index", "search_rankings"), "check-search"),
+}
+"""Table of gates → the tables that it judges, and the stage that makes it."""
 
 
 def run(config: RunConfig, *, reason: str = "") -> None:
@@ -69,10 +77,9 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
             " `distilrec repair` shows what it would do about them"
         )
     forced = []
-    if config.input.has_events:
-        judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
-        forced = [gate.gate for gate in judged if gate.status == "forced"]
-        reason = reason or partitions.manifest_of(root, "gates", day).details.get("reason", "")
+    for table in (name for name in GATES if name in found):
+        forced += [gate.gate for gate in _judged(config, table) if gate.status == "forced"]
+        reason = reason or partitions.manifest_of(root, table, day).details.get("reason", "")
     try:
         promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
     except FrozenError as error:
@@ -130,13 +137,29 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
         *([promotions.EXPORT] if config.export else []),
         *parts,
     )
-    judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
-    if partitions.manifest_of(root, "gates", day).inputs != {name: found[name] for name in ("histories", "metrics")}:
-        raise InputError(f"the gates of {day} have not judged what is published now: run `distilrec check-gates` first")
-    if broken := gates.failed(judged):
-        raise GateError(f"{day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
+    _check_allowed(config, "gates", found)
     return found
 
 
 def _parts_of_search(config: RunConfig) -> dict[str, str]:
-    return versions(config, "products", *promotions.SEARCH) if config.search else {}
+    """Versions of the tables and models of product search that the gates have allowed; else InputError or GateError."""
+    if not config.search:
+        return {}
+    found = versions(config, "products", *promotions.SEARCH, "search_gates")
+    _check_allowed(config, "search_gates", found)
+    return found
+
+
+def _check_allowed(config: RunConfig, table: str, found: Mapping[str, str]) -> None:
+    names, stage = GATES[table]
+    if partitions.manifest_of(config.root, table, config.day).inputs != {name: found[name] for name in names}:
+        raise InputError(
+            f"the {table.replace('_', ' ')} of {config.day} have not judged what is published now: run"
+            f" `distilrec {stage}` first"
+        )
+    if broken := gates.failed(_judged(config, table)):
+        raise GateError(f"{config.day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
+
+
+def _judged(config: RunConfig, table: str) -> list[gates.Gate]:
+    return gates.gates_of(pq.read_table(partitions.current(config.root, table, config.day)))
