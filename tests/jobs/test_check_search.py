@@ -1,7 +1,7 @@
 """The gates of product search as a command, on searches published by hand."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,11 @@ from tests.jobs.handmade import DAYS, put, root_of, run
 
 WORDS = [f"thing{number}" for number in range(150)]
 ITEMS = [f"p{number:03d}" for number in range(len(WORDS))]
+OWN = {word: number for number, word in enumerate(WORDS)}
+"""Word → the place of the product that is named by it."""
 JUDGING = [word for word in WORDS if not in_first_half(word)]
+PAIRS = [word if number % 2 == 0 else f"{WORDS[number - 1]} {word}" for number, word in enumerate(WORDS)]
+"""Titles: the second product of a pair also has the word of the first, and matches it less well."""
 GOOD, BY_CHANCE = Weights(0.0, 0.0), Weights(9.0, 0.0)
 """By words each query finds its product. The student is untrained, so its vectors find products by chance."""
 
@@ -55,34 +59,30 @@ def put_search(config: Path) -> PutSearch:
         *,
         weights: Weights = GOOD,
         answered: int = len(WORDS),
-        clicked: list[str] = WORDS,
-        sold: bool = True,
+        clicked: Mapping[str, int] = OWN,
+        sold: Sequence[bool] = (True,) * len(WORDS),
         teacher: str = "t",
-        items: list[str] = ITEMS,
+        items: Sequence[str] = ITEMS,
+        titles: Sequence[str] = WORDS,
     ) -> Path:
         root, logged = root_of(config), len(WORDS)
         products = pa.table(
             {
                 "product_index": pa.array(range(len(WORDS)), pa.int32()),
                 "item_id": items,
-                "title": WORDS,
+                "title": titles,
                 "description": pa.nulls(len(WORDS), pa.string()),
                 "category": pa.nulls(len(WORDS), pa.string()),
-                "available": [sold] * len(WORDS),
+                "available": sold,
             }
         )
-        put(root, "products", ds, products, sold=sold, items=items)
+        put(root, "products", ds, products, sold=sold, items=items, titles=titles)
         counts = dict.fromkeys(["num_searches", "num_users", "num_clicks", "num_carts", "num_purchases"], 5)
         queries = [{"query": word, **counts} for word in WORDS]
         put(root, "queries", ds, pa.Table.from_pylist(queries, schema=search_tables.QUERIES.schema))
-        clicks = [{"query": word, "item_id": items[WORDS.index(word)], "weight": 1.0, **counts} for word in clicked]
-        put(
-            root,
-            "query_items",
-            ds,
-            pa.Table.from_pylist(clicks, schema=search_tables.QUERY_ITEMS.schema),
-            n=len(clicked),
-        )
+        clicks = [{"query": word, "item_id": items[place], "weight": 1.0, **counts} for word, place in clicked.items()]
+        query_items = pa.Table.from_pylist(clicks, schema=search_tables.QUERY_ITEMS.schema)
+        put(root, "query_items", ds, query_items, clicked=clicked, items=items)
         facts: dict[str, Any] = {"teacher": "t"}
         torch.manual_seed(1)
 
@@ -99,8 +99,10 @@ def put_search(config: Path) -> PutSearch:
             build_index(folder, products, vectors, language="english", weights=weights, seed=1, facts=facts)
 
         publish("models/search_student", ds, student, teacher=teacher)
-        about = {"overlap@10": 0.5, "available": sold * len(WORDS)}
-        publish("search_index", ds, index, weights=[weights.vector, weights.intent], items=items, **about)
+        about = {"overlap@10": 0.5, "available": sum(sold)}
+        publish(
+            "search_index", ds, index, weights=[weights.vector, weights.intent], items=items, titles=titles, **about
+        )
         rankings = pa.table({"query": WORDS[:answered]})
         made = {"answered": answered, "logged": logged, "milliseconds": 1.0, "milliseconds_p99": 2.0}
         put(root, "search_rankings", ds, rankings, ("search_index",), queries=len(WORDS), **made)
@@ -148,12 +150,16 @@ def test_a_search_that_finds_less_than_the_one_in_use_is_not_published(config, p
 
 
 def test_the_search_in_use_is_asked_for_products_that_are_sold_now(config, put_search):
-    """Its own products that are gone are left out. A product that it does not hold is one that it does not find."""
-    root = put_search(DAYS[0])
+    """It does not lose by products that are sold out since, although they match better. It does lose by new products."""
+    root = put_search(DAYS[0], titles=PAIRS)
     assert run("check-search", config, "--ds", DAYS[0]) == run("promote", config, "--ds", DAYS[0]) == 0
+    odd = {word: number | 1 for word, number in OWN.items()}
+    put_search(DAYS[1], titles=PAIRS, clicked=odd, sold=[False, True] * 75)
+    assert run("check-search", config, "--ds", DAYS[1]) == 0
+    assert "search - search in use, 1.0000 - 1.0000 = " in text_of(root, DAYS[1], "search_over_last_night")
     put_search(DAYS[1], items=[*(f"new{number}" for number in range(75)), *ITEMS[75:]])
     assert run("check-search", config, "--ds", DAYS[1]) == 0
-    known = sum(int(word.removeprefix("thing")) >= 75 for word in JUDGING) / len(JUDGING)
+    known = sum(OWN[word] >= 75 for word in JUDGING) / len(JUDGING)
     assert f"search - search in use, 1.0000 - {known:.4f} = " in text_of(root, DAYS[1], "search_over_last_night")
 
 
@@ -162,7 +168,10 @@ def test_what_cannot_be_compared_is_said(config, put_search, fault):
     """Too few clicked queries, and a search in use of another format, skip the comparison. No product to sell fails."""
     root = put_search(DAYS[0])
     assert run("check-search", config, "--ds", DAYS[0]) == run("promote", config, "--ds", DAYS[0]) == 0
-    changes = {"nothing is sold": {"sold": False, "answered": 0}, "few clicks": {"clicked": JUDGING[:29]}}
+    changes = {
+        "nothing is sold": {"sold": [False] * len(WORDS), "answered": 0},
+        "few clicks": {"clicked": {word: OWN[word] for word in JUDGING[:29]}},
+    }
     put_search(DAYS[1], **changes.get(fault, {}))
     if fault == "unreadable":
         index = partitions.current(root, "search_index", DAYS[0]) / "index.json"
