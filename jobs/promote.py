@@ -1,27 +1,18 @@
 """Put a run in use, deliver it, and remove old runs. One switch of `promoted` covers all tables and models."""
 
-from collections.abc import Mapping
-
-import pyarrow.parquet as pq
-
 from jobs.runtime import telemetry, tracking
 from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
+from jobs.runtime.judging import BY, check_allowed, on_record
 from jobs.runtime.names import lists_of, models_of
 from jobs.runtime.old_runs import remove_old_runs
 from jobs.runtime.published import versions
 from kdlib.config.run import RunConfig
-from kdlib.errors import DeliveryError, GateError, InputError
-from kdlib.release import gates, promotions
+from kdlib.errors import DeliveryError
+from kdlib.release import promotions
 from kdlib.release.freezing import FrozenError
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
-
-GATES = {
-    "gates": (("histories", "metrics"), "check-gates"),
-    "search_gates": (("search_index", "search_rankings"), "check-search"),
-}
-"""Table of gates → the tables that it judges, and the stage that makes it."""
 
 
 def run(config: RunConfig, *, reason: str = "") -> None:
@@ -77,8 +68,8 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
             " `distilrec repair` shows what it would do about them"
         )
     forced = []
-    for table in (name for name in GATES if name in found):
-        forced += [gate.gate for gate in _judged(config, table) if gate.status == "forced"]
+    for table in (name for name in BY if name in found):
+        forced += [gate.gate for gate in on_record(config, table)[0] if gate.status == "forced"]
         reason = reason or partitions.manifest_of(root, table, day).details.get("reason", "")
     try:
         promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
@@ -137,7 +128,7 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
         *([promotions.EXPORT] if config.export else []),
         *parts,
     )
-    _check_allowed(config, "gates", found)
+    check_allowed(config, "gates", found)
     return found
 
 
@@ -146,20 +137,5 @@ def _parts_of_search(config: RunConfig) -> dict[str, str]:
     if not config.search:
         return {}
     found = versions(config, "products", *promotions.SEARCH, "search_gates")
-    _check_allowed(config, "search_gates", found)
+    check_allowed(config, "search_gates", found)
     return found
-
-
-def _check_allowed(config: RunConfig, table: str, found: Mapping[str, str]) -> None:
-    names, stage = GATES[table]
-    if partitions.manifest_of(config.root, table, config.day).inputs != {name: found[name] for name in names}:
-        raise InputError(
-            f"the {table.replace('_', ' ')} of {config.day} have not judged what is published now: run"
-            f" `distilrec {stage}` first"
-        )
-    if broken := gates.failed(_judged(config, table)):
-        raise GateError(f"{config.day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
-
-
-def _judged(config: RunConfig, table: str) -> list[gates.Gate]:
-    return gates.gates_of(pq.read_table(partitions.current(config.root, table, config.day)))

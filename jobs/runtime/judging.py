@@ -22,6 +22,11 @@ WEEKS = 4
 """How many runs of the same weekday are the measure of a day's volume. `retention.nights` bounds it, too."""
 JUDGED = {"input": "histories", "quality": "metrics"}
 """Part of the gates → the table that it judges."""
+BY = {
+    "gates": (("histories", "metrics"), "check-gates"),
+    "search_gates": (("search_index", "search_rankings"), "check-search"),
+}
+"""Table of gates → the tables that a promotion wants judged, and the stage that judges them."""
 
 
 def judge(config: RunConfig, *, parts: tuple[str, ...] = ("input", "quality"), force: str = "") -> list[Gate]:
@@ -119,6 +124,29 @@ def on_record(config: RunConfig, table: str) -> tuple[list[Gate], dict[str, str]
         return [], {}, ""
     found = gates.gates_of(pq.read_table(partitions.current(config.root, table, config.day)))
     return found, manifest.inputs, manifest.details.get("reason", "")
+
+
+def check_allowed(config: RunConfig, table: str, found: Mapping[str, str]) -> None:
+    """Check that the gates have judged these tables, and allow them.
+
+    Args:
+      config: the run config.
+      table: of `BY`.
+      found: table or model → version, of what is to be promoted.
+
+    Raises:
+      InputError: they have judged other tables.
+      GateError: a gate has failed.
+    """
+    names, stage = BY[table]
+    judged, known, _ = on_record(config, table)
+    if known != {name: found[name] for name in names}:
+        raise InputError(
+            f"the {table.replace('_', ' ')} of {config.day} have not judged what is published now: run"
+            f" `distilrec {stage}` first"
+        )
+    if broken := gates.failed(judged):
+        raise GateError(f"{config.day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
 
 
 def _earlier(config: RunConfig, name: str) -> list[promotions.Promotion]:
