@@ -28,7 +28,8 @@ def build(job: Job) -> Details:
         seed=job.config.seed,
         facts={"teacher": job.inputs["product_vectors"].manifest.details["teacher"]},
     )
-    return {"search_index": details | {"products": len(products)}}
+    available = sum(products["available"].to_pylist())
+    return {"search_index": details | {"products": len(products), "available": available}}
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:

@@ -31,7 +31,7 @@ def _everything(config: RunConfig) -> Iterator[str]:
         if not stage.acts and stage.name != "report" and stage.when(config):
             for part in stage.parts_of(config):
                 yield from part.makes
-    yield "gates"
+    yield from ("gates", *(["search_gates"] if config.search else []))
 
 
 STAGES: tuple[Stage, ...] = (
@@ -276,6 +276,16 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda config: ("products", "search_index", SEARCH_STUDENT, *logged_queries(config)),
         makes=("search_rankings",),
         settings=("search.k", "search.max_queries", "features.time_zone"),
+        when=has_search,
+        otherwise=NO_SEARCH,
+    ),
+    Stage(
+        "check-search",
+        "local",
+        "judge product search before it is promoted",
+        needs=lambda config: ("products", "search_index", SEARCH_STUDENT, "search_rankings", *logged_queries(config)),
+        acts=True,
+        options=("force",),
         when=has_search,
         otherwise=NO_SEARCH,
     ),

@@ -1,16 +1,15 @@
 """Put a run in use, deliver it, and remove old runs. One switch of `promoted` covers all tables and models."""
 
-import pyarrow.parquet as pq
-
 from jobs.runtime import telemetry, tracking
 from jobs.runtime.console import say, warn
 from jobs.runtime.delivery import check, deliver
+from jobs.runtime.judging import BY, check_allowed, on_record
 from jobs.runtime.names import lists_of, models_of
 from jobs.runtime.old_runs import remove_old_runs
 from jobs.runtime.published import versions
 from kdlib.config.run import RunConfig
-from kdlib.errors import DeliveryError, GateError, InputError
-from kdlib.release import gates, promotions
+from kdlib.errors import DeliveryError
+from kdlib.release import promotions
 from kdlib.release.freezing import FrozenError
 from kdlib.release.promotions import Promotion
 from kdlib.store import partitions
@@ -69,10 +68,9 @@ def promote(config: RunConfig, *, reason: str = "") -> Promotion | None:
             " `distilrec repair` shows what it would do about them"
         )
     forced = []
-    if config.input.has_events:
-        judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
-        forced = [gate.gate for gate in judged if gate.status == "forced"]
-        reason = reason or partitions.manifest_of(root, "gates", day).details.get("reason", "")
+    for table in (name for name in BY if name in found):
+        forced += [gate.gate for gate in on_record(config, table)[0] if gate.status == "forced"]
+        reason = reason or partitions.manifest_of(root, table, day).details.get("reason", "")
     try:
         promoted = promotions.promote(root, day, found, forced=forced, reason=reason)
     except FrozenError as error:
@@ -130,13 +128,14 @@ def _judged_parts(config: RunConfig) -> dict[str, str]:
         *([promotions.EXPORT] if config.export else []),
         *parts,
     )
-    judged = gates.gates_of(pq.read_table(partitions.current(root, "gates", day)))
-    if partitions.manifest_of(root, "gates", day).inputs != {name: found[name] for name in ("histories", "metrics")}:
-        raise InputError(f"the gates of {day} have not judged what is published now: run `distilrec check-gates` first")
-    if broken := gates.failed(judged):
-        raise GateError(f"{day} is not promoted: {'; '.join(map(gates.in_words, broken))}")
+    check_allowed(config, "gates", found)
     return found
 
 
 def _parts_of_search(config: RunConfig) -> dict[str, str]:
-    return versions(config, "products", *promotions.SEARCH) if config.search else {}
+    """Versions of the tables and models of product search that the gates have allowed; else InputError or GateError."""
+    if not config.search:
+        return {}
+    found = versions(config, "products", *promotions.SEARCH, "search_gates")
+    check_allowed(config, "search_gates", found)
+    return found

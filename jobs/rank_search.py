@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from jobs.runtime.actors import map_by_actors
 from jobs.runtime.console import say
@@ -14,11 +16,14 @@ from jobs.runtime.names import SEARCH_STUDENT
 from jobs.runtime.product_search import head_queries, product_search, read_products, typed_queries
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
+from kdlib.search.index import SearchIndex, load_index
 from kdlib.store.days import day_end
 from kdlib.store.partitions import Manifest
 from kdlib.store.search_tables import SEARCH_RANKINGS
 
 QUERIES_AT_A_TIME = 256
+TIMED_QUERIES = 200
+"""Most queries whose answers are timed, evenly spread over the head queries."""
 
 
 def build(job: Job) -> Details:
@@ -28,12 +33,18 @@ def build(job: Job) -> Details:
       InputError: there is no query to rank for.
       ModelError: index and student do not belong together.
     """
-    started, settings = time.monotonic(), product_search(job.config)
-    head = head_queries(settings, typed_queries(job.inputs), read_products(job.input("products")))
-    found = _rank(job.config, job.input("search_index"), job.input(SEARCH_STUDENT), head)
+    started, settings, typed = time.monotonic(), product_search(job.config), typed_queries(job.inputs)
+    index, student = job.input("search_index"), job.input(SEARCH_STUDENT)
+    head = head_queries(settings, typed, read_products(job.input("products")))
+    found = _rank(job.config, index, student, head)
     pq.write_table(found, job.output / "part-00000.parquet")
-    seconds = round(time.monotonic() - started, 3)
-    return {"search_rankings": {"queries": len(head), "answered": len(found), "ranking_seconds": seconds}}
+    details = {
+        "queries": len(head),
+        "answered": len(found),
+        "logged": len(typed) if "queries" in job.inputs else None,
+        "ranking_seconds": round(time.monotonic() - started, 3),
+    }
+    return {"search_rankings": details | _milliseconds(load_index(index, student), head, k=settings.k)}
 
 
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
@@ -41,8 +52,26 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     made = manifests["search_rankings"].details
     say(
         f"rank_search: {made['answered']:,} of {made['queries']:,} queries answered in {made['ranking_seconds']:.1f} s →"
-        f" {config.place('search_rankings')}"
+        f" {config.place('search_rankings')}; one search takes {made['milliseconds']:.1f} ms on one thread"
     )
+
+
+def _milliseconds(index: SearchIndex, queries: list[str], *, k: int) -> dict[str, float]:
+    """Median and 99th percentile of the milliseconds of one answer, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        asked = queries[:: -(-len(queries) // TIMED_QUERIES)]
+        index.answer(asked[:1], k=k)  # the first answer also warms up
+        spent = []
+        for query in asked:
+            started = time.perf_counter()
+            index.answer([query], k=k)
+            spent.append(1000 * (time.perf_counter() - started))
+    finally:
+        torch.set_num_threads(threads)
+    middle, slow = np.quantile(spent, [0.5, 0.99]).tolist()
+    return {"milliseconds": round(middle, 3), "milliseconds_p99": round(slow, 3)}
 
 
 def _rank(config: RunConfig, index: Path, student: Path, queries: list[str]) -> pa.Table:

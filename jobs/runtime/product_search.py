@@ -155,7 +155,19 @@ def _without_unavailable(gains: dict[str, dict[int, float]], products: pa.Table)
 
 
 def _ndcg(index: SearchIndex, gains: dict[str, dict[int, float]], weights: Weights) -> float:
-    """Mean NDCG@10 of the answers over all queries. The gain of a product is the weight of its clicks."""
+    return float(ndcg_by_query(index, gains, weights).mean())
+
+
+def ndcg_by_query(
+    index: SearchIndex, gains: Mapping[str, Mapping[int, float]], weights: Weights | None = None
+) -> np.ndarray:
+    """NDCG@10 of each query's answer, float64 [queries]. The gain of a product is the weight of its clicks.
+
+    Args:
+      index: answers the queries.
+      gains: query → product index → gain. Numbers below 0 are products that the index does not hold.
+      weights: use these in place of the index's own weights.
+    """
     answers = index.answer(list(gains), k=K, weights=weights)
     found = [
         ndcg_of(
@@ -163,4 +175,10 @@ def _ndcg(index: SearchIndex, gains: dict[str, dict[int, float]], weights: Weigh
         )
         for answer, mine in zip(answers, gains.values(), strict=True)
     ]
-    return sum(found) / len(found)
+    return np.array(found)
+
+
+def judging_clicks(inputs: Mapping[str, Input], products: pa.Table) -> dict[str, dict[int, float]]:
+    """The clicks of the half of the queries that judges: query → index of an available product → weight."""
+    gains = _without_unavailable(clicked(typed_queries(inputs), inputs, products), products)
+    return {query: items for query, items in gains.items() if not in_first_half(query)}

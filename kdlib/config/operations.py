@@ -156,14 +156,15 @@ class GatesConfig(Section):
     trailing_nights: Positive = 7
     """Number of promoted runs behind the trailing median."""
     min_volume_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Least ratio to the trailing median, for events of the day, users of the day, and all users. Events and users of the
-    day are compared with the median of the same weekday, once a run of that weekday is promoted."""
+    """Least ratio to the trailing median, for events of the day, users of the day, all users, available products and logged
+    queries. Events and users of the day are compared with the median of the same weekday, once a run of that weekday is
+    promoted."""
     max_volume_ratio: Annotated[float, Field(ge=1)] = 3.0
     """Greatest ratio to the same median, for events and users of the day, and for the number of new items. Up to 1,000
     new items, or 5% of the items, always pass."""
     max_share_rise: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """How far a share may lie above the trailing median: of quarantined, duplicate or incomplete rows, and of users
-    without a usable history."""
+    """How far a share may lie above the trailing median: of quarantined, duplicate or incomplete rows, of users without a
+    usable history, and of queries without an answer."""
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Greatest share of the rows read that may be quarantined, whatever earlier runs had."""
     max_new_item_share: Annotated[float, Field(ge=0, le=1)] = 0.3
@@ -179,6 +180,15 @@ class GatesConfig(Section):
     must reach minus this. null: no gate."""
     min_coverage_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Least ratio to the trailing median of the share of the catalogue in the student's lists."""
+    max_empty_search_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Greatest share of the head queries (`search.max_queries`) without an answer, whatever earlier runs had."""
+    max_search_milliseconds: Annotated[float, Field(gt=0)] = 500
+    """Greatest median time of one search on one thread. The default only refuses a search that a person notices as slow,
+    because the machine of a run may be busy, and differs from the machine that serves."""
+    max_search_loss: Annotated[float, Field(ge=0)] | None = 0.01
+    """Allowed loss of the search in NDCG@10 on clicked queries, to words alone and to the search in use: the upper end of
+    the 95% interval of the difference must reach minus this. null: no gate. It is not 0, because people click what the
+    search of their day shows, which favours that search."""
 
 
 class RetentionConfig(Section):

@@ -71,28 +71,28 @@ def input_gates(
         return float(median(found)) if found else None
 
     gates = [
-        _judged("quarantined_share", _quarantined(tonight), high=max_quarantined_share, text=_QUARANTINED),
-        _judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the run's own day"),
+        judged("quarantined_share", _quarantined(tonight), high=max_quarantined_share, text=_QUARANTINED),
+        judged("events_of_the_day", tonight["day_events"], low=1, text="kept events of the run's own day"),
     ]
     for what, text in (("day_events", "events of the day"), ("day_users", "users of the day")):
         usual = before(what, same_weekday or earlier)
         bounds = {} if usual is None else {"low": min_volume_ratio * usual, "high": max_volume_ratio * usual}
         measure = "median of the same weekday" if same_weekday else TRAILING
-        gates.append(_against_median(f"{what}_volume", tonight[what], usual, bounds, text, measure=measure))
+        gates.append(against_median(f"{what}_volume", tonight[what], usual, bounds, text, measure=measure))
     usual = before("users")
     bounds = {} if usual is None else {"low": min_volume_ratio * usual}
-    gates.append(_against_median("users_volume", tonight["users"], usual, bounds, "users with a history"))
+    gates.append(against_median("users_volume", tonight["users"], usual, bounds, "users with a history"))
     for name, share, text in _SHARES:
         found = [share(night) for night in earlier]
         usual = median(found) if found else None
         bounds = {} if usual is None else {"high": usual + max_share_rise}
-        gates.append(_against_median(name, share(tonight), usual, bounds, text))
+        gates.append(against_median(name, share(tonight), usual, bounds, text))
     gates += _new_items(tonight, earlier, max_share=max_new_item_share, max_ratio=max_volume_ratio)
     lengths = [_mean_length(night) for night in earlier]
     usual = median(lengths) if lengths else None
     change = max_history_length_change
     bounds = {} if usual is None else {"low": (1 - change) * usual, "high": (1 + change) * usual}
-    gates.append(_against_median("history_length", _mean_length(tonight), usual, bounds, "mean items of a history"))
+    gates.append(against_median("history_length", _mean_length(tonight), usual, bounds, "mean items of a history"))
     gates.append(_schema_gate(tonight.get("columns"), earlier[-1].get("columns") if earlier else None))
     return gates
 
@@ -101,16 +101,16 @@ def _new_items(tonight: Funnel, earlier: Sequence[Funnel], *, max_share: float, 
     """Judge how many items are new tonight: as a share of all items, and against the usual number."""
     if earlier:
         share = _share(tonight["new_items"], tonight["items"])
-        of_all = _judged("new_item_share", share, high=max_share, text="share of the items that is new tonight")
+        of_all = judged("new_item_share", share, high=max_share, text="share of the items that is new tonight")
     else:
-        of_all = _skipped("new_item_share", "all items are new in a first run")
+        of_all = skipped("new_item_share", "all items are new in a first run")
     no_first_run = (night for night in earlier if night.get("new_items", 0) < night.get("items", 0))
     found = [night["new_items"] for night in no_first_run if "new_items" in night]
     usual = float(median(found)) if found else None
     few = max(FEW_NEW_ITEMS, FEW_NEW_ITEMS_SHARE * tonight["items"])
     bounds = {} if usual is None else {"high": max(max_ratio * usual, few)}
     text = "items that are new tonight; bots can make up ids, and the vocabulary never forgets one"
-    return [of_all, _against_median("new_items_volume", tonight["new_items"], usual, bounds, text)]
+    return [of_all, against_median("new_items_volume", tonight["new_items"], usual, bounds, text)]
 
 
 _SHARES = (
@@ -162,7 +162,7 @@ def quality_gates(
     rows = {(row["model"], row["metric"]): row for row in metrics.to_pylist()}
     tested = _TESTED + (", whose event has a weight in the objective" if _is_weighted(metric) else "")
     gates = [
-        _judged("test_users", rows["student", metric]["num_users"], low=min_test_users, text=tested, part="quality")
+        judged("test_users", rows["student", metric]["num_users"], low=min_test_users, text=tested, part="quality")
     ]
     for gate, other, bound in (
         ("student_over_popularity", "popularity", min_gain_over_popularity),
@@ -175,18 +175,18 @@ def quality_gates(
         row = rows.get((f"student - {other}", metric))
         if bound is None or row is None:
             why = "switched off" if bound is None else "no promoted model of an earlier night to compare with"
-            gates.append(_skipped(gate, why, part="quality"))
+            gates.append(skipped(gate, why, part="quality"))
             continue
         text = (
             f"upper end of the interval of {_in_words(metric)} student - {other.replace('_', ' ')},"
             f" {row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
         )
-        gates.append(_judged(gate, row["high"], low=bound, text=text, part="quality"))
+        gates.append(judged(gate, row["high"], low=bound, text=text, part="quality"))
     coverage = rows["student", coverage_metric]["value"]
     usual = median(earlier_coverage) if earlier_coverage else None
     bounds = {} if usual is None else {"low": min_coverage_ratio * usual}
     text = f"share of the catalogue in the student's lists ({coverage_metric})"
-    gates.append(_against_median("coverage", coverage, usual, bounds, text, part="quality"))
+    gates.append(against_median("coverage", coverage, usual, bounds, text, part="quality"))
     return gates
 
 
@@ -229,14 +229,15 @@ def in_words(gate: Gate) -> str:
     return f"{gate.gate} {gate.value:,.4g}, must be {bounds}: {gate.text}"
 
 
-def _judged(
+def judged(
     gate: str, value: float, *, low: float | None = None, high: float | None = None, text: str, part: str = "input"
 ) -> Gate:
+    """A gate that passes if the value lies within the bounds, which are allowed too."""
     inside = (low is None or value >= low) and (high is None or value <= high)  # NaN lies in no bounds
     return Gate(gate, part, float(value), low, high, "passed" if inside else "failed", text)
 
 
-def _against_median(
+def against_median(
     gate: str,
     value: float,
     usual: float | None,
@@ -245,26 +246,28 @@ def _against_median(
     part: str = "input",
     measure: str = TRAILING,
 ) -> Gate:
+    """A gate with bounds from a median. Without a median (None) it is skipped."""
     if usual is None:
-        return _skipped(gate, f"{text}: no earlier promoted run to compare with", part=part)
-    return _judged(gate, value, **bounds, text=f"{text}; the {measure} is {usual:,.4g}", part=part)
+        return skipped(gate, f"{text}: no earlier promoted run to compare with", part=part)
+    return judged(gate, value, **bounds, text=f"{text}; the {measure} is {usual:,.4g}", part=part)
 
 
-def _skipped(gate: str, text: str, part: str = "input") -> Gate:
+def skipped(gate: str, text: str, part: str = "input") -> Gate:
+    """A gate that had nothing to judge; the text says why."""
     return Gate(gate, part, None, None, None, "skipped", text)
 
 
 def _schema_gate(found: Mapping[str, str] | None, before: Mapping[str, str] | None) -> Gate:
     """Fails if a column of the events is gone or has another type. New columns pass."""
     if not found or not before:
-        return _skipped("schema_drift", "columns of the events: no earlier promoted run to compare with")
+        return skipped("schema_drift", "columns of the events: no earlier promoted run to compare with")
     changed = [
         f"{name} is gone" if name not in found else f"{name} was {kind}, is {found[name]}"
         for name, kind in before.items()
         if found.get(name) != kind
     ]
     text = "columns of the events that are gone or of another type" + (f": {', '.join(changed)}" if changed else "")
-    return _judged("schema_drift", len(changed), high=0, text=text)
+    return judged("schema_drift", len(changed), high=0, text=text)
 
 
 def _share(part: float, whole: float) -> float:

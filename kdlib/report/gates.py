@@ -14,7 +14,11 @@ SIGNS = {
     "skipped": ("– skipped", "skipped"),
 }
 """Status → (its text, its style). Gates stand in this order."""
-PARTS = {"input": "Judged before training", "quality": "Judged after evaluation"}
+PARTS = {
+    "input": "Judged before training",
+    "quality": "Judged after evaluation",
+    "search": "Judged after product search",
+}
 
 
 def gates(night: Night) -> Markup:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ NUM_NIGHTS = 14
 """How many runs a trend shows, this run included."""
 OWN = "reports"
 """The page's own table."""
+_GATES = ("gates", "search_gates")
 _COMPARED = ("histories", "item_vocabulary", "item_statistics", "recommendations")
 """Tables of the previous run that the page reads."""
 
@@ -40,7 +41,7 @@ def find_partitions(root: Path, ds: str) -> Found:
     wanted = [(name, ds) for name in partitions.published_on(root, ds) if name != OWN]
     if previous := partitions.latest(root, "histories", before=ds):
         wanted += [(name, previous) for name in _COMPARED]
-    for name in ("metrics", "gates"):
+    for name in ("metrics", *_GATES):
         wanted += [(name, night) for night in _nights_before(root, name, ds)]
     found = {key: partitions.read_manifest(root, *key) for key in wanted}
     return {key: manifest for key, manifest in found.items() if manifest is not None}
@@ -105,7 +106,7 @@ def gather(
         previous=previous,
         funnel=_funnel(manifest("histories")),
         previous_funnel=_funnel(manifest("histories", previous)),
-        gates=_gates(root, ds, [night for table, night in found if table == "gates"]),
+        gates=tuple(_gates(root, ds, found)),
         metrics=_measures(root, ds) if measured else {},
         left_out=measured.details.get("repeats_left_out", 0) if measured else 0,
         new_item_days=measured.details.get("new_item_days") if measured else None,
@@ -160,19 +161,20 @@ def _trend(root: Path, nights: Sequence[str], k: int) -> dict[str, tuple[tuple[s
     return lines
 
 
-def _gates(root: Path, ds: str, nights: Sequence[str]) -> tuple[Gate, ...]:
-    rows = {night: pq.read_table(partitions.current(root, "gates", night)).to_pylist() for night in sorted(nights)}
-    found = []
+def _gates(root: Path, ds: str, found: Found) -> Iterator[Gate]:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for table, night in sorted(found):
+        if table in _GATES:
+            rows.setdefault(night, []).extend(pq.read_table(partitions.current(root, table, night)).to_pylist())
     for row in rows.get(ds, []):
         trend = [
             (night, other["value"])
-            for night, others in rows.items()
+            for night, others in sorted(rows.items())
             for other in others
             if other["gate"] == row["gate"] and other["value"] is not None
         ]
         cells = (row[key] for key in ("gate", "part", "value", "low", "high", "status", "text"))
-        found.append(Gate(*cells, trend=tuple(trend)))
-    return tuple(found)
+        yield Gate(*cells, trend=tuple(trend))
 
 
 def _seconds(manifests: Iterable[Manifest]) -> dict[str, float]:

@@ -212,6 +212,7 @@ def load_index(folder: Path, student: Path) -> SearchIndex:
         tensors = load_file(folder / VECTORS)
         products = pq.read_table(folder / PRODUCTS)
         lexical = load_lexical(folder / LEXICAL)
+        weights = Weights(**facts["weights"])
     except Exception as error:  # each library raises its own errors
         raise ModelError(
             f"the search index in {folder} is damaged or incomplete: {error}. Run `distilrec train-search` for this date again"
@@ -222,6 +223,4 @@ def load_index(folder: Path, student: Path) -> SearchIndex:
             f"the search student in {student} belongs to the teacher {student_facts.get('teacher')}, but the index in {folder}"
             f" holds vectors of the teacher {facts.get('teacher')}. Run `distilrec train-search` for this date again"
         )
-    return SearchIndex(
-        products, tensors["vectors"], tensors["clusters"], lexical, Weights(**facts["weights"]), (model, tokens)
-    )
+    return SearchIndex(products, tensors["vectors"], tensors["clusters"], lexical, weights, (model, tokens))

@@ -223,7 +223,7 @@ GATES = Table(
     key=("gate",),
     schema=schema_of(
         gate=pa.string(),  # A name of kdlib.release.gates.
-        part=pa.string(),  # `input` (judged before training) or `quality` (judged after evaluation).
+        part=pa.string(),  # `input` (judged before training), `quality` (judged after evaluation) or `search`.
         value=(pa.float64(), True),  # Null if the gate was skipped.
         low=(pa.float64(), True),  # Inclusive bound; null: no bound on this side.
         high=(pa.float64(), True),
@@ -232,6 +232,9 @@ GATES = Table(
     ),
 )
 """The gates of a run, one row for each (`kdlib.release.gates`)."""
+
+SEARCH_GATES = Table("search_gates", key=("gate",), schema=GATES.schema)
+"""The gates of a run's product search (`kdlib.release.search_gates`), as GATES."""
 
 ALL = {
     table.name: table
@@ -250,6 +253,7 @@ ALL = {
         TEACHER_TARGETS,
         METRICS,
         GATES,
+        SEARCH_GATES,
         list_tables.RECOMMENDATIONS,
         list_tables.SIMILAR_ITEMS,
         list_tables.BOUGHT_TOGETHER,

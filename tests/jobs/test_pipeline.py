@@ -53,7 +53,7 @@ def test_needs_are_made_before():
         "export": {},
         "search": {"text": {"adapt": {}}},
     }
-    config, there = RunConfig.model_validate(document), {"gates"}
+    config, there = RunConfig.model_validate(document), {"gates", "search_gates"}
     for stage in STAGES:
         assert stage.when(config), stage.name
         for part in stage.parts_of(config):

@@ -107,17 +107,17 @@ def put_features(root, ds=DS, *, interactions=(4, 3, 2, 1), funnel=FUNNEL):
     )
 
 
-def put_gates(root, ds=DS, *, value=0.5, status="passed"):
+def put_gates(root, ds=DS, *, value=0.5, status="passed", table="gates"):
     row = {
-        "gate": "test_share",
-        "part": "input",
+        "gate": "test_share" if table == "gates" else "search_share",
+        "part": "input" if table == "gates" else "search",
         "value": value,
         "low": 0.2,
         "high": None,
         "status": status,
         "text": "shares",
     }
-    put(root, "gates", [row], ds)
+    put(root, table, [row], ds)
 
 
 def put_rest(root, ds=DS, *, student=0.2):
@@ -302,6 +302,17 @@ def test_a_night_blocked_before_training(tmp_path):
     assert "✕ Blocked by a gate: test share is 0.1, allowed 0.2 or more." in html
     assert "no student (distill), no measurements (evaluate), no recommendations (recommend)" in html
     assert "There is no earlier run to compare with." in html
+
+
+def test_gates_of_product_search_stand_with_the_others(two_nights):
+    """They have a heading of their own and the values of earlier runs. A failed one decides the verdict."""
+    put_gates(two_nights, "2026-11-21", table="search_gates")
+    put_gates(two_nights, value=0.1, status="failed", table="search_gates")
+    make(config_for(two_nights))
+    html = page_of(two_nights)
+    assert "✕ Blocked by a gate: search share is 0.1, allowed 0.2 or more." in html
+    assert html.index("Judged before training") < html.index("Judged after product search")
+    assert "search_share over the runs: 21 Nov 0.5, 22 Nov 0.1" in html
 
 
 def test_tables_of_an_earlier_attempt_may_be_stale(two_nights, capsys):

@@ -10,6 +10,7 @@ from kdlib.release import gates
 from kdlib.store.tables import GATES, METRICS
 
 BOUNDS = GatesConfig()
+SEARCH_ALONE = {"max_empty_search_share", "max_search_milliseconds", "max_search_loss"}
 INPUT = BOUNDS.model_dump(
     exclude={
         "trailing_nights",
@@ -17,9 +18,10 @@ INPUT = BOUNDS.model_dump(
         "min_gain_over_popularity",
         "max_loss_to_last_night",
         "min_coverage_ratio",
+        *SEARCH_ALONE,
     }
 )
-QUALITY = BOUNDS.model_dump(exclude={"trailing_nights", *INPUT})
+QUALITY = BOUNDS.model_dump(exclude={"trailing_nights", *INPUT, *SEARCH_ALONE})
 USUAL = {
     "rows_read": 1000,
     "kept": 900,

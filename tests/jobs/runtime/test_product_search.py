@@ -79,6 +79,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "train_search_encoder: 22,713,216 parameters" in printed
     assert "242 rows read = 241 products + 0 repeated + 1 without an item id" in printed
     assert "rank_search: 5 of 5 queries answered" in printed
+    assert "check_search: search: 3 passed, 5 skipped" in printed
     return config
 
 
