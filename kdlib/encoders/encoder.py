@@ -92,8 +92,8 @@ class TextVectors:
     """Ray Data actor: texts to unit-length float32 vectors.
 
     Args:
+      encoder: its name, for `open_encoder`, which has the other arguments too.
       kind: what the texts are.
-      encoder, max_tokens, batch_size, threads, bf16: as for `open_encoder`.
     """
 
     def __init__(
