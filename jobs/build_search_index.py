@@ -26,7 +26,10 @@ def build(job: Job) -> Details:
         job.input(SEARCH_STUDENT),
         clicked(typed_queries(job.inputs), job.inputs, products) if settings.weights == "clicks" else {},
         seed=job.config.seed,
-        facts={"teacher": job.inputs["product_vectors"].manifest.details["teacher"]},
+        facts={
+            "teacher": job.inputs["product_vectors"].manifest.details["teacher"],
+            "history_weight": settings.history_weight,
+        },
     )
     available = sum(products["available"].to_pylist())
     return {"search_index": details | {"products": len(products), "available": available}}

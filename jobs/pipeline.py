@@ -262,6 +262,7 @@ STAGES: tuple[Stage, ...] = (
             "search.language",
             "search.vector_weight",
             "search.intent_weight",
+            "search.history_weight",
             "search.weights",
             "search.text.adapt",
             "seed",

@@ -33,15 +33,16 @@ def _explore(invocation: Invocation, host: str, port: int, no_browser: bool) -> 
 
 
 @click.option("--category", help="only products of this category")
+@click.option("--user", metavar="ID", help="rank for this user's history, by the shop's own id")
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="how many products")
 @click.argument("query", nargs=-1, required=True)
-def _search(invocation: Invocation, query: tuple[str, ...], k: int, category: str | None) -> int:
+def _search(invocation: Invocation, query: tuple[str, ...], k: int, category: str | None, user: str | None) -> int:
     """Print what the search in use finds for each QUERY."""
     check_search_extra()
     from jobs import search
 
     def run(config: Any) -> None:
-        search.run(config, query, k=k, category=category, of_day=invocation.ds is not None)
+        search.run(config, query, k=k, category=category, user=user, of_day=invocation.ds is not None)
 
     return execute("search", invocation, run, reads_only=True, in_use=True)
 

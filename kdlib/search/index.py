@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from kdlib.data.queries import normalise_query
 from kdlib.errors import InputError, ModelError
@@ -32,6 +33,8 @@ from kdlib.search.words import words
 PRODUCTS, VECTORS, LEXICAL, INDEX_FILE = "catalogue/products.parquet", "vectors.safetensors", "lexical", "index.json"
 MOSTLY_UNKNOWN = 0.5
 """Share of unknown sub-words from which a query without a word of the catalogue is not understood."""
+RERANKED, RECENT_ITEMS = 100, 20
+"""A history ranks this many first products again, and this many of its last items count."""
 SCORES_AT_A_TIME = 1 << 24
 """Scores (queries × products) held at a time."""
 
@@ -66,6 +69,7 @@ class SearchIndex:
       lexical: index of the products' texts.
       weights: of the parts of a score.
       student: model and tokens, from `kdlib.search.student.load_student`.
+      history_weight: weight of a product's cosine to a history.
     """
 
     def __init__(
@@ -76,10 +80,11 @@ class SearchIndex:
         lexical: LexicalIndex,
         weights: Weights,
         student: tuple[QueryEncoder, QueryTokens],
+        history_weight: float = 0.0,
     ) -> None:
         self.products, self._vectors_VE, self._clusters_RV = products, vectors_VE.float(), clusters_RV
         self._lexical, self.weights, (self._model, self._tokens) = lexical, weights, student
-        self._available_V = products["available"].to_numpy()
+        self._available_V, self._history_weight = products["available"].to_numpy(), history_weight
 
     def leave_out(self, item_ids: Iterable[str]) -> None:
         """From now on no answer holds these items. A call replaces the items of the call before."""
@@ -89,7 +94,13 @@ class SearchIndex:
         self._available_V = self.products["available"].to_numpy() & ~found.to_numpy()
 
     def answer(
-        self, queries: Sequence[str], *, k: int, category: str | None = None, weights: Weights | None = None
+        self,
+        queries: Sequence[str],
+        *,
+        k: int,
+        category: str | None = None,
+        weights: Weights | None = None,
+        history: Sequence[str] = (),
     ) -> list[Answer]:
         """The k best available products of each query. Every query gets an `Answer`, even an empty text.
 
@@ -98,6 +109,8 @@ class SearchIndex:
           k: most products per query.
           category: answer only with products of this category.
           weights: use these in place of the index's own weights.
+          history: items that the person who asks has viewed, oldest first. The first `RERANKED` products are ranked again:
+            a product scores higher if it is like these items. Unknown items do not count.
 
         Raises:
           InputError: no product has the category.
@@ -113,6 +126,8 @@ class SearchIndex:
         if not allowed_V.any():
             places, scores, note = np.zeros(0, np.int64), np.zeros(0, np.float32), "none of the products is available"
             return [Answer(query, places, scores, note) for query in typed]
+        liked_V = self._liked(history)
+        most = k if liked_V is None else max(k, RERANKED)
         found: list[Answer] = []
         size = max(1, SCORES_AT_A_TIME // max(len(self.products), 1))
         for start in range(0, len(queries), size):
@@ -122,11 +137,24 @@ class SearchIndex:
                 understood[part], typed[part], lexical_QV, scores_QV, strict=True
             ):
                 note, is_understood = self._note(query, original, has_words=bool(lexical_V.any()))
-                places = (
-                    top_products(scores_V.numpy(), k=k, allowed_V=allowed_V) if is_understood else np.zeros(0, np.int64)
-                )
-                found.append(Answer(query, places, scores_V.numpy()[places], note))
+                ranked_V = scores_V.numpy()
+                places = top_products(ranked_V, k=most, allowed_V=allowed_V) if is_understood else np.zeros(0, np.int64)
+                if liked_V is not None:
+                    ranked_V = ranked_V + liked_V
+                    places = places[np.lexsort((places, -ranked_V[places]))][:k]
+                found.append(Answer(query, places, ranked_V[places], note))
         return found
+
+    def _liked(self, history: Sequence[str]) -> np.ndarray | None:
+        """What a history adds to each product's score, float32 [products]; None without a known item."""
+        if not history:
+            return None
+        ids = pa.array(history[-RECENT_ITEMS:], pa.string())
+        places = pc.index_in(ids, value_set=self.products["item_id"].combine_chunks()).drop_null().to_numpy()
+        if not len(places):
+            return None
+        profile_E = F.normalize(self._vectors_VE[places].sum(0), dim=0)
+        return self._history_weight * (self._vectors_VE @ profile_E).numpy()
 
     def scores(
         self,
@@ -223,4 +251,12 @@ def load_index(folder: Path, student: Path) -> SearchIndex:
             f"the search student in {student} belongs to the teacher {student_facts.get('teacher')}, but the index in {folder}"
             f" holds vectors of the teacher {facts.get('teacher')}. Run `distilrec train-search` for this date again"
         )
-    return SearchIndex(products, tensors["vectors"], tensors["clusters"], lexical, weights, (model, tokens))
+    return SearchIndex(
+        products,
+        tensors["vectors"],
+        tensors["clusters"],
+        lexical,
+        weights,
+        (model, tokens),
+        facts.get("history_weight", 0.0),
+    )

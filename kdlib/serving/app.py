@@ -101,9 +101,9 @@ class Server:
         return JSONResponse(answer)
 
     async def _search(self, http: HttpRequest) -> Response:
-        query, k = _query(http)
+        query, k, history = _query(http)
         night = self._night()
-        found = partial(night.search, query, k=k)
+        found = partial(night.search, query, k=k, history=history)
         return JSONResponse(
             await self._in_turn(partial(asyncio.get_running_loop().run_in_executor, self._thread, found))
         )
@@ -149,12 +149,12 @@ async def _body(http: HttpRequest) -> bytes:
     return bytes(found)
 
 
-def _query(http: HttpRequest) -> tuple[str, int]:
-    """The query and k of a search."""
+def _query(http: HttpRequest) -> tuple[str, int, list[str]]:
+    """The query, k and the viewed items of a search."""
     given = http.query_params.multi_items()
-    names = [name for name, _ in given]
+    names = [name for name, _ in given if name != "item"]
     if unknown := sorted(set(names) - {"q", "k"}):
-        raise RequestError(400, f"/search takes q and k, found {unknown[0][:100]!r}")
+        raise RequestError(400, f"/search takes q, k and item, found {unknown[0][:100]!r}")
     if len(set(names)) < len(names):
         raise RequestError(400, "/search takes each of q and k once")
     query, k = dict(given).get("q", ""), dict(given).get("k", "10")
@@ -165,7 +165,7 @@ def _query(http: HttpRequest) -> tuple[str, int]:
         )
     if not (k.isascii() and k.isdigit() and len(k) < 4 and 1 <= int(k) <= MOST_FOUND):
         raise RequestError(400, f"k must be a whole number from 1 to {MOST_FOUND}, found {k[:100]!r}")
-    return query, int(k)
+    return query, int(k), [value for name, value in given if name == "item"]
 
 
 def _request_error(http: HttpRequest, error: RequestError) -> Response:

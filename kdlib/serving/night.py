@@ -180,15 +180,15 @@ class Night:
             answer["variant"] = variants[0].as_py()
         return answer | {"items": items[: request.k], "unknown_items": unknown}
 
-    def search(self, query: str, *, k: int) -> Answer:
-        """The products that product search finds.
+    def search(self, query: str, *, k: int, history: Sequence[str] = ()) -> Answer:
+        """The products that product search finds, for a person who has viewed the items of `history`.
 
         Raises:
           RequestError: the run has no product search.
         """
         if self._search is None:
             raise RequestError(404, f"{self._search_missing}. Add the section search to the run config")
-        [answer] = self._search.answer([query], k=k)
+        [answer] = self._search.answer([query], k=k, history=history)
         products = self._search.products.take(answer.places).to_pylist()
         items = [
             {"item_id": product["item_id"], "title": product["title"], "score": score}

@@ -117,12 +117,16 @@ def figures(ranks: np.ndarray) -> dict[str, np.ndarray]:
 
 def cross_fitted(
     scores_SV: np.ndarray, extra_SV: np.ndarray, right_S: np.ndarray, first_S: np.ndarray
-) -> tuple[np.ndarray, list[float]]:
-    """Ranks with the weight that the other half of the shoppers chose, and the weights that the two halves chose."""
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Ranks with the weight that the other half of the shoppers chose; the two weights, and NDCG@10 with each weight."""
     by_weight = {weight: ranks_of(reranked(scores_SV, weight * extra_SV), right_S) for weight in WEIGHTS}
     ndcg = {weight: figures(ranks)["ndcg@10"] for weight, ranks in by_weight.items()}
     chosen = [max(WEIGHTS, key=lambda weight: ndcg[weight][half].mean()) for half in (first_S, ~first_S)]
-    return np.where(first_S, by_weight[chosen[1]], by_weight[chosen[0]]), chosen
+    by_all = {str(weight): round(float(values.mean()), 4) for weight, values in ndcg.items()}
+    return np.where(first_S, by_weight[chosen[1]], by_weight[chosen[0]]), {
+        "weights": chosen,
+        "ndcg@10 by weight": by_all,
+    }
 
 
 def meanings(world: World, items: pa.Table) -> list[tuple[str, str, str]]:
@@ -159,6 +163,7 @@ def measure() -> dict[str, object]:
     found = [one for one in searches(plan, world) if one.clicked in place]
     right_S = np.array([place[one.clicked] for one in found])
     first_S = np.array([in_first_half(one.user) for one in found])
+    seen_S = np.array([one.clicked in one.items for one in found])
 
     settings = SearchConfig()
     texts = product_texts(items.append_column("description", pa.nulls(len(items), pa.string())))
@@ -190,7 +195,11 @@ def measure() -> dict[str, object]:
     results: dict[str, object] = {"search": {name: float(values.mean()) for name, values in plain.items()}}
     for extra, values_SV in extras.items():
         ranks, chosen = cross_fitted(scores_SV, values_SV, right_S, first_S)
-        results[extra] = {"weights": chosen, **_against(plain, figures(ranks))}
+        results[extra] = chosen | _against(plain, figures(ranks))
+        if extra == "history":
+            for name, some_S in (("product is new to the shopper", ~seen_S), ("product was viewed before", seen_S)):
+                parts = ({metric: values[some_S] for metric, values in one.items()} for one in (plain, figures(ranks)))
+                results[f"history, {name}"] = {"shoppers": int(some_S.sum())} | _against(*parts)
     best = ranks_of(best_possible(world, found, numbers_V, meanings(world, items)), right_S)
     results["best possible"] = _against(plain, figures(best))
     return {"shoppers": len(found), "queries": len(queries), "products": len(items), "results": results}

@@ -90,7 +90,7 @@ def put_rules(root: Path, ds: str) -> None:
 
 
 def put_search(root: Path, ds: str) -> None:
-    """Publish an index that scores by words only, with an untrained student."""
+    """Publish an index that scores by words and histories only, with an untrained student."""
     products = [
         {"product_index": n, "item_id": item, "title": title, "category": "lamps", "description": "It gives light."}
         for n, (item, title) in enumerate(zip(ITEM_IDS, TITLES, strict=True))
@@ -108,7 +108,15 @@ def put_search(root: Path, ds: str) -> None:
     table = pa.Table.from_pylist(products, schema=search_tables.PRODUCTS.schema)
     vectors = F.normalize(torch.randn(NUM_ITEMS, 6), dim=1)
     weights = Weights(0.0, 0.0)
-    build_index(index, table, vectors, language="english", weights=weights, seed=1, facts={"teacher": "t"})
+    build_index(
+        index,
+        table,
+        vectors,
+        language="english",
+        weights=weights,
+        seed=1,
+        facts={"teacher": "t", "history_weight": 5.0},
+    )
     partitions.publish(index, root, "search_index", ds, fingerprint="by hand")
 
 

@@ -25,13 +25,13 @@ PRODUCTS = pa.table(
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
-    """An index that scores by words only, with an untrained student."""
+    """An index that scores by words and histories only, with an untrained student."""
     folder, student = tmp_path_factory.mktemp("index"), tmp_path_factory.mktemp("student")
     torch.manual_seed(1)
     made = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1, "bright": 2, "!": 3}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     model = QueryEncoder(vocabulary=4, width=8, out=6).eval()
-    facts = {"teacher": "t"}
+    facts = {"teacher": "t", "history_weight": 2.0}
     save_student(student, model.options, model.state_dict(), made.to_str(), ["bright"], facts)
     vectors = F.normalize(torch.randn(6, 6), dim=1)
     build_index(folder, PRODUCTS, vectors, language="english", weights=Weights(0.0, 0.0), seed=1, facts=facts)
@@ -77,3 +77,19 @@ def test_other_weights_stand_in_for_the_index_s_own(index: SearchIndex) -> None:
     lexical_QV, found_QV = index.scores(["printer"], weights=Weights(3.0, 0.0))
     cosines_QV = encode_queries(index._model, index._tokens, ["printer"]) @ index._vectors_VE.T
     torch.testing.assert_close(found_QV, lexical_QV + 3.0 * cosines_QV)
+
+
+def test_a_history_ranks_the_first_products_again(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The likeness to the viewed items is added to the score. Later products do not overtake, unknown items do not count."""
+    (plain,) = index.answer(["printer"], k=4)
+    (found,) = index.answer(["printer"], k=4, history=["p4", "gone", "p0"])
+    profile_E = F.normalize(index._vectors_VE[4] + index._vectors_VE[0], dim=0)
+    liked = dict(zip(plain.places.tolist(), plain.scores, strict=True))
+    liked = {place: score + 2.0 * float(index._vectors_VE[place] @ profile_E) for place, score in liked.items()}
+    assert found.places.tolist() == sorted(liked, key=lambda place: -liked[place]) != plain.places.tolist()
+    assert found.scores.tolist() == pytest.approx(sorted(liked.values(), reverse=True))
+    monkeypatch.setattr("kdlib.search.index.RERANKED", 2)
+    (first_two,) = index.answer(["printer"], k=2, history=["p4"])
+    assert set(first_two.places.tolist()) == {1, 2}
+    (unknown,) = index.answer(["printer"], k=4, history=["gone"])
+    assert (unknown.places.tolist(), unknown.scores.tolist()) == (plain.places.tolist(), plain.scores.tolist())

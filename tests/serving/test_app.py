@@ -116,6 +116,8 @@ def test_search_alone_is_served(searched: Path, tmp_path: Path) -> None:
         health = client.get("/health").json()
         assert (health["ds"], health["model_version"]) == (nights.DS, versions["models/search_student"])
         assert client.get("/search", params={"q": "blue lamp", "k": 2}).json()["items"]
+        liked = client.get("/search", params={"q": "lamp", "k": 2, "item": ["item030", "unknown"]}).json()["items"]
+        assert liked[0]["item_id"] == "item030"
         answer = client.post("/recommend", json={"session": []})
     assert answer.status_code == 404
     assert "has product search alone" in answer.json()["error"]

@@ -206,7 +206,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "search k in other digits": ("GET", "/search?q=a&k=٣", {}, 400, "k must be a whole number"),
     "search k large": ("GET", "/search?q=a&k=101", {}, 400, "found '101'"),
     "search k twice": ("GET", "/search?q=a&k=1&k=2", {}, 400, "each of q and k once"),
-    "search unknown": ("GET", "/search?q=a&category=b", {}, 400, "/search takes q and k, found 'category'"),
+    "search unknown": ("GET", "/search?q=a&category=b", {}, 400, "/search takes q, k and item, found 'category'"),
 }
 
 
