@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.encoding import encode
 from jobs.runtime.names import SEARCH_ENCODER
-from jobs.runtime.product_search import encode_texts, product_search, read_products, search_teacher
+from jobs.runtime.product_search import product_search, read_products, search_teacher
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
 from kdlib.search.index import product_texts
@@ -19,8 +20,9 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
 
 def build(job: Job) -> Details:
     """Write a vector for each product."""
-    products = read_products(job.input("products"))
-    vectors = encode_texts(job.config, job.found, product_texts(products), product_search(job.config).text.max_tokens)
+    products, text = read_products(job.input("products")), product_search(job.config).text
+    texts = product_texts(products)
+    vectors = encode(job.config, text, job.found, texts, "passages", max_tokens=text.max_tokens)
     table = pa.table({"product_index": products["product_index"], "vector": vectors})
     pq.write_table(table, job.output / "part-00000.parquet")
     return {

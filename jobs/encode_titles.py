@@ -4,50 +4,33 @@ from collections.abc import Mapping
 
 import pyarrow.parquet as pq
 
-from jobs.runtime.actors import map_by_actors
+from jobs.runtime.encoding import encoded, find_encoder
 from jobs.runtime.names import adapted_encoder
 from jobs.runtime.published import parquet_files
-from jobs.runtime.ray_cluster import check_workers_room, read_parquet
+from jobs.runtime.ray_cluster import read_parquet
 from jobs.runtime.stage import Details, Found, Input, Job, Part
 from kdlib.config.run import RunConfig
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The encoder: pretrained, or trained on the shop's titles."""
-    from kdlib.teachers.text import encoder_folder, encoder_version, from_anywhere
-
     text = part.subject
     if text.adapt:
         return Found(value=str(inputs[adapted_encoder(text)].folder))
-    return Found({"encoder": encoder_version(encoder_folder(text.encoder))}, from_anywhere(text.encoder))
+    return find_encoder(text)
 
 
 def build(job: Job) -> Details:
-    """Encode all titles with Ray Data actors, and whiten the vectors if `text.whiten` is set."""
-    from kdlib.teachers.text import TitleEncoder, whiten_files
+    """Encode all titles, and whiten the vectors if `text.whiten` is set."""
+    from kdlib.teachers.text import whiten_files
 
-    text, training = job.part.subject, job.config.training
-    check_workers_room(job.config, training.workers)
+    text = job.part.subject
     items = read_parquet(job.config, parquet_files(job.input("item_vocabulary"))).select_columns(
         ["item_index", "title"]
     )
-    vectors = map_by_actors(
-        job.config,
-        items.repartition(4 * training.workers),
-        TitleEncoder,
-        {
-            "encoder": job.found,
-            "max_tokens": text.max_tokens,
-            "batch_size": text.batch_size,
-            "threads": training.threads_per_worker,
-        },
-        actors=training.workers,
-        num_cpus=training.cpus_per_worker,
-        num_gpus=training.gpus_per_worker,
-        batch_size=text.batch_size * 8,
-    )
+    vectors = encoded(job.config, text, job.found, items, "passages", max_tokens=text.max_tokens, bf16=False)
     # Ray's own write_parquet may write the batches of a block in another order
-    for number, block in enumerate(vectors.iter_batches(batch_size=None, batch_format="pyarrow")):
+    for number, block in enumerate(vectors):
         pq.write_table(block, job.output / f"part-{number:05}.parquet")
     if not text.whiten:
         return {}

@@ -3,8 +3,11 @@
 import shutil
 from collections.abc import Mapping
 
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
 from jobs.runtime.names import SEARCH_STUDENT
-from jobs.runtime.product_search import product_search, read_products, search_teacher, typed_queries
+from jobs.runtime.product_search import check_width, product_search, read_products, search_teacher, typed_queries
 from jobs.runtime.published import parquet_files
 from jobs.runtime.ray_cluster import read_parquet
 from jobs.runtime.ray_train import remove_checkpoints, run_workers
@@ -13,9 +16,9 @@ from jobs.runtime.train_worker import train_worker
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.search.index import product_texts
-from kdlib.search.student import STUDENT_FILE, TOKENIZER
+from kdlib.search.student import STUDENT_FILE
 from kdlib.search.student_task import search_tasks
-from kdlib.search.tokenizer import known_words, smaller_tokenizer
+from kdlib.search.tokenizer import known_words, students_tokenizer, words_file
 from kdlib.store import partitions
 from kdlib.training.specs import SearchSpec
 
@@ -24,33 +27,35 @@ LEARNT_WITH = {"student", "width", "vocabulary", "misspelt_fraction", "epochs", 
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The search teacher. The student starts from its sub-word vectors."""
+    """The search teacher. The student starts from its sub-word vectors, if it has any."""
     return search_teacher(config, inputs)
 
 
 def build(job: Job) -> Details:
     """Train the student into the job's output folder. A killed run's checkpoints are resumed."""
-    config, encoder, settings = job.config, job.found, product_search(job.config)
+    config, settings = job.config, product_search(job.config)
     products, typed = read_products(job.input("products")), typed_queries(job.inputs)
-    targets = parquet_files(job.input("search_targets"))
+    targets, vectors = (parquet_files(job.input(name)) for name in ("search_targets", "product_vectors"))
+    first = pads.dataset(vectors).head(1, columns=["vector"])["vector"].to_pylist()
+    check_width(settings, len(first[0]) if first else None)
     chosen = settings.model_dump(mode="json", include=LEARNT_WITH)
     name = f"{config.name}.search_student.ds={config.day}.{job.fingerprint}"
     finished = config.root / partitions.CHECKPOINTS / f"{name}.models"
     finished.mkdir(parents=True, exist_ok=True)
-    tokenizer, pieces = smaller_tokenizer(
-        encoder / TOKENIZER, [*product_texts(products), *typed], size=settings.vocabulary
-    )
+    queries = pq.read_table(targets, columns=["query"])["query"].to_pylist()
+    texts = [*product_texts(products), *typed]
+    tokenizer, pieces = students_tokenizer(job.found, texts, queries, size=settings.vocabulary)
     teacher = job.inputs["product_vectors"].manifest.details["teacher"]
     inputs = {table: job.versions[table] for table in ("search_targets", "product_vectors")}
     spec = SearchSpec(
         name=name,
         search=settings,
         seed=config.seed,
-        encoder=str(encoder),
+        encoder=job.found,
         tokenizer=tokenizer,
         pieces=pieces,
-        words=known_words(encoder / TOKENIZER),
-        products=parquet_files(job.input("product_vectors")),
+        words=known_words(words_file(job.found)),
+        products=vectors,
         held_out=targets,
         export=str(finished),
         metadata={"teacher": teacher, "inputs": inputs, "seed": config.seed, "search": chosen},

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from jobs.runtime.console import say
 from jobs.runtime.encoders import EncoderData, describe_encoder, fit_encoder
+from jobs.runtime.encoding import find_encoder
 from jobs.runtime.names import SEARCH_ENCODER
 from jobs.runtime.product_search import clicked, product_search, read_products, typed_queries
 from jobs.runtime.published import parquet_files
@@ -22,12 +23,11 @@ from kdlib.store import partitions
 from kdlib.store.mirror import drop
 from kdlib.store.partitions import Manifest
 from kdlib.teachers.contrastive import PAIRS_SCHEMA
-from kdlib.teachers.text import encoder_folder, encoder_version
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The pretrained encoder."""
-    return Found({"encoder": encoder_version(encoder_folder(product_search(config).text.encoder).absolute())})
+    return find_encoder(product_search(config).text)
 
 
 def build(job: Job) -> Details:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from jobs.runtime.console import say
 from jobs.runtime.encoders import EncoderData, describe_encoder, fit_encoder
+from jobs.runtime.encoding import find_encoder
 from jobs.runtime.published import features_of, parquet_files
 from jobs.runtime.ray_cluster import read_parquet
 from jobs.runtime.stage import Details, Found, Input, Job, Part
@@ -11,12 +12,11 @@ from kdlib.config.run import RunConfig
 from kdlib.store import partitions
 from kdlib.store.partitions import Manifest
 from kdlib.teachers.contrastive import training_pairs
-from kdlib.teachers.text import encoder_folder, encoder_version
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The pretrained encoder."""
-    return Found({"encoder": encoder_version(encoder_folder(part.subject.encoder).absolute())})
+    return find_encoder(part.subject)
 
 
 def build(job: Job) -> Details:

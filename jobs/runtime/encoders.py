@@ -10,9 +10,9 @@ from jobs.runtime.ray_train import remove_checkpoints, run_workers
 from jobs.runtime.stage import Job
 from jobs.runtime.train_worker import train_worker
 from kdlib.config.text import TextConfig
+from kdlib.encoders.hugging_face import from_anywhere
 from kdlib.errors import TrainingError
 from kdlib.store import partitions
-from kdlib.teachers.text import from_anywhere
 from kdlib.training.encoder_task import encoder_tasks
 from kdlib.training.specs import ENCODER_FILE, EncoderSpec
 

@@ -39,6 +39,12 @@ def texts_of(config: RunConfig) -> list[TextConfig]:
     return list({repr(reader.text): reader.text for reader in readers if reader.text}.values())
 
 
+def encoders_of(config: RunConfig) -> list[TextConfig]:
+    """The different ways in which models and product search read text."""
+    read = texts_of(config) if config.input.has_events else []
+    return [*read, *([config.search.text] if config.search else [])]
+
+
 def teacher_models(config: RunConfig) -> list[str]:
     """The models of all teachers, in the config's order. A cross-fitted teacher has one for each fold."""
     return [model for teacher in config.teachers for model in teacher.models]

@@ -1,6 +1,7 @@
-"""Teachers of the user's own (`teachers[].function`): check them early, hash their source, find the code to send.
+"""Functions of the user's own, which score items (`teachers[].function`) or encode texts (`text.encoder`): check them early, hash
+their source, find the code to send.
 
-A teacher's source is its module, the packages around it, and what these import. If the module lies in the folder where
+A function's source is its module, the packages around it, and what these import. If the module lies in the folder where
 distilrec starts, all modules of that folder count. If it lies in an installed package, only this package's modules count.
 """
 
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.runtime.code import PACKAGES, hash_of, imported
+from jobs.runtime.names import encoders_of
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, ModelError
 from kdlib.store.fingerprint import fingerprint_of
@@ -29,11 +31,12 @@ def check_functions(config: RunConfig) -> None:
             load_function(function)
 
 
-def source_of(function: str) -> dict[str, str]:
+def source_of(function: str, *, what: str = "teacher function") -> dict[str, str]:
     """File → hash of a function's source. Comments, docstrings and layout do not count. Nothing is imported.
 
     Args:
       function: `my_shop.scores:score`.
+      what: its use, for an error's text.
 
     Raises:
       ConfigError: the module is not there, has no Python source, or has a syntax error.
@@ -44,17 +47,17 @@ def source_of(function: str) -> dict[str, str]:
         files = _reached(home, module)
         found = {str(file.relative_to(home)): hash_of(file) for file in files}
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the source of the teacher function {function} cannot be read: {error}") from None
+        raise ConfigError(f"the source of the {what} {function} cannot be read: {error}") from None
     if not files:
         raise ConfigError(
-            f"there is no Python source of the module {module} of the teacher function {function} in {Path.cwd()} or"
+            f"there is no Python source of the module {module} of the {what} {function} in {Path.cwd()} or"
             " among the installed packages. Start distilrec in the folder that has it, or install it"
         )
     return {path: digest for path, digest in found.items() if digest}
 
 
 def source_version(source: Mapping[str, str]) -> str:
-    """Hash of the result of `source_of`, 12 digits: the version of the teacher's model."""
+    """Hash of the result of `source_of`, 12 digits: the version of the teacher's model, or of the encoder."""
     return fingerprint_of(source)[:12]
 
 
@@ -83,7 +86,8 @@ def check_sources(config: RunConfig, folders: Sequence[Sequence[Path]]) -> None:
 def local_code(config: RunConfig) -> list[Path]:
     """The modules and whole packages of this folder that the functions can reach, to be sent to another machine."""
     here = Path.cwd()
-    files = [file for function in _functions(config) for file in _reached(here, function.partition(":")[0])]
+    functions = [*_functions(config), *(text.encoder for text in encoders_of(config) if text.kind == "function")]
+    files = [file for function in functions for file in _reached(here, function.partition(":")[0])]
     return sorted({here / file.relative_to(here).parts[0] for file in files})
 
 

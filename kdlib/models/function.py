@@ -58,6 +58,25 @@ def load_function(function: str) -> Callable[[list[str]], Any]:
     Raises:
       ConfigError: the module does not exist or cannot be imported, or it has no callable of this name.
     """
+    found = find_named(function, what="teacher function")
+    if not callable(found):
+        raise ConfigError(
+            f"the teacher function {function} must be a function or a class that takes the item ids, found a"
+            f" {type(found).__name__}"
+        )
+    return found
+
+
+def find_named(function: str, *, what: str) -> Any:
+    """The object that a dotted path names.
+
+    Args:
+      function: `my_shop.scores:score`, a module and a name in it.
+      what: its use, for an error's text.
+
+    Raises:
+      ConfigError: the module does not exist or cannot be imported, or it has nothing of this name.
+    """
     module_name, _, name = function.partition(":")
     if (here := os.getcwd()) not in sys.path:  # `python -m` adds this folder, the console script does not
         sys.path.insert(0, here)
@@ -67,25 +86,17 @@ def load_function(function: str) -> Callable[[list[str]], Any]:
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise ConfigError(
-                f"the teacher function {function} needs the module {module_name}, but there is no {missing} in {here} or"
+                f"the {what} {function} needs the module {module_name}, but there is no {missing} in {here} or"
                 " among the installed packages. Start distilrec in the folder that has it, or install it"
             ) from None
-        raise ConfigError(
-            f"the module of the teacher function {function} cannot be imported: {_said(error)}"
-        ) from error
+        raise ConfigError(f"the module of the {what} {function} cannot be imported: {said(error)}") from error
     if not hasattr(module, name):
         names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
         found = ", ".join(names[:MOST_NAMES]) or "none"
         raise ConfigError(
-            f"the teacher function {function} does not exist: {module.__file__} has no {name}. Its callables: {found}"
+            f"the {what} {function} does not exist: {module.__file__} has no {name}. Its callables: {found}"
         )
-    found = getattr(module, name)
-    if not callable(found):
-        raise ConfigError(
-            f"the teacher function {function} must be a function or a class that takes the item ids, found a"
-            f" {type(found).__name__}"
-        )
-    return found
+    return getattr(module, name)
 
 
 class ScoringFunction:
@@ -118,9 +129,7 @@ class ScoringFunction:
         try:
             score = make(list(self.item_ids))
         except Exception as error:
-            raise ModelError(
-                f"the teacher function {self.function} failed with the item ids: {_said(error)}"
-            ) from error
+            raise ModelError(f"the teacher function {self.function} failed with the item ids: {said(error)}") from error
         if not callable(score):
             raise ModelError(
                 f"the teacher function {self.function} takes the item ids, and must return a callable that scores"
@@ -144,7 +153,7 @@ class ScoringFunction:
                 found = np.asarray(score(histories))
         except Exception as error:
             raise ModelError(
-                f"the teacher function {self.function} failed with {len(histories)} histories: {_said(error)}"
+                f"the teacher function {self.function} failed with {len(histories)} histories: {said(error)}"
             ) from error
         scores_BV = torch.from_numpy(self._checked(found, len(histories))).to(self._device)
         out_BV = scores_BV == -torch.inf
@@ -188,7 +197,7 @@ def function_from_state(tensors: dict[str, Tensor], options: dict[str, Any]) -> 
     return ScoringFunction(options["function"], item_ids, max_length=options["max_length"])
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """An error of the user's own code in one line: its type, its first line, and the last line of this folder's code."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if isinstance(error, SyntaxError):

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from kdlib.data.queries import normalise_query
 from kdlib.errors import ModelError
+from kdlib.search.tokenizer import TOKENIZER, WORD_START
 
-WEIGHTS, STUDENT_FILE, TOKENIZER, WORDS = "model.safetensors", "model.json", "tokenizer.json", "words.txt"
+WEIGHTS, STUDENT_FILE, WORDS = "model.safetensors", "model.json", "words.txt"
 MAX_TOKENS = 32
 """Longer queries are cut."""
 
@@ -129,27 +130,32 @@ class QueryTokens:
         self._tokenizer.no_padding()
 
     def __call__(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Sub-words int64 [queries, tokens] and lengths int64 [queries]. Needs at least one query.
-
-        A query without any sub-word gets the sub-word 0.
-        """
-        found = [
-            one.ids or [0] for one in self._tokenizer.encode_batch_fast([normalise_query(query) for query in queries])
-        ]
+        """Sub-words int64 [queries, tokens] and lengths int64 [queries]; see `ids`. Needs at least one query."""
+        found = self.ids(queries)
         lengths = [len(ids) for ids in found]
         longest = max(lengths)
         padded = [ids + [0] * (longest - length) for ids, length in zip(found, lengths, strict=True)]
         return torch.tensor(padded), torch.tensor(lengths)
+
+    def ids(self, queries: Sequence[str]) -> list[list[int]]:
+        """The sub-words of each query, at most `MAX_TOKENS`. A query without any sub-word gets the sub-word 0."""
+        found = self._tokenizer.encode_batch_fast([normalise_query(query) for query in queries])
+        return [one.ids or [0] for one in found]
+
+    @property
+    def size(self) -> int:
+        """Number of sub-words in the vocabulary."""
+        return self._tokenizer.get_vocab_size()
 
     def is_word(self, word: str) -> bool:
         """Whether the teacher knows the word. A known word is not a misspelling."""
         return word in self._words
 
     def unknown_share(self, query: str) -> float:
-        """Share of a query's sub-words that the vocabulary lacks, without special sub-words."""
-        unknown = {self._tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>")} - {None}
-        ids = self._tokenizer.encode(normalise_query(query), add_special_tokens=False).ids
-        return sum(one in unknown for one in ids) / max(len(ids), 1)
+        """Share of a query's sub-words that the vocabulary lacks, without special sub-words and marks of a word's start."""
+        found = self._tokenizer.encode(normalise_query(query), add_special_tokens=False).tokens
+        pieces = [piece for piece in found if piece != WORD_START]
+        return sum(piece in ("[UNK]", "<unk>") for piece in pieces) / max(len(pieces), 1)
 
 
 @torch.no_grad()

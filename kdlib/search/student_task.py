@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from kdlib.config.models import TrainConfig, TrainingConfig
 from kdlib.data.batches import STREAM_ROWS
+from kdlib.encoders.hugging_face import TextEncoder, encoder_folder
+from kdlib.search.centring import centre_of, centred
 from kdlib.search.distil import held_out, train_epoch
+from kdlib.search.start import fitted_embeddings
 from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, save_student
 from kdlib.teachers.contrastive import learning_rate_at
-from kdlib.teachers.text import TextEncoder
 from kdlib.training.engine import make_engine
 from kdlib.training.specs import SearchSpec
 from kdlib.training.trainer import Validation, Weights, Worker, check_finite
@@ -56,12 +58,14 @@ class SearchTask:
         search = spec.search
         self.name, self.seed, self.epochs = spec.name, spec.seed, search.epochs
         self._spec, self._worker = spec, worker
-        self._products_PE = torch.from_numpy(_read_products(spec.products)).to(worker.device)
-        self._queries, self._teacher_NE = _training_queries(worker)
-        self._judged, self._judged_NE = _held_out_queries(spec.held_out)
+        products_PE, centre_E = _read_products(spec.products)
+        self._products_PE = torch.from_numpy(products_PE).to(worker.device)
+        self._queries, teacher_NE = _training_queries(worker)
+        self._judged, judged_NE = _held_out_queries(spec.held_out)
+        self._teacher_NE, self._judged_NE = centred(teacher_NE, centre_E), centred(judged_NE, centre_E)
         self._tokens = QueryTokens(spec.tokenizer)
         torch.manual_seed(spec.seed)
-        embeddings = TextEncoder(Path(spec.encoder)).model.get_input_embeddings().weight.detach()[spec.pieces]
+        embeddings = self._first_embeddings()
         model = QueryEncoder(
             vocabulary=len(embeddings), width=search.width, out=self._products_PE.shape[1], kind=search.student
         )
@@ -80,6 +84,13 @@ class SearchTask:
         self.models = {"student": model}
         steps = search.epochs * max(len(self._queries) // self._batch_size, 1)
         self._learning_rate = partial(learning_rate_at, steps=steps, peak=search.learning_rate, warmup_fraction=0.05)
+
+    def _first_embeddings(self) -> Tensor:
+        """Vectors of the student's sub-words: the teacher's own, or fitted to its vectors of the training queries."""
+        if self._spec.pieces:
+            teacher = TextEncoder(encoder_folder(self._spec.encoder)).model
+            return teacher.get_input_embeddings().weight.detach()[self._spec.pieces]
+        return fitted_embeddings(self._tokens.ids(self._queries), self._teacher_NE, vocabulary=self._tokens.size)
 
     def train_epoch(self, epoch: int, first_step: int) -> dict[str, float]:
         """See `Task`."""
@@ -145,12 +156,12 @@ class SearchTask:
         )
 
 
-def _read_products(files: list[str]) -> np.ndarray:
-    """The teacher's product vectors, float32 [products, E], at most about `MOST_PRODUCTS`."""
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
-    step = -(-rows // MOST_PRODUCTS)
+def _read_products(files: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's product vectors without their centre, float32 [products, E], at most about `MOST_PRODUCTS`; the centre."""
+    step = -(-sum(pq.read_metadata(file).num_rows for file in files) // MOST_PRODUCTS)
+    centre_E = centre_of(_vectors(pq.read_table(file, columns=["vector"])) for file in files)
     parts = [_vectors(pq.read_table(file, columns=["vector"]))[::step] for file in files]
-    return np.concatenate(parts)
+    return centred(np.concatenate(parts), centre_E), centre_E
 
 
 def _training_queries(worker: Worker) -> tuple[list[str], np.ndarray]:

@@ -18,6 +18,8 @@ _UNSPACED = "\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Chinese characters and Hiragana, scripts without a mark between words."""
 _KATAKANA, _HANGUL = "\u30a0-\u30ff", "\uac00-\ud7af"
 """Scripts in which people type a run of characters whole, as one word."""
+RUN_TOGETHER = _UNSPACED + _KATAKANA
+"""Scripts that are written without blanks, as ranges of a regular expression."""
 _CJK = _UNSPACED + _KATAKANA + _HANGUL
 _IS_MARK = "".join("01"[unicodedata.category(sign) in ("Mn", "Mc")] for sign in map(chr, range(0x20000)))
 _MARKS = "".join(f"{chr(run.start())}-{chr(run.end() - 1)}" for run in re.finditer("1+", _IS_MARK))

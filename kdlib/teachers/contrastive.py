@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.data.windows import ragged, take_slices
-from kdlib.teachers.text import Tokenise
+from kdlib.encoders.hugging_face import Tokenise
 
 PAIRS_SCHEMA = pa.schema([("item", pa.int32()), ("next_item", pa.int32())])
 
@@ -157,7 +157,7 @@ def train_epoch(
       engine: a DeepSpeed engine around a `TextEncoder`.
       pairs_P2: title numbers; the same number of pairs on every worker.
       texts: title number → title.
-      tokenise: from `kdlib.teachers.text.load_tokeniser`.
+      tokenise: from `kdlib.encoders.hugging_face.load_tokeniser`.
       batch_size: pairs a step of this worker. A smaller last batch is dropped, unless it is the only batch.
       temperature: of the loss.
       learning_rate: step → rate.

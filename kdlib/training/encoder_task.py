@@ -19,6 +19,7 @@ from torch import nn
 from kdlib.config.models import TrainConfig, TrainingConfig
 from kdlib.data.batches import STREAM_ROWS
 from kdlib.data.windows import read_evaluation_histories
+from kdlib.encoders.hugging_face import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from kdlib.teachers.contrastive import (
     held_out_pairs,
     keep_chances,
@@ -28,7 +29,6 @@ from kdlib.teachers.contrastive import (
     sample_pairs,
     train_epoch,
 )
-from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from kdlib.training.engine import make_engine
 from kdlib.training.specs import ENCODER_FILE, EncoderSpec
 from kdlib.training.trainer import Validation, Weights, Worker, check_finite

@@ -91,7 +91,7 @@ class EncoderSpec:
 
     name: str
     base: str
-    """The pretrained encoder, see `kdlib.teachers.text.encoder_folder`."""
+    """The pretrained encoder, see `kdlib.encoders.hugging_face.encoder_folder`."""
     adapt: AdaptConfig
     max_tokens: int
     seed: int
@@ -117,11 +117,11 @@ class SearchSpec:
     search: SearchConfig
     seed: int
     encoder: str
-    """Folder of the teacher's text encoder."""
+    """The teacher, as `kdlib.encoders.encoder.open_encoder` takes it."""
     tokenizer: str
     """Text of the student's `tokenizer.json`."""
     pieces: list[int]
-    """The teacher's row of each sub-word of the student."""
+    """The teacher's row of each sub-word of the student. Empty: the teacher has no sub-word embeddings to give."""
     words: list[str]
     """Words that the teacher knows."""
     products: list[str]

@@ -44,14 +44,16 @@ from jobs.runtime.ray_cluster import start_ray
 from jobs.runtime.runner import run_stage
 from kdlib.config.run import RunConfig
 from kdlib.data.queries import normalise_query
+from kdlib.encoders.hugging_face import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.judged import judged_metrics
+from kdlib.search.centring import centre_of, centred
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import load_index, product_texts
-from kdlib.search.student import TOKENIZER, QueryEncoder, encode_queries, load_student
-from kdlib.search.tokenizer import smaller_tokenizer
+from kdlib.search.student import QueryEncoder, encode_queries, load_student
+from kdlib.search.tokenizer import TOKENIZER, smaller_tokenizer
 from kdlib.search.words import in_first_half
-from kdlib.teachers.text import TextEncoder, encode_texts, load_tokeniser
+from kdlib.teachers.text import read_vectors
 from tests.benchmarks.command_line import invocation_of, run_config_parser
 
 RESULTS = Path(__file__).parent / "results" / "quality_search.json"
@@ -104,15 +106,19 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     run_stages(config, invocation)
     seconds = time.monotonic() - started
     encoders = [SEARCH_ENCODER] if product_search(config).text.adapt else []
-    made = published(config, "products", "search_index", SEARCH_STUDENT, *encoders, *logged_queries(config))
+    made = published(
+        config, "products", "product_vectors", "search_index", SEARCH_STUDENT, *encoders, *logged_queries(config)
+    )
     student_folder = made[SEARCH_STUDENT].folder
     index = load_index(made["search_index"].folder, student_folder)
     products = read_products(made["products"].folder)
     rated = judgements(rated_in, products["item_id"].to_pylist())
     queries = list(rated)
     chooses = np.array([in_first_half(query) for query in queries])
-    folder: Path = search_teacher(config, made).value
+    folder = encoder_folder(search_teacher(config, made).value)
     encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=QUERY_TOKENS)
+    centre_E = centre_of([read_vectors(made["product_vectors"].folder, "product_index")])
+    of_teacher_QE = encode_texts(encoder, queries, tokenise, batch_size=64, device="cpu").numpy()
     student, tokens, facts = load_student(student_folder)
     torch.manual_seed(config.seed)  # for the weights that do not come from the teacher
     untaught = QueryEncoder(**student.options)
@@ -120,7 +126,7 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     _, pieces = smaller_tokenizer(folder / TOKENIZER, known_texts, size=product_search(config).vocabulary)
     untaught.start_from(encoder.model.get_input_embeddings().weight.detach()[pieces])
     vectors = {
-        "teacher": encode_texts(encoder, queries, tokenise, batch_size=64, device="cpu"),
+        "teacher": torch.from_numpy(centred(of_teacher_QE, centre_E)),
         "student": encode_queries(student, tokens, queries),
         "untaught": encode_queries(untaught.eval(), tokens, queries),
     }

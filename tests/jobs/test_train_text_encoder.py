@@ -21,8 +21,9 @@ from jobs.runtime import encoders, runner
 from jobs.runtime.names import adapted_encoder, title_vectors
 from kdlib.config.run import RunConfig
 from kdlib.config.text import TextConfig
+from kdlib.encoders.encoder import TextVectors
 from kdlib.store import partitions, tables
-from kdlib.teachers.text import TitleEncoder, read_title_vectors
+from kdlib.teachers.text import read_title_vectors
 from kdlib.training.encoder_task import encoder_tasks
 from kdlib.training.specs import EncoderSpec
 from tests import stages
@@ -162,7 +163,7 @@ def test_teachers_with_different_text_settings_live_together(
     assert (adapted.shape, whitened.shape) == ((len(ITEMS), 16), (len(ITEMS), 6))
     assert not adapted[-2:].any()
     items = pa.table({"item_index": pa.array(range(len(ITEMS)), pa.int32()), "title": ITEMS})
-    again = TitleEncoder(str(folder), max_tokens=8, batch_size=64, threads=1)(items)
+    again = TextVectors(str(folder), "passages", max_tokens=8, batch_size=64, threads=1)(items)
     np.testing.assert_allclose(adapted.ravel(), again["vector"].combine_chunks().flatten().to_numpy(), atol=1e-5)
     for teacher in ("adapted", "whitened"):
         assert (partitions.current(root, f"models/{teacher}", DS) / "model.safetensors").exists()

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from kdlib.encoders.hugging_face import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from kdlib.teachers.contrastive import (
     held_out_pairs,
     info_nce,
@@ -21,7 +22,6 @@ from kdlib.teachers.contrastive import (
     train_epoch,
     training_pairs,
 )
-from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from tests.data.test_windows import histories
 from tests.worker_group import run_workers
 

@@ -51,7 +51,7 @@ def check_encoders(config: RunConfig) -> Finding:
     names = [text.encoder for text in texts_of(config)] + ([config.search.text.encoder] if config.search else [])
     if not names:
         return not_needed("no model of the run config reads text")
-    from kdlib.teachers.text import encoder_folder
+    from kdlib.encoders.hugging_face import encoder_folder
 
     return ok(", ".join(f"{name} ({encoder_folder(name)})" for name in dict.fromkeys(names)))
 
