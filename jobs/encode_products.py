@@ -22,7 +22,8 @@ def build(job: Job) -> Details:
     """Write a vector for each product."""
     products, text = read_products(job.input("products")), product_search(job.config).text
     texts = product_texts(products)
-    vectors = encode(job.config, text, job.found, texts, "passages", max_tokens=text.max_tokens)
+    [name] = job.outputs
+    vectors = encode(job.config, text, job.found, texts, "passages", table=name, max_tokens=text.max_tokens)
     table = pa.table({"product_index": products["product_index"], "vector": vectors})
     pq.write_table(table, job.output / "part-00000.parquet")
     return {

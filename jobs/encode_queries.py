@@ -36,18 +36,20 @@ def build(job: Job) -> Details:
     made_up = catalogue_queries(*parts, limit=limit, seed=job.config.seed)
     known = known_words(words_file(job.found))
     frequent = {language: frequent_words(language) for language in settings.languages}
-    table = _encoded(job, [*typed, *made_up, *known[: limit // 5], *chain.from_iterable(frequent.values())])
+    [name] = job.outputs
+    read = [*typed, *made_up, *known[: limit // 5], *chain.from_iterable(frequent.values())]
+    table = _encoded(job, read, table=name)
     if frequent:
         new = set(_translated(job, table, made_up, frequent)).difference(table["query"].to_pylist())
-        table = pa.concat_tables([table, _encoded(job, sorted(new))])
+        table = pa.concat_tables([table, _encoded(job, sorted(new), table=f"{name}_translated")])
     pq.write_table(table, job.output / "part-00000.parquet")
     return {"search_targets": {"typed": len(typed), "made_up": len(table) - len(typed)}}
 
 
-def _encoded(job: Job, queries: Iterable[str]) -> pa.Table:
-    """The distinct queries and the teacher's vectors of them."""
+def _encoded(job: Job, queries: Iterable[str], *, table: str) -> pa.Table:
+    """The distinct queries and the teacher's vectors of them. An endpoint's answers are kept under the name `table`."""
     distinct, text = list(dict.fromkeys(queries)), product_search(job.config).text
-    vectors = encode(job.config, text, job.found, distinct, "queries", max_tokens=QUERY_TOKENS)
+    vectors = encode(job.config, text, job.found, distinct, "queries", table=table, max_tokens=QUERY_TOKENS)
     return pa.table({"query": pa.array(distinct, pa.string()), "vector": vectors})
 
 

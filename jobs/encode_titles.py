@@ -17,7 +17,7 @@ def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     text = part.subject
     if text.adapt:
         return Found(value=str(inputs[adapted_encoder(text)].folder))
-    return find_encoder(text)
+    return find_encoder(config, text)
 
 
 def build(job: Job) -> Details:
@@ -28,7 +28,10 @@ def build(job: Job) -> Details:
     items = read_parquet(job.config, parquet_files(job.input("item_vocabulary"))).select_columns(
         ["item_index", "title"]
     )
-    vectors = encoded(job.config, text, job.found, items, "passages", max_tokens=text.max_tokens, bf16=False)
+    [table] = job.outputs
+    vectors = encoded(
+        job.config, text, job.found, items, "passages", table=table, max_tokens=text.max_tokens, bf16=False
+    )
     # Ray's own write_parquet may write the batches of a block in another order
     for number, block in enumerate(vectors):
         pq.write_table(block, job.output / f"part-{number:05}.parquet")

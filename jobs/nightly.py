@@ -13,7 +13,9 @@ from jobs.runtime import budget, telemetry, tracking
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, log_file, one_line, say, warn
 from jobs.runtime.delivery import check
+from jobs.runtime.encoding import check_encoder
 from jobs.runtime.extras import check_export_extra, check_search_extra
+from jobs.runtime.names import encoders_of
 from jobs.runtime.own_teachers import check_functions
 from jobs.runtime.process import run_in_own_process
 from jobs.runtime.published import versions
@@ -76,6 +78,8 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
         check_export_extra()
     check(config)
     check_functions(config)
+    for text in encoders_of(config):
+        check_encoder(text)
     log, seconds = log_file(config, "nightly"), dict[str, float]()
     options = {"force": force, "reason": force}
     stages = [stage for stage in STAGES if stage.when(config)]

@@ -27,7 +27,7 @@ from kdlib.teachers.contrastive import PAIRS_SCHEMA
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The pretrained encoder."""
-    return find_encoder(product_search(config).text)
+    return find_encoder(config, product_search(config).text)
 
 
 def build(job: Job) -> Details:

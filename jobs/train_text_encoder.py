@@ -16,7 +16,7 @@ from kdlib.teachers.contrastive import training_pairs
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
     """The pretrained encoder."""
-    return find_encoder(part.subject)
+    return find_encoder(config, part.subject)
 
 
 def build(job: Job) -> Details:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.console import engine_output_to, safe, say, warn
+from jobs.runtime.encoding import check_encoder
+from jobs.runtime.names import encoders_of
 from jobs.runtime.verdict import Verdict, judge, on_this_machine
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
@@ -30,13 +32,16 @@ ADVICE = {
 
 
 def run(config: RunConfig, *, rows: int) -> None:
-    """Judge a sample of at most about `rows` rows and print the verdict.
+    """Judge a sample of at most about `rows` rows and print the verdict. The text encoders must be there.
 
     Raises:
+      ConfigError, UnreachableError: a text encoder is not there.
       InputError: no row is kept; or the sample is the whole input and nothing can be trained on it.
       ConfigError: the run config has no events of its own.
     """
     started = time.monotonic()
+    for text in encoders_of(config):
+        check_encoder(text)
     if config.input.events is None:
         raise ConfigError(
             f"the run config {config.name} names no files with events (input.events), so there is nothing to validate."

@@ -57,7 +57,7 @@ class LateInputError(DistilrecError):
 
 
 class UnreachableError(DistilrecError):
-    """A cluster does not answer. Retry later (`EX_TEMPFAIL` of sysexits.h)."""
+    """A cluster or a server does not answer. Retry later (`EX_TEMPFAIL` of sysexits.h)."""
 
     exit_status = 75
 

@@ -49,18 +49,17 @@ def search_teacher(config: RunConfig, inputs: Mapping[str, Input]) -> Found:
       ConfigError: the encoder is not there, or `search.width` is more than its width.
     """
     settings = product_search(config)
-    check_width(settings, known_width(settings.text.encoder))
+    check_width(settings, None if settings.text.endpoint else known_width(settings.text.encoder))
     if SEARCH_ENCODER in inputs:
         return Found(value=str(inputs[SEARCH_ENCODER].folder))
-    return find_encoder(settings.text)
+    return find_encoder(config, settings.text)
 
 
 def check_width(settings: SearchConfig, wide: int | None) -> None:
     """ConfigError where `search.width` is more than the teacher's width. The student starts from the teacher's vectors."""
     if wide is not None and settings.width > wide:
-        raise ConfigError(
-            f"search.width {settings.width} is more than the encoder {settings.text.encoder} has, {wide}: set it lower"
-        )
+        encoder = settings.text.endpoint.model if settings.text.endpoint else settings.text.encoder
+        raise ConfigError(f"search.width {settings.width} is more than the encoder {encoder} has, {wide}: set it lower")
 
 
 def read_products(folder: Path) -> pa.Table:

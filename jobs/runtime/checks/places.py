@@ -3,8 +3,9 @@
 from jobs.runtime.checks.finding import Finding, missing, not_needed, ok
 from jobs.runtime.checks.folders import check_file_system
 from jobs.runtime.delivery import check as check_delivery_settings
+from jobs.runtime.encoding import check_encoder
 from jobs.runtime.extras import check_export_extra, check_search_extra
-from jobs.runtime.names import texts_of
+from jobs.runtime.names import encoders_of
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 from kdlib.release.places import first_line, place_outside, write_and_remove
@@ -47,13 +48,9 @@ def _unreachable(setting: str, url: str, error: OSError) -> Finding:
 
 
 def check_encoders(config: RunConfig) -> Finding:
-    """Whether the text encoders that the run config names are on this machine."""
-    names = [text.encoder for text in texts_of(config)] + ([config.search.text.encoder] if config.search else [])
-    if not names:
-        return not_needed("no model of the run config reads text")
-    from kdlib.encoders.hugging_face import encoder_folder
-
-    return ok(", ".join(f"{name} ({encoder_folder(name)})" for name in dict.fromkeys(names)))
+    """Whether the text encoders that the run config names are on this machine, or answer."""
+    found = [check_encoder(text) for text in encoders_of(config)]
+    return ok(", ".join(dict.fromkeys(found))) if found else not_needed("no model of the run config reads text")
 
 
 def check_search(config: RunConfig) -> Finding:
