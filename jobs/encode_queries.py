@@ -39,9 +39,8 @@ def build(job: Job) -> Details:
     [name] = job.outputs
     read = [*typed, *made_up, *known[: limit // 5], *chain.from_iterable(frequent.values())]
     table = _encoded(job, read, table=name)
-    if frequent:
-        new = set(_translated(job, table, made_up, frequent)).difference(table["query"].to_pylist())
-        table = pa.concat_tables([table, _encoded(job, sorted(new), table=f"{name}_translated")])
+    if new := sorted(set(_translated(job, table, made_up, frequent)).difference(table["query"].to_pylist())):
+        table = pa.concat_tables([table, _encoded(job, new, table=f"{name}_translated")])
     pq.write_table(table, job.output / "part-00000.parquet")
     return {"search_targets": {"typed": len(typed), "made_up": len(table) - len(typed)}}
 
@@ -55,6 +54,8 @@ def _encoded(job: Job, queries: Iterable[str], *, table: str) -> pa.Table:
 
 def _translated(job: Job, encoded: pa.Table, made_up: list[str], frequent: dict[str, list[str]]) -> list[str]:
     """Made-up queries in the other languages: together at most as many as `search.catalogue_queries`."""
+    if not frequent:
+        return []
     vectors = encoded["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     vectors_QE = torch.from_numpy(vectors.reshape(len(encoded), -1))
     place = {query: number for number, query in enumerate(encoded["query"].to_pylist())}

@@ -72,12 +72,13 @@ def language_results(
 
     Args:
       index: of the run.
-      encoders: `teacher` and `student`: queries → unit vectors without the centre.
+      encoders: name, `student` among them → queries → unit vectors without the centre.
       rated: English query → product index → rating.
       weights_of: English query → weights of the score.
     """
     translations, figures, intervals = read_translations(), {}, {}
-    for language, typed in translations.items():
+    for language, rows in translations.items():
+        typed = {query: said for query, said in rows.items() if query in rated}
         for name, encode in {**encoders, "bm25": encoders["student"]}.items():
 
             def weights(query: str, name: str = name) -> Weights:
