@@ -103,7 +103,7 @@ def translations(
         near_WO = 2 * vectors_WE[part] @ others_OE.T - crowded_W[part, None] - crowded_O
         best_WN = near_WO.topk(min(TRANSLATIONS, len(others)), dim=1)
         for word, nearness, places in zip(words[part], best_WN.values.tolist(), best_WN.indices.tolist(), strict=True):
-            there = [others[place] for near, place in zip(nearness, places, strict=True) if near > LEAST_NEARNESS]
+            there = [others[int(place)] for near, place in zip(nearness, places, strict=True) if near > LEAST_NEARNESS]
             if there:
                 found[word] = there
     return found
@@ -136,7 +136,7 @@ def translated_queries(
     for place in generator.permutation(len(queries)):
         if len(found) >= limit:
             break
-        words = typed_words(queries[place])
+        words = typed_words(queries[int(place)])
         said = [str(generator.choice(meanings[word])) if word in meanings else word for word in words]
         if said != words:
             blank = "" if language in UNSPACED and generator.random() < 0.5 else " "
