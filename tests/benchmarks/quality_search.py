@@ -51,14 +51,13 @@ from kdlib.encoders.encoder import hugging_face_folder, open_encoder
 from kdlib.encoders.hugging_face import TextEncoder
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.judged import judged_metrics
-from kdlib.search.centring import centre_of, centred
+from kdlib.search.centring import centre_of_files, centred
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import load_index, product_texts
 from kdlib.search.start import fitted_embeddings
 from kdlib.search.student import QueryEncoder, encode_queries, load_student
 from kdlib.search.tokenizer import TOKENIZER, smaller_tokenizer
 from kdlib.search.words import in_first_half
-from kdlib.teachers.text import read_vectors
 from tests.benchmarks.command_line import invocation_of, run_config_parser
 from tests.benchmarks.search_languages import language_results
 
@@ -117,7 +116,6 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     made = published(
         config,
         "products",
-        "product_vectors",
         "search_targets",
         "search_index",
         SEARCH_STUDENT,
@@ -134,7 +132,8 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     # one thread, because the times are compared on one
     encoder = open_encoder(teacher, max_tokens=QUERY_TOKENS, batch_size=BATCH, threads=1)
     torch.set_num_threads(config.training.threads_per_worker)
-    centre_E = centre_of([read_vectors(made["product_vectors"].folder, "product_index")])
+    targets = parquet_files(made["search_targets"].folder)
+    centre_E = centre_of_files(targets)
     student, tokens, facts = load_student(student_folder)
     torch.manual_seed(config.seed)  # for the weights that do not come from the teacher
     untaught = QueryEncoder(**student.options)
@@ -143,7 +142,7 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
         _, pieces = smaller_tokenizer(folder / TOKENIZER, known_texts, size=product_search(config).vocabulary)
         untaught.start_from(TextEncoder(folder).model.get_input_embeddings().weight.detach()[pieces])
     else:
-        learnt = pq.read_table(parquet_files(made["search_targets"].folder), columns=["query", "vector"])
+        learnt = pq.read_table(targets, columns=["query", "vector"])
         targets_NE = learnt["vector"].combine_chunks().flatten().to_numpy().reshape(len(learnt), -1)
         ids = tokens.ids(learnt["query"].to_pylist())
         untaught.start_from(fitted_embeddings(ids, centred(targets_NE, centre_E), vocabulary=tokens.size))

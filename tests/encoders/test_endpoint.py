@@ -34,7 +34,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 
 def opened(stub: Stub, cache: VectorCache | None = None, **settings: Any) -> EndpointEncoder:
     config = EndpointConfig.model_validate({"url": stub.url, "model": "m", "api_key_env": "SHOP_KEY", **settings})
-    return EndpointEncoder(config, max_tokens=3, batch_size=2, cache=cache)
+    encoder = EndpointEncoder(config, max_tokens=3, batch_size=2)
+    encoder.cache = cache
+    return encoder
 
 
 def unit(texts: list[str]) -> np.ndarray:
@@ -183,10 +185,14 @@ def test_a_killed_run_keeps_what_was_answered(stub: Stub, tmp_path: Path, monkey
     stub.answers = [lambda texts: (200, {}, data(*map(vector, texts))), lambda _: refusal]
     with pytest.raises(ConfigError):
         opened(stub, VectorCache(tmp_path, version, "products", probe)).passages(["a", "b", "c"])
+    stub.answers = [lambda texts: (200, {}, data(*map(vector, texts))), lambda _: refusal]
+    with pytest.raises(ConfigError):  # killed again
+        opened(stub, VectorCache(tmp_path, version, "products", probe)).passages(["a", "b", "c", "d", "e"])
     stub.bodies.clear()
     cache = VectorCache(tmp_path, version, "products", probe)
-    np.testing.assert_allclose(opened(stub, cache).passages(["a", "b", "c"]), unit(["a", "b", "c"]), rtol=1e-6)
-    assert stub.texts == ["c"]
+    np.testing.assert_allclose(opened(stub, cache).passages(list("abcde")), unit(list("abcde")), rtol=1e-6)
+    assert stub.texts == ["e"]
+    assert [file.name for file in (tmp_path / "_embeddings" / version).glob("*.parquet")] == ["products.parquet"]
 
 
 def test_a_changed_model_has_another_version_and_an_empty_cache(tmp_path: Path) -> None:

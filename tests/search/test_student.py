@@ -65,6 +65,14 @@ def test_the_student_starts_as_the_teachers_embeddings(kind: str) -> None:
     assert F.cosine_similarity(found_QE, embeddings).min() > 0.5
 
 
+def test_a_student_may_start_from_fewer_sub_words_than_its_width() -> None:
+    """A tiny shop has few sub-words. The start is then exact."""
+    embeddings = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
+    model = QueryEncoder(vocabulary=5, width=8, out=12)
+    model.start_from(embeddings)
+    torch.testing.assert_close(model.projection(model.tokens.weight), embeddings, atol=1e-4, rtol=1e-3)
+
+
 def test_loss_is_zero_at_the_teacher_and_teaches_the_student_alone() -> None:
     """All three parts are zero at equality, and no gradient reaches the teacher."""
     torch.manual_seed(1)

