@@ -10,7 +10,8 @@ student is judged with the teacher's weights. Figures are given for three sets o
 - All queries, with the same weights.
 - All queries, cross-fitted: each half uses the weights that the other half chose, so no query helps to choose its own.
 
-With `search.languages`, the figures of translated queries are added, see `tests.benchmarks.search_languages`.
+A run config with `search.languages` adds the figures of translated queries (`tests.benchmarks.search_languages`) and, as
+`languages_run`, its own English ones. It leaves the other figures as they are.
 
 NDCG@10 has the gain 2^rating − 1. It is taken over all products, where a product without a judgement counts 0, and over the
 judged products only. A query counts if at least one of its products is rated above 0.
@@ -206,38 +207,33 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
         f" {ratios['query_encode_speedup']:.1f} times as fast, one by one"
         f" {ratios['query_encode_speedup_one_by_one']:.1f} times (one thread)"
     )
-    in_languages = {}
+    measured = {
+        "command": "python -m tests.benchmarks.quality_search " + " ".join(command),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(config),
+        "versions": package_versions(),
+        "seed": config.seed,
+        "search_jobs_seconds": round(seconds, 1),
+        "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
+        "weights": {name: asdict(weights) for name, (_, weights) in compared.items()},
+        "weights_of_the_judging_half": asdict(of_other_half),
+        "figures": _rounded(figures),
+        "intervals": intervals,
+        "figures_all_queries": _rounded(all_figures),
+        "intervals_all_queries": all_intervals,
+        "figures_cross_fitted": _rounded(cross_figures),
+        "intervals_cross_fitted": cross_intervals,
+        "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
+    }
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if product_search(config).languages:
-        in_languages = language_results(
-            index, encode, rated, lambda query: of_other_half if in_first_half(query) else of_teacher
-        )
-        say("\n".join(f"{name:40}{value:>9.4f}" for name, value in in_languages["figures_languages"].items()))
-    RESULTS.write_text(
-        json.dumps(
-            {
-                "command": "python -m tests.benchmarks.quality_search " + " ".join(command),
-                "date": datetime.now(UTC).date().isoformat(),
-                "hardware": hardware(config),
-                "versions": package_versions(),
-                "seed": config.seed,
-                "search_jobs_seconds": round(seconds, 1),
-                "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
-                "weights": {name: asdict(weights) for name, (_, weights) in compared.items()},
-                "weights_of_the_judging_half": asdict(of_other_half),
-                "figures": _rounded(figures),
-                "intervals": intervals,
-                "figures_all_queries": _rounded(all_figures),
-                "intervals_all_queries": all_intervals,
-                "figures_cross_fitted": _rounded(cross_figures),
-                "intervals_cross_fitted": cross_intervals,
-                "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
-                **in_languages,
-            },
-            indent=1,
-            ensure_ascii=False,
-        )
-        + "\n"
-    )
+        weights_of = {query: of_other_half if in_first_half(query) else of_teacher for query in queries}
+        found_in = language_results(index, encode, rated, weights_of)
+        say("\n".join(f"{name:44}{value:>9.4f}" for name, value in found_in["figures_languages"].items()))
+        measured = before | found_in | {"languages_run": measured}
+    else:
+        measured |= {name: before[name] for name in before.keys() - measured.keys()}
+    RESULTS.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
     say(f"→ {RESULTS}")
 
 

@@ -9,7 +9,7 @@ A translated query has the ratings of the English query, and the weights that En
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def language_results(
     index: SearchIndex,
     encoders: dict[str, Callable[[list[str]], Tensor]],
     rated: dict[str, dict[int, int]],
-    weights_of: Callable[[str], Weights],
+    weights_of: Mapping[str, Weights],
 ) -> dict[str, Any]:
     """Figures and 95% intervals of each language, the translations, and the answers to shown and odd queries.
 
@@ -79,11 +79,10 @@ def language_results(
     translations, figures, intervals = read_translations(), {}, {}
     for language, rows in translations.items():
         typed = {query: said for query, said in rows.items() if query in rated}
+        if not typed:
+            continue
         for name, encode in {**encoders, "bm25": encoders["student"]}.items():
-
-            def weights(query: str, name: str = name) -> Weights:
-                return BM25 if name == "bm25" else weights_of(query)
-
+            weights = dict.fromkeys(typed, BM25) if name == "bm25" else weights_of
             in_english = _ndcg(index, encode, {query: query for query in typed}, rated, weights)
             found = _ndcg(index, encode, typed, rated, weights)
             key = f"{language}_{name}_ndcg10_judged"
@@ -114,7 +113,7 @@ def _ndcg(
     encode: Callable[[list[str]], Tensor],
     typed: dict[str, str],
     rated: dict[str, dict[int, int]],
-    weights_of: Callable[[str], Weights],
+    weights_of: Mapping[str, Weights],
 ) -> np.ndarray:
     """NDCG@10 over the rated products, float64 [queries].
 
@@ -123,7 +122,7 @@ def _ndcg(
     """
     queries, english = [normalise_query(query) for query in typed.values()], list(typed)
     vectors_QE, found_Q = encode(queries), np.zeros(len(queries))
-    weights_Q = [weights_of(query) for query in english]
+    weights_Q = [weights_of[query] for query in english]
     for weights in dict.fromkeys(weights_Q):
         places = [place for place, one in enumerate(weights_Q) if one == weights]
         _, scores_QV = index.scores([queries[place] for place in places], vectors_QE[places], weights=weights)
