@@ -9,7 +9,7 @@ from jobs.runtime.names import SEARCH_STUDENT
 from jobs.runtime.product_search import chosen_weights, clicked, product_search, read_products, typed_queries
 from jobs.runtime.stage import Details, Job
 from kdlib.config.run import RunConfig
-from kdlib.search.centring import centre_of, centred
+from kdlib.search.centring import NO_CENTRE, centre_of, centred
 from kdlib.store.partitions import Manifest
 from kdlib.teachers.text import read_vectors
 
@@ -18,10 +18,11 @@ def build(job: Job) -> Details:
     """Write the index with the given weights, or with weights that clicks choose."""
     products, settings = read_products(job.input("products")), product_search(job.config)
     vectors_VE = read_vectors(job.input("product_vectors"), "product_index")
+    centre_E = centre_of([vectors_VE]) if settings.text.loses_mean else NO_CENTRE
     details = chosen_weights(
         settings,
         products,
-        torch.from_numpy(centred(vectors_VE, centre_of([vectors_VE]))),
+        torch.from_numpy(centred(vectors_VE, centre_E)),
         job.output,
         job.input(SEARCH_STUDENT),
         clicked(typed_queries(job.inputs), job.inputs, products) if settings.weights == "clicks" else {},

@@ -115,6 +115,11 @@ class TextConfig(Section):
         """What kind of encoder it is."""
         return "endpoint" if self.endpoint else encoder_kind(self.encoder)
 
+    @property
+    def loses_mean(self) -> bool:
+        """Whether search takes the mean off the vectors. The default encoder's vectors spread as they are."""
+        return self.kind != "hugging_face"
+
     @model_validator(mode="after")
     def _one_encoder(self) -> "TextConfig":
         if self.endpoint and "encoder" in self.model_fields_set:

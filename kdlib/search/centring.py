@@ -2,7 +2,8 @@
 
 All vectors of an encoder lie in a cone: with multilingual-e5-small, .75 is a low cosine. Without the mean, cosines spread
 around 0, as scores and losses expect (Mu & Viswanath 2018, all-but-the-top). Short queries lie in another cone than product
-texts, so products lose the mean of all products, and queries the mean of the training queries.
+texts, so products lose the mean of all products, and queries the mean of the training queries. Vectors of a Hugging Face
+encoder keep their mean (`TextConfig.loses_mean`).
 
 Shapes: N vectors, E text-vector width.
 """
@@ -11,6 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow.parquet as pq
+
+NO_CENTRE = np.zeros((), np.float32)
+"""For vectors that keep their mean."""
 
 
 def centre_of(parts: Iterable[np.ndarray]) -> np.ndarray:

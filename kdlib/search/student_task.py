@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdlib.config.models import TrainConfig, TrainingConfig
 from kdlib.data.batches import STREAM_ROWS
 from kdlib.encoders.hugging_face import TextEncoder, encoder_folder
-from kdlib.search.centring import centre_of_files, centred
+from kdlib.search.centring import NO_CENTRE, centre_of_files, centred
 from kdlib.search.distil import held_out, train_epoch
 from kdlib.search.start import fitted_embeddings
 from kdlib.search.student import QueryEncoder, QueryTokens, encode_queries, save_student
@@ -58,10 +58,12 @@ class SearchTask:
         search = spec.search
         self.name, self.seed, self.epochs = spec.name, spec.seed, search.epochs
         self._spec, self._worker = spec, worker
-        self._products_PE = torch.from_numpy(_read_products(spec.products)).to(worker.device)
+        centre_of = centre_of_files if search.text.loses_mean else lambda files: NO_CENTRE
+        products_PE = centred(_read_products(spec.products), centre_of(spec.products))
+        self._products_PE = torch.from_numpy(products_PE).to(worker.device)
         self._queries, teacher_NE = _training_queries(worker)
         self._judged, judged_NE = _held_out_queries(spec.held_out)
-        centre_E = centre_of_files(spec.held_out)
+        centre_E = centre_of(spec.held_out)
         self._teacher_NE, self._judged_NE = centred(teacher_NE, centre_E), centred(judged_NE, centre_E)
         self._tokens = QueryTokens(spec.tokenizer)
         torch.manual_seed(spec.seed)
@@ -157,10 +159,10 @@ class SearchTask:
 
 
 def _read_products(files: list[str]) -> np.ndarray:
-    """The teacher's product vectors without their centre, float32 [products, E], at most about `MOST_PRODUCTS`."""
+    """The teacher's product vectors, float32 [products, E], at most about `MOST_PRODUCTS`."""
     step = -(-sum(pq.read_metadata(file).num_rows for file in files) // MOST_PRODUCTS)
     parts = [_vectors(pq.read_table(file, columns=["vector"]))[::step] for file in files]
-    return centred(np.concatenate(parts), centre_of_files(files))
+    return np.concatenate(parts)
 
 
 def _training_queries(worker: Worker) -> tuple[list[str], np.ndarray]:

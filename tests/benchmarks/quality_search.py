@@ -52,7 +52,7 @@ from kdlib.encoders.encoder import hugging_face_folder, open_encoder
 from kdlib.encoders.hugging_face import TextEncoder
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.metrics.judged import judged_metrics
-from kdlib.search.centring import centre_of_files, centred
+from kdlib.search.centring import NO_CENTRE, centre_of_files, centred
 from kdlib.search.fusion import Weights, choose_weights
 from kdlib.search.index import load_index, product_texts
 from kdlib.search.start import fitted_embeddings
@@ -134,7 +134,7 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     encoder = open_encoder(teacher, max_tokens=QUERY_TOKENS, batch_size=BATCH, threads=1)
     torch.set_num_threads(config.training.threads_per_worker)
     targets = parquet_files(made["search_targets"].folder)
-    centre_E = centre_of_files(targets)
+    centre_E = centre_of_files(targets) if product_search(config).text.loses_mean else NO_CENTRE
     student, tokens, facts = load_student(student_folder)
     torch.manual_seed(config.seed)  # for the weights that do not come from the teacher
     untaught = QueryEncoder(**student.options)
