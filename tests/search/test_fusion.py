@@ -58,6 +58,19 @@ def test_fuse_adds_the_weighted_parts() -> None:
     torch.testing.assert_close(fuse(*parts, Weights(2.0, 3.0)), torch.tensor([[2.0, 3.8]]))
 
 
+def test_words_count_more_where_their_products_are_of_the_kind_that_is_meant() -> None:
+    """Two products have words of the query, with shares 1 and 0.5; the third product's share does not matter.
+
+    The trust is 2 · 0.75, so the words of the first product count 1 + 3 · 1.5. Without a weight for the intent nothing
+    changes.
+    """
+    lexical, nothing = torch.tensor([[1.0, 0.5, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0]]), torch.zeros(2, 4)
+    shares = torch.tensor([[1.0, 0.5, 0.2, 0.9], [1.0, 0.5, 0.2, 0.9]])
+    found = fuse(lexical, nothing, shares, Weights(0.0, 3.0))
+    torch.testing.assert_close(found - 3.0 * shares, lexical * 5.5)
+    torch.testing.assert_close(fuse(lexical, nothing, shares, Weights(0.0, 0.0)), lexical)
+
+
 def test_weights_are_the_best_and_of_equal_ones_the_smallest() -> None:
     """The weights with the highest figure win, and of equal figures the smallest weights."""
     assert choose_weights(lambda weights: -abs(weights.vector - 3) - abs(weights.intent - 1)) == Weights(3.0, 1.0)
