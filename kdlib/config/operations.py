@@ -120,7 +120,8 @@ class SearchConfig(Section):
     vector_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight of the vectors' cosine in a score. The match of words has weight 1."""
     intent_weight: Annotated[float, Field(ge=0)] = 2.0
-    """Weight in a score of a product's kind: whether most products near the query are of the same kind."""
+    """Weight in a score of a product's kind: whether most products near the query are of the same kind. If the products
+    with the best words are of this kind too, words count more."""
     weights: Literal["given", "clicks"] = "given"
     """`given`: use the two weights above. `clicks`: choose them on half of the queries that led to clicks. If too few
     queries led to clicks, the given weights are used."""

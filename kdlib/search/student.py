@@ -99,7 +99,7 @@ class QueryEncoder(nn.Module):
 
 
 def _at(x: Tensor, where_T: Tensor | None) -> Tensor:
-    """The rows of x at the places, or all rows if no token is padding. A single query, the usual case, is faster so."""
+    """The rows of x at the places; None: all rows, because no token is padding, as in a single query."""
     return x if where_T is None else x[where_T]
 
 
