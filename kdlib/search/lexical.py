@@ -84,7 +84,7 @@ class LexicalIndex:
         if not words(before) and negated:
             one, _, before = negated[0].partition(" ")
             negated[0] = one
-        return (before, negated) if negated and words(before) else (query, [])
+        return (before, negated) if negated and words(negated[0]) and words(before) else (query, [])
 
     def scores(self, query: str, allowed_V: np.ndarray | None = None) -> np.ndarray:
         """BM25 of each product, divided by that of the best allowed product: float32 [products].

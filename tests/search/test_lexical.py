@@ -157,6 +157,7 @@ NEGATED = [
         ("laptop without dvd drive no camera", "laptop", ["dvd drive", "camera"]),
         ("no frost fridge", "fridge", ["frost"]),
         ("no frost", "no frost", []),
+        ("no - frost fridge", "no - frost fridge", []),
         ("laptop without", "laptop without", []),
         ("nokia", "nokia", []),
         ("", "", []),
