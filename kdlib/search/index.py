@@ -136,7 +136,7 @@ class SearchIndex:
             for query, original, lexical_V, scores_V in zip(
                 understood[part], typed[part], lexical_QV, scores_QV, strict=True
             ):
-                note, is_understood = self._note(query, original, has_words=bool(lexical_V.any()))
+                note, is_understood = self._note(query, original, has_words=bool((lexical_V > 0).any()))
                 ranked_V = scores_V.numpy()
                 places = top_products(ranked_V, k=most, allowed_V=allowed_V) if is_understood else np.zeros(0, np.int64)
                 if liked_V is not None:
@@ -175,7 +175,9 @@ class SearchIndex:
         """
         lexical_QV = torch.from_numpy(np.stack([self._lexical.scores(query, allowed_V) for query in queries]))
         if vectors_QE is None:
-            vectors_QE = encode_queries(self._model, self._tokens, queries)
+            vectors_QE = encode_queries(
+                self._model, self._tokens, [self._lexical.wanted(query)[0] for query in queries]
+            )
         cosines_QV = vectors_QE @ self._vectors_VE.T
         allowed = None if allowed_V is None else torch.tensor(allowed_V)
         intent_QV = intent(cosines_QV, self._clusters_RV, allowed)

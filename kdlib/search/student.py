@@ -82,38 +82,51 @@ class QueryEncoder(nn.Module):
           lengths_Q: number of sub-words of each query, at least 1, int64 [queries].
         """
         count, longest = tokens_QL.shape
-        there_QL = torch.arange(longest, device=tokens_QL.device) < lengths_Q[:, None]
-        where_T = there_QL.flatten().nonzero()[:, 0]  # places of the tokens that are not padding
-        x_TD = self.tokens(tokens_QL.flatten()[where_T])
+        there_QL, where_T = None, None
+        if int(lengths_Q.sum()) < count * longest:
+            there_QL = torch.arange(longest, device=tokens_QL.device) < lengths_Q[:, None]
+            where_T = there_QL.flatten().nonzero()[:, 0]  # places of the tokens that are not padding
+        x_TD = self.tokens(_at(tokens_QL.flatten(), where_T))
         if isinstance(self.layer, nn.LSTM):
             x_QLD = _padded(x_TD, where_T, count, longest)
             packed = nn.utils.rnn.pack_padded_sequence(x_QLD, lengths_Q.cpu(), batch_first=True, enforce_sorted=False)
             states, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
-            x_TD = x_TD + states.flatten(0, 1)[where_T]
+            x_TD = x_TD + _at(states.flatten(0, 1), where_T)
         else:
-            x_TD = _ragged_block(self.layer, x_TD + self.places(where_T % longest), where_T, there_QL)
-        sum_QD = x_TD.new_zeros(count, x_TD.shape[1]).index_add_(0, where_T // longest, x_TD)
-        mean_QD = sum_QD / lengths_Q[:, None]
+            places_LD = self.places.weight[:longest]
+            x_TD = x_TD + _at(places_LD.repeat(count, 1), where_T)
+            x_TD = _ragged_block(self.layer, x_TD, where_T, there_QL, (count, longest))
+        mean_QD = _padded(x_TD, where_T, count, longest).sum(1) / lengths_Q[:, None]
         return F.normalize((self.projection(mean_QD) + self.bend(mean_QD)).float(), dim=-1)
 
 
-def _padded(x_TD: Tensor, where_T: Tensor, count: int, longest: int) -> Tensor:
+def _at(x: Tensor, where_T: Tensor | None) -> Tensor:
+    """The rows of x at the places; None: all rows, because no token is padding, as in a single query."""
+    return x if where_T is None else x[where_T]
+
+
+def _padded(x_TD: Tensor, where_T: Tensor | None, count: int, longest: int) -> Tensor:
     """The tokens x_TD at their places, zeros at the padding: [queries, tokens, D]."""
-    return x_TD.new_zeros(count * longest, x_TD.shape[1]).index_copy_(0, where_T, x_TD).view(count, longest, -1)
+    if where_T is not None:
+        x_TD = x_TD.new_zeros(count * longest, x_TD.shape[1]).index_copy_(0, where_T, x_TD)
+    return x_TD.view(count, longest, -1)
 
 
-def _ragged_block(layer: Any, x_TD: Tensor, where_T: Tensor, there_QL: Tensor) -> Tensor:
+def _ragged_block(
+    layer: Any, x_TD: Tensor, where_T: Tensor | None, there_QL: Tensor | None, shape: tuple[int, int]
+) -> Tensor:
     """The output of a pre-norm `nn.TransformerEncoderLayer` without dropout, at tokens that are not padding: [T, D].
 
     Only the attention is computed with padding. This saves time, because half of a batch of queries is padding.
     """
-    count, longest = there_QL.shape
+    count, longest = shape
     attention, width = layer.self_attn, x_TD.shape[1]
     mixed_T = F.linear(layer.norm1(x_TD), attention.in_proj_weight, attention.in_proj_bias)
     heads = _padded(mixed_T, where_T, count, longest).view(count, longest, 3, attention.num_heads, -1)
     query, key, value = heads.permute(2, 0, 3, 1, 4)
-    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=there_QL[:, None, None, :])
-    x_TD = x_TD + attention.out_proj(seen.transpose(1, 2).reshape(-1, width)[where_T])
+    mask = None if there_QL is None else there_QL[:, None, None, :]
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    x_TD = x_TD + attention.out_proj(_at(seen.transpose(1, 2).reshape(-1, width), where_T))
     return x_TD + layer.linear2(F.gelu(layer.linear1(layer.norm2(x_TD))))
 
 
@@ -159,7 +172,7 @@ class QueryTokens:
         return sum(piece in ("[UNK]", "<unk>") for piece in pieces) / max(len(pieces), 1)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def encode_queries(
     model: QueryEncoder, tokens: QueryTokens, queries: Sequence[str], *, batch_size: int = 256
 ) -> Tensor:

@@ -109,9 +109,74 @@ def test_scores_are_those_of_the_stems_as_text() -> None:
 def test_memory_is_that_of_numbers() -> None:
     """Each distinct word is kept once and texts hold only numbers, so memory is small."""
     generator = np.random.default_rng(1)
-    texts = [" ".join(f"w{number}" for number in row) for row in generator.integers(2_000, size=(400, 250))]
+    names = ["".join(chr(ord("a") + int(digit)) for digit in f"{number:04}") for number in range(2_000)]
+    texts = [" ".join(names[number] for number in row) for row in generator.integers(2_000, size=(400, 250))]
     tracemalloc.start()
     build_lexical(texts, language="english")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak / (400 * 250) < 60  # bytes per word, mostly of bm25s itself; with words as text it was 126
+
+
+@pytest.mark.parametrize(
+    ("query", "best"),
+    [("laptop 15.6 inch", 0), ('laptop 17"', 1), ("16gb memory", 2), ("1 tb disk", 3), ("tn2110", 4), ("hp 305 xl", 5)],
+)
+def test_a_size_is_found_in_any_spelling(query: str, best: int) -> None:
+    """The product with the same size or model number comes first, however both are written."""
+    texts = [
+        'Laptop 39.6 cm (15,6")',
+        "Laptop, 17.0 inches, 1.5 kg",
+        "Memory 16 GB, pack of 4",
+        "Disk 1TB",
+        "Toner TN-2110",
+        "HP 305XL ink",
+        "Laptop 15 bag",
+        "Memory 4 GB, pack of 16",
+        "Disk 100 GB",
+        "Toner TN-2120",
+        "HP 305 ink",
+    ]
+    assert build_lexical(texts, language="english").scores(query).argmax() == best
+
+
+NEGATED = [
+    "Laptop with camera",
+    "Laptop without camera",
+    "Laptop",
+    "Fridge, no frost",
+    "Fridge with frost",
+    "Camera bag",
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted", "negated"),
+    [
+        ("laptop without camera", "laptop", ["camera"]),
+        ("laptop without dvd drive no camera", "laptop", ["dvd drive", "camera"]),
+        ("no frost fridge", "fridge", ["frost"]),
+        ("no frost", "no frost", []),
+        ("no - frost fridge", "no - frost fridge", []),
+        ("laptop without", "laptop without", []),
+        ("nokia", "nokia", []),
+        ("", "", []),
+    ],
+)
+def test_a_negation_splits_a_query(query: str, wanted: str, negated: list[str]) -> None:
+    """Words after a negation are negated; a query of negated words alone is searched as it is."""
+    assert build_lexical(NEGATED, language="english").wanted(query) == (wanted, negated)
+
+
+def test_a_product_with_a_negated_word_comes_after_the_others() -> None:
+    """A product with the word loses 1, unless its text negates the word too; another language has other negations."""
+    index = build_lexical(NEGATED, language="english")
+    found = index.scores("laptop without camera")
+    assert found.argmax() == 1
+    assert 0 < found[2] < 1
+    assert found[0] == pytest.approx(index.scores("laptop")[0] * found[2] / index.scores("laptop")[2] - 1)
+    assert found[5] == -1
+    assert index.scores("no frost fridge")[3:5].tolist() == pytest.approx([1.0, index.scores("no frost fridge")[4]])
+    assert index.scores("no frost fridge")[4] < 0
+    assert build_lexical(NEGATED, language="german").wanted("laptop ohne kamera") == ("laptop", ["kamera"])
+    assert build_lexical(NEGATED, language="german").wanted("laptop no camera") == ("laptop no camera", [])
