@@ -30,6 +30,7 @@ from jobs.benchmark.provenance import package_versions, processor
 from kdlib.config.data import SimulateConfig
 from kdlib.config.operations import SearchConfig
 from kdlib.data.queries import normalise_query
+from kdlib.encoders.hugging_face import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 from kdlib.metrics.bootstrap import bootstrap_interval
 from kdlib.search.fusion import Weights, cluster, fuse, intent
 from kdlib.search.index import product_texts
@@ -42,7 +43,6 @@ from kdlib.simulation.oracle import Oracle
 from kdlib.simulation.searches import search_rows
 from kdlib.simulation.steps import DAY_MS
 from kdlib.simulation.world import World
-from kdlib.teachers.text import TextEncoder, encode_texts, encoder_folder, load_tokeniser
 
 RESULTS = Path(__file__).parent / "results" / "search_history.json"
 LAST_DAY = date(2026, 11, 22)
@@ -219,7 +219,9 @@ if __name__ == "__main__":
     print(json.dumps(measured, indent=1))
     if "--dry-run" not in sys.argv:
         about = {
-            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": "python -m tests.benchmarks.search_history",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": SEED,
             "hardware": processor(),
             "versions": package_versions(),
             "shop": SHOP.model_dump(mode="json"),
