@@ -150,7 +150,8 @@ class SearchIndex:
         if not history:
             return None
         ids = pa.array(history[-RECENT_ITEMS:], pa.string())
-        places = pc.index_in(ids, value_set=self.products["item_id"].combine_chunks()).drop_null().to_numpy()
+        of_items = pc.SetLookupOptions(self.products["item_id"].combine_chunks())
+        places = pc.call_function("index_in", [ids], of_items).drop_null().to_numpy()
         if not len(places):
             return None
         profile_E = F.normalize(self._vectors_VE[places].sum(0), dim=0)
