@@ -210,7 +210,8 @@ def _against(plain: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict
     for name, values in other.items():
         low, high = bootstrap_interval(values - plain[name], samples=SAMPLES, seed=SEED)
         gain = float((values - plain[name]).mean())
-        found[name] = {"value": round(float(values.mean()), 4), "gain": [round(one, 4) for one in (gain, low, high)]}
+        bounds = [round(float(low), 4), round(float(high), 4)]
+        found[name] = {"value": round(float(values.mean()), 4), "gain": [round(gain, 4), bounds]}
     return found
 
 
