@@ -193,7 +193,7 @@ class GatesConfig(Section):
     """Greatest median time of one search on one thread. The default only refuses a search that a person notices as slow,
     because the machine of a run may be busy, and differs from the machine that serves."""
     max_search_loss: Annotated[float, Field(ge=0)] | None = 0.01
-    """Allowed loss of the search in NDCG@10 on clicked queries, to words alone and to the search in use: the upper end of
+    """Allowed loss of the search in NDCG@10 on clicked queries, to words alone and to the search in use. The upper end of
     the 95% interval of the difference must reach minus this. null: no gate. It is not 0, because people click what the
     search of their day shows, which favours that search."""
 
