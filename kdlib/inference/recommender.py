@@ -175,16 +175,14 @@ class Recommender:
         known = items < self._num_items
         known_lengths = np.bincount(users[known], minlength=count)
         readable = known_lengths > 0
-        with_model = torch.from_numpy(readable)
-        scores_BK = torch.empty(count, self.k)
-        indices_BK = torch.empty(count, self.k, dtype=torch.int64)
+        scores_BK, indices_BK = np.empty((count, self.k), np.float32), np.empty((count, self.k), np.int64)
         pinned_BK = np.zeros((count, self.k), bool)
         reasons_BKM = np.full((count, self.k, self._because), -1)
         if readable.any():
             marks, read = marks.take(known, users[known]), known_lengths[readable]
             hidden_BW = last_hidden(self.model, items[known], context_from(marks), read, device=torch.device("cpu"))
             found = self._topk(hidden_BW, *self.head, rules, _items_of(readable, items, users, hidden))
-            scores_BK[with_model], indices_BK[with_model], pinned_BK[readable] = found
+            scores_BK[readable], indices_BK[readable], pinned_BK[readable] = found
             if self._because:
                 reasons_BKM[readable] = because_of(
                     self.model, items[known], marks, read, hidden_BW, found.items.numpy(), because=self._because
@@ -197,9 +195,9 @@ class Recommender:
                 ones, self._popularity_rank_V1[segment], None, by_rank, seen
             )
             shares = self._popularity_share_V[found.clamp(min=0)]
-            scores_BK[~with_model], indices_BK[~with_model] = torch.where(found < 0, ranks, shares), found
-        self._check_unseen(histories, indices_BK.numpy(), hidden)
-        return UserLists(scores_BK.numpy(), indices_BK.numpy(), pinned_BK, readable, reasons_BKM)
+            scores_BK[~readable], indices_BK[~readable] = torch.where(found < 0, ranks, shares), found
+        self._check_unseen(histories, indices_BK, hidden)
+        return UserLists(scores_BK, indices_BK, pinned_BK, readable, reasons_BKM)
 
     def _hides(self, marks: Marks, rules: ListRules) -> NDArray:
         """Which interactions keep their item out of the user's list: bool [N]."""
