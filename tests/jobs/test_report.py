@@ -312,7 +312,7 @@ def test_gates_of_product_search_stand_with_the_others(two_nights):
     html = page_of(two_nights)
     assert "✕ Blocked by a gate: search share is 0.1, allowed 0.2 or more." in html
     assert html.index("Judged before training") < html.index("Judged after product search")
-    assert "search_share over the runs: 21 Nov 0.5, 22 Nov 0.1" in html
+    assert "search_share over the runs: 21\xa0Nov 0.5, 22\xa0Nov 0.1" in html
 
 
 def test_tables_of_an_earlier_attempt_may_be_stale(two_nights, capsys):
