@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from jobs.runtime import parts
@@ -23,7 +24,7 @@ from jobs.runtime.stage import Stage
 from kdlib.config.run import RunConfig
 
 NO_EVENTS = "the run config has no events"
-NO_SEARCH = "the run config has no section search"
+_search_stage = partial(Stage, when=has_search, otherwise="the run config has no section search")
 
 
 def _everything(config: RunConfig) -> Iterator[str]:
@@ -59,15 +60,13 @@ STAGES: tuple[Stage, ...] = (
         when=lambda config: bool(side_features(config)),
         otherwise="no model reads features of items, no rule of recommend.policy reads a feature, and popular_items has no categories and segments",
     ),
-    Stage(
+    _search_stage(
         "build-products",
         "spark",
         "write the catalogue as product search reads it",
         needs=lambda config: ("catalogue",) if config.input.simulate else (),
         makes=("products",),
         settings=("input.catalogue", "-input.catalogue.features"),
-        when=has_search,
-        otherwise=NO_SEARCH,
     ),
     Stage(
         "build-queries",
@@ -207,27 +206,23 @@ STAGES: tuple[Stage, ...] = (
         when=parts.adapts_search,
         otherwise="search.text has no adapt",
     ),
-    Stage(
+    _search_stage(
         "encode-products",
         "ray",
         "encode the products with the search teacher",
         needs=lambda config: ("products", *search_teacher(config)),
         makes=("product_vectors",),
         settings=("search.text",),
-        when=has_search,
-        otherwise=NO_SEARCH,
     ),
-    Stage(
+    _search_stage(
         "encode-queries",
         "ray",
         "encode typed and made-up queries with the search teacher",
         needs=lambda config: ("products", *logged_queries(config), *search_teacher(config)),
         makes=("search_targets",),
         settings=("search.text", "search.catalogue_queries", "search.languages", "seed"),
-        when=has_search,
-        otherwise=NO_SEARCH,
     ),
-    Stage(
+    _search_stage(
         "train-search",
         "ray",
         "train the search student from the teacher's vectors",
@@ -250,10 +245,8 @@ STAGES: tuple[Stage, ...] = (
             "search.batch_size",
             "search.learning_rate",
         ),
-        when=has_search,
-        otherwise=NO_SEARCH,
     ),
-    Stage(
+    _search_stage(
         "build-search-index",
         "ray",
         "build the search index, and choose the weights of words and vectors",
@@ -268,28 +261,22 @@ STAGES: tuple[Stage, ...] = (
             "search.text.adapt",
             "seed",
         ),
-        when=has_search,
-        otherwise=NO_SEARCH,
     ),
-    Stage(
+    _search_stage(
         "rank-search",
         "ray",
         "write each head query's top-k",
         needs=lambda config: ("products", "search_index", SEARCH_STUDENT, *logged_queries(config)),
         makes=("search_rankings",),
         settings=("search.k", "search.max_queries", "features.time_zone"),
-        when=has_search,
-        otherwise=NO_SEARCH,
     ),
-    Stage(
+    _search_stage(
         "check-search",
         "local",
         "judge product search before it is promoted",
         needs=lambda config: ("products", "search_index", SEARCH_STUDENT, "search_rankings", *logged_queries(config)),
         acts=True,
         options=("force",),
-        when=has_search,
-        otherwise=NO_SEARCH,
     ),
     Stage(
         "promote",

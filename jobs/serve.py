@@ -14,8 +14,8 @@ from kdlib.errors import ConfigError
 from kdlib.privacy.pseudonyms import read_key
 from kdlib.release import promotions
 
-_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""For processes that start from now on. To read an item table in large pages takes a third less time."""
+_LARGE_PAGES = "glibc.malloc.hugetlb=1"
+"""Memory in large pages, for processes that start from now on. Reading an item table takes less time."""
 
 
 def load(invocation: Invocation) -> RunConfig:
@@ -47,7 +47,7 @@ def run(config: RunConfig, *, host: str, port: int) -> None:
         read_key(config.privacy.key)
     if cluster_address(config) is None:
         listen(host, port).close()  # fail now, not in a process of Ray
-        os.environ |= _LARGE_PAGES | os.environ
+        os.environ.setdefault("GLIBC_TUNABLES", _LARGE_PAGES)
     with start_ray(config):
         from jobs.runtime import serving
 

@@ -135,7 +135,6 @@ class Recommender:
         out_V = torch.from_numpy(found.to_numpy(zero_copy_only=False)[: self._num_items])
         self.rules = {segment: rules.without(out_V) for segment, rules in self._all_rules.items()}
 
-    @torch.inference_mode()
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row of RECOMMENDATIONS for each row of HISTORIES. The columns of the split are not read."""
         user_ids = batch["user_id"]
@@ -221,10 +220,8 @@ class Recommender:
         users, items = histories.marks.owners[hidden], histories.items_N[hidden]
         rows, places = np.nonzero(indices_BK >= 0)
         num_items = len(self.item_ids)
-        again = set((rows * num_items + indices_BK[rows, places]).tolist()).intersection(
-            (users * num_items + items).tolist()
-        )
-        if again:
+        listed = set((rows * num_items + indices_BK[rows, places]).tolist())
+        if again := listed.intersection((users * num_items + items).tolist()):
             user = histories.user_ids[min(again) // num_items]
             raise ContractError(f"user {user} would be recommended an item of its own history")
 
@@ -232,7 +229,7 @@ class Recommender:
         real = lists.items_BK >= 0
         offsets = _offsets(real.sum(axis=1))
         item_ids = self.item_ids.take(pa.array(lists.items_BK[real]))
-        variants = self.variants(user_ids.to_pylist())
+        variants = self.variants(user_ids.to_pylist()) if self._experiment else None
         columns = {
             "user_id": user_ids,
             "item_ids": pa.ListArray.from_arrays(offsets, item_ids),

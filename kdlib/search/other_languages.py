@@ -83,8 +83,8 @@ def translations(
 ) -> dict[str, list[str]]:
     """Word of the catalogue → the nearest words of the other language, the nearest first. A word without a near word is left out.
 
-    Two words are near if each is nearer to the other than to its neighbours: twice the cosine, minus the mean cosines of both
-    words to their `NEIGHBOURS` nearest words (CSLS, Conneau et al. 2018). Otherwise a few words would translate many.
+    The nearness of two words is twice their cosine, minus the mean cosines of both to their `NEIGHBOURS` nearest words (CSLS,
+    Conneau et al. 2018). With the cosine alone, a few words would translate many.
 
     Args:
       words: of the catalogue.
