@@ -42,10 +42,10 @@ def cross_entropy_and_kl(
     Args:
       dtype: of the factors of every matrix product. Probabilities and losses are always float32.
     """
-    return with_gradient(student, targets_T, teachers, partial(_sum_tiles, weights_T=weights_T), dtype=dtype)
+    return with_gradient(student, targets_T, teachers, partial(compute, weights_T=weights_T), dtype=dtype)
 
 
-def _sum_tiles(
+def compute(
     student: Scored,
     targets_T: Tensor,
     teachers: Teachers | None,
@@ -59,7 +59,9 @@ def _sum_tiles(
     for start in range(0, len(targets_T), size):
         tile = slice(start, start + size)
         part = gradients._replace(hidden_TW=None if gradients.hidden_TW is None else gradients.hidden_TW[tile])
-        own = None if teachers is None else teachers._replace(scored=_at(teachers.scored, tile))
+        own = teachers
+        if teachers is not None and teachers.scored is not None:
+            own = teachers._replace(scored=_at(teachers.scored, tile))
         sums += _tile(_at(student, tile), targets_T[tile], own, part, None if weights_T is None else weights_T[tile])
     return sums
 
@@ -71,20 +73,27 @@ def _tile(
     blocks = _blocks(student)
     scales = [1.0] if teachers is None else [1.0, 1 / teachers.temperature]
     logsumexps, best_T, target_T = _logsumexps(student, targets_T, scales, blocks)
+    teacher = None if teachers is None else teachers.scored
     teacher_logsumexp_T = best_T
-    if teachers is not None:
-        [teacher_logsumexp_T], _, _ = _logsumexps(teachers.scored, None, scales[1:], blocks)
+    if teacher is not None:
+        [teacher_logsumexp_T], _, _ = _logsumexps(teacher, None, scales[1:], blocks)
     hidden_TW = None if gradients.hidden_TW is None else torch.zeros_like(student.hidden_TW, dtype=torch.float32)
     kl_T = torch.zeros_like(best_T)
+    if teachers is not None and teacher is None:
+        kl_T += logsumexps[1]
     for block in blocks:
         z_TI = _logits(student, block)
         gradient_TI = (z_TI - logsumexps[0][:, None]).exp_()
         if teachers is not None:
-            log_p_TI = _logits(teachers.scored, block).mul_(scales[1]).sub_(teacher_logsumexp_T[:, None])
-            p_TI = log_p_TI.exp()
+            pull = teachers.kl_weight * teachers.temperature
             log_q_TI = z_TI.mul_(scales[1]).sub_(logsumexps[1][:, None])
-            kl_T += torch.linalg.vecdot(p_TI, log_p_TI.sub_(log_q_TI))
-            gradient_TI.add_(log_q_TI.exp_().sub_(p_TI), alpha=teachers.kl_weight * teachers.temperature)
+            if teacher is None:
+                gradient_TI.add_(log_q_TI.exp_(), alpha=pull)
+            else:
+                log_p_TI = _logits(teacher, block).mul_(scales[1]).sub_(teacher_logsumexp_T[:, None])
+                p_TI = log_p_TI.exp()
+                kl_T += torch.linalg.vecdot(p_TI, log_p_TI.sub_(log_q_TI))
+                gradient_TI.add_(log_q_TI.exp_().sub_(p_TI), alpha=pull)
         inside_T, column_T = _column(targets_T, block)
         gradient_TI[torch.arange(len(targets_T), device=targets_T.device), column_T] -= inside_T.float()
         if weights_T is not None:

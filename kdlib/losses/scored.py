@@ -41,8 +41,9 @@ class Scored(NamedTuple):
 class Teachers(NamedTuple):
     """What the teachers predict at the student's positions. It gets no gradient."""
 
-    scored: Scored
-    """Of one teacher, or of several that `pool` has joined."""
+    scored: Scored | None
+    """Of one teacher, or of several that `pool` has joined. None: only the student's side of the KL is computed, which is
+    T²·logsumexp(z / T) for its logits z. Sampled targets give the other side (`kdlib.losses.sparse`)."""
     kl_weight: float
     """λ."""
     temperature: float
@@ -127,7 +128,7 @@ class _WithGradient(torch.autograd.Function):
         compute: Compute,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         student = Scored(hidden_TW, weight_VW, bias_V).to(dtype)
-        if teachers is not None:
+        if teachers is not None and teachers.scored is not None:
             teachers = teachers._replace(scored=_with_finite_bias(teachers.scored.to(dtype)))
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         gradients = Gradients(

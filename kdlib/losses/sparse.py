@@ -1,12 +1,16 @@
 """Distillation from sampled targets: items sampled from the teachers stand for their whole distribution.
 
-A step takes as long as cross-entropy alone, because it needs no teacher's logits. The gradient with respect to the student's
-logits is the student's softmax minus a sparse vector of sampled targets. Loss and gradient are unbiased estimates of those of
-the KL over the whole catalogue.
+A step takes about as long as cross-entropy alone, because it needs no teacher's logits. The gradient with respect to the
+student's logits is the student's softmax minus a sparse vector of sampled targets. Loss and gradient are unbiased estimates of
+those of the KL over the whole catalogue.
 
-Shapes: T real positions, t positions of a chunk, V items, S sampled targets a position.
+There are two forms. By chunks of positions, the sparse vector is subtracted from the gradient of whole rows of logits. By
+tiles, the logits of the samples come from the rows of the scoring matrix that they need.
+
+Shapes: T real positions, t positions of a chunk, W scoring width, V items, S sampled targets a position.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +20,10 @@ from torch.nn import functional as F
 
 from kdlib.losses.distillation import sampled_kl_divergence
 from kdlib.losses.next_item import at_temperature, in_chunks, softmax_and_logsumexp
-from kdlib.losses.scored import LossSums, Scored, Teachers, total_of
+from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, total_of, with_gradient
+
+SAMPLED_POSITIONS = 1024
+"""Positions whose samples' rows of the scoring matrix are held at a time."""
 
 
 class Draws(NamedTuple):
@@ -51,12 +58,73 @@ def cross_entropy_and_sampled_kl(
       targets_T: int64 item indices.
       draws: what to learn from besides the data.
       weights_T: float32, the weight of each position. None: all are 1.
-      dtype: of logits, probabilities and their gradients, see `kdlib.losses.dispatch.cross_entropy_and_kl`.
+      dtype: of logits, probabilities and their gradients, see `kdlib.losses.dispatch`.
     """
-    # the samples stand for the teachers' logits
-    nothing = Scored(student.hidden_TW.new_zeros(0, 1), student.weight_VW.new_zeros(0, 1))
-    pull = Teachers(nothing, draws.kl_weight, draws.temperature)
+    pull = Teachers(None, draws.kl_weight, draws.temperature)
     return in_chunks(student, targets_T, pull, partial(_chunk, draws), weights_T=weights_T, dtype=dtype)
+
+
+def by_tiles(
+    student: Scored,
+    targets_T: Tensor,
+    draws: Draws,
+    tiles: Callable[..., Tensor],
+    *,
+    weights_T: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> LossSums:
+    """The loss of `cross_entropy_and_sampled_kl` over a large catalogue, where rows of logits are too long.
+
+    Args:
+      student, targets_T, draws, weights_T: see there.
+      tiles: a `Compute` function with the argument `weights_T`. It computes the cross-entropy and the student's side of the KL.
+      dtype: of the factors of every matrix product.
+    """
+    pull = Teachers(None, draws.kl_weight, draws.temperature)
+    compute = partial(_with_samples, draws=draws, tiles=tiles, weights_T=weights_T)
+    return with_gradient(student, targets_T, pull, compute, dtype=dtype)
+
+
+def _with_samples(
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | None,
+    gradients: Gradients,
+    *,
+    draws: Draws,
+    tiles: Callable[..., Tensor],
+    weights_T: Tensor | None,
+) -> Tensor:
+    """A `Compute` function: the sums of the tiles, and what the samples add to loss and gradients."""
+    sums = tiles(student, targets_T, teachers, gradients, weights_T=weights_T)
+    for start in range(0, len(targets_T), SAMPLED_POSITIONS):
+        t = slice(start, start + SAMPLED_POSITIONS)
+        items_TS, hidden_TW = draws.items_TS[t].long(), student.hidden_TW[t].float()
+        weights_t = torch.ones_like(hidden_TW[:, 0]) if weights_T is None else weights_T[t]
+        mean_TW = F.embedding(items_TS, student.weight_VW).float().mean(1)
+        drawn_T = (hidden_TW * mean_TW).sum(1)
+        if student.bias_V is not None:
+            drawn_T = drawn_T + student.bias_V[items_TS].float().mean(1)
+        constant_T = draws.mean_log_probs_T[t].float() - drawn_T / draws.temperature
+        sums[1] += draws.temperature**2 * (weights_t * constant_T).sum()
+        pull_T = draws.kl_weight * draws.temperature * weights_t
+        if gradients.hidden_TW is not None:
+            gradients.hidden_TW[t] -= (pull_T[:, None] * mean_TW).to(gradients.hidden_TW.dtype)
+        each_T = -pull_T / items_TS.shape[1]
+        if gradients.weight_VW is not None:
+            _add_rows(gradients.weight_VW, items_TS, each_T[:, None] * hidden_TW)
+        if gradients.bias_V is not None:
+            _add_rows(gradients.bias_V, items_TS, each_T)
+    return sums
+
+
+def _add_rows(total: Tensor, rows_TS: Tensor, values: Tensor) -> None:
+    """`total[row] += values[t]` for each of the rows of t."""
+    each = values[:, None].expand(*rows_TS.shape, *values.shape[1:]).flatten(0, 1)
+    if total.is_cuda:  # the sum is then in the same order each time
+        total.index_put_((rows_TS.flatten(),), each, accumulate=True)
+    else:
+        total.index_add_(0, rows_TS.flatten(), each)
 
 
 def reference(student: Scored, targets_T: Tensor, draws: Draws, *, weights_T: Tensor | None = None) -> LossSums:

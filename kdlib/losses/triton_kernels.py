@@ -156,6 +156,10 @@ def _logit_gradients(
     logsumexp_T = tl.load(logsumexp + rows_T, mask=inside_T, other=0.0)
     gradient = tl.exp(z - _along(logsumexp_T, not ITEMS_FIRST)) - tl.where(hit, 1.0, 0.0)
     kl = tl.zeros_like(gradient)
+    if tempered is not None:
+        tempered_T = tl.load(tempered + rows_T, mask=inside_T, other=0.0)
+        log_q = z * scale - _along(tempered_T, not ITEMS_FIRST)
+        gradient += pull * tl.exp(log_q)
     if TEACHER_WIDTH > 0:
         W: tl.constexpr = TEACHER_WIDTH
         if ITEMS_FIRST:
@@ -171,10 +175,8 @@ def _logit_gradients(
         teacher_logsumexp_T = tl.load(teacher_logsumexp + rows_T, mask=inside_T, other=0.0)
         log_p = y * scale - _along(teacher_logsumexp_T, not ITEMS_FIRST)
         p = tl.exp(log_p)
-        tempered_T = tl.load(tempered + rows_T, mask=inside_T, other=0.0)
-        log_q = z * scale - _along(tempered_T, not ITEMS_FIRST)
         kl = tl.where(inside & (p > 0), p * (log_p - log_q), 0.0)  # 0 · log 0 is 0 in the limit
-        gradient += pull * (tl.exp(log_q) - p)
+        gradient -= pull * p
     if position_weights is not None:
         gradient *= _along(tl.load(position_weights + rows_T, mask=inside_T, other=0.0), not ITEMS_FIRST)
     return tl.where(inside, gradient, 0.0), kl

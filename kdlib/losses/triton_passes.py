@@ -88,10 +88,10 @@ def cross_entropy_and_kl(
             f"the Triton kernels take students at most {KERNEL_WIDTH} wide, found {student.hidden_TW.shape[1]}."
             " Use kdlib.losses.blocked instead"
         )
-    return with_gradient(student, targets_T, teachers, partial(_compute, weights_T=weights_T), dtype=dtype)
+    return with_gradient(student, targets_T, teachers, partial(compute, weights_T=weights_T), dtype=dtype)
 
 
-def _compute(
+def compute(
     student: Scored,
     targets_T: Tensor,
     teachers: Teachers | None,
@@ -110,12 +110,16 @@ def _compute(
         best_T, target_T, logsumexp_T, tempered_T = _logsumexps(
             student, targets_T, scale, tempered=teachers is not None
         )
-        teacher = None if teachers is None else _teacher(teachers)
-        kl_T = torch.zeros_like(target_T)
+        teacher, kl_T = None, tempered_T
+        if teachers is None:
+            tempered_T, kl_T = None, torch.zeros_like(target_T)
+        elif teachers.scored is not None:
+            teacher = _teacher(teachers.scored, scale)
         pull = 0.0 if teachers is None else teachers.kl_weight * teachers.temperature
         common = (student, targets_T, logsumexp_T, tempered_T, weights_T, teacher, scale, pull)
         if gradients.hidden_TW is not None or teacher is not None:
-            hidden_TW, kl_T = _hidden_gradient(*common)
+            hidden_TW, divergence_T = _hidden_gradient(*common)
+            kl_T = kl_T if teacher is None else divergence_T
             if gradients.hidden_TW is not None:
                 gradients.hidden_TW.copy_(hidden_TW)
         if gradients.weight_VW is not None or gradients.bias_V is not None:
@@ -166,16 +170,16 @@ def _logsumexps(
     return best.amax(0), target.amax(0), plain.logsumexp(0), scaled.logsumexp(0)
 
 
-def _teacher(teachers: Teachers) -> _Teacher:
-    scored = Scored(*(None if part is None else part.contiguous() for part in teachers.scored))  # type: ignore[arg-type]
-    return _Teacher(*scored, _logsumexps(scored, None, 1 / teachers.temperature, tempered=True)[3])
+def _teacher(scored: Scored, scale: float) -> _Teacher:
+    scored = Scored(*(None if part is None else part.contiguous() for part in scored))  # type: ignore[arg-type]
+    return _Teacher(*scored, _logsumexps(scored, None, scale, tempered=True)[3])
 
 
 def _hidden_gradient(
     student: Scored,
     targets_T: Tensor,
     logsumexp_T: Tensor,
-    tempered_T: Tensor,
+    tempered_T: Tensor | None,
     weights_T: Tensor | None,
     teacher: _Teacher | None,
     scale: float,
@@ -209,7 +213,7 @@ def _weight_gradient(
     student: Scored,
     targets_T: Tensor,
     logsumexp_T: Tensor,
-    tempered_T: Tensor,
+    tempered_T: Tensor | None,
     weights_T: Tensor | None,
     teacher: _Teacher | None,
     scale: float,

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from kdlib.data.batches import Batch
 from kdlib.losses.chunked import Divergence, chunked
-from kdlib.losses.dispatch import cross_entropy_and_kl
+from kdlib.losses.dispatch import cross_entropy_and_kl, cross_entropy_and_sampled_kl
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
 from kdlib.losses.sampled import draw_negatives, sampled_ranking, sampled_softmax_and_sampled_kl
 from kdlib.losses.scored import LossSums, Scored, Teachers, pool, total_of
-from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
+from kdlib.losses.sparse import Draws
 from kdlib.models.sequence import SequenceModel
 
 SELDOM = 1e-6

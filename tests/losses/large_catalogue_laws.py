@@ -1,8 +1,9 @@
-"""Laws of every form of the loss over a large catalogue. They compare it with `next_item.reference`."""
+"""Laws of every form of the loss over a large catalogue. They compare it with the references in whole logits."""
 
 import pytest
 import torch
 
+from kdlib.losses import sparse
 from kdlib.losses.next_item import reference
 from kdlib.losses.scored import LossSums, Scored, Teachers, pool
 
@@ -10,7 +11,7 @@ POSITIONS, ITEMS, WIDTH = 37, 101, 12
 
 
 class LargeCatalogueLaws:
-    """A form overrides `loss` and, if it needs one, `device`. Its tests make tiles smaller than the shapes here."""
+    """A form overrides `loss`, `sampled` and, if it needs one, `device`. Its tests make tiles smaller than the shapes here."""
 
     device = "cpu"
 
@@ -23,6 +24,22 @@ class LargeCatalogueLaws:
         weights_T: torch.Tensor | None = None,
     ) -> LossSums:
         raise NotImplementedError
+
+    def sampled(
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        draws: sparse.Draws,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
+    ) -> LossSums:
+        raise NotImplementedError
+
+    def _draws(self, temperature: float, items: int = ITEMS) -> sparse.Draws:
+        """Samples among the first items, so that with few items most are sampled more than once."""
+        torch.manual_seed(4)
+        items_TS = torch.randint(0, items, (POSITIONS, 8), dtype=torch.int32).sort(1).values
+        return sparse.Draws(items_TS.to(self.device), -torch.rand(POSITIONS).to(self.device), 0.7, temperature)
 
     def _student(self, positions: int = POSITIONS, items: int = ITEMS, width: int = WIDTH, *, bias: bool) -> Scored:
         torch.manual_seed(1)
@@ -80,6 +97,35 @@ class LargeCatalogueLaws:
         """A position's weight scales its cross-entropy, its divergence and its part of all gradients."""
         student, teachers = self._student(bias=True), self._teachers(number, 2.5)
         self._assert_reference(student, self._targets(), teachers, self._weights())
+
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("temperature", [1.0, 2.5])
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("items", [3, ITEMS])
+    def test_sampled_targets_equal_reference(
+        self, monkeypatch: pytest.MonkeyPatch, items: int, weighted: bool, temperature: float, bias: bool
+    ) -> None:
+        """With sampled targets, loss parts and all gradients agree with whole logits, a few positions at a time."""
+        monkeypatch.setattr(sparse, "SAMPLED_POSITIONS", 10)
+        student, draws = self._student(bias=bias), self._draws(temperature, items)
+        weights = self._weights() if weighted else None
+        ours = self.sampled(student, self._targets(), draws, weights_T=weights)
+        plain = sparse.reference(student, self._targets(), draws, weights_T=weights)
+        for name in ("total", "ce", "kl", "correct"):
+            torch.testing.assert_close(getattr(ours, name).float(), getattr(plain, name).float(), rtol=1e-5, atol=1e-4)
+        for mine, theirs in zip(
+            _gradients(ours.total * 0.3, student), _gradients(plain.total * 0.3, student), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+    def test_sampled_targets_in_bfloat16_are_near(self) -> None:
+        """bfloat16 factors give the loss and gradients of sampled targets, within their precision."""
+        student, draws = self._student(bias=True), self._draws(2.0)
+        low = self.sampled(student, self._targets(), draws, torch.bfloat16)
+        exact = sparse.reference(student, self._targets(), draws)
+        assert low.total.item() == pytest.approx(exact.total.item(), rel=1e-2)
+        for ours, theirs in zip(_gradients(low.total, student), _gradients(exact.total, student), strict=True):
+            assert torch.linalg.norm(ours - theirs) < 3e-2 * torch.linalg.norm(theirs)
 
     def test_weights_of_one_change_no_bit(self) -> None:
         """The loss and the gradients with weights of 1 are those without weights, bit for bit."""

@@ -5,6 +5,7 @@ import torch
 
 from kdlib.losses import blocked
 from kdlib.losses.scored import LossSums, Scored, Teachers
+from kdlib.losses.sparse import Draws, by_tiles
 from tests.losses.large_catalogue_laws import LargeCatalogueLaws
 
 
@@ -23,3 +24,13 @@ class TestBlocked(LargeCatalogueLaws):
         weights_T: torch.Tensor | None = None,
     ) -> LossSums:
         return blocked.cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
+
+    def sampled(
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        draws: Draws,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
+    ) -> LossSums:
+        return by_tiles(student, targets_T, draws, blocked.compute, weights_T=weights_T, dtype=dtype)

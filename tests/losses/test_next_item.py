@@ -6,6 +6,7 @@ import torch
 from kdlib.losses import next_item
 from kdlib.losses.next_item import cross_entropy_and_kl, reference
 from kdlib.losses.scored import LossSums, Scored, Teachers
+from kdlib.losses.sparse import Draws, cross_entropy_and_sampled_kl
 from tests.losses.large_catalogue_laws import ITEMS, LargeCatalogueLaws
 
 
@@ -24,6 +25,16 @@ class TestChunks(LargeCatalogueLaws):
         weights_T: torch.Tensor | None = None,
     ) -> LossSums:
         return cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
+
+    def sampled(
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        draws: Draws,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
+    ) -> LossSums:
+        return cross_entropy_and_sampled_kl(student, targets_T, draws, weights_T=weights_T, dtype=dtype)
 
 
 def test_a_weight_counts_a_position_several_times() -> None:

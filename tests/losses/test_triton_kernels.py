@@ -12,6 +12,7 @@ import torch
 from kdlib.losses import blocked, dispatch
 from kdlib.losses.next_item import reference
 from kdlib.losses.scored import LossSums, Scored, Teachers, pool
+from kdlib.losses.sparse import Draws, by_tiles
 from tests.losses.large_catalogue_laws import LargeCatalogueLaws
 
 pytest.importorskip("triton")
@@ -42,6 +43,16 @@ class TestTritonKernels(LargeCatalogueLaws):
     ) -> LossSums:
         return triton_passes.cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=dtype)
 
+    def sampled(
+        self,
+        student: Scored,
+        targets_T: torch.Tensor,
+        draws: Draws,
+        dtype: torch.dtype = torch.float32,
+        weights_T: torch.Tensor | None = None,
+    ) -> LossSums:
+        return by_tiles(student, targets_T, draws, triton_passes.compute, weights_T=weights_T, dtype=dtype)
+
     def test_too_wide_a_student(self) -> None:
         """A student that is too wide for the kernels is an error that says what to use instead."""
         student = self._student(2, 3, 257, bias=False)
@@ -59,7 +70,7 @@ def test_large_catalogues_go_to_the_kernels(monkeypatch: pytest.MonkeyPatch) -> 
     widths = (128, 200)
     scored = [Scored(torch.randn(300, w, device="cuda"), torch.randn(100_001, w, device="cuda") / 5) for w in widths]
     teachers, targets = Teachers(pool(scored, [1.0, 2.0]), 0.7, 2.0), torch.randint(0, 100_001, (300,), device="cuda")
-    monkeypatch.setattr(blocked, "cross_entropy_and_kl", None)  # it must not be called
+    monkeypatch.setattr(blocked, "compute", None)  # it must not be called
     ours = dispatch.cross_entropy_and_kl(student, targets, teachers, dtype=torch.bfloat16)
     plain = reference(student, targets, teachers)
     assert ours.total.item() == pytest.approx(plain.total.item(), rel=1e-2)
