@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdlib.data.windows import take_slices
+from kdlib.inference.coded_items import CodedItems
 from kdlib.inference.list_rules import ListRules
 from kdlib.inference.topk import exact_topk
 
@@ -41,7 +42,7 @@ class Lists(NamedTuple):
 
 def lists_under_rules(
     hidden_BW: Tensor,
-    weight_VW: Tensor,
+    weight_VW: Tensor | CodedItems,
     bias_V: Tensor | None,
     rules: ListRules,
     *,
@@ -50,7 +51,7 @@ def lists_under_rules(
     excluded: tuple[Tensor, Tensor],
 ) -> Lists:
     """The lists of the rows under the rules. For the other arguments and the errors see `exact_topk`."""
-    of_rules_V = rules.bias_V.to(weight_VW)
+    of_rules_V = rules.bias_V.to(hidden_BW)
     bias_V = of_rules_V if bias_V is None else bias_V + of_rules_V
     if rules.is_plain:
         scores, items = exact_topk(hidden_BW, weight_VW, bias_V, k=k, item_block=item_block, excluded=excluded)
@@ -67,7 +68,7 @@ def lists_under_rules(
 
 
 def _with_scores(
-    hidden_BW: Tensor, weight_VW: Tensor, bias_V: Tensor, items: list[int], excluded: tuple[Tensor, Tensor]
+    hidden_BW: Tensor, weight_VW: Tensor | CodedItems, bias_V: Tensor, items: list[int], excluded: tuple[Tensor, Tensor]
 ) -> tuple[NDArray, NDArray]:
     """The same items for all rows, and their scores: int64 and float32 [B, items]. Excluded items are −1."""
     chosen = torch.tensor(items, dtype=torch.int64)
@@ -85,7 +86,7 @@ class _Search:
     """Finds the best candidates of some rows. For the fields see `exact_topk`."""
 
     hidden_BW: Tensor
-    weight_VW: Tensor
+    weight_VW: Tensor | CodedItems
     bias_V: Tensor
     item_block: int
     excluded: tuple[Tensor, Tensor]

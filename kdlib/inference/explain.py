@@ -29,6 +29,7 @@ from torch import Tensor
 
 from kdlib.data.windows import Marks, context_from, ragged, take_slices
 from kdlib.errors import ContractError
+from kdlib.inference.coded_items import CodedItems
 from kdlib.models.encode import last_hidden
 from kdlib.models.sequence import SequenceModel
 
@@ -45,6 +46,7 @@ def because_of(
     marks: Marks,
     lengths: NDArray,
     hidden_BW: Tensor,
+    weight_VW: Tensor | CodedItems,
     lists_BK: NDArray,
     *,
     because: int,
@@ -60,10 +62,10 @@ def because_of(
       marks: of the same positions.
       lengths: length of each history, at least 1, int64 [users].
       hidden_BW: `last_hidden` of the full histories.
+      weight_VW: the model's scoring matrix.
       lists_BK: recommended items, int64 [users, K]. The reasons of places that hold −1 mean nothing.
       because: M, most reasons for a recommended item.
     """
-    weight_VW = model.head()[0]
     starts = np.cumsum(lengths) - lengths
     named_BKM = np.full((*lists_BK.shape, because), -1, dtype=np.int64)
     for users in _chunks(np.minimum(lengths, model.max_length)):

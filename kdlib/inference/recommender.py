@@ -24,6 +24,7 @@ from kdlib.data.histories import Histories
 from kdlib.data.windows import Marks, context_from
 from kdlib.errors import ContractError, ModelError
 from kdlib.experiments.variants import assigned
+from kdlib.inference.coded_items import CodedItems, head_of
 from kdlib.inference.constrained import Lists, lists_under_rules
 from kdlib.inference.explain import because_of
 from kdlib.inference.list_rules import ListRules, Segments, rules_of_policy
@@ -103,8 +104,7 @@ class Recommender:
     ) -> None:
         torch.set_num_threads(threads)
         self.model, facts = load_model(Path(model_folder))
-        with torch.no_grad():
-            self.head = self.model.head()  # with item codes, building it is slow: build it once
+        self.head = head_of(self.model)
         self.item_ids, _ = read_vocabulary(vocabulary_folder)
         check_vocabulary(facts, self.item_ids)
         num_items = facts["num_items"]
@@ -184,7 +184,14 @@ class Recommender:
             scores_BK[readable], indices_BK[readable], pinned_BK[readable] = found
             if self._because:
                 reasons_BKM[readable] = because_of(
-                    self.model, items[known], marks, read, hidden_BW, found.items.numpy(), because=self._because
+                    self.model,
+                    items[known],
+                    marks,
+                    read,
+                    hidden_BW,
+                    self.head[0],
+                    found.items.numpy(),
+                    because=self._because,
                 )
         if not readable.all():
             seen = _items_of(~readable, items, users, hidden)
@@ -207,7 +214,7 @@ class Recommender:
     def _topk(
         self,
         hidden_BW: Tensor,
-        weight_VW: Tensor,
+        weight_VW: Tensor | CodedItems,
         bias_V: Tensor | None,
         rules: ListRules,
         seen: tuple[Tensor, Tensor],

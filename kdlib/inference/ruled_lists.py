@@ -13,6 +13,7 @@ import torch
 
 from kdlib.config.policy import PolicyConfig
 from kdlib.data.windows import EvaluationRows
+from kdlib.inference.coded_items import head_of
 from kdlib.inference.constrained import lists_under_rules
 from kdlib.inference.list_rules import ListRules, Segments, rules_of_policy
 from kdlib.models.encode import last_hidden
@@ -45,8 +46,7 @@ class RuledLists:
         item_block: int,
     ) -> None:
         self._model, facts = load_model(Path(model_folder))
-        with torch.no_grad():
-            self._head = self._model.head()
+        self._head = head_of(self._model)
         self._rules = {
             name: rules_of_policy(
                 policy,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kdlib.data.windows import EvaluationRows, take_slices
+from kdlib.inference.coded_items import head_of
 from kdlib.inference.topk import exact_topk
 from kdlib.models.encode import last_hidden
 from kdlib.models.files import load_model
@@ -22,7 +23,7 @@ def users_per_second(folders: dict[str, str], rows: EvaluationRows, *, users: in
 
     Each round times every model once, so that other load on the machine affects all models alike. The time covers the
     hidden state after each history and the k best items outside the history. It does not cover reading files, building
-    the item table from codes and writing the lists.
+    the head and writing the lists.
 
     Args:
       folders: name → model folder.
@@ -36,7 +37,7 @@ def users_per_second(folders: dict[str, str], rows: EvaluationRows, *, users: in
     lengths = np.diff(offsets)
     seen = (torch.from_numpy(items), torch.from_numpy(offsets))
     loaded = {name: load_model(Path(folder))[0] for name, folder in folders.items()}
-    heads = {name: model.head() for name, model in loaded.items()}
+    heads = {name: head_of(model) for name, model in loaded.items()}
     few = take_slices(offsets[:-1][:64], lengths[:64])
     threads, cpu = torch.get_num_threads(), torch.device("cpu")
     seconds: dict[str, list[float]] = {name: [] for name in loaded}

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdlib.errors import ModelError
+from kdlib.inference.coded_items import CodedItems
 
 GROUP = 32
 """Neighbouring items in a group; near √(V / k) for a catalogue of ten thousand items."""
@@ -27,7 +28,7 @@ _LOW = 0xFFFFFFFF
 @torch.no_grad()
 def exact_topk(
     hidden_BW: Tensor,
-    weight_VW: Tensor,
+    weight_VW: Tensor | CodedItems,
     bias_V: Tensor | None = None,
     *,
     k: int,
@@ -42,7 +43,7 @@ def exact_topk(
 
     Args:
       hidden_BW: [rows, width], floating point, on any device.
-      weight_VW: [items, width], same dtype and device.
+      weight_VW: [items, width], same dtype and device. Coded items are float32 on the CPU.
       bias_V: [items].
       k: length of the lists.
       item_block: most items scored at a time, rounded up to a multiple of `GROUP`.
@@ -60,6 +61,11 @@ def exact_topk(
     """
     num_rows, num_items = hidden_BW.shape[0], weight_VW.shape[0]
     _check_shapes(hidden_BW, weight_VW, bias_V, k, item_block, excluded, allowed_V)
+    if isinstance(weight_VW, CodedItems):
+        bias_V = torch.zeros(num_items) if bias_V is None else bias_V
+        bias_V = bias_V if allowed_V is None else bias_V.masked_fill(~allowed_V, -torch.inf)
+        nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(num_rows + 1, dtype=torch.int64)
+        return weight_VW.topk(hidden_BW, bias_V, k=k, excluded=excluded or nothing)
     device = hidden_BW.device
     keys_BK = torch.full((num_rows, k), _key_of_nothing(), dtype=torch.int64, device=device)
     blocks = list(_blocks(weight_VW, bias_V, allowed_V, item_block))
@@ -95,7 +101,7 @@ def top_of_scores(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _check_shapes(
     hidden_BW: Tensor,
-    weight_VW: Tensor,
+    weight_VW: Tensor | CodedItems,
     bias_V: Tensor | None,
     k: int,
     item_block: int,
@@ -104,7 +110,7 @@ def _check_shapes(
 ) -> None:
     if k < 1 or item_block < 1:
         raise ValueError(f"k and item_block must be positive, found k={k}, item_block={item_block}")
-    if hidden_BW.ndim != 2 or weight_VW.ndim != 2 or hidden_BW.shape[1] != weight_VW.shape[1]:
+    if hidden_BW.ndim != 2 or len(weight_VW.shape) != 2 or hidden_BW.shape[1] != weight_VW.shape[1]:
         raise ValueError(
             f"expected hidden [rows, width] and weight [items, width], "
             f"found {list(hidden_BW.shape)} and {list(weight_VW.shape)}"

@@ -59,7 +59,7 @@ def explained(model, users, lists, *, because=2):
     types, values = (places % 4).astype(np.int8), np.zeros((len(places), 0), np.int8)
     marks = Marks(np.repeat(np.arange(len(users)), lengths), sessions, types, times, values)
     hidden = last_hidden(model, items, context_from(marks), lengths, device=CPU)
-    found = because_of(model, items, marks, lengths, hidden, np.array(lists), because=because)
+    found = because_of(model, items, marks, lengths, hidden, model.head()[0], np.array(lists), because=because)
     return [[[item for item in row if item >= 0] for row in user] for user in found.tolist()]
 
 
