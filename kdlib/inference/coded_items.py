@@ -63,6 +63,11 @@ class CodedItems:
         """(V, W)."""
         return len(self._codes_VM), self._width
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the codes and lists. The codes are also the model's own."""
+        return self._codes_VM.nbytes + self._pairs_VP.nbytes + self._items_PV.nbytes + self._sizes.nbytes
+
     def __len__(self) -> int:
         return len(self._codes_VM)
 

@@ -22,7 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, total_of, with_gradient
+from kdlib.losses.scored import Gradients, LossSums, Scored, StudentSide, Teachers, add_product, total_of, with_gradient
 
 TILE_POSITIONS = {"cpu": 1024, "cuda": 8192}
 BLOCK_ITEMS = {"cpu": 1024, "cuda": 16384}
@@ -48,7 +48,7 @@ def cross_entropy_and_kl(
 def compute(
     student: Scored,
     targets_T: Tensor,
-    teachers: Teachers | None,
+    teachers: Teachers | StudentSide | None,
     gradients: Gradients,
     *,
     weights_T: Tensor | None,
@@ -60,26 +60,30 @@ def compute(
         tile = slice(start, start + size)
         part = gradients._replace(hidden_TW=None if gradients.hidden_TW is None else gradients.hidden_TW[tile])
         own = teachers
-        if teachers is not None and teachers.scored is not None:
+        if isinstance(teachers, Teachers):
             own = teachers._replace(scored=_at(teachers.scored, tile))
         sums += _tile(_at(student, tile), targets_T[tile], own, part, None if weights_T is None else weights_T[tile])
     return sums
 
 
 def _tile(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None, gradients: Gradients, weights_T: Tensor | None
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | StudentSide | None,
+    gradients: Gradients,
+    weights_T: Tensor | None,
 ) -> Tensor:
     """Sums (ce, kl, correct) of a tile. It writes the gradient of the hidden states and adds those of matrix and bias."""
     blocks = _blocks(student)
     scales = [1.0] if teachers is None else [1.0, 1 / teachers.temperature]
     logsumexps, best_T, target_T = _logsumexps(student, targets_T, scales, blocks)
-    teacher = None if teachers is None else teachers.scored
+    teacher = teachers.scored if isinstance(teachers, Teachers) else None
     teacher_logsumexp_T = best_T
     if teacher is not None:
         [teacher_logsumexp_T], _, _ = _logsumexps(teacher, None, scales[1:], blocks)
     hidden_TW = None if gradients.hidden_TW is None else torch.zeros_like(student.hidden_TW, dtype=torch.float32)
     kl_T = torch.zeros_like(best_T)
-    if teachers is not None and teacher is None:
+    if isinstance(teachers, StudentSide):
         kl_T += logsumexps[1]
     for block in blocks:
         z_TI = _logits(student, block)

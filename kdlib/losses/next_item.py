@@ -9,13 +9,14 @@ Shapes: T real positions, t positions of a chunk, W scoring width, V items.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib.losses.distillation import kl_divergence
-from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, add_product, total_of, with_gradient
+from kdlib.losses.scored import Gradients, LossSums, Scored, StudentSide, Teachers, add_product, total_of, with_gradient
 
 CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 512 << 20}
 """Size of one chunk's logits. With 16 MiB on a CPU, a loss over 12,000 items takes a quarter longer; with half of this size,
@@ -23,7 +24,7 @@ a tenth longer."""
 LEAST_POSITIONS = 64
 """Fewest positions of a chunk. With fewer, the products with the scoring matrix are slow."""
 
-Chunk = Callable[[Scored, Tensor, Teachers | None, int, int], tuple[tuple[Tensor, Tensor, Tensor], Tensor]]
+Chunk = Callable[[Scored, Tensor, Any, int, int], tuple[tuple[Tensor, Tensor, Tensor], Tensor]]
 """(student, the chunk's targets, teachers, the chunk's first position, its end) → (ce, kl, correct) [t] each, gradient.
 
 The gradient is that of `ce + kl_weight · kl` with respect to the chunk's logits: [t, V], in the dtype of the matrix. A loss
@@ -49,7 +50,7 @@ def cross_entropy_and_kl(
 def in_chunks(
     student: Scored,
     targets_T: Tensor,
-    teachers: Teachers | None,
+    teachers: Teachers | StudentSide | None,
     chunk: Chunk,
     *,
     weights_T: Tensor | None,
@@ -79,7 +80,7 @@ def reference(
 def _sum_chunks(
     student: Scored,
     targets_T: Tensor,
-    teachers: Teachers | None,
+    teachers: Teachers | StudentSide | None,
     gradients: Gradients,
     *,
     chunk: Chunk,

@@ -41,9 +41,19 @@ class Scored(NamedTuple):
 class Teachers(NamedTuple):
     """What the teachers predict at the student's positions. It gets no gradient."""
 
-    scored: Scored | None
-    """Of one teacher, or of several that `pool` has joined. None: only the student's side of the KL is computed, which is
-    T²·logsumexp(z / T) for its logits z. Sampled targets give the other side (`kdlib.losses.sparse`)."""
+    scored: Scored
+    """Of one teacher, or of several that `pool` has joined."""
+    kl_weight: float
+    """λ."""
+    temperature: float
+    """T."""
+
+
+class StudentSide(NamedTuple):
+    """In place of `Teachers`: only the student's side of the KL, which is T²·logsumexp(z / T) for its logits z.
+
+    Sampled targets give the other side (`kdlib.losses.sparse`)."""
+
     kl_weight: float
     """λ."""
     temperature: float
@@ -96,12 +106,17 @@ class Gradients(NamedTuple):
     """float32 zeros, to be added to."""
 
 
-Compute = Callable[[Scored, Tensor, Teachers | None, Gradients], Tensor]
+Compute = Callable[[Scored, Tensor, Teachers | StudentSide | None, Gradients], Tensor]
 """(student, targets, teachers, gradients to fill) → float32 [3], the sums (ce, kl, correct) over all positions."""
 
 
 def with_gradient(
-    student: Scored, targets_T: Tensor, teachers: Teachers | None, compute: Compute, *, dtype: torch.dtype
+    student: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | StudentSide | None,
+    compute: Compute,
+    *,
+    dtype: torch.dtype,
 ) -> LossSums:
     """The loss of a `Compute` function, as one node of autograd's graph.
 
@@ -123,12 +138,12 @@ class _WithGradient(torch.autograd.Function):
         weight_VW: Tensor,
         bias_V: Tensor | None,
         targets_T: Tensor,
-        teachers: Teachers | None,
+        teachers: Teachers | StudentSide | None,
         dtype: torch.dtype,
         compute: Compute,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         student = Scored(hidden_TW, weight_VW, bias_V).to(dtype)
-        if teachers is not None and teachers.scored is not None:
+        if isinstance(teachers, Teachers):
             teachers = teachers._replace(scored=_with_finite_bias(teachers.scored.to(dtype)))
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         gradients = Gradients(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from kdlib.losses.distillation import sampled_kl_divergence
 from kdlib.losses.next_item import at_temperature, in_chunks, softmax_and_logsumexp
-from kdlib.losses.scored import Gradients, LossSums, Scored, Teachers, total_of, with_gradient
+from kdlib.losses.scored import Gradients, LossSums, Scored, StudentSide, Teachers, total_of, with_gradient
 
 SAMPLED_POSITIONS = 1024
 """Positions whose samples' rows of the scoring matrix are held at a time."""
@@ -60,7 +60,7 @@ def cross_entropy_and_sampled_kl(
       weights_T: float32, the weight of each position. None: all are 1.
       dtype: of logits, probabilities and their gradients, see `kdlib.losses.dispatch`.
     """
-    pull = Teachers(None, draws.kl_weight, draws.temperature)
+    pull = StudentSide(draws.kl_weight, draws.temperature)
     return in_chunks(student, targets_T, pull, partial(_chunk, draws), weights_T=weights_T, dtype=dtype)
 
 
@@ -80,7 +80,7 @@ def by_tiles(
       tiles: a `Compute` function with the argument `weights_T`. It computes the cross-entropy and the student's side of the KL.
       dtype: of the factors of every matrix product.
     """
-    pull = Teachers(None, draws.kl_weight, draws.temperature)
+    pull = StudentSide(draws.kl_weight, draws.temperature)
     compute = partial(_with_samples, draws=draws, tiles=tiles, weights_T=weights_T)
     return with_gradient(student, targets_T, pull, compute, dtype=dtype)
 
@@ -88,7 +88,7 @@ def by_tiles(
 def _with_samples(
     student: Scored,
     targets_T: Tensor,
-    teachers: Teachers | None,
+    pull: Teachers | StudentSide | None,
     gradients: Gradients,
     *,
     draws: Draws,
@@ -96,7 +96,7 @@ def _with_samples(
     weights_T: Tensor | None,
 ) -> Tensor:
     """A `Compute` function: the sums of the tiles, and what the samples add to loss and gradients."""
-    sums = tiles(student, targets_T, teachers, gradients, weights_T=weights_T)
+    sums = tiles(student, targets_T, pull, gradients, weights_T=weights_T)
     for start in range(0, len(targets_T), SAMPLED_POSITIONS):
         t = slice(start, start + SAMPLED_POSITIONS)
         items_TS, hidden_TW = draws.items_TS[t].long(), student.hidden_TW[t].float()
@@ -149,7 +149,7 @@ def times_in(rising: Tensor, items: Tensor) -> Tensor:
 
 
 def _chunk(
-    draws: Draws, student: Scored, targets_T: Tensor, teachers: Teachers | None, start: int, stop: int
+    draws: Draws, student: Scored, targets_T: Tensor, _: StudentSide, start: int, stop: int
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """A `kdlib.losses.next_item.Chunk` function, after its first argument."""
     items_TS = draws.items_TS[start:stop].long()

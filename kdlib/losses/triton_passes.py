@@ -28,7 +28,16 @@ import torch
 import triton
 from torch import Tensor
 
-from kdlib.losses.scored import KERNEL_WIDTH, Gradients, LossSums, Scored, Teachers, total_of, with_gradient
+from kdlib.losses.scored import (
+    KERNEL_WIDTH,
+    Gradients,
+    LossSums,
+    Scored,
+    StudentSide,
+    Teachers,
+    total_of,
+    with_gradient,
+)
 from kdlib.losses.triton_kernels import hidden_kernel, logsumexp_kernel, weight_kernel
 
 
@@ -94,7 +103,7 @@ def cross_entropy_and_kl(
 def compute(
     student: Scored,
     targets_T: Tensor,
-    teachers: Teachers | None,
+    teachers: Teachers | StudentSide | None,
     gradients: Gradients,
     *,
     weights_T: Tensor | None,
@@ -113,7 +122,7 @@ def compute(
         teacher, kl_T = None, tempered_T
         if teachers is None:
             tempered_T, kl_T = None, torch.zeros_like(target_T)
-        elif teachers.scored is not None:
+        elif isinstance(teachers, Teachers):
             teacher = _teacher(teachers.scored, scale)
         pull = 0.0 if teachers is None else teachers.kl_weight * teachers.temperature
         common = (student, targets_T, logsumexp_T, tempered_T, weights_T, teacher, scale, pull)

@@ -9,6 +9,8 @@ are the first lists of a newly loaded model. With `--only`, the figures of other
   mean of `--peer-batches` batches without the first, times the batches of its epoch. Both are without validation.
 - `kd_step_ratio`: our epoch with cached int8 hidden states of a teacher of width 256, against the epoch without teacher.
 - `kd_step_ratio_sampled`: the same with 64 sampled items per position.
+- `kd_step_ratio_sampled_1m`: the same over a million items, in `LARGE_STEPS` steps.
+- `coded_topk_10m_vs_dense`, `coded_topk_10m_vs_faiss`: see `tests.benchmarks.coded_lists`.
 - `recommend_users_per_second`: the actor of `jobs/recommend.py`, from histories to a table of top-10 lists on disk, without
   seen items.
 - `recommend_vs_replay`: this rate against RePlay's rate for lists in memory.
@@ -50,6 +52,7 @@ from kdlib.models.sequence import SequenceModel
 from kdlib.training.engine import make_engine, scoring_dtype
 from kdlib.training.loop import train_epoch
 from kdlib.training.module import CachedTeachers, NextItemTraining
+from tests.benchmarks.coded_lists import coded_lists
 from tests.benchmarks.growth import recommend_growth, sessionize
 from tests.benchmarks.peers.run_peers import Split, leave_one_out, prepare_environment, read_sequences, run_peer
 from tests.benchmarks.serving import histories_table, serving_actor
@@ -60,6 +63,7 @@ SHAPE: dict[str, Any] = {"kind": "transformer", "dim": 64, "layers": 1, "heads":
 BATCH = 128
 TEACHER_WIDTH = 256
 SAMPLES = 64
+LARGE_STEPS, LARGE_ITEMS = 3, 1_000_000
 CPU = torch.device("cpu")
 PEERS = ("rectools", "replay")
 
@@ -154,6 +158,32 @@ def training_parts(bench: Bench) -> dict[str, float]:
         "recommend_users_per_second": mine,
         **{f"recommend_users_per_second_{peer}": rate for peer, rate in rates.items()},
         **{f"recommend_vs_{peer}": mine / rate for peer, rate in rates.items()},
+    }
+
+
+def large_parts(bench: Bench) -> dict[str, float]:
+    """A step with sampled targets over a million items against a step without teacher, measured in turns."""
+    whole = store_from_tables([training_windows(bench.histories(), max_length=50)])
+    generator = np.random.default_rng(1)
+    place_V = generator.permutation(LARGE_ITEMS)[: bench.split.num_items]  # spread over the large catalogue
+    few = whole.offsets[: LARGE_STEPS * BATCH + 1]
+    inputs, targets = (place_V[part[: few[-1]]].astype(part.dtype) for part in (whole.inputs, whole.targets))
+    plain = WindowStore(inputs, targets, whole.context[: few[-1]], few)
+    drawn = generator.integers(0, LARGE_ITEMS, (len(inputs), SAMPLES)).astype("<i4")
+    sampled = replace(plain, hidden=drawn.view(np.int8), scales=np.full((len(inputs), 1), 0.01, np.float32))
+    with tempfile.TemporaryDirectory() as folder, process_group(rank=0, workers=1, folder=folder):
+        median = _rounds(
+            bench.rounds,
+            {
+                "plain": lambda: _train(LARGE_ITEMS, plain, {}, world=1)[0],
+                "sampled": lambda: _train(
+                    LARGE_ITEMS, sampled, {"draws": True, "kl_weight": 1.0, "temperature": 2.0}, world=1
+                )[0],
+            },
+        )
+    return {
+        "kd_step_ratio_sampled_1m": median["sampled"] / median["plain"],
+        "train_step_seconds_1m": median["plain"] / LARGE_STEPS,
     }
 
 
@@ -252,6 +282,8 @@ def nightly(bench: Bench) -> dict[str, float]:
 
 PARTS: dict[str, Callable[[Bench], dict[str, float]]] = {
     "training": training_parts,
+    "large": large_parts,
+    "coded": lambda bench: coded_lists(bench.envs),
     "workers": two_workers,
     "nightly": nightly,
     "sessionize": lambda bench: sessionize(bench.rounds),

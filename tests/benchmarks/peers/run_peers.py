@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 REQUIREMENTS = {
     "rectools": "rectools[torch]==0.19.0",
     "replay": "replay-rec[torch]==0.22.0",
+    "faiss": "faiss-cpu==1.15.1",
     "replay_server": "replay-rec[torch]==0.22.0 openvino==2026.4.1 onnx==1.23.2 starlette uvicorn",
 }
 SCRIPTS = {"rectools": "rectools_sasrec.py", "replay": "replay_sasrec.py"}
