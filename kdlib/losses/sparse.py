@@ -76,8 +76,11 @@ def by_tiles(
     """The loss of `cross_entropy_and_sampled_kl` over a large catalogue, where rows of logits are too long.
 
     Args:
-      student, targets_T, draws, weights_T: see there.
+      student: what predicts. Gradients reach its hidden states, matrix and bias.
+      targets_T: int64 item indices.
+      draws: what to learn from besides the data.
       tiles: a `Compute` function with the argument `weights_T`. It computes the cross-entropy and the student's side of the KL.
+      weights_T: float32, the weight of each position. None: all are 1.
       dtype: of the factors of every matrix product.
     """
     pull = StudentSide(draws.kl_weight, draws.temperature)
