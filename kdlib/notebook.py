@@ -218,7 +218,7 @@ class Student:
         Raises:
           InputError: the item is unknown, or newer than the model.
         """
-        vectors_VW, index = F.normalize(self.recommender.head[0], dim=1), self._index_of(item_id)
+        vectors_VW, index = F.normalize(self.recommender.model.head()[0].detach(), dim=1), self._index_of(item_id)
         if index >= len(vectors_VW):
             raise InputError(f"item {item_id!r} is newer than the model. Load a later run, whose model knows it")
         scores_1K, found_1K = exact_topk(

@@ -270,7 +270,7 @@ def test_a_refitted_student_makes_lists_and_is_not_measured(config: Path, tmp_pa
     run = notebook.load_run(config, ds=DS)
     student = notebook.Student(run)
     assert student.model == "refit"
-    assert torch.equal(student.recommender.head[0], tiny_model(2).head()[0])
+    assert torch.equal(student.recommender.model.head()[0], tiny_model(2).head()[0])
     with pytest.raises(InputError, match=r"mine is the student that .* all days.* Give Student\(run, 'student'\)"):
         notebook.evaluate(run, {"mine": student})
     assert notebook.evaluate(run, {"mine": notebook.Student(run, "student")}).num_rows
