@@ -28,8 +28,9 @@ from kdlib.models.codes import MAX_SIZE, compose
 from kdlib.models.sequence import SequenceModel
 
 LARGE_CATALOGUE = 1_000_000
-"""Number of items from which look-ups take the place of the item table. For one row they are faster from 300,000 items on. For many
-rows at once, where the table is read once for all of them, they are faster from two million on."""
+"""Number of items from which look-ups take the place of the item table. One row is faster from 300,000 items on. Many rows at once,
+for which the table is read only once, are faster from between one and three million on."""
+
 FIRST_LISTS = 64
 """Lists that are read of each pair in the first round. Each further round reads as many as all rounds before it."""
 LISTS = MAX_SIZE**2
@@ -58,6 +59,7 @@ class CodedItems:
         columns = self._pairs_VP.T
         self._items_PV = np.stack([np.argsort(pairs_V, kind="stable").astype(np.int32) for pairs_V in columns])
         self._sizes = np.stack([np.bincount(pairs_V, minlength=LISTS) for pairs_V in columns])
+        self._starts = self._sizes.cumsum(1) - self._sizes
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -112,7 +114,7 @@ class CodedItems:
         greatest, read, stop, candidates = bias_V.max(initial=-np.inf), 0, FIRST_LISTS, 0
         order = [np.empty(0, np.int64)] * len(lists)
         while read < LISTS:
-            if stop >= len(order[0]) < LISTS:
+            if stop >= min(map(len, order)) < LISTS:
                 order = [_highest(scores, min(8 * stop, LISTS)) for scores in lists]
             parts = [self._in_lists(pair, chosen[read:stop]) for pair, chosen in enumerate(order)]
             candidates += sum(map(len, parts))
@@ -129,8 +131,7 @@ class CodedItems:
 
     def _in_lists(self, pair: int, chosen: NDArray) -> NDArray:
         """The items of some lists of one pair."""
-        starts = np.cumsum(self._sizes[pair]) - self._sizes[pair]
-        return self._items_PV[pair][take_slices(starts[chosen], self._sizes[pair][chosen])]
+        return self._items_PV[pair][take_slices(self._starts[pair][chosen], self._sizes[pair][chosen])]
 
     def _score(
         self, items_N: NDArray, tables: list[NDArray], bias_V: NDArray, greatest: np.float32, found: "_Best"
@@ -182,8 +183,8 @@ class _Best:
 
 
 def _highest(scores: NDArray, number: int) -> NDArray:
-    """The places of the highest scores, highest first."""
-    chosen = np.argpartition(scores, len(scores) - number)[len(scores) - number :]
+    """The places of the highest scores, highest first, and of all that equal the last one. So a longer result begins alike."""
+    chosen = np.flatnonzero(scores >= np.partition(scores, len(scores) - number)[len(scores) - number])
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 

@@ -37,7 +37,7 @@ def cases(draw):
 
 
 @given(cases(), st.sampled_from([1, 64]), st.sampled_from([0, 4]), st.sampled_from([7, 1 << 16]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_lists_equal_those_of_the_item_table(case, first, whole, chunk):
     """Items and scores are those of the composed table: ties, exclusions, biases, odd numbers of codes, short catalogues.
 
