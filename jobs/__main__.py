@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from importlib.metadata import version
 
 import click
 
@@ -37,7 +36,7 @@ class _Commands(click.Group):
     commands=[command for commands in GROUPS.values() for command in commands],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(version("distilrec"), prog_name="distilrec")
+@click.version_option(package_name="distilrec", prog_name="distilrec")
 def cli() -> None:
     """Large-model distillation for recommendation and search, as a nightly batch job.
 

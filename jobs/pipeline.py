@@ -3,10 +3,12 @@
 `python -m jobs.pipeline` prints the table of stages for the documents.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.runtime import parts
 from jobs.runtime.names import (
@@ -21,7 +23,9 @@ from jobs.runtime.names import (
 )
 from jobs.runtime.parts import TRAINING, has_events, has_search, is_offline, search_teacher
 from jobs.runtime.stage import Stage
-from kdlib.config.run import RunConfig
+
+if TYPE_CHECKING:
+    from kdlib.config.run import RunConfig
 
 NO_EVENTS = "the run config has no events"
 _search_stage = partial(Stage, when=has_search, otherwise="the run config has no section search")
@@ -335,6 +339,8 @@ EVERYTHING: dict[str, Any] = {
 
 def stages_table() -> str:
     """The stages as a Markdown table, with what they need and make under `EVERYTHING`."""
+    from kdlib.config.run import RunConfig
+
     config = RunConfig.model_validate(EVERYTHING)
     lines = ["| stage | runs on | what it does | needs | makes |", "| --- | --- | --- | --- | --- |"]
     for stage in STAGES:

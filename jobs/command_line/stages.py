@@ -8,7 +8,6 @@ from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.extras import check_search_extra
 from jobs.runtime.options import FORCE, IN_USE_DAY, REASON, configured
-from jobs.runtime.runner import run_stage
 from jobs.runtime.stage import Stage
 
 OF_SEARCH = (
@@ -24,6 +23,8 @@ OF_SEARCH = (
 
 def _command(stage: Stage) -> click.Command:
     def run(invocation: Invocation, **options: Any) -> int:
+        from jobs.runtime.runner import run_stage
+
         if stage.name in OF_SEARCH:
             check_search_extra()
         return execute(

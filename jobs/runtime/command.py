@@ -1,4 +1,9 @@
-"""The frame of every command: read the run config, take the date's lock, run, turn errors into exit statuses."""
+"""The frame of every command: read the run config, take the date's lock, run, turn errors into exit statuses.
+
+The command line imports this module for its help too, so what a run needs is imported when a command runs.
+"""
+
+from __future__ import annotations
 
 import errno
 import logging
@@ -13,17 +18,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jobs.runtime.budget import scale_of
 from jobs.runtime.console import engine_output_to, hints_name, log_file, one_line, say
-from jobs.runtime.lock import run_lock
-from jobs.runtime.output import open_output, send_logs, store_errors
-from kdlib.config.load import load_config
-from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, DistilrecError
-from kdlib.release import promotions
-from kdlib.store.format import check_format, write_format
-from kdlib.store.partitions import STAGING, VERSIONS
+
+if TYPE_CHECKING:
+    from kdlib.config.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ class Invocation:
 
     def load(self) -> RunConfig:
         """The run config with what the command line sets."""
+        from jobs.runtime.budget import scale_of
+        from kdlib.config.load import load_config
+
         return load_config(self.config, overrides=self.overrides, ds=self.ds, scale_of=scale_of)
 
-    def on(self, ds: str) -> "Invocation":
+    def on(self, ds: str) -> Invocation:
         """The same for another date."""
         return replace(self, ds=ds)
 
@@ -54,6 +58,10 @@ def of_all_dates(invocation: Invocation) -> RunConfig:
     Raises:
       ConfigError: a date is given, or no run has been made in the output folder.
     """
+    from jobs.runtime.output import open_output
+    from kdlib.config.load import load_config
+    from kdlib.store.partitions import STAGING, VERSIONS
+
     if invocation.ds is not None:
         raise ConfigError(f"--ds {invocation.ds}: this command is about all runs and takes no date")
     config = load_config(invocation.config, overrides=invocation.overrides)
@@ -92,6 +100,11 @@ def execute(
       in_use: without a date, the command takes the date of the run in use.
       quiet_engines: the engines write to a log file. A line at the end gives the seconds.
     """
+    from jobs.runtime.lock import run_lock
+    from jobs.runtime.output import open_output, send_logs, store_errors
+    from kdlib.release import promotions
+    from kdlib.store.format import check_format, write_format
+
     started, config, log, stopped = time.monotonic(), None, None, list[int]()
     begun = False
     unlocked = reads_only or all_dates

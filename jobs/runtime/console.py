@@ -1,5 +1,7 @@
 """What the person sees: log lines and progress bars. What the engines print goes to a log file."""
 
+from __future__ import annotations
+
 import codecs
 import json
 import locale
@@ -13,12 +15,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+from kdlib.config.credentials import without_credentials
 
-from kdlib.config.base import without_credentials
-from kdlib.config.run import RunConfig
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from kdlib.config.run import RunConfig
 
 JSON_LOGS = "DISTILREC_JSON_LOGS"
 """Environment variable: lines are JSON objects, in this process and in those that it starts."""
@@ -98,6 +102,8 @@ def safe(text: str) -> str:
 
 def progress(*, total: int | None, unit: str, description: str) -> tqdm:
     """A progress bar for the person; silent where the output is not a terminal."""
+    from tqdm import tqdm
+
     stream = _person or sys.stderr
     return tqdm(total=total, unit=unit, desc=description, file=stream, disable=not stream.isatty(), leave=False)
 

@@ -1,9 +1,14 @@
 """Checks that the packages of an extra are installed. A check imports none of them."""
 
-from importlib.util import find_spec
+from __future__ import annotations
 
-from kdlib.config.operations import TrackingConfig
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
 from kdlib.errors import ConfigError, extra_hint
+
+if TYPE_CHECKING:
+    from kdlib.config.operations import TrackingConfig
 
 SEARCH = ("bm25s", "Stemmer", "rapidfuzz", "transformers")
 EXPORT = ("onnx", "onnxscript", "onnxruntime")

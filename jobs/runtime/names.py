@@ -1,11 +1,16 @@
 """Names of tables and models that depend on settings, so that variants do not overwrite each other."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
-from kdlib.config.models import ModelConfig, StudentConfig, TeacherConfig
-from kdlib.config.run import RunConfig
-from kdlib.config.text import TextConfig
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from kdlib.store.fingerprint import fingerprint_of
+
+if TYPE_CHECKING:
+    from kdlib.config.models import ModelConfig, StudentConfig, TeacherConfig
+    from kdlib.config.run import RunConfig
+    from kdlib.config.text import TextConfig
 
 FEATURES = ("histories", "item_vocabulary", "item_statistics")
 """The feature tables that all models are made from."""

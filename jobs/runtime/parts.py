@@ -1,6 +1,9 @@
 """What stages make and need under a run config, where that depends on the config. `jobs.pipeline` refers to these functions."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from jobs.runtime.names import (
     FEATURES,
@@ -21,9 +24,10 @@ from jobs.runtime.names import (
     title_vectors,
 )
 from jobs.runtime.stage import Part
-from kdlib.config.operations import EXPORT
-from kdlib.config.run import RunConfig
-from kdlib.config.text import TextConfig
+
+if TYPE_CHECKING:
+    from kdlib.config.run import RunConfig
+    from kdlib.config.text import TextConfig
 
 TRAINING = ("seed", "budget_minutes", "training", "-training.defaults")
 """What every training depends on, beside its own settings: defaults count as they are resolved for each model."""
@@ -225,6 +229,8 @@ def has_export(config: RunConfig) -> bool:
 
 def export_parts(config: RunConfig) -> Iterator[Part]:
     """The student for other systems, with its model card."""
+    from kdlib.config.operations import EXPORT
+
     needs = (*FEATURES, served_student(config), "recommendations", "metrics", "gates", *policy_features(config))
     settings = ("name", "export", "recommend.k", "recommend.policy", "features", "-features.queries")
     settings += ("input.events.session", "privacy.min_item_users", "evaluation.k")
@@ -237,6 +243,8 @@ def served(config: RunConfig) -> Iterator[str]:
     if config.input.has_events:
         yield from ("recommendations", *lists_of(config), *FEATURES, "metrics", *models_of(config))
         if config.export:
+            from kdlib.config.operations import EXPORT
+
             yield EXPORT
     if config.search:
         yield from ("products", "search_index", SEARCH_STUDENT, "search_rankings")

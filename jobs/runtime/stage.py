@@ -1,18 +1,19 @@
 """What a stage is. `jobs.pipeline` declares the stages, `jobs.runtime.runner` runs them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kdlib.config.run import RunConfig
 from kdlib.store.fingerprint import fingerprint_of
-from kdlib.store.working_copy import fetch
 
 if TYPE_CHECKING:
+    from kdlib.config.run import RunConfig
     from kdlib.store.partitions import Manifest
 
-Names = tuple[str, ...] | Callable[[RunConfig], Iterable[str]]
+Names = tuple[str, ...] | Callable[["RunConfig"], Iterable[str]]
 """Names of tables and models, or a function that gives them for a run config."""
 
 
@@ -90,11 +91,13 @@ class Input:
 
     place: Path
     """The folder of its data, on this machine or still in the store."""
-    manifest: "Manifest"
+    manifest: Manifest
 
     @property
     def folder(self) -> Path:
         """The folder, with its data on this machine."""
+        from kdlib.store.working_copy import fetch
+
         return fetch(self.place)
 
     @property

@@ -10,8 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from kdlib.config import recipe
-from kdlib.config.base import first_fault, without_credentials
+from kdlib.config.base import first_fault
 from kdlib.config.costs import Scale
+from kdlib.config.credentials import without_credentials
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kdlib.config.base import NO_CREDENTIALS, holds_credentials, without_credentials
+from kdlib.config.credentials import NO_CREDENTIALS, holds_credentials, without_credentials
 from kdlib.errors import InputError
 from kdlib.store.remote_files import HIDDEN, fixed_part, is_hidden, is_object, open_remote, remote_files, why
 

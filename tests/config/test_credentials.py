@@ -1,6 +1,6 @@
 import pytest
 
-from kdlib.config.base import holds_credentials, without_credentials
+from kdlib.config.credentials import holds_credentials, without_credentials
 from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError, InputError
