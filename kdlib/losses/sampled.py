@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from kdlib.losses.chunked import Divergence, chunked
 from kdlib.losses.ranking import log_expected_counts, sampled_softmax
-from kdlib.losses.scored import LossSums, Scored, total_of
+from kdlib.losses.scored import LossSums, Scored, Teachers, total_of
 from kdlib.losses.sparse import Draws, times_in
 
 GATHERED = 1 << 24
@@ -88,6 +89,53 @@ def _ranking(
     total = total_of(loss_T, weights_T)
     correct = ((positive_T[:, None] >= negative_TN) | hits_TN).all(1).sum()
     return LossSums(total, total.detach(), torch.zeros_like(total.detach()), correct)
+
+
+def sampled_divergence(
+    student: Scored,
+    negatives_N: Tensor,
+    teachers: Teachers,
+    *,
+    divergence: Divergence,
+    item_weights_V: Tensor | None = None,
+    num_items: int | None = None,
+    weights_T: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The divergence from the teachers over sampled items, which stand for the catalogue; summed over positions.
+
+    Student and teachers are compared on the items alone, each item divided by its expected count, as in
+    `kdlib.losses.ranking.sampled_softmax`. Both are then estimates of the distributions over the catalogue at the
+    temperature. With every item once, the result is the divergence over the catalogue.
+
+    Args:
+      student: what predicts. Gradients reach its hidden states, matrix and bias.
+      negatives_N: int64 item indices, sampled with replacement. The same item may be there several times.
+      teachers: whom to learn from. Their λ is not applied.
+      divergence: for instance `kdlib.losses.distillation.kl_divergence`.
+      item_weights_V: the weights that the items were sampled by. None: uniformly.
+      num_items: of how many items they were sampled uniformly. None: of all.
+      weights_T: float32, the weight of each position. None: all are 1.
+      dtype: of the matrix products.
+    """
+    counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
+    offset_N = counts_N.to(student.weight_VW) * teachers.temperature  # logits are divided by the temperature later
+
+    def on_items(scored: Scored) -> Scored:
+        bias_N = -offset_N if scored.bias_V is None else scored.bias_V[negatives_N] - offset_N
+        return Scored(scored.hidden_TW, scored.weight_VW[negatives_N], bias_N)
+
+    targets_T = negatives_N.new_zeros(len(student.hidden_TW))  # not read: the cross-entropy is left out
+    taught = teachers._replace(scored=on_items(teachers.scored), kl_weight=1.0)
+    return chunked(
+        on_items(student),
+        targets_T,
+        taught,
+        divergence=divergence,
+        cross_entropy=False,
+        weights_T=weights_T,
+        dtype=dtype,
+    ).total
 
 
 def sampled_softmax_and_sampled_kl(

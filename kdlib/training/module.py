@@ -14,7 +14,12 @@ from kdlib.data.batches import Batch
 from kdlib.losses.chunked import Divergence, chunked
 from kdlib.losses.dispatch import cross_entropy_and_kl, cross_entropy_and_sampled_kl
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
-from kdlib.losses.sampled import draw_negatives, sampled_ranking, sampled_softmax_and_sampled_kl
+from kdlib.losses.sampled import (
+    draw_negatives,
+    sampled_divergence,
+    sampled_ranking,
+    sampled_softmax_and_sampled_kl,
+)
 from kdlib.losses.scored import LossSums, Scored, Teachers, pool, total_of
 from kdlib.losses.sparse import Draws
 from kdlib.models.sequence import SequenceModel
@@ -190,40 +195,37 @@ class NextItemTraining(nn.Module):
         self, student: Scored, targets_T: Tensor, teachers: Teachers | None, weights_T: Tensor | None
     ) -> LossSums:
         """The loss on the data, with teachers also the divergence and the match of hidden states."""
-        if teachers is None or (self.ranking is None and self.divergence is kl_divergence):
-            loss = self._data_loss(student, targets_T, teachers, weights_T)
+        if self.ranking is not None:
+            loss = self._sampled_loss(student, targets_T, teachers, weights_T, self.ranking)
+        elif teachers is None or self.divergence is kl_divergence:
+            loss = cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=self.dtype)
         else:
             loss = chunked(
-                student,
-                targets_T,
-                teachers,
-                divergence=self.divergence,
-                cross_entropy=self.ranking is None,
-                weights_T=weights_T,
-                dtype=self.dtype,
+                student, targets_T, teachers, divergence=self.divergence, weights_T=weights_T, dtype=self.dtype
             )
-            if self.ranking is not None:
-                data = self._data_loss(student, targets_T, None, weights_T)
-                loss = LossSums(data.total + loss.total, data.ce, loss.kl, loss.correct)
         if self.projector is not None and teachers is not None:
             apart = self._hidden_loss(student.hidden_TW, teachers.scored.hidden_TW, weights_T)
             loss = loss._replace(total=loss.total + self.hidden_weight * apart)
         return loss
 
-    def _data_loss(
-        self, student: Scored, targets_T: Tensor, teachers: Teachers | None, weights_T: Tensor | None
+    def _sampled_loss(
+        self,
+        student: Scored,
+        targets_T: Tensor,
+        teachers: Teachers | None,
+        weights_T: Tensor | None,
+        ranking: Ranking,
     ) -> LossSums:
-        """The loss on the data. The cross-entropy includes the KL to the teachers, the sampled softmax does not."""
-        if self.ranking is None:
-            return cross_entropy_and_kl(student, targets_T, teachers, weights_T=weights_T, dtype=self.dtype)
-        return sampled_ranking(
-            student,
-            targets_T,
-            self._negatives(student),
-            item_weights_V=self.ranking.item_weights_V,
-            num_items=self._num_drawn_from(student),
-            weights_T=weights_T,
+        """The sampled softmax, and the divergence from the teachers over the same negatives."""
+        negatives_N, num_items = self._negatives(student), self._num_drawn_from(student)
+        sampling = {"item_weights_V": ranking.item_weights_V, "num_items": num_items, "weights_T": weights_T}
+        data = sampled_ranking(student, targets_T, negatives_N, **sampling)
+        if teachers is None:
+            return data
+        apart = sampled_divergence(
+            student, negatives_N, teachers, divergence=self.divergence, dtype=self.dtype, **sampling
         )
+        return LossSums(data.total + teachers.kl_weight * apart, data.ce, apart.detach(), data.correct)
 
     def _negatives(self, student: Scored) -> Tensor:
         """The negatives of this step, int64 [negatives]."""
