@@ -26,6 +26,10 @@ from kdlib.store import partitions
 OLDEST_JAVA = 17
 """The oldest Java that Spark 4 runs on."""
 
+COMPILED = "-XX:-DontCompileHugeMethods"
+"""Spark makes one Java method of many steps. Java never compiles a method of more than 8,000 bytes, and the one that judges
+events is larger."""
+
 TABLE_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
@@ -101,6 +105,7 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
         "spark.sql.shuffle.partitions": str(config.spark.shuffle_partitions),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        "spark.executor.extraJavaOptions": COMPILED,
         **TABLE_SETTINGS,
     }
     master = config.spark.master
@@ -113,7 +118,7 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
                 "spark.driver.bindAddress": "127.0.0.1",
                 "spark.driver.host": "127.0.0.1",
                 # Java's default collector has short pauses and less throughput; a batch job needs the throughput
-                "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
+                "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {COMPILED}",
             }
     builder = SparkSession.builder.appName(f"distilrec {config.name}")
     for key, value in {**settings, **config.spark.conf}.items():
