@@ -51,6 +51,7 @@ def estimate(config: RunConfig) -> Cost | None:
         students,
         refit=student.refit,
         scored_items=train.negatives if train.loss == "sampled_softmax" else scale.items,
+        sampled_targets=config.distillation.targets == "sampled",
         titles=any(teacher.text for teacher in config.teachers) or student.text is not None,
         test_users=config.evaluation.max_users,
         cores=config.training.workers * config.training.threads_per_worker,

@@ -59,6 +59,7 @@ def cost_of(
     *,
     refit: bool = False,
     scored_items: int,
+    sampled_targets: bool = True,
     titles: bool,
     test_users: int,
     cores: int,
@@ -71,13 +72,18 @@ def cost_of(
       students: (width, epochs) of student and control.
       refit: whether the student is trained again, on all days.
       scored_items: items that a training step scores.
+      sampled_targets: whether the targets are sampled from what the teachers predict for all items, rules among them. Else they
+        are the hidden states of the trained teachers.
       titles: whether a teacher reads titles.
       test_users: most users that are evaluated.
       cores: of the worker that trains.
     """
     faster = min(cores, MOST_CORES) / 2
     judged = min(scale.users, test_users) * (BASELINES + RULES + len(teachers) + bool(teachers) + len(students))
-    targets = scale.interactions * scale.items * (RULES + len(teachers)) * TARGET_SECONDS / faster
+    if sampled_targets:
+        targets = scale.interactions * scale.items * (RULES + len(teachers)) * TARGET_SECONDS / faster
+    else:  # a forward pass takes a third of a step
+        targets = sum(training_seconds(scale.interactions, 0, width, 1) for width, _ in teachers) / 3 / faster
     trained = [training_seconds(scale.interactions, scored_items, *one) / faster for one in students]
     return Cost(
         start=START_SECONDS,

@@ -265,11 +265,13 @@ class DistillationConfig(Section):
     targets: Literal["hidden", "sampled"] = "hidden"
     """What is cached at a training position.
 
-    `hidden`: each teacher's hidden state, from which training computes the teacher's whole distribution.
+    `hidden`: each teacher's hidden state, from which training computes the teacher's whole distribution. With the student's
+    `train.loss: sampled_softmax` it computes the part over the negatives of a step, and no step scores all items: use both
+    for catalogues of 100,000 items and more.
 
     `sampled`: items sampled from what all teachers predict together at `temperature`. They take `4 · samples + 4` bytes. A
-    training step takes no longer than without teachers, however many teachers there are. With the student's `train.loss:
-    sampled_softmax`, no step scores all items: use both for catalogues of a million items and more."""
+    training step takes no longer than without teachers, however many teachers there are. To sample, `cache-teacher` scores all items
+    at every position, which takes hours from 10⁵ items and 10⁷ positions on."""
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
     """`sampled`: items sampled at a position. A flatter prediction needs more, and a higher `temperature` flattens it. With 64
     the gradient is near the exact one at a perplexity of some hundred items. At some thousand it is mostly noise."""

@@ -16,7 +16,9 @@ WIDTHS = {"small": 32, "base": 64, "large": 128, "auto": 64}
 BATCH = 256
 """Windows of a step, rounded up to a multiple of the workers."""
 FULL_SOFTMAX_ITEMS = 100_000
-"""Up to this many items, models train on the softmax over all items. Beyond it, a sampled softmax estimates it."""
+"""Up to this many items, models train on the softmax over all items. Beyond it, a sampled softmax estimates it, and the student
+follows the trained teacher over the same sampled items: to sample targets, `cache-teacher` would score all items at every
+position."""
 SAMPLED_NEGATIVES = 2048
 """Negatives of a step beyond `FULL_SOFTMAX_ITEMS`."""
 WIDE_TEACHER_ITEMS = 500_000
@@ -47,6 +49,8 @@ EFFORTS = (
 
 A student that learns from rules alone is ahead of one whose teacher had no time to train (`run_budget.json`).
 """
+LARGE_EFFORTS = (*EFFORTS[:3], Effort(128, 2, 6, 0, 5_000), Effort(64, 1, 2, 0, 3_000))
+"""The same beyond `FULL_SOFTMAX_ITEMS`, where rules as the teacher would cost more than a trained one."""
 
 
 def applies(document: dict[str, Any]) -> bool:
@@ -70,10 +74,15 @@ def effort_for(document: dict[str, Any], scale: Scale | None) -> Effort:
     budget = document.get("budget_minutes")
     if scale is None or not isinstance(budget, int | float):
         return EFFORTS[0]
-    for effort in EFFORTS:
+    for effort in efforts_at(scale):
         if recipe_cost(effort, document, scale).seconds <= 60 * budget:
             return effort
-    return EFFORTS[-1]
+    return efforts_at(scale)[-1]
+
+
+def efforts_at(scale: Scale) -> tuple[Effort, ...]:
+    """The efforts for this size of data, from the full one to the smallest."""
+    return LARGE_EFFORTS if scale.items > FULL_SOFTMAX_ITEMS else EFFORTS
 
 
 def recipe_cost(effort: Effort, document: dict[str, Any], scale: Scale) -> Cost:
@@ -86,6 +95,7 @@ def recipe_cost(effort: Effort, document: dict[str, Any], scale: Scale) -> Cost:
         [(_width(document), number) for number in epochs],
         refit=_section(document, "student").get("refit") is True,
         scored_items=scale.items if scale.items <= FULL_SOFTMAX_ITEMS else SAMPLED_NEGATIVES,
+        sampled_targets=scale.items <= FULL_SOFTMAX_ITEMS,
         titles=bool(teachers) and _has_titles(document),
         test_users=effort.max_test_users,
         cores=local_cores(document),
@@ -123,6 +133,7 @@ def _item_features(document: dict[str, Any]) -> list[str]:
 
 def _recipe(document: dict[str, Any], effort: Effort, scale: Scale | None) -> dict[str, Any]:
     items, width = scale.items if scale else 0, _width(document)
+    large = items > FULL_SOFTMAX_ITEMS
     automatic = _section(document, "student").get("size") == "auto"
     given = _section(document, "training").get("workers")
     workers = given if isinstance(given, int) and given > 0 else 1
@@ -150,12 +161,12 @@ def _recipe(document: dict[str, Any], effort: Effort, scale: Scale | None) -> di
         "final_learning_rate_fraction": 0.05,
         "warmup_steps": 100,
     }
-    if items > FULL_SOFTMAX_ITEMS:
+    if large:
         defaults |= {"loss": "sampled_softmax", "negatives": SAMPLED_NEGATIVES, "negative_sampling": "popularity"}
     control = effort.control_epochs or effort.student_epochs
     trained = [filter_] if effort.teacher_epochs else []
     return {
-        "teachers": [{"name": "rules", "rules": {}}, *trained],
+        "teachers": trained if large else [{"name": "rules", "rules": {}}, *trained],
         "student": {
             "model": {"kind": "transformer", "block": "bsarec", "dim": width, "dropout": 0.1},
             "size": "auto" if automatic else "given",
@@ -164,10 +175,10 @@ def _recipe(document: dict[str, Any], effort: Effort, scale: Scale | None) -> di
             "control": {"dropout": 0.4, "train": {"epochs": control, "patience": control}},
         },
         "distillation": {
-            "targets": "sampled",
+            "targets": "hidden" if large else "sampled",
             "temperature": 1.0,
             "kl_weight": 4.0,
-            "weights": "validation_ndcg",
+            "weights": "given" if large else "validation_ndcg",
             "item_start": "teachers" if trained else "random",
         },
         # one worker with all cores: two workers would exchange the gradient of the item tables in every step

@@ -8,7 +8,7 @@ import yaml
 
 from kdlib.config.costs import Scale, cost_of
 from kdlib.config.load import load_config
-from kdlib.config.recipe import EFFORTS, applies, effort_for, recipe_cost, with_recipe
+from kdlib.config.recipe import EFFORTS, applies, effort_for, efforts_at, recipe_cost, with_recipe
 from kdlib.config.run import RunConfig
 from kdlib.errors import ConfigError
 
@@ -98,20 +98,27 @@ def test_only_a_catalogue_with_titles_is_read() -> None:
 
 
 def test_a_large_catalogue_is_sampled() -> None:
-    """Beyond 100,000 items no training step scores all items, and beyond 500,000 the teacher is narrower."""
+    """Beyond 100,000 items nothing scores all items but the lists, and beyond 500,000 the teacher is narrower."""
     large, huge = (recipe_of({}, Scale(10**6, items, 10**7)) for items in (200_000, 10**6))
     assert (large.training.defaults.loss, large.training.defaults.negatives) == ("sampled_softmax", 2048)
-    assert (large.teachers[1].model.dim, huge.teachers[1].model.dim) == (256, 128)
+    assert [(one.name, one.model.dim) for one in (*large.teachers, *huge.teachers)] == [
+        ("filter", 256),
+        ("filter", 128),
+    ]
+    assert large.distillation.targets == "hidden", "sampled targets would cost hours"
+    tight = recipe_of({"budget_minutes": 0.1}, Scale(10**6, 200_000, 10**7))
+    assert [teacher.model.dim for teacher in tight.teachers] == [64]
 
 
 def test_a_smaller_budget_never_gets_a_larger_effort() -> None:
     """Each effort costs less than the one before, and a budget gets the first effort that fits, or else the last."""
     for scale in (BEAUTY, GAMES, Scale(5_000, 3_000, 400_000), Scale(10**6, 10**6, 10**7)):
-        seconds = [recipe_cost(effort, SHOP, scale).seconds for effort in EFFORTS]
+        efforts = efforts_at(scale)
+        seconds = [recipe_cost(effort, SHOP, scale).seconds for effort in efforts]
         assert seconds == sorted(seconds, reverse=True)
-        for effort, cost in zip(EFFORTS, seconds, strict=True):
+        for effort, cost in zip(efforts, seconds, strict=True):
             assert effort_for(SHOP | {"budget_minutes": cost / 60 + 0.01}, scale) == effort
-        assert effort_for(SHOP | {"budget_minutes": 0.1}, scale) == EFFORTS[-1]
+        assert effort_for(SHOP | {"budget_minutes": 0.1}, scale) == efforts[-1]
     assert effort_for(SHOP | {"budget_minutes": 0.1}, None) == EFFORTS[0], "no data yet"
 
 
@@ -160,7 +167,7 @@ def test_the_size_of_the_data_reaches_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SHOP | {"ds": "2026-11-22"}))
     config = load_config(tmp_path / "run.yaml", scale_of=scale_of)
     assert asked[0].teachers[1].model.dim == 256
-    assert config.teachers[1].model.dim == 128
+    assert config.teachers[0].model.dim == 128
 
 
 def test_a_size_of_the_recipe_needs_the_recipe(tmp_path: Path) -> None:

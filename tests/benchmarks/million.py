@@ -1,0 +1,120 @@
+"""A night of a million users, and the night after it, on this machine → results/million.json, `night_1m_*` of speed_cpu.json.
+
+    python -m tests.benchmarks.million FOLDER
+
+Runs `distilrec nightly` with `cluster/runs/million.yaml` for its date, then for the next date. FOLDER must be empty and
+keeps all outputs, about 15 GB.
+
+A stage has its seconds beside those of the cost model of `cluster/SIZING.md`, where the model covers it. The memory is the
+sum of the proportional set sizes of all processes of the run, looked at every second.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+
+from jobs.benchmark.provenance import hardware, package_versions
+from kdlib.config.load import load_config
+from kdlib.config.run import RunConfig
+from kdlib.store import partitions
+from tests.benchmarks.night_watch import Use, megabytes_on_disk
+from tests.benchmarks.sizing import RESULTS as SIZING
+from tests.benchmarks.sizing import predict
+from tests.whole_nights import HOME, follow, start
+
+RESULTS = Path(__file__).parent / "results"
+CONFIG = HOME / "cluster" / "runs" / "million.yaml"
+
+
+def predicted(config: RunConfig, funnel: dict[str, Any]) -> dict[str, float]:
+    """Stage → seconds by the cost model on this machine's cores."""
+    constants, cores = json.loads(SIZING.read_text())["constants"], len(os.sched_getaffinity(0))
+    users, items = funnel["users"], funnel["items"]
+    steps = -(-users // config.training.resolve(config.student.train).batch_size)
+    positions = funnel["interactions"] - users
+
+    def trained(width: int) -> float:
+        """One epoch. The model counts windows of 19 positions."""
+        size = {"items": items, "windows": positions / steps / 19, "dim": width, "form": "negatives"}
+        return steps * predict(constants, "train.seconds", **size) / cores
+
+    return {
+        "build-features": predict(constants, "features.core_seconds", events=funnel["rows_read"]) / cores,
+        "train-teacher": trained(config.teachers[0].model.dim),
+        "distill": trained(config.student.model.dim),
+        "recommend": predict(constants, "recommend.seconds", form="dense", users=users, items=items) / cores,
+    }
+
+
+def run_night(folder: Path, ds: str) -> dict[str, Any]:
+    """Run one date; returns its seconds, memory, counts and quality."""
+    started = time.monotonic()
+    process = start(CONFIG, "--ds", ds, "--set", f"output_dir={folder}")
+    with Use(psutil.Process(process.pid)) as use:
+        printed = follow(process)
+    seconds = time.monotonic() - started
+    (folder / f"{ds}.txt").write_text(printed)
+    assert process.returncode == 0, printed
+    config = load_config(CONFIG, ds=ds, overrides=(f"output_dir={folder}",))
+    funnel = partitions.manifest_of(folder, "histories", ds).details["funnel"]
+    [line] = [line for line in printed.splitlines() if line.startswith("seconds ")]
+    stages = {name: float(value) for name, value in re.findall(r"([a-z-]+) (\d+)(?=,|;)", line)}
+    expected = predicted(config, funnel)
+    metrics = pq.read_table(partitions.current(folder, "metrics", ds)).to_pylist()
+    return {
+        "ds": ds,
+        "seconds": round(seconds, 1),
+        "peak_gigabytes": use.gigabytes,
+        "gigabytes_on_disk": round(megabytes_on_disk(folder) / 1000, 1),
+        "counts": {name: funnel[name] for name in ("rows_read", "kept", "users", "items", "interactions")},
+        "stages": {
+            name: {"seconds": value} | ({"predicted": round(expected[name], 1)} if name in expected else {})
+            for name, value in stages.items()
+        },
+        "ndcg@10": {row["model"]: round(row["value"], 5) for row in metrics if row["metric"] == "ndcg@10"},
+        "lists": partitions.manifest_of(folder, "recommendations", ds).rows,
+    }
+
+
+def main() -> int:
+    """Run both nights and write the results; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="empty, for the outputs")
+    folder = parser.parse_args().folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    assert not any(folder.iterdir()), f"{folder} must be empty"
+    config = load_config(CONFIG)
+    nights = [run_night(folder, (config.last_day + timedelta(days=number)).isoformat()) for number in range(2)]
+    about = {
+        "command": "python -m tests.benchmarks.million FOLDER",
+        "seed": config.seed,
+        "hardware": hardware(config),
+        "versions": package_versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    result = about | {"nights": nights}
+    (RESULTS / "million.json").write_text(json.dumps(result, indent=1) + "\n")
+    figures = {
+        "night_1m_users_seconds": nights[0]["seconds"],
+        "night_1m_peak_gb": max(night["peak_gigabytes"] for night in nights),
+        "night_1m_next_seconds": nights[1]["seconds"],
+    }
+    speed = json.loads((RESULTS / "speed_cpu.json").read_text())
+    speed["figures"] |= figures
+    speed["parts"]["million"] = {**about, "figures": list(figures), "rounds": 1}
+    (RESULTS / "speed_cpu.json").write_text(json.dumps(speed, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
