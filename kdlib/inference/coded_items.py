@@ -41,6 +41,14 @@ CHUNK = 1 << 16
 """Items that are scored at a time in order."""
 
 
+def broken_score(row: int) -> ModelError:
+    """The error for a score that is NaN or infinite."""
+    return ModelError(
+        f"a score is NaN or infinite in row {row} of the batch, so the model's weights or hidden states are broken. "
+        f"Train the model again, with a smaller learning rate if the error comes back"
+    )
+
+
 class CodedItems:
     """The item vectors of a model with codes, as a matrix [V, W] that is never built as a whole.
 
@@ -100,10 +108,7 @@ class CodedItems:
         of_parts = hidden_W.float().expand(count, part) if part == self._width else hidden_W.float().view(count, part)
         products = torch.einsum("msd,md->ms", self._tables_MSd, of_parts).numpy()
         if not np.isfinite(products).all():
-            raise ModelError(
-                f"a score is NaN or infinite in row {row} of the batch, so the model's weights or hidden states are broken. "
-                f"Train the model again, with a smaller learning rate if the error comes back"
-            )
+            raise broken_score(row)
         table = np.zeros((count + count % 2, MAX_SIZE), np.float32)
         table[:count, :size] = products
         return [(first[:, None] + second).ravel() for first, second in zip(table[0::2], table[1::2], strict=True)]

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdlib.errors import ModelError
-from kdlib.inference.coded_items import CodedItems
+from kdlib.inference.coded_items import CodedItems, broken_score
 
 GROUP = 32
 """Neighbouring items in a group; near √(V / k) for a catalogue of ten thousand items."""
@@ -164,10 +163,7 @@ def _best_keys(scores: Tensor, k: int, *, start: int, first_row: int) -> Tensor:
     best = groups.amax(dim=2)  # a maximum over a NaN is NaN, so no NaN is missed
     if bool((broken := ~(best < torch.inf)).any()):
         row = first_row + int(broken.any(dim=1).nonzero()[0, 0])
-        raise ModelError(
-            f"a score is NaN or infinite in row {row} of the batch, so the model's weights or hidden states are broken. "
-            f"Train the model again, with a smaller learning rate if the error comes back"
-        )
+        raise broken_score(row)
     number = torch.arange(num_groups, device=scores.device)
     if num_groups > k:
         chosen = _pack(best, number).topk(k, dim=1, sorted=False).indices
