@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping
-from itertools import chain
 
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -17,7 +16,6 @@ from jobs.runtime.train_worker import train_worker
 from kdlib.config.run import RunConfig
 from kdlib.errors import TrainingError
 from kdlib.search.index import product_texts
-from kdlib.search.other_languages import frequent_words
 from kdlib.search.student import STUDENT_FILE
 from kdlib.search.student_task import search_tasks
 from kdlib.search.tokenizer import known_words, students_tokenizer, words_file
@@ -46,8 +44,10 @@ def build(job: Job) -> Details:
     finished.mkdir(parents=True, exist_ok=True)
     queries = pq.read_table(targets, columns=["query"])["query"].to_pylist()
     texts = [*product_texts(products), *typed]
-    tokenizer, pieces = students_tokenizer(job.found, texts, queries, size=settings.vocabulary)
-    frequent = chain.from_iterable(frequent_words(language) for language in settings.languages)
+    # the teacher has no pieces for languages that it does not read
+    learnt = bool(settings.languages)
+    tokenizer, pieces = students_tokenizer(job.found, texts, queries, size=settings.vocabulary, learnt=learnt)
+    spoken = [query for query in queries if learnt and " " not in query]
     teacher = job.inputs["product_vectors"].manifest.details["teacher"]
     inputs = {table: job.versions[table] for table in ("search_targets", "product_vectors")}
     spec = SearchSpec(
@@ -57,7 +57,7 @@ def build(job: Job) -> Details:
         encoder=job.found,
         tokenizer=tokenizer,
         pieces=pieces,
-        words=list(dict.fromkeys([*known_words(words_file(job.found)), *frequent])),
+        words=list(dict.fromkeys([*known_words(words_file(job.found)), *spoken])),
         products=vectors,
         held_out=targets,
         export=str(finished),

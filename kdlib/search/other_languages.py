@@ -1,144 +1,148 @@
-"""Made-up queries in languages that the catalogue is not written in.
+"""Training queries in languages that the catalogue is not written in, made with bilingual dictionaries.
 
-The teacher reads many languages, so its vectors are a dictionary: the translation of a word is the word of the other language
-with the nearest vector. Two kinds of queries come from it:
-- The frequent words of the language.
-- Queries made from the catalogue, translated word by word. Some words have no translation and stay: brands, models, units.
+A query in another language gets the teacher's vector of what it means in the catalogue's language, so the teacher need not read
+the other language (as Reimers & Gurevych 2020, arXiv 2004.09813, with dictionaries in place of translated sentences). There are two
+kinds:
+- Words of the dictionary whose meaning consists of the catalogue's words.
+- Queries made from the catalogue, translated word by word. Brands, models and units have no translation and stay.
 
-A wrong or clumsy translation does little harm. The teacher gives each made-up query the vector of what the query says, and
-the student learns this vector.
-
-The words come from the package wordfreq (Speer 2022), which has lists for about 40 languages.
-
-Shapes: W words of the catalogue, O words of the other language, E text-vector width, N nearest words.
+The package wordfreq (Speer 2022) says which of several translations people use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from kdlib.data.queries import normalise_query
 from kdlib.errors import ConfigError, extra_hint
+from kdlib.search.dictionaries import check_dictionary, read_dictionary
 from kdlib.search.words import typed_words
 
 PACKAGE = "wordfreq"
-FREQUENT_WORDS = 20_000
-"""Words of each language that the student learns."""
-TRANSLATIONS = 2
+FREQUENT_WORDS = 40_000
+"""Most frequent words of a language that are told from rare ones."""
+TRANSLATIONS = 3
 """Words of the other language that a word of the catalogue may become."""
-NEIGHBOURS = 10
-"""Nearest words whose mean cosine says how crowded the place of a word is."""
-LEAST_NEARNESS = 0.25
-"""Least nearness of a word to its translation, see `translations`. Below it, most pairs are wrong, and brands have no other."""
-WORDS_AT_A_TIME = 1_000
 UNSPACED = ("zh", "ja")
 """Languages that are written without blanks between words."""
 
 
-def check_languages(languages: Sequence[str]) -> None:
-    """Check that there is a list of words for each language.
+def check_languages(languages: Mapping[str, str]) -> None:
+    """Check that there is a dictionary for each language.
 
     Args:
-      languages: codes as `zh`.
+      languages: code as `zh` → path of a dictionary.
 
     Raises:
-      ConfigError: the package wordfreq is not installed, or it lacks a language.
+      ConfigError: a dictionary is missing, or the package wordfreq is not installed.
     """
-    if not languages:
-        return
-    if find_spec(PACKAGE) is None:
+    for path in languages.values():
+        check_dictionary(Path(path))
+    if languages and find_spec(PACKAGE) is None:
         raise ConfigError(
             f"search.languages: the lists of words are not installed here: install {extra_hint('search-multilingual')}"
         )
-    from wordfreq import available_languages
-
-    known = available_languages()
-    if missing := [language for language in languages if language not in known]:
-        raise ConfigError(
-            f"search.languages: there is no list of words for {', '.join(missing)}. Use some of {', '.join(sorted(known))}"
-        )
 
 
-def frequent_words(language: str, *, limit: int = FREQUENT_WORDS) -> list[str]:
-    """The most frequent words of a language, as `normalise_query` gives them, without numbers and single letters a–z.
+class Meanings:
+    """What the words of another language mean in the catalogue's language.
 
     Args:
-      language: from `check_languages`.
-      limit: most words.
+      language: code as `zh`. A language that wordfreq lacks has translations in the order of the dictionary.
+      dictionary: path of a dictionary between the two languages, in either direction.
+      texts: titles and categories of the products.
     """
-    from wordfreq import top_n_list
 
-    # a list also has numbers and other forms of the same word
-    found = dict.fromkeys(normalise_query(word) for word in top_n_list(language, 2 * limit))
-    words = [word for word in found if any(sign.isalpha() for sign in word)]
-    return [word for word in words if len(word) > 1 or not word.isascii()][:limit]
+    def __init__(self, language: str, dictionary: str, texts: Sequence[str]) -> None:
+        self.language = language
+        places: dict[str, set[int]] = defaultdict(set)
+        for place, text in enumerate(texts):
+            for word in normalise_query(text).split():
+                places[word].add(place)
+        self._places = places
+        pairs = [(word, one) for word, meanings in read_dictionary(Path(dictionary)) for one in meanings]
+        ours = [[self._is_known(side) for side in pair] for pair in pairs]
+        left, right = (sum(known[side] for known in ours) for side in (0, 1))
+        of_catalogue = int(right >= left)  # the dictionary's side in the catalogue's language
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for pair, known in zip(pairs, ours, strict=True):
+            word, meaning = pair[1 - of_catalogue], pair[of_catalogue]
+            # several words of the catalogue are an explanation in its language
+            explains = known[1 - of_catalogue] and " " in word
+            says = all(any(sign.isalpha() for sign in side) for side in pair)
+            if known[of_catalogue] and word != meaning and says and not explains:
+                found[meaning][word] = None
+        rank = _ranks(language)
+        self._of_meaning = {
+            meaning: sorted(words, key=lambda word: rank.get(word, len(rank))) for meaning, words in found.items()
+        }
+        """Meaning → the words for it, the most frequent first."""
+
+    def _is_known(self, text: str) -> bool:
+        return all(word in self._places for word in text.split())
+
+    def _products(self, text: str) -> int:
+        """Number of products with all words of a text."""
+        return len(set.intersection(*(self._places[word] for word in text.split())))
+
+    def words(self, *, limit: int) -> dict[str, dict[str, int]]:
+        """Word of the language → each meaning with its number of products.
+
+        First come the words for what many products are. The second word for the same counts half, the third one a third.
+
+        Args:
+          limit: most words.
+        """
+        found: dict[str, dict[str, int]] = defaultdict(dict)
+        value: Counter[str] = Counter()
+        for meaning, words in self._of_meaning.items():
+            products = self._products(meaning)
+            for place, word in enumerate(words if products else ()):
+                found[word][meaning] = products
+                value[word] = max(value[word], products // (place + 1))
+        return {word: found[word] for word, _ in value.most_common(limit)}
+
+    def translations(self) -> dict[str, list[str]]:
+        """Word of the catalogue → its translations, at most `TRANSLATIONS`, the most frequent first."""
+        return {meaning: words[:TRANSLATIONS] for meaning, words in self._of_meaning.items() if " " not in meaning}
 
 
-def translations(
-    words: Sequence[str], vectors_WE: Tensor, others: Sequence[str], others_OE: Tensor
-) -> dict[str, list[str]]:
-    """Word of the catalogue → the nearest words of the other language, the nearest first. A word without a near word is left out.
+def _ranks(language: str) -> dict[str, int]:
+    """Frequent word → its place among the language's words; empty where wordfreq lacks the language."""
+    from wordfreq import available_languages, top_n_list
 
-    The nearness of two words is twice their cosine, minus the mean cosines of both to their `NEIGHBOURS` nearest words (CSLS,
-    Conneau et al. 2018). With the cosine alone, a few words would translate many.
-
-    Args:
-      words: of the catalogue.
-      vectors_WE: the teacher's vectors of these, float32 [words, E].
-      others: of the other language.
-      others_OE: the teacher's vectors of these, float32 [other words, E].
-    """
-    if not words or not others:
+    if language not in available_languages():
         return {}
-    # the mean of the vectors says mostly the language
-    vectors_WE, others_OE = (F.normalize(found - found.mean(0), dim=-1) for found in (vectors_WE, others_OE))
-    crowded_W, crowded_O = _crowded(vectors_WE, others_OE), _crowded(others_OE, vectors_WE)
-    found: dict[str, list[str]] = {}
-    for start in range(0, len(words), WORDS_AT_A_TIME):
-        part = slice(start, start + WORDS_AT_A_TIME)
-        near_WO = 2 * vectors_WE[part] @ others_OE.T - crowded_W[part, None] - crowded_O
-        best_WN = near_WO.topk(min(TRANSLATIONS, len(others)), dim=1)
-        for word, nearness, places in zip(words[part], best_WN.values.tolist(), best_WN.indices.tolist(), strict=True):
-            there = [others[int(place)] for near, place in zip(nearness, places, strict=True) if near > LEAST_NEARNESS]
-            if there:
-                found[word] = there
-    return found
-
-
-def _crowded(vectors_WE: Tensor, others_OE: Tensor) -> Tensor:
-    """The mean cosine of each word to its nearest words on the other side, float32 [words]."""
-    count = min(NEIGHBOURS, len(others_OE))
-    return torch.cat(
-        [(part @ others_OE.T).topk(count, dim=1).values.mean(1) for part in vectors_WE.split(WORDS_AT_A_TIME)]
-    )
+    words: Iterable[str] = map(normalise_query, top_n_list(language, FREQUENT_WORDS))
+    return {word: place for place, word in enumerate(dict.fromkeys(words))}
 
 
 def translated_queries(
     queries: Sequence[str], meanings: Mapping[str, Sequence[str]], *, language: str, limit: int, seed: int
-) -> list[str]:
-    """Distinct queries, translated word by word, in which at least one word has changed.
+) -> dict[str, str]:
+    """Queries, translated word by word, → what they were made from. At least one word of each has changed.
 
     In Chinese and Japanese, half of the queries have no blanks.
 
     Args:
       queries: made from the catalogue.
-      meanings: from `translations`. A word gets one of its translations at random.
+      meanings: from `Meanings.translations`. A word gets one of its translations at random.
       language: the code of the other language.
       limit: most queries.
       seed: of the choice of queries and translations.
     """
     generator = np.random.default_rng(seed)
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for place in generator.permutation(len(queries)):
         if len(found) >= limit:
             break
-        words = typed_words(queries[int(place)])
+        query = queries[int(place)]
+        words = typed_words(query)
         said = [str(generator.choice(meanings[word])) if word in meanings else word for word in words]
         if said != words:
             blank = "" if language in UNSPACED and generator.random() < 0.5 else " "
-            found[normalise_query(blank.join(said))] = None
-    return list(found)
+            found.setdefault(normalise_query(blank.join(said)), query)
+    return found

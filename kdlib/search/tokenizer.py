@@ -62,7 +62,7 @@ def known_words(file: Path) -> list[str]:
 
 
 def students_tokenizer(
-    encoder: str, texts: Sequence[str], queries: Sequence[str], *, size: int
+    encoder: str, texts: Sequence[str], queries: Sequence[str], *, size: int, learnt: bool = False
 ) -> tuple[str, list[int]]:
     """A tokenizer for the student of any teacher: a part of the teacher's, or else a learnt one.
 
@@ -71,12 +71,13 @@ def students_tokenizer(
       texts: of the products, and queries that users typed.
       queries: that the student learns from.
       size: most pieces.
+      learnt: learn the pieces in any case.
 
     Returns:
       The JSON of the tokenizer, and the teacher's id of each of its pieces; none if the tokenizer is learnt.
     """
     folder = hugging_face_folder(encoder)
-    if folder is None:
+    if folder is None or learnt:
         return learnt_tokenizer([*texts, *queries], size=size), []
     return smaller_tokenizer(folder / TOKENIZER, texts, size=size)
 

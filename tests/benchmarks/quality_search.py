@@ -138,7 +138,8 @@ def run(config: RunConfig, invocation: Invocation, *, rated_in: Path, command: l
     student, tokens, facts = load_student(student_folder)
     torch.manual_seed(config.seed)  # for the weights that do not come from the teacher
     untaught = QueryEncoder(**student.options)
-    if folder := hugging_face_folder(teacher):
+    folder = hugging_face_folder(teacher)
+    if folder and not product_search(config).languages:
         known_texts = [*product_texts(products), *typed_queries(made)]
         _, pieces = smaller_tokenizer(folder / TOKENIZER, known_texts, size=product_search(config).vocabulary)
         untaught.start_from(TextEncoder(folder).model.get_input_embeddings().weight.detach()[pieces])
