@@ -12,15 +12,15 @@ import pytest
 
 from jobs import encode_queries
 from kdlib.config.operations import SearchConfig
+from tests.search.dictd import write_dictionary
 
-MEANINGS = {"printer": "drucker", "mouse": "maus", "red": "rot"}
+GERMAN = {"Drucker": "printer", "Maus": "mouse", "rot": "red", "Vogel": "bird", "Tintenmaus": "mouse, red"}
 
 
 def _vector(text: str) -> np.ndarray:
-    """The same vector for a word and its translation, beside a number that says the language."""
-    spoken = {german: english for english, german in MEANINGS.items()}
-    seed = int.from_bytes(spoken.get(text, text).encode()[:8], "big")
-    return np.append(np.random.default_rng(seed).standard_normal(200), 30.0 * (text in spoken)).astype(np.float32)
+    """A vector of length 1 for each text."""
+    found = np.random.default_rng(int.from_bytes(text.encode()[:8], "big")).standard_normal(200)
+    return (found / np.linalg.norm(found)).astype(np.float32)
 
 
 @pytest.fixture
@@ -40,11 +40,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     monkeypatch.setattr(encode_queries, "read_products", lambda folder: products)
     monkeypatch.setattr(encode_queries, "words_file", lambda encoder: encoder)
     monkeypatch.setattr(encode_queries, "known_words", lambda file: ["ink"])
-    monkeypatch.setattr(encode_queries, "frequent_words", lambda language: [*MEANINGS.values(), "vogel", "haus"])
     return calls
 
 
-def _build(folder: Path, settings: SearchConfig) -> tuple[list[str], dict[str, Any]]:
+def _build(folder: Path, settings: SearchConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     job: Any = SimpleNamespace(
         config=SimpleNamespace(search=settings, seed=1, name="shop"),
         input=lambda name: folder,
@@ -53,26 +52,42 @@ def _build(folder: Path, settings: SearchConfig) -> tuple[list[str], dict[str, A
         output=folder,
         outputs={"search_targets": folder},
     )
-    details = encode_queries.build(job)
-    table = pq.read_table(folder / "part-00000.parquet")
-    assert all(np.array_equal(row["vector"], _vector(row["query"])) for row in table.to_pylist())
-    return table["query"].to_pylist(), details
+    details = encode_queries.build(job)["search_targets"]
+    rows = pq.read_table(folder / "part-00000.parquet").to_pylist()
+    assert len(rows) == sum(details.values())
+    return {row["query"]: np.array(row["vector"], np.float32) for row in rows}, details
 
 
-def test_queries_of_other_languages_follow_the_catalogues(tmp_path: Path, asked: list[tuple[str, list[str]]]) -> None:
-    """The student also gets the frequent words of each language, and queries that the teacher's vectors translate."""
-    queries, details = _build(tmp_path, SearchConfig(languages=("de",), catalogue_queries=40))
-    assert {"printer", "acme printer", "drucker", "vogel"} <= set(queries)
-    assert {"acme drucker", "norvik maus"} <= set(queries)
-    assert len(queries) == len(set(queries)) == details["search_targets"]["made_up"]
-    assert [table for table, _ in asked] == ["search_targets", "search_targets_translated"]
+def test_queries_of_other_languages_have_the_vector_of_what_they_mean(
+    tmp_path: Path, asked: list[tuple[str, list[str]]]
+) -> None:
+    """The student also gets words of the dictionary, and translated queries. The teacher reads none of them."""
+    pytest.importorskip("wordfreq")
+    dictionary = write_dictionary(tmp_path / "dictionary", "german", GERMAN)
+    found, details = _build(tmp_path, SearchConfig(languages={"de": str(dictionary)}, catalogue_queries=40))
+    for said, meant in (
+        ("drucker", "printer"),
+        ("maus", "mouse"),
+        ("acme drucker", "acme printer"),
+        ("norvik rot", "norvik red"),
+    ):
+        np.testing.assert_allclose(found[said], _vector(meant), atol=1e-6)
+    both = 2 * _vector("mouse") + 4 * _vector("red")  # two products are mice, and four are red
+    np.testing.assert_allclose(found["tintenmaus"], both / np.linalg.norm(both), atol=1e-6)
+    assert "vogel" not in found, "no product is a bird"
+    [(table, texts)] = asked
+    assert table == "search_targets"
+    assert not any("maus" in text or "drucker" in text for text in texts)
+    assert details["other_languages"] > 5
 
 
 def test_without_other_languages_there_are_the_catalogues_queries(
     tmp_path: Path, asked: list[tuple[str, list[str]]]
 ) -> None:
-    """Then the teacher is asked once, and no foreign word is learnt."""
-    queries, _ = _build(tmp_path, SearchConfig(catalogue_queries=40))
-    assert "printer" in queries
-    assert "drucker" not in queries
+    """Then no foreign word is learnt."""
+    found, details = _build(tmp_path, SearchConfig(catalogue_queries=40))
+    assert "printer" in found
+    np.testing.assert_array_equal(found["printer"], _vector("printer"))
+    assert "drucker" not in found
+    assert details["other_languages"] == 0
     assert [table for table, _ in asked] == ["search_targets"]

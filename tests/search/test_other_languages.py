@@ -1,38 +1,57 @@
 """Made-up queries in languages that the catalogue is not written in."""
 
+from pathlib import Path
+
 import pytest
-import torch
 
 from kdlib.errors import ConfigError
 from kdlib.search import other_languages
-from kdlib.search.other_languages import check_languages, frequent_words, translated_queries, translations
+from kdlib.search.other_languages import Meanings, check_languages, translated_queries
+from tests.search.dictd import write_dictionary
+
+TEXTS = ["Acme laser printer black", "Norvik mouse black", "Acme mouse pad", "Laptop bag 15 black"]
+GERMAN = {
+    "Drucker": "printer",
+    "Buchdrucker": "printer",
+    "Maus": "mouse, clicker",
+    "Mauspad": "mouse pad",
+    "schwarz": "black",
+    "Vogel": "bird",
+    "Laptop": "laptop",
+}
+ENGLISH = {
+    "printer": "Drucker, Buchdrucker",
+    "mouse": "Maus",
+    "mouse pad": "Mauspad",
+    "black": "schwarz",
+    "bird": "Vogel",
+    "laptop": "Laptop, laptop bag",
+}
 
 
-def _two_languages() -> tuple[list[str], torch.Tensor, list[str], torch.Tensor]:
-    """40 words and 40 words of another language. The first 30 pairs mean the same, and each language has a vector of its own."""
-    generator = torch.Generator().manual_seed(1)
-    words, others = torch.randn(40, 256, generator=generator), torch.randn(40, 256, generator=generator)
-    others[:30] = words[:30] + 0.3 * others[:30]
-    own = 20 * torch.randn(2, 256, generator=generator)
-    return [f"w{one}" for one in range(40)], words + own[0], [f"o{one}" for one in range(40)], others + own[1]
+@pytest.mark.parametrize("entries", [GERMAN, ENGLISH], ids=["into English", "from English"])
+def test_a_dictionary_counts_in_either_direction(tmp_path: Path, entries: dict[str, str]) -> None:
+    """Words mean what the catalogue's words say, the words of most products first. Other words and the same word are left out."""
+    pytest.importorskip("wordfreq")
+    meanings = Meanings("de", str(write_dictionary(tmp_path, "words", entries)), TEXTS)
+    words = meanings.words(limit=10)
+    assert words == {
+        "schwarz": {"black": 3},
+        "maus": {"mouse": 2},
+        "drucker": {"printer": 1},
+        "mauspad": {"mouse pad": 1},
+        "buchdrucker": {"printer": 1},
+    }
+    assert next(iter(words)) == "schwarz"
+    assert list(meanings.words(limit=1)) == ["schwarz"]
+    assert meanings.translations() == {"printer": ["drucker", "buchdrucker"], "mouse": ["maus"], "black": ["schwarz"]}
 
 
-def test_a_words_translation_is_the_nearest_word_of_the_other_language() -> None:
-    """What all words of a language share does not matter. A word that is near to nothing has no translation, as brands."""
-    words, vectors, others, of_others = _two_languages()
-    found = translations(words, vectors, others, of_others)
-    assert {word: meanings[0] for word, meanings in found.items()} == {f"w{one}": f"o{one}" for one in range(30)}
-    assert translations([], vectors[:0], others, of_others) == {}
-    assert translations(words, vectors, [], of_others[:0]) == {}
-
-
-def test_blocks_of_words_give_the_same_translations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words are compared in blocks, and the blocks change nothing."""
-    words, vectors, others, of_others = _two_languages()
-    whole = translations(words, vectors, others, of_others)
-    monkeypatch.setattr(other_languages, "WORDS_AT_A_TIME", 7)
-    assert len(whole) == 30
-    assert whole == translations(words, vectors, others, of_others)
+def test_a_language_without_a_list_of_words_keeps_the_dictionarys_order(tmp_path: Path) -> None:
+    """wordfreq knows about 40 languages."""
+    pytest.importorskip("wordfreq")
+    path = write_dictionary(tmp_path, "words", {"printer": "zzyzx, abba, third, fourth"})
+    assert Meanings("xx", str(path), ["printer"]).translations() == {"printer": ["zzyzx", "abba", "third"]}
 
 
 def test_a_query_is_translated_word_by_word() -> None:
@@ -40,7 +59,7 @@ def test_a_query_is_translated_word_by_word() -> None:
     queries = ["acme printer x200", "red mouse", "acme", "mouse red"]
     meanings = {"printer": ["drucker"], "mouse": ["maus", "mäuschen"], "red": ["rot"]}
     found = translated_queries(queries, meanings, language="de", limit=10, seed=1)
-    assert "acme drucker x200" in found
+    assert found["acme drucker x200"] == "acme printer x200"
     assert {tuple(query.split()) for query in found} <= {
         ("acme", "drucker", "x200"),
         *((color, animal) for color in ("rot",) for animal in ("maus", "mäuschen")),
@@ -61,25 +80,14 @@ def test_half_of_the_chinese_queries_have_no_blanks() -> None:
     assert all("无线" in query and "鼠标" in query for query in found)
 
 
-def test_frequent_words_are_words() -> None:
-    """Numbers and single ASCII letters are left out; single Chinese characters are words."""
+def test_a_missing_dictionary_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is a missing package. Without other languages nothing is needed."""
     pytest.importorskip("wordfreq")
-    chinese, german = frequent_words("zh", limit=3_000), frequent_words("de", limit=3_000)
-    assert len(chinese) == len(set(chinese)) == len(german) == 3_000
-    assert {"电脑", "手机", "去"} <= set(chinese)
-    assert {"computer", "kamera", "über"} <= set(german)
-    assert not any(word.isdigit() or (word.isascii() and len(word) == 1) for word in chinese + german)
-
-
-def test_unknown_languages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the language and the known ones, or the package to install. No language needs no package."""
-    pytest.importorskip("wordfreq")
-    check_languages(["zh", "de", "ko"])
-    with pytest.raises(
-        ConfigError, match=r"search\.languages: there is no list of words for xx, tlh\. Use some of ar, bg"
-    ):
-        check_languages(["zh", "xx", "tlh"])
+    path = str(write_dictionary(tmp_path, "words", GERMAN))
+    check_languages({"de": path})
+    with pytest.raises(ConfigError, match="there is no dictionary at /none"):
+        check_languages({"de": path, "zh": "/none"})
     monkeypatch.setattr(other_languages, "find_spec", lambda name: None)
-    check_languages([])
+    check_languages({})
     with pytest.raises(ConfigError, match="search-multilingual"):
-        check_languages(["zh"])
+        check_languages({"de": path})
