@@ -27,7 +27,7 @@ from jobs.runtime.stage import Stage
 if TYPE_CHECKING:
     from kdlib.config.run import RunConfig
 
-NO_EVENTS = "the run config has no events"
+_events_stage = partial(Stage, when=has_events, otherwise="the run config has no events")
 _search_stage = partial(Stage, when=has_search, otherwise="the run config has no section search")
 
 
@@ -48,13 +48,11 @@ STAGES: tuple[Stage, ...] = (
         when=lambda config: config.input.simulate is not None,
         otherwise="the run config reads events of its own (input.simulate is not set)",
     ),
-    Stage(
+    _events_stage(
         "build-features",
         "spark",
         "clean the clickstream and build sessions, histories and the item vocabulary",
         parts=parts.feature_parts,
-        when=has_events,
-        otherwise=NO_EVENTS,
     ),
     Stage(
         "build-side-features",
@@ -88,15 +86,13 @@ STAGES: tuple[Stage, ...] = (
         when=lambda config: config.search is not None and config.input.has_searches,
         otherwise="there is no section search, or no search log (input.searches, input.simulate.search_fraction)",
     ),
-    Stage(
+    _events_stage(
         "check-input",
         "local",
         "judge the input before anything is trained on it",
         needs=("histories",),
         acts=True,
         options=("force",),
-        when=has_events,
-        otherwise=NO_EVENTS,
     ),
     Stage(
         "train-text-encoder",
@@ -139,32 +135,26 @@ STAGES: tuple[Stage, ...] = (
         when=lambda config: is_offline(config) and config.student.model.codes is not None,
         otherwise="the student has no codes (student.model.codes)",
     ),
-    Stage(
+    _events_stage(
         "distill",
         "ray",
         "train the student from its teachers, and the control without them",
         parts=parts.student_parts,
         together=True,
-        when=has_events,
-        otherwise=NO_EVENTS,
     ),
-    Stage(
+    _events_stage(
         "evaluate",
         "ray",
         "measure all models and baselines on the test users",
         parts=parts.evaluation_parts,
-        when=has_events,
-        otherwise=NO_EVENTS,
     ),
-    Stage(
+    _events_stage(
         "check-gates",
         "local",
         "judge input and models before the run is promoted",
         needs=("histories", "metrics"),
         acts=True,
         options=("force",),
-        when=has_events,
-        otherwise=NO_EVENTS,
     ),
     Stage(
         "refit",
@@ -174,15 +164,13 @@ STAGES: tuple[Stage, ...] = (
         when=lambda config: config.input.has_events and config.student.refit,
         otherwise="the judged student makes the lists (student.refit is not set)",
     ),
-    Stage(
+    _events_stage(
         "recommend",
         "ray",
         "write each user's top-k",
         needs=lambda config: (*FEATURES, served_student(config), *policy_features(config)),
         makes=("recommendations",),
         settings=("recommend", "-recommend.lists", "-recommend.long_form", "experiment", "features.time_zone"),
-        when=has_events,
-        otherwise=NO_EVENTS,
     ),
     Stage(
         "recommend-lists",
@@ -290,7 +278,7 @@ STAGES: tuple[Stage, ...] = (
         acts=True,
         options=("reason",),
     ),
-    Stage(
+    _events_stage(
         "report",
         "local",
         "write the run's report, one HTML page",
@@ -298,8 +286,6 @@ STAGES: tuple[Stage, ...] = (
         optional=True,
         makes=("reports",),
         settings=("name", "evaluation.k", "input.events.format"),
-        when=has_events,
-        otherwise=NO_EVENTS,
         last=True,
     ),
 )

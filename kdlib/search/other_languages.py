@@ -1,8 +1,7 @@
 """Training queries in languages that the catalogue is not written in, made with bilingual dictionaries.
 
-A query in another language gets the teacher's vector of what it means in the catalogue's language, so the teacher need not read
-the other language (as Reimers & Gurevych 2020, arXiv 2004.09813, with dictionaries in place of translated sentences). There are two
-kinds:
+A query in another language gets the teacher's vector of what it means in the catalogue's language. So the teacher need not
+read the other language (Reimers & Gurevych 2020, arXiv 2004.09813, with translated sentences). There are two kinds:
 - Words of the dictionary whose meaning consists of the catalogue's words.
 - Queries made from the catalogue, translated word by word. Brands, models and units have no translation and stay.
 
