@@ -119,7 +119,7 @@ def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(HOME / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     file = copy / "jobs" / "pipeline.py"
     text = file.read_text()
-    place = re.search(r'    Stage\(\n        "build-features"', text)
+    place = re.search(r'    _events_stage\(\n        "build-features"', text)
     assert place
     file.write_text(text[: place.start()] + TOY + text[place.start() :])
     (copy / "jobs" / "paint_shop.py").write_text(MODULE)
