@@ -212,7 +212,7 @@ STAGES: tuple[Stage, ...] = (
         "encode typed and made-up queries with the search teacher",
         needs=lambda config: ("products", *logged_queries(config), *search_teacher(config)),
         makes=("search_targets",),
-        settings=("search.text", "search.catalogue_queries", "search.languages", "seed"),
+        settings=("search.text", "search.catalogue_queries", "seed"),
     ),
     _search_stage(
         "train-search",
@@ -228,7 +228,6 @@ STAGES: tuple[Stage, ...] = (
         makes=(SEARCH_STUDENT,),
         settings=(
             *TRAINING,
-            "search.languages",
             "search.student",
             "search.width",
             "search.vocabulary",

@@ -19,6 +19,7 @@ from kdlib.search.index import product_texts
 from kdlib.search.student import STUDENT_FILE
 from kdlib.search.student_task import search_tasks
 from kdlib.search.tokenizer import known_words, students_tokenizer, words_file
+from kdlib.search.words import typed_words
 from kdlib.store import partitions
 from kdlib.training.specs import SearchSpec
 
@@ -27,7 +28,7 @@ LEARNT_WITH = {"student", "width", "vocabulary", "misspelt_fraction", "epochs", 
 
 
 def find(config: RunConfig, part: Part, inputs: Mapping[str, Input]) -> Found:
-    """The search teacher. The student starts from its sub-word vectors, if it has any."""
+    """The search teacher. The student starts from its sub-word vectors, if it has any and there are no foreign queries."""
     return search_teacher(config, inputs)
 
 
@@ -42,12 +43,12 @@ def build(job: Job) -> Details:
     name = f"{config.name}.search_student.ds={config.day}.{job.fingerprint}"
     finished = config.root / partitions.CHECKPOINTS / f"{name}.models"
     finished.mkdir(parents=True, exist_ok=True)
-    queries = pq.read_table(targets, columns=["query"])["query"].to_pylist()
+    learnt = pq.read_table(targets, columns=["query", "foreign"])
+    queries, foreign = learnt["query"].to_pylist(), learnt.filter(learnt["foreign"])["query"].to_pylist()
     texts = [*product_texts(products), *typed]
     # the teacher has no pieces for languages that it does not read
-    learnt = bool(settings.languages)
-    tokenizer, pieces = students_tokenizer(job.found, texts, queries, size=settings.vocabulary, learnt=learnt)
-    spoken = [query for query in queries if learnt and " " not in query]
+    tokenizer, pieces = students_tokenizer(job.found, texts, queries, size=settings.vocabulary, learnt=bool(foreign))
+    spoken = (word for query in foreign for word in typed_words(query))
     teacher = job.inputs["product_vectors"].manifest.details["teacher"]
     inputs = {table: job.versions[table] for table in ("search_targets", "product_vectors")}
     spec = SearchSpec(

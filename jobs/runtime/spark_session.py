@@ -26,7 +26,7 @@ from kdlib.store import partitions
 OLDEST_JAVA = 17
 """The oldest Java that Spark 4 runs on."""
 
-COMPILED = "-XX:-DontCompileHugeMethods"
+COMPILE_LARGE_METHODS = "-XX:-DontCompileHugeMethods"
 """Spark makes one Java method of many steps. Java never compiles a method of more than 8,000 bytes, and the one that judges
 events is larger."""
 
@@ -105,7 +105,7 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
         "spark.sql.shuffle.partitions": str(config.spark.shuffle_partitions),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.executor.extraJavaOptions": COMPILED,
+        "spark.executor.extraJavaOptions": COMPILE_LARGE_METHODS,
         **TABLE_SETTINGS,
     }
     master = config.spark.master
@@ -118,7 +118,7 @@ def start_spark(config: RunConfig, log: Path) -> SparkSession:
                 "spark.driver.bindAddress": "127.0.0.1",
                 "spark.driver.host": "127.0.0.1",
                 # Java's default collector has short pauses and less throughput; a batch job needs the throughput
-                "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {COMPILED}",
+                "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {COMPILE_LARGE_METHODS}",
             }
     builder = SparkSession.builder.appName(f"distilrec {config.name}")
     for key, value in {**settings, **config.spark.conf}.items():

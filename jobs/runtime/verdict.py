@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from jobs.runtime.input_content import check_files
 from jobs.runtime.inputs import NightInput, read_input
 from jobs.runtime.pseudonym_key import checked_key
-from jobs.runtime.spark_session import COMPILED, running_spark
+from jobs.runtime.spark_session import COMPILE_LARGE_METHODS, running_spark
 from kdlib.config.data import DAY, CatalogueConfig
 from kdlib.config.run import RunConfig
 from kdlib.errors import DistilrecError, InputError
@@ -102,7 +102,7 @@ def judge(config: RunConfig, folder: Path, log: Path, *, rows: int) -> Verdict:
 def on_this_machine(config: RunConfig) -> RunConfig:
     """The run config with a local Spark, which reads the sample on this machine's disk."""
     # Java's second compiler costs more time than it saves on a sample
-    java = {"spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -XX:TieredStopAtLevel=1 {COMPILED}"}
+    java = {"spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -XX:TieredStopAtLevel=1 {COMPILE_LARGE_METHODS}"}
     local = {"master": "local[*]", "shuffle_partitions": PARTITIONS, "conf": java | config.spark.conf}
     return config.model_copy(update={"spark": config.spark.model_copy(update=local)})
 

@@ -59,7 +59,7 @@ def cost_of(
     *,
     refit: bool = False,
     scored_items: int,
-    sampled_targets: bool = True,
+    sampled_targets: bool,
     titles: bool,
     test_users: int,
     cores: int,
@@ -79,7 +79,9 @@ def cost_of(
       cores: of the worker that trains.
     """
     faster = min(cores, MOST_CORES) / 2
-    judged = min(scale.users, test_users) * (BASELINES + RULES + len(teachers) + bool(teachers) + len(students))
+    rules = RULES if sampled_targets else 0
+    together = rules + len(teachers) > 1  # what several teachers predict together is judged too
+    judged = min(scale.users, test_users) * (BASELINES + rules + len(teachers) + together + len(students))
     if sampled_targets:
         targets = scale.interactions * scale.items * (RULES + len(teachers)) * TARGET_SECONDS / faster
     else:  # a forward pass takes a third of a step

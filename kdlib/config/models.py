@@ -266,8 +266,8 @@ class DistillationConfig(Section):
     """What is cached at a training position.
 
     `hidden`: each teacher's hidden state, from which training computes the teacher's whole distribution. With the student's
-    `train.loss: sampled_softmax` it computes the part over the negatives of a step, and no step scores all items: use both
-    for catalogues of 100,000 items and more.
+    `train.loss: sampled_softmax` it computes the part over the negatives of a step, and no step scores all items (mode
+    offline): use both for catalogues of 100,000 items and more.
 
     `sampled`: items sampled from what all teachers predict together at `temperature`. They take `4 · samples + 4` bytes. A
     training step takes no longer than without teachers, however many teachers there are. To sample, `cache-teacher` scores all items

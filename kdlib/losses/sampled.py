@@ -51,6 +51,7 @@ def sampled_ranking(
     item_weights_V: Tensor | None = None,
     num_items: int | None = None,
     weights_T: Tensor | None = None,
+    among: Scored | None = None,
 ) -> LossSums:
     """`kdlib.losses.ranking.sampled_softmax`, summed over positions. It reads only the rows of targets and negatives.
 
@@ -61,11 +62,12 @@ def sampled_ranking(
       item_weights_V: the weights that the negatives were sampled by. None: uniformly.
       num_items: of how many items the negatives were sampled uniformly. None: of all.
       weights_T: float32, the weight of each position. None: all are 1.
+      among: `on_items(student, negatives_N)`, where it is there already.
 
     Returns:
       Sums, with the loss in `ce` and 0 in `kl`. `correct` counts the targets that no negative outscores.
     """
-    scores_TN = _shared_scores(student, negatives_N)
+    scores_TN = (among or on_items(student, negatives_N)).logits()
     return _ranking(student, targets_T, negatives_N, scores_TN, item_weights_V, num_items, weights_T)
 
 
@@ -101,6 +103,7 @@ def sampled_divergence(
     num_items: int | None = None,
     weights_T: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    among: Scored | None = None,
 ) -> Tensor:
     """The divergence from the teachers over sampled items, which stand for the catalogue; summed over positions.
 
@@ -117,18 +120,18 @@ def sampled_divergence(
       num_items: of how many items they were sampled uniformly. None: of all.
       weights_T: float32, the weight of each position. None: all are 1.
       dtype: of the matrix products.
+      among: `on_items(student, negatives_N)`, where it is there already.
     """
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
     offset_N = counts_N.to(student.weight_VW) * teachers.temperature  # logits are divided by the temperature later
 
-    def on_items(scored: Scored) -> Scored:
-        bias_N = -offset_N if scored.bias_V is None else scored.bias_V[negatives_N] - offset_N
-        return Scored(scored.hidden_TW, scored.weight_VW[negatives_N], bias_N)
+    def corrected(scored: Scored) -> Scored:
+        return scored._replace(bias_V=-offset_N if scored.bias_V is None else scored.bias_V - offset_N)
 
-    targets_T = negatives_N.new_zeros(len(student.hidden_TW))  # not read: the cross-entropy is left out
-    taught = teachers._replace(scored=on_items(teachers.scored), kl_weight=1.0)
+    targets_T = negatives_N.new_zeros(len(student.hidden_TW))  # only for `correct`, which is thrown away
+    taught = teachers._replace(scored=corrected(on_items(teachers.scored, negatives_N)), kl_weight=1.0)
     return chunked(
-        on_items(student),
+        corrected(among or on_items(student, negatives_N)),
         targets_T,
         taught,
         divergence=divergence,
@@ -164,7 +167,7 @@ def sampled_softmax_and_sampled_kl(
     Returns:
       Sums, with `correct` as in `sampled_ranking`.
     """
-    negative_TN = _shared_scores(student, negatives_N)
+    negative_TN = on_items(student, negatives_N).logits()
     data = _ranking(student, targets_T, negatives_N, negative_TN, item_weights_V, None, weights_T)
     temperature, items_TS = draws.temperature, draws.items_TS.long()
     num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
@@ -187,10 +190,10 @@ def sampled_softmax_and_sampled_kl(
     return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)
 
 
-def _shared_scores(student: Scored, items_N: Tensor) -> Tensor:
-    """Scores of all positions against the same items, [T, N]."""
-    bias_V = student.bias_V
-    return F.linear(student.hidden_TW, student.weight_VW[items_N], None if bias_V is None else bias_V[items_N])
+def on_items(scored: Scored, items_N: Tensor) -> Scored:
+    """What predicts, for these items alone. Gradients reach its whole matrix and bias."""
+    bias_N = None if scored.bias_V is None else scored.bias_V[items_N]
+    return Scored(scored.hidden_TW, scored.weight_VW[items_N], bias_N)
 
 
 class _OwnScores(torch.autograd.Function):

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import re
 import string
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +19,20 @@ from kdlib.errors import ConfigError
 MOST_WORDS = 4
 """Most words of a meaning. Longer ones explain, and nobody types them."""
 _DIGITS = {sign: number for number, sign in enumerate(string.ascii_uppercase + string.ascii_lowercase + "0123456789+/")}
-_ASIDE = re.compile(
-    r"\([^)]*\)|\[[^\]]*\]|<[^>]*>|\{[^}]*\}|/[^/]*/|(?:^|\s)\d+\.(?=\s|$)|\b(?:to|a|an|the)\s+(?=\w)|\bsb\b|\bsth\b"
-)
-"""What stands beside a meaning: grammar, pronunciation, fields of use, numbers, articles."""
+_ASIDE = re.compile(r"\([^)]*\)|\[[^\]]*\]|<[^>]*>|\{[^}]*\}|(?:^|\s)/[^/]*/|(?:^|\s)\d+\.(?=\s|$)")
+"""What stands beside a meaning: grammar, pronunciation, fields of use, numbers of meanings."""
 _NO_MEANING = re.compile(
-    r'^\s*(?:[A-Z][a-z]+: |see:|see also|syn|variant of|abbr|"|-|CL:)|^\s{3}|^.*\.\s*$', re.IGNORECASE
+    r"""
+    \s{3}                                                       # a line below a meaning
+    | \s*["-]                                                   # an example
+    | \s*(?:cl|note|see|see\ also|synonyms?|antonyms?):         # labels
+    | \s*(?:abbr\.|(?:variant\ of|abbreviation\ of|see\ also)\b)
+    | .*(?<!\d)\.\s*$                                          # a sentence
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
-"""A line that is no meaning: synonyms, examples, references, sentences."""
-_END_OF_WORD = re.compile(r"\s*[/<\[(]|\s{2}")
+"""A line that is no meaning."""
+_END_OF_WORD = re.compile(r"\s+[/<\[(]|\s{2}")
 
 
 def check_dictionary(path: Path) -> None:
@@ -39,12 +45,15 @@ def check_dictionary(path: Path) -> None:
 
 
 def dictionary_version(path: Path) -> str:
-    """A hash of the dictionary's entries. Raises: as `check_dictionary`."""
+    """A hash of both files. Raises: as `check_dictionary`."""
     check_dictionary(path)
-    found = _entries_file(path)
-    assert found
-    with found.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    entries = _entries_file(path)
+    assert entries
+    found = hashlib.sha256()
+    for one in (path, entries):
+        with one.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
 
 
 def read_dictionary(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -69,10 +78,10 @@ def read_dictionary(path: Path) -> Iterator[tuple[str, list[str]]]:
             meanings = list(
                 dict.fromkeys(one for line in lines if not _NO_MEANING.match(line) for one in _meanings(line))
             )
-            for form in re.split(r"[|,]", _END_OF_WORD.split(word)[0]):
+            for form in re.split(r"[|]|,\s", _END_OF_WORD.split(word)[0]):
                 if meanings and (said := normalise_query(form)) and not said.startswith("00"):
                     yield said, meanings
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         raise ConfigError(f"{path} is no dictionary in dictd's format: {type(error).__name__}: {error}") from None
 
 

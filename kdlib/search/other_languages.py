@@ -8,6 +8,7 @@ read the other language (Reimers & Gurevych 2020, arXiv 2004.09813, with transla
 The package wordfreq (Speer 2022) says which of several translations people use.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -22,9 +23,12 @@ from kdlib.search.words import typed_words
 
 PACKAGE = "wordfreq"
 FREQUENT_WORDS = 40_000
-"""Most frequent words of a language that are told from rare ones."""
+"""Words of a language whose frequency is read."""
 TRANSLATIONS = 3
 """Words of the other language that a word of the catalogue may become."""
+_CODE = re.compile("[a-z]{2}")
+_ARTICLE = re.compile(r"^(?:to|an?|the)\s+|\s+(?:sb|sth)$")
+"""What an English dictionary writes beside a word."""
 UNSPACED = ("zh", "ja")
 """Languages that are written without blanks between words."""
 
@@ -36,9 +40,13 @@ def check_languages(languages: Mapping[str, str]) -> None:
       languages: code as `zh` → path of a dictionary.
 
     Raises:
-      ConfigError: a dictionary is missing, or the package wordfreq is not installed.
+      ConfigError: a code is wrong, a dictionary is missing, or the package wordfreq is not installed.
     """
-    for path in languages.values():
+    for language, path in languages.items():
+        if not _CODE.fullmatch(language):
+            raise ConfigError(
+                f"search.languages has {language!r}: expected a code of two letters (ISO 639-1), de for German"
+            )
         check_dictionary(Path(path))
     if languages and find_spec(PACKAGE) is None:
         raise ConfigError(
@@ -46,34 +54,47 @@ def check_languages(languages: Mapping[str, str]) -> None:
         )
 
 
+def products_of_words(texts: Sequence[str]) -> dict[str, set[int]]:
+    """Word → the places of the texts that have it."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for place, text in enumerate(texts):
+        for word in normalise_query(text).split():
+            found[word].add(place)
+    return dict(found)
+
+
 class Meanings:
     """What the words of another language mean in the catalogue's language.
 
     Args:
-      language: code as `zh`. A language that wordfreq lacks has translations in the order of the dictionary.
+      language: a code of `check_languages`. A language that wordfreq lacks has translations in the order of the dictionary.
       dictionary: path of a dictionary between the two languages, in either direction.
-      texts: titles and categories of the products.
+      products: from `products_of_words`, of titles and categories.
+
+    Raises:
+      ConfigError: there is no dictionary, or no word of it means what the catalogue's words say.
     """
 
-    def __init__(self, language: str, dictionary: str, texts: Sequence[str]) -> None:
-        self.language = language
-        places: dict[str, set[int]] = defaultdict(set)
-        for place, text in enumerate(texts):
-            for word in normalise_query(text).split():
-                places[word].add(place)
-        self._places = places
+    def __init__(self, language: str, dictionary: str, products: Mapping[str, set[int]]) -> None:
+        self.language, self._places = language, products
         pairs = [(word, one) for word, meanings in read_dictionary(Path(dictionary)) for one in meanings]
-        ours = [[self._is_known(side) for side in pair] for pair in pairs]
+        plain = [tuple(_ARTICLE.sub("", side) for side in pair) for pair in pairs]
+        ours = [[self._is_known(side) for side in pair] for pair in plain]
         left, right = (sum(known[side] for known in ours) for side in (0, 1))
-        of_catalogue = int(right >= left)  # the dictionary's side in the catalogue's language
+        here = int(right >= left)  # the dictionary's side in the catalogue's language
         found: dict[str, dict[str, None]] = defaultdict(dict)
-        for pair, known in zip(pairs, ours, strict=True):
-            word, meaning = pair[1 - of_catalogue], pair[of_catalogue]
+        for pair, bare, known in zip(pairs, plain, ours, strict=True):
+            word, meaning = pair[1 - here], bare[here]
             # several words of the catalogue are an explanation in its language
-            explains = known[1 - of_catalogue] and " " in word
+            explains = known[1 - here] and " " in word
             says = all(any(sign.isalpha() for sign in side) for side in pair)
-            if known[of_catalogue] and word != meaning and says and not explains:
+            if known[here] and word != meaning and says and not explains:
                 found[meaning][word] = None
+        if not found:
+            raise ConfigError(
+                f"search.languages.{language}: the dictionary {dictionary} has no word for what the catalogue's words say. Give a"
+                f" dictionary between {language} and the catalogue's language"
+            )
         rank = _ranks(language)
         self._of_meaning = {
             meaning: sorted(words, key=lambda word: rank.get(word, len(rank))) for meaning, words in found.items()
@@ -90,7 +111,7 @@ class Meanings:
     def words(self, *, limit: int) -> dict[str, dict[str, int]]:
         """Word of the language → each meaning with its number of products.
 
-        First come the words for what many products are. The second word for the same counts half, the third one a third.
+        The words with most products come first. A meaning's second word counts half, its third word a third.
 
         Args:
           limit: most words.

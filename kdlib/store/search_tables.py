@@ -77,10 +77,11 @@ SEARCH_TARGETS = Table(
     key=("query",),
     schema=schema_of(
         query=pa.string(),
-        vector=pa.list_(pa.float32()),  # The search teacher's, of length 1.
+        vector=pa.list_(pa.float32()),  # The search teacher's, of length 1; of a foreign query, that of what it means.
+        foreign=pa.bool_(),  # In a language of `search.languages`.
     ),
 )
-"""The search student's training data: queries that users typed, and queries made of the catalogue's words."""
+"""The search student's training data: queries that users typed, queries made of the catalogue's words, and foreign ones."""
 
 SEARCH_RANKINGS = Table(
     "search_rankings",

@@ -16,6 +16,7 @@ from kdlib.losses.dispatch import cross_entropy_and_kl, cross_entropy_and_sample
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
 from kdlib.losses.sampled import (
     draw_negatives,
+    on_items,
     sampled_divergence,
     sampled_ranking,
     sampled_softmax_and_sampled_kl,
@@ -87,10 +88,10 @@ class NextItemTraining(nn.Module):
       kl_weight: λ.
       temperature: T.
       dtype: of the logits and their gradients, see `cross_entropy_and_kl`, and of the text vectors that are projected.
-      ranking: the sampled softmax as the student's loss on the data. None: the cross-entropy over all items. A teacher that
-        is trained too always has the cross-entropy.
-      divergence: how the student follows the teachers. All but the KL take longer, see `kdlib.losses.chunked`. Sampled
-        targets have the KL only.
+      ranking: the sampled softmax as the student's loss on the data. The divergence then runs over its negatives. None: the
+        cross-entropy over all items. A teacher that is trained too always has the cross-entropy.
+      divergence: how the student follows the teachers. Without `ranking`, all but the KL take longer, see
+        `kdlib.losses.chunked`. Sampled targets have the KL only.
       hidden_weight: weight of `1 − cos(projected student state, teacher's state)`, mean over the teachers. 0 leaves it out.
         The projection is a parameter of this module: it is trained and checkpointed, but not exported with the student.
     """
@@ -219,11 +220,12 @@ class NextItemTraining(nn.Module):
         """The sampled softmax, and the divergence from the teachers over the same negatives."""
         negatives_N, num_items = self._negatives(student), self._num_drawn_from(student)
         sampling = {"item_weights_V": ranking.item_weights_V, "num_items": num_items, "weights_T": weights_T}
-        data = sampled_ranking(student, targets_T, negatives_N, **sampling)
+        among = on_items(student, negatives_N)
+        data = sampled_ranking(student, targets_T, negatives_N, among=among, **sampling)
         if teachers is None:
             return data
         apart = sampled_divergence(
-            student, negatives_N, teachers, divergence=self.divergence, dtype=self.dtype, **sampling
+            student, negatives_N, teachers, divergence=self.divergence, dtype=self.dtype, among=among, **sampling
         )
         return LossSums(data.total + teachers.kl_weight * apart, data.ce, apart.detach(), data.correct)
 

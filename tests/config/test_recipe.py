@@ -98,7 +98,7 @@ def test_only_a_catalogue_with_titles_is_read() -> None:
 
 
 def test_a_large_catalogue_is_sampled() -> None:
-    """Beyond 100,000 items nothing scores all items but the lists, and beyond 500,000 the teacher is narrower."""
+    """Beyond 100,000 items neither training nor the targets score all items, and beyond 500,000 the teacher is narrower."""
     large, huge = (recipe_of({}, Scale(10**6, items, 10**7)) for items in (200_000, 10**6))
     assert (large.training.defaults.loss, large.training.defaults.negatives) == ("sampled_softmax", 2048)
     assert [(one.name, one.model.dim) for one in (*large.teachers, *huge.teachers)] == [
@@ -151,8 +151,8 @@ def test_costs_are_near_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> No
         cost = recipe_cost(EFFORTS[0], SHOP, scale)
         assert cost.teachers == pytest.approx(teacher, rel=0.25)
         assert cost.students == pytest.approx(students, rel=0.25)
-    one = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, titles=False, test_users=1, cores=8)
-    two = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, titles=False, test_users=1, cores=2)
+    one = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, sampled_targets=True, titles=False, test_users=1, cores=8)
+    two = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, sampled_targets=True, titles=False, test_users=1, cores=2)
     assert one.students == pytest.approx(two.students / 4)
 
 

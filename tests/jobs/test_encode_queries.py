@@ -59,12 +59,18 @@ def _build(folder: Path, settings: SearchConfig) -> tuple[dict[str, np.ndarray],
 
 
 def test_queries_of_other_languages_have_the_vector_of_what_they_mean(
-    tmp_path: Path, asked: list[tuple[str, list[str]]]
+    tmp_path: Path, asked: list[tuple[str, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The student also gets words of the dictionary, and translated queries. The teacher reads none of them."""
     pytest.importorskip("wordfreq")
     dictionary = write_dictionary(tmp_path / "dictionary", "german", GERMAN)
+    monkeypatch.setattr(encode_queries, "typed_queries", lambda inputs: ["drucker", "red mouse", "prnter"])
     found, details = _build(tmp_path, SearchConfig(languages={"de": str(dictionary)}, catalogue_queries=40))
+    assert details["typed"] == 2, "a typed word of the language has its meaning, too"
+    rows = pq.read_table(tmp_path / "part-00000.parquet").to_pylist()
+    foreign = {row["query"]: row["foreign"] for row in rows}
+    assert foreign["drucker"]
+    assert not any(foreign[query] for query in ("prnter", "red mouse", "acme printer", "ink"))
     for said, meant in (
         ("drucker", "printer"),
         ("maus", "mouse"),
@@ -78,7 +84,7 @@ def test_queries_of_other_languages_have_the_vector_of_what_they_mean(
     [(table, texts)] = asked
     assert table == "search_targets"
     assert not any("maus" in text or "drucker" in text for text in texts)
-    assert details["other_languages"] > 5
+    assert details["foreign"] > 5
 
 
 def test_without_other_languages_there_are_the_catalogues_queries(
@@ -89,5 +95,5 @@ def test_without_other_languages_there_are_the_catalogues_queries(
     assert "printer" in found
     np.testing.assert_array_equal(found["printer"], _vector("printer"))
     assert "drucker" not in found
-    assert details["other_languages"] == 0
+    assert details["foreign"] == 0
     assert [table for table, _ in asked] == ["search_targets"]

@@ -15,7 +15,8 @@ GERMAN = {
 }
 ENGLISH = {
     "laptop //ˈlæp.tɑp// //ˈlæp.tɒp// <n>": "1. ordenador portátil, portátil\n(computing) A laptop computer.",
-    "black": "negro, negra 2. oscuro",
+    "black": "negro, negra 2.\nAbsorbing all light.",
+    "24/7, A/C": "synthetic\ndetails: many\nabbr. for something\nnegro a rayas",
 }
 
 
@@ -26,9 +27,14 @@ def test_words_and_their_meanings_are_read(tmp_path: Path, compressed: bool) -> 
         name: dict(read_dictionary(write_dictionary(tmp_path, name, entries, compressed=compressed)))
         for name, entries in (("zh", CHINESE), ("de", GERMAN), ("en", ENGLISH))
     }
-    assert read["zh"] == {"打印機": ["printer"], "打印机": ["printer"], "包": ["wrap", "bag", "package"]}
+    assert read["zh"] == {"打印機": ["printer"], "打印机": ["printer"], "包": ["to wrap", "bag", "package"]}
     assert read["de"] == {"drucker": ["print worker", "printer"], "maus": ["mouse"]}
-    assert read["en"] == {"laptop": ["ordenador portátil", "portátil"], "black": ["negro", "negra oscuro"]}
+    assert read["en"] == {
+        "laptop": ["ordenador portátil", "portátil"],
+        "black": ["negro", "negra"],
+        "24/7": (more := ["synthetic", "details: many", "negro a rayas"]),
+        "a/c": more,
+    }
 
 
 def test_the_version_is_that_of_the_entries(tmp_path: Path) -> None:
@@ -49,6 +55,11 @@ def test_what_is_no_dictionary_is_named(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(ConfigError, match=r"zh\.index is no dictionary in dictd's format"):
             list(read_dictionary(path))
+    write_dictionary(tmp_path, "zh", CHINESE)
+    whole = path.with_suffix(".dict.dz").read_bytes()
+    path.with_suffix(".dict.dz").write_bytes(whole[:30] + b"\xff\xff\xff" + whole[33:])
+    with pytest.raises(ConfigError, match=r"zh\.index is no dictionary in dictd's format"):
+        list(read_dictionary(path))
     path.with_suffix(".dict.dz").write_bytes(b"not gzip")
     with pytest.raises(ConfigError, match=r"zh\.index is no dictionary in dictd's format: BadGzipFile"):
         list(read_dictionary(path))

@@ -6,13 +6,13 @@ import pytest
 
 from kdlib.errors import ConfigError
 from kdlib.search import other_languages
-from kdlib.search.other_languages import Meanings, check_languages, translated_queries
+from kdlib.search.other_languages import Meanings, check_languages, products_of_words, translated_queries
 from tests.search.dictd import write_dictionary
 
 TEXTS = ["Acme laser printer black", "Norvik mouse black", "Acme mouse pad", "Laptop bag 15 black"]
 GERMAN = {
     "Drucker": "printer",
-    "Buchdrucker": "printer",
+    "Buchdrucker": "a printer",
     "Maus": "mouse, clicker",
     "Mauspad": "mouse pad",
     "schwarz": "black",
@@ -33,7 +33,7 @@ ENGLISH = {
 def test_a_dictionary_counts_in_either_direction(tmp_path: Path, entries: dict[str, str]) -> None:
     """Words mean what the catalogue's words say, the words of most products first. Other words and the same word are left out."""
     pytest.importorskip("wordfreq")
-    meanings = Meanings("de", str(write_dictionary(tmp_path, "words", entries)), TEXTS)
+    meanings = Meanings("de", str(write_dictionary(tmp_path, "words", entries)), products_of_words(TEXTS))
     words = meanings.words(limit=10)
     assert words == {
         "schwarz": {"black": 3},
@@ -51,7 +51,9 @@ def test_a_language_without_a_list_of_words_keeps_the_dictionarys_order(tmp_path
     """wordfreq knows about 40 languages."""
     pytest.importorskip("wordfreq")
     path = write_dictionary(tmp_path, "words", {"printer": "zzyzx, abba, third, fourth"})
-    assert Meanings("xx", str(path), ["printer"]).translations() == {"printer": ["zzyzx", "abba", "third"]}
+    assert Meanings("xx", str(path), products_of_words(["printer"])).translations() == {
+        "printer": ["zzyzx", "abba", "third"]
+    }
 
 
 def test_a_query_is_translated_word_by_word() -> None:
@@ -85,6 +87,10 @@ def test_a_missing_dictionary_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("wordfreq")
     path = str(write_dictionary(tmp_path, "words", GERMAN))
     check_languages({"de": path})
+    with pytest.raises(ConfigError, match=r"search\.languages has 'deu': expected a code of two letters"):
+        check_languages({"deu": path})
+    with pytest.raises(ConfigError, match=r"search\.languages\.de: the dictionary .* has no word for what"):
+        Meanings("de", path, products_of_words(["imprimante laser"]))
     with pytest.raises(ConfigError, match="there is no dictionary at /none"):
         check_languages({"de": path, "zh": "/none"})
     monkeypatch.setattr(other_languages, "find_spec", lambda name: None)
