@@ -44,6 +44,11 @@ class CachedTeachers:
             [Scored(matrix.new_ones(1, matrix.shape[1]), matrix, bias) for matrix, bias in heads], weights
         )
 
+    def keep_in(self, dtype: torch.dtype) -> None:
+        """Keep matrix and bias in the dtype of the logits. Otherwise each step would cast them, which takes a second copy."""
+        weight_VW, bias_V = self._head.weight_VW.to(dtype), self._head.bias_V
+        self._head = self._head._replace(weight_VW=weight_VW, bias_V=None if bias_V is None else bias_V.to(dtype))
+
     def scored(self, batch: Batch) -> Scored:
         """The teachers' prediction at the real positions of the batch (`kdlib.losses.scored.pool`)."""
         assert batch.hidden_TK is not None
@@ -117,6 +122,8 @@ class NextItemTraining(nn.Module):
         self.student = student
         self.teacher = teacher
         self.cached = cached
+        if cached is not None:
+            cached.keep_in(dtype)
         self.draws = draws
         self.kl_weight = kl_weight
         self.temperature = temperature

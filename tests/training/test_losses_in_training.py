@@ -344,6 +344,20 @@ def test_kl_with_sampled_softmax_adds_the_parts() -> None:
     assert both(batch).kl.item() == pytest.approx(0, abs=1e-4)
 
 
+def test_heads_of_teachers_are_cast_once() -> None:
+    """They lie in the dtype of the logits, and the loss is that of heads that are cast in each step."""
+    torch.manual_seed(3)
+    cached, batch = _cached(_cycle())
+    module = NextItemTraining(_model(), cached=cached, kl_weight=0.6, temperature=2.0, dtype=torch.bfloat16)
+    teachers = cached.scored(batch)
+    assert (teachers.weight_VW.dtype, teachers.hidden_TW.dtype) == (torch.bfloat16, torch.float32)
+    loss = module(batch)
+    whole, _ = _cached(_cycle())
+    module.cached = whole
+    assert whole.scored(batch).weight_VW.dtype == torch.float32
+    torch.testing.assert_close(module(batch), loss)
+
+
 def test_the_kl_takes_the_faster_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cross-entropy and KL never take the general, slower form. Another divergence does."""
 

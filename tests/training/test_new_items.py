@@ -69,7 +69,7 @@ def test_without_text_new_items_are_negatives() -> None:
     assert model.item_embedding.grad[3].abs().sum() > 0
 
 
-@pytest.mark.parametrize("ranking", [None, Ranking(3, None)])
+@pytest.mark.parametrize("ranking", [None, Ranking(60, None)], ids=["all items", "sampled items"])
 def test_a_taught_student_hears_of_new_items(ranking: Ranking | None) -> None:
     """It learns from the teachers' hidden states how likely new items are: their titles get a gradient and the KL falls."""
     model, head = _reading_model(), torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
