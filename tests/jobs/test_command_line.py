@@ -180,7 +180,7 @@ def test_an_unforeseen_failure_exits_with_one_and_names_the_log(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("boom\nmore")
 
-    monkeypatch.setattr("jobs.command_line.stages.run_stage", fail)
+    monkeypatch.setattr("jobs.runtime.runner.run_stage", fail)
     assert main(["evaluate", "--config", str(_config(tmp_path))]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("distilrec: evaluate failed: RuntimeError: boom\n")
@@ -204,7 +204,7 @@ def test_a_full_disk_gives_a_line_that_says_what_to_do(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("jobs.command_line.stages.run_stage", fail)
+    monkeypatch.setattr("jobs.runtime.runner.run_stage", fail)
     monkeypatch.setattr("jobs.runtime.command._log_traceback", lambda log: False)
     assert main(["evaluate", "--config", str(_config(tmp_path))]) == 1
     printed = capsys.readouterr().err
@@ -366,7 +366,7 @@ def test_verbose_prints_what_the_engines_print(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verbose: bool
 ) -> None:
     """Without `-v` the engines' output goes to the log file alone."""
-    monkeypatch.setattr("jobs.command_line.stages.run_stage", lambda *_, **__: os.write(1, b"an engine's chatter\n"))
+    monkeypatch.setattr("jobs.runtime.runner.run_stage", lambda *_, **__: os.write(1, b"an engine's chatter\n"))
     assert main(["evaluate", "--config", str(_config(tmp_path)), *(["-v"] if verbose else [])]) == 0
     assert ("an engine's chatter" in capfd.readouterr().out) == verbose
     log = tmp_path / "output" / "logs" / f"ds={DS}" / "evaluate.log"
