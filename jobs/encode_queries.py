@@ -44,7 +44,7 @@ def build(job: Job) -> Details:
     made_up = catalogue_queries(*parts, limit=limit, seed=job.config.seed)
     read = dict.fromkeys([*typed, *made_up, *known_words(words_file(job.found))[: limit // 5]])
     meant = _foreign(job, made_up, [f"{title} {category}" for title, _, category in zip(*parts, strict=True)])
-    ours = set(made_up)  # a word of the catalogue, or of the other language: it is in the catalogue
+    ours = set(made_up)  # words that both languages have keep the catalogue's meaning
     own = [query for query in read if query in ours or query not in meant]
     foreign = [query for query in meant if query not in ours]
     texts = list(dict.fromkeys([*own, *(meaning for query in foreign for meaning in meant[query])]))

@@ -4,10 +4,10 @@ Set in the environment of scheduler and workers:
   DISTILREC_CONFIG    the run config, a path on the worker
   DISTILREC_COMMAND   `distilrec` (the default), or `distilrec submit --address http://HEAD:8265` for a Ray cluster
 
-The stages come from `jobs.pipeline`. Where Airflow reads the DAG, distilrec must be importable; no other package is needed
-for that. A stage that does not apply to the run config says so and ends at once. A stage that is up to
-date is skipped in a second, so clearing a task or the whole run repeats nothing. Runs of days when the DAG was off start
-only when asked for, one after the other:
+The stages come from `jobs.pipeline`. Where Airflow reads the DAG, distilrec must be importable. No other package is needed
+there. A stage that does not apply to the run config says so and ends at once. A stage that is up to date is skipped in a
+second, so clearing a task or the whole run repeats nothing. Runs of days when the DAG was off start only when asked for,
+one after the other:
   airflow backfill create --dag-id distilrec --from-date 2026-11-01 --to-date 2026-11-22 --max-active-runs 1
 """
 

@@ -1,6 +1,6 @@
 """The exact k best items of a model with item codes, without its item table.
 
-A score is a sum of M look-ups: the product of the hidden state with each codeword is computed once, and an item's codes choose
+A score is a sum of M look-ups. The product of the hidden state with each codeword is computed once, and an item's codes choose
 from the products (Petrov & Macdonald 2024, "Efficient inference of sub-item id-based sequential recommendation models with
 millions of items"). Two neighbouring codes of an item form one *pair*. Its table of look-ups has 65,536 entries, and an item
 needs M / 2 of them.

@@ -1,8 +1,8 @@
 """Bilingual dictionaries in the format of dictd, as FreeDict has them for 140 pairs of languages.
 
-A dictionary is two files: `NAME.index` has lines `word, place, length` with the numbers in base 64, and `NAME.dict.dz` (gzip)
-or `NAME.dict` has the entries (dictd's manual, "Database format"). The first line of an entry has the word, and the other
-lines what it means.
+A dictionary is two files. `NAME.index` has a line for each word, with the place and the length of its entry in base 64.
+`NAME.dict.dz` (gzip) or `NAME.dict` has the entries. The first line of an entry is the word, and the other lines say what it
+means (dictd's manual, "Database format").
 """
 
 import gzip
@@ -27,7 +27,7 @@ _NO_MEANING = re.compile(
     | \s*["-]                                                   # an example
     | \s*(?:cl|note|see|see\ also|synonyms?|antonyms?):         # labels
     | \s*(?:abbr\.|(?:variant\ of|abbreviation\ of|see\ also)\b)
-    | .*(?<!\d)\.\s*$                                          # a sentence
+    | .*(?<!\d)\.\s*$                                           # a sentence
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -35,22 +35,21 @@ _NO_MEANING = re.compile(
 _END_OF_WORD = re.compile(r"\s+[/<\[(]|\s{2}")
 
 
-def check_dictionary(path: Path) -> None:
-    """Raise ConfigError where there is no dictionary."""
-    if not path.is_file() or not _entries_file(path):
+def check_dictionary(path: Path) -> Path:
+    """The file of the dictionary's entries. Raises ConfigError where there is no dictionary."""
+    found = next((one for one in (path.with_suffix(".dict.dz"), path.with_suffix(".dict")) if one.is_file()), None)
+    if not path.is_file() or found is None:
         raise ConfigError(
             f"there is no dictionary at {path}. Expected NAME.index of a dictionary in dictd's format, with NAME.dict.dz or"
             " NAME.dict beside it. Debian has many: `apt install dict-cc-cedict` gives /usr/share/dictd/cc-cedict.index"
         )
+    return found
 
 
 def dictionary_version(path: Path) -> str:
     """A hash of both files. Raises: as `check_dictionary`."""
-    check_dictionary(path)
-    entries = _entries_file(path)
-    assert entries
     found = hashlib.sha256()
-    for one in (path, entries):
+    for one in (path, check_dictionary(path)):
         with one.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()[:12]
@@ -65,9 +64,7 @@ def read_dictionary(path: Path) -> Iterator[tuple[str, list[str]]]:
     Raises:
       ConfigError: the files are not a dictionary.
     """
-    check_dictionary(path)
-    found = _entries_file(path)
-    assert found
+    found = check_dictionary(path)
     try:
         places = {
             tuple(line.split("\t")[1:3]) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -83,10 +80,6 @@ def read_dictionary(path: Path) -> Iterator[tuple[str, list[str]]]:
                     yield said, meanings
     except (OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         raise ConfigError(f"{path} is no dictionary in dictd's format: {type(error).__name__}: {error}") from None
-
-
-def _entries_file(path: Path) -> Path | None:
-    return next((one for one in (path.with_suffix(".dict.dz"), path.with_suffix(".dict")) if one.is_file()), None)
 
 
 def _number(digits: str) -> int:

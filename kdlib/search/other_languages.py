@@ -34,7 +34,7 @@ UNSPACED = ("zh", "ja")
 
 
 def check_languages(languages: Mapping[str, str]) -> None:
-    """Check that there is a dictionary for each language.
+    """Check the codes of the languages, their dictionaries, and the package with the lists of words.
 
     Args:
       languages: code as `zh` → path of a dictionary.
@@ -76,7 +76,7 @@ class Meanings:
     """
 
     def __init__(self, language: str, dictionary: str, products: Mapping[str, set[int]]) -> None:
-        self.language, self._places = language, products
+        self._places = products
         pairs = [(word, one) for word, meanings in read_dictionary(Path(dictionary)) for one in meanings]
         plain = [tuple(_ARTICLE.sub("", side) for side in pair) for pair in pairs]
         ours = [[self._is_known(side) for side in pair] for pair in plain]

@@ -5,9 +5,9 @@
 Runs `distilrec nightly` with `cluster/runs/million.yaml` for its date, then for the next date. FOLDER must be empty and
 keeps all outputs, about 15 GB.
 
-A stage has its seconds beside those of the cost model of `cluster/SIZING.md`, where the model covers it. The model of the
-training was fitted with 256 negatives and without a teacher; the run has 2,048 and a teacher. The memory is the
-sum of the proportional set sizes of all processes of the run, looked at every second.
+A stage has its seconds beside those of the cost model of `cluster/SIZING.md`, where the model covers it. The model was fitted
+to trainings with 256 negatives and no teacher. The run has 2,048 negatives and a teacher. The memory is the sum of the
+proportional set sizes of all processes of the run, looked at every second.
 """
 
 import argparse
