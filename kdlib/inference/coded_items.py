@@ -1,8 +1,8 @@
 """The exact k best items of a model with item codes, without its item table.
 
-A score is a sum of M look-ups. The product of the hidden state with each codeword is computed once, and an item's codes choose
-from the products (Petrov & Macdonald 2024, "Efficient inference of sub-item id-based sequential recommendation models with
-millions of items"). Two neighbouring codes of an item form one *pair*. Its table of look-ups has 65,536 entries, and an item
+A score is a sum of M look-ups. The product of the hidden state with each codeword is computed once. An item's codes choose
+from these products (Petrov & Macdonald 2024, "Efficient inference of sub-item id-based sequential recommendation models
+with millions of items"). Two neighbouring codes of an item form one *pair*. Its table of look-ups has 65,536 entries, and an item
 needs M / 2 of them.
 
 Most items are never looked at (dynamic pruning: Petrov, Macdonald & Tonellotto 2025, "Efficient recommendation with millions of
