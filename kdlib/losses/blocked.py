@@ -75,29 +75,28 @@ def _tile(
 ) -> Tensor:
     """Sums (ce, kl, correct) of a tile. It writes the gradient of the hidden states and adds those of matrix and bias."""
     blocks = _blocks(student)
-    scales = [1.0] if teachers is None else [1.0, 1 / teachers.temperature]
-    logsumexps, best_T, target_T = _logsumexps(student, targets_T, scales, blocks)
+    temperature = teachers.temperature if teachers else 1.0
+    logsumexp_T, warm_T, best_T, target_T = _logsumexps(student, targets_T, temperature, blocks)
     teacher = teachers.scored if isinstance(teachers, Teachers) else None
     teacher_logsumexp_T = best_T
     if teacher is not None:
-        [teacher_logsumexp_T], _, _ = _logsumexps(teacher, None, scales[1:], blocks)
+        _, teacher_logsumexp_T, _, _ = _logsumexps(teacher, None, temperature, blocks)
     hidden_TW = None if gradients.hidden_TW is None else torch.zeros_like(student.hidden_TW, dtype=torch.float32)
     kl_T = torch.zeros_like(best_T)
     if isinstance(teachers, StudentSide):
-        kl_T += logsumexps[1]
+        kl_T += warm_T
     for block in blocks:
         z_TI = _logits(student, block)
-        gradient_TI = (z_TI - logsumexps[0][:, None]).exp_()
+        log_q_TI = z_TI.mul_(1 / temperature).sub_(warm_T[:, None])
+        gradient_TI = log_q_TI.exp()
         if teachers is not None:
-            pull = teachers.kl_weight * teachers.temperature
-            log_q_TI = z_TI.mul_(scales[1]).sub_(logsumexps[1][:, None])
-            if teacher is None:
-                gradient_TI.add_(log_q_TI.exp_(), alpha=pull)
-            else:
-                log_p_TI = _logits(teacher, block).mul_(scales[1]).sub_(teacher_logsumexp_T[:, None])
+            pull = teachers.kl_weight * temperature
+            gradient_TI = _with_pull(gradient_TI, log_q_TI, temperature * warm_T - logsumexp_T, temperature, pull)
+            if teacher is not None:
+                log_p_TI = _logits(teacher, block).mul_(1 / temperature).sub_(teacher_logsumexp_T[:, None])
                 p_TI = log_p_TI.exp()
                 kl_T += torch.linalg.vecdot(p_TI, log_p_TI.sub_(log_q_TI))
-                gradient_TI.add_(log_q_TI.exp_().sub_(p_TI), alpha=pull)
+                gradient_TI.sub_(p_TI, alpha=pull)
         inside_T, column_T = _column(targets_T, block)
         gradient_TI[torch.arange(len(targets_T), device=targets_T.device), column_T] -= inside_T.float()
         if weights_T is not None:
@@ -111,17 +110,40 @@ def _tile(
             add_product(gradients.weight_VW[block], gradient_TI.T, student.hidden_TW)
     if gradients.hidden_TW is not None and hidden_TW is not None:
         gradients.hidden_TW.copy_(hidden_TW)
-    kl = total_of(kl_T, weights_T) * (teachers.temperature**2 if teachers else 0.0)
-    return torch.stack([total_of(logsumexps[0] - target_T, weights_T), kl, (target_T >= best_T).sum().float()])
+    kl = total_of(kl_T, weights_T) * temperature**2
+    return torch.stack([total_of(logsumexp_T - target_T, weights_T), kl, (target_T >= best_T).sum().float()])
+
+
+def _with_pull(q_TI: Tensor, log_q_TI: Tensor, shift_T: Tensor, temperature: float, pull: float) -> Tensor:
+    """`p + pull · q`, where p is the softmax at temperature 1 and q that at `temperature`. It may overwrite q.
+
+    As p is `q^temperature · exp(shift)`, the usual temperatures 1 and 2 need no second exponential, the slowest operation here.
+
+    Args:
+      q_TI: a block of q.
+      log_q_TI: its logarithm.
+      shift_T: `temperature · logsumexp(z / temperature) − logsumexp(z)` of the position's logits z.
+      temperature: of q.
+      pull: factor on q.
+    """
+    if temperature == 1.0:
+        return q_TI.mul_(1.0 + pull)
+    if temperature == 2.0:
+        return torch.mul(q_TI, shift_T.exp()[:, None]).add_(pull).mul_(q_TI)
+    return (log_q_TI * temperature).add_(shift_T[:, None]).exp_().add_(q_TI, alpha=pull)
 
 
 def _logsumexps(
-    scored: Scored, targets_T: Tensor | None, scales: list[float], blocks: list[slice]
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Logsumexp of `scale · logits` for each scale, the best logit, the target's logit: float32 [t] each."""
+    scored: Scored, targets_T: Tensor | None, temperature: float, blocks: list[slice]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logsumexp of the logits, of the logits / temperature, the best logit, the target's logit: float32 [t] each.
+
+    Without targets, the first and the last mean nothing.
+    """
     best_T = scored.hidden_TW.new_full((len(scored.hidden_TW),), -torch.inf, dtype=torch.float32)
     target_T = best_T
-    parts: list[list[Tensor]] = [[] for _ in scales]
+    plain: list[Tensor] = []
+    warm: list[Tensor] = []
     for block in blocks:
         z_TI = _logits(scored, block)
         top_T = z_TI.amax(1)
@@ -130,9 +152,14 @@ def _logsumexps(
             inside_T, column_T = _column(targets_T, block)
             target_T = torch.where(inside_T, z_TI.gather(1, column_T[:, None])[:, 0], target_T)
         z_TI.sub_(top_T[:, None])
-        for part, scale in zip(parts, scales, strict=True):
-            part.append(top_T * scale + (z_TI * scale).exp_().sum(1).log())
-    return [torch.stack(part).logsumexp(0) for part in parts], best_T, target_T
+        if targets_T is not None and temperature not in (1.0, 2.0):
+            plain.append(top_T + z_TI.exp().sum(1).log())
+        warm_TI = z_TI.mul_(1 / temperature).exp_()
+        warm.append(top_T / temperature + warm_TI.sum(1).log())
+        if temperature == 2.0:  # the square of exp(z / 2) is exp(z)
+            plain.append(top_T + torch.linalg.vecdot(warm_TI, warm_TI).log())
+    warm_T = torch.stack(warm).logsumexp(0)
+    return torch.stack(plain).logsumexp(0) if plain else warm_T, warm_T, best_T, target_T
 
 
 def _blocks(scored: Scored) -> list[slice]:

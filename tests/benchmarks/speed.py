@@ -10,6 +10,7 @@ are the first lists of a newly loaded model. With `--only`, the figures of other
 - `kd_step_ratio`: our epoch with cached int8 hidden states of a teacher of width 256, against the epoch without teacher.
 - `kd_step_ratio_sampled`: the same with 64 sampled items per position.
 - `kd_step_ratio_sampled_1m`: the same over a million items, in `LARGE_STEPS` steps.
+- `kd_step_ratio_sampled_1m_warm`: the same at temperature 2, where the student has two distributions.
 - `coded_topk_10m_vs_dense`, `coded_topk_10m_vs_faiss`: see `tests.benchmarks.coded_lists`.
 - `recommend_users_per_second`: the actor of `jobs/recommend.py`, from histories to a table of top-10 lists on disk, without
   seen items.
@@ -176,13 +177,15 @@ def large_parts(bench: Bench) -> dict[str, float]:
             bench.rounds,
             {
                 "plain": lambda: _train(LARGE_ITEMS, plain, {}, world=1)[0],
-                "sampled": lambda: _train(
+                "sampled": lambda: _train(LARGE_ITEMS, sampled, {"draws": True, "kl_weight": 1.0}, world=1)[0],
+                "sampled_warm": lambda: _train(
                     LARGE_ITEMS, sampled, {"draws": True, "kl_weight": 1.0, "temperature": 2.0}, world=1
                 )[0],
             },
         )
     return {
         "kd_step_ratio_sampled_1m": median["sampled"] / median["plain"],
+        "kd_step_ratio_sampled_1m_warm": median["sampled_warm"] / median["plain"],
         "train_step_seconds_1m": median["plain"] / LARGE_STEPS,
     }
 
