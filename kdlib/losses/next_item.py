@@ -7,7 +7,7 @@ functions.
 Shapes: T real positions, t positions of a chunk, W scoring width, V items.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -88,10 +88,8 @@ def _sum_chunks(
 ) -> Tensor:
     """A `Compute` function: the sums over all chunks. It fills the gradients."""
     sums = torch.zeros(3, device=targets_T.device)
-    row_bytes = student.weight_VW.shape[0] * student.weight_VW.element_size()
-    size = max(LEAST_POSITIONS, CHUNK_BYTES.get(targets_T.device.type, 256 << 20) // row_bytes)
-    for start in range(0, len(targets_T), size):
-        stop = min(start + size, len(targets_T))
+    for part in chunks_of(len(targets_T), student.weight_VW):
+        start, stop = part.start, part.stop
         (ce_T, kl_T, correct_T), gradient_TV = chunk(student, targets_T[start:stop], teachers, start, stop)
         own_T = None if weights_T is None else weights_T[start:stop]
         if own_T is not None:
@@ -104,6 +102,13 @@ def _sum_chunks(
         if gradients.bias_V is not None:
             gradients.bias_V.add_(gradient_TV.sum(0, dtype=torch.float32))
     return sums
+
+
+def chunks_of(positions: int, weight_VW: Tensor) -> Iterator[slice]:
+    """Slices of positions whose logits over the rows of the matrix have about `CHUNK_BYTES`."""
+    row_bytes = weight_VW.shape[0] * weight_VW.element_size()
+    size = max(LEAST_POSITIONS, CHUNK_BYTES.get(weight_VW.device.type, 256 << 20) // row_bytes)
+    return (slice(start, min(start + size, positions)) for start in range(0, positions, size))
 
 
 def _chunk(

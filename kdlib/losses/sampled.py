@@ -5,6 +5,7 @@ S sampled targets a position.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from kdlib.losses.chunked import Divergence, chunked
-from kdlib.losses.ranking import log_expected_counts, sampled_softmax
-from kdlib.losses.scored import LossSums, Scored, Teachers, total_of
+from kdlib.losses.next_item import chunks_of, softmax_and_logsumexp
+from kdlib.losses.ranking import log_expected_counts
+from kdlib.losses.scored import Gradients, LossSums, Scored, StudentSide, Teachers, add_product, total_of, with_gradient
 from kdlib.losses.sparse import Draws, times_in
 
 GATHERED = 1 << 24
 """Size of the item rows that are held at a time while positions are scored against their own items: 64 MiB of float32."""
+
+NEVER = -1e30
+"""Logit of a negative that is left out. With −inf a position without other negatives would have no softmax."""
 
 
 def draw_negatives(
@@ -47,50 +52,108 @@ def sampled_ranking(
     student: Scored,
     targets_T: Tensor,
     negatives_N: Tensor,
+    teachers: Teachers | None = None,
     *,
     item_weights_V: Tensor | None = None,
     num_items: int | None = None,
     weights_T: Tensor | None = None,
-    among: Scored | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> LossSums:
-    """`kdlib.losses.ranking.sampled_softmax`, summed over positions. It reads only the rows of targets and negatives.
+    """`kdlib.losses.ranking.sampled_softmax + λ·sampled_divergence` with the KL, summed over positions.
+
+    It reads only the rows of targets and negatives. Loss and gradient are computed together, chunk by chunk of positions.
 
     Args:
       student: what predicts. Gradients reach its hidden states, matrix and bias.
       targets_T: int64 item indices.
-      negatives_N: int64 item indices. A negative that is a position's target is left out there.
+      negatives_N: int64 item indices. A negative that is a position's target is left out there in the first term.
+      teachers: whom to learn from besides the data. None: the second term is 0.
       item_weights_V: the weights that the negatives were sampled by. None: uniformly.
       num_items: of how many items the negatives were sampled uniformly. None: of all.
-      weights_T: float32, the weight of each position. None: all are 1.
-      among: `on_items(student, negatives_N)`, where it is there already.
+      weights_T: float32, the weight of each position in both terms. None: all are 1.
+      dtype: of logits, probabilities and their gradients.
 
     Returns:
-      Sums, with the loss in `ce` and 0 in `kl`. `correct` counts the targets that no negative outscores.
+      Sums, with the sampled softmax in `ce`. `correct` counts the targets that no negative outscores.
     """
-    scores_TN = (among or on_items(student, negatives_N)).logits()
-    return _ranking(student, targets_T, negatives_N, scores_TN, item_weights_V, num_items, weights_T)
-
-
-def _ranking(
-    student: Scored,
-    targets_T: Tensor,
-    negatives_N: Tensor,
-    negative_TN: Tensor,
-    item_weights_V: Tensor | None,
-    num_items: int | None,
-    weights_T: Tensor | None,
-) -> LossSums:
-    """`sampled_ranking` for given scores of the negatives."""
-    rows_TW = F.embedding(targets_T, student.weight_VW)
-    positive_T = (student.hidden_TW * rows_TW).sum(-1)
-    if student.bias_V is not None:
-        positive_T = positive_T + student.bias_V[targets_T]
-    hits_TN = negatives_N == targets_T[:, None]
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
-    loss_T = sampled_softmax(positive_T, negative_TN, log_expected_counts=counts_N, hits=hits_TN)
-    total = total_of(loss_T, weights_T)
-    correct = ((positive_T[:, None] >= negative_TN) | hits_TN).all(1).sum()
-    return LossSums(total, total.detach(), torch.zeros_like(total.detach()), correct)
+    if teachers is not None:
+        teachers = teachers._replace(scored=_offset(on_items(teachers.scored, negatives_N), counts_N, teachers))
+    rows = on_items(student, torch.cat([targets_T, negatives_N]))  # gathered together, for one gradient of the matrix
+    compute = partial(_against_negatives, negatives_N=negatives_N.int(), counts_N=counts_N, weights_T=weights_T)
+    return with_gradient(rows, targets_T, teachers, compute, dtype=dtype)
+
+
+def _against_negatives(
+    rows: Scored,
+    targets_T: Tensor,
+    teachers: Teachers | StudentSide | None,
+    gradients: Gradients,
+    *,
+    negatives_N: Tensor,
+    counts_N: Tensor,
+    weights_T: Tensor | None,
+) -> Tensor:
+    """A `Compute` function. The first rows of the matrix are each position's target, and the others are the negatives."""
+    assert not isinstance(teachers, StudentSide)
+    positions = len(targets_T)
+    own, among = on_items(rows, slice(positions)), on_items(rows, slice(positions, None))
+    positive_T = (own.hidden_TW.float() * own.weight_VW.float()).sum(1)
+    if own.bias_V is not None:
+        positive_T += own.bias_V
+    targets_T, counts_N = targets_T.int(), counts_N.to(rows.weight_VW.dtype)
+    against_T = torch.empty_like(positive_T)  # how much each position pulls its target up
+    sums = torch.zeros(3, device=positive_T.device)
+    for t in chunks_of(positions, among.weight_VW):
+        z_TN = among.logits(t.start, t.stop)
+        hits_TN = targets_T[t, None] == negatives_N
+        best_T = z_TN.masked_fill(hits_TN, NEVER).amax(1).float()
+        corrected_TN = (z_TN - counts_N).masked_fill_(hits_TN, NEVER)
+        gradient_TN, logsumexp_T = softmax_and_logsumexp(corrected_TN, corrected_TN.amax(1).float())
+        ahead_T = logsumexp_T - positive_T[t]
+        against_T[t] = ahead_T.sigmoid()
+        gradient_TN.mul_(against_T[t, None])
+        kl_T = torch.zeros_like(ahead_T)
+        if teachers is not None:
+            kl_T, apart_TN = _kl_and_gradient(z_TN, counts_N, teachers, t)
+            gradient_TN.add_(apart_TN, alpha=teachers.kl_weight)
+        weights_t = None if weights_T is None else weights_T[t]
+        if weights_t is not None:
+            against_T[t] *= weights_t
+            gradient_TN.mul_(weights_t[:, None])
+        correct = (positive_T[t] >= best_T).sum().float()
+        sums += torch.stack([total_of(F.softplus(ahead_T), weights_t), total_of(kl_T, weights_t), correct])
+        if gradients.hidden_TW is not None:
+            gradients.hidden_TW[t] = gradient_TN @ among.weight_VW
+        if gradients.weight_VW is not None:
+            add_product(gradients.weight_VW[positions:], gradient_TN.T, among.hidden_TW[t])
+        if gradients.bias_V is not None:
+            gradients.bias_V[positions:] += gradient_TN.sum(0, dtype=torch.float32)
+    if gradients.hidden_TW is not None:
+        gradients.hidden_TW.sub_(against_T[:, None] * own.weight_VW)
+    if gradients.weight_VW is not None:
+        gradients.weight_VW[:positions] = -against_T[:, None] * own.hidden_TW
+    if gradients.bias_V is not None:
+        gradients.bias_V[:positions] = -against_T
+    return sums
+
+
+def _kl_and_gradient(z_TN: Tensor, counts_N: Tensor, teachers: Teachers, t: slice) -> tuple[Tensor, Tensor]:
+    """T²·KL over the negatives at some positions, float [t], and its gradient [t, N] with respect to the student's logits.
+
+    Args:
+      z_TN: the student's logits there.
+      counts_N: what is subtracted from the logits, after the temperature.
+      teachers: they predict the negatives alone, with the same subtracted.
+      t: the positions.
+    """
+    temperature = teachers.temperature
+    y_TN = teachers.scored.logits(t.start, t.stop, temperature=temperature)
+    z_TN = z_TN / temperature - counts_N
+    q_TN, logsumexp_T = softmax_and_logsumexp(z_TN, z_TN.amax(1).float())
+    p_TN, teacher_logsumexp_T = softmax_and_logsumexp(y_TN, y_TN.amax(1).float())
+    kl_T = torch.linalg.vecdot(p_TN, y_TN.sub_(z_TN)).float() + logsumexp_T - teacher_logsumexp_T
+    return temperature**2 * kl_T, q_TN.sub_(p_TN).mul_(temperature)
 
 
 def sampled_divergence(
@@ -103,7 +166,6 @@ def sampled_divergence(
     num_items: int | None = None,
     weights_T: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-    among: Scored | None = None,
 ) -> Tensor:
     """The divergence from the teachers over sampled items, which stand for the catalogue; summed over positions.
 
@@ -120,18 +182,14 @@ def sampled_divergence(
       num_items: of how many items they were sampled uniformly. None: of all.
       weights_T: float32, the weight of each position. None: all are 1.
       dtype: of the matrix products.
-      among: `on_items(student, negatives_N)`, where it is there already.
     """
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
-    offset_N = counts_N.to(student.weight_VW) * teachers.temperature  # logits are divided by the temperature later
-
-    def corrected(scored: Scored) -> Scored:
-        return scored._replace(bias_V=-offset_N if scored.bias_V is None else scored.bias_V - offset_N)
-
     targets_T = negatives_N.new_zeros(len(student.hidden_TW))  # only for `correct`, which is thrown away
-    taught = teachers._replace(scored=corrected(on_items(teachers.scored, negatives_N)), kl_weight=1.0)
+    taught = teachers._replace(
+        scored=_offset(on_items(teachers.scored, negatives_N), counts_N, teachers), kl_weight=1.0
+    )
     return chunked(
-        corrected(among or on_items(student, negatives_N)),
+        _offset(on_items(student, negatives_N), counts_N, teachers),
         targets_T,
         taught,
         divergence=divergence,
@@ -139,6 +197,12 @@ def sampled_divergence(
         weights_T=weights_T,
         dtype=dtype,
     ).total
+
+
+def _offset(scored: Scored, counts_N: Tensor, teachers: Teachers) -> Scored:
+    """The same, with the counts subtracted from the logits after they are divided by the temperature."""
+    offset_N = counts_N.to(scored.weight_VW) * teachers.temperature
+    return scored._replace(bias_V=-offset_N if scored.bias_V is None else scored.bias_V - offset_N)
 
 
 def sampled_softmax_and_sampled_kl(
@@ -168,7 +232,7 @@ def sampled_softmax_and_sampled_kl(
       Sums, with `correct` as in `sampled_ranking`.
     """
     negative_TN = on_items(student, negatives_N).logits()
-    data = _ranking(student, targets_T, negatives_N, negative_TN, item_weights_V, None, weights_T)
+    data = sampled_ranking(student, targets_T, negatives_N, item_weights_V=item_weights_V, weights_T=weights_T)
     temperature, items_TS = draws.temperature, draws.items_TS.long()
     num_items, sorted_N = len(student.weight_VW), negatives_N.sort().values
     with torch.autocast(
@@ -190,10 +254,11 @@ def sampled_softmax_and_sampled_kl(
     return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)
 
 
-def on_items(scored: Scored, items_N: Tensor) -> Scored:
+def on_items(scored: Scored, items_N: Tensor | slice) -> Scored:
     """What predicts, for these items alone. Gradients reach its whole matrix and bias."""
     bias_N = None if scored.bias_V is None else scored.bias_V[items_N]
-    return Scored(scored.hidden_TW, scored.weight_VW[items_N], bias_N)
+    among_NW = scored.weight_VW[items_N] if isinstance(items_N, slice) else F.embedding(items_N, scored.weight_VW)
+    return Scored(scored.hidden_TW, among_NW, bias_N)
 
 
 class _OwnScores(torch.autograd.Function):

@@ -16,7 +16,6 @@ from kdlib.losses.dispatch import cross_entropy_and_kl, cross_entropy_and_sample
 from kdlib.losses.distillation import hidden_cosine, kl_divergence
 from kdlib.losses.sampled import (
     draw_negatives,
-    on_items,
     sampled_divergence,
     sampled_ranking,
     sampled_softmax_and_sampled_kl,
@@ -227,13 +226,11 @@ class NextItemTraining(nn.Module):
         """The sampled softmax, and the divergence from the teachers over the same negatives."""
         negatives_N, num_items = self._negatives(student), self._num_drawn_from(student)
         sampling = {"item_weights_V": ranking.item_weights_V, "num_items": num_items, "weights_T": weights_T}
-        among = on_items(student, negatives_N)
-        data = sampled_ranking(student, targets_T, negatives_N, among=among, **sampling)
-        if teachers is None:
-            return data
-        apart = sampled_divergence(
-            student, negatives_N, teachers, divergence=self.divergence, dtype=self.dtype, among=among, **sampling
-        )
+        sampling |= {"dtype": self.dtype}
+        if teachers is None or self.divergence is kl_divergence:
+            return sampled_ranking(student, targets_T, negatives_N, teachers, **sampling)
+        data = sampled_ranking(student, targets_T, negatives_N, **sampling)
+        apart = sampled_divergence(student, negatives_N, teachers, divergence=self.divergence, **sampling)
         return LossSums(data.total + teachers.kl_weight * apart, data.ce, apart.detach(), data.correct)
 
     def _negatives(self, student: Scored) -> Tensor:

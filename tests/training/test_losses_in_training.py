@@ -19,7 +19,7 @@ from kdlib.losses import next_item
 from kdlib.losses.chunked import Divergence, chunked
 from kdlib.losses.dispatch import cross_entropy_and_kl
 from kdlib.losses.distillation import kl_divergence, pooled_log_probs, relative_entropy
-from kdlib.losses.ranking import cross_entropy
+from kdlib.losses.ranking import cross_entropy, log_expected_counts, sampled_softmax
 from kdlib.losses.sampled import draw_negatives, sampled_divergence, sampled_ranking
 from kdlib.losses.scored import LossSums, Scored, Teachers, pool
 from kdlib.models.sequence import SequenceModel
@@ -162,6 +162,73 @@ def test_weights_scale_any_divergence(name: str, with_ce: bool) -> None:
     correct = (logits.argmax(1) == TARGETS).sum()
     theirs = LossSums(ce + teachers.kl_weight * apart, ce, apart, correct)
     _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
+
+
+def _in_whole_logits(
+    student: Scored, negatives_N: Tensor, teachers: Teachers | None, item_weights_V: Tensor | None, weights_T: Tensor
+) -> LossSums:
+    """What `sampled_ranking` computes, from plain functions."""
+    counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=ITEMS)
+    z_TV = student.logits()
+    positive_T, z_TN, hits_TN = (
+        z_TV.gather(1, TARGETS[:, None])[:, 0],
+        z_TV[:, negatives_N],
+        negatives_N == TARGETS[:, None],
+    )
+    ce_T = sampled_softmax(positive_T, z_TN, log_expected_counts=counts_N, hits=hits_TN)
+    kl_T, kl_weight = torch.zeros_like(ce_T), 0.0
+    if teachers is not None:
+        kl_weight = teachers.kl_weight
+        y_TN = teachers.scored.logits()[:, negatives_N] / TEMPERATURE - counts_N
+        kl_T = kl_divergence(z_TN - counts_N * TEMPERATURE, torch.log_softmax(y_TN, 1), temperature=TEMPERATURE)
+    correct = ((positive_T[:, None] >= z_TN) | hits_TN).all(1).sum()
+    ce, kl = (weights_T * ce_T).sum(), (weights_T * kl_T).sum()
+    return LossSums(ce + kl_weight * kl, ce, kl, correct)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("by_weight", [False, True])
+def test_sampled_ranking_is_the_loss_of_whole_logits(
+    monkeypatch: pytest.MonkeyPatch, bias: bool, taught: bool, by_weight: bool
+) -> None:
+    """In chunks, with repeated negatives and with targets among them, value and gradients are those of plain functions."""
+    monkeypatch.setattr(next_item, "LEAST_POSITIONS", 4)
+    monkeypatch.setitem(next_item.CHUNK_BYTES, "cpu", 1)
+    student, teachers = _student(bias=bias), _teachers() if taught else None
+    negatives_N = torch.tensor([40, 3, 12, 41, 3, 3, 60, 13])
+    item_weights_V = torch.linspace(0.1, 1, ITEMS) if by_weight else None
+    ours = sampled_ranking(student, TARGETS, negatives_N, teachers, item_weights_V=item_weights_V, weights_T=WEIGHTS)
+    theirs = _in_whole_logits(student, negatives_N, teachers, item_weights_V, WEIGHTS)
+    assert 0 < ours.correct < POSITIONS
+    _assert_same(ours, theirs, student, names=("total", "ce", "kl", "correct"))
+
+
+def test_sampled_ranking_in_bfloat16_is_near() -> None:
+    """bfloat16 logits change the loss by their rounding. The gradient keeps its direction and its dtype."""
+    student, teachers, negatives_N = _student(), _teachers(), torch.arange(0, ITEMS, 3)
+    exact = sampled_ranking(student, TARGETS, negatives_N, teachers)
+    low = sampled_ranking(student, TARGETS, negatives_N, teachers, dtype=torch.bfloat16)
+    assert low.ce.item() == pytest.approx(exact.ce.item(), rel=2e-2)
+    assert low.kl.item() == pytest.approx(exact.kl.item(), rel=2e-2)
+    for one, other in zip(_gradients(exact.total, student), _gradients(low.total, student), strict=True):
+        assert one.dtype == other.dtype
+        assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sampled_ranking_stays_finite(dtype: torch.dtype) -> None:
+    """Loss and gradients are finite with scores of thousands. A position whose negatives are all its target costs nothing."""
+    student, negatives_N = _student(), torch.tensor([int(TARGETS[0])] * 3)
+    student = student._replace(hidden_TW=(student.hidden_TW * 1000).detach().requires_grad_())
+    loss = sampled_ranking(student, TARGETS, negatives_N, _teachers(), dtype=dtype)
+    assert loss.total.isfinite()
+    assert all(gradient.isfinite().all() for gradient in _gradients(loss.total, student))
+    first = Scored(student.hidden_TW[:1], *student[1:])
+    alone = sampled_ranking(first, TARGETS[:1], negatives_N, dtype=dtype)
+    assert alone.total.item() == 0
+    assert alone.correct.item() == 1
+    assert all((gradient == 0).all() for gradient in _gradients(alone.total, student))
 
 
 def test_weights_scale_the_sampled_softmax() -> None:
