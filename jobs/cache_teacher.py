@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jobs.runtime.console import say
+from jobs.runtime.console import say, warn
 from jobs.runtime.own_teachers import check_sources
 from jobs.runtime.published import features_of
 from jobs.runtime.stage import Details, Job
@@ -33,9 +33,10 @@ def build(job: Job) -> Details:
 def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
     """Say how large the cache is, and how much better the teachers are on their training data."""
     manifest = manifests["teacher_targets"]
+    megabytes = sum(file["bytes"] for file in manifest.files) / 2**20
     shares = ", ".join(f"{name} {share:.3f}" for name, share in manifest.details["teachers"].items())
     say(
-        f"cache_teacher: {manifest.rows:,} windows, {sum(f['bytes'] for f in manifest.files) / 2**20:.1f} MiB;"
+        f"cache_teacher: {manifest.rows:,} windows, {megabytes:.1f} MiB;"
         f" shares of the teachers ({config.distillation.weights}): {shares}"
     )
     if len(means := manifest.details["log_probability"]) == 2:
@@ -45,3 +46,9 @@ def tell(config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
                 f"  {name}: the next item's log-probability is {training:.2f} at the last training position,"
                 f" {validation:.2f} in validation: {training - validation:+.2f} nats"
             )
+    if (of_a_worker := megabytes / config.training.workers) > config.training.resident_megabytes:
+        warn(
+            f"  a worker's targets, {of_a_worker:,.0f} MiB, do not fit training.resident_megabytes"
+            f" {config.training.resident_megabytes:,}: each epoch reads them again, and on few cores takes up to three times"
+            " as long. Raise it if the memory allows: while the targets are loaded they take twice their size"
+        )

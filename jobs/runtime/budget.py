@@ -8,6 +8,7 @@ from typing import Literal
 from jobs.runtime.console import say, warn
 from jobs.runtime.output import open_output
 from kdlib.config.costs import Cost, Scale, cost_of, training_seconds
+from kdlib.config.models import TrainConfig
 from kdlib.config.run import RunConfig
 from kdlib.store import partitions
 from kdlib.training.specs import TrainingRun
@@ -50,7 +51,8 @@ def estimate(config: RunConfig) -> Cost | None:
         teachers,
         students,
         refit=student.refit,
-        scored_items=train.negatives if train.loss == "sampled_softmax" else scale.items,
+        scored_items=_scored_items(train, scale),
+        batch_size=train.batch_size,
         sampled_targets=config.distillation.targets == "sampled",
         titles=any(teacher.text for teacher in config.teachers) or student.text is not None,
         test_users=config.evaluation.max_users,
@@ -116,8 +118,21 @@ def within_budget(
     spent = done if _started is None else time.monotonic() - _started
     left = 60 * config.budget_minutes - spent - MARGIN * later
     left *= own / (own + following) if following else 1.0
-    costs = [training_seconds(scale.interactions, scale.items, run.model.dim, run.train.epochs) for run in runs]
+    costs = [
+        training_seconds(
+            scale,
+            run.model.dim,
+            run.train.epochs,
+            scored_items=_scored_items(run.train, scale),
+            batch_size=run.train.batch_size,
+        )
+        for run in runs
+    ]
     return [replace(run, seconds=max(left, 0.0) * one / sum(costs)) for run, one in zip(runs, costs, strict=True)]
+
+
+def _scored_items(train: TrainConfig, scale: Scale) -> int:
+    return train.negatives if train.loss == "sampled_softmax" else scale.items
 
 
 def _minutes(seconds: float) -> str:

@@ -8,13 +8,15 @@ START_SECONDS = 30.0
 """Time to start Ray and the processes of the stages, and to write the report."""
 TITLE_SECONDS = 0.005
 """Seconds to encode a title with the pretrained encoder."""
-TRAINING_RATE = {64: 145e9, 128: 160e9, 256: 180e9}
+TRAINING_RATE = {64: 145e9, 128: 160e9, 256: 225e9}
 """Width of the model → operations a second, as `training_seconds` counts them."""
+TABLE_SECONDS = 1e-8
+"""Training: seconds for a number of the item table and a step, which updates them all."""
 TARGET_SECONDS = 8e-9
 """Sampled targets: seconds for an item, a position and a teacher."""
 RANK_SECONDS = 24e-9
 """Evaluation: seconds for an item, a user and a model."""
-LIST_SECONDS = 9e-9
+LIST_SECONDS = 4e-9
 """Recommendation: seconds for an item and a user."""
 BASELINES = 2
 """Rankings without a model that the evaluation measures."""
@@ -59,6 +61,7 @@ def cost_of(
     *,
     refit: bool = False,
     scored_items: int,
+    batch_size: int,
     sampled_targets: bool,
     titles: bool,
     test_users: int,
@@ -72,6 +75,7 @@ def cost_of(
       students: (width, epochs) of student and control.
       refit: whether the student is trained again, on all days.
       scored_items: items that a training step scores.
+      batch_size: windows of a training step.
       sampled_targets: whether the targets are sampled from what the teachers predict for all items, rules among them. Else they
         are the hidden states of the trained teachers.
       titles: whether a teacher reads titles.
@@ -81,16 +85,18 @@ def cost_of(
     faster = min(cores, MOST_CORES) / 2
     rules = RULES if sampled_targets else 0
     together = rules + len(teachers) > 1  # what several teachers predict together is judged too
+    training = {"scored_items": scored_items, "batch_size": batch_size}
     judged = min(scale.users, test_users) * (BASELINES + rules + len(teachers) + together + len(students))
     if sampled_targets:
         targets = scale.interactions * scale.items * (RULES + len(teachers)) * TARGET_SECONDS / faster
-    else:  # a forward pass takes a third of a step
-        targets = sum(training_seconds(scale.interactions, 0, width, 1) for width, _ in teachers) / 3 / faster
-    trained = [training_seconds(scale.interactions, scored_items, *one) / faster for one in students]
+    else:  # a forward pass takes a third of a step without scores, and to write the states takes as long again
+        steps = sum(scale.interactions * layer_operations(width) / rate_of(width) for width, _ in teachers)
+        targets = steps * 2 / 3 / faster
+    trained = [training_seconds(scale, *one, **training) / faster for one in students]
     return Cost(
         start=START_SECONDS,
         titles=titles * scale.items * TITLE_SECONDS / faster,
-        teachers=sum(training_seconds(scale.interactions, scored_items, *one) for one in teachers) / faster,
+        teachers=sum(training_seconds(scale, *one, **training) for one in teachers) / faster,
         targets=targets,
         students=sum(trained),
         evaluation=judged * scale.items * RANK_SECONDS / faster,
@@ -99,8 +105,18 @@ def cost_of(
     )
 
 
-def training_seconds(interactions: int, scored_items: int, width: int, epochs: int) -> float:
-    """Seconds to train a Transformer with one block on two cores: the scores of the items, and the layers."""
-    operations = interactions * (6 * scored_items * width + 72 * width**2)
-    rate = TRAINING_RATE[min((known for known in TRAINING_RATE if known >= width), default=256)]
-    return epochs * operations / rate
+def training_seconds(scale: Scale, width: int, epochs: int, *, scored_items: int, batch_size: int) -> float:
+    """Seconds to train a Transformer with one block on two cores: scores, layers, and updates of the item table."""
+    operations = scale.interactions * (6 * scored_items * width + layer_operations(width))
+    updated = scale.users / batch_size * scale.items * width
+    return epochs * (operations / rate_of(width) + updated * TABLE_SECONDS)
+
+
+def layer_operations(width: int) -> int:
+    """Operations of a block's layers for a position, forward and backward."""
+    return 72 * width**2
+
+
+def rate_of(width: int) -> float:
+    """Operations a second at a width, from `TRAINING_RATE`."""
+    return TRAINING_RATE[min((known for known in TRAINING_RATE if known >= width), default=256)]

@@ -95,6 +95,7 @@ def recipe_cost(effort: Effort, document: dict[str, Any], scale: Scale) -> Cost:
         [(_width(document), number) for number in epochs],
         refit=_section(document, "student").get("refit") is True,
         scored_items=scale.items if scale.items <= FULL_SOFTMAX_ITEMS else SAMPLED_NEGATIVES,
+        batch_size=BATCH,
         sampled_targets=scale.items <= FULL_SOFTMAX_ITEMS,
         titles=bool(teachers) and _has_titles(document),
         test_users=effort.max_test_users,

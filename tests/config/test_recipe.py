@@ -151,9 +151,18 @@ def test_costs_are_near_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> No
         cost = recipe_cost(EFFORTS[0], SHOP, scale)
         assert cost.teachers == pytest.approx(teacher, rel=0.25)
         assert cost.students == pytest.approx(students, rel=0.25)
-    one = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, sampled_targets=True, titles=False, test_users=1, cores=8)
-    two = cost_of(BEAUTY, [], [(64, 1)], scored_items=100, sampled_targets=True, titles=False, test_users=1, cores=2)
+    same = {"scored_items": 100, "batch_size": 256, "sampled_targets": True, "titles": False, "test_users": 1}
+    one, two = (cost_of(BEAUTY, [], [(64, 1)], **same, cores=cores) for cores in (8, 2))
     assert one.students == pytest.approx(two.students / 4)
+
+
+def test_costs_of_a_large_catalogue_are_near_what_was_measured() -> None:
+    """Of the night of a million users: updates of the item table are most of a training, the scores of the lists are not."""
+    shop, config = Scale(970_484, 250_128, 24_105_321), load_config(RUNS / "million.yaml")
+    sizes = {"scored_items": 2048, "batch_size": config.training.defaults.batch_size, "sampled_targets": False}
+    cost = cost_of(shop, [(128, 1)], [(64, 1)] * 2, **sizes, titles=False, test_users=2000, cores=2)
+    for part, measured in ((cost.teachers, 1064), (cost.targets, 158), (cost.lists, 730)):
+        assert measured / 2 < part < 2 * measured
 
 
 def test_the_size_of_the_data_reaches_the_recipe(tmp_path: Path) -> None:
