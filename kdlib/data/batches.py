@@ -4,7 +4,9 @@ Shapes: B windows, L longest window of the batch, T real positions, K sum of the
 of the context.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -18,6 +20,9 @@ from kdlib.store.tables import CONTEXT
 
 BUCKET_BATCHES = 32
 """Windows are sorted by length in groups of this many batches."""
+
+AHEAD = 2
+"""Batches that are ready for a GPU before it asks for them."""
 
 STREAM_ROWS = 65_536
 """Rows of a worker's shard that are read at a time, at most."""
@@ -54,6 +59,10 @@ class Batch:
             return self
         moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if value is not None}
         return replace(self, **moved)
+
+    def pinned(self) -> Self:
+        """The same in pinned memory, from which a GPU copies while it computes."""
+        return replace(self, **{name: value.pin_memory() for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -153,3 +162,23 @@ def shuffled_batches(store: WindowStore, *, batch_size: int, seed: int) -> Itera
         batches += [bucket[place : place + batch_size] for place in range(0, len(bucket), batch_size)]
     for number in generator.permutation(len(batches)):
         yield batch_of(store, batches[number])
+
+
+def made_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches. For a GPU a thread makes the next ones while the caller trains; an error in it is raised here.
+
+    On the CPU the caller makes them: a thread would take its time from the training.
+    """
+    if device.type == "cpu":
+        yield from batches
+        return
+
+    def make() -> Batch | None:
+        batch = next(batches, None)
+        return batch.pinned() if batch is not None and device.type == "cuda" else batch
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(make) for _ in range(AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(make))
+            yield batch

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from kdlib.config.models import TrainConfig, TrainingConfig
+from kdlib.data.batches import made_ahead
 from kdlib.data.windows import EvaluationRows, evaluation_rows, read_evaluation_histories
 from kdlib.inference.ranks import ranks_of_models
 from kdlib.metrics.ranking import hit_rate, ndcg
@@ -106,14 +107,15 @@ class StudentTask:
         run = self._run
         rates = run.learning_rates
         rate = rates[epoch] if rates else learning_rate_in(epoch, run.train, epochs=self.planned_epochs)
+        batches = self._shard.batches(
+            batch_size=self._batch_size,
+            seed=run.seed * 1_000_003 + epoch,
+            permute_seed=run.seed if run.stand_in == "permuted" else None,
+            weights_K=self._weights_K,
+        )
         figures = train_epoch(
             self.engine,
-            self._shard.batches(
-                batch_size=self._batch_size,
-                seed=run.seed * 1_000_003 + epoch,
-                permute_seed=run.seed if run.stand_in == "permuted" else None,
-                weights_K=self._weights_K,
-            ),
+            made_ahead(batches, self._worker.device),
             device=self._worker.device,
             learning_rate=rate,
             warmup_steps=run.train.warmup_steps,

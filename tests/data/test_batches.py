@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from kdlib.data.batches import batch_of, shuffled_batches, store_from_tables
+from kdlib.data.batches import batch_of, made_ahead, shuffled_batches, store_from_tables
 from kdlib.data.windows import training_windows
 from tests.data.test_windows import histories
 
@@ -62,6 +62,23 @@ def test_the_seed_fixes_the_order() -> None:
     ]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_batches_made_ahead_are_the_same(device: str) -> None:
+    """Whether a thread makes them or not, they come in order, and an error comes after the batches before it."""
+    store = _store()
+
+    def failing():
+        yield from shuffled_batches(store, batch_size=8, seed=1)
+        raise RuntimeError("the next file is gone")
+
+    found: list[list[int]] = []
+    with pytest.raises(RuntimeError, match="the next file is gone"):
+        found.extend(batch.targets_T.tolist() for batch in made_ahead(failing(), torch.device(device)))
+    assert found == [batch.targets_T.tolist() for batch in shuffled_batches(store, batch_size=8, seed=1)]
+    whole = made_ahead(shuffled_batches(store, batch_size=8, seed=1), torch.device(device))
+    assert [batch.targets_T.tolist() for batch in whole] == found
 
 
 def test_teacher_states_come_from_any_number_of_chunks() -> None:
