@@ -12,10 +12,10 @@ import torch.multiprocessing
 
 
 @contextmanager
-def process_group(*, rank: int, workers: int, folder: str) -> Iterator[None]:
+def process_group(*, rank: int, workers: int, folder: str, backend: str = "gloo") -> Iterator[None]:
     """Join a process group as number `rank`. The processes find each other by a file in `folder`."""
     os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed reads it
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
+    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
     try:
         yield
     finally:

@@ -117,7 +117,8 @@ def _tile(
 def _with_pull(q_TI: Tensor, log_q_TI: Tensor, shift_T: Tensor, temperature: float, pull: float) -> Tensor:
     """`p + pull · q`, where p is the softmax at temperature 1 and q that at `temperature`. It may overwrite q.
 
-    As p is `q^temperature · exp(shift)`, the usual temperatures 1 and 2 need no second exponential, the slowest operation here.
+    The exponential of a block is the slowest operation here. As p is `q^temperature · exp(shift)`, the usual temperatures 1
+    and 2 need no second one.
 
     Args:
       q_TI: a block of q.

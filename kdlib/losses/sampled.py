@@ -78,7 +78,9 @@ def sampled_ranking(
     """
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
     if teachers is not None:
-        teachers = teachers._replace(scored=_offset(on_items(teachers.scored, negatives_N), counts_N, teachers))
+        teachers = teachers._replace(
+            scored=_offset(on_items(teachers.scored, negatives_N), counts_N, teachers.temperature)
+        )
     rows = on_items(student, torch.cat([targets_T, negatives_N]))  # gathered together, for one gradient of the matrix
     compute = partial(_against_negatives, negatives_N=negatives_N.int(), counts_N=counts_N, weights_T=weights_T)
     return with_gradient(rows, targets_T, teachers, compute, dtype=dtype)
@@ -97,10 +99,11 @@ def _against_negatives(
     """A `Compute` function. The first rows of the matrix are each position's target, and the others are the negatives."""
     assert not isinstance(teachers, StudentSide)
     positions = len(targets_T)
-    own, among = on_items(rows, slice(positions)), on_items(rows, slice(positions, None))
-    positive_T = (own.hidden_TW.float() * own.weight_VW.float()).sum(1)
-    if own.bias_V is not None:
-        positive_T += own.bias_V
+    own_TW, among = rows.weight_VW[:positions].float(), rows._replace(weight_VW=rows.weight_VW[positions:])
+    positive_T = (rows.hidden_TW.float() * own_TW).sum(1)
+    if rows.bias_V is not None:
+        positive_T += rows.bias_V[:positions]
+        among = among._replace(bias_V=rows.bias_V[positions:])
     targets_T, counts_N = targets_T.int(), counts_N.to(rows.weight_VW.dtype)
     against_T = torch.empty_like(positive_T)  # how much each position pulls its target up
     sums = torch.zeros(3, device=positive_T.device)
@@ -130,9 +133,9 @@ def _against_negatives(
         if gradients.bias_V is not None:
             gradients.bias_V[positions:] += gradient_TN.sum(0, dtype=torch.float32)
     if gradients.hidden_TW is not None:
-        gradients.hidden_TW.sub_(against_T[:, None] * own.weight_VW)
+        gradients.hidden_TW.sub_(against_T[:, None] * own_TW)
     if gradients.weight_VW is not None:
-        gradients.weight_VW[:positions] = -against_T[:, None] * own.hidden_TW
+        gradients.weight_VW[:positions] = -against_T[:, None] * rows.hidden_TW
     if gradients.bias_V is not None:
         gradients.bias_V[:positions] = -against_T
     return sums
@@ -186,10 +189,10 @@ def sampled_divergence(
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=num_items or len(student.weight_VW))
     targets_T = negatives_N.new_zeros(len(student.hidden_TW))  # only for `correct`, which is thrown away
     taught = teachers._replace(
-        scored=_offset(on_items(teachers.scored, negatives_N), counts_N, teachers), kl_weight=1.0
+        scored=_offset(on_items(teachers.scored, negatives_N), counts_N, teachers.temperature), kl_weight=1.0
     )
     return chunked(
-        _offset(on_items(student, negatives_N), counts_N, teachers),
+        _offset(on_items(student, negatives_N), counts_N, teachers.temperature),
         targets_T,
         taught,
         divergence=divergence,
@@ -199,9 +202,9 @@ def sampled_divergence(
     ).total
 
 
-def _offset(scored: Scored, counts_N: Tensor, teachers: Teachers) -> Scored:
+def _offset(scored: Scored, counts_N: Tensor, temperature: float) -> Scored:
     """The same, with the counts subtracted from the logits after they are divided by the temperature."""
-    offset_N = counts_N.to(scored.weight_VW) * teachers.temperature
+    offset_N = counts_N.to(scored.weight_VW) * temperature
     return scored._replace(bias_V=-offset_N if scored.bias_V is None else scored.bias_V - offset_N)
 
 
@@ -254,11 +257,10 @@ def sampled_softmax_and_sampled_kl(
     return LossSums(data.total + draws.kl_weight * kl, data.ce, kl.detach(), data.correct)
 
 
-def on_items(scored: Scored, items_N: Tensor | slice) -> Scored:
+def on_items(scored: Scored, items_N: Tensor) -> Scored:
     """What predicts, for these items alone. Gradients reach its whole matrix and bias."""
     bias_N = None if scored.bias_V is None else scored.bias_V[items_N]
-    among_NW = scored.weight_VW[items_N] if isinstance(items_N, slice) else F.embedding(items_N, scored.weight_VW)
-    return Scored(scored.hidden_TW, among_NW, bias_N)
+    return Scored(scored.hidden_TW, F.embedding(items_N, scored.weight_VW), bias_N)
 
 
 class _OwnScores(torch.autograd.Function):

@@ -5,7 +5,7 @@ negatives, C items that compete.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -225,8 +225,8 @@ class NextItemTraining(nn.Module):
     ) -> LossSums:
         """The sampled softmax, and the divergence from the teachers over the same negatives."""
         negatives_N, num_items = self._negatives(student), self._num_drawn_from(student)
-        sampling = {"item_weights_V": ranking.item_weights_V, "num_items": num_items, "weights_T": weights_T}
-        sampling |= {"dtype": self.dtype}
+        sampling: dict[str, Any] = {"item_weights_V": ranking.item_weights_V, "num_items": num_items}
+        sampling |= {"weights_T": weights_T, "dtype": self.dtype}
         if teachers is None or self.divergence is kl_divergence:
             return sampled_ranking(student, targets_T, negatives_N, teachers, **sampling)
         data = sampled_ranking(student, targets_T, negatives_N, **sampling)

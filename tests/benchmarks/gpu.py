@@ -1,7 +1,7 @@
 """Correctness and speed on one GPU: `python -m tests.benchmarks.gpu PART` → results/speed_gpu.json.
 
-Each part takes less than 9 minutes on an H100. The host needs neither Spark nor the text packages. Without a CUDA device, a
-part runs with small inputs, checks itself and writes nothing.
+Each part is meant to take less than 9 minutes on an H100, where none has run yet. None needs Spark or the text packages.
+Without a CUDA device, a part runs with small inputs, checks itself and writes nothing.
 
 - `kernels`: the laws of the Triton kernels, against whole logits. Without a GPU, `tests/losses/test_triton_without_gpu.py`
   runs them in Triton's interpreter.
@@ -34,7 +34,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from jobs.benchmark.provenance import package_versions, processor
 from kdlib.config.models import TrainConfig
@@ -49,6 +48,7 @@ from kdlib.training.loop import train_epoch
 from kdlib.training.module import NextItemTraining
 from tests.benchmarks.peers.run_peers import leave_one_out, read_sequences
 from tests.benchmarks.serving import histories_table
+from tests.worker_group import process_group
 
 RESULTS = Path(__file__).parent / "results" / "speed_gpu.json"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -168,7 +168,7 @@ def _measured(compute: Loss, student: Scored, targets_T: torch.Tensor, *, rounds
     return milliseconds, peak / 1e9, total
 
 
-def _median_milliseconds(step: Callable[[], None], *, rounds: int) -> float:
+def _median_milliseconds(step: Callable[[], object], *, rounds: int) -> float:
     taken = []
     for _ in range(WARM_UP + rounds):
         _wait()
@@ -192,7 +192,7 @@ def lists(bench: Bench) -> dict[str, float]:
         torch.randn(rows, STUDENT_WIDTH, device=DEVICE, generator=generator).bfloat16()
         for rows in (LIST_USERS, LIST_ITEMS)
     )
-    milliseconds = _median_milliseconds(lambda: [*exact_topk(hidden, matrix, k=K)].clear(), rounds=bench.rounds)
+    milliseconds = _median_milliseconds(lambda: exact_topk(hidden, matrix, k=K), rounds=bench.rounds)
     scores = exact_topk(hidden[:8], matrix, k=K)[0]
     torch.testing.assert_close(scores, (hidden[:8] @ matrix.T).float().topk(K).values, rtol=1e-2, atol=1e-2)
     return {"topk_1m_ms": milliseconds}
@@ -210,10 +210,10 @@ def epoch(bench: Bench) -> dict[str, float]:
     torch.manual_seed(1)
     student = SequenceModel(num_items=split.num_items, kind="transformer", dim=64, layers=1, heads=1, max_length=50)
     seconds, losses = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
-        backend = "nccl" if ON_GPU else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/group", rank=0, world_size=1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        process_group(rank=0, workers=1, folder=folder, backend="nccl" if ON_GPU else "gloo"),
+    ):
         module = NextItemTraining(student, dtype=torch.bfloat16 if ON_GPU else torch.float32).to(DEVICE)
         engine = make_engine(module, train, zero_stage=0, workers=1, bf16=ON_GPU)
         for number in range(1 + bench.rounds):
@@ -231,7 +231,6 @@ def epoch(bench: Bench) -> dict[str, float]:
             seconds.append(time.perf_counter() - started)
             losses.append(figures["student_ce"])
         engine.destroy()
-        dist.destroy_process_group()
     assert losses[-1] < losses[0], f"the loss does not fall: {losses}"
     return {"gpu_epoch_seconds": float(np.median(seconds[1:]))}
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.million FOLDER
 
 Runs `distilrec nightly` with `cluster/runs/million.yaml` for its date, then for the next date. FOLDER keeps all outputs, about
-15 GB. It must be new, or hold the first night: then only the next one runs. The results are written after each night. With
+6 GB a night. It must be new, or hold the first night: then only the next one runs. The results are written after each night. With
 `--first` the command ends after the first.
 
 A stage has its seconds beside those of the cost model of `cluster/SIZING.md`, where the model covers it. The model was fitted
@@ -98,13 +98,13 @@ def main() -> int:
     done = [day for day in days if partitions.read_manifest(folder, "reports", day)]
     assert done or not folder.exists(), f"{folder} must be new, or hold a whole first night"
     for day in days[len(done) :]:
-        _record(run_night(folder, day), first=day == days[0])
+        _record(run_night(folder, day), config, first=day == days[0])
     return 0
 
 
-def _record(night: dict[str, Any], *, first: bool) -> None:
+def _record(night: dict[str, Any], config: RunConfig, *, first: bool) -> None:
     """Write a night into both results files. The first night replaces an earlier benchmark."""
-    path, config = RESULTS / "million.json", load_config(CONFIG)
+    path = RESULTS / "million.json"
     about = {
         "command": "python -m tests.benchmarks.million FOLDER",
         "seed": config.seed,

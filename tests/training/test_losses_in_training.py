@@ -170,11 +170,8 @@ def _in_whole_logits(
     """What `sampled_ranking` computes, from plain functions."""
     counts_N = log_expected_counts(item_weights_V, negatives_N, num_items=ITEMS)
     z_TV = student.logits()
-    positive_T, z_TN, hits_TN = (
-        z_TV.gather(1, TARGETS[:, None])[:, 0],
-        z_TV[:, negatives_N],
-        negatives_N == TARGETS[:, None],
-    )
+    positive_T, z_TN = z_TV.gather(1, TARGETS[:, None])[:, 0], z_TV[:, negatives_N]
+    hits_TN = negatives_N == TARGETS[:, None]
     ce_T = sampled_softmax(positive_T, z_TN, log_expected_counts=counts_N, hits=hits_TN)
     kl_T, kl_weight = torch.zeros_like(ce_T), 0.0
     if teachers is not None:
