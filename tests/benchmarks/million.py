@@ -6,9 +6,8 @@ Runs `distilrec nightly` with `cluster/runs/million.yaml` for its date, then for
 6 GB a night. It must be new, or hold the first night: then only the next one runs. The results are written after each night. With
 `--first` the command ends after the first.
 
-A stage has its seconds beside those of the cost model of `cluster/SIZING.md`, where the model covers it. The model was fitted
-to trainings with 256 negatives and no teacher. The run has 2,048 negatives and a teacher. The memory is the sum of the
-proportional set sizes of all processes of the run, looked at every second.
+A stage has its seconds beside those of the cost model of `cluster/SIZING.md`, where the model covers it. The memory is the sum
+of the proportional set sizes of all processes of the run, looked at every second.
 """
 
 import argparse
@@ -29,8 +28,8 @@ from kdlib.config.load import load_config
 from kdlib.config.run import RunConfig
 from kdlib.store import partitions
 from tests.benchmarks.night_watch import Use, megabytes_on_disk
+from tests.benchmarks.sizing import POSITIONS, predict
 from tests.benchmarks.sizing import RESULTS as SIZING
-from tests.benchmarks.sizing import predict
 from tests.whole_nights import HOME, follow, start
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,18 +40,19 @@ def predicted(config: RunConfig, funnel: dict[str, Any]) -> dict[str, float]:
     """Stage → seconds by the cost model on this machine's cores."""
     constants, cores = json.loads(SIZING.read_text())["constants"], len(os.sched_getaffinity(0))
     users, items = funnel["users"], funnel["items"]
-    steps = -(-users // config.training.resolve(config.student.train).batch_size)
+    train = config.training.resolve(config.student.train)
+    steps = -(-users // train.batch_size)
     positions = funnel["interactions"] - users
 
-    def trained(width: int) -> float:
+    def trained(form: str, width: int) -> float:
         """One epoch. The model counts windows of 19 positions."""
-        size = {"items": items, "windows": positions / steps / 19, "dim": width, "form": "negatives"}
-        return steps * predict(constants, "train.seconds", **size) / cores
+        size = {"items": items, "windows": positions / steps / POSITIONS, "negatives": train.negatives}
+        return steps * predict(constants, "train.seconds", form=form, dim=width, **size) / cores
 
     return {
         "build-features": predict(constants, "features.core_seconds", events=funnel["rows_read"]) / cores,
-        "train-teacher": trained(config.teachers[0].model.dim),
-        "distill": 2 * trained(config.student.model.dim),  # student and control
+        "train-teacher": trained("negatives", config.teachers[0].model.dim),
+        "distill": sum(trained(form, config.student.model.dim) for form in ("followed", "negatives")),
         "recommend": predict(constants, "recommend.seconds", form="dense", users=users, items=items) / cores,
     }
 

@@ -64,7 +64,8 @@ def serving_actor(
     ids = [str(number) for number in range(len(counts))]
     torch.manual_seed(1)
     model = SequenceModel(num_items=len(ids), **shape)
-    model.item_embedding.data *= 20  # scores then lie as far apart as those of a trained model
+    table = model.item_embedding if model.code_tables is None else model.code_tables
+    table.data *= 20  # scores then lie as far apart as those of a trained model
     facts = {"vocabulary_items": len(ids), "vocabulary_hash": vocabulary_hash(ids)}
     save_model(folder / "model", model, model.state_dict(), facts)
     numbers = np.arange(len(ids), dtype=np.int32)

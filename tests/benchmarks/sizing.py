@@ -65,22 +65,27 @@ def _points(part: str, fitted: list[tuple[int, ...]], check: tuple[int, ...], **
 POINTS = [
     *_points("features", [(500_000,), (2_000_000,)], (6_000_000,)),
     *_points("train", [(200_000, 128), (200_000, 2048), (500_000, 128)], (1_500_000, 256), form="negatives"),
-    *_points("train", [(200_000, 128), (500_000, 128), (200_000, 512)], (1_500_000, 256), form="drawn"),
+    *_points("train", [(200_000, 512)], (1_500_000, 256), form="negatives", negatives=4096),
+    *_points("train", [(200_000, 128), (200_000, 512), (500_000, 128)], (1_500_000, 256), form="followed"),
+    *_points("train", [(200_000, 512)], (1_500_000, 256), form="followed", negatives=4096),
     *_points("train", [(150_000, 53), (250_000, 53)], (500_000, 106), form="all_items"),
     *_points("train", [(150_000, 53), (250_000, 53)], (400_000, 53), form="taught"),
     *_points("train", [(150_000, 53), (250_000, 53)], (400_000, 53), form="codes"),
     *_points("train", [(300_000, 64)], (600_000, 64), form="negatives", workers=2),
     *_points("train", [], (600_000, 64), form="negatives", workers=2, zero_stage=3),
     *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="dense"),
-    *_points("recommend", [(512, 500_000), (512, 1_000_000)], (1280, 2_000_000), form="codes"),
+    *_points("recommend", [(512, 1_000_000), (512, 2_000_000)], (1280, 4_000_000), form="codes"),
 ]
 """Forms of training:
 
 - `negatives`: sampled negatives.
-- `drawn`: sampled negatives, and sampled targets of a teacher.
+- `followed`: sampled negatives, over which the student follows a cached teacher.
 - `all_items`: softmax over all items. 53 windows nearly fill its tiles of 1,024 positions.
 - `taught`: softmax over all items, and a cached teacher.
 - `codes`: as `taught`, with sub-item codes.
+
+Lists of `codes` are made by look-ups, from a million items on. The codes are drawn at random. Look-ups then skip no item, which is
+their slowest case.
 """
 
 
@@ -89,7 +94,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument(
-        "--missing", action="store_true", help="measure only points that the file lacks; it must be of this machine"
+        "--missing",
+        action="store_true",
+        help="measure only points that the file lacks, as after a failure; it must be of this machine",
     )
     parser.add_argument(
         "--point", type=json.loads, help="measure only this point, in this process, and print its figures"
@@ -103,14 +110,15 @@ def main() -> int:
         kept = (
             json.loads(RESULTS.read_text()) if options.missing else {"points": [], "hardware": None, "versions": None}
         )
-        RESULTS.write_text(json.dumps(_measure_all(kept), indent=1, ensure_ascii=False) + "\n")
+        _measure_all(kept)
     result = json.loads(RESULTS.read_text())
     DOCUMENT.write_text(with_tables(DOCUMENT.read_text(), result))
     print(_checks_table(result))
     return int(any(abs(check["error"]) > LARGEST_ERROR for check in result["checks"]))
 
 
-def _measure_all(kept: dict[str, Any]) -> dict[str, Any]:
+def _measure_all(kept: dict[str, Any]) -> None:
+    """Measure the points that are not kept, write the file after each, and fit the model."""
     import torch
 
     from kdlib.training.engine import scoring_dtype
@@ -123,6 +131,13 @@ def _measure_all(kept: dict[str, Any]) -> dict[str, Any]:
     assert kept["versions"] in (None, package_versions()), (
         "--missing: the file holds points of other package versions. Measure all points again"
     )
+    about = {
+        "command": "python -m tests.benchmarks.sizing",
+        "seeds": {"data": SEED, "simulator": SIMULATOR_SEED},
+        "hardware": hardware,
+        "versions": package_versions(),
+        "rounds": ROUNDS,
+    }
     for size in POINTS:
         if found := [point for point in kept["points"] if size_of(point) == size]:
             points += found
@@ -133,18 +148,14 @@ def _measure_all(kept: dict[str, Any]) -> dict[str, Any]:
         done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=os.environ | threads)
         figures = _rounded(json.loads(done.stdout.splitlines()[-1]))
         points.append({**size, "figures": figures, "date": datetime.now(UTC).isoformat(timespec="seconds")})
+        _write({"points": points} | about)
     constants = fit_all(points)
-    return {
-        "constants": constants,
-        "checks": list(_checks(constants, points)),
-        "points": points,
-        "command": "python -m tests.benchmarks.sizing",
-        "seeds": {"data": SEED, "simulator": SIMULATOR_SEED},
-        "hardware": hardware,
-        "versions": package_versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rounds": ROUNDS,
-    }
+    found = {"constants": constants, "checks": list(_checks(constants, points)), "points": points}
+    _write(found | about | {"date": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def _write(result: dict[str, Any]) -> None:
+    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def size_of(point: Size) -> Size:
@@ -156,7 +167,8 @@ def terms(figure: str, size: Mapping[str, Any]) -> dict[str, float]:
     """Constant → its count in a figure at a size. The figure is the sum of constant × count.
 
     An *entry* is one number of an item table (items × width), of the student or its teacher. A *score* is a position times an
-    entry. *Composed* entries are computed from codes, once per step. *Shared* entries are divided among the workers.
+    entry that it is compared with: of all items, or of the *sampled* ones. *Composed* entries are computed from codes, once
+    per step. *Shared* entries are divided among the workers.
     """
     part, kind = figure.split(".")
     form, items, users = size.get("form"), size.get("items", 0), size.get("users", 0)
@@ -167,19 +179,17 @@ def terms(figure: str, size: Mapping[str, Any]) -> dict[str, float]:
     if part == "recommend" and kind == "peak_bytes":
         return {"base": 1.0, f"{form}_item": items}
     if part == "recommend":
-        return {"user": users, "user_item": users * items}
+        return {f"{form}_user": users, f"{form}_user_item": users * items}
     entries, positions = items * size.get("dim", DIM), size["windows"] * POSITIONS
-    position, entry = (
-        ("drawn_" if form == "drawn" else "") + "position",
-        ("composed_" if form == "codes" else "") + "entry",
-    )
-    counts = {position: positions, entry: entries}
-    learns = form in ("taught", "codes")
+    samples = form in ("negatives", "followed")
+    learns = form in ("followed", "taught", "codes")
+    counts = {"position": positions, "composed_entry" if form == "codes" else "entry": entries}
     if kind == "peak_bytes":
         counts |= {} if form == "codes" else {"shared_entry": entries / size.get("workers", 1)}
         return {"base": 1.0} | counts | ({"teacher_entry": items * TEACHER_DIM} if learns else {})
-    counts |= {} if form in ("negatives", "drawn") else {"score": positions * entries}
-    return counts | ({"teacher_score": positions * items * TEACHER_DIM} if learns else {})
+    compared, score = (size.get("negatives", NEGATIVES), "sampled_score") if samples else (items, "score")
+    counts[score] = positions * compared * size.get("dim", DIM)
+    return counts | ({f"teacher_{score}": positions * compared * TEACHER_DIM} if learns else {})
 
 
 def fit(rows: Iterable[tuple[Mapping[str, float], float]]) -> dict[str, float]:
@@ -281,13 +291,9 @@ def _train_worker(rank: int, folder: str, size: Size) -> None:
     histories = _histories(np.full((1 + ROUNDS) * windows, POSITIONS + 2), items)
     store = store_from_tables([training_windows(histories, max_length=50)])
     settings: dict[str, Any] = {"dtype": scoring_dtype(CPU, bf16=True)}
-    if form in ("negatives", "drawn"):
-        settings["ranking"] = Ranking(NEGATIVES, None)
-    if form == "drawn":
-        drawn = np.random.default_rng(SEED).integers(0, items, (len(store.inputs), SAMPLES)).astype("<i4")
-        store = replace(store, hidden=drawn.view(np.int8), scales=np.zeros((len(drawn), 1), np.float32))
-        settings |= {"draws": True, "kl_weight": 1.0}
-    if form in ("taught", "codes"):
+    if form in ("negatives", "followed"):
+        settings["ranking"] = Ranking(size.get("negatives", NEGATIVES), None)
+    if form in ("followed", "taught", "codes"):
         states = np.random.default_rng(SEED).integers(-127, 128, (len(store.inputs), TEACHER_DIM), np.int8)
         store = replace(store, hidden=states, scales=np.full((len(states), 1), 0.01, np.float32))
         head = torch.randn(items, TEACHER_DIM) * 0.02
@@ -412,7 +418,7 @@ def _trained(form: str) -> Size:
 def core_hours(constants: Constants, users: int, items: int) -> dict[str, float]:
     """Core-hours of each stage; for training, of one epoch without the time that workers wait for gradients."""
     seconds = {"features": predict(constants, "features.core_seconds", events=EVENTS * users)}
-    for form in ("negatives", "taught", "codes", "drawn"):
+    for form in ("negatives", "taught", "codes", "followed"):
         step = predict(constants, "train.seconds", items=items, **_trained(form))
         seconds[form] = step * WORKERS * users / WINDOWS
     seconds["recommend"] = predict(constants, "recommend.seconds", form="dense", users=users, items=items)
@@ -424,9 +430,9 @@ def _hours_table(result: dict[str, Any]) -> str:
     for users, items in product(USERS, ITEMS):
         hours = core_hours(result["constants"], users, items)
         same = hours["features"] + EPOCHS * hours["negatives"] + hours["recommend"]
-        nights = [same + EPOCHS * hours[form] for form in ("taught", "drawn")]
+        nights = [same + EPOCHS * hours[form] for form in ("taught", "followed")]
         rows.append([f"{_power(users)} × {_power(items)}", *hours.values(), *nights])
-    columns = "Spark | teacher | student | with codes | from draws | recommend | a night | from draws"
+    columns = "Spark | teacher | student | with codes | over negatives | recommend | a night | over negatives"
     return _table(f"| users × items | {columns} |", rows)
 
 
@@ -445,12 +451,12 @@ def _disk_table(result: dict[str, Any]) -> str:
 def _memory_table(result: dict[str, Any]) -> str:
     rows = []
     for items in ITEMS:
-        asked = [("train.peak_bytes", _trained(form)) for form in ("negatives", "taught", "codes", "drawn")]
+        asked = [("train.peak_bytes", _trained(form)) for form in ("negatives", "taught", "codes", "followed")]
         asked += [("recommend.peak_bytes", {"form": form}) for form in ("dense", "codes")]
         memory = [predict(result["constants"], figure, items=items, **how) for figure, how in asked]
         files = [4 * items * DIM, items * CODES["count"] + 4 * CODES["count"] * CODES["size"] * DIM]
         rows.append([_power(items), *(number / 1e9 for number in (*files, *memory))])
-    columns = "model file | with codes | teacher's worker | student's worker | with codes | from draws | recommender | with codes"
+    columns = "model file | with codes | teacher's worker | student's worker | with codes | over negatives | recommender | with codes"
     return _table(f"| items | {columns} |", rows)
 
 

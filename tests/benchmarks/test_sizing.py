@@ -1,6 +1,7 @@
 """The cost model, and the document with its tables."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.benchmarks.sizing import (
     TABLES,
     Constants,
     _checks,
+    _write_serving_files,
     fit,
     fit_all,
     predict,
@@ -74,7 +76,8 @@ def test_the_fit_finds_known_constants():
         "features.core_seconds": {"start": 30.0, "event": 2e-5},
         "train.seconds": {
             "position": 1e-5,
-            "drawn_position": 2e-5,
+            "sampled_score": 4e-11,
+            "teacher_sampled_score": 3e-11,
             "entry": 2e-8,
             "composed_entry": 3e-8,
             "score": 7e-11,
@@ -83,13 +86,17 @@ def test_the_fit_finds_known_constants():
         "train.peak_bytes": {
             "base": 6e8,
             "position": 3e3,
-            "drawn_position": 5e3,
             "entry": 15.0,
             "shared_entry": 12.0,
             "composed_entry": 9.0,
             "teacher_entry": 6.0,
         },
-        "recommend.seconds": {"user": 5e-5, "user_item": 4e-9},
+        "recommend.seconds": {
+            "dense_user": 5e-5,
+            "dense_user_item": 4e-9,
+            "codes_user": 3e-3,
+            "codes_user_item": 2e-9,
+        },
         "recommend.peak_bytes": {"base": 5e8, "dense_item": 600.0, "codes_item": 500.0},
     }
     points = []
@@ -109,7 +116,14 @@ def test_no_constant_is_negative():
 
 
 def test_terms_of_codes():
-    """Training with codes composes the item vectors once per step, and the recommender only once at its start."""
+    """Training with codes composes the item vectors once per step. The recommender looks up scores, at costs of their own."""
     assert terms("train.seconds", {"form": "codes", "items": 10, "windows": 1})["composed_entry"] == 640
-    codes, dense = (terms("recommend.seconds", {"form": form, "items": 10, "users": 5}) for form in ("codes", "dense"))
-    assert codes == dense == {"user": 5, "user_item": 50}
+    size = {"form": "codes", "items": 10, "users": 5}
+    assert terms("recommend.seconds", size) == {"codes_user": 5, "codes_user_item": 50}
+
+
+@pytest.mark.parametrize("form", ["dense", "codes"])
+def test_a_recommender_can_be_measured(form: str, tmp_path: Path) -> None:
+    """The files for the actor of both forms are made."""
+    _write_serving_files(tmp_path, {"form": form, "users": 3, "items": 300})
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
