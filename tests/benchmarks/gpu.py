@@ -15,7 +15,8 @@ Without a CUDA device, a part runs with small inputs, checks itself and writes n
 - `epoch`: `gpu_epoch_seconds`, the median epoch of SASRec on Amazon Beauty through the training job's DeepSpeed step: width 64,
   one block, length 50, batch 128, softmax over all items. It needs `--data`, the folder with `sequences.txt`.
 - `recipe`: `gpu_recipe_seconds`, all stages from the teachers to the lists, and each stage's seconds. It needs `--run`, an
-  output folder with the features and title vectors of a run, and `--config`, that run's config.
+  output folder with the features and title vectors of a run, and `--config`, that run's config. No stage may have run there with
+  one worker before.
 
 Shapes: T positions.
 """
@@ -244,7 +245,13 @@ def recipe(bench: Bench) -> dict[str, float]:
     more = [word for setting in settings for word in ("--set", setting)]
     for stage in STAGES:
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "jobs", stage, "--config", str(bench.config), *more], check=True)
+        command = [sys.executable, "-m", "jobs", stage, "--config", str(bench.config), *more]
+        printed = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+        print(printed, end="", flush=True)
+        if "up to date" in printed:
+            sys.exit(
+                f"{stage} has run before in {bench.run}. Give a fresh copy of the run with features and title vectors"
+            )
         figures[f"gpu_{stage.replace('-', '_')}_seconds"] = time.perf_counter() - started
     return figures | {"gpu_recipe_seconds": sum(figures.values())}
 
