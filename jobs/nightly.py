@@ -17,7 +17,7 @@ from jobs.runtime.encoding import check_encoder
 from jobs.runtime.extras import check_export_extra, check_search_extra
 from jobs.runtime.names import encoders_of
 from jobs.runtime.own_teachers import check_functions
-from jobs.runtime.process import run_in_own_process
+from jobs.runtime.process import StageProcess
 from jobs.runtime.published import versions
 from jobs.runtime.ray_cluster import ray_ahead, start_ray
 from jobs.runtime.runner import run_stage
@@ -66,7 +66,7 @@ def backfill(invocation: Invocation, first: date, last: date, *, force: str = ""
 
 
 def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") -> None:
-    """Run all stages that apply, in order. Each Spark stage has its own process. All Ray stages share a cluster.
+    """Run all stages that apply, in order. All Spark stages share a process of their own. All Ray stages share a cluster.
 
     Raises:
       GateError: a gate has failed, or a rollback has withdrawn the run that this one starts from.
@@ -87,7 +87,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
     with engine_output_to(log):
         say(f"nightly: {config.name}, {config.day}, output in {config.place()}, engine logs in {log.parent}")
     tracking.begin(config)
-    ray_block = ExitStack()
+    ray_block, spark_process = ExitStack(), StageProcess(invocation)
     try:
         for number, stage in enumerate(stages):
             started = time.monotonic()
@@ -97,7 +97,9 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
                 promotions.check_not_withdrawn(config.root, config.day, versions(config, "histories"))
             if stage.engine == "spark":
                 ahead = _ray_ahead(config, ray_block) if stage in last_spark else None
-                run_in_own_process(stage.name, invocation, meanwhile=ahead)
+                spark_process.run(stage.name, meanwhile=ahead)
+                if stage in last_spark:
+                    spark_process.close()
             else:
                 with engine_output_to(log):
                     if all(later.engine != "ray" for later in stages[number:]):
@@ -110,6 +112,7 @@ def run_stages(config: RunConfig, invocation: Invocation, *, force: str = "") ->
                 with engine_output_to(log):
                     _say_estimate(config)
     finally:
+        spark_process.close()
         with engine_output_to(log):  # while Ray stops, it prints the last lines of its workers
             ray_block.close()
     with engine_output_to(log):

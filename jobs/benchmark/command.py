@@ -6,6 +6,7 @@ validation. The choices are published with the models' hashes, and the test star
 
 import json
 import shlex
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from jobs.benchmark.students import students_of, train_students, tuned
 from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, log_file, say
-from jobs.runtime.process import run_in_own_process
+from jobs.runtime.process import StageProcess
 from jobs.runtime.published import features
 from jobs.runtime.ray_cluster import start_ray
 from jobs.runtime.runner import run_stage
@@ -42,12 +43,13 @@ def run(benchmark: Benchmark, *, command_line: list[str]) -> Path:
     with engine_output_to(log):
         say(f"benchmark: {name}, {config.day}, output in {config.root}, engine logs in {log.parent}")
     invocation = Invocation(str(benchmark.run_path), config.day, benchmark.run_overrides)
-    for stage in (stage for stage in stages if stage.engine != "ray"):
-        if stage.engine == "spark":
-            run_in_own_process(stage.name, invocation)
-        else:
-            with engine_output_to(log):
-                run_stage(config, stage, pipeline=STAGES)
+    with closing(StageProcess(invocation)) as spark_process:
+        for stage in (stage for stage in stages if stage.engine != "ray"):
+            if stage.engine == "spark":
+                spark_process.run(stage.name)
+            else:
+                with engine_output_to(log):
+                    run_stage(config, stage, pipeline=STAGES)
     with engine_output_to(log), start_ray(config):
         for stage in (stage for stage in stages if stage.engine == "ray"):
             run_stage(config, stage, pipeline=STAGES)

@@ -9,10 +9,10 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -39,9 +39,13 @@ TABLE_SETTINGS = {
 """Without these the same input gives other tables."""
 
 
+_session_stays = False
+"""Whether a session stays after the block that started it."""
+
+
 @contextmanager
 def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
-    """The active Spark session of this process, else a new one. A new session and its Java end with the block.
+    """The active Spark session of this process, else a new one. A new one ends with the block, or with `one_spark`.
 
     Inside, Spark reads the shop's files in object stores (`kdlib.features.stored_input`).
 
@@ -49,20 +53,31 @@ def running_spark(config: RunConfig, log: Path) -> Iterator[SparkSession]:
       RuntimeError: Java failed inside the block. The first line of the text is the innermost cause.
     """
     active = SparkSession.getActiveSession()
-    if active is not None:
-        for key, value in TABLE_SETTINGS.items():
-            active.conf.set(key, value)
-        with _reading_stores(active, config, log):
-            yield active
-        return
-    spark = start_spark(config, log)
+    spark = active or start_spark(config, log)
+    for key, value in TABLE_SETTINGS.items():
+        spark.conf.set(key, value)
     try:
         with _reading_stores(spark, config, log):
             yield spark
-    except Py4JJavaError as error:  # read the text now: it is gone when Java ends below
+    except Py4JJavaError as error:  # read the text now: it is gone when Java ends
         raise RuntimeError(_java_text(error)) from None
     finally:
-        stop_spark(spark)
+        if active is None and not _session_stays:
+            stop_spark(spark)
+
+
+@contextmanager
+def one_spark() -> Iterator[None]:
+    """Inside, the blocks of `running_spark` share one session. It ends with this block."""
+    global _session_stays
+    _session_stays = True
+    try:
+        yield
+    finally:
+        _session_stays = False
+        with suppress(Py4JError, OSError):  # Java may have died
+            if (spark := SparkSession.getActiveSession()) is not None:
+                stop_spark(spark)
 
 
 def _reading_stores(spark: SparkSession, config: RunConfig, log: Path) -> AbstractContextManager[None]:

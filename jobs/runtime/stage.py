@@ -40,7 +40,7 @@ class Stage:
     name: str
     """As on the command line. The module is `jobs.<name>`, with underscores."""
     engine: Literal["spark", "ray", "local"]
-    """`spark` runs in a process of its own. `ray` stages of a nightly run share one Ray cluster."""
+    """The `spark` stages of a nightly run share a process of their own, its `ray` stages a Ray cluster."""
     summary: str
     """One line for the help."""
     makes: Names = ()

@@ -25,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
@@ -41,7 +42,7 @@ from jobs.pipeline import STAGES
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import engine_output_to, in_utf8, log_file, say
 from jobs.runtime.names import SEARCH_ENCODER, SEARCH_STUDENT, logged_queries
-from jobs.runtime.process import run_in_own_process
+from jobs.runtime.process import StageProcess
 from jobs.runtime.product_search import product_search, read_products, search_teacher, typed_queries
 from jobs.runtime.published import parquet_files, published
 from jobs.runtime.ray_cluster import start_ray
@@ -91,10 +92,11 @@ def judgements(path: Path, item_ids: list[str]) -> dict[str, dict[int, int]]:
 
 
 def run_stages(config: RunConfig, invocation: Invocation) -> None:
-    """Run the stages of search, Spark's in processes of their own. Stages that are up to date are skipped."""
+    """Run the stages of search, Spark's in a process of their own. Stages that are up to date are skipped."""
     stages = [stage for stage in STAGES if stage.name in SEARCH_STAGES and stage.when(config)]
-    for stage in (stage for stage in stages if stage.engine == "spark"):
-        run_in_own_process(stage.name, invocation)
+    with closing(StageProcess(invocation)) as spark_process:
+        for stage in (stage for stage in stages if stage.engine == "spark"):
+            spark_process.run(stage.name)
     with engine_output_to(log_file(config, "quality_search")), start_ray(config):
         for stage in (stage for stage in stages if stage.engine == "ray"):
             run_stage(config, stage, pipeline=STAGES)

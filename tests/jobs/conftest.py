@@ -144,7 +144,7 @@ def last_steps(config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         return Night(name, ds, k)
 
     monkeypatch.setattr(nightly, "run_stage", act)
-    monkeypatch.setattr(nightly, "run_in_own_process", lambda *words, **more: None)
+    monkeypatch.setattr(nightly.StageProcess, "run", lambda *words, **more: None)
     monkeypatch.setattr(nightly, "start_ray", nullcontext)
     monkeypatch.setattr(nightly, "print_summary", lambda config, seconds: None)
     monkeypatch.setattr(telemetry, "gather", no_night)

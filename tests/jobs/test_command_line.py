@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from jobs.__main__ import cli, main
 from jobs.runtime import console
 from jobs.runtime.command import Invocation, execute
 from jobs.runtime.console import in_utf8, say
-from jobs.runtime.process import run_in_own_process
+from jobs.runtime.process import StageProcess
 from jobs.runtime.published import published
 from jobs.runtime.ray_cluster import own_signal_handlers
 from jobs.runtime.teachers import teacher_folders
@@ -389,7 +390,8 @@ def test_json_logs_are_one_object_a_line(tmp_path: Path, capfd: pytest.CaptureFi
 
     def run(config: RunConfig) -> None:
         say("two\nlines")
-        run_in_own_process("simulate-events", invocation)
+        with closing(StageProcess(invocation)) as process:
+            process.run("simulate-events")
         raise InputError("no „rows“")
 
     os.environ[console.JSON_LOGS] = "1"  # as `--json-logs` does

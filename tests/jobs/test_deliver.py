@@ -11,7 +11,7 @@ def test_a_night_that_cannot_be_delivered_does_not_begin(config, last_steps, und
     """The run ends with 2 before any stage, and telemetry has this status."""
     ran: list[str] = []
     monkeypatch.setattr(nightly, "run_stage", lambda config, stage, **more: ran.append(stage.name))
-    monkeypatch.setattr(nightly, "run_in_own_process", lambda name, *words, **more: ran.append(name))
+    monkeypatch.setattr(nightly.StageProcess, "run", lambda _, name, **more: ran.append(name))
     root = put_night(config, DAYS[0])
     assert last_steps(DAYS[0]) == 2
     assert undeliverable in capfd.readouterr().err

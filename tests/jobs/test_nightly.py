@@ -68,6 +68,16 @@ def test_a_night_ends_with_a_whole_table(night: tuple[Path, Path, str]) -> None:
     assert not re.search(r"\(pid=|WARN|Traceback", printed), printed
 
 
+def test_all_spark_stages_share_one_java(night: tuple[Path, Path, str]) -> None:
+    """Java starts in the first Spark stage, whose log has its first lines."""
+    _, root, _ = night
+    first, second = (
+        (root / "logs" / f"ds={DS}" / f"{stage}.log").read_text() for stage in ("build_features", "build_side_features")
+    )
+    assert first.count("log4j profile") == 1
+    assert "log4j profile" not in second
+
+
 def test_every_table_and_model_of_a_night_is_as_its_manifest_says(night: tuple[Path, Path, str]) -> None:
     """Files, bytes, hashes, rows and columns are those of the manifests, and each input is the version in use."""
     _, root, _ = night

@@ -35,14 +35,14 @@ def test_ray_that_started_beside_spark_ends_with_the_night(config, last_steps, f
         block.callback(told.append, "ends")
         yield
 
-    def on_spark(name, *words, meanwhile, **more):
+    def on_spark(_, name, *, meanwhile):
         with meanwhile:
             told.append(name)
             if name == failing:
                 raise ConfigError("no events")
 
     monkeypatch.setattr(nightly, "ray_ahead", ray_ahead)
-    monkeypatch.setattr(nightly, "run_in_own_process", on_spark)
+    monkeypatch.setattr(nightly.StageProcess, "run", on_spark)
     act = nightly.run_stage
 
     def run_stage(config, stage, **more):
@@ -62,7 +62,7 @@ def test_stages_run_in_the_order_of_the_pipeline(config, last_steps, monkeypatch
     monkeypatch.setattr(
         nightly, "run_stage", lambda config, stage, **more: ran.append((stage.name, more.get("options", {})))
     )
-    monkeypatch.setattr(nightly, "run_in_own_process", lambda name, *words, **more: ran.append((name, {})))
+    monkeypatch.setattr(nightly.StageProcess, "run", lambda _, name, **more: ran.append((name, {})))
     assert run("nightly", config, "--ds", DAYS[0], "--force", "holiday") == 0
     loaded = load_config(config, ds=DAYS[0])
     assert [name for name, _ in ran] == [stage.name for stage in STAGES if stage.when(loaded)]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from jobs.__main__ import main
 from jobs.runtime.command import Invocation
 from jobs.runtime.lock import held_dates, run_lock
-from jobs.runtime.process import run_in_own_process
+from jobs.runtime.process import StageProcess
 from kdlib.config.load import load_config
 from kdlib.errors import BusyError, DistilrecError
 from kdlib.store import leases, partitions
@@ -101,8 +102,12 @@ def test_a_run_that_was_paused_for_too_long_publishes_nothing(tmp_path: Path, mo
 def test_a_stage_in_its_own_process_holds_its_parents_lock(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The parent's lock does not stop the child: the child fails only at its missing input."""
     path = _config(tmp_path)
-    with run_lock(load_config(path), "nightly"), pytest.raises(DistilrecError, match="exit status 2"):
-        run_in_own_process("build-features", Invocation(str(path)))
+    with (
+        run_lock(load_config(path), "nightly"),
+        closing(StageProcess(Invocation(str(path)))) as process,
+        pytest.raises(DistilrecError, match="exit status 2"),
+    ):
+        process.run("build-features")
     assert "build-features needs events of 2026-11-22" in capfd.readouterr().err
 
 

@@ -1,63 +1,98 @@
-"""A stage in a process of its own."""
+"""Stages in a process of their own."""
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs.runtime.command import Invocation
-from jobs.runtime.process import run_in_own_process
+from jobs.runtime.process import StageProcess
 from kdlib.errors import DistilrecError, UnreachableError
 
-
-@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)])
-def test_the_stage_s_exit_status_is_passed_on(monkeypatch: pytest.MonkeyPatch, code: str, status: int) -> None:
-    """A stage that a signal ends has the status that a shell gives: 128 + the signal's number."""
-    really = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: really([sys.executable, "-c", code], **options))
-    with pytest.raises(DistilrecError, match=f"exit status {status}") as caught:
-        run_in_own_process("build-features", Invocation("run.yaml"))
-    assert caught.value.exit_status == status
+ANSWERS = """
+import sys, time
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+connection.recv()
+time.sleep(0.5)
+connection.send(0)
+"""
+"""A program that answers to one stage after half a second."""
 
 
 @pytest.fixture
-def slow_stage(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """The stages that were started; each lasts a second."""
-    really, started = subprocess.Popen, list[subprocess.Popen[bytes]]()
+def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], StageProcess]]:
+    """Makes a `StageProcess` that runs this code, with the number of its connection as argument."""
+    made, really = list[StageProcess](), subprocess.Popen
 
-    def start(_: object, **options: Any) -> subprocess.Popen[bytes]:
-        started.append(really([sys.executable, "-c", "import time; time.sleep(1)"], **options))
-        return started[-1]
+    def make(code: str) -> StageProcess:
+        def start(words: list[str], **more: Any) -> subprocess.Popen[bytes]:
+            return really([sys.executable, "-c", code, words[3]], **more)
 
-    monkeypatch.setattr(subprocess, "Popen", start)
-    return started
+        monkeypatch.setattr(subprocess, "Popen", start)
+        made.append(StageProcess(Invocation("run.yaml")))
+        return made[0]
+
+    yield make
+    made[0].close()
 
 
-def test_what_happens_meanwhile(slow_stage: list[subprocess.Popen[bytes]]) -> None:
-    """`meanwhile` is entered while the stage runs, and left after the stage."""
-    seen: list[int | None] = []
+@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_the_exit_status_of_a_dead_process_is_passed_on(
+    process: Callable[[str], StageProcess], code: str, status: int
+) -> None:
+    """A process that a signal ends has the status that a shell gives: 128 + the signal's number."""
+    with pytest.raises(DistilrecError, match=f"build-features ended with exit status {status}") as caught:
+        process(code).run("build-features")
+    assert caught.value.exit_status == status
+
+
+def test_what_happens_meanwhile(process: Callable[[str], StageProcess]) -> None:
+    """`meanwhile` is entered while the stage runs, and left after its answer."""
+    seen: list[str] = []
 
     @contextmanager
     def meanwhile() -> Iterator[None]:
-        seen.append(slow_stage[0].poll())
+        seen.append("entered")
         yield
-        seen.append(slow_stage[0].poll())
+        seen.append("left")
 
-    run_in_own_process("build-features", Invocation("run.yaml"), meanwhile=meanwhile())
-    assert seen == [None, 0]
+    started = process(ANSWERS)
+    answer = started._answer
+    started._answer = lambda process: (answer(process), seen.append("answered"))[0]
+    started.run("build-features", meanwhile=meanwhile())
+    assert seen == ["entered", "answered", "left"]
 
 
-def test_a_stage_does_not_outlive_what_failed_beside_it(slow_stage: list[subprocess.Popen[bytes]]) -> None:
-    """An error in `meanwhile` kills the stage."""
+def test_a_stage_does_not_outlive_what_failed_beside_it(process: Callable[[str], StageProcess]) -> None:
+    """An error in `meanwhile` kills the process."""
+    processes: list[psutil.Process] = []
 
     @contextmanager
     def failing() -> Iterator[None]:
+        processes.extend(psutil.Process().children())
         raise UnreachableError("no Ray")
         yield
 
     with pytest.raises(UnreachableError, match="no Ray"):
-        run_in_own_process("build-features", Invocation("run.yaml"), meanwhile=failing())
-    assert slow_stage[0].returncode == -9
+        process("import time; time.sleep(60)").run("build-features", meanwhile=failing())
+    assert processes
+    assert not any(one.is_running() for one in processes)
+
+
+def test_one_process_runs_several_stages(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A real process ends a stage with its status, goes on with the next one, and ends when it is closed."""
+    config = f"{tmp_path}/missing.yaml"
+    before = set(psutil.Process().children())
+    with closing(StageProcess(Invocation(config))) as process:
+        for stage in ("build-features", "build-products"):
+            with pytest.raises(DistilrecError, match=f"{stage} ended with exit status 2"):
+                process.run(stage)
+        [child] = set(psutil.Process().children()) - before
+    assert not child.is_running()
+    assert capfd.readouterr().err.count("missing.yaml") == 2
