@@ -74,7 +74,7 @@ def test_all_spark_stages_share_one_java(night: tuple[Path, Path, str]) -> None:
     first, second = (
         (root / "logs" / f"ds={DS}" / f"{stage}.log").read_text() for stage in ("build_features", "build_side_features")
     )
-    assert first.count("log4j profile") == 1
+    assert "log4j profile" in first
     assert "log4j profile" not in second
 
 
