@@ -14,7 +14,7 @@ from kdlib.errors import DistilrecError
 class StageProcess:
     """A process that runs stages one after another, so that Java starts only once. It starts with the first stage.
 
-    What it prints goes where this process's output goes. It ends after `close`, or if this process is killed.
+    What it prints goes where this process's output goes. It ends after `close`, or after its stage if this process is killed.
 
     Args:
       invocation: run config, date and overrides.
