@@ -71,18 +71,18 @@ def test_what_happens_meanwhile(process: Callable[[str], StageProcess]) -> None:
 
 def test_a_stage_does_not_outlive_what_failed_beside_it(process: Callable[[str], StageProcess]) -> None:
     """An error in `meanwhile` kills the process."""
-    processes: list[psutil.Process] = []
+    before, started = set(psutil.Process().children()), set[psutil.Process]()
 
     @contextmanager
     def failing() -> Iterator[None]:
-        processes.extend(psutil.Process().children())
+        started.update(set(psutil.Process().children()) - before)
         raise UnreachableError("no Ray")
         yield
 
     with pytest.raises(UnreachableError, match="no Ray"):
         process("import time; time.sleep(60)").run("build-features", meanwhile=failing())
-    assert processes
-    assert not any(one.is_running() for one in processes)
+    [child] = started
+    assert not child.is_running()
 
 
 def test_one_process_runs_several_stages(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
