@@ -1,10 +1,12 @@
-"""Run Spark's stages in a process of their own. Spark and Ray do not share a process, because of memory and signals."""
+"""Run Spark's stages in a process of their own. Spark and Ray do not share a process, because of memory and signals.
+
+`jobs/stage_process.py` is what the process does.
+"""
 
 import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 
 from jobs.runtime.command import Invocation
 from jobs.runtime.lock import inherited_lock
@@ -60,7 +62,7 @@ class StageProcess:
         self._connection, theirs = Pipe()
         lock = inherited_lock()
         descriptors = (*lock.get("pass_fds", ()), theirs.fileno())
-        command_line = [sys.executable, "-m", "jobs.runtime.process", str(theirs.fileno()), *self._words]
+        command_line = [sys.executable, "-m", "jobs.stage_process", str(theirs.fileno()), *self._words]
         with theirs:
             self._process = subprocess.Popen(command_line, pass_fds=descriptors, env=lock.get("env"))
         return self._process
@@ -72,17 +74,3 @@ class StageProcess:
         except (EOFError, OSError):
             status = process.wait()
             return 128 - status if status < 0 else status  # the shell's number for a signal
-
-
-def _run_stages(connection: Connection, words: list[str]) -> None:
-    """Run the stages that the parent names, and answer with their exit statuses, until the parent closes the connection."""
-    from jobs.__main__ import main
-    from jobs.runtime.spark_session import one_spark
-
-    with one_spark(), suppress(EOFError, ConnectionError, KeyboardInterrupt):
-        while True:
-            connection.send(main([connection.recv(), *words]))
-
-
-if __name__ == "__main__":
-    _run_stages(Connection(int(sys.argv[1])), sys.argv[2:])

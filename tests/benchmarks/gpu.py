@@ -15,8 +15,8 @@ Without a CUDA device, a part runs with small inputs, checks itself and writes n
 - `epoch`: `gpu_epoch_seconds`, the median epoch of SASRec on Amazon Beauty through the training job's DeepSpeed step: width 64,
   one block, length 50, batch 128, softmax over all items. It needs `--data`, the folder with `sequences.txt`.
 - `recipe`: `gpu_recipe_seconds`, all stages from the teachers to the lists, and each stage's seconds. It needs `--run`, an
-  output folder with the features and title vectors of a run, and `--config`, that run's config. No stage may have run there with
-  one worker before.
+  output folder with the features and title vectors of a run, and `--config`, that run's config. None of these stages may have
+  run there with one worker.
 
 Shapes: T positions.
 """

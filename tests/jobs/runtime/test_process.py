@@ -52,7 +52,7 @@ def test_the_exit_status_of_a_dead_process_is_passed_on(
     assert caught.value.exit_status == status
 
 
-def test_what_happens_meanwhile(process: Callable[[str], StageProcess]) -> None:
+def test_what_happens_meanwhile(process: Callable[[str], StageProcess], monkeypatch: pytest.MonkeyPatch) -> None:
     """`meanwhile` is entered while the stage runs, and left after its answer."""
     seen: list[str] = []
 
@@ -63,8 +63,14 @@ def test_what_happens_meanwhile(process: Callable[[str], StageProcess]) -> None:
         seen.append("left")
 
     started = process(ANSWERS)
-    answer = started._answer
-    started._answer = lambda process: (answer(process), seen.append("answered"))[0]
+    really = started._answer
+
+    def answer(child: Any) -> int:
+        status = really(child)
+        seen.append("answered")
+        return status
+
+    monkeypatch.setattr(started, "_answer", answer)
     started.run("build-features", meanwhile=meanwhile())
     assert seen == ["entered", "answered", "left"]
 
